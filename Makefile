@@ -1,0 +1,39 @@
+# Each target sets up what it needs: `make demo` or `make test` may be the first command ever run here.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.complete
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: setup test check demo bench lock clean
+
+setup: $(STAMP)
+
+# pip checks every hash. The stamp is written last: an interrupted set-up is done again.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "ladon-storage needs Python 3.11 or later; say which one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "Setting up .venv (once, about a minute)"
+	@$(PYTHON) -m venv --clear .venv
+	@$(PIP) install --require-hashes --requirement requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest
+
+check: $(STAMP)
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+demo: $(STAMP)
+	@$(BIN)/python -m demo
+
+# For maintainers: resolve anew. Needs uv; no registry's host is written.
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header pyproject.toml --group dev --output-file requirements.lock
+
+clean:
+	rm -rf .venv .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

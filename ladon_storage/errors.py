@@ -1,0 +1,156 @@
+"""Every error that this package raises on purpose, in one tree.
+
+::
+
+    LadonStorageError
+    ├── ConfigurationError (ValueError)      a setting is missing or makes no sense
+    ├── StorageError                         the Storage Service
+    │   ├── CircuitOpenError (RuntimeError)      not asked: its circuit is open
+    │   ├── PoolTimeoutError (TimeoutError)      not asked: no free slot in our own pool
+    │   ├── StorageUnhealthyError (RuntimeError) it is not fit for a production run
+    │   ├── StorageConnectionError               no answer arrived, or only a part of it
+    │   │   └── StorageTimeoutError (TimeoutError)
+    │   ├── InvalidResponseError                 an answer that breaks the contract
+    │   └── StorageResponseError                 an answer that says no; has the status
+    │       └── WatermarkConflictError               409 or 412: another run was faster
+    └── CollectionError                      the source or the sink
+        ├── SourceError                          the source failed or changed its shape
+        └── SinkError                            the sink refused a write
+
+Each class carries its facts as fields, and its text is one sentence with the next step. No error
+holds a token or a password, neither in its text nor in its fields nor in the chain behind it.
+"""
+
+from __future__ import annotations
+
+
+class LadonStorageError(Exception):
+    """Be the base of every error of this package."""
+
+
+class ConfigurationError(LadonStorageError, ValueError):
+    """Say which setting is missing or makes no sense, and what to set."""
+
+
+class StorageError(LadonStorageError):
+    """Be the base of every error of the Storage Service's client.
+
+    ``transient`` says whether the same request may succeed a little later without anybody's help.
+    Retries go by it, and by nothing else.
+    """
+
+    transient: bool = False
+
+
+class CircuitOpenError(StorageError, RuntimeError):
+    """Say that a call was rejected without being made, because its circuit is open.
+
+    The text is composed when it is read: a rejection must cost next to nothing.
+
+    Args:
+        name: What the circuit protects.
+        retry_after: Seconds until the circuit admits a probe. While one is under way: until its
+            lease ends, so that it is an upper bound.
+    """
+
+    def __init__(self, name: str, retry_after: float) -> None:
+        super().__init__(name, retry_after)
+        self.name = name
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return (
+            f"The circuit of {self.name} is open; it admits a probe in {self.retry_after:.1f} s; "
+            "try again then."
+        )
+
+
+class PoolTimeoutError(StorageError, TimeoutError):
+    """Say that no connection of the client's own pool became free in time.
+
+    It says nothing about the service, and does not count towards its circuit.
+    """
+
+    transient = True
+
+
+class StorageUnhealthyError(StorageError, RuntimeError):
+    """Say that the Storage Service failed its health check in production.
+
+    Args:
+        message: The whole sentence.
+        status: The HTTP status of the answer, or ``None`` when none arrived.
+    """
+
+    transient = True
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message, status)
+        self.message = message
+        self.status = status
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class StorageConnectionError(StorageError):
+    """Say that no answer arrived, or only a part of one."""
+
+    transient = True
+
+
+class StorageTimeoutError(StorageConnectionError, TimeoutError):
+    """Say that the Storage Service did not answer within the client's timeout."""
+
+
+class InvalidResponseError(StorageError):
+    """Say that an answer breaks the contract: not JSON, too large, or of another shape."""
+
+
+class StorageResponseError(StorageError):
+    """Say that the Storage Service answered with an error status.
+
+    Args:
+        message: The whole sentence.
+        status: The HTTP status.
+        retry_after: Seconds that the service asked to wait, capped; ``None`` where it said nothing.
+    """
+
+    def __init__(self, message: str, status: int, retry_after: float | None = None) -> None:
+        super().__init__(message, status, retry_after)
+        self.message = message
+        self.status = status
+        self.retry_after = retry_after
+        self.transient = status >= 500 or status in (408, 425, 429)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class WatermarkConflictError(StorageResponseError):
+    """Say that a watermark was not written, because another run or a later success was faster."""
+
+
+class CollectionError(LadonStorageError):
+    """Be the base of every error of a collection's source and sink.
+
+    Args:
+        message: The whole sentence.
+        source_id: The source that was being collected, where it is known.
+    """
+
+    def __init__(self, message: str, source_id: str | None = None) -> None:
+        super().__init__(message, source_id)
+        self.message = message
+        self.source_id = source_id
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class SourceError(CollectionError):
+    """Say that a source did not answer, or answered something that cannot be collected."""
+
+
+class SinkError(CollectionError):
+    """Say that a sink could not make records durable."""

@@ -1,0 +1,245 @@
+"""The Storage Service's contract: what a watermark is, and the rules of changing one.
+
+Client, in-memory client and embedded service share this module, so that a rule exists once.
+
+- Timestamps are aware UTC datetimes with microseconds. They are parsed here and nowhere else, never
+  compared as text, and never rounded up: digits beyond microseconds are cut off.
+- An answer may lack fields and may have fields that nobody knows; both are kept as they came.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import unicodedata
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    StringConstraints,
+)
+
+from ladon_storage.errors import WatermarkConflictError
+
+MAX_SOURCE_ID_LENGTH = 255
+"""Characters of a ``source_id``; one path segment must fit any proxy's limits, encoded."""
+
+
+class WatermarkStatus(StrEnum):
+    """Name the outcome of a source's last run."""
+
+    SUCCESS = "success"
+    FAILED = "failed"
+    RUNNING = "running"
+
+
+def to_utc(value: datetime) -> datetime:
+    """Return ``value`` in UTC; a naive one is read as UTC.
+
+    Raises:
+        ValueError: Shifting to UTC leaves the years 1 to 9999.
+
+    >>> to_utc(datetime.fromisoformat("2024-01-02T21:59:38+05:30")).isoformat()
+    '2024-01-02T16:29:38+00:00'
+    """
+    if value.tzinfo is None:
+        return value.replace(tzinfo=UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the timestamp lies outside the years 1 to 9999 in UTC") from None
+
+
+def parse_timestamp(value: object) -> datetime:
+    """Return an ISO 8601 text, or a datetime, as an aware UTC datetime.
+
+    Numbers are refused: nothing says whether they count seconds or milliseconds.
+
+    Raises:
+        ValueError: ``value`` is no ISO 8601 timestamp.
+    """
+    if isinstance(value, datetime):
+        return to_utc(value)
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return to_utc(datetime.fromisoformat(value))
+    raise ValueError("should be an ISO 8601 timestamp such as 2024-01-01T12:00:00+00:00")
+
+
+def check_source_id(value: str) -> str:
+    """Return ``value`` if it can name a source.
+
+    Raises:
+        ValueError: It is empty, too long, ``.`` or ``..`` (which no URL can carry as a path
+            segment), or has control characters or lone surrogates.
+    """
+    if not value or len(value) > MAX_SOURCE_ID_LENGTH:
+        raise ValueError(f"source_id should have 1 to {MAX_SOURCE_ID_LENGTH} characters")
+    if value in (".", ".."):
+        raise ValueError(f"source_id {value!r} cannot be a path segment; choose another name")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+        raise ValueError("source_id should have no control characters and no lone surrogates")
+    return value
+
+
+Timestamp = Annotated[
+    datetime,
+    BeforeValidator(parse_timestamp),
+    PlainSerializer(datetime.isoformat, return_type=str, when_used="json"),
+]
+"""An aware UTC datetime; ISO 8601 with offset on the wire."""
+
+SourceId = Annotated[str, AfterValidator(check_source_id)]
+"""The name of a source: 1 to 255 characters that one path segment can carry."""
+
+
+class Watermark(BaseModel):
+    """Say up to which instant a source's records are durably collected, and how its last run went.
+
+    Frozen. It also answers like the dictionary that plain clients returned: ``watermark["status"]``
+    and ``watermark.get("error_message")`` give the JSON values of the fields that the service sent,
+    timestamps as ISO 8601 text; a field that it did not send is a ``KeyError``, or the default.
+
+    >>> watermark = Watermark(source_id="kev", status="success",
+    ...                       last_successful_timestamp="2024-01-01T12:00:00Z")
+    >>> watermark.last_successful_timestamp
+    datetime.datetime(2024, 1, 1, 12, 0, tzinfo=datetime.timezone.utc)
+    >>> watermark["last_successful_timestamp"], watermark.get("error_message", "none")
+    ('2024-01-01T12:00:00+00:00', 'none')
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    source_id: str
+    last_successful_timestamp: Timestamp | None = None
+    last_run_timestamp: Timestamp | None = None
+    # A status that a later service invents is kept as text: it is no reason to fail a collection.
+    status: Annotated[WatermarkStatus | str, Field(union_mode="left_to_right")] | None = None
+    error_message: str | None = None
+    records_collected: int | None = None
+
+    _etag: str | None = PrivateAttr(default=None)
+
+    @property
+    def etag(self) -> str | None:
+        """The version tag that came with it, or ``None`` from a service that knows none."""
+        return self._etag
+
+    def with_etag(self, etag: str | None) -> Self:
+        """Return the same watermark with the version tag of the answer that brought it."""
+        copy = self.model_copy()
+        copy._etag = etag  # noqa: SLF001 - of its own class; a frozen model has no other way
+        return copy
+
+    def __getitem__(self, key: str) -> Any:
+        return self.model_dump(mode="json", exclude_unset=True)[key]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the JSON value of a field that the service sent, or ``default``."""
+        return self.model_dump(mode="json", exclude_unset=True).get(key, default)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.model_fields_set
+
+    def keys(self) -> list[str]:
+        """Return the names of the fields that the service sent, so that ``dict()`` takes it."""
+        return list(self.model_dump(mode="json", exclude_unset=True))
+
+
+ShortText = Annotated[str, StringConstraints(max_length=255)]
+ErrorText = Annotated[str, StringConstraints(max_length=16_384)]
+
+
+class WatermarkUpdate(BaseModel):
+    """Be the body of a PUT: the base contract's three fields, and the embedded service's two."""
+
+    model_config = ConfigDict(frozen=True)
+
+    timestamp: Timestamp
+    status: WatermarkStatus = WatermarkStatus.SUCCESS
+    error_message: ErrorText | None = None
+    records_collected: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    run_id: ShortText | None = None
+
+
+class WatermarkReset(BaseModel):
+    """Be the body of a reset: an operator moves a watermark to any instant, and says why."""
+
+    model_config = ConfigDict(frozen=True)
+
+    timestamp: Timestamp
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1024)]
+    actor: ShortText | None = None
+
+
+def updated(
+    stored: Watermark | None,
+    source_id: str,
+    update: WatermarkUpdate,
+    now: datetime,
+    *,
+    if_match: str | None = None,
+    if_none_match: bool = False,
+) -> Watermark:
+    """Return the watermark after ``update``: the one rule of what a write does.
+
+    A success moves ``last_successful_timestamp``; ``failed`` and ``running`` never do. The number
+    of records is that of the last run which told one.
+
+    Args:
+        stored: What is stored, with its version tag; ``None`` where there is nothing.
+        source_id: The source.
+        update: The write.
+        now: The service's time, which becomes ``last_run_timestamp``.
+        if_match: The version tag that the writer read; the write is refused at any other.
+        if_none_match: Whether the write is refused if there is a watermark already.
+
+    Returns:
+        The new watermark, without a version tag yet.
+
+    Raises:
+        WatermarkConflictError: With status 412 another version is stored than the writer read;
+            with 409 the update is a success older than the stored one.
+    """
+    etag = stored.etag if stored else None
+    if if_match is not None and (etag is None if if_match == "*" else etag != if_match):
+        found = f"at version {etag}" if stored else "not stored"
+        raise WatermarkConflictError(
+            f"Watermark {source_id!r} is {found}, not at {if_match}: another run was faster; "
+            "read it again before writing.",
+            status=412,
+        )
+    if if_none_match and stored is not None:
+        raise WatermarkConflictError(
+            f"Watermark {source_id!r} is stored already, at version {etag}: another run was "
+            "faster; read it again before writing.",
+            status=412,
+        )
+    before = stored.last_successful_timestamp if stored else None
+    after = before
+    if update.status is WatermarkStatus.SUCCESS:
+        if before is not None and update.timestamp < before:
+            raise WatermarkConflictError(
+                f"Watermark {source_id!r} is at {before.isoformat()}, later than "
+                f"{update.timestamp.isoformat()}; an operator can move it back with a reset.",
+                status=409,
+            )
+        after = update.timestamp
+    records = update.records_collected
+    if records is None:
+        records = stored.records_collected if stored else 0
+    return Watermark(
+        source_id=source_id,
+        last_successful_timestamp=after,
+        last_run_timestamp=now,
+        status=update.status,
+        error_message=update.error_message,
+        records_collected=records,
+    )
