@@ -212,8 +212,8 @@ def updated(
     if if_match is not None and (etag is None if if_match == "*" else etag != if_match):
         found = f"at version {etag}" if stored else "not stored"
         raise WatermarkConflictError(
-            f"Watermark {source_id!r} is {found}, not at {if_match}: another run was faster; "
-            "read it again before writing.",
+            f"Watermark {source_id!r} is {found}, not at version {if_match}: another run was "
+            "faster; read it again before writing.".replace('"', ""),
             status=412,
         )
     if if_none_match and stored is not None:
