@@ -121,10 +121,10 @@ class CircuitBreaker:
         listeners: tuple[Listener, ...] = (),
         name: str = "the Storage Service",
     ) -> None:
-        if isinstance(failure_threshold, bool) or failure_threshold != int(failure_threshold):
-            raise ValueError(f"failure_threshold should be a whole number, not {failure_threshold}")
-        if failure_threshold < 1:
-            raise ValueError(f"failure_threshold should be 1 or more, not {failure_threshold}")
+        if type(failure_threshold) is not int or failure_threshold < 1:
+            raise ValueError(
+                f"failure_threshold should be a whole number from 1 on, not {failure_threshold!r}"
+            )
         if not (math.isfinite(timeout_seconds) and timeout_seconds >= 0):
             raise ValueError(
                 f"timeout_seconds should be finite and 0 or more, not {timeout_seconds}"
@@ -135,7 +135,7 @@ class CircuitBreaker:
             raise ValueError(
                 f"probe_lease_seconds should be finite and above 0, not {probe_lease_seconds}"
             )
-        self.failure_threshold = int(failure_threshold)
+        self.failure_threshold = failure_threshold
         self.timeout_seconds = timeout_seconds
         self.probe_lease_seconds = probe_lease_seconds
         self.name = name
