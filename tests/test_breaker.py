@@ -15,7 +15,7 @@ from unittest import mock
 
 import pytest
 
-from ladon_storage.breaker import CircuitBreaker, CircuitChange, CircuitState
+from ladon_storage.breaker import CircuitBreaker, CircuitChange, CircuitState, _entered
 from ladon_storage.errors import CircuitOpenError, LadonStorageError
 from tests.clock import FakeClock
 
@@ -467,6 +467,7 @@ async def test_async_with_nests(breaker: CircuitBreaker) -> None:
         async with breaker, other:
             await fail()
     assert (breaker.failure_count, other.state) == (1, OPEN)
+    assert _entered.get() == ()
 
 
 def test_trip_and_reset_by_hand(
@@ -474,7 +475,12 @@ def test_trip_and_reset_by_hand(
 ) -> None:
     """An operator opens and closes the circuit; a trip ends with a probe after the timeout."""
     early = breaker.acquire()
+    breaker.reset()
+    breaker.failure(early)
+    assert breaker.failure_count == 0
+    early = breaker.acquire()
     breaker.trip("maintenance")
+    breaker.trip("once more")
     with pytest.raises(CircuitOpenError):
         breaker.check()
     breaker.reset()
