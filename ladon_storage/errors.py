@@ -13,9 +13,12 @@
     │   ├── InvalidResponseError                 an answer that breaks the contract
     │   └── StorageResponseError                 an answer that says no; has the status
     │       └── WatermarkConflictError               409 or 412: another run was faster
-    └── CollectionError                      the source or the sink
-        ├── SourceError                          the source failed or changed its shape
-        └── SinkError                            the sink refused a write
+    ├── CollectionError                      the source or the sink
+    │   ├── SourceError                          the source failed or changed its shape
+    │   └── SinkError                            the sink refused a write
+    └── ServiceError                         inside the embedded Storage Service
+        ├── RequestError                         a request that it cannot accept; has the status
+        └── DatabaseError                        its database did not read or write
 
 Each class carries its facts as fields, and its text is one sentence with the next step. No error
 holds a token or a password, neither in its text nor in its fields nor in the chain behind it.
@@ -154,3 +157,30 @@ class SourceError(CollectionError):
 
 class SinkError(CollectionError):
     """Say that a sink could not make records durable."""
+
+
+class ServiceError(LadonStorageError):
+    """Be the base of every error inside the embedded Storage Service."""
+
+
+class RequestError(ServiceError):
+    """Say which part of a request the embedded service cannot accept, and why.
+
+    Args:
+        message: The whole sentence.
+        status: The HTTP status of the answer, a 4xx.
+        field: The field, parameter or header that is wrong, where it is one.
+    """
+
+    def __init__(self, message: str, status: int, field: str | None = None) -> None:
+        super().__init__(message, status, field)
+        self.message = message
+        self.status = status
+        self.field = field
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class DatabaseError(ServiceError):
+    """Say that the embedded service's database did not read or write; nothing was acknowledged."""

@@ -179,6 +179,86 @@ class WatermarkReset(BaseModel):
     actor: ShortText | None = None
 
 
+class ChangeAction(StrEnum):
+    """Name what a change of a watermark was."""
+
+    PUT = "put"
+    RESET = "reset"
+    DELETE = "delete"
+
+
+class WatermarkChange(BaseModel):
+    """Be one line of a watermark's history: who changed what, when, from where to where.
+
+    ``version`` is the watermark's version after the change, and no other change ever has the same.
+    ``timestamp`` is what the writer asked for; ``from_timestamp`` and ``to_timestamp`` are
+    ``last_successful_timestamp`` before and after.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int
+    source_id: str
+    at: Timestamp
+    action: ChangeAction
+    actor: str | None
+    run_id: str | None
+    status: WatermarkStatus | None
+    timestamp: Timestamp | None
+    from_timestamp: Timestamp | None
+    to_timestamp: Timestamp | None
+    records_collected: int | None
+    error_message: str | None
+    reason: str | None
+
+
+class WatermarkPage(BaseModel):
+    """Be one page of the list, by ``source_id``; ``next`` is the cursor of the page after it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    watermarks: list[Watermark]
+    next: str | None
+
+
+class HistoryPage(BaseModel):
+    """Be one page of a history, latest first; ``next`` is the cursor of the older page."""
+
+    model_config = ConfigDict(frozen=True)
+
+    changes: list[WatermarkChange]
+    next: int | None
+
+
+def check_version(
+    stored: Watermark | None,
+    source_id: str,
+    *,
+    if_match: str | None = None,
+    if_none_match: bool = False,
+) -> None:
+    """Refuse a change of any kind, when what is stored is not what its writer read.
+
+    Raises:
+        WatermarkConflictError: With status 412; the arguments are those of ``updated``.
+    """
+    etag = stored.etag if stored else None
+    found = "at version " + etag.strip('"') if etag else "not stored"
+    if if_match is not None and (etag is None if if_match == "*" else etag != if_match):
+        expected = if_match.replace('"', "")
+        raise WatermarkConflictError(
+            f"Watermark {source_id!r} is {found}, not at version {expected}: another run was "
+            "faster; read it again before writing.",
+            status=412,
+        )
+    if if_none_match and stored is not None:
+        raise WatermarkConflictError(
+            f"Watermark {source_id!r} is stored already, {found}: another run was faster; "
+            "read it again before writing.",
+            status=412,
+        )
+
+
 def updated(
     stored: Watermark | None,
     source_id: str,
@@ -208,20 +288,7 @@ def updated(
         WatermarkConflictError: With status 412 another version is stored than the writer read;
             with 409 the update is a success older than the stored one.
     """
-    etag = stored.etag if stored else None
-    if if_match is not None and (etag is None if if_match == "*" else etag != if_match):
-        found = f"at version {etag}" if stored else "not stored"
-        raise WatermarkConflictError(
-            f"Watermark {source_id!r} is {found}, not at version {if_match}: another run was "
-            "faster; read it again before writing.".replace('"', ""),
-            status=412,
-        )
-    if if_none_match and stored is not None:
-        raise WatermarkConflictError(
-            f"Watermark {source_id!r} is stored already, at version {etag}: another run was "
-            "faster; read it again before writing.",
-            status=412,
-        )
+    check_version(stored, source_id, if_match=if_match, if_none_match=if_none_match)
     before = stored.last_successful_timestamp if stored else None
     after = before
     if update.status is WatermarkStatus.SUCCESS:
