@@ -152,7 +152,26 @@ class CollectionError(LadonStorageError):
 
 
 class SourceError(CollectionError):
-    """Say that a source did not answer, or answered something that cannot be collected."""
+    """Say that a source did not answer, or answered something that cannot be collected.
+
+    Args:
+        message: The whole sentence.
+        source_id: The source.
+        transient: Whether the same request may succeed a little later without anybody's help.
+        retry_after: Seconds that the source asked to wait, capped; ``None`` where it said nothing.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        source_id: str | None = None,
+        *,
+        transient: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, source_id)
+        self.transient = transient
+        self.retry_after = retry_after
 
 
 class SinkError(CollectionError):
