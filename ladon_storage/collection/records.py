@@ -1,0 +1,101 @@
+"""What is collected: records, and the pages in which they travel from a source to a sink.
+
+- A record's ``payload`` keeps the order of keys and the values that the source gave; ``version`` is
+  a hash of the content alone, so that a feed which shuffles its keys has not changed.
+- A record can be stored anywhere: its texts are valid UTF-8 without NUL, its JSON has no ``NaN``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import blake2b
+from itertools import islice
+from typing import Self
+
+from ladon_storage.models import to_utc
+
+PAGE_RECORDS = 1_000
+"""Records of a page that a source cuts itself: one durable transaction of a few hundred KiB."""
+
+_as_given = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+_as_ascii = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Be one item of a source at one version of its content.
+
+    Args:
+        record_id: Its id at the source.
+        timestamp: When the source says that it is from; kept as aware UTC, a naive one read as UTC.
+        payload: Its JSON text.
+        version: The hash of its content; the same content has the same version for ever.
+
+    Raises:
+        ValueError: ``record_id`` cannot be stored, or ``timestamp`` leaves the years 1 to 9999.
+    """
+
+    record_id: str
+    timestamp: datetime
+    payload: str
+    version: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.record_id, str) or not self.record_id:
+            raise ValueError("the id of a record should be a text that is not empty")
+        if not self.record_id.isascii() or "\0" in self.record_id:
+            _check_text(self.record_id)
+        if self.timestamp.tzinfo is not UTC:
+            object.__setattr__(self, "timestamp", to_utc(self.timestamp))
+
+    @classmethod
+    def of(cls, record_id: str, timestamp: datetime, content: object) -> Self:
+        """Return the record of a parsed JSON value.
+
+        Raises:
+            ValueError: The content has ``NaN`` or an infinity, or is nested too deeply; or as for
+                the class.
+
+        >>> moment = datetime(2024, 1, 1, tzinfo=UTC)
+        >>> one = Record.of("7", moment, {"b": 1, "a": 2})
+        >>> one.payload, one.version == Record.of("7", moment, {"a": 2, "b": 1}).version
+        ('{"b":1,"a":2}', True)
+        """
+        try:
+            payload = _as_given(content)
+            version = blake2b(_canonical(content).encode(), digest_size=16).hexdigest()
+        except RecursionError:
+            raise ValueError("the content is nested too deeply") from None
+        if not payload.isascii():
+            try:
+                payload.encode()
+            except UnicodeEncodeError:  # half of a surrogate pair: only its escape can be stored
+                payload = _as_ascii(content)
+        return cls(record_id, timestamp, payload, version)
+
+
+def _check_text(value: str) -> None:
+    if "\0" in value:
+        raise ValueError("the id of a record should have no NUL")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("the id of a record should have no lone surrogates") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Be what one request to a source yields, or a part of it that is made durable at once."""
+
+    records: list[Record] = field(default_factory=list)
+
+
+def paged(records: Iterable[Record], size: int = PAGE_RECORDS) -> Iterator[Page]:
+    """Cut ``records`` into pages of at most ``size``, without reading ahead."""
+    remaining = iter(records)
+    while page := list(islice(remaining, size)):
+        yield Page(page)

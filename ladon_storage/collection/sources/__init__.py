@@ -1,0 +1,58 @@
+"""The sources, one file each, told apart by ``kind``."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Annotated, get_args
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from ladon_storage.collection.interfaces import Source
+from ladon_storage.collection.sources.kev import Kev
+from ladon_storage.collection.sources.threatfox import ThreatFox
+from ladon_storage.errors import ConfigurationError
+
+__all__ = ["AnySource", "Kev", "ThreatFox", "source_from"]
+
+AnySource = Annotated[ThreatFox | Kev, Field(discriminator="kind")]
+"""Any source of this package; a dictionary becomes the one that its ``kind`` names."""
+
+_KINDS = ", ".join(repr(each.model_fields["kind"].default) for each in get_args(ThreatFox | Kev))
+
+
+@cache
+def _adapter() -> TypeAdapter[ThreatFox | Kev]:
+    return TypeAdapter(AnySource)
+
+
+def source_from(value: object) -> Source:
+    """Return a source as it is, or the one that a dictionary describes.
+
+    Raises:
+        ConfigurationError: It describes none; the message names each wrong field.
+
+    >>> source_from({"kind": "kev", "source_id": "kev-mirror"}).source_id
+    'kev-mirror'
+    >>> source_from({"kind": "kve"})
+    Traceback (most recent call last):
+    ladon_storage.errors.ConfigurationError: A source cannot be made: kind should be one of \
+'threatfox', 'kev'.
+    """
+    if isinstance(value, Source):
+        return value
+    try:
+        return _adapter().validate_python(value)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+    # Neither the values nor the original error: a field may hold what must not be shown.
+    problems = "; ".join(_problem(detail) for detail in details)
+    raise ConfigurationError(f"A source cannot be made: {problems}.")
+
+
+def _problem(detail: ErrorDetails) -> str:
+    if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return f"kind should be one of {_KINDS}"
+    # The first part of the place is the kind, which nobody wrote as a level of its own.
+    field = ".".join(map(str, detail["loc"][1:]))
+    return f"{field or 'it'}: {detail['msg']}"
