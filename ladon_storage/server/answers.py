@@ -1,0 +1,91 @@
+"""How the service answers: JSON from the models, and every error as ``{"error", "field"}``.
+
+``Protocol`` is the one place that all answers pass, also those that aiohttp makes before a route is
+known: bytes that are no HTTP, a method that no route takes, an expectation it cannot meet.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Literal
+
+from aiohttp import hdrs, web
+from pydantic import BaseModel
+
+from ladon_storage.server.requests import MAX_BODY_BYTES
+
+logger = logging.getLogger(__name__)
+
+_JSON = "application/json"
+
+_SENTENCES = {
+    404: "There is no such route; GET /openapi.json lists all of them.",
+    405: "This route does not take the method; its Allow header lists those that it takes.",
+    413: f"The body is larger than {MAX_BODY_BYTES} bytes; send less.",
+    417: "The expectation cannot be met; send the request without its Expect header.",
+    500: "The service failed, and logged why; the request can be sent again.",
+}
+
+
+class Problem(BaseModel):
+    """Be the body of every error answer: a sentence, and the field that is wrong."""
+
+    error: str
+    field: str | None = None
+
+
+class Health(BaseModel):
+    """Be the answer of a health check."""
+
+    status: Literal["healthy", "unhealthy"]
+
+
+def answer(model: BaseModel, status: int = 200, *, etag: str | None = None) -> web.Response:
+    """Return a model as JSON, with its version tag if it has one."""
+    headers = {hdrs.CONTENT_TYPE: _JSON}
+    if etag is not None:
+        headers[hdrs.ETAG] = etag
+    return web.Response(body=model.model_dump_json().encode(), status=status, headers=headers)
+
+
+def problem(sentence: str, status: int, field: str | None = None) -> web.Response:
+    """Return an error answer."""
+    # Not the model's own encoder: a name that a client chose may hold lone surrogates.
+    body = json.dumps({"error": sentence, "field": field}).encode()
+    return web.Response(body=body, status=status, headers={hdrs.CONTENT_TYPE: _JSON})
+
+
+class Protocol(web.RequestHandler):
+    """Speak HTTP as aiohttp does, with errors in JSON and without a log of what is no HTTP."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what never became a request, or a fault below the routes; then disconnect."""
+        if status >= 500:
+            logger.error("A request failed below its route", exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("A part of another answer is sent already")
+        said = (message or "").partition("\n")[0].rstrip(": ")
+        sentence = _SENTENCES.get(status) or f"The request is not valid HTTP ({said or status})."
+        response = problem(sentence, status)
+        response.force_close()
+        return response
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send an answer; an error that aiohttp worded is put into JSON first."""
+        if resp.status >= 400 and resp.content_type != _JSON:
+            worded = problem(_SENTENCES.get(resp.status, f"{resp.reason}."), resp.status)
+            if hdrs.ALLOW in resp.headers:
+                worded.headers[hdrs.ALLOW] = resp.headers[hdrs.ALLOW]
+            resp = worded
+        return await super().finish_response(request, resp, start_time)

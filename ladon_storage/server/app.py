@@ -1,0 +1,222 @@
+"""The service's routes: from a checked request to the store, and from its answer to JSON.
+
+- With a token, everything but ``OPEN_ROUTES`` asks for it, before it says whether a route exists.
+- A label of a metric is a route, a method or a status, never a text that a client chose.
+- Every change is one line in the log, written after it is stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+from datetime import UTC, datetime
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from ladon_storage.errors import DatabaseError, RequestError, WatermarkConflictError
+from ladon_storage.models import WatermarkReset, WatermarkUpdate
+from ladon_storage.server import requests
+from ladon_storage.server.answers import Health, answer, problem
+from ladon_storage.server.metrics import ServiceMetrics
+from ladon_storage.server.openapi import document
+from ladon_storage.server.store import Store
+
+logger = logging.getLogger(__name__)
+
+HEALTH, METRICS, DOCUMENT = "/health", "/metrics", "/openapi.json"
+OPEN_ROUTES = frozenset({HEALTH, DOCUMENT})
+
+WATERMARKS = "/api/v1/watermarks"
+# Any segment, so that a name that cannot be is a 400 which says so. A 404 means never collected.
+WATERMARK = WATERMARKS + "/{source_id:[^/]*}"
+
+
+class Routes:
+    """Answer each route from a store.
+
+    Args:
+        store: The watermarks.
+        metrics: What ``/metrics`` shows.
+        document: What ``/openapi.json`` shows.
+    """
+
+    def __init__(self, store: Store, metrics: ServiceMetrics, document: bytes) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._document = document
+
+    def table(self) -> list[web.RouteDef]:
+        """Return every route of the service."""
+        return [
+            web.get(WATERMARKS, self.page),
+            web.get(WATERMARK, self.get),
+            web.put(WATERMARK, self.put),
+            web.delete(WATERMARK, self.delete),
+            web.post(WATERMARK + "/reset", self.reset),
+            web.get(WATERMARK + "/history", self.history),
+            web.get(HEALTH, self.health),
+            web.get(METRICS, self.metrics),
+            web.get(DOCUMENT, self.document),
+        ]
+
+    async def page(self, request: web.Request) -> web.Response:
+        """List watermarks, a page at a time."""
+        query = requests.query(request, requests.ListQuery)
+        return answer(
+            await self._store.page(
+                status=query.status,
+                older_than_seconds=query.older_than_seconds,
+                limit=query.limit,
+                after=query.after or "",
+            )
+        )
+
+    async def get(self, request: web.Request) -> web.Response:
+        """Read a watermark."""
+        source_id = requests.source_id(request)
+        watermark = self._store.get(source_id)
+        if watermark is None:
+            return _never_collected(source_id)
+        return answer(watermark, etag=watermark.etag)
+
+    async def put(self, request: web.Request) -> web.Response:
+        """Store the outcome of a run."""
+        source_id = requests.source_id(request)
+        if_match, if_none_match = requests.if_match(request), requests.if_none_match(request)
+        update = await requests.body(request, WatermarkUpdate)
+        stored, created = await self._store.put(
+            source_id,
+            update,
+            actor=request.remote,
+            if_match=if_match,
+            if_none_match=if_none_match,
+        )
+        logger.info(
+            "Watermark %r: run %r from %s reported %s at %s; version %s",
+            source_id, update.run_id, request.remote, update.status,
+            update.timestamp.isoformat(), stored.etag,
+        )  # fmt: skip
+        return answer(stored, 201 if created else 200, etag=stored.etag)
+
+    async def reset(self, request: web.Request) -> web.Response:
+        """Move a watermark to any instant."""
+        source_id, if_match = requests.source_id(request), requests.if_match(request)
+        reset = await requests.body(request, WatermarkReset)
+        watermark = await self._store.reset(
+            source_id, reset, actor=request.remote, if_match=if_match
+        )
+        if watermark is None:
+            return _never_collected(source_id)
+        logger.info(
+            "Watermark %r: %r from %s reset it to %s; version %s",
+            source_id, reset.actor, request.remote, reset.timestamp.isoformat(), watermark.etag,
+        )  # fmt: skip
+        return answer(watermark, etag=watermark.etag)
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """Forget a watermark."""
+        source_id, if_match = requests.source_id(request), requests.if_match(request)
+        if not await self._store.delete(source_id, actor=request.remote, if_match=if_match):
+            return _never_collected(source_id)
+        logger.info("Watermark %r: %s deleted it", source_id, request.remote)
+        return web.Response(status=204)
+
+    async def history(self, request: web.Request) -> web.Response:
+        """List the changes of a watermark, a page at a time."""
+        source_id = requests.source_id(request)
+        query = requests.query(request, requests.HistoryQuery)
+        return answer(await self._store.history(source_id, limit=query.limit, before=query.before))
+
+    async def health(self, request: web.Request) -> web.Response:
+        """Say whether the database reads and writes."""
+        try:
+            await self._store.check()
+        except DatabaseError as error:
+            logger.error("Unhealthy: %s", error)  # noqa: TRY400 - the database logged its fault
+            return answer(Health(status="unhealthy"), 503)
+        return answer(Health(status="healthy"))
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Show the metrics."""
+        ages = await self._store.ages()
+        text = await asyncio.to_thread(self._metrics.text, ages, datetime.now(UTC))
+        return web.Response(body=text, headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_LATEST})
+
+    async def document(self, request: web.Request) -> web.Response:
+        """Describe the service."""
+        return web.Response(body=self._document, headers={hdrs.CONTENT_TYPE: "application/json"})
+
+
+def application(store: Store, *, token: str | None = None) -> web.Application:
+    """Return the service over a store, which stays its caller's to close.
+
+    Args:
+        store: The watermarks.
+        token: What ``Authorization: Bearer`` must carry; ``None`` asks for nothing.
+    """
+    metrics = ServiceMetrics()
+    app = web.Application(
+        middlewares=[_answering(metrics, token)], client_max_size=requests.MAX_BODY_BYTES
+    )
+    app.add_routes(Routes(store, metrics, document()).table())
+    return app
+
+
+def _answering(metrics: ServiceMetrics, token: str | None) -> Middleware:
+    """Return what surrounds every route: the token, the errors, the metrics."""
+    expected = None if token is None else token.encode()
+
+    @web.middleware
+    async def answering(request: web.Request, handler: Handler) -> web.StreamResponse:
+        started = time.perf_counter()
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource else "none"
+        status = 500
+        try:
+            if expected is None or route in OPEN_ROUTES or _authorized(request, expected):
+                response = await _answered(request, handler)
+            else:
+                response = problem("Send the service's token: Authorization: Bearer ….", 401)
+                response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
+            status = response.status
+        except web.HTTPException as error:
+            status = error.status
+            raise
+        finally:
+            metrics.observe(request.method, route, status, time.perf_counter() - started)
+        return response
+
+    return answering
+
+
+async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except RequestError as error:
+        return problem(error.message, error.status, error.field)
+    except WatermarkConflictError as error:
+        field = "timestamp" if error.status == 409 else "If-Match"
+        return problem(error.message, error.status, field)
+    except DatabaseError as error:
+        logger.error("%s %s: %s", request.method, request.path, error)  # noqa: TRY400
+        return problem(str(error), 503)
+    except web.HTTPException:
+        raise
+    except Exception:
+        logger.exception("%s %s failed", request.method, request.path)
+        return problem("The service failed, and logged why.", 500)
+
+
+def _authorized(request: web.Request, expected: bytes) -> bool:
+    scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    # Bytes: compare_digest() refuses text beyond ASCII, and a header may hold any byte.
+    given = token.strip().encode("utf-8", "surrogateescape")
+    return hmac.compare_digest(given, expected) and scheme.lower() == "bearer"
+
+
+def _never_collected(source_id: str) -> web.Response:
+    return problem(f"Source {source_id!r} was never collected.", 404, "source_id")

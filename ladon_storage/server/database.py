@@ -1,0 +1,269 @@
+"""The service's database file: opened, migrated, and written to in groups.
+
+- One thread writes. It takes all changes that wait, applies each in a savepoint of its own, commits
+  once, and only then answers them all: an acknowledged change is on disk, and the price of a sync
+  is shared. A change that is refused takes back its own savepoint and nothing else.
+- A failed commit fails every change in it, refusals included: they judged what was never stored.
+- Migrations are numbered SQL files. Each is one transaction with the ``user_version`` it leads to,
+  begun before the version is read, so that two programs may open the same new file.
+- Several services may share one file on one machine: SQLite's own locks keep their transactions
+  apart. A file that was moved or replaced under a running service is refused: what would be
+  written to it is lost on the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ladon_storage.errors import ConfigurationError, DatabaseError
+
+T = TypeVar("T")
+Change = Callable[[sqlite3.Connection], Any]
+
+logger = logging.getLogger(__name__)
+
+APPLICATION_ID = 0x4C41444E
+"""``LADN``: what tells the service's files from other programs'."""
+BUSY_TIMEOUT_SECONDS = 5.0
+MAX_GROUP = 256
+"""Changes in one commit; bounds how long the first of them waits for the last."""
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """Open the database for writing, and bring its schema up to date.
+
+    A file that does not exist is created; its directory is not.
+
+    Raises:
+        ConfigurationError: The file cannot be this program's database.
+    """
+    if not path.parent.is_dir():
+        raise ConfigurationError(
+            f"The directory of database {str(path)!r} does not exist; create it, or choose "
+            "another file."
+        )
+    connection = None
+    try:
+        connection = connect(path)
+        _check_ours(connection, path)
+        _use_write_ahead_log(connection)
+        migrate(connection)
+    except (sqlite3.Error, ConfigurationError) as error:
+        if connection is not None:
+            connection.close()
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(
+            f"Database {str(path)!r} cannot be used ({error}); choose a file that is a database "
+            "of this service, or does not exist yet, where it may write."
+        ) from error
+    return connection
+
+
+def connect(path: Path, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> sqlite3.Connection:
+    """Return a connection in autocommit mode, for one thread at a time."""
+    connection = sqlite3.connect(
+        path, timeout=timeout_seconds, isolation_level=None, check_same_thread=False
+    )
+    # FULL syncs the log at each commit; WAL's default, NORMAL, may lose commits with the power.
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+def _check_ours(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse another program's database before anything in it changes."""
+    ours = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+    empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    if not ours and not empty:
+        raise ConfigurationError(
+            f"Database {str(path)!r} belongs to another program; choose another file."
+        )
+    version = _version(connection)
+    if version > (latest := len(migrations())):
+        raise ConfigurationError(
+            f"Database {str(path)!r} has schema version {version}, and this program knows "
+            f"{latest}; upgrade ladon-storage."
+        )
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    # Changing the mode does not wait for locks as statements do, when two programs create the file.
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            break
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+    if mode != "wal":
+        raise sqlite3.OperationalError(f"its file system offers journal mode {mode}, not wal")
+
+
+def migrations() -> Sequence[str]:
+    """Return the SQL of every migration; number n leads from schema version n - 1 to n."""
+    folder = resources.files(__package__) / "migrations"
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
+    return [file.read_text(encoding="utf-8") for file in files]
+
+
+def migrate(connection: sqlite3.Connection, to: int | None = None) -> None:
+    """Apply the migrations up to version ``to``, or all, each in one transaction."""
+    scripts = migrations()[:to]
+    while True:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            version = _version(connection)
+            if version >= len(scripts):
+                return
+            # executescript() would commit first; the statements one by one stay in the transaction.
+            for statement in _statements(scripts[version]):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {version + 1}")
+            connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _statements(script: str) -> Iterator[str]:
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+class GroupCommit:
+    """Apply changes in one thread, and commit those that wait together.
+
+    Args:
+        connection: The connection to write with; closed by ``close``.
+        path: Its file.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+        self._file = _identity(path)
+        self._loop = asyncio.get_running_loop()
+        self._waiting: queue.SimpleQueue[tuple[Change, asyncio.Future[Any]] | None]
+        self._waiting = queue.SimpleQueue()
+        self._closed = False
+        # A daemon, so that a program which ends without close() ends.
+        self._thread = threading.Thread(target=self._work, name="storage-writer", daemon=True)
+        self._thread.start()
+
+    async def apply(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        """Return what ``change`` returned, once it is on disk; or raise what it raised.
+
+        Cancelling the caller does not take the change back.
+
+        Raises:
+            DatabaseError: The database did not accept it; it is not stored.
+        """
+        if self._closed:
+            raise DatabaseError("The database is closed; start the service again.")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._waiting.put((change, future))
+        return await future
+
+    async def close(self) -> None:
+        """Finish the changes that wait, and close the connection."""
+        if not self._closed:
+            self._closed = True
+            self._waiting.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _work(self) -> None:
+        last = False
+        while not last:
+            group, last = self._next_group()
+            outcomes = self._commit([change for change, _ in group])
+            futures = [future for _, future in group]
+            with suppress(RuntimeError):  # The loop may have ended without waiting for the answer.
+                self._loop.call_soon_threadsafe(_settle, futures, outcomes)
+        self._connection.close()
+
+    def _next_group(self) -> tuple[list[tuple[Change, asyncio.Future[Any]]], bool]:
+        """Wait for a change, and take with it what else waits; say whether it is the last group."""
+        group: list[tuple[Change, asyncio.Future[Any]]] = []
+        item = self._waiting.get()
+        with suppress(queue.Empty):
+            while item is not None:
+                group.append(item)
+                if len(group) == MAX_GROUP:
+                    break
+                item = self._waiting.get_nowait()
+        return group, item is None
+
+    def _commit(self, changes: list[Change]) -> list[tuple[Any, Exception | None]]:
+        if not changes:
+            return []
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            outcomes = [self._attempt(change) for change in changes]
+            self._check_file()
+            self._connection.execute("COMMIT")
+        except Exception as error:
+            logger.exception("A commit of %d changes failed", len(changes))
+            with suppress(sqlite3.Error):
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+            message = f"The database did not store the change ({error}); try again later."
+            return [(None, DatabaseError(message)) for _ in changes]
+        return outcomes
+
+    def _check_file(self) -> None:
+        if _identity(self._path) != self._file:
+            raise sqlite3.OperationalError("its file was moved or replaced")
+
+    def _attempt(self, change: Change) -> tuple[Any, Exception | None]:
+        self._connection.execute("SAVEPOINT change")
+        try:
+            result = change(self._connection)
+        except sqlite3.Error:
+            raise  # The database itself fails: the group has nothing to stand on.
+        except Exception as refusal:
+            self._connection.execute("ROLLBACK TO change")
+            self._connection.execute("RELEASE change")
+            return None, refusal
+        self._connection.execute("RELEASE change")
+        return result, None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    with suppress(OSError):
+        stat = os.stat(path)
+        return stat.st_dev, stat.st_ino
+    return None
+
+
+def _settle(
+    futures: list[asyncio.Future[Any]], outcomes: list[tuple[Any, Exception | None]]
+) -> None:
+    for future, (result, error) in zip(futures, outcomes, strict=True):
+        if future.done():  # Its caller was cancelled.
+            continue
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)

@@ -1,0 +1,100 @@
+"""The service's Prometheus instruments: requests as they are answered, ages as they are asked for.
+
+A label is a route, a method or a status, or the name of a stored source; never a text that a client
+chose without storing something under it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import datetime
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+_METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE"})
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class ServiceMetrics:
+    """Count and time requests, in a registry of its own for each service."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "storage_service_requests",
+            "Requests answered.",
+            ("method", "route", "status"),
+            registry=self._registry,
+        )
+        self._latency = Histogram(
+            "storage_service_latency_seconds",
+            "Time from a request's headers to its answer.",
+            ("method", "route"),
+            buckets=_BUCKETS,
+            registry=self._registry,
+        )
+        # labels() costs more than the rest of an observation; the combinations are few.
+        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one answered request.
+
+        Args:
+            method: Its method; one that no route takes is counted as ``other``.
+            route: The pattern of its route, not its path.
+            status: The status of the answer.
+            seconds: The time that it took.
+        """
+        method = method if method in _METHODS else "other"
+        child = self._children.get((method, route, status))
+        if child is None:
+            child = (
+                self._requests.labels(method, route, str(status)),
+                self._latency.labels(method, route),
+            )
+            self._children[method, route, status] = child
+        counter, histogram = child
+        counter.inc()
+        histogram.observe(seconds)
+
+    def text(
+        self, sources: Iterable[tuple[str, datetime | None, datetime]], now: datetime
+    ) -> bytes:
+        """Return everything in Prometheus's text format.
+
+        Args:
+            sources: Each source's ``source_id``, last success and last run. A source without a
+                success is infinitely old, so that an alert on its age sees it.
+            now: The instant that ages are counted to.
+        """
+        ages = CollectorRegistry()
+        ages.register(_Ages(sources, now))
+        return generate_latest(self._registry) + generate_latest(ages)
+
+
+class _Ages(Collector):
+    def __init__(
+        self, sources: Iterable[tuple[str, datetime | None, datetime]], now: datetime
+    ) -> None:
+        self._sources = list(sources)
+        self._now = now
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        watermark = GaugeMetricFamily(
+            "storage_service_watermark_age_seconds",
+            "Time since a source's watermark.",
+            labels=["source_id"],
+        )
+        run = GaugeMetricFamily(
+            "storage_service_last_run_age_seconds",
+            "Time since a source's last run told its outcome.",
+            labels=["source_id"],
+        )
+        for source_id, succeeded, ran in self._sources:
+            age = (self._now - succeeded).total_seconds() if succeeded else math.inf
+            watermark.add_metric([source_id], age)
+            run.add_metric([source_id], (self._now - ran).total_seconds())
+        return watermark, run

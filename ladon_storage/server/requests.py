@@ -1,0 +1,174 @@
+"""What a request may say: each part is checked here, or refused with its field and the reason.
+
+- Nothing that a client sends may end in a 5xx. So every part of a request is read by a function
+  here, and each raises ``RequestError`` with a 4xx, whatever arrived.
+- A body is JSON by its declared type. A web page may make a browser send anything else to a
+  loopback address without asking; JSON it may not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Annotated, TypeVar
+from urllib.parse import unquote_to_bytes
+
+from aiohttp import ClientError, web
+from aiohttp.http_exceptions import HttpProcessingError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ladon_storage.errors import RequestError
+from ladon_storage.models import SourceId, WatermarkStatus, check_source_id
+
+Model = TypeVar("Model", bound=BaseModel)
+
+MAX_BODY_BYTES = 1 << 20
+BODY_TIMEOUT_SECONDS = 10.0
+"""How long a body may take to arrive; also bounds how long an unfinished one delays the end."""
+
+Limit = Annotated[int, Field(ge=1, le=1000, description="How many on one page.")]
+
+
+class ListQuery(BaseModel):
+    """Be the query of a list."""
+
+    # A misspelt filter that is ignored would list everything.
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    status: Annotated[
+        WatermarkStatus | None, Field(description="Only those whose last run had this outcome.")
+    ] = None
+    older_than_seconds: Annotated[
+        int | None,
+        Field(ge=0, le=10**11, description="Only those without a success for so many seconds."),
+    ] = None
+    limit: Limit = 100
+    after: Annotated[SourceId | None, Field(description="The cursor of the page before.")] = None
+
+
+class HistoryQuery(BaseModel):
+    """Be the query of a history."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    limit: Limit = 100
+    before: Annotated[
+        int | None, Field(ge=1, lt=2**63, description="The cursor of the page before.")
+    ] = None
+
+
+def source_id(request: web.Request) -> str:
+    """Return the source that the path names, decoded exactly once and exactly.
+
+    Raises:
+        RequestError: With 400, it is no percent-encoded UTF-8, or cannot name a source.
+    """
+    # From the raw path: the router's own decoding makes the same text of %FF and of %25FF.
+    segment = request.rel_url.raw_path.split("/")[4]
+    if re.search("%(?![0-9A-Fa-f]{2})", segment):
+        raise RequestError("source_id should be percent-encoded UTF-8.", 400, "source_id")
+    try:
+        name = unquote_to_bytes(segment.encode("utf-8", "surrogateescape")).decode("utf-8")
+    except UnicodeError:
+        raise RequestError("source_id should be percent-encoded UTF-8.", 400, "source_id") from None
+    try:
+        return check_source_id(name)
+    except ValueError as error:
+        raise RequestError(f"{error}.", 400, "source_id") from None
+
+
+def query(request: web.Request, model: type[Model]) -> Model:
+    """Return the query of a request.
+
+    Raises:
+        RequestError: With 400, a parameter is unknown, repeated or wrong.
+    """
+    values = request.query
+    for name in values:
+        if len(values.getall(name)) > 1:
+            raise RequestError(f"Parameter {name!r} is repeated; send it once.", 400, name)
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        raise _refused(error, 400, "Parameter") from None
+
+
+async def body(request: web.Request, model: type[Model]) -> Model:
+    """Return the body of a request, read to its end.
+
+    Raises:
+        RequestError: With 415 it is not declared as JSON; 413 it is too large; 408 it did not
+            arrive in time; 400 it did not arrive whole, or is no JSON; 422 a field is wrong.
+    """
+    declared = request.content_type
+    if declared != "application/json" and not declared.endswith("+json"):
+        raise RequestError(
+            f"Content-Type is {declared!r}; send application/json.", 415, "Content-Type"
+        )
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+            text = await request.read()
+    except TimeoutError:
+        raise RequestError(
+            f"The body did not arrive within {BODY_TIMEOUT_SECONDS:g} s; send it again.", 408
+        ) from None
+    except (HttpProcessingError, ClientError, web.RequestPayloadError, ConnectionError):
+        raise RequestError(
+            "The body did not arrive whole, or not in its declared encoding; send it again.", 400
+        ) from None
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        if error.errors()[0]["type"] == "json_invalid":
+            raise RequestError(f"The body is not JSON ({_reason(error)}).", 400) from None
+        raise _refused(error, 422, "Field") from None
+
+
+_TAG = r'(?:W/)?"[^"\x00-\x20\x7f]*"'
+_TAGS = re.compile(rf"{_TAG}(?:[ \t]*,[ \t]*{_TAG})*")
+
+
+def if_match(request: web.Request) -> list[str]:
+    """Return the version tags of ``If-Match``; ``*`` is any, and none is no condition.
+
+    Raises:
+        RequestError: With 400, it is neither ``*`` nor a list of quoted tags.
+    """
+    header = ", ".join(request.headers.getall("If-Match", ()))
+    if not header and "If-Match" not in request.headers:
+        return []
+    if header == "*":
+        return ["*"]
+    if not _TAGS.fullmatch(header):
+        raise RequestError(
+            'If-Match should be * or the ETag of the watermark, such as "7" with its quotes.',
+            400,
+            "If-Match",
+        )
+    return re.findall(_TAG, header)
+
+
+def if_none_match(request: web.Request) -> bool:
+    """Return whether ``If-None-Match`` asks that nothing is stored yet.
+
+    Raises:
+        RequestError: With 400, it is something other than ``*``.
+    """
+    header = request.headers.get("If-None-Match")
+    if header not in (None, "*"):
+        raise RequestError("If-None-Match should be * on a write.", 400, "If-None-Match")
+    return header == "*"
+
+
+def _refused(error: ValidationError, status: int, kind: str) -> RequestError:
+    location = error.errors()[0]["loc"]
+    if not location:
+        return RequestError("The body should be a JSON object.", status)
+    field = str(location[0])
+    return RequestError(f"{kind} {field!r} is wrong: {_reason(error)}.", status, field)
+
+
+def _reason(error: ValidationError) -> str:
+    """Return pydantic's reason as the end of a sentence, without what the client sent."""
+    reason = error.errors()[0]["msg"].removeprefix("Value error, ").removeprefix("Invalid JSON: ")
+    return reason[:1].lower() + reason[1:]

@@ -1,0 +1,130 @@
+"""Rows of the database as models, and models as rows.
+
+Instants are whole microseconds since 1970-01-01 UTC, made and read without a float on the way.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import UTC, datetime, timedelta
+from typing import Any, overload
+
+from ladon_storage.models import ChangeAction, Watermark, WatermarkChange
+
+COLUMNS = (
+    "source_id, version, last_successful_timestamp, last_run_timestamp, status, error_message, "
+    "records_collected"
+)
+HISTORY_COLUMNS = (
+    "version, source_id, at, action, actor, run_id, status, timestamp, from_timestamp, "
+    "to_timestamp, records_collected, error_message, reason"
+)
+_SELECT = f"SELECT {COLUMNS} FROM watermarks WHERE source_id = ?"  # noqa: S608 - a constant
+_REPLACE = f"REPLACE INTO watermarks ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constant
+_RECORD = (
+    f"INSERT INTO history ({HISTORY_COLUMNS}) "  # noqa: S608 - a constant
+    "VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@overload
+def to_microseconds(instant: datetime) -> int: ...
+@overload
+def to_microseconds(instant: None) -> None: ...
+@overload
+def to_microseconds(instant: datetime | None) -> int | None: ...
+def to_microseconds(instant: datetime | None) -> int | None:
+    """Return an aware instant as microseconds since 1970, exactly.
+
+    >>> to_microseconds(datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
+    -1
+    """
+    return None if instant is None else (instant - _EPOCH) // _MICROSECOND
+
+
+@overload
+def from_microseconds(number: int) -> datetime: ...
+@overload
+def from_microseconds(number: None) -> None: ...
+@overload
+def from_microseconds(number: int | None) -> datetime | None: ...
+def from_microseconds(number: int | None) -> datetime | None:
+    """Return the instant, in UTC, that ``to_microseconds`` made a number of."""
+    return None if number is None else _EPOCH + timedelta(microseconds=number)
+
+
+def to_watermark(row: tuple[Any, ...]) -> Watermark:
+    """Return a row of ``COLUMNS`` with its version tag."""
+    source_id, version, succeeded, run, status, error_message, records_collected = row
+    return Watermark(
+        source_id=source_id,
+        last_successful_timestamp=from_microseconds(succeeded),
+        last_run_timestamp=from_microseconds(run),
+        status=status,
+        error_message=error_message,
+        records_collected=records_collected,
+    ).with_etag(f'"{version}"')
+
+
+def to_change(row: tuple[Any, ...]) -> WatermarkChange:
+    """Return a row of ``HISTORY_COLUMNS``."""
+    fields = dict(zip(HISTORY_COLUMNS.split(", "), row, strict=True))
+    for name in ("at", "timestamp", "from_timestamp", "to_timestamp"):
+        fields[name] = from_microseconds(fields[name])
+    return WatermarkChange(**fields)
+
+
+def select(connection: sqlite3.Connection, source_id: str) -> Watermark | None:
+    """Read one watermark by its key."""
+    # fetchall, not fetchone: a statement that is not at its end holds its snapshot of the file.
+    rows = connection.execute(_SELECT, (source_id,)).fetchall()
+    return to_watermark(rows[0]) if rows else None
+
+
+def replace(connection: sqlite3.Connection, new: Watermark, version: int) -> Watermark:
+    """Store a watermark at a version, and return it with its tag."""
+    row = (
+        new.source_id,
+        version,
+        to_microseconds(new.last_successful_timestamp),
+        to_microseconds(new.last_run_timestamp),
+        str(new.status),
+        new.error_message,
+        new.records_collected,
+    )
+    connection.execute(_REPLACE, row)
+    return new.with_etag(f'"{version}"')
+
+
+def record(
+    connection: sqlite3.Connection,
+    source_id: str,
+    action: ChangeAction,
+    at: datetime,
+    before: Watermark | None,
+    after: Watermark | None,
+    *,
+    actor: str | None = None,
+    run_id: str | None = None,
+    timestamp: datetime | None = None,
+    reason: str | None = None,
+) -> int:
+    """Write a line of history, and return its number: the version of the watermark after it."""
+    row = (
+        source_id,
+        to_microseconds(at),
+        action.value,
+        actor,
+        run_id,
+        str(after.status) if after else None,
+        to_microseconds(timestamp),
+        to_microseconds(before.last_successful_timestamp) if before else None,
+        to_microseconds(after.last_successful_timestamp) if after else None,
+        after.records_collected if after else None,
+        after.error_message if after else None,
+        reason,
+    )
+    return connection.execute(_RECORD, row).lastrowid or 0

@@ -1,0 +1,101 @@
+"""The service as a whole: its database opened, its address bound, and both let go in order.
+
+It ends as it should when it stops listening first, then finishes the requests in flight, and
+closes the database last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from ladon_storage.errors import ConfigurationError
+from ladon_storage.server.answers import Protocol
+from ladon_storage.server.app import application
+from ladon_storage.server.requests import BODY_TIMEOUT_SECONDS
+from ladon_storage.server.store import Store
+
+SHUTDOWN_SECONDS = BODY_TIMEOUT_SECONDS + 5.0
+"""For the requests in flight: the slowest body that is accepted, and the work after it."""
+LINGERING_SECONDS = 2.0
+"""How long the rest of a body that nobody wants is read, so that its sender sees the answer."""
+
+
+@asynccontextmanager
+async def serving(
+    database: Path, host: str = "127.0.0.1", port: int = 0, *, token: str | None = None
+) -> AsyncIterator[str]:
+    """Serve watermarks while the context lasts.
+
+    On leaving, requests in flight are finished, and everything that was answered is in the file.
+
+    Args:
+        database: The file; created if it does not exist.
+        host: The address to listen on.
+        port: The port; 0 lets the system choose one.
+        token: What requests must carry; may be left out on a loopback address only.
+
+    Yields:
+        The service's address, such as ``http://127.0.0.1:41233``, once it answers.
+
+    Raises:
+        ConfigurationError: The database, the address or the missing token.
+    """
+    if token is None and not _is_loopback(host):
+        raise ConfigurationError(
+            f"{host or 'Every address'} can be reached from elsewhere, and there is no token; set "
+            "STORAGE_SERVICE_TOKEN or --token-file, or listen on 127.0.0.1."
+        )
+    store = await Store.open(database)
+    try:
+        runner = web.AppRunner(
+            application(store, token=token),
+            shutdown_timeout=SHUTDOWN_SECONDS,
+        )
+        await runner.setup()
+        listener = None
+        try:
+            listener = await _listen(runner, host, port)
+            yield _address(listener)
+        finally:
+            if listener is not None:
+                listener.close()
+            await runner.cleanup()
+    finally:
+        await store.close()
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int) -> asyncio.Server:
+    server = runner.server
+    assert server is not None  # noqa: S101 - made by setup()
+    loop = asyncio.get_running_loop()
+    # An access log would cost as much as the answer; changes are logged, and requests counted.
+    options: dict[str, Any] = {"access_log": None, "lingering_time": LINGERING_SECONDS}
+
+    def protocol() -> Protocol:
+        return Protocol(server, loop=loop, **options)
+
+    try:
+        return await loop.create_server(protocol, host or None, port, backlog=1024)
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise ConfigurationError(
+            f"Cannot listen on {host!r} port {port} ({error}); choose another host or port."
+        ) from error
+
+
+def _address(listener: asyncio.Server) -> str:
+    host, port = listener.sockets[0].getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,322 @@
+"""Watermarks and their history in the database: SQL, and nothing of HTTP.
+
+- A change and its line of history are one transaction, and ``models.updated`` is the one rule of
+  what a write does. The version of a watermark is the number of that line.
+- A watermark is read in the thread of the event loop: a point read by primary key takes
+  microseconds and, in WAL, waits for no writer. Anything that grows with the number of rows runs
+  in a thread of its own.
+- A write whose answer was lost may come again. If its precondition fails only because it is stored
+  already (same run, same status, same timestamp), it is answered with what is stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ladon_storage.errors import DatabaseError, WatermarkConflictError
+from ladon_storage.models import (
+    ChangeAction,
+    HistoryPage,
+    Watermark,
+    WatermarkPage,
+    WatermarkReset,
+    WatermarkStatus,
+    WatermarkUpdate,
+    check_version,
+    updated,
+)
+from ladon_storage.server.database import GroupCommit, connect, open_database
+from ladon_storage.server.rows import (
+    COLUMNS,
+    HISTORY_COLUMNS,
+    from_microseconds,
+    record,
+    replace,
+    select,
+    to_change,
+    to_microseconds,
+    to_watermark,
+)
+
+_READ_TIMEOUT_SECONDS = 1.0
+
+
+class Stored(NamedTuple):
+    """Be a watermark that a write left, and whether the write created it."""
+
+    watermark: Watermark
+    created: bool
+
+
+class Age(NamedTuple):
+    """Be the two instants of a source from which its ages follow."""
+
+    source_id: str
+    last_successful_timestamp: datetime | None
+    last_run_timestamp: datetime
+
+
+class Store:
+    """Keep watermarks in one SQLite file; made by ``open``, for one event loop.
+
+    Every method raises ``DatabaseError`` when the database does not answer, and then stored
+    nothing.
+    """
+
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, now: Callable[[], datetime]
+    ) -> None:
+        self._now = now
+        self._writer = GroupCommit(connection, path)
+        self._reader = connect(path, _READ_TIMEOUT_SECONDS)
+        self._scanner = connect(path)
+        self._scans = ThreadPoolExecutor(1, thread_name_prefix="storage-scan")
+
+    @classmethod
+    async def open(
+        cls, path: Path, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> Store:
+        """Open the database, made and migrated where it must be.
+
+        Args:
+            path: The file.
+            now: The service's clock, in UTC.
+
+        Raises:
+            ConfigurationError: The file cannot be this program's database.
+        """
+        return cls(path, await asyncio.to_thread(open_database, path), now)
+
+    async def close(self) -> None:
+        """Finish the writes that wait, and close the file."""
+        await self._writer.close()
+        await asyncio.to_thread(self._scans.shutdown)
+        self._reader.close()
+        self._scanner.close()
+
+    def get(self, source_id: str) -> Watermark | None:
+        """Return the watermark with its version tag, or ``None``: never collected."""
+        try:
+            return select(self._reader, source_id)
+        except sqlite3.Error as error:
+            raise _unread(error) from error
+
+    async def put(
+        self,
+        source_id: str,
+        update: WatermarkUpdate,
+        *,
+        actor: str | None = None,
+        if_match: Sequence[str] = (),
+        if_none_match: bool = False,
+    ) -> Stored:
+        """Store the outcome of a run, by the rule of ``models.updated``.
+
+        Args:
+            source_id: The source.
+            update: The write.
+            actor: Who asked, for the history.
+            if_match: The version tags of which one must be stored; ``*`` is any, none is no matter.
+            if_none_match: Whether nothing may be stored yet.
+
+        Raises:
+            WatermarkConflictError: The rule refuses it.
+        """
+
+        def change(connection: sqlite3.Connection) -> Stored:
+            stored = select(connection, source_id)
+            now = self._now()
+            try:
+                new = updated(
+                    stored,
+                    source_id,
+                    update,
+                    now,
+                    if_match=_relevant(if_match, stored),
+                    if_none_match=if_none_match,
+                )
+            except WatermarkConflictError as conflict:
+                if conflict.status == 412 and stored and _is_replay(connection, stored, update):
+                    return Stored(stored, created=False)
+                raise
+            version = record(
+                connection,
+                source_id,
+                ChangeAction.PUT,
+                now,
+                stored,
+                new,
+                actor=actor,
+                run_id=update.run_id,
+                timestamp=update.timestamp,
+            )
+            return Stored(replace(connection, new, version), created=stored is None)
+
+        return await self._writer.apply(change)
+
+    async def reset(
+        self,
+        source_id: str,
+        reset: WatermarkReset,
+        *,
+        actor: str | None = None,
+        if_match: Sequence[str] = (),
+    ) -> Watermark | None:
+        """Move a watermark to any instant, and leave the outcome of its last run as it is.
+
+        Returns:
+            The watermark, or ``None`` where there is none to move.
+        """
+
+        def change(connection: sqlite3.Connection) -> Watermark | None:
+            stored = select(connection, source_id)
+            check_version(stored, source_id, if_match=_relevant(if_match, stored))
+            if stored is None:
+                return None
+            new = stored.model_copy(update={"last_successful_timestamp": reset.timestamp})
+            version = record(
+                connection,
+                source_id,
+                ChangeAction.RESET,
+                self._now(),
+                stored,
+                new,
+                actor=reset.actor or actor,
+                timestamp=reset.timestamp,
+                reason=reset.reason,
+            )
+            return replace(connection, new, version)
+
+        return await self._writer.apply(change)
+
+    async def delete(
+        self, source_id: str, *, actor: str | None = None, if_match: Sequence[str] = ()
+    ) -> bool:
+        """Forget a watermark, and keep its history; say whether there was one."""
+
+        def change(connection: sqlite3.Connection) -> bool:
+            stored = select(connection, source_id)
+            check_version(stored, source_id, if_match=_relevant(if_match, stored))
+            if stored is None:
+                return False
+            record(
+                connection, source_id, ChangeAction.DELETE, self._now(), stored, None, actor=actor
+            )
+            connection.execute("DELETE FROM watermarks WHERE source_id = ?", (source_id,))
+            return True
+
+        return await self._writer.apply(change)
+
+    async def page(
+        self,
+        *,
+        status: WatermarkStatus | None = None,
+        older_than_seconds: int | None = None,
+        limit: int = 100,
+        after: str = "",
+    ) -> WatermarkPage:
+        """Return a page of watermarks by ``source_id``, which stays in place while rows change.
+
+        Args:
+            status: Only those whose last run had this outcome.
+            older_than_seconds: Only those whose last success is longer ago, or that have none.
+            limit: How many.
+            after: The cursor of the page before.
+        """
+        where, values = ["source_id > ?"], [after]
+        if status is not None:
+            where.append("status = ?")
+            values.append(status.value)
+        arguments: list[Any] = list(values)
+        if older_than_seconds is not None:
+            where.append("ifnull(last_successful_timestamp < ?, 1)")
+            arguments.append(to_microseconds(self._now()) - older_than_seconds * 1_000_000)
+        query = (
+            f"SELECT {COLUMNS} FROM watermarks "  # noqa: S608 - constants; values are bound
+            f"WHERE {' AND '.join(where)} ORDER BY source_id LIMIT ?"
+        )
+        rows = await self._scan(query, (*arguments, limit + 1))
+        watermarks = [to_watermark(row) for row in rows[:limit]]
+        return WatermarkPage(
+            watermarks=watermarks,
+            next=watermarks[-1].source_id if len(rows) > limit else None,
+        )
+
+    async def history(
+        self, source_id: str, *, limit: int = 100, before: int | None = None
+    ) -> HistoryPage:
+        """Return a page of a source's changes, the latest first; deleted sources have theirs too.
+
+        Args:
+            source_id: The source.
+            limit: How many.
+            before: The cursor of the page before.
+        """
+        query = (
+            f"SELECT {HISTORY_COLUMNS} FROM history "  # noqa: S608 - constants
+            "WHERE source_id = ? AND version < ? ORDER BY version DESC LIMIT ?"
+        )
+        latest = 2**63 - 1 if before is None else before
+        rows = await self._scan(query, (source_id, latest, limit + 1))
+        changes = [to_change(row) for row in rows[:limit]]
+        return HistoryPage(changes=changes, next=changes[-1].version if len(rows) > limit else None)
+
+    async def ages(self) -> list[Age]:
+        """Return the instants of every source, for the metrics."""
+        query = "SELECT source_id, last_successful_timestamp, last_run_timestamp FROM watermarks"
+        return [
+            Age(source_id, from_microseconds(succeeded), from_microseconds(run))
+            for source_id, succeeded, run in await self._scan(query, ())
+        ]
+
+    async def check(self) -> None:
+        """Read, and make a write durable, as the next request may have to.
+
+        Raises:
+            DatabaseError: One of the two failed.
+        """
+        self.get("")
+        checked_at = to_microseconds(self._now())
+        await self._writer.apply(
+            lambda connection: connection.execute(
+                "INSERT OR REPLACE INTO health (id, checked_at) VALUES (1, ?)", (checked_at,)
+            )
+        )
+
+    async def _scan(self, query: str, arguments: Sequence[Any]) -> list[Any]:
+        def scan() -> list[Any]:
+            return self._scanner.execute(query, arguments).fetchall()
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._scans, scan)
+        except sqlite3.Error as error:
+            raise _unread(error) from error
+
+
+def _unread(error: sqlite3.Error) -> DatabaseError:
+    return DatabaseError(f"The database could not be read ({error}); try again later.")
+
+
+def _relevant(tags: Sequence[str], stored: Watermark | None) -> str | None:
+    """Return the tag of ``If-Match`` that decides: the stored one, if it is among them."""
+    if not tags:
+        return None
+    if stored is not None and stored.etag in tags:
+        return stored.etag
+    return ", ".join(tags)
+
+
+def _is_replay(connection: sqlite3.Connection, stored: Watermark, update: WatermarkUpdate) -> bool:
+    if update.run_id is None or stored.etag is None:
+        return False
+    row = connection.execute(
+        "SELECT run_id, status, timestamp FROM history WHERE version = ? AND action = 'put'",
+        (int(stored.etag.strip('"')),),
+    ).fetchone()
+    return bool(row == (update.run_id, update.status.value, to_microseconds(update.timestamp)))

@@ -1,0 +1,92 @@
+"""Real Storage Services for tests: one in this process, one in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ladon_storage.server.serving import serving
+
+START_SECONDS = 30.0
+"""Bound on what a start or an end may take on a machine that does other things too."""
+
+
+@asynccontextmanager
+async def embedded_service(database: Path, *, token: str | None = None) -> AsyncIterator[str]:
+    """Run the service in this process, on a free port of loopback.
+
+    Args:
+        database: The file; a service that is started on it again knows what it knew.
+        token: What requests must carry.
+
+    Yields:
+        Its address.
+    """
+    async with serving(database, token=token) as address:
+        yield address
+
+
+@dataclass(frozen=True)
+class ServiceProcess:
+    """Be a running ``ladon-storage serve``: its address, its process, and what it logs."""
+
+    address: str
+    process: asyncio.subprocess.Process
+    log: Path
+
+    async def end(self, signal_number: int = signal.SIGTERM) -> int:
+        """Send a signal to this one process, and return its exit code."""
+        self.process.send_signal(signal_number)
+        return await asyncio.wait_for(self.process.wait(), START_SECONDS)
+
+
+@asynccontextmanager
+async def service_process(
+    database: Path, *flags: str, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[ServiceProcess]:
+    """Run ``ladon-storage serve`` as a process, on a free port of loopback unless flags say else.
+
+    Args:
+        database: The file.
+        flags: More of the command line.
+        environment: Added to this process's own, from which the service's token is taken out.
+
+    Yields:
+        The process, once it answers. It is killed at the end, if it still runs.
+    """
+    log = database.with_suffix(".log")
+    with log.open("ab") as stderr:
+        process = await asyncio.create_subprocess_exec(
+            *command(database, *flags),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=stderr,
+            env=clean_environment(environment),
+        )
+    assert process.stdout is not None
+    try:
+        line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
+        assert line, f"the service did not start: {log.read_text()}"
+        yield ServiceProcess(line.decode().strip(), process, log)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        # To its end, so that the loop closes the pipe.
+        await process.communicate()
+
+
+def command(database: Path, *flags: str) -> list[str]:
+    """Return the command line of a service on a free port."""
+    serve = [sys.executable, "-m", "ladon_storage.cli", "serve"]
+    return [*serve, "--database", str(database), "--port", "0", *flags]
+
+
+def clean_environment(added: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return this process's environment without a token for the service."""
+    kept = {name: value for name, value in os.environ.items() if name != "STORAGE_SERVICE_TOKEN"}
+    return {**kept, **(added or {})}
