@@ -45,7 +45,18 @@ from ladon_storage.models import Watermark, WatermarkStatus, to_utc
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["Collected", "Report", "Sink", "Source", "Storage", "collect", "run"]
+__all__ = [
+    "Clock",
+    "Collect",
+    "Collected",
+    "Report",
+    "Sink",
+    "Source",
+    "Storage",
+    "collect",
+    "run",
+    "utc_now",
+]
 
 FUTURE_SKEW = timedelta(minutes=5)
 """How far a source's clock may be ahead of ours before its records no longer move the watermark."""

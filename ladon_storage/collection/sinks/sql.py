@@ -191,8 +191,8 @@ class SqlSink:
                     f"keep={keep!r}, not {self._keep!r}; use that, or another table."
                 )
         raise SinkError(
-            f"The table {self._table.name!r} of the sink {self._shown} is not one of records, by its "
-            f"columns {', '.join(sorted(columns))} or its key; use another table."
+            f"The table {self._table.name!r} of the sink {self._shown} holds no records: it has the "
+            f"columns {', '.join(sorted(columns))}; use another table."
         )
 
     def _write(self, rows: list[dict[str, Any]]) -> int:
@@ -220,7 +220,7 @@ def _checked_url(url: str) -> URL:
         )
     if not parsed.database or parsed.database.startswith((":memory:", "file:")):
         raise ConfigurationError(
-            f"The sink {parsed.render_as_string(hide_password=True)} is not a file, so not durable; "
+            f"The sink {parsed.render_as_string(hide_password=True)} is no file, so not durable; "
             "write its address as sqlite:///records.db."
         )
     return parsed

@@ -1,0 +1,195 @@
+"""What tests of the collection engine share: a storage, a source and a sink that play a script."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ladon_storage.collection.records import Page, Record
+from ladon_storage.models import Watermark, WatermarkStatus, WatermarkUpdate, updated
+
+BEGIN = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def at(minutes: float) -> datetime:
+    """Return the instant that scenarios call by a number."""
+    return BEGIN + timedelta(minutes=minutes)
+
+
+def record(record_id: str, timestamp: datetime | float, value: str = "a") -> Record:
+    """Return a record at an instant, or at the minute of that number."""
+    when = timestamp if isinstance(timestamp, datetime) else at(timestamp)
+    return Record.of(record_id, when, {"id": record_id, "value": value})
+
+
+class ScriptedStorage:
+    """Keep watermarks by the rules of the service, note each call, and fail as the script says.
+
+    ``script`` maps what is asked (``health``, ``get``, or the status of a write) to what happens at
+    the next such calls: an error is raised, a callable is called before the write, ``None`` passes.
+    """
+
+    def __init__(self, *, etags: bool = True, now: Callable[[], datetime] = lambda: at(0)) -> None:
+        self.stored: dict[str, Watermark] = {}
+        self.calls: list[str] = []
+        self.updates: list[dict[str, Any]] = []
+        self.script: dict[str, deque[BaseException | Callable[[], Any] | None]] = {}
+        self.healthy = True
+        self._etags = etags
+        self._now = now
+        self._version = 0
+
+    def plan(self, what: str, *steps: BaseException | Callable[[], Any] | None) -> None:
+        """Say what happens at the next calls of ``what``."""
+        self.script[what] = deque(steps)
+
+    def put(self, source_id: str, **fields: Any) -> None:
+        """Store a watermark without a call."""
+        self.stored[source_id] = self._tagged(Watermark(source_id=source_id, **fields))
+
+    async def health_check(self) -> bool:
+        await self._play("health")
+        return self.healthy
+
+    async def get_watermark(self, source_id: str) -> Watermark | None:
+        await self._play("get")
+        return self.stored.get(source_id)
+
+    async def update_watermark(
+        self,
+        source_id: str,
+        timestamp: datetime,
+        status: WatermarkStatus = WatermarkStatus.SUCCESS,
+        error_message: str | None = None,
+        *,
+        if_match: str | None = None,
+        records_collected: int | None = None,
+        run_id: str | None = None,
+    ) -> Watermark:
+        self.updates.append(
+            {
+                "status": str(status),
+                "timestamp": timestamp,
+                "if_match": if_match,
+                "error_message": error_message,
+                "records_collected": records_collected,
+                "run_id": run_id,
+            }
+        )
+        await self._play(str(status))
+        update = WatermarkUpdate(
+            timestamp=timestamp,
+            status=status,
+            error_message=error_message,
+            records_collected=records_collected,
+            run_id=run_id,
+        )
+        stored = self.stored.get(source_id)
+        new = updated(stored, source_id, update, self._now(), if_match=if_match)
+        self.stored[source_id] = self._tagged(new)
+        return self.stored[source_id]
+
+    async def _play(self, what: str) -> None:
+        self.calls.append(what)
+        steps = self.script.get(what)
+        step = steps.popleft() if steps else None
+        if isinstance(step, BaseException):
+            raise step
+        if step is not None:
+            outcome = step()
+            if hasattr(outcome, "__await__"):
+                await outcome
+
+    def _tagged(self, watermark: Watermark) -> Watermark:
+        self._version += 1
+        return watermark.with_etag(f'"{self._version}"' if self._etags else None)
+
+
+Step = list[Record] | BaseException | Callable[[], Any]
+
+
+class ScriptedSource:
+    """Yield the pages of the next run of the script; an error is raised, a callable is called.
+
+    ``starts`` are the starts that runs asked for, ``yielded`` counts pages that were asked for.
+    """
+
+    def __init__(
+        self, *runs: list[Step], overlap: timedelta | None = timedelta(0), source_id: str = "feed"
+    ) -> None:
+        self.source_id = source_id
+        self.overlap = overlap
+        self.runs = deque(runs)
+        self.ranges: list[tuple[datetime | None, datetime | None]] = []
+        self.yielded = 0
+        self.closed = 0
+
+    async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
+        self.ranges.append((start, until))
+        try:
+            for step in self.runs.popleft():
+                if isinstance(step, BaseException):
+                    raise step
+                if callable(step):
+                    outcome = step()
+                    if hasattr(outcome, "__await__"):
+                        await outcome
+                    continue
+                self.yielded += 1
+                yield Page(step)
+        finally:
+            self.closed += 1
+
+
+class MemorySink:
+    """Keep versions in a dictionary, note what happens, and fail at the writes of the script."""
+
+    def __init__(self, *script: BaseException | Callable[[], Any] | None) -> None:
+        self.rows: dict[tuple[str, str, str], Record] = {}
+        self.events: list[str] = []
+        self.script = deque(script)
+
+    async def __aenter__(self) -> Self:
+        self.events.append("open")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.events.append("close")
+
+    async def write(self, source_id: str, page: Page) -> int:
+        step = self.script.popleft() if self.script else None
+        if isinstance(step, BaseException):
+            raise step
+        if step is not None:
+            outcome = step()
+            if hasattr(outcome, "__await__"):
+                await outcome
+        before = len(self.rows)
+        for each in page.records:
+            self.rows.setdefault((source_id, each.record_id, each.version), each)
+        self.events.append("write")
+        return len(self.rows) - before
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids in the sink, one for each version."""
+        return sorted(record_id for _, record_id, _ in self.rows)
+
+
+def table(path: Path, columns: str = "record_id", name: str = "records") -> list[tuple[Any, ...]]:
+    """Return what a sink's table has, as another program would see it."""
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(
+            f"SELECT {columns} FROM {name} ORDER BY source_id, record_id, collected_at, version"
+        ).fetchall()

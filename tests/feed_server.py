@@ -1,0 +1,87 @@
+"""A small real feed on a free port of loopback, whose answers are a script."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections import deque
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from aiohttp import web
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Be one answer; ``cut_at`` and ``stall_at`` are the bytes after which it breaks or stops."""
+
+    body: bytes = b"{}"
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    cut_at: int | None = None
+    stall_at: int | None = None
+
+    @classmethod
+    def of(cls, document: object) -> Answer:
+        """Return the answer with this document as JSON."""
+        return cls(json.dumps(document).encode())
+
+
+class FeedServer:
+    """Give the answers of the script one after another, and 410 when it is over."""
+
+    def __init__(self, *script: Answer, tls: ssl.SSLContext | None = None) -> None:
+        self.script = deque(script)
+        self.requests: list[str] = []
+        self._tls = tls
+        self._leaving = asyncio.Event()
+        # A handler that stalls ends with the connection, or when the server leaves.
+        self._runner = web.AppRunner(
+            self._application(), access_log=None, handler_cancellation=True, shutdown_timeout=0.1
+        )
+        self._port = 0
+
+    async def __aenter__(self) -> Self:
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls)
+        await site.start()
+        self._port = self._runner.addresses[0][1]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._leaving.set()
+        await self._runner.cleanup()
+
+    @property
+    def url(self) -> str:
+        """Where the feed is."""
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}/feed.json"
+
+    def _application(self) -> web.Application:
+        application = web.Application()
+        application.router.add_get("/feed.json", self._answer)
+        return application
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(request.path_qs)
+        if not self.script:
+            return web.Response(status=410, text="the script is over")
+        answer = self.script.popleft()
+        if answer.cut_at is None and answer.stall_at is None:
+            return web.Response(body=answer.body, status=answer.status, headers=answer.headers)
+        response = web.StreamResponse(status=answer.status, headers=answer.headers)
+        response.content_length = len(answer.body)
+        await response.prepare(request)
+        await response.write(answer.body[: answer.cut_at or answer.stall_at])
+        if answer.stall_at is not None:
+            await self._leaving.wait()
+        if request.transport is not None:
+            request.transport.close()
+        return response
