@@ -35,6 +35,7 @@ class FeedServer:
     def __init__(self, *script: Answer, tls: ssl.SSLContext | None = None) -> None:
         self.script = deque(script)
         self.requests: list[str] = []
+        self.asked = asyncio.Event()
         self._tls = tls
         self._leaving = asyncio.Event()
         # A handler that stalls ends with the connection, or when the server leaves.
@@ -71,6 +72,7 @@ class FeedServer:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(request.path_qs)
+        self.asked.set()
         if not self.script:
             return web.Response(status=410, text="the script is over")
         answer = self.script.popleft()

@@ -191,8 +191,8 @@ class SqlSink:
                     f"keep={keep!r}, not {self._keep!r}; use that, or another table."
                 )
         raise SinkError(
-            f"The table {self._table.name!r} of the sink {self._shown} holds no records: it has the "
-            f"columns {', '.join(sorted(columns))}; use another table."
+            f"The table {self._table.name!r} of the sink {self._shown} holds no records: it has "
+            f"the columns {', '.join(sorted(columns))}; use another table."
         )
 
     def _write(self, rows: list[dict[str, Any]]) -> int:

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ from yarl import URL
 
 from ladon_storage.errors import SourceError
 from ladon_storage.models import to_utc
+
+logger = logging.getLogger(__name__)
 
 MAX_DOCUMENT_BYTES = 256 * 2**20
 """Bytes of a whole document, unpacked: a hundred times what the largest feed here publishes."""
@@ -118,7 +121,18 @@ class SourceHttp:
             wait_jitter=1.0,
         ):
             with attempt:
-                return await self._get_once(url)
+                try:
+                    return await self._get_once(url)
+                except SourceError as error:
+                    if error.transient:
+                        logger.warning(
+                            "%s (attempt %d of %d)",
+                            error,
+                            attempt.num,
+                            ATTEMPTS,
+                            extra={"source_id": self._source_id},
+                        )
+                    raise
         raise AssertionError("stamina ends with a result or an error")
 
     async def _get_once(self, url: str) -> bytes:
