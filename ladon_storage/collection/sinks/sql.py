@@ -211,10 +211,10 @@ class SqlSink:
 def _checked_url(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         parsed = None
     # Neither the text nor the original error: an address that cannot be read may hold a password.
-    if parsed is None or parsed.drivername != "sqlite":
+    if parsed is None or parsed.drivername != "sqlite" or parsed.host or parsed.username:
         raise ConfigurationError(
             "The sink's address cannot be used; write it as sqlite:///records.db."
         )
