@@ -32,7 +32,7 @@ MAX_DOCUMENT_BYTES = 256 * 2**20
 
 ATTEMPTS = 5
 RETRY_SECONDS = 600.0
-"""No attempt begins later than this after the first one began."""
+"""When this is over, an attempt that fails is the last one."""
 
 MAX_RETRY_AFTER_SECONDS = 120.0
 
