@@ -26,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
+    # Each change is logged; what no format asks for is not looked up for each.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     try:
         token = _token(options.token_file)
         asyncio.run(_serve(options.database, options.host, options.port, token))

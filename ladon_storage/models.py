@@ -84,6 +84,8 @@ def check_source_id(value: str) -> str:
         raise ValueError(f"source_id should have 1 to {MAX_SOURCE_ID_LENGTH} characters")
     if value in (".", ".."):
         raise ValueError(f"source_id {value!r} cannot be a path segment; choose another name")
+    if value.isascii() and value.isprintable():
+        return value
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
         raise ValueError("source_id should have no control characters and no lone surrogates")
     return value
@@ -130,7 +132,8 @@ class Watermark(BaseModel):
     @property
     def etag(self) -> str | None:
         """The version tag that came with it, or ``None`` from a service that knows none."""
-        return self._etag
+        # Past pydantic's own access to private attributes, which costs as much as reading the row.
+        return (self.__pydantic_private__ or {}).get("_etag")
 
     def with_etag(self, etag: str | None) -> Self:
         """Return the same watermark with the version tag of the answer that brought it."""

@@ -1,8 +1,11 @@
 """The service's database file: opened, migrated, and written to in groups.
 
-- One thread writes. It takes all changes that wait, applies each in a savepoint of its own, commits
-  once, and only then answers them all: an acknowledged change is on disk, and the price of a sync
-  is shared. A change that is refused takes back its own savepoint and nothing else.
+- All changes that wait are applied in one transaction, each in a savepoint of its own, and answered
+  only when it is committed: an acknowledged change is on disk, and the price of a sync is shared.
+  A change that is refused takes back its own savepoint and nothing else.
+- What may wait, for a lock or the disk, runs in a thread: beginning and committing. The statements
+  between run in the thread of the event loop, which they hold for microseconds; in another thread
+  each would wait for the interpreter's lock, and cost ten times as much.
 - A failed commit fails every change in it, refusals included: they judged what was never stored.
 - Migrations are numbered SQL files. Each is one transaction with the ``user_version`` it leads to,
   begun before the version is read, so that two programs may open the same new file.
@@ -14,13 +17,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
-import queue
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
@@ -36,8 +39,8 @@ logger = logging.getLogger(__name__)
 APPLICATION_ID = 0x4C41444E
 """``LADN``: what tells the service's files from other programs'."""
 BUSY_TIMEOUT_SECONDS = 5.0
-MAX_GROUP = 256
-"""Changes in one commit; bounds how long the first of them waits for the last."""
+MAX_GROUP = 64
+"""Changes in one commit; bounds how long they hold the event loop."""
 
 
 def open_database(path: Path) -> sqlite3.Connection:
@@ -153,7 +156,7 @@ def _statements(script: str) -> Iterator[str]:
 
 
 class GroupCommit:
-    """Apply changes in one thread, and commit those that wait together.
+    """Apply changes to the database, and commit those that wait together; for one event loop.
 
     Args:
         connection: The connection to write with; closed by ``close``.
@@ -164,13 +167,11 @@ class GroupCommit:
         self._connection = connection
         self._path = path
         self._file = _identity(path)
-        self._loop = asyncio.get_running_loop()
-        self._waiting: queue.SimpleQueue[tuple[Change, asyncio.Future[Any]] | None]
-        self._waiting = queue.SimpleQueue()
+        self._waiting: list[tuple[Change, asyncio.Future[Any]]] = []
+        self._awake = asyncio.Event()
         self._closed = False
-        # A daemon, so that a program which ends without close() ends.
-        self._thread = threading.Thread(target=self._work, name="storage-writer", daemon=True)
-        self._thread.start()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="storage-writer")
+        self._task = asyncio.create_task(self._work())
 
     async def apply(self, change: Callable[[sqlite3.Connection], T]) -> T:
         """Return what ``change`` returned, once it is on disk; or raise what it raised.
@@ -182,59 +183,56 @@ class GroupCommit:
         """
         if self._closed:
             raise DatabaseError("The database is closed; start the service again.")
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._waiting.put((change, future))
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.append((change, future))
+        self._awake.set()
         return await future
 
     async def close(self) -> None:
         """Finish the changes that wait, and close the connection."""
-        if not self._closed:
-            self._closed = True
-            self._waiting.put(None)
-        await asyncio.to_thread(self._thread.join)
-
-    def _work(self) -> None:
-        last = False
-        while not last:
-            group, last = self._next_group()
-            outcomes = self._commit([change for change, _ in group])
-            futures = [future for _, future in group]
-            with suppress(RuntimeError):  # The loop may have ended without waiting for the answer.
-                self._loop.call_soon_threadsafe(_settle, futures, outcomes)
+        self._closed = True
+        self._awake.set()
+        await self._task
+        self._thread.shutdown()
         self._connection.close()
 
-    def _next_group(self) -> tuple[list[tuple[Change, asyncio.Future[Any]]], bool]:
-        """Wait for a change, and take with it what else waits; say whether it is the last group."""
-        group: list[tuple[Change, asyncio.Future[Any]]] = []
-        item = self._waiting.get()
-        with suppress(queue.Empty):
-            while item is not None:
-                group.append(item)
-                if len(group) == MAX_GROUP:
-                    break
-                item = self._waiting.get_nowait()
-        return group, item is None
+    async def _work(self) -> None:
+        while self._waiting or not self._closed:
+            await self._awake.wait()
+            self._awake.clear()
+            while self._waiting:
+                await self._commit()
 
-    def _commit(self, changes: list[Change]) -> list[tuple[Any, Exception | None]]:
-        if not changes:
-            return []
+    async def _commit(self) -> None:
+        in_thread = functools.partial(asyncio.get_running_loop().run_in_executor, self._thread)
+        group = self._waiting
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            outcomes = [self._attempt(change) for change in changes]
-            self._check_file()
-            self._connection.execute("COMMIT")
+            await in_thread(self._connection.execute, "BEGIN IMMEDIATE")
+            # Only now: what came while the lock was waited for shares this commit.
+            group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
+            outcomes = [self._attempt(change) for change, _ in group]
+            await in_thread(self._end)
         except Exception as error:
-            logger.exception("A commit of %d changes failed", len(changes))
+            logger.exception("A commit of %d changes failed", len(group))
+            if group is self._waiting:
+                self._waiting = []
             with suppress(sqlite3.Error):
                 if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                    await in_thread(self._connection.execute, "ROLLBACK")
             message = f"The database did not store the change ({error}); try again later."
-            return [(None, DatabaseError(message)) for _ in changes]
-        return outcomes
+            outcomes = [(None, DatabaseError(message)) for _ in group]
+        for (_, future), (result, refusal) in zip(group, outcomes, strict=True):
+            if future.done():  # Its caller was cancelled.
+                continue
+            if refusal is None:
+                future.set_result(result)
+            else:
+                future.set_exception(refusal)
 
-    def _check_file(self) -> None:
+    def _end(self) -> None:
         if _identity(self._path) != self._file:
             raise sqlite3.OperationalError("its file was moved or replaced")
+        self._connection.execute("COMMIT")
 
     def _attempt(self, change: Change) -> tuple[Any, Exception | None]:
         self._connection.execute("SAVEPOINT change")
@@ -255,15 +253,3 @@ def _identity(path: Path) -> tuple[int, int] | None:
         stat = os.stat(path)
         return stat.st_dev, stat.st_ino
     return None
-
-
-def _settle(
-    futures: list[asyncio.Future[Any]], outcomes: list[tuple[Any, Exception | None]]
-) -> None:
-    for future, (result, error) in zip(futures, outcomes, strict=True):
-        if future.done():  # Its caller was cancelled.
-            continue
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)

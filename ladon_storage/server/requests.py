@@ -65,16 +65,20 @@ def source_id(request: web.Request) -> str:
     """
     # From the raw path: the router's own decoding makes the same text of %FF and of %25FF.
     segment = request.rel_url.raw_path.split("/")[4]
-    if re.search("%(?![0-9A-Fa-f]{2})", segment):
-        raise RequestError("source_id should be percent-encoded UTF-8.", 400, "source_id")
     try:
-        name = unquote_to_bytes(segment.encode("utf-8", "surrogateescape")).decode("utf-8")
+        name = _decoded(segment) if "%" in segment or not segment.isascii() else segment
     except UnicodeError:
         raise RequestError("source_id should be percent-encoded UTF-8.", 400, "source_id") from None
     try:
         return check_source_id(name)
     except ValueError as error:
         raise RequestError(f"{error}.", 400, "source_id") from None
+
+
+def _decoded(segment: str) -> str:
+    if re.search("%(?![0-9A-Fa-f]{2})", segment):
+        raise UnicodeError
+    return unquote_to_bytes(segment.encode("utf-8", "surrogateescape")).decode("utf-8")
 
 
 def query(request: web.Request, model: type[Model]) -> Model:
@@ -106,8 +110,11 @@ async def body(request: web.Request, model: type[Model]) -> Model:
             f"Content-Type is {declared!r}; send application/json.", 415, "Content-Type"
         )
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+        if request.content.is_eof():  # Arrived with its headers, as nearly all do.
             text = await request.read()
+        else:
+            async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+                text = await request.read()
     except TimeoutError:
         raise RequestError(
             f"The body did not arrive within {BODY_TIMEOUT_SECONDS:g} s; send it again.", 408

@@ -116,7 +116,7 @@ def record(
     row = (
         source_id,
         to_microseconds(at),
-        action.value,
+        str(action),
         actor,
         run_id,
         str(after.status) if after else None,
