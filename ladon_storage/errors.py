@@ -107,7 +107,20 @@ class StorageTimeoutError(StorageConnectionError, TimeoutError):
 
 
 class InvalidResponseError(StorageError):
-    """Say that an answer breaks the contract: not JSON, too large, or of another shape."""
+    """Say that an answer breaks the contract: not JSON, too large, or of another shape.
+
+    Args:
+        message: The whole sentence.
+        status: The HTTP status of the answer, where there is one.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message, status)
+        self.message = message
+        self.status = status
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class StorageResponseError(StorageError):

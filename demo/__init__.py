@@ -1,0 +1,1 @@
+"""A sample feed that misbehaves as real ones do, collected through an outage, with nothing lost."""

@@ -1,0 +1,141 @@
+"""The collection flow: one body for code and the command line, and a flow of each kind for the UI.
+
+A flow of each kind, because Prefect's form of a union offers the fields of one kind with the
+defaults of another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from prefect import flow, runtime
+from prefect.flows import Flow
+from prefect.settings import (
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    temporary_settings,
+)
+from pydantic import AwareDatetime, BaseModel
+
+from ladon_storage.blocks import RecordSink, StorageService
+from ladon_storage.collection.engine import Report, run
+from ladon_storage.collection.interfaces import Sink, Source
+from ladon_storage.collection.sources import Kev, ThreatFox, source_from
+from ladon_storage.errors import ConfigurationError, LadonStorageError
+from ladon_storage.settings import StorageSettings
+from ladon_storage.tasks import TaskStorage, collect_source, record_sink, storage_settings
+
+
+@flow(name="collect")
+async def collect(
+    source: Source | dict[str, Any],
+    sink: Sink | RecordSink | dict[str, Any],
+    storage: StorageService | StorageSettings | str | None = None,
+    since: AwareDatetime | None = None,
+    until: AwareDatetime | None = None,
+) -> Report:
+    """Collect one source from where durable data ends, and write the outcome to its watermark.
+
+    Args:
+        source: Any source, or a dictionary told apart by ``kind``, such as ``{"kind": "kev"}``.
+        sink: A sink, a `RecordSink` block, or a dictionary with the ``url``.
+        storage: The Storage Service: a block, its name, or nothing for the environment.
+        since: First instant of a backfill, which leaves the watermark alone.
+        until: Instant before which a backfill ends.
+    """
+    return await run(
+        source_from(source),
+        record_sink(sink),
+        TaskStorage(await storage_settings(storage)),
+        run_id=str(runtime.flow_run.id or uuid4()),
+        since=since,
+        until=until,
+        collect=collect_source,
+    )
+
+
+def _flow_of(kind: type[BaseModel]) -> Flow[..., Any]:
+    """Return the same flow with a form for one kind of source."""
+
+    async def collect_kind(source, sink, storage=None, since=None, until=None):  # type: ignore[no-untyped-def]
+        return await collect.fn(source, sink, storage, since, until)
+
+    name = kind.model_fields["kind"].default
+    collect_kind.__name__ = f"collect_{name}"
+    collect_kind.__doc__ = collect.fn.__doc__
+    collect_kind.__annotations__ = {
+        "source": kind,
+        "sink": RecordSink,
+        "storage": StorageService | None,
+        "since": AwareDatetime | None,
+        "until": AwareDatetime | None,
+        "return": Report,
+    }
+    return flow(name=f"collect-{name}")(collect_kind)
+
+
+collect_threatfox = _flow_of(ThreatFox)
+collect_kev = _flow_of(Kev)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one collection from the command line, and print its report as JSON.
+
+    The Storage Service comes from the environment. Returns the exit code: 0, or 1 for a failed run.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.collect", description="Collect one source into one sink."
+    )
+    parser.add_argument(
+        "source",
+        help="a kind (kev, threatfox), a JSON object with a kind, or a file that holds one",
+    )
+    parser.add_argument("sink", help="address of the sink, such as sqlite:///records.db")
+    parser.add_argument("--table", default="records", help="table of the sink (%(default)s)")
+    parser.add_argument(
+        "--keep", default="latest", choices=["latest", "all"], help="versions to keep (%(default)s)"
+    )
+    parser.add_argument(
+        "--since", type=_instant, help="first instant of a backfill, with its offset"
+    )
+    parser.add_argument("--until", type=_instant, help="instant before which a backfill ends")
+    options = parser.parse_args(arguments)
+    sink = {"url": options.sink, "table": options.table, "keep": options.keep}
+    try:
+        source = _source(options.source)
+        # A fresh Prefect database takes longer than the 20 s that Prefect waits for it.
+        with temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120}):
+            report = asyncio.run(collect(source, sink, since=options.since, until=options.until))
+    except LadonStorageError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - a command
+        return 1
+    print(report.model_dump_json(indent=2))  # noqa: T201 - a command
+    return 0
+
+
+def _source(text: str) -> dict[str, Any]:
+    if not text.lstrip().startswith("{"):
+        if not Path(text).is_file():
+            return {"kind": text}
+        text = Path(text).read_text(encoding="utf-8")
+    try:
+        return dict(json.loads(text))
+    except ValueError as error:
+        raise ConfigurationError(f"The source is no JSON object with a kind: {error}.") from None
+
+
+def _instant(text: str) -> datetime:
+    instant = datetime.fromisoformat(text)
+    if instant.tzinfo is None:
+        raise argparse.ArgumentTypeError("has no offset; write 2024-01-01T00:00:00+00:00, say")
+    return instant
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Prefect blocks: where the Storage Service is, and where records go, chosen in the UI.
+
+Secrets live here or in the environment, never in a flow's parameters: Prefect stores parameters,
+and shows them, in plain text.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from prefect.blocks.core import Block
+from pydantic import Field, SecretStr
+
+from ladon_storage.client import StorageServiceClient
+from ladon_storage.collection.interfaces import Sink
+from ladon_storage.collection.sinks import sink_from
+from ladon_storage.mock import MockStorageClient
+from ladon_storage.settings import StorageSettings
+
+
+class StorageService(Block, StorageSettings):
+    """Say where LADON's Storage Service is, and how to speak to it.
+
+    It is a value, and hands out clients; tasks and flows take the block, never a client.
+
+    Example:
+        Load a saved block and read a watermark:
+
+        ```python
+        from ladon_storage.blocks import StorageService
+
+        storage = await StorageService.aload("production")
+        async with storage.get_client() as client:
+            watermark = await client.get_watermark("kev")
+        ```
+    """
+
+    _block_type_name = "LADON Storage Service"
+    _block_type_slug = "ladon-storage-service"
+
+    def get_client(self) -> StorageServiceClient | MockStorageClient:
+        """Return a new client, to be used with ``async with`` on one event loop.
+
+        Raises:
+            ConfigurationError: The settings make no sense together, or a file cannot be read.
+        """
+        return self.client()
+
+
+class RecordSink(Block):
+    """Say where the records of a collection become durable.
+
+    Example:
+        Collect into a saved sink:
+
+        ```python
+        from flows.collect import collect
+        from ladon_storage.blocks import RecordSink
+
+        await collect({"kind": "kev"}, sink=await RecordSink.aload("records"))
+        ```
+    """
+
+    _block_type_name = "LADON Record Sink"
+    _block_type_slug = "ladon-record-sink"
+
+    url: SecretStr = Field(
+        title="URL", description="Address of the database, such as sqlite:///records.db."
+    )
+    table: str = Field(default="records", description="Table that holds the records.")
+    keep: Literal["latest", "all"] = Field(
+        default="latest",
+        description="Keep the latest version of each record (latest), or every version (all).",
+    )
+
+    def get_sink(self) -> Sink:
+        """Return the sink at this address.
+
+        Raises:
+            ConfigurationError: There is no sink for this address.
+        """
+        return sink_from(
+            {"url": self.url.get_secret_value(), "table": self.table, "keep": self.keep}
+        )

@@ -1,0 +1,623 @@
+"""The client of LADON's Storage Service, and the only place where aiohttp's errors become ours.
+
+- A request takes a slot of the pool first and the circuit's permit second: waiting for a slot is no
+  evidence about the service, and must not hold a probe's place.
+- The status is judged before the body is parsed. 5xx, no answer, and an answer that breaks the
+  contract count as failures; another 4xx counts as nothing; 404 on GET is an answer like any other.
+- Nothing is repeated here. Whoever repeats goes by ``StorageError.transient``.
+- The additions to the base contract are used only after the service showed an ``ETag``.
+- No secret leaves: the base URL is kept without credentials, and aiohttp's errors, which carry the
+  request's headers, are stripped of them before they are chained.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import time
+import zlib
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+from urllib.parse import quote
+from weakref import WeakSet
+
+import aiohttp
+from multidict import CIMultiDict, CIMultiDictProxy
+from pydantic import ValidationError
+from pydantic_core import from_json, to_json
+from yarl import URL
+
+from ladon_storage import metrics
+from ladon_storage.breaker import CircuitBreaker, CircuitChange, CircuitState
+from ladon_storage.errors import (
+    CircuitOpenError,
+    ConfigurationError,
+    InvalidResponseError,
+    PoolTimeoutError,
+    StorageConnectionError,
+    StorageError,
+    StorageResponseError,
+    StorageTimeoutError,
+    StorageUnhealthyError,
+    WatermarkConflictError,
+)
+from ladon_storage.models import Watermark, WatermarkStatus, check_source_id, to_utc
+from ladon_storage.pool import FilePath, Pool, SessionPools, tls_context
+
+logger = logging.getLogger(__name__)
+
+API = "api/v1/watermarks"
+LONGEST_ERROR_MESSAGE = 16_384
+LONGEST_EXCERPT = 300
+LONGEST_ERROR_BODY = 16_384
+MAX_RETRY_AFTER_SECONDS = 300.0
+
+_DISTRUST = (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch, ssl.SSLError)
+
+# Circuits whose changes are counted and logged already: clients may share one.
+_observed: WeakSet[CircuitBreaker] = WeakSet()
+
+
+class _Answer(NamedTuple):
+    status: int
+    etag: str | None
+    body: bytes
+
+
+class StorageServiceClient:
+    """Read and write watermarks, and stop asking a service that keeps failing.
+
+    Any number of tasks, event loops and threads may share one client; each loop gets a pool of its
+    own, made at the first request and closed by `close` or with its loop.
+
+    Args:
+        base_url: Address of the service; ``user:password@`` becomes basic authentication.
+        timeout: Seconds for one request, and for waiting for a free slot of the pool.
+        verify_ssl: Whether the service's certificate is checked.
+        environment: In ``production`` an unhealthy service raises, elsewhere it does not.
+        max_connections: Requests under way at once on one event loop.
+        max_connections_per_host: The same for one host; the smaller of both holds.
+        token: Bearer token.
+        circuit_breaker: The circuit; one that opens after 5 failures for 60 s unless given.
+        ca_file: Certificates of a private authority (PEM).
+        client_cert: Certificate that the client shows (PEM).
+        client_key: Key of ``client_cert`` (PEM), where it is a file of its own.
+        allow_unverified_ssl: Allow ``verify_ssl=False`` for https in production.
+        max_response_bytes: Bytes of the largest answer that is read, unpacked.
+
+    Raises:
+        ConfigurationError: The arguments make no sense together, or a file cannot be used.
+
+    Example:
+        ```python
+        async with StorageServiceClient("http://storage:8000") as client:
+            watermark = await client.get_watermark("kev")
+        ```
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        timeout: float = 30,
+        verify_ssl: bool = True,
+        environment: str = "production",
+        max_connections: int = 100,
+        max_connections_per_host: int = 30,
+        *,
+        token: str | None = None,
+        circuit_breaker: CircuitBreaker | None = None,
+        ca_file: FilePath | None = None,
+        client_cert: FilePath | None = None,
+        client_key: FilePath | None = None,
+        allow_unverified_ssl: bool = False,
+        max_response_bytes: int = 2**20,
+    ) -> None:
+        url, authorization = _address(base_url, token)
+        if not timeout > 0:
+            raise ConfigurationError(f"timeout should be above 0 seconds, not {timeout}.")
+        if max_connections < 1 or max_connections_per_host < 1:
+            raise ConfigurationError(
+                "max_connections and max_connections_per_host should be 1 or more, not "
+                f"{max_connections} and {max_connections_per_host}."
+            )
+        self.base_url = str(url)
+        self.timeout = timeout
+        self.verify_ssl = verify_ssl
+        self.environment = environment
+        self.max_connections = max_connections
+        self.max_connections_per_host = max_connections_per_host
+        self.circuit_breaker = circuit_breaker or CircuitBreaker()
+        self._watermarks = f"{self.base_url}/{API}/"
+        self._max_response_bytes = max_response_bytes
+        self._extended = False
+        if not verify_ssl:
+            self._refuse_or_warn(url, allowed=allow_unverified_ssl)
+        self._pools = SessionPools(
+            max_connections,
+            max_connections_per_host,
+            tls_context(
+                verify=verify_ssl,
+                ca_file=ca_file,
+                client_cert=client_cert,
+                client_key=client_key,
+            ),
+            {
+                "timeout": aiohttp.ClientTimeout(total=timeout),
+                "headers": {**authorization, "Accept-Encoding": "identity"},
+                "auto_decompress": False,
+            },
+        )
+        if self.circuit_breaker not in _observed:
+            _observed.add(self.circuit_breaker)
+            self.circuit_breaker.add_listener(_circuit_changed)
+
+    def __repr__(self) -> str:
+        return f"<StorageServiceClient of {self.base_url}, circuit {self.circuit_breaker.state}>"
+
+    @property
+    def _is_production(self) -> bool:
+        return self.environment.strip().lower() == "production"
+
+    def _refuse_or_warn(self, url: URL, *, allowed: bool) -> None:
+        if url.scheme == "https" and self._is_production and not allowed:
+            raise ConfigurationError(
+                f"verify_ssl=False is refused for {url} in production; set ca_file for a private "
+                "authority, or allow it with allow_unverified_ssl=True."
+            )
+        logger.warning(
+            "The certificate of the Storage Service at %s is not verified; anybody between here "
+            "and there can read and change watermarks.",
+            url,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections of the running event loop; the next request makes new ones."""
+        await self._pools.close()
+
+    async def get_watermark(self, source_id: str) -> Watermark | None:
+        """Return the watermark of ``source_id``, or ``None`` if it was never collected.
+
+        ``None`` is the service's 404 and nothing else: whatever keeps a watermark from being read
+        raises.
+
+        Raises:
+            ValueError: ``source_id`` cannot name a source.
+            CircuitOpenError: The service was not asked, since it keeps failing.
+            StorageError: It did not answer, or not with a watermark.
+        """
+        return await self._exchange("GET", check_source_id(source_id))
+
+    async def update_watermark(
+        self,
+        source_id: str,
+        timestamp: datetime,
+        status: str = "success",
+        error_message: str | None = None,
+        *,
+        if_match: str | None = None,
+        records_collected: int | None = None,
+        run_id: str | None = None,
+    ) -> Watermark:
+        """Write the outcome of a run, and return what is stored.
+
+        ``failed`` and ``running`` do not move ``last_successful_timestamp``.
+
+        Args:
+            source_id: The source.
+            timestamp: The instant up to which records are durable; a naive one is UTC.
+            status: ``success``, ``failed`` or ``running``.
+            error_message: Why a run failed.
+            if_match: The ``etag`` of the watermark that was read; any other one is not replaced.
+            records_collected: Records of this run; sent to a service that showed an ``ETag``.
+            run_id: Name of this run; sent to a service that showed an ``ETag``.
+
+        Raises:
+            ValueError: ``source_id`` or ``status`` makes no sense.
+            WatermarkConflictError: Another run, or a later success, was faster.
+            CircuitOpenError: The service was not asked, since it keeps failing.
+            StorageError: It did not answer, or not with a watermark.
+        """
+        body: dict[str, Any] = {
+            "timestamp": to_utc(timestamp).isoformat(),
+            "status": WatermarkStatus(status).value,
+        }
+        if error_message is not None:
+            body["error_message"] = error_message[:LONGEST_ERROR_MESSAGE]
+        # A tag can only come from a service's answer.
+        if self._extended or if_match is not None:
+            additions = {"records_collected": records_collected, "run_id": run_id}
+            body |= {name: value for name, value in additions.items() if value is not None}
+        headers = {"Content-Type": "application/json"}
+        if if_match is not None:
+            headers["If-Match"] = if_match
+        stored = await self._exchange(
+            "PUT", check_source_id(source_id), to_json(body, inf_nan_mode="constants"), headers
+        )
+        assert stored is not None  # noqa: S101 - only a GET's 404 is None
+        return stored
+
+    async def health_check(self) -> bool:
+        """Tell whether the service is healthy, whatever the circuit thinks of it.
+
+        Raises:
+            StorageUnhealthyError: It is unhealthy or unreachable, in production.
+        """
+        status: int | None = None
+        problem: StorageError | str | None
+        try:
+            pool = await self._pools.get()
+            async with pool.slot(self.timeout):
+                answer = await self._send(pool, "GET", f"{self.base_url}/health", "GET health")
+            status = answer.status
+            problem = _unhealthy(answer)
+        except StorageError as error:
+            status, problem = getattr(error, "status", None), error
+        if problem is None:
+            metrics.count_request("GET", status)
+            return True
+        metrics.count_request("GET", status, "health_check_failed")
+        text = f"The Storage Service at {self.base_url} is unhealthy: {problem}"
+        unhealthy = StorageUnhealthyError(text, status)
+        if isinstance(problem, StorageError):
+            unhealthy.__cause__ = problem
+        logger.log(
+            logging.ERROR if self._is_production else logging.WARNING,
+            "%s (health_check_failed)",
+            text,
+            exc_info=unhealthy,
+            extra=_extra(None, "health_check_failed", status),
+        )
+        if self._is_production:
+            raise unhealthy
+        return False
+
+    async def _exchange(
+        self,
+        method: str,
+        source_id: str,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Watermark | None:
+        """Make one request under the circuit; note in metrics and log how it ended."""
+        try:
+            self.circuit_breaker.check()
+            status, watermark = await self._judged(method, source_id, body, headers)
+        except Exception as error:
+            self._note_failure(method, source_id, error)
+            raise
+        metrics.count_request(method, status)
+        if watermark is not None and watermark.etag is not None:
+            self._extended = True
+        return watermark
+
+    async def _judged(
+        self,
+        method: str,
+        source_id: str,
+        body: bytes | None,
+        headers: dict[str, str] | None,
+    ) -> tuple[int, Watermark | None]:
+        """Make one request when the pool and the circuit admit it; tell the circuit how it went."""
+        breaker = self.circuit_breaker
+        url = self._watermarks + quote(source_id, safe="")
+        what = f"{method} watermark {source_id!r}"
+        while True:
+            pool = await self._pools.get()
+            async with pool.slot(self.timeout):
+                if pool.session.closed:  # while this waited for the slot
+                    continue
+                permit = breaker.acquire()
+                try:
+                    answer = await self._send(pool, method, url, what, body, headers)
+                    watermark = None if answer.status == 404 else _watermark(answer, source_id)
+                except BaseException as error:
+                    if _is_failure(error) and not pool.session.closed:
+                        breaker.failure(permit)
+                    else:
+                        breaker.release(permit)
+                    raise
+                breaker.success(permit)
+                return answer.status, watermark
+
+    async def _send(
+        self,
+        pool: Pool,
+        method: str,
+        url: str,
+        what: str,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> _Answer:
+        """Return an answer of 2xx, or the 404 of a GET, and raise everything else as ours."""
+        started = time.perf_counter()
+        try:
+            async with pool.session.request(
+                method, URL(url, encoded=True), data=body, headers=headers, allow_redirects=False
+            ) as response:
+                if response.status == 404 and method == "GET":
+                    return _Answer(404, None, b"")
+                if response.status >= 300:
+                    raise await self._refusal(response, what)
+                return _Answer(
+                    response.status,
+                    response.headers.get("ETag"),
+                    await self._read(response, self._max_response_bytes),
+                )
+        except (aiohttp.ClientError, OSError) as error:
+            if isinstance(error, StorageError):
+                raise
+            raise self._translated(error, what) from _redacted(error)
+        finally:
+            metrics.observe_latency(time.perf_counter() - started)
+
+    async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+        """Return the body, unpacked; never hold more than ``limit`` bytes of it, and a chunk."""
+        content = response.content
+        body = await content.readany()
+        if not content.at_eof():
+            chunks, size = [body], len(body)
+            while size <= limit and (chunk := await content.readany()):
+                chunks.append(chunk)
+                size += len(chunk)
+            body = b"".join(chunks)
+        encoding = response.headers.get("Content-Encoding", "identity").lower()
+        if encoding != "identity" and len(body) <= limit:
+            body = _unpacked(body, encoding, limit)
+        if len(body) > limit:
+            raise InvalidResponseError(
+                f"The Storage Service at {self.base_url} answered more than {limit} bytes; see "
+                "what answers there.",
+                response.status,
+            )
+        return body
+
+    async def _refusal(self, response: aiohttp.ClientResponse, what: str) -> StorageError:
+        """Return the error of an answer that says no, with the service's own sentence in it."""
+        status = response.status
+        said = ""
+        if 400 <= status < 500:
+            said = _sentence(await response.content.read(LONGEST_ERROR_BODY))
+        elif status >= 500:
+            # Only what came with the headers: a service in trouble is not waited for.
+            said = _sentence(response.content.read_nowait(LONGEST_ERROR_BODY))
+        if status in (409, 412):
+            return WatermarkConflictError(
+                said or f"{what} was refused: another run was faster; read it again.", status
+            )
+        if status < 400:
+            location = response.headers.get("Location", "nowhere")
+            said = f"redirects to {_without_secrets(location)}; set that as its address"
+        retry_after = _retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
+        return StorageResponseError(
+            f"The Storage Service at {self.base_url} answered {status} to {what}: "
+            f"{said or _next_step(status)}",
+            status,
+            retry_after,
+        )
+
+    def _translated(self, error: aiohttp.ClientError | OSError, what: str) -> StorageError:
+        """Return ours for aiohttp's; the order of the questions is the map."""
+        place = f"The Storage Service at {self.base_url}"
+        if isinstance(error, TimeoutError):
+            return StorageTimeoutError(
+                f"{place} did not answer {what} within {self.timeout:g} s; see whether it is "
+                "overloaded, or raise the timeout."
+            )
+        if isinstance(error, _DISTRUST):
+            failure = StorageConnectionError(
+                f"{place} and this client do not trust each other ({type(error).__name__}); check "
+                "ca_file, client_cert and the name in its certificate."
+            )
+            failure.transient = False
+            return failure
+        if isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | OSError):
+            return StorageConnectionError(
+                f"{place} could not be reached, or hung up during {what} "
+                f"({type(error).__name__}); see whether it runs."
+            )
+        # Among them ClientResponseError: aiohttp's own 400 for what is not HTTP.
+        return InvalidResponseError(
+            f"{place} answered {what} with something that is not HTTP ({type(error).__name__}); "
+            "see what answers there."
+        )
+
+    def _note_failure(self, method: str, source_id: str, error: Exception) -> None:
+        status = getattr(error, "status", None)
+        error_type = _error_type(error)
+        metrics.count_request(method, status, error_type)
+        logger.log(
+            logging.WARNING if error_type == "circuit_breaker_open" else logging.ERROR,
+            "%s watermark %r failed (%s): %s",
+            method,
+            source_id,
+            error_type,
+            error,
+            exc_info=True,
+            extra=_extra(source_id, error_type, status),
+        )
+
+
+def _address(base_url: str, token: str | None) -> tuple[URL, dict[str, str]]:
+    """Return the address without credentials, and the header that they become."""
+    try:
+        url = URL(base_url.strip())
+        usable = url.scheme in ("http", "https") and url.host and not url.query and not url.fragment
+    except (ValueError, AttributeError):
+        usable = False
+    if not usable:
+        # The text itself may hold a password.
+        raise ConfigurationError(
+            "The address of the Storage Service should look like https://storage.example:8000; "
+            "set it without a query or fragment."
+        )
+    user, password = url.user, url.password
+    bare = url.with_user(None)
+    bare = bare.with_path(bare.path.rstrip("/")) if bare.path != "/" else bare.origin()
+    if token is not None and user is not None:
+        raise ConfigurationError(
+            f"The address of the Storage Service at {bare} has a user, and there is a token; "
+            "set one of them."
+        )
+    if token is not None:
+        if not token.strip() or not token.isascii() or not token.isprintable():
+            raise ConfigurationError(
+                "The token of the Storage Service should be visible ASCII characters; set another."
+            )
+        return bare, {"Authorization": f"Bearer {token}"}
+    if user is not None:
+        return bare, {"Authorization": aiohttp.BasicAuth(user, password or "", "utf-8").encode()}
+    return bare, {}
+
+
+def _is_failure(error: BaseException) -> bool:
+    """Tell whether an error is evidence that the service is failing."""
+    if isinstance(error, StorageResponseError):
+        return error.status >= 500
+    return isinstance(error, StorageConnectionError | InvalidResponseError)
+
+
+def _watermark(answer: _Answer, source_id: str) -> Watermark:
+    """Return the watermark of a 2xx.
+
+    Raises:
+        InvalidResponseError: It is none.
+    """
+    try:
+        fields = from_json(answer.body)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        problem = "is no JSON object"
+    elif "status" not in fields and "last_successful_timestamp" not in fields:
+        problem = "has neither status nor last_successful_timestamp"
+    elif fields.setdefault("source_id", source_id) != source_id:
+        problem = "is of another source"
+    else:
+        try:
+            return Watermark.model_validate(fields).with_etag(answer.etag)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            problem = f"has a wrong {'.'.join(map(str, first['loc']))}: {first['msg']}"
+    raise InvalidResponseError(
+        f"The Storage Service's answer {answer.status} for watermark {source_id!r} {problem}; see "
+        "what answers at its address.",
+        answer.status,
+    )
+
+
+def _unhealthy(answer: _Answer) -> str | None:
+    """Return what keeps an answer from being a healthy service's, or ``None``."""
+    if answer.status != 200:
+        return f"it answered {answer.status} to its health check."
+    try:
+        fields = from_json(answer.body)
+    except ValueError:
+        return "its health check is not JSON; see what answers there."
+    if isinstance(fields, dict) and fields.get("status") == "healthy":
+        return None
+    return "it does not say that it is healthy."
+
+
+def _unpacked(body: bytes, encoding: str, limit: int) -> bytes:
+    """Return at most ``limit`` bytes and one more of what ``body`` unpacks to.
+
+    Raises:
+        InvalidResponseError: It does not unpack.
+    """
+    windows = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+    try:
+        return zlib.decompressobj(windows[encoding]).decompress(body, limit + 1)
+    except (KeyError, zlib.error):
+        raise InvalidResponseError(
+            f"The Storage Service's answer cannot be unpacked from {encoding[:50]!r}; see what "
+            "answers at its address."
+        ) from None
+
+
+def _sentence(body: bytes) -> str:
+    """Return what the service says of an error, on one line, in JSON's ``error`` or as it is."""
+    text = body.decode("utf-8", "replace")
+    try:
+        fields = from_json(body)
+        text = str(fields["error"]) if isinstance(fields, dict) and "error" in fields else text
+    except ValueError:
+        pass
+    return " ".join(text.split())[:LONGEST_EXCERPT]
+
+
+def _next_step(status: int) -> str:
+    if status in (401, 403):
+        return "check the token."
+    return "try again later." if status >= 500 or status == 429 else "check its address."
+
+
+def _without_secrets(location: str) -> str:
+    try:
+        return str(URL(location).with_query(None).with_fragment(None).with_user(None))
+    except ValueError:
+        return "another place"
+
+
+def _retry_after(value: str | None, now: datetime) -> float | None:
+    """Return the seconds of a ``Retry-After``, capped; ``None`` where it says nothing usable."""
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        seconds = float(value)
+    else:
+        try:
+            seconds = (to_utc(parsedate_to_datetime(value)) - now).total_seconds()
+        except ValueError:
+            return None
+    return min(seconds, MAX_RETRY_AFTER_SECONDS) if seconds > 0 else None
+
+
+def _redacted(error: BaseException) -> BaseException:
+    """Return aiohttp's error without the request's headers, which carry the credentials."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        info = error.request_info
+        bare = aiohttp.RequestInfo(
+            info.url, info.method, CIMultiDictProxy(CIMultiDict()), info.real_url
+        )
+        error.request_info, error.history, error.args = bare, (), (bare, ())
+    return error
+
+
+def _error_type(error: Exception) -> str:
+    if isinstance(error, CircuitOpenError):
+        return "circuit_breaker_open"
+    if isinstance(error, StorageResponseError):
+        return "http_error"
+    if isinstance(error, StorageConnectionError | PoolTimeoutError):
+        return "client_error"
+    return "unexpected_error"
+
+
+def _extra(source_id: str | None, error_type: str, status: int | None) -> dict[str, Any]:
+    facts = {"source_id": source_id, "error_type": error_type, "status": status}
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _circuit_changed(change: CircuitChange) -> None:
+    metrics.count_change(change)
+    logger.log(
+        logging.WARNING if change.after is CircuitState.OPEN else logging.INFO,
+        "The circuit of %s went from %s to %s: %s",
+        change.name,
+        change.before,
+        change.after,
+        change.reason,
+    )

@@ -1,0 +1,103 @@
+"""A storage client in memory, with the same interface and rules, for tests and development.
+
+Nothing persists: the watermarks end with the object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+from ladon_storage.breaker import CircuitBreaker
+from ladon_storage.models import (
+    Watermark,
+    WatermarkStatus,
+    WatermarkUpdate,
+    check_source_id,
+    updated,
+)
+
+
+class MockStorageClient:
+    """Keep watermarks in a dictionary, by the rules of the embedded Storage Service.
+
+    Args:
+        clock: The service's time.
+
+    >>> import asyncio
+    >>> async def main() -> None:
+    ...     client = MockStorageClient()
+    ...     await client.update_watermark("kev", datetime(2026, 1, 1, tzinfo=UTC))
+    ...     failed = await client.update_watermark("kev", datetime(2026, 1, 2), "failed", "boom")
+    ...     print(failed.status, failed.last_successful_timestamp)
+    >>> asyncio.run(main())
+    failed 2026-01-01 00:00:00+00:00
+    """
+
+    def __init__(self, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self.circuit_breaker = CircuitBreaker()
+        self._clock = clock
+        self._watermarks: dict[str, Watermark] = {}
+        self._version = 0
+
+    def __repr__(self) -> str:
+        return f"<MockStorageClient with {len(self._watermarks)} watermarks>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Do nothing: there is no connection. The watermarks stay."""
+
+    async def health_check(self) -> bool:
+        """Return ``True``."""
+        return True
+
+    async def get_watermark(self, source_id: str) -> Watermark | None:
+        """Return the watermark of ``source_id``, or ``None`` if it was never collected.
+
+        Raises:
+            ValueError: ``source_id`` cannot name a source.
+        """
+        return self._watermarks.get(check_source_id(source_id))
+
+    async def update_watermark(
+        self,
+        source_id: str,
+        timestamp: datetime,
+        status: str = "success",
+        error_message: str | None = None,
+        *,
+        if_match: str | None = None,
+        records_collected: int | None = None,
+        run_id: str | None = None,
+    ) -> Watermark:
+        """Write the outcome of a run, and return what is stored.
+
+        Raises:
+            ValueError: An argument makes no sense.
+            WatermarkConflictError: ``if_match`` is not the stored version, or a success is older
+                than the stored one.
+        """
+        update = WatermarkUpdate(
+            timestamp=timestamp,
+            status=WatermarkStatus(status),
+            error_message=error_message,
+            records_collected=records_collected,
+            run_id=run_id,
+        )
+        stored = self._watermarks.get(check_source_id(source_id))
+        new = updated(stored, source_id, update, self._clock(), if_match=if_match)
+        self._version += 1
+        self._watermarks[source_id] = new.with_etag(f'"{self._version}"')
+        return self._watermarks[source_id]

@@ -1,0 +1,278 @@
+"""Prefect tasks: each call of the Storage Service, and the collection of one source, as a task run.
+
+- Tasks take a block, settings or a block's name, never a live client: a submitted task runs on an
+  event loop of its own, where another loop's session fails. `settings.shared_client` has one client
+  for equal settings, with a pool for each loop.
+- No task is cached. A flow that is retried reads the watermark again; with Prefect's default it
+  would collect from the one that its first attempt read.
+- Prefect retries, and the client does not. It retries what another attempt can cure: not an open
+  circuit, a 4xx, a conflict or a collection, whose source retries its own requests.
+- Records never pass through a result: a collection returns counts.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.logging.handlers import APILogHandler
+from prefect.tasks import Task, exponential_backoff
+
+from ladon_storage.blocks import RecordSink, StorageService
+from ladon_storage.collection import engine
+from ladon_storage.collection.interfaces import Clock, Collected, Sink, Source, utc_now
+from ladon_storage.collection.sinks import sink_from
+from ladon_storage.collection.sources import source_from
+from ladon_storage.errors import StorageError
+from ladon_storage.models import Watermark, WatermarkStatus
+from ladon_storage.settings import StorageSettings, check_health, shared_client
+
+Storage = StorageSettings | str | None
+"""A `StorageService` block, settings, the name of a saved block, or ``None``: the environment."""
+
+
+async def _is_transient(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
+    error = await state.aresult(raise_on_failure=False)
+    return isinstance(error, StorageError) and error.transient
+
+
+_OPTIONS: dict[str, Any] = {"tags": ["ladon-storage"], "cache_policy": NO_CACHE}
+_RETRIED: dict[str, Any] = {
+    **_OPTIONS,
+    "retries": 3,
+    "retry_delay_seconds": exponential_backoff(1),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": _is_transient,
+}
+
+
+async def storage_settings(storage: Storage = None) -> StorageSettings:
+    """Return what ``storage`` stands for.
+
+    Raises:
+        ConfigurationError: ``storage`` is ``None``, and the environment is not complete.
+        ValueError: There is no block of that name.
+    """
+    if storage is None:
+        return StorageSettings.from_environment()
+    if isinstance(storage, str):
+        return await StorageService.aload(storage)
+    return storage
+
+
+def record_sink(sink: Sink | RecordSink | dict[str, Any]) -> Sink:
+    """Return the sink that ``sink`` stands for.
+
+    Raises:
+        ConfigurationError: There is no sink for its address.
+    """
+    return sink.get_sink() if isinstance(sink, RecordSink) else sink_from(sink)
+
+
+@task(
+    name="Check Storage Service health",
+    description="Ask the Storage Service for its health. In production the run fails without it.",
+    **_RETRIED,
+)
+async def check_storage_health(storage: Storage = None) -> bool:
+    """Tell whether the Storage Service is healthy; in development the mock stands in if it is not.
+
+    Raises:
+        StorageUnhealthyError: It is unhealthy or unreachable, in production.
+    """
+    return await check_health(await storage_settings(storage))
+
+
+@task(
+    name="Read watermark",
+    description="Read up to which instant a source's records are durably collected.",
+    task_run_name="Read watermark of {source_id}",
+    **_RETRIED,
+)
+async def read_watermark(source_id: str, storage: Storage = None) -> Watermark | None:
+    """Return the watermark of ``source_id``; ``None`` if and only if it was never collected.
+
+    Raises:
+        StorageError: It could not be read, which is not the same as *never collected*.
+    """
+    client = shared_client(await storage_settings(storage))
+    return await client.get_watermark(source_id)
+
+
+@task(
+    name="Write running watermark",
+    description="Say that a run of this source has begun; the last success stays.",
+    task_run_name="Write running watermark of {source_id}",
+    **_RETRIED,
+)
+async def write_running_watermark(
+    source_id: str,
+    timestamp: datetime,
+    storage: Storage = None,
+    *,
+    if_match: str | None = None,
+    run_id: str | None = None,
+) -> Watermark:
+    """Write that a run began at ``timestamp``, and return what is stored.
+
+    Raises:
+        WatermarkConflictError: Another run wrote since the one of ``if_match`` was read.
+        StorageError: It could not be written.
+    """
+    client = shared_client(await storage_settings(storage))
+    return await client.update_watermark(
+        source_id, timestamp, WatermarkStatus.RUNNING, if_match=if_match, run_id=run_id
+    )
+
+
+@task(
+    name="Write success watermark",
+    description="Move the watermark to the instant up to which all records are durable.",
+    task_run_name="Write success watermark of {source_id}",
+    **_RETRIED,
+)
+async def write_success_watermark(
+    source_id: str,
+    timestamp: datetime,
+    storage: Storage = None,
+    *,
+    if_match: str | None = None,
+    records_collected: int | None = None,
+    run_id: str | None = None,
+) -> Watermark:
+    """Write that everything up to ``timestamp`` is durable, and return what is stored.
+
+    Raises:
+        WatermarkConflictError: Another run was faster.
+        StorageError: It could not be written.
+    """
+    client = shared_client(await storage_settings(storage))
+    return await client.update_watermark(
+        source_id,
+        timestamp,
+        WatermarkStatus.SUCCESS,
+        if_match=if_match,
+        records_collected=records_collected,
+        run_id=run_id,
+    )
+
+
+@task(
+    name="Write failure watermark",
+    description="Record that the run failed, and why; the last success stays.",
+    task_run_name="Write failure watermark of {source_id}",
+    **_RETRIED,
+)
+async def write_failure_watermark(
+    source_id: str,
+    timestamp: datetime,
+    error_message: str,
+    storage: Storage = None,
+    *,
+    if_match: str | None = None,
+    run_id: str | None = None,
+) -> Watermark:
+    """Write that the run failed at ``timestamp``, and return what is stored.
+
+    Raises:
+        WatermarkConflictError: Another run was faster.
+        StorageError: It could not be written.
+    """
+    client = shared_client(await storage_settings(storage))
+    return await client.update_watermark(
+        source_id,
+        timestamp,
+        WatermarkStatus.FAILED,
+        error_message,
+        if_match=if_match,
+        run_id=run_id,
+    )
+
+
+@task(
+    name="Collect source",
+    description="Read one source from an instant on and make its records durable in one sink.",
+    **_OPTIONS,
+)
+async def collect_source(
+    source: Source | dict[str, Any],
+    sink: Sink | RecordSink | dict[str, Any],
+    start: datetime | None = None,
+    until: datetime | None = None,
+    *,
+    clock: Clock = utc_now,
+) -> Collected:
+    """Make the records from ``start`` on durable and return their counts; touch no watermark.
+
+    Raises:
+        SourceError: The source failed; its whole pages until then are durable.
+        SinkError: The sink failed.
+        ConfigurationError: ``source`` or ``sink`` makes no sense.
+    """
+    return await engine.collect(source_from(source), record_sink(sink), start, until, clock=clock)
+
+
+class TaskStorage:
+    """Be the engine's storage, each of whose calls is a task run of the flow that is under way."""
+
+    def __init__(self, storage: StorageSettings) -> None:
+        self._storage = storage
+
+    async def health_check(self) -> bool:
+        """Run `check_storage_health`."""
+        return await check_storage_health(self._storage)
+
+    async def get_watermark(self, source_id: str) -> Watermark | None:
+        """Run `read_watermark`."""
+        return await read_watermark(source_id, self._storage)
+
+    async def update_watermark(
+        self,
+        source_id: str,
+        timestamp: datetime,
+        status: WatermarkStatus = WatermarkStatus.SUCCESS,
+        error_message: str | None = None,
+        *,
+        if_match: str | None = None,
+        records_collected: int | None = None,
+        run_id: str | None = None,
+    ) -> Watermark:
+        """Run the task that writes this status."""
+        fence: dict[str, Any] = {"if_match": if_match, "run_id": run_id}
+        if status is WatermarkStatus.SUCCESS:
+            return await write_success_watermark(
+                source_id, timestamp, self._storage, records_collected=records_collected, **fence
+            )
+        if status is WatermarkStatus.RUNNING:
+            return await write_running_watermark(source_id, timestamp, self._storage, **fence)
+        return await write_failure_watermark(
+            source_id, timestamp, error_message or "failed", self._storage, **fence
+        )
+
+
+class _RunLogHandler(APILogHandler):
+    """Send this package's records to the run that is under way, and drop those outside of one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if FlowRunContext.get() or TaskRunContext.get():
+            super().emit(record)
+
+
+def _log_to_runs() -> None:
+    """Show this package's log records in Prefect's UI without anybody setting anything.
+
+    PREFECT_LOGGING_EXTRA_LOGGERS=ladon_storage would do the same, and is not done twice.
+    """
+    package = logging.getLogger("ladon_storage")
+    if not any(isinstance(handler, APILogHandler) for handler in package.handlers):
+        package.addHandler(_RunLogHandler())
+        if package.level == logging.NOTSET:
+            package.setLevel(logging.INFO)
+
+
+_log_to_runs()

@@ -1,0 +1,123 @@
+"""The layers: nothing imports upward, and what must stay cheap or apart stays so."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "ladon_storage"
+
+# Lowest first. A module imports only what stands before its own layer, or beside it in a package.
+LAYERS = [
+    "errors",
+    "models",
+    "breaker",
+    "metrics",
+    "pool",
+    "client",
+    "mock",
+    "settings",
+    "collection",
+    "blocks",
+    "tasks",
+    "server",
+    "cli",
+]
+MAY_IMPORT_PREFECT = {"blocks", "tasks"}
+FORBIDDEN = {
+    "errors": set(LAYERS),
+    "breaker": {"models", "metrics", "aiohttp", "asyncio", "prometheus_client"},
+    "client": {"server", "collection", "mock"},
+    "mock": {"client", "server"},
+    "collection": {"client", "mock", "server", "settings", "metrics"},
+    "server": {"client", "mock", "breaker", "settings", "collection", "blocks", "tasks"},
+}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Give each module's layer and file, ``__init__`` of the package left out: it is the facade."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if layer != "__init__":
+            yield layer, path
+
+
+def imported(path: Path) -> set[str]:
+    """Return what a module imports anywhere: our layers by their name, others by their package."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            found = [node.module or ""]
+            if node.module == "ladon_storage":
+                found = [f"ladon_storage.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in found:
+            first, _, rest = name.partition(".")
+            names.add(rest.partition(".")[0] if first == "ladon_storage" and rest else first)
+    return names
+
+
+def test_every_module_has_a_layer() -> None:
+    """A new module must say where it stands."""
+    assert {layer for layer, _ in modules()} == set(LAYERS)
+
+
+@pytest.mark.parametrize(("layer", "path"), modules(), ids=lambda value: getattr(value, "stem", ""))
+def test_nothing_imports_upward(layer: str, path: Path) -> None:
+    """A module knows only lower layers and its own package, and nothing that it must not know."""
+    found = imported(path)
+    above = set(LAYERS[LAYERS.index(layer) + 1 :])
+    assert not found & above
+    assert not found & FORBIDDEN.get(layer, set())
+    assert "ladon_storage" not in found, "import from the module, not from the facade"
+    if layer not in MAY_IMPORT_PREFECT:
+        assert "prefect" not in found
+
+
+def test_no_import_cycles() -> None:
+    """Every module can be imported first."""
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for layer, path in modules()
+        if layer not in MAY_IMPORT_PREFECT and path.stem != "__main__"
+    ]
+    code = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    for loaded in [m for m in sys.modules if m.split('.')[0] == 'ladon_storage']:\n"
+        "        if loaded != 'ladon_storage.metrics': del sys.modules[loaded]\n"
+        "    importlib.import_module(name)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, *names], check=True, cwd=ROOT, timeout=60)
+
+
+def test_client_does_not_pay_for_prefect() -> None:
+    """Importing the package's facade and its collections leaves Prefect unloaded."""
+    code = (
+        "import sys, ladon_storage, ladon_storage.settings, ladon_storage.collection.engine\n"
+        "sys.exit('prefect' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
+
+
+def test_every_test_states_its_guarantee() -> None:
+    """A test's docstring is the promise that it keeps."""
+    silent = [
+        f"{path.name}: {node.name}"
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
+        and not ast.get_docstring(node)
+    ]
+    assert not silent
