@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+from multidict import CIMultiDictProxy
+from yarl import URL
 
 from ladon_storage.server.serving import serving
 
@@ -18,18 +26,77 @@ START_SECONDS = 30.0
 
 
 @asynccontextmanager
-async def embedded_service(database: Path, *, token: str | None = None) -> AsyncIterator[str]:
+async def embedded_service(
+    database: Path,
+    *,
+    token: str | None = None,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> AsyncIterator[str]:
     """Run the service in this process, on a free port of loopback.
 
     Args:
         database: The file; a service that is started on it again knows what it knew.
         token: What requests must carry.
+        now: The service's clock, in UTC.
 
     Yields:
         Its address.
     """
-    async with serving(database, token=token) as address:
+    async with serving(database, token=token, now=now) as address:
         yield address
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Be an answer, read to its end; ``json`` is ``None`` where it has no JSON."""
+
+    status: int
+    headers: CIMultiDictProxy[str]
+    text: str
+    json: Any
+
+    @property
+    def etag(self) -> str:
+        """The version tag that came with it."""
+        return self.headers["ETag"]
+
+
+class Caller:
+    """Send requests to one service, their paths as they are given."""
+
+    def __init__(self, session: aiohttp.ClientSession, address: str) -> None:
+        self._session = session
+        self.address = address
+
+    async def __call__(self, method: str, path: str, body: object = None, **options: Any) -> Answer:
+        """Send a request, with ``body`` as JSON if there is one, and read the answer."""
+        if body is not None:
+            options["json"] = body
+        url = URL(self.address + path, encoded=True)
+        async with self._session.request(method, url, **options) as response:
+            text = await response.text()
+            is_json = response.content_type == "application/json" and text
+            return Answer(
+                response.status, response.headers, text, json.loads(text) if is_json else None
+            )
+
+
+@asynccontextmanager
+async def calling(address: str, token: str | None = None) -> AsyncIterator[Caller]:
+    """Hand out a caller of the service at ``address``, for its time with one session."""
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        yield Caller(session, address)
+
+
+def path(source_id: str, below: str = "") -> str:
+    """Return the path of a source's watermark, or of what is below it."""
+    return f"/api/v1/watermarks/{quote(source_id, safe='')}{below}"
+
+
+def success(timestamp: str, **more: object) -> dict[str, object]:
+    """Return the body of a write of a success."""
+    return {"timestamp": timestamp, "status": "success", **more}
 
 
 @dataclass(frozen=True)

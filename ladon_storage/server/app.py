@@ -11,7 +11,6 @@ import asyncio
 import hmac
 import logging
 import time
-from datetime import UTC, datetime
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -143,7 +142,7 @@ class Routes:
     async def metrics(self, request: web.Request) -> web.Response:
         """Show the metrics."""
         ages = await self._store.ages()
-        text = await asyncio.to_thread(self._metrics.text, ages, datetime.now(UTC))
+        text = await asyncio.to_thread(self._metrics.text, ages, self._store.now())
         return web.Response(body=text, headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_LATEST})
 
     async def document(self, request: web.Request) -> web.Response:

@@ -87,8 +87,9 @@ def connect(path: Path, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> sqlite
 
 def _check_ours(connection: sqlite3.Connection, path: Path) -> None:
     """Refuse another program's database before anything in it changes."""
-    ours = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+    # In this order: between the two, another of our own may make its first tables.
     empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    ours = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
     if not ours and not empty:
         raise ConfigurationError(
             f"Database {str(path)!r} belongs to another program; choose another file."
@@ -130,13 +131,15 @@ def migrate(connection: sqlite3.Connection, to: int | None = None) -> None:
         connection.execute("BEGIN IMMEDIATE")
         try:
             version = _version(connection)
-            if version >= len(scripts):
-                return
             # executescript() would commit first; the statements one by one stay in the transaction.
-            for statement in _statements(scripts[version]):
+            for statement in _statements("".join(scripts[version : version + 1])):
                 connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {version + 1}")
+            # Written also where it stays, so that a file which cannot be written to fails now.
+            done = version >= len(scripts)
+            connection.execute(f"PRAGMA user_version = {version if done else version + 1}")
             connection.execute("COMMIT")
+            if done:
+                return
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,12 @@ LINGERING_SECONDS = 2.0
 
 @asynccontextmanager
 async def serving(
-    database: Path, host: str = "127.0.0.1", port: int = 0, *, token: str | None = None
+    database: Path,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    token: str | None = None,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> AsyncIterator[str]:
     """Serve watermarks while the context lasts.
 
@@ -40,6 +46,7 @@ async def serving(
         host: The address to listen on.
         port: The port; 0 lets the system choose one.
         token: What requests must carry; may be left out on a loopback address only.
+        now: The service's clock, in UTC.
 
     Yields:
         The service's address, such as ``http://127.0.0.1:41233``, once it answers.
@@ -52,7 +59,7 @@ async def serving(
             f"{host or 'Every address'} can be reached from elsewhere, and there is no token; set "
             "STORAGE_SERVICE_TOKEN or --token-file, or listen on 127.0.0.1."
         )
-    store = await Store.open(database)
+    store = await Store.open(database, now)
     try:
         runner = web.AppRunner(
             application(store, token=token),

@@ -72,7 +72,8 @@ class Store:
     def __init__(
         self, path: Path, connection: sqlite3.Connection, now: Callable[[], datetime]
     ) -> None:
-        self._now = now
+        self.now = now
+        """The service's clock."""
         self._writer = GroupCommit(connection, path)
         self._reader = connect(path, _READ_TIMEOUT_SECONDS)
         self._scanner = connect(path)
@@ -80,7 +81,7 @@ class Store:
 
     @classmethod
     async def open(
-        cls, path: Path, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        cls, path: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> Store:
         """Open the database, made and migrated where it must be.
 
@@ -131,7 +132,7 @@ class Store:
 
         def change(connection: sqlite3.Connection) -> Stored:
             stored = select(connection, source_id)
-            now = self._now()
+            now = self.now()
             try:
                 new = updated(
                     stored,
@@ -184,7 +185,7 @@ class Store:
                 connection,
                 source_id,
                 ChangeAction.RESET,
-                self._now(),
+                self.now(),
                 stored,
                 new,
                 actor=reset.actor or actor,
@@ -206,7 +207,7 @@ class Store:
             if stored is None:
                 return False
             record(
-                connection, source_id, ChangeAction.DELETE, self._now(), stored, None, actor=actor
+                connection, source_id, ChangeAction.DELETE, self.now(), stored, None, actor=actor
             )
             connection.execute("DELETE FROM watermarks WHERE source_id = ?", (source_id,))
             return True
@@ -236,7 +237,7 @@ class Store:
         arguments: list[Any] = list(values)
         if older_than_seconds is not None:
             where.append("ifnull(last_successful_timestamp < ?, 1)")
-            arguments.append(to_microseconds(self._now()) - older_than_seconds * 1_000_000)
+            arguments.append(to_microseconds(self.now()) - older_than_seconds * 1_000_000)
         query = (
             f"SELECT {COLUMNS} FROM watermarks "  # noqa: S608 - constants; values are bound
             f"WHERE {' AND '.join(where)} ORDER BY source_id LIMIT ?"
@@ -282,7 +283,7 @@ class Store:
             DatabaseError: One of the two failed.
         """
         self.get("")
-        checked_at = to_microseconds(self._now())
+        checked_at = to_microseconds(self.now())
         await self._writer.apply(
             lambda connection: connection.execute(
                 "INSERT OR REPLACE INTO health (id, checked_at) VALUES (1, ?)", (checked_at,)
