@@ -243,15 +243,26 @@ class TaskStorage:
         run_id: str | None = None,
     ) -> Watermark:
         """Run the task that writes this status."""
-        fence: dict[str, Any] = {"if_match": if_match, "run_id": run_id}
         if status is WatermarkStatus.SUCCESS:
             return await write_success_watermark(
-                source_id, timestamp, self._storage, records_collected=records_collected, **fence
+                source_id,
+                timestamp,
+                self._storage,
+                if_match=if_match,
+                records_collected=records_collected,
+                run_id=run_id,
             )
         if status is WatermarkStatus.RUNNING:
-            return await write_running_watermark(source_id, timestamp, self._storage, **fence)
+            return await write_running_watermark(
+                source_id, timestamp, self._storage, if_match=if_match, run_id=run_id
+            )
         return await write_failure_watermark(
-            source_id, timestamp, error_message or "failed", self._storage, **fence
+            source_id,
+            timestamp,
+            error_message or "failed",
+            self._storage,
+            if_match=if_match,
+            run_id=run_id,
         )
 
 
