@@ -11,6 +11,7 @@ import asyncio
 import hmac
 import logging
 import time
+from contextlib import suppress
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -150,22 +151,51 @@ class Routes:
         return web.Response(body=self._document, headers={hdrs.CONTENT_TYPE: "application/json"})
 
 
-def application(store: Store, *, token: str | None = None) -> web.Application:
+class InFlight:
+    """Count the requests that are being answered, so that the service can end after them."""
+
+    def __init__(self) -> None:
+        self.ending = False
+        """Whether each connection ends with its next answer."""
+        self._count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    def __enter__(self) -> None:
+        self._count += 1
+        self._none.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+        if not self._count:
+            self._none.set()
+
+    async def end(self, timeout_seconds: float) -> None:
+        """Wait until no request is being answered, and no longer than ``timeout_seconds``."""
+        self.ending = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                await self._none.wait()
+
+
+def application(
+    store: Store, *, token: str | None = None, in_flight: InFlight | None = None
+) -> web.Application:
     """Return the service over a store, which stays its caller's to close.
 
     Args:
         store: The watermarks.
         token: What ``Authorization: Bearer`` must carry; ``None`` asks for nothing.
+        in_flight: Counts the requests that are being answered.
     """
     metrics = ServiceMetrics()
-    app = web.Application(
-        middlewares=[_answering(metrics, token)], client_max_size=requests.MAX_BODY_BYTES
-    )
+    answering = _answering(metrics, token, in_flight or InFlight())
+    app = web.Application(middlewares=[answering], client_max_size=requests.MAX_BODY_BYTES)
     app.add_routes(Routes(store, metrics, document()).table())
     return app
 
 
-def _answering(metrics: ServiceMetrics, token: str | None) -> Middleware:
+def _answering(metrics: ServiceMetrics, token: str | None, in_flight: InFlight) -> Middleware:
     """Return what surrounds every route: the token, the errors, the metrics."""
     expected = None if token is None else token.encode()
 
@@ -177,7 +207,8 @@ def _answering(metrics: ServiceMetrics, token: str | None) -> Middleware:
         status = 500
         try:
             if expected is None or route in OPEN_ROUTES or _authorized(request, expected):
-                response = await _answered(request, handler)
+                with in_flight:
+                    response = await _answered(request, handler)
             else:
                 response = problem("Send the service's token: Authorization: Bearer ….", 401)
                 response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
@@ -187,6 +218,8 @@ def _answering(metrics: ServiceMetrics, token: str | None) -> Middleware:
             raise
         finally:
             metrics.observe(request.method, route, status, time.perf_counter() - started)
+        if in_flight.ending:
+            response.force_close()
         return response
 
     return answering

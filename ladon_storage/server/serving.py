@@ -1,7 +1,8 @@
 """The service as a whole: its database opened, its address bound, and both let go in order.
 
 It ends as it should when it stops listening first, then finishes the requests in flight, and
-closes the database last.
+closes the database last. The requests are waited for before aiohttp is told to end: from then on
+it reads nothing more, and a body that is still on its way would never arrive.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from aiohttp import web
 
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.server.answers import Protocol
-from ladon_storage.server.app import application
+from ladon_storage.server.app import InFlight, application
 from ladon_storage.server.requests import BODY_TIMEOUT_SECONDS
 from ladon_storage.server.store import Store
 
-SHUTDOWN_SECONDS = BODY_TIMEOUT_SECONDS + 5.0
-"""For the requests in flight: the slowest body that is accepted, and the work after it."""
+ANSWER_SECONDS = 5.0
+"""How long an answer may take once its request has arrived, when the service ends."""
 LINGERING_SECONDS = 2.0
 """How long the rest of a body that nobody wants is read, so that its sender sees the answer."""
 
@@ -61,9 +62,9 @@ async def serving(
         )
     store = await Store.open(database, now)
     try:
+        in_flight = InFlight()
         runner = web.AppRunner(
-            application(store, token=token),
-            shutdown_timeout=SHUTDOWN_SECONDS,
+            application(store, token=token, in_flight=in_flight), shutdown_timeout=ANSWER_SECONDS
         )
         await runner.setup()
         listener = None
@@ -73,6 +74,7 @@ async def serving(
         finally:
             if listener is not None:
                 listener.close()
+                await in_flight.end(BODY_TIMEOUT_SECONDS + ANSWER_SECONDS)
             await runner.cleanup()
     finally:
         await store.close()

@@ -1,0 +1,99 @@
+"""What ``/metrics`` shows: the age of every watermark, and each request once."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.clock import FakeClock
+from tests.service import Caller, calling, embedded_service, path, success
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+async def call(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Caller]:
+    service = embedded_service(tmp_path / "watermarks.db", now=clock.now)
+    async with service as address, calling(address) as caller:
+        yield caller
+
+
+async def samples(call: Caller, name: str) -> dict[tuple[str, ...], float]:
+    """Return a metric's samples by the values of their labels."""
+    answer = await call("GET", "/metrics")
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith("text/plain")
+    return {
+        tuple(sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+        if sample.name == name
+    }
+
+
+async def test_ages_are_counted_to_the_moment_of_the_scrape(call: Caller, clock: FakeClock) -> None:
+    """Each stored source has the age of its watermark and of its last run; a deleted one has none.
+
+    A source that never succeeded is infinitely old, so that an alert on the age sees it.
+    """
+    await call("PUT", path("kev"), success("2025-12-31T23:00:00.500000Z"))
+    await call("PUT", path('new "\\ source'), {"timestamp": "2025-01-01", "status": "failed"})
+    await call("PUT", path("gone"), success("2025-12-31T23:00:00Z"))
+    await call("DELETE", path("gone"))
+    clock.advance(60)
+    ages = await samples(call, "storage_service_watermark_age_seconds")
+    assert ages == {("kev",): 3659.5, ('new "\\ source',): float("inf")}
+    clock.advance(30)
+    await call("PUT", path("kev"), {"timestamp": "2026-01-01", "status": "running"})
+    clock.advance(1)
+    runs = await samples(call, "storage_service_last_run_age_seconds")
+    assert runs == {("kev",): 1.0, ('new "\\ source',): 91.0}
+    ages = await samples(call, "storage_service_watermark_age_seconds")
+    assert ages["kev",] == 3690.5
+
+
+async def test_requests_are_counted_by_route_and_status(call: Caller) -> None:
+    """An answered request counts once, by its route and not its path, whatever it was."""
+    await call("PUT", path("kev"), success("2024-01-01T00:00:00Z"))
+    await call("PUT", path("kev"), success("2023-01-01T00:00:00Z"))
+    for n in range(3):
+        await call("GET", path(f"source-{n}"))
+    await call("GET", path("kev"))
+    await call("GET", "/api/v1/watermarks?limit=0")
+    route = "/api/v1/watermarks/{source_id}"
+    expected = {
+        ("PUT", route, "201"): 1.0,
+        ("PUT", route, "409"): 1.0,
+        ("GET", route, "404"): 3.0,
+        ("GET", route, "200"): 1.0,
+        ("GET", "/api/v1/watermarks", "400"): 1.0,
+    }
+    assert await samples(call, "storage_service_requests_total") == expected
+    timed = await samples(call, "storage_service_latency_seconds_count")
+    assert timed["GET", route] == 4.0
+    assert timed["GET", "/metrics"] == 1.0
+
+
+async def test_labels_do_not_grow_with_what_clients_send(call: Caller) -> None:
+    """Unknown paths and methods share one label each."""
+    for n in range(10):
+        await call("GET", f"/unknown/{n}")
+    for method in ("PATCH", "LOCK", "PROPFIND"):
+        await call(method, path("kev"))
+    counted = await samples(call, "storage_service_requests_total")
+    assert counted == {("GET", "none", "404"): 10.0, ("other", "none", "405"): 3.0}
+
+
+async def test_each_service_counts_for_itself(tmp_path: Path) -> None:
+    """Two services in one process do not share their counts."""
+    for name in ("a.db", "b.db"):
+        async with embedded_service(tmp_path / name) as address, calling(address) as call:
+            await call("GET", "/health")
+            counted = await samples(call, "storage_service_requests_total")
+            assert counted == {("GET", "/health", "200"): 1.0}
