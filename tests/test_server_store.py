@@ -334,3 +334,13 @@ async def test_store_answers_with_the_models_of_the_contract(store: Store) -> No
     assert isinstance(read, Watermark)
     assert read == stored.watermark
     assert read.etag == stored.watermark.etag == '"1"'
+
+
+async def test_writer_that_died_is_an_outage(store: Store) -> None:
+    """Where nothing applies changes any more, they fail at once, and so does the health check."""
+    store._writer._task.cancel()
+    await asyncio.wait([store._writer._task])
+    for write in (store.put("kev", update(1)), store.check()):
+        with pytest.raises(DatabaseError, match="closed"):
+            await asyncio.wait_for(write, 5)
+    store._writer._task = asyncio.create_task(store._writer._work())

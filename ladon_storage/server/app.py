@@ -234,12 +234,12 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         field = "timestamp" if error.status == 409 else "If-Match"
         return problem(error.message, error.status, field)
     except DatabaseError as error:
-        logger.error("%s %s: %s", request.method, request.path, error)  # noqa: TRY400
+        logger.error("%s %r: %s", request.method, request.path, error)  # noqa: TRY400
         return problem(str(error), 503)
     except web.HTTPException:
         raise
     except Exception:
-        logger.exception("%s %s failed", request.method, request.path)
+        logger.exception("%s %r failed", request.method, request.path)
         return problem("The service failed, and logged why.", 500)
 
 

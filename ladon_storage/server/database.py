@@ -184,7 +184,7 @@ class GroupCommit:
         Raises:
             DatabaseError: The database did not accept it; it is not stored.
         """
-        if self._closed:
+        if self._closed or self._task.done():
             raise DatabaseError("The database is closed; start the service again.")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.append((change, future))

@@ -317,7 +317,7 @@ def _is_replay(connection: sqlite3.Connection, stored: Watermark, update: Waterm
     if update.run_id is None or stored.etag is None:
         return False
     row = connection.execute(
-        "SELECT run_id, status, timestamp FROM history WHERE version = ? AND action = 'put'",
+        "SELECT run_id, status, timestamp FROM history WHERE version = ?",
         (int(stored.etag.strip('"')),),
     ).fetchone()
     return bool(row == (update.run_id, update.status.value, to_microseconds(update.timestamp)))
