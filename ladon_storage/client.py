@@ -12,7 +12,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import logging
+import math
 import ssl
 import time
 import zlib
@@ -21,12 +24,11 @@ from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote
-from weakref import WeakSet
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 from pydantic import ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 from yarl import URL
 
 from ladon_storage import metrics
@@ -43,21 +45,19 @@ from ladon_storage.errors import (
     StorageUnhealthyError,
     WatermarkConflictError,
 )
-from ladon_storage.models import Watermark, WatermarkStatus, check_source_id, to_utc
+from ladon_storage.models import Watermark, WatermarkUpdate, check_source_id, to_utc
 from ladon_storage.pool import FilePath, Pool, SessionPools, tls_context
 
 logger = logging.getLogger(__name__)
 
 API = "api/v1/watermarks"
-LONGEST_ERROR_MESSAGE = 16_384
 LONGEST_EXCERPT = 300
 LONGEST_ERROR_BODY = 16_384
+# A refusal has arrived; its words are worth no more waiting than this.
+ERROR_BODY_SECONDS = 1.0
 MAX_RETRY_AFTER_SECONDS = 300.0
 
 _DISTRUST = (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch, ssl.SSLError)
-
-# Circuits whose changes are counted and logged already: clients may share one.
-_observed: WeakSet[CircuitBreaker] = WeakSet()
 
 
 class _Answer(NamedTuple):
@@ -114,13 +114,13 @@ class StorageServiceClient:
         allow_unverified_ssl: bool = False,
         max_response_bytes: int = 2**20,
     ) -> None:
-        url, authorization = _address(base_url, token)
-        if not timeout > 0:
+        url, authorization, self._secrets = _address(base_url, token)
+        if not (math.isfinite(timeout) and timeout > 0):
             raise ConfigurationError(f"timeout should be above 0 seconds, not {timeout}.")
-        if max_connections < 1 or max_connections_per_host < 1:
+        if max_connections < 1 or max_connections_per_host < 1 or max_response_bytes < 1:
             raise ConfigurationError(
-                "max_connections and max_connections_per_host should be 1 or more, not "
-                f"{max_connections} and {max_connections_per_host}."
+                "max_connections, max_connections_per_host and max_response_bytes should be 1 or "
+                f"more, not {max_connections}, {max_connections_per_host} and {max_response_bytes}."
             )
         self.base_url = str(url)
         self.timeout = timeout
@@ -131,7 +131,8 @@ class StorageServiceClient:
         self.circuit_breaker = circuit_breaker or CircuitBreaker()
         self._watermarks = f"{self.base_url}/{API}/"
         self._max_response_bytes = max_response_bytes
-        self._extended = False
+        # None before the first answer that could tell.
+        self._extended: bool | None = None
         if not verify_ssl:
             self._refuse_or_warn(url, allowed=allow_unverified_ssl)
         self._pools = SessionPools(
@@ -149,8 +150,7 @@ class StorageServiceClient:
                 "auto_decompress": False,
             },
         )
-        if self.circuit_breaker not in _observed:
-            _observed.add(self.circuit_breaker)
+        if metrics.watch_circuit(self.circuit_breaker):  # clients may share one
             self.circuit_breaker.add_listener(_circuit_changed)
 
     def __repr__(self) -> str:
@@ -221,31 +221,29 @@ class StorageServiceClient:
             status: ``success``, ``failed`` or ``running``.
             error_message: Why a run failed.
             if_match: The ``etag`` of the watermark that was read; any other one is not replaced.
+                A service that answers without an ``ETag`` is not sent it.
             records_collected: Records of this run; sent to a service that showed an ``ETag``.
             run_id: Name of this run; sent to a service that showed an ``ETag``.
 
         Raises:
-            ValueError: ``source_id`` or ``status`` makes no sense.
+            TypeError: ``timestamp`` is no datetime.
+            ValueError: Another argument makes no sense.
             WatermarkConflictError: Another run, or a later success, was faster.
             CircuitOpenError: The service was not asked, since it keeps failing.
             StorageError: It did not answer, or not with a watermark.
         """
-        body: dict[str, Any] = {
-            "timestamp": to_utc(timestamp).isoformat(),
-            "status": WatermarkStatus(status).value,
-        }
-        if error_message is not None:
-            body["error_message"] = error_message[:LONGEST_ERROR_MESSAGE]
-        # A tag can only come from a service's answer.
-        if self._extended or if_match is not None:
-            additions = {"records_collected": records_collected, "run_id": run_id}
-            body |= {name: value for name, value in additions.items() if value is not None}
-        headers = {"Content-Type": "application/json"}
-        if if_match is not None:
-            headers["If-Match"] = if_match
-        stored = await self._exchange(
-            "PUT", check_source_id(source_id), to_json(body, inf_nan_mode="constants"), headers
+        update = WatermarkUpdate.of(
+            timestamp, status, error_message, records_collected=records_collected, run_id=run_id
         )
+        # Before the first answer, a tag can only be one that the service showed to somebody else.
+        extended = if_match is not None if self._extended is None else self._extended
+        body = update.model_dump_json(
+            exclude_none=True, exclude=None if extended else {"records_collected", "run_id"}
+        )
+        headers = {"Content-Type": "application/json"}
+        if extended and if_match is not None:
+            headers["If-Match"] = if_match
+        stored = await self._exchange("PUT", check_source_id(source_id), body.encode(), headers)
         assert stored is not None  # noqa: S101 - only a GET's 404 is None
         return stored
 
@@ -256,14 +254,16 @@ class StorageServiceClient:
             StorageUnhealthyError: It is unhealthy or unreachable, in production.
         """
         status: int | None = None
-        problem: StorageError | str | None
+        problem: Exception | str | None
         try:
-            pool = await self._pools.get()
-            async with pool.slot(self.timeout):
-                answer = await self._send(pool, "GET", f"{self.base_url}/health", "GET health")
+            pool = await self._pools.take(self.timeout)
+            try:
+                answer = await self._send(pool, "GET", f"{self.base_url}/health")
+            finally:
+                pool.give()
             status = answer.status
             problem = _unhealthy(answer)
-        except StorageError as error:
+        except Exception as error:
             status, problem = getattr(error, "status", None), error
         if problem is None:
             metrics.count_request("GET", status)
@@ -271,7 +271,7 @@ class StorageServiceClient:
         metrics.count_request("GET", status, "health_check_failed")
         text = f"The Storage Service at {self.base_url} is unhealthy: {problem}"
         unhealthy = StorageUnhealthyError(text, status)
-        if isinstance(problem, StorageError):
+        if isinstance(problem, Exception):
             unhealthy.__cause__ = problem
         logger.log(
             logging.ERROR if self._is_production else logging.WARNING,
@@ -291,37 +291,17 @@ class StorageServiceClient:
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
     ) -> Watermark | None:
-        """Make one request under the circuit; note in metrics and log how it ended."""
-        try:
-            self.circuit_breaker.check()
-            status, watermark = await self._judged(method, source_id, body, headers)
-        except Exception as error:
-            self._note_failure(method, source_id, error)
-            raise
-        metrics.count_request(method, status)
-        if watermark is not None and watermark.etag is not None:
-            self._extended = True
-        return watermark
-
-    async def _judged(
-        self,
-        method: str,
-        source_id: str,
-        body: bytes | None,
-        headers: dict[str, str] | None,
-    ) -> tuple[int, Watermark | None]:
-        """Make one request when the pool and the circuit admit it; tell the circuit how it went."""
+        """Make one request when the pool and the circuit admit it, and note how it ended."""
         breaker = self.circuit_breaker
-        url = self._watermarks + quote(source_id, safe="")
-        what = f"{method} watermark {source_id!r}"
-        while True:
-            pool = await self._pools.get()
-            async with pool.slot(self.timeout):
-                if pool.session.closed:  # while this waited for the slot
-                    continue
+        try:
+            breaker.check()
+            pool = await self._pools.take(self.timeout)
+            try:
                 permit = breaker.acquire()
                 try:
-                    answer = await self._send(pool, method, url, what, body, headers)
+                    answer = await self._send(
+                        pool, method, self._watermarks + quote(source_id, safe=""), body, headers
+                    )
                     watermark = None if answer.status == 404 else _watermark(answer, source_id)
                 except BaseException as error:
                     if _is_failure(error) and not pool.session.closed:
@@ -330,14 +310,21 @@ class StorageServiceClient:
                         breaker.release(permit)
                     raise
                 breaker.success(permit)
-                return answer.status, watermark
+            finally:
+                pool.give()
+        except Exception as error:
+            self._note_failure(method, source_id, error)
+            raise
+        metrics.count_request(method, answer.status)
+        if watermark is not None and not self._extended:
+            self._extended = answer.etag is not None
+        return watermark
 
     async def _send(
         self,
         pool: Pool,
         method: str,
         url: str,
-        what: str,
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
     ) -> _Answer:
@@ -347,19 +334,18 @@ class StorageServiceClient:
             async with pool.session.request(
                 method, URL(url, encoded=True), data=body, headers=headers, allow_redirects=False
             ) as response:
-                if response.status == 404 and method == "GET":
-                    return _Answer(404, None, b"")
-                if response.status >= 300:
-                    raise await self._refusal(response, what)
-                return _Answer(
-                    response.status,
-                    response.headers.get("ETag"),
-                    await self._read(response, self._max_response_bytes),
-                )
+                status = response.status
+                if 200 <= status < 300:
+                    content = await self._read(response, self._max_response_bytes)
+                    return _Answer(status, response.headers.get("ETag"), content)
+                said = await self._words(response)
+                if status == 404 and method == "GET":
+                    return _Answer(status, None, b"")
+                raise self._refusal(response, method, said)
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(error, StorageError):
                 raise
-            raise self._translated(error, what) from _redacted(error)
+            raise self._translated(error, method) from _redacted(error)
         finally:
             metrics.observe_latency(time.perf_counter() - started)
 
@@ -384,39 +370,57 @@ class StorageServiceClient:
             )
         return body
 
-    async def _refusal(self, response: aiohttp.ClientResponse, what: str) -> StorageError:
+    async def _words(self, response: aiohttp.ClientResponse) -> str:
+        """Return what the service says of an error, on one line and without our secrets.
+
+        Whatever keeps them from arriving, the status stays what it is.
+        """
+        body = b""
+        try:
+            if response.status >= 500:
+                # Only what came with the headers: a service in trouble is not waited for.
+                body = response.content.read_nowait(LONGEST_ERROR_BODY)
+            else:
+                async with asyncio.timeout(ERROR_BODY_SECONDS):
+                    body = await response.content.read(LONGEST_ERROR_BODY)
+        except (aiohttp.ClientError, OSError):
+            pass
+        return self._without_secrets(_sentence(body))
+
+    def _without_secrets(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "**********")
+        return text
+
+    def _refusal(self, response: aiohttp.ClientResponse, method: str, said: str) -> StorageError:
         """Return the error of an answer that says no, with the service's own sentence in it."""
         status = response.status
-        said = ""
-        if 400 <= status < 500:
-            said = _sentence(await response.content.read(LONGEST_ERROR_BODY))
-        elif status >= 500:
-            # Only what came with the headers: a service in trouble is not waited for.
-            said = _sentence(response.content.read_nowait(LONGEST_ERROR_BODY))
         if status in (409, 412):
             return WatermarkConflictError(
-                said or f"{what} was refused: another run was faster; read it again.", status
+                said or f"The {method} was refused: another run was faster; read it again.", status
             )
-        if status < 400:
-            location = response.headers.get("Location", "nowhere")
-            said = f"redirects to {_without_secrets(location)}; set that as its address"
+        location = response.headers.get("Location")
+        if status < 400 and location is not None:
+            said = f"it redirects to {self._without_secrets(_bare(location))}; set that address."
         retry_after = _retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
         return StorageResponseError(
-            f"The Storage Service at {self.base_url} answered {status} to {what}: "
+            f"The Storage Service at {self.base_url} answered {status} to {method}: "
             f"{said or _next_step(status)}",
             status,
             retry_after,
         )
 
-    def _translated(self, error: aiohttp.ClientError | OSError, what: str) -> StorageError:
+    def _translated(self, error: aiohttp.ClientError | OSError, method: str) -> StorageError:
         """Return ours for aiohttp's; the order of the questions is the map."""
         place = f"The Storage Service at {self.base_url}"
         if isinstance(error, TimeoutError):
             return StorageTimeoutError(
-                f"{place} did not answer {what} within {self.timeout:g} s; see whether it is "
+                f"{place} did not answer {method} within {self.timeout:g} s; see whether it is "
                 "overloaded, or raise the timeout."
             )
-        if isinstance(error, _DISTRUST):
+        # An alert that comes after the handshake, such as TLS 1.3's for a client's certificate, is
+        # in the cause of what aiohttp raises.
+        if isinstance(error, _DISTRUST) or isinstance(error.__cause__, ssl.SSLError):
             failure = StorageConnectionError(
                 f"{place} and this client do not trust each other ({type(error).__name__}); check "
                 "ca_file, client_cert and the name in its certificate."
@@ -425,12 +429,12 @@ class StorageServiceClient:
             return failure
         if isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | OSError):
             return StorageConnectionError(
-                f"{place} could not be reached, or hung up during {what} "
+                f"{place} could not be reached, or hung up during {method} "
                 f"({type(error).__name__}); see whether it runs."
             )
         # Among them ClientResponseError: aiohttp's own 400 for what is not HTTP.
         return InvalidResponseError(
-            f"{place} answered {what} with something that is not HTTP ({type(error).__name__}); "
+            f"{place} answered {method} with something that is not HTTP ({type(error).__name__}); "
             "see what answers there."
         )
 
@@ -450,23 +454,23 @@ class StorageServiceClient:
         )
 
 
-def _address(base_url: str, token: str | None) -> tuple[URL, dict[str, str]]:
-    """Return the address without credentials, and the header that they become."""
+def _address(base_url: str, token: str | None) -> tuple[URL, dict[str, str], tuple[str, ...]]:
+    """Return the address without credentials, the header that they become, and what to hide."""
     try:
         url = URL(base_url.strip())
         usable = url.scheme in ("http", "https") and url.host and not url.query and not url.fragment
+        user, password = url.user or "", url.password or ""
     except (ValueError, AttributeError):
         usable = False
-    if not usable:
+    if not usable or ":" in user:
         # The text itself may hold a password.
         raise ConfigurationError(
             "The address of the Storage Service should look like https://storage.example:8000; "
             "set it without a query or fragment."
         )
-    user, password = url.user, url.password
     bare = url.with_user(None)
-    bare = bare.with_path(bare.path.rstrip("/")) if bare.path != "/" else bare.origin()
-    if token is not None and user is not None:
+    bare = bare.with_path(bare.raw_path.rstrip("/"), encoded=True)
+    if token is not None and (user or password):
         raise ConfigurationError(
             f"The address of the Storage Service at {bare} has a user, and there is a token; "
             "set one of them."
@@ -476,10 +480,12 @@ def _address(base_url: str, token: str | None) -> tuple[URL, dict[str, str]]:
             raise ConfigurationError(
                 "The token of the Storage Service should be visible ASCII characters; set another."
             )
-        return bare, {"Authorization": f"Bearer {token}"}
-    if user is not None:
-        return bare, {"Authorization": aiohttp.BasicAuth(user, password or "", "utf-8").encode()}
-    return bare, {}
+        return bare, {"Authorization": f"Bearer {token}"}, (token,)
+    if user or password:
+        basic = base64.b64encode(f"{user}:{password}".encode()).decode()
+        secrets = tuple(secret for secret in (basic, password) if secret)
+        return bare, {"Authorization": f"Basic {basic}"}, secrets
+    return bare, {}, ()
 
 
 def _is_failure(error: BaseException) -> bool:
@@ -496,26 +502,40 @@ def _watermark(answer: _Answer, source_id: str) -> Watermark:
         InvalidResponseError: It is none.
     """
     try:
-        fields = from_json(answer.body)
-    except ValueError:
-        fields = None
-    if not isinstance(fields, dict):
-        problem = "is no JSON object"
-    elif "status" not in fields and "last_successful_timestamp" not in fields:
-        problem = "has neither status nor last_successful_timestamp"
-    elif fields.setdefault("source_id", source_id) != source_id:
-        problem = "is of another source"
-    else:
-        try:
-            return Watermark.model_validate(fields).with_etag(answer.etag)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            problem = f"has a wrong {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        return _checked(answer, source_id)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        problem = f"has a wrong {'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except ValueError as error:
+        problem = str(error)
     raise InvalidResponseError(
         f"The Storage Service's answer {answer.status} for watermark {source_id!r} {problem}; see "
         "what answers at its address.",
         answer.status,
     )
+
+
+def _checked(answer: _Answer, source_id: str) -> Watermark:
+    if answer.status not in (200, 201):
+        raise ValueError("is not one of the contract's")
+    try:
+        watermark = Watermark.from_answer(answer.body, answer.etag)
+    except ValidationError:
+        try:
+            fields = from_json(answer.body)
+        except ValueError:
+            raise ValueError("is not JSON") from None
+        if not isinstance(fields, dict):
+            raise ValueError("is no JSON object") from None
+        if "source_id" in fields:
+            raise
+        fields["source_id"] = source_id
+        watermark = Watermark.model_validate(fields).with_etag(answer.etag)
+    if watermark.source_id != source_id:
+        raise ValueError("is of another source")
+    if watermark.model_fields_set.isdisjoint(("status", "last_successful_timestamp")):
+        raise ValueError("has neither status nor last_successful_timestamp")
+    return watermark
 
 
 def _unhealthy(answer: _Answer) -> str | None:
@@ -555,7 +575,9 @@ def _sentence(body: bytes) -> str:
         text = str(fields["error"]) if isinstance(fields, dict) and "error" in fields else text
     except ValueError:
         pass
-    return " ".join(text.split())[:LONGEST_EXCERPT]
+    # What is not printable could write lines, or to a terminal, in a log.
+    visible = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(visible.split())[:LONGEST_EXCERPT]
 
 
 def _next_step(status: int) -> str:
@@ -564,7 +586,8 @@ def _next_step(status: int) -> str:
     return "try again later." if status >= 500 or status == 429 else "check its address."
 
 
-def _without_secrets(location: str) -> str:
+def _bare(location: str) -> str:
+    """Return an address without what may be secret in it."""
     try:
         return str(URL(location).with_query(None).with_fragment(None).with_user(None))
     except ValueError:
@@ -580,7 +603,7 @@ def _retry_after(value: str | None, now: datetime) -> float | None:
     else:
         try:
             seconds = (to_utc(parsedate_to_datetime(value)) - now).total_seconds()
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
     return min(seconds, MAX_RETRY_AFTER_SECONDS) if seconds > 0 else None
 

@@ -1,42 +1,65 @@
 """The client's Prometheus instruments, in the default registry of the process.
 
 - A request touches only children of instruments that were looked up before.
-- The two gauges of connections are computed when they are scraped, over all pools that live.
+- The gauges are computed when they are scraped, over the pools and circuits that live: they cost a
+  request nothing, and a client that is gone shows nothing any more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
-from ladon_storage.breaker import CircuitChange, CircuitState
+from ladon_storage.breaker import CircuitBreaker, CircuitChange, CircuitState
 
-_OPENS = Counter(
-    "storage_client_circuit_breaker_opens", "Times that a circuit of a storage client opened."
+T = TypeVar("T")
+
+
+def _instrument(kind: type[T], name: str, text: str, *labels: str) -> T:
+    """Return the instrument of this name, the one that is registered already if there is one."""
+    # Registering it again, as importing this module again does, is an error of prometheus-client.
+    found: Any = getattr(REGISTRY, "_names_to_collectors", {}).get(name)
+    make: Any = kind
+    instrument: T = found if found is not None else make(name, text, labels)
+    return instrument
+
+
+_OPENS = _instrument(
+    Counter,
+    "storage_client_circuit_breaker_opens",
+    "Times that a circuit of a storage client opened.",
 )
-_CLOSES = Counter(
-    "storage_client_circuit_breaker_closes", "Times that a circuit of a storage client closed."
+_CLOSES = _instrument(
+    Counter,
+    "storage_client_circuit_breaker_closes",
+    "Times that a circuit of a storage client closed.",
 )
-_STATE = Gauge(
+_STATE = _instrument(
+    Gauge,
     "storage_client_circuit_breaker_state",
-    "State of the storage client's circuit: 0 closed, 1 open, 2 half open.",
+    "State of the storage clients' circuits: 1 if any is open, or 2 if any is half open, or 0.",
 )
-_REQUESTS = Counter(
+_REQUESTS = _instrument(
+    Counter,
     "storage_client_requests",
     "Requests of the storage client; error_type is empty for a success.",
-    ["method", "status", "error_type"],
+    "method",
+    "status",
+    "error_type",
 )
-_LATENCY = Histogram(
-    "storage_client_latency_seconds", "Seconds from sending a request to its last byte."
+_LATENCY = _instrument(
+    Histogram, "storage_client_latency_seconds", "Seconds from sending a request to its last byte."
 )
-_ACTIVE = Gauge("storage_client_connections_active", "Requests of storage clients under way.")
-_IDLE = Gauge("storage_client_connections_idle", "Connections of storage clients at rest.")
-
-_STATES = {CircuitState.CLOSED: 0, CircuitState.OPEN: 1, CircuitState.HALF_OPEN: 2}
+_ACTIVE = _instrument(
+    Gauge, "storage_client_connections_active", "Requests of storage clients under way."
+)
+_IDLE = _instrument(
+    Gauge, "storage_client_connections_idle", "Connections of storage clients at rest."
+)
 
 observe_latency = _LATENCY.observe
 """Note how many seconds a request took."""
@@ -56,16 +79,41 @@ class Pool(Protocol):
         ...
 
 
-pools: WeakSet[Pool] = WeakSet()
-"""The pools that live; a pool adds itself."""
+# A set that another thread adds to cannot be walked.
+_lock = threading.Lock()
+_pools: WeakSet[Pool] = WeakSet()
+_circuits: WeakSet[CircuitBreaker] = WeakSet()
 
 
-def _living() -> Iterable[Pool]:
-    return list(pools)
+def watch_pool(pool: Pool) -> None:
+    """Count the connections of ``pool`` while it lives."""
+    with _lock:
+        _pools.add(pool)
 
 
-_ACTIVE.set_function(lambda: sum(pool.active for pool in _living()))
-_IDLE.set_function(lambda: sum(pool.idle for pool in _living()))
+def watch_circuit(circuit: CircuitBreaker) -> bool:
+    """Show the state of ``circuit`` while it lives, and tell whether it was not shown before."""
+    with _lock:
+        is_new = circuit not in _circuits
+        _circuits.add(circuit)
+    return is_new
+
+
+def _living(watched: WeakSet[T]) -> list[T]:
+    with _lock:
+        return list(watched)
+
+
+def _worst_state() -> int:
+    states = {circuit.state for circuit in _living(_circuits)}
+    if CircuitState.OPEN in states:
+        return 1
+    return 2 if CircuitState.HALF_OPEN in states else 0
+
+
+_STATE.set_function(_worst_state)
+_ACTIVE.set_function(lambda: sum(pool.active for pool in _living(_pools)))
+_IDLE.set_function(lambda: sum(pool.idle for pool in _living(_pools)))
 
 
 @cache
@@ -79,8 +127,7 @@ def count_request(method: str, status: int | None, error_type: str = "") -> None
 
 
 def count_change(change: CircuitChange) -> None:
-    """Count a change of a circuit, and show its state."""
-    _STATE.set(_STATES[change.after])
+    """Count a circuit that opened or closed."""
     if change.after is CircuitState.OPEN:
         _OPENS.inc()
     elif change.after is CircuitState.CLOSED:

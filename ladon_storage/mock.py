@@ -11,13 +11,8 @@ from types import TracebackType
 from typing import Self
 
 from ladon_storage.breaker import CircuitBreaker
-from ladon_storage.models import (
-    Watermark,
-    WatermarkStatus,
-    WatermarkUpdate,
-    check_source_id,
-    updated,
-)
+from ladon_storage.errors import WatermarkConflictError
+from ladon_storage.models import Watermark, WatermarkUpdate, check_source_id, updated
 
 
 class MockStorageClient:
@@ -40,6 +35,7 @@ class MockStorageClient:
         self.circuit_breaker = CircuitBreaker()
         self._clock = clock
         self._watermarks: dict[str, Watermark] = {}
+        self._last_updates: dict[str, WatermarkUpdate] = {}
         self._version = 0
 
     def __repr__(self) -> str:
@@ -84,20 +80,32 @@ class MockStorageClient:
     ) -> Watermark:
         """Write the outcome of a run, and return what is stored.
 
+        A repeated write of the same run, whose ``if_match`` it outdated itself, changes nothing.
+
         Raises:
-            ValueError: An argument makes no sense.
+            TypeError: ``timestamp`` is no datetime.
+            ValueError: Another argument makes no sense.
             WatermarkConflictError: ``if_match`` is not the stored version, or a success is older
                 than the stored one.
         """
-        update = WatermarkUpdate(
-            timestamp=timestamp,
-            status=WatermarkStatus(status),
-            error_message=error_message,
-            records_collected=records_collected,
-            run_id=run_id,
-        )
         stored = self._watermarks.get(check_source_id(source_id))
-        new = updated(stored, source_id, update, self._clock(), if_match=if_match)
+        update = WatermarkUpdate.of(
+            timestamp, status, error_message, records_collected=records_collected, run_id=run_id
+        )
+        try:
+            new = updated(stored, source_id, update, self._clock(), if_match=if_match)
+        except WatermarkConflictError as conflict:
+            if conflict.status == 412 and stored and self._is_replay(source_id, update):
+                return stored
+            raise
         self._version += 1
+        self._last_updates[source_id] = update
         self._watermarks[source_id] = new.with_etag(f'"{self._version}"')
         return self._watermarks[source_id]
+
+    def _is_replay(self, source_id: str, update: WatermarkUpdate) -> bool:
+        last = self._last_updates[source_id]
+        return update.run_id is not None and (
+            (last.run_id, last.status, last.timestamp)
+            == (update.run_id, update.status, update.timestamp)
+        )

@@ -135,6 +135,18 @@ class Watermark(BaseModel):
         # Past pydantic's own access to private attributes, which costs as much as reading the row.
         return (self.__pydantic_private__ or {}).get("_etag")
 
+    @classmethod
+    def from_answer(cls, body: bytes | str, etag: str | None) -> Self:
+        """Return the watermark of an answer's JSON, with the version tag that came with it.
+
+        Raises:
+            ValidationError: It is none.
+        """
+        watermark = cls.model_validate_json(body)
+        if etag is not None:
+            watermark._etag = etag  # noqa: SLF001 - of its own class, and not handed out yet
+        return watermark
+
     def with_etag(self, etag: str | None) -> Self:
         """Return the same watermark with the version tag of the answer that brought it."""
         copy = self.model_copy()
@@ -157,7 +169,10 @@ class Watermark(BaseModel):
 
 
 ShortText = Annotated[str, StringConstraints(max_length=255)]
-ErrorText = Annotated[str, StringConstraints(max_length=16_384)]
+MAX_ERROR_LENGTH = 16_384
+"""Characters of an ``error_message``; the writer cuts what is longer."""
+
+ErrorText = Annotated[str, StringConstraints(max_length=MAX_ERROR_LENGTH)]
 
 
 class WatermarkUpdate(BaseModel):
@@ -170,6 +185,37 @@ class WatermarkUpdate(BaseModel):
     error_message: ErrorText | None = None
     records_collected: Annotated[int, Field(ge=0, le=2**53)] | None = None
     run_id: ShortText | None = None
+
+    @classmethod
+    def of(
+        cls,
+        timestamp: datetime,
+        status: str,
+        error_message: str | None = None,
+        *,
+        records_collected: int | None = None,
+        run_id: str | None = None,
+    ) -> Self:
+        """Return the write of a run's outcome, as its writer tells it.
+
+        Whatever ``error_message`` holds, such as a huge traceback or a file name that is no
+        Unicode, it is cut and replaced until it can be stored: a failure must not go unrecorded.
+
+        Raises:
+            TypeError: ``timestamp`` is no datetime.
+            ValueError: Another argument makes no sense.
+        """
+        if not isinstance(timestamp, datetime):
+            raise TypeError(f"timestamp should be a datetime, not {type(timestamp).__name__}")
+        if error_message is not None:
+            error_message = error_message[:MAX_ERROR_LENGTH].encode(errors="replace").decode()
+        return cls(
+            timestamp=timestamp,
+            status=WatermarkStatus(status),
+            error_message=error_message,
+            records_collected=records_collected,
+            run_id=run_id,
+        )
 
 
 class WatermarkReset(BaseModel):

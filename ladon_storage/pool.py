@@ -11,11 +11,12 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
 import ssl
-import threading
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections import deque
+from collections.abc import AsyncGenerator
 from os import PathLike
 from typing import Any
 
@@ -28,17 +29,26 @@ DNS_CACHE_SECONDS = 300
 
 FilePath = str | PathLike[str]
 
+# Pools whose sessions are open; whoever closes one takes it out.
+_open: set[Pool] = set()
+
 
 class Pool:
-    """Hold the session of one event loop, and count its slots."""
+    """Hold the session of one event loop, and hand out its slots in the order of asking."""
 
     def __init__(self, session: aiohttp.ClientSession, slots: int) -> None:
         self.session = session
-        self.active = 0
-        self._slots = slots
-        self._semaphore = asyncio.Semaphore(slots)
         self.owner: AsyncGenerator[None, None] | None = None
-        metrics.pools.add(self)
+        self._slots = slots
+        self._free = slots
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        _open.add(self)
+        metrics.watch_pool(self)
+
+    @property
+    def active(self) -> int:
+        """Slots in use."""
+        return self._slots - self._free
 
     @property
     def idle(self) -> int:
@@ -47,38 +57,82 @@ class Pool:
         resting = getattr(self.session.connector, "_conns", {})
         return sum(len(connections) for connections in list(resting.values()))
 
-    @asynccontextmanager
-    async def slot(self, seconds: float) -> AsyncIterator[None]:
-        """Hold one of the slots.
+    async def take(self, seconds: float) -> None:
+        """Take a slot, to be given back with `give`.
 
         Raises:
             PoolTimeoutError: None became free within ``seconds``.
         """
-        if self._semaphore.locked():
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._semaphore.acquire()
-            except TimeoutError:
+        if self._free:
+            self._free -= 1
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        try:
+            async with asyncio.timeout(seconds):
+                await waiter
+        except BaseException as error:
+            if waiter.done() and not waiter.cancelled():
+                self.give()  # it came in the same instant
+            waiter.cancel()
+            if isinstance(error, TimeoutError):
                 raise PoolTimeoutError(
                     f"None of the client's {self._slots} connections became free within "
                     f"{seconds:g} s; raise max_connections and max_connections_per_host, or call "
                     "it less at once."
                 ) from None
-        else:
-            await self._semaphore.acquire()
-        self.active += 1
-        try:
-            yield
-        finally:
-            self.active -= 1
-            self._semaphore.release()
+            raise
+
+    def give(self) -> None:
+        """Give a slot back: to who waits longest, if anybody does."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        self._free += 1
+
+    def drop(self) -> None:
+        """Give up the session, without a word, when its loop will not run again."""
+        _open.discard(self)
+        connector = self.session.connector
+        self.session.detach()
+        if connector is not None:
+            _cut(connector)
+        if self.owner is not None:
+            # With the session gone there is nothing that it would wait for.
+            with contextlib.suppress(StopIteration, RuntimeError):
+                self.owner.aclose().send(None)
+
+
+def _cut(connector: aiohttp.BaseConnector) -> None:
+    """Close the connections of a connector at once; what closes them in order needs its loop."""
+    protocols = [each for at_rest in connector._conns.values() for each, _ in at_rest]  # noqa: SLF001
+    protocols += connector._acquired  # noqa: SLF001
+    connector._conns.clear()  # noqa: SLF001
+    connector._acquired.clear()  # noqa: SLF001
+    for protocol in protocols:
+        transport: Any = protocol.transport
+        # That of TLS has the one of its socket inside.
+        transport = getattr(getattr(transport, "_ssl_protocol", None), "_transport", transport)
+        sock = getattr(transport, "_sock", None)
+        if sock is not None:
+            transport._sock = None  # noqa: SLF001
+            sock.close()
+
+
+@atexit.register
+def _drop_what_is_left() -> None:
+    for pool in list(_open):
+        pool.drop()
 
 
 class SessionPools:
     """Make a `Pool` for each event loop on demand.
 
     Args:
-        slots: Requests under way at once on one loop.
+        max_connections: Requests under way at once on one loop.
+        max_connections_per_host: The same for one host.
         tls: What ``TCPConnector`` takes as ``ssl``.
         session_options: The rest of what a ``ClientSession`` takes.
     """
@@ -95,15 +149,29 @@ class SessionPools:
         self._tls = tls
         self._session_options = session_options
         self._pools: dict[asyncio.AbstractEventLoop, Pool] = {}
-        self._lock = threading.Lock()
-        weakref.finalize(self, _drop_all, self._pools)
+        weakref.finalize(self, _abandon, self._pools).atexit = False
 
-    async def get(self) -> Pool:
-        """Return the running loop's pool, a new one where there is none with an open session."""
+    async def take(self, seconds: float) -> Pool:
+        """Take a slot of the running loop's pool, a new pool where there is none that is open.
+
+        Raises:
+            PoolTimeoutError: None became free within ``seconds``.
+        """
         loop = asyncio.get_running_loop()
-        pool = self._pools.get(loop)
-        if pool is not None and not pool.session.closed:
-            return pool
+        while True:
+            pool = self._pools.get(loop)
+            if pool is None or pool.session.closed:
+                pool = await self._make(loop)
+            await pool.take(seconds)
+            if not pool.session.closed:
+                return pool
+            pool.give()  # closed while this one waited
+
+    async def _make(self, loop: asyncio.AbstractEventLoop) -> Pool:
+        for other in list(self._pools):
+            # Whoever takes it out, drops it: other threads do the same.
+            if other.is_closed() and (left := self._pools.pop(other, None)):
+                left.drop()
         connector = aiohttp.TCPConnector(
             limit=self._max_connections,
             limit_per_host=self._max_connections_per_host,
@@ -114,13 +182,10 @@ class SessionPools:
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), **self._session_options
         )
         pool = Pool(session, min(self._max_connections, self._max_connections_per_host))
-        pool.owner = self._own(loop, pool)
-        with self._lock:
-            for other in [each for each in self._pools if each.is_closed()]:
-                _drop(self._pools.pop(other).session)
-            self._pools[loop] = pool
-        # Begins the generator, so that the loop knows it; there is no other await between the look
-        # into the dictionary and the entry, so two tasks never make two pools.
+        pool.owner = _own(self._pools, loop, pool)
+        self._pools[loop] = pool
+        # Begins the generator, so that the loop knows it. It does not let other tasks run, so two
+        # of them never make two pools.
         await anext(pool.owner)
         return pool
 
@@ -130,28 +195,29 @@ class SessionPools:
         if pool is not None and pool.owner is not None:
             await pool.owner.aclose()
 
-    async def _own(self, loop: asyncio.AbstractEventLoop, pool: Pool) -> AsyncGenerator[None, None]:
-        try:
-            yield
-        finally:
-            with self._lock:
-                if self._pools.get(loop) is pool:
-                    del self._pools[loop]
-            await pool.session.close()
+
+async def _own(
+    pools: dict[asyncio.AbstractEventLoop, Pool], loop: asyncio.AbstractEventLoop, pool: Pool
+) -> AsyncGenerator[None, None]:
+    # Not a method: it must not keep the client alive.
+    try:
+        yield
+    finally:
+        _open.discard(pool)
+        if pools.get(loop) is pool:
+            del pools[loop]
+        await pool.session.close()
 
 
-def _drop_all(pools: dict[asyncio.AbstractEventLoop, Pool]) -> None:
-    for pool in list(pools.values()):
-        _drop(pool.session)
-
-
-def _drop(session: aiohttp.ClientSession) -> None:
-    """Give up a session whose loop will not run again, without a word."""
-    connector = session.connector
-    session.detach()
-    if connector is not None:
-        # Its public close() is a coroutine, and no loop runs that could await it.
-        connector._close()  # noqa: SLF001
+def _abandon(pools: dict[asyncio.AbstractEventLoop, Pool]) -> None:
+    """Close the pools of a client that nobody has any more, in whatever thread this is noticed."""
+    for loop, pool in list(pools.items()):
+        if loop.is_closed():
+            pool.drop()
+        elif loop.is_running() and pool.owner is not None:
+            with contextlib.suppress(RuntimeError):  # it was closed just now
+                loop.call_soon_threadsafe(loop.create_task, pool.owner.aclose())
+        # One that rests may run again: then its end closes the pool, or else the process's.
 
 
 def tls_context(
