@@ -208,7 +208,6 @@ async def test_locked_database_is_503_and_unhealthy(
 ) -> None:
     """Another program's lock refuses writes and health, never reads, and passes with the lock."""
     monkeypatch.setattr(database, "BUSY_TIMEOUT_SECONDS", 0.05)
-    monkeypatch.setattr(database.connect, "__defaults__", (0.05,))
     async with embedded_service(file) as address, calling(address) as call:
         await call("PUT", path("kev"), success("2024-01-01T00:00:00Z"))
         other = sqlite3.connect(file, isolation_level=None)
@@ -223,6 +222,20 @@ async def test_locked_database_is_503_and_unhealthy(
         assert (health.status, health.text) == (503, '{"status":"unhealthy"}')
         assert read.json["last_successful_timestamp"] == "2024-01-01T00:00:00+00:00"
         assert (await call("GET", "/health")).status == 200
+
+
+async def test_short_lock_is_waited_for(file: Path, store: Store) -> None:
+    """Another program's lock delays a write and stops nothing else; then the write is stored."""
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    write = asyncio.create_task(store.put("kev", update(1)))
+    for _ in range(50):
+        await asyncio.sleep(0)  # The loop is free: reads are answered meanwhile.
+        assert store.get("kev") is None
+    assert not write.done()
+    other.execute("ROLLBACK")
+    other.close()
+    assert (await asyncio.wait_for(write, 5)).created
 
 
 async def test_full_disk_is_503_and_passes(file: Path) -> None:

@@ -3,9 +3,12 @@
 ::
 
     migrations/    the schema, as numbered SQL
-    database.py    the file: opening, migrating, and committing in groups
+    database.py    the file: opened, migrated, and written to in groups
+    rows.py        rows as models, and models as rows
     store.py       watermarks and their history: SQL, no HTTP
     requests.py    what a request may say: checked here, or refused with the field and the reason
+    answers.py     JSON, and every error in one shape
+    metrics.py     the instruments of the service; the package's metrics.py has the client's
     openapi.py     the description of every route, from the models
     app.py         routes: no SQL
     serving.py     the service as a whole: started, answering, ended

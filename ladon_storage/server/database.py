@@ -3,9 +3,9 @@
 - All changes that wait are applied in one transaction, each in a savepoint of its own, and answered
   only when it is committed: an acknowledged change is on disk, and the price of a sync is shared.
   A change that is refused takes back its own savepoint and nothing else.
-- What may wait, for a lock or the disk, runs in a thread: beginning and committing. The statements
-  between run in the thread of the event loop, which they hold for microseconds; in another thread
-  each would wait for the interpreter's lock, and cost ten times as much.
+- Committing waits for the disk and runs in a thread. The statements before it run in the thread of
+  the event loop, which they hold for microseconds; in another thread each would wait for the
+  interpreter's lock. So this connection never waits for a lock of the file: it tries again.
 - A failed commit fails every change in it, refusals included: they judged what was never stored.
 - Migrations are numbered SQL files. Each is one transaction with the ``user_version`` it leads to,
   begun before the version is read, so that two programs may open the same new file.
@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import os
 import sqlite3
@@ -39,6 +38,9 @@ logger = logging.getLogger(__name__)
 APPLICATION_ID = 0x4C41444E
 """``LADN``: what tells the service's files from other programs'."""
 BUSY_TIMEOUT_SECONDS = 5.0
+BUSY_PAUSE_SECONDS = 0.005
+GATHERING_PASSES = 4
+"""Turns of the event loop that a group waits for company: requests that have arrived already."""
 MAX_GROUP = 64
 """Changes in one commit; bounds how long they hold the event loop."""
 
@@ -168,6 +170,7 @@ class GroupCommit:
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
+        self._connection.execute("PRAGMA busy_timeout = 0")
         self._path = path
         self._file = _identity(path)
         self._waiting: list[tuple[Change, asyncio.Future[Any]]] = []
@@ -207,21 +210,20 @@ class GroupCommit:
                 await self._commit()
 
     async def _commit(self) -> None:
-        in_thread = functools.partial(asyncio.get_running_loop().run_in_executor, self._thread)
         group = self._waiting
         try:
-            await in_thread(self._connection.execute, "BEGIN IMMEDIATE")
+            await self._begin()
             # Only now: what came while the lock was waited for shares this commit.
             group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
             outcomes = [self._attempt(change) for change, _ in group]
-            await in_thread(self._end)
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._end)
         except Exception as error:
             logger.exception("A commit of %d changes failed", len(group))
             if group is self._waiting:
                 self._waiting = []
             with suppress(sqlite3.Error):
                 if self._connection.in_transaction:
-                    await in_thread(self._connection.execute, "ROLLBACK")
+                    self._connection.execute("ROLLBACK")
             message = f"The database did not store the change ({error}); try again later."
             outcomes = [(None, DatabaseError(message)) for _ in group]
         for (_, future), (result, refusal) in zip(group, outcomes, strict=True):
@@ -231,6 +233,20 @@ class GroupCommit:
                 future.set_result(result)
             else:
                 future.set_exception(refusal)
+
+    async def _begin(self) -> None:
+        for _ in range(GATHERING_PASSES):
+            await asyncio.sleep(0)
+        deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+        while True:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                break
+            except sqlite3.OperationalError as error:
+                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(BUSY_PAUSE_SECONDS)
 
     def _end(self) -> None:
         if _identity(self._path) != self._file:
