@@ -28,8 +28,9 @@ A state machine without I/O. It knows no event loop, and takes its clock as an a
   nothing about the service: they give the permit back. Breakers that treat a cancelled probe as a
   success or a failure close or reopen on a user's Ctrl-C.
 - A ``threading.Lock`` guards the transitions, and is never held across an ``await``: one breaker
-  serves any number of loops and threads. ``call`` skips it while closed without failures, which is
-  safe because the era is read before the state: a permit can only be too old.
+  serves any number of loops and threads. Reading skips it. A call is admitted while closed with an
+  era that is read before the state: its permit can only be too old. A call is rejected by a next
+  probe that is read after the state: whoever wrote it wrote it for a circuit that is not closed.
 - Listeners run outside the lock, in the order of the changes; one that raises is logged.
 """
 
@@ -69,6 +70,9 @@ class CircuitChange(NamedTuple):
     after: CircuitState
     reason: str
 
+
+# Every call looks one up, and Python 3.11 finds an enum's member by a function written in Python.
+_CLOSED, _OPEN, _HALF_OPEN = CircuitState
 
 Listener = Callable[[CircuitChange], object]
 
@@ -145,9 +149,9 @@ class CircuitBreaker:
         self._lock = threading.Lock()
         self._notifying = threading.Lock()
         self._changes: deque[CircuitChange] = deque()
-        self._state = CircuitState.CLOSED
+        self._state = _CLOSED
         self._era = 0
-        # Above 0 in every state but a closed one without failures: `call` looks at nothing else.
+        # Above 0 in every state but a closed one without failures, where a success changes nothing.
         self._failures = 0
         # When the next probe may be admitted: the end of the timeout, or of the probe's lease.
         self._next_probe = 0.0
@@ -179,7 +183,11 @@ class CircuitBreaker:
             CircuitOpenError: The call was rejected; ``func`` was not called.
         """
         era = self._era
-        if self._state is not CircuitState.CLOSED:
+        if self._state is not _CLOSED:
+            # `check`, without its frame: a rejection must cost next to nothing.
+            wait = self._next_probe - self._clock()
+            if wait > 0:
+                raise CircuitOpenError(self.name, wait)
             era = self.acquire()
         try:
             result = await func()
@@ -222,9 +230,10 @@ class CircuitBreaker:
         Raises:
             CircuitOpenError: A call would be rejected.
         """
-        if self._state is not CircuitState.CLOSED:
-            with self._lock:
-                self._reject_before_next_probe()
+        if self._state is not _CLOSED:
+            wait = self._next_probe - self._clock()
+            if wait > 0:
+                raise CircuitOpenError(self.name, wait)
 
     def acquire(self) -> int:
         """Admit one call and return its permit, to be handed to exactly one of the verdicts.
@@ -232,41 +241,41 @@ class CircuitBreaker:
         Raises:
             CircuitOpenError: The circuit is open, or its probe is under way.
         """
+        permit = self._era
+        if self._state is _CLOSED:
+            return permit
         with self._lock:
-            if self._state is CircuitState.CLOSED:
+            if self._state is _CLOSED:
                 return self._era
-            self._reject_before_next_probe()
+            self.check()
             self._next_probe = self._clock() + self.probe_lease_seconds
             self._era += 1
             permit = self._era
-            if self._state is CircuitState.OPEN:
-                self._change(CircuitState.HALF_OPEN, "the timeout has passed")
+            if self._state is _OPEN:
+                self._change(_HALF_OPEN, "the timeout has passed")
         self._notify()
         return permit
 
-    def _reject_before_next_probe(self) -> None:
-        wait = self._next_probe - self._clock()
-        if wait > 0 and self._state is not CircuitState.CLOSED:
-            raise CircuitOpenError(self.name, wait)
-
     def success(self, permit: int) -> None:
         """Judge the call of ``permit``: the service works."""
+        if not self._failures:
+            return
         with self._lock:
-            if permit != self._era or self._state is CircuitState.OPEN:
+            if permit != self._era or self._state is _OPEN:
                 return
             self._failures = 0
-            if self._state is CircuitState.HALF_OPEN:
+            if self._state is _HALF_OPEN:
                 self._era += 1
-                self._change(CircuitState.CLOSED, "the probe succeeded")
+                self._change(_CLOSED, "the probe succeeded")
         self._notify()
 
     def failure(self, permit: int) -> None:
         """Judge the call of ``permit``: the service failed."""
         with self._lock:
-            if permit != self._era or self._state is CircuitState.OPEN:
+            if permit != self._era or self._state is _OPEN:
                 return
             self._failures += 1
-            if self._state is CircuitState.HALF_OPEN:
+            if self._state is _HALF_OPEN:
                 self._open("the probe failed")
             elif self._failures >= self.failure_threshold:
                 self._open(f"{self._failures} consecutive failures")
@@ -275,7 +284,7 @@ class CircuitBreaker:
     def release(self, permit: int) -> None:
         """Give ``permit`` back without a verdict: the call says nothing about the service."""
         with self._lock:
-            if permit == self._era and self._state is CircuitState.HALF_OPEN:
+            if permit == self._era and self._state is _HALF_OPEN:
                 self._next_probe = self._clock()
 
     def trip(self, reason: str = "tripped by hand") -> None:
@@ -290,13 +299,13 @@ class CircuitBreaker:
         with self._lock:
             self._failures = 0
             self._era += 1
-            self._change(CircuitState.CLOSED, reason)
+            self._change(_CLOSED, reason)
         self._notify()
 
     def _open(self, reason: str) -> None:
         self._next_probe = self._clock() + self.timeout_seconds
         self._era += 1
-        self._change(CircuitState.OPEN, reason)
+        self._change(_OPEN, reason)
 
     def _change(self, state: CircuitState, reason: str) -> None:
         before, self._state = self._state, state

@@ -26,6 +26,8 @@ holds a token or a password, neither in its text nor in its fields nor in the ch
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 
 class LadonStorageError(Exception):
     """Be the base of every error of this package."""
@@ -48,7 +50,8 @@ class StorageError(LadonStorageError):
 class CircuitOpenError(StorageError, RuntimeError):
     """Say that a call was rejected without being made, because its circuit is open.
 
-    The text is composed when it is read: a rejection must cost next to nothing.
+    A rejection must cost next to nothing: the text is composed when it is read, and the fields are
+    the arguments, because a constructor of its own would double what raising it costs.
 
     Args:
         name: What the circuit protects.
@@ -56,10 +59,21 @@ class CircuitOpenError(StorageError, RuntimeError):
             lease ends, so that it is an upper bound.
     """
 
-    def __init__(self, name: str, retry_after: float) -> None:
-        super().__init__(name, retry_after)
-        self.name = name
-        self.retry_after = retry_after
+    args: tuple[str, float]
+
+    if TYPE_CHECKING:
+
+        def __init__(self, name: str, retry_after: float) -> None: ...
+
+    @property
+    def name(self) -> str:
+        """What the circuit protects."""
+        return self.args[0]
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds until the circuit admits a probe, or an upper bound of them."""
+        return self.args[1]
 
     def __str__(self) -> str:
         return (
