@@ -30,10 +30,18 @@ check: $(STAMP)
 demo: $(STAMP)
 	@$(BIN)/python -m demo
 
+# The peers that figures are taken beside are no part of the project, and are installed only here.
+bench: $(STAMP)
+	@$(PIP) install --no-deps --require-hashes --requirement benchmarks/requirements.lock
+	@$(BIN)/python -m benchmarks
+
 # For maintainers: resolve anew. Needs uv; no registry's host is written.
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-header pyproject.toml --group dev --output-file requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header benchmarks/requirements.in --constraints requirements.lock \
+	  --output-file benchmarks/requirements.lock
 
 clean:
 	rm -rf .venv .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Figures of the breaker, the client and the service, beside their peers and their floors."""

@@ -1,0 +1,132 @@
+"""Ask one server as fast as it answers, over many connections, in a process of its own.
+
+Each connection has a source of its own and writes and reads its watermark in turn, the next
+request when the answer has arrived. It speaks just enough HTTP for that, so that it costs far
+less than the server which it loads. Anything but a success ends it with a fault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+WARM_UP_SECONDS = 0.2
+
+
+def request(method: str, path: str, fields: dict[str, object] | None = None) -> bytes:
+    """Return a request on the wire, with ``fields`` as JSON if there are any."""
+    body = b"" if fields is None else json.dumps(fields).encode()
+    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: */*\r\n"
+    if body:
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    return f"{head}\r\n".encode() + body
+
+
+def watermarks(number: int) -> Iterator[bytes]:
+    """Write and read a watermark of the Storage Service's."""
+    path = f"/api/v1/watermarks/source-{number}"
+    read = request("GET", path)
+    while True:
+        yield request("PUT", path, {"timestamp": now(), "status": "success"})
+        yield read
+
+
+def now() -> str:
+    """Return the present as services write it."""
+    return datetime.now(UTC).isoformat()
+
+
+class Connection(asyncio.Protocol):
+    """Send one request after another, and count the answers."""
+
+    def __init__(self, requests: Iterator[bytes], fault: Callable[[str], None]) -> None:
+        self.answers = 0
+        self._requests = requests
+        self._fault = fault
+        self._received = b""
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the first request."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.write(next(self._requests))
+
+    def data_received(self, data: bytes) -> None:
+        """Send the next request when the answer is whole."""
+        received = self._received = self._received + data
+        head, end, body = received.partition(b"\r\n\r\n")
+        if not end:
+            return
+        status, length = received[9:12], _content_length(head)
+        if status not in (b"200", b"201") or length is None:
+            self._fault(received[:500].decode(errors="replace"))
+            return
+        if len(body) < length:
+            return
+        self._received = b""
+        self.answers += 1
+        assert self._transport
+        self._transport.write(next(self._requests))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Be a fault: the server should keep it."""
+        self._fault(f"the server hung up: {exc}")
+
+    def end(self) -> None:
+        """Hang up."""
+        self._fault = lambda _: None
+        if self._transport:
+            self._transport.abort()
+
+
+def _content_length(head: bytes) -> int | None:
+    _, name, rest = head.lower().partition(b"content-length:")
+    return int(rest.partition(b"\r\n")[0]) if name else None
+
+
+async def connection(port: int, number: int, fault: Callable[[str], None]) -> Connection:
+    """Return a connection that is asking already."""
+    made = Connection(watermarks(number), fault)
+    await asyncio.get_running_loop().create_connection(lambda: made, "127.0.0.1", port)
+    return made
+
+
+async def main(port: int, connections: int, seconds: float) -> None:
+    """Load the server for a while, and print what it did as JSON."""
+    faulted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def fault(text: str) -> None:
+        if not faulted.done():
+            faulted.set_exception(RuntimeError(text))
+
+    made = [await connection(port, number, fault) for number in range(connections)]
+
+    async def wait(bound: float) -> None:
+        done, _ = await asyncio.wait([faulted], timeout=bound)
+        for each in done:
+            each.result()
+
+    await wait(WARM_UP_SECONDS)
+    answers = sum(each.answers for each in made)
+    cpu, started = time.process_time(), time.perf_counter()
+    await wait(seconds)
+    lasted = time.perf_counter() - started
+    print(
+        json.dumps(
+            {
+                "per_second": (sum(each.answers for each in made) - answers) / lasted,
+                "own_cpu": (time.process_time() - cpu) / lasted,
+            }
+        )
+    )
+    for each in made:
+        each.end()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))

@@ -1,0 +1,101 @@
+"""The processes that figures are taken of: each on a free port of loopback, ended afterwards.
+
+Run as a module it is the floor: bare aiohttp handlers that answer one constant watermark to each
+read and write, and check, store, count and log nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from demo.stage import PROJECT, StorageService, ended, environment
+
+API = "api/v1/watermarks"
+WATERMARK = {
+    "source_id": "source-0",
+    "last_successful_timestamp": "2026-01-01T00:00:00.123456Z",
+    "last_run_timestamp": "2026-01-01T00:00:00.123456Z",
+    "status": "success",
+    "error_message": None,
+    "records_collected": 1000,
+}
+
+
+@asynccontextmanager
+async def storage_service(folder: Path) -> AsyncIterator[str]:
+    """Run ``ladon-storage serve`` over a new file in ``folder``, and give its address."""
+    service = StorageService(folder)
+    await service.start()
+    try:
+        yield service.url
+    finally:
+        await service.stop()
+
+
+@asynccontextmanager
+async def bare_handler() -> AsyncIterator[str]:
+    """Run the floor, and give its address."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "benchmarks.processes",
+        cwd=PROJECT, stdin=DEVNULL, stdout=PIPE, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout
+        yield (await process.stdout.readline()).decode().strip()
+    finally:
+        await ended(process)
+
+
+async def outcome(folder: Path, module: str, *arguments: str, **variables: str) -> dict[str, Any]:
+    """Run a module of the benchmarks in a process of its own, and return the JSON that it prints.
+
+    Raises:
+        RuntimeError: It failed; what it said of that is on standard error.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", f"benchmarks.{module}", *arguments,
+        cwd=PROJECT, stdin=DEVNULL, stdout=PIPE, env=environment(folder, **variables),
+    )  # fmt: skip
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    if process.returncode:
+        raise RuntimeError(f"benchmarks.{module} exited with {process.returncode}; see above.")
+    found: dict[str, Any] = json.loads(output)
+    return found
+
+
+async def _read(_: web.Request) -> web.Response:
+    return web.json_response(WATERMARK)
+
+
+async def _write(request: web.Request) -> web.Response:
+    await request.read()
+    return web.json_response(WATERMARK)
+
+
+async def _serve_floor() -> None:
+    app = web.Application()
+    path = f"/{API}/{{source_id}}"
+    app.add_routes([web.get(path, _read), web.put(path, _write)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    print(f"http://{host}:{port}", flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve_floor())
