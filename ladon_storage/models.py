@@ -9,7 +9,6 @@ Client, in-memory client and embedded service share this module, so that a rule 
 
 from __future__ import annotations
 
-import contextlib
 import unicodedata
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -68,8 +67,10 @@ def parse_timestamp(value: object) -> datetime:
     if isinstance(value, datetime):
         return to_utc(value)
     if isinstance(value, str):
-        with contextlib.suppress(ValueError):
+        try:
             return to_utc(datetime.fromisoformat(value))
+        except ValueError:
+            pass
     raise ValueError("should be an ISO 8601 timestamp such as 2024-01-01T12:00:00+00:00")
 
 
@@ -142,16 +143,17 @@ class Watermark(BaseModel):
         Raises:
             ValidationError: It is none.
         """
-        watermark = cls.model_validate_json(body)
-        if etag is not None:
-            watermark._etag = etag  # noqa: SLF001 - of its own class, and not handed out yet
-        return watermark
+        return cls.model_validate_json(body)._tagged(etag)  # noqa: SLF001 - of its own class
 
     def with_etag(self, etag: str | None) -> Self:
         """Return the same watermark with the version tag of the answer that brought it."""
-        copy = self.model_copy()
-        copy._etag = etag  # noqa: SLF001 - of its own class; a frozen model has no other way
-        return copy
+        return self.__copy__()._tagged(etag)  # noqa: SLF001 - of its own class
+
+    def _tagged(self, etag: str | None) -> Self:
+        # Past pydantic, as `etag` reads it. Only for what is not handed out yet.
+        assert self.__pydantic_private__ is not None  # noqa: S101 - there is a private attribute
+        self.__pydantic_private__["_etag"] = etag
+        return self
 
     def __getitem__(self, key: str) -> Any:
         return self.model_dump(mode="json", exclude_unset=True)[key]
