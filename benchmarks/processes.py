@@ -1,7 +1,7 @@
 """The processes that figures are taken of: each on a free port of loopback, ended afterwards.
 
-Run as a module it is the floor: bare aiohttp handlers that answer one constant watermark to each
-read and write, and check, store, count and log nothing.
+Run as a module it is the floor: bare aiohttp handlers that answer the same watermark to each read
+and write, and check, store, count and log nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from demo.stage import PROJECT, StorageService, ended, environment
 
 API = "api/v1/watermarks"
 WATERMARK = {
-    "source_id": "source-0",
     "last_successful_timestamp": "2026-01-01T00:00:00.123456Z",
     "last_run_timestamp": "2026-01-01T00:00:00.123456Z",
     "status": "success",
@@ -76,13 +75,13 @@ async def outcome(folder: Path, module: str, *arguments: str, **variables: str) 
     return found
 
 
-async def _read(_: web.Request) -> web.Response:
-    return web.json_response(WATERMARK)
+async def _read(request: web.Request) -> web.Response:
+    return web.json_response({**WATERMARK, "source_id": request.match_info["source_id"]})
 
 
 async def _write(request: web.Request) -> web.Response:
     await request.read()
-    return web.json_response(WATERMARK)
+    return await _read(request)
 
 
 async def _serve_floor() -> None:

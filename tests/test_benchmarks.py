@@ -82,12 +82,12 @@ def test_missing_peer_is_left_out_and_named(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_client_is_measured_beside_bare_aiohttp() -> None:
-    """Ours, bare and a new session each have their figures, one after another and 32 at a time."""
+    """Each client has its figures with both servers, one after another and 32 at a time."""
     found = rows(quick("client").stdout)
     assert {name: len(figures) for name, figures in found.items()} == {
-        "StorageServiceClient": 2,
-        "bare aiohttp, one session": 2,
-        "aiohttp, new session each": 2,
+        "StorageServiceClient": 4,
+        "bare aiohttp, one session": 4,
+        "aiohttp, new session each": 4,
     }
 
 
