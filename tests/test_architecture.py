@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,12 +39,11 @@ FORBIDDEN = {
 }
 
 
-def modules() -> Iterator[tuple[str, Path]]:
-    """Give each module's layer and file, ``__init__`` of the package left out: it is the facade."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        if layer != "__init__":
-            yield layer, path
+def modules() -> list[tuple[str, Path]]:
+    """Return each module's layer and file, but not the package's ``__init__``: it is the facade."""
+    paths = sorted(PACKAGE.rglob("*.py"))
+    layers = [path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in paths]
+    return [each for each in zip(layers, paths, strict=True) if each[0] != "__init__"]
 
 
 def imported(path: Path) -> set[str]:

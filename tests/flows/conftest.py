@@ -1,0 +1,50 @@
+"""One Prefect server for the tests of this folder; the rest of the suite needs none."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect.settings import PREFECT_API_URL
+from prefect.tasks import Task
+from prefect.testing.utilities import prefect_test_harness
+from yarl import URL
+
+from ladon_storage import tasks
+from ladon_storage.settings import StorageSettings
+from tests.flows.flaky import Flaky, flaky_service
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prefect_server(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Run Prefect over a database of its own; a fresh one takes longer than Prefect waits."""
+    with prefect_test_harness(server_startup_timeout=180):
+        # Prefect leaves connections to its own server open; any other that is left is our fault.
+        port = URL(str(PREFECT_API_URL.value())).port
+        unclosed = rf"unclosed <socket\.socket .*raddr=\('127\.0\.0\.1', {port}\)"
+        warnings.filterwarnings("ignore", unclosed, ResourceWarning)  # in the test that began it
+        pytestconfig.addinivalue_line("filterwarnings", f"ignore:{unclosed}:ResourceWarning")
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Prefect retry at once."""
+    for each in vars(tasks).values():
+        if isinstance(each, Task) and each.retries:
+            monkeypatch.setattr(each, "retry_delay_seconds", 0)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Flaky]:
+    """Run a Storage Service that fails on demand."""
+    with flaky_service(tmp_path / "storage.db") as flaky:
+        yield flaky
+
+
+@pytest.fixture
+def storage(service: Flaky) -> StorageSettings:
+    """Return settings for ``service``, as strict as in production."""
+    return StorageSettings(url=service.url)

@@ -1,0 +1,351 @@
+"""The collection flow against a real service, feed and sink: commits, failures, forms, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import get_client
+from prefect.settings import PREFECT_API_URL
+
+from flows import collect as module
+from flows.collect import collect, collect_kev, collect_threatfox
+from ladon_storage.blocks import RecordSink, StorageService
+from ladon_storage.collection.sources import Kev, ThreatFox
+from ladon_storage.errors import (
+    ConfigurationError,
+    SourceError,
+    StorageError,
+    StorageUnhealthyError,
+    WatermarkConflictError,
+)
+from ladon_storage.models import Watermark
+from ladon_storage.settings import StorageSettings
+from tests.collecting import ScriptedSource, at, record, table
+from tests.feed_server import Answer, FeedServer
+from tests.flows.flaky import Flaky
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CATALOGUE = {
+    "count": 2,
+    "vulnerabilities": [
+        {"cveID": "CVE-2024-0001", "dateAdded": "2024-01-01"},
+        {"cveID": "CVE-2024-0002", "dateAdded": "2024-01-02"},
+    ],
+}
+
+
+def sink(folder: Path, **fields: str) -> dict[str, str]:
+    return {"url": f"sqlite:///{folder}/records.db", **fields}
+
+
+async def watermark(storage: StorageSettings, source_id: str) -> Watermark | None:
+    async with storage.client() as client:
+        return await client.get_watermark(source_id)
+
+
+async def last_state(name: str) -> str:
+    """Return the state type of the flow's latest run."""
+    async with get_client() as client:
+        runs = await client.read_flow_runs(sort="START_TIME_DESC", limit=1)  # type: ignore[arg-type]
+    assert runs[0].state
+    return runs[0].state.type.value
+
+
+async def test_dictionary_of_a_source_is_collected(
+    storage: StorageSettings, service: Flaky, tmp_path: Path
+) -> None:
+    """Health, read, running, collect, success, in this order; the report says what was done."""
+    async with FeedServer(Answer.of(CATALOGUE)) as feed:
+        report = await collect({"kind": "kev", "url": feed.url}, sink(tmp_path), storage)
+    assert service.calls == ["HEALTH", "GET", "PUT", "PUT"]
+    assert (report.records_read, report.records_written) == (2, 2)
+    assert (report.watermark_before, report.watermark_after) == (
+        None,
+        datetime(2024, 1, 2, tzinfo=UTC),
+    )
+    assert table(tmp_path / "records.db") == [("CVE-2024-0001",), ("CVE-2024-0002",)]
+    stored = await watermark(storage, "kev")
+    assert stored
+    assert (stored.status, stored.records_collected) == ("success", 2)
+
+
+async def test_source_of_ones_own_is_collected(storage: StorageSettings, tmp_path: Path) -> None:
+    """Any object that is a source goes through the same body; a second run starts at its end."""
+    source = ScriptedSource([[record("1", 1)]], [], overlap=timedelta(minutes=1))
+    await collect(source, sink(tmp_path), storage)
+    report = await collect(source, sink(tmp_path), storage)
+    assert source.ranges == [(None, None), (at(0), None)]
+    assert (report.watermark_before, report.watermark_after) == (at(1), at(1))
+
+
+async def test_storage_comes_from_a_block_by_name_or_the_environment(
+    service: Flaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A saved block's name, the block itself and the environment all lead to the service."""
+    block = StorageService(url=service.url)
+    await block.save("for-collect", overwrite=True)
+    source = ScriptedSource([[record("1", 1)]], [], [])
+    await collect(source, sink(tmp_path), "for-collect")
+    await collect(source, sink(tmp_path), await StorageService.aload("for-collect"))
+    monkeypatch.setenv("STORAGE_SERVICE_URL", service.url)
+    report = await collect(source, sink(tmp_path))
+    assert report.watermark_before == at(1)
+
+
+async def test_environment_without_a_service_fails_the_run(tmp_path: Path) -> None:
+    """In production, which is the default, a missing address says what to set."""
+    with pytest.raises(ConfigurationError, match="STORAGE_SERVICE_URL"):
+        await collect(ScriptedSource([]), sink(tmp_path))
+
+
+async def test_unhealthy_service_fails_before_anything_is_collected(
+    storage: StorageSettings, service: Flaky, tmp_path: Path
+) -> None:
+    """In production no source is asked, and no sink opened, without a healthy service."""
+    service.fail(503, "HEALTH")
+    source = ScriptedSource([[record("1", 1)]])
+    with pytest.raises(StorageUnhealthyError):
+        await collect(source, sink(tmp_path), storage)
+    assert source.ranges == []
+    assert not (tmp_path / "records.db").exists()
+    assert await last_state("collect") == "FAILED"
+
+
+async def test_unreadable_watermark_is_not_never_collected(
+    storage: StorageSettings, service: Flaky, tmp_path: Path
+) -> None:
+    """A service that answers health and fails the read fails the run; nothing is collected."""
+    service.fail(500, "GET")
+    source = ScriptedSource([[record("1", 1)]])
+    with pytest.raises(StorageError):
+        await collect(source, sink(tmp_path), storage)
+    assert source.ranges == []
+
+
+async def test_failed_source_is_recorded_and_fails_the_run(
+    storage: StorageSettings, tmp_path: Path
+) -> None:
+    """The watermark says failed and why, and keeps its last success; the run's state is true."""
+    source = ScriptedSource([[record("1", 1)]], [[record("2", 2)], SourceError("the feed broke")])
+    await collect(source, sink(tmp_path), storage)
+    with pytest.raises(SourceError):
+        await collect(source, sink(tmp_path), storage)
+    stored = await watermark(storage, "feed")
+    assert stored
+    assert (stored.status, stored.last_successful_timestamp) == ("failed", at(1))
+    assert "the feed broke" in (stored.error_message or "")
+    assert await last_state("collect") == "FAILED"
+
+
+async def test_failed_last_write_fails_the_run_and_repeats_nothing(
+    storage: StorageSettings, service: Flaky, tmp_path: Path
+) -> None:
+    """27. The sink committed and the success could not be written: the next run adds nothing."""
+    source = ScriptedSource([[record("1", 1)]], [[record("1", 1)]])
+    service.fail(500, "PUT", body='"success"')
+    with pytest.raises(StorageError):
+        await collect(source, sink(tmp_path, keep="all"), storage)
+    stored = await watermark(storage, "feed")
+    assert stored
+    assert (stored.status, stored.last_successful_timestamp) == ("failed", None)
+    service.heal()
+    report = await collect(source, sink(tmp_path, keep="all"), storage)
+    assert (report.records_written, report.watermark_after) == (0, at(1))
+    assert table(tmp_path / "records.db") == [("1",)]
+
+
+async def test_run_that_lost_to_another_fails_and_leaves_it_alone(
+    storage: StorageSettings, tmp_path: Path
+) -> None:
+    """A watermark that moved during the run is not overwritten, neither by success nor failure."""
+
+    async def faster() -> None:
+        async with storage.client() as client:
+            await client.update_watermark("feed", at(50))
+
+    source = ScriptedSource([[record("1", 1)], faster])
+    with pytest.raises(WatermarkConflictError):
+        await collect(source, sink(tmp_path), storage)
+    stored = await watermark(storage, "feed")
+    assert stored
+    assert (stored.status, stored.last_successful_timestamp) == ("success", at(50))
+
+
+async def test_lost_answer_to_the_last_write_is_not_a_conflict(
+    storage: StorageSettings, service: Flaky, tmp_path: Path
+) -> None:
+    """A success that was stored, and whose answer was lost, is found again by the retry."""
+    service.lose_one_answer('"success"')
+    report = await collect(ScriptedSource([[record("1", 1)]]), sink(tmp_path), storage)
+    assert service.calls == ["HEALTH", "GET", "PUT", "PUT", "PUT"]
+    assert report.watermark_after == at(1)
+
+
+async def test_backfill_leaves_the_watermark_alone(
+    storage: StorageSettings, tmp_path: Path
+) -> None:
+    """33. A range with since and until is collected, and no watermark is read or written."""
+    source = ScriptedSource([[record("9", 90)]], [[record("1", 1)]])
+    await collect(source, sink(tmp_path), storage)
+    report = await collect(source, sink(tmp_path), storage, since=at(0), until=at(20))
+    assert source.ranges[1] == (at(0), at(20))
+    assert report.backfill
+    stored = await watermark(storage, "feed")
+    assert stored
+    assert stored.last_successful_timestamp == at(90)
+
+
+async def test_naive_since_is_refused(storage: StorageSettings, tmp_path: Path) -> None:
+    """A time without a zone means something else to everybody."""
+    with pytest.raises(Exception, match="timezone"):
+        await collect(
+            ScriptedSource([]),
+            sink(tmp_path),
+            storage,
+            since=datetime(2024, 1, 1),  # noqa: DTZ001
+        )
+
+
+async def test_cancelled_run_records_its_failure(storage: StorageSettings, tmp_path: Path) -> None:
+    """Cancelling the flow in the middle of a page writes `failed`, and the cancellation goes on."""
+    started = asyncio.Event()
+
+    async def hang() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    run = asyncio.ensure_future(
+        collect(ScriptedSource([[record("1", 1)], hang]), sink(tmp_path), storage)
+    )
+    await started.wait()
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    stored = await watermark(storage, "feed")
+    assert stored
+    assert (stored.status, stored.last_successful_timestamp) == ("failed", None)
+    assert "CancelledError" in (stored.error_message or "")
+
+
+async def flow_process(*arguments: str, **environment: str) -> asyncio.subprocess.Process:
+    """Start the flow's command in a process of its own, against the tests' Prefect server."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "flows.collect",
+        *arguments,
+        cwd=ROOT,
+        env={**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value()), **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def test_sigterm_records_the_failure(
+    storage: StorageSettings, service: Flaky, tmp_path: Path
+) -> None:
+    """A run that is told to end writes `failed` on its way out, and Prefect calls it crashed."""
+    body = json.dumps(CATALOGUE).encode()
+    async with FeedServer(Answer(body, stall_at=10)) as feed:
+        source = json.dumps({"kind": "kev", "url": feed.url})
+        process = await flow_process(
+            source, f"sqlite:///{tmp_path}/records.db", STORAGE_SERVICE_URL=service.url
+        )
+        async with asyncio.timeout(60):
+            while not feed.requests:
+                await asyncio.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, errors = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode != 0, errors.decode()
+    stored = await watermark(storage, "kev")
+    assert stored
+    assert (stored.status, stored.last_successful_timestamp) == ("failed", None)
+    assert await last_state("collect") == "CRASHED"
+
+
+async def test_command_line_collects_and_prints_the_report(
+    storage: StorageSettings, service: Flaky, tmp_path: Path
+) -> None:
+    """A source in a file and a sink's address are enough; the report is JSON on standard output."""
+    async with FeedServer(Answer.of(CATALOGUE)) as feed:
+        described = tmp_path / "source.json"
+        described.write_text(json.dumps({"kind": "kev", "url": feed.url}))
+        process = await flow_process(
+            str(described), f"sqlite:///{tmp_path}/records.db", STORAGE_SERVICE_URL=service.url
+        )
+        output, errors = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, errors.decode()
+    assert json.loads(output)["records_written"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["kve", "sqlite:///x.db"], "kind should be one of"),
+        (['{"kind": ', "sqlite:///x.db"], "no JSON object"),
+        (["kev", "mysql://x"], "There is no sink"),
+    ],
+)
+def test_command_line_says_what_is_wrong(
+    arguments: list[str],
+    complaint: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A mistake in the arguments is one clear sentence and a failed command."""
+    monkeypatch.setenv("STORAGE_SERVICE_URL", "http://127.0.0.1:9")
+    assert module.main(arguments) == 1
+    assert complaint in capsys.readouterr().err
+
+
+def test_command_line_refuses_a_naive_instant(capsys: pytest.CaptureFixture[str]) -> None:
+    """An instant without an offset is refused before a run exists."""
+    with pytest.raises(SystemExit):
+        module.main(["kev", "sqlite:///x.db", "--since", "2024-01-01T00:00:00"])
+    assert "offset" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("each", "kind"), [(collect_kev, Kev), (collect_threatfox, ThreatFox)], ids=["kev", "threatfox"]
+)
+def test_form_of_each_kind_is_exact(each: Any, kind: type[Kev | ThreatFox]) -> None:
+    """The UI's form has the fields of one kind with their texts, and blocks for what is secret."""
+    assert each.name == f"collect-{kind.model_fields['kind'].default}"
+    schema = each.parameters.model_dump()
+    assert list(schema["properties"]) == ["source", "sink", "storage", "since", "until"]
+    assert schema["required"] == ["source", "sink"]
+    fields = schema["definitions"][kind.__name__]["properties"]
+    assert set(fields) == set(kind.model_fields)
+    assert all(field["title"] and field["description"] for field in fields.values())
+    assert all(field["description"] for field in schema["properties"].values())
+    slugs = {
+        name: definition.get("block_type_slug")
+        for name, definition in schema["definitions"].items()
+        if "block_type_slug" in definition
+    }
+    assert slugs == {
+        "RecordSink": "ladon-record-sink",
+        "StorageService": "ladon-storage-service",
+    }
+
+
+async def test_flow_of_a_kind_takes_what_the_form_sends(service: Flaky, tmp_path: Path) -> None:
+    """Parameters as the UI posts them, blocks by reference, run the one body."""
+    storage_id = await StorageService(url=service.url).save("form", overwrite=True)
+    sink_id = await RecordSink(url=f"sqlite:///{tmp_path}/records.db").save("form", overwrite=True)
+    async with FeedServer(Answer.of(CATALOGUE)) as feed:
+        flow: Any = collect_kev  # its signature is made, and no type checker sees it
+        report = await flow(
+            source={"kind": "kev", "url": feed.url, "source_id": "form"},
+            sink={"$ref": {"block_document_id": str(sink_id)}},
+            storage={"$ref": {"block_document_id": str(storage_id)}},
+        )
+    assert (report.source_id, report.records_written) == ("form", 2)
