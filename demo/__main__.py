@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import shutil
 import sqlite3
 import sys
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -90,7 +92,7 @@ class Demonstration:
             except StorageConnectionError:
                 return "unreachable"
         if watermark is None or watermark.last_successful_timestamp is None:
-            return "never collected"
+            return "never"
         return f"{watermark.last_successful_timestamp:%d %b %H:%M}"
 
     def rows(self) -> list[tuple[str, str]]:
@@ -122,7 +124,8 @@ class Demonstration:
             after=await self.watermark(),
         )
         self.outcomes.append(outcome)
-        console.print(f"[bold]Run {len(self.outcomes)}[/]: {title}: {run.ended}")
+        asked = f"asked the source {outcome.requests} x"
+        console.print(f"[bold]Run {len(self.outcomes)}[/]: {title}: {run.ended}, {asked}")
         if run.why:
             console.print(f"       {run.why}", style="dim", highlight=False, soft_wrap=True)
 
@@ -138,10 +141,10 @@ class Demonstration:
             await self.collect("with news", "completed")
             await self.service.kill()
             self.publish(more)
-            await self.collect("Storage Service down", "failed")
+            await self.collect("service down", "failed")
             await self.service.start()
             self.feed.before_answer = self.service.kill
-            await self.collect("service dies in the middle", "failed")
+            await self.collect("service dies", "failed")
             self.feed.before_answer = None
             await self.service.start()
             self.publish(last)
@@ -151,20 +154,18 @@ class Demonstration:
 
 
 def table(outcomes: list[Outcome]) -> Table:
-    """Return the outcomes as a table that anybody can read."""
-    shown = Table(
-        title="What the runs did (records counted by version)", title_justify="left", expand=False
-    )
-    for heading in ("run", "", "ended", "asked source", "at source", "in sink", "lost", "repeated"):
-        shown.add_column(heading, justify="left" if heading in ("", "ended") else "right")
-    shown.add_column("watermark before")
-    shown.add_column("after")
+    """Return the outcomes as a table that anybody can read, in 80 columns."""
+    shown = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    shown.add_column("run", no_wrap=True)
+    shown.add_column("ended")
+    for heading in ("at\nsource", "in\nsink", "lost", "repeated"):
+        shown.add_column(heading, justify="right")
+    shown.add_column("watermark\nbefore", no_wrap=True)
+    shown.add_column("\nafter", no_wrap=True)
     for number, outcome in enumerate(outcomes, start=1):
         shown.add_row(
-            str(number),
-            outcome.title,
+            f"{number} {outcome.title}",
             outcome.ended if outcome.as_expected else f"{outcome.ended} (!)",
-            f"{outcome.requests} x",
             str(outcome.at_source),
             str(outcome.in_sink),
             str(outcome.lost),
@@ -177,6 +178,8 @@ def table(outcomes: list[Outcome]) -> Table:
 
 async def main() -> int:
     """Play the demonstration in the project's folder ``.demo``, and return the exit code."""
+    # The service is down on purpose, and the runs say so themselves.
+    logging.getLogger("ladon_storage").setLevel(logging.CRITICAL)
     folder = PROJECT / ".demo" / "sample"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -188,6 +191,7 @@ async def main() -> int:
             demonstration = Demonstration(folder, api, feed, url)
             await demonstration.play()
     outcomes = demonstration.outcomes
+    console.print("\nRecords by version: one that was sighted again counts again.")
     console.print(table(outcomes))
     if not all(outcome.as_expected for outcome in outcomes):
         console.print("A run did not end as it should, or a record was lost or repeated.")

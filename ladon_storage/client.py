@@ -269,7 +269,8 @@ class StorageServiceClient:
             metrics.count_request("GET", status)
             return True
         metrics.count_request("GET", status, "health_check_failed")
-        text = f"The Storage Service at {self.base_url} is unhealthy: {problem}"
+        place = f"The Storage Service at {self.base_url}"
+        text = f"{place} is unhealthy: {str(problem).replace(place, 'it')}"
         unhealthy = StorageUnhealthyError(text, status)
         if isinstance(problem, Exception):
             unhealthy.__cause__ = problem
