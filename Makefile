@@ -3,7 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.complete
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# Nothing is left outside of the project's folder, and so no cache.
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-cache-dir
 
 .PHONY: setup test check demo bench lock clean
 

@@ -176,6 +176,21 @@ def table(outcomes: list[Outcome]) -> Table:
     return shown
 
 
+def verdict(outcomes: list[Outcome]) -> int:
+    """Show what came of the runs, and return the exit code: 1 if anything is not as it should."""
+    console.print("\nRecords by version: one that was sighted again counts again.")
+    console.print(table(outcomes))
+    if not all(outcome.as_expected for outcome in outcomes):
+        console.print("A run did not end as it should, or a record was lost or repeated.")
+        return 1
+    last = outcomes[-1]
+    console.print(
+        f"{last.at_source} records were published, {last.in_sink} are in the sink, "
+        f"{last.lost} lost, {last.repeated} repeated."
+    )
+    return 0
+
+
 async def main() -> int:
     """Play the demonstration in the project's folder ``.demo``, and return the exit code."""
     # The service is down on purpose, and the runs say so themselves.
@@ -190,18 +205,7 @@ async def main() -> int:
             status.stop()
             demonstration = Demonstration(folder, api, feed, url)
             await demonstration.play()
-    outcomes = demonstration.outcomes
-    console.print("\nRecords by version: one that was sighted again counts again.")
-    console.print(table(outcomes))
-    if not all(outcome.as_expected for outcome in outcomes):
-        console.print("A run did not end as it should, or a record was lost or repeated.")
-        return 1
-    last = outcomes[-1]
-    console.print(
-        f"{last.at_source} records were published, {last.in_sink} are in the sink, "
-        f"{last.lost} lost, {last.repeated} repeated."
-    )
-    return 0
+    return verdict(demonstration.outcomes)
 
 
 if __name__ == "__main__":

@@ -5,23 +5,15 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.documents import ROOT, examples
 from tests.service import embedded_service
 
-ROOT = Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "docs" / "STORAGE_CLIENT_GUIDE.md"
 ADDRESS = "http://storage.example:8000"
-
-
-def examples(document: Path) -> Iterator[tuple[int, str]]:
-    """Yield the Python blocks of a document, with the lines on which they begin."""
-    text = document.read_text(encoding="utf-8")
-    for found in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-        yield text.count("\n", 0, found.start()) + 1, found[1]
 
 
 @pytest.mark.parametrize(
@@ -50,3 +42,18 @@ def test_links_between_documents_lead_somewhere() -> None:
         text = document.read_text(encoding="utf-8")
         for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_guarantees_name_tests_that_exist() -> None:
+    """Each test that the README shows a guarantee by is in the file that it links."""
+    shown = re.findall(r"\[`(test_\w+)`\]\(([^)]+)\)", (ROOT / "README.md").read_text())
+    assert len(shown) >= 12
+    for name, file in shown:
+        assert f"def {name}(" in (ROOT / file).read_text(), name
+
+
+def test_readme_names_only_targets_that_exist() -> None:
+    """Each `make` command of the documents is a target of the Makefile."""
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:`|\$ )make ([a-z]+)", (ROOT / "README.md").read_text()))
+    assert {"demo", "test"} <= named <= targets

@@ -1,0 +1,108 @@
+"""What the README gives people to run works as it stands, but for the addresses."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.settings import PREFECT_API_URL
+
+from demo import kev
+from ladon_storage.blocks import RecordSink, StorageService
+from ladon_storage.settings import StorageSettings
+from tests.collecting import table
+from tests.documents import ROOT, examples
+from tests.feed_server import Answer, FeedServer
+from tests.flows.flaky import Flaky
+
+FIRST, OWN_FLOW, OWN_SOURCE, BLOCKS = (code for _, code in examples(ROOT / "README.md"))
+CATALOGUE = Answer.of(
+    {"count": 1, "vulnerabilities": [{"cveID": "CVE-1", "dateAdded": "2024-01-01"}]}
+)
+
+
+async def printed(code: str, folder: Path, service: Flaky) -> str:
+    """Run an example as a script, and return what it prints."""
+    script = folder / "example.py"
+    script.write_text(code)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(script), cwd=folder, stdout=PIPE, stderr=PIPE,
+        env=os.environ | {
+            "PYTHONPATH": str(ROOT),
+            "PREFECT_API_URL": str(PREFECT_API_URL.value()),
+            "STORAGE_SERVICE_URL": service.url,
+        },
+    )  # fmt: skip
+    output, errors = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, errors.decode()
+    return output.decode()
+
+
+async def test_first_example_collects_the_catalogue(service: Flaky, tmp_path: Path) -> None:
+    """It has at most 15 lines, and a second run writes nothing."""
+    assert len(FIRST.strip().splitlines()) <= 15
+    async with FeedServer(CATALOGUE, CATALOGUE) as feed:
+        code = FIRST.replace('{"kind": "kev"}', f'{{"kind": "kev", "url": "{feed.url}"}}')
+        assert code != FIRST
+        outputs = [await printed(code, tmp_path, service) for _ in range(2)]
+    assert outputs == [
+        f"{written} new or changed up to 2024-01-01 00:00:00+00:00\n" for written in (1, 0)
+    ]
+    assert table(tmp_path / "records.db", "record_id") == [("CVE-1",)]
+
+
+async def test_own_flow_writes_its_watermark(
+    service: Flaky, storage: StorageSettings, tmp_path: Path
+) -> None:
+    """The tasks alone, in a stranger's flow, keep the source's watermark."""
+    await printed(OWN_FLOW, tmp_path, service)
+    async with storage.client() as client:
+        watermark = await client.get_watermark("tickets")
+    assert watermark
+    assert watermark["last_successful_timestamp"] == "2026-01-01T00:00:00+00:00"
+
+
+async def test_own_source_is_collected(service: Flaky, tmp_path: Path) -> None:
+    """A class of three members is a source."""
+    assert await printed(OWN_SOURCE, tmp_path, service) == "1 read, 1 new or changed\n"
+    assert table(tmp_path / "tickets.db", "source_id, record_id") == [("tickets", "7")]
+
+
+async def test_blocks_are_saved_and_loaded(service: Flaky, tmp_path: Path) -> None:
+    """What the example saves is there for the forms, its secrets hidden."""
+    await printed(BLOCKS, tmp_path, service)
+    storage: Any = await StorageService.aload("production")
+    sink: Any = await RecordSink.aload("records")
+    assert (storage.url, sink.table) == ("http://127.0.0.1:8080", "records")
+    assert storage.token
+    assert "yours" not in repr(storage)
+
+
+async def test_live_command_collects_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command for people who are online, against a catalogue on this machine."""
+
+    @asynccontextmanager
+    async def server(_folder: Path) -> AsyncIterator[str]:
+        yield str(PREFECT_API_URL.value())
+
+    monkeypatch.setattr(kev, "prefect_server", server)
+    monkeypatch.setattr(kev, "PROJECT", tmp_path)
+    async with FeedServer(CATALOGUE, CATALOGUE) as feed:
+        assert await kev.main({"kind": "kev", "url": feed.url}) == 0
+        shown = capsys.readouterr().out
+        assert await kev.main({"kind": "kev", "url": feed.url}) == 1
+    rows = [line.split("│")[1:-1] for line in shown.splitlines() if "completed" in line]
+    assert [[cell.strip() for cell in row[:4]] for row in rows] == [
+        ["1", "completed", "1", "1"],
+        ["2", "completed", "1", "0"],
+    ]
+    assert "answered 410" in capsys.readouterr().out
