@@ -1,0 +1,383 @@
+"""One contract, kept by the mock, by the embedded service, and by one that knows nothing else."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from aiohttp import web
+from pydantic import ValidationError
+
+from ladon_storage import MockStorageClient, StorageServiceClient, Watermark, WatermarkConflictError
+from tests.clock import FakeClock
+from tests.service import embedded_service
+
+Client = StorageServiceClient | MockStorageClient
+
+JANUARY = datetime(2024, 1, 1, 12, tzinfo=UTC)
+FEBRUARY = datetime(2024, 2, 1, 12, tzinfo=UTC)
+SERVICE_TIME = "2026-01-01T00:00:00+00:00"
+STRANGE = [
+    "a/b", "/", "//", "a b", " ", "100%", "%2F", "%", "a?b=c&d#e", "a;b:c@d", "...", "..a", "~-._",
+    "überwachung", "u\u0308", "脅威", "🦊", "a\\b", '"kev"', "'", "<kev>", "a+b", "{x}", "x" * 255,
+]  # fmt: skip
+
+
+@asynccontextmanager
+async def base_service(now: Callable[[], datetime]) -> AsyncIterator[str]:
+    """Run a service of the base contract, and refuse whatever goes beyond it."""
+    stored: dict[str, dict[str, Any]] = {}
+
+    def source(request: web.Request) -> str:
+        prefix, _, segment = request.raw_path.rpartition("/")
+        assert prefix == "/api/v1/watermarks"
+        assert not request.query_string
+        return unquote(segment)
+
+    async def get(request: web.Request) -> web.Response:
+        found = stored.get(source(request))
+        return web.json_response(found) if found else web.Response(status=404)
+
+    async def put(request: web.Request) -> web.Response:
+        body = await request.json()
+        beyond = set(body) - {"timestamp", "status", "error_message"}
+        if beyond or {"If-Match", "If-None-Match"} & set(request.headers):
+            raise web.HTTPBadRequest(text=f"unknown: {beyond}, {dict(request.headers)}")
+        before = stored.get(source(request), {}).get("last_successful_timestamp")
+        success = body["status"] == "success"
+        stored[source(request)] = {
+            "source_id": source(request),
+            "last_successful_timestamp": body["timestamp"] if success else before,
+            "last_run_timestamp": now().isoformat(),
+            "status": body["status"],
+            "error_message": body.get("error_message"),
+            "records_collected": 0,
+        }
+        return web.json_response(stored[source(request)])
+
+    async def health(_: web.Request) -> web.Response:
+        return web.json_response({"status": "healthy"})
+
+    application = web.Application()
+    application.router.add_get("/health", health)
+    application.router.add_get("/{any:.*}", get)
+    application.router.add_put("/{any:.*}", put)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture(params=["mock", "embedded", "base"])
+async def client(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock
+) -> AsyncIterator[Client]:
+    """Hand out each client of the contract in turn."""
+    if request.param == "mock":
+        yield MockStorageClient(clock=clock.now)
+        return
+    service = (
+        embedded_service(tmp_path / "watermarks.db", now=clock.now)
+        if request.param == "embedded"
+        else base_service(clock.now)
+    )
+    async with service as address, StorageServiceClient(address) as made:
+        yield made
+
+
+extended = pytest.mark.parametrize("client", ["mock", "embedded"], indirect=True)
+"""Marks what goes beyond the base contract."""
+
+
+async def test_source_never_collected_is_none(client: Client) -> None:
+    """There is no watermark before the first write, and reading makes none."""
+    for _ in range(2):
+        assert await client.get_watermark("kev") is None
+    await client.update_watermark("kev", JANUARY)
+    assert await client.get_watermark("another") is None
+
+
+async def test_write_returns_what_a_read_returns(client: Client) -> None:
+    """What a write says is stored is stored, field for field."""
+    written = await client.update_watermark("kev", JANUARY)
+    read = await client.get_watermark("kev")
+    assert read == written
+    assert dict(written) == {
+        "source_id": "kev",
+        "last_successful_timestamp": "2024-01-01T12:00:00+00:00",
+        "last_run_timestamp": SERVICE_TIME,
+        "status": "success",
+        "error_message": None,
+        "records_collected": 0,
+    }
+
+
+async def test_success_moves_the_watermark(client: Client, clock: FakeClock) -> None:
+    """Each success stands in place of the one before it, at the service's time."""
+    await client.update_watermark("kev", JANUARY)
+    clock.advance(60)
+    stored = await client.update_watermark("kev", FEBRUARY, "success")
+    assert stored.last_successful_timestamp == FEBRUARY
+    assert stored.last_run_timestamp == clock.now()
+    same = await client.update_watermark("kev", FEBRUARY)
+    assert same.last_successful_timestamp == FEBRUARY
+
+
+@pytest.mark.parametrize("status", ["failed", "running"])
+async def test_other_statuses_keep_the_last_success(client: Client, status: str) -> None:
+    """Neither a failure nor a beginning moves the watermark, wherever their timestamps lie."""
+    first = await client.update_watermark("kev", JANUARY, status)
+    assert first.last_successful_timestamp is None
+    await client.update_watermark("kev", JANUARY)
+    for timestamp in (FEBRUARY, JANUARY - timedelta(days=1)):
+        stored = await client.update_watermark("kev", timestamp, status)
+        assert (stored.status, stored.last_successful_timestamp) == (status, JANUARY)
+    assert await client.get_watermark("kev") == stored
+
+
+async def test_error_message_stays_until_the_next_write(client: Client) -> None:
+    """The last run's error is the only one."""
+    failed = await client.update_watermark("kev", JANUARY, "failed", "the feed is gone\n\0 ✗")
+    assert failed.error_message == "the feed is gone\n\0 ✗"
+    assert await client.get_watermark("kev") == failed
+    succeeded = await client.update_watermark("kev", JANUARY)
+    assert succeeded.error_message is None
+
+
+async def test_error_message_that_cannot_be_stored_is_cut_and_replaced(client: Client) -> None:
+    """A failure is recorded, whatever the error's text is."""
+    text = "\udcff" + "x" * 100_000
+    failed = await client.update_watermark("kev", JANUARY, "failed", text)
+    assert failed.error_message == "?" + "x" * 16_383
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "stored"),
+    [
+        (datetime(2024, 1, 1, 12), "2024-01-01T12:00:00+00:00"),  # noqa: DTZ001 - the point
+        (datetime(2024, 1, 1, 12, tzinfo=timezone(timedelta(hours=5, minutes=30))),
+         "2024-01-01T06:30:00+00:00"),
+        (datetime(2024, 1, 1, 12, 0, 0, 999_999, UTC), "2024-01-01T12:00:00.999999+00:00"),
+        (datetime(1, 1, 1, tzinfo=UTC), "0001-01-01T00:00:00+00:00"),
+        (datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC), "9999-12-31T23:59:59.999999+00:00"),
+    ],
+    ids=["naive", "offset", "microseconds", "first", "last"],
+)  # fmt: skip
+async def test_timestamp_is_utc_and_exact(client: Client, timestamp: datetime, stored: str) -> None:
+    """A naive timestamp is read as UTC, another is shifted to it, and no microsecond is lost."""
+    written = await client.update_watermark("kev", timestamp)
+    assert written["last_successful_timestamp"] == stored
+    assert written.last_successful_timestamp == datetime.fromisoformat(stored)
+    assert await client.get_watermark("kev") == written
+
+
+async def test_strange_source_ids_are_different_sources(client: Client) -> None:
+    """A source's name is one path segment, whatever is in it, and comes back as it went."""
+    for number, source_id in enumerate(STRANGE):
+        written = await client.update_watermark(source_id, JANUARY + timedelta(days=number))
+        assert written.source_id == source_id
+    for number, source_id in enumerate(STRANGE):
+        watermark = await client.get_watermark(source_id)
+        assert watermark is not None
+        assert watermark.source_id == source_id
+        assert watermark.last_successful_timestamp == JANUARY + timedelta(days=number)
+
+
+@pytest.mark.parametrize("source_id", ["", ".", "..", "x" * 256, "a\nb", "a\0", "\x7f", "\udcff"])
+async def test_source_id_that_no_path_can_carry_is_refused(client: Client, source_id: str) -> None:
+    """Such a name is an error before any request, to read and to write."""
+    with pytest.raises(ValueError, match="source_id"):
+        await client.get_watermark(source_id)
+    with pytest.raises(ValueError, match="source_id"):
+        await client.update_watermark(source_id, JANUARY)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"timestamp": "2024-01-01T12:00:00+00:00"}, TypeError),
+        ({"timestamp": 1704110400}, TypeError),
+        ({"timestamp": None}, TypeError),
+        ({"timestamp": datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=1)))}, ValueError),
+        ({"status": "done"}, ValueError),
+        ({"status": "Success"}, ValueError),
+        ({"status": ""}, ValueError),
+        ({"records_collected": -1}, ValueError),
+        ({"records_collected": 2**53 + 1}, ValueError),
+        ({"run_id": "x" * 256}, ValueError),
+    ],
+)
+async def test_argument_that_makes_no_sense_writes_nothing(
+    client: Client, arguments: dict[str, Any], error: type[Exception]
+) -> None:
+    """A mistake of the caller's is told at once, and is nobody's failure."""
+    with pytest.raises(error):
+        await client.update_watermark("kev", **{"timestamp": JANUARY, **arguments})
+    assert await client.get_watermark("kev") is None
+    assert client.circuit_breaker.failure_count == 0
+
+
+async def test_watermark_answers_like_the_dictionary_it_was(client: Client) -> None:
+    """Code that was written for a plain client's dictionary goes on."""
+    await client.update_watermark("kev", JANUARY, "failed", "boom")
+    watermark = await client.get_watermark("kev")
+    assert watermark is not None
+    assert watermark["status"] == "failed"
+    assert watermark["last_successful_timestamp"] is None
+    assert watermark.get("error_message") == "boom"
+    assert watermark.get("nothing") is None
+    assert watermark.get("nothing", 7) == 7
+    assert "status" in watermark
+    assert "nothing" not in watermark
+    assert json.loads(json.dumps(dict(watermark)))["last_run_timestamp"] == SERVICE_TIME
+    with pytest.raises(KeyError):
+        watermark["nothing"]
+
+
+async def test_watermark_is_frozen(client: Client) -> None:
+    """Nobody moves a watermark by accident."""
+    watermark = await client.update_watermark("kev", JANUARY)
+    with pytest.raises(ValidationError, match="frozen"):
+        watermark.last_successful_timestamp = FEBRUARY
+
+
+async def test_health_check_is_true_and_close_keeps_what_is_stored(client: Client) -> None:
+    """A client can be closed and used again, and its circuit stays closed."""
+    async with client as entered:
+        assert entered is client
+        assert await client.health_check() is True
+        written = await client.update_watermark("kev", JANUARY)
+    assert await client.get_watermark("kev") == written
+    assert client.circuit_breaker.state == "closed"
+    await client.close()
+
+
+@pytest.mark.parametrize("client", ["base"], indirect=True)
+async def test_service_without_etag_gets_the_base_contract_only(client: Client) -> None:
+    """What a service did not show that it knows is not sent; that one refuses it."""
+    more: dict[str, Any] = {"records_collected": 7, "run_id": "run-1"}
+    first = await client.update_watermark("kev", JANUARY, **more)
+    assert first.etag is None
+    read = await client.get_watermark("kev")
+    assert read is not None
+    assert read.etag is None
+    second = await client.update_watermark("kev", FEBRUARY, if_match='"1"', **more)
+    assert second.last_successful_timestamp == FEBRUARY
+    back = await client.update_watermark("kev", JANUARY, if_match=read.etag, **more)
+    assert back.last_successful_timestamp == JANUARY
+
+
+@extended
+async def test_records_and_tag_are_kept_where_they_are_known(client: Client) -> None:
+    """Each write has a tag of its own, and the number of records is that of the last run."""
+    first = await client.update_watermark("kev", JANUARY)
+    counted = await client.update_watermark("kev", JANUARY, records_collected=7, run_id="run-1")
+    assert counted.records_collected == 7
+    failed = await client.update_watermark("kev", JANUARY, "failed")
+    assert failed.records_collected == 7
+    none = await client.update_watermark("kev", FEBRUARY, records_collected=0)
+    assert none.records_collected == 0
+    tags = {first.etag, counted.etag, failed.etag, none.etag}
+    assert None not in tags
+    assert len(tags) == 4
+    assert await client.get_watermark("kev") == none
+
+
+def conflict(caught: pytest.ExceptionInfo[WatermarkConflictError], status: int) -> None:
+    assert caught.value.status == status
+    assert not caught.value.transient
+    assert "'kev'" in str(caught.value)
+
+
+@extended
+async def test_write_of_another_version_conflicts(client: Client) -> None:
+    """Whoever read before another run wrote does not write over it, and is no failure."""
+    with pytest.raises(WatermarkConflictError) as caught:
+        await client.update_watermark("kev", JANUARY, if_match='"7"')
+    conflict(caught, 412)
+    assert await client.get_watermark("kev") is None
+
+    read = await client.update_watermark("kev", JANUARY)
+    other = await client.update_watermark("kev", FEBRUARY, if_match=read.etag)
+    for status in ("success", "failed", "running"):
+        with pytest.raises(WatermarkConflictError) as caught:
+            await client.update_watermark("kev", FEBRUARY, status, if_match=read.etag)
+        conflict(caught, 412)
+    assert await client.get_watermark("kev") == other
+    assert client.circuit_breaker.failure_count == 0
+
+
+@extended
+async def test_success_that_goes_back_conflicts(client: Client) -> None:
+    """A run does not move a watermark back, by not one microsecond."""
+    stored = await client.update_watermark("kev", FEBRUARY)
+    for tag in (None, stored.etag):
+        with pytest.raises(WatermarkConflictError) as caught:
+            await client.update_watermark("kev", FEBRUARY - timedelta(microseconds=1), if_match=tag)
+        conflict(caught, 409)
+    assert await client.get_watermark("kev") == stored
+
+
+@extended
+async def test_replay_of_the_same_write_is_the_same_write(client: Client) -> None:
+    """A run that lost the answer may write again what it outdated itself; nothing changes."""
+    read = await client.update_watermark("kev", JANUARY)
+    write: dict[str, Any] = {"timestamp": FEBRUARY, "if_match": read.etag, "run_id": "run-1"}
+    written = await client.update_watermark("kev", **write)
+    assert await client.update_watermark("kev", **write) == written
+    assert await client.get_watermark("kev") == written
+
+
+@extended
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"run_id": "run-2"},
+        {"run_id": None},
+        {"timestamp": FEBRUARY + timedelta(days=1)},
+        {"status": "failed"},
+    ],
+    ids=["another run", "no run", "another timestamp", "another status"],
+)
+async def test_replay_of_another_write_conflicts(client: Client, changed: dict[str, Any]) -> None:
+    """Only the very same write of the same run is a replay."""
+    read = await client.update_watermark("kev", JANUARY)
+    write: dict[str, Any] = {"timestamp": FEBRUARY, "if_match": read.etag, "run_id": "run-1"}
+    written = await client.update_watermark("kev", **write)
+    with pytest.raises(WatermarkConflictError) as caught:
+        await client.update_watermark("kev", **{**write, **changed})
+    conflict(caught, 412)
+    assert await client.get_watermark("kev") == written
+
+
+@pytest.mark.parametrize(
+    "name", ["get_watermark", "update_watermark", "health_check", "close", "__aexit__"]
+)
+def test_mock_has_the_clients_signature(name: str) -> None:
+    """Whoever calls one can call the other."""
+    ours, theirs = (getattr(each, name) for each in (MockStorageClient, StorageServiceClient))
+    assert inspect.signature(ours) == inspect.signature(theirs)
+
+
+def test_watermark_of_few_or_unknown_fields_is_kept_as_it_came() -> None:
+    """Fields may be missing and unknown ones may come; the first are not made up."""
+    watermark = Watermark.from_answer(b'{"source_id": "kev", "status": "paused", "new": [1]}', None)
+    assert dict(watermark) == {"source_id": "kev", "status": "paused", "new": [1]}
+    assert watermark.records_collected is None
+    with pytest.raises(KeyError):
+        watermark["records_collected"]
