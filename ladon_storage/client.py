@@ -21,11 +21,13 @@ import time
 import zlib
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote
 
 import aiohttp
+from aiohttp import hdrs
 from multidict import CIMultiDict, CIMultiDictProxy
 from pydantic import ValidationError
 from pydantic_core import from_json
@@ -258,7 +260,7 @@ class StorageServiceClient:
         try:
             pool = await self._pools.take(self.timeout)
             try:
-                answer = await self._send(pool, "GET", f"{self.base_url}/health")
+                answer = await self._send(pool, "GET", URL(f"{self.base_url}/health"))
             finally:
                 pool.give()
             status = answer.status
@@ -295,13 +297,15 @@ class StorageServiceClient:
         """Make one request when the pool and the circuit admit it, and note how it ended."""
         breaker = self.circuit_breaker
         try:
-            breaker.check()
-            pool = await self._pools.take(self.timeout)
+            pool = self._pools.take_free()
+            if pool is None:
+                breaker.check()  # A call that would be rejected does not wait for its turn.
+                pool = await self._pools.take(self.timeout)
             try:
                 permit = breaker.acquire()
                 try:
                     answer = await self._send(
-                        pool, method, self._watermarks + quote(source_id, safe=""), body, headers
+                        pool, method, _url(self._watermarks, source_id), body, headers
                     )
                     watermark = None if answer.status == 404 else _watermark(answer, source_id)
                 except BaseException as error:
@@ -325,20 +329,21 @@ class StorageServiceClient:
         self,
         pool: Pool,
         method: str,
-        url: str,
+        url: URL,
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
     ) -> _Answer:
         """Return an answer of 2xx, or the 404 of a GET, and raise everything else as ours."""
         started = time.perf_counter()
         try:
-            async with pool.session.request(
-                method, URL(url, encoded=True), data=body, headers=headers, allow_redirects=False
+            # Awaited, not entered: aiohttp's own context is two coroutines around the same.
+            async with await pool.session.request(
+                method, url, data=body, headers=headers, allow_redirects=False
             ) as response:
                 status = response.status
                 if 200 <= status < 300:
                     content = await self._read(response, self._max_response_bytes)
-                    return _Answer(status, response.headers.get("ETag"), content)
+                    return _Answer(status, response.headers.get(hdrs.ETAG), content)
                 said = await self._words(response)
                 if status == 404 and method == "GET":
                     return _Answer(status, None, b"")
@@ -353,14 +358,15 @@ class StorageServiceClient:
     async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         """Return the body, unpacked; never hold more than ``limit`` bytes of it, and a chunk."""
         content = response.content
-        body = await content.readany()
+        # Nearly always it came with the headers, and there is nothing to wait for.
+        body = content.read_nowait() if content.is_eof() else await content.readany()
         if not content.at_eof():
             chunks, size = [body], len(body)
             while size <= limit and (chunk := await content.readany()):
                 chunks.append(chunk)
                 size += len(chunk)
             body = b"".join(chunks)
-        encoding = response.headers.get("Content-Encoding", "identity").lower()
+        encoding = response.headers.get(hdrs.CONTENT_ENCODING, "identity").lower()
         if encoding != "identity" and len(body) <= limit:
             body = _unpacked(body, encoding, limit)
         if len(body) > limit:
@@ -400,10 +406,10 @@ class StorageServiceClient:
             return WatermarkConflictError(
                 said or f"The {method} was refused: another run was faster; read it again.", status
             )
-        location = response.headers.get("Location")
+        location = response.headers.get(hdrs.LOCATION)
         if status < 400 and location is not None:
             said = f"it redirects to {self._without_secrets(_bare(location))}; set that address."
-        retry_after = _retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
+        retry_after = _retry_after(response.headers.get(hdrs.RETRY_AFTER), datetime.now(UTC))
         return StorageResponseError(
             f"The Storage Service at {self.base_url} answered {status} to {method}: "
             f"{said or _next_step(status)}",
@@ -487,6 +493,11 @@ def _address(base_url: str, token: str | None) -> tuple[URL, dict[str, str], tup
         secrets = tuple(secret for secret in (basic, password) if secret)
         return bare, {"Authorization": f"Basic {basic}"}, secrets
     return bare, {}, ()
+
+
+@lru_cache(maxsize=1024)
+def _url(watermarks: str, source_id: str) -> URL:
+    return URL(watermarks + quote(source_id, safe=""), encoded=True)
 
 
 def _is_failure(error: BaseException) -> bool:

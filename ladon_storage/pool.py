@@ -41,7 +41,8 @@ class Pool:
         self.owner: AsyncGenerator[None, None] | None = None
         self._slots = slots
         self._free = slots
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[tuple[float, asyncio.Future[bool]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
         _open.add(self)
         metrics.watch_pool(self)
 
@@ -57,38 +58,70 @@ class Pool:
         resting = getattr(self.session.connector, "_conns", {})
         return sum(len(connections) for connections in list(resting.values()))
 
+    def take_free(self) -> bool:
+        """Take a slot, to be given back with `give`, if one is free; tell whether it was."""
+        if not self._free:
+            return False
+        self._free -= 1
+        return True
+
     async def take(self, seconds: float) -> None:
         """Take a slot, to be given back with `give`.
 
         Raises:
             PoolTimeoutError: None became free within ``seconds``.
         """
-        if self._free:
-            self._free -= 1
+        if self.take_free():
             return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
+        waiter = self._wait(seconds)
         try:
-            async with asyncio.timeout(seconds):
-                await waiter
-        except BaseException as error:
-            if waiter.done() and not waiter.cancelled():
+            in_time = await waiter
+        except BaseException:
+            if waiter.done() and not waiter.cancelled() and waiter.result():
                 self.give()  # it came in the same instant
             waiter.cancel()
-            if isinstance(error, TimeoutError):
-                raise PoolTimeoutError(
-                    f"None of the client's {self._slots} connections became free within "
-                    f"{seconds:g} s; raise max_connections and max_connections_per_host, or call "
-                    "it less at once."
-                ) from None
             raise
+        if not in_time:
+            raise PoolTimeoutError(
+                f"None of the client's {self._slots} connections became free within "
+                f"{seconds:g} s; raise max_connections and max_connections_per_host, or call "
+                "it less at once."
+            )
+
+    def _wait(self, seconds: float) -> asyncio.Future[bool]:
+        """Join the queue; the future tells whether a slot came in time."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
+        deadline = loop.time() + seconds
+        self._waiting.append((deadline, waiter))
+        # One timer for all: where more call at once than there are slots, nearly every call waits a
+        # little, and a timer for each would cost as much as taking the slot.
+        if self._timer is None or deadline < self._timer.when():
+            self._expire_at(deadline, loop)
+        return waiter
+
+    def _expire_at(self, deadline: float, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(deadline, self._expire, loop)
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Tell those whose time is up, and come back for the next of the others."""
+        assert self._timer is not None  # noqa: S101 - it called
+        now, self._timer = self._timer.when(), None
+        for deadline, waiter in self._waiting:
+            if deadline <= now and not waiter.done():
+                waiter.set_result(False)
+        self._waiting = deque(each for each in self._waiting if not each[1].done())
+        if self._waiting:
+            self._expire_at(min(deadline for deadline, _ in self._waiting), loop)
 
     def give(self) -> None:
         """Give a slot back: to who waits longest, if anybody does."""
         while self._waiting:
-            waiter = self._waiting.popleft()
+            _, waiter = self._waiting.popleft()
             if not waiter.done():
-                waiter.set_result(None)
+                waiter.set_result(True)
                 return
         self._free += 1
 
@@ -150,6 +183,13 @@ class SessionPools:
         self._session_options = session_options
         self._pools: dict[asyncio.AbstractEventLoop, Pool] = {}
         weakref.finalize(self, _abandon, self._pools).atexit = False
+
+    def take_free(self) -> Pool | None:
+        """Take a slot of the running loop's pool, if there is one and it has one that is free."""
+        pool = self._pools.get(asyncio.get_running_loop())
+        if pool is None or pool.session.closed or not pool.take_free():
+            return None
+        return pool
 
     async def take(self, seconds: float) -> Pool:
         """Take a slot of the running loop's pool, a new pool where there is none that is open.
