@@ -1,0 +1,284 @@
+"""Settings: from the environment to a client, and to the mock only where it is said so."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import inspect
+import logging
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from ladon_storage import (
+    ConfigurationError,
+    MockStorageClient,
+    StorageServiceClient,
+    StorageUnhealthyError,
+    settings,
+)
+from ladon_storage.settings import StorageSettings, check_health, shared_client
+from tests.raw_server import RawServer, http, watermark
+
+ADDRESS = "https://storage.example:8000"
+HEALTHY = http(200, b'{"status": "healthy"}')
+SECRET = "s3cret-7Hq"
+
+
+@pytest.fixture(autouse=True)
+def _clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the process's clients of other tests apart."""
+    monkeypatch.setattr(settings, "_clients", {})
+    monkeypatch.setattr(settings, "_mocks_in_use", {})
+
+
+def test_environment_says_where_and_how() -> None:
+    """The three variables become the three settings."""
+    read = StorageSettings.from_environment(
+        {
+            "STORAGE_SERVICE_URL": ADDRESS,
+            "STORAGE_SERVICE_TOKEN": SECRET,
+            "ENVIRONMENT": "staging",
+            "OTHER": "x",
+        }
+    )
+    assert read == StorageSettings(url=ADDRESS, token=SecretStr(SECRET), environment="staging")
+
+
+def test_environment_is_the_process_own_and_production_by_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without an argument the process's variables are read, when they are asked for."""
+    monkeypatch.setenv("STORAGE_SERVICE_URL", ADDRESS)
+    read = StorageSettings.from_environment()
+    assert (read.url, read.token, read.environment) == (ADDRESS, None, "production")
+
+
+def test_empty_variable_is_one_that_is_not_set() -> None:
+    """Compose files and charts set what is empty; that is no token and no environment."""
+    empty = {"STORAGE_SERVICE_TOKEN": "", "ENVIRONMENT": ""}
+    read = StorageSettings.from_environment({"STORAGE_SERVICE_URL": ADDRESS, **empty})
+    assert (read.token, read.environment) == (None, "production")
+    development = {"STORAGE_SERVICE_URL": "", "ENVIRONMENT": "development"}
+    assert not StorageSettings.from_environment(development).url
+
+
+@pytest.mark.parametrize("url", [None, "", " "])
+@pytest.mark.parametrize("environment", [None, "production", "staging", "dev"])
+def test_missing_url_beyond_development_says_what_to_set(
+    url: str | None, environment: str | None
+) -> None:
+    """A forgotten variable does not lose watermarks: it is an error with the next step in it."""
+    variables = {"STORAGE_SERVICE_URL": url, "ENVIRONMENT": environment}
+    with pytest.raises(ConfigurationError, match=r"set STORAGE_SERVICE_URL") as caught:
+        StorageSettings.from_environment({name: text for name, text in variables.items() if text})
+    assert "ENVIRONMENT=development" in str(caught.value)
+
+
+@pytest.mark.parametrize("environment", ["development", " Development "])
+async def test_missing_url_in_development_is_the_mock_with_a_warning(
+    environment: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Development works without a service, and says that nothing will last."""
+    read = StorageSettings.from_environment({"ENVIRONMENT": environment})
+    assert isinstance(shared_client(read), MockStorageClient)
+    assert await check_health(read) is True
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "will not persist" in record.getMessage()
+    assert "STORAGE_SERVICE_URL" in record.getMessage()
+
+
+async def test_unhealthy_service_in_development_is_the_mock_until_it_is_healthy(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The mock stands in, keeps what is written, is warned of once, and gives the place back."""
+    async with RawServer(http(503), http(503), HEALTHY, http(503)) as server:
+        here = StorageSettings(url=server.url, environment="development")
+        service = shared_client(here)
+        assert isinstance(service, StorageServiceClient)
+        assert await check_health(here) is False
+        mock = shared_client(here)
+        assert isinstance(mock, MockStorageClient)
+        assert await check_health(here) is False
+        assert shared_client(here) is mock
+        assert await check_health(here) is True
+        assert shared_client(here) is service
+        assert await check_health(here) is False
+        assert shared_client(here) is not mock
+        await service.close()
+    warnings = [each for each in caplog.messages if "will not persist" in each]
+    assert len(warnings) == 2
+    assert server.url in warnings[0]
+
+
+@pytest.mark.parametrize("environment", ["production", "staging"])
+async def test_unhealthy_service_beyond_development_is_not_replaced(environment: str) -> None:
+    """Nowhere else does a watermark go to memory instead of the service."""
+    async with RawServer(http(503)) as server:
+        there = StorageSettings(url=server.url, environment=environment)
+        if environment == "production":
+            with pytest.raises(StorageUnhealthyError):
+                await check_health(there)
+        else:
+            assert await check_health(there) is False
+        service = shared_client(there)
+        assert isinstance(service, StorageServiceClient)
+        await service.close()
+
+
+def test_equal_settings_share_one_client() -> None:
+    """A process has one circuit and one pool for a service, whoever asks, from whatever thread."""
+
+    class Block(StorageSettings):
+        """Be settings with a document of their own, as a block has."""
+
+        document: str = "x"
+
+    with ThreadPoolExecutor(8) as threads:
+        clients = set(threads.map(lambda _: shared_client(StorageSettings(url=ADDRESS)), range(64)))
+    assert len(clients) == 1
+    assert shared_client(Block(url=ADDRESS)) in clients
+    assert shared_client(Block(url=ADDRESS, document="y")) in clients
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"url": "https://another.example:8000"},
+        {"token": SECRET},
+        {"username": "collector", "password": SECRET},
+        {"environment": "development"},
+        {"timeout": 7},
+        {"max_connections": 7},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_other_settings_have_a_client_of_their_own(other: dict[str, Any]) -> None:
+    """A failing service opens no other one's circuit, and a token goes nowhere else."""
+    mine = StorageSettings(url=ADDRESS)
+    theirs = StorageSettings.model_validate({"url": ADDRESS, **other})
+    assert shared_client(mine) is not shared_client(theirs)
+
+
+def test_client_that_is_asked_for_is_a_new_one() -> None:
+    """What the caller closes is the caller's own."""
+    mine = StorageSettings(url=ADDRESS)
+    assert len({mine.client(), mine.client(), shared_client(mine)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("url", "taken"),
+    [
+        (
+            f"https://collector:{SECRET}@storage.example/a",
+            ("https://storage.example/a", "collector"),
+        ),
+        (f" https://collector:{SECRET}@storage.example ", ("https://storage.example", "collector")),
+        (f"https://a%40b:{SECRET}@storage.example", ("https://storage.example", "a@b")),
+    ],
+)
+def test_credentials_are_taken_out_of_the_url(url: str, taken: tuple[str, str]) -> None:
+    """What is kept of the address can be shown to anybody."""
+    read = StorageSettings(url=url)
+    assert (str(read.url).rstrip("/"), read.username) == taken
+    assert read.password == SecretStr(SECRET)
+
+
+async def test_credentials_reach_the_service() -> None:
+    """A password with any characters arrives as it is meant, and a token as a bearer's."""
+    async with RawServer(watermark()) as server:
+        host = server.url.removeprefix("http://")
+        password = {"url": f"http://us%40er:p%2Fw%3A%C3%BC@{host}"}
+        for given in (password, {"url": server.url, "token": SECRET}):
+            async with StorageSettings.model_validate(given).client() as client:
+                await client.get_watermark("kev")
+    basic = base64.b64encode("us@er:p/w:ü".encode())
+    assert b"Authorization: Basic " + basic in server.requests[0]
+    assert b"Authorization: Bearer " + SECRET.encode() in server.requests[1]
+
+
+@pytest.mark.parametrize(
+    "form", [repr, str, StorageSettings.model_dump_json, StorageSettings.model_dump]
+)
+def test_secrets_are_hidden_in_each_form(form: Any) -> None:
+    """No debugger, log, stored parameter or document shows a token or a password."""
+    for read in (
+        StorageSettings(url=ADDRESS, token=SecretStr(SECRET)),
+        StorageSettings(url=f"https://collector:{SECRET}@storage.example"),
+    ):
+        assert SECRET not in str(form(read))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"url": f"https://collector:{SECRET}@[storage"},
+        {"url": f"https://collector:{SECRET}@storage:port"},
+        {"url": f"https://collector:{SECRET}@storage", "timeout": 0},
+        {"url": ADDRESS, "token": SECRET, "max_connections": 0},
+        {"url": ADDRESS, "token": SECRET, "max_connections_per_host": 0},
+        {"token": SECRET},
+        {"token": [SECRET], "url": ADDRESS},
+    ],
+)
+def test_mistake_tells_no_secret(wrong: dict[str, Any]) -> None:
+    """Settings that are refused are not quoted."""
+    with pytest.raises(ValidationError) as caught:
+        StorageSettings.model_validate(wrong)
+    assert SECRET not in str(caught.value)
+
+
+def test_settings_are_values() -> None:
+    """They are compared, hashed, pickled to another process with their secrets, and not changed."""
+    mine = StorageSettings(url=ADDRESS, token=SecretStr(SECRET))
+    assert pickle.loads(pickle.dumps(mine)) == mine
+    assert len({mine, StorageSettings(url=ADDRESS, token=SecretStr(SECRET))}) == 1
+    with pytest.raises(ValidationError, match="frozen"):
+        mine.url = "https://another.example"  # type: ignore[misc]
+
+
+def test_every_setting_reaches_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client made of settings has each of them, and each argument of a client is a setting."""
+    given: dict[str, Any] = {
+        "timeout": 7.0,
+        "verify_ssl": False,
+        "allow_unverified_ssl": True,
+        "environment": "staging",
+        "max_connections": 8,
+        "max_connections_per_host": 9,
+        "token": SECRET,
+        "ca_file": Path("ca.pem"),
+        "client_cert": Path("cert.pem"),
+        "client_key": Path("key.pem"),
+    }
+    made: dict[str, Any] = {}
+    monkeypatch.setattr(
+        settings, "StorageServiceClient", lambda url, **options: made.update(url=url, **options)
+    )
+    StorageSettings.model_validate({"url": ADDRESS, **given}).client()
+    assert made == {"url": ADDRESS, **given}
+    arguments = set(inspect.signature(StorageServiceClient.__init__).parameters)
+    assert arguments - set(made) == {"self", "base_url", "circuit_breaker", "max_response_bytes"}
+
+
+def test_file_that_is_missing_is_told_when_the_client_is_made() -> None:
+    """A block may be saved before its files are where it runs; a run finds out at once."""
+    with pytest.raises(ConfigurationError, match="ca_file"):
+        StorageSettings(url=ADDRESS, ca_file=Path("missing.pem")).client()
+
+
+async def test_checks_at_once_share_one_mock() -> None:
+    """Flows that check together in development write to the same memory."""
+    async with RawServer(http(503)) as server:
+        here = StorageSettings(url=server.url, environment="development")
+        service = shared_client(here)
+        assert not any(await asyncio.gather(*(check_health(here) for _ in range(5))))
+        mock = shared_client(here)
+        assert isinstance(mock, MockStorageClient)
+        assert shared_client(StorageSettings(url=server.url, environment="development")) is mock
+        await service.close()
