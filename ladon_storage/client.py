@@ -336,10 +336,11 @@ class StorageServiceClient:
         """Return an answer of 2xx, or the 404 of a GET, and raise everything else as ours."""
         started = time.perf_counter()
         try:
-            # Awaited, not entered: aiohttp's own context is two coroutines around the same.
-            async with await pool.session.request(
+            # Not `async with`: aiohttp enters two contexts of its own around this same release.
+            response = await pool.session.request(
                 method, url, data=body, headers=headers, allow_redirects=False
-            ) as response:
+            )
+            try:
                 status = response.status
                 if 200 <= status < 300:
                     content = await self._read(response, self._max_response_bytes)
@@ -348,6 +349,8 @@ class StorageServiceClient:
                 if status == 404 and method == "GET":
                     return _Answer(status, None, b"")
                 raise self._refusal(response, method, said)
+            finally:
+                response.release()
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(error, StorageError):
                 raise

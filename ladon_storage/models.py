@@ -143,17 +143,22 @@ class Watermark(BaseModel):
         Raises:
             ValidationError: It is none.
         """
-        return cls.model_validate_json(body)._tagged(etag)  # noqa: SLF001 - of its own class
+        # What `model_validate_json` calls, after it looked at options that nobody gives here.
+        watermark: Self = cls.__pydantic_validator__.validate_json(body)
+        if etag is not None:
+            watermark._tag(etag)
+        return watermark
 
     def with_etag(self, etag: str | None) -> Self:
         """Return the same watermark with the version tag of the answer that brought it."""
-        return self.__copy__()._tagged(etag)  # noqa: SLF001 - of its own class
+        watermark = self.__copy__()
+        watermark._tag(etag)  # noqa: SLF001 - of its own class
+        return watermark
 
-    def _tagged(self, etag: str | None) -> Self:
+    def _tag(self, etag: str | None) -> None:
         # Past pydantic, as `etag` reads it. Only for what is not handed out yet.
         private = None if etag is None else {"etag": etag}
         object.__setattr__(self, "__pydantic_private__", private)
-        return self
 
     def __getitem__(self, key: str) -> Any:
         return self.model_dump(mode="json", exclude_unset=True)[key]
