@@ -113,12 +113,15 @@ async def test_case_23_retry_after_as_a_date_is_the_seconds_until_then() -> None
 
 
 @pytest.mark.parametrize("sent", [100, 2_000_000], ids=["a part that stalls", "all of it"])
-async def test_case_24_large_503_on_a_pool_of_one_gives_the_slot_back(sent: int) -> None:
+async def test_case_24_large_503_on_a_pool_of_one_gives_the_slot_back(
+    monkeypatch: pytest.MonkeyPatch, sent: int
+) -> None:
     """The connection is free before anybody waits, however much of the error is still to come."""
+    monkeypatch.setattr("ladon_storage.client.ERROR_BODY_SECONDS", 60)
     large = http(503, b"x" * sent, length=2_000_000, end="stall")
-    async with served(large, watermark(), max_connections=1) as (client, _):
-        assert isinstance(await failure(client), StorageResponseError)
+    async with served(large, watermark(), max_connections=1, timeout=60) as (client, _):
         async with asyncio.timeout(5):
+            assert isinstance(await failure(client), StorageResponseError)
             assert await client.get_watermark("kev") is not None
 
 

@@ -91,6 +91,30 @@ async def test_waiter_that_waited_too_long_says_what_to_raise(client: StorageSer
     assert await client._pools.take(0) is slot
 
 
+async def test_waiters_time_out_each_at_its_own_time(client: StorageServiceClient) -> None:
+    """Who came later may leave earlier; who still waits keeps its place, and its time."""
+    slot = await client._pools.take(10)
+    gone: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        try:
+            (await client._pools.take(seconds)).give()
+        except PoolTimeoutError:
+            gone.append(seconds)
+
+    patient = asyncio.create_task(wait(10))
+    others = [asyncio.create_task(wait(seconds)) for seconds in (0.03, 0.01, 0.02, 0.04)]
+    await asyncio.wait(others)
+    assert gone == [0.01, 0.02, 0.03, 0.04]
+    late = asyncio.create_task(wait(0.05))
+    await late
+    assert not patient.done()
+    slot.give()
+    await patient
+    assert gone == [0.01, 0.02, 0.03, 0.04, 0.05]
+    assert slot.active == 0
+
+
 @pytest.mark.parametrize("limits", [(2, 30), (30, 2)])
 async def test_requests_at_once_are_the_smaller_of_both_limits(limits: tuple[int, int]) -> None:
     """What goes beyond the limits waits here, and goes when another request ends."""
