@@ -39,7 +39,7 @@ bench: $(STAMP)
 # For maintainers: resolve anew. Needs uv; no registry's host is written.
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-header pyproject.toml --group dev --output-file requirements.lock
+	  --no-header pyproject.toml --all-extras --group dev --output-file requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-header benchmarks/requirements.in --constraints requirements.lock \
 	  --output-file benchmarks/requirements.lock

@@ -25,7 +25,7 @@ from pydantic import AwareDatetime, BaseModel
 
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.engine import Report, run
-from ladon_storage.collection.interfaces import Sink, Source
+from ladon_storage.collection.interfaces import Limits, Sink, Source
 from ladon_storage.collection.sources import Kev, ThreatFox, source_from
 from ladon_storage.errors import ConfigurationError, LadonStorageError
 from ladon_storage.settings import StorageSettings
@@ -39,6 +39,7 @@ async def collect(
     storage: StorageService | StorageSettings | str | None = None,
     since: AwareDatetime | None = None,
     until: AwareDatetime | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> Report:
     """Collect one source from where durable data ends, and write the outcome to its watermark.
 
@@ -48,6 +49,7 @@ async def collect(
         storage: The Storage Service: a block, its name, or nothing for the environment.
         since: First instant of a backfill, which leaves the watermark alone.
         until: Instant before which a backfill ends.
+        limits: Where a first collection starts, and what is too much.
     """
     return await run(
         source_from(source),
@@ -56,6 +58,7 @@ async def collect(
         run_id=str(runtime.flow_run.id or uuid4()),
         since=since,
         until=until,
+        limits=limits,
         collect=collect_source,
     )
 
@@ -63,8 +66,15 @@ async def collect(
 def _flow_of(kind: type[BaseModel]) -> Flow[..., Any]:
     """Return the same flow with a form for one kind of source."""
 
-    async def collect_kind(source, sink, storage=None, since=None, until=None):  # type: ignore[no-untyped-def]
-        return await collect.fn(source, sink, storage, since, until)
+    async def collect_kind(  # type: ignore[no-untyped-def]
+        source,
+        sink,
+        storage=None,
+        since=None,
+        until=None,
+        limits=Limits(),  # noqa: B008 - frozen
+    ):
+        return await collect.fn(source, sink, storage, since, until, limits)
 
     name = kind.model_fields["kind"].default
     collect_kind.__name__ = f"collect_{name}"
@@ -75,6 +85,7 @@ def _flow_of(kind: type[BaseModel]) -> Flow[..., Any]:
         "storage": StorageService | None,
         "since": AwareDatetime | None,
         "until": AwareDatetime | None,
+        "limits": Limits,
         "return": Report,
     }
     return flow(name=f"collect-{name}")(collect_kind)

@@ -210,6 +210,7 @@ class StorageServiceClient:
         error_message: str | None = None,
         *,
         if_match: str | None = None,
+        if_none_match: bool = False,
         records_collected: int | None = None,
         run_id: str | None = None,
     ) -> Watermark:
@@ -224,6 +225,8 @@ class StorageServiceClient:
             error_message: Why a run failed.
             if_match: The ``etag`` of the watermark that was read; any other one is not replaced.
                 A service that answers without an ``ETag`` is not sent it.
+            if_none_match: Whether the write is refused if there is a watermark already; sent to a
+                service that showed an ``ETag``.
             records_collected: Records of this run; sent to a service that showed an ``ETag``.
             run_id: Name of this run; sent to a service that showed an ``ETag``.
 
@@ -245,6 +248,8 @@ class StorageServiceClient:
         headers = {"Content-Type": "application/json"}
         if extended and if_match is not None:
             headers["If-Match"] = if_match
+        if extended and if_none_match:
+            headers["If-None-Match"] = "*"
         stored = await self._exchange("PUT", check_source_id(source_id), body.encode(), headers)
         assert stored is not None  # noqa: S101 - only a GET's 404 is None
         return stored
@@ -321,7 +326,7 @@ class StorageServiceClient:
             self._note_failure(method, source_id, error)
             raise
         metrics.count_request(method, answer.status)
-        if watermark is not None and not self._extended:
+        if not self._extended and (watermark is not None or answer.etag is not None):
             self._extended = answer.etag is not None
         return watermark
 
@@ -347,7 +352,7 @@ class StorageServiceClient:
                     return _Answer(status, response.headers.get(hdrs.ETAG), content)
                 said = await self._words(response)
                 if status == 404 and method == "GET":
-                    return _Answer(status, None, b"")
+                    return _Answer(status, response.headers.get(hdrs.ETAG), b"")
                 raise self._refusal(response, method, said)
             finally:
                 response.release()

@@ -14,6 +14,7 @@
     │   └── StorageResponseError                 an answer that says no; has the status
     │       └── WatermarkConflictError               409 or 412: another run was faster
     ├── CollectionError                      the source or the sink
+    │   ├── SourceBusyError                      another run holds the source
     │   ├── SourceError                          the source failed or changed its shape
     │   └── SinkError                            the sink refused a write
     └── ServiceError                         inside the embedded Storage Service
@@ -26,6 +27,7 @@ holds a token or a password, neither in its text nor in its fields nor in the ch
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 
@@ -199,6 +201,24 @@ class SourceError(CollectionError):
         super().__init__(message, source_id)
         self.transient = transient
         self.retry_after = retry_after
+
+
+class SourceBusyError(CollectionError):
+    """Say that another run holds the source, and until when it does.
+
+    Args:
+        message: The whole sentence.
+        source_id: The source.
+        run_id: The run that holds it, where the service tells.
+        until: When its lease ends, unless it renews it.
+    """
+
+    def __init__(
+        self, message: str, source_id: str, run_id: str | None = None, until: datetime | None = None
+    ) -> None:
+        super().__init__(message, source_id)
+        self.run_id = run_id
+        self.until = until
 
 
 class SinkError(CollectionError):

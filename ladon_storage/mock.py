@@ -75,6 +75,7 @@ class MockStorageClient:
         error_message: str | None = None,
         *,
         if_match: str | None = None,
+        if_none_match: bool = False,
         records_collected: int | None = None,
         run_id: str | None = None,
     ) -> Watermark:
@@ -85,15 +86,22 @@ class MockStorageClient:
         Raises:
             TypeError: ``timestamp`` is no datetime.
             ValueError: Another argument makes no sense.
-            WatermarkConflictError: ``if_match`` is not the stored version, or a success is older
-                than the stored one.
+            WatermarkConflictError: ``if_match`` is not the stored version, there is one despite
+                ``if_none_match``, or a success is older than the stored one.
         """
         stored = self._watermarks.get(check_source_id(source_id))
         update = WatermarkUpdate.of(
             timestamp, status, error_message, records_collected=records_collected, run_id=run_id
         )
         try:
-            new = updated(stored, source_id, update, self._clock(), if_match=if_match)
+            new = updated(
+                stored,
+                source_id,
+                update,
+                self._clock(),
+                if_match=if_match,
+                if_none_match=if_none_match,
+            )
         except WatermarkConflictError as conflict:
             if conflict.status == 412 and stored and self._is_replay(source_id, update):
                 return stored

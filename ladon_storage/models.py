@@ -128,6 +128,8 @@ class Watermark(BaseModel):
     status: Annotated[WatermarkStatus | str, Field(union_mode="left_to_right")] | None = None
     error_message: str | None = None
     records_collected: int | None = None
+    # The embedded service's own: the run that wrote it last.
+    run_id: str | None = None
 
     @property
     def etag(self) -> str | None:
@@ -300,16 +302,17 @@ def check_version(
     """
     etag = stored.etag if stored else None
     found = "at version " + etag.strip('"') if etag else "not stored"
+    who = f"run {stored.run_id!r}" if stored and stored.run_id else "another run"
     if if_match is not None and (etag is None if if_match == "*" else etag != if_match):
         expected = if_match.replace('"', "")
         raise WatermarkConflictError(
-            f"Watermark {source_id!r} is {found}, not at version {expected}: another run was "
+            f"Watermark {source_id!r} is {found}, not at version {expected}: {who} was "
             "faster; read it again before writing.",
             status=412,
         )
     if if_none_match and stored is not None:
         raise WatermarkConflictError(
-            f"Watermark {source_id!r} is stored already, {found}: another run was faster; "
+            f"Watermark {source_id!r} is stored already, {found}: {who} was faster; "
             "read it again before writing.",
             status=412,
         )
@@ -365,4 +368,5 @@ def updated(
         status=update.status,
         error_message=update.error_message,
         records_collected=records,
+        run_id=update.run_id,
     )

@@ -25,9 +25,17 @@ from prefect.tasks import Task, exponential_backoff
 
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection import engine
-from ladon_storage.collection.interfaces import Clock, Collected, Sink, Source, utc_now
+from ladon_storage.collection.interfaces import (
+    Clock,
+    Collected,
+    Limits,
+    Sink,
+    Source,
+    utc_now,
+)
 from ladon_storage.collection.sinks import sink_from
 from ladon_storage.collection.sources import source_from
+from ladon_storage.collection.turn import Turn
 from ladon_storage.errors import StorageError
 from ladon_storage.models import Watermark, WatermarkStatus
 from ladon_storage.settings import StorageSettings, check_health, shared_client
@@ -116,6 +124,7 @@ async def write_running_watermark(
     storage: Storage = None,
     *,
     if_match: str | None = None,
+    if_none_match: bool = False,
     run_id: str | None = None,
 ) -> Watermark:
     """Write that a run began at ``timestamp``, and return what is stored.
@@ -126,7 +135,12 @@ async def write_running_watermark(
     """
     client = shared_client(await storage_settings(storage))
     return await client.update_watermark(
-        source_id, timestamp, WatermarkStatus.RUNNING, if_match=if_match, run_id=run_id
+        source_id,
+        timestamp,
+        WatermarkStatus.RUNNING,
+        if_match=if_match,
+        if_none_match=if_none_match,
+        run_id=run_id,
     )
 
 
@@ -205,23 +219,43 @@ async def collect_source(
     start: datetime | None = None,
     until: datetime | None = None,
     *,
+    turn: Turn | None = None,
+    run_id: str = "",
+    limits: Limits = Limits(),  # noqa: B008 - frozen
     clock: Clock = utc_now,
 ) -> Collected:
     """Make the records from ``start`` on durable and return their counts; touch no watermark.
+
+    The flow ``collect`` gives it a ``turn``, the run's hold on the watermark: then it starts from
+    there, and may promote what is durable on the way.
 
     Raises:
         SourceError: The source failed; its whole pages until then are durable.
         SinkError: The sink failed.
         ConfigurationError: ``source`` or ``sink`` makes no sense.
     """
-    return await engine.collect(source_from(source), record_sink(sink), start, until, clock=clock)
+    return await engine.collect(
+        source_from(source),
+        record_sink(sink),
+        start,
+        until,
+        turn=turn,
+        run_id=run_id,
+        limits=limits,
+        clock=clock,
+    )
 
 
 class TaskStorage:
-    """Be the engine's storage, each of whose calls is a task run of the flow that is under way."""
+    """Be the engine's storage, whose calls are task runs of the flow that is under way.
+
+    A lease that is renewed, and a checkpoint inside of a task, are none: a run of hours would have
+    hundreds of them.
+    """
 
     def __init__(self, storage: StorageSettings) -> None:
         self._storage = storage
+        self._has_begun = False
 
     async def health_check(self) -> bool:
         """Run `check_storage_health`."""
@@ -239,10 +273,23 @@ class TaskStorage:
         error_message: str | None = None,
         *,
         if_match: str | None = None,
+        if_none_match: bool = False,
         records_collected: int | None = None,
         run_id: str | None = None,
     ) -> Watermark:
         """Run the task that writes this status."""
+        renews = status is WatermarkStatus.RUNNING and self._has_begun
+        if renews or TaskRunContext.get():
+            return await shared_client(self._storage).update_watermark(
+                source_id,
+                timestamp,
+                status,
+                error_message,
+                if_match=if_match,
+                if_none_match=if_none_match,
+                records_collected=records_collected,
+                run_id=run_id,
+            )
         if status is WatermarkStatus.SUCCESS:
             return await write_success_watermark(
                 source_id,
@@ -253,8 +300,14 @@ class TaskStorage:
                 run_id=run_id,
             )
         if status is WatermarkStatus.RUNNING:
+            self._has_begun = True
             return await write_running_watermark(
-                source_id, timestamp, self._storage, if_match=if_match, run_id=run_id
+                source_id,
+                timestamp,
+                self._storage,
+                if_match=if_match,
+                if_none_match=if_none_match,
+                run_id=run_id,
             )
         return await write_failure_watermark(
             source_id,

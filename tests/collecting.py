@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ladon_storage.collection.interfaces import Position
 from ladon_storage.collection.records import Page, Record
 from ladon_storage.models import Watermark, WatermarkStatus, WatermarkUpdate, updated
 
@@ -69,6 +70,7 @@ class ScriptedStorage:
         error_message: str | None = None,
         *,
         if_match: str | None = None,
+        if_none_match: bool = False,
         records_collected: int | None = None,
         run_id: str | None = None,
     ) -> Watermark:
@@ -91,7 +93,14 @@ class ScriptedStorage:
             run_id=run_id,
         )
         stored = self.stored.get(source_id)
-        new = updated(stored, source_id, update, self._now(), if_match=if_match)
+        new = updated(
+            stored,
+            source_id,
+            update,
+            self._now(),
+            if_match=if_match,
+            if_none_match=if_none_match and self._etags,
+        )
         self.stored[source_id] = self._tagged(new)
         return self.stored[source_id]
 
@@ -167,7 +176,9 @@ class MemorySink:
     ) -> None:
         self.events.append("close")
 
-    async def write(self, source_id: str, page: Page) -> int:
+    async def write(
+        self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
+    ) -> int:
         step = self.script.popleft() if self.script else None
         if isinstance(step, BaseException):
             raise step

@@ -67,14 +67,28 @@ async def test_write_returns_what_a_read_returns(client: Client) -> None:
     written = await client.update_watermark("kev", JANUARY)
     read = await client.get_watermark("kev")
     assert read == written
-    assert dict(written) == {
+    assert {"run_id": None, **dict(written)} == {
         "source_id": "kev",
         "last_successful_timestamp": "2024-01-01T12:00:00+00:00",
         "last_run_timestamp": SERVICE_TIME,
         "status": "success",
         "error_message": None,
         "records_collected": 0,
+        "run_id": None,
     }
+
+
+@extended
+async def test_first_write_is_refused_if_another_run_was_faster(client: Client) -> None:
+    """A source that was never collected is fenced too, and the refusal names the run."""
+    assert await client.get_watermark("kev") is None
+    write: dict[str, Any] = {"timestamp": JANUARY, "status": "running", "if_none_match": True}
+    stored = await client.update_watermark("kev", run_id="run-1", **write)
+    assert stored.run_id == "run-1"
+    with pytest.raises(WatermarkConflictError, match="run 'run-1' was faster") as caught:
+        await client.update_watermark("kev", run_id="run-2", **write)
+    conflict(caught, 412)
+    assert await client.get_watermark("kev") == stored
 
 
 async def test_success_moves_the_watermark(client: Client, clock: FakeClock) -> None:

@@ -242,7 +242,7 @@ async def test_case_30_what_is_no_http_is_not_the_services_400(data: bytes) -> N
 
 
 def packed(encoding: str, body: bytes) -> bytes:
-    return gzip.compress(body) if "gzip" in encoding else zlib.compress(body)
+    return gzip.compress(body, mtime=0) if "gzip" in encoding else zlib.compress(body)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "GZIP", "deflate"])
@@ -273,7 +273,7 @@ async def test_case_31_bomb_is_refused_unpacked_no_further_than_the_limit(encodi
 
 @pytest.mark.parametrize(
     ("encoding", "body"),
-    [("gzip", b"no gzip"), ("gzip, gzip", gzip.compress(GOOD)), ("br", GOOD), ("x" * 900, GOOD)],
+    [("gzip", b"no gzip"), ("gzip, gzip", gzip.compress(GOOD, mtime=0)), ("br", GOOD), ("x" * 900, GOOD)],
 )
 async def test_case_31_what_cannot_be_unpacked_is_an_error_of_ours(
     encoding: str, body: bytes

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ladon_storage.collection import engine
+from ladon_storage.collection import turn
 from ladon_storage.collection.engine import Report, collect, run
 from ladon_storage.collection.interfaces import Collected
 from ladon_storage.errors import (
@@ -84,6 +84,9 @@ async def test_report_says_what_the_run_did() -> None:
         "records_read": 3,
         "records_written": 2,
         "records_in_future": 0,
+        "records_quarantined": 0,
+        "records_removed": 0,
+        "gap": None,
         "watermark_before": at(10),
         "watermark_after": at(20),
     }
@@ -299,7 +302,7 @@ async def test_failure_that_cannot_be_written_does_not_replace_the_original(
 
 async def test_writing_a_failure_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A service that never answers cannot keep a failed run from ending."""
-    monkeypatch.setattr(engine, "FAILURE_SECONDS", 0.02)
+    monkeypatch.setattr(turn, "FAILURE_SECONDS", 0.02)
     storage = ScriptedStorage()
     storage.plan("failed", asyncio.Event().wait)
 

@@ -28,11 +28,12 @@ async def call(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Caller]:
 
 
 async def test_source_never_collected_is_404(call: Caller) -> None:
-    """A missing watermark is 404 with a sentence, and without a version tag."""
+    """A missing watermark is 404 with a sentence, and the tag of a version that never matches."""
     answer = await call("GET", path("kev"))
     assert answer.status == 404
     assert answer.json == {"error": "Source 'kev' was never collected.", "field": "source_id"}
-    assert "ETag" not in answer.headers
+    assert answer.etag == '"0"'
+    assert (await put_if(call, answer.etag)).status == 412
 
 
 async def test_first_write_is_created_and_the_next_replaces(call: Caller) -> None:
@@ -47,6 +48,7 @@ async def test_first_write_is_created_and_the_next_replaces(call: Caller) -> Non
         "status": "success",
         "error_message": None,
         "records_collected": 7,
+        "run_id": None,
     }
     read = await call("GET", path("kev"))
     assert read.status == 200
@@ -155,6 +157,18 @@ async def test_if_match_admits_only_the_version_that_is_stored(call: Caller) -> 
     assert refused.json["field"] == "If-Match"
     assert "read it again" in refused.json["error"]
     assert (await call("GET", path("kev"))).etag == new.etag
+
+
+async def test_refusal_names_the_run_that_was_faster(call: Caller) -> None:
+    """Whoever is refused learns which run wrote what it would have replaced."""
+    first = await call("PUT", path("kev"), success(JANUARY, run_id="run-1"))
+    await call("PUT", path("kev"), success(FEBRUARY, run_id="run-2"))
+    refused = await put_if(call, first.etag, run_id="run-1")
+    assert refused.status == 412
+    assert "run 'run-2' was faster" in refused.json["error"]
+    created = {"If-None-Match": "*"}
+    refused = await call("PUT", path("kev"), success(FEBRUARY, run_id="run-1"), headers=created)
+    assert "run 'run-2' was faster" in refused.json["error"]
 
 
 async def test_if_match_takes_a_list_and_a_star(call: Caller) -> None:

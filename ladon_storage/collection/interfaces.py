@@ -5,12 +5,12 @@ A part of one's own is any class that has the methods; there is nothing to inher
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Set
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import Annotated, Protocol, Self, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ladon_storage.collection.records import Page
 from ladon_storage.models import Watermark, WatermarkStatus
@@ -43,6 +43,7 @@ class Storage(Protocol):
         error_message: str | None = None,
         *,
         if_match: str | None = None,
+        if_none_match: bool = False,
         records_collected: int | None = None,
         run_id: str | None = None,
     ) -> Watermark:
@@ -52,7 +53,17 @@ class Storage(Protocol):
 
 @runtime_checkable
 class Source(Protocol):
-    """Yield what there is to collect."""
+    """Yield what there is to collect.
+
+    Three more attributes are heeded where a source has them:
+
+    - ``ordered`` (``False``): no record on a later page is older than one on a page before, so that
+      a run can promote what it has after each page.
+    - ``whole`` (``overlap is None``): a run lists all that there is, so that what is missing was
+      removed at the source.
+    - ``retention`` (``None``): how long the source keeps what it yields. A watermark that is older
+      means a gap.
+    """
 
     @property
     def source_id(self) -> str:
@@ -72,9 +83,28 @@ class Source(Protocol):
         ...
 
 
+class Position(BaseModel):
+    """Say up to where a sink is durable, as it remembers it beside the records.
+
+    Args:
+        timestamp: Every record of the source up to here is in the sink.
+        watermark: The watermark that the run which wrote it went from; ``None``: never collected.
+        origin: From where the source was collected; ``None``: from its beginning.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    timestamp: datetime
+    watermark: datetime | None = None
+    origin: datetime | None = None
+
+
 @runtime_checkable
 class Sink(Protocol):
-    """Make records durable. Entered before its first page and left after its last."""
+    """Make records durable. Entered before its first page and left after its last.
+
+    It may do more: `RemembersPosition`, `MarksRemoved`.
+    """
 
     async def __aenter__(self) -> Self: ...
 
@@ -85,12 +115,81 @@ class Sink(Protocol):
         traceback: TracebackType | None,
     ) -> None: ...
 
-    async def write(self, source_id: str, page: Page) -> int:
+    async def write(
+        self, source_id: str, page: Page, *, run_id: str = ..., position: Position | None = None
+    ) -> int:
         """Make a page durable, whole or not at all, and return how many rows are new or changed.
 
-        The same records again, in this page or a later one, change nothing.
+        The same records again, in this page or a later one, change nothing. Rejects go into the
+        quarantine, the same one once. ``position`` replaces what is remembered, in the same
+        transaction; ``None`` leaves it.
         """
         ...
+
+
+@runtime_checkable
+class RemembersPosition(Protocol):
+    """Be a sink that remembers up to where it is durable."""
+
+    async def position(self, source_id: str) -> Position | None:
+        """Return the last position that was written; ``None``: none was."""
+        ...
+
+
+@runtime_checkable
+class MarksRemoved(Protocol):
+    """Be a sink that marks what its source no longer lists."""
+
+    async def mark_removed(self, source_id: str, present: Set[str], most: float) -> int:
+        """Mark the records whose ids are not in ``present``, and return how many are new there.
+
+        A record that is back loses its mark. Nothing is deleted.
+
+        Raises:
+            SourceError: More than the share ``most`` of what is not marked would be; none was.
+        """
+        ...
+
+
+class Limits(BaseModel):
+    """Say where a collection starts, and what it must not go beyond."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", title="Limits")
+
+    initial_lookback: Annotated[timedelta, Field(ge=timedelta(0))] | None = Field(
+        None,
+        title="Initial lookback",
+        description="How far back a source that was never collected is read; empty: all there is.",
+    )
+    future_skew: Annotated[timedelta, Field(ge=timedelta(0))] = Field(
+        timedelta(minutes=5),
+        title="Future skew",
+        description="How far a record may be ahead of our clock and still move the watermark.",
+    )
+    quarantine_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.1,
+        title="Quarantined share",
+        description="The share of a run's records that may be unusable before it fails.",
+    )
+    removed_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5,
+        title="Removed share",
+        description="The share of a source's records that may disappear before a run fails.",
+    )
+    lease: Annotated[timedelta, Field(gt=timedelta(0))] = Field(
+        timedelta(minutes=1),
+        title="Lease",
+        description="How long a run that was killed keeps others from collecting its source.",
+    )
+
+
+class Gap(BaseModel):
+    """Say which records a source no longer had when it was asked for them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    start: datetime
+    end: datetime
 
 
 class Collected(BaseModel):
@@ -98,24 +197,12 @@ class Collected(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    start: datetime | None = None
     pages: int = 0
     records_read: int = 0
     records_written: int = 0
     records_in_future: int = 0
+    records_quarantined: int = 0
+    records_removed: int = 0
+    gap: Gap | None = None
     candidate: datetime | None = None
-
-
-class Collect(Protocol):
-    """Be `collect`, or what wraps it."""
-
-    async def __call__(
-        self,
-        source: Source,
-        sink: Sink,
-        start: datetime | None,
-        until: datetime | None = None,
-        *,
-        clock: Clock = ...,
-    ) -> Collected:
-        """Collect what there is from ``start`` on, and return when it is durable."""
-        ...

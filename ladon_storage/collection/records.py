@@ -1,4 +1,4 @@
-"""What is collected: records, and the pages in which they travel from a source to a sink.
+"""What is collected: records, rejects, and the pages in which they travel from a source to a sink.
 
 - A record's ``payload`` keeps the order of keys and the values that the source gave; ``version`` is
   a hash of the content alone, so that a feed which shuffles its keys has not changed.
@@ -22,7 +22,10 @@ PAGE_RECORDS = 1_000
 
 _as_given = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 _as_ascii = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_as_anything = json.JSONEncoder(separators=(",", ":"), default=repr).encode
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+_LONGEST_REPR = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +91,56 @@ def _check_text(value: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Reject:
+    """Be one item that cannot be used, on its way to the quarantine.
+
+    Args:
+        reason: What is wrong with it, as a person reads it.
+        raw: The item as the source gave it.
+        record_id: Its id, where it has one.
+    """
+
+    reason: str
+    raw: str
+    record_id: str | None = None
+
+    @classmethod
+    def of(cls, reason: object, item: object, record_id: object = None) -> Self:
+        """Return the reject of a parsed JSON value, whatever it is.
+
+        >>> Reject.of("no id", {"a": float("nan")}).raw
+        '{"a":NaN}'
+        """
+        try:
+            raw = _as_anything(item)
+        except (TypeError, ValueError, RecursionError):
+            raw = repr(item)[:_LONGEST_REPR]
+        return cls(str(reason), raw, record_id if isinstance(record_id, str) else None)
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
-    """Be what one request to a source yields, or a part of it that is made durable at once."""
+    """Be what one request to a source yields, or a part of it that is made durable at once.
+
+    Args:
+        records: What is collected.
+        rejects: What cannot be.
+        listed: Ids that a source which is read whole still lists, without their content.
+    """
 
     records: list[Record] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    listed: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.records) + len(self.rejects)
 
 
-def paged(records: Iterable[Record], size: int = PAGE_RECORDS) -> Iterator[Page]:
-    """Cut ``records`` into pages of at most ``size``, without reading ahead."""
-    remaining = iter(records)
-    while page := list(islice(remaining, size)):
-        yield Page(page)
+def paged(items: Iterable[Record | Reject], size: int = PAGE_RECORDS) -> Iterator[Page]:
+    """Cut ``items`` into pages of at most ``size``, without reading ahead."""
+    remaining = iter(items)
+    while taken := list(islice(remaining, size)):
+        yield Page(
+            [each for each in taken if isinstance(each, Record)],
+            [each for each in taken if isinstance(each, Reject)],
+        )

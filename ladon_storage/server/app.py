@@ -251,4 +251,7 @@ def _authorized(request: web.Request, expected: bytes) -> bool:
 
 
 def _never_collected(source_id: str) -> web.Response:
-    return problem(f"Source {source_id!r} was never collected.", 404, "source_id")
+    answer = problem(f"Source {source_id!r} was never collected.", 404, "source_id")
+    # So that a client knows before its first write that it may send If-None-Match. No version is 0.
+    answer.headers[hdrs.ETAG] = '"0"'
+    return answer

@@ -13,14 +13,14 @@ from ladon_storage.models import ChangeAction, Watermark, WatermarkChange
 
 COLUMNS = (
     "source_id, version, last_successful_timestamp, last_run_timestamp, status, error_message, "
-    "records_collected"
+    "records_collected, run_id"
 )
 HISTORY_COLUMNS = (
     "version, source_id, at, action, actor, run_id, status, timestamp, from_timestamp, "
     "to_timestamp, records_collected, error_message, reason"
 )
 _SELECT = f"SELECT {COLUMNS} FROM watermarks WHERE source_id = ?"  # noqa: S608 - a constant
-_REPLACE = f"REPLACE INTO watermarks ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constant
+_REPLACE = f"REPLACE INTO watermarks ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constant
 _RECORD = (
     f"INSERT INTO history ({HISTORY_COLUMNS}) "  # noqa: S608 - a constant
     "VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -58,7 +58,7 @@ def from_microseconds(number: int | None) -> datetime | None:
 
 def to_watermark(row: tuple[Any, ...]) -> Watermark:
     """Return a row of ``COLUMNS`` with its version tag."""
-    source_id, version, succeeded, run, status, error_message, records_collected = row
+    source_id, version, succeeded, run, status, error_message, records_collected, run_id = row
     return Watermark(
         source_id=source_id,
         last_successful_timestamp=from_microseconds(succeeded),
@@ -66,6 +66,7 @@ def to_watermark(row: tuple[Any, ...]) -> Watermark:
         status=status,
         error_message=error_message,
         records_collected=records_collected,
+        run_id=run_id,
     ).with_etag(f'"{version}"')
 
 
@@ -94,6 +95,7 @@ def replace(connection: sqlite3.Connection, new: Watermark, version: int) -> Wat
         str(new.status),
         new.error_message,
         new.records_collected,
+        new.run_id,
     )
     connection.execute(_REPLACE, row)
     return new.with_etag(f'"{version}"')

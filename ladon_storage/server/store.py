@@ -180,7 +180,10 @@ class Store:
             check_version(stored, source_id, if_match=_relevant(if_match, stored))
             if stored is None:
                 return None
-            new = stored.model_copy(update={"last_successful_timestamp": reset.timestamp})
+            new = stored.model_copy(
+                # An operator wrote it, and no run.
+                update={"last_successful_timestamp": reset.timestamp, "run_id": None}
+            )
             version = record(
                 connection,
                 source_id,

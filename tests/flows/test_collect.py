@@ -320,7 +320,8 @@ def test_form_of_each_kind_is_exact(each: Any, kind: type[Kev | ThreatFox]) -> N
     """The UI's form has the fields of one kind with their texts, and blocks for what is secret."""
     assert each.name == f"collect-{kind.model_fields['kind'].default}"
     schema = each.parameters.model_dump()
-    assert list(schema["properties"]) == ["source", "sink", "storage", "since", "until"]
+    fields = ["source", "sink", "storage", "since", "until", "limits"]
+    assert list(schema["properties"]) == fields
     assert schema["required"] == ["source", "sink"]
     fields = schema["definitions"][kind.__name__]["properties"]
     assert set(fields) == set(kind.model_fields)

@@ -27,6 +27,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateTable
 
+from ladon_storage.collection.interfaces import Position
 from ladon_storage.collection.records import Page, Record
 from ladon_storage.errors import ConfigurationError, SinkError
 
@@ -105,7 +106,9 @@ class SqlSink:
     ) -> None:
         await self._leave()
 
-    async def write(self, source_id: str, page: Page) -> int:
+    async def write(
+        self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
+    ) -> int:
         """Make a page durable, whole or not at all, and return how many rows are new or changed.
 
         Raises:

@@ -1,0 +1,260 @@
+"""One run's hold on a source's watermark: fence, lease, heartbeat, checkpoints, and the last word.
+
+- Each write carries the version tag that came with the one before. So whoever else wrote in
+  between, a faster run or an operator, wins, and a loser writes nothing more, not even `failed`.
+- A watermark that says `running`, and was written less than a lease ago, belongs to that run. It is
+  written anew three times a lease while the run lives, so that a killed run blocks nobody longer.
+- A checkpoint is `success` and then `running` again: the source stays held.
+- Nothing is written before the watermark was read: a failure that is not fenced could take the
+  watermark away from a run that is well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+from ladon_storage.collection.interfaces import Clock, Limits, Storage
+from ladon_storage.errors import (
+    InvalidResponseError,
+    SourceBusyError,
+    StorageError,
+    WatermarkConflictError,
+)
+from ladon_storage.models import Watermark, WatermarkStatus
+
+logger = logging.getLogger(__name__)
+
+FAILURE_SECONDS = 30.0
+"""How long a failed or cancelled run may take to write that it failed."""
+
+BEATS_PER_LEASE = 3
+
+_LONGEST_ERROR = 2_000
+
+
+class Turn:
+    """Hold the watermark of one source for one run.
+
+    Args:
+        storage: Where the watermark is.
+        source_id: The source.
+        run_id: The run, as the service records it.
+        limits: How long a lease is.
+        clock: The time.
+    """
+
+    def __init__(
+        self, storage: Storage, source_id: str, run_id: str, limits: Limits, clock: Clock
+    ) -> None:
+        self.run_id = run_id
+        self.stored: Watermark | None = None
+        """The watermark as the run found it."""
+        self.before: datetime | None = None
+        """Its last success."""
+        self._storage = storage
+        self._source_id = source_id
+        self._limits = limits
+        self._clock = clock
+        self._etag: str | None = None
+        self._writing = asyncio.Lock()
+        self._conflict: WatermarkConflictError | None = None
+        self._unanswered: WatermarkStatus | None = None
+
+    async def read(self) -> None:
+        """Read the watermark.
+
+        Raises:
+            SourceBusyError: Another run holds it.
+            InvalidResponseError: It says success, and not when.
+            StorageError: It could not be read, which is not the same as *never collected*.
+        """
+        self.stored = stored = await self._storage.get_watermark(self._source_id)
+        if stored is None:
+            return
+        self._refuse_if_held(stored)
+        self.before = stored.last_successful_timestamp
+        self._etag = stored.etag
+        if self.before is None and stored.status == WatermarkStatus.SUCCESS:
+            # Taken for "never collected", it would be overwritten, and the mistake leave no trace.
+            raise InvalidResponseError(
+                f"Watermark {self._source_id!r} says success and has no last_successful_timestamp; "
+                "repair or delete it before collecting, since without it everything is collected "
+                "again."
+            )
+
+    def _refuse_if_held(self, stored: Watermark) -> None:
+        written = stored.last_run_timestamp
+        if stored.status != WatermarkStatus.RUNNING or written is None:
+            return
+        holder = stored.run_id
+        until = written + self._limits.lease
+        # The same run may begin again: Prefect repeats a run that crashed under its own id.
+        if holder == self.run_id or until <= self._clock():
+            return
+        named = "another run" if holder is None else f"run {holder!r}"
+        raise SourceBusyError(
+            f"Source {self._source_id!r} is being collected by {named}, last heard of at "
+            f"{written.isoformat()}; wait until it ends, or until {until.isoformat()} if it died.",
+            self._source_id,
+            holder,
+            until,
+        )
+
+    async def begin(self) -> None:
+        """Write `running`: from now on the source is held."""
+        await self._write(WatermarkStatus.RUNNING, self._clock())
+
+    @contextlib.asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """Renew the lease in the background, and end the run when another one took over.
+
+        Raises:
+            WatermarkConflictError: Another run wrote the watermark.
+        """
+        owner = asyncio.current_task()
+        assert owner is not None  # noqa: S101 - a coroutine runs in a task
+        beating = asyncio.create_task(self._beat(owner), name=f"lease of {self._source_id}")
+        try:
+            yield
+        except GeneratorExit:  # a coroutine that is being closed cannot await
+            beating.cancel()
+            raise
+        except asyncio.CancelledError:
+            await _ended(beating)
+            if self._conflict is None or owner.uncancel():
+                raise
+            raise self._conflict from None
+        except BaseException:
+            await _ended(beating)
+            raise
+        await _ended(beating)
+
+    async def _beat(self, owner: asyncio.Task[object]) -> None:
+        pause = self._limits.lease.total_seconds() / BEATS_PER_LEASE
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                await self._write(WatermarkStatus.RUNNING, self._clock())
+            except WatermarkConflictError as conflict:
+                self._conflict = conflict
+                owner.cancel()
+                return
+            except StorageError as error:
+                # The run goes on: whether it still holds the source shows at its next write.
+                logger.warning(
+                    "The lease of source %r could not be renewed: %s",
+                    self._source_id,
+                    error,
+                    extra={"source_id": self._source_id},
+                )
+
+    async def checkpoint(self, timestamp: datetime, records: int) -> None:
+        """Promote what is durable in the middle of a run, and keep the source."""
+        await self._write(WatermarkStatus.SUCCESS, timestamp, records=records)
+        await self._write(WatermarkStatus.RUNNING, self._clock())
+
+    async def succeed(self, timestamp: datetime, records: int) -> None:
+        """Write `success`, and let the source go."""
+        await self._write(WatermarkStatus.SUCCESS, timestamp, records=records)
+
+    async def fail(self, error: BaseException) -> None:
+        """Write `failed` for at most `FAILURE_SECONDS`; that it failed too is a note on ``error``.
+
+        In a task of its own, which cancelling this one again does not reach.
+        """
+        message = one_line(error)
+        writing = asyncio.ensure_future(
+            self._write(WatermarkStatus.FAILED, self._clock(), error_message=message)
+        )
+        deadline = time.monotonic() + FAILURE_SECONDS
+        while not writing.done() and (left := deadline - time.monotonic()) > 0:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({writing}, timeout=left)
+        problem: BaseException | None
+        if not writing.done():
+            writing.cancel()
+            problem = TimeoutError(f"no answer within {FAILURE_SECONDS:g} s")
+        elif writing.cancelled():
+            problem = asyncio.CancelledError()
+        else:
+            problem = writing.exception()
+        if problem is None:
+            return
+        note = f"That the run failed could not be written to its watermark: {one_line(problem)}"
+        error.add_note(note)
+        logger.error(
+            "Source %r: %s (the run failed with %s)",
+            self._source_id,
+            note,
+            message,
+            exc_info=problem,
+            extra={"source_id": self._source_id},
+        )
+
+    async def _write(
+        self,
+        status: WatermarkStatus,
+        timestamp: datetime,
+        *,
+        error_message: str | None = None,
+        records: int | None = None,
+    ) -> None:
+        async def put() -> Watermark:
+            return await self._storage.update_watermark(
+                self._source_id,
+                timestamp.astimezone(UTC),
+                status,
+                error_message,
+                if_match=self._etag,
+                if_none_match=self.stored is None and self._etag is None,
+                records_collected=records,
+                run_id=self.run_id,
+            )
+
+        async with self._writing:
+            if self._conflict is not None:
+                raise self._conflict
+            try:
+                try:
+                    answer = await put()
+                except WatermarkConflictError:
+                    if not await self._is_our_own():
+                        raise
+                    answer = await put()
+            except WatermarkConflictError:
+                raise
+            except BaseException:
+                self._unanswered = status
+                raise
+            self._unanswered = None
+            self._etag = answer.etag
+
+    async def _is_our_own(self) -> bool:
+        """Tell whether what is stored is a write of this run whose answer was lost; go on from it.
+
+        A request that was cut off may have arrived: it is no other run.
+        """
+        if self._unanswered is None:
+            return False
+        stored = await self._storage.get_watermark(self._source_id)
+        written = (self.run_id, self._unanswered)
+        if stored is None or (stored.run_id, stored.status) != written:
+            return False
+        self._etag, self._unanswered = stored.etag, None
+        return True
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error as one line, cut to what a watermark's error message holds."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:_LONGEST_ERROR] if text else type(error).__name__
