@@ -74,6 +74,16 @@ async def test_case_28_waiting_for_the_pool_holds_no_probe() -> None:
         assert len(server.requests) == 1
 
 
+async def test_case_28_open_circuit_rejects_before_any_wait_for_the_pool() -> None:
+    """Who would be rejected anyway does not wait for a slot first."""
+    async with served(watermark(), max_connections=1, timeout=60) as (client, _):
+        slot = await client._pools.take(1)
+        client.circuit_breaker.trip()
+        async with asyncio.timeout(5):
+            assert isinstance(await failure(client), CircuitOpenError)
+        slot.give()
+
+
 async def test_case_28_circuit_that_opened_meanwhile_rejects_who_waited() -> None:
     """Whoever waited for a slot is rejected like anybody else, and gives the slot back."""
     async with served(watermark(), max_connections=1) as (client, server):

@@ -112,7 +112,7 @@ async def test_case_23_retry_after_as_a_date_is_the_seconds_until_then() -> None
     assert 150 < error.retry_after <= 200
 
 
-@pytest.mark.parametrize("sent", [100, 2_000_000], ids=["a part that stalls", "all of it"])
+@pytest.mark.parametrize("sent", [0, 100, 2_000_000], ids=["nothing", "a part", "all of it"])
 async def test_case_24_large_503_on_a_pool_of_one_gives_the_slot_back(
     monkeypatch: pytest.MonkeyPatch, sent: int
 ) -> None:
@@ -206,6 +206,28 @@ async def test_case_26_watermark_with_a_wrong_content_type_is_one(type_: str) ->
         assert await client.get_watermark("kev") is not None
 
 
+@pytest.mark.parametrize("tag", [None, '"7"'])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"status": "success"},
+        {"last_successful_timestamp": None},
+        {"status": "paused", "source_id": "kev", "owner": {"team": 7}},
+    ],
+    ids=["only a status", "only a timestamp", "unknown fields and status"],
+)
+async def test_answer_with_few_or_unknown_fields_is_a_watermark(
+    fields: dict[str, object], tag: str | None
+) -> None:
+    """An older or newer service is understood, and tells the version it is at if it knows one."""
+    headers = [f"ETag: {tag}"] if tag else []
+    async with served(http(200, json.dumps(fields).encode(), *headers)) as (client, _):
+        read = await client.get_watermark("kev")
+        assert read is not None
+        assert (read.source_id, read.etag) == ("kev", tag)
+        assert dict(read) == {"source_id": "kev", **fields}
+
+
 @pytest.mark.parametrize("at_once", [0, len(HEAD)], ids=["headers", "a body"])
 @pytest.mark.parametrize("method", ["GET", "PUT"])
 async def test_case_27_answer_that_drips_ends_with_the_timeout(method: str, at_once: int) -> None:
@@ -273,7 +295,12 @@ async def test_case_31_bomb_is_refused_unpacked_no_further_than_the_limit(encodi
 
 @pytest.mark.parametrize(
     ("encoding", "body"),
-    [("gzip", b"no gzip"), ("gzip, gzip", gzip.compress(GOOD, mtime=0)), ("br", GOOD), ("x" * 900, GOOD)],
+    [
+        ("gzip", b"no gzip"),
+        ("gzip, gzip", gzip.compress(GOOD, mtime=0)),
+        ("br", GOOD),
+        ("x" * 900, GOOD),
+    ],
 )
 async def test_case_31_what_cannot_be_unpacked_is_an_error_of_ours(
     encoding: str, body: bytes
@@ -302,6 +329,19 @@ async def test_case_31_plain_answer_is_read_up_to_the_limit(
                 await ask(client)
             else:
                 assert isinstance(await failure(client), InvalidResponseError)
+
+
+@pytest.mark.parametrize("length", ["Transfer-Encoding: chunked", "Content-Length: 9000000000"])
+async def test_case_31_answer_without_an_end_is_read_no_further_than_the_limit(length: str) -> None:
+    """What is too large already is not waited for, and its connection is given up."""
+    head = f"HTTP/1.1 200 X\r\n{length}\r\n\r\n".encode()
+    chunk = b"%x\r\n%b\r\n" % (2_000_000, b" " * 2_000_000)
+    endless = Reply(head + chunk, "stall")
+    async with served(endless, watermark(), max_connections=1, timeout=60) as (client, server):
+        async with asyncio.timeout(5):
+            assert isinstance(await failure(client), InvalidResponseError)
+            await ask(client)
+        assert server.connections == 2
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from ladon_storage import PoolTimeoutError, StorageServiceClient
-from tests.raw_server import Reply, served, watermark
+from tests.raw_server import Reply, http, served, watermark
 
 
 @pytest.fixture
@@ -134,6 +134,16 @@ async def test_requests_at_once_are_the_smaller_of_both_limits(limits: tuple[int
     asked = [request.split()[1][-8:] for request in first + second]
     assert sorted(asked[:2]) == [b"source-0", b"source-1"]
     assert sorted(asked[2:]) == [b"source-2", b"source-3"]
+
+
+async def test_health_checks_give_their_slots_back() -> None:
+    """Whether it is healthy, unhealthy or gone, a service is asked with a pool of one again."""
+    script = (http(200, b'{"status": "healthy"}'), http(503), Reply(end="reset"))
+    options: dict[str, Any] = {"max_connections": 1, "environment": "development"}
+    async with served(*script, **options) as (client, _):
+        async with asyncio.timeout(5):
+            healthy = [await client.health_check() for _ in range(5)]
+        assert healthy == [True, False, False, False, False]
 
 
 async def test_connection_is_used_again() -> None:

@@ -273,6 +273,7 @@ async def test_health_check_of_a_healthy_service_is_true(
 UNHEALTHY = [
     pytest.param({"status": 503}, id="503"),
     pytest.param({"status": 404, "payload": {"status": "healthy"}}, id="404"),
+    pytest.param({"status": 202, "payload": {"status": "healthy"}}, id="202"),
     pytest.param({"status": 204}, id="204"),
     pytest.param({"payload": {"status": "starting"}}, id="another word"),
     pytest.param({"payload": ["healthy"]}, id="no object"),
