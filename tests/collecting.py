@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Set
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from ladon_storage.collection.interfaces import Position
 from ladon_storage.collection.records import Page, Record
+from ladon_storage.errors import SourceError
 from ladon_storage.models import Watermark, WatermarkStatus, WatermarkUpdate, updated
 
 BEGIN = datetime(2024, 1, 1, tzinfo=UTC)
@@ -120,7 +121,7 @@ class ScriptedStorage:
         return watermark.with_etag(f'"{self._version}"' if self._etags else None)
 
 
-Step = list[Record] | BaseException | Callable[[], Any]
+Step = list[Record] | Page | BaseException | Callable[[], Any]
 
 
 class ScriptedSource:
@@ -151,7 +152,7 @@ class ScriptedSource:
                         await outcome
                     continue
                 self.yielded += 1
-                yield Page(step)
+                yield step if isinstance(step, Page) else Page(step)
         finally:
             self.closed += 1
 
@@ -196,6 +197,38 @@ class MemorySink:
     def ids(self) -> list[str]:
         """The ids in the sink, one for each version."""
         return sorted(record_id for _, record_id, _ in self.rows)
+
+
+class RememberingSink(MemorySink):
+    """Remember the position that came with a page that was written, and mark what was removed."""
+
+    def __init__(self, *script: BaseException | Callable[[], Any] | None) -> None:
+        super().__init__(*script)
+        self.positions: dict[str, Position] = {}
+        self.noted: list[Position | None] = []
+        self.rejects: set[tuple[str, str, str]] = set()
+        self.removed: set[str] = set()
+
+    async def position(self, source_id: str) -> Position | None:
+        return self.positions.get(source_id)
+
+    async def write(
+        self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
+    ) -> int:
+        written = await super().write(source_id, page)
+        self.rejects |= {(source_id, each.reason, each.raw) for each in page.rejects}
+        self.noted.append(position)
+        if position is not None:
+            self.positions[source_id] = position
+        return written
+
+    async def mark_removed(self, source_id: str, present: Set[str], most: float) -> int:
+        unmarked = {record_id for _, record_id, _ in self.rows} - self.removed
+        missing = unmarked - present
+        if len(missing) > most * len(unmarked):
+            raise SourceError(f"{len(missing)} of {len(unmarked)} records disappeared", source_id)
+        self.removed = (self.removed - present) | missing
+        return len(missing)
 
 
 def table(path: Path, columns: str = "record_id", name: str = "records") -> list[tuple[Any, ...]]:

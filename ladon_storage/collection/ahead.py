@@ -41,6 +41,7 @@ class _Ahead:
 
     async def __anext__(self) -> Page:
         page = await self._handed.get()
+        self._handed.task_done()
         if isinstance(page, BaseException):
             raise page
         return page
@@ -60,6 +61,7 @@ class _Ahead:
             try:
                 async for page in self._pages:
                     await self._handed.put(page)
+                    await self._handed.join()  # taken: now the next one
             finally:
                 # At once, not when it is collected as garbage, if it is a generator.
                 if aclose := getattr(self._pages, "aclose", None):

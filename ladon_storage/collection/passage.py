@@ -81,9 +81,9 @@ async def find_start(source: Source, sink: Sink, turn: Turn, limits: Limits, clo
     if isinstance(sink, RemembersPosition):
         position = await sink.position(source.source_id)
         durable = _durable(source, turn, position)
-    if durable is None:
+    if durable is None or durable == NOTHING_COLLECTED:
         origin = _back(now, limits.initial_lookback)
-        return Start(origin, None, position, origin)
+        return Start(origin, durable, position, origin)
     origin = position.origin if position else None
     _warn_of_lookback(source, now, limits, origin)
     return Start(
@@ -219,6 +219,7 @@ class Passage:
         self._is_ordered = bool(getattr(source, "ordered", False))
         self._is_whole = turn is not None and getattr(source, "whole", source.overlap is None)
         self._checkpointed = time.monotonic()
+        self._promoted = latest(turn.before) if turn else NOTHING_COLLECTED
 
     async def through(self, until: datetime | None) -> Collected:
         """Make every page durable, promote what may be promoted, and count."""
@@ -315,13 +316,13 @@ class Passage:
 
     async def _checkpoint(self, promoted: datetime) -> None:
         turn = self._turn
-        if turn is None or not self._tally.in_order or promoted <= latest(turn.before):
+        if turn is None or not self._tally.in_order or promoted <= self._promoted:
             return
         if self._remembers and time.monotonic() - self._checkpointed < CHECKPOINT_SECONDS:
             return
         self._refuse_a_changed_feed()
         await turn.checkpoint(promoted, self._tally.written)
-        self._checkpointed = time.monotonic()
+        self._checkpointed, self._promoted = time.monotonic(), promoted
         _tell(
             logging.INFO,
             self._source,
