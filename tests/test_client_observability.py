@@ -268,3 +268,30 @@ def test_metrics_have_the_names_that_are_promised() -> None:
         "latency_seconds": "histogram",
     }.items():
         assert f"# TYPE storage_client_{name} {kind}\n" in text
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"error": "Field \'status\' is wrong."}', "Field 'status' is wrong."),
+        (b'{"error": 7, "field": "status"}', "7"),
+        (b'{"detail": "no"}', '{"detail": "no"}'),
+        (b"\x1b[31mred\x1b[0m\r\nFAKE   LINE\x00\x7f", "[31mred [0m FAKE LINE"),
+        (b'{"error": "one\\u2028two\\u202ethree"}', "one two three"),
+        (b"\xff\xfe", "\N{REPLACEMENT CHARACTER}" * 2),
+        (b"", "check its address."),
+    ],
+    ids=["error", "no text", "other JSON", "control", "separators", "no Unicode", "nothing"],
+)
+async def test_words_of_a_refusal_are_one_printable_line(body: bytes, said: str) -> None:
+    """What the service says helps, and writes neither lines into a log nor to a terminal."""
+    async with served(http(400, body)) as (client, server):
+        error = await failure(client)
+        assert str(error) == f"The Storage Service at {server.url} answered 400 to GET: {said}"
+
+
+@pytest.mark.parametrize("size", [299, 300, 301, 1_000_000])
+async def test_words_of_a_refusal_are_cut(size: int) -> None:
+    """A page of HTML does not fill the log."""
+    async with served(http(400, b"x" * size)) as (client, _):
+        assert str(await failure(client)).count("x") == min(size, 300)

@@ -125,15 +125,23 @@ async def test_case_24_large_503_on_a_pool_of_one_gives_the_slot_back(
             assert await client.get_watermark("kev") is not None
 
 
-async def test_case_24_endless_4xx_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sent", [b"", b"because"])
+@pytest.mark.parametrize("status", [400, 404])
+async def test_case_24_4xx_without_an_end_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, status: int, sent: bytes
+) -> None:
     """What a refusal says is waited for only briefly, and the refusal stays one."""
     monkeypatch.setattr("ladon_storage.client.ERROR_BODY_SECONDS", 0.05)
-    stalled = http(400, b"because", length=2_000_000, end="stall")
-    async with served(stalled, watermark(), max_connections=1) as (client, _):
-        error = await failure(client)
-        assert isinstance(error, StorageResponseError)
-        assert error.status == 400
-        assert await client.get_watermark("kev") is not None
+    stalled = http(status, sent, length=2_000_000, end="stall")
+    async with served(stalled, watermark(), max_connections=1, timeout=60) as (client, _):
+        async with asyncio.timeout(5):
+            if status == 404:
+                assert await client.get_watermark("kev") is None
+            else:
+                error = await failure(client)
+                assert isinstance(error, StorageResponseError)
+                assert error.status == 400
+            assert await client.get_watermark("kev") is not None
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT"])
