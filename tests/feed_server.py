@@ -11,6 +11,9 @@ from types import TracebackType
 from typing import Self
 
 from aiohttp import web
+from yarl import URL
+
+from ladon_storage.collection.sources.hosts import circuit_of
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class FeedServer:
         site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls)
         await site.start()
         self._port = self._runner.addresses[0][1]
+        # The port may have been another test's feed, which failed.
+        circuit_of(URL(self.url)).reset()
         return self
 
     async def __aexit__(

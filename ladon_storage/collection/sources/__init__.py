@@ -15,14 +15,17 @@ from ladon_storage.errors import ConfigurationError
 
 __all__ = ["AnySource", "Kev", "ThreatFox", "source_from"]
 
-AnySource = Annotated[ThreatFox | Kev, Field(discriminator="kind")]
+# A new source is a name here.
+_Source = ThreatFox | Kev
+
+AnySource = Annotated[_Source, Field(discriminator="kind")]
 """Any source of this package; a dictionary becomes the one that its ``kind`` names."""
 
-_KINDS = ", ".join(repr(each.model_fields["kind"].default) for each in get_args(ThreatFox | Kev))
+_KINDS = ", ".join(repr(each.model_fields["kind"].default) for each in get_args(_Source))
 
 
 @cache
-def _adapter() -> TypeAdapter[ThreatFox | Kev]:
+def _adapter() -> TypeAdapter[_Source]:
     return TypeAdapter(AnySource)
 
 

@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ladon_storage.collection.records import Page, Record, paged
-from ladon_storage.collection.sources.http import HttpUrl, shown, source_http
+from ladon_storage.collection.sources.addresses import HttpUrl, shown
+from ladon_storage.collection.sources.http import source_http
 from ladon_storage.errors import SourceError
 from ladon_storage.models import SourceId, parse_timestamp
 

@@ -1,0 +1,40 @@
+"""The fields that sources share, and what their forms have in common."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+OVERLAP_TITLE = "Overlap"
+OVERLAP_TEXT = "How far before the watermark each run reads again, for late records."
+SOURCE_ID_TITLE = "Source id"
+SOURCE_ID_TEXT = "The name of the watermark, and of the source in the sink."
+KIND_TITLE = "Kind"
+KIND_TEXT = "The kind of source."
+KEY_TITLE = "Name of the key"
+KEY_TEXT = "Name of a Prefect Secret block, or of an environment variable, that holds the key."
+
+Span = Annotated[timedelta, Field(ge=timedelta(0), le=timedelta(days=365))]
+"""A duration of at most a year."""
+
+SETTINGS = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+"""A run is told by its settings: they do not change, a misspelt one is refused, none is shown."""
+
+
+class Rate(BaseModel):
+    """Say how many requests a service takes in how many seconds."""
+
+    model_config = ConfigDict(**SETTINGS, title="Rate limit")
+
+    requests: int = Field(
+        ge=1, title="Requests", description="How many requests are made in the time below."
+    )
+    seconds: float = Field(
+        gt=0,
+        le=86_400,
+        allow_inf_nan=False,
+        title="Seconds",
+        description="The time, in seconds, in which so many requests are made.",
+    )
