@@ -161,7 +161,7 @@ async def test_restored_sink_is_filled_from_its_own_position(
     backup = dict(world.sink.positions)
     await world.run([record("2", 20)])
     world.sink.positions = backup
-    report = await world.run([record("1", 10)], [record("2", 20)], overlap=timedelta(minutes=1))
+    report = await world.run([record("1", 10)], overlap=timedelta(minutes=1))
     assert world.asked_from == at(9)
     assert "restored from a backup" in caplog.text
     assert report.watermark_after == at(20)
@@ -199,6 +199,18 @@ async def test_watermark_that_an_operator_moved_back_wins() -> None:
     await world.run([record("2", 20)])
     assert world.asked_from == at(10)
     assert world.watermark == at(20)
+
+
+async def test_watermark_that_was_moved_after_a_failure_wins() -> None:
+    """An operator who goes back further than the run that failed is heard."""
+    world = World()
+    await world.run([record("1", 10)])
+    world.storage.plan("success", StorageConnectionError("no answer"))
+    with pytest.raises(StorageConnectionError):
+        await world.run([record("2", 20)])
+    world.storage.put("feed", status="failed", last_successful_timestamp=at(5))
+    await world.run([record("2", 20)])
+    assert world.asked_from == at(5)
 
 
 async def test_deleted_watermark_means_everything_again() -> None:
@@ -281,8 +293,15 @@ async def test_source_that_breaks_its_order_loses_nothing(caplog: pytest.LogCapt
 async def test_order_within_a_page_is_nobodys_business() -> None:
     """A page is durable whole, or not at all."""
     world = World(MemorySink())
-    await world.run([record("2", 2), record("1", 1)], [record("3", 2)], kind=Ordered)
-    assert world.checkpoints == [at(2), at(2)]
+    await world.run([record("2", 2), record("1", 1)], [record("3", 3)], kind=Ordered)
+    assert world.checkpoints == [at(2), at(3), at(3)]
+
+
+async def test_tie_between_two_pages_is_in_order() -> None:
+    """Equal times may go on over any number of pages."""
+    world = World(MemorySink())
+    await world.run([record("1", 1)], [record("2", 1)], [record("3", 3)], kind=Ordered)
+    assert world.checkpoints == [at(1), at(3), at(3)]
 
 
 @pytest.mark.usefixtures("every_page")

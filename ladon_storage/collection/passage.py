@@ -316,7 +316,7 @@ class Passage:
 
     async def _checkpoint(self, promoted: datetime) -> None:
         turn = self._turn
-        if turn is None or not self._tally.in_order or promoted <= self._promoted:
+        if turn is None or promoted <= self._promoted:
             return
         if self._remembers and time.monotonic() - self._checkpointed < CHECKPOINT_SECONDS:
             return

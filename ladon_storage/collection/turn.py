@@ -217,8 +217,6 @@ class Turn:
             )
 
         async with self._writing:
-            if self._conflict is not None:
-                raise self._conflict
             try:
                 try:
                     answer = await put()
