@@ -2,7 +2,6 @@
 
 - With a token, everything but ``OPEN_ROUTES`` asks for it, before it says whether a route exists.
 - A label of a metric is a route, a method or a status, never a text that a client chose.
-- Every change is one line in the log, written after it is stored.
 """
 
 from __future__ import annotations
@@ -51,11 +50,12 @@ class Routes:
 
     def table(self) -> list[web.RouteDef]:
         """Return every route of the service."""
+        # The router tries these in turn, and nearly every request is for the first two.
         return [
-            web.get(WATERMARKS, self.page),
             web.get(WATERMARK, self.get),
             web.put(WATERMARK, self.put),
             web.delete(WATERMARK, self.delete),
+            web.get(WATERMARKS, self.page),
             web.post(WATERMARK + "/reset", self.reset),
             web.get(WATERMARK + "/history", self.history),
             web.get(HEALTH, self.health),
@@ -95,11 +95,6 @@ class Routes:
             if_match=if_match,
             if_none_match=if_none_match,
         )
-        logger.info(
-            "Watermark %r: run %r from %s reported %s at %s; version %s",
-            source_id, update.run_id, request.remote, update.status,
-            update.timestamp.isoformat(), stored.etag,
-        )  # fmt: skip
         return answer(stored, 201 if created else 200, etag=stored.etag)
 
     async def reset(self, request: web.Request) -> web.Response:
@@ -111,10 +106,6 @@ class Routes:
         )
         if watermark is None:
             return _never_collected(source_id)
-        logger.info(
-            "Watermark %r: %r from %s reset it to %s; version %s",
-            source_id, reset.actor, request.remote, reset.timestamp.isoformat(), watermark.etag,
-        )  # fmt: skip
         return answer(watermark, etag=watermark.etag)
 
     async def delete(self, request: web.Request) -> web.Response:
@@ -122,7 +113,6 @@ class Routes:
         source_id, if_match = requests.source_id(request), requests.if_match(request)
         if not await self._store.delete(source_id, actor=request.remote, if_match=if_match):
             return _never_collected(source_id)
-        logger.info("Watermark %r: %s deleted it", source_id, request.remote)
         return web.Response(status=204)
 
     async def history(self, request: web.Request) -> web.Response:
@@ -155,24 +145,27 @@ class InFlight:
     """Count the requests that are being answered, so that the service can end after them."""
 
     def __init__(self) -> None:
-        self.ending = False
-        """Whether each connection ends with its next answer."""
         self._count = 0
-        self._none = asyncio.Event()
-        self._none.set()
+        self._none: asyncio.Event | None = None
+
+    @property
+    def ending(self) -> bool:
+        """Whether each connection ends with its next answer."""
+        return self._none is not None
 
     def __enter__(self) -> None:
         self._count += 1
-        self._none.clear()
 
     def __exit__(self, *_: object) -> None:
         self._count -= 1
-        if not self._count:
+        if self._none is not None and not self._count:
             self._none.set()
 
     async def end(self, timeout_seconds: float) -> None:
         """Wait until no request is being answered, and no longer than ``timeout_seconds``."""
-        self.ending = True
+        self._none = asyncio.Event()
+        if not self._count:
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
                 await self._none.wait()

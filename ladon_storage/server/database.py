@@ -32,6 +32,7 @@ from ladon_storage.errors import ConfigurationError, DatabaseError
 
 T = TypeVar("T")
 Change = Callable[[sqlite3.Connection], Any]
+Note = Callable[[Any], object]
 
 logger = logging.getLogger(__name__)
 
@@ -173,16 +174,25 @@ class GroupCommit:
         self._connection.execute("PRAGMA busy_timeout = 0")
         self._path = path
         self._file = _identity(path)
-        self._waiting: list[tuple[Change, asyncio.Future[Any]]] = []
+        self._waiting: list[tuple[Change, Note, asyncio.Future[Any]]] = []
         self._awake = asyncio.Event()
         self._closed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="storage-writer")
         self._task = asyncio.create_task(self._work())
 
-    async def apply(self, change: Callable[[sqlite3.Connection], T]) -> T:
+    async def apply(
+        self,
+        change: Callable[[sqlite3.Connection], T],
+        note: Callable[[T], object] = lambda _: None,
+    ) -> T:
         """Return what ``change`` returned, once it is on disk; or raise what it raised.
 
         Cancelling the caller does not take the change back.
+
+        Args:
+            change: What to do.
+            note: Called with what ``change`` returned when it is on disk, whether or not its caller
+                still waits; those of a group one after another. It must not raise.
 
         Raises:
             DatabaseError: The database did not accept it; it is not stored.
@@ -190,7 +200,7 @@ class GroupCommit:
         if self._closed or self._task.done():
             raise DatabaseError("The database is closed; start the service again.")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append((change, future))
+        self._waiting.append((change, note, future))
         self._awake.set()
         return await future
 
@@ -215,7 +225,7 @@ class GroupCommit:
             await self._begin()
             # Only now: what came while the lock was waited for shares this commit.
             group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
-            outcomes = [self._attempt(change) for change, _ in group]
+            outcomes = [self._attempt(change) for change, _, _ in group]
             await asyncio.get_running_loop().run_in_executor(self._thread, self._end)
         except Exception as error:
             logger.exception("A commit of %d changes failed", len(group))
@@ -226,7 +236,10 @@ class GroupCommit:
                     self._connection.execute("ROLLBACK")
             message = f"The database did not store the change ({error}); try again later."
             outcomes = [(None, DatabaseError(message)) for _ in group]
-        for (_, future), (result, refusal) in zip(group, outcomes, strict=True):
+        for (_, note, _), (result, refusal) in zip(group, outcomes, strict=True):
+            if refusal is None:
+                note(result)
+        for (_, _, future), (result, refusal) in zip(group, outcomes, strict=True):
             if future.done():  # Its caller was cancelled.
                 continue
             if refusal is None:

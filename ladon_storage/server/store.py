@@ -5,6 +5,8 @@
 - A watermark is read in the thread of the event loop: a point read by primary key takes
   microseconds and, in WAL, waits for no writer. Anything that grows with the number of rows runs
   in a thread of its own.
+- Every change is one line in the log, written when it is stored and before it is answered. Those of
+  one commit are written one after another: a line between two answers takes twice as long.
 - A write whose answer was lost may come again. If its precondition fails only because it is stored
   already (same run, same status, same timestamp), it is answered with what is stored.
 """
@@ -12,6 +14,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +46,8 @@ from ladon_storage.server.rows import (
     to_microseconds,
     to_watermark,
 )
+
+logger = logging.getLogger(__name__)
 
 _READ_TIMEOUT_SECONDS = 1.0
 
@@ -159,7 +164,14 @@ class Store:
             )
             return Stored(replace(connection, new, version), created=stored is None)
 
-        return await self._writer.apply(change)
+        def note(outcome: Stored) -> None:
+            logger.info(
+                "Watermark %r: run %r from %s reported %s at %s; version %s",
+                source_id, update.run_id, actor, update.status, update.timestamp.isoformat(),
+                outcome.watermark.etag,
+            )  # fmt: skip
+
+        return await self._writer.apply(change, note)
 
     async def reset(
         self,
@@ -197,7 +209,14 @@ class Store:
             )
             return replace(connection, new, version)
 
-        return await self._writer.apply(change)
+        def note(watermark: Watermark | None) -> None:
+            if watermark is not None:
+                logger.info(
+                    "Watermark %r: %r from %s reset it to %s; version %s",
+                    source_id, reset.actor, actor, reset.timestamp.isoformat(), watermark.etag,
+                )  # fmt: skip
+
+        return await self._writer.apply(change, note)
 
     async def delete(
         self, source_id: str, *, actor: str | None = None, if_match: Sequence[str] = ()
@@ -215,7 +234,11 @@ class Store:
             connection.execute("DELETE FROM watermarks WHERE source_id = ?", (source_id,))
             return True
 
-        return await self._writer.apply(change)
+        def note(was_there: bool) -> None:
+            if was_there:
+                logger.info("Watermark %r: %s deleted it", source_id, actor)
+
+        return await self._writer.apply(change, note)
 
     async def page(
         self,
