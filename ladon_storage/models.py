@@ -151,6 +151,13 @@ class Watermark(BaseModel):
             watermark._tag(etag)
         return watermark
 
+    @classmethod
+    def tagged(cls, etag: str | None, **fields: Any) -> Self:
+        """Return the watermark of these fields, with a version tag."""
+        watermark = cls(**fields)
+        watermark._tag(etag)
+        return watermark
+
     def with_etag(self, etag: str | None) -> Self:
         """Return the same watermark with the version tag of the answer that brought it."""
         watermark = self.__copy__()

@@ -12,6 +12,7 @@ from typing import Literal
 
 from aiohttp import hdrs, web
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 from ladon_storage.server.requests import MAX_BODY_BYTES
 
@@ -46,7 +47,7 @@ def answer(model: BaseModel, status: int = 200, *, etag: str | None = None) -> w
     headers = {hdrs.CONTENT_TYPE: _JSON}
     if etag is not None:
         headers[hdrs.ETAG] = etag
-    return web.Response(body=model.model_dump_json().encode(), status=status, headers=headers)
+    return web.Response(body=to_json(model), status=status, headers=headers)
 
 
 def problem(sentence: str, status: int, field: str | None = None) -> web.Response:

@@ -59,7 +59,8 @@ def from_microseconds(number: int | None) -> datetime | None:
 def to_watermark(row: tuple[Any, ...]) -> Watermark:
     """Return a row of ``COLUMNS`` with its version tag."""
     source_id, version, succeeded, run, status, error_message, records_collected, run_id = row
-    return Watermark(
+    return Watermark.tagged(
+        f'"{version}"',
         source_id=source_id,
         last_successful_timestamp=from_microseconds(succeeded),
         last_run_timestamp=from_microseconds(run),
@@ -67,7 +68,7 @@ def to_watermark(row: tuple[Any, ...]) -> Watermark:
         error_message=error_message,
         records_collected=records_collected,
         run_id=run_id,
-    ).with_etag(f'"{version}"')
+    )
 
 
 def to_change(row: tuple[Any, ...]) -> WatermarkChange:
