@@ -104,10 +104,10 @@ async def test_waiters_time_out_each_at_its_own_time(client: StorageServiceClien
 
     patient = asyncio.create_task(wait(10))
     others = [asyncio.create_task(wait(seconds)) for seconds in (0.03, 0.01, 0.02, 0.04)]
-    await asyncio.wait(others)
+    await asyncio.wait(others, timeout=5)
     assert gone == [0.01, 0.02, 0.03, 0.04]
-    late = asyncio.create_task(wait(0.05))
-    await late
+    async with asyncio.timeout(5):
+        await wait(0.05)
     assert not patient.done()
     slot.give()
     await patient

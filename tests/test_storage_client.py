@@ -157,6 +157,25 @@ async def test_circuit_at_404_recovers(
     assert client.circuit_breaker.state == "closed"
 
 
+@pytest.mark.parametrize("status", [400, 401, 429])
+async def test_circuit_at_another_4xx_is_as_it_was(
+    client: StorageServiceClient, mocked: MockedHttp, clock: FakeClock, status: int
+) -> None:
+    """A refusal neither counts nor clears the count, and a probe leaves its place to the next."""
+    await fail(client, mocked, 2)
+    mocked.get(WATERMARK, status=status)
+    with pytest.raises(StorageResponseError):
+        await client.get_watermark("test_source")
+    assert client.circuit_breaker.failure_count == 2
+    await fail(client, mocked, 1)
+    clock.advance(60)
+    for _ in range(2):
+        mocked.get(WATERMARK, status=status)
+        with pytest.raises(StorageResponseError):
+            await client.get_watermark("test_source")
+        assert client.circuit_breaker.state == "half_open"
+
+
 async def test_get_watermark_at_200_returns_it(
     client: StorageServiceClient, mocked: MockedHttp
 ) -> None:
