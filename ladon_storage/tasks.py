@@ -8,6 +8,7 @@
 - Prefect retries, and the client does not. It retries what another attempt can cure: not an open
   circuit, a 4xx, a conflict or a collection, whose source retries its own requests.
 - Records never pass through a result: a collection returns counts.
+- A source's key is looked up by its name, in a Secret block or the environment, inside of the task.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from datetime import datetime
 from typing import Any
 
 from prefect import task
+from prefect.blocks.system import Secret
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
@@ -33,6 +35,7 @@ from ladon_storage.collection.interfaces import (
     Source,
     utc_now,
 )
+from ladon_storage.collection.secrets import secrets_from
 from ladon_storage.collection.sinks import sink_from
 from ladon_storage.collection.sources import source_from
 from ladon_storage.collection.turn import Turn
@@ -234,16 +237,26 @@ async def collect_source(
         SinkError: The sink failed.
         ConfigurationError: ``source`` or ``sink`` makes no sense.
     """
-    return await engine.collect(
-        source_from(source),
-        record_sink(sink),
-        start,
-        until,
-        turn=turn,
-        run_id=run_id,
-        limits=limits,
-        clock=clock,
-    )
+    with secrets_from(_secret_block):
+        return await engine.collect(
+            source_from(source),
+            record_sink(sink),
+            start,
+            until,
+            turn=turn,
+            run_id=run_id,
+            limits=limits,
+            clock=clock,
+        )
+
+
+async def _secret_block(name: str) -> str | None:
+    """Return what is in Prefect's Secret block of this name, if there is one."""
+    try:
+        block: Any = await Secret.aload(name)
+    except ValueError:
+        return None
+    return str(block.get())
 
 
 class TaskStorage:
