@@ -181,14 +181,15 @@ async def test_case_33_request_under_way_at_close_fails_and_does_not_count() -> 
     async with served(stalled, watermark(), **options) as (client, server):
         first = asyncio.create_task(ask(client))
         await server.request()
-        waiting = asyncio.create_task(ask(client))
+        waiting = [asyncio.create_task(ask(client)) for _ in range(3)]
         await asyncio.sleep(0)
         await client.close()
         with pytest.raises(StorageConnectionError):
             await first
-        await waiting
+        async with asyncio.timeout(5):
+            await asyncio.gather(*waiting)
         assert circuit.state == "closed"
-        assert len(server.requests) == 2
+        assert len(server.requests) == 4
 
 
 async def test_case_33_end_of_the_block_closes() -> None:
