@@ -249,7 +249,9 @@ def test_key_without_a_certificate_is_refused(ours: Authority) -> None:
         StorageServiceClient("https://storage.example", client_key=ours.key)
 
 
-def test_encrypted_key_is_refused_without_asking(ours: Authority, tmp_path: Path) -> None:
+def test_encrypted_key_is_refused_without_asking(
+    ours: Authority, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Nobody is asked for a password at a terminal that a flow does not have."""
     key = serialization.load_pem_private_key(ours.key.read_bytes(), None)
     encrypted = key.private_bytes(
@@ -262,3 +264,4 @@ def test_encrypted_key_is_refused_without_asking(ours: Authority, tmp_path: Path
         StorageServiceClient(
             "https://storage.example", client_cert=ours.cert, client_key=tmp_path / "key.pem"
         )
+    assert capfd.readouterr() == ("", "")
