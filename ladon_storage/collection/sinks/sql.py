@@ -1,98 +1,98 @@
-"""The sink that is a table of a database, through SQLAlchemy.
+"""The sink that is a table of a database, SQLite or PostgreSQL, through SQLAlchemy.
 
-- A page is one transaction, and durable when `SqlSink.write` returns: SQLite runs with a
-  write-ahead log and ``synchronous=FULL``.
-- The database is driven from one thread of its own, so that the event loop never waits for a disk.
-  Leaving the sink waits for that thread: a cancelled run leaves nothing running behind it.
+- A page, what of it cannot be used, and the position after it are one transaction, which is durable
+  when `SqlSink.write` returns. A page that holds nothing new is a read.
 - ``keep="latest"``: an older content never replaces a newer one, so that a page which is replayed
   does no harm; at equal times what arrived later wins. ``keep="all"``: one row per version.
-- A timestamp is text of fixed width in UTC, so that the database orders it right.
+- A record that is in a page is there: the mark that it was removed goes, whatever its version.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
+from datetime import datetime
+from hashlib import blake2b
+from itertools import islice
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from sqlalchemy import Column, Connection, MetaData, Table, Text, create_engine, inspect
-from sqlalchemy.dialects import sqlite
+from sqlalchemy import Connection, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
-from sqlalchemy.schema import CreateTable
 
-from ladon_storage.collection.interfaces import Position
-from ladon_storage.collection.records import Page, Record
+from ladon_storage.collection.interfaces import Position, utc_now
+from ladon_storage.collection.records import Page, Record, Reject
+from ladon_storage.collection.sinks.removal import refuse_implausible_removal
+from ladon_storage.collection.sinks.sql_database import Database
+from ladon_storage.collection.sinks.sql_errors import told
+from ladon_storage.collection.sinks.sql_postgresql import Postgresql
+from ladon_storage.collection.sinks.sql_sqlite import Sqlite
+from ladon_storage.collection.sinks.sql_tables import KEYS, Keep, Tables, are_ready, make_tables
+from ladon_storage.collection.sinks.thread import SinkThread
 from ladon_storage.errors import ConfigurationError, SinkError
 
 T = TypeVar("T")
 
-_NAME = re.compile(r"(?!sqlite_)[a-z_][a-z0-9_]{0,62}", re.IGNORECASE)
-_KEYS = {
-    "latest": ("source_id", "record_id"),
-    "all": ("source_id", "record_id", "version"),
+_NAME = re.compile(r"(?!sqlite_|ladon_)(?!.*_quarantine$)[a-z_][a-z0-9_]{0,51}", re.IGNORECASE)
+"""What leaves room for `_quarantine` in the 63 bytes of PostgreSQL, and means no other table."""
+
+_BATCH = 10_000
+"""Ids of one statement."""
+
+_DATABASES: dict[str, type[Sqlite] | type[Postgresql]] = {
+    "sqlite": Sqlite,
+    "postgresql": Postgresql,
 }
-_COLUMNS = ("source_id", "record_id", "version", "record_timestamp", "payload", "collected_at")
-_BUSY_SECONDS = 30
-"""How long a write waits for another process that writes to the same file."""
 
 
 class SqlSink:
-    """Keep records in a table of a database, which it makes where it is missing.
+    """Keep records in a table of a database, which it makes, or migrates, where that is needed.
 
     The columns are ``source_id``, ``record_id``, ``version``, ``record_timestamp``, ``payload``
-    (JSON text) and ``collected_at`` (when this version arrived). One object serves one run at a
-    time; several runs and processes may share the table.
+    (JSON as the source gave it), ``collected_at`` (when this version arrived) and ``removed_at``
+    (since when the source no longer lists it). Beside it are ``<table>_quarantine``, and for all
+    tables of the database ``ladon_positions`` and ``ladon_meta``.
+
+    One object serves one run at a time; several runs and processes may share the table.
 
     Args:
         url: The address of the database: ``sqlite:///records.db`` beside the working directory,
-            ``sqlite:////var/lib/ladon/records.db`` anywhere.
+            ``sqlite:////var/lib/ladon/records.db`` anywhere,
+            ``postgresql://user:password@host/database``.
         table: The name of the table.
         keep: ``latest`` for one row per record, ``all`` for one row per version.
 
     Raises:
-        ConfigurationError: An argument makes no sense.
+        ConfigurationError: An argument makes no sense, or psycopg is not installed.
     """
 
-    def __init__(
-        self, url: str, table: str = "records", keep: Literal["latest", "all"] = "latest"
-    ) -> None:
-        self._url = _checked_url(url)
+    def __init__(self, url: str, table: str = "records", keep: Keep = "latest") -> None:
+        parsed = _parsed(url)
         if not isinstance(table, str) or not _NAME.fullmatch(table):
             raise ConfigurationError(
                 f"The sink's table cannot be named {table!r}; use a letter, then letters, digits "
-                "and underscores, 63 at most."
+                "and underscores, 52 at most, and no name of the sink's own, such as ladon_meta."
             )
-        if keep not in _KEYS:
+        if keep not in KEYS:
             raise ConfigurationError(f"The sink's keep should be 'latest' or 'all', not {keep!r}.")
+        self._shown = parsed.render_as_string(hide_password=True)
         self._keep = keep
-        self._table = Table(
-            table,
-            MetaData(),
-            *(
-                Column(name, Text, primary_key=name in _KEYS[keep], nullable=False)
-                for name in _COLUMNS
-            ),
-        )
-        self._upsert = _upsert(self._table, keep)
-        self._thread: ThreadPoolExecutor | None = None
+        self._tables = Tables.of(table, keep)
+        self._database: Database = _DATABASES[parsed.drivername](parsed, table, keep)
+        self._thread: SinkThread | None = None
         self._connection: Connection | None = None
 
     def __repr__(self) -> str:
-        return f"SqlSink({self._shown!r}, table={self._table.name!r}, keep={self._keep!r})"
+        return f"SqlSink({self._shown!r}, table={self._tables.records.name!r}, keep={self._keep!r})"
 
     async def __aenter__(self) -> Self:
         if self._thread is not None:
             raise SinkError(f"The sink {self._shown} serves another run; give each run its own.")
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ladon-sink")
+        self._thread = SinkThread()
         try:
-            await self._in_thread(self._open, "be opened")
+            await self._do(self._open, "be opened")
         except BaseException:
             await self._leave()
             raise
@@ -111,98 +111,177 @@ class SqlSink:
     ) -> int:
         """Make a page durable, whole or not at all, and return how many rows are new or changed.
 
+        A row that only lost its mark is not counted.
+
         Raises:
             SinkError: The database refused it; nothing of the page was stored.
         """
-        collected_at = _text(datetime.now(UTC))
-        records = page.records if self._keep == "all" else _latest(page.records)
-        rows = [
-            {
-                "source_id": source_id,
-                "record_id": record.record_id,
-                "version": record.version,
-                "record_timestamp": _text(record.timestamp),
-                "payload": record.payload,
-                "collected_at": collected_at,
-            }
-            for record in records
-        ]
-        return await self._in_thread(lambda: self._write(rows), "store a page", source_id)
+        return await self._do(
+            lambda: self._write(source_id, page, run_id, position), "store a page", source_id
+        )
 
-    @property
-    def _shown(self) -> str:
-        return self._url.render_as_string(hide_password=True)
+    async def position(self, source_id: str) -> Position | None:
+        """Return the last position that was written; ``None``: none was.
 
-    async def _in_thread(self, work: Callable[[], T], aim: str, source_id: str | None = None) -> T:
+        Raises:
+            SinkError: The database did not answer.
+        """
+        return await self._do(lambda: self._read(source_id), "read its position", source_id)
+
+    async def mark_removed(self, source_id: str, present: Set[str], most: float) -> int:
+        """Mark the records whose ids are not in ``present``, and return how many are new there.
+
+        Raises:
+            SourceError: More than the share ``most`` of what is not marked would be; none was.
+            SinkError: The database refused it; none was.
+        """
+        return await self._do(
+            lambda: self._mark_removed(source_id, present, most), "mark what was removed", source_id
+        )
+
+    async def _do(self, work: Callable[[], T], aim: str, source_id: str | None = None) -> T:
         if self._thread is None:
             raise SinkError(
                 f"The sink {self._shown} is not open; use `async with` around it.", source_id
             )
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            return await self._thread.do(work)
         except SQLAlchemyError as error:
-            # Of SQLAlchemy's text only what the database said: the rest is SQL and its parameters.
-            said = str(getattr(error, "orig", None) or type(error).__name__)
+            said, step, cause = told(error)
             raise SinkError(
-                f"The sink {self._shown} could not {aim}: {said}; "
-                "repair the database, and the next run goes on where durable data ends.",
+                f"The sink {self._shown} could not {aim}: {said}; {step}: it goes on where durable "
+                "data ends.",
                 source_id,
-            ) from error
+            ) from cause
 
     async def _leave(self) -> None:
-        """Close behind whatever the thread is still doing; cancelling does not cut it short."""
         thread, self._thread = self._thread, None
-        if thread is None:
-            return
-        try:
-            await asyncio.shield(asyncio.get_running_loop().run_in_executor(thread, self._close))
-        finally:
-            thread.shutdown(wait=False)
+        if thread is not None:
+            await thread.close(self._close)
 
     # What follows runs in the thread.
 
     def _open(self) -> None:
-        folder = Path(self._url.database or "").parent
-        if not folder.is_dir():
-            raise SinkError(
-                f"The sink's folder {folder} does not exist; make it, or correct the address."
-            )
-        engine = create_engine(
-            self._url,
-            poolclass=NullPool,
-            hide_parameters=True,
-            connect_args={"timeout": _BUSY_SECONDS},
-        )
-        self._connection = engine.connect()
-        self._connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-        self._connection.exec_driver_sql("PRAGMA synchronous=FULL")
-        self._connection.execute(CreateTable(self._table, if_not_exists=True))
-        self._check_table(self._connection)
-        self._connection.commit()
+        self._connection = connection = self._database.engine().connect()
+        names = [table.name for table in self._tables.all]
+        with connection.begin():
+            found = self._database.found(connection, names)
+            if are_ready(connection, self._tables, found, self._shown):
+                return
+            self._database.begin_making(connection)
+            # Again: what was missing may have been made while this waited.
+            found = self._database.found(connection, names)
+            make_tables(connection, self._tables, found, self._shown)
 
-    def _check_table(self, connection: Connection) -> None:
-        """Refuse a table that this sink did not make, or made to keep something else."""
-        found = inspect(connection)
-        columns = {column["name"] for column in found.get_columns(self._table.name)}
-        key = set(found.get_pk_constraint(self._table.name)["constrained_columns"])
-        for keep, expected in _KEYS.items():
-            if columns == set(_COLUMNS) and key == set(expected):
-                if keep == self._keep:
-                    return
-                raise SinkError(
-                    f"The table {self._table.name!r} of the sink {self._shown} was made with "
-                    f"keep={keep!r}, not {self._keep!r}; use that, or another table."
-                )
-        raise SinkError(
-            f"The table {self._table.name!r} of the sink {self._shown} holds no records: it has "
-            f"the columns {', '.join(sorted(columns))}; use another table."
-        )
-
-    def _write(self, rows: list[dict[str, Any]]) -> int:
-        if not rows or self._connection is None:
-            return 0
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        if self._connection is None:
+            raise SinkError(f"The sink {self._shown} could not be opened; open it again.")
         with self._connection.begin():
-            return self._connection.execute(self._upsert, rows).rowcount
+            yield self._connection
+
+    def _write(self, source_id: str, page: Page, run_id: str, position: Position | None) -> int:
+        if not len(page) and position is None:
+            return 0
+        database, now = self._database, utc_now()
+        records = page.records if self._keep == "all" else _latest(page.records)
+        with self._transaction() as connection:
+            unknown = database.unknown(connection, source_id, records) if records else []
+            may_restore = bool(records) and self._has_marks(connection, source_id)
+            if not (unknown or may_restore or page.rejects or position):
+                return 0
+            database.begin_writing(connection)
+            if may_restore:
+                ids = [record.record_id for record in records]
+                database.mark(connection, source_id, ids, None)
+            written = database.store(connection, source_id, unknown, now) if unknown else 0
+            if page.rejects:
+                self._quarantine(connection, source_id, run_id, page.rejects, now)
+            if position is not None:
+                self._remember(connection, source_id, position)
+        return written
+
+    def _has_marks(self, connection: Connection, source_id: str) -> bool:
+        records = self._tables.records.c
+        marked = select(1).where(records.source_id == source_id, records.removed_at.is_not(None))
+        return connection.scalar(marked.limit(1)) is not None
+
+    def _quarantine(
+        self,
+        connection: Connection,
+        source_id: str,
+        run_id: str,
+        rejects: list[Reject],
+        now: datetime,
+    ) -> None:
+        rows = [
+            {
+                "source_id": source_id,
+                "digest": blake2b(raw.encode(), digest_size=16).hexdigest(),
+                "run_id": _storable(run_id),
+                "reason": _storable(reject.reason),
+                "raw": raw,
+                "quarantined_at": now,
+            }
+            for reject in rejects
+            for raw in [_storable(reject.raw)]
+        ]
+        rows.sort(key=lambda row: str(row["digest"]))
+        statement = self._database.insert(self._tables.quarantine).on_conflict_do_nothing()
+        connection.execute(statement, rows)
+
+    def _remember(self, connection: Connection, source_id: str, position: Position) -> None:
+        positions = self._tables.positions
+        statement = self._database.insert(positions)
+        moved = position.model_dump()
+        statement = statement.on_conflict_do_update(
+            index_elements=list(positions.primary_key),
+            set_={name: statement.excluded[name] for name in moved},
+        )
+        key = {"table_name": self._tables.records.name, "source_id": source_id}
+        connection.execute(statement, key | moved)
+
+    def _read(self, source_id: str) -> Position | None:
+        positions = self._tables.positions.c
+        with self._transaction() as connection:
+            row = connection.execute(
+                select(positions.timestamp, positions.watermark, positions.origin).where(
+                    positions.table_name == self._tables.records.name,
+                    positions.source_id == source_id,
+                )
+            ).one_or_none()
+        if row is None:
+            return None
+        return Position(timestamp=row.timestamp, watermark=row.watermark, origin=row.origin)
+
+    def _mark_removed(self, source_id: str, present: Set[str], most: float) -> int:
+        now = utc_now()
+        with self._transaction() as connection:
+            self._database.begin_writing(connection)
+            missing, known = set(), 0
+            for record_id in self._ids(connection, source_id, marked=False):
+                known += 1
+                if record_id not in present:
+                    missing.add(record_id)
+            refuse_implausible_removal(source_id, len(missing), known, most)
+            back = [
+                each for each in self._ids(connection, source_id, marked=True) if each in present
+            ]
+            for ids, removed_at in ((sorted(missing), now), (back, None)):
+                remaining = iter(ids)
+                while batch := list(islice(remaining, _BATCH)):
+                    self._database.mark(connection, source_id, batch, removed_at)
+        return len(missing)
+
+    def _ids(self, connection: Connection, source_id: str, *, marked: bool) -> Iterator[str]:
+        """Yield the ids that have a mark or none, without keeping them."""
+        records = self._tables.records.c
+        mark = records.removed_at.is_not(None) if marked else records.removed_at.is_(None)
+        ids = select(records.record_id).where(records.source_id == source_id, mark)
+        if self._keep == "all":
+            ids = ids.distinct()
+        options: dict[str, Any] = {"yield_per": _BATCH}
+        yield from connection.execute(ids, execution_options=options).scalars()
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
@@ -211,38 +290,16 @@ class SqlSink:
             connection.engine.dispose()
 
 
-def _checked_url(url: str) -> URL:
+def _parsed(url: str) -> URL:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         parsed = None
     # Neither the text nor the original error: an address that cannot be read may hold a password.
-    if parsed is None or parsed.drivername != "sqlite" or parsed.host or parsed.username:
-        raise ConfigurationError(
-            "The sink's address cannot be used; write it as sqlite:///records.db."
-        )
-    if not parsed.database or parsed.database.startswith((":memory:", "file:")):
-        raise ConfigurationError(
-            f"The sink {parsed.render_as_string(hide_password=True)} is no file, so not durable; "
-            "write its address as sqlite:///records.db."
-        )
+    if parsed is None or parsed.drivername not in _DATABASES:
+        examples = " or ".join(database.example for database in _DATABASES.values())
+        raise ConfigurationError(f"The sink's address cannot be used; write it as {examples}.")
     return parsed
-
-
-def _upsert(table: Table, keep: str) -> sqlite.Insert:
-    statement = sqlite.insert(table)
-    if keep == "all":
-        statement = statement.on_conflict_do_nothing()
-    else:
-        new = statement.excluded
-        statement = statement.on_conflict_do_update(
-            index_elements=_KEYS[keep],
-            set_={name: new[name] for name in _COLUMNS if name not in _KEYS[keep]},
-            where=(new.version != table.c.version)
-            & (new.record_timestamp >= table.c.record_timestamp),
-        )
-    # SQLAlchemy keeps the number of rows of an insert only when told to.
-    return statement.execution_options(preserve_rowcount=True)
 
 
 def _latest(records: list[Record]) -> list[Record]:
@@ -255,5 +312,6 @@ def _latest(records: list[Record]) -> list[Record]:
     return list(latest.values())
 
 
-def _text(timestamp: datetime) -> str:
-    return timestamp.isoformat(timespec="microseconds")
+def _storable(text: str) -> str:
+    """Return a text of an item that cannot be used as one that any database takes."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")

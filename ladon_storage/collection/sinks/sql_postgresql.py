@@ -1,0 +1,167 @@
+"""PostgreSQL, as a SQL sink uses it: through psycopg, a page's rows as arrays of one statement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import URL
+from sqlalchemy.pool import NullPool
+
+from ladon_storage.collection.records import Record
+from ladon_storage.collection.sinks.sql_database import WAIT_SECONDS, by_id, not_known, statement
+from ladon_storage.collection.sinks.sql_tables import Keep
+from ladon_storage.errors import ConfigurationError
+
+_CONNECT_SECONDS = 10
+_SILENT_SECONDS = 60
+"""How long a server may not acknowledge what was sent before its connection counts as lost."""
+
+_MAKING_LOCK = 1_418_742_211
+"""The advisory lock of who makes tables; any number that no other program takes."""
+
+_INSERT = """
+INSERT INTO {table} (source_id, record_id, version, record_timestamp, payload, collected_at)
+SELECT %s::text, page.id, page.version, page.at, page.payload::json, %s::timestamptz
+FROM unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[])
+AS page (id, version, at, payload) {on_conflict}
+"""
+
+_KNOWN = """
+SELECT record_id, version, record_timestamp FROM {table}
+WHERE source_id = %s AND record_id = ANY(%s)
+"""
+
+_KNOWN_VERSIONS = """
+SELECT t.record_id, t.version FROM unnest(%s::text[], %s::text[]) AS page (id, version)
+JOIN {table} AS t ON t.source_id = %s AND t.record_id = page.id AND t.version = page.version
+"""
+
+_MARK = """
+UPDATE {table} SET removed_at = %s
+WHERE source_id = %s AND record_id = ANY(%s) AND removed_at IS NULL
+"""
+
+_UNMARK = _MARK.replace("IS NULL", "IS NOT NULL")
+
+_FOUND = """
+SELECT c.relname, a.attname, coalesce(a.attnum = ANY(i.indkey), false)
+FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
+LEFT JOIN pg_index AS i ON i.indrelid = c.oid AND i.indisprimary
+WHERE c.relnamespace = current_schema()::regnamespace AND c.relname = ANY(%s)
+AND a.attnum > 0 AND NOT a.attisdropped
+"""
+
+# UTC, since the first hours of the year 1 are in no year elsewhere. A commit that is acknowledged
+# is durable, even where the default of the role is that it need not be.
+_PREPARE = """
+SELECT set_config('timezone', 'UTC', false), set_config('lock_timeout', %s, false),
+CASE current_setting('synchronous_commit')
+WHEN 'off' THEN set_config('synchronous_commit', 'on', false) END
+"""
+
+
+class Postgresql:
+    """Speak to a database of PostgreSQL about one table of records.
+
+    Args:
+        url: Its address, without a driver.
+        table: The name of the table, which is safe to quote.
+        keep: What the table keeps.
+
+    Raises:
+        ConfigurationError: The address names no database, or psycopg is not installed.
+    """
+
+    example = "postgresql://user:password@host/database"
+    insert = staticmethod(postgresql.insert)
+
+    def __init__(self, url: URL, table: str, keep: Keep) -> None:
+        try:
+            import psycopg  # noqa: F401 - an extra
+        except ImportError as error:
+            raise ConfigurationError(
+                "A sink in PostgreSQL needs psycopg; install ladon-storage[postgresql]."
+            ) from error
+        if not url.database:
+            raise ConfigurationError(
+                f"The sink {url.render_as_string(hide_password=True)} names no database; write its "
+                f"address as {self.example}."
+            )
+        self._url = url.set(drivername="postgresql+psycopg")
+        self._keep = keep
+        self._insert, self._known, self._known_versions, self._mark, self._unmark = (
+            statement(each, table, keep)
+            for each in (_INSERT, _KNOWN, _KNOWN_VERSIONS, _MARK, _UNMARK)
+        )
+
+    def engine(self) -> Engine:
+        """Return what connects, and notices when a connection is lost."""
+        defaults = {
+            "connect_timeout": _CONNECT_SECONDS,
+            "tcp_user_timeout": _SILENT_SECONDS * 1000,
+            "keepalives_idle": _SILENT_SECONDS,
+            "application_name": "ladon-storage",
+        }
+        # The address has the last word; SQLAlchemy would give it to these.
+        arguments = {name: each for name, each in defaults.items() if name not in self._url.query}
+        engine = create_engine(
+            self._url, poolclass=NullPool, hide_parameters=True, connect_args=arguments
+        )
+        event.listen(engine, "connect", _prepare)
+        return engine
+
+    def begin_writing(self, connection: Connection) -> None:
+        """Do nothing: every transaction may write, and waits for the rows that it needs."""
+
+    def begin_making(self, connection: Connection) -> None:
+        """Take a lock: two that make one table at once do not see each other's."""
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (_MAKING_LOCK,))
+
+    def found(self, connection: Connection, names: Sequence[str]) -> dict[str, dict[str, bool]]:
+        """Ask the catalogue once, for the schema where a table would be made."""
+        found: dict[str, dict[str, bool]] = {}
+        for table, column, is_key in connection.exec_driver_sql(_FOUND, (list(names),)):
+            found.setdefault(table, {})[column] = is_key
+        return found
+
+    def unknown(
+        self, connection: Connection, source_id: str, records: list[Record]
+    ) -> list[Record]:
+        """Read first: an upsert that changes nothing locks, and so writes, each row."""
+        ids = [record.record_id for record in records]
+        if self._keep == "all":
+            versions = [record.version for record in records]
+            rows = connection.exec_driver_sql(self._known_versions, (ids, versions, source_id))
+            known = {(row[0], row[1]) for row in rows}
+            return [each for each in records if (each.record_id, each.version) not in known]
+        rows = connection.exec_driver_sql(self._known, (source_id, ids))
+        return not_known(records, {row[0]: (row[1], row[2]) for row in rows}, lambda at: at)
+
+    def store(
+        self, connection: Connection, source_id: str, records: list[Record], now: datetime
+    ) -> int:
+        """Send the rows as one array for each column, in one round trip."""
+        records = by_id(records)
+        columns = (
+            [record.record_id for record in records],
+            [record.version for record in records],
+            [record.timestamp for record in records],
+            [record.payload for record in records],
+        )
+        return connection.exec_driver_sql(self._insert, (source_id, now, *columns)).rowcount
+
+    def mark(
+        self, connection: Connection, source_id: str, ids: list[str], removed_at: datetime | None
+    ) -> None:
+        """Send the ids as an array."""
+        marking = self._unmark if removed_at is None else self._mark
+        connection.exec_driver_sql(marking, (removed_at, source_id, ids))
+
+
+def _prepare(connection: Any, _: object) -> None:
+    connection.execute(_PREPARE, (f"{WAIT_SECONDS}s",))
+    connection.commit()

@@ -1,0 +1,152 @@
+"""SQLite, as a SQL sink uses it: a write-ahead log that is flushed with every commit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.engine import URL
+from sqlalchemy.pool import NullPool
+
+from ladon_storage.collection.records import Record
+from ladon_storage.collection.sinks.sql_database import WAIT_SECONDS, by_id, not_known, statement
+from ladon_storage.collection.sinks.sql_tables import Keep, instant_text
+from ladon_storage.errors import ConfigurationError, SinkError
+
+_INSERT = """
+INSERT INTO {table} (source_id, record_id, version, record_timestamp, payload, collected_at)
+VALUES (?, ?, ?, ?, ?, ?) {on_conflict}
+"""
+
+# CROSS JOIN fixes the order: the page first, each of its ids looked up in the table's key.
+_KNOWN = """
+SELECT t.record_id, t.version, t.record_timestamp FROM json_each(?) AS page
+CROSS JOIN {table} AS t ON t.source_id = ? AND t.record_id = page.value
+"""
+
+_KNOWN_VERSIONS = """
+SELECT t.record_id, t.version FROM json_each(?) AS page
+CROSS JOIN {table} AS t ON t.source_id = ?
+AND t.record_id = json_extract(page.value, '$[0]')
+AND t.version = json_extract(page.value, '$[1]')
+"""
+
+_MARK = """
+UPDATE {table} SET removed_at = ?
+WHERE source_id = ? AND record_id IN (SELECT value FROM json_each(?)) AND removed_at IS NULL
+"""
+
+_UNMARK = _MARK.replace("IS NULL", "IS NOT NULL")
+
+
+class Sqlite:
+    """Speak to a file of SQLite about one table of records.
+
+    Args:
+        url: Its address.
+        table: The name of the table, which is safe to quote.
+        keep: What the table keeps.
+
+    Raises:
+        ConfigurationError: The address is not the one of a file.
+    """
+
+    example = "sqlite:///records.db"
+    insert = staticmethod(sqlite.insert)
+
+    def __init__(self, url: URL, table: str, keep: Keep) -> None:
+        if url.host or url.username:
+            raise ConfigurationError(
+                f"The sink's address cannot be used; write it as {self.example}."
+            )
+        if not url.database or url.database.startswith((":memory:", "file:")):
+            raise ConfigurationError(
+                f"The sink {url.render_as_string(hide_password=True)} is no file, so not durable; "
+                f"write its address as {self.example}."
+            )
+        self._url = url
+        self._folder = Path(url.database).parent
+        self._keep = keep
+        self._insert, self._known, self._known_versions, self._mark, self._unmark = (
+            statement(each, table, keep)
+            for each in (_INSERT, _KNOWN, _KNOWN_VERSIONS, _MARK, _UNMARK)
+        )
+
+    def engine(self) -> Engine:
+        """Return what opens the file; it is made, and its folder is not."""
+        if not self._folder.is_dir():
+            raise SinkError(
+                f"The sink's folder {self._folder} does not exist; make it, or correct the address."
+            )
+        # Without an isolation level the driver begins nothing by itself: it would begin too late.
+        arguments = {"timeout": WAIT_SECONDS, "isolation_level": None}
+        engine = create_engine(
+            self._url, poolclass=NullPool, hide_parameters=True, connect_args=arguments
+        )
+        event.listen(engine, "connect", _prepare)
+        return engine
+
+    def begin_writing(self, connection: Connection) -> None:
+        """Take the file's only lock at once: what reads first cannot wait for who writes."""
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    begin_making = begin_writing
+
+    def found(self, connection: Connection, names: Sequence[str]) -> dict[str, dict[str, bool]]:
+        """Ask for each table; there are four."""
+        found = {}
+        for name in names:
+            rows = connection.exec_driver_sql("SELECT name, pk FROM pragma_table_info(?)", (name,))
+            if columns := {column: bool(key) for column, key in rows}:
+                found[name] = columns
+        return found
+
+    def unknown(
+        self, connection: Connection, source_id: str, records: list[Record]
+    ) -> list[Record]:
+        """Pass the page as one JSON text: a statement for each record costs three times as much."""
+        if self._keep == "all":
+            page = json.dumps([(record.record_id, record.version) for record in records])
+            rows = connection.exec_driver_sql(self._known_versions, (page, source_id))
+            versions = {(row[0], row[1]) for row in rows}
+            return [each for each in records if (each.record_id, each.version) not in versions]
+        page = json.dumps([record.record_id for record in records])
+        rows = connection.exec_driver_sql(self._known, (page, source_id))
+        known = {row[0]: (row[1], row[2]) for row in rows}
+        return not_known(records, known, instant_text)
+
+    def store(
+        self, connection: Connection, source_id: str, records: list[Record], now: datetime
+    ) -> int:
+        """Run one prepared statement over the rows."""
+        collected_at = instant_text(now)
+        rows = [
+            (
+                source_id,
+                record.record_id,
+                record.version,
+                instant_text(record.timestamp),
+                record.payload,
+                collected_at,
+            )
+            for record in by_id(records)
+        ]
+        return connection.exec_driver_sql(self._insert, rows).rowcount
+
+    def mark(
+        self, connection: Connection, source_id: str, ids: list[str], removed_at: datetime | None
+    ) -> None:
+        """Pass the ids as one JSON text."""
+        at = None if removed_at is None else instant_text(removed_at)
+        marking = self._unmark if removed_at is None else self._mark
+        connection.exec_driver_sql(marking, (at, source_id, json.dumps(ids)))
+
+
+def _prepare(connection: Any, _: object) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
