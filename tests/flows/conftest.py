@@ -14,7 +14,7 @@ from yarl import URL
 
 from ladon_storage import tasks
 from ladon_storage.settings import StorageSettings
-from tests.flows.flaky import Flaky, flaky_service
+from tests.flaky import Flaky, flaky_service
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -30,7 +30,7 @@ from ladon_storage.models import Watermark
 from ladon_storage.settings import StorageSettings
 from tests.collecting import ScriptedSource, at, record, table
 from tests.feed_server import Answer, FeedServer
-from tests.flows.flaky import Flaky
+from tests.flaky import Flaky
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CATALOGUE = {

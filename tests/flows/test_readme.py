@@ -20,7 +20,7 @@ from ladon_storage.settings import StorageSettings
 from tests.collecting import table
 from tests.documents import ROOT, examples
 from tests.feed_server import Answer, FeedServer
-from tests.flows.flaky import Flaky
+from tests.flaky import Flaky
 
 FIRST, OWN_FLOW, OWN_SOURCE, BLOCKS = (code for _, code in examples(ROOT / "README.md"))
 CATALOGUE = Answer.of(

@@ -21,7 +21,7 @@ from ladon_storage.models import Watermark
 from ladon_storage.settings import StorageSettings
 from tests.collecting import table
 from tests.feed_server import Answer, FeedServer
-from tests.flows.flaky import Flaky
+from tests.flaky import Flaky
 from tests.recordings import members
 
 pytestmark = pytest.mark.recordings

@@ -30,7 +30,7 @@ from ladon_storage.errors import (
 from ladon_storage.models import Watermark
 from ladon_storage.settings import StorageSettings, shared_client
 from tests.collecting import ScriptedSource, record, table
-from tests.flows.flaky import Flaky, flaky_service
+from tests.flaky import Flaky, flaky_service
 
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 EVERY_TASK = [each for each in vars(tasks).values() if isinstance(each, Task)]

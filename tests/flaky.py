@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 
@@ -65,7 +66,12 @@ class Flaky:
 
 
 @contextmanager
-def flaky_service(database: Path, *, token: str | None = None) -> Iterator[Flaky]:
+def flaky_service(
+    database: Path,
+    *,
+    token: str | None = None,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Iterator[Flaky]:
     """Run the service over ``database`` on a free port of loopback.
 
     It has a thread of its own: a flow that waits for submitted tasks blocks its event loop.
@@ -74,7 +80,7 @@ def flaky_service(database: Path, *, token: str | None = None) -> Iterator[Flaky
     ready, leave = Event(), Event()
 
     async def serve() -> None:
-        store = await Store.open(database)
+        store = await Store.open(database, now)
         app = application(store, token=token)
         app.middlewares.insert(0, flaky.middleware)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
