@@ -31,7 +31,7 @@ class Place:
     def rows(self) -> list[tuple[str, Any]]:
         """Return id and value of each row."""
         found = self.read("record_id, payload", "records")
-        return sorted((row[0], json.loads(row[1]).get("value")) for row in found)
+        return sorted(((row[0], json.loads(row[1]).get("value")) for row in found), key=str)
 
     def quarantine(self) -> list[tuple[Any, ...]]:
         """Return source, run, reason and raw text of what could not be used."""
