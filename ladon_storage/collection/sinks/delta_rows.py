@@ -1,0 +1,115 @@
+"""How records and rejects become rows of a Delta table, and instants numbers and days.
+
+- Columns are a contract: other engines read them. A new one is nullable, and comes last.
+- An instant is exact in microseconds, from the year 1 to 9999, and is never a float.
+"""
+
+# mypy: disable-error-code="import-untyped"
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+
+import pyarrow as pa
+
+from ladon_storage.collection.records import Record, Reject
+
+INSTANT = pa.timestamp("us", "UTC")
+_PARTITIONS = [
+    pa.field("source_id", pa.string(), nullable=False),
+    pa.field("day", pa.date32(), nullable=False),
+]
+RECORDS = pa.schema(
+    [
+        *_PARTITIONS,
+        pa.field("record_id", pa.string(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+        pa.field("record_timestamp", INSTANT, nullable=False),
+        pa.field("payload", pa.string(), nullable=False),
+        pa.field("collected_at", INSTANT, nullable=False),
+        pa.field("removed_at", INSTANT),
+    ]
+)
+REJECTS = pa.schema(
+    [
+        *_PARTITIONS,
+        pa.field("reject_id", pa.string(), nullable=False),
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("raw", pa.string(), nullable=False),
+        pa.field("record_id", pa.string()),
+        pa.field("quarantined_at", INSTANT, nullable=False),
+    ]
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+NEVER = -(2**63)
+"""Stands for ``None`` in a position: before any instant."""
+
+
+def latest_of(records: list[Record]) -> dict[str, Record]:
+    """Return the latest record of each id; at equal times what stands later."""
+    latest: dict[str, Record] = {}
+    for record in records:
+        known = latest.get(record.record_id)
+        if known is None or record.timestamp >= known.timestamp:
+            latest[record.record_id] = record
+    return latest
+
+
+def record_rows(records: list[Record]) -> pa.Table:
+    """Return the rows of records that arrive now."""
+    columns = [
+        [each.record_id for each in records],
+        [each.version for each in records],
+        [each.timestamp for each in records],
+        [each.payload for each in records],
+        [datetime.now(UTC)] * len(records),
+        [None] * len(records),
+    ]
+    return pa.table(columns, schema=_without_partitions(RECORDS))
+
+
+def microseconds(instant: datetime) -> int:
+    """Return an instant as a number."""
+    return (instant - _EPOCH) // _MICROSECOND
+
+
+def instant(number: int | None) -> datetime | None:
+    """Return the instant of a number; ``None`` where there is none, or it stands for that."""
+    return None if number is None or number == NEVER else _EPOCH + number * _MICROSECOND
+
+
+def day_of(number: int) -> str:
+    """Return the day of a number, as a partition is named."""
+    return (_EPOCH + number * _MICROSECOND).date().isoformat()
+
+
+def reject_id_of(reject: Reject) -> str:
+    """Return what two rejects have in common that are the same."""
+    told = json.dumps([reject.reason, reject.raw])
+    return blake2b(told.encode(), digest_size=16).hexdigest()
+
+
+def _storable(text: str) -> str:
+    """Return a text as valid UTF-8: half of a surrogate pair as its escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def quarantine_rows(rejects: Mapping[str, Reject], run_id: str, now: datetime) -> pa.Table:
+    """Return the rows of rejects by their ids."""
+    columns = {
+        "reject_id": list(rejects),
+        "run_id": [_storable(run_id)] * len(rejects),
+        "reason": [_storable(each.reason) for each in rejects.values()],
+        "raw": [_storable(each.raw) for each in rejects.values()],
+        "record_id": [each.record_id and _storable(each.record_id) for each in rejects.values()],
+        "quarantined_at": [now] * len(rejects),
+    }
+    return pa.table(columns, schema=_without_partitions(REJECTS))
+
+
+def _without_partitions(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([field for field in schema if field not in _PARTITIONS])
