@@ -1,4 +1,4 @@
-"""A small real feed on a free port of loopback, whose answers are a script."""
+"""A small real feed on a free port of loopback, whose answers are a script, or an API's."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import asyncio
 import json
 import ssl
 from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from aiohttp import web
 from yarl import URL
@@ -32,12 +33,30 @@ class Answer:
         return cls(json.dumps(document).encode())
 
 
-class FeedServer:
-    """Give the answers of the script one after another, and 410 when it is over."""
+@dataclass(frozen=True)
+class Asked:
+    """Be one request as it arrived; ``body`` is its JSON, or ``None``."""
 
-    def __init__(self, *script: Answer, tls: ssl.SSLContext | None = None) -> None:
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: Any
+
+
+Play = Callable[[Asked], Answer]
+
+
+class FeedServer:
+    """Give the answers of the script one after another; then those of ``play``, or 410."""
+
+    def __init__(
+        self, *script: Answer, tls: ssl.SSLContext | None = None, play: Play | None = None
+    ) -> None:
         self.script = deque(script)
+        self.play = play
         self.requests: list[str] = []
+        self.asks: list[Asked] = []
         self.asked = asyncio.Event()
         self._tls = tls
         self._leaving = asyncio.Event()
@@ -72,15 +91,25 @@ class FeedServer:
 
     def _application(self) -> web.Application:
         application = web.Application()
-        application.router.add_get("/feed.json", self._answer)
+        for path in ("/feed.json", "/{path:api/.*}"):
+            application.router.add_route("*", path, self._answer)
         return application
+
+    def at(self, path: str) -> str:
+        """Return the address of a path below ``/api/``."""
+        return f"{self.url.removesuffix('feed.json')}api/{path}"
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(request.path_qs)
+        body = await request.json() if request.can_read_body else None
+        self.asks.append(Asked(request.method, request.path, request.query, request.headers, body))
         self.asked.set()
-        if not self.script:
+        if self.script:
+            answer = self.script.popleft()
+        elif self.play is not None:
+            answer = self.play(self.asks[-1])
+        else:
             return web.Response(status=410, text="the script is over")
-        answer = self.script.popleft()
         if answer.cut_at is None and answer.stall_at is None:
             return web.Response(body=answer.body, status=answer.status, headers=answer.headers)
         response = web.StreamResponse(status=answer.status, headers=answer.headers)

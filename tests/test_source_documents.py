@@ -10,12 +10,20 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from ladon_storage.collection.interfaces import Source
-from ladon_storage.collection.records import Record
-from ladon_storage.collection.sources import Kev, ThreatFox, source_from
-from ladon_storage.collection.sources.threatfox import last_seen
+from ladon_storage.collection.records import Record, Reject
+from ladon_storage.collection.sources import (
+    Kev,
+    Nvd,
+    Otx,
+    Rest,
+    ThreatFox,
+    UrlHaus,
+    source_from,
+    threatfox,
+)
 from ladon_storage.errors import ConfigurationError, SourceError
 from tests.collecting import ScriptedSource
-from tests.feed_server import Answer, FeedServer
+from tests.feed_server import Answer, Asked, FeedServer
 
 
 def utc(text: str) -> datetime:
@@ -28,9 +36,23 @@ async def records(
     start: datetime | None = None,
     until: datetime | None = None,
 ) -> list[Record]:
+    found, rejects = await items(kind, document, start, until)
+    assert rejects == []
+    return found
+
+
+async def items(
+    kind: type[ThreatFox | Kev],
+    document: object,
+    start: datetime | None = None,
+    until: datetime | None = None,
+) -> tuple[list[Record], list[Reject]]:
     async with FeedServer(Answer.of(document)) as feed:
-        pages = kind(url=feed.url).pages(start, until)
-        return [record async for page in pages for record in page.records]
+        pages = [page async for page in kind(url=feed.url).pages(start, until)]
+    return (
+        [record for page in pages for record in page.records],
+        [reject for page in pages for reject in page.rejects],
+    )
 
 
 def indicator(first: Any, last: Any = None, **more: Any) -> list[dict[str, Any]]:
@@ -56,9 +78,13 @@ def entry(cve: Any, added: Any = "2025-01-24") -> dict[str, Any]:
         (None, "2026-07-09 00:00:00.123456", "2026-07-09T00:00:00.123456"),
     ],
 )
-def test_indicator_is_as_new_as_its_last_sighting(first: Any, last: Any, expected: str) -> None:
+async def test_indicator_is_as_new_as_its_last_sighting(
+    first: Any, last: Any, expected: str
+) -> None:
     """The later of both times counts, in every notation, and naive ones are UTC."""
-    assert last_seen(indicator(first, last)[0]) == utc(expected)
+    [found] = await records(ThreatFox, {"7": indicator(first, last)})
+
+    assert found.timestamp == utc(expected)
 
 
 async def test_threatfox_yields_what_lies_in_the_range() -> None:
@@ -96,40 +122,63 @@ async def test_empty_export_is_no_error() -> None:
     assert await records(ThreatFox, {}) == []
 
 
-@pytest.mark.parametrize(
-    ("document", "message"),
-    [
-        ([], "is not a JSON object"),
-        (None, "is not a JSON object"),
-        ({"7": {}}, "has at '7' something else"),
-        ({"7": []}, "has at '7' something else"),
-        ({"7": indicator("2026-07-01") * 2}, "has at '7' something else"),
-        ({"7": ["x"]}, "has at '7' something else"),
-        ({"7": indicator(None)}, "record '7': first_seen_utc and last_seen_utc are both missing"),
-        ({"7": indicator("yesterday")}, "record '7': should be an ISO 8601"),
-        ({"7": indicator("2026-07-01", 1_783_000_000)}, "record '7': should be an ISO 8601"),
-        ({"7": indicator("0001-01-01T00:00:00+05:00")}, "record '7': should be an ISO 8601"),
-        ({"": indicator("2026-07-01")}, "record '': the id of a record"),
-    ],
-)
-async def test_malformed_export_names_the_record(document: Any, message: str) -> None:
-    """An export that changed its shape fails the run, and the error says where."""
+@pytest.mark.parametrize("document", [[], None, "x"])
+async def test_export_of_another_shape_fails_the_run(document: Any) -> None:
+    """What is no object of ids is not ThreatFox's export."""
     with pytest.raises(SourceError) as caught:
         await records(ThreatFox, document)
 
-    assert message in str(caught.value)
     assert "source 'threatfox' at http://127.0.0.1" in str(caught.value)
+    assert "is not a JSON object" in str(caught.value)
     assert caught.value.source_id == "threatfox"
     assert not caught.value.transient
 
 
-async def test_number_beyond_floats_is_a_malformed_record() -> None:
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ({"first_seen_utc": None}, "first_seen_utc and last_seen_utc: missing"),
+        ([], "should be an object, and is a list"),
+        (indicator("2026-07-01") * 2, "should be an object, and is a list"),
+        (["x"], "should be an object, and is a text"),
+        ([None], "should be an object, and is null"),
+        ([7], "should be an object, and is a number"),
+        (indicator(None), "first_seen_utc and last_seen_utc: missing"),
+        (indicator("yesterday"), "first_seen_utc: should be an ISO 8601"),
+        (indicator("2026-07-01", "x"), "last_seen_utc: should be an ISO 8601"),
+        (indicator("2026-07-01", 1_783_000_000), "last_seen_utc: should be an ISO 8601"),
+        (indicator("0001-01-01T00:00:00+05:00"), "first_seen_utc: should be an ISO 8601"),
+    ],
+)
+async def test_unusable_indicator_is_rejected_and_the_rest_goes_on(entry: Any, reason: str) -> None:
+    """One bad indicator is kept with its reason and id; the others are collected."""
+    document = {"7": entry, "8": indicator("2026-07-01")}
+
+    found, [reject] = await items(ThreatFox, document, utc("2026-06-01"))
+
+    assert [each.record_id for each in found] == ["8"]
+    assert reason in reject.reason
+    assert reject.record_id == "7"
+    alone = entry[0] if isinstance(entry, list) and len(entry) == 1 else entry
+    assert json.loads(reject.raw) == alone
+
+
+async def test_indicator_without_an_id_is_rejected() -> None:
+    """Nobody could tell it from others."""
+    found, [reject] = await items(ThreatFox, {"": indicator("2026-07-01")})
+
+    assert found == []
+    assert reject.reason == "its key: should be an id, and is none"
+    assert reject.record_id is None
+
+
+async def test_number_beyond_floats_is_rejected() -> None:
     """A number that no float holds would be stored as an infinity; it is refused instead."""
     body = b'{"7": [{"first_seen_utc": "2026-07-01", "score": 1e999}]}'
     async with FeedServer(Answer(body)) as feed:
-        with pytest.raises(SourceError, match="record '7'"):
-            async for _ in ThreatFox(url=feed.url).pages(None, None):
-                pass
+        [page] = [page async for page in ThreatFox(url=feed.url).pages(None, None)]
+
+    assert [each.record_id for each in page.rejects] == ["7"]
 
 
 async def test_kev_yields_the_whole_catalogue() -> None:
@@ -162,11 +211,6 @@ async def test_kev_backfill_filters_by_the_day_added() -> None:
         (catalogue(), "is empty"),
         (catalogue(entry("CVE-1"), count=2), "has 1 entries and states 2: it was cut off"),
         ({"vulnerabilities": [entry("CVE-1")]}, "has 1 entries and states None"),
-        (catalogue(entry("CVE-1"), "x"), "at position 1"),
-        (catalogue(entry(None)), "unusable entry None at position 0: the id of a record"),
-        (catalogue({"dateAdded": "2025-01-24"}), "unusable entry None at position 0: the id"),
-        (catalogue(entry("CVE-1", None)), "unusable entry 'CVE-1' at position 0: should be an ISO"),
-        (catalogue(entry("CVE-1", "24.1.25")), "unusable entry 'CVE-1' at position 0: should be"),
     ],
 )
 async def test_malformed_catalogue_says_what_is_wrong(document: Any, message: str) -> None:
@@ -178,19 +222,176 @@ async def test_malformed_catalogue_says_what_is_wrong(document: Any, message: st
     assert caught.value.source_id == "kev"
 
 
-@pytest.mark.parametrize("kind", [ThreatFox, Kev])
+@pytest.mark.parametrize(
+    ("bad", "reason", "record_id"),
+    [
+        ("x", "should be an object, and is a text", None),
+        (entry(None), "cveID: should be an id, and is none", None),
+        (entry(True), "cveID: should be an id, and is none", None),
+        ({"dateAdded": "2025-01-24"}, "cveID: should be an id, and is none", None),
+        (entry("CVE-1", None), "dateAdded: missing", "CVE-1"),
+        (entry("CVE-1", "24.1.25"), "dateAdded: should be an ISO 8601", "CVE-1"),
+        (entry("CVE-\0"), "the id of a record should have no NUL", "CVE-\0"),
+    ],
+)
+async def test_unusable_entry_is_rejected_and_the_rest_goes_on(
+    bad: Any, reason: str, record_id: str | None
+) -> None:
+    """One bad entry does not hold the catalogue back; its id is kept, so it is not removed."""
+    found, [reject] = await items(Kev, catalogue(bad, entry("CVE-2")))
+
+    assert [each.record_id for each in found] == ["CVE-2"]
+    assert reject.reason.startswith(reason)
+    assert reject.record_id == record_id
+    assert json.loads(reject.raw) == bad
+
+
+class ThreatFoxApi:
+    """Answer as the API does: the days asked for, and refusals inside of an answer 200."""
+
+    def __init__(self, *found: dict[str, Any], key: str = "s3cret") -> None:
+        self.found = found
+        self.key = key
+
+    def __call__(self, asked: Asked) -> Answer:
+        assert asked.method == "POST"
+        if asked.headers.get("Auth-Key") != self.key:
+            return Answer.of({"query_status": "unknown_auth_key", "data": "unknown"})
+        assert asked.body["query"] == "get_iocs"
+        if asked.body["days"] not in range(1, 8):
+            return Answer.of({"query_status": "illegal_days", "data": "illegal"})
+        if not self.found:
+            return Answer.of({"query_status": "no_result", "data": "Your query yielded none"})
+        return Answer.of({"query_status": "ok", "data": list(self.found)})
+
+
+def ioc(ioc_id: Any, first: Any, last: Any = None) -> dict[str, Any]:
+    return {"id": ioc_id, "ioc": "203.0.113.7:80", "first_seen": first, "last_seen": last}
+
+
+@pytest.fixture
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ABUSE_KEY", "s3cret")
+
+
+def by_api(url: str) -> ThreatFox:
+    return ThreatFox(via="api", url=url, key="ABUSE_KEY")
+
+
+@pytest.mark.usefixtures("_key")
+async def test_threatfox_api_yields_what_it_finds() -> None:
+    """Times that end in UTC are read, and the later one counts."""
+    api = ThreatFoxApi(
+        ioc("1", "2026-07-01 10:00:00 UTC"),
+        ioc("2", "2026-07-01 10:00:00 UTC", "2026-07-02 10:00:00 UTC"),
+        ioc("3", "never UTC"),
+    )
+    async with FeedServer(play=api) as feed:
+        [page] = [page async for page in by_api(feed.url).pages(utc("2026-07-02"), None)]
+
+    assert [(each.record_id, each.timestamp) for each in page.records] == [
+        ("2", utc("2026-07-02T10:00:00"))
+    ]
+    assert [each.record_id for each in page.rejects] == ["3"]
+
+
+@pytest.mark.usefixtures("_key")
+async def test_threatfox_api_without_a_result_is_empty() -> None:
+    """That there is nothing is no error."""
+    async with FeedServer(play=ThreatFoxApi()) as feed:
+        assert [page async for page in by_api(feed.url).pages(None, None)] == []
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"query_status": "unknown_auth_key", "data": []},
+        {"query_status": "ok", "data": "x"},
+        {"data": []},
+        [],
+        None,
+    ],
+)
+@pytest.mark.usefixtures("_key")
+async def test_threatfox_api_says_no_inside_of_an_answer(document: Any) -> None:
+    """Only the status ok is a success; another one is told."""
+    async with FeedServer(Answer.of(document)) as feed:
+        with pytest.raises(SourceError) as caught:
+            async for _ in by_api(feed.url).pages(None, None):
+                pass
+
+    status = document.get("query_status") if isinstance(document, dict) else None
+    assert f"answers {status!r}" in str(caught.value)
+
+
+@pytest.mark.usefixtures("_key")
+@pytest.mark.parametrize(
+    ("age", "days"), [(None, 7), (0, 1), (24, 1), (25, 2), (167, 7), (169, 7), (-3, 1)]
+)
+async def test_threatfox_api_is_asked_for_the_days_since_the_start(
+    age: int | None, days: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Days are rounded up, from one to the seven that there are."""
+    now = utc("2026-07-08")
+    monkeypatch.setattr(threatfox, "utc_now", lambda: now)
+    start = None if age is None else now - timedelta(hours=age)
+    async with FeedServer(play=ThreatFoxApi()) as feed:
+        async for _ in by_api(feed.url).pages(start, None):
+            pass
+
+    assert [asked.body["days"] for asked in feed.asks] == [days]
+
+
+def test_threatfox_says_how_far_back_it_reaches() -> None:
+    """A gap is reported for what the export or the API no longer has; a mirror may have it all."""
+    assert ThreatFox().retention == timedelta(hours=48)
+    assert ThreatFox(via="api", key="K").retention == timedelta(days=7)
+    assert ThreatFox(url="https://threatfox.abuse.ch/export/json/full/").retention is None
+    assert ThreatFox(via="api", key="K").url == "https://threatfox-api.abuse.ch/api/v1/"
+
+
+def test_threatfox_api_needs_a_key() -> None:
+    """It is told when the source is made, not by a refusal in the night."""
+    with pytest.raises(ConfigurationError, match="the API needs a key"):
+        source_from({"kind": "threatfox", "via": "api"})
+
+
+SOURCES = [ThreatFox, UrlHaus, Kev, Otx, Nvd, Rest]
+EXAMPLES = [
+    ThreatFox(),
+    UrlHaus(),
+    Kev(),
+    Otx(key="OTX_KEY"),
+    Nvd(),
+    Rest(source_id="api", url="https://example.org/", timestamps=("at",)),
+]
+
+
+def models(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    return [schema, *schema.get("$defs", {}).values()]
+
+
+@pytest.mark.parametrize("kind", SOURCES)
 def test_every_field_reads_well_in_a_form(kind: type[BaseModel]) -> None:
     """A form made of the schema has a title and a sentence for each field."""
-    for name, field in kind.model_json_schema()["properties"].items():
-        assert field["title"][0].isupper(), name
-        assert field["description"].endswith("."), name
+    for model in models(kind.model_json_schema()):
+        for name, field in model["properties"].items():
+            assert field["title"][0].isupper(), name
+            assert field["description"].endswith("."), name
 
 
-@pytest.mark.parametrize("kind", [ThreatFox, Kev])
-def test_settings_of_a_source_cannot_change(kind: type[ThreatFox | Kev]) -> None:
+@pytest.mark.parametrize("source", EXAMPLES, ids=lambda source: source.kind)
+def test_settings_of_a_source_cannot_change(source: BaseModel) -> None:
     """A run is told by what it was given."""
+    assert isinstance(source, Source)
     with pytest.raises(ValidationError, match="frozen"):
-        setattr(kind(), "source_id", "other")  # noqa: B010 - the type checker knows it too
+        setattr(source, "source_id", "other")  # noqa: B010 - the type checker knows it too
+
+
+@pytest.mark.parametrize("source", EXAMPLES, ids=lambda source: source.kind)
+def test_source_is_told_by_its_own_dictionary(source: Any) -> None:
+    """What a form or a file stores makes the same source again."""
+    assert source_from(source.model_dump(mode="json")) == source
 
 
 def test_dictionary_becomes_the_source_of_its_kind() -> None:
@@ -220,8 +421,10 @@ def test_source_of_ones_own_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"kind": "otx"}, "kind should be one of 'threatfox', 'kev'"),
-        ({}, "kind should be one of 'threatfox', 'kev'"),
+        ({"kind": "kve"}, "kind should be one of 'threatfox', "),
+        ({}, "kind should be one of 'threatfox', "),
+        ({"kind": "otx"}, "key: Field required"),
+        ({"kind": "nvd", "key": "a b"}, "key: Value error, should be the name of a Prefect"),
         ("kev", "it: "),
         (None, "it: "),
         ({"kind": "kev", "overlap": "P1D"}, "overlap: Extra inputs are not permitted"),
@@ -249,3 +452,14 @@ def test_wrong_description_does_not_show_values() -> None:
 
     assert "SECRET" not in str(caught.value)
     assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("key", ["0123456789abcdef" * 3, "01234567-89ab-cdef-0123-456789abcdef"])
+def test_key_in_place_of_its_name_is_refused_unshown(key: str) -> None:
+    """Who puts the key itself where its name belongs does not find it in a log."""
+    with pytest.raises(ConfigurationError, match="looks like the secret itself") as caught:
+        source_from({"kind": "otx", "key": key})
+    with pytest.raises(ValidationError) as direct:
+        Otx(key=key)
+
+    assert key not in str(caught.value) + str(direct.value)

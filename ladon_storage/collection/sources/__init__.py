@@ -10,13 +10,17 @@ from pydantic_core import ErrorDetails
 
 from ladon_storage.collection.interfaces import Source
 from ladon_storage.collection.sources.kev import Kev
+from ladon_storage.collection.sources.nvd import Nvd
+from ladon_storage.collection.sources.otx import Otx
+from ladon_storage.collection.sources.rest import Rest
 from ladon_storage.collection.sources.threatfox import ThreatFox
+from ladon_storage.collection.sources.urlhaus import UrlHaus
 from ladon_storage.errors import ConfigurationError
 
-__all__ = ["AnySource", "Kev", "ThreatFox", "source_from"]
+__all__ = ["AnySource", "Kev", "Nvd", "Otx", "Rest", "ThreatFox", "UrlHaus", "source_from"]
 
 # A new source is a name here.
-_Source = ThreatFox | Kev
+_Source = ThreatFox | UrlHaus | Kev | Otx | Nvd | Rest
 
 AnySource = Annotated[_Source, Field(discriminator="kind")]
 """Any source of this package; a dictionary becomes the one that its ``kind`` names."""
@@ -37,10 +41,9 @@ def source_from(value: object) -> Source:
 
     >>> source_from({"kind": "kev", "source_id": "kev-mirror"}).source_id
     'kev-mirror'
-    >>> source_from({"kind": "kve"})
+    >>> source_from({"kind": "kve"})  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ladon_storage.errors.ConfigurationError: A source cannot be made: kind should be one of \
-'threatfox', 'kev'.
+    ladon_storage.errors.ConfigurationError: A source cannot be made: kind should be one of ...
     """
     if isinstance(value, Source):
         return value

@@ -7,13 +7,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-OVERLAP_TITLE = "Overlap"
-OVERLAP_TEXT = "How far before the watermark each run reads again, for late records."
-SOURCE_ID_TITLE = "Source id"
 SOURCE_ID_TEXT = "The name of the watermark, and of the source in the sink."
-KIND_TITLE = "Kind"
-KIND_TEXT = "The kind of source."
-KEY_TITLE = "Name of the key"
+OVERLAP_TEXT = "How far before the watermark each run reads again, for late records."
 KEY_TEXT = "Name of a Prefect Secret block, or of an environment variable, that holds the key."
 
 Span = Annotated[timedelta, Field(ge=timedelta(0), le=timedelta(days=365))]

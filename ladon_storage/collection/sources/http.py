@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 import aiohttp
 import stamina
+from multidict import CIMultiDictProxy
 from yarl import URL
 
 from ladon_storage.collection.sources.addresses import check_url, is_same_host, shown
@@ -61,12 +62,17 @@ class Keys:
     Args:
         home: The address whose host they are for; no other gets them.
         headers: Headers that hold secrets; sent with each request.
-        hidden: Secrets that addresses or bodies hold.
+        params: Parameters of the query that hold secrets; sent with each request.
+        hidden: Secrets that addresses hold otherwise.
     """
 
     home: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
     hidden: Collection[str] = ()
+
+
+_NO_KEYS = Keys("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,7 @@ class HttpAnswer:
 
     url: URL
     status: int
-    headers: Mapping[str, str]
+    headers: CIMultiDictProxy[str]
     body: bytes
 
     def __repr__(self) -> str:
@@ -270,12 +276,13 @@ class SourceHttp:
         return answer
 
     async def _exchanged(self, request: _Request) -> HttpAnswer:
+        keys = self._keys or _NO_KEYS
         try:
             async with self._session.request(
                 request.method,
-                request.url,
+                _address(request.url, keys.params),
                 json=request.body,
-                headers={**request.headers, **(self._keys.headers if self._keys else {})},
+                headers={**request.headers, **keys.headers},
                 allow_redirects=False,
             ) as response:
                 wanted = response.status in request.accept
@@ -382,7 +389,9 @@ async def source_http(
 def _hidden(keys: Keys | None) -> frozenset[str]:
     if keys is None:
         return frozenset()
-    secrets = [each for each in (*keys.headers.values(), *keys.hidden) if each]
+    secrets = [
+        each for each in (*keys.headers.values(), *keys.params.values(), *keys.hidden) if each
+    ]
     return frozenset(secrets + [quote(each, safe="") for each in secrets])
 
 

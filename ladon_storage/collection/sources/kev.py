@@ -8,17 +8,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ladon_storage.collection.records import Page, Record, paged
+from ladon_storage.collection.records import Page, paged
 from ladon_storage.collection.sources.addresses import HttpUrl, shown
+from ladon_storage.collection.sources.fields import SETTINGS, SOURCE_ID_TEXT
 from ladon_storage.collection.sources.http import source_http
+from ladon_storage.collection.sources.items import ItemReader
+from ladon_storage.collection.sources.times import iso_moment
 from ladon_storage.errors import SourceError
-from ladon_storage.models import SourceId, parse_timestamp
+from ladon_storage.models import SourceId
+
+# A day is read as its first instant.
+_ENTRIES = ItemReader("cveID", ("dateAdded",), iso_moment())
 
 
 class Kev(BaseModel):
@@ -28,7 +34,7 @@ class Kev(BaseModel):
     True
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", title="CISA KEV")
+    model_config = ConfigDict(**SETTINGS, title="CISA KEV")
 
     kind: Literal["kev"] = Field("kev", title="Kind", description="The kind of source.")
     url: HttpUrl = Field(
@@ -36,11 +42,7 @@ class Kev(BaseModel):
         title="Address",
         description="Where the catalogue is. Needs no key.",
     )
-    source_id: SourceId = Field(
-        "kev",
-        title="Source id",
-        description="The name of the watermark, and of the source in the sink.",
-    )
+    source_id: SourceId = Field("kev", title="Source id", description=SOURCE_ID_TEXT)
 
     @property
     def overlap(self) -> None:
@@ -51,7 +53,7 @@ class Kev(BaseModel):
         """Yield the entries that were added in ``[start, until)``, in the catalogue's order."""
         async with source_http(self.source_id) as http:
             entries = self._entries(await http.get_json(self.url))
-        for page in paged(self._records(entries, start, until)):
+        for page in paged(_ENTRIES.read(entries, start, until)):
             yield page
 
     def _entries(self, document: object) -> list[Any]:
@@ -66,25 +68,9 @@ class Kev(BaseModel):
             )
         return entries
 
-    def _records(
-        self, entries: list[Any], start: datetime | None, until: datetime | None
-    ) -> Iterator[Record]:
-        for position, entry in enumerate(entries):
-            if not isinstance(entry, dict):
-                raise self._error(f"has something else than an object at position {position}")
-            try:
-                added = parse_timestamp(entry.get("dateAdded"))  # a day, read as its first instant
-                if (start is None or added >= start) and (until is None or added < until):
-                    yield Record.of(entry.get("cveID", ""), added, entry)
-            except ValueError as error:
-                name = entry.get("cveID")
-                raise self._error(
-                    f"has an unusable entry {name!r} at position {position}: {error}"
-                ) from error
-
     def _error(self, problem: str) -> SourceError:
         return SourceError(
             f"The catalogue of source {self.source_id!r} at {shown(self.url)} {problem}; "
-            "nothing more of it was stored, see what CISA publishes.",
+            "nothing of it was stored, see what CISA publishes.",
             self.source_id,
         )

@@ -1,96 +1,148 @@
-"""ThreatFox of abuse.ch, by its export of recent indicators of compromise.
+"""ThreatFox of abuse.ch: its export of recent indicators of compromise, or its API.
 
 - A record is as new as its last sighting: by ``first_seen_utc`` alone, re-sighted indicators would
   never be collected again.
 - Indicators appear in the export hours after the time that they carry. In 40 recorded polls an
   overlap of 6 hours loses 16 versions, and one of 24 hours none.
+- The API lists what was *first* seen in the last 1 to 7 days. A new sighting of an older indicator
+  is only in the export, or in reach of the API with an overlap of 7 days.
+- The API says no inside of an answer 200: only ``query_status`` tells.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ladon_storage.collection.records import Page, Record, paged
+from ladon_storage.collection.interfaces import utc_now
+from ladon_storage.collection.records import Page, Record, Reject, paged
+from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.addresses import HttpUrl, shown
-from ladon_storage.collection.sources.http import source_http
+from ladon_storage.collection.sources.fields import (
+    KEY_TEXT,
+    OVERLAP_TEXT,
+    SETTINGS,
+    SOURCE_ID_TEXT,
+    Span,
+)
+from ladon_storage.collection.sources.http import Keys, source_http
+from ladon_storage.collection.sources.items import ItemReader
+from ladon_storage.collection.sources.times import iso_moment
 from ladon_storage.errors import SourceError
-from ladon_storage.models import SourceId, parse_timestamp
+from ladon_storage.models import SourceId
+
+MAX_DAYS = 7
+"""How many days the API goes back."""
+
+EXPORT_KEEPS = timedelta(hours=48)
+"""How long an indicator stays in the export of recent ones after its last sighting."""
+
+_ADDRESSES = {
+    "export": "https://threatfox.abuse.ch/export/json/recent/",
+    "api": "https://threatfox-api.abuse.ch/api/v1/",
+}
+_INDICATORS = ItemReader(None, ("first_seen_utc", "last_seen_utc"), iso_moment())
+_FOUND = ItemReader("id", ("first_seen", "last_seen"), iso_moment())
 
 
 class ThreatFox(BaseModel):
-    """Collect the export of ThreatFox: a JSON object of ids, each with a list of one indicator.
+    """Collect ThreatFox's indicators of compromise.
 
     >>> ThreatFox(overlap=timedelta(hours=6)).source_id
     'threatfox'
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", title="ThreatFox")
+    model_config = ConfigDict(**SETTINGS, title="ThreatFox")
 
     kind: Literal["threatfox"] = Field("threatfox", title="Kind", description="The kind of source.")
+    via: Literal["export", "api"] = Field(
+        "export",
+        title="Read from",
+        description="The export of recent indicators, or the API, which needs a key.",
+    )
     url: HttpUrl = Field(
-        "https://threatfox.abuse.ch/export/json/recent/",
+        "",
         title="Address",
-        description="Where the export is. Needs no key.",
+        description="Where the export or the API is; empty: at abuse.ch. A gap of more than 7 days "
+        "is filled by the full export once: https://threatfox.abuse.ch/export/json/full/.",
     )
-    source_id: SourceId = Field(
-        "threatfox",
-        title="Source id",
-        description="The name of the watermark, and of the source in the sink.",
-    )
-    overlap: Annotated[timedelta, Field(ge=timedelta(0), le=timedelta(days=365))] = Field(
-        timedelta(hours=24),
-        title="Overlap",
-        description="How far before the watermark each run reads again, for late records.",
-    )
+    key: SecretName | None = Field(None, title="Name of the key", description=KEY_TEXT)
+    source_id: SourceId = Field("threatfox", title="Source id", description=SOURCE_ID_TEXT)
+    overlap: Span = Field(timedelta(hours=24), title="Overlap", description=OVERLAP_TEXT)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_address(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("url"):
+            return values | {"url": _ADDRESSES.get(values.get("via", "export"), "")}
+        return values
+
+    @model_validator(mode="after")
+    def _require_key(self) -> ThreatFox:
+        if self.via == "api" and self.key is None:
+            raise ValueError("the API needs a key; set the name of the secret that holds it")
+        return self
+
+    @property
+    def retention(self) -> timedelta | None:
+        """How far back it can be read; what is older needs the full export."""
+        if self.via == "api":
+            return timedelta(days=MAX_DAYS)
+        return EXPORT_KEEPS if self.url == _ADDRESSES["export"] else None
 
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
-        """Yield the indicators that were last seen in ``[start, until)``, in the export's order."""
-        async with source_http(self.source_id) as http:
+        """Yield the indicators that were last seen in ``[start, until)``, in the feed's order."""
+        read = self._asked if self.via == "api" else self._exported
+        for page in paged(await read(start, until)):
+            yield page
+
+    async def _exported(
+        self, start: datetime | None, until: datetime | None
+    ) -> Iterator[Record | Reject]:
+        async with source_http(self.source_id, keys=await self._keys()) as http:
             document = await http.get_json(self.url)
         if not isinstance(document, dict):
             raise self._error("is not a JSON object of ids")
-        for page in paged(self._records(document, start, until)):
-            yield page
+        return _INDICATORS.read_keyed(document, start, until)
 
-    def _records(
-        self, document: dict[str, Any], start: datetime | None, until: datetime | None
-    ) -> Iterator[Record]:
-        for record_id, entry in document.items():
-            if not (isinstance(entry, list) and len(entry) == 1 and isinstance(entry[0], dict)):
-                raise self._error(f"has at {record_id!r} something else than a list of one object")
-            try:
-                timestamp = last_seen(entry[0])
-                if (start is None or timestamp >= start) and (until is None or timestamp < until):
-                    yield Record.of(record_id, timestamp, entry[0])
-            except ValueError as error:
-                raise self._error(f"has an unusable record {record_id!r}: {error}") from error
+    async def _asked(
+        self, start: datetime | None, until: datetime | None
+    ) -> Iterator[Record | Reject]:
+        question = {"query": "get_iocs", "days": days_back(start, utc_now())}
+        async with source_http(self.source_id, keys=await self._keys()) as http:
+            document = http.parsed(await http.post(self.url, question, is_query=True))
+        status = document.get("query_status") if isinstance(document, dict) else None
+        if status == "no_result":
+            return iter(())
+        found = document.get("data") if isinstance(document, dict) else None
+        if status != "ok" or not isinstance(found, list):
+            raise self._error(f"answers {status!r:.80} with data of type {type(found).__name__}")
+        return _FOUND.read(found, start, until)
+
+    async def _keys(self) -> Keys | None:
+        if self.key is None:
+            return None
+        return Keys(self.url, {"Auth-Key": await secret(self.key, self.source_id)})
 
     def _error(self, problem: str) -> SourceError:
         return SourceError(
-            f"The export of source {self.source_id!r} at {shown(self.url)} {problem}; "
+            f"The {self.via} of source {self.source_id!r} at {shown(self.url)} {problem}; "
             "see whether the feed has changed.",
             self.source_id,
         )
 
 
-def last_seen(indicator: dict[str, Any]) -> datetime:
-    """Return the later of an indicator's two times; the export's are naive UTC, the API's say UTC.
+def days_back(start: datetime | None, now: datetime) -> int:
+    """Return the days that the API must go back to reach ``start``, as far as it goes.
 
-    Raises:
-        ValueError: It has none, or one that is no timestamp.
-
-    >>> last_seen({"first_seen_utc": "2026-07-08 19:05:04", "last_seen_utc": None}).isoformat()
-    '2026-07-08T19:05:04+00:00'
+    >>> now = datetime.fromisoformat("2026-07-08T12:00:00+00:00")
+    >>> days_back(now - timedelta(hours=25), now), days_back(None, now)
+    (2, 7)
     """
-    times = [
-        parse_timestamp(value.removesuffix(" UTC") if isinstance(value, str) else value)
-        for name in ("first_seen_utc", "last_seen_utc")
-        if (value := indicator.get(name)) is not None
-    ]
-    if not times:
-        raise ValueError("first_seen_utc and last_seen_utc are both missing")
-    return max(times)
+    if start is None:
+        return MAX_DAYS
+    return min(MAX_DAYS, max(1, math.ceil((now - start) / timedelta(days=1))))

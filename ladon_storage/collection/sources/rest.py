@@ -1,0 +1,327 @@
+"""Any JSON API, by configuration alone.
+
+- The answers decide nothing that was not declared: another structure fails the run, a next page on
+  another host is not asked, one that was read before ends the run with an error.
+- Times are compared here whatever the API was told, so that a range in days or an API that knows no
+  range at all is only slower.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from yarl import URL
+
+from ladon_storage.collection.records import Page, Record, Reject, paged
+from ladon_storage.collection.secrets import SecretName, secret
+from ladon_storage.collection.sources.addresses import HttpUrl, is_same_host, shown
+from ladon_storage.collection.sources.fields import (
+    KEY_TEXT,
+    OVERLAP_TEXT,
+    SETTINGS,
+    SOURCE_ID_TEXT,
+    Rate,
+    Span,
+)
+from ladon_storage.collection.sources.http import HttpAnswer, Keys, SourceHttp, source_http
+from ladon_storage.collection.sources.items import ItemReader, value_at
+from ladon_storage.collection.sources.paging import Got, NoPaging, Paging, Step, Where
+from ladon_storage.collection.sources.times import (
+    Form,
+    Moment,
+    ZoneName,
+    iso_moment,
+    unix_moment,
+    written,
+    zone_of,
+)
+from ladon_storage.errors import SourceError
+from ladon_storage.models import SourceId
+
+_SECRET_HEADERS = ("authorization", "cookie", "key", "token", "secret")
+
+
+def _check_headers(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        for name in value:
+            if any(part in str(name).lower() for part in _SECRET_HEADERS):
+                raise ValueError(
+                    f"{name} would hold a secret; name the secret in key, and {name} in key_header"
+                )
+    return value
+
+
+class Bound(BaseModel):
+    """Say how an API is told the beginning or the end of what it shall yield."""
+
+    model_config = ConfigDict(**SETTINGS, title="Bound")
+
+    parameter: str = Field(
+        min_length=1, title="Parameter", description="What the instant is called; dots lead down."
+    )
+    where: Where = Field(
+        "query", title="Place", description="Whether the instant is in the query or the body."
+    )
+    form: Form = Field(
+        "iso",
+        title="Format",
+        description="iso, date, seconds or milliseconds from 1970 on, or a pattern such as "
+        "%Y-%m-%dT%H:%M:%SZ.",
+    )
+
+
+class Rest(BaseModel):
+    """Collect a JSON API.
+
+    >>> Rest(source_id="quakes", url="https://example.org/quakes", records="features",
+    ...      id="id", timestamps=("properties.updated",), timestamp_format="milliseconds").overlap
+    datetime.timedelta(days=1)
+    """
+
+    model_config = ConfigDict(**SETTINGS, title="JSON API")
+
+    kind: Literal["rest"] = Field("rest", title="Kind", description="The kind of source.")
+    source_id: SourceId = Field(title="Source id", description=SOURCE_ID_TEXT)
+    url: HttpUrl = Field(title="Address", description="Where the API is. Never with a key in it.")
+    method: Literal["GET", "POST"] = Field(
+        "GET", title="Method", description="POST sends the body below, and must only ask."
+    )
+    headers: Annotated[dict[str, str], BeforeValidator(_check_headers)] = Field(
+        {}, title="Headers", description="Headers without secrets, sent with each request."
+    )
+    params: dict[str, str | int] = Field(
+        {}, title="Parameters", description="Parameters of the query, without secrets."
+    )
+    body: dict[str, Any] | None = Field(
+        None, title="Body", description="The JSON body of a POST, without secrets."
+    )
+    key: SecretName | None = Field(None, title="Name of the key", description=KEY_TEXT)
+    key_header: str = Field(
+        "Authorization", title="Header of the key", description="The header that holds the key."
+    )
+    key_prefix: str = Field(
+        "", title="Before the key", description="What stands before the key, such as 'Bearer '."
+    )
+    key_param: str = Field(
+        "",
+        title="Parameter of the key",
+        description="The parameter of the query that holds the key, where no header can.",
+    )
+    expect: dict[str, list[str | int | bool]] = Field(
+        {},
+        title="Expected values",
+        description="Paths in each answer, and which values there mean that it is one.",
+    )
+    records: str = Field(
+        "", title="Path of the records", description="Where the list is; empty: it is the answer."
+    )
+    keyed: bool = Field(
+        False,
+        title="Keyed",
+        description="The records are an object whose keys are the ids, not a list.",
+    )
+    may_lack: bool = Field(
+        False, title="May lack", description="An answer without the list has no records."
+    )
+    id: str = Field(
+        "id", title="Path of the id", description="Where a record has its id; unused if keyed."
+    )
+    timestamps: tuple[str, ...] = Field(
+        min_length=1,
+        title="Paths of the times",
+        description="Where a record has its times; the latest counts.",
+    )
+    timestamp_format: Literal["iso", "seconds", "milliseconds"] = Field(
+        "iso",
+        title="Format of the times",
+        description="ISO 8601, or seconds or milliseconds from 1970 on.",
+    )
+    zone: ZoneName = Field(
+        "UTC", title="Time zone", description="The zone of times that say none, such as UTC."
+    )
+    since: Bound | None = Field(
+        None, title="Since", description="How the API is told where to begin; empty: not at all."
+    )
+    until: Bound | None = Field(
+        None, title="Until", description="How the API is told where to end; empty: not at all."
+    )
+    paging: Paging = Field(
+        NoPaging(), title="Paging", description="How one page leads to the next."
+    )
+    ordered: bool = Field(
+        False,
+        title="Ordered",
+        description="No record is older than one on a page before, so that a run can go on where "
+        "it broke off.",
+    )
+    overlap: Span | None = Field(
+        timedelta(hours=24),
+        title="Overlap",
+        description=f"{OVERLAP_TEXT} Empty: each run reads all there is.",
+    )
+    whole: bool = Field(
+        False,
+        title="Whole",
+        description="A run lists all there is, so that what is missing was removed. Needs an empty "
+        "overlap.",
+    )
+    retention: Annotated[timedelta, Field(gt=timedelta(0))] | None = Field(
+        None,
+        title="Retention",
+        description="How long the API keeps what it yields; empty: for ever.",
+    )
+    rate: Rate | None = Field(
+        None, title="Rate limit", description="How many requests the API takes; empty: any."
+    )
+
+    throttled: tuple[int, ...] = Field(
+        (),
+        title="Throttled",
+        description="Statuses by which the API says that there were too many requests, beside 429.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        in_body = [self.since, self.until, self.paging]
+        if self.method == "GET" and (
+            self.body is not None or any(getattr(each, "where", "") == "body" for each in in_body)
+        ):
+            raise ValueError("a GET has no body; set the method to POST")
+        if self.whole and self.overlap is not None:
+            raise ValueError("a source that is whole reads all there is; leave overlap empty")
+        if URL(self.url).password:
+            raise ValueError("the address holds a password; name it as a secret in key")
+        return self
+
+    async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
+        """Yield the records with ``start <= timestamp < until``, as the API's pages come."""
+        async with self.http() as http, aclosing(self.walk(http, start, until)) as walk:
+            async for got in walk:
+                for page in paged(self.read(got.items, start, until)):
+                    yield page
+
+    @asynccontextmanager
+    async def http(self) -> AsyncIterator[SourceHttp]:
+        """Give the HTTP of one run, with the key in it."""
+        keys = None
+        if self.key is not None:
+            value = await secret(self.key, self.source_id)
+            if self.key_param:
+                keys = Keys(self.url, params={self.key_param: value})
+            else:
+                keys = Keys(self.url, {self.key_header: self.key_prefix + value}, hidden=(value,))
+        async with source_http(
+            self.source_id, keys=keys, rate=self.rate, throttled=self.throttled
+        ) as http:
+            yield http
+
+    def read(
+        self, items: Any, start: datetime | None, until: datetime | None
+    ) -> Iterator[Record | Reject]:
+        """Yield the records of a page that lie in the range, and what cannot be used."""
+        reader = ItemReader(None if self.keyed else self.id, self.timestamps, self._moment())
+        return (reader.read_keyed if self.keyed else reader.read)(items, start, until)
+
+    def _moment(self) -> Moment:
+        if self.timestamp_format == "iso":
+            return iso_moment(zone_of(self.zone))
+        return unix_moment(1_000 if self.timestamp_format == "milliseconds" else 1)
+
+    async def walk(
+        self, http: SourceHttp, start: datetime | None, until: datetime | None
+    ) -> AsyncGenerator[Got, None]:
+        """Yield each page as it arrives, until the paging says that there are no more.
+
+        Raises:
+            SourceError: A page has another structure, or leads nowhere, elsewhere or in a circle.
+        """
+        bounds = self._bounds(start, until)
+        step: Step | None = self.paging.first()
+        asked: set[str] = set()
+        before: Any = None
+        while step is not None:
+            self._refuse_to_go_round(step, asked)
+            answer = await self._ask(http, step, bounds)
+            document = http.parsed(answer)
+            got = Got(answer, document, self._items(document))
+            if got.items and got.items == before and self.paging.kind in ("page", "offset"):
+                raise self._error("answers the same page again, whatever page it is asked for")
+            yield got
+            before = got.items
+            step = self._after(step, got)
+
+    def _after(self, step: Step, got: Got) -> Step | None:
+        try:
+            return self.paging.after(step, got)
+        except ValueError as error:
+            problem = str(error)
+        raise self._error(problem)
+
+    def _refuse_to_go_round(self, step: Step, asked: set[str]) -> None:
+        if step.url is not None and not is_same_host(self.url, step.url):
+            raise self._error(f"leads to a next page on another host, {shown(step.url)}")
+        place = repr((str(step.url), step.query, step.body))
+        if place in asked:
+            raise self._error("leads to a page that was read already, and would never end")
+        asked.add(place)
+
+    async def _ask(
+        self, http: SourceHttp, step: Step, bounds: Mapping[Where, dict[str, Any]]
+    ) -> HttpAnswer:
+        # An address that the API itself gave has all the parameters.
+        query = {**self.params, **bounds["query"], **step.query} if step.url is None else {}
+        url = step.url or self.url
+        if self.method == "GET":
+            return await http.get(url, params=query, headers=self.headers)
+        body = copy.deepcopy(self.body or {})
+        for path, value in {**bounds["body"], **step.body}.items():
+            _put(body, path, value)
+        return await http.post(url, body, is_query=True, params=query, headers=self.headers)
+
+    def _bounds(
+        self, start: datetime | None, until: datetime | None
+    ) -> dict[Where, dict[str, Any]]:
+        bounds: dict[Where, dict[str, Any]] = {"query": {}, "body": {}}
+        for bound, instant, up in ((self.since, start, False), (self.until, until, True)):
+            if bound is not None and instant is not None:
+                text = written(instant, bound.form, zone_of(self.zone), up=up)
+                value = int(text) if bound.form in ("seconds", "milliseconds") else text
+                bounds[bound.where][bound.parameter] = value
+        return bounds
+
+    def _items(self, document: Any) -> Any:
+        """Return the list of a page, or the object whose keys are the ids."""
+        for path, values in self.expect.items():
+            found = value_at(document, path)
+            if not any(type(each) is type(found) and each == found for each in values):
+                raise self._error(f"has {found!r:.80} at {path!r} instead of {values!r}")
+        items = value_at(document, self.records)
+        if items is None and self.may_lack and isinstance(document, dict):
+            return {} if self.keyed else []
+        if not isinstance(items, dict if self.keyed else list):
+            wanted = "an object of ids" if self.keyed else "a list"
+            place = f"at {self.records!r}" if self.records else "as its whole"
+            raise self._error(f"does not have {wanted} {place}")
+        return items
+
+    def _error(self, problem: str) -> SourceError:
+        return SourceError(
+            f"The API of source {self.source_id!r} at {shown(self.url)} {problem}; "
+            "see whether it has changed, or how its source is set up.",
+            self.source_id,
+        )
+
+
+def _put(body: dict[str, Any], path: str, value: object) -> None:
+    *above, name = path.split(".")
+    for each in above:
+        below = body.setdefault(each, {})
+        if not isinstance(below, dict):
+            below = body[each] = {}
+        body = below
+    body[name] = value
