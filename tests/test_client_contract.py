@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,16 @@ async def client(
     )
     async with service as address, StorageServiceClient(address) as made:
         yield made
+
+
+@pytest.fixture
+def _far_from_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Be on a machine whose own time is not UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "IST-5:30")
+        time.tzset()
+        yield
+    time.tzset()
 
 
 extended = pytest.mark.parametrize("client", ["mock", "embedded"], indirect=True)
@@ -130,6 +141,7 @@ async def test_error_message_that_cannot_be_stored_is_cut_and_replaced(client: C
     assert failed.error_message == "?" + "x" * 16_383
 
 
+@pytest.mark.usefixtures("_far_from_utc")
 @pytest.mark.parametrize(
     ("timestamp", "stored"),
     [
