@@ -46,8 +46,9 @@ def is_same_host(one: str | URL, other: str | URL) -> bool:
     False
     """
     one, other = URL(one), URL(other)
-    if one.origin() == other.origin():
-        return True
+    if one.host != other.host:
+        return False
+    if one.scheme == other.scheme:
+        return one.port == other.port
     upgraded = (one.scheme, other.scheme) == ("http", "https")
-    defaults = one.is_default_port() and other.is_default_port()
-    return upgraded and defaults and one.host == other.host
+    return upgraded and one.is_default_port() and other.is_default_port()
