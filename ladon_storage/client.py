@@ -326,7 +326,7 @@ class StorageServiceClient:
             self._note_failure(method, source_id, error)
             raise
         metrics.count_request(method, answer.status)
-        if not self._extended and (watermark is not None or answer.etag is not None):
+        if watermark is not None or answer.etag is not None:
             self._extended = answer.etag is not None
         return watermark
 
@@ -400,7 +400,8 @@ class StorageServiceClient:
                     body = await response.content.read(LONGEST_ERROR_BODY)
         except (aiohttp.ClientError, OSError):
             pass
-        return self._without_secrets(_sentence(body))
+        # Hidden before it is cut: the beginning of a secret tells as much.
+        return self._without_secrets(_sentence(body))[:LONGEST_EXCERPT]
 
     def _without_secrets(self, text: str) -> str:
         for secret in self._secrets:
@@ -416,7 +417,8 @@ class StorageServiceClient:
             )
         location = response.headers.get(hdrs.LOCATION)
         if status < 400 and location is not None:
-            said = f"it redirects to {self._without_secrets(_bare(location))}; set that address."
+            place = self._without_secrets(_bare(location))[:LONGEST_EXCERPT]
+            said = f"it redirects to {place}; set that address."
         retry_after = _retry_after(response.headers.get(hdrs.RETRY_AFTER), datetime.now(UTC))
         return StorageResponseError(
             f"The Storage Service at {self.base_url} answered {status} to {method}: "
@@ -495,17 +497,27 @@ def _address(base_url: str, token: str | None) -> tuple[URL, dict[str, str], tup
             raise ConfigurationError(
                 "The token of the Storage Service should be visible ASCII characters; set another."
             )
-        return bare, {"Authorization": f"Bearer {token}"}, (token,)
+        return bare, {"Authorization": f"Bearer {token}"}, _shapes(token)
     if user or password:
         basic = base64.b64encode(f"{user}:{password}".encode()).decode()
-        secrets = tuple(secret for secret in (basic, password) if secret)
-        return bare, {"Authorization": f"Basic {basic}"}, secrets
+        return bare, {"Authorization": f"Basic {basic}"}, _shapes(basic, password)
     return bare, {}, ()
 
 
 @lru_cache(maxsize=1024)
 def _url(watermarks: str, source_id: str) -> URL:
     return URL(watermarks + quote(source_id, safe=""), encoded=True)
+
+
+def _shapes(*secrets: str) -> tuple[str, ...]:
+    """Return secrets in each shape in which a service may repeat them, the longest first."""
+    shapes = {
+        shape
+        for secret in secrets
+        for shape in (secret, quote(secret, safe=""), quote(secret), " ".join(secret.split()))
+        if shape
+    }
+    return tuple(sorted(shapes, key=len, reverse=True))
 
 
 def _is_failure(error: BaseException) -> bool:
@@ -597,7 +609,7 @@ def _sentence(body: bytes) -> str:
         pass
     # What is not printable could write lines, or to a terminal, in a log.
     visible = "".join(character if character.isprintable() else " " for character in text)
-    return " ".join(visible.split())[:LONGEST_EXCERPT]
+    return " ".join(visible.split())
 
 
 def _next_step(status: int) -> str:

@@ -101,12 +101,19 @@ class StorageSettings(BaseModel):
     def _take_credentials_out_of_the_url(cls, values: Any) -> Any:
         if not isinstance(values, Mapping) or not isinstance(values.get("url"), str):
             return values
+        if not values["url"].strip():
+            return {**values, "url": None}
         try:
             url = URL(values["url"].strip())
-            bare = str(url.with_user(None)) if url.host else str(url)
+            usable = url.scheme in ("http", "https") and url.host
         except ValueError:
-            raise ValueError("url should look like https://storage.example:8000") from None
-        taken = {"url": bare}
+            usable = False
+        if not usable or url.query or url.fragment:
+            # Neither kept nor repeated: what cannot be read as an address may hold a password.
+            raise ValueError(
+                "url should look like https://storage.example:8000, without a query or fragment"
+            )
+        taken = {"url": str(url.with_user(None))}
         if url.user:
             taken["username"] = url.user
         if url.password:
@@ -146,8 +153,9 @@ class StorageSettings(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             problem = error.errors(include_input=False, include_context=False)[0]
-            text = problem["msg"].removeprefix("Value error, ")
-            raise ConfigurationError(f"The environment is not complete: {text}.") from None
+        # Raised outside of the handler: pydantic's error holds the values.
+        text = problem["msg"].removeprefix("Value error, ")
+        raise ConfigurationError(f"The environment is not complete: {text}.")
 
     def client(self) -> StorageServiceClient | MockStorageClient:
         """Return a new client with these settings; the caller closes it.
@@ -163,9 +171,9 @@ class StorageSettings(BaseModel):
             )
             return MockStorageClient()
         url = URL(self.url)
-        if self.username:
+        if self.username or self.password:
             password = self.password.get_secret_value() if self.password else None
-            url = url.with_user(self.username).with_password(password)
+            url = url.with_user(self.username or "").with_password(password)
         return StorageServiceClient(
             str(url),
             timeout=self.timeout,

@@ -11,7 +11,7 @@ import pytest
 from yarl import URL
 
 from ladon_storage import ConfigurationError, MockStorageClient, StorageError, StorageServiceClient
-from tests.raw_server import RawServer, Reply, http
+from tests.raw_server import RawServer, Reply, http, served
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
 SECRET = "s3cret-7Hq"
@@ -137,3 +137,22 @@ def test_representations_name_the_service_and_the_circuit() -> None:
     client = StorageServiceClient(f"http://collector:{SECRET}@storage:8000/below/")
     assert repr(client) == "<StorageServiceClient of http://storage:8000/below, circuit closed>"
     assert repr(MockStorageClient()) == "<MockStorageClient with 0 watermarks>"
+
+
+@pytest.mark.parametrize("shown", range(1, len(SECRET)))
+async def test_secret_that_the_excerpt_cuts_is_hidden(shown: int) -> None:
+    """The beginning of a secret is one too."""
+    answer = http(400, b"x" * (300 - shown) + SECRET.encode())
+    async with served(answer, token=SECRET) as (client, _):
+        with pytest.raises(StorageError) as caught:
+            await client.get_watermark("kev")
+    assert SECRET[:shown] not in str(caught.value).rpartition("x")[2]
+
+
+@pytest.mark.parametrize("said", [b"Bearer a1  b2%2F", b"Bearer a1 b2%2F", b"a1%20%20b2%252F"])
+async def test_secret_is_hidden_in_each_of_its_shapes(said: bytes) -> None:
+    """Spaces that are drawn together and percent signs do not bring it out."""
+    async with served(http(400, said), token="a1  b2%2F") as (client, _):
+        with pytest.raises(StorageError) as caught:
+            await client.get_watermark("kev")
+    assert "a1" not in str(caught.value)

@@ -282,3 +282,36 @@ async def test_checks_at_once_share_one_mock() -> None:
         assert isinstance(mock, MockStorageClient)
         assert shared_client(StorageSettings(url=server.url, environment="development")) is mock
         await service.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"collector:{SECRET}@storage.example",
+        f"//collector:{SECRET}@storage.example",
+        f"http:/collector:{SECRET}@h",
+        f"http://h/?token={SECRET}",
+        f"http://u:{SECRET}@[x",
+    ],
+)
+def test_address_that_cannot_be_read_is_refused_and_not_kept(url: str) -> None:
+    """It may hold a password, which neither the settings nor the error show."""
+    with pytest.raises(ValidationError, match="url should look like") as caught:
+        StorageSettings(url=url)
+    assert SECRET not in str(caught.value)
+
+
+def test_error_of_the_environment_has_no_values_behind_it() -> None:
+    """Not even the chain of the error leads to the token."""
+    with pytest.raises(ConfigurationError) as caught:
+        StorageSettings.from_environment({"STORAGE_SERVICE_TOKEN": SECRET})
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+
+
+async def test_password_without_a_user_is_sent() -> None:
+    """Some proxies ask for nothing else."""
+    async with RawServer(watermark()) as server:
+        url = server.url.replace("//", f"//:{SECRET}@")
+        async with StorageSettings(url=url).client() as client:
+            await client.get_watermark("kev")
+    assert b"Authorization" in server.requests[0]
