@@ -1,0 +1,216 @@
+"""The places that the contract of sinks is tested at: what makes a sink there, and what is there.
+
+What is there is read as another program would, never through the sink.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ladon_storage.collection.sinks import sink_from
+from tests.own_sink import OwnSink
+from tests.postgres import PostgresServer
+
+
+@dataclass(frozen=True)
+class Row:
+    """Be what a sink has of one record, or of one version of it."""
+
+    source_id: str
+    record_id: str
+    version: str
+    timestamp: datetime
+    payload: Any
+    is_removed: bool
+
+
+@dataclass(frozen=True)
+class Place:
+    """Be a place that was empty when the test began."""
+
+    keep: str
+    make: Callable[[], Any]
+    """Return a new sink at this place."""
+    read: Callable[[], list[Row]]
+    quarantine: Callable[[], list[tuple[str, str, str]]]
+    """Return source, run and reason of each reject."""
+    description: dict[str, str] | None = None
+
+    def rows(self, source_id: str = "feed") -> list[Row]:
+        """Return a source's rows, by id and timestamp."""
+        rows = [row for row in self.read() if row.source_id == source_id]
+        return sorted(rows, key=lambda row: (row.record_id, row.timestamp, row.version))
+
+    def values(self) -> list[tuple[str, str]]:
+        """Return id and value of each row."""
+        return [(row.record_id, row.payload["value"]) for row in self.rows()]
+
+    def removed(self, source_id: str = "feed") -> list[str]:
+        """Return the ids that have a mark."""
+        return sorted({row.record_id for row in self.rows(source_id) if row.is_removed})
+
+
+OURS = ["sqlite-latest", "sqlite-all", "postgresql-latest", "postgresql-all", "jsonl-all"]
+if find_spec("ladon_storage.collection.sinks.delta") and find_spec("deltalake"):
+    OURS += ["delta-latest", "delta-all"]
+
+_tables = itertools.count()
+
+
+def place(name: str, folder: Path, request: pytest.FixtureRequest) -> Place:
+    """Return an empty place of a kind, such as ``sqlite-latest``."""
+    kind, _, keep = name.partition("-")
+    if kind == "own":
+        return _own(folder / "own.db")
+    if kind == "sqlite":
+        return _sqlite(folder / "records.db", keep)
+    if kind == "postgresql":
+        return _postgresql(request.getfixturevalue("postgres"), keep)
+    return _jsonl(folder / "files") if kind == "jsonl" else _delta(folder / "lake", keep)
+
+
+def _described(
+    description: dict[str, str],
+    read: Callable[[], list[Row]],
+    quarantine: Callable[[], list[tuple[str, str, str]]],
+) -> Place:
+    return Place(description["keep"], lambda: sink_from(description), read, quarantine, description)
+
+
+def _sqlite(path: Path, keep: str) -> Place:
+    def ask(statement: str) -> list[Any]:
+        with closing(sqlite3.connect(path)) as connection:
+            return connection.execute(statement).fetchall()
+
+    def read() -> list[Row]:
+        rows = ask(
+            "SELECT source_id, record_id, version, record_timestamp, payload, removed_at "
+            "FROM records"
+        )
+        return [
+            Row(*row[:3], datetime.fromisoformat(row[3]), json.loads(row[4]), row[5] is not None)
+            for row in rows
+        ]
+
+    return _described(
+        {"url": f"sqlite:///{path}", "keep": keep},
+        read,
+        lambda: ask("SELECT source_id, run_id, reason FROM records_quarantine ORDER BY 1, 2, 3"),
+    )
+
+
+def _postgresql(server: PostgresServer, keep: str) -> Place:
+    table = f"records_{next(_tables)}"
+
+    def read() -> list[Row]:
+        rows: list[Any] = server.execute(
+            # psycopg takes some instants for years that Python does not have.
+            "SELECT source_id, record_id, version, record_timestamp AT TIME ZONE 'UTC', "
+            f"payload::text, removed_at FROM {table}"
+        )
+        return [
+            Row(*row[:3], row[3].replace(tzinfo=UTC), json.loads(row[4]), row[5] is not None)
+            for row in rows
+        ]
+
+    def quarantine() -> list[Any]:
+        return server.execute(
+            f"SELECT source_id, run_id, reason FROM {table}_quarantine ORDER BY 1, 2, 3"
+        )
+
+    return _described({"url": server.url(), "table": table, "keep": keep}, read, quarantine)
+
+
+def _jsonl(folder: Path) -> Place:
+    def lines(name: str) -> list[dict[str, Any]]:
+        return [
+            json.loads(line)
+            for path in sorted(folder.glob(f"{name}/**/*.jsonl"))
+            for line in path.read_bytes().split(b"\n")[:-1]
+        ]
+
+    def read() -> list[Row]:
+        removed = {(each["source_id"], each["record_id"]) for each in lines("records_removed")}
+        return [
+            Row(
+                each["source_id"],
+                each["record_id"],
+                each["version"],
+                datetime.fromisoformat(each["record_timestamp"]),
+                each["payload"],
+                (each["source_id"], each["record_id"]) in removed,
+            )
+            for each in lines("records")
+        ]
+
+    def quarantine() -> list[tuple[str, str, str]]:
+        found = lines("records_quarantine")
+        return sorted((each["source_id"], each["run_id"], each["reason"]) for each in found)
+
+    return _described({"url": f"jsonl://{folder}", "keep": "all"}, read, quarantine)
+
+
+def _delta(folder: Path, keep: str) -> Place:
+    def ask(table: str, columns: list[str]) -> list[dict[str, Any]]:
+        from deltalake import DeltaTable
+
+        if not (folder / table / "_delta_log").is_dir():
+            return []
+        found: Any = DeltaTable(folder / table).to_pyarrow_table(columns=columns)
+        rows: list[dict[str, Any]] = found.to_pylist()
+        return rows
+
+    def read() -> list[Row]:
+        names = ["source_id", "record_id", "version", "record_timestamp", "payload", "removed_at"]
+        return [
+            Row(
+                each["source_id"],
+                each["record_id"],
+                each["version"],
+                each["record_timestamp"].astimezone(UTC),
+                json.loads(each["payload"]),
+                each["removed_at"] is not None,
+            )
+            for each in ask("records", names)
+        ]
+
+    def quarantine() -> list[tuple[str, str, str]]:
+        names = ["source_id", "run_id", "reason"]
+        found = ask("records_quarantine", names)
+        return sorted((each["source_id"], each["run_id"], each["reason"]) for each in found)
+
+    return _described({"url": f"delta://{folder}", "keep": keep}, read, quarantine)
+
+
+def _own(path: Path) -> Place:
+    def ask(statement: str) -> list[Any]:
+        with closing(sqlite3.connect(path)) as connection:
+            return connection.execute(statement).fetchall()
+
+    def read() -> list[Row]:
+        rows = ask("SELECT source, id, version, at, payload FROM record")
+        return [
+            Row(*row[:3], datetime.fromisoformat(row[3]), json.loads(row[4]), is_removed=False)
+            for row in rows
+        ]
+
+    return Place(
+        "all",
+        lambda: OwnSink(str(path)),
+        read,
+        lambda: [
+            (source, run, reason.strip("'"))
+            for source, run, reason in ask("SELECT source, run, reason FROM unusable ORDER BY 1, 2")
+        ],
+    )
