@@ -13,14 +13,25 @@ from ladon_storage.collection.sources.kev import Kev
 from ladon_storage.collection.sources.nvd import Nvd
 from ladon_storage.collection.sources.otx import Otx
 from ladon_storage.collection.sources.rest import Rest
+from ladon_storage.collection.sources.sql import SqlTable
 from ladon_storage.collection.sources.threatfox import ThreatFox
 from ladon_storage.collection.sources.urlhaus import UrlHaus
 from ladon_storage.errors import ConfigurationError
 
-__all__ = ["AnySource", "Kev", "Nvd", "Otx", "Rest", "ThreatFox", "UrlHaus", "source_from"]
+__all__ = [
+    "AnySource",
+    "Kev",
+    "Nvd",
+    "Otx",
+    "Rest",
+    "SqlTable",
+    "ThreatFox",
+    "UrlHaus",
+    "source_from",
+]
 
 # A new source is a name here.
-_Source = ThreatFox | UrlHaus | Kev | Otx | Nvd | Rest
+_Source = ThreatFox | UrlHaus | Kev | Otx | Nvd | Rest | SqlTable
 
 AnySource = Annotated[_Source, Field(discriminator="kind")]
 """Any source of this package; a dictionary becomes the one that its ``kind`` names."""
