@@ -68,7 +68,7 @@ def source_from(value: object) -> Source:
 
 
 def _problem(detail: ErrorDetails) -> str:
-    if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
+    if not detail["loc"] and detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
         return f"kind should be one of {_KINDS}"
     # The first part of the place is the kind, which nobody wrote as a level of its own.
     field = ".".join(map(str, detail["loc"][1:]))

@@ -300,8 +300,8 @@ Paging = Annotated[
 ]
 """Any way of paging, told by its ``kind``."""
 
+_PARAMETER = re.compile(r";\s*([^\s=;,]+)\s*(?:=\s*(?:\"([^\"]*)\"|([^\";,\s]*)))?")
 _LINK = re.compile(r"<([^>]*)>((?:\s*;\s*[^\s=;,]+\s*(?:=\s*(?:\"[^\"]*\"|[^\";,\s]*))?)*)")
-_REL = re.compile(r";\s*rel\s*=\s*(?:\"([^\"]*)\"|([^\";,\s]*))", re.IGNORECASE)
 
 
 def next_in(headers: list[str]) -> str | None:
@@ -312,9 +312,9 @@ def next_in(headers: list[str]) -> str | None:
     """
     for value in headers:
         for target, parameters in _LINK.findall(value):
-            found = _REL.search(parameters)
-            if found and "next" in (found[1] or found[2] or "").lower().split():
-                return str(target)
+            for name, quoted, plain in _PARAMETER.findall(parameters):
+                if name.lower() == "rel" and "next" in (quoted or plain).lower().split():
+                    return str(target)
     return None
 
 
