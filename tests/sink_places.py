@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -46,6 +46,8 @@ class Place:
     quarantine: Callable[[], list[tuple[str, str, str]]]
     """Return source, run and reason of each reject."""
     description: dict[str, str] | None = None
+    is_one_transaction: bool = True
+    """Whether a page and its rejects appear together; otherwise the rejects do before."""
 
     def rows(self, source_id: str = "feed") -> list[Row]:
         """Return a source's rows, by id and timestamp."""
@@ -84,8 +86,19 @@ def _described(
     description: dict[str, str],
     read: Callable[[], list[Row]],
     quarantine: Callable[[], list[tuple[str, str, str]]],
+    *,
+    is_one_transaction: bool = True,
 ) -> Place:
-    return Place(description["keep"], lambda: sink_from(description), read, quarantine, description)
+    def make() -> Any:
+        return sink_from(description)
+
+    keep = description["keep"]
+    return Place(keep, make, read, quarantine, description, is_one_transaction)
+
+
+def _row(values: Sequence[Any], timestamp: datetime, removed_at: object) -> Row:
+    source_id, record_id, version, payload = values
+    return Row(source_id, record_id, version, timestamp, payload, removed_at is not None)
 
 
 def _sqlite(path: Path, keep: str) -> Place:
@@ -95,11 +108,11 @@ def _sqlite(path: Path, keep: str) -> Place:
 
     def read() -> list[Row]:
         rows = ask(
-            "SELECT source_id, record_id, version, record_timestamp, payload, removed_at "
+            "SELECT source_id, record_id, version, payload, record_timestamp, removed_at "
             "FROM records"
         )
         return [
-            Row(*row[:3], datetime.fromisoformat(row[3]), json.loads(row[4]), row[5] is not None)
+            _row([*row[:3], json.loads(row[3])], datetime.fromisoformat(row[4]), row[5])
             for row in rows
         ]
 
@@ -115,13 +128,12 @@ def _postgresql(server: PostgresServer, keep: str) -> Place:
 
     def read() -> list[Row]:
         rows: list[Any] = server.execute(
-            # psycopg takes some instants for years that Python does not have.
-            "SELECT source_id, record_id, version, record_timestamp AT TIME ZONE 'UTC', "
-            f"payload::text, removed_at FROM {table}"
+            # In UTC, since the first hours of the year 1 are in no year elsewhere.
+            "SELECT source_id, record_id, version, payload::text, "
+            f"record_timestamp AT TIME ZONE 'UTC', removed_at FROM {table}"
         )
         return [
-            Row(*row[:3], row[3].replace(tzinfo=UTC), json.loads(row[4]), row[5] is not None)
-            for row in rows
+            _row([*row[:3], json.loads(row[3])], row[4].replace(tzinfo=UTC), row[5]) for row in rows
         ]
 
     def quarantine() -> list[Any]:
@@ -190,7 +202,8 @@ def _delta(folder: Path, keep: str) -> Place:
         found = ask("records_quarantine", names)
         return sorted((each["source_id"], each["run_id"], each["reason"]) for each in found)
 
-    return _described({"url": f"delta://{folder}", "keep": keep}, read, quarantine)
+    description = {"url": f"delta://{folder}", "keep": keep}
+    return _described(description, read, quarantine, is_one_transaction=False)
 
 
 def _own(path: Path) -> Place:
@@ -199,9 +212,9 @@ def _own(path: Path) -> Place:
             return connection.execute(statement).fetchall()
 
     def read() -> list[Row]:
-        rows = ask("SELECT source, id, version, at, payload FROM record")
+        rows = ask("SELECT source, id, version, payload, at FROM record")
         return [
-            Row(*row[:3], datetime.fromisoformat(row[3]), json.loads(row[4]), is_removed=False)
+            _row([*row[:3], json.loads(row[3])], datetime.fromisoformat(row[4]), None)
             for row in rows
         ]
 
@@ -211,6 +224,8 @@ def _own(path: Path) -> Place:
         read,
         lambda: [
             (source, run, reason.strip("'"))
-            for source, run, reason in ask("SELECT source, run, reason FROM unusable ORDER BY 1, 2")
+            for source, run, reason in ask(
+                "SELECT source, run, reason FROM unusable ORDER BY 1, 2, 3"
+            )
         ],
     )

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -203,12 +202,12 @@ async def test_page_that_fails_leaves_nothing_and_can_be_written_again(ours: Pla
     rejects = [Reject.of("no id", {"a": 1})]
     async with ours.make() as sink:
         await sink.write("feed", Page([record("1", 1)]), position=before)
-        with pytest.raises(Exception):  # noqa: B017, PT011 - a record that there cannot be
-            broken = Page([record("2", 2), unstorable("9")], rejects)
+        broken = Page([record("2", 2), unstorable("9")], rejects)
+        with pytest.raises(Exception):  # noqa: B017, PT011 - there cannot be such a record
             await sink.write("feed", broken, position=after)
         assert await sink.position("feed") == before
         assert [row.record_id for row in ours.rows()] == ["1"]
-        assert ours.quarantine() == []
+        assert ours.quarantine() == [] or not ours.is_one_transaction
         assert await sink.write("feed", Page([record("2", 2)], rejects), position=after) == 1
         assert await sink.position("feed") == after
 
@@ -219,17 +218,14 @@ async def test_page_that_fails_leaves_nothing_and_can_be_written_again(ours: Pla
 async def test_reject_is_quarantined_once(place: Place) -> None:
     """The same text of the same source is kept once, with the run that met it first and why."""
     odd = "lone \ud800, NUL \0, 🦜 and 'quotes'"
-    page = Page([], [Reject.of("no id", {"a": 1}), Reject("no object", odd), Reject("again", odd)])
+    page = Page([], [Reject.of("no id", {"a": 1}), Reject("odd", odd), Reject("odd", odd)])
 
     assert await write(place, page, page) == [0, 0]
     assert await write(place, page, Page([record("1", 1)], page.rejects)) == [0, 1]
     assert await write(place, page, source_id="other") == [0]
-    quarantined = [row for row in place.quarantine() if row[0] == "feed"]
-    assert quarantined in (
-        [("feed", "R", "no id"), ("feed", "R", "no object")],
-        [("feed", "R", "again"), ("feed", "R", "no id")],
-    )
-    assert len(place.quarantine()) == 4
+    assert place.quarantine() == [
+        (source_id, "R", reason) for source_id in ("feed", "other") for reason in ("no id", "odd")
+    ]
 
 
 async def test_reason_of_a_reject_may_be_any_text(place: Place) -> None:
@@ -291,12 +287,14 @@ async def test_implausible_removal_is_refused_whole(ours: Place) -> None:
     """A truncated document marks nothing; the error has the numbers; the bound itself is right."""
     await write(ours, [record(str(n), n) for n in range(10)])
     async with ours.make() as sink:
-        with pytest.raises(SourceError, match=r"'feed'.* 6 of its 10 records") as caught:
+        with pytest.raises(
+            SourceError, match=r"(?=.*'feed')(?=.*\b6\b)(?=.*\b10 records)"
+        ) as caught:
             await sink.mark_removed("feed", {"0", "1", "2", "3"}, 0.5)
         assert caught.value.source_id == "feed"
         assert ours.removed() == []
         assert await sink.mark_removed("feed", {"0", "1", "2", "3", "4"}, 0.5) == 5
-        with pytest.raises(SourceError, match=r"3 of its 5 records"):
+        with pytest.raises(SourceError, match=r"(?=.*\b3\b)(?=.*\b5 records)"):
             await sink.mark_removed("feed", {"0", "1"}, 0.5)
         assert await sink.mark_removed("nothing", set(), 0) == 0
 
@@ -314,7 +312,7 @@ async def test_hundreds_of_thousands_of_ids_may_be_present(ours: Place) -> None:
 
 
 async def test_two_sinks_write_one_place_at_once(ours: Place) -> None:
-    """Runs of one source and of several share a place, from its making on, and add nothing twice."""
+    """Runs of one source and of several share a place, from its making on; nothing is twice."""
 
     async def fill(source_id: str) -> int:
         pages = [[record(str(n), n) for n in range(k, k + 20)] for k in range(0, 60, 10)]
@@ -386,10 +384,10 @@ asyncio.run(main())
 """
 
 
-async def test_killed_process_loses_no_page_that_was_written(ours: Place) -> None:
-    """After kill -9 each page for which `write` returned is there, no half one, and its position."""
+def killed_writer(description: dict[str, str] | None) -> int:
+    """Write pages in another process, kill it, and return the last page that it saw written."""
     process = subprocess.Popen(
-        [sys.executable, "-c", _WRITER, json.dumps(ours.description)],
+        [sys.executable, "-c", _WRITER, json.dumps(description)],
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
@@ -401,8 +399,13 @@ async def test_killed_process_loses_no_page_that_was_written(ours: Place) -> Non
         while last < 10:
             last = int(process.stdout.readline())
         process.send_signal(signal.SIGKILL)
-        rest: list[Any] = process.stdout.read().split("\n")[:-1]
-        last = int(rest[-1]) if rest else last
+        rest = process.stdout.read().split("\n")[:-1]  # what has no line break was not written
+    return int(rest[-1]) if rest else last
+
+
+async def test_killed_process_loses_no_page_that_was_written(ours: Place) -> None:
+    """After kill -9 each page for which `write` returned is there whole, and its position."""
+    last = await asyncio.to_thread(killed_writer, ours.description)
 
     pages = [int(row.record_id.split("-")[0]) for row in ours.rows()]
     assert set(pages) >= set(range(last + 1))
@@ -412,4 +415,4 @@ async def test_killed_process_loses_no_page_that_was_written(ours: Place) -> Non
     assert position is not None
     assert at(last) <= position.timestamp <= at(max(pages))
     again = [record(f"{page}-{n}", page) for page in range(last + 2) for n in range(10)]
-    assert (await write(ours, again))[0] == 10 * (last + 2 - len(set(pages)))
+    assert await write(ours, again) == [10 * (last + 2 - len(set(pages)))]
