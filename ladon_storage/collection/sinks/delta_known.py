@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from ladon_storage.collection.sinks.delta_table import Table
 
 KEYS = ("record_id", "version", "record_timestamp")
-HELD_ROWS = 100_000
+HELD_ROWS = 250_000
 FILTER_AFTER = 4
 """So many pages are looked up in the files before a filter is worth reading all ids."""
 
@@ -74,18 +74,24 @@ class Known:
 
     def __init__(self, table: Table, source_id: str, number: int) -> None:
         self.number = number
+        self.seen_at = table.version
+        """The table's version at which the number was seen."""
+        self.position: list[int | None] | None = None
+        """The numbers of the position, once they were read."""
         self._table = table
         self._source_id = source_id
         self._held: list[pa.RecordBatch] | None = None
         self._filter: Filter | None = None
         self._pages = 0
-        files = table.files(source_id)
-        self._rows = sum(file.rows for file in files)
-        if self._rows <= HELD_ROWS:
-            self._held = list(table.read(files, KEYS))
+        self._rows: int | None = None
 
     def find(self, ids: Sequence[str]) -> pa.Table:
         """Return the keys of the rows that have one of the ids, the later ones last."""
+        if self._rows is None:
+            files = self._table.files(self._source_id)
+            self._rows = sum(file.rows for file in files)
+            if self._rows <= HELD_ROWS:
+                self._held = list(self._table.read(files, KEYS))
         if self._held is not None:
             held = pa.Table.from_batches(self._held, _schema(self._table))
             return held.filter(pc.is_in(held["record_id"], pa.array(ids, pa.string())))
@@ -105,7 +111,9 @@ class Known:
         return self._table.load(files, KEYS, asked)
 
     def add(self, rows: pa.Table) -> None:
-        """Note rows that were committed."""
+        """Note rows that were looked up, and are committed now."""
+        if self._rows is None:
+            return
         keys = rows.select(KEYS)
         self._rows += keys.num_rows
         if self._held is not None:

@@ -49,9 +49,8 @@ ATTEMPTS = 10
 COMPACTED_FILES = 128
 """So many small files of one day are made one."""
 
-SMALL_BYTES = 2**22
-ROWS_AT_ONCE = 50_000
-"""About so many rows are in memory while files are written again."""
+ROWS_AT_ONCE = 25_000
+"""About so many rows are in memory while files are written again; half of it is a small file."""
 
 
 class Store:
@@ -88,7 +87,7 @@ class Store:
     def position(self, source_id: str) -> Position | None:
         """Return the position that is remembered of a source."""
         self._records.refresh()
-        timestamp, watermark, origin = map(instant, self._numbers(source_id))
+        timestamp, watermark, origin = map(instant, self._position_of(source_id))
         if timestamp is None:
             return None
         return Position(timestamp=timestamp, watermark=watermark, origin=origin)
@@ -117,46 +116,50 @@ class Store:
         return work()
 
     def _commit(
-        self,
-        table: Table,
-        source_id: str,
-        actions: Sequence[Action],
-        numbers: dict[str, int] | None = None,
+        self, source_id: str, actions: Sequence[Action], position: dict[str, int] | None = None
     ) -> None:
-        name = f"ladon-page:{source_id}"
-        number = table.transaction(name) or 0
-        table.commit(actions, {name: number + 1, **(numbers or {})})
-        known = self._known.get(source_id)
-        if table is self._records and known and known.number == number:
-            known.number = number + 1
+        """Commit to the records, as the next number of the source."""
+        table, known = self._records, self._known_of(source_id)
+        before = table.version
+        table.commit(actions, {_page_name(source_id): known.number + 1, **(position or {})})
+        known.number += 1
+        if position:
+            known.position = list(position.values())
+        if table.version == before + 1:  # otherwise somebody else may have numbered one since
+            known.seen_at = table.version
 
     def _known_of(self, source_id: str) -> Known:
-        number = self._records.transaction(f"ladon-page:{source_id}") or 0
-        known = self._known.get(source_id)
-        if known is None or known.number != number:
-            known = self._known[source_id] = Known(self._records, source_id, number)
+        table, known = self._records, self._known.get(source_id)
+        if known is None or known.seen_at != table.version:
+            number = table.transaction(_page_name(source_id)) or 0
+            if known is None or known.number != number:
+                known = self._known[source_id] = Known(table, source_id, number)
+            known.seen_at = table.version
         return known
 
-    def _numbers(self, source_id: str) -> list[int | None]:
-        return [self._records.transaction(name) for name in _position_names(source_id)]
+    def _position_of(self, source_id: str) -> list[int | None]:
+        known = self._known_of(source_id)
+        if known.position is None:
+            known.position = [self._records.transaction(each) for each in _names(source_id)]
+        return known.position
 
     def _store(self, source_id: str, records: list[Record], position: Position | None) -> int:
         numbers: dict[str, int] = {}
         if position is not None:
             told = (position.timestamp, position.watermark, position.origin)
             wanted = [NEVER if each is None else microseconds(each) for each in told]
-            if wanted != self._numbers(source_id):
-                numbers = dict(zip(_position_names(source_id), wanted, strict=True))
-        known = self._known_of(source_id) if records else None
-        fresh, replaced = self._new(known, records) if known else ([], {})
+            if wanted != self._position_of(source_id):
+                numbers = dict(zip(_names(source_id), wanted, strict=True))
+        known = self._known_of(source_id)
+        fresh, replaced = self._new(known, records) if records else ([], {})
         if not fresh and not numbers:
             return 0
         rows = record_rows(fresh)
         added = dict(by_day(rows, [each.timestamp.date() for each in fresh]))
         actions = list(self._replace(source_id, replaced, added))
         actions += [self._add(source_id, day, those) for day, those in added.items()]
-        self._commit(self._records, source_id, actions, numbers)
-        if known and fresh:
+        self._commit(source_id, actions, numbers)
+        if fresh:
             known.add(rows)
         return len(fresh)
 
@@ -172,7 +175,11 @@ class Store:
             return list(reversed(versions.values())), {}
         latest = latest_of(records)
         stored = known.find(list(latest))
-        columns = (stored["record_id"], stored["version"], _int64(stored["record_timestamp"]))
+        columns = (
+            stored["record_id"],
+            stored["version"],
+            stored["record_timestamp"].cast(pa.int64()),
+        )
         # A row that was replaced comes before the one that replaced it.
         rows = {
             record_id: (version, moment)
@@ -226,7 +233,7 @@ class Store:
 
     def _compact(self, source_id: str, days: Set[str]) -> None:
         """Make small files of one day one; that another run was faster does no harm."""
-        files = [each for each in self._records.files(source_id) if each.size < SMALL_BYTES]
+        files = [each for each in self._records.files(source_id) if each.rows * 2 < ROWS_AT_ONCE]
         for day in days:
             self._added.pop((source_id, day), None)
             those = [file for file in files if file.day == day]
@@ -239,7 +246,7 @@ class Store:
                 actions.append(self._records.add(source_id, day, rows, is_new=False))
                 actions += [self._records.remove(source_id, each, is_new=False) for each in part]
             with suppress(CommitFailedError):
-                self._commit(self._records, source_id, actions)
+                self._commit(source_id, actions)
 
     def _mark(self, source_id: str, present: Set[str], most: float) -> int:
         table = self._records
@@ -273,7 +280,7 @@ class Store:
             rows = rows.set_column(number, rows.schema.field(number), new)
             actions.append(table.remove(source_id, file))
             actions.append(self._add(source_id, file.day, rows))
-        self._commit(table, source_id, actions)
+        self._commit(source_id, actions)
         return len(missing)
 
     def _store_rejects(self, source_id: str, rejects: list[Reject], run_id: str) -> None:
@@ -288,7 +295,9 @@ class Store:
             return
         now = datetime.now(UTC)
         rows = quarantine_rows(new, run_id, now)
-        self._commit(table, source_id, [table.add(source_id, now.date().isoformat(), rows)])
+        name = _page_name(source_id)
+        number = (table.transaction(name) or 0) + 1
+        table.commit([table.add(source_id, now.date().isoformat(), rows)], {name: number})
 
 
 def _parts(files: list[File]) -> Iterator[list[File]]:
@@ -303,10 +312,10 @@ def _parts(files: list[File]) -> Iterator[list[File]]:
         yield part
 
 
-def _position_names(source_id: str) -> list[str]:
-    # Before the source, which may end in anything.
+def _page_name(source_id: str) -> str:
+    # What it is comes first: a source may be named like anything.
+    return f"ladon-page:{source_id}"
+
+
+def _names(source_id: str) -> list[str]:
     return [f"ladon-{what}:{source_id}" for what in ("timestamp", "watermark", "origin")]
-
-
-def _int64(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column.cast(pa.int64())

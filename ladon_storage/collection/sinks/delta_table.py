@@ -78,12 +78,18 @@ class Table:
         self._kind = kind
         self._folder = None if "://" in address else Path(address)
         self._uri = self._folder.as_uri() if self._folder else address
+        self._folders: set[str] = set()
         self._log = self._open()
         self._files: pafs.FileSystem = (
             pafs.SubTreeFileSystem(str(self._folder), pafs.LocalFileSystem())
             if self._folder
             else pafs.PyFileSystem(DeltaStorageHandler(self._uri))
         )
+
+    @property
+    def version(self) -> int:
+        """The last commit that is seen."""
+        return int(self._log.version())
 
     def refresh(self) -> None:
         """See what others committed."""
@@ -131,12 +137,16 @@ class Table:
         # Neither a separator nor a point: a name cannot lead out of the table's folder.
         folder = f"{re.sub(r'[^A-Za-z0-9_-]', '_', source_id)[:80]}/{day}"
         path = f"{folder}/{uuid4()}.parquet"
-        self._files.create_dir(folder, recursive=True)
+        is_folder_new = folder not in self._folders
+        if is_folder_new:
+            self._files.create_dir(folder, recursive=True)
+            self._folders.add(folder)
         with self._files.open_output_stream(path) as stream:
             pq.write_table(rows, stream, compression="zstd", use_dictionary=["collected_at"])
         size = self._files.get_file_info(path).size
         if self._folder:
-            _flush(*_up_to(self._folder, self._folder / path))
+            upward = _up_to(self._folder, self._folder / path)
+            _flush(*(upward if is_folder_new else upward[:2]))
         stats = json.dumps(self._stats(rows))
         partition = {"source_id": source_id, "day": day}
         return AddAction(path, size, partition, time.time_ns() // 1_000_000, is_new, stats)
@@ -154,7 +164,7 @@ class Table:
             CommitFailedError: Another commit came in between that one of ``names``, or a file,
                 depends on.
         """
-        before = self._log.version()
+        before = self.version
         self._log.create_write_transaction(
             list(actions),
             "append",
@@ -167,11 +177,16 @@ class Table:
         )
         self.refresh()
         if self._folder:
-            log = self._folder / "_delta_log"
-            names_of = ("{:020}.json", "{:020}.checkpoint.parquet")
-            numbers = range(before + 1, self._log.version() + 1)
-            made = [log / name.format(number) for number in numbers for name in names_of]
-            _flush(*made, log / "_last_checkpoint", log)
+            self._flush_log(before)
+
+    def _flush_log(self, before: int) -> None:
+        log = Path(self._folder or "", "_delta_log")
+        for number in range(before + 1, self.version + 1):
+            _flush(log / f"{number:020}.json")
+            # A commit is followed by its checkpoint, or by the one that others were late with.
+            if number % CHECKPOINT_COMMITS == 0:
+                _flush(log / f"{number:020}.checkpoint.parquet", log / "_last_checkpoint")
+        _flush(log)
 
     def clean_up(self) -> None:
         """Let the log forget what the table's retention no longer asks for."""
