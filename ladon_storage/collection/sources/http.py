@@ -1,13 +1,10 @@
-"""The one place where sources speak HTTP, and where aiohttp's errors become ours.
+"""The one place where sources speak HTTP: what is repeated, followed, waited for and counted.
 
 - What can be repeated is repeated here and nowhere above: a connection that failed, a timeout, a
   body that was cut off on its way, and the statuses that ask for it. `Retry-After` is honoured. A
   POST is repeated only where its caller says that it asks and changes nothing.
 - A throttled answer says nothing against the host: it is waited for, and no circuit counts it.
 - A document that arrived whole and is not JSON is not asked for again: it was published like that.
-- An address appears in messages without user, password, query, fragment and hidden texts. Where
-  there is anything to hide, the original error is not chained, since it may carry all of it.
-- Keys go to the host that they are for and to no other, whatever a redirect or a feed says.
 """
 
 from __future__ import annotations
@@ -16,22 +13,29 @@ import json
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
-from urllib.parse import quote
 
 import aiohttp
 import stamina
-from multidict import CIMultiDictProxy
 from yarl import URL
 
-from ladon_storage.collection.sources.addresses import check_url, is_same_host, shown
+from ladon_storage.collection.sources.addresses import check_url
+from ladon_storage.collection.sources.exchange import (
+    Exchange,
+    HttpAnswer,
+    Keys,
+    Parameters,
+    Request,
+    address,
+)
 from ladon_storage.collection.sources.fields import Rate
 from ladon_storage.collection.sources.hosts import admitted, circuit_of, host_of
 from ladon_storage.errors import CircuitOpenError, SourceError
 from ladon_storage.models import to_utc
+
+__all__ = ["HttpAnswer", "Keys", "SourceHttp", "source_http"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,59 +53,6 @@ MAX_REDIRECTS = 10
 _TIMEOUT = aiohttp.ClientTimeout(total=300, sock_connect=30, sock_read=60)
 _REPEATABLE_STATUSES = frozenset({408, 425, 429})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_CHUNK_BYTES = 2**16
-
-
-Parameters = Mapping[str, str | int]
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Keys:
-    """Be the secrets of a source's requests.
-
-    Args:
-        home: The address whose host they are for; no other gets them.
-        headers: Headers that hold secrets; sent with each request.
-        params: Parameters of the query that hold secrets; sent with each request.
-        hidden: Secrets that addresses hold otherwise.
-    """
-
-    home: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-    params: Mapping[str, str] = field(default_factory=dict)
-    hidden: Collection[str] = ()
-
-
-_NO_KEYS = Keys("")
-
-
-@dataclass(frozen=True, slots=True)
-class HttpAnswer:
-    """Be what a source answered, whole.
-
-    Args:
-        url: Where it came from in the end; it may hold what must not be shown.
-        status: The HTTP status.
-        headers: Its headers; names are told apart without regard to case.
-        body: Its bytes, unpacked.
-    """
-
-    url: URL
-    status: int
-    headers: CIMultiDictProxy[str]
-    body: bytes
-
-    def __repr__(self) -> str:
-        return f"<HttpAnswer {self.status}, {len(self.body)} bytes>"
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class _Request:
-    method: str
-    url: URL
-    body: object
-    headers: Mapping[str, str]
-    accept: Collection[int]
 
 
 class SourceHttp:
@@ -127,19 +78,13 @@ class SourceHttp:
         throttled: Collection[int] = (),
     ) -> None:
         self._source_id = source_id
-        self._session = session
-        self._max_bytes = max_bytes
-        self._keys = keys
-        self._hidden = _hidden(keys)
+        self._exchange = Exchange(source_id, session, max_bytes, keys)
         self._rate = rate
         self._throttled = frozenset({429, *throttled})
 
     def shown(self, url: str | URL) -> str:
         """Return an address without what may be secret, this source's keys included."""
-        text = shown(url)
-        for each in self._hidden:
-            text = text.replace(each, "***")
-        return text
+        return self._exchange.shown(url)
 
     async def get_json(
         self,
@@ -187,7 +132,7 @@ class SourceHttp:
             SourceError: It did not arrive, also not when asked for again where that makes sense, or
                 has none of the statuses of ``accept``.
         """
-        request = _Request("GET", _address(url, params), None, headers or {}, accept)
+        request = Request("GET", address(url, params), None, headers or {}, accept)
         return await self._repeated(request, ATTEMPTS)
 
     async def post(
@@ -205,10 +150,10 @@ class SourceHttp:
         Raises:
             SourceError: As for `get`; what is no query is asked once.
         """
-        request = _Request("POST", _address(url, params), body, headers or {}, accept)
+        request = Request("POST", address(url, params), body, headers or {}, accept)
         return await self._repeated(request, ATTEMPTS if is_query else 1)
 
-    async def _repeated(self, request: _Request, attempts: int) -> HttpAnswer:
+    async def _repeated(self, request: Request, attempts: int) -> HttpAnswer:
         async for attempt in stamina.retry_context(
             on=_wait_before_retry,
             attempts=attempts,
@@ -232,7 +177,7 @@ class SourceHttp:
                     raise
         raise AssertionError("stamina ends with a result or an error")
 
-    async def _attempted(self, request: _Request) -> HttpAnswer:
+    async def _attempted(self, request: Request) -> HttpAnswer:
         """Make a request and follow where it leads; each host on the way is asked as itself."""
         for _ in range(MAX_REDIRECTS + 1):
             answer = await self._judged(request)
@@ -242,11 +187,11 @@ class SourceHttp:
             if answer.status not in _REDIRECTS or location is None:
                 self._refuse_status(answer)
             request = self._redirected(request, location)
-        raise self._error(request.url, "redirects nowhere", "check the address")
+        raise self._exchange.error(request.url, "redirects nowhere", "check the address")
 
-    async def _judged(self, request: _Request) -> HttpAnswer:
+    async def _judged(self, request: Request) -> HttpAnswer:
         """Make one request if the host's circuit admits it, and tell the circuit how it went."""
-        self._refuse_foreign_host(request.url)
+        self._exchange.check_host(request.url)
         circuit = circuit_of(request.url)
         await admitted(request.url, self._rate)
         try:
@@ -260,7 +205,7 @@ class SourceHttp:
                 retry_after=error.retry_after,
             ) from None
         try:
-            answer = await self._exchanged(request)
+            answer = await self._exchange.make(request)
         except SourceError as error:
             (circuit.failure if error.transient else circuit.release)(permit)
             raise
@@ -275,57 +220,19 @@ class SourceHttp:
             circuit.success(permit)
         return answer
 
-    async def _exchanged(self, request: _Request) -> HttpAnswer:
-        keys = self._keys or _NO_KEYS
-        try:
-            async with self._session.request(
-                request.method,
-                _address(request.url, keys.params),
-                json=request.body,
-                headers={**request.headers, **keys.headers},
-                allow_redirects=False,
-            ) as response:
-                wanted = response.status in request.accept
-                body = await self._body(response, request.url) if wanted else b""
-                return HttpAnswer(request.url, response.status, response.headers, body)
-        except (aiohttp.ClientError, OSError) as error:  # a TimeoutError is an OSError
-            failure = self._translated(error, request.url)
-            hides = self._hidden or shown(request.url) != str(request.url)
-            cause = None if hides else error
-        raise failure from cause
-
-    async def _body(self, response: aiohttp.ClientResponse, url: URL) -> bytes:
-        body = bytearray()
-        async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-            body += chunk
-            if len(body) > self._max_bytes:
-                raise SourceError(
-                    f"Source {self._source_id!r} sends more than {self._max_bytes} bytes from "
-                    f"{self.shown(url)}; see what it publishes.",
-                    self._source_id,
-                )
-        return bytes(body)
-
-    def _redirected(self, request: _Request, location: str) -> _Request:
+    def _redirected(self, request: Request, location: str) -> Request:
         try:
             target = request.url.join(URL(location))
             check_url(str(target))
         except ValueError:
             target = None
         if target is None or request.method != "GET":
-            raise self._error(request.url, "redirects nowhere", "check the address") from None
+            raise self._exchange.error(
+                request.url, "redirects nowhere", "check the address"
+            ) from None
         if target.user is None and target.origin() == request.url.origin():
             target = target.with_user(request.url.user).with_password(request.url.password)
-        return _Request("GET", target, None, request.headers, request.accept)
-
-    def _refuse_foreign_host(self, url: URL) -> None:
-        if self._keys is not None and not is_same_host(self._keys.home, url):
-            raise SourceError(
-                f"Source {self._source_id!r} leads from {self.shown(self._keys.home)} to "
-                f"{self.shown(url)}, another host, which must not get its key and was not asked; "
-                "set the address to that host, if it is the right one.",
-                self._source_id,
-            )
+        return Request("GET", target, None, request.headers, request.accept)
 
     def _is_throttled(self, answer: HttpAnswer) -> bool:
         return answer.status in self._throttled or (
@@ -347,28 +254,6 @@ class SourceHttp:
             retry_after=wait,
         )
 
-    def _translated(self, error: aiohttp.ClientError | OSError, url: URL) -> SourceError:
-        """Say what happened without the error's own text, which may hold the address."""
-        if isinstance(error, aiohttp.ClientSSLError):
-            problem, transient = "is not trusted: its certificate or TLS was refused", False
-        elif isinstance(error, TimeoutError):
-            problem, transient = "did not answer in time", True
-        elif isinstance(error, aiohttp.ClientPayloadError):
-            problem, transient = "cut its answer off", True
-        elif isinstance(error, aiohttp.ClientConnectionError | OSError):
-            problem, transient = "could not be reached, or hung up", True
-        else:
-            problem, transient = "answered something that is not HTTP", False
-        problem = f"{problem} ({type(error).__name__})"
-        return self._error(url, problem, "check the address and the network", transient=transient)
-
-    def _error(self, url: URL, problem: str, step: str, *, transient: bool = False) -> SourceError:
-        return SourceError(
-            f"Source {self._source_id!r} {problem} at {self.shown(url)}; {step}.",
-            self._source_id,
-            transient=transient,
-        )
-
 
 @asynccontextmanager
 async def source_http(
@@ -384,19 +269,6 @@ async def source_http(
         timeout=_TIMEOUT, headers={"User-Agent": "ladon-storage", "Accept": "application/json"}
     ) as session:
         yield SourceHttp(source_id, session, max_bytes, keys=keys, rate=rate, throttled=throttled)
-
-
-def _hidden(keys: Keys | None) -> frozenset[str]:
-    if keys is None:
-        return frozenset()
-    secrets = [
-        each for each in (*keys.headers.values(), *keys.params.values(), *keys.hidden) if each
-    ]
-    return frozenset(secrets + [quote(each, safe="") for each in secrets])
-
-
-def _address(url: str | URL, params: Parameters | None) -> URL:
-    return URL(url).update_query(params) if params else URL(url)
 
 
 def _wait_before_retry(error: Exception) -> bool | float:

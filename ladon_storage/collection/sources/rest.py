@@ -9,12 +9,13 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from yarl import URL
 
 from ladon_storage.collection.records import Page, Record, Reject, paged
@@ -44,11 +45,21 @@ from ladon_storage.errors import SourceError
 from ladon_storage.models import SourceId
 
 _SECRET_HEADERS = ("authorization", "cookie", "key", "token", "secret")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def _check_header(name: str) -> str:
+    if not _HEADER_NAME.fullmatch(name):
+        raise ValueError("should be the name of a header, such as X-Api-Key")
+    return name
 
 
 def _check_headers(value: Any) -> Any:
     if isinstance(value, Mapping):
-        for name in value:
+        for name, text in value.items():
+            _check_header(str(name))
+            if not (str(text).isascii() and str(text).isprintable()):
+                raise ValueError(f"{name} should have printable ASCII characters alone")
             if any(part in str(name).lower() for part in _SECRET_HEADERS):
                 raise ValueError(
                     f"{name} would hold a secret; name the secret in key, and {name} in key_header"
@@ -101,7 +112,7 @@ class Rest(BaseModel):
         None, title="Body", description="The JSON body of a POST, without secrets."
     )
     key: SecretName | None = Field(None, title="Name of the key", description=KEY_TEXT)
-    key_header: str = Field(
+    key_header: Annotated[str, AfterValidator(_check_header)] = Field(
         "Authorization", title="Header of the key", description="The header that holds the key."
     )
     key_prefix: str = Field(
