@@ -22,6 +22,7 @@ from ladon_storage.collection.records import Page, Record
 from ladon_storage.collection.sinks import SqlSink
 from ladon_storage.collection.sources import source_from
 from ladon_storage.collection.sources import sql as sql_module
+from ladon_storage.collection.sources import sql_table
 from ladon_storage.collection.sources.sql import SqlTable
 from ladon_storage.errors import ConfigurationError, SourceError
 from tests.collecting import MemorySink, RememberingSink, ScriptedStorage, at, table
@@ -357,16 +358,16 @@ async def test_columns_that_are_never_null_cost_no_statement(
 ) -> None:
     """A search for what cannot be there would read the whole table."""
     file.run("CREATE TABLE events (id INTEGER PRIMARY KEY NOT NULL, updated_at TEXT NOT NULL)")
-    monkeypatch.setattr(sql_module.TableReader, "_rows", lambda *_: pytest.fail("was asked"))
+    monkeypatch.setattr(sql_table.TableReader, "_rows", lambda *_: pytest.fail("was asked"))
     reader = None
 
     async def opened() -> list[Any]:
         source = file.source()
-        layout = sql_module.Layout(
+        layout = sql_table.Layout(
             "log", "events", None, "id", "updated_at", (), "datetime", UTC, 10, source.timeout
         )
         nonlocal reader
-        reader = sql_module.TableReader(layout, await source._address())
+        reader = sql_table.TableReader(layout, await source._address())
         reader.open()
         return reader.unreachable(10)
 

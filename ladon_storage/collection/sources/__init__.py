@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 
 from ladon_storage.collection.interfaces import Source
 from ladon_storage.collection.sources.kev import Kev
+from ladon_storage.collection.sources.misp import Misp
 from ladon_storage.collection.sources.nvd import Nvd
 from ladon_storage.collection.sources.otx import Otx
 from ladon_storage.collection.sources.rest import Rest
@@ -21,6 +22,7 @@ from ladon_storage.errors import ConfigurationError
 __all__ = [
     "AnySource",
     "Kev",
+    "Misp",
     "Nvd",
     "Otx",
     "Rest",
@@ -31,7 +33,7 @@ __all__ = [
 ]
 
 # A new source is a name here.
-_Source = ThreatFox | UrlHaus | Kev | Otx | Nvd | Rest | SqlTable
+_Source = ThreatFox | UrlHaus | Kev | Otx | Nvd | Misp | Rest | SqlTable
 
 AnySource = Annotated[_Source, Field(discriminator="kind")]
 """Any source of this package; a dictionary becomes the one that its ``kind`` names."""

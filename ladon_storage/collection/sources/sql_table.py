@@ -153,7 +153,7 @@ class TableReader:
             SourceError: Two rows have the same timestamp and id.
             SQLAlchemyError: The database said no.
         """
-        limits = [self._time.is_not(None), self._id.is_not(None)]
+        limits: list[ColumnElement[bool]] = [self._time.is_not(None), self._id.is_not(None)]
         if after is not None:
             last, last_id = _raw(after[0]), _raw(after[1])
             # With the first part an index is read from there on.
@@ -183,7 +183,7 @@ class TableReader:
         return self._rows(statement.order_by(self._id.desc()).limit(most))
 
     def _selected(self) -> Select[Any]:
-        values = [column(name) for name in self.names]
+        values: list[ColumnElement[Any]] = [column(name) for name in self.names]
         keys = [self._time.label("_key_time"), self._id.label("_key_id")]
         source = table(self._layout.table, schema=self._layout.schema)
         return select(*values, *keys).select_from(source)

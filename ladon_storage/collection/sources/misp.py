@@ -1,0 +1,222 @@
+"""MISP: the events of an instance (restSearch), or a feed of files that a manifest lists.
+
+- An event is as new as its ``timestamp``, not as the day ``date`` that a user set.
+- An event that was synced from another instance arrives with the timestamp of its origin. One that
+  was longer on its way than the overlap is only found by a backfill.
+- An instance is paged through by ids: an event that changes meanwhile stays where it is, and by
+  timestamps it would move to the end and pull another one onto a page that was read already.
+- A feed's manifest lists everything, so that what it no longer lists was removed. It may list a
+  file that answers 404 for ever; that goes into the quarantine, and the rest goes on.
+- An event of a feed is as new as the manifest says: a file that was changed after the manifest was
+  read must not move the watermark beyond the others that changed with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from ladon_storage.collection.records import Page, Record, Reject, paged
+from ladon_storage.collection.secrets import SecretName, secret
+from ladon_storage.collection.sources.addresses import HttpUrl, shown
+from ladon_storage.collection.sources.fields import (
+    KEY_TEXT,
+    OVERLAP_TEXT,
+    SETTINGS,
+    SOURCE_ID_TEXT,
+    Span,
+)
+from ladon_storage.collection.sources.http import Keys, SourceHttp, source_http
+from ladon_storage.collection.sources.items import value_at
+from ladon_storage.collection.sources.paging import PageNumbers
+from ladon_storage.collection.sources.rest import Rest
+from ladon_storage.collection.sources.times import unix_moment, written
+from ladon_storage.errors import SourceError
+from ladon_storage.models import SourceId
+
+PAGE_EVENTS = 10
+"""Events of a feed that become durable at once: one may have a hundred thousand attributes."""
+
+_GONE = (404, 410)
+_OURS = frozenset({"returnFormat", "limit", "page", "order", "timestamp"})
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_moment = unix_moment()
+
+
+class Misp(BaseModel):
+    """Collect MISP's events, each with its attributes and objects.
+
+    >>> Misp(via="feed", url="https://feeds.example.org/osint/").whole
+    True
+    """
+
+    model_config = ConfigDict(**SETTINGS, title="MISP")
+
+    kind: Literal["misp"] = Field("misp", title="Kind", description="The kind of source.")
+    via: Literal["restsearch", "feed"] = Field(
+        "restsearch",
+        title="Read from",
+        description="An instance, which needs a key, or a feed of files.",
+    )
+    url: HttpUrl = Field(
+        title="Address",
+        description="The instance, such as https://misp.example.org, or the folder of the feed's "
+        "manifest.json.",
+    )
+    key: SecretName | None = Field(None, title="Name of the key", description=KEY_TEXT)
+    source_id: SourceId = Field("misp", title="Source id", description=SOURCE_ID_TEXT)
+    overlap: Span = Field(
+        timedelta(hours=24),
+        title="Overlap",
+        description=f"{OVERLAP_TEXT} As long as an event may be on its way from where it was made.",
+    )
+    limit: int = Field(
+        50,
+        ge=1,
+        le=10_000,
+        title="Limit (events)",
+        description="How many events a page of an instance is asked to have.",
+    )
+    filters: dict[str, JsonValue] = Field(
+        {},
+        title="Filters",
+        description='What else an instance is asked for, as restSearch takes it: {"tags": "apt"}.',
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Misp:
+        if self.via == "restsearch" and self.key is None:
+            raise ValueError("an instance needs a key; set the name of the secret that holds it")
+        if self.via == "feed" and self.filters:
+            raise ValueError("a feed takes no filters; leave them empty")
+        if ours := sorted(_OURS & self.filters.keys()):
+            raise ValueError(f"the filters {', '.join(ours)} are set by the collection itself")
+        return self
+
+    @property
+    def whole(self) -> bool:
+        """Whether a run lists all that there is."""
+        return self.via == "feed"
+
+    @property
+    def ordered(self) -> bool:
+        """Whether pages come in the order of time: a feed is read by its manifest's timestamps."""
+        return self.via == "feed"
+
+    async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
+        """Yield the events with ``start <= timestamp < until``; of a feed also what it lists."""
+        read = self._fed if self.via == "feed" else self._searched
+        async with aclosing(read(start, until)) as pages:
+            async for page in pages:
+                yield page
+
+    async def _searched(
+        self, start: datetime | None, until: datetime | None
+    ) -> AsyncGenerator[Page, None]:
+        body: dict[str, Any] = {**self.filters, "returnFormat": "json", "order": "Event.id asc"}
+        if start is not None or until is not None:
+            since = "0" if start is None else written(start, "seconds")
+            # One that is asked for alone is the beginning; both are included.
+            body["timestamp"] = (
+                since if until is None else [since, written(until, "seconds", up=True)]
+            )
+        api = Rest(
+            source_id=self.source_id,
+            url=f"{self.url.rstrip('/')}/events/restSearch",
+            method="POST",
+            body=body,
+            key=self.key,
+            records="response",
+            id="Event.uuid",
+            timestamps=("Event.timestamp",),
+            timestamp_format="seconds",
+            paging=PageNumbers(where="body", size_parameter="limit", size=self.limit),
+        )
+        async with api.http() as http, aclosing(api.walk(http, start, until)) as walk:
+            async for got in walk:
+                for page in paged(api.read(got.items, start, until)):
+                    yield page
+
+    async def _fed(
+        self, start: datetime | None, until: datetime | None
+    ) -> AsyncGenerator[Page, None]:
+        keys = None
+        if self.key is not None:
+            keys = Keys(self.url, {"Authorization": await secret(self.key, self.source_id)})
+        async with source_http(self.source_id, keys=keys) as http:
+            manifest = await http.get_json(self._file("manifest.json"))
+            listing, wanted = self._wanted(manifest, start, until)
+            yield listing
+            for first in range(0, len(wanted), PAGE_EVENTS):
+                page = Page()
+                for moment, uuid in wanted[first : first + PAGE_EVENTS]:
+                    found = await self._event(http, uuid, moment, manifest[uuid])
+                    if isinstance(found, Record):
+                        page.records.append(found)
+                    else:
+                        page.rejects.append(found)
+                yield page
+
+    def _wanted(
+        self, manifest: object, start: datetime | None, until: datetime | None
+    ) -> tuple[Page, list[tuple[datetime, str]]]:
+        """Return what is listed and not read, and which events are, the oldest first."""
+        if not isinstance(manifest, dict) or not manifest:
+            raise self._error("is no object of events, or is empty")
+        page, wanted = Page(), []
+        for uuid, entry in manifest.items():
+            try:
+                moment = _listed_at(uuid, entry)
+            except ValueError as error:
+                page.rejects.append(Reject.of(error, {uuid: entry}, uuid))
+                continue
+            if (start is None or moment >= start) and (until is None or moment < until):
+                wanted.append((moment, uuid))
+            else:
+                page.listed.append(uuid)
+        return page, sorted(wanted)
+
+    async def _event(
+        self, http: SourceHttp, uuid: str, moment: datetime, entry: object
+    ) -> Record | Reject:
+        answer = await http.get(self._file(f"{uuid}.json"), accept=(200, *_GONE))
+        if answer.status in _GONE:
+            reason = f"the manifest lists it, and its file answers {answer.status}"
+            return Reject.of(reason, {uuid: entry}, uuid)
+        try:
+            event = http.parsed(answer)
+            if value_at(event, "Event.uuid") == uuid:
+                return Record.of(uuid, moment, event)
+            problem = "Event.uuid: is not the one that the manifest lists"
+        except (SourceError, ValueError) as error:
+            problem = str(error)
+        return Reject(problem, answer.body.decode(errors="replace"), uuid)
+
+    def _file(self, name: str) -> str:
+        return f"{self.url.removesuffix('manifest.json').rstrip('/')}/{name}"
+
+    def _error(self, problem: str) -> SourceError:
+        return SourceError(
+            f"The manifest of source {self.source_id!r} at {shown(self.url)} {problem}; "
+            "nothing of it was stored, see what the feed publishes.",
+            self.source_id,
+        )
+
+
+def _listed_at(uuid: str, entry: object) -> datetime:
+    """Return how new an event is.
+
+    Raises:
+        ValueError: The manifest does not say, or lists what cannot be the name of a file.
+    """
+    if not _UUID.fullmatch(uuid):
+        raise ValueError("the manifest lists it under a name that is no UUID")
+    try:
+        return _moment(value_at(entry, "timestamp"))
+    except ValueError as error:
+        raise ValueError(f"timestamp: {error}") from None
