@@ -1,13 +1,9 @@
-"""The sink that is a table of SQLite: what it counts, keeps, refuses, and what a crash leaves."""
+"""The sink that is a table of SQLite: its columns, its locks, and what it refuses."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import traceback
 from contextlib import closing
@@ -19,10 +15,9 @@ import pytest
 
 from ladon_storage.collection.interfaces import Sink
 from ladon_storage.collection.records import Page, Record
-from ladon_storage.collection.sinks import SqlSink, sink_from
-from ladon_storage.collection.sinks import sql as sql_module
-from ladon_storage.errors import ConfigurationError, SinkError
-from tests.collecting import MemorySink, at, record, table
+from ladon_storage.collection.sinks import SqlSink, sql_sqlite
+from ladon_storage.errors import SinkError
+from tests.collecting import at, record, table
 
 
 @pytest.fixture
@@ -54,25 +49,6 @@ async def test_table_has_the_columns_that_were_promised(path: Path) -> None:
     ]
     [(collected_at,)] = table(path, "collected_at")
     assert datetime.fromisoformat(collected_at).utcoffset() == timedelta(0)
-
-
-@pytest.mark.parametrize("keep", ["latest", "all"])
-async def test_same_records_again_change_nothing(path: Path, keep: str) -> None:
-    """A replay within a page, in a later page and in a later run counts no row."""
-    page = [record("1", 1), record("2", 2), record("1", 1)]
-
-    assert await write(sink(path, keep), page, page) == [2, 0]
-    before = table(path, "*")
-    assert await write(sink(path, keep), page) == [0]
-    assert table(path, "*") == before
-
-
-async def test_keep_all_has_one_row_for_each_version(path: Path) -> None:
-    """A version that comes back is not stored again."""
-    pages = [[record("1", 1, "a"), record("1", 1, "b")], [record("1", 2, "c"), record("1", 1, "a")]]
-
-    assert await write(sink(path, "all"), *pages) == [2, 1]
-    assert {row[1] for row in table(path, VALUES)} == {"a", "b", "c"}
 
 
 @pytest.mark.parametrize(
@@ -118,27 +94,6 @@ async def test_timestamps_order_as_text(path: Path) -> None:
     ordered = table(path, "record_timestamp, record_id")
     assert [row[1] for row in sorted(ordered)] == ["0", "1", "2", "3"]
     assert {len(row[0]) for row in ordered} == {32}
-
-
-async def test_sources_do_not_touch_each_others_records(path: Path) -> None:
-    """The same id at another source is another record."""
-    await write(sink(path), [record("1", 2, "a")], source_id="one")
-    await write(sink(path), [record("1", 1, "b")], source_id="two")
-
-    assert table(path, "source_id, " + VALUES) == [("one", "1", "a"), ("two", "1", "b")]
-
-
-async def test_empty_page_is_nothing_to_store(path: Path) -> None:
-    """A page without records costs no transaction."""
-    assert await write(sink(path), []) == [0]
-
-
-async def test_any_text_survives(path: Path) -> None:
-    """What JSON can say, the table can hold."""
-    content = {"nul": "\0", "lone": "\ud800", "emoji": "🦜", "quote": "';--"}
-    await write(sink(path), [Record.of("é';--", at(0), content)], source_id="sø:urce/1")
-
-    assert table(path, "source_id, record_id") == [("sø:urce/1", "é';--")]
 
 
 async def test_page_is_stored_whole_or_not_at_all(path: Path) -> None:
@@ -208,11 +163,11 @@ async def test_table_that_is_locked_for_too_long_fails_the_write(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another program that never lets go is an error of ours, not a run that hangs."""
-    monkeypatch.setattr(sql_module, "_BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(sql_sqlite, "WAIT_SECONDS", 0.01)
     async with sink(path) as target:
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(SinkError, match="database is locked"):
+            with pytest.raises(SinkError, match="database is locked; end the program that holds"):
                 await target.write("feed", Page([record("1", 1)]))
 
 
@@ -315,18 +270,6 @@ async def test_cancelled_write_leaves_nothing_behind(path: Path) -> None:
     assert len(table(path)) == 2
 
 
-async def test_sink_serves_one_run_at_a_time(path: Path) -> None:
-    """An object that is open already says so; after it was left it can be used again."""
-    target = sink(path)
-    async with target:
-        with pytest.raises(SinkError, match="serves another run"):
-            await write(target)
-        assert await target.write("feed", Page([record("1", 1)])) == 1
-    with pytest.raises(SinkError, match="is not open"):
-        await target.write("feed", Page([record("2", 2)]))
-    assert await write(target, [record("2", 2)]) == [1]
-
-
 async def test_sink_that_could_not_be_opened_can_be_tried_again(tmp_path: Path) -> None:
     """A failed opening leaves no thread that blocks the next."""
     target = sink(tmp_path / "later" / "records.db")
@@ -337,103 +280,6 @@ async def test_sink_that_could_not_be_opened_can_be_tried_again(tmp_path: Path) 
     assert await write(target, [record("1", 1)]) == [1]
 
 
-_WRITER = """
-import asyncio, sys
-from ladon_storage.collection.records import Page
-from ladon_storage.collection.sinks import SqlSink
-from tests.collecting import record
-
-async def main():
-    async with SqlSink(sys.argv[1]) as sink:
-        for page in range(1_000_000):
-            await sink.write("feed", Page([record(f"{page}-{n}", n) for n in range(10)]))
-            print(page, flush=True)
-
-asyncio.run(main())
-"""
-
-
-def test_killed_process_loses_no_page_that_was_written(path: Path) -> None:
-    """After kill -9 every page for which `write` returned is there, and no half page."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", _WRITER, f"sqlite:///{path}"],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parent.parent,
-        env={**os.environ, "PYTHONPATH": "."},
-    )
-    with process:
-        assert process.stdout is not None
-        last = -1
-        while last < 20:
-            last = int(process.stdout.readline())
-        process.send_signal(signal.SIGKILL)
-        last = int(process.stdout.read().split("\n")[-2:][0] or last)
-
-    ids = [row[0] for row in table(path)]
-    pages = {int(record_id.split("-")[0]) for record_id in ids}
-    assert pages >= set(range(last + 1))
-    assert len(ids) == 10 * len(pages)
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (None, "told by a dictionary"),
-        ("sqlite:///records.db", "told by a dictionary"),
-        ({}, "needs its address as the text 'url'"),
-        ({"url": 7}, "needs its address as the text 'url'"),
-        ({"url": "records.db"}, "address without a scheme; there are: sqlite://"),
-        ({"url": "delta:///records"}, "address of the scheme 'delta'; there are: sqlite://"),
-        (
-            {"url": "sqlite:///a.db", "mode": "x"},
-            "no field 'mode'; its fields are url, table, keep",
-        ),
-        ({"url": "sqlite:///a.db", "keep": "first"}, "'latest' or 'all', not 'first'"),
-        ({"url": "sqlite:///a.db", "table": "a b"}, "cannot be named 'a b'"),
-        ({"url": "sqlite:///a.db", "table": ""}, "cannot be named ''"),
-        ({"url": "sqlite:///a.db", "table": None}, "cannot be named None"),
-        ({"url": "sqlite:///a.db", "table": 'x"; DROP TABLE y; --'}, "cannot be named"),
-        ({"url": "sqlite:///a.db", "table": "sqlite_master"}, "cannot be named"),
-        ({"url": "sqlite:///a.db", "table": "x" * 64}, "cannot be named"),
-        ({"url": "sqlite://"}, "is no file, so not durable"),
-        ({"url": "sqlite:///:memory:"}, "is no file, so not durable"),
-        ({"url": "sqlite:///file:x?mode=memory&uri=true"}, "is no file, so not durable"),
-        ({"url": "sqlite://host:port/x"}, "The sink's address cannot be used"),
-    ],
-)
-def test_wrong_description_says_what_is_wrong(value: Any, message: str) -> None:
-    """What cannot be a sink is a `ConfigurationError` before anything is opened."""
-    with pytest.raises(ConfigurationError) as caught:
-        sink_from(value)
-
-    assert message in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "sqlite://me:SECRET@/",
-        "postgres://me:SECRET@host/db",
-        "sqlite://me:SECRET@host:x/db",
-        "SECRET",
-    ],
-)
-def test_no_error_shows_a_password(url: str) -> None:
-    """An address that cannot be used is not repeated with its password."""
-    with pytest.raises(ConfigurationError) as caught:
-        sink_from({"url": url})
-
-    assert "SECRET" not in "".join(traceback.format_exception(caught.value))
-
-
-def test_dictionary_becomes_the_sink_of_its_scheme(path: Path) -> None:
-    """The defaults are the table `records` and the latest content of each record."""
-    assert repr(sink_from({"url": f"sqlite:///{path}"})) == (
-        f"SqlSink('sqlite:///{path}', table='records', keep='latest')"
-    )
-
-
 @pytest.mark.parametrize("name", ["order", "Records", "_x1"])
 async def test_table_may_have_any_usual_name(path: Path, name: str) -> None:
     """Names that are words of SQL are quoted."""
@@ -441,8 +287,28 @@ async def test_table_may_have_any_usual_name(path: Path, name: str) -> None:
     assert len(table(path, name=f'"{name}"')) == 1
 
 
-def test_sink_of_ones_own_is_taken_as_it_is() -> None:
-    """A class needs the methods, not a base."""
-    own = MemorySink()
+@pytest.mark.parametrize("keep", ["latest", "all"])
+async def test_page_of_known_records_waits_for_nobody(path: Path, keep: str) -> None:
+    """Nor does opening what is there: both only read."""
+    page = [record("1", 1), record("2", 2)]
+    await write(sink(path, keep), page)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert await asyncio.wait_for(write(sink(path, keep), page), 10) == [0]
 
-    assert sink_from(own) is own
+
+async def test_full_disk_is_said(path: Path) -> None:
+    """The error has what SQLite says and what to do; what was there stays, and it goes on."""
+    async with sink(path) as target:
+        await target.write("feed", Page([record("1", 1)]))
+        connection = target._connection
+        assert connection is not None
+        connection.exec_driver_sql("PRAGMA max_page_count = 20").close()
+        connection.commit()
+        page = Page([record(str(n), n, "x" * 1000) for n in range(200)])
+        with pytest.raises(SinkError, match="database or disk is full; make room, and run again"):
+            await target.write("feed", page)
+        assert len(table(path)) == 1
+        connection.exec_driver_sql("PRAGMA max_page_count = 100000").close()
+        connection.commit()
+        assert await target.write("feed", page) == 200
