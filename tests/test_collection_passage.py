@@ -13,7 +13,7 @@ from ladon_storage.collection import passage
 from ladon_storage.collection.engine import Report, run
 from ladon_storage.collection.interfaces import Gap, Limits, Position
 from ladon_storage.collection.records import Page, Reject
-from ladon_storage.errors import SourceError, StorageConnectionError
+from ladon_storage.errors import SinkError, SourceError, StorageConnectionError
 from tests.collecting import (
     MemorySink,
     RememberingSink,
@@ -87,7 +87,7 @@ async def test_position_is_written_with_the_last_page_of_an_unordered_source() -
     world = World()
     await world.run([record("2", 20)], [record("1", 10)])
     assert isinstance(world.sink, RememberingSink)
-    assert world.sink.noted == [None, None, Position(timestamp=at(20))]
+    assert world.sink.noted == [None, None, Position(timestamp=at(20), run_id="run-1")]
 
 
 async def test_position_is_written_with_each_page_of_an_ordered_source() -> None:
@@ -95,7 +95,9 @@ async def test_position_is_written_with_each_page_of_an_ordered_source() -> None
     world = World()
     await world.run([record("1", 10)], [record("2", 20)], kind=Ordered)
     assert isinstance(world.sink, RememberingSink)
-    assert world.sink.noted == [Position(timestamp=at(10)), Position(timestamp=at(20))]
+    assert world.sink.noted == [
+        Position(timestamp=at(minute), run_id="run-1") for minute in (10, 20)
+    ]
 
 
 async def test_run_without_news_writes_nothing_to_the_sink() -> None:
@@ -182,7 +184,7 @@ async def test_filling_a_restored_sink_may_take_several_runs() -> None:
     assert world.watermark == at(30)
     await world.run([record("3", 30)], kind=Ordered)
     assert world.asked_from == at(20)
-    assert world.position == Position(timestamp=at(30), watermark=at(30))
+    assert world.position == Position(timestamp=at(30), watermark=at(30), run_id="run-4")
 
 
 async def test_watermark_that_an_operator_moved_back_wins() -> None:
@@ -213,6 +215,33 @@ async def test_watermark_that_was_moved_after_a_failure_wins() -> None:
     assert world.asked_from == at(5)
 
 
+@pytest.mark.parametrize("error", [SinkError("no disk"), KeyboardInterrupt()])
+async def test_watermark_moved_back_to_where_the_last_run_began_wins(error: BaseException) -> None:
+    """Also when the run that was to read it again ended before it wrote anything to the sink."""
+    world = World()
+    await world.run([record("1", 10)])
+    await world.run([record("2", 20)])
+    before = world.storage.stored["feed"].model_dump()
+    before |= {"last_successful_timestamp": at(10), "run_id": None}
+    world.storage.put(before.pop("source_id"), **before)
+    world.sink.script.append(error)
+    with pytest.raises(type(error)):
+        await world.run([record("2", 20)])
+    await world.run([record("2", 20)])
+    assert world.asked_from == at(10)
+
+
+async def test_run_that_goes_on_after_a_crash_and_crashes_too_is_gone_on_from() -> None:
+    """The position becomes its own, so that the third run has what the first made durable."""
+    world = World()
+    for _ in range(2):
+        with pytest.raises(SourceError):
+            await world.run([record("1", 10)], SourceError("down"), kind=Ordered)
+    assert world.position == Position(timestamp=at(10), run_id="run-2")
+    await world.run(kind=Ordered)
+    assert world.asked_from == at(10)
+
+
 async def test_deleted_watermark_means_everything_again() -> None:
     """A sink that remembers does not keep an operator from starting over, also after a crash."""
     world = World()
@@ -223,7 +252,7 @@ async def test_deleted_watermark_means_everything_again() -> None:
     assert world.asked_from is None
     await world.run([record("1", 10)])
     assert world.asked_from is None
-    assert world.position == Position(timestamp=at(10))
+    assert world.position == Position(timestamp=at(10), run_id="run-3")
 
 
 async def test_backfill_moves_no_position() -> None:
@@ -392,10 +421,33 @@ async def test_first_collection_has_no_gap() -> None:
 async def test_initial_lookback_bounds_the_first_collection() -> None:
     """A source that was never collected need not be read from its beginning."""
     world = World()
-    await world.run([record("1", 10)], limits=Limits(initial_lookback=timedelta(hours=1)))
+    found = record("1", NOW - timedelta(minutes=30))
+    await world.run([found], limits=Limits(initial_lookback=timedelta(hours=1)))
     assert world.asked_from == NOW - timedelta(hours=1)
     await world.run(limits=Limits(initial_lookback=timedelta(minutes=1)))
-    assert world.asked_from == at(10)
+    assert world.asked_from == found.timestamp
+
+
+@pytest.mark.parametrize("sink", [MemorySink, RememberingSink])
+async def test_lookback_that_found_nothing_is_not_shortened_by_time(sink: type[MemorySink]) -> None:
+    """A source that was empty at first is read from where it was read then, however late."""
+    world = World(sink())
+    limits = Limits(initial_lookback=timedelta(hours=1))
+    await world.run(limits=limits)
+    began = NOW - timedelta(hours=1)
+    assert (world.asked_from, world.watermark) == (began, began)
+    await world.run(limits=Limits(initial_lookback=timedelta(minutes=1)))
+    assert world.asked_from == began
+
+
+async def test_lookback_into_a_dropped_sink_reaches_back_to_the_watermark() -> None:
+    """What came since was never collected: a short lookback must not skip it."""
+    world = World()
+    await world.run([record("1", 10)])
+    world.sink = RememberingSink()
+    limits = Limits(initial_lookback=timedelta(hours=1))
+    await world.run(limits=limits, overlap=timedelta(minutes=2))
+    assert world.asked_from == at(8)
 
 
 async def test_longer_lookback_later_names_the_backfill(caplog: pytest.LogCaptureFixture) -> None:
@@ -422,6 +474,18 @@ async def test_lookback_before_the_first_year_is_the_beginning() -> None:
 
 def rejects(number: int) -> Page:
     return Page([], [Reject("no id", f"item {each}") for each in range(number)])
+
+
+async def test_changed_feed_is_read_again_from_where_it_changed() -> None:
+    """A run that refuses its feed promotes nothing in the sink either, to be read when repaired."""
+    world = World()
+    await world.run([record("1", 10)])
+    with pytest.raises(SourceError, match="the feed has changed"):
+        await world.run([record("2", 20)], rejects(20), [record("3", 30)], kind=Ordered)
+    assert world.position
+    assert world.position.timestamp == at(10)
+    await world.run([record("2", 20), record("3", 30)], kind=Ordered)
+    assert world.asked_from == at(10)
 
 
 async def test_unusable_records_are_quarantined_and_the_rest_goes_on() -> None:

@@ -90,6 +90,8 @@ class Position(BaseModel):
         timestamp: Every record of the source up to here is in the sink.
         watermark: The watermark that the run which wrote it went from; ``None``: never collected.
         origin: From where the source was collected; ``None``: from its beginning.
+        run_id: The run that wrote it; ``None``: the sink does not keep that. It tells a run that
+            did not end from a watermark that an operator moved back to where that run began.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -97,6 +99,7 @@ class Position(BaseModel):
     timestamp: datetime
     watermark: datetime | None = None
     origin: datetime | None = None
+    run_id: str | None = None
 
 
 @runtime_checkable

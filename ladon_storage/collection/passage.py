@@ -82,13 +82,24 @@ async def find_start(source: Source, sink: Sink, turn: Turn, limits: Limits, clo
         position = await sink.position(source.source_id)
         durable = _durable(source, turn, position)
     if durable is None or durable == NOTHING_COLLECTED:
-        origin = _back(now, limits.initial_lookback)
-        return Start(origin, durable, position, origin)
+        origin = _origin(source, turn, limits, now)
+        # Where a later run goes on if there is nothing yet: its own lookback would begin later.
+        return Start(origin, origin or durable, position, origin)
     origin = position.origin if position else None
     _warn_of_lookback(source, now, limits, origin)
     return Start(
         _back(durable, source.overlap), durable, position, origin, _gap(source, durable, now)
     )
+
+
+def _origin(source: Source, turn: Turn, limits: Limits, now: datetime) -> datetime | None:
+    """Return from where a source is collected into a sink that has nothing of it."""
+    origin = _back(now, limits.initial_lookback)
+    if origin is None or turn.before is None or turn.before == NOTHING_COLLECTED:
+        return origin
+    # What came since the watermark was never collected, however long ago that is.
+    resumed = _back(turn.before, source.overlap)
+    return None if resumed is None else min(origin, resumed)
 
 
 def _durable(source: Source, turn: Turn, position: Position | None) -> datetime | None:
@@ -114,6 +125,9 @@ def _durable(source: Source, turn: Turn, position: Position | None) -> datetime 
         return position.timestamp
     # Whoever moved the watermark since that run, or deleted it, wants what is there read again.
     unfinished = stored is not None and stored.status != WatermarkStatus.SUCCESS
+    if stored is not None and stored.etag is not None and position.run_id is not None:
+        # To the instant where that run began, too: such a watermark was not written by that run.
+        unfinished = unfinished and stored.run_id == position.run_id
     if unfinished and position.watermark == before and position.timestamp > latest(before):
         _tell(
             logging.INFO,
@@ -224,7 +238,8 @@ class Passage:
     async def through(self, until: datetime | None) -> Collected:
         """Make every page durable, promote what may be promoted, and count."""
         tally, start = self._tally, self._start
-        if self._remembers and start.position and start.position.timestamp != latest(start.durable):
+        if self._remembers and self._must_say_where_it_starts():
+            self._position = None
             await self._write(Page(), latest(start.durable))
         async with read_ahead(self._source.pages(start.instant, until)) as pages:
             async for page in pages:
@@ -253,6 +268,16 @@ class Passage:
             candidate=None if candidate is NOTHING_COLLECTED else candidate,
         )
 
+    def _must_say_where_it_starts(self) -> bool:
+        """Tell whether the position is wrong for this run, or says that another did not end."""
+        position = self._start.position
+        if position is None or self._turn is None:
+            return False
+        is_ahead = position.timestamp > latest(self._turn.before)
+        return position.timestamp != latest(self._start.durable) or (
+            is_ahead and position.run_id != self._run_id
+        )
+
     async def _take(self, page: Page) -> None:
         tally = self._tally
         # Asked for each page: what came up during a run of hours is not from the future.
@@ -270,8 +295,9 @@ class Passage:
             self._note_present(page)
         promoted = None
         if self._is_ordered and tally.highest is not None:
-            durable = self._start.durable
-            promoted = latest(durable, tally.highest) if tally.in_order else latest(durable)
+            # What a changed feed hides is read again once it is repaired, so it must not be passed.
+            is_sound = tally.in_order and not self._has_changed()
+            promoted = latest(self._start.durable, tally.highest if is_sound else None)
         await self._write(page, promoted)
         if promoted is not None:
             await self._checkpoint(promoted)
@@ -305,7 +331,10 @@ class Passage:
         position = self._position
         if self._remembers and self._turn and promoted is not None:
             position = Position(
-                timestamp=promoted, watermark=self._turn.before, origin=self._start.origin
+                timestamp=promoted,
+                watermark=self._turn.before,
+                origin=self._start.origin,
+                run_id=self._run_id,
             )
         moved = position if _differ(position, self._position) else None
         if len(page) or moved:
@@ -320,7 +349,6 @@ class Passage:
             return
         if self._remembers and time.monotonic() - self._checkpointed < CHECKPOINT_SECONDS:
             return
-        self._refuse_a_changed_feed()
         await turn.checkpoint(promoted, self._tally.written)
         self._checkpointed, self._promoted = time.monotonic(), promoted
         _tell(
@@ -331,11 +359,15 @@ class Passage:
             f"watermark {promoted.isoformat()}.",
         )
 
+    def _has_changed(self) -> bool:
+        tally = self._tally
+        share = self._limits.quarantine_share * (tally.read + tally.quarantined)
+        return tally.quarantined > max(QUARANTINE_MINIMUM, share)
+
     def _refuse_a_changed_feed(self) -> None:
         tally = self._tally
-        total = tally.read + tally.quarantined
-        allowed = max(QUARANTINE_MINIMUM, self._limits.quarantine_share * total)
-        if tally.quarantined > allowed:
+        if self._has_changed():
+            total = tally.read + tally.quarantined
             raise SourceError(
                 f"Of {total} records of source {self._source.source_id!r} {tally.quarantined} "
                 f"cannot be used, more than {self._limits.quarantine_share:.0%}: the feed has "
@@ -360,7 +392,7 @@ class Passage:
 
 
 def _differ(one: Position | None, other: Position | None) -> bool:
-    """Tell whether two positions say different things; the watermark matters only to a crash."""
+    """Tell whether two positions say different things; the rest matters only to a crash."""
     if one is None or other is None:
         return one is not other
     return (one.timestamp, one.origin) != (other.timestamp, other.origin)

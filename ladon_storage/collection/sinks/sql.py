@@ -234,6 +234,8 @@ class SqlSink:
         positions = self._tables.positions
         statement = self._database.insert(positions)
         moved = position.model_dump()
+        if position.run_id is not None:
+            moved["run_id"] = _storable(position.run_id)
         statement = statement.on_conflict_do_update(
             index_elements=list(positions.primary_key),
             set_={name: statement.excluded[name] for name in moved},
@@ -245,14 +247,16 @@ class SqlSink:
         positions = self._tables.positions.c
         with self._transaction() as connection:
             row = connection.execute(
-                select(positions.timestamp, positions.watermark, positions.origin).where(
+                select(
+                    positions.timestamp, positions.watermark, positions.origin, positions.run_id
+                ).where(
                     positions.table_name == self._tables.records.name,
                     positions.source_id == source_id,
                 )
             ).one_or_none()
         if row is None:
             return None
-        return Position(timestamp=row.timestamp, watermark=row.watermark, origin=row.origin)
+        return Position.model_validate(row._mapping)
 
     def _mark_removed(self, source_id: str, present: Set[str], most: float) -> int:
         now = utc_now()

@@ -134,6 +134,7 @@ class Tables:
             Column("timestamp", Instant, nullable=False),
             Column("watermark", Instant),
             Column("origin", Instant),
+            Column("run_id", Text),
         )
         meta = Table(
             "ladon_meta", metadata, _key("table_name"), Column("version", Integer, nullable=False)
