@@ -71,6 +71,18 @@ class CircuitChange(NamedTuple):
     reason: str
 
 
+class CircuitRecord(NamedTuple):
+    """Be what a circuit knows, so that another one can go on from it.
+
+    ``wait`` is in seconds from now until the next probe may be admitted; a closed circuit has none.
+    """
+
+    state: CircuitState
+    era: int
+    failures: int
+    wait: float
+
+
 # Every call looks one up, and Python 3.11 finds an enum's member by a function written in Python.
 _CLOSED, _OPEN, _HALF_OPEN = CircuitState
 
@@ -176,6 +188,19 @@ class CircuitBreaker:
         """Call ``listener`` with each change of state from now on, in the thread that caused it."""
         self._listeners = (*self._listeners, listener)
 
+    def record(self) -> CircuitRecord:
+        """Return what this circuit knows now."""
+        with self._lock:
+            wait = 0.0 if self._state is _CLOSED else max(self._next_probe - self._clock(), 0.0)
+            return CircuitRecord(self._state, self._era, self._failures, wait)
+
+    def adopt(self, record: CircuitRecord) -> None:
+        """Go on from what another circuit knew; no listener is told, since nothing changed."""
+        with self._lock:
+            self._next_probe = self._clock() + record.wait
+            self._failures = record.failures
+            self._state, self._era = record.state, record.era
+
     async def call(self, func: Callable[[], Awaitable[T]]) -> T:
         """Await ``func()`` if the circuit admits it, and judge the service by how it ends.
 
@@ -199,7 +224,8 @@ class CircuitBreaker:
         return result
 
     async def __aenter__(self) -> CircuitBreaker:
-        _entered.set((*_entered.get(), (self, self.acquire())))
+        permit = await self.admit()
+        _entered.set((*_entered.get(), (self, permit)))
         return self
 
     async def __aexit__(
@@ -255,6 +281,10 @@ class CircuitBreaker:
                 self._change(_HALF_OPEN, "the timeout has passed")
         self._notify()
         return permit
+
+    async def admit(self) -> int:
+        """Do what `acquire` does; a circuit that processes share may have to wait before."""
+        return self.acquire()
 
     def success(self, permit: int) -> None:
         """Judge the call of ``permit``: the service works."""

@@ -4,8 +4,10 @@
 
     LadonStorageError
     ├── ConfigurationError (ValueError)      a setting is missing or makes no sense
+    ├── CircuitStoreError                    where circuits are kept does not answer
     ├── StorageError                         the Storage Service
     │   ├── CircuitOpenError (RuntimeError)      not asked: its circuit is open
+    │   │   └── CircuitUndecidedError                or about to open, or not; others find out
     │   ├── PoolTimeoutError (TimeoutError)      not asked: no free slot in our own pool
     │   ├── StorageUnhealthyError (RuntimeError) it is not fit for a production run
     │   ├── StorageConnectionError               no answer arrived, or only a part of it
@@ -37,6 +39,10 @@ class LadonStorageError(Exception):
 
 class ConfigurationError(LadonStorageError, ValueError):
     """Say which setting is missing or makes no sense, and what to set."""
+
+
+class CircuitStoreError(LadonStorageError):
+    """Say that a circuit's record could not be read or kept; the circuit goes on without it."""
 
 
 class StorageError(LadonStorageError):
@@ -81,6 +87,20 @@ class CircuitOpenError(StorageError, RuntimeError):
         return (
             f"The circuit of {self.name} is open; it admits a probe in {self.retry_after:.1f} s; "
             "try again then."
+        )
+
+
+class CircuitUndecidedError(CircuitOpenError):
+    """Say that as many calls are under way as may fail before the circuit opens.
+
+    Nobody knows yet whether the service works. Who can wait, waits until one of them ends, as
+    `CircuitBreaker.admit` does; ``retry_after`` is an upper bound of that.
+    """
+
+    def __str__(self) -> str:
+        return (
+            f"As many calls of {self.name} are under way as may fail before its circuit opens; "
+            "try again when one of them has ended."
         )
 
 

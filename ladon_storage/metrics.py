@@ -38,6 +38,11 @@ _CLOSES = _instrument(
     "storage_client_circuit_breaker_closes",
     "Times that a circuit of a storage client closed.",
 )
+_STORE_ERRORS = _instrument(
+    Counter,
+    "storage_client_circuit_store_errors",
+    "Times that a circuit was not read or kept where processes share it.",
+)
 _STATE = _instrument(
     Gauge,
     "storage_client_circuit_breaker_state",
@@ -60,6 +65,9 @@ _ACTIVE = _instrument(
 _IDLE = _instrument(
     Gauge, "storage_client_connections_idle", "Connections of storage clients at rest."
 )
+
+count_store_error = _STORE_ERRORS.inc
+"""Count an access to a shared circuit that failed."""
 
 observe_latency = _LATENCY.observe
 """Note how many seconds a request took."""

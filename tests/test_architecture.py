@@ -18,6 +18,7 @@ LAYERS = [
     "models",
     "breaker",
     "metrics",
+    "circuits",
     "pool",
     "client",
     "mock",
@@ -32,7 +33,8 @@ MAY_IMPORT_PREFECT = {"blocks", "tasks"}
 FORBIDDEN = {
     "errors": set(LAYERS),
     "breaker": {"models", "metrics", "aiohttp", "asyncio", "prometheus_client"},
-    "client": {"server", "collection", "mock"},
+    "circuits": {"models", "aiohttp"},
+    "client": {"server", "collection", "mock", "circuits"},
     "mock": {"client", "server"},
     "collection": {"client", "mock", "server", "settings", "metrics"},
     "server": {"client", "mock", "breaker", "settings", "collection", "blocks", "tasks"},
