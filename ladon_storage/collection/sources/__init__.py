@@ -15,6 +15,7 @@ from ladon_storage.collection.sources.nvd import Nvd
 from ladon_storage.collection.sources.otx import Otx
 from ladon_storage.collection.sources.rest import Rest
 from ladon_storage.collection.sources.sql import SqlTable
+from ladon_storage.collection.sources.taxii import Taxii
 from ladon_storage.collection.sources.threatfox import ThreatFox
 from ladon_storage.collection.sources.urlhaus import UrlHaus
 from ladon_storage.errors import ConfigurationError
@@ -27,13 +28,14 @@ __all__ = [
     "Otx",
     "Rest",
     "SqlTable",
+    "Taxii",
     "ThreatFox",
     "UrlHaus",
     "source_from",
 ]
 
 # A new source is a name here.
-_Source = ThreatFox | UrlHaus | Kev | Otx | Nvd | Misp | Rest | SqlTable
+_Source = ThreatFox | UrlHaus | Kev | Otx | Nvd | Misp | Taxii | Rest | SqlTable
 
 AnySource = Annotated[_Source, Field(discriminator="kind")]
 """Any source of this package; a dictionary becomes the one that its ``kind`` names."""

@@ -1,0 +1,272 @@
+"""A collection of a TAXII 2.1 server: STIX objects, by when they were added to the collection.
+
+- ``added_after`` speaks of the time at which an object came into the collection, which the object
+  does not say. A page does: its first and its last object's, in headers. All objects of a page get
+  the last one's, since by then everything before it was read, too. So it is the watermark, and the
+  time of a version grows with its page; asking for each object's own would ask everything twice.
+- ``added_after`` is exclusive, and a server may count in milliseconds: each question begins a
+  little before what it is about, and what comes twice is stored once.
+- `next` belongs to the question that it came with, and expires. Where it did, or where there is
+  more without it, the question begins anew at the last object, that one's instant included: ties
+  may be wider than a page. If they are wider than any page that the server gives, the run fails.
+- A server may give one and the same `next` for every page. What must not repeat is the page.
+- What was deleted from the collection is not seen.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hashlib import blake2b
+from typing import Any, Literal, NoReturn
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from yarl import URL
+
+from ladon_storage.collection.records import Page, Record, Reject, paged
+from ladon_storage.collection.secrets import SecretName, secret
+from ladon_storage.collection.sources.addresses import HttpUrl, shown
+from ladon_storage.collection.sources.fields import (
+    KEY_TEXT,
+    OVERLAP_TEXT,
+    SETTINGS,
+    SOURCE_ID_TEXT,
+    Span,
+)
+from ladon_storage.collection.sources.http import HttpAnswer, Keys, SourceHttp, source_http
+from ladon_storage.collection.sources.times import iso_moment, written
+from ladon_storage.errors import SourceError
+from ladon_storage.models import SourceId
+
+MEDIA_TYPE = "application/taxii+json;version=2.1"
+
+_FIRST, _LAST = "X-TAXII-Date-Added-First", "X-TAXII-Date-Added-Last"
+_MILLISECOND = timedelta(milliseconds=1)
+_MICROSECOND = timedelta(microseconds=1)
+_MILLISECOND_DIGITS = len("2024-01-01T00:00:00.000Z")
+_EXPIRED = (400, 404, 410)
+"""What servers answer to a `next` that they no longer know."""
+
+_moment = iso_moment()
+
+
+class Taxii(BaseModel):
+    """Collect the objects of a TAXII 2.1 collection, in all their versions.
+
+    >>> Taxii(url="https://taxii.example.org/api1/collections/91a7b528/").source_id
+    'taxii'
+    """
+
+    model_config = ConfigDict(**SETTINGS, title="TAXII 2.1")
+
+    kind: Literal["taxii"] = Field("taxii", title="Kind", description="The kind of source.")
+    url: HttpUrl = Field(
+        title="Address",
+        description="The collection, such as "
+        "https://taxii.example.org/api1/collections/91a7b528-80eb-42ed-a74d-c6fbd5a26116/.",
+    )
+    user: str = Field(
+        "",
+        title="User",
+        description="With a user the key is the password; without one it is a bearer token.",
+    )
+    key: SecretName | None = Field(None, title="Name of the key", description=KEY_TEXT)
+    source_id: SourceId = Field("taxii", title="Source id", description=SOURCE_ID_TEXT)
+    overlap: Span = Field(timedelta(hours=1), title="Overlap", description=OVERLAP_TEXT)
+    limit: int = Field(
+        500, ge=1, le=100_000, title="Limit (objects)", description="What a page is asked to have."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Taxii:
+        if self.user and self.key is None:
+            raise ValueError("a user needs a password; set key to the name of its secret")
+        if URL(self.url).password:
+            raise ValueError("the address holds a password; name it as a secret in key")
+        return self
+
+    @property
+    def ordered(self) -> bool:
+        """``True``: a server must sort by when objects were added."""
+        return True
+
+    async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
+        """Yield what was added from ``start`` on, up to the page that reaches ``until``."""
+        highest: datetime | None = None
+        place = _Place(_before(start, _MILLISECOND), self.limit)
+        async with (
+            source_http(self.source_id, keys=await self._keys()) as http,
+            aclosing(self._envelopes(http, place)) as envelopes,
+        ):
+            async for envelope in envelopes:
+                if envelope.added is None:
+                    continue
+                added = envelope.added
+                if until is not None and added.first >= until:
+                    return
+                # A page that goes back must be seen to go back, by whoever relies on the order.
+                falls = highest is not None and added.first < highest
+                moment = min(added.first, added.last) if falls else added.last
+                highest = moment if highest is None else max(highest, moment)
+                for page in paged(_records(envelope.objects, moment)):
+                    yield page
+
+    async def _envelopes(self, http: SourceHttp, place: _Place) -> AsyncGenerator[_Envelope, None]:
+        """Yield each page as it arrives; after an interruption some objects come again."""
+        reached: _Envelope | None = None
+        seen: set[bytes] = set()
+        while True:
+            answer = await self._ask(http, place)
+            if answer.status == 200:
+                envelope = self._opened(answer, http.parsed(answer))
+                if envelope.more and envelope.digest in seen:
+                    self._fail("gives a page again that was read already, and would never end")
+                seen.add(envelope.digest)
+                yield envelope
+                if envelope.added is not None:
+                    reached = envelope
+                if not envelope.more:
+                    return
+                if envelope.next is not None:
+                    place = _Place(place.after, place.limit, envelope.next, place.most)
+                    continue
+            place = self._anew(place, reached)
+            seen.clear()
+
+    async def _ask(self, http: SourceHttp, place: _Place) -> HttpAnswer:
+        # All of it again with each `next`: a server refuses one that comes with another question.
+        params: dict[str, str | int] = {"limit": place.limit, "match[version]": "all"}
+        if place.after is not None:
+            params["added_after"] = written(place.after, "iso")
+        if place.next is not None:
+            params["next"] = place.next
+        return await http.get(
+            f"{self.url.rstrip('/').removesuffix('/objects')}/objects/",
+            params=params,
+            headers={"Accept": MEDIA_TYPE},
+            accept=(200,) if place.next is None else (200, *_EXPIRED),
+        )
+
+    def _opened(self, answer: HttpAnswer, document: Any) -> _Envelope:
+        objects = document.get("objects", []) if isinstance(document, dict) else None
+        if not isinstance(document, dict) or not isinstance(objects, list):
+            self._fail("answers no envelope with a list of objects")
+        following = document.get("next")
+        if not isinstance(following, str | None):
+            self._fail(f"answers a `next` that is a {type(following).__name__}")
+        return _Envelope(
+            objects,
+            bool(document.get("more")),
+            following,
+            self._added(answer) if objects else None,
+        )
+
+    def _added(self, answer: HttpAnswer) -> _Added:
+        texts = [answer.headers.get(name) for name in (_FIRST, _LAST)]
+        found = [each for each in texts if each]
+        if not found:
+            self._fail(f"does not say when its objects were added, in {_LAST}")
+        try:
+            return _Added(
+                _moment(found[0]),
+                _moment(found[-1]),
+                _MILLISECOND if len(found[-1]) <= _MILLISECOND_DIGITS else _MICROSECOND,
+            )
+        except ValueError:
+            self._fail(f"says {found!r:.80} in {_FIRST} and {_LAST}, which are no instants")
+
+    def _anew(self, place: _Place, reached: _Envelope | None) -> _Place:
+        """Return where to go on without `next`: at the instant of the last object, with it."""
+        if reached is None or reached.added is None:
+            self._fail("says that there is more, and neither where nor when it was added")
+        after = _before(reached.added.last, reached.added.step)
+        if after is not None and (place.after is None or after > place.after):
+            return _Place(after, self.limit)
+        # All that came was added at one instant, and there is more of it.
+        if len(reached.objects) <= place.most:
+            self._fail(
+                f"added more than {len(reached.objects)} objects at "
+                f"{reached.added.last.isoformat()}, gives no more at once, and no `next` that works"
+            )
+        return _Place(place.after, place.limit * 2, None, len(reached.objects))
+
+    async def _keys(self) -> Keys | None:
+        if self.key is None:
+            return None
+        value = await secret(self.key, self.source_id)
+        told = f"Bearer {value}"
+        if self.user:
+            told = f"Basic {b64encode(f'{self.user}:{value}'.encode()).decode()}"
+        return Keys(self.url, {"Authorization": told}, hidden=(value,))
+
+    def _fail(self, problem: str) -> NoReturn:
+        raise SourceError(
+            f"The collection of source {self.source_id!r} at {shown(self.url)} {problem}; nothing "
+            "beyond it was stored, see what is wrong with the server.",
+            self.source_id,
+        )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Say which page is asked for.
+
+    Args:
+        after: What was added behind this instant; ``None``: all there is.
+        limit: How many objects it shall have.
+        next: Where in the answer to that it is; ``None``: at its beginning.
+        most: How many objects came with a smaller limit, and were not enough.
+    """
+
+    after: datetime | None
+    limit: int
+    next: str | None = None
+    most: int = 0
+
+
+@dataclass(frozen=True)
+class _Added:
+    """Say when the first and the last object of a page were added, and how finely that is told."""
+
+    first: datetime
+    last: datetime
+    step: timedelta
+
+
+@dataclass(frozen=True)
+class _Envelope:
+    """Be a page as it arrived."""
+
+    objects: list[Any]
+    more: bool
+    next: str | None
+    added: _Added | None
+
+    @property
+    def digest(self) -> bytes:
+        """What tells a page from another, whatever `next` comes with it."""
+        return blake2b(
+            repr(self.objects).encode(errors="backslashreplace"), digest_size=16
+        ).digest()
+
+
+def _records(objects: list[Any], moment: datetime) -> Iterator[Record | Reject]:
+    for each in objects:
+        record_id = each.get("id") if isinstance(each, dict) else None
+        try:
+            if not isinstance(record_id, str):
+                raise ValueError("id: missing, or no text")  # noqa: TRY301 - as Record says it
+            yield Record.of(record_id, moment, each)
+        except ValueError as error:
+            yield Reject.of(error, each, record_id)
+
+
+def _before(instant: datetime | None, step: timedelta) -> datetime | None:
+    """Return the exclusive bound that lets ``instant`` itself in; ``None``: there is none."""
+    try:
+        return None if instant is None else instant - step
+    except OverflowError:
+        return None

@@ -1,0 +1,429 @@
+"""The source that is a TAXII 2.1 collection: of a real server, and behind a misbehaving proxy."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from base64 import b64encode
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import stamina
+
+from ladon_storage.collection import engine
+from ladon_storage.collection.interfaces import Source
+from ladon_storage.collection.records import Page
+from ladon_storage.collection.sources import source_from
+from ladon_storage.collection.sources.taxii import Taxii
+from ladon_storage.errors import ConfigurationError, SourceError
+from tests.collecting import MemorySink, RememberingSink, ScriptedStorage, at
+from tests.feed_server import Answer, FeedServer
+from tests.taxii_process import LARGEST_PAGE, PASSWORD, USER
+from tests.taxii_server import MEDIA_TYPE, Proxy, TaxiiServer, stix, taxii_server
+
+FIRST, LAST = "X-TAXII-Date-Added-First", "X-TAXII-Date-Added-Last"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[TaxiiServer]:
+    with taxii_server() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAXII_KEY", PASSWORD)
+
+
+def collection_at(url: str, **fields: Any) -> Taxii:
+    return Taxii(url=url, **{"user": USER, "key": "TAXII_KEY", "limit": 4, **fields})
+
+
+def through(feed: FeedServer, path: str) -> str:
+    """Return the address of a collection behind a proxy, which has the server's own path."""
+    return feed.url.removesuffix("/feed.json") + path
+
+
+async def read(
+    source: Taxii, start: datetime | None = None, until: datetime | None = None
+) -> list[Page]:
+    return [page async for page in source.pages(start, until)]
+
+
+def ids(pages: list[Page]) -> list[str]:
+    return [each.record_id for page in pages for each in page.records]
+
+
+def numbered(*numbers: int) -> list[str]:
+    return [str(stix(each)["id"]) for each in numbers]
+
+
+def spread(count: int) -> list[tuple[datetime, dict[str, Any]]]:
+    return [(at(n), stix(n)) for n in range(count)]
+
+
+def tied(count: int, minute: float = 5) -> list[tuple[datetime, dict[str, Any]]]:
+    return [(at(minute), stix(n)) for n in range(count)]
+
+
+def drop_next(document: dict[str, Any], _: object) -> None:
+    document.pop("next", None)
+
+
+def expire_next(query: dict[str, str]) -> None:
+    if "next" in query:
+        query["next"] = "6d6e7b2c-0000-4000-8000-000000000000"
+
+
+# The server as it is.
+
+
+async def test_pages_are_followed_by_next_with_the_same_question(server: TaxiiServer) -> None:
+    """A server refuses a `next` that comes with another question; the last page has none."""
+    path = server.collection(*spread(11))
+    proxy = Proxy(server)
+    async with FeedServer(play=proxy) as feed:
+        pages = await read(collection_at(through(feed, path)), at(1))
+        asked = [dict(each.query) for each in feed.asks]
+
+    assert ids(pages) == numbered(*range(1, 11))
+    assert [page.records[0].timestamp for page in pages] == [at(4), at(8), at(10)]
+    same = {"limit": "4", "match[version]": "all", "added_after": "2024-01-01T00:00:59.999000Z"}
+    assert asked[0] == same
+    assert [{**each, "next": ""} for each in asked[1:]] == [{**same, "next": ""}] * 2
+    assert {each.headers["Accept"] for each in feed.asks} == {MEDIA_TYPE}
+    assert json.loads(pages[0].records[0].payload) == stix(1)
+
+
+@pytest.mark.parametrize("digits", [3, 6])
+async def test_start_is_included(server: TaxiiServer, digits: int) -> None:
+    """`added_after` is exclusive, so that it is asked for what is a little earlier."""
+    moment = at(1) + timedelta(milliseconds=123)
+    path = server.collection((at(0), stix(0)), (moment, stix(1)), digits=digits)
+
+    assert ids(await read(collection_at(server.url(path)), moment)) == numbered(1)
+    after = moment + timedelta(milliseconds=2)
+    assert await read(collection_at(server.url(path)), after) == []
+
+
+@pytest.mark.parametrize("slash", ["", "/", "/objects", "/objects/"])
+async def test_address_may_end_as_people_write_it(server: TaxiiServer, slash: str) -> None:
+    """The address of the collection, or of its objects."""
+    path = server.collection(*spread(1)).rstrip("/") + slash
+
+    assert ids(await read(collection_at(server.url(path)))) == numbered(0)
+
+
+async def test_collection_without_anything_new_is_empty(server: TaxiiServer) -> None:
+    """Scenario 24: such an answer is `{}` without headers, and a success that moves nothing."""
+    path = server.collection(*spread(3))
+    sink, storage = MemorySink(), ScriptedStorage()
+    source = collection_at(server.url(path), overlap=timedelta(0))
+    storage.put("taxii", status="success", last_successful_timestamp=at(50))
+
+    report = await engine.run(source, sink, storage, run_id="1", clock=lambda: at(60))
+
+    assert (report.records_read, report.watermark_after) == (0, at(50))
+
+
+async def test_every_version_of_an_object_is_collected(server: TaxiiServer) -> None:
+    """The same id with a newer `modified` is one more version, also within one page."""
+    newer = stix(1, "2021-01-01T00:00:00.000Z", "b")
+    path = server.collection((at(1), stix(1)), (at(2), newer))
+    sink, storage = MemorySink(), ScriptedStorage()
+
+    await engine.run(
+        collection_at(server.url(path)), sink, storage, run_id="1", clock=lambda: at(60)
+    )
+
+    assert sorted(json.loads(each.payload)["name"] for each in sink.rows.values()) == ["a", "b"]
+    assert sink.ids == numbered(1, 1)
+
+
+async def test_ties_wider_than_a_page_are_all_read(server: TaxiiServer) -> None:
+    """With `next` their number does not matter, not even beyond what the server gives at once."""
+    path = server.collection(*tied(3 * LARGEST_PAGE), (at(6), stix(99)))
+
+    found = ids(await read(collection_at(server.url(path), limit=1_000)))
+
+    assert sorted(found) == sorted(numbered(*range(3 * LARGEST_PAGE), 99))
+
+
+async def test_objects_added_while_paging_come_in_the_next_run(server: TaxiiServer) -> None:
+    """They are behind the watermark that the first run leaves, and nothing comes twice."""
+    path = server.collection(*spread(8))
+    storage = ScriptedStorage(now=lambda: datetime.now(UTC))
+    sink = MemorySink(lambda: server.add(path, stix(20), stix(21)))
+    source = collection_at(server.url(path))
+
+    await engine.run(source, sink, storage, run_id="1")
+    assert sink.ids == sorted(numbered(*range(8)))
+    assert storage.stored["taxii"].last_successful_timestamp == at(7)
+    await engine.run(source, sink, storage, run_id="2")
+
+    assert sink.ids == sorted(numbered(*range(8), 20, 21))
+    moved = storage.stored["taxii"].last_successful_timestamp
+    assert moved is not None
+    assert moved > at(1_000)
+
+
+async def test_run_that_was_cut_off_goes_on_behind_its_last_page(server: TaxiiServer) -> None:
+    """Scenario 25: at most a page and its ties are asked for again."""
+    path = server.collection(*spread(12))
+    storage, sink = ScriptedStorage(), RememberingSink(None, KeyboardInterrupt())
+    source = collection_at(server.url(path), overlap=timedelta(0))
+    with pytest.raises(KeyboardInterrupt):
+        await engine.run(source, sink, storage, run_id="1", clock=lambda: at(60))
+
+    report = await engine.run(source, sink, storage, run_id="2", clock=lambda: at(60))
+
+    assert (report.start, report.records_read) == (at(3), 9)
+    assert sink.ids == sorted(numbered(*range(12)))
+
+
+async def test_backfill_ends_with_the_page_that_reaches_its_end(server: TaxiiServer) -> None:
+    """Pages that lie behind it are not read, and the watermark stays."""
+    path = server.collection(*spread(20))
+    proxy = Proxy(server)
+    async with FeedServer(play=proxy) as feed:
+        source = collection_at(through(feed, path))
+        pages = await read(source, None, at(8))
+
+    assert ids(pages) == numbered(*range(8))
+    assert len(feed.asks) == 3
+
+
+async def test_wrong_password_is_refused_and_not_shown(
+    server: TaxiiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in no error, neither as it is nor as the header has it."""
+    monkeypatch.setenv("TAXII_KEY", "SECRET")
+    path = server.collection(*spread(1))
+
+    with pytest.raises(SourceError, match="answered 401") as caught:
+        await read(collection_at(server.url(path)))
+    text = "".join(traceback.format_exception(caught.value))
+    assert "SECRET" not in text
+    assert b64encode(f"{USER}:SECRET".encode()).decode() not in text
+
+
+# The server behind a proxy.
+
+
+async def proxied(
+    proxy: Proxy, path: str, start: datetime | None = None, **fields: Any
+) -> tuple[list[str], FeedServer]:
+    """Return the ids that came, once each, in order, and the proxy's server."""
+    async with FeedServer(play=proxy) as feed:
+        source = collection_at(through(feed, path), **fields)
+        return list(dict.fromkeys(ids(await read(source, start)))), feed
+
+
+@pytest.mark.parametrize("digits", [0, 3, 6])
+@pytest.mark.parametrize("fault", ["more without next", "next that expires"])
+async def test_reading_goes_on_at_the_last_instant(
+    server: TaxiiServer, digits: int, fault: str
+) -> None:
+    """Scenario 41: the ties of a page's last object are on the next one, and none is lost."""
+    objects = [(at(n // 3), stix(n)) for n in range(20)]
+    path = server.collection(*objects, digits=digits)
+    proxy = (
+        Proxy(server, answer=drop_next) if "more" in fault else Proxy(server, question=expire_next)
+    )
+
+    found, _ = await proxied(proxy, path)
+
+    assert sorted(found) == sorted(numbered(*range(20)))
+
+
+@pytest.mark.parametrize("fault", ["more without next", "next that expires"])
+async def test_ties_wider_than_a_page_are_asked_for_with_a_larger_limit(
+    server: TaxiiServer, fault: str
+) -> None:
+    """Paging on the last instant alone would lose them, or never end."""
+    path = server.collection((at(1), stix(50)), *tied(13), (at(6), stix(51)))
+    proxy = (
+        Proxy(server, answer=drop_next) if "more" in fault else Proxy(server, question=expire_next)
+    )
+
+    found, _ = await proxied(proxy, path)
+
+    assert sorted(found) == sorted(numbered(50, *range(13), 51))
+    # Those of expired ones are asked in vain.
+    assert list(dict.fromkeys(proxy.limits)) == [4, 8, 16]
+
+
+@pytest.mark.parametrize("fault", ["more without next", "next that expires"])
+async def test_ties_wider_than_any_page_fail_loudly(server: TaxiiServer, fault: str) -> None:
+    """Nobody can read them; the run fails, and the watermark stays where nothing is missing."""
+    path = server.collection((at(1), stix(90)), *tied(LARGEST_PAGE + 1), (at(9), stix(91)))
+    proxy = (
+        Proxy(server, answer=drop_next) if "more" in fault else Proxy(server, question=expire_next)
+    )
+    storage = ScriptedStorage()
+    async with FeedServer(play=proxy) as feed:
+        source = collection_at(through(feed, path))
+        with pytest.raises(SourceError, match="added more than 16 objects at 2024-01-01T00:05:00"):
+            await engine.run(source, RememberingSink(), storage, run_id="1", clock=lambda: at(60))
+    stored = storage.stored["taxii"].last_successful_timestamp
+    assert stored is None or stored <= at(5)
+
+
+async def test_next_that_expires_once_is_recovered_from(server: TaxiiServer) -> None:
+    """Later ones are followed again, with their own question."""
+    path = server.collection(*spread(20))
+    followed = 0
+
+    def expire_the_second(query: dict[str, str]) -> None:
+        nonlocal followed
+        if "next" in query:
+            followed += 1
+            if followed == 2:
+                expire_next(query)
+
+    found, feed = await proxied(Proxy(server, question=expire_the_second), path)
+
+    assert found == numbered(*range(20))
+    assert [each.query.get("added_after") for each in feed.asks] == [
+        *[None] * 3,
+        *["2024-01-01T00:06:59.999999Z"] * 4,
+    ]
+
+
+async def test_more_without_next_and_headers_fails() -> None:
+    """Nothing says where to go on: that is no end."""
+    async with FeedServer(Answer.of({"more": True})) as feed:
+        with pytest.raises(SourceError, match="neither where nor when"):
+            await read(collection_at(feed.at("c")))
+
+
+@pytest.mark.parametrize("following", ["same", "new"])
+async def test_page_that_repeats_does_not_loop(following: str) -> None:
+    """Scenario 41: whether `next` is the same or not, nothing new will come."""
+
+    def play(_: object) -> Answer:
+        document = {
+            "more": True,
+            "next": following + str(len(feed.asks) if following == "new" else ""),
+        }
+        added = "2024-01-01T00:00:00Z"
+        body = json.dumps({**document, "objects": [stix(1)]}).encode()
+        return Answer(body, headers={FIRST: added, LAST: added})
+
+    async with FeedServer(play=play) as feed:
+        with pytest.raises(SourceError, match="would never end"):
+            await read(collection_at(feed.at("c")))
+    assert len(feed.asks) == 2
+
+
+async def test_throttled_server_is_waited_for(server: TaxiiServer) -> None:
+    """Scenario 37: the page is asked for again, with its `next`."""
+    path = server.collection(*spread(8))
+    proxy = Proxy(server)
+    stamina.set_testing(True, attempts=3, cap=True)
+    try:
+        async with FeedServer(play=proxy) as feed:
+            source = collection_at(through(feed, path))
+            found = []
+            async for page in source.pages(None, None):
+                found += [each.record_id for each in page.records]
+                if len(feed.asks) == 1:
+                    feed.script.append(Answer(status=429))
+    finally:
+        stamina.set_testing(False)
+
+    assert found == numbered(*range(8))
+
+
+async def test_page_that_goes_back_is_seen_to_go_back() -> None:
+    """A server that does not sort must not be promoted from page to page."""
+    texts = [("00:05", "00:09"), ("00:01", "00:12")]
+    script = [
+        Answer(
+            json.dumps({"objects": [stix(n)], "more": n == 0, "next": "x"}).encode(),
+            headers={
+                FIRST: f"2024-01-01T{first}:00Z",
+                LAST: f"2024-01-01T{last}:00Z",
+            },
+        )
+        for n, (first, last) in enumerate(texts)
+    ]
+    async with FeedServer(*script) as feed:
+        pages = await read(collection_at(feed.at("c")))
+
+    assert [page.records[0].timestamp for page in pages] == [at(9), at(1)]
+
+
+# Answers that no good server gives.
+
+
+@pytest.mark.parametrize(
+    ("document", "headers", "message"),
+    [
+        ([], {}, "no envelope with a list of objects"),
+        ({"objects": {}}, {}, "no envelope with a list of objects"),
+        ({"objects": None}, {}, "no envelope with a list of objects"),
+        ({"objects": [{"id": "a"}]}, {}, "does not say when its objects were added"),
+        ({"objects": [{"id": "a"}]}, {LAST: "yesterday"}, "which are no instants"),
+        ({"objects": [], "next": 7, "more": True}, {}, "a `next` that is a int"),
+    ],
+)
+async def test_answer_of_another_structure_fails(
+    document: Any, headers: dict[str, str], message: str
+) -> None:
+    """It is no empty page, which would be a silent success."""
+    async with FeedServer(Answer(json.dumps(document).encode(), headers=headers)) as feed:
+        with pytest.raises(SourceError, match=message):
+            await read(collection_at(feed.at("c")))
+
+
+async def test_unusable_objects_are_rejected_and_the_rest_goes_on() -> None:
+    """An object without an id is quarantined; the others of its page are not."""
+    body = json.dumps({"objects": [{"type": "x"}, 7, {"id": 7}, stix(1)]}).encode()
+    async with FeedServer(Answer(body, headers={FIRST: "2024-01-01T00:00:00Z"})) as feed:
+        (page,) = await read(collection_at(feed.at("c")))
+
+    assert ids([page]) == numbered(1)
+    assert [each.reason for each in page.rejects] == ["id: missing, or no text"] * 3
+
+
+async def test_key_without_a_user_is_a_bearer_token() -> None:
+    """It goes to the server, and to no other."""
+    async with FeedServer(Answer()) as feed:
+        await read(collection_at(feed.at("c"), user=""))
+        assert feed.asks[0].headers["Authorization"] == f"Bearer {PASSWORD}"
+        assert feed.asks[0].path == "/api/c/objects/"
+
+
+async def test_earliest_start_asks_for_everything() -> None:
+    """Nothing was added before the year 1."""
+    async with FeedServer(Answer()) as feed:
+        await read(collection_at(feed.at("c")), datetime.min.replace(tzinfo=UTC))
+        assert "added_after" not in feed.asks[0].query
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"user": "me"}, "a user needs a password"),
+        ({"url": "https://me:SECRET@taxii.example.org/c/"}, "the address holds a password"),
+        ({"limit": 0}, "limit"),
+        ({"added_after": "2024"}, "added_after: Extra inputs"),
+    ],
+)
+def test_wrong_setting_is_named(fields: dict[str, Any], message: str) -> None:
+    """It is refused before anything is asked."""
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        source_from({"kind": "taxii", "url": "https://taxii.example.org/c/", **fields})
+    assert "SECRET" not in str(caught.value)
+
+
+def test_collection_is_a_source() -> None:
+    """It is told by its kind, and its pages come in order."""
+    source = source_from({"kind": "taxii", "url": "https://taxii.example.org/c/"})
+
+    assert isinstance(source, Source)
+    assert isinstance(source, Taxii)
+    assert source.ordered
