@@ -352,8 +352,31 @@ def test_threatfox_says_how_far_back_it_reaches() -> None:
 
 def test_threatfox_api_needs_a_key() -> None:
     """It is told when the source is made, not by a refusal in the night."""
-    with pytest.raises(ConfigurationError, match="the API needs a key"):
-        source_from({"kind": "threatfox", "via": "api"})
+    for fields in ({"via": "api"}, {"url": "https://example.org/{key}/recent.json"}):
+        with pytest.raises(ConfigurationError, match="it needs a key"):
+            source_from({"kind": "threatfox", **fields})
+
+
+@pytest.mark.usefixtures("_key")
+async def test_threatfox_export_may_have_the_key_in_its_path() -> None:
+    """Newer exports are below the key, which is shown to the server alone."""
+    async with FeedServer(Answer.of({}), Answer(status=404)) as feed:
+        source = ThreatFox(url=feed.at("exports/{key}/recent.json"), key="ABUSE_KEY")
+        assert [page async for page in source.pages(None, None)] == []
+        with pytest.raises(SourceError) as caught:
+            assert [page async for page in source.pages(None, None)] == []
+
+    assert feed.requests == ["/api/exports/s3cret/recent.json"] * 2
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_unusable_indicator_outside_of_the_range_is_nobodys_business() -> None:
+    """It would be counted among the unusable ones of every later run."""
+    found, rejects = await items(
+        ThreatFox, {"": indicator("2026-07-01")}, utc("2026-07-02"), utc("2026-07-03")
+    )
+
+    assert (found, rejects) == ([], [])
 
 
 SOURCES = [ThreatFox, UrlHaus, Kev, Otx, Nvd, Rest]

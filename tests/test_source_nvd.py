@@ -256,7 +256,7 @@ async def test_unusable_cve_is_rejected() -> None:
         [found] = [each async for each in Nvd(url=feed.url).pages(None, None)]
 
     assert [each.reason for each in found.rejects] == [
-        "cve.id: should be an id, and is none",
+        "cve.lastModified: missing",
         "cve.lastModified: missing",
     ]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import stamina
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from ladon_storage.breaker import CircuitState
@@ -22,8 +23,8 @@ from ladon_storage.collection.records import Page, Record, paged
 from ladon_storage.collection.sinks import SqlSink
 from ladon_storage.collection.sources import Rest, http, source_from
 from ladon_storage.collection.sources.hosts import circuit_of
-from ladon_storage.collection.sources.http import source_http
-from ladon_storage.collection.sources.paging import next_in
+from ladon_storage.collection.sources.http import HttpAnswer, source_http
+from ladon_storage.collection.sources.paging import Got, NextLink, Step, next_in
 from ladon_storage.errors import ConfigurationError, SourceError
 from tests.collecting import MemorySink, ScriptedStorage, at, table
 from tests.feed_server import Answer, Asked, FeedServer
@@ -349,6 +350,25 @@ async def test_end_that_is_told_is_an_end() -> None:
 def test_link_header_is_read_in_every_form(headers: list[str], link: str | None) -> None:
     """Several links in one header or in several, quoted or not."""
     assert next_in(headers) == link
+
+
+@pytest.mark.parametrize(
+    ("link", "expected"),
+    [
+        ("http://a.org/y?p=2", "https://a.org/y?p=2"),
+        ("http://b.org/y", "http://b.org/y"),
+        ("?p=2", "https://a.org/x?p=2"),
+        ("//a.org/z", "https://a.org/z"),
+    ],
+)
+def test_next_link_of_a_service_behind_tls_stays_there(link: str, expected: str) -> None:
+    """A service that takes itself for http is asked as it was before."""
+    answer = HttpAnswer(URL("https://a.org/x"), 200, CIMultiDictProxy(CIMultiDict()), b"")
+
+    step = NextLink(path="next").after(Step(), Got(answer, {"next": link}, []))
+
+    assert step
+    assert str(step.url) == expected
 
 
 @pytest.mark.parametrize(

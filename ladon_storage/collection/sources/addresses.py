@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import quote
 
 from pydantic import AfterValidator
 from yarl import URL
@@ -52,3 +53,12 @@ def is_same_host(one: str | URL, other: str | URL) -> bool:
         return one.port == other.port
     upgraded = (one.scheme, other.scheme) == ("http", "https")
     return upgraded and one.is_default_port() and other.is_default_port()
+
+
+def with_key(url: str, key: str | None) -> str:
+    """Return ``url`` with the key in place of ``{key}``, for services that want it in the path.
+
+    >>> with_key("https://feeds.example.org/{key}/recent.csv", "a/b")
+    'https://feeds.example.org/a%2Fb/recent.csv'
+    """
+    return url.replace("{key}", quote(key, safe="")) if key else url

@@ -2,6 +2,8 @@
 
 - One unusable item is a `Reject`, and the rest goes on. What fails a run is a document whose
   structure is wrong, and that is for each source to say.
+- Outside of its range an item is nobody's business, also one without an id: it would be counted
+  among the unusable ones of every later run.
 - Of several times the latest counts. One that is missing is no time; one that is there and makes no
   sense rejects the item, since nobody knows how new it is.
 """
@@ -102,13 +104,14 @@ class ItemReader:
         if not isinstance(item, dict):
             yield Reject.of(f"should be an object, and is {_kind(item)}", item, record_id)
             return
-        if not record_id:
-            yield Reject.of(f"{self.id or 'its key'}: should be an id, and is none", item)
-            return
         try:
             timestamp = self.timestamp(item)
-            if (start is None or timestamp >= start) and (until is None or timestamp < until):
+            if (start is not None and timestamp < start) or (until and timestamp >= until):
+                return
+            if record_id:
                 yield Record.of(record_id, timestamp, item)
+            else:
+                yield Reject.of(f"{self.id or 'its key'}: should be an id, and is none", item)
         except ValueError as error:
             yield Reject.of(error, item, record_id)
 

@@ -12,16 +12,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ladon_storage.collection.interfaces import utc_now
-from ladon_storage.collection.records import Page, Record, Reject, paged
+from ladon_storage.collection.records import Page, paged
 from ladon_storage.collection.secrets import SecretName, secret
-from ladon_storage.collection.sources.addresses import HttpUrl, shown
+from ladon_storage.collection.sources.addresses import HttpUrl, shown, with_key
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     OVERLAP_TEXT,
@@ -29,8 +29,8 @@ from ladon_storage.collection.sources.fields import (
     SOURCE_ID_TEXT,
     Span,
 )
-from ladon_storage.collection.sources.http import Keys, source_http
-from ladon_storage.collection.sources.items import ItemReader
+from ladon_storage.collection.sources.http import Keys, SourceHttp, source_http
+from ladon_storage.collection.sources.items import ItemReader, value_at
 from ladon_storage.collection.sources.times import iso_moment
 from ladon_storage.errors import SourceError
 from ladon_storage.models import SourceId
@@ -67,8 +67,9 @@ class ThreatFox(BaseModel):
     url: HttpUrl = Field(
         "",
         title="Address",
-        description="Where the export or the API is; empty: at abuse.ch. A gap of more than 7 days "
-        "is filled by the full export once: https://threatfox.abuse.ch/export/json/full/.",
+        description="Where the export or the API is; empty: at abuse.ch. {key} in it is replaced "
+        "by the key. What the recent export and the API no longer have is in the full export: "
+        "https://threatfox.abuse.ch/export/json/full/.",
     )
     key: SecretName | None = Field(None, title="Name of the key", description=KEY_TEXT)
     source_id: SourceId = Field("threatfox", title="Source id", description=SOURCE_ID_TEXT)
@@ -83,8 +84,8 @@ class ThreatFox(BaseModel):
 
     @model_validator(mode="after")
     def _require_key(self) -> ThreatFox:
-        if self.via == "api" and self.key is None:
-            raise ValueError("the API needs a key; set the name of the secret that holds it")
+        if self.key is None and (self.via == "api" or "{key}" in self.url):
+            raise ValueError("it needs a key; set the name of the secret that holds it")
         return self
 
     @property
@@ -96,37 +97,34 @@ class ThreatFox(BaseModel):
 
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
         """Yield the indicators that were last seen in ``[start, until)``, in the feed's order."""
-        read = self._asked if self.via == "api" else self._exported
-        for page in paged(await read(start, until)):
+        key = await secret(self.key, self.source_id) if self.key else None
+        keys = None if key is None else Keys(self.url, {"Auth-Key": key})
+        async with source_http(self.source_id, keys=keys) as http:
+            if self.via == "api":
+                found = await self._asked(http, start)
+                items = _FOUND.read(found, start, until)
+            else:
+                exported = await self._exported(http, with_key(self.url, key))
+                items = _INDICATORS.read_keyed(exported, start, until)
+        for page in paged(items):
             yield page
 
-    async def _exported(
-        self, start: datetime | None, until: datetime | None
-    ) -> Iterator[Record | Reject]:
-        async with source_http(self.source_id, keys=await self._keys()) as http:
-            document = await http.get_json(self.url)
+    async def _exported(self, http: SourceHttp, url: str) -> dict[str, Any]:
+        document = await http.get_json(url)
         if not isinstance(document, dict):
             raise self._error("is not a JSON object of ids")
-        return _INDICATORS.read_keyed(document, start, until)
+        return document
 
-    async def _asked(
-        self, start: datetime | None, until: datetime | None
-    ) -> Iterator[Record | Reject]:
+    async def _asked(self, http: SourceHttp, start: datetime | None) -> list[Any]:
         question = {"query": "get_iocs", "days": days_back(start, utc_now())}
-        async with source_http(self.source_id, keys=await self._keys()) as http:
-            document = http.parsed(await http.post(self.url, question, is_query=True))
-        status = document.get("query_status") if isinstance(document, dict) else None
+        document = http.parsed(await http.post(self.url, question, is_query=True))
+        status = value_at(document, "query_status")
         if status == "no_result":
-            return iter(())
-        found = document.get("data") if isinstance(document, dict) else None
+            return []
+        found = value_at(document, "data")
         if status != "ok" or not isinstance(found, list):
             raise self._error(f"answers {status!r:.80} with data of type {type(found).__name__}")
-        return _FOUND.read(found, start, until)
-
-    async def _keys(self) -> Keys | None:
-        if self.key is None:
-            return None
-        return Keys(self.url, {"Auth-Key": await secret(self.key, self.source_id)})
+        return found
 
     def _error(self, problem: str) -> SourceError:
         return SourceError(

@@ -54,7 +54,7 @@ def iso_moment(zone: tzinfo = UTC) -> Moment:
         if isinstance(value, str):
             text = value.strip()
             if text.endswith(" UTC"):
-                return parse_timestamp(text[:-4] + "+00:00" if ":" in text else text[:-4])
+                return parse_timestamp(text[:-4])
             if zone is not UTC:
                 try:
                     naive = datetime.fromisoformat(text)

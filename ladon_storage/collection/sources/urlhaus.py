@@ -18,13 +18,12 @@ import re
 from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, Literal
-from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ladon_storage.collection.records import Page, Record, Reject, paged
 from ladon_storage.collection.secrets import SecretName, secret
-from ladon_storage.collection.sources.addresses import HttpUrl, shown
+from ladon_storage.collection.sources.addresses import HttpUrl, shown, with_key
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     OVERLAP_TEXT,
@@ -113,7 +112,7 @@ class UrlHaus(BaseModel):
         """Yield the addresses that were seen in ``[start, until)``, in the feed's order."""
         key = await secret(self.key, self.source_id) if self.key else None
         keys = None if key is None else Keys(self.url, {"Auth-Key": key})
-        url = self.url.replace("{key}", quote(key or "", safe=""))
+        url = with_key(self.url, key)
         async with source_http(self.source_id, keys=keys) as http:
             if self.via == "api":
                 items = await self._asked(http, url, start)
