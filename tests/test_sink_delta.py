@@ -302,9 +302,12 @@ async def test_rejects_are_quarantined_once(lake: Path) -> None:
     assert await write(sink(lake), page, page, run_id="first") == [1, 0]
     assert await write(sink(lake), Page(rejects=[reject]), run_id="second") == [0]
     assert await write(sink(lake), page, source_id="other", run_id="third") == [1]
+    other = Page(rejects=[Reject("another reason", reject.raw)])
+    assert await write(sink(lake), other, run_id="fourth") == [0]
     columns = "source_id, run_id, reason, raw, record_id"
     assert rows(lake, columns, "records_quarantine") == [
         ("feed", "first", "no timestamp", '{"id":"9"}', "9"),
+        ("feed", "fourth", "another reason", '{"id":"9"}', None),
         ("other", "third", "no timestamp", '{"id":"9"}', "9"),
     ]
 
@@ -368,7 +371,13 @@ async def test_all_versions_of_a_missing_record_are_marked(lake: Path) -> None:
     async with sink(lake, "all") as target:
         await target.write("feed", Page([record("1", 1, "a"), record("1", 2, "b"), record("2", 1)]))
         assert await target.mark_removed("feed", {"2"}, 0.5) == 1
-        assert len(rows(lake, "*", where="removed_at IS NOT NULL")) == 2
+        marks = rows(lake, "version, removed_at", where="removed_at IS NOT NULL")
+        assert len(marks) == 2
+        await target.write("feed", Page([record("1", 3, "c")]))
+        assert await target.mark_removed("feed", {"2"}, 0.5) == 1
+        again = rows(lake, "version, removed_at", where="removed_at IS NOT NULL")
+    assert len(again) == 3
+    assert set(marks) < set(again)
 
 
 async def test_changed_record_is_not_removed(lake: Path) -> None:
@@ -455,9 +464,11 @@ async def test_table_that_is_too_large_to_hold_is_asked(
 
     assert await write(sink(lake, keep), *pages) == [10] * 6
     assert await write(sink(lake, keep), *overlapping) == [0] * 5 + [5, 10]
+    more = [[record(str(n), n) for n in range(k, k + 5)] for k in (75, 80, 75, 80)]
+    assert await write(sink(lake, keep), *more) == [5, 5, 0, 0]
     changed = [record("3", 4, "b"), record("70", 80, "b"), record("71", 1, "b")]
     assert await write(sink(lake, keep), changed, changed) == [2 + (keep == "all"), 0]
-    assert len(rows(lake, "*")) == 75 + (3 if keep == "all" else 0)
+    assert len(rows(lake, "*")) == 85 + (3 if keep == "all" else 0)
 
 
 def test_filter_never_misses_what_was_added() -> None:

@@ -1,0 +1,213 @@
+"""One collection in a process of its own: ours or dlt's, timed, with its peak memory, as JSON.
+
+- Imports are over when the clock starts, and what they took is not counted as memory.
+- Both read the same dictionaries in the same pages, keep where they got to, and are asked how many
+  rows there are in the end: who lost or doubled some has no figure.
+- dlt is told nothing that a user would not tell it: a cursor, a primary key where it merges, the
+  parquet loader. It runs in a folder of its own, without telemetry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+PAGE = 1_000
+BEGIN = datetime(2024, 1, 1, tzinfo=UTC)
+Item = dict[str, Any]
+
+
+def pages_of(records: int) -> Iterator[list[Item]]:
+    """Yield records of six fields in pages, one a second from `BEGIN` on."""
+    for first in range(0, records, PAGE):
+        yield [item(number) for number in range(first, min(first + PAGE, records))]
+
+
+def item(number: int) -> Item:
+    """Return the record of a number."""
+    return {
+        "id": f"{number * 2654435761 % 2**32:08x}",
+        "seen": (BEGIN + timedelta(seconds=number)).isoformat(),
+        "kind": ("url", "domain", "ip")[number % 3],
+        "value": f"host-{number}.example.invalid",
+        "confidence": number % 101,
+        "is_active": number % 2 == 0,
+    }
+
+
+def main() -> None:
+    """Measure what the command line says: who, what, a folder, and a number or an address."""
+    who, what, folder, argument = sys.argv[1:]
+    of = _Dlt if who.startswith("dlt") else _Ours
+    contender = of(who.removeprefix("dlt "), Path(folder))
+    if what == "nothing new":
+        seconds = contender.find_nothing(argument)
+        print(json.dumps({"seconds": seconds}))
+        return
+    records = int(argument)
+    baseline = _peak()
+    began = time.perf_counter()
+    contender.collect(records)
+    seconds = time.perf_counter() - began
+    peak = _peak() - baseline
+    found = contender.count()
+    if found != records:
+        raise SystemExit(f"{who} has {found} rows of {records}")
+    print(json.dumps({"seconds": seconds, "mebibytes": peak}))
+
+
+def _peak() -> float:
+    """Return the most memory that this process had, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _typical(run: Callable[[], None]) -> float:
+    """Return the median of five runs, after one that warms up."""
+    seconds = []
+    for _ in range(6):
+        began = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - began)
+    return sorted(seconds[1:])[2]
+
+
+class _Ours:
+    def __init__(self, sink: str, folder: Path) -> None:
+        from ladon_storage import MockStorageClient, StorageServiceClient
+        from ladon_storage.collection import engine, records
+        from ladon_storage.collection.sinks import SqlSink
+
+        self._engine, self._records, self._client = engine, records, StorageServiceClient
+        self._memory = MockStorageClient()
+        self._sink: Callable[[], Any] = lambda: SqlSink(f"sqlite:///{folder}/records.db")
+        if sink == "delta":
+            from ladon_storage.collection.sinks.delta import DeltaSink
+
+            self._sink = lambda: DeltaSink(f"delta://{folder}/lake")
+        self._folder = folder
+        self._is_delta = sink == "delta"
+
+    def collect(self, records: int) -> None:
+        source = _GeneratedSource(self._records, records)
+        asyncio.run(self._engine.run(source, self._sink(), self._memory, run_id="run"))
+
+    def find_nothing(self, addresses: str) -> float:
+        service, feed = addresses.split()
+
+        async def run(expected: int) -> None:
+            async with self._client(service) as client:
+                source = _FeedSource(self._records, feed, self._folder.name)
+                report = await self._engine.run(source, self._sink(), client, run_id="run")
+            assert report.records_written == expected
+
+        asyncio.run(run(PAGE))
+        return _typical(lambda: asyncio.run(run(0)))
+
+    def count(self) -> int:
+        if self._is_delta:
+            from deltalake import DeltaTable
+
+            return int(DeltaTable(f"{self._folder}/lake/records").count())
+        import sqlite3
+
+        with sqlite3.connect(self._folder / "records.db") as connection:
+            return int(connection.execute("SELECT count(*) FROM records").fetchone()[0])
+
+
+class _GeneratedSource:
+    source_id = "generated"
+    overlap = timedelta(days=36_500)  # so that a second run reads all again
+    ordered = True
+
+    def __init__(self, records: Any, count: int) -> None:
+        self._records = records
+        self._count = count
+
+    async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Any]:
+        page, record = self._records.Page, self._records.Record.of
+        for items in pages_of(self._count):
+            yield page([record(i["id"], datetime.fromisoformat(i["seen"]), i) for i in items])
+
+
+class _FeedSource:
+    overlap = timedelta(0)  # both ask the same, and are answered the same
+    ordered = True
+
+    def __init__(self, records: Any, url: str, source_id: str) -> None:
+        self.source_id = source_id
+        self._records = records
+        self._url = url
+
+    async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Any]:
+        import aiohttp
+
+        query = {"since": start.isoformat()} if start else {}
+        async with aiohttp.ClientSession() as session, session.get(self._url, params=query) as got:
+            items = await got.json()
+        record = self._records.Record.of
+        yield self._records.Page(
+            [record(i["id"], datetime.fromisoformat(i["seen"]), i) for i in items]
+        )
+
+
+class _Dlt:
+    def __init__(self, disposition: str, folder: Path) -> None:
+        # By name: only `make bench` installs dlt, and what checks types does without.
+        self._dlt: Any = import_module("dlt")
+        self._duckdb: Any = import_module("duckdb")
+        self._requests: Any = import_module("dlt.sources.helpers.requests")
+        self._disposition = disposition
+        self._folder = folder
+
+    def collect(self, records: int) -> None:
+        self._run(lambda: pages_of(records))
+
+    def find_nothing(self, addresses: str) -> float:
+        feed = addresses.split()[1]
+
+        def items(seen: Any) -> Iterator[list[Item]]:
+            query = {"since": seen.last_value} if seen.last_value else {}
+            yield self._requests.get(feed, params=query).json()
+
+        self._run(items, with_cursor=True)
+        assert self.count() == PAGE
+        seconds = _typical(lambda: self._run(items, with_cursor=True))
+        assert self.count() == PAGE
+        return seconds
+
+    def _run(
+        self, items: Callable[..., Iterator[list[Item]]], *, with_cursor: bool = False
+    ) -> None:
+        dlt = self._dlt
+        pipeline = dlt.pipeline(
+            "benchmark",
+            pipelines_dir=str(self._folder / "pipelines"),
+            destination=dlt.destinations.duckdb(str(self._folder / "records.duckdb")),
+            dataset_name="collected",
+        )
+        key = {"primary_key": "id"} if self._disposition == "merge" else {}
+
+        cursor = dlt.sources.incremental("seen")
+
+        def records(seen: Any = cursor) -> Iterator[list[Item]]:
+            yield from items(seen) if with_cursor else items()
+
+        resource = dlt.resource(records, name="records", write_disposition=self._disposition, **key)
+        pipeline.run(resource, loader_file_format="parquet").raise_on_failed_jobs()
+
+    def count(self) -> int:
+        with self._duckdb.connect(str(self._folder / "records.duckdb")) as connection:
+            found = connection.execute("SELECT count(*) FROM collected.records").fetchone()
+            return int(found[0])
+
+
+if __name__ == "__main__":
+    main()
