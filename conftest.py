@@ -7,7 +7,7 @@ import tempfile
 
 # Before anything imports Prefect, which reads its settings once.
 for name in list(os.environ):
-    if name.startswith(("PREFECT_", "STORAGE_SERVICE_")) or name == "ENVIRONMENT":
+    if name.startswith(("PREFECT_", "STORAGE_")) or name == "ENVIRONMENT":
         del os.environ[name]
 _prefect_home = tempfile.TemporaryDirectory(prefix="ladon-storage-prefect-")
 os.environ["PREFECT_HOME"] = _prefect_home.name

@@ -37,6 +37,7 @@ from ladon_storage import metrics
 from ladon_storage.breaker import CircuitBreaker, CircuitChange, CircuitState
 from ladon_storage.errors import (
     CircuitOpenError,
+    CircuitUndecidedError,
     ConfigurationError,
     InvalidResponseError,
     PoolTimeoutError,
@@ -254,8 +255,13 @@ class StorageServiceClient:
         assert stored is not None  # noqa: S101 - only a GET's 404 is None
         return stored
 
-    async def health_check(self) -> bool:
+    async def health_check(self, *, through_circuit: bool = False) -> bool:
         """Tell whether the service is healthy, whatever the circuit thinks of it.
+
+        Args:
+            through_circuit: Be a call like any other instead: the service is not asked while the
+                circuit is open, and a check that fails counts. One that succeeds does not: what
+                says that it is healthy may still fail at its work.
 
         Raises:
             StorageUnhealthyError: It is unhealthy or unreachable, in production.
@@ -263,11 +269,7 @@ class StorageServiceClient:
         status: int | None = None
         problem: Exception | str | None
         try:
-            pool = await self._pools.take(self.timeout)
-            try:
-                answer = await self._send(pool, "GET", URL(f"{self.base_url}/health"))
-            finally:
-                pool.give()
+            answer = await (self._probe_health() if through_circuit else self._ask_health())
             status = answer.status
             problem = _unhealthy(answer)
         except Exception as error:
@@ -281,6 +283,8 @@ class StorageServiceClient:
         unhealthy = StorageUnhealthyError(text, status)
         if isinstance(problem, Exception):
             unhealthy.__cause__ = problem
+        if isinstance(problem, CircuitOpenError):
+            unhealthy.transient = False
         logger.log(
             logging.ERROR if self._is_production else logging.WARNING,
             "%s (health_check_failed)",
@@ -291,6 +295,26 @@ class StorageServiceClient:
         if self._is_production:
             raise unhealthy
         return False
+
+    async def _ask_health(self) -> _Answer:
+        pool = await self._pools.take(self.timeout)
+        try:
+            return await self._send(pool, "GET", URL(f"{self.base_url}/health"))
+        finally:
+            pool.give()
+
+    async def _probe_health(self) -> _Answer:
+        permit = await self.circuit_breaker.admit()
+        try:
+            answer = await self._ask_health()
+        except BaseException as error:
+            if _is_failure(error):
+                self.circuit_breaker.failure(permit)
+            else:
+                self.circuit_breaker.release(permit)
+            raise
+        self.circuit_breaker.release(permit)
+        return answer
 
     async def _exchange(
         self,
@@ -307,7 +331,10 @@ class StorageServiceClient:
                 breaker.check()  # A call that would be rejected does not wait for its turn.
                 pool = await self._pools.take(self.timeout)
             try:
-                permit = breaker.acquire()
+                try:
+                    permit = breaker.acquire()
+                except CircuitUndecidedError:  # only where processes share the circuit
+                    permit = await breaker.admit()
                 try:
                     answer = await self._send(
                         pool, method, _url(self._watermarks, source_id), body, headers

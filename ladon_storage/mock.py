@@ -55,7 +55,7 @@ class MockStorageClient:
     async def close(self) -> None:
         """Do nothing: there is no connection. The watermarks stay."""
 
-    async def health_check(self) -> bool:
+    async def health_check(self, *, through_circuit: bool = False) -> bool:
         """Return ``True``."""
         return True
 

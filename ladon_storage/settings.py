@@ -13,18 +13,29 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from yarl import URL
 
+from ladon_storage.breaker import CircuitChange
+from ladon_storage.circuits import SharedCircuit, circuit_of, default_url
 from ladon_storage.client import StorageServiceClient
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.mock import MockStorageClient
 
 logger = logging.getLogger(__name__)
+
+VARIABLES = {
+    "url": "STORAGE_SERVICE_URL",
+    "token": "STORAGE_SERVICE_TOKEN",
+    "environment": "ENVIRONMENT",
+    "circuit_url": "STORAGE_CIRCUIT_URL",
+}
+"""The variable of each setting that the environment can give."""
 
 _WILL_NOT_PERSIST = "Watermarks are kept in memory and will not persist: "
 
@@ -96,6 +107,16 @@ class StorageSettings(BaseModel):
         default=30, ge=1, description="Connections to one host that one event loop keeps at most."
     )
 
+    circuit_url: SecretStr | None = Field(
+        default=None,
+        title="Circuit store URL",
+        description=(
+            "Where processes share the circuit: sqlite:////var/lib/circuits.db for one host, or "
+            "redis://redis.example:6379/0 for many. Flow runs use a file in Prefect's home unless "
+            "set; memory:// shares it with no other process."
+        ),
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _take_credentials_out_of_the_url(cls, values: Any) -> Any:
@@ -136,19 +157,14 @@ class StorageSettings(BaseModel):
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        """Read ``STORAGE_SERVICE_URL``, ``STORAGE_SERVICE_TOKEN`` and ``ENVIRONMENT``.
+        """Read the variables that `VARIABLES` names.
 
         An empty variable counts as one that is not set.
 
         Raises:
             ConfigurationError: A variable is missing or makes no sense; it says what to set.
         """
-        names = {
-            "url": "STORAGE_SERVICE_URL",
-            "token": "STORAGE_SERVICE_TOKEN",
-            "environment": "ENVIRONMENT",
-        }
-        values = {field: environ[name] for field, name in names.items() if environ.get(name)}
+        values = {field: environ[name] for field, name in VARIABLES.items() if environ.get(name)}
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -156,6 +172,20 @@ class StorageSettings(BaseModel):
         # Raised outside of the handler: pydantic's error holds the values.
         text = problem["msg"].removeprefix("Value error, ")
         raise ConfigurationError(f"The environment is not complete: {text}.")
+
+    def in_flow_runs(self) -> Self:
+        """Return these settings with the circuit that flow runs share, unless they name a store."""
+        if self.circuit_url or not self.url:
+            return self
+        return self.model_copy(update={"circuit_url": SecretStr(default_url())})
+
+    def _circuit(self) -> SharedCircuit | None:
+        if not (self.url and self.circuit_url):
+            return None
+        circuit = circuit_of(self.url, self.circuit_url.get_secret_value())
+        for listener in _listeners:
+            circuit.add_listener(partial(listener, circuit.key))
+        return circuit
 
     def client(self) -> StorageServiceClient | MockStorageClient:
         """Return a new client with these settings; the caller closes it.
@@ -182,11 +212,23 @@ class StorageSettings(BaseModel):
             max_connections=self.max_connections,
             max_connections_per_host=self.max_connections_per_host,
             token=self.token.get_secret_value() if self.token else None,
+            circuit_breaker=self._circuit(),
             ca_file=self.ca_file,
             client_cert=self.client_cert,
             client_key=self.client_key,
             allow_unverified_ssl=self.allow_unverified_ssl,
         )
+
+
+_listeners: list[Callable[[str, CircuitChange], object]] = []
+
+
+def on_circuit_change(listener: Callable[[str, CircuitChange], object]) -> None:
+    """Call ``listener`` with the service's address and each change of its circuit made here.
+
+    It is told of circuits that processes share, of clients that are made from now on.
+    """
+    _listeners.append(listener)
 
 
 _lock = threading.Lock()
@@ -212,14 +254,15 @@ def shared_client(settings: StorageSettings) -> StorageServiceClient | MockStora
 async def check_health(settings: StorageSettings) -> bool:
     """Tell whether the service is healthy; in development let the mock stand in if it is not.
 
-    The mock stands in for these settings, in this process, until a check finds the service healthy.
+    A service whose circuit is open counts as unhealthy, and is not asked. The mock stands in for
+    these settings, in this process, until a check finds the service healthy.
 
     Raises:
         StorageUnhealthyError: The service is unhealthy or unreachable, in production.
     """
     shared_client(settings)
     key = _plain(settings)
-    healthy = await _clients[key].health_check()
+    healthy = await _clients[key].health_check(through_circuit=True)
     with _lock:
         if healthy:
             _mocks_in_use.pop(key, None)

@@ -8,6 +8,8 @@
 - Prefect retries, and the client does not. It retries what another attempt can cure: not an open
   circuit, a 4xx, a conflict or a collection, whose source retries its own requests.
 - Records never pass through a result: a collection returns counts.
+- In a run the circuit is one for all runs, in a file unless a store is set, and its changes are
+  events: a run makes too few calls to find out alone that the service is down.
 - A source's key is looked up by its name, in a Secret block or the environment, inside of the task.
 """
 
@@ -26,6 +28,7 @@ from prefect.logging.handlers import APILogHandler
 from prefect.tasks import Task, exponential_backoff
 
 from ladon_storage.blocks import RecordSink, StorageService
+from ladon_storage.breaker import CircuitChange
 from ladon_storage.collection import engine
 from ladon_storage.collection.interfaces import (
     Clock,
@@ -40,8 +43,14 @@ from ladon_storage.collection.sinks import sink_from
 from ladon_storage.collection.sources import source_from
 from ladon_storage.collection.turn import Turn
 from ladon_storage.errors import StorageError
+from ladon_storage.events import emit_change
 from ladon_storage.models import Watermark, WatermarkStatus
-from ladon_storage.settings import StorageSettings, check_health, shared_client
+from ladon_storage.settings import (
+    StorageSettings,
+    check_health,
+    on_circuit_change,
+    shared_client,
+)
 
 Storage = StorageSettings | str | None
 """A `StorageService` block, settings, the name of a saved block, or ``None``: the environment."""
@@ -63,17 +72,32 @@ _RETRIED: dict[str, Any] = {
 
 
 async def storage_settings(storage: Storage = None) -> StorageSettings:
-    """Return what ``storage`` stands for.
+    """Return what ``storage`` stands for; in a run, with the circuit that runs share.
 
     Raises:
         ConfigurationError: ``storage`` is ``None``, and the environment is not complete.
         ValueError: There is no block of that name.
     """
     if storage is None:
-        return StorageSettings.from_environment()
-    if isinstance(storage, str):
-        return await StorageService.aload(storage)
-    return storage
+        settings = StorageSettings.from_environment()
+    elif isinstance(storage, str):
+        settings = await StorageService.aload(storage)
+    else:
+        settings = storage
+    return settings.in_flow_runs() if _is_in_a_run() else settings
+
+
+def _is_in_a_run() -> bool:
+    return bool(FlowRunContext.get() or TaskRunContext.get())
+
+
+def _emit_in_runs(service: str, change: CircuitChange) -> None:
+    """Tell Prefect; outside of a run there may be none, and asking would start one."""
+    if _is_in_a_run():
+        emit_change(service, change)
+
+
+on_circuit_change(_emit_in_runs)
 
 
 def record_sink(sink: Sink | RecordSink | dict[str, Any]) -> Sink:
@@ -336,7 +360,7 @@ class _RunLogHandler(APILogHandler):
     """Send this package's records to the run that is under way, and drop those outside of one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if FlowRunContext.get() or TaskRunContext.get():
+        if _is_in_a_run():
             super().emit(record)
 
 

@@ -25,11 +25,12 @@ LAYERS = [
     "settings",
     "collection",
     "blocks",
+    "events",
     "tasks",
     "server",
     "cli",
 ]
-MAY_IMPORT_PREFECT = {"blocks", "tasks"}
+MAY_IMPORT_PREFECT = {"blocks", "events", "tasks"}
 FORBIDDEN = {
     "errors": set(LAYERS),
     "breaker": {"models", "metrics", "aiohttp", "asyncio", "prometheus_client"},
@@ -37,7 +38,7 @@ FORBIDDEN = {
     "client": {"server", "collection", "mock", "circuits"},
     "mock": {"client", "server"},
     "collection": {"client", "mock", "server", "settings", "metrics"},
-    "server": {"client", "mock", "breaker", "settings", "collection", "blocks", "tasks"},
+    "server": {"client", "mock", "breaker", "settings", "collection", "blocks", "tasks", "events"},
 }
 
 

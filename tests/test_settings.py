@@ -15,12 +15,16 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from ladon_storage import (
+    CircuitBreaker,
+    CircuitOpenError,
     ConfigurationError,
     MockStorageClient,
     StorageServiceClient,
     StorageUnhealthyError,
     settings,
 )
+from ladon_storage.circuits import SharedCircuit
+from ladon_storage.errors import StorageResponseError
 from ladon_storage.settings import StorageSettings, check_health, shared_client
 from tests.raw_server import RawServer, http, watermark
 
@@ -37,16 +41,22 @@ def _clients(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_environment_says_where_and_how() -> None:
-    """The three variables become the three settings."""
+    """Each variable becomes its setting."""
     read = StorageSettings.from_environment(
         {
             "STORAGE_SERVICE_URL": ADDRESS,
             "STORAGE_SERVICE_TOKEN": SECRET,
             "ENVIRONMENT": "staging",
+            "STORAGE_CIRCUIT_URL": f"redis://:{SECRET}@redis",
             "OTHER": "x",
         }
     )
-    assert read == StorageSettings(url=ADDRESS, token=SecretStr(SECRET), environment="staging")
+    assert read == StorageSettings(
+        url=ADDRESS,
+        token=SecretStr(SECRET),
+        environment="staging",
+        circuit_url=SecretStr(f"redis://:{SECRET}@redis"),
+    )
 
 
 def test_environment_is_the_process_own_and_production_by_default(
@@ -210,6 +220,7 @@ def test_secrets_are_hidden_in_each_form(form: Any) -> None:
     for read in (
         StorageSettings(url=ADDRESS, token=SecretStr(SECRET)),
         StorageSettings(url=f"https://collector:{SECRET}@storage.example"),
+        StorageSettings(url=ADDRESS, circuit_url=SecretStr(f"redis://:{SECRET}@redis")),
     ):
         assert SECRET not in str(form(read))
 
@@ -260,10 +271,106 @@ def test_every_setting_reaches_the_client(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(
         settings, "StorageServiceClient", lambda url, **options: made.update(url=url, **options)
     )
-    StorageSettings.model_validate({"url": ADDRESS, **given}).client()
+    there = StorageSettings.model_validate({"url": ADDRESS, **given, "circuit_url": "memory://"})
+    there.client()
+    circuit = made.pop("circuit_breaker")
+    assert isinstance(circuit, SharedCircuit)
+    assert circuit.key == f"{ADDRESS}"
     assert made == {"url": ADDRESS, **given}
     arguments = set(inspect.signature(StorageServiceClient.__init__).parameters)
     assert arguments - set(made) == {"self", "base_url", "circuit_breaker", "max_response_bytes"}
+
+
+def test_circuit_is_shared_where_a_store_is_named(tmp_path: Path) -> None:
+    """Clients of a service have its circuit, whatever else their settings are; no others do."""
+    there = {"url": ADDRESS, "circuit_url": f"sqlite:///{tmp_path}/circuits.db"}
+    one = StorageSettings.model_validate(there).client()
+    one.circuit_breaker.trip()
+    another = StorageSettings.model_validate({**there, "url": f"{ADDRESS}/", "timeout": 3}).client()
+    assert another.circuit_breaker.state == "open"
+    elsewhere = StorageSettings.model_validate({**there, "url": "http://other.example"}).client()
+    assert elsewhere.circuit_breaker.state == "closed"
+    plain = StorageSettings(url=ADDRESS).client()
+    assert type(plain.circuit_breaker) is CircuitBreaker
+
+
+def test_circuit_store_of_flow_runs_is_the_default_and_not_forced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Settings that name a store keep it; without a service there is nothing to protect."""
+    monkeypatch.setenv("PREFECT_HOME", "/home")
+    here = StorageSettings(url=ADDRESS).in_flow_runs()
+    assert here.circuit_url == SecretStr("sqlite:////home/ladon-storage-circuits.db")
+    monkeypatch.setenv("STORAGE_CIRCUIT_URL", "redis://redis.example")
+    assert StorageSettings(url=ADDRESS).in_flow_runs().circuit_url == SecretStr(
+        "redis://redis.example"
+    )
+    own = StorageSettings(url=ADDRESS, circuit_url=SecretStr("memory://"))
+    assert own.in_flow_runs() is own
+    nowhere = StorageSettings(environment="development")
+    assert nowhere.in_flow_runs() is nowhere
+
+
+def test_circuit_store_that_does_not_exist_is_told_when_the_client_is_made() -> None:
+    """The sentence quotes nothing of an address that may hold a password."""
+    wrong = StorageSettings(url=ADDRESS, circuit_url=SecretStr(f"reddis://:{SECRET}@redis"))
+    with pytest.raises(ConfigurationError, match="STORAGE_CIRCUIT_URL") as caught:
+        wrong.client()
+    assert SECRET not in str(caught.value)
+
+
+def test_changes_of_shared_circuits_are_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whoever asked is told of each change that is made here, with the service's address."""
+    monkeypatch.setattr(settings, "_listeners", [])
+    told: list[tuple[str, str]] = []
+    settings.on_circuit_change(lambda service, change: told.append((service, change.after)))
+    there = StorageSettings(url=ADDRESS, circuit_url=SecretStr(f"sqlite:///{tmp_path}/c.db"))
+    one, another = there.client(), there.client()
+    one.circuit_breaker.trip()
+    another.circuit_breaker.reset()
+    assert told == [(ADDRESS, "open"), (ADDRESS, "closed")]
+
+
+async def test_health_checks_of_runs_find_out_that_the_service_is_down() -> None:
+    """Five that fail open the circuit; then the service is not asked, and nothing is repeated."""
+    async with RawServer(*[http(503)] * 5) as server:
+        there = StorageSettings(url=server.url)
+        for _ in range(5):
+            with pytest.raises(StorageUnhealthyError) as unhealthy:
+                await check_health(there)
+            assert unhealthy.value.transient
+        with pytest.raises(StorageUnhealthyError, match="circuit") as rejected:
+            await check_health(there)
+        assert isinstance(rejected.value.__cause__, CircuitOpenError)
+        assert not rejected.value.transient
+        assert len(server.requests) == 5
+        await shared_client(there).close()
+
+
+async def test_health_check_that_succeeds_proves_nothing() -> None:
+    """A service may say that it is healthy and fail at its work: those failures count on."""
+    answers = [HEALTHY, http(500)] * 5
+    async with RawServer(*answers) as server:
+        there = StorageSettings(url=server.url)
+        for _ in range(5):
+            assert await check_health(there)
+            with pytest.raises(StorageResponseError):
+                await shared_client(there).get_watermark("kev")
+        assert shared_client(there).circuit_breaker.state == "open"
+        await shared_client(there).close()
+
+
+async def test_health_check_that_does_not_speak_of_the_service_is_no_failure() -> None:
+    """A 4xx and an answer that says *unhealthy* leave the circuit alone."""
+    async with RawServer(*[http(404), http(200, b"{}")] * 3) as server:
+        there = StorageSettings(url=server.url)
+        for _ in range(6):
+            with pytest.raises(StorageUnhealthyError):
+                await check_health(there)
+        assert shared_client(there).circuit_breaker.failure_count == 0
+        await shared_client(there).close()
 
 
 def test_file_that_is_missing_is_told_when_the_client_is_made() -> None:

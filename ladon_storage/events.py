@@ -1,0 +1,47 @@
+"""Changes of a circuit as Prefect events, so that automations can act on them.
+
+The events are ``ladon.circuit.opened``, ``ladon.circuit.half-opened`` and ``ladon.circuit.closed``;
+their resource is the service. Whoever made a change emits it, and nobody else.
+"""
+
+from __future__ import annotations
+
+from prefect.events import emit_event
+
+from ladon_storage.breaker import CircuitChange, CircuitState
+from ladon_storage.circuits import service_key
+
+OPENED, HALF_OPENED, CLOSED = (
+    f"ladon.circuit.{each}" for each in ("opened", "half-opened", "closed")
+)
+
+_EVENTS = {
+    CircuitState.OPEN: OPENED,
+    CircuitState.HALF_OPEN: HALF_OPENED,
+    CircuitState.CLOSED: CLOSED,
+}
+
+
+def resource_id(address: str) -> str:
+    """Return the name of a service's resource, by which automations find its events.
+
+    >>> resource_id("https://storage.example/")
+    'ladon.storage-service.https://storage.example:443'
+    """
+    return f"ladon.storage-service.{service_key(address)}"
+
+
+def emit_change(service: str, change: CircuitChange) -> None:
+    """Tell Prefect of ``change``; whatever keeps it from being told is only logged."""
+    emit_event(
+        _EVENTS[change.after],
+        resource={
+            "prefect.resource.id": resource_id(service),
+            "prefect.resource.name": f"Storage Service at {service_key(service)}",
+        },
+        payload={
+            "before": change.before.value,
+            "after": change.after.value,
+            "reason": change.reason,
+        },
+    )
