@@ -256,7 +256,7 @@ class SqlSink:
             ).one_or_none()
         if row is None:
             return None
-        return Position.model_validate(row._mapping)
+        return Position(**row._asdict())
 
     def _mark_removed(self, source_id: str, present: Set[str], most: float) -> int:
         now = utc_now()

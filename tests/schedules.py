@@ -1,0 +1,735 @@
+"""A world in which a schedule of what can go wrong is played, and an oracle that watches it.
+
+- A run sees the feed as it was when it began to read; what is published meanwhile is for the next.
+- *Due* is a version that became visible no further back than the overlap: the sink must have it
+  once a run that began after it was visible promises to be durable up to its time, and at the end.
+  What an operator went back for is due again. What nobody can know is not due: a version that no
+  feed shows any more when a sink was lost, or what a source hid behind an order that it declared,
+  broke, and was not caught breaking before the run was killed.
+- A killed run says nothing more, to nobody: neither the storage nor the sink hears of it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Set
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from ladon_storage.collection.engine import Report, run
+from ladon_storage.collection.interfaces import Limits, Position, Sink, Storage
+from ladon_storage.collection.passage import NOTHING_COLLECTED
+from ladon_storage.collection.records import Page, Record, Reject
+from ladon_storage.errors import (
+    LadonStorageError,
+    SinkError,
+    SourceBusyError,
+    SourceError,
+    StorageConnectionError,
+    WatermarkConflictError,
+)
+from ladon_storage.models import Watermark, WatermarkStatus
+from tests.collecting import BEGIN, RememberingSink, ScriptedStorage, record
+
+SOURCE = "feed"
+LEASE = timedelta(minutes=1)
+SKEW = timedelta(minutes=5)
+STORM = 15
+"""So many unusable records at once that the feed must have changed."""
+
+
+class Killed(Exception):  # noqa: N818 - what happened, and no error of anybody's
+    """End a run as SIGKILL does: it can tell nobody."""
+
+
+@dataclass(eq=False)
+class Item:
+    """Be one version that the feed showed, and whether the sink must have it."""
+
+    record: Record
+    due: bool = True
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.record.record_id, self.record.version
+
+    @property
+    def at(self) -> datetime:
+        return self.record.timestamp
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Say what kind of source it is."""
+
+    overlap: int | None = 3
+    ordered: bool = False
+    honest: bool = True
+    page: int = 2
+    lookback: int | None = None
+    seed: int = 0
+
+
+# The steps of a schedule
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Show a record: ``new``, ``tie``, ``late``, ``update``, ``moved``, ``future``, ``reject``."""
+
+    kind: str
+    record_id: int = 0
+    minutes: int = 0
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Let minutes pass."""
+
+    minutes: int
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Do something at the ``nth`` call of ``point``, before it or after it."""
+
+    point: str
+    nth: int
+    when: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """Collect; ``again`` under the id of the run before, unless an operator came between."""
+
+    faults: tuple[Fault, ...] = ()
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Both:
+    """Collect twice at once; ``turns`` are how long each waits at each of its calls."""
+
+    one: Run
+    other: Run
+    turns: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Reset:
+    """Move the watermark back by minutes, to where the last run went from, or delete it."""
+
+    how: str
+    minutes: int = 0
+
+
+@dataclass(frozen=True)
+class Lose:
+    """Put the sink back to what it was so many steps ago; 0: drop it."""
+
+    steps: int
+
+
+@dataclass(frozen=True)
+class Storm:
+    """Let the feed change its shape, or be repaired."""
+
+
+Step = Publish | Tick | Run | Both | Reset | Lose | Storm
+
+
+class Backend(Protocol):
+    """Hold a storage and a sink, and show what is in them."""
+
+    remembers: bool
+    keeps_all: bool
+
+    @property
+    def storage(self) -> Storage: ...
+    def sink(self) -> Sink: ...
+    def rows(self) -> list[tuple[str, str]]: ...
+    def rejects(self) -> list[str]: ...
+    def position(self) -> Position | None: ...
+    async def watermark(self) -> Watermark | None: ...
+    async def reset(self, timestamp: datetime) -> None: ...
+    async def delete(self) -> None: ...
+    def backup(self) -> object: ...
+    def restore(self, backup: object) -> None: ...
+
+
+class Scripted:
+    """Keep everything in memory, by the rules of the service."""
+
+    keeps_all = True
+
+    def __init__(self, world: World, *, remembers: bool = True) -> None:
+        self.remembers = remembers
+        self.storage = ScriptedStorage(now=lambda: world.now)
+        self._kept = RememberingSink()
+
+    def sink(self) -> Sink:
+        return self._kept if self.remembers else Forgetful(self._kept)
+
+    def rows(self) -> list[tuple[str, str]]:
+        return [(record_id, version) for _, record_id, version in self._kept.rows]
+
+    def rejects(self) -> list[str]:
+        return [raw for _, _, raw in self._kept.rejects]
+
+    def position(self) -> Position | None:
+        return self._kept.positions.get(SOURCE) if self.remembers else None
+
+    async def watermark(self) -> Watermark | None:
+        return self.storage.stored.get(SOURCE)
+
+    async def reset(self, timestamp: datetime) -> None:
+        stored = self.storage.stored[SOURCE].model_dump()
+        stored |= {"last_successful_timestamp": timestamp, "run_id": None}
+        self.storage.put(stored.pop("source_id"), **stored)
+
+    async def delete(self) -> None:
+        del self.storage.stored[SOURCE]
+
+    def backup(self) -> object:
+        kept = self._kept
+        return dict(kept.rows), dict(kept.positions), set(kept.rejects)
+
+    def restore(self, backup: Any) -> None:
+        self._kept = kept = RememberingSink()
+        if backup is not None:
+            kept.rows, kept.positions, kept.rejects = map(type_copy, backup)
+
+
+def type_copy(value: Any) -> Any:
+    """Return a shallow copy."""
+    return value.copy()
+
+
+class Forgetful:
+    """Be a sink that remembers no position."""
+
+    def __init__(self, inner: RememberingSink) -> None:
+        self._inner = inner
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+    async def write(
+        self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
+    ) -> int:
+        assert position is None
+        return await self._inner.write(source_id, page)
+
+
+class Life:
+    """Be one run: where it is hit, and what it promised."""
+
+    def __init__(self, world: World, step: Run, run_id: str, turns: tuple[int, ...] = ()) -> None:
+        self.world = world
+        self.run_id = run_id
+        self.task = asyncio.current_task()
+        self.faults = {(each.point, each.nth, each.when): each.what for each in step.faults}
+        self.fired: list[Fault] = []
+        self.dead = False
+        self.calls: Counter[str] = Counter()
+        self.due: list[Item] = []
+        """What was visible and due when it began to read."""
+        self.read_all = False
+        self.highest: datetime | None = None
+        self.caught = False
+        """A page that breaks the declared order is durable."""
+        self.held = False
+        self._turns = turns
+        self._turn = 0
+
+    async def hit(self, point: str, when: str) -> None:
+        """Give way to others, then do what the schedule says."""
+        if self._turns:
+            for _ in range(self._turns[self._turn % len(self._turns)]):
+                await asyncio.sleep(0)
+            self._turn += 1
+        if self.dead:
+            raise Killed
+        if when == "before":
+            self.calls[point] += 1
+        nth = self.calls[point] - 1
+        what = self.faults.get((point, nth, when))
+        if what is None:
+            return
+        self.fired.append(Fault(point, nth, when, what))
+        if what == "kill":
+            self.dead = True
+            raise Killed
+        if what == "error":
+            raise _ERRORS.get(point, StorageConnectionError)(f"{point} {nth} {when}")
+        if what == "cancel":
+            assert self.task is not None
+            self.task.cancel()
+            await asyncio.sleep(0)
+        elif what == "pause":
+            self.world.pass_minutes(2)
+        elif what == "publish":
+            for each in (Publish("new", nth), Publish("late", nth + 1, 3), Publish("update", nth)):
+                self.world.publish(each)
+        elif what == "reset":
+            await self.world.reset(Reset("back", 2))
+
+    @property
+    def had_to_fail(self) -> bool:
+        return any(
+            each.what in ("error", "kill", "cancel") and each.point != "failed"
+            for each in self.fired
+        )
+
+
+_ERRORS: dict[str, type[LadonStorageError]] = {
+    "read": SourceError,
+    "write": SinkError,
+    "position": SinkError,
+    "open": SinkError,
+}
+
+
+class HitStorage:
+    """Be a storage that one run speaks to."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._inner = life.world.backend.storage
+
+    async def health_check(self) -> bool:
+        await self._life.hit("health", "before")
+        return await self._inner.health_check()
+
+    async def get_watermark(self, source_id: str) -> Watermark | None:
+        await self._life.hit("get", "before")
+        stored = await self._inner.get_watermark(source_id)
+        await self._life.hit("get", "after")
+        if self._life.calls["get"] == 1:
+            self._life.held = self._life.world.is_held(stored, self._life.run_id)
+        return stored
+
+    async def update_watermark(
+        self,
+        source_id: str,
+        timestamp: datetime,
+        status: WatermarkStatus = WatermarkStatus.SUCCESS,
+        error_message: str | None = None,
+        **options: Any,
+    ) -> Watermark:
+        await self._life.hit(str(status), "before")
+        before = self._life.world.last_success
+        stored = await self._inner.update_watermark(
+            source_id, timestamp, status, error_message, **options
+        )
+        self._life.world.stored(self._life, before, stored)
+        await self._life.hit(str(status), "after")
+        return stored
+
+
+class HitSink:
+    """Be a sink that one run writes into."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._inner = life.world.backend.sink()
+
+    async def __aenter__(self) -> Self:
+        await self._life.hit("open", "before")
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._inner.__aexit__(kind, error, traceback)
+
+    async def write(
+        self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
+    ) -> int:
+        await self._life.hit("write", "before")
+        written = await self._inner.write(source_id, page, run_id=run_id, position=position)
+        self._life.world.wrote(self._life, page, position)
+        await self._life.hit("write", "after")
+        return written
+
+
+class HitRememberingSink(HitSink):
+    """Be a sink that remembers."""
+
+    async def position(self, source_id: str) -> Position | None:
+        await self._life.hit("position", "before")
+        found: Position | None = await self._inner.position(source_id)  # type: ignore[attr-defined]
+        return found
+
+    async def mark_removed(self, source_id: str, present: Set[str], most: float) -> int:
+        return 0
+
+
+class HitSource:
+    """Show one run the feed."""
+
+    whole = False
+    source_id = SOURCE
+
+    def __init__(self, life: Life) -> None:
+        feed = life.world.feed
+        self.overlap = None if feed.overlap is None else timedelta(minutes=feed.overlap)
+        self.ordered = feed.ordered
+        self._life = life
+        self._page = feed.page
+
+    async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
+        await self._life.hit("read", "before")
+        # One that is read whole knows no range.
+        start = None if self.overlap is None else start
+        records, rejects = self._life.world.seen(self._life, start)
+        for begin in range(0, len(records), self._page):
+            yield Page(records[begin : begin + self._page])
+            await self._life.hit("read", "after")
+            await self._life.hit("read", "before")
+        if rejects:
+            yield Page([], rejects)
+        self._life.read_all = True
+
+
+class World:
+    """Play a schedule, and look at what is promised and what is there after each step."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+        self.now = BEGIN
+        self.backend: Backend = Scripted(self)
+        self.shown: dict[str, Item] = {}
+        self.rejects: list[Reject] = []
+        self.stormy = False
+        self.last_success: datetime | None = None
+        self.went_from: datetime | None = None
+        self.failed: list[Life] = []
+        self.meanwhile: list[Item] = []
+        self.running = False
+        self.may_repeat = False
+        self.backups: list[tuple[object, Position | None]] = []
+        self.values = 0
+        self.runs = 0
+        self.log: list[str] = []
+
+    async def play(self, steps: list[Step]) -> None:
+        """Play the schedule, then run once more without faults, and once for nothing."""
+        for step in steps:
+            self.log.append(f"{self.now:%d %H:%M} {step}")
+            await self._do(step)
+            self._settle()
+            self.backups.append((self.backend.backup(), self.backend.position()))
+        self.stormy = False
+        self.pass_minutes(2)
+        report = await self._collect(Run())
+        assert report is not None, self.told("the run after everything did not succeed")
+        self._require([item for item in self.shown.values() if item.due], "is not in the sink")
+        assert set(self.backend.rejects()) >= {each.raw for each in self.rejects}
+        for kept in (self.backend.rows(), self.backend.rejects()):
+            assert len(kept) == len(set(kept)), self.told("the sink has something twice")
+        before = self.last_success
+        again = await self._collect(Run())
+        assert again is not None
+        assert again.records_written == 0, self.told("a run without news wrote something")
+        assert self.last_success == before
+
+    async def _do(self, step: Step) -> None:
+        match step:
+            case Publish():
+                self.publish(step)
+            case Tick(minutes):
+                self.pass_minutes(minutes)
+            case Run():
+                await self._collect(step)
+            case Both(one, other, turns):
+                await asyncio.gather(
+                    asyncio.create_task(self._collect(one, turns, alone=False)),
+                    asyncio.create_task(self._collect(other, turns[::-1], alone=False)),
+                )
+            case Reset():
+                await self.reset(step)
+            case Lose(steps):
+                self._lose(steps)
+            case Storm():
+                self.stormy = not self.stormy
+
+    # What happens to the feed and to what is kept of it
+
+    def pass_minutes(self, minutes: int) -> None:
+        """Let time pass."""
+        self.now += timedelta(minutes=minutes)
+
+    def publish(self, what: Publish) -> None:
+        """Show a new version."""
+        if what.kind == "reject":
+            if len(self.rejects) < 8:
+                self.rejects.append(Reject.of("no id", {"number": len(self.rejects)}))
+            return
+        record_id = str(what.record_id)
+        known = self.shown.get(record_id)
+        newest = self._newest() or self.now
+        when = {
+            "tie": newest,
+            "late": newest - timedelta(minutes=what.minutes),
+            "future": self.now + timedelta(minutes=what.minutes * 4),
+            "update": known.at if known else self.now,
+        }.get(what.kind, self.now)
+        if known is not None:
+            when = max(when, known.at)
+        self.values += 1
+        item = Item(record(record_id, when, f"v{self.values}"))
+        item.due = self._is_in_reach(item, self._newest())
+        self.shown[record_id] = item
+        if self.running:
+            self.meanwhile.append(item)
+
+    def _newest(self) -> datetime | None:
+        """Return the latest time that any run may have promoted by now."""
+        horizon = self.now + SKEW
+        times = [item.at for item in self.shown.values() if item.at <= horizon]
+        success = self.last_success
+        if success is not None and success != NOTHING_COLLECTED:
+            times.append(success)
+        return max(times, default=None)
+
+    def _is_in_reach(self, item: Item, newest: datetime | None) -> bool:
+        if self.feed.overlap is None or newest is None:
+            return True
+        return item.at >= self._before(newest)
+
+    def _before(self, promise: datetime) -> datetime:
+        """Return from where on a run reads again that is durable up to ``promise``."""
+        if promise == NOTHING_COLLECTED:
+            return promise
+        return promise - timedelta(minutes=self.feed.overlap or 0)
+
+    async def reset(self, step: Reset) -> None:
+        """Be the operator who wants something read again."""
+        if await self.backend.watermark() is None:
+            return
+        self.may_repeat = False
+        if step.how == "delete":
+            await self.backend.delete()
+            self.last_success = None
+            back_to = None
+        else:
+            current = self.last_success or self.now
+            if current == NOTHING_COLLECTED:
+                return
+            to = current - timedelta(minutes=step.minutes)
+            if step.how == "again" and self.went_from is not None:
+                to = min(self.went_from, current)
+            await self.backend.reset(to)
+            self.last_success = to
+            back_to = to if to == NOTHING_COLLECTED else self._before(to)
+        if step.how == "delete" and self.feed.lookback is not None:
+            back_to = self.now - timedelta(minutes=self.feed.lookback)
+        for item in self.shown.values():
+            item.due = item.due or back_to is None or item.at >= back_to
+
+    def _lose(self, steps: int) -> None:
+        if not self.backend.remembers:
+            return
+        backup, position = self.backups[-steps] if 0 < steps <= len(self.backups) else (None, None)
+        self.backend.restore(backup)
+        if position is not None and self.feed.overlap is not None:
+            reach = self._before(position.timestamp)
+            for item in self._missing():
+                item.due = item.due and item.at >= reach
+
+    # What a run does, and what is looked at then
+
+    async def _collect(
+        self, step: Run, turns: tuple[int, ...] = (), *, alone: bool = True
+    ) -> Report | None:
+        self.runs += not (step.again and self.may_repeat)
+        self.may_repeat = True
+        life = Life(self, step, f"run-{self.runs}", turns)
+        before, position = self.last_success, self.backend.position()
+        self.running = True
+        lookback = self.feed.lookback
+        limits = Limits(
+            lease=LEASE,
+            future_skew=SKEW,
+            initial_lookback=None if lookback is None else timedelta(minutes=lookback),
+        )
+        sink = HitRememberingSink(life) if self.backend.remembers else HitSink(life)
+        report: Report | None = None
+        error: BaseException | None = None
+        try:
+            report = await run(
+                HitSource(life),
+                sink,
+                HitStorage(life),
+                run_id=life.run_id,
+                limits=limits,
+                clock=lambda: self.now,
+            )
+        except (LadonStorageError, Killed, asyncio.CancelledError) as raised:
+            error = raised
+        self.running = False
+        self.log.append(f"    {life.run_id}: {'success' if report else repr(error)}")
+        await self._look_at_end(life, report, error, alone=alone)
+        if isinstance(error, SourceError) and "has changed" in str(error):
+            self._look_at_changed_feed(before, position, alone=alone)
+        if report is None:
+            self.failed.append(life)
+        elif alone:
+            self.went_from = report.watermark_before or self.went_from
+        return report
+
+    async def _look_at_end(
+        self, life: Life, report: Report | None, error: BaseException | None, *, alone: bool
+    ) -> None:
+        if report is not None:
+            assert not life.had_to_fail, self.told(f"{life.run_id} swallowed {life.fired}")
+            assert life.read_all
+            assert not self.stormy, self.told("a changed feed was collected")
+            return
+        heard = life.calls["get"] and not any(e.point in ("get", "health") for e in life.fired)
+        if heard:
+            assert isinstance(error, SourceBusyError) == life.held, self.told("lease")
+        quiet = (SourceBusyError, WatermarkConflictError)
+        if alone and heard and not life.dead and not isinstance(error, quiet):
+            told = any(each.point == "failed" or each.what == "reset" for each in life.fired)
+            stored = await self.backend.watermark()
+            assert told or stored, self.told("nothing says that the run failed")
+            if not told and stored:
+                assert (stored.status, stored.run_id) == ("failed", life.run_id), self.told("mute")
+
+    def _look_at_changed_feed(
+        self, before: datetime | None, position: Position | None, *, alone: bool
+    ) -> None:
+        now = self.backend.position()
+        if alone and now is not None:
+            kept = [each for each in (before, position and position.timestamp) if each]
+            if self.feed.lookback is not None:
+                kept.append(self.now - timedelta(minutes=self.feed.lookback))
+            assert now.timestamp <= max(kept, default=NOTHING_COLLECTED), self.told(
+                "a run that refused its feed moved the position"
+            )
+
+    def is_held(self, stored: Watermark | None, run_id: str) -> bool:
+        """Tell whether a run must leave the source to another."""
+        if stored is None or stored.status != WatermarkStatus.RUNNING:
+            return False
+        assert stored.last_run_timestamp is not None
+        return stored.run_id != run_id and self.now < stored.last_run_timestamp + LEASE
+
+    def seen(self, life: Life, start: datetime | None) -> tuple[list[Record], list[Reject]]:
+        """Return what a run that begins to read sees, in the order in which it sees it."""
+        self.log.append(f"    {life.run_id} reads from {start and f'{start:%d %H:%M}'}")
+        self._bound_by_lookback()
+        life.due = [item for item in self.shown.values() if item.due]
+        records = [each.record for each in self.shown.values() if not start or each.at >= start]
+        random.Random(self.feed.seed).shuffle(records)
+        if self.feed.ordered and self.feed.honest:
+            records.sort(key=lambda each: each.timestamp)
+        rejects = list(self.rejects)
+        if self.stormy:
+            rejects += [Reject.of("no time", {"storm": number}) for number in range(STORM)]
+        return records, rejects
+
+    def _bound_by_lookback(self) -> None:
+        """Let go what a first collection, or a dropped sink, does not reach back to."""
+        if self.feed.lookback is None or self.feed.overlap is None:
+            return
+        reach = self.now - timedelta(minutes=self.feed.lookback)
+        if self.last_success is not None:
+            if not self.backend.remembers or self.backend.position() is not None:
+                return
+            reach = min(reach, self._before(self.last_success))
+        for item in self._missing():
+            item.due = item.due and item.at >= reach
+
+    def wrote(self, life: Life, page: Page, position: Position | None) -> None:
+        """Look at a page and a position that are durable now."""
+        times = [each.timestamp for each in page.records if each.timestamp <= self.now + SKEW]
+        if times:
+            life.caught |= life.highest is not None and min(times) < life.highest
+            life.highest = max([*times, *([life.highest] if life.highest else [])])
+        if position is not None:
+            self._look_at_promise(life, position.timestamp, "position")
+
+    def stored(self, life: Life, before: datetime | None, stored: Watermark) -> None:
+        """Look at a watermark that was written."""
+        after = stored.last_successful_timestamp
+        if after != before:
+            assert after is not None
+            assert before is None or after > before, self.told("the watermark went back")
+            assert after <= self.now + SKEW, self.told("the watermark is in the future")
+        if stored.status == WatermarkStatus.SUCCESS:
+            assert after is not None
+            self._look_at_promise(life, after, "watermark")
+        self.last_success = after
+
+    def _look_at_promise(self, life: Life, until: datetime, what: str) -> None:
+        # Each run reads anew what is read whole, and an order that is broken promises nothing yet.
+        trusted = self.feed.overlap is not None and (self.feed.honest or not self.feed.ordered)
+        if trusted or life.read_all:
+            # A tie may go on over the next page, and is read again from its instant on.
+            promised = [i for i in life.due if i.at < until or (life.read_all and i.at == until)]
+            current = set(map(id, self.shown.values()))
+            shown = [i for i in promised if id(i) in current or self.backend.keeps_all]
+            self._require(shown, f"is not durable, and the {what} passed it at {until:%d %H:%M}")
+
+    def _require(self, items: list[Item], what: str) -> None:
+        there = set(self.backend.rows())
+        for item in items:
+            assert item.key in there, self.told(f"{item.record} {what}")
+
+    def _missing(self) -> list[Item]:
+        there = set(self.backend.rows())
+        return [item for item in self.shown.values() if item.key not in there]
+
+    def _settle(self) -> None:
+        """Say what is not due any more after a step."""
+        newest = self._newest()
+        for item in self.meanwhile:
+            item.due = item.due and self._is_in_reach(item, newest)
+        for life in self.failed:
+            self._forgive(life)
+        self.meanwhile, self.failed = [], []
+
+    def _forgive(self, life: Life) -> None:
+        """Let go what a declared order hid, which was not seen to be broken before the run ended.
+
+        What a sink does not remember cannot be taken back either.
+        """
+        if self.feed.honest or self.feed.overlap is None:
+            return
+        if life.caught and self.backend.remembers:
+            return
+        position = self.backend.position()
+        promise = position.timestamp if position else self.last_success
+        if promise is not None:
+            reach = self._before(promise)
+            for item in self._missing():
+                item.due = item.due and item.at >= reach
+
+    def told(self, what: str) -> str:
+        """Return what is wrong, with the whole story."""
+        return "\n".join([what, f"  {self.feed}", *(f"  {line}" for line in self.log)])
+
+
+async def played(world: World, steps: list[Step]) -> None:
+    """Play a schedule for at most a minute, so that a run that hangs is told with its story."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(60):
+            await world.play(steps)
+            return
+    raise AssertionError(world.told("the schedule hangs"))

@@ -1,0 +1,142 @@
+"""The engine against random schedules: whatever happens, no version is lost and nothing promised.
+
+``RANDOM_EXAMPLES=5000 pytest tests/test_collection_random.py`` looks for new ones; without it the
+schedules are the same each time. One that fails is told line by line, with what each run said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ladon_storage.collection import passage
+from tests.schedules import (
+    Both,
+    Fault,
+    Feed,
+    Lose,
+    Publish,
+    Reset,
+    Run,
+    Scripted,
+    Step,
+    Storm,
+    Tick,
+    World,
+    played,
+)
+
+EXAMPLES = int(os.environ.get("RANDOM_EXAMPLES", "0"))
+
+
+def examples(number: int) -> settings:
+    return settings(
+        max_examples=EXAMPLES or number,
+        derandomize=not EXAMPLES,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+KINDS = ["new", "new", "tie", "late", "update", "moved", "future", "reject"]
+POINTS = [
+    "health", "get", "running", "success", "failed", "open", "position", "read", "write",
+]  # fmt: skip
+
+publishing = st.builds(Publish, st.sampled_from(KINDS), st.integers(0, 9), st.integers(0, 6))
+faults = st.builds(
+    Fault,
+    st.sampled_from([*POINTS, "read", "write", "success", "write"]),
+    st.integers(0, 4),
+    st.sampled_from(["before", "after"]),
+    st.sampled_from(["error", "kill", "cancel", "pause", "publish", "reset"]),
+)
+runs = st.builds(Run, st.lists(faults, max_size=2).map(tuple), st.booleans())
+steps: st.SearchStrategy[Step] = st.one_of(
+    publishing,
+    publishing,
+    publishing,
+    st.builds(Tick, st.sampled_from([1, 1, 2, 7, 60])),
+    runs,
+    runs,
+    st.just(Run()),
+    st.builds(Both, runs, runs, st.lists(st.integers(0, 6), min_size=3, max_size=9).map(tuple)),
+    st.builds(Reset, st.sampled_from(["back", "again", "again", "delete"]), st.integers(0, 6)),
+    st.builds(Lose, st.integers(0, 5)),
+    st.just(Storm()),
+)
+feeds = st.builds(
+    Feed,
+    overlap=st.sampled_from([0, 3, 3, None]),
+    ordered=st.booleans(),
+    honest=st.booleans(),
+    page=st.integers(1, 3),
+    lookback=st.sampled_from([None, None, 30]),
+    seed=st.integers(0, 99),
+)
+early = st.builds(
+    Fault,
+    st.sampled_from(["running", "open", "position", "write", "read"]),
+    st.integers(0, 1),
+    st.sampled_from(["before", "after"]),
+    st.sampled_from(["error", "kill", "cancel"]),
+)
+# What random steps come upon too seldom: something new and a run; and what an operator wants read
+# again, and the run that was to read it is hit before it could.
+news = st.builds(
+    lambda minutes, record_id: [Tick(minutes), Publish("new", record_id), Run()],
+    st.integers(1, 9),
+    st.integers(0, 9),
+)
+second_looks = st.builds(
+    lambda record_id, how, fault: [
+        Publish("late", record_id, 6),
+        Reset(how, 6),
+        Run((fault,)),
+        Run(),
+    ],
+    st.integers(0, 9),
+    st.sampled_from(["again", "back", "delete"]),
+    early,
+)
+schedules = st.lists(
+    st.one_of(*[steps.map(lambda step: [step])] * 8, news, news, second_looks),
+    min_size=3,
+    max_size=20,
+).map(lambda parts: [step for part in parts for step in part])
+
+
+@pytest.fixture(autouse=True)
+def _every_page(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Checkpoint after each page, and say nothing: a schedule that fails is told whole."""
+    monkeypatch.setattr(passage, "CHECKPOINT_SECONDS", 0.0)
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@examples(400)
+@given(feeds, schedules)
+def test_any_schedule_loses_nothing_in_a_sink_that_remembers(
+    feed: Feed, schedule: list[Step]
+) -> None:
+    """Each promise holds when it is made, and at the end all that is due is there, once."""
+    asyncio.run(played(World(feed), schedule))
+
+
+@examples(200)
+@given(feeds, schedules)
+def test_any_schedule_loses_nothing_in_a_sink_that_does_not(
+    feed: Feed, schedule: list[Step]
+) -> None:
+    """The watermark alone is enough, as long as the sink keeps what it has."""
+    world = World(feed)
+    world.backend = Scripted(world, remembers=False)
+    asyncio.run(played(world, schedule))
