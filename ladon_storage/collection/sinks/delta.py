@@ -15,11 +15,9 @@
 # mypy: disable-error-code="import-untyped"
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 from collections.abc import Callable, Set
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeVar
@@ -30,6 +28,7 @@ from deltalake.exceptions import DeltaError
 from ladon_storage.collection.interfaces import Position
 from ladon_storage.collection.records import Page
 from ladon_storage.collection.sinks.delta_store import Store
+from ladon_storage.collection.sinks.thread import SinkThread
 from ladon_storage.errors import ConfigurationError, SinkError
 
 T = TypeVar("T")
@@ -73,7 +72,7 @@ class DeltaSink:
         self._shown = url
         self._name = table
         self._keep = keep
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread: SinkThread | None = None
         self._store: Store | None = None
 
     def __repr__(self) -> str:
@@ -82,9 +81,9 @@ class DeltaSink:
     async def __aenter__(self) -> Self:
         if self._thread is not None:
             raise SinkError(f"The sink {self._shown} serves another run; give each run its own.")
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ladon-sink")
+        self._thread = SinkThread()
         try:
-            await self._translated(self._thread, self._open, "be opened")
+            await self._do(self._open, "be opened")
         except BaseException:
             await self._leave(tidy=False)
             raise
@@ -106,13 +105,13 @@ class DeltaSink:
         Raises:
             SinkError: The storage refused it, or other runs of the source were always faster.
         """
-        return await self._in_thread(
+        return await self._in_store(
             lambda store: store.write(source_id, page, run_id, position), "store a page", source_id
         )
 
     async def position(self, source_id: str) -> Position | None:
         """Return the last position that was written; ``None``: none was."""
-        return await self._in_thread(
+        return await self._in_store(
             lambda store: store.position(source_id), "read its position", source_id
         )
 
@@ -125,29 +124,24 @@ class DeltaSink:
             SourceError: More than the share ``most`` of what is not marked would be; none was.
             SinkError: The storage refused it.
         """
-        return await self._in_thread(
+        return await self._in_store(
             lambda store: store.mark_removed(source_id, present, most),
             "mark what was removed",
             source_id,
         )
 
-    async def _in_thread(self, work: Callable[[Store], T], aim: str, source_id: str) -> T:
-        store, thread = self._store, self._thread
-        if store is None or thread is None:
+    async def _in_store(self, work: Callable[[Store], T], aim: str, source_id: str) -> T:
+        store = self._store
+        if store is None:
             raise SinkError(
                 f"The sink {self._shown} is not open; use `async with` around it.", source_id
             )
-        return await self._translated(thread, lambda: work(store), aim, source_id)
+        return await self._do(lambda: work(store), aim, source_id)
 
-    async def _translated(
-        self,
-        thread: ThreadPoolExecutor,
-        work: Callable[[], T],
-        aim: str,
-        source_id: str | None = None,
-    ) -> T:
+    async def _do(self, work: Callable[[], T], aim: str, source_id: str | None = None) -> T:
+        assert self._thread is not None  # noqa: S101 - there is one while there is a store
         try:
-            return await asyncio.get_running_loop().run_in_executor(thread, work)
+            return await self._thread.do(work)
         except (DeltaError, OSError, pa.ArrowException) as error:
             said = f"{type(error).__name__}: {_harmless(str(error))}"
         # Not chained: what a storage says may show the signature of a request.
@@ -158,16 +152,10 @@ class DeltaSink:
         )
 
     async def _leave(self, *, tidy: bool) -> None:
-        """Close behind whatever the thread is still doing; cancelling does not cut it short."""
         store, self._store = self._store, None
         thread, self._thread = self._thread, None
-        if thread is None:
-            return
-        last = store.tidy if store and tidy else _nothing
-        try:
-            await asyncio.shield(asyncio.get_running_loop().run_in_executor(thread, last))
-        finally:
-            thread.shutdown(wait=False)
+        if thread is not None:
+            await thread.close(store.tidy if store and tidy else _nothing)
 
     def _open(self) -> None:
         self._store = Store(self._root, self._name, self._keep)

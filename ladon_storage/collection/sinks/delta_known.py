@@ -78,12 +78,24 @@ class Known:
         """The table's version at which the number was seen."""
         self.position: list[int | None] | None = None
         """The numbers of the position, once they were read."""
+        self._marked: set[str] | None = None
         self._table = table
         self._source_id = source_id
         self._held: list[pa.RecordBatch] | None = None
         self._filter: Filter | None = None
         self._pages = 0
         self._rows: int | None = None
+
+    @property
+    def marked(self) -> set[str]:
+        """The ids that are marked as removed, to be kept up to date by who changes marks."""
+        if self._marked is None:
+            files = [each for each in self._table.files(self._source_id) if each.marked]
+            self._marked = set()
+            for batch in self._table.read(files, ("record_id", "removed_at")):
+                gone = batch["record_id"].filter(pc.is_valid(batch["removed_at"]))
+                self._marked.update(gone.to_pylist())
+        return self._marked
 
     def find(self, ids: Sequence[str]) -> pa.Table:
         """Return the keys of the rows that have one of the ids, the later ones last."""

@@ -152,15 +152,18 @@ class Store:
                 numbers = dict(zip(_names(source_id), wanted, strict=True))
         known = self._known_of(source_id)
         fresh, replaced = self._new(known, records) if records else ([], {})
-        if not fresh and not numbers:
+        # Whatever its version is, a record that a page has is there.
+        back = known.marked & {each.record_id for each in records} if records else set()
+        if not fresh and not numbers and not back:
             return 0
         rows = record_rows(fresh)
         added = dict(by_day(rows, [each.timestamp.date() for each in fresh]))
-        actions = list(self._replace(source_id, replaced, added))
+        actions = list(self._replace(source_id, replaced, back, added))
         actions += [self._add(source_id, day, those) for day, those in added.items()]
         self._commit(source_id, actions, numbers)
         if fresh:
             known.add(rows)
+        known.marked.difference_update(back)
         return len(fresh)
 
     def _new(self, known: Known, records: list[Record]) -> tuple[list[Record], dict[str, int]]:
@@ -195,19 +198,26 @@ class Store:
         return list(latest.values()), replaced
 
     def _replace(
-        self, source_id: str, replaced: dict[str, int], added: dict[str, pa.Table]
+        self,
+        source_id: str,
+        replaced: dict[str, int],
+        back: Set[str],
+        added: dict[str, pa.Table],
     ) -> Iterator[Action]:
-        """Write files again without the rows that are replaced, with what is added to their day."""
-        if not replaced:
+        """Write files again without rows that are replaced, and without marks of what is back."""
+        ids = pa.array(sorted({*replaced, *back}), pa.string())
+        if not len(ids):
             return
-        ids = pa.array(sorted(replaced), pa.string())
+        gone, here = pa.array(list(replaced), pa.string()), pa.array(list(back), pa.string())
         days = {day_of(moment) for moment in replaced.values()}
-        files = [each for each in self._records.files(source_id) if each.day in days]
-        for day, those in groupby(sorted(files, key=lambda file: file.day), lambda file: file.day):
+        files = self._records.files(source_id)
+        files = sorted((f for f in files if f.day in days or f.marked), key=lambda f: f.day)
+        for day, those in groupby(files, lambda file: file.day):
             pending = [added.pop(day)] if day in added else []
             for file in self._holding(those, ids):
                 rows = self._load([file])
-                pending.append(rows.filter(pc.invert(pc.is_in(rows["record_id"], ids))))
+                rows = rows.filter(pc.invert(pc.is_in(rows["record_id"], gone)))
+                pending.append(_marked(rows, pc.is_in(rows["record_id"], here), None))
                 yield self._records.remove(source_id, file)
                 if sum(each.num_rows for each in pending) >= ROWS_AT_ONCE:
                     yield self._add(source_id, day, pa.concat_tables(pending))
@@ -267,20 +277,19 @@ class Store:
             )
         if not missing and not back:
             return 0
-        now = pa.scalar(datetime.now(UTC), INSTANT)
+        now = datetime.now(UTC)
         gone, here = (pa.array(sorted(ids), pa.string()) for ids in (missing, back))
         actions: list[Action] = []
         for file in self._holding(files, pa.array(sorted(missing | back), pa.string())):
             rows = self._load([file])
-            number = rows.schema.get_field_index("removed_at")
-            old = rows["removed_at"]
-            new = pc.if_else(pc.is_in(rows["record_id"], gone), pc.coalesce(old, now), old)
-            never = pa.scalar(None, INSTANT)
-            new = pc.if_else(pc.is_in(rows["record_id"], here), never, new)
-            rows = rows.set_column(number, rows.schema.field(number), new)
+            rows = _marked(rows, pc.is_in(rows["record_id"], gone), now)
+            rows = _marked(rows, pc.is_in(rows["record_id"], here), None)
             actions.append(table.remove(source_id, file))
             actions.append(self._add(source_id, file.day, rows))
         self._commit(source_id, actions)
+        known = self._known_of(source_id)
+        known.marked.difference_update(back)
+        known.marked.update(missing)
         return len(missing)
 
     def _store_rejects(self, source_id: str, rejects: list[Reject], run_id: str) -> None:
@@ -298,6 +307,13 @@ class Store:
         name = _page_name(source_id)
         number = (table.transaction(name) or 0) + 1
         table.commit([table.add(source_id, now.date().isoformat(), rows)], {name: number})
+
+
+def _marked(rows: pa.Table, which: pa.ChunkedArray, when: datetime | None) -> pa.Table:
+    """Return the rows, with some of them marked as removed at an instant, or not at all."""
+    number = rows.schema.get_field_index("removed_at")
+    column = pc.if_else(which, pa.scalar(when, INSTANT), rows["removed_at"])
+    return rows.set_column(number, rows.schema.field(number), column)
 
 
 def _parts(files: list[File]) -> Iterator[list[File]]:

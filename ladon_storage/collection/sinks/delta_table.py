@@ -49,7 +49,10 @@ _NO_CLEANUP = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_l
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """Be one file that the table consists of; ``low`` and ``high`` bound its key column."""
+    """Be one file that the table consists of; ``low`` and ``high`` bound its key column.
+
+    ``marked`` is how many of its rows have a value in the last column.
+    """
 
     path: str
     size: int
@@ -57,6 +60,7 @@ class File:
     day: str
     low: str
     high: str
+    marked: int
 
 
 class Table:
@@ -75,6 +79,7 @@ class Table:
         self._schema = schema
         self._delta_schema = DeltaSchema.from_arrow(schema)
         self._key = key
+        self._mark = schema.names[-1]
         self._kind = kind
         self._folder = None if "://" in address else Path(address)
         self._uri = self._folder.as_uri() if self._folder else address
@@ -106,11 +111,11 @@ class Table:
             return []
         found = found.filter(pc.equal(found["partition.source_id"], source_id))
         names = ("path", "size_bytes", "num_records", "partition.day")
-        bounds = (f"min.{self._key}", f"max.{self._key}")
-        columns = [found[name].cast(pa.string()).to_pylist() for name in (*names, *bounds)]
+        stats = (f"min.{self._key}", f"max.{self._key}", f"null_count.{self._mark}")
+        columns = [found[name].to_pylist() for name in (*names, *stats)]
         return [
-            File(path, int(size), int(rows), day, low, high)
-            for path, size, rows, day, low, high in zip(*columns, strict=True)
+            File(path, size, rows, day.isoformat(), low, high, rows - unmarked)
+            for path, size, rows, day, low, high, unmarked in zip(*columns, strict=True)
         ]
 
     def read(
@@ -248,7 +253,7 @@ class Table:
             "numRecords": rows.num_rows,
             "minValues": {self._key: bounds["min"]},
             "maxValues": {self._key: bounds["max"]},
-            "nullCount": {self._key: 0},
+            "nullCount": {self._key: 0, self._mark: rows[self._mark].null_count},
         }
 
 
