@@ -259,3 +259,22 @@ async def test_missing_parent_and_a_file_in_the_way_are_named(tmp_path: Path) ->
     (tmp_path / "file").write_text("")
     with pytest.raises(SinkError, match="could not be opened: File exists"):
         await write(tmp_path / "file", [])
+
+
+async def test_position_is_moved_after_what_it_is_about(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash between two moves never leaves a position without its records."""
+    moved: list[str] = []
+    replace = Path.replace
+
+    def noted(self: Path, target: Path) -> Path:
+        moved.append(target.relative_to(folder).parts[0] + target.suffix)
+        return replace(self, target)
+
+    page = Page([record("1", 1)], [Reject.of("no id", 7)])
+    async with JsonlSink(f"jsonl://{folder}") as sink:
+        monkeypatch.setattr(Path, "replace", noted)
+        await sink.write("feed", page, position=Position(timestamp=at(1)))
+
+    assert moved == ["records_quarantine.jsonl", "records.jsonl", "records.json"]

@@ -171,6 +171,24 @@ async def test_table_that_is_locked_for_too_long_fails_the_write(
                 await target.write("feed", Page([record("1", 1)]))
 
 
+async def test_opening_waits_for_who_makes_the_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite itself fails at once where two switch a new file to a log; the sink waits a while."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        writing = asyncio.create_task(write(sink(path), [record("1", 1)]))
+        await asyncio.wait({writing}, timeout=0.05)
+        assert not writing.done()
+        other.execute("ROLLBACK")
+        assert await writing == [1]
+        other.execute("PRAGMA journal_mode=DELETE")
+        other.execute("BEGIN IMMEDIATE")
+        monkeypatch.setattr(sql_sqlite, "WAIT_SECONDS", 0.01)
+        with pytest.raises(SinkError, match="could not be opened: database is locked"):
+            await write(sink(path))
+
+
 @pytest.mark.parametrize("keep", ["latest", "all"])
 async def test_table_of_another_keep_is_refused(path: Path, keep: str) -> None:
     """One table cannot be both; the error says what it was made for."""

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
@@ -83,7 +83,7 @@ class Postgresql:
     """
 
     example = "postgresql://user:password@host/database"
-    insert = staticmethod(postgresql.insert)
+    insert = staticmethod(insert)
 
     def __init__(self, url: URL, table: str, keep: Keep) -> None:
         try:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
@@ -17,6 +19,8 @@ from ladon_storage.collection.records import Record
 from ladon_storage.collection.sinks.sql_database import WAIT_SECONDS, by_id, not_known, statement
 from ladon_storage.collection.sinks.sql_tables import Keep, instant_text
 from ladon_storage.errors import ConfigurationError, SinkError
+
+_POLL_SECONDS = 0.005
 
 _INSERT = """
 INSERT INTO {table} (source_id, record_id, version, record_timestamp, payload, collected_at)
@@ -57,7 +61,7 @@ class Sqlite:
     """
 
     example = "sqlite:///records.db"
-    insert = staticmethod(sqlite.insert)
+    insert = staticmethod(insert)
 
     def __init__(self, url: URL, table: str, keep: Keep) -> None:
         if url.host or url.username:
@@ -148,5 +152,14 @@ class Sqlite:
 
 
 def _prepare(connection: Any, _: object) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError as error:
+            # SQLite does not wait here by itself for another that is making the same file.
+            if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > deadline:
+                raise
+        time.sleep(_POLL_SECONDS)
     connection.execute("PRAGMA synchronous=FULL")
