@@ -102,6 +102,26 @@ async def test_table_that_is_locked_for_too_long_fails_the_write(
         assert await target.write("feed", Page([record("1", 1)])) == 1
 
 
+async def test_rows_are_taken_in_the_order_of_their_ids(
+    postgres: PostgresServer, database: str
+) -> None:
+    """Two runs that change the same rows wait for each other, and never in a circle."""
+    lock = "SELECT 1 FROM records WHERE record_id = '{}' FOR UPDATE NOWAIT"
+    waiting = f"SELECT 1 FROM pg_stat_activity WHERE datname = '{database}' AND wait_event_type"
+    async with sink(postgres, database) as target:
+        await target.write("feed", Page([record("1", 1), record("2", 1)]))
+        with psycopg.connect(postgres.url(database)) as other:
+            other.execute(lock.format(2).encode())
+            changed = Page([record("2", 2, "b"), record("1", 2, "b")])
+            writing = asyncio.create_task(target.write("feed", changed))
+            async with asyncio.timeout(10):
+                while not postgres.execute(f"{waiting} = 'Lock'"):
+                    await asyncio.sleep(0.01)
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                other.execute(lock.format(1).encode())
+        assert await writing == 2
+
+
 async def test_event_loop_goes_on_while_the_database_waits(
     postgres: PostgresServer, database: str
 ) -> None:
