@@ -44,6 +44,12 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(each, "retry_delay_seconds", 0)
 
 
+@pytest.fixture(autouse=True)
+def circuit_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep circuits apart: a service may get the port that another test's had."""
+    monkeypatch.setenv("STORAGE_CIRCUIT_URL", f"sqlite:///{tmp_path}/circuits.db")
+
+
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Flaky]:
     """Run a Storage Service that fails on demand."""
@@ -52,6 +58,6 @@ def service(tmp_path: Path) -> Iterator[Flaky]:
 
 
 @pytest.fixture
-def storage(service: Flaky) -> StorageSettings:
+def storage(service: Flaky, circuit_file: None) -> StorageSettings:
     """Return settings for ``service``, as strict as in production."""
-    return StorageSettings(url=service.url)
+    return StorageSettings(url=service.url).in_flow_runs()

@@ -186,11 +186,13 @@ async def test_what_repetition_cannot_cure_is_not_retried(
 async def test_unhealthy_service_fails_the_flow_in_production(
     service: Flaky, storage: StorageSettings
 ) -> None:
-    """The health check is retried, and then fails the run, outside of the circuit."""
+    """The health check is retried, fails the run, and counts for the next ones."""
     service.fail(503, "HEALTH")
     check = lambda: tasks.check_storage_health(storage)  # noqa: E731
     assert await attempts(service, check, StorageUnhealthyError) == 4
-    assert shared_client(storage).circuit_breaker.failure_count == 0
+    assert shared_client(storage).circuit_breaker.failure_count == 4
+    assert await attempts(service, check, StorageUnhealthyError) == 1
+    assert await attempts(service, check, StorageUnhealthyError) == 0
 
 
 async def test_library_logs_reach_the_run(service: Flaky, storage: StorageSettings) -> None:
@@ -216,12 +218,13 @@ def test_library_logs_outside_of_a_run_are_silent() -> None:
 
 async def test_no_secret_reaches_prefect(tmp_path: Path) -> None:
     """Token and password stand in no parameter, log, state, event or result of a run that fails."""
-    secrets = ["t0ken-0f-the-service", "passw0rd-of-the-proxy"]
+    secrets = ["t0ken-0f-the-service", "passw0rd-of-the-proxy", "passw0rd-0f-redis"]
     with flaky_service(tmp_path / "storage.db", token=secrets[0]) as service:
         service.fail(500, "PUT")
         withheld = StorageSettings(url=service.url, token=SecretStr(secrets[0]))
         url = service.url.replace("http://", f"http://user:{secrets[1]}@")
-        behind_proxy = StorageSettings(url=url)
+        redis = SecretStr(f"redis://:{secrets[2]}@127.0.0.1:1")  # where nothing answers
+        behind_proxy = StorageSettings(url=url, circuit_url=redis)
         runs = []
 
         @flow(persist_result=False)
