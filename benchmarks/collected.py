@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 PAGE = 1_000
@@ -49,19 +50,19 @@ def main() -> None:
     of = _Dlt if who.startswith("dlt") else _Ours
     contender = of(who.removeprefix("dlt "), Path(folder))
     if what == "nothing new":
-        seconds = contender.find_nothing(argument)
-        print(json.dumps({"seconds": seconds}))
+        seconds, cpu = contender.find_nothing(argument)
+        print(json.dumps({"seconds": seconds, "cpu": cpu}))
         return
     records = int(argument)
     baseline = _peak()
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     contender.collect(records)
-    seconds = time.perf_counter() - began
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     peak = _peak() - baseline
     found = contender.count()
     if found != records:
         raise SystemExit(f"{who} has {found} rows of {records}")
-    print(json.dumps({"seconds": seconds, "mebibytes": peak}))
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "mebibytes": peak}))
 
 
 def _peak() -> float:
@@ -69,14 +70,15 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _typical(run: Callable[[], None]) -> float:
-    """Return the median of five runs, after one that warms up."""
-    seconds = []
+def _typical(run: Callable[[], None]) -> tuple[float, float]:
+    """Return the median of five runs, after one that warms up: its seconds, and of CPU time."""
+    seconds, cpu = [], []
     for _ in range(6):
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), time.process_time()
         run()
         seconds.append(time.perf_counter() - began)
-    return sorted(seconds[1:])[2]
+        cpu.append(time.process_time() - spent)
+    return median(seconds[1:]), median(cpu[1:])
 
 
 class _Ours:
@@ -99,7 +101,7 @@ class _Ours:
         source = _GeneratedSource(self._records, records)
         asyncio.run(self._engine.run(source, self._sink(), self._memory, run_id="run"))
 
-    def find_nothing(self, addresses: str) -> float:
+    def find_nothing(self, addresses: str) -> tuple[float, float]:
         service, feed = addresses.split()
 
         async def run(expected: int) -> None:
@@ -170,7 +172,7 @@ class _Dlt:
     def collect(self, records: int) -> None:
         self._run(lambda: pages_of(records))
 
-    def find_nothing(self, addresses: str) -> float:
+    def find_nothing(self, addresses: str) -> tuple[float, float]:
         feed = addresses.split()[1]
 
         def items(seen: Any) -> Iterator[list[Item]]:
@@ -179,9 +181,9 @@ class _Dlt:
 
         self._run(items, with_cursor=True)
         assert self.count() == PAGE
-        seconds = _typical(lambda: self._run(items, with_cursor=True))
+        typical = _typical(lambda: self._run(items, with_cursor=True))
         assert self.count() == PAGE
-        return seconds
+        return typical
 
     def _run(
         self, items: Callable[..., Iterator[list[Item]]], *, with_cursor: bool = False

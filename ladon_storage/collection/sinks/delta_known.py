@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from ladon_storage.collection.sinks.delta_table import Table
 
 KEYS = ("record_id", "version", "record_timestamp")
-HELD_ROWS = 250_000
+HELD_ROWS = 100_000
 FILTER_AFTER = 4
 """So many pages are looked up in the files before a filter is worth reading all ids."""
 
