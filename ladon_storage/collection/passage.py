@@ -188,12 +188,18 @@ class _Tally:
     written: int = 0
     in_future: int = 0
     quarantined: int = 0
+    skipped: int = 0
     removed: int = 0
     highest: datetime | None = None
     in_order: bool = True
     present: set[str] = field(default_factory=set)
     nameless: int = 0
     """Rejects without an id: any record could be one of them."""
+
+    @property
+    def seen(self) -> int:
+        """How many items the source showed, usable or not, asked for or not."""
+        return self.read + self.quarantined + self.skipped
 
 
 class Passage:
@@ -291,6 +297,7 @@ class Passage:
         tally.read += len(page.records)
         tally.in_future += len(page.records) - len(times)
         tally.quarantined += len(page.rejects)
+        tally.skipped += page.skipped
         if self._is_whole:
             self._note_present(page)
         promoted = None
@@ -361,15 +368,14 @@ class Passage:
 
     def _has_changed(self) -> bool:
         tally = self._tally
-        share = self._limits.quarantine_share * (tally.read + tally.quarantined)
+        share = self._limits.quarantine_share * tally.seen
         return tally.quarantined > max(QUARANTINE_MINIMUM, share)
 
     def _refuse_a_changed_feed(self) -> None:
         tally = self._tally
         if self._has_changed():
-            total = tally.read + tally.quarantined
             raise SourceError(
-                f"Of {total} records of source {self._source.source_id!r} {tally.quarantined} "
+                f"Of {tally.seen} records of source {self._source.source_id!r} {tally.quarantined} "
                 f"cannot be used, more than {self._limits.quarantine_share:.0%}: the feed has "
                 "changed; see the quarantine for the reasons.",
                 self._source.source_id,

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
-from itertools import islice
 from typing import Self
 
 from ladon_storage.models import to_utc
@@ -126,21 +125,35 @@ class Page:
         records: What is collected.
         rejects: What cannot be.
         listed: Ids that a source which is read whole still lists, without their content.
+        skipped: How many usable items were read and lie outside of what was asked for.
     """
 
     records: list[Record] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     listed: list[str] = field(default_factory=list)
+    skipped: int = 0
 
     def __len__(self) -> int:
         return len(self.records) + len(self.rejects)
 
 
-def paged(items: Iterable[Record | Reject], size: int = PAGE_RECORDS) -> Iterator[Page]:
-    """Cut ``items`` into pages of at most ``size``, without reading ahead."""
-    remaining = iter(items)
-    while taken := list(islice(remaining, size)):
-        yield Page(
-            [each for each in taken if isinstance(each, Record)],
-            [each for each in taken if isinstance(each, Reject)],
-        )
+Item = Record | Reject | None
+"""What a source makes of an item; ``None``: a usable one outside of what was asked for."""
+
+
+def paged(items: Iterable[Item], size: int = PAGE_RECORDS) -> Iterator[Page]:
+    """Cut ``items`` into pages of at most ``size`` records and rejects, without reading ahead."""
+    page, skipped = Page(), 0
+    for item in items:
+        if item is None:
+            skipped += 1
+            continue
+        if isinstance(item, Record):
+            page.records.append(item)
+        else:
+            page.rejects.append(item)
+        if len(page) == size:
+            yield replace(page, skipped=skipped)
+            page, skipped = Page(), 0
+    if len(page) or skipped:
+        yield replace(page, skipped=skipped)

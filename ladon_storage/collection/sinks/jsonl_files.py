@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -75,13 +75,13 @@ class SourceFiles:
                 self._records.add(_prefix([records[key] for key in new]), lines, moves)
             self._restore({record.record_id for record in page.records}, moves)
             if position is not None:
-                moves.add(self._position_path, [_position_text(position)])
+                moves.add(self._position_path, [position.model_dump_json().encode()])
         return len(new)
 
     def position(self) -> Position | None:
         """Return the last position that was written."""
         try:
-            stored: dict[str, str | None] = json.loads(self._position_path.read_bytes())
+            return Position.model_validate_json(self._position_path.read_bytes())
         except FileNotFoundError:
             return None
         except ValueError as error:
@@ -90,8 +90,6 @@ class SourceFiles:
                 "the source is collected from its beginning.",
                 self._source_id,
             ) from error
-        instants = {name: at and datetime.fromisoformat(at) for name, at in stored.items()}
-        return Position.model_validate(instants)
 
     def mark_removed(self, present: Set[str], most: float) -> int:
         """List the records that are not in ``present`` as removed, and no others."""
@@ -192,8 +190,3 @@ def _prefix(records: list[Record]) -> str:
     """Return what orders files by the oldest record within."""
     oldest = min(record.timestamp for record in records).astimezone(UTC)
     return oldest.replace(tzinfo=None).isoformat(timespec="seconds").replace(":", "") + "Z-"
-
-
-def _position_text(position: Position) -> bytes:
-    instants = {name: at and at.isoformat() for name, at in position.model_dump().items()}
-    return _as_ascii(instants).encode()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ladon_storage.collection.records import Record, Reject
+from ladon_storage.collection.records import Item, Record, Reject
 from ladon_storage.collection.sources.times import Moment
 
 
@@ -58,14 +58,17 @@ class ItemReader:
 
     def read(
         self, items: Iterable[object], start: datetime | None, until: datetime | None
-    ) -> Iterator[Record | Reject]:
-        """Yield the records with ``start <= timestamp < until``, and what cannot be used."""
+    ) -> Iterator[Item]:
+        """Yield the records with ``start <= timestamp < until``, and what cannot be used.
+
+        ``None`` stands for each record outside of the range.
+        """
         for item in items:
             yield from self._one(item, None, start, until)
 
     def read_keyed(
         self, items: Mapping[str, object], start: datetime | None, until: datetime | None
-    ) -> Iterator[Record | Reject]:
+    ) -> Iterator[Item]:
         """Yield as `read` does, of an object whose keys are the ids; a list of one is its item."""
         for key, item in items.items():
             alone = item[0] if isinstance(item, list) and len(item) == 1 else item
@@ -99,7 +102,7 @@ class ItemReader:
 
     def _one(
         self, item: object, key: str | None, start: datetime | None, until: datetime | None
-    ) -> Iterator[Record | Reject]:
+    ) -> Iterator[Item]:
         record_id = self.record_id(item) if key is None else key
         if not isinstance(item, dict):
             yield Reject.of(f"should be an object, and is {_kind(item)}", item, record_id)
@@ -107,6 +110,7 @@ class ItemReader:
         try:
             timestamp = self.timestamp(item)
             if (start is not None and timestamp < start) or (until and timestamp >= until):
+                yield None
                 return
             if record_id:
                 yield Record.of(record_id, timestamp, item)

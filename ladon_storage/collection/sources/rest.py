@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from yarl import URL
 
-from ladon_storage.collection.records import Page, Record, Reject, paged
+from ladon_storage.collection.records import Item, Page, paged
 from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.addresses import HttpUrl, is_same_host, shown
 from ladon_storage.collection.sources.fields import (
@@ -231,9 +231,7 @@ class Rest(BaseModel):
         ) as http:
             yield http
 
-    def read(
-        self, items: Any, start: datetime | None, until: datetime | None
-    ) -> Iterator[Record | Reject]:
+    def read(self, items: Any, start: datetime | None, until: datetime | None) -> Iterator[Item]:
         """Yield the records of a page that lie in the range, and what cannot be used."""
         reader = ItemReader(None if self.keyed else self.id, self.timestamps, self._moment())
         return (reader.read_keyed if self.keyed else reader.read)(items, start, until)

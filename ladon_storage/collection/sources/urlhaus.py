@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ladon_storage.collection.records import Page, Record, Reject, paged
+from ladon_storage.collection.records import Item, Page, Reject, paged
 from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.addresses import HttpUrl, shown, with_key
 from ladon_storage.collection.sources.fields import (
@@ -116,7 +116,7 @@ class UrlHaus(BaseModel):
         async with source_http(self.source_id, keys=keys) as http:
             if self.via == "api":
                 items = await self._asked(http, url, start)
-                found: Iterable[Record | Reject] = _URLS.read(items, start, until)
+                found: Iterable[Item] = _URLS.read(items, start, until)
             else:
                 answer = await http.get(url, headers={"Accept": "text/csv, */*;q=0.5"})
                 found = self._rows(self._text(answer.body), start, until)
@@ -164,9 +164,7 @@ class UrlHaus(BaseModel):
             problem = f"was cut off: after {len(body)} bytes it ends in the middle of a line"
         raise self._error(problem)
 
-    def _rows(
-        self, text: str, start: datetime | None, until: datetime | None
-    ) -> Iterator[Record | Reject]:
+    def _rows(self, text: str, start: datetime | None, until: datetime | None) -> Iterator[Item]:
         columns, lines = self._header(text)
         empty = True
         for row in _cells(lines):
