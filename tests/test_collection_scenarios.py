@@ -23,7 +23,6 @@ from ladon_storage.collection import passage
 from ladon_storage.collection.engine import Report, run
 from ladon_storage.collection.interfaces import Gap, Limits, Source
 from ladon_storage.collection.records import Page, Reject
-from ladon_storage.collection.sinks import sink_from
 from ladon_storage.collection.sources import Kev, ThreatFox
 from ladon_storage.errors import (
     SourceBusyError,
@@ -35,7 +34,7 @@ from tests.clock import FakeClock
 from tests.collecting import BEGIN, ScriptedSource, Step, at, record
 from tests.feed_server import Answer, FeedServer
 from tests.flaky import Flaky, flaky_service
-from tests.places import Place, places
+from tests.sink_places import OURS, Place, place
 
 TESTS = Path(__file__).resolve().parent
 SCENARIOS = {
@@ -61,7 +60,7 @@ class World:
         run_id = options.pop("run_id", f"run-{self.runs}")
         return await run(
             source,
-            sink_from(self.place.sink),
+            self.place.make(),
             self.client,
             run_id=run_id,
             clock=self.clock.now,
@@ -85,17 +84,17 @@ class World:
     @property
     def rows(self) -> list[str]:
         """The ids in the sink, one for each row."""
-        return [record_id for record_id, _ in self.place.rows()]
+        return [row.record_id for row in self.place.rows()]
 
 
-@pytest.fixture(params=places())
+@pytest.fixture(params=OURS)
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     """Be a world whose sink is each in turn."""
     clock = FakeClock(at(24 * 60))
-    place = request.param(tmp_path, request)
+    here = place(request.param, tmp_path, request)
     with flaky_service(tmp_path / "storage.db", now=clock.now) as service:
         async with StorageServiceClient(service.url) as client:
-            yield World(service, client, place, clock)
+            yield World(service, client, here, clock)
 
 
 @pytest.fixture
@@ -152,7 +151,8 @@ async def test_02_update_at_an_unchanged_timestamp_is_seen(world: World) -> None
     report = await w.run(feed)
 
     kept = [("1", "b")] if w.place.keep == "latest" else [("1", "a"), ("1", "b")]
-    assert (w.place.rows(), await w.watermark(), report.records_written) == (kept, at(10), 1)
+    assert sorted(w.place.values()) == kept
+    assert (await w.watermark(), report.records_written) == (at(10), 1)
 
 
 async def test_04_overlap_adds_nothing_twice(world: World) -> None:
@@ -267,7 +267,7 @@ async def test_18_unusable_record_is_quarantined_once(world: World, reason: str)
 
     assert (w.rows, await w.watermark()) == (["1", "3"], at(3))
     assert [report.records_quarantined for report in reports] == [1, 1]
-    assert w.place.quarantine() == [("feed", "run-1", reason, '{"id": "2"}')]
+    assert w.place.quarantine() == [("feed", "run-1", reason)]
 
 
 async def test_19_impossible_timestamp_of_a_real_source_is_quarantined(world: World) -> None:
@@ -281,9 +281,8 @@ async def test_19_impossible_timestamp_of_a_real_source_is_quarantined(world: Wo
         await w.run(ThreatFox(url=server.url, source_id="feed"))
 
     assert (w.rows, await w.watermark()) == (["1", "3"], at(3))
-    ((_, _, reason, raw),) = w.place.quarantine()
+    ((_, _, reason),) = w.place.quarantine()
     assert "ISO 8601" in reason
-    assert '"x"' in raw
 
 
 async def test_21_record_on_two_pages_is_stored_once(world: World) -> None:
@@ -344,7 +343,7 @@ async def test_25_ordered_source_goes_on_after_a_crash(world: World) -> None:
     first.ordered = True  # type: ignore[attr-defined]
     running = asyncio.ensure_future(w.run(first, run_id="killed"))
     await dead.wait()
-    while len(w.rows) < 30:
+    while len(w.rows) < 30 and not running.done():
         await asyncio.sleep(0.001)
     running.cancel()
     with pytest.raises((asyncio.CancelledError, StorageResponseError)):
@@ -523,5 +522,5 @@ async def test_40_empty_or_truncated_catalogue_fails_and_deletes_nothing(
             await w.run(source)
 
     stored = await w.stored()
-    assert {record_id for record_id, _ in w.place.rows()} == {"1", "2", "3"}
+    assert set(w.rows) == {"1", "2", "3"}
     assert (stored.last_successful_timestamp, stored.status) == (BEGIN, "failed")
