@@ -10,20 +10,24 @@ import traceback
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 import stamina
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
 
 from ladon_storage.collection import engine
 from ladon_storage.collection.records import Page, Record
 from ladon_storage.collection.sinks import SqlSink
-from ladon_storage.collection.sources import source_from
+from ladon_storage.collection.sources import source_from, sql_table
 from ladon_storage.collection.sources import sql as sql_module
-from ladon_storage.collection.sources import sql_table
 from ladon_storage.collection.sources.sql import SqlTable
+from ladon_storage.collection.sources.sql_database import reading_engine
+from ladon_storage.collection.sources.sql_values import json_value
 from ladon_storage.errors import ConfigurationError, SourceError
 from tests.collecting import MemorySink, RememberingSink, ScriptedStorage, at, table
 from tests.postgres import PASSWORD, PostgresServer
@@ -386,7 +390,68 @@ async def test_text_that_is_no_utf8_is_kept(file: File) -> None:
     assert json.loads(found.payload)["note"] == "a\udcff"
 
 
+async def test_driver_that_tells_less_than_its_database_does_not_loop(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows come twice then, and the run fails where a page holds only one such instant."""
+    file.fill(*((n, f"2024-01-01 00:00:00.{n}") for n in range(1, 8)))
+    plain = sql_table.TableReader._rows
+
+    def coarse(reader: sql_table.TableReader, statement: Any) -> list[sql_table.Row]:
+        rows = plain(reader, statement)
+        return [sql_table.Row((each.key[0][:19], each.key[1]), each.values) for each in rows]
+
+    monkeypatch.setattr(sql_table.TableReader, "_rows", coarse)
+
+    with pytest.raises(SourceError, match=r"more than 3 rows within one microsecond.* larger page"):
+        await read(file.source(page_size=3))
+    assert len(await records(file.source(page_size=7))) == 7
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (Decimal("1E+3"), "1000"),
+        (datetime.fromisoformat("2024-01-01T09:00:00+09:00"), "2024-01-01T00:00:00+00:00"),
+        (datetime(2024, 1, 1), "2024-01-01T00:00:00"),  # noqa: DTZ001 - as a driver gives it
+        ({1: [b"\x00", (None, True)]}, {"1": ["00", [None, True]]}),
+    ],
+)
+def test_value_is_told_the_same_whatever_the_server_is_set_to(value: Any, expected: Any) -> None:
+    """Else a row would have changed because its server was moved."""
+    assert json_value(value) == expected
+
+
+def test_file_cannot_be_written(file: File) -> None:
+    """What is collected from belongs to somebody else."""
+    file.fill((1, "2024-01-01"))
+    engine = reading_engine(make_url(f"sqlite:///{file.path}"), timedelta(seconds=1))
+
+    with engine.connect() as connection, pytest.raises(OperationalError, match="readonly"):
+        connection.exec_driver_sql("DELETE FROM events")
+    engine.dispose()
+
+
 # PostgreSQL.
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin"])
+async def test_naive_column_is_in_the_declared_zone(base: Base, zone: str) -> None:
+    """Whatever zone its server is set to."""
+    base.run(f"ALTER DATABASE {base.name} SET timezone = 'Asia/Tokyo'")
+    base.run(
+        "CREATE TABLE events AS SELECT 1 AS id, '2024-07-01 02:00:00.000001'::timestamp"
+        " AS updated_at, '2024-01-01 00:00Z'::timestamptz AS at"
+    )
+    base.run("CREATE VIEW told AS SELECT id, updated_at, at::text AS at FROM events")
+    source = base.source(table="told", zone=zone)
+    instant = utc(f"2024-07-01T{'02' if zone == 'UTC' else '00'}:00:00.000001")
+
+    (found,) = await records(source, instant, instant + timedelta(microseconds=1))
+
+    assert found.timestamp == instant
+    assert json.loads(found.payload)["at"] == "2024-01-01 00:00:00+00"
+    assert await records(source, None, instant) == []
 
 
 async def test_every_type_is_told_without_loss(base: Base) -> None:

@@ -238,6 +238,24 @@ async def test_reading_goes_on_at_the_last_instant(
     assert sorted(found) == sorted(numbered(*range(20)))
 
 
+async def test_server_that_rounds_to_milliseconds_is_asked_for_one_less(
+    server: TaxiiServer,
+) -> None:
+    """A microsecond before the last instant would be that instant, and its ties be lost."""
+    path = server.collection(*((at(n // 3), stix(n)) for n in range(20)), digits=3)
+
+    def round_up(query: dict[str, str]) -> None:
+        if "added_after" in query:
+            moment = datetime.fromisoformat(query["added_after"]) + timedelta(microseconds=500)
+            query["added_after"] = f"{moment.isoformat(timespec='milliseconds')[:23]}Z"
+
+    proxy = Proxy(server, question=round_up, answer=drop_next)
+
+    found, _ = await proxied(proxy, path, at(0))
+
+    assert sorted(found) == sorted(numbered(*range(20)))
+
+
 @pytest.mark.parametrize("fault", ["more without next", "next that expires"])
 async def test_ties_wider_than_a_page_are_asked_for_with_a_larger_limit(
     server: TaxiiServer, fault: str
