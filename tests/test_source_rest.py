@@ -318,7 +318,7 @@ async def test_next_page_on_another_host_is_not_asked(
         ({"kind": "offset"}, [{}] * 9, "answers the same page again"),
     ],
 )
-async def test_paging_that_leads_nowhere_fails(
+async def test_41_paging_that_leads_nowhere_fails(
     paging: dict[str, Any], pages: list[dict[str, Any]], message: str
 ) -> None:
     """No endless loop, no loss and no success (scenario 41)."""
@@ -481,7 +481,7 @@ async def test_count_that_is_no_time_is_rejected(value: Any) -> None:
     assert page.rejects[0].record_id == "1"
 
 
-async def test_integers_as_text_are_compared_as_numbers() -> None:
+async def test_14_integers_as_text_are_compared_as_numbers() -> None:
     """9 comes before 10, also as text (scenario 14)."""
     rows = [{"id": "a", "at": "9"}, {"id": "b", "at": "10"}]
     async with FeedServer(Answer.of({"rows": rows})) as feed:
@@ -586,7 +586,7 @@ async def test_page_that_fails_in_the_middle_fails_the_run_and_loses_nothing(
     assert storage.stored["feed"].last_successful_timestamp == at(24)
 
 
-async def test_throttled_page_is_waited_for_and_nothing_is_lost(
+async def test_37_throttled_page_is_waited_for_and_nothing_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """429 with Retry-After on page 2: the wait is kept, the circuit stays closed (scenario 37)."""
