@@ -6,7 +6,7 @@ STAMP := .venv/.complete
 # Nothing is left outside of the project's folder, and so no cache.
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-cache-dir
 
-.PHONY: setup test check demo bench lock clean
+.PHONY: setup test check demo chaos bench lock clean
 
 setup: $(STAMP)
 
@@ -31,6 +31,12 @@ check: $(STAMP)
 demo: $(STAMP)
 	@$(BIN)/python -m demo
 
+# Kills collections and services for as long as it is told to: make chaos SECONDS=600 SEED=7, or KILLS=1000.
+SEED ?= 1
+SECONDS ?= 60
+chaos: $(STAMP)
+	@$(BIN)/python -m chaos --seed $(SEED) $(if $(KILLS),--kills $(KILLS),--seconds $(SECONDS))
+
 # The peers that figures are taken beside are no part of the project, and are installed only here.
 bench: $(STAMP)
 	@$(PIP) install --no-deps --require-hashes --requirement benchmarks/requirements.lock
@@ -45,4 +51,4 @@ lock:
 	  --output-file benchmarks/requirements.lock
 
 clean:
-	rm -rf .venv .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .demo .chaos build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

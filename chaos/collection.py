@@ -1,0 +1,267 @@
+"""What is killed: a collection that tells each of its steps, and a service that counts its writes.
+
+Both are the real ones. Around the collection's storage, source and sink lie wrappers that tell the
+harness what was done and what is next, and that kill their own process where the plan says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import mmap
+import os
+import signal
+import struct
+from collections import Counter
+from collections.abc import AsyncIterator, Set
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import stamina
+
+from chaos.feed import OVERLAP
+from ladon_storage import StorageServiceClient, Watermark, cli
+from ladon_storage.collection import passage
+from ladon_storage.collection.engine import run
+from ladon_storage.collection.interfaces import Limits, Position
+from ladon_storage.collection.records import Page, Record, Reject
+from ladon_storage.collection.sinks import SqlSink
+from ladon_storage.collection.sources.http import source_http
+from ladon_storage.errors import LadonStorageError
+from ladon_storage.models import WatermarkStatus
+from ladon_storage.server.store import Store
+
+SOURCE = "chaos"
+LEASE = timedelta(milliseconds=150)
+
+FAULTS = ("drop-page", "late-page")
+"""Errors that a sink may be given on purpose: the harness must notice each."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Name an instant of a run: before or after the ``nth`` call of ``point``."""
+
+    point: str
+    nth: int
+    when: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """Say what one process collects, and where it ends."""
+
+    run_id: str
+    service: int
+    feed: int
+    database: Path
+    keep: Any
+    ordered: bool
+    checkpoints: bool
+    end: Moment | None = None
+    fault: str | None = None
+
+
+class Teller:
+    """Tell the harness each step, and kill this process at the step that the plan names."""
+
+    def __init__(self, pipe: int, end: Moment | None) -> None:
+        self._pipe = pipe
+        self._end = end
+        self._calls: Counter[str] = Counter()
+
+    def say(self, **facts: object) -> None:
+        """Tell facts."""
+        os.write(self._pipe, json.dumps(facts).encode() + b"\n")
+
+    def at(self, point: str, when: str) -> int:
+        """Tell where the run is, and return how often it was there before."""
+        nth = self._calls[f"{point} {when}"]
+        self._calls[f"{point} {when}"] += 1
+        self.say(at=f"{when} {point}", nth=nth)
+        if self._end == Moment(point, nth, when):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return nth
+
+
+class ToldStorage:
+    """Be the client, and tell what it does."""
+
+    def __init__(self, inner: StorageServiceClient, teller: Teller) -> None:
+        self._inner = inner
+        self._teller = teller
+
+    async def health_check(self) -> bool:
+        """Ask the service."""
+        self._teller.at("health", "before")
+        return await self._inner.health_check()
+
+    async def get_watermark(self, source_id: str) -> Watermark | None:
+        """Ask the service."""
+        found = await self._inner.get_watermark(source_id)
+        self._teller.at("get", "after")
+        return found
+
+    async def update_watermark(
+        self,
+        source_id: str,
+        timestamp: datetime,
+        status: WatermarkStatus = WatermarkStatus.SUCCESS,
+        error_message: str | None = None,
+        **options: Any,
+    ) -> Watermark:
+        """Ask the service, and tell what it answered for."""
+        self._teller.at(str(status), "before")
+        stored = await self._inner.update_watermark(
+            source_id, timestamp, status, error_message, **options
+        )
+        self._teller.say(stored=int((stored.etag or "0").strip('"')))
+        self._teller.at(str(status), "after")
+        return stored
+
+
+class ToldSink:
+    """Be the sink, tell what it does, and do it wrong if that is wanted."""
+
+    def __init__(self, inner: SqlSink, teller: Teller, fault: str | None) -> None:
+        self._inner = inner
+        self._teller = teller
+        self._fault = fault
+        self._late: Page | None = None
+
+    async def __aenter__(self) -> Self:
+        self._teller.at("open", "before")
+        await self._inner.__aenter__()
+        self._teller.at("open", "after")
+        return self
+
+    async def __aexit__(self, *_: Any) -> None:
+        self._teller.at("close", "before")
+        if self._late is not None:
+            await self._inner.write(SOURCE, self._late)
+        await self._inner.__aexit__(None, None, None)
+
+    async def write(
+        self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
+    ) -> int:
+        """Make a page durable, unless it is to be forgotten."""
+        nth = self._teller.at("write", "before")
+        if self._fault == "drop-page" and nth == 1:
+            page = Page()
+        if self._fault == "late-page" and len(page):
+            page, self._late = self._late or Page(), page
+        written = await self._inner.write(source_id, page, run_id=run_id, position=position)
+        self._teller.at("write", "after")
+        return written
+
+    async def position(self, source_id: str) -> Position | None:
+        """Ask the sink."""
+        found = await self._inner.position(source_id)
+        self._teller.at("position", "after")
+        return found
+
+    async def mark_removed(self, source_id: str, present: Set[str], most: float) -> int:
+        """Ask the sink."""
+        return await self._inner.mark_removed(source_id, present, most)
+
+
+class FeedSource:
+    """Read the feed, page by page."""
+
+    source_id = SOURCE
+    overlap = OVERLAP
+
+    def __init__(self, job: Job, teller: Teller) -> None:
+        self.ordered = job.ordered
+        self._url = f"http://127.0.0.1:{job.feed}/records"
+        self._teller = teller
+
+    async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
+        """Yield what one tick of the feed shows."""
+        asked: dict[str, str | int] = {"page": 0}
+        if start is not None:
+            asked["start"] = start.isoformat()
+        more = True
+        async with source_http(SOURCE) as http:
+            while more:
+                self._teller.at("read", "before")
+                body = json.loads((await http.get(self._url, params=asked)).body)
+                self._teller.at("read", "after")
+                asked |= {"tick": body["tick"], "page": int(asked["page"]) + 1}
+                more = body["more"]
+                yield _page(body["items"])
+        self._teller.say(tick=asked["tick"])
+
+
+def _page(items: list[dict[str, str]]) -> Page:
+    page = Page()
+    for item in items:
+        if "id" in item:
+            when = datetime.fromisoformat(item["at"])
+            page.records.append(Record.of(item["id"], when, item))
+        else:
+            page.rejects.append(Reject.of("no id", item))
+    return page
+
+
+def collect(job: Job, pipe: int) -> None:
+    """Collect once, and tell how it ended."""
+    teller = Teller(pipe, job.end)
+    stamina.set_testing(True, attempts=5, cap=True)
+    if job.checkpoints:
+        passage.CHECKPOINT_SECONDS = 0.0
+    asyncio.run(_collect(job, teller))
+
+
+async def _collect(job: Job, teller: Teller) -> None:
+    sink = SqlSink(f"sqlite:///{job.database}", keep=job.keep)
+    async with StorageServiceClient(f"http://127.0.0.1:{job.service}", timeout=10) as client:
+        try:
+            await run(
+                FeedSource(job, teller),
+                ToldSink(sink, teller, job.fault),
+                ToldStorage(client, teller),
+                run_id=job.run_id,
+                limits=Limits(lease=LEASE),
+            )
+        except LadonStorageError as error:
+            teller.say(end=type(error).__name__, text=str(error))
+        else:
+            teller.say(end="success")
+
+
+class Fuse:
+    """Kill the service at the ``nth`` of its writes from now, before or after it is durable."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 16)
+
+    def set(self, nth: int, when: str) -> None:
+        """Light it; ``nth`` counts from 1, and 0 puts it out."""
+        self._memory[:16] = struct.pack("qq", nth, when == "after")
+
+    def burn(self, when: str) -> None:
+        """Count a write before it is made, and end the process where that is due."""
+        left, after = struct.unpack("qq", self._memory[:16])
+        if left == 1 and bool(after) == (when == "after"):
+            self.set(0, "")
+            os.kill(os.getpid(), signal.SIGKILL)
+        if left and when == "after":
+            self.set(left - 1, "after" if after else "before")
+
+
+def serve(database: Path, port: int, fuse: Fuse, pipe: int) -> None:
+    """Run ``ladon-storage serve``, which prints its address into ``pipe``."""
+    os.dup2(pipe, 1)
+    put = Store.put
+
+    async def counted(self: Store, *arguments: Any, **options: Any) -> Any:
+        fuse.burn("before")
+        answer = await put(self, *arguments, **options)
+        fuse.burn("after")
+        return answer
+
+    Store.put = counted  # type: ignore[method-assign]
+    cli.main(["serve", "--database", str(database), "--port", str(port)])

@@ -1,0 +1,157 @@
+"""Processes forked from one that has imported everything, so that a crash costs no start of Python.
+
+- Who forks has no thread and no event loop, and gets none.
+- Nobody outlives the harness: each child ends when the pipe that the harness holds is closed.
+- A process is killed with SIGKILL, and only through the object that started it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+START_SECONDS = 30.0
+
+
+class Nursery:
+    """Fork children, and let none of them outlive the harness."""
+
+    def __init__(self) -> None:
+        self._lifeline, self._held = os.pipe()
+        self.children: set[Child] = set()
+
+    def fork(self, work: Callable[[int], None], log: Path) -> Child:
+        """Run ``work`` in a child, with the file descriptor of the pipe that the harness reads.
+
+        Args:
+            work: What it does; it ends when that returns.
+            log: Where its outputs go.
+        """
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            self._be_child(work, reading, writing, log)
+        os.close(writing)
+        child = Child(pid, reading, self)
+        self.children.add(child)
+        return child
+
+    def _be_child(
+        self, work: Callable[[int], None], reading: int, writing: int, log: Path
+    ) -> NoReturn:
+        code = 1
+        try:
+            os.close(self._held)
+            os.close(reading)
+            for other in self.children:
+                os.close(other.pipe)
+            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            threading.Thread(target=self._end_with_harness, daemon=True).start()
+            work(writing)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    def _end_with_harness(self) -> None:
+        os.read(self._lifeline, 1)
+        os._exit(1)
+
+    def close(self) -> None:
+        """Kill the children that still run."""
+        for child in list(self.children):
+            child.kill()
+        os.close(self._held)
+        os.close(self._lifeline)
+
+    def __enter__(self) -> Nursery:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Child:
+    """Be a process that this one forked, and what it says."""
+
+    def __init__(self, pid: int, pipe: int, nursery: Nursery) -> None:
+        self.pid = pid
+        self.pipe = pipe
+        self.said: list[dict[str, Any]] = []
+        self.signalled = 0
+        """The signal that ended it; 0: none, or it runs."""
+        self._nursery = nursery
+        self._rest = b""
+        self._ended = False
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        if not self._ended:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait for its end, with what it still says."""
+        if self._ended:
+            return
+        deadline = time.monotonic() + START_SECONDS
+        while self._read(deadline):
+            pass
+        if time.monotonic() >= deadline:
+            os.kill(self.pid, signal.SIGKILL)
+        _, status = os.waitpid(self.pid, 0)
+        self.signalled = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        self._ended = True
+        os.close(self.pipe)
+        self._nursery.children.discard(self)
+
+    def hear(self, deadline: float) -> bool:
+        """Take what it says, if that comes before ``deadline``; tell whether it may say more."""
+        return not self._ended and self._read(deadline)
+
+    def line(self) -> str:
+        """Return its next line."""
+        deadline = time.monotonic() + START_SECONDS
+        while b"\n" not in self._rest:
+            if not self._fill(deadline):
+                raise RuntimeError(f"Process {self.pid} did not start; read its log.")
+        text, _, self._rest = self._rest.partition(b"\n")
+        return text.decode()
+
+    def _read(self, deadline: float) -> bool:
+        alive = self._fill(deadline)
+        *lines, self._rest = self._rest.split(b"\n")
+        for line in lines:
+            with contextlib.suppress(ValueError):  # the last one of a process that was killed
+                self.said.append(json.loads(line))
+        return alive
+
+    def _fill(self, deadline: float) -> bool:
+        ready, _, _ = select.select([self.pipe], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            return False
+        some = os.read(self.pipe, 2**16)
+        self._rest += some
+        return bool(some)
+
+
+def heard(children: list[Child], deadline: float) -> Iterator[Child]:
+    """Yield the children that say something before ``deadline``, or that end."""
+    while children and (left := deadline - time.monotonic()) > 0:
+        ready, _, _ = select.select([each.pipe for each in children], [], [], left)
+        for child in [each for each in children if each.pipe in ready]:
+            if not child.hear(deadline):
+                children.remove(child)
+            yield child

@@ -1,0 +1,423 @@
+"""One feed, one service, one sink: cycles in which something is killed, and an oracle after each.
+
+- What kills, and when, is drawn from the seed, the world's number and the cycle's. A step that is
+  named is met exactly. After how many milliseconds of a machine that does other things, too, a
+  process is where, is not: those instants are drawn, and what they hit is told.
+- A run that is hit by nothing must succeed, or say that another run holds the source.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import random
+import sqlite3
+import time
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+from chaos.collection import LEASE, SOURCE, Fuse, Job, Moment, collect, serve
+from chaos.feed import FUTURE, Feed, Ticks, Version, serve_feed
+from chaos.processes import Child, Nursery, heard
+
+RUN_SECONDS = 30.0
+CYCLES = 25
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+POINTS = [
+    *[("health", "before"), ("get", "after"), ("running", "before"), ("running", "after")],
+    *[("open", "before"), ("open", "after"), ("position", "after"), ("read", "before")],
+    *[("read", "after"), ("write", "before"), ("write", "after"), ("success", "before")],
+    *[("success", "after"), ("close", "before")],
+]
+LATER = [each for each in POINTS if each[0] in ("read", "write", "success", "close")]
+
+
+class ViolationError(Exception):
+    """Say which guarantee does not hold, and where the schedule was."""
+
+
+@dataclass
+class Tally:
+    """Count what happened."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    phases: Counter[str] = field(default_factory=Counter)
+    ends: Counter[str] = field(default_factory=Counter)
+    runs: int = 0
+    worlds: int = 0
+    records: int = 0
+    versions: int = 0
+
+    @property
+    def killed(self) -> int:
+        """How many processes were killed."""
+        return self.kills.total()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Say who is killed in a cycle, and when.
+
+    Args:
+        victims: Whom: ``collection``, ``service`` or both.
+        moment: At which step of the collection; ``None``: after a time.
+        write: At which write of the service.
+        milliseconds: How long after the start, or after the step.
+        rival: Whether a second run of the same source starts at the same time.
+        restart: Whether a service that was killed is back while the run still goes on.
+        news: Whether the feed goes on while the run reads it.
+    """
+
+    victims: tuple[str, ...]
+    moment: Moment | None
+    write: int
+    milliseconds: float
+    rival: bool
+    restart: bool
+    news: bool
+
+
+def draw_plan(draw: random.Random, first: bool) -> Plan:
+    """Draw a plan; the first of a world is about the making of what is not there yet."""
+    victims = draw.choice([("collection",)] * 5 + [("service",)] * 2 + [("collection", "service")])
+    point, when = draw.choice(POINTS[:8] if first else POINTS + LATER * 2)
+    nth = draw.choice([0, 0, 1, 2, 3]) if point in ("read", "write", "running", "success") else 0
+    kind = draw.choice(["step", "step", "soon", "time"])
+    return Plan(
+        victims,
+        None if kind == "time" else Moment(point, nth, when),
+        draw.choice([1, 2, 3]) if victims == ("service",) and kind == "step" else 0,
+        0 if kind == "step" else draw.uniform(10, 150) if kind == "time" else draw.uniform(0, 4),
+        draw.random() < 0.15,
+        draw.random() < 0.5,
+        draw.random() < 0.5,
+    )
+
+
+class World:
+    """Hold what several runs meet.
+
+    Args:
+        folder: Where its files are.
+        seed: The seed with the world's number.
+        nursery: Where processes come from.
+        tally: Where it counts.
+        fault: What the sink does wrong on purpose.
+    """
+
+    def __init__(
+        self, folder: Path, seed: str, nursery: Nursery, tally: Tally, fault: str | None = None
+    ) -> None:
+        self._seed = seed
+        self._draw = random.Random(seed)
+        self._folder = folder
+        self._nursery = nursery
+        self._tally = tally
+        self._fault = fault
+        self._ordered = self._draw.random() < 0.6
+        self._keep = self._draw.choice(["all", "all", "latest"])
+        self._checkpoints = self._draw.random() < 0.5
+        self._feed = Feed(seed)
+        self._ticks = Ticks()
+        self._fuse = Fuse()
+        self._port = 0
+        self._run = 0
+        self._cycle = 0
+        self._rows: set[Version] = set()
+        self._watermark: datetime | None = None
+        self._position: datetime | None = None
+        self._answered: set[int] = set()
+        self._plan: Plan | None = None
+        self._hit: set[str] = set()
+        serve_it = partial(_serve_feed, self._feed, self._ticks, self._ordered)
+        self._feeding = nursery.fork(serve_it, folder / "feed.log")
+        self._feed_port = int(self._feeding.line())
+        self._service = self._started()
+        tally.worlds += 1
+
+    def close(self) -> None:
+        """End its processes."""
+        self._service.kill()
+        self._feeding.kill()
+
+    def cycle(self) -> None:
+        """Let some time pass, collect, kill what the plan says, and look."""
+        draw = random.Random(f"{self._seed}/{self._cycle}")
+        self._ticks.now += draw.choice([0, 1, 1, 3, 6])
+        plan = self._plan = draw_plan(draw, self._cycle == 0)
+        self._cycle += 1
+        if draw.random() < 0.5 or not self._run:
+            self._run += 1
+            if draw.random() < 0.7:
+                time.sleep(LEASE.total_seconds())
+        began = self._ticks.now
+        hit = self._play(plan)
+        if hit or draw.random() < 0.3:
+            self._restart_service(draw)
+        self._look(began)
+
+    def end(self) -> None:
+        """Collect once more with nothing killed, and look whether everything is there."""
+        self._plan = None
+        self._restart_service(random.Random(0))
+        time.sleep(LEASE.total_seconds())
+        self._run += 1
+        child = self._collecting()
+        self._hear([child], child, None, RUN_SECONDS)
+        self._check_end(child, hit=False, rival=False, may_be_busy=False)
+        tick = self._ticks.now
+        self._look(tick)
+        shown = self._feed.at(tick)
+        missing = shown.versions() - self._rows
+        self._demand(not missing, f"{len(missing)} versions are not in the sink: {missing}")
+        with closing(sqlite3.connect(self._folder / "records.db")) as database:
+            ids = [row[0] for row in database.execute("SELECT record_id FROM records")]
+            raws = [row[0] for row in database.execute("SELECT raw FROM records_quarantine")]
+        if self._keep == "latest":
+            self._demand(sorted(ids) == sorted(shown.shown), "an id is there twice, or too many")
+        notes = sorted(json.loads(raw)["note"] for raw in raws)
+        self._demand(notes == sorted(shown.rejects), "the quarantine has not each reject once")
+        self._tally.records += len(set(ids))
+        self._tally.versions += len(self._rows)
+
+    # Processes
+
+    def _started(self) -> Child:
+        work = partial(serve, self._folder / "service.db", self._port, self._fuse)
+        return self._nursery.fork(work, self._folder / "service.log")
+
+    def _await_service(self) -> None:
+        if not self._port:
+            self._port = int(self._service.line().rpartition(":")[2])
+
+    def _restart_service(self, draw: random.Random) -> None:
+        """Kill the service if it lives, sometimes again while it starts, and wait for it."""
+        self._fuse.set(0, "")
+        self._await_service()
+        self._service.kill()
+        if self._plan is not None and draw.random() < 0.3:
+            service = self._started()
+            time.sleep(draw.random() * 0.02)
+            service.kill()
+            self._count("service", "starting")
+        self._service = self._started()
+        self._service.line()
+
+    def _collecting(self, run_id: str = "", end: Moment | None = None) -> Child:
+        self._await_service()
+        job = Job(
+            run_id or f"run-{self._run}",
+            self._port,
+            self._feed_port,
+            self._folder / "records.db",
+            self._keep,
+            self._ordered,
+            self._checkpoints,
+            end,
+            self._fault,
+        )
+        self._tally.runs += 1
+        return self._nursery.fork(partial(collect, job), self._folder / "collection.log")
+
+    def _play(self, plan: Plan) -> bool:
+        """Run the plan's collections until they end; tell whether the service was killed."""
+        exact = plan.moment if plan.milliseconds == 0 and "collection" in plan.victims else None
+        if plan.write:
+            self._fuse.set(plan.write, plan.moment.when if plan.moment else "before")
+        child = self._collecting(end=exact)
+        children = [child]
+        if plan.rival:
+            children.append(self._collecting(f"rival-{self._run}"))
+        self._hear(children, child, plan, RUN_SECONDS)
+        if child.signalled and exact is not None and "collection" not in self._hit:
+            self._count("collection", _phase(child))
+        hit = self._service_died(plan)
+        self._fuse.set(0, "")
+        for each in children:
+            killed = each.signalled != 0
+            if killed:
+                self._demand(each is child, "a run was killed that nobody was to kill")
+            else:
+                self._check_end(each, hit=hit, rival=plan.rival, may_be_busy=True)
+        return hit
+
+    def _service_died(self, plan: Plan) -> bool:
+        if plan.write and not self._service.hear(time.monotonic()) and self._is_gone():
+            self._service.wait()
+            self._count("service", f"write {plan.write}")
+            return True
+        return "service" in self._hit
+
+    def _is_gone(self) -> bool:
+        try:
+            self._watermark_now()
+        except OSError:
+            return True
+        return False
+
+    def _hear(self, children: list[Child], child: Child, plan: Plan | None, seconds: float) -> None:
+        """Listen to the runs until they end, and kill at the plan's moment."""
+        self._hit = set()
+        began = time.monotonic()
+        listening = list(children)
+        due: float | None = None
+        if plan is not None and plan.moment is None:
+            due = began + plan.milliseconds / 1000
+        looked = 0
+        while listening:
+            until = began + seconds if due is None else due
+            for _ in heard(listening, until):
+                for said in child.said[looked:] if plan else []:
+                    assert plan is not None
+                    if plan.news and said.get("at") == "after read" and not said["nth"]:
+                        self._ticks.now += 1
+                    if due is None and not plan.write and _is_at(said, plan.moment):
+                        due = time.monotonic() + plan.milliseconds / 1000
+                looked = len(child.said)
+                if due is not None:
+                    break
+            if due is not None and plan is not None:
+                time.sleep(max(0.0, due - time.monotonic()))
+                self._kill(plan, child, listening)
+                plan, due = None, None
+            elif listening and time.monotonic() - began > seconds:
+                raise self._violation(f"a run did not end within {seconds:g} s")
+        for each in children:
+            each.wait()
+
+    def _kill(self, plan: Plan, child: Child, listening: list[Child]) -> None:
+        phase = _phase(child)
+        if "collection" in plan.victims and child in listening:
+            child.kill()
+            listening.remove(child)
+            if child.signalled:
+                self._count("collection", phase)
+        if "service" in plan.victims:
+            self._service.kill()
+            self._count("service", phase)
+            if plan.restart:
+                self._service = self._started()
+                self._service.line()
+
+    def _count(self, victim: str, phase: str) -> None:
+        self._hit.add(victim)
+        self._tally.kills[victim] += 1
+        self._tally.phases[f"{victim}: {phase}"] += 1
+
+    # The oracle
+
+    def _check_end(self, child: Child, *, hit: bool, rival: bool, may_be_busy: bool) -> None:
+        ends = [said for said in child.said if "end" in said]
+        self._demand(bool(ends), f"a run broke off: {(self._folder / 'collection.log')}")
+        end = ends[-1]["end"]
+        self._tally.ends[end] += 1
+        self._answered |= {said["stored"] for said in child.said if "stored" in said}
+        if end == "success":
+            ticks = [said["tick"] for said in child.said if "tick" in said]
+            if self._keep == "all":
+                missing = self._feed.at(ticks[-1]).versions() - self._rows_now()
+                self._demand(not missing, f"a run succeeded without {missing}")
+            return
+        allowed = hit or (may_be_busy and end == "SourceBusyError") or rival
+        self._demand(allowed, f"a run failed that nothing was done to: {ends[-1]}")
+
+    def _look(self, began: int) -> None:
+        """Compare what is promised with what is there, and with what was there before."""
+        rows = self._rows_now()
+        if self._keep == "all":
+            self._demand(rows >= self._rows, f"rows are gone: {self._rows - rows}")
+        self._rows = rows
+        position = self._position_now()
+        watermark = self._watermark_now()
+        before = self._watermark
+        if before is not None:
+            self._demand(watermark is not None and watermark >= before, "the watermark went back")
+        kept = self._feed.at(began).versions(FUTURE) & self._feed.at(self._ticks.now).versions()
+        for what, promise, known in (
+            ("watermark", watermark, before),
+            ("position", position, self._position),
+        ):
+            if promise is None or promise == known:
+                continue
+            self._demand(promise < FUTURE, f"the {what} is in the future")
+            missing = (kept & self._feed.at(began).versions(promise)) - rows
+            self._demand(not missing, f"the {what} {promise} passed what is not there: {missing}")
+        self._watermark, self._position = watermark, position
+        self._look_at_history(watermark)
+
+    def _look_at_history(self, watermark: datetime | None) -> None:
+        with closing(sqlite3.connect(self._folder / "service.db")) as database:
+            lines = database.execute(
+                "SELECT version, from_timestamp, to_timestamp FROM history "
+                "WHERE source_id = ? ORDER BY version",
+                (SOURCE,),
+            ).fetchall()
+        last = None
+        for version, before, after in lines:
+            self._demand(before == last, f"version {version} does not go on from the one before")
+            self._demand(last is None or after >= last, f"version {version} went back")
+            last = after
+        stored = None if last is None else EPOCH + timedelta(microseconds=last)
+        self._demand(stored == watermark, "the history ends elsewhere than the watermark")
+        lost = self._answered - {version for version, _, _ in lines}
+        self._demand(not lost, f"writes were answered and are gone: versions {lost}")
+
+    def _rows_now(self) -> set[Version]:
+        found = self._asked("SELECT record_id, json_extract(payload, '$.value') FROM records")
+        self._demand(len(found) == len(set(found)), "a version is in the sink twice")
+        return {(str(record_id), str(value)) for record_id, value in found}
+
+    def _position_now(self) -> datetime | None:
+        found = self._asked("SELECT timestamp FROM ladon_positions")
+        return datetime.fromisoformat(found[0][0]) if found else None
+
+    def _asked(self, statement: str) -> list[tuple[str, ...]]:
+        if not (self._folder / "records.db").exists():
+            return []
+        with closing(sqlite3.connect(self._folder / "records.db")) as database:
+            tables = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            return database.execute(statement).fetchall() if tables else []
+
+    def _watermark_now(self) -> datetime | None:
+        self._await_service()
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=RUN_SECONDS)
+        with closing(connection):
+            connection.request("GET", f"/api/v1/watermarks/{SOURCE}")
+            answer = connection.getresponse()
+            body = answer.read()
+        if answer.status == 404:
+            return None
+        found = json.loads(body)["last_successful_timestamp"]
+        return datetime.fromisoformat(found) if found else None
+
+    def _demand(self, holds: bool, what: str) -> None:
+        if not holds:
+            raise self._violation(what)
+
+    def _violation(self, what: str) -> ViolationError:
+        kind = f"{'ordered' if self._ordered else 'unordered'}, keep={self._keep}"
+        return ViolationError(
+            f"{what}\n  world {self._seed} ({kind}), cycle {self._cycle}, {self._plan}\n"
+            f"  its files: {self._folder}"
+        )
+
+
+def _serve_feed(feed: Feed, ticks: Ticks, ordered: bool, pipe: int) -> None:
+    asyncio.run(serve_feed(feed, ticks, ordered, pipe))
+
+
+def _is_at(said: dict[str, object], moment: Moment | None) -> bool:
+    if moment is None:
+        return False
+    return said.get("at") == f"{moment.when} {moment.point}" and said["nth"] == moment.nth
+
+
+def _phase(child: Child) -> str:
+    """Return the last step that a run told."""
+    return next((str(said["at"]) for said in reversed(child.said) if "at" in said), "starting")
