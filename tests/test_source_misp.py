@@ -281,6 +281,7 @@ async def test_only_events_in_the_range_are_fetched(path: str) -> None:
 
     assert ids(pages) == [uuid(3), uuid(2), uuid(1)]
     assert [each for page in pages for each in page.listed] == [uuid(0), uuid(4)]
+    assert sum(page.skipped for page in pages) == 2
     assert asked == ["manifest.json", *(f"{each}.json" for each in ids(pages))]
     assert json.loads(pages[1].records[0].payload) == event(3, 7)
 

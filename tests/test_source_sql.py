@@ -278,6 +278,7 @@ async def test_texts_with_offsets_are_compared_as_instants(file: File) -> None:
     source = file.source(times="text")
 
     assert ids(await records(source, at(0), at(60))) == ["1"]
+    assert sum(page.skipped for page in await read(source, at(0), at(60))) == 2
     assert ids(await records(source, at(60), at(660))) == ["2"]
     assert ids(await records(source, at(660), at(661))) == ["3"]
     assert not source.ordered

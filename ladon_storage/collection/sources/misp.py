@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -179,7 +180,7 @@ class Misp(BaseModel):
                 wanted.append((moment, uuid))
             else:
                 page.listed.append(uuid)
-        return page, sorted(wanted)
+        return replace(page, skipped=len(page.listed)), sorted(wanted)
 
     async def _event(
         self, http: SourceHttp, uuid: str, moment: datetime, entry: object

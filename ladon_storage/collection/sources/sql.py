@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from ladon_storage.collection.records import PAGE_RECORDS, Page, Record, Reject
+from ladon_storage.collection.records import PAGE_RECORDS, Item, Page, Record, Reject, paged
 from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.fields import OVERLAP_TEXT, SETTINGS, SOURCE_ID_TEXT, Span
 from ladon_storage.collection.sources.sql_database import DatabaseThread, parsed_address
@@ -121,7 +121,7 @@ class SqlTable(BaseModel):
         title="Timeout",
         description="How long PostgreSQL may work on one statement, or SQLite wait for a writer.",
     )
-    overlap: Span = Field(timedelta(minutes=10), title="Overlap", description=OVERLAP_TEXT)
+    overlap: Overlap = overlap_field(timedelta(minutes=10))
 
     @model_validator(mode="after")
     def _require_one_address(self) -> SqlTable:
@@ -156,7 +156,7 @@ class SqlTable(BaseModel):
                 if not found:
                     break
                 after = found[-1].key
-                if page := rows.page(found):
+                for page in paged(rows.read(found), self.page_size):
                     yield page
 
     async def _address(self) -> URL:
@@ -189,17 +189,15 @@ class _Rows:
         self._moment = row_moment(self.layout.times, self.layout.zone)
         self._highest: datetime | None = None
 
-    def page(self, rows: list[Row]) -> Page:
-        """Return the records of the rows that are in the range, and what cannot be used."""
-        page = Page()
+    def read(self, rows: list[Row]) -> Iterator[Item]:
+        """Yield the records of the rows that are in the range, and what cannot be used."""
         for row in rows:
             try:
                 moment = self._moment_of(row)
-                if self._is_wanted(moment):
-                    page.records.append(Record.of(id_text(row.key[1]), moment, self._content(row)))
+                wanted = self._is_wanted(moment)
+                yield Record.of(id_text(row.key[1]), moment, self._content(row)) if wanted else None
             except ValueError as error:
-                page.rejects.append(self._reject(error, row))
-        return page
+                yield self._reject(error, row)
 
     def unreachable(self, row: Row) -> Reject:
         """Return the reject of a row that has no timestamp or no id."""
