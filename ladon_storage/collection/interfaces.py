@@ -12,6 +12,7 @@ from typing import Annotated, Protocol, Self, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ladon_storage.collection.durations import Days, Seconds, duration
 from ladon_storage.collection.records import Page
 from ladon_storage.models import Watermark, WatermarkStatus
 
@@ -159,15 +160,16 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", title="Limits")
 
-    initial_lookback: Annotated[timedelta, Field(ge=timedelta(0))] | None = Field(
+    initial_lookback: Days | None = Field(
         None,
-        title="Initial lookback",
+        title="Initial lookback (days)",
         description="How far back a source that was never collected is read; empty: all there is.",
     )
-    future_skew: Annotated[timedelta, Field(ge=timedelta(0))] = Field(
+    future_skew: Seconds = duration(
         timedelta(minutes=5),
-        title="Future skew",
-        description="How far a record may be ahead of our clock and still move the watermark.",
+        timedelta(seconds=1),
+        "Future skew (seconds)",
+        "How far a record may be ahead of our clock and still move the watermark.",
     )
     quarantine_share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.1,
@@ -179,10 +181,11 @@ class Limits(BaseModel):
         title="Removed share",
         description="The share of a source's records that may disappear before a run fails.",
     )
-    lease: Annotated[timedelta, Field(gt=timedelta(0))] = Field(
+    lease: Annotated[Seconds, Field(gt=timedelta(0))] = duration(
         timedelta(minutes=1),
-        title="Lease",
-        description="How long a run that was killed keeps others from collecting its source.",
+        timedelta(seconds=1),
+        "Lease (seconds)",
+        "How long a run that was killed keeps others from collecting its source.",
     )
 
 

@@ -68,7 +68,9 @@ async def test_forty_threatfox_polls_lose_nothing_and_repeat_nothing(
         assert before.watermark_after
         assert after.watermark_after
         assert after.watermark_after >= before.watermark_after
-        assert after.start == before.watermark_after - timedelta(hours=24)
+        # Or later, from where the sink is: the run before could not write its success.
+        assert after.start
+        assert after.start >= before.watermark_after - timedelta(hours=24)
 
 
 async def watermark(storage: StorageSettings) -> Watermark:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from ladon_storage.collection.durations import Hours, duration
 
 SOURCE_ID_TEXT = "The name of the watermark, and of the source in the sink."
 OVERLAP_TEXT = "How far before the watermark each run reads again, for late records."
 KEY_TEXT = "Name of a Prefect Secret block, or of an environment variable, that holds the key."
 
-Span = Annotated[timedelta, Field(ge=timedelta(0), le=timedelta(days=365))]
-"""A duration of at most a year."""
+Overlap = Annotated[Hours, Field(le=timedelta(days=365))]
+"""How far before the watermark a run reads again: at most a year."""
+
+
+def overlap_field(default: timedelta, more: str = "") -> Any:
+    """Return the field of an overlap, with what is to be known ``more`` about it."""
+    text = f"{OVERLAP_TEXT} {more}".strip()
+    return duration(default, timedelta(hours=1), "Overlap (hours)", text)
+
 
 SETTINGS = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 """A run is told by its settings: they do not change, a misspelt one is refused, none is shown."""

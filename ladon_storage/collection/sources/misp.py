@@ -27,10 +27,10 @@ from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.addresses import HttpUrl, shown
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
-    OVERLAP_TEXT,
     SETTINGS,
     SOURCE_ID_TEXT,
-    Span,
+    Overlap,
+    overlap_field,
 )
 from ladon_storage.collection.sources.http import Keys, SourceHttp, source_http
 from ladon_storage.collection.sources.items import value_at
@@ -71,10 +71,8 @@ class Misp(BaseModel):
     )
     key: SecretName | None = Field(None, title="Name of the key", description=KEY_TEXT)
     source_id: SourceId = Field("misp", title="Source id", description=SOURCE_ID_TEXT)
-    overlap: Span = Field(
-        timedelta(hours=24),
-        title="Overlap",
-        description=f"{OVERLAP_TEXT} As long as an event may be on its way from where it was made.",
+    overlap: Overlap = overlap_field(
+        timedelta(hours=24), "As long as an event may be on its way from where it was made."
     )
     limit: int = Field(
         50,

@@ -23,11 +23,11 @@ from ladon_storage.collection.secrets import SecretName
 from ladon_storage.collection.sources.addresses import HttpUrl, shown
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
-    OVERLAP_TEXT,
     SETTINGS,
     SOURCE_ID_TEXT,
+    Overlap,
     Rate,
-    Span,
+    overlap_field,
 )
 from ladon_storage.collection.sources.http import SourceHttp
 from ladon_storage.collection.sources.items import value_at
@@ -66,7 +66,7 @@ class Nvd(BaseModel):
     )
     key: SecretName | None = Field(None, title="Name of the key", description=KEY_TEXT)
     source_id: SourceId = Field("nvd", title="Source id", description=SOURCE_ID_TEXT)
-    overlap: Span = Field(timedelta(hours=24), title="Overlap", description=OVERLAP_TEXT)
+    overlap: Overlap = overlap_field(timedelta(hours=24))
     page_size: int = Field(
         2_000, ge=1, le=2_000, title="Page size", description="How many CVEs a page has."
     )

@@ -21,10 +21,10 @@ from ladon_storage.collection.secrets import SecretName
 from ladon_storage.collection.sources.addresses import HttpUrl
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
-    OVERLAP_TEXT,
     SETTINGS,
     SOURCE_ID_TEXT,
-    Span,
+    Overlap,
+    overlap_field,
 )
 from ladon_storage.collection.sources.items import value_at
 from ladon_storage.collection.sources.paging import NextLink
@@ -54,7 +54,7 @@ class Otx(BaseModel):
     )
     key: SecretName = Field(title="Name of the key", description=KEY_TEXT)
     source_id: SourceId = Field("otx", title="Source id", description=SOURCE_ID_TEXT)
-    overlap: Span = Field(timedelta(hours=24), title="Overlap", description=OVERLAP_TEXT)
+    overlap: Overlap = overlap_field(timedelta(hours=24))
     limit: int = Field(
         50, ge=1, le=1_000, title="Limit", description="How many pulses a page is asked to have."
     )

@@ -18,16 +18,17 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from yarl import URL
 
+from ladon_storage.collection.durations import Days
 from ladon_storage.collection.records import Item, Page, paged
 from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.addresses import HttpUrl, is_same_host, shown
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
-    OVERLAP_TEXT,
     SETTINGS,
     SOURCE_ID_TEXT,
+    Overlap,
     Rate,
-    Span,
+    overlap_field,
 )
 from ladon_storage.collection.sources.http import HttpAnswer, Keys, SourceHttp, source_http
 from ladon_storage.collection.sources.items import ItemReader, value_at
@@ -170,10 +171,8 @@ class Rest(BaseModel):
         description="No record is older than one on a page before, so that a run can go on where "
         "it broke off.",
     )
-    overlap: Span | None = Field(
-        timedelta(hours=24),
-        title="Overlap",
-        description=f"{OVERLAP_TEXT} Empty: each run reads all there is.",
+    overlap: Overlap | None = overlap_field(
+        timedelta(hours=24), "Empty: each run reads all there is."
     )
     whole: bool = Field(
         False,
@@ -181,9 +180,9 @@ class Rest(BaseModel):
         description="A run lists all there is, so that what is missing was removed. Needs an empty "
         "overlap.",
     )
-    retention: Annotated[timedelta, Field(gt=timedelta(0))] | None = Field(
+    retention: Annotated[Days, Field(gt=timedelta(0))] | None = Field(
         None,
-        title="Retention",
+        title="Retention (days)",
         description="How long the API keeps what it yields; empty: for ever.",
     )
     rate: Rate | None = Field(

@@ -20,9 +20,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
+from ladon_storage.collection.durations import Seconds, duration
 from ladon_storage.collection.records import PAGE_RECORDS, Item, Page, Record, Reject, paged
 from ladon_storage.collection.secrets import SecretName, secret
-from ladon_storage.collection.sources.fields import OVERLAP_TEXT, SETTINGS, SOURCE_ID_TEXT, Span
+from ladon_storage.collection.sources.fields import SETTINGS, SOURCE_ID_TEXT, Overlap, overlap_field
 from ladon_storage.collection.sources.sql_database import DatabaseThread, parsed_address
 from ladon_storage.collection.sources.sql_table import Key, Layout, Row, TableReader
 from ladon_storage.collection.sources.sql_values import Times, id_text, json_value, row_moment
@@ -116,10 +117,11 @@ class SqlTable(BaseModel):
         title="Page (rows)",
         description="How many rows one statement reads.",
     )
-    timeout: Annotated[timedelta, Field(gt=timedelta(0), le=timedelta(hours=1))] = Field(
+    timeout: Annotated[Seconds, Field(gt=timedelta(0), le=timedelta(hours=1))] = duration(
         timedelta(minutes=1),
-        title="Timeout",
-        description="How long PostgreSQL may work on one statement, or SQLite wait for a writer.",
+        timedelta(seconds=1),
+        "Timeout (seconds)",
+        "How long PostgreSQL may work on one statement, or SQLite wait for a writer.",
     )
     overlap: Overlap = overlap_field(timedelta(minutes=10))
 

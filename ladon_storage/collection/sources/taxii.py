@@ -31,10 +31,10 @@ from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.addresses import HttpUrl, shown
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
-    OVERLAP_TEXT,
     SETTINGS,
     SOURCE_ID_TEXT,
-    Span,
+    Overlap,
+    overlap_field,
 )
 from ladon_storage.collection.sources.http import HttpAnswer, Keys, SourceHttp, source_http
 from ladon_storage.collection.sources.times import iso_moment, written
@@ -75,7 +75,7 @@ class Taxii(BaseModel):
     )
     key: SecretName | None = Field(None, title="Name of the key", description=KEY_TEXT)
     source_id: SourceId = Field("taxii", title="Source id", description=SOURCE_ID_TEXT)
-    overlap: Span = Field(timedelta(hours=1), title="Overlap", description=OVERLAP_TEXT)
+    overlap: Overlap = overlap_field(timedelta(hours=1))
     limit: int = Field(
         500, ge=1, le=100_000, title="Limit (objects)", description="What a page is asked to have."
     )

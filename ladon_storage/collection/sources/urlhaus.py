@@ -26,10 +26,10 @@ from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.addresses import HttpUrl, shown, with_key
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
-    OVERLAP_TEXT,
     SETTINGS,
     SOURCE_ID_TEXT,
-    Span,
+    Overlap,
+    overlap_field,
 )
 from ladon_storage.collection.sources.http import Keys, SourceHttp, source_http
 from ladon_storage.collection.sources.items import ItemReader, value_at
@@ -88,7 +88,7 @@ class UrlHaus(BaseModel):
     )
     key: SecretName | None = Field(None, title="Name of the key", description=KEY_TEXT)
     source_id: SourceId = Field("urlhaus", title="Source id", description=SOURCE_ID_TEXT)
-    overlap: Span = Field(timedelta(days=3), title="Overlap", description=OVERLAP_TEXT)
+    overlap: Overlap = overlap_field(timedelta(days=3))
 
     @model_validator(mode="before")
     @classmethod
