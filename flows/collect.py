@@ -26,7 +26,18 @@ from pydantic import AwareDatetime, BaseModel
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.engine import Report, run
 from ladon_storage.collection.interfaces import Limits, Sink, Source
-from ladon_storage.collection.sources import Kev, ThreatFox, source_from
+from ladon_storage.collection.sources import (
+    Kev,
+    Misp,
+    Nvd,
+    Otx,
+    Rest,
+    SqlTable,
+    Taxii,
+    ThreatFox,
+    UrlHaus,
+    source_from,
+)
 from ladon_storage.errors import ConfigurationError, LadonStorageError
 from ladon_storage.settings import StorageSettings
 from ladon_storage.tasks import TaskStorage, collect_source, record_sink, storage_settings
@@ -35,7 +46,7 @@ from ladon_storage.tasks import TaskStorage, collect_source, record_sink, storag
 @flow(name="collect")
 async def collect(
     source: Source | dict[str, Any],
-    sink: Sink | RecordSink | dict[str, Any],
+    sink: Sink | RecordSink | dict[str, Any] | str | None = None,
     storage: StorageService | StorageSettings | str | None = None,
     since: AwareDatetime | None = None,
     until: AwareDatetime | None = None,
@@ -45,15 +56,16 @@ async def collect(
 
     Args:
         source: Any source, or a dictionary told apart by ``kind``, such as ``{"kind": "kev"}``.
-        sink: A sink, a `RecordSink` block, or a dictionary with the ``url``.
-        storage: The Storage Service: a block, its name, or nothing for the environment.
-        since: First instant of a backfill, which leaves the watermark alone.
-        until: Instant before which a backfill ends.
-        limits: Where a first collection starts, and what is too much.
+        sink: Where records go: a Record Sink block; empty for the one called default.
+        storage: Where the watermark is: a Storage Service block; empty for the environment of
+            the worker, or else the block called default.
+        since: First instant of a backfill, with its zone. A backfill leaves the watermark alone.
+        until: Instant before which a backfill ends, with its zone.
+        limits: Where a first collection starts, and what makes a run fail.
     """
     return await run(
         source_from(source),
-        record_sink(sink),
+        await record_sink(sink),
         TaskStorage(await storage_settings(storage)),
         run_id=str(runtime.flow_run.id or uuid4()),
         since=since,
@@ -68,7 +80,7 @@ def _flow_of(kind: type[BaseModel]) -> Flow[..., Any]:
 
     async def collect_kind(  # type: ignore[no-untyped-def]
         source,
-        sink,
+        sink=None,
         storage=None,
         since=None,
         until=None,
@@ -81,7 +93,7 @@ def _flow_of(kind: type[BaseModel]) -> Flow[..., Any]:
     collect_kind.__doc__ = collect.fn.__doc__
     collect_kind.__annotations__ = {
         "source": kind,
-        "sink": RecordSink,
+        "sink": RecordSink | None,
         "storage": StorageService | None,
         "since": AwareDatetime | None,
         "until": AwareDatetime | None,
@@ -92,7 +104,14 @@ def _flow_of(kind: type[BaseModel]) -> Flow[..., Any]:
 
 
 collect_threatfox = _flow_of(ThreatFox)
+collect_urlhaus = _flow_of(UrlHaus)
 collect_kev = _flow_of(Kev)
+collect_otx = _flow_of(Otx)
+collect_misp = _flow_of(Misp)
+collect_nvd = _flow_of(Nvd)
+collect_taxii = _flow_of(Taxii)
+collect_sql = _flow_of(SqlTable)
+collect_rest = _flow_of(Rest)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,10 +16,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from prefect import task
+from prefect.blocks.core import Block
 from prefect.blocks.system import Secret
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
@@ -42,7 +44,7 @@ from ladon_storage.collection.secrets import secrets_from
 from ladon_storage.collection.sinks import sink_from
 from ladon_storage.collection.sources import source_from
 from ladon_storage.collection.turn import Turn
-from ladon_storage.errors import StorageError
+from ladon_storage.errors import ConfigurationError, StorageError
 from ladon_storage.events import emit_change
 from ladon_storage.models import Watermark, WatermarkStatus
 from ladon_storage.settings import (
@@ -52,8 +54,18 @@ from ladon_storage.settings import (
     shared_client,
 )
 
+B = TypeVar("B", bound=Block)
+
 Storage = StorageSettings | str | None
-"""A `StorageService` block, settings, the name of a saved block, or ``None``: the environment."""
+"""A `StorageService` block, settings, the name of a saved block, or ``None``.
+
+``None`` is the environment where it says something, or else the block that is called ``default``.
+"""
+
+AnySink = Sink | RecordSink | dict[str, Any] | str | None
+"""A sink, a `RecordSink` block, a description, the name of a block, or ``None``: ``default``."""
+
+DEFAULT_BLOCK = "default"
 
 
 async def _is_transient(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -75,16 +87,40 @@ async def storage_settings(storage: Storage = None) -> StorageSettings:
     """Return what ``storage`` stands for; in a run, with the circuit that runs share.
 
     Raises:
-        ConfigurationError: ``storage`` is ``None``, and the environment is not complete.
-        ValueError: There is no block of that name.
+        ConfigurationError: There is no block of that name; or it is ``None``, the environment is
+            not complete, and there is no block ``default``.
     """
     if storage is None:
-        settings = StorageSettings.from_environment()
+        settings = await _default_settings()
     elif isinstance(storage, str):
-        settings = await StorageService.aload(storage)
+        settings = await _block(StorageService, storage)
     else:
         settings = storage
     return settings.in_flow_runs() if _is_in_a_run() else settings
+
+
+async def _default_settings() -> StorageSettings:
+    try:
+        return StorageSettings.from_environment()
+    except ConfigurationError as incomplete:
+        if os.environ.get("STORAGE_SERVICE_URL") or os.environ.get("ENVIRONMENT"):
+            raise
+        try:
+            return await _block(StorageService, DEFAULT_BLOCK)
+        except ConfigurationError:
+            raise incomplete from None
+
+
+async def _block(kind: type[B], name: str) -> B:
+    try:
+        loaded: Any = await kind.aload(name)
+    except ValueError:
+        raise ConfigurationError(
+            f"There is no block {kind.get_block_type_slug()}/{name}; save one, in Prefect's UI "
+            "under Blocks or by `.save()`, or choose another."
+        ) from None
+    block: B = loaded
+    return block
 
 
 def _is_in_a_run() -> bool:
@@ -100,12 +136,14 @@ def _emit_in_runs(service: str, change: CircuitChange) -> None:
 on_circuit_change(_emit_in_runs)
 
 
-def record_sink(sink: Sink | RecordSink | dict[str, Any]) -> Sink:
+async def record_sink(sink: AnySink = None) -> Sink:
     """Return the sink that ``sink`` stands for.
 
     Raises:
-        ConfigurationError: There is no sink for its address.
+        ConfigurationError: There is no sink for its address, or no block of its name.
     """
+    if sink is None or isinstance(sink, str):
+        sink = await _block(RecordSink, sink or DEFAULT_BLOCK)
     return sink.get_sink() if isinstance(sink, RecordSink) else sink_from(sink)
 
 
@@ -242,7 +280,7 @@ async def write_failure_watermark(
 )
 async def collect_source(
     source: Source | dict[str, Any],
-    sink: Sink | RecordSink | dict[str, Any],
+    sink: AnySink = None,
     start: datetime | None = None,
     until: datetime | None = None,
     *,
@@ -264,7 +302,7 @@ async def collect_source(
     with secrets_from(_secret_block):
         return await engine.collect(
             source_from(source),
-            record_sink(sink),
+            await record_sink(sink),
             start,
             until,
             turn=turn,

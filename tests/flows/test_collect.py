@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from prefect import get_client
 from prefect.settings import PREFECT_API_URL
+from pydantic import BaseModel
 
 from flows import collect as module
-from flows.collect import collect, collect_kev, collect_threatfox
+from flows.collect import collect, collect_kev
 from ladon_storage.blocks import RecordSink, StorageService
-from ladon_storage.collection.sources import Kev, ThreatFox
+from ladon_storage.collection.sources import KINDS
 from ladon_storage.errors import (
     ConfigurationError,
     SourceError,
@@ -98,6 +99,29 @@ async def test_storage_comes_from_a_block_by_name_or_the_environment(
     monkeypatch.setenv("STORAGE_SERVICE_URL", service.url)
     report = await collect(source, sink(tmp_path))
     assert report.watermark_before == at(1)
+
+
+async def test_blocks_called_default_are_used_where_nothing_is_said(
+    service: Flaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deployment needs no parameters but its source; the environment goes before the block."""
+    monkeypatch.delenv("STORAGE_SERVICE_URL", raising=False)
+    with pytest.raises(ConfigurationError, match="set STORAGE_SERVICE_URL"):
+        await collect({"kind": "kev"}, sink(tmp_path))
+    await StorageService(url=service.url).save("default", overwrite=True)
+    with pytest.raises(ConfigurationError, match="no block ladon-record-sink/default; save one"):
+        await collect({"kind": "kev"})
+    await RecordSink(url=f"sqlite:///{tmp_path}/records.db").save("default", overwrite=True)
+    try:
+        async with FeedServer(Answer.of(CATALOGUE)) as feed:
+            report = await collect({"kind": "kev", "url": feed.url})
+        assert report.records_written == 2
+        monkeypatch.setenv("STORAGE_SERVICE_URL", "http://127.0.0.1:9")
+        with pytest.raises(StorageUnhealthyError):
+            await collect({"kind": "kev"})
+    finally:
+        await RecordSink.adelete("default")
+        await StorageService.adelete("default")
 
 
 async def test_environment_without_a_service_fails_the_run(tmp_path: Path) -> None:
@@ -313,20 +337,24 @@ def test_command_line_refuses_a_naive_instant(capsys: pytest.CaptureFixture[str]
     assert "offset" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("each", "kind"), [(collect_kev, Kev), (collect_threatfox, ThreatFox)], ids=["kev", "threatfox"]
-)
-def test_form_of_each_kind_is_exact(each: Any, kind: type[Kev | ThreatFox]) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_form_of_each_kind_is_exact(kind: type[BaseModel]) -> None:
     """The UI's form has the fields of one kind with their texts, and blocks for what is secret."""
-    assert each.name == f"collect-{kind.model_fields['kind'].default}"
+    name = kind.model_fields["kind"].default
+    each = getattr(module, f"collect_{name}")
+    assert each.name == f"collect-{name}"
     schema = each.parameters.model_dump()
     fields = ["source", "sink", "storage", "since", "until", "limits"]
     assert list(schema["properties"]) == fields
-    assert schema["required"] == ["source", "sink"]
+    assert schema["required"] == ["source"]
     fields = schema["definitions"][kind.__name__]["properties"]
     assert set(fields) == set(kind.model_fields)
     assert all(field["title"] and field["description"] for field in fields.values())
     assert all(field["description"] for field in schema["properties"].values())
+    limits = schema["definitions"]["Limits"]["properties"]
+    for field in [*fields.values(), *limits.values()]:
+        assert field["description"].endswith(".")
+        assert "duration" not in json.dumps(field), "nobody types P1D"
     slugs = {
         name: definition.get("block_type_slug")
         for name, definition in schema["definitions"].items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Annotated, get_args
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from ladon_storage.collection.interfaces import Source
@@ -21,6 +21,7 @@ from ladon_storage.collection.sources.urlhaus import UrlHaus
 from ladon_storage.errors import ConfigurationError
 
 __all__ = [
+    "KINDS",
     "AnySource",
     "Kev",
     "Misp",
@@ -37,10 +38,13 @@ __all__ = [
 # A new source is a name here.
 _Source = ThreatFox | UrlHaus | Kev | Otx | Nvd | Misp | Taxii | Rest | SqlTable
 
+KINDS: tuple[type[BaseModel], ...] = get_args(_Source)
+"""The sources of this package, a class for each ``kind``."""
+
 AnySource = Annotated[_Source, Field(discriminator="kind")]
 """Any source of this package; a dictionary becomes the one that its ``kind`` names."""
 
-_KINDS = ", ".join(repr(each.model_fields["kind"].default) for each in get_args(_Source))
+_NAMES = ", ".join(repr(each.model_fields["kind"].default) for each in KINDS)
 
 
 @cache
@@ -73,7 +77,7 @@ def source_from(value: object) -> Source:
 
 def _problem(detail: ErrorDetails) -> str:
     if not detail["loc"] and detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        return f"kind should be one of {_KINDS}"
+        return f"kind should be one of {_NAMES}"
     # The first part of the place is the kind, which nobody wrote as a level of its own.
     field = ".".join(map(str, detail["loc"][1:]))
     return f"{field or 'it'}: {detail['msg']}"
