@@ -181,7 +181,9 @@ async def test_empty_page_is_nothing_to_store(place: Place) -> None:
 async def test_position_is_what_was_written_last(place: Place) -> None:
     """A position is exact, of its source alone, outlives the run, and stays when none is given."""
     first = Position(timestamp=at(1) + timedelta(microseconds=1))
-    second = Position(timestamp=datetime.min.replace(tzinfo=UTC), watermark=at(5), origin=at(-5))
+    least = datetime.min.replace(tzinfo=UTC)
+    second = Position(timestamp=least, watermark=at(5), origin=at(-5), run_id="é R")
+    nameless = second.model_copy(update={"run_id": None})  # a sink need not keep whose it is
     async with place.make() as sink:
         assert await sink.position("feed") is None
         await sink.write("feed", Page([record("1", 1)]), position=first)
@@ -190,29 +192,29 @@ async def test_position_is_what_was_written_last(place: Place) -> None:
     async with place.make() as sink:
         assert await sink.write("feed", Page(), position=second) == 0
         await sink.write("feed", Page([record("2", 2)]))
-        assert await sink.position("feed") == second
+        assert await sink.position("feed") in (second, nameless)
         await sink.write("other", Page(), position=first)
-        assert await sink.position("feed") == second
+        assert await sink.position("feed") in (second, nameless)
     assert await read_position(place, "other") == first
 
 
-async def test_page_that_fails_leaves_nothing_and_can_be_written_again(ours: Place) -> None:
+async def test_page_that_fails_leaves_nothing_and_can_be_written_again(place: Place) -> None:
     """Records, rejects and position of a page are durable together, or none of them is."""
     before, after = Position(timestamp=at(1)), Position(timestamp=at(9))
     rejects = [Reject.of("no id", {"a": 1})]
-    async with ours.make() as sink:
+    async with place.make() as sink:
         await sink.write("feed", Page([record("1", 1)]), position=before)
         broken = Page([record("2", 2), unstorable("9")], rejects)
         with pytest.raises(Exception):  # noqa: B017, PT011 - there cannot be such a record
             await sink.write("feed", broken, position=after)
         assert await sink.position("feed") == before
-        assert [row.record_id for row in ours.rows()] == ["1"]
-        assert ours.quarantine() == [] or not ours.is_one_transaction
+        assert [row.record_id for row in place.rows()] == ["1"]
+        assert place.quarantine() == [] or not place.is_one_transaction
         assert await sink.write("feed", Page([record("2", 2)], rejects), position=after) == 1
         assert await sink.position("feed") == after
 
-    assert [row.record_id for row in ours.rows()] == ["1", "2"]
-    assert len(ours.quarantine()) == 1
+    assert [row.record_id for row in place.rows()] == ["1", "2"]
+    assert len(place.quarantine()) == 1
 
 
 async def test_reject_is_quarantined_once(place: Place) -> None:

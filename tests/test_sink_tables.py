@@ -98,6 +98,14 @@ async def test_position_goes_with_its_table(fresh: Fresh) -> None:
         assert await target.write("feed", Page([record("1", 1)])) == 1
 
 
+async def test_position_says_whose_it_is(fresh: Fresh) -> None:
+    """A run that goes on must know its own position from another's."""
+    position = Position(timestamp=at(1), run_id="R 1")
+    async with fresh.sink() as target:
+        await target.write("feed", Page(), position=position)
+        assert await target.position("feed") == position
+
+
 async def test_table_that_is_dropped_under_a_sink_is_an_error(fresh: Fresh) -> None:
     """It is made when the next run begins, not in the middle of one that believes in it."""
     async with fresh.sink() as target:

@@ -98,26 +98,6 @@ class Tables:
     def of(cls, name: str, keep: Keep) -> Tables:
         """Return the tables of the sink with this name; the last two are shared by all sinks."""
         metadata = MetaData()
-        records = Table(
-            name,
-            metadata,
-            *(_key(each) for each in KEYS[keep]),
-            *([] if "version" in KEYS[keep] else [Column("version", Text, nullable=False)]),
-            Column("record_timestamp", Instant, nullable=False),
-            # Not jsonb: it reorders keys, rewrites numbers and refuses \u0000. json keeps the text
-            # as the source gave it, and can be asked by the same operators.
-            Column("payload", Text().with_variant(JSON(), "postgresql"), nullable=False),
-            Column("collected_at", Instant, nullable=False),
-            Column("removed_at", Instant),
-        )
-        marked = records.c.removed_at.is_not(None)
-        Index(
-            f"{name}_removed",
-            records.c.source_id,
-            records.c.record_id,
-            sqlite_where=marked,
-            postgresql_where=marked,
-        )
         quarantine = Table(
             f"{name}_quarantine",
             metadata,
@@ -139,12 +119,36 @@ class Tables:
         meta = Table(
             "ladon_meta", metadata, _key("table_name"), Column("version", Integer, nullable=False)
         )
-        return cls(records, quarantine, positions, meta, keep)
+        return cls(_records(metadata, name, keep), quarantine, positions, meta, keep)
 
     @property
     def all(self) -> tuple[Table, ...]:
         """Return every table."""
         return self.records, self.quarantine, self.positions, self.meta
+
+
+def _records(metadata: MetaData, name: str, keep: Keep) -> Table:
+    records = Table(
+        name,
+        metadata,
+        *(_key(each) for each in KEYS[keep]),
+        *([] if "version" in KEYS[keep] else [Column("version", Text, nullable=False)]),
+        Column("record_timestamp", Instant, nullable=False),
+        # Not jsonb: it reorders keys, rewrites numbers and refuses \u0000. json keeps the text
+        # as the source gave it, and can be asked by the same operators.
+        Column("payload", Text().with_variant(JSON(), "postgresql"), nullable=False),
+        Column("collected_at", Instant, nullable=False),
+        Column("removed_at", Instant),
+    )
+    marked = records.c.removed_at.is_not(None)
+    Index(
+        f"{name}_removed",
+        records.c.source_id,
+        records.c.record_id,
+        sqlite_where=marked,
+        postgresql_where=marked,
+    )
+    return records
 
 
 def _key(name: str) -> Column[str]:
