@@ -372,6 +372,7 @@ class StorageServiceClient:
             response = await pool.session.request(
                 method, url, data=body, headers=headers, allow_redirects=False
             )
+            pool.has_answered()
             try:
                 status = response.status
                 if 200 <= status < 300:

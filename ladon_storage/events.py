@@ -6,6 +6,8 @@ their resource is the service. Whoever made a change emits it, and nobody else.
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect.events import emit_event
 
 from ladon_storage.breaker import CircuitChange, CircuitState
@@ -44,4 +46,24 @@ def emit_change(service: str, change: CircuitChange) -> None:
             "after": change.after.value,
             "reason": change.reason,
         },
+    )
+
+
+COLLECTED, FAILED, GAP, STALE = (
+    "ladon.collection.completed",
+    "ladon.collection.failed",
+    "ladon.collection.gap",
+    "ladon.watermark.stale",
+)
+
+
+def emit_of_source(event: str, source_id: str, payload: dict[str, Any]) -> None:
+    """Tell Prefect what became of a source, which is the event's resource."""
+    emit_event(
+        event,
+        resource={
+            "prefect.resource.id": f"ladon.source.{source_id}",
+            "prefect.resource.name": source_id,
+        },
+        payload=payload,
     )

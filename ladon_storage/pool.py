@@ -125,6 +125,10 @@ class Pool:
                 return
         self._free += 1
 
+    def has_answered(self) -> None:
+        """Let aiohttp repeat what it sends on a connection that was closed while it rested."""
+        self.session._retry_connection = True  # noqa: SLF001
+
     def drop(self) -> None:
         """Give up the session, without a word, when its loop will not run again."""
         _open.discard(self)
@@ -221,6 +225,9 @@ class SessionPools:
         session = aiohttp.ClientSession(
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), **self._session_options
         )
+        # aiohttp repeats a request whose connection was closed, also on a new one. Before anything
+        # has answered, that would double the connections to a service that is down.
+        session._retry_connection = False  # noqa: SLF001
         pool = Pool(session, min(self._max_connections, self._max_connections_per_host))
         pool.owner = _own(self._pools, loop, pool)
         self._pools[loop] = pool
