@@ -14,17 +14,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Set
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from ladon_storage import StorageServiceClient
 from ladon_storage.collection.engine import Report, run
 from ladon_storage.collection.interfaces import Limits, Position, Sink, Storage
 from ladon_storage.collection.passage import NOTHING_COLLECTED
 from ladon_storage.collection.records import Page, Record, Reject
+from ladon_storage.collection.sinks import SqlSink
 from ladon_storage.errors import (
     LadonStorageError,
     SinkError,
@@ -35,6 +40,8 @@ from ladon_storage.errors import (
 )
 from ladon_storage.models import Watermark, WatermarkStatus
 from tests.collecting import BEGIN, RememberingSink, ScriptedStorage, record
+from tests.service import Caller, calling, embedded_service
+from tests.service import path as path_of
 
 SOURCE = "feed"
 LEASE = timedelta(minutes=1)
@@ -211,6 +218,69 @@ def type_copy(value: Any) -> Any:
     return value.copy()
 
 
+class Real:
+    """Keep watermarks in the embedded service, and records in a table of SQLite."""
+
+    remembers = True
+
+    def __init__(self, caller: Caller, client: StorageServiceClient, path: Path, keep: Any) -> None:
+        self.keeps_all = keep == "all"
+        self.storage = client
+        self._caller = caller
+        self._path = path
+        self._keep = keep
+
+    def sink(self) -> Sink:
+        return SqlSink(f"sqlite:///{self._path}", keep=self._keep)
+
+    def rows(self) -> list[tuple[str, str]]:
+        return [(row[0], row[1]) for row in self._table("SELECT record_id, version FROM records")]
+
+    def rejects(self) -> list[str]:
+        return [row[0] for row in self._table("SELECT raw FROM records_quarantine")]
+
+    def position(self) -> Position | None:
+        rows = self._table("SELECT timestamp, watermark, origin, run_id FROM ladon_positions")
+        names = ("timestamp", "watermark", "origin", "run_id")
+        return Position.model_validate(dict(zip(names, rows[0], strict=True))) if rows else None
+
+    def _table(self, statement: str) -> list[tuple[str, ...]]:
+        if not self._path.exists():
+            return []
+        with closing(sqlite3.connect(self._path)) as connection:
+            return connection.execute(statement).fetchall()
+
+    async def watermark(self) -> Watermark | None:
+        return await self.storage.get_watermark(SOURCE)
+
+    async def reset(self, timestamp: datetime) -> None:
+        body = {"timestamp": timestamp.isoformat(), "reason": "read it again"}
+        assert (await self._caller("POST", path_of(SOURCE, "/reset"), body)).status == 200
+
+    async def delete(self) -> None:
+        assert (await self._caller("DELETE", path_of(SOURCE))).status == 204
+
+    def backup(self) -> object:
+        return self._path.read_bytes() if self._path.exists() else None
+
+    def restore(self, backup: Any) -> None:
+        self._path.unlink(missing_ok=True)
+        if backup is not None:
+            self._path.write_bytes(backup)
+
+
+@contextlib.asynccontextmanager
+async def real_parts(world: World, folder: Path, keep: str) -> AsyncIterator[None]:
+    """Let the world have a real service and a real sink."""
+    async with (
+        embedded_service(folder / "service.db", now=lambda: world.now) as address,
+        calling(address) as caller,
+        StorageServiceClient(address) as client,
+    ):
+        world.backend = Real(caller, client, folder / "records.db", keep)
+        yield
+
+
 class Forgetful:
     """Be a sink that remembers no position."""
 
@@ -244,10 +314,14 @@ class Life:
         self.due: list[Item] = []
         """What was visible and due when it began to read."""
         self.read_all = False
+        self.durable: datetime | None = None
+        """Up to where it found everything durable."""
         self.highest: datetime | None = None
         self.caught = False
         """A page that breaks the declared order is durable."""
         self.held = False
+        self.knows = 0
+        """The last change of the watermark that it read or made."""
         self._turns = turns
         self._turn = 0
 
@@ -313,6 +387,7 @@ class HitStorage:
     async def get_watermark(self, source_id: str) -> Watermark | None:
         await self._life.hit("get", "before")
         stored = await self._inner.get_watermark(source_id)
+        self._life.knows = self._life.world.changes
         await self._life.hit("get", "after")
         if self._life.calls["get"] == 1:
             self._life.held = self._life.world.is_held(stored, self._life.run_id)
@@ -421,6 +496,7 @@ class World:
         self.meanwhile: list[Item] = []
         self.running = False
         self.may_repeat = False
+        self.changes = 0
         self.backups: list[tuple[object, Position | None]] = []
         self.values = 0
         self.runs = 0
@@ -521,9 +597,9 @@ class World:
         """Be the operator who wants something read again."""
         if await self.backend.watermark() is None:
             return
-        self.may_repeat = False
         if step.how == "delete":
             await self.backend.delete()
+            self.changes += 1
             self.last_success = None
             back_to = None
         else:
@@ -534,10 +610,12 @@ class World:
             if step.how == "again" and self.went_from is not None:
                 to = min(self.went_from, current)
             await self.backend.reset(to)
+            self.changes += 1
             self.last_success = to
             back_to = to if to == NOTHING_COLLECTED else self._before(to)
         if step.how == "delete" and self.feed.lookback is not None:
             back_to = self.now - timedelta(minutes=self.feed.lookback)
+        self.may_repeat = False
         for item in self.shown.values():
             item.due = item.due or back_to is None or item.at >= back_to
 
@@ -634,6 +712,8 @@ class World:
         """Return what a run that begins to read sees, in the order in which it sees it."""
         self.log.append(f"    {life.run_id} reads from {start and f'{start:%d %H:%M}'}")
         self._bound_by_lookback()
+        if start is not None:
+            life.durable = start + timedelta(minutes=self.feed.overlap or 0)
         life.due = [item for item in self.shown.values() if item.due]
         records = [each.record for each in self.shown.values() if not start or each.at >= start]
         random.Random(self.feed.seed).shuffle(records)
@@ -667,6 +747,12 @@ class World:
 
     def stored(self, life: Life, before: datetime | None, stored: Watermark) -> None:
         """Look at a watermark that was written."""
+        if isinstance(self.backend, Scripted):  # a request takes its time, and so does its answer
+            assert life.knows == self.changes, self.told(
+                f"{life.run_id} overwrote what it never saw"
+            )
+        self.changes += 1
+        life.knows = self.changes
         after = stored.last_successful_timestamp
         if after != before:
             assert after is not None
@@ -680,7 +766,10 @@ class World:
     def _look_at_promise(self, life: Life, until: datetime, what: str) -> None:
         # Each run reads anew what is read whole, and an order that is broken promises nothing yet.
         trusted = self.feed.overlap is not None and (self.feed.honest or not self.feed.ordered)
-        if trusted or life.read_all:
+        # What came late since a range was read is read again, being within the overlap, but is not
+        # promised by who only says again what was durable.
+        is_news = life.durable is None or until > life.durable
+        if (trusted and is_news) or life.read_all:
             # A tie may go on over the next page, and is read again from its instant on.
             promised = [i for i in life.due if i.at < until or (life.read_all and i.at == until)]
             current = set(map(id, self.shown.values()))

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ladon_storage.collection import passage
@@ -30,6 +30,7 @@ from tests.schedules import (
     Tick,
     World,
     played,
+    real_parts,
 )
 
 EXAMPLES = int(os.environ.get("RANDOM_EXAMPLES", "0"))
@@ -88,12 +89,22 @@ early = st.builds(
     st.sampled_from(["before", "after"]),
     st.sampled_from(["error", "kill", "cancel"]),
 )
-# What random steps come upon too seldom: something new and a run; and what an operator wants read
-# again, and the run that was to read it is hit before it could.
+# What random steps come upon too seldom: several new records, and a run; and what an operator wants
+# read again, and the run that was to read it is hit before it could.
 news = st.builds(
-    lambda minutes, record_id: [Tick(minutes), Publish("new", record_id), Run()],
-    st.integers(1, 9),
-    st.integers(0, 9),
+    lambda minutes, kinds, run: [
+        *(
+            step
+            for number, kind in enumerate(kinds)
+            for step in (Tick(minutes), Publish(kind, minutes + number, number))
+        ),
+        run,
+    ],
+    st.integers(1, 4),
+    st.lists(
+        st.sampled_from(["new", "new", "moved", "late", "tie", "future"]), min_size=2, max_size=5
+    ),
+    st.one_of(st.just(Run()), runs),
 )
 second_looks = st.builds(
     lambda record_id, how, fault: [
@@ -108,8 +119,8 @@ second_looks = st.builds(
 )
 schedules = st.lists(
     st.one_of(*[steps.map(lambda step: [step])] * 8, news, news, second_looks),
-    min_size=3,
-    max_size=20,
+    min_size=8,
+    max_size=30,
 ).map(lambda parts: [step for part in parts for step in part])
 
 
@@ -122,7 +133,16 @@ def _every_page(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+# Found by many more schedules than a test has time for.
+AFTER_BREAK = Run((Fault("write", 1, "after", "kill"),))
+THREE = [Publish("new", 0), Tick(1), Publish("new", 1), Tick(1), Publish("new", 2)]
+UNHEARD = Run((Fault("open", 0, "before", "error"),))
+
+
 @examples(400)
+@example(Feed(overlap=0, ordered=True, honest=False, page=1, seed=7), [*THREE, AFTER_BREAK])
+@example(Feed(), [*THREE, Run(), Publish("late", 3, 6), Reset("delete"), UNHEARD])
+@example(Feed(lookback=30), [Run(), Publish("new"), Tick(60)])
 @given(feeds, schedules)
 def test_any_schedule_loses_nothing_in_a_sink_that_remembers(
     feed: Feed, schedule: list[Step]
@@ -140,3 +160,22 @@ def test_any_schedule_loses_nothing_in_a_sink_that_does_not(
     world = World(feed)
     world.backend = Scripted(world, remembers=False)
     asyncio.run(played(world, schedule))
+
+
+@pytest.mark.parametrize("keep", ["latest", "all"])
+def test_any_schedule_loses_nothing_between_real_service_and_table(
+    keep: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """What holds in memory holds where a request and a transaction can fail in the middle."""
+
+    async def play(feed: Feed, schedule: list[Step]) -> None:
+        world = World(feed)
+        async with real_parts(world, tmp_path_factory.mktemp("world"), keep):
+            await played(world, schedule)
+
+    @examples(6)
+    @given(feeds, schedules)
+    def check(feed: Feed, schedule: list[Step]) -> None:
+        asyncio.run(play(feed, schedule))
+
+    check()
