@@ -1,0 +1,183 @@
+"""The circuit's events and the automations that act on them, with a real Prefect server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import flow, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import WorkPoolStatus
+from prefect.settings import PREFECT_API_URL
+
+from flows import circuit
+from flows.circuit import deploy, probe_storage
+from ladon_storage import tasks
+from ladon_storage.circuits import SharedCircuit
+from ladon_storage.circuits.sqlite import SqliteStore
+from ladon_storage.errors import CircuitOpenError, ConfigurationError, StorageResponseError
+from ladon_storage.events import resource_id
+from ladon_storage.settings import StorageSettings, shared_client
+from tests.flaky import Flaky
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@flow
+async def collection() -> None:
+    """Be what is paused."""
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until Prefect's server has done something."""
+    deadline = time.monotonic() + 30
+    while not await holds():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+
+async def circuit_events(storage: StorageSettings) -> list[str]:
+    """Return the events of the service's circuit that the server has, the first one first."""
+    assert storage.url
+    wanted = {
+        "occurred": {"since": "2020-01-01T00:00:00Z"},
+        "resource": {"id": [resource_id(storage.url)]},
+        "order": "ASC",
+    }
+    async with get_client() as client:
+        answer = await client._client.post("/events/filter", json={"filter": wanted})
+    events: list[dict[str, Any]] = answer.json()["events"]
+    return [each["event"].removeprefix("ladon.circuit.") for each in events]
+
+
+def shared(storage: StorageSettings) -> SharedCircuit:
+    found = shared_client(storage).circuit_breaker
+    assert isinstance(found, SharedCircuit)
+    return found
+
+
+def let_the_timeout_pass(storage: StorageSettings) -> None:
+    """Set the store's clock ahead, for this process."""
+    found = shared(storage)
+    assert isinstance(found.store, SqliteStore)
+    found.store._clock = lambda: time.monotonic() + 61
+    found._fresh_until = 0.0
+
+
+async def test_collections_are_paused_while_the_circuit_is_open(
+    storage: StorageSettings, service: Flaky
+) -> None:
+    """Runs find out, the deployment and the pool pause; a probe finds out, and they resume.
+
+    Each change is one event, and an operator's name for what does not exist is refused.
+    """
+    assert storage.url
+    async with get_client() as client:
+        deployment = await client.create_deployment(await client.create_flow(collection), "hourly")
+        await client.create_work_pool(WorkPoolCreate(name="collectors", type="process"))
+
+        async def is_paused(expected: bool) -> bool:
+            pool = await client.read_work_pool("collectors")
+            is_pool_paused = pool.status == WorkPoolStatus.PAUSED
+            return (await client.read_deployment(deployment)).paused == is_pool_paused == expected
+
+        names = await deploy(storage.url, ["collection/hourly"], ["collectors"])
+        assert await deploy(storage.url, ["collection/hourly"], ["collectors"]) == names
+        for name in names:
+            assert len(await client.read_automations_by_name(name)) == 1
+        with pytest.raises(ConfigurationError, match="'collection/daily'"):
+            await deploy(storage.url, ["collection/daily"])
+        with pytest.raises(ConfigurationError, match="'nobody'"):
+            await deploy(storage.url, work_pools=["nobody"])
+        with pytest.raises(ConfigurationError, match="nothing to pause"):
+            await deploy(storage.url)
+
+        @flow
+        async def reading() -> None:
+            await tasks.read_watermark("feed", storage)
+
+        assert await probe_storage(storage) == "closed"
+        assert service.calls == []  # nothing to find out
+        service.fail(503, "GET")
+        with pytest.raises(StorageResponseError):
+            await reading()
+        assert await is_paused(False)
+        with pytest.raises(CircuitOpenError):
+            await reading()
+        await until(lambda: is_paused(True))
+
+        assert await probe_storage(storage) == "open"
+        assert len(service.calls) == 5  # not its time yet
+        let_the_timeout_pass(storage)
+        service.heal()
+        assert await probe_storage(storage) == "closed"
+        await until(lambda: is_paused(False))
+
+    async def are_told() -> bool:
+        return await circuit_events(storage) == ["opened", "half-opened", "closed"]
+
+    await until(are_told)
+
+
+async def test_events_of_a_run_that_ends_at_once_arrive(
+    storage: StorageSettings, service: Flaky
+) -> None:
+    """A process that opens the circuit and exits has told the server before."""
+    assert storage.url
+    code = (
+        "import asyncio\n"
+        "from prefect import flow\n"
+        "from ladon_storage import tasks\n"
+        "@flow\n"
+        "async def ends() -> None:\n"
+        "    await asyncio.gather(\n"
+        "        *(tasks.read_watermark.with_options(retries=0)(x) for x in 'abcde'),\n"
+        "        return_exceptions=True)\n"
+        "asyncio.run(ends())\n"
+    )
+    service.fail(503, "GET")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code),
+        cwd=ROOT,
+        env=environment(storage.url),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, log = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, log.decode()
+    assert shared(storage).state == "open"
+
+    async def is_told() -> bool:
+        return await circuit_events(storage) == ["opened"]
+
+    await until(is_told)
+
+
+def environment(url: str) -> dict[str, str]:
+    """Return the environment of a process with the same Prefect and the same circuit."""
+    api = str(PREFECT_API_URL.value())
+    return {**os.environ, "PREFECT_API_URL": api, "STORAGE_SERVICE_URL": url}
+
+
+def test_command_creates_the_automations(
+    storage: StorageSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It prints what it made, and says in one sentence what it could not."""
+    assert circuit.main([]) == 1
+    assert "STORAGE_SERVICE_URL" in capsys.readouterr().err
+    monkeypatch.setenv("STORAGE_SERVICE_URL", str(storage.url))
+    assert circuit.main([]) == 1
+    assert "name a deployment" in capsys.readouterr().err
+
+    async def pool() -> None:
+        async with get_client() as client:
+            await client.create_work_pool(WorkPoolCreate(name="by-command", type="process"))
+
+    asyncio.run(pool())
+    assert circuit.main(["--work-pool", "by-command"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
