@@ -23,6 +23,7 @@ from prefect.settings import (
 )
 from pydantic import AwareDatetime, BaseModel
 
+from flows.reports import reported
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.engine import Report, run
 from ladon_storage.collection.interfaces import Limits, Sink, Source
@@ -63,16 +64,20 @@ async def collect(
         until: Instant before which a backfill ends, with its zone.
         limits: Where a first collection starts, and what makes a run fail.
     """
-    return await run(
-        source_from(source),
-        await record_sink(sink),
-        TaskStorage(await storage_settings(storage)),
-        run_id=str(runtime.flow_run.id or uuid4()),
-        since=since,
-        until=until,
-        limits=limits,
-        collect=collect_source,
-    )
+    collected = source_from(source)
+    async with reported(collected.source_id) as reporter:
+        reporter.report = await run(
+            collected,
+            await record_sink(sink),
+            TaskStorage(await storage_settings(storage)),
+            run_id=str(runtime.flow_run.id or uuid4()),
+            since=since,
+            until=until,
+            limits=limits,
+            progress=reporter.progress,
+            collect=collect_source,
+        )
+    return reporter.report
 
 
 def _flow_of(kind: type[BaseModel]) -> Flow[..., Any]:
@@ -89,7 +94,8 @@ def _flow_of(kind: type[BaseModel]) -> Flow[..., Any]:
         return await collect.fn(source, sink, storage, since, until, limits)
 
     name = kind.model_fields["kind"].default
-    collect_kind.__name__ = f"collect_{name}"
+    # Prefect's runner finds a flow in this module by its qualified name.
+    collect_kind.__name__ = collect_kind.__qualname__ = f"collect_{name}"
     collect_kind.__doc__ = collect.fn.__doc__
     collect_kind.__annotations__ = {
         "source": kind,

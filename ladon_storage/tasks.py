@@ -36,6 +36,7 @@ from ladon_storage.collection.interfaces import (
     Clock,
     Collected,
     Limits,
+    Progress,
     Sink,
     Source,
     utc_now,
@@ -287,6 +288,7 @@ async def collect_source(
     turn: Turn | None = None,
     run_id: str = "",
     limits: Limits = Limits(),  # noqa: B008 - frozen
+    progress: Progress | None = None,
     clock: Clock = utc_now,
 ) -> Collected:
     """Make the records from ``start`` on durable and return their counts; touch no watermark.
@@ -308,6 +310,7 @@ async def collect_source(
             turn=turn,
             run_id=run_id,
             limits=limits,
+            progress=progress,
             clock=clock,
         )
 

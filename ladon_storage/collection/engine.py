@@ -26,6 +26,7 @@ from ladon_storage.collection.interfaces import (
     Collected,
     Gap,
     Limits,
+    Progress,
     Sink,
     Source,
     Storage,
@@ -76,6 +77,7 @@ class Collect(Protocol):
         turn: Turn | None = None,
         run_id: str = ...,
         limits: Limits = ...,
+        progress: Progress | None = None,
         clock: Clock = ...,
     ) -> Collected:
         """Collect what there is, and return when it is durable."""
@@ -91,6 +93,7 @@ async def collect(
     turn: Turn | None = None,
     run_id: str = "",
     limits: Limits = Limits(),  # noqa: B008 - frozen
+    progress: Progress | None = None,
     clock: Clock = utc_now,
 ) -> Collected:
     """Make a source's pages durable one after another, the next one read while one is written.
@@ -105,6 +108,7 @@ async def collect(
         turn: The run's hold on the watermark, from which it starts, and which it moves on the way.
         run_id: The run, as the quarantine records it.
         limits: Where a first collection starts, and what is too much.
+        progress: Who hears of each page.
         clock: The time, as an aware datetime.
 
     Raises:
@@ -114,10 +118,10 @@ async def collect(
     """
     async with sink:
         if turn is None:
-            passage = Passage(source, sink, Start(start), run_id, limits, clock)
+            begin = Start(start)
         else:
-            begin = await find_start(source, sink, turn, limits, clock)
-            passage = Passage(source, sink, begin, turn.run_id, limits, clock, turn=turn)
+            begin, run_id = await find_start(source, sink, turn, limits, clock), turn.run_id
+        passage = Passage(source, sink, begin, run_id, limits, clock, turn=turn, progress=progress)
         return await passage.through(until)
 
 
@@ -130,6 +134,7 @@ async def run(
     since: datetime | None = None,
     until: datetime | None = None,
     limits: Limits = Limits(),  # noqa: B008 - frozen
+    progress: Progress | None = None,
     collect: Collect = collect,
     clock: Clock = utc_now,
 ) -> Report:
@@ -150,6 +155,7 @@ async def run(
         since: The first instant of a backfill; naive is UTC.
         until: The instant before which a backfill ends; naive is UTC.
         limits: Where a first collection starts, what is too much, and how long a lease is.
+        progress: Who hears of each page.
         collect: What reads and writes the pages: `collect` of this module, or a wrapper of it.
         clock: The time, as an aware datetime.
 
@@ -164,7 +170,14 @@ async def run(
     await storage.health_check()
     if since is not None or until is not None:
         collected = await collect(
-            source, sink, since, until, run_id=run_id, limits=limits, clock=clock
+            source,
+            sink,
+            since,
+            until,
+            run_id=run_id,
+            limits=limits,
+            progress=progress,
+            clock=clock,
         )
         return _report(source, run_id, collected, began, until=until, backfill=True)
     turn = Turn(storage, source.source_id, run_id, limits, clock)
@@ -172,7 +185,9 @@ async def run(
     try:
         await turn.begin()
         async with turn.kept():
-            collected = await collect(source, sink, turn=turn, limits=limits, clock=clock)
+            collected = await collect(
+                source, sink, turn=turn, limits=limits, progress=progress, clock=clock
+            )
         after = latest(turn.before, collected.candidate)
         await turn.succeed(after, collected.records_written)
     except BaseException as error:

@@ -5,7 +5,7 @@ A part of one's own is any class that has the methods; there is nothing to inher
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Set
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Annotated, Protocol, Self, runtime_checkable
@@ -212,3 +212,7 @@ class Collected(BaseModel):
     records_removed: int = 0
     gap: Gap | None = None
     candidate: datetime | None = None
+
+
+Progress = Callable[[Collected], Awaitable[None]]
+"""Hear after each page what has become durable so far; the next page waits for it."""

@@ -25,6 +25,7 @@ from ladon_storage.collection.interfaces import (
     Limits,
     MarksRemoved,
     Position,
+    Progress,
     RemembersPosition,
     Sink,
     Source,
@@ -213,6 +214,7 @@ class Passage:
         limits: What is too much.
         clock: The time.
         turn: The run's hold on the watermark; ``None`` for a range that moves nothing.
+        progress: Who hears of each page.
     """
 
     def __init__(
@@ -225,6 +227,7 @@ class Passage:
         clock: Clock,
         *,
         turn: Turn | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self._source = source
         self._sink = sink
@@ -233,6 +236,7 @@ class Passage:
         self._limits = limits
         self._clock = clock
         self._turn = turn
+        self._progress = progress
         self._tally = _Tally()
         self._remembers = turn is not None and isinstance(sink, RemembersPosition)
         self._position = start.position
@@ -250,11 +254,13 @@ class Passage:
         async with read_ahead(self._source.pages(start.instant, until)) as pages:
             async for page in pages:
                 await self._take(page)
+                if self._progress is not None:
+                    await self._progress(self._collected())
         self._refuse_a_changed_feed()
         await self._mark_removed()
-        candidate = latest(start.durable, tally.highest)
         if self._remembers and self._turn:
-            await self._write(Page(), latest(candidate, self._turn.before))
+            candidate = latest(start.durable, tally.highest, self._turn.before)
+            await self._write(Page(), candidate)
         if tally.in_future:
             _tell(
                 logging.WARNING,
@@ -262,6 +268,11 @@ class Passage:
                 f"Source {self._source.source_id!r} has {tally.in_future} records from the future; "
                 "they are stored and move no watermark.",
             )
+        return self._collected()
+
+    def _collected(self) -> Collected:
+        tally, start = self._tally, self._start
+        candidate = latest(start.durable, tally.highest)
         return Collected(
             start=start.instant,
             pages=tally.pages,
