@@ -1,0 +1,124 @@
+"""Serve the deployments of ``prefect.yaml``, schedules included, without a work pool.
+
+- ``prefect.yaml`` is the one table of deployments, for this command and for ``prefect deploy``.
+- What a person paused or switched on in the UI stays so: the file says how a deployment begins.
+- A run that was missed while nobody served is not made up for: the next one collects all that is
+  new since, and ten at once would only ask the source ten times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect import aserve, get_client
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, StateType
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
+from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import ObjectNotFound
+
+PROJECT = Path(__file__).resolve().parent.parent
+TABLE = PROJECT / "prefect.yaml"
+
+
+def deployments(table: Path = TABLE) -> list[RunnerDeployment]:
+    """Return the deployments that ``table`` describes."""
+    described = yaml.safe_load(table.read_text(encoding="utf-8"))["deployments"]
+    return [_deployment(each) for each in described]
+
+
+def _deployment(described: dict[str, Any]) -> RunnerDeployment:
+    # Imported once for all: Prefect's own way runs the file anew for each deployment.
+    file, _, name = described["entrypoint"].partition(":")
+    module = import_module(file.removesuffix(".py").replace("/", "."))
+    deployment = RunnerDeployment.from_flow(
+        getattr(module, name),
+        name=described["name"],
+        description=described["description"],
+        tags=described["tags"],
+        parameters=described.get("parameters", {}),
+        schedules=[_schedule(each) for each in described.get("schedules", [])],
+        paused=described.get("paused", False),
+        concurrency_limit=ConcurrencyLimitConfig(**described["concurrency_limit"]),
+    )
+    # What Prefect finds by itself is the function inside, which no module has.
+    deployment.entrypoint = described["entrypoint"]
+    return deployment
+
+
+def _schedule(described: dict[str, Any]) -> DeploymentScheduleCreate:
+    kind = CronSchedule if "cron" in described else IntervalSchedule
+    return DeploymentScheduleCreate(schedule=kind(**described), active=True)
+
+
+async def serve(table: Path = TABLE) -> None:
+    """Register the deployments of ``table``, and run what is due until the process is ended."""
+    os.chdir(PROJECT)  # what entrypoints are relative to, here and in each run
+    served = deployments(table)
+    async with get_client() as client:
+        for each in served:
+            try:
+                existing = await client.read_deployment_by_name(each.full_name)
+            except ObjectNotFound:
+                continue
+            _keep_switches(each, existing)
+            await _forget_missed(client, existing)
+    await aserve(*served, pause_on_shutdown=False)
+
+
+def _keep_switches(served: RunnerDeployment, existing: DeploymentResponse) -> None:
+    served.paused = existing.paused
+    active = {str(each.schedule): each.active for each in existing.schedules}
+    for schedule in served.schedules or []:
+        schedule.active = active.get(str(schedule.schedule), schedule.active)
+
+
+async def _forget_missed(client: PrefectClient, existing: DeploymentResponse) -> None:
+    """Delete the scheduled runs whose time has passed; registering deletes those to come."""
+    scheduled = await client.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[existing.id])),
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+            expected_start_time=FlowRunFilterExpectedStartTime(before_=datetime.now(UTC)),
+        ),
+    )
+    for run in scheduled:
+        if run.auto_scheduled and not run.run_count:
+            await client.delete_flow_run(run.id)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve from the command line until SIGINT or SIGTERM."""
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.serve",
+        description="Run the deployments of prefect.yaml, by their schedules and on demand.",
+    )
+    parser.add_argument("--table", type=Path, default=TABLE, help="another file than prefect.yaml")
+    options = parser.parse_args(arguments)
+    try:
+        asyncio.run(serve(options.table.resolve()))
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
