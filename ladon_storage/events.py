@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from prefect.events import emit_event
+from prefect.settings import PREFECT_API_URL
 
 from ladon_storage.breaker import CircuitChange, CircuitState
 from ladon_storage.circuits import service_key
@@ -47,6 +48,12 @@ def emit_change(service: str, change: CircuitChange) -> None:
             "reason": change.reason,
         },
     )
+
+
+def emit_where_prefect_is(service: str, change: CircuitChange) -> None:
+    """Tell Prefect of ``change`` from outside of a run, if there is a server that is known."""
+    if PREFECT_API_URL.value():  # without one Prefect would start a server for it
+        emit_change(service, change)
 
 
 COLLECTED, FAILED, GAP, STALE = (
