@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 import time
@@ -18,7 +19,7 @@ from prefect.settings import PREFECT_API_URL
 
 from flows import circuit
 from flows.circuit import deploy, probe_storage
-from ladon_storage import tasks
+from ladon_storage import cli, tasks
 from ladon_storage.circuits import SharedCircuit
 from ladon_storage.circuits.sqlite import SqliteStore
 from ladon_storage.errors import CircuitOpenError, ConfigurationError, StorageResponseError
@@ -181,3 +182,19 @@ def test_command_creates_the_automations(
     asyncio.run(pool())
     assert circuit.main(["--work-pool", "by-command"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+async def test_what_an_operator_does_is_an_event_too(
+    storage: StorageSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paused collections resume when the circuit is reset by hand."""
+    monkeypatch.setenv("STORAGE_SERVICE_URL", str(storage.url))
+    for name in ("logThreads", "logProcesses", "logMultiprocessing"):
+        monkeypatch.setattr(logging, name, getattr(logging, name))
+    for act in ("trip", "reset"):
+        assert await asyncio.to_thread(cli.main, ["circuit", act]) == 0
+
+    async def are_told() -> bool:
+        return await circuit_events(storage) == ["opened", "closed"]
+
+    await until(are_told)
