@@ -313,6 +313,8 @@ class Life:
         self.calls: Counter[str] = Counter()
         self.due: list[Item] = []
         """What was visible and due when it began to read."""
+        self.excused: list[Item] = []
+        """What an operator asked for again since it began: it will be refused."""
         self.read_all = False
         self.durable: datetime | None = None
         """Up to where it found everything durable."""
@@ -494,7 +496,7 @@ class World:
         self.went_from: datetime | None = None
         self.failed: list[Life] = []
         self.meanwhile: list[Item] = []
-        self.running = False
+        self.lives: list[Life] = []
         self.may_repeat = False
         self.changes = 0
         self.backups: list[tuple[object, Position | None]] = []
@@ -570,7 +572,7 @@ class World:
         item = Item(record(record_id, when, f"v{self.values}"))
         item.due = self._is_in_reach(item, self._newest())
         self.shown[record_id] = item
-        if self.running:
+        if self.lives:
             self.meanwhile.append(item)
 
     def _newest(self) -> datetime | None:
@@ -616,8 +618,11 @@ class World:
         if step.how == "delete" and self.feed.lookback is not None:
             back_to = self.now - timedelta(minutes=self.feed.lookback)
         self.may_repeat = False
-        for item in self.shown.values():
-            item.due = item.due or back_to is None or item.at >= back_to
+        asked = [i for i in self.shown.values() if not i.due and (not back_to or i.at >= back_to)]
+        for item in asked:
+            item.due = True
+        for life in self.lives:
+            life.excused += asked
 
     def _lose(self, steps: int) -> None:
         if not self.backend.remembers:
@@ -638,7 +643,7 @@ class World:
         self.may_repeat = True
         life = Life(self, step, f"run-{self.runs}", turns)
         before, position = self.last_success, self.backend.position()
-        self.running = True
+        self.lives.append(life)
         lookback = self.feed.lookback
         limits = Limits(
             lease=LEASE,
@@ -659,7 +664,7 @@ class World:
             )
         except (LadonStorageError, Killed, asyncio.CancelledError) as raised:
             error = raised
-        self.running = False
+        self.lives.remove(life)
         self.log.append(f"    {life.run_id}: {'success' if report else repr(error)}")
         await self._look_at_end(life, report, error, alone=alone)
         if isinstance(error, SourceError) and "has changed" in str(error):
@@ -714,7 +719,7 @@ class World:
         self._bound_by_lookback()
         if start is not None:
             life.durable = start + timedelta(minutes=self.feed.overlap or 0)
-        life.due = [item for item in self.shown.values() if item.due]
+        life.due = [i for i in self.shown.values() if i.due and i not in life.excused]
         records = [each.record for each in self.shown.values() if not start or each.at >= start]
         random.Random(self.feed.seed).shuffle(records)
         if self.feed.ordered and self.feed.honest:
