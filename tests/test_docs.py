@@ -12,22 +12,28 @@ import pytest
 from tests.documents import ROOT, examples
 from tests.service import embedded_service
 
-GUIDE = ROOT / "docs" / "STORAGE_CLIENT_GUIDE.md"
+DOCUMENTS = [ROOT / "docs" / f"{name}.md" for name in ("STORAGE_CLIENT_GUIDE", "CIRCUIT")]
 ADDRESS = "http://storage.example:8000"
 
 
 @pytest.mark.parametrize(
-    "code", [pytest.param(code, id=f"line {line}") for line, code in examples(GUIDE)]
+    ("document", "code"),
+    [
+        pytest.param(document, code, id=f"{document.stem} line {line}")
+        for document in DOCUMENTS
+        for line, code in examples(document)
+    ],
 )
-async def test_guide_example_runs(
-    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_example_of_a_document_runs(
+    document: Path, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each example works as it stands, but for the address of the service."""
     async with embedded_service(tmp_path / "storage.db") as address:
         monkeypatch.setenv("STORAGE_SERVICE_URL", address)
+        monkeypatch.chdir(tmp_path)  # an example may name a file
         compiled = compile(
             code.replace(ADDRESS, address),
-            str(GUIDE),
+            str(document),
             "exec",
             flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
         )
