@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from uuid import uuid4
 
 from prefect import flow, runtime
@@ -21,7 +22,7 @@ from prefect.settings import (
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     temporary_settings,
 )
-from pydantic import AwareDatetime, BaseModel
+from pydantic import AwareDatetime, BaseModel, Field
 
 from flows.reports import reported
 from ladon_storage.blocks import RecordSink, StorageService
@@ -57,9 +58,9 @@ async def collect(
 
     Args:
         source: Any source, or a dictionary told apart by ``kind``, such as ``{"kind": "kev"}``.
-        sink: Where records go: a Record Sink block; empty for the one called default.
-        storage: Where the watermark is: a Storage Service block; empty for the environment of
-            the worker, or else the block called default.
+        sink: Where records go; by default, to the block called default.
+        storage: Where the watermark is kept; by default, where the worker's environment says, or
+            else the block called default.
         since: First instant of a backfill, with its zone. A backfill leaves the watermark alone.
         until: Instant before which a backfill ends, with its zone.
         limits: Where a first collection starts, and what makes a run fail.
@@ -80,29 +81,43 @@ async def collect(
     return reporter.report
 
 
+def _titled(title: str, default: Any = None) -> Any:
+    """Return a default whose field has a title; Prefect's own is the parameter's name."""
+    return Field(default, json_schema_extra={"title": title})
+
+
+# The titles of alternatives are tabs in the form, and would be names of types.
+_DEFAULT = Annotated[None, Field(title="Default")]
+_SINK = Annotated[RecordSink, Field(title="Block")] | _DEFAULT
+_STORAGE = Annotated[StorageService, Field(title="Block")] | _DEFAULT
+_MOMENT = Annotated[AwareDatetime, Field(title="Time")] | Annotated[None, Field(title="None")]
+
+
 def _flow_of(kind: type[BaseModel]) -> Flow[..., Any]:
     """Return the same flow with a form for one kind of source."""
 
     async def collect_kind(  # type: ignore[no-untyped-def]
-        source,
-        sink=None,
-        storage=None,
-        since=None,
-        until=None,
-        limits=Limits(),  # noqa: B008 - frozen
+        source=_titled("Source", ...),  # noqa: B008 - a field, which Prefect reads
+        sink=_titled("Sink"),  # noqa: B008
+        storage=_titled("Storage Service"),  # noqa: B008
+        since=_titled("Since"),  # noqa: B008
+        until=_titled("Until"),  # noqa: B008
+        limits=_titled("Limits", Limits()),  # noqa: B008
     ):
         return await collect.fn(source, sink, storage, since, until, limits)
 
     name = kind.model_fields["kind"].default
     # Prefect's runner finds a flow in this module by its qualified name.
     collect_kind.__name__ = collect_kind.__qualname__ = f"collect_{name}"
-    collect_kind.__doc__ = collect.fn.__doc__
+    collect_kind.__doc__ = re.sub(
+        "source: .*", f"source: {(kind.__doc__ or '').splitlines()[0]}", collect.fn.__doc__ or ""
+    )
     collect_kind.__annotations__ = {
         "source": kind,
-        "sink": RecordSink | None,
-        "storage": StorageService | None,
-        "since": AwareDatetime | None,
-        "until": AwareDatetime | None,
+        "sink": _SINK,
+        "storage": _STORAGE,
+        "since": _MOMENT,
+        "until": _MOMENT,
         "limits": Limits,
         "return": Report,
     }

@@ -350,7 +350,11 @@ def test_form_of_each_kind_is_exact(kind: type[BaseModel]) -> None:
     fields = schema["definitions"][kind.__name__]["properties"]
     assert set(fields) == set(kind.model_fields)
     assert all(field["title"] and field["description"] for field in fields.values())
-    assert all(field["description"] for field in schema["properties"].values())
+    for field in schema["properties"].values():
+        assert field["description"].endswith(".")
+        assert "``" not in field["description"], "the form shows it as it is"
+        assert field.get("title", "L")[0].isupper()  # or it is that of its model, which is Limits
+        assert all(each.get("title") for each in field.get("anyOf", [])), "types are no tabs"
     limits = schema["definitions"]["Limits"]["properties"]
     for field in [*fields.values(), *limits.values()]:
         assert field["description"].endswith(".")
