@@ -153,13 +153,13 @@ def main(arguments: list[str] | None = None) -> int:
         "--keep", default="latest", choices=["latest", "all"], help="versions to keep (%(default)s)"
     )
     parser.add_argument(
-        "--since", type=_instant, help="first instant of a backfill, with its offset"
+        "--since", type=instant, help="first instant of a backfill, with its offset"
     )
-    parser.add_argument("--until", type=_instant, help="instant before which a backfill ends")
+    parser.add_argument("--until", type=instant, help="instant before which a backfill ends")
     options = parser.parse_args(arguments)
     sink = {"url": options.sink, "table": options.table, "keep": options.keep}
     try:
-        source = _source(options.source)
+        source = source_fields(options.source)
         # A fresh Prefect database takes longer than the 20 s that Prefect waits for it.
         with temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120}):
             report = asyncio.run(collect(source, sink, since=options.since, until=options.until))
@@ -170,7 +170,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _source(text: str) -> dict[str, Any]:
+def source_fields(text: str) -> dict[str, Any]:
+    """Return the source that a command line tells: a kind, a JSON object, or a file with one.
+
+    Raises:
+        ConfigurationError: It tells none.
+    """
     if not text.lstrip().startswith("{"):
         if not Path(text).is_file():
             return {"kind": text}
@@ -181,11 +186,12 @@ def _source(text: str) -> dict[str, Any]:
         raise ConfigurationError(f"The source is no JSON object with a kind: {error}.") from None
 
 
-def _instant(text: str) -> datetime:
-    instant = datetime.fromisoformat(text)
-    if instant.tzinfo is None:
+def instant(text: str) -> datetime:
+    """Return the instant that a command line tells, with its offset."""
+    told = datetime.fromisoformat(text)
+    if told.tzinfo is None:
         raise argparse.ArgumentTypeError("has no offset; write 2024-01-01T00:00:00+00:00, say")
-    return instant
+    return told
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ class RunReporter:
             f"{self.source_id}: page {counts.pages}, {counts.records_read:,} records read, "
             f"{counts.records_written:,} new or changed"
         )
-        async with _harmless("show the progress"):
+        async with harmless("show the progress"):
             if self._artifact is None:
                 self._artifact = await acreate_progress_artifact(share, description=text)
             else:
@@ -93,13 +93,13 @@ class RunReporter:
             "records_quarantined": self.so_far.records_quarantined,
         }
         if error is not None:
-            told = counts | {"error": _one_line(error)}
+            told = counts | {"error": one_line(error)}
             emit_of_source(FAILED, self.source_id, told)
         elif self.report is not None:
             emit_of_source(COLLECTED, self.source_id, self.report.model_dump(mode="json"))
             if self.report.gap is not None:
                 emit_of_source(GAP, self.source_id, self.report.gap.model_dump(mode="json"))
-        async with _harmless("write the artifact"):
+        async with harmless("write the artifact"):
             key = artifact_key(self.source_id)
             before = await Artifact.aget(key)
             text = before.data if before and isinstance(before.data, str) else ""
@@ -139,7 +139,7 @@ class RunReporter:
         facts.append(("duration", f"{seconds:.1f} s"))
         lines = [f"# {self.source_id}: {ended}", ""]
         if error is not None:
-            lines += [f"> {_one_line(error)}", ""]
+            lines += [f"> {one_line(error)}", ""]
         lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts), ""]
         lines += [
             f"## Last {len(runs)} runs",
@@ -166,11 +166,12 @@ async def reported(source_id: str) -> AsyncIterator[RunReporter]:
 
 
 @contextlib.asynccontextmanager
-async def _harmless(aim: str) -> AsyncIterator[None]:
+async def harmless(aim: str) -> AsyncIterator[None]:
+    """Log what keeps Prefect from being told, and go on."""
     try:
         yield
     except Exception as error:  # whatever Prefect's API says
-        logger.warning("Prefect could not %s: %s", aim, _one_line(error))
+        logger.warning("Prefect could not %s: %s", aim, one_line(error))
 
 
 def _share(so_far: Collected, now: datetime) -> float:
@@ -204,6 +205,7 @@ def _lag(watermark: datetime | None, now: datetime) -> str:
     return f"{days} d {rest // 60} h" if days else f"{rest // 60} h {rest % 60} min"
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Return an error as one line that a table can hold."""
     text = " ".join(f"{type(error).__name__}: {error}".split()).replace("|", "/")
     return text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]} …"

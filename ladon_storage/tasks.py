@@ -301,7 +301,7 @@ async def collect_source(
         SinkError: The sink failed.
         ConfigurationError: ``source`` or ``sink`` makes no sense.
     """
-    with secrets_from(_secret_block):
+    with secrets_from(secret_block):
         return await engine.collect(
             source_from(source),
             await record_sink(sink),
@@ -315,7 +315,7 @@ async def collect_source(
         )
 
 
-async def _secret_block(name: str) -> str | None:
+async def secret_block(name: str) -> str | None:
     """Return what is in Prefect's Secret block of this name, if there is one."""
     try:
         block: Any = await Secret.aload(name)

@@ -1,0 +1,369 @@
+"""Many sources in one run: each on its own, bounded in concurrency, and told in one table.
+
+- A source is no task run: a thousand of them would cost Prefect more than the collections do. What
+  became of each stands in its watermark and in the run's table; one that failed also has a line in
+  the log and an event.
+- One client pool and one open sink serve all, and the service is asked for its health once.
+- A source that fails, or is configured wrong, leaves the others alone, and fails the run when all
+  have ended.
+- Memory does not grow with the number of sources: counts are kept, and the rows of the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import heapq
+import itertools
+import json
+import logging
+import sys
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
+
+from prefect import flow, runtime
+from prefect.artifacts import (
+    acreate_progress_artifact,
+    acreate_table_artifact,
+    aupdate_progress_artifact,
+)
+from prefect.settings import (
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    temporary_settings,
+)
+from pydantic import BaseModel, ConfigDict
+
+from flows.reports import PROGRESS_SECONDS, harmless, one_line
+from ladon_storage.blocks import RecordSink, StorageService
+from ladon_storage.collection.engine import Report, run
+from ladon_storage.collection.interfaces import (
+    Limits,
+    MarksRemoved,
+    RemembersPosition,
+    Sink,
+    Storage,
+)
+from ladon_storage.collection.secrets import secrets_from
+from ladon_storage.collection.sources import source_from
+from ladon_storage.errors import CollectionError, ConfigurationError, LadonStorageError
+from ladon_storage.events import FAILED, GAP, emit_of_source
+from ladon_storage.settings import StorageSettings, shared_client
+from ladon_storage.tasks import check_storage_health, record_sink, secret_block, storage_settings
+
+logger = logging.getLogger("ladon_storage.flows")
+
+TABLE_ROWS = 100
+"""Rows of the table that a run leaves: those that failed, then those with the most news."""
+
+NAMED_FAILURES = 10
+"""How many of the sources that failed the run's state names."""
+
+SourceFields = dict[str, Any]
+
+
+class ManyReport(BaseModel):
+    """Say what a run did to all of its sources."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sources: int
+    failed: int
+    gaps: int
+    records_read: int
+    records_written: int
+    records_quarantined: int
+    seconds: float
+
+
+@flow(name="collect-many")
+async def collect_many(
+    sources: list[SourceFields] | None = None,
+    file: str | None = None,
+    sink: RecordSink | dict[str, Any] | str | None = None,
+    storage: StorageService | StorageSettings | str | None = None,
+    concurrency: int = 10,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+) -> ManyReport:
+    """Collect many sources into one sink, each from where its durable data ends.
+
+    Args:
+        sources: The sources, each told apart by its ``kind``; empty where a file is given.
+        file: Path of a TOML or JSON file with a list ``sources``, as the worker sees it.
+        sink: Where records go: a Record Sink block; empty for the one called default.
+        storage: Where the watermarks are: a Storage Service block; empty for the environment of
+            the worker, or else the block called default.
+        concurrency: How many sources are collected at once.
+        limits: Where a first collection starts, and what makes a source fail.
+    """
+    if concurrency < 1:
+        raise ConfigurationError(f"concurrency should be 1 or more, not {concurrency}.")
+    told = _sources(sources, file)
+    settings = await storage_settings(storage)
+    await check_storage_health(settings)
+    async with await record_sink(sink) as opened:
+        many = _Many(
+            Shared(opened), Checked(shared_client(settings)), limits,
+            str(runtime.flow_run.id or uuid4()), len(told),
+        )  # fmt: skip
+        with secrets_from(secret_block):
+            await many.collect(told, concurrency)
+    return await many.ended()
+
+
+class Checked:
+    """Be a storage whose health is known."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.get_watermark = storage.get_watermark
+        self.update_watermark = storage.update_watermark
+
+    async def health_check(self) -> bool:
+        """Return ``True``, without asking again."""
+        return True
+
+
+class Shared:
+    """Lend an open sink to one run after another, and to several at once."""
+
+    def __init__(self, opened: Sink) -> None:
+        self.write = opened.write
+        if isinstance(opened, RemembersPosition):
+            self.position = opened.position
+        if isinstance(opened, MarksRemoved):
+            self.mark_removed = opened.mark_removed
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave it open: it is closed by who opened it."""
+
+
+class _Many:
+    def __init__(
+        self, sink: Any, storage: Storage, limits: Limits, run_id: str, count: int
+    ) -> None:
+        self._sink = sink
+        self._storage = storage
+        self._limits = limits
+        self._run_id = run_id
+        self._count = count
+        self._began = time.monotonic()
+        self._sums: Counter[str] = Counter()
+        self._failures: list[str] = []
+        # The most telling rows; the number keeps equal ones from being compared further.
+        self._rows: list[tuple[bool, int, int, dict[str, Any]]] = []
+        self._numbers = itertools.count()
+
+    async def collect(self, sources: Iterable[SourceFields], concurrency: int) -> None:
+        """Take sources one after another, so many at once, until there is none left."""
+        left = enumerate(sources)
+
+        async def work() -> None:
+            for number, fields in left:
+                await self._collect_one(number, fields)
+
+        watching = asyncio.create_task(self._watch())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(concurrency):
+                    group.create_task(work())
+        finally:
+            watching.cancel()
+            await asyncio.wait({watching})
+
+    async def _collect_one(self, number: int, fields: SourceFields) -> None:
+        name = str(fields.get("source_id") or fields.get("kind") or f"number {number + 1}")
+        began = time.monotonic()
+        try:
+            source = source_from(fields)
+            name = source.source_id
+            report = await run(
+                source, self._sink, self._storage, run_id=self._run_id, limits=self._limits
+            )
+        except Exception as error:
+            self._failed(name, error, time.monotonic() - began)
+        else:
+            self._completed(report)
+        self._sums["ended"] += 1
+
+    def _failed(self, name: str, error: Exception, seconds: float) -> None:
+        self._sums["failed"] += 1
+        text = one_line(error)
+        if len(self._failures) < NAMED_FAILURES:
+            self._failures.append(f"{name} ({text})")
+        ours = isinstance(error, LadonStorageError)
+        logger.error("Source %r failed: %s", name, text, exc_info=None if ours else error)
+        emit_of_source(FAILED, name, {"error": text})
+        self._keep_row(True, 0, _row(name, "failed", seconds, error=text))
+
+    def _completed(self, report: Report) -> None:
+        for name in ("records_read", "records_written", "records_quarantined"):
+            self._sums[name] += getattr(report, name)
+        if report.gap is not None:
+            self._sums["gaps"] += 1
+            emit_of_source(GAP, report.source_id, report.gap.model_dump(mode="json"))
+        self._keep_row(
+            False,
+            report.records_written,
+            _row(
+                report.source_id, "completed", report.seconds, read=report.records_read,
+                written=report.records_written, watermark=report.watermark_after,
+                gap=report.gap is not None,
+            ),
+        )  # fmt: skip
+
+    def _keep_row(self, has_failed: bool, written: int, row: dict[str, Any]) -> None:
+        entry = (has_failed, written, -next(self._numbers), row)
+        if len(self._rows) < TABLE_ROWS:
+            heapq.heappush(self._rows, entry)
+        else:
+            heapq.heappushpop(self._rows, entry)
+
+    async def _watch(self) -> None:
+        """Show how many sources have ended, every two seconds."""
+        artifact = None
+        async with harmless("show the progress"):
+            while True:
+                await asyncio.sleep(PROGRESS_SECONDS)
+                share = 100 * self._sums["ended"] / max(self._count, 1)
+                text = (
+                    f"{self._sums['ended']:,} of {self._count:,} sources, "
+                    f"{self._sums['failed']:,} failed"
+                )
+                if artifact is None:
+                    artifact = await acreate_progress_artifact(share, description=text)
+                else:
+                    await aupdate_progress_artifact(artifact, share, description=text)
+
+    async def ended(self) -> ManyReport:
+        """Write the table, and return the report.
+
+        Raises:
+            CollectionError: A source failed.
+        """
+        sums = self._sums
+        rows = [row for *_, row in sorted(self._rows, key=lambda entry: entry[:3], reverse=True)]
+        shown = f"{len(rows)} of {self._count:,}" if self._count > len(rows) else f"{len(rows)}"
+        async with harmless("write the table"):
+            await acreate_table_artifact(
+                rows,
+                key="ladon-collect-many",
+                description=f"{shown} sources: those that failed, then those with the most news.",
+            )
+        if sums["failed"]:
+            more = sums["failed"] - len(self._failures)
+            raise CollectionError(
+                f"{sums['failed']:,} of {self._count:,} sources failed: "
+                f"{'; '.join(self._failures)}{f'; and {more:,} more' if more else ''}. "
+                "The others are collected; see the run's table and log."
+            )
+        return ManyReport(
+            sources=self._count,
+            failed=0,
+            gaps=sums["gaps"],
+            records_read=sums["records_read"],
+            records_written=sums["records_written"],
+            records_quarantined=sums["records_quarantined"],
+            seconds=time.monotonic() - self._began,
+        )
+
+
+def _row(
+    name: str,
+    ended: str,
+    seconds: float,
+    *,
+    read: int = 0,
+    written: int = 0,
+    watermark: datetime | None = None,
+    gap: bool = False,
+    error: str = "",
+) -> dict[str, Any]:
+    return {
+        "source": name,
+        "ended": ended,
+        "records read": read,
+        "new or changed": written,
+        "watermark": "" if watermark is None else f"{watermark:%Y-%m-%d %H:%M:%S} UTC",
+        "gap": "yes" if gap else "",
+        "seconds": round(seconds, 2),
+        "error": error,
+    }
+
+
+def _sources(sources: list[SourceFields] | None, file: str | None) -> list[SourceFields]:
+    if bool(sources) == bool(file):
+        raise ConfigurationError("Give either sources or a file that lists them, and one of both.")
+    told = sources if sources else _from_file(Path(str(file)))
+    names = Counter(
+        str(each.get("source_id") or each.get("kind")) for each in told if isinstance(each, dict)
+    )
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise ConfigurationError(
+            f"Several sources are called {twice[0]!r}; give each a source_id of its own."
+        )
+    if wrong := [each for each in told if not isinstance(each, dict)]:
+        raise ConfigurationError(
+            f"A source is told by a table of fields, such as its kind, not by a "
+            f"{type(wrong[0]).__name__}."
+        )
+    return told
+
+
+def _from_file(path: Path) -> list[SourceFields]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (OSError, ValueError) as error:  # ours, whatever the parser calls it
+        raise ConfigurationError(
+            f"The file {str(path)!r} of sources cannot be read ({error}); name a TOML or JSON file "
+            "that the worker has."
+        ) from None
+    listed = document.get("sources") if isinstance(document, dict) else document
+    if not isinstance(listed, list) or not listed:
+        raise ConfigurationError(f"The file {str(path)!r} has no list of sources; add [[sources]].")
+    return listed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Collect what a file lists, print the report as JSON, and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.collect_many", description="Collect the sources that a file lists."
+    )
+    parser.add_argument("file", help="a TOML or JSON file with a list of sources")
+    parser.add_argument("sink", help="address of the sink, such as sqlite:///records.db")
+    parser.add_argument("--keep", default="latest", choices=["latest", "all"])
+    parser.add_argument("--concurrency", type=int, default=10, help="sources at once (%(default)s)")
+    options = parser.parse_args(arguments)
+    try:
+        with temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120}):
+            report = asyncio.run(
+                collect_many(
+                    file=options.file,
+                    sink={"url": options.sink, "keep": options.keep},
+                    concurrency=options.concurrency,
+                )
+            )
+    except LadonStorageError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - a command
+        return 1
+    print(report.model_dump_json(indent=2))  # noqa: T201 - a command
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

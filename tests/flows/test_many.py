@@ -1,0 +1,277 @@
+"""Many sources in one run, a past range in windows, and whether watermarks are fresh."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from prefect.artifacts import Artifact
+
+from flows import backfill as backfill_module
+from flows import collect_many as many_module
+from flows import freshness as freshness_module
+from flows.backfill import backfill
+from flows.collect_many import collect_many
+from flows.freshness import Freshness, StaleWatermarkError, check_freshness
+from ladon_storage.errors import (
+    CollectionError,
+    ConfigurationError,
+    SourceError,
+    StorageUnhealthyError,
+)
+from ladon_storage.settings import StorageSettings
+from tests.collecting import ScriptedSource, record, table
+from tests.flaky import Flaky
+from tests.flows.test_reports import events_of
+
+DAY = timedelta(days=1)
+
+
+@asynccontextmanager
+async def catalogues() -> AsyncIterator[str]:
+    """Serve a catalogue of one entry under each path, and 404 under paths with ``missing``."""
+
+    async def answer(request: web.Request) -> web.Response:
+        if "missing" in request.path:
+            return web.Response(status=404)
+        entry = {"cveID": "CVE-1", "dateAdded": "2024-01-01"}
+        return web.json_response({"count": 1, "vulnerabilities": [entry]})
+
+    application = web.Application()
+    application.router.add_get("/{name}", answer)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def sink(folder: Path) -> dict[str, str]:
+    return {"url": f"sqlite:///{folder}/records.db"}
+
+
+def kev(url: str, name: str) -> dict[str, str]:
+    return {"kind": "kev", "url": f"{url}/{name}", "source_id": name}
+
+
+async def rows_of(key: str) -> list[dict[str, Any]]:
+    artifact = await Artifact.aget(key)
+    assert artifact
+    rows: list[dict[str, Any]] = json.loads(str(artifact.data))
+    return rows
+
+
+async def test_many_sources_are_collected_in_one_run(
+    storage: StorageSettings, service: Flaky, tmp_path: Path
+) -> None:
+    """Health is asked once, one connection per place is enough, and each has its watermark."""
+    async with catalogues() as url:
+        sources = [kev(url, f"many-{number}") for number in range(30)]
+        report = await collect_many(sources, sink=sink(tmp_path), storage=storage, concurrency=5)
+        again = await collect_many(sources, sink=sink(tmp_path), storage=storage)
+    assert (report.sources, report.records_written) == (30, 30)
+    assert (again.sources, again.records_written) == (30, 0)
+    assert len(table(tmp_path / "records.db")) == 30
+    assert service.calls.count("HEALTH") == 2
+    async with storage.client() as client:
+        watermark = await client.get_watermark("many-29")
+    assert watermark
+    assert watermark.last_successful_timestamp == datetime(2024, 1, 1, tzinfo=UTC)
+    assert len(await rows_of("ladon-collect-many")) == 30
+
+
+async def test_source_that_fails_leaves_the_others_alone(
+    storage: StorageSettings, tmp_path: Path
+) -> None:
+    """The run fails and says which; the others are collected, and so is the table."""
+    async with catalogues() as url:
+        sources = [
+            kev(url, "fine"),
+            kev(url, "missing"),
+            {"kind": "kve", "source_id": "misspelt"},
+            kev(url, "also-fine"),
+        ]
+        with pytest.raises(CollectionError) as caught:
+            await collect_many(sources, sink=sink(tmp_path), storage=storage)
+    text = str(caught.value)
+    assert text.startswith("2 of 4 sources failed: ")
+    assert "missing (SourceError: Source 'missing' answered 404" in text
+    assert "misspelt (ConfigurationError: A source cannot be made" in text
+    assert len(table(tmp_path / "records.db")) == 2
+    rows = await rows_of("ladon-collect-many")
+    assert [row["ended"] for row in rows] == ["failed", "failed", "completed", "completed"]
+    (event,) = await events_of("missing", 1)
+    assert event["event"] == "ladon.collection.failed"
+
+
+async def test_unhealthy_service_fails_before_any_source(
+    storage: StorageSettings, service: Flaky, tmp_path: Path
+) -> None:
+    """One health check stands for all."""
+    service.fail(503, "HEALTH")
+    with pytest.raises(StorageUnhealthyError):
+        await collect_many([{"kind": "kev"}], sink=sink(tmp_path), storage=storage)
+    assert set(service.calls) == {"HEALTH"}
+
+
+async def test_table_is_capped_and_shows_failures_first(
+    storage: StorageSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many sources there are, the table has a bounded number of rows."""
+    monkeypatch.setattr(many_module, "TABLE_ROWS", 3)
+    monkeypatch.setattr(many_module, "NAMED_FAILURES", 1)
+    async with catalogues() as url:
+        names = ["a", "missing-1", "b", "missing-2", "c", "d"]
+        with pytest.raises(CollectionError, match=r"2 of 6 sources .*; and 1 more"):
+            await collect_many(
+                [kev(url, name) for name in names], sink=sink(tmp_path), storage=storage
+            )
+    rows = await rows_of("ladon-collect-many")
+    assert [row["ended"] for row in rows] == ["failed", "failed", "completed"]
+
+
+@pytest.mark.parametrize("name", ["sources.toml", "sources.json"])
+async def test_sources_of_a_file_are_collected(
+    storage: StorageSettings, tmp_path: Path, name: str
+) -> None:
+    """All that are configured in one file, TOML or JSON."""
+    async with catalogues() as url:
+        sources = [kev(url, "one"), kev(url, "two")]
+        lines = [
+            "\n".join(["[[sources]]", *(f"{key} = {json.dumps(each[key])}" for key in each)])
+            for each in sources
+        ]
+        text = "\n".join(lines) if name.endswith("toml") else json.dumps({"sources": sources})
+        (tmp_path / name).write_text(text)
+        report = await collect_many(file=str(tmp_path / name), sink=sink(tmp_path), storage=storage)
+    assert (report.sources, report.records_written) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({}, "either sources or a file"),
+        ({"sources": [{"kind": "kev"}], "file": "x"}, "either sources or a file"),
+        ({"sources": [{"kind": "kev"}, {"kind": "kev"}]}, "Several sources are called 'kev'"),
+        ({"sources": [{"kind": "kev"}], "concurrency": 0}, "concurrency should be 1 or more"),
+        ({"file": "nowhere.toml"}, "cannot be read"),
+        ({"file": "empty.toml"}, "has no list of sources"),
+    ],
+)
+async def test_wrong_list_is_refused_at_once(
+    storage: StorageSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    complaint: str,
+) -> None:
+    """One clear sentence, before anything is collected."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.toml").write_text("")
+    with pytest.raises(ConfigurationError, match=complaint):
+        await collect_many(sink=sink(tmp_path), storage=storage, **options)
+
+
+async def test_backfill_goes_window_by_window_and_resumes(
+    storage: StorageSettings, tmp_path: Path
+) -> None:
+    """After a failure the windows that were finished are not read again; the watermark stays."""
+    begin = datetime(2024, 1, 1, tzinfo=UTC)
+    pages = [[record(str(number), begin + number * DAY)] for number in range(4)]
+    source = ScriptedSource([pages[0]], [pages[1]], [SourceError("down")], source_id="archive")
+    past: dict[str, Any] = {"since": begin, "until": begin + 4 * DAY}
+    with pytest.raises(SourceError):
+        await backfill(source, sink=sink(tmp_path), storage=storage, **past)
+    source.runs.extend([[pages[2]], [pages[3]]])
+    report = await backfill(source, sink=sink(tmp_path), storage=storage, **past)
+
+    assert [start for start, _ in source.ranges] == [
+        begin + number * DAY for number in (0, 1, 2, 2, 3)
+    ]
+    assert (report.windows, report.windows_done_before, report.records_written) == (4, 2, 2)
+    assert len(table(tmp_path / "records.db")) == 4
+    async with storage.client() as client:
+        assert await client.get_watermark("archive") is None
+    again = await backfill(source, sink=sink(tmp_path), storage=storage, **past)
+    assert (again.windows_done_before, again.records_read) == (4, 0)
+
+
+async def test_windows_of_another_length_read_what_is_left(
+    storage: StorageSettings, tmp_path: Path
+) -> None:
+    """A last window is shorter, and a repeated backfill begins inside of one."""
+    begin = datetime(2024, 1, 1, tzinfo=UTC)
+    source = ScriptedSource([], [SourceError("down")], source_id="uneven")
+    past: dict[str, Any] = {"since": begin, "until": begin + timedelta(hours=25)}
+    with pytest.raises(SourceError):
+        await backfill(source, sink=sink(tmp_path), storage=storage, window_hours=20, **past)
+    source.runs.extend([[], [], []])
+    await backfill(source, sink=sink(tmp_path), storage=storage, window_hours=24, **past)
+    hours = [
+        ((start - begin) / timedelta(hours=1), (end - begin) / timedelta(hours=1))
+        for start, end in source.ranges
+        if start
+        if end
+    ]
+    assert hours == [(0, 20), (20, 25), (20, 24), (24, 25)]
+
+
+async def test_empty_backfill_is_refused(storage: StorageSettings, tmp_path: Path) -> None:
+    """A range that ends before it begins is a mistake."""
+    begin = datetime(2024, 1, 1, tzinfo=UTC)
+    with pytest.raises(ConfigurationError, match="is empty"):
+        await backfill({"kind": "kev"}, begin, begin, sink=sink(tmp_path), storage=storage)
+
+
+async def test_stale_watermark_fails_the_check_and_is_an_event(storage: StorageSettings) -> None:
+    """Too old, or never collected: both are told, and the run's state is the alert."""
+    now = datetime.now(UTC)
+    async with storage.client() as client:
+        await client.update_watermark("fresh", now - timedelta(hours=1))
+        await client.update_watermark("old", now - timedelta(hours=30))
+        await client.update_watermark("dead", now, "failed", "boom")
+    ages = await check_freshness(
+        [Freshness(source_id="fresh"), Freshness(source_id="old", max_age_hours=31)], storage
+    )
+    assert ages["fresh"] == pytest.approx(1, abs=0.1)
+    sources = [Freshness(source_id=name) for name in ("fresh", "old", "dead", "unknown")]
+    with pytest.raises(StaleWatermarkError) as caught:
+        await check_freshness(sources, storage)
+    assert str(caught.value).startswith(
+        "3 of 4 sources are stale: old (30.0 h behind, limit 24 h), dead (never collected, "
+    )
+    (event,) = await events_of("old", 1)
+    assert event["event"] == "ladon.watermark.stale"
+    assert [row["stale"] for row in await rows_of("ladon-freshness")] == ["", "yes", "yes", "yes"]
+    with pytest.raises(ConfigurationError, match="at least one source"):
+        await check_freshness([], storage)
+
+
+def test_commands_collect_backfill_and_check(
+    storage: StorageSettings,
+    service: Flaky,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each flow is a command too: it prints its report, and exits with 1 and a sentence."""
+    monkeypatch.setenv("STORAGE_SERVICE_URL", service.url)
+    monkeypatch.chdir(tmp_path)
+    assert many_module.main(["nowhere.toml", "sqlite:///records.db"]) == 1
+    assert "nowhere.toml" in capsys.readouterr().err
+    assert freshness_module.main(["kev=24"]) == 1
+    assert "kev (never collected, limit 24 h)" in capsys.readouterr().err
+    instants = ["2024-01-02T00:00:00+00:00", "2024-01-01T00:00:00+00:00"]
+    assert backfill_module.main(["kev", "sqlite:///records.db", *instants]) == 1
+    assert "is empty" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        freshness_module.main(["kev"])
+    assert "write kev=48" in capsys.readouterr().err
