@@ -605,9 +605,9 @@ class World:
             self.last_success = None
             back_to = None
         else:
-            current = self.last_success or self.now
-            if current == NOTHING_COLLECTED:
-                return
+            current = self.last_success
+            if current is None or current == NOTHING_COLLECTED:
+                return  # there is nothing to go back from, and going on is not asked for
             to = current - timedelta(minutes=step.minutes)
             if step.how == "again" and self.went_from is not None:
                 to = min(self.went_from, current)
