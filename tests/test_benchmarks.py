@@ -82,6 +82,17 @@ def test_missing_peer_is_left_out_and_named(capsys: pytest.CaptureFixture[str]) 
     assert "no_such_breaker is not installed" in capsys.readouterr().err
 
 
+def test_shared_circuit_is_measured_beside_the_plain_one() -> None:
+    """Each circuit has its figures with a request and without, and each store with its accesses."""
+    found = rows(quick("circuit").stdout)
+    kinds = ["shared, memory", "shared, SQLite file"]
+    assert {name: len(figures) for name, figures in found.items()} == {
+        "a circuit of its own": 2,
+        **dict.fromkeys(kinds, 2),
+        **{f"{kind}: {what}": 1 for kind in kinds for what in ("a look", "a change")},
+    }
+
+
 def test_client_is_measured_beside_bare_aiohttp() -> None:
     """Each client has its figures with both servers, one after another and 32 at a time."""
     found = rows(quick("client").stdout)
