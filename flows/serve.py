@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
+import signal
 import sys
 from datetime import UTC, datetime
 from importlib import import_module
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from prefect import aserve, get_client
+from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import (
@@ -34,6 +36,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
+from prefect.runner import Runner
 
 PROJECT = Path(__file__).resolve().parent.parent
 TABLE = PROJECT / "prefect.yaml"
@@ -81,7 +84,29 @@ async def serve(table: Path = TABLE) -> None:
                 continue
             _keep_switches(each, existing)
             await _forget_missed(client, existing)
-    await aserve(*served, pause_on_shutdown=False)
+    # Paused when it ends, a deployment would wait for somebody to switch it on again.
+    runner = Runner(pause_on_shutdown=False)
+    for each in served:
+        await runner.aadd_deployment(each)
+    await _until_signalled(runner)
+
+
+async def _until_signalled(runner: Runner) -> None:
+    """Run what is due; on SIGINT or SIGTERM let the runs write their failures, and return."""
+    stop = asyncio.Event()
+    running = asyncio.create_task(runner.start())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.sleep(0)  # it has set a handler by now, which leaves without its runs
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    print("Serving. Ctrl-C ends it.", flush=True)  # noqa: T201 - a command's own output
+    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if stopping.done() and runner.started:
+        await runner.astop()
+    stopping.cancel()
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
 
 
 def _keep_switches(served: RunnerDeployment, existing: DeploymentResponse) -> None:
@@ -113,10 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--table", type=Path, default=TABLE, help="another file than prefect.yaml")
     options = parser.parse_args(arguments)
-    try:
-        asyncio.run(serve(options.table.resolve()))
-    except KeyboardInterrupt:
-        return 0
+    asyncio.run(serve(options.table.resolve()))
     return 0
 
 
