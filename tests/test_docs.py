@@ -12,7 +12,9 @@ import pytest
 from tests.documents import ROOT, examples
 from tests.service import embedded_service
 
-DOCUMENTS = [ROOT / "docs" / f"{name}.md" for name in ("STORAGE_CLIENT_GUIDE", "CIRCUIT")]
+DOCUMENTS = [
+    ROOT / "docs" / f"{name}.md" for name in ("STORAGE_CLIENT_GUIDE", "CIRCUIT", "COLLECTIONS")
+]
 ADDRESS = "http://storage.example:8000"
 
 
