@@ -37,6 +37,14 @@ class StorageService(Block, StorageSettings):
 
     _block_type_name = "LADON Storage Service"
     _block_type_slug = "ladon-storage-service"
+    _description = "Where LADON's Storage Service is, and how to speak to it."
+
+    # Required: where nothing is, Prefect takes a reference to a block for a block as well as for a
+    # reference, and refuses it, so that nobody could choose one in a form.
+    url: str = Field(
+        title="URL",
+        description="Address of the Storage Service, such as https://storage.example:8000.",
+    )
 
     def get_client(self) -> StorageServiceClient | MockStorageClient:
         """Return a new client, to be used with ``async with`` on one event loop.
@@ -63,6 +71,7 @@ class RecordSink(Block):
 
     _block_type_name = "LADON Record Sink"
     _block_type_slug = "ladon-record-sink"
+    _description = "Where the records of a collection become durable."
 
     url: SecretStr = Field(
         title="URL", description="Address of the database, such as sqlite:///records.db."

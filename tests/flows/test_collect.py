@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from prefect import get_client
 from prefect.settings import PREFECT_API_URL
+from prefect.utilities.schema_tools import validate
 from pydantic import BaseModel
 
 from flows import collect as module
@@ -368,6 +369,15 @@ def test_form_of_each_kind_is_exact(kind: type[BaseModel]) -> None:
         "RecordSink": "ladon-record-sink",
         "StorageService": "ladon-storage-service",
     }
+
+
+def test_form_takes_references_to_blocks_and_refuses_what_is_wrong() -> None:
+    """Prefect's API lets a run through that names its blocks, and none with a wrong number."""
+    schema: Any = module.collect_threatfox.parameters.model_dump_for_openapi()
+    chosen: Any = {"$ref": {"block_document_id": "c8d58d50-fa36-4165-abfa-9ac8a92127d2"}}
+    assert not validate({"source": {}, "sink": chosen, "storage": chosen}, schema)
+    [error] = validate({"source": {"overlap": -1}}, schema)
+    assert error.json_path == "$.source.overlap"
 
 
 async def test_flow_of_a_kind_takes_what_the_form_sends(service: Flaky, tmp_path: Path) -> None:
