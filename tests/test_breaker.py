@@ -517,3 +517,25 @@ def test_repr_tells_the_state(breaker: CircuitBreaker) -> None:
     breaker.trip()
     assert repr(breaker) == "<CircuitBreaker of the feed: open, 1 of 3 failures>"
     assert breaker.state == "open"
+
+
+@pytest.mark.parametrize("seconds", [0, 20, 60])
+def test_breaker_goes_on_from_what_another_knew(
+    breaker: CircuitBreaker, clock: FakeClock, changes: list[CircuitChange], seconds: float
+) -> None:
+    """A record has all that decides, in seconds from now; whoever adopts it tells nobody."""
+    other_clock = FakeClock()
+    other_clock.advance(12345)
+    other = CircuitBreaker(3, 60, clock=other_clock, name="the other")
+    other.trip()
+    other_clock.advance(seconds)
+    breaker.adopt(other.record())
+    assert breaker.record() == other.record() == (OPEN, 1, 1, 60 - seconds)
+    assert changes == []
+    clock.advance(59.5 - seconds)
+    if seconds < 60:
+        with pytest.raises(CircuitOpenError):
+            breaker.acquire()
+    clock.advance(0.5)
+    breaker.success(breaker.acquire())
+    assert breaker.record() == (CLOSED, 3, 0, 0)

@@ -22,6 +22,9 @@ from ladon_storage.circuits.store import NOTHING, CircuitStore, MemoryStore
 from ladon_storage.errors import CircuitStoreError, ConfigurationError
 from tests.redis_server import PASSWORD, RedisServer
 
+# From Python 3.12 on a process with threads is warned of forks; these children only use a store.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+
 Make = Callable[[], CircuitStore]
 
 

@@ -151,6 +151,17 @@ async def test_case_32_probe_that_aiohttp_repeats_is_one_failure() -> None:
         assert len(server.requests) == 3
 
 
+async def test_case_32_request_on_a_first_connection_is_not_repeated() -> None:
+    """Before anything has answered, a call to a service that hangs up is one connection."""
+    async with served(Reply(end="close"), watermark(), Reply(end="close")) as (client, server):
+        await failure(client)
+        assert server.connections == 1
+        assert client.circuit_breaker.failure_count == 1
+        await ask(client)
+        await failure(client)
+        assert server.connections == 3  # the second, and the third that repeated it
+
+
 async def test_case_33_closed_client_connects_anew() -> None:
     """A client outlives its session: closing it ends the connections, and the next call is fine."""
     async with served(watermark()) as (client, server):
