@@ -35,6 +35,8 @@ def main() -> int:
                 number += 1
     except ViolationError as violation:
         print(f"VIOLATION: {violation}")
+        if options.fault is not None:  # it was wanted: there is nothing to find out
+            shutil.rmtree(folder)
         print(_report(options.seed, tally, time.monotonic() - began, violations=1))
         return 1
     shutil.rmtree(folder)
