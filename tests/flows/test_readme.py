@@ -22,7 +22,7 @@ from tests.documents import ROOT, examples
 from tests.feed_server import Answer, FeedServer
 from tests.flaky import Flaky
 
-FIRST, OWN_FLOW, OWN_SOURCE, BLOCKS = (code for _, code in examples(ROOT / "README.md"))
+FIRST, OWN_FLOW, BLOCKS = (code for _, code in examples(ROOT / "README.md"))
 CATALOGUE = Answer.of(
     {"count": 1, "vulnerabilities": [{"cveID": "CVE-1", "dateAdded": "2024-01-01"}]}
 )
@@ -69,20 +69,16 @@ async def test_own_flow_writes_its_watermark(
     assert watermark["last_successful_timestamp"] == "2026-01-01T00:00:00+00:00"
 
 
-async def test_own_source_is_collected(service: Flaky, tmp_path: Path) -> None:
-    """A class of three members is a source."""
-    assert await printed(OWN_SOURCE, tmp_path, service) == "1 read, 1 new or changed\n"
-    assert table(tmp_path / "tickets.db", "source_id, record_id") == [("tickets", "7")]
-
-
 async def test_blocks_are_saved_and_loaded(service: Flaky, tmp_path: Path) -> None:
     """What the example saves is there for the forms, its secrets hidden."""
     await printed(BLOCKS, tmp_path, service)
-    storage: Any = await StorageService.aload("production")
-    sink: Any = await RecordSink.aload("records")
+    storage: Any = await StorageService.aload("default")
+    sink: Any = await RecordSink.aload("default")
     assert (storage.url, sink.table) == ("http://127.0.0.1:8080", "records")
     assert storage.token
     assert "yours" not in repr(storage)
+    await StorageService.adelete("default")
+    await RecordSink.adelete("default")
 
 
 async def test_live_command_collects_twice(
