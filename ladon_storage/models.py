@@ -10,7 +10,7 @@ Client, in-memory client and embedded service share this module, so that a rule 
 from __future__ import annotations
 
 import unicodedata
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
@@ -28,6 +28,10 @@ from ladon_storage.errors import WatermarkConflictError
 
 MAX_SOURCE_ID_LENGTH = 255
 """Characters of a ``source_id``; one path segment must fit any proxy's limits, encoded."""
+
+
+RUN_LEASE = timedelta(minutes=1)
+"""How long a run holds its source after it was last heard of, unless it is told otherwise."""
 
 
 class WatermarkStatus(StrEnum):

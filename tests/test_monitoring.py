@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 from prometheus_client import generate_latest
 
 import ladon_storage.metrics  # noqa: F401 - registers what the alerts speak of
+from ladon_storage.server.metrics import ServiceMetrics
 
 ALERTS = Path(__file__).resolve().parent.parent / "monitoring" / "alerts.yml"
 
@@ -21,7 +23,8 @@ def rules() -> dict[str, dict[str, Any]]:
 
 def test_alerts_name_metrics_that_are_exposed() -> None:
     """A renamed metric must not silence an alert."""
-    exposed = set(re.findall(r"^# TYPE (\S+)", generate_latest().decode(), re.MULTILINE))
+    shown = generate_latest() + ServiceMetrics().text([], datetime.now(UTC))
+    exposed = set(re.findall(r"^# TYPE (\S+)", shown.decode(), re.MULTILINE))
     for rule in rules().values():
         named = set(re.findall(r"storage_\w+", rule["expr"]))
         assert named
@@ -34,4 +37,5 @@ def test_alerts_have_their_delay_and_severity() -> None:
     assert found == {
         "StorageClientCircuitBreakerOpen": ("5m", "critical"),
         "StorageClientHighErrorRate": ("10m", "warning"),
+        "StorageServiceRunStale": ("5m", "warning"),
     }

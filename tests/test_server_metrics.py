@@ -58,6 +58,17 @@ async def test_ages_are_counted_to_the_moment_of_the_scrape(call: Caller, clock:
     assert ages["kev",] == 3690.5
 
 
+async def test_run_that_died_is_shown(call: Caller, clock: FakeClock) -> None:
+    """What an alert on killed runs goes by: running, and not heard of for a minute."""
+    await call("PUT", path("killed"), {"timestamp": "2026-01-01", "status": "running"})
+    await call("PUT", path("done"), success("2025-12-31T23:00:00Z"))
+    clock.advance(60)
+    assert set((await samples(call, "storage_service_run_stale")).values()) == {0.0}
+    clock.advance(1)
+    stale = await samples(call, "storage_service_run_stale")
+    assert stale == {("killed",): 1.0, ("done",): 0.0}
+
+
 async def test_requests_are_counted_by_route_and_status(call: Caller) -> None:
     """An answered request counts once, by its route and not its path, whatever it was."""
     await call("PUT", path("kev"), success("2024-01-01T00:00:00Z"))

@@ -166,6 +166,19 @@ async def test_list_filters_by_status_and_by_age(call: Caller, clock: FakeClock)
     assert await listed(call, f"?older_than_seconds={10**11}") == ["never"]
 
 
+async def test_list_finds_runs_that_died(call: Caller, clock: FakeClock) -> None:
+    """A run that says running and was not heard of for its lease is stale: it was killed."""
+    for name in ("killed", "alive"):
+        await call("PUT", path(name), {"timestamp": JANUARY, "status": "running"})
+    await call("PUT", path("done"), success(JANUARY))
+    clock.advance(40)
+    await call("PUT", path("alive"), {"timestamp": JANUARY, "status": "running"})
+    clock.advance(21)
+    assert await listed(call, "?stale=true") == ["killed"]
+    assert await listed(call, "?stale=false") == ["alive", "done"]
+    assert await listed(call, "?stale=true&status=success") == []
+
+
 @pytest.mark.parametrize(
     ("query", "field"),
     [

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ladon_storage.collection.durations import Days, Seconds, duration
 from ladon_storage.collection.records import Page
-from ladon_storage.models import Watermark, WatermarkStatus
+from ladon_storage.models import RUN_LEASE, Watermark, WatermarkStatus
 
 Clock = Callable[[], datetime]
 """The time, as an aware datetime."""
@@ -182,7 +182,7 @@ class Limits(BaseModel):
         description="The share of a source's records that may disappear before a run fails.",
     )
     lease: Annotated[Seconds, Field(gt=timedelta(0))] = duration(
-        timedelta(minutes=1),
+        RUN_LEASE,
         timedelta(seconds=1),
         "Lease (seconds)",
         "How long a run that was killed keeps others from collecting its source.",

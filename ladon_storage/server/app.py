@@ -70,6 +70,7 @@ class Routes:
             await self._store.page(
                 status=query.status,
                 older_than_seconds=query.older_than_seconds,
+                stale=query.stale,
                 limit=query.limit,
                 after=query.after or "",
             )

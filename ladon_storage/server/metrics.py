@@ -14,6 +14,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from ladon_storage.models import RUN_LEASE, WatermarkStatus
+
 _METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE"})
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -61,13 +63,13 @@ class ServiceMetrics:
         histogram.observe(seconds)
 
     def text(
-        self, sources: Iterable[tuple[str, datetime | None, datetime]], now: datetime
+        self, sources: Iterable[tuple[str, datetime | None, datetime, str]], now: datetime
     ) -> bytes:
         """Return everything in Prometheus's text format.
 
         Args:
-            sources: Each source's ``source_id``, last success and last run. A source without a
-                success is infinitely old, so that an alert on its age sees it.
+            sources: Each source's ``source_id``, last success, last run and status. A source
+                without a success is infinitely old, so that an alert on its age sees it.
             now: The instant that ages are counted to.
         """
         ages = CollectorRegistry()
@@ -77,7 +79,7 @@ class ServiceMetrics:
 
 class _Ages(Collector):
     def __init__(
-        self, sources: Iterable[tuple[str, datetime | None, datetime]], now: datetime
+        self, sources: Iterable[tuple[str, datetime | None, datetime, str]], now: datetime
     ) -> None:
         self._sources = list(sources)
         self._now = now
@@ -93,8 +95,15 @@ class _Ages(Collector):
             "Time since a source's last run told its outcome.",
             labels=["source_id"],
         )
-        for source_id, succeeded, ran in self._sources:
+        stale = GaugeMetricFamily(
+            "storage_service_run_stale",
+            "1 where a source's run does not end: it says running, and was not heard of.",
+            labels=["source_id"],
+        )
+        for source_id, succeeded, ran, status in self._sources:
             age = (self._now - succeeded).total_seconds() if succeeded else math.inf
             watermark.add_metric([source_id], age)
             run.add_metric([source_id], (self._now - ran).total_seconds())
-        return watermark, run
+            is_stale = status == WatermarkStatus.RUNNING and self._now - ran > RUN_LEASE
+            stale.add_metric([source_id], float(is_stale))
+        return watermark, run, stale

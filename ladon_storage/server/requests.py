@@ -42,6 +42,10 @@ class ListQuery(BaseModel):
         int | None,
         Field(ge=0, le=10**11, description="Only those without a success for so many seconds."),
     ] = None
+    stale: Annotated[
+        bool | None,
+        Field(description="Only those that say running and were not heard of for a minute."),
+    ] = None
     limit: Limit = 100
     after: Annotated[SourceId | None, Field(description="The cursor of the page before.")] = None
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from ladon_storage.errors import DatabaseError, WatermarkConflictError
 from ladon_storage.models import (
+    RUN_LEASE,
     ChangeAction,
     HistoryPage,
     Watermark,
@@ -60,11 +61,12 @@ class Stored(NamedTuple):
 
 
 class Age(NamedTuple):
-    """Be the two instants of a source from which its ages follow."""
+    """Be what of a source its ages follow from."""
 
     source_id: str
     last_successful_timestamp: datetime | None
     last_run_timestamp: datetime
+    status: str
 
 
 class Store:
@@ -245,6 +247,7 @@ class Store:
         *,
         status: WatermarkStatus | None = None,
         older_than_seconds: int | None = None,
+        stale: bool | None = None,
         limit: int = 100,
         after: str = "",
     ) -> WatermarkPage:
@@ -253,6 +256,7 @@ class Store:
         Args:
             status: Only those whose last run had this outcome.
             older_than_seconds: Only those whose last success is longer ago, or that have none.
+            stale: Only those whose run does not end, or only the others.
             limit: How many.
             after: The cursor of the page before.
         """
@@ -264,6 +268,11 @@ class Store:
         if older_than_seconds is not None:
             where.append("ifnull(last_successful_timestamp < ?, 1)")
             arguments.append(to_microseconds(self.now()) - older_than_seconds * 1_000_000)
+        if stale is not None:
+            where.append(
+                f"{'' if stale else 'NOT '}(status = 'running' AND last_run_timestamp < ?)"
+            )
+            arguments.append(to_microseconds(self.now() - RUN_LEASE))
         query = (
             f"SELECT {COLUMNS} FROM watermarks "  # noqa: S608 - constants; values are bound
             f"WHERE {' AND '.join(where)} ORDER BY source_id LIMIT ?"
@@ -296,10 +305,13 @@ class Store:
 
     async def ages(self) -> list[Age]:
         """Return the instants of every source, for the metrics."""
-        query = "SELECT source_id, last_successful_timestamp, last_run_timestamp FROM watermarks"
+        query = (
+            "SELECT source_id, last_successful_timestamp, last_run_timestamp, status "
+            "FROM watermarks"
+        )
         return [
-            Age(source_id, from_microseconds(succeeded), from_microseconds(run))
-            for source_id, succeeded, run in await self._scan(query, ())
+            Age(source_id, from_microseconds(succeeded), from_microseconds(run), status)
+            for source_id, succeeded, run, status in await self._scan(query, ())
         ]
 
     async def check(self) -> None:
