@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta, timezone
+from hashlib import blake2b
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +17,8 @@ from tests.collecting import at, record
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
+    | st.text() | st.sampled_from([2**63, 2**64, -(2**63) - 1, 1e-05, 1e16])
+    | st.sampled_from(["\x7f", "\0", "\ud800"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )  # fmt: skip
@@ -28,7 +31,17 @@ def test_payload_is_the_content(content: Any) -> None:
     made = Record.of("1", at(0), content)
 
     made.payload.encode()
-    assert json.loads(made.payload) == content
+    assert repr(json.loads(made.payload)) == repr(content)
+
+
+@settings(deadline=None)
+@given(content=JSON)
+def test_version_is_the_hash_of_one_text(content: Any) -> None:
+    """Whatever writes it, what is hashed is the text that ``json`` gives: versions are stored."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+    expected = blake2b(text.encode(), digest_size=16).hexdigest()
+    assert Record.of("1", at(0), content).version == expected
 
 
 @settings(deadline=None)
@@ -60,8 +73,19 @@ def test_other_content_is_another_version(other: Any) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 10.0**308 * 10])
 def test_number_that_json_does_not_have_is_refused(value: float) -> None:
     """What no other program could read back is not stored."""
-    with pytest.raises(ValueError, match="JSON compliant"):
-        Record.of("1", at(0), {"score": value})
+    for content in (value, {"score": value}, {"scores": [{"all": [1, value]}]}):
+        with pytest.raises(ValueError, match="JSON compliant"):
+            Record.of("1", at(0), content)
+
+
+@pytest.mark.parametrize("nested", [lambda x: x, lambda x: [[x]], lambda x: {"a": [{"b": x}]}])
+@pytest.mark.parametrize(
+    "value", [at(0), UUID(int=0), {1}, b"raw", Page()], ids=lambda value: type(value).__name__
+)
+def test_value_of_another_class_is_refused(nested: Any, value: Any) -> None:
+    """What is no JSON is not made JSON on the way: its text could be another one tomorrow."""
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        Record.of("1", at(0), nested(value))
 
 
 def test_content_nested_too_deeply_is_refused() -> None:

@@ -2,17 +2,21 @@
 
 - A record's ``payload`` keeps the order of keys and the values that the source gave; ``version`` is
   a hash of the content alone, so that a feed which shuffles its keys has not changed.
+- What is hashed is the text of the standard library's ``json``, for ever: versions are stored. The
+  quicker ``orjson`` stands in for it only where the two cannot differ.
 - A record can be stored anywhere: its texts are valid UTF-8 without NUL, its JSON has no ``NaN``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Self
+
+import orjson
 
 from ladon_storage.models import to_utc
 
@@ -22,7 +26,10 @@ PAGE_RECORDS = 1_000
 _as_given = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 _as_ascii = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _as_anything = json.JSONEncoder(separators=(",", ":"), default=repr).encode
-_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+_in_order = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+_SCALARS = {str, int, bool, type(None)}
+_PLAIN = {*_SCALARS, dict, list}
 
 _LONGEST_REPR = 2**16
 
@@ -68,16 +75,54 @@ class Record:
         ('{"b":1,"a":2}', True)
         """
         try:
-            payload = _as_given(content)
-            version = blake2b(_canonical(content).encode(), digest_size=16).hexdigest()
+            # First: it refuses what is not JSON, and orjson writes NaN as null.
+            version = blake2b(_canonical(content), digest_size=16).hexdigest()
+            payload = _payload(content)
         except RecursionError:
             raise ValueError("the content is nested too deeply") from None
-        if not payload.isascii():
-            try:
-                payload.encode()
-            except UnicodeEncodeError:  # half of a surrogate pair: only its escape can be stored
-                payload = _as_ascii(content)
         return cls(record_id, timestamp, payload, version)
+
+
+def _payload(content: object) -> str:
+    """Return JSON as it was given, in valid UTF-8."""
+    try:
+        return orjson.dumps(content).decode()
+    except TypeError:  # an integer beyond 64 bits, deep nesting, or half of a surrogate pair
+        payload = _as_given(content)
+    try:
+        payload.encode()
+    except UnicodeEncodeError:  # of the half only the escape can be stored
+        return _as_ascii(content)
+    return payload
+
+
+def _canonical(content: object) -> bytes:
+    """Return the text of ``json`` with keys in order and all but ASCII escaped."""
+    if _is_plain(content):
+        try:
+            text = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
+        except TypeError:  # as above
+            return _in_order(content).encode()
+        if text.isascii() and b"\x7f" not in text:  # json escapes that, too
+            return text
+    return _in_order(content).encode()
+
+
+def _is_plain(content: object) -> bool:
+    """Tell whether there is no float in it, which is written in more than one way.
+
+    Nor anything of another class, such as a date, which is JSON for orjson alone.
+    """
+    values: Collection[object]
+    if isinstance(content, dict):
+        values = content.values()
+    else:
+        values = content if isinstance(content, list) else [content]
+    kinds = set(map(type, values))
+    if kinds <= _SCALARS:
+        return True
+    inner = (each for each in values if isinstance(each, dict | list))
+    return kinds <= _PLAIN and all(map(_is_plain, inner))
 
 
 def _check_text(value: str) -> None:
