@@ -281,6 +281,21 @@ def test_call_that_died_under_way_is_given_up(process: Process, clock: FakeClock
         process().acquire()
 
 
+def test_verdict_from_before_a_change_frees_no_place(process: Process) -> None:
+    """7, 8. After an operator's reset calls are counted anew, and earlier ones do not count."""
+    succeed(process())  # it was trusted, and two were under way
+    fail(process())
+    early = [(each, each.acquire()) for each in (process(), process())]
+    process().reset()
+    for _ in range(3):
+        process().acquire()
+    for circuit, permit in early:
+        circuit.failure(permit)
+        circuit.release(permit)
+    with pytest.raises(CircuitUndecidedError):
+        process().acquire()
+
+
 @pytest.mark.parametrize("works", [True, False])
 async def test_calls_wait_until_it_is_decided(process: Process, works: bool) -> None:
     """`call` and ``async with`` wait for those under way: then all run, or all are rejected."""
@@ -382,6 +397,20 @@ def test_store_that_takes_no_writes_does_not_take_back_failures(
         clock.advance(RETRY_SECONDS)
         with pytest.raises(CircuitOpenError):
             circuit.acquire()
+
+
+def test_store_that_takes_no_writes_does_not_open_the_own_circuit_either(
+    process: Process, ground: Ground, clock: FakeClock
+) -> None:
+    """20. Once it has failed, a store's word is nothing before it takes a write again."""
+    process().trip()
+    ground.is_down = True
+    circuit = process()
+    succeed(circuit)
+    ground.is_down, ground.is_read_only = False, True
+    clock.advance(RETRY_SECONDS)
+    succeed(circuit)
+    assert circuit.lost
 
 
 def test_store_that_comes_back_has_the_last_word(
