@@ -6,7 +6,7 @@ STAMP := .venv/.complete
 # Nothing is left outside of the project's folder, and so no cache.
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-cache-dir
 
-.PHONY: setup test check demo chaos bench lock clean
+.PHONY: setup test check demo up up-test chaos bench lock clean
 
 setup: $(STAMP)
 
@@ -31,6 +31,15 @@ check: $(STAMP)
 demo: $(STAMP)
 	@$(BIN)/python -m demo
 
+# Everything on this machine, until Ctrl-C: make up PREFECT_PORT=4300 STORAGE_PORT=8090
+up: $(STAMP)
+	@exec $(BIN)/python -m demo.up $(if $(PREFECT_PORT),--prefect-port $(PREFECT_PORT)) \
+	  $(if $(STORAGE_PORT),--storage-port $(STORAGE_PORT))
+
+# Starts and ends it, and runs what is scheduled: minutes, and so apart from the other tests.
+up-test: $(STAMP)
+	@$(BIN)/python -m pytest tests/up
+
 # Kills collections and services for as long as it is told to: make chaos SECONDS=600 SEED=7, or KILLS=1000.
 SEED ?= 1
 SECONDS ?= 60
@@ -51,4 +60,4 @@ lock:
 	  --output-file benchmarks/requirements.lock
 
 clean:
-	rm -rf .venv .demo .chaos build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .demo .local .chaos build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -59,20 +59,28 @@ async def ended(process: Process, *, seconds: float = 20) -> None:
 
 
 @contextlib.asynccontextmanager
-async def prefect_server(folder: Path) -> AsyncIterator[str]:
+async def prefect_server(
+    folder: Path, port: int | None = None, **variables: str
+) -> AsyncIterator[str]:
     """Run a Prefect server on loopback, and give the address of its API.
+
+    Args:
+        folder: Where its database and its log are.
+        port: Where it listens; a free port unless given.
+        variables: What else it finds in its environment.
 
     Raises:
         RuntimeError: It did not start; the message names its log.
     """
-    port = free_port()
+    port = port or free_port()
     api = f"http://127.0.0.1:{port}/api"
     log = folder / "prefect-server.log"
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1",
             env=environment(
-                folder, PREFECT_SERVER_API_HOST="127.0.0.1", PREFECT_SERVER_API_PORT=str(port)
+                folder, PREFECT_SERVER_API_HOST="127.0.0.1", PREFECT_SERVER_API_PORT=str(port),
+                **variables,
             ),
             stdin=DEVNULL, stdout=output, stderr=STDOUT, start_new_session=True,
         )  # fmt: skip
@@ -125,9 +133,9 @@ async def run_flow(
 class StorageService:
     """An embedded Storage Service in a process of its own, on the same port each time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, port: int = 0) -> None:
         self._folder = folder
-        self._port = 0
+        self._port = port
         self._process: Process | None = None
 
     @property

@@ -99,7 +99,7 @@ async def _until_signalled(runner: Runner) -> None:
     await asyncio.sleep(0)  # it has set a handler by now, which leaves without its runs
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    print("Serving. Ctrl-C ends it.", flush=True)  # noqa: T201 - a command's own output
+    print("Serving. Ctrl-C ends it.", flush=True)  # noqa: T201 - a command
     await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if stopping.done() and runner.started:
         await runner.astop()

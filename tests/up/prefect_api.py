@@ -1,0 +1,93 @@
+"""Prefect's REST API as a person's browser uses it, and processes that know only one Prefect."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from demo.stage import PROJECT, ended, environment
+
+CATALOGUE = {
+    "count": 2,
+    "vulnerabilities": [
+        {"cveID": "CVE-2024-0001", "dateAdded": "2024-01-01"},
+        {"cveID": "CVE-2024-0002", "dateAdded": "2024-01-02"},
+    ],
+}
+ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+class PrefectApi:
+    """Ask one Prefect server."""
+
+    def __init__(self, api: str) -> None:
+        self.api = api
+
+    async def ask(self, method: str, path: str, **body: Any) -> Any:
+        """Return the answer's JSON; anything but success fails the test."""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(method, f"{self.api}/{path}", json=body or None) as answer,
+        ):
+            text = await answer.text()
+            assert answer.ok, text
+            return await answer.json() if text else None
+
+    async def trigger(self, deployment: str, **parameters: Any) -> str:
+        """Create a run of ``deployment`` with other parameters than its own, and return its id."""
+        found = await self.ask("GET", f"deployments/name/{deployment}")
+        run = await self.ask(
+            "POST", f"deployments/{found['id']}/create_flow_run", parameters=parameters
+        )
+        return str(run["id"])
+
+    async def run(self, run_id: str, *states: str, seconds: float = 90) -> dict[str, Any]:
+        """Return a run when it is in one of ``states``: unless given, when it has ended."""
+        async with asyncio.timeout(seconds):
+            while True:
+                run: dict[str, Any] = await self.ask("GET", f"flow_runs/{run_id}")
+                if run["state_type"] in (states or ENDED):
+                    return run
+                await asyncio.sleep(0.3)
+
+    async def runs(self, flow: str, **state: Any) -> list[dict[str, Any]]:
+        """Return the runs of ``flow``, the oldest first."""
+        found: list[dict[str, Any]] = await self.ask(
+            "POST", "flow_runs/filter", flows={"name": {"any_": [flow]}}, sort="START_TIME_ASC"
+        )
+        return [each for each in found if all(each[name] == value for name, value in state.items())]
+
+
+@asynccontextmanager
+async def module(folder: Path, *command: str, **variables: str) -> AsyncIterator[Process]:
+    """Run ``python -m command`` in the project's folder until the block ends."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", *command, cwd=PROJECT, env=environment(folder, **variables),
+        stdin=DEVNULL, stdout=PIPE, stderr=None, start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        await ended(process)
+        assert process.stdout
+        await process.stdout.read()
+
+
+def left_of(folder: Path) -> list[str]:
+    """Return the command lines of processes that know ``folder``."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        try:
+            known = (each / "environ").read_bytes() + (each / "cmdline").read_bytes()
+        except OSError:  # it ended, or is somebody else's
+            continue
+        if str(folder).encode() in known:
+            found.append((each / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found

@@ -1,0 +1,121 @@
+"""`make up` as a person meets it: addresses, a run, Ctrl-C, and everything there the next time."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import socket
+from asyncio.subprocess import Process
+from pathlib import Path
+
+import pytest
+
+from demo.up import held, port_near
+from ladon_storage import StorageServiceClient
+from tests.collecting import table
+from tests.feed_server import Answer, FeedServer
+from tests.up.prefect_api import CATALOGUE, PrefectApi, left_of, module
+
+
+async def addresses(process: Process) -> tuple[PrefectApi, str, str]:
+    """Return Prefect and the Storage Service's address when all is up, and what was printed."""
+    printed = ""
+    assert process.stdout
+    async with asyncio.timeout(180):
+        while "Ctrl-C" not in printed:
+            line = (await process.stdout.readline()).decode()
+            assert line, printed
+            printed += line
+    prefect = re.search(r"Prefect UI +(http://127\.0\.0\.1:\d+)\n", printed)
+    storage = re.search(r"Storage Service +(http://127\.0\.0\.1:\d+)\n", printed)
+    assert prefect, printed
+    assert storage, printed
+    return PrefectApi(f"{prefect[1]}/api"), storage[1], printed
+
+
+async def test_up_runs_deployments_and_finds_its_data_again(tmp_path: Path) -> None:
+    """A run completes, SIGINT ends every process, and the next start has runs and watermark."""
+    folder = tmp_path / "local"
+    command = ("demo.up", "--folder", str(folder))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        async with (
+            FeedServer(play=lambda _asked: Answer.of(CATALOGUE)) as feed,
+            module(tmp_path, *command, "--prefect-port", str(port)) as process,
+        ):
+            api, service, printed = await addresses(process)
+            assert f"Port {port} is taken" in printed
+            run_id = await api.trigger("collect-kev/kev", source={"kind": "kev", "url": feed.url})
+            run = await api.run(run_id)
+            assert run["state_type"] == "COMPLETED", run["state"]["message"]
+            paused = await api.ask("GET", "deployments/name/collect-otx/otx")
+            assert paused["paused"]
+            await api.ask("POST", f"deployments/{paused['id']}/resume_deployment")
+            process.send_signal(signal.SIGINT)
+            assert await asyncio.wait_for(process.wait(), 60) == 0
+    assert left_of(folder) == []
+    assert len(table(folder / "records.db")) == 2
+
+    async with (
+        FeedServer(play=lambda _asked: Answer.of(CATALOGUE)) as feed,
+        module(tmp_path, *command, "--storage-port", "0") as process,
+    ):
+        api, service, _ = await addresses(process)
+        assert (await api.run(run_id))["state_type"] == "COMPLETED"
+        async with StorageServiceClient(service) as client:
+            assert (await client.get_watermark("kev") or {})["status"] == "success"
+        resumed = await api.ask("GET", "deployments/name/collect-otx/otx")
+        assert not resumed["paused"], "what a person switched on stays on"
+        again = await api.trigger("collect-kev/kev", source={"kind": "kev", "url": feed.url})
+        run = await api.run(again)
+        assert run["state_type"] == "COMPLETED", run["state"]["message"]
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 60) == 0
+    assert left_of(folder) == []
+    assert len(table(folder / "records.db")) == 2
+
+
+async def test_end_in_the_middle_of_a_run_is_recorded(tmp_path: Path) -> None:
+    """SIGINT lets a run under way write that it failed; Prefect does not show it as running."""
+    folder = tmp_path / "local"
+    hanging = Answer(body=b'{"count": 2', stall_at=5)
+    command = ("demo.up", "--folder", str(folder), "--prefect-port", "0", "--storage-port", "0")
+    async with FeedServer(hanging) as feed:
+        async with module(tmp_path, *command) as process:
+            api, _, _ = await addresses(process)
+            run_id = await api.trigger("collect-kev/kev", source={"kind": "kev", "url": feed.url})
+            await asyncio.wait_for(feed.asked.wait(), 60)
+            process.send_signal(signal.SIGINT)
+            assert await asyncio.wait_for(process.wait(), 60) == 0
+        assert left_of(folder) == []
+        async with module(tmp_path, *command) as process:
+            api, service, _ = await addresses(process)
+            assert (await api.run(run_id))["state_type"] == "CANCELLED"
+            async with StorageServiceClient(service) as client:
+                assert (await client.get_watermark("kev") or {})["status"] == "failed"
+            feed.play = lambda _asked: Answer.of(CATALOGUE)
+            again = await api.trigger("collect-kev/kev", source={"kind": "kev", "url": feed.url})
+            assert (await api.run(again))["state_type"] == "COMPLETED"
+
+
+def test_second_up_of_a_folder_is_refused(tmp_path: Path) -> None:
+    """Two servers over one database would take each other's runs: the second says so and ends."""
+    with held(tmp_path), pytest.raises(RuntimeError, match="up already"), held(tmp_path):
+        pass
+    with held(tmp_path):
+        pass
+
+
+def test_taken_port_is_replaced_and_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    """The port that was asked for where it is free; another one, said aloud, where it is not."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert port_near(port, "Prefect") != port
+        assert f"Port {port} is taken: Prefect is at" in capsys.readouterr().out
+    assert port_near(port, "Prefect") == port
+    assert capsys.readouterr().out == ""
