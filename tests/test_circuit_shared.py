@@ -292,6 +292,7 @@ def test_verdict_from_before_a_change_frees_no_place(process: Process) -> None:
     for circuit, permit in early:
         circuit.failure(permit)
         circuit.release(permit)
+        circuit.success(permit)
     with pytest.raises(CircuitUndecidedError):
         process().acquire()
 

@@ -184,14 +184,17 @@ def test_file_is_not_shared_through_a_fork(tmp_path: Path) -> None:
     """A child opens the file for itself, and both go on."""
     store = SqliteStore(tmp_path / "circuits.db")
     store.swap("a", NOTHING, "parent's")
+    parents = store._opened
     process = os.fork()
     if not process:
         try:
-            os._exit(0 if store.swap("a", store.read("a").tag, "child's") else 1)
+            swapped = store.swap("a", store.read("a").tag, "child's")
+            os._exit(0 if swapped and store._opened != parents else 1)
         except BaseException:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
     assert store.read("a").text == "child's"
+    assert store._opened == parents
 
 
 def test_redis_that_is_not_there_costs_a_bounded_time() -> None:
