@@ -135,7 +135,7 @@ async def up(folder: Path, prefect_port: int, storage_port: int) -> None:
         (folder / "runner.log").unlink(missing_ok=True)
         await prepared(folder, api, service)
         runner = await run_module(folder, api, "flows.serve")
-        parts.push_async_callback(ended, runner, seconds=60)
+        parts.push_async_callback(ended_with_its_runs, runner)
         await registered(folder, runner)
         console.print(
             f"\nPrefect UI       {api.removesuffix('/api')}\n"
@@ -146,6 +146,14 @@ async def up(folder: Path, prefect_port: int, storage_port: int) -> None:
         )
         await runner.wait()
         raise RuntimeError(f"The runner of the deployments ended; read {folder / 'runner.log'}.")
+
+
+async def ended_with_its_runs(runner: Process) -> None:
+    """End the runner, which ends its runs: told twice, they could not write that they failed."""
+    with contextlib.suppress(ProcessLookupError, TimeoutError):
+        runner.terminate()
+        await asyncio.wait_for(runner.wait(), 60)
+    await ended(runner, seconds=5)
 
 
 async def registered(folder: Path, runner: Process) -> None:

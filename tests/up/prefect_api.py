@@ -31,14 +31,19 @@ class PrefectApi:
         self.api = api
 
     async def ask(self, method: str, path: str, **body: Any) -> Any:
-        """Return the answer's JSON; anything but success fails the test."""
-        async with (
-            aiohttp.ClientSession() as session,
-            session.request(method, f"{self.api}/{path}", json=body or None) as answer,
-        ):
-            text = await answer.text()
-            assert answer.ok, text
-            return await answer.json() if text else None
+        """Return the answer's JSON; anything but success fails the test.
+
+        503 is asked again, as Prefect's own client does: its database was locked.
+        """
+        async with aiohttp.ClientSession() as session, asyncio.timeout(60):
+            while True:
+                url = f"{self.api}/{path}"
+                async with session.request(method, url, json=body or None) as answer:
+                    text = await answer.text()
+                    if answer.status != 503:
+                        assert answer.ok, text
+                        return await answer.json() if text else None
+                await asyncio.sleep(0.5)
 
     async def trigger(self, deployment: str, **parameters: Any) -> str:
         """Create a run of ``deployment`` with other parameters than its own, and return its id."""
@@ -57,12 +62,21 @@ class PrefectApi:
                     return run
                 await asyncio.sleep(0.3)
 
-    async def runs(self, flow: str, **state: Any) -> list[dict[str, Any]]:
-        """Return the runs of ``flow``, the oldest first."""
-        found: list[dict[str, Any]] = await self.ask(
-            "POST", "flow_runs/filter", flows={"name": {"any_": [flow]}}, sort="START_TIME_ASC"
-        )
-        return [each for each in found if all(each[name] == value for name, value in state.items())]
+    async def runs(self, deployment: str, count: int, seconds: float = 90) -> list[dict[str, Any]]:
+        """Return the runs of ``deployment`` that ended, the oldest first, when they are enough."""
+        found = await self.ask("GET", f"deployments/name/{deployment}")
+        async with asyncio.timeout(seconds):
+            while True:
+                runs: list[dict[str, Any]] = await self.ask(
+                    "POST",
+                    "flow_runs/filter",
+                    flow_runs={"deployment_id": {"any_": [found["id"]]}},
+                    sort="START_TIME_ASC",
+                )
+                ended = [run for run in runs if run["state_type"] in ENDED]
+                if len(ended) >= count:
+                    return ended
+                await asyncio.sleep(0.5)
 
 
 @asynccontextmanager

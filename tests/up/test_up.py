@@ -66,7 +66,9 @@ async def test_up_runs_deployments_and_finds_its_data_again(tmp_path: Path) -> N
         api, service, _ = await addresses(process)
         assert (await api.run(run_id))["state_type"] == "COMPLETED"
         async with StorageServiceClient(service) as client:
-            assert (await client.get_watermark("kev") or {})["status"] == "success"
+            watermark = await client.get_watermark("kev")
+        assert watermark
+        assert watermark.status == "success"
         resumed = await api.ask("GET", "deployments/name/collect-otx/otx")
         assert not resumed["paused"], "what a person switched on stays on"
         again = await api.trigger("collect-kev/kev", source={"kind": "kev", "url": feed.url})
@@ -95,7 +97,9 @@ async def test_end_in_the_middle_of_a_run_is_recorded(tmp_path: Path) -> None:
             api, service, _ = await addresses(process)
             assert (await api.run(run_id))["state_type"] == "CANCELLED"
             async with StorageServiceClient(service) as client:
-                assert (await client.get_watermark("kev") or {})["status"] == "failed"
+                watermark = await client.get_watermark("kev")
+            assert watermark
+            assert watermark.status == "failed"
             feed.play = lambda _asked: Answer.of(CATALOGUE)
             again = await api.trigger("collect-kev/kev", source={"kind": "kev", "url": feed.url})
             assert (await api.run(again))["state_type"] == "COMPLETED"

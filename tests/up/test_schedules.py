@@ -1,0 +1,150 @@
+"""Schedules that really run, served and by a work pool's worker, and a run that vanishes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from demo.stage import prefect_server
+from demo.up import RUNS, SERVER, storage_service
+from tests.feed_server import Answer, FeedServer
+from tests.up.prefect_api import CATALOGUE, PrefectApi, module
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@dataclass
+class Place:
+    """Know the folder and the servers of this file's tests."""
+
+    folder: Path
+    api: PrefectApi
+    service: str
+
+    @asynccontextmanager
+    async def running(self, *command: str) -> AsyncIterator[asyncio.subprocess.Process]:
+        """Run a module that knows them."""
+        known = {"PREFECT_API_URL": self.api.api, "STORAGE_SERVICE_URL": self.service}
+        async with module(self.folder, *command, **RUNS, **known) as process:
+            yield process
+
+    async def done(self, *command: str) -> str:
+        """Run a module to its end, and return what it printed."""
+        async with self.running(*command) as process:
+            output, _ = await asyncio.wait_for(process.communicate(), 90)
+            assert process.returncode == 0, output.decode()
+            return output.decode()
+
+    def table(self, name: str, url: str) -> Path:
+        """Write a table with one deployment that is due every 4 seconds."""
+        deployment = {
+            "name": name,
+            "entrypoint": "flows/collect.py:collect_kev",
+            "description": "A feed of this test.",
+            "tags": ["ladon"],
+            "parameters": {"source": {"kind": "kev", "source_id": name, "url": url}},
+            "schedules": [{"interval": 4}],
+            "concurrency_limit": {"limit": 1, "collision_strategy": "ENQUEUE"},
+            "work_pool": {"name": "ladon"},
+        }
+        table = self.folder / f"{name}.yaml"
+        table.write_text(json.dumps({"deployments": [deployment]}))  # which is YAML, too
+        return table
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
+    """Run a Prefect server whose scheduler hurries, and a Storage Service."""
+    folder = tmp_path_factory.mktemp("schedules")
+    hurry = {
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "5",
+    }
+    async with (
+        prefect_server(folder, **SERVER | hurry) as api,
+        storage_service(folder, 0) as service,
+    ):
+        place = Place(folder, PrefectApi(api), service)
+        await place.done("demo.defaults", service, f"sqlite:///{folder}/records.db")
+        yield place
+
+
+def check_runs(runs: list[dict[str, Any]]) -> None:
+    """Each was made by the schedule and completed, and none began before another's end."""
+    for run in runs:
+        assert run["auto_scheduled"]
+        assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    for earlier, later in zip(runs, runs[1:], strict=False):
+        assert earlier["end_time"] <= later["start_time"]
+
+
+async def test_served_schedule_runs_one_at_a_time(place: Place) -> None:
+    """`python -m flows.serve` runs what is due, again and again, and never two at once."""
+    async with FeedServer(play=lambda _asked: Answer.of(CATALOGUE)) as feed:
+        table = place.table("served", feed.url)
+        async with place.running("flows.serve", "--table", str(table)) as process:
+            assert process.stdout
+            await asyncio.wait_for(process.stdout.readuntil(b"Serving."), 60)
+            check_runs(await place.api.runs("collect-kev/served", 3))
+            # What was paused by hand is not switched on by the next start.
+            found = await place.api.ask("GET", "deployments/name/collect-kev/served")
+            await place.api.ask("POST", f"deployments/{found['id']}/pause_deployment")
+        async with place.running("flows.serve", "--table", str(table)) as process:
+            assert process.stdout
+            await asyncio.wait_for(process.stdout.readuntil(b"Serving."), 60)
+            found = await place.api.ask("GET", "deployments/name/collect-kev/served")
+            assert found["paused"]
+            late = await place.api.ask(
+                "POST",
+                "flow_runs/filter",
+                flow_runs={
+                    "deployment_id": {"any_": [found["id"]]},
+                    "state": {"type": {"any_": ["SCHEDULED"]}},
+                },
+            )
+            assert late == [], "what was missed is not made up for"
+
+
+async def test_worker_of_a_pool_runs_the_schedule(place: Place) -> None:
+    """`prefect deploy --all` and a worker run the same table through a work pool."""
+    async with FeedServer(play=lambda _asked: Answer.of(CATALOGUE)) as feed:
+        table = place.table("worked", feed.url)
+        await place.done("prefect", "work-pool", "create", "ladon", "--type", "process")
+        await place.done("prefect", "--no-prompt", "deploy", "--prefect-file", str(table), "--all")
+        async with place.running("prefect", "worker", "start", "--pool", "ladon"):
+            check_runs(await place.api.runs("collect-kev/worked", 2))
+
+
+async def test_killed_run_is_crashed_and_a_live_one_is_not(place: Place) -> None:
+    """Three heartbeats after SIGKILL a run is Crashed; one that completed stays so."""
+    assert "Crash runs" in await place.done("flows.zombies", "--heartbeat", "30")
+    sink = f"sqlite:///{place.folder}/records.db"
+    hanging = Answer(body=b'{"count": 2', stall_at=5)
+    async with FeedServer(Answer.of(CATALOGUE), hanging) as feed:
+        source = {"kind": "kev", "url": feed.url, "source_id": "vanishing"}
+        completed = json.loads(await place.done("flows.collect", json.dumps(source), sink))
+        feed.asked.clear()
+        async with place.running("flows.collect", json.dumps(source), sink) as process:
+            await asyncio.wait_for(feed.asked.wait(), 60)
+            found = await place.api.ask(
+                "POST", "flow_runs/filter", flows={"name": {"any_": ["collect"]}}, limit=10
+            )
+            os.killpg(process.pid, signal.SIGKILL)
+    states = {run["id"]: run["state_type"] for run in found}
+    (killed,) = [run_id for run_id, state in states.items() if state == "RUNNING"]
+    (other,) = [run_id for run_id in states if run_id != killed]
+    assert completed["records_written"] == 2
+    crashed = await place.api.run(killed, seconds=130)
+    assert crashed["state_type"] == "CRASHED"
+    assert "no heartbeat for 90 s" in crashed["state"]["message"]
+    assert (await place.api.run(other))["state_type"] == "COMPLETED"
