@@ -3,7 +3,6 @@
 Read back with DuckDB from the files that the log names, as an engine that knows the format would.
 """
 
-# mypy: disable-error-code="import-untyped"
 from __future__ import annotations
 
 import asyncio

@@ -12,7 +12,6 @@
 - Nobody is asked for credentials: the storage's own variables of the environment are read.
 """
 
-# mypy: disable-error-code="import-untyped"
 from __future__ import annotations
 
 import os
@@ -23,10 +22,10 @@ from types import TracebackType
 from typing import Literal, Self, TypeVar
 
 import pyarrow as pa
-from deltalake.exceptions import DeltaError
 
 from ladon_storage.collection.interfaces import Position
 from ladon_storage.collection.records import Page
+from ladon_storage.collection.sinks.delta_library import DeltaError
 from ladon_storage.collection.sinks.delta_store import Store
 from ladon_storage.collection.sinks.thread import SinkThread
 from ladon_storage.errors import ConfigurationError, SinkError

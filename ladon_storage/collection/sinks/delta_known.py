@@ -5,7 +5,6 @@
 - Where a row was replaced, both rows may be found; the later one holds.
 """
 
-# mypy: disable-error-code="import-untyped"
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
@@ -136,8 +135,8 @@ class Known:
             if self._rows <= HELD_ROWS:
                 return
             self._filter = Filter()
-            for batch in self._held:
-                self._filter.add(batch["record_id"].to_pylist())
+            while self._held:  # each let go at once: never is all of both in memory
+                self._filter.add(self._held.pop()["record_id"].to_pylist())
             self._held = None
         elif self._filter is not None:
             self._filter.add(keys["record_id"].to_pylist())

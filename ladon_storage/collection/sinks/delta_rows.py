@@ -4,7 +4,6 @@
 - An instant is exact in microseconds, from the year 1 to 9999, and is never a float.
 """
 
-# mypy: disable-error-code="import-untyped"
 from __future__ import annotations
 
 import json
@@ -61,15 +60,17 @@ def latest_of(records: list[Record]) -> dict[str, Record]:
 
 def record_rows(records: list[Record]) -> pa.Table:
     """Return the rows of records that arrive now."""
+    count = len(records)
+    # As arrays: of lists the library would find out first what is in them.
     columns = [
-        [each.record_id for each in records],
-        [each.version for each in records],
-        [each.timestamp for each in records],
-        [each.payload for each in records],
-        [datetime.now(UTC)] * len(records),
-        [None] * len(records),
+        pa.array([each.record_id for each in records], pa.string()),
+        pa.array([each.version for each in records], pa.string()),
+        pa.array([each.timestamp for each in records], INSTANT),
+        pa.array([each.payload for each in records], pa.string()),
+        pa.repeat(pa.scalar(datetime.now(UTC), INSTANT), count),
+        pa.nulls(count, INSTANT),
     ]
-    return pa.table(columns, schema=_without_partitions(RECORDS))
+    return pa.Table.from_arrays(columns, schema=_without_partitions(RECORDS))
 
 
 def microseconds(instant: datetime) -> int:

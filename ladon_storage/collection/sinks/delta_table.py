@@ -9,7 +9,6 @@
   a source may have any name.
 """
 
-# mypy: disable-error-code="import-untyped"
 from __future__ import annotations
 
 import json
@@ -26,15 +25,20 @@ from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
-from deltalake import Schema as DeltaSchema
-from deltalake.exceptions import CommitFailedError
-from deltalake.fs import DeltaStorageHandler
-from deltalake.transaction import AddAction, RemoveAction
 
+from ladon_storage.collection.sinks.delta_library import (
+    AddAction,
+    CommitFailedError,
+    CommitProperties,
+    DeltaStorageHandler,
+    DeltaTable,
+    PostCommitHookProperties,
+    RemoveAction,
+    Schema,
+    Transaction,
+)
 from ladon_storage.errors import SinkError
 
 PARTITIONS = ("source_id", "day")
@@ -77,7 +81,7 @@ class Table:
         self.address = address
         self.columns = pa.schema([field for field in schema if field.name not in PARTITIONS])
         self._schema = schema
-        self._delta_schema = DeltaSchema.from_arrow(schema)
+        self._delta_schema = Schema.from_arrow(schema)
         self._key = key
         self._mark = schema.names[-1]
         self._kind = kind
@@ -122,13 +126,17 @@ class Table:
         self, files: Iterable[File], columns: Sequence[str], only: Sequence[str] | None = None
     ) -> Iterator[pa.RecordBatch]:
         """Yield columns of files, of all rows or only those of some keys."""
-        wanted = None if only is None else ds.field(self._key).isin(only)
-        paths = [file.path for file in files]
-        if paths:
-            found = ds.dataset(
-                paths, self.columns, format="parquet", filesystem=self._files
-            ).scanner(list(columns), filter=wanted, batch_readahead=1, fragment_readahead=2)
-            yield from found.to_batches()
+        wanted = None if only is None else pa.array(only, pa.string())
+        for file in files:
+            # One file after another, and in this thread: each one that takes part keeps memory.
+            with (
+                self._files.open_input_file(file.path) as stream,
+                pq.ParquetFile(stream, pre_buffer=self._folder is None) as found,
+            ):
+                for batch in found.iter_batches(columns=list(columns), use_threads=False):
+                    if wanted is not None:
+                        batch = batch.filter(pc.is_in(batch[self._key], wanted))
+                    yield batch
 
     def load(
         self, files: Iterable[File], columns: Sequence[str], only: Sequence[str] | None = None
