@@ -221,6 +221,7 @@ def test_redis_that_hangs_and_wakes_is_used_again(redis_server: RedisServer) -> 
     try:
         assert min(failing(store) for _ in range(3)) < 0.1
         failing(store, "swap")
+        assert store._asked.empty()  # one question waits, and no others behind it
     finally:
         redis_server.resume()
     store._seconds = 5

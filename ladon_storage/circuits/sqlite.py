@@ -120,9 +120,13 @@ class SqliteStore:
                 isolation_level=None,
                 check_same_thread=False,  # a circuit asks from one thread at a time
             )
+            try:
+                connection.execute("PRAGMA synchronous = OFF")
+            except BaseException:
+                connection.close()
+                raise
             self._end = weakref.finalize(self, connection.close)
             self._end.atexit = False
-            connection.execute("PRAGMA synchronous = OFF")
             self._opened = process, connection
         return self._opened[1]
 
