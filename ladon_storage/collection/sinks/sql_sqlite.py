@@ -121,7 +121,7 @@ class Sqlite:
             return [each for each in records if (each.record_id, each.version) not in versions]
         page = json.dumps([record.record_id for record in records])
         rows = connection.exec_driver_sql(self._known, (page, source_id))
-        known = {row[0]: (row[1], row[2]) for row in rows}
+        known = {row[0]: (row[1], row[2]) for row in rows.all()}
         return not_known(records, known, instant_text)
 
     def store(

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal
 
 from sqlalchemy import (
@@ -58,7 +59,9 @@ def instant_text(instant: datetime) -> str:
     >>> instant_text(datetime(1, 1, 1, tzinfo=UTC))
     '0001-01-01T00:00:00.000000+00:00'
     """
-    return instant.astimezone(UTC).isoformat(timespec="microseconds")
+    if instant.tzinfo is not UTC:  # as a record's is
+        instant = instant.astimezone(UTC)
+    return instant.isoformat("T", "microseconds")
 
 
 class Instant(TypeDecorator[datetime]):
@@ -95,6 +98,7 @@ class Tables:
     keep: Keep
 
     @classmethod
+    @lru_cache  # describing them takes longer than opening the database
     def of(cls, name: str, keep: Keep) -> Tables:
         """Return the tables of the sink with this name; the last two are shared by all sinks."""
         metadata = MetaData()
