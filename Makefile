@@ -6,7 +6,7 @@ STAMP := .venv/.complete
 # Nothing is left outside of the project's folder, and so no cache.
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-cache-dir
 
-.PHONY: setup test check demo up up-test chaos bench lock clean
+.PHONY: setup test check demo up up-test e2e pictures chaos bench lock clean
 
 setup: $(STAMP)
 
@@ -40,6 +40,18 @@ up: $(STAMP)
 up-test: $(STAMP)
 	@$(BIN)/python -m pytest tests/up
 
+# Starts collections in Prefect's UI, as a person does. The browser is the machine's: make e2e CHROMIUM=/usr/bin/chromium
+CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+e2e: $(STAMP)
+	@test -x "$(CHROMIUM)" || { \
+	  echo "make e2e needs a browser: install Chromium (apt-get install chromium), or say where it is: make e2e CHROMIUM=..." >&2; exit 1; }
+	@$(PIP) install --no-deps --require-hashes --requirement tests/e2e/requirements.lock
+	@CHROMIUM="$(CHROMIUM)" $(BIN)/python -m pytest tests/e2e
+
+# Shows the present pages in the documents.
+pictures: e2e
+	@cp $(foreach page,form run artifact failed,.e2e/screenshots/$(page).png) docs/images/
+
 # Kills collections and services for as long as it is told to: make chaos SECONDS=600 SEED=7, or KILLS=1000.
 SEED ?= 1
 SECONDS ?= 60
@@ -58,6 +70,9 @@ lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-header benchmarks/requirements.in --constraints requirements.lock \
 	  --output-file benchmarks/requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header tests/e2e/requirements.in --constraints requirements.lock \
+	  --output-file tests/e2e/requirements.lock
 
 clean:
-	rm -rf .venv .demo .local .chaos build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .demo .local .e2e .chaos build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,112 @@
+"""Prefect's pages as a person uses them: the form of a deployment, a run, an artifact."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+from PIL import Image
+from playwright.async_api import Locator, Page, expect
+
+from tests.e2e.stage import SCREENSHOTS, SERVICE_BLOCK, SINK_BLOCK, Stage
+
+
+async def keep(page: Page, name: str) -> None:
+    """Keep a picture of the whole page, as a window that is tall enough shows it."""
+    height = await page.evaluate("document.documentElement.scrollHeight")
+    await page.set_viewport_size({"width": 1100, "height": max(900, height)})
+    picture = Image.open(BytesIO(await page.screenshot(animations="disabled")))
+    # A page has few colours: with a palette, the documents can afford it.
+    picture.convert("RGB").quantize(64).save(SCREENSHOTS / f"{name}.png", optimize=True)
+    await page.set_viewport_size({"width": 1100, "height": 900})
+
+
+class Form:
+    """The form that starts a run of the deployment."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+
+    async def open(self, stage: Stage) -> None:
+        """Open it, and wait until it shows its fields."""
+        await self._page.goto(stage.form)
+        await expect(self.text("Source id")).to_have_value("threatfox")
+
+    def text(self, title: str) -> Locator:
+        """Return the field of a text."""
+        return self._page.get_by_role("textbox", name=title)
+
+    def number(self, title: str) -> Locator:
+        """Return the field of a number."""
+        return self._page.get_by_role("spinbutton", name=title)
+
+    async def fill(self, stage: Stage, source_id: str, run: str) -> None:
+        """Say what to collect, under which name, and with which blocks."""
+        await self.text("Run Name").fill(run)
+        await self.text("Address").fill(stage.feed_url)
+        await self.text("Source id").fill(source_id)
+        await self._choose("LADON Record Sink", 0, SINK_BLOCK)
+        await self._choose("LADON Storage Service", 1, SERVICE_BLOCK)
+
+    async def _choose(self, block_type: str, position: int, block: str) -> None:
+        await self._page.get_by_role("tab", name="Block").nth(position).click()
+        panel = self._page.get_by_role("tabpanel", name="Block").filter(
+            has=self._page.get_by_role("img", name=block_type)
+        )
+        await panel.get_by_role("button", name="Select a block").click()
+        await self._page.get_by_role("option", name=block, exact=True).click()
+        await expect(panel.get_by_role("button", name="Select a block")).to_have_text(block)
+        await expect(self._page.get_by_role("option")).to_have_count(0)
+
+    async def submit(self) -> None:
+        """Press the button."""
+        await self._page.get_by_role("button", name="Submit").click()
+
+
+async def collect(page: Page, stage: Stage, source_id: str, run: str) -> None:
+    """Fill the form, submit it, and open the page of the run that it starts."""
+    form = Form(page)
+    await form.open(stage)
+    await form.fill(stage, source_id, run)
+    await form.submit()
+    await open_run(page, run)
+
+
+async def open_run(page: Page, run: str) -> None:
+    """Follow the deployment's list of runs, where the form leads, to one of them."""
+    await page.get_by_role("main").get_by_role("link", name=run, exact=True).click()
+    # The address changes before the page does, and other runs' states are on the one before.
+    await page.wait_for_url("**/runs/flow-run/**")
+    await expect(page.get_by_role("tab", name="Job Variables")).to_be_visible()
+
+
+async def ends(page: Page, state: str) -> None:
+    """Watch the run until it ends in this state."""
+    shown = page.get_by_role("main").get_by_text(state, exact=True)
+    await expect(shown.first).to_be_visible()
+
+
+async def logs(page: Page) -> Locator:
+    """Read the run's log, which arrives later than its end."""
+    await page.get_by_role("tab", name="Logs").click()
+    log = page.get_by_role("log")
+    await expect(log).to_contain_text("Beginning flow run")
+    return log
+
+
+async def open_artifact(page: Page, key: str) -> Locator:
+    """Go from a run to what it left under this key, and return the text of it."""
+    await page.get_by_role("tab", name="Artifacts").click()
+    await page.get_by_role("link", name=key).click()
+    await page.wait_for_url(f"**/artifacts/key/{key}")
+    await page.locator("a[href*='/artifacts/artifact/']").first.click()
+    panel = page.get_by_role("tabpanel", name="Artifact")
+    await expect(panel.get_by_role("table").first).to_be_visible()
+    return panel
+
+
+def value(artifact: Locator, name: str) -> Locator:
+    """Return the cell beside the one that says ``name``."""
+    row = artifact.get_by_role("row").filter(
+        has=artifact.page.get_by_role("cell", name=name, exact=True)
+    )
+    return row.get_by_role("cell").nth(1)

@@ -1,0 +1,111 @@
+"""What the browser meets: a Prefect server, the Storage Service, a feed, and a served deployment.
+
+Everything is on loopback, and everything that it writes is in ``.e2e``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import sys
+from asyncio.subprocess import DEVNULL, STDOUT
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from demo.feed import Feed, states
+from demo.stage import PROJECT, StorageService, ended, environment, prefect_server
+from ladon_storage import blocks
+
+FOLDER = PROJECT / ".e2e"
+SCREENSHOTS = FOLDER / "screenshots"
+
+DEPLOYMENT = "collect-threatfox/threatfox"
+SERVICE_BLOCK = "local"
+SINK_BLOCK = "records"
+_TABLE = """
+deployments:
+  - name: threatfox
+    entrypoint: flows/collect.py:collect_threatfox
+    description: A replay of ThreatFox's export.
+    tags: [ladon, indicators]
+    concurrency_limit: { limit: 1, collision_strategy: ENQUEUE }
+"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Say where everything is; blocks of the Storage Service and of the sink are saved."""
+
+    ui: str
+    feed: Feed
+    feed_url: str
+    service: StorageService
+    sink: Path
+    deployment_id: str
+
+    @property
+    def form(self) -> str:
+        """The address of the form that starts a run."""
+        return f"{self.ui}/deployments/deployment/{self.deployment_id}/run"
+
+
+async def flow_runs() -> list[FlowRun]:
+    """Return all runs that Prefect knows, whatever became of them."""
+    async with get_client() as client:
+        return await client.read_flow_runs()
+
+
+@contextlib.asynccontextmanager
+async def stage() -> AsyncIterator[Stage]:
+    """Set everything up anew, and end what was started; logs and screenshots stay."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    SCREENSHOTS.mkdir(parents=True)
+    feed, service, sink = Feed(shown=states()[0]), StorageService(FOLDER), FOLDER / "records.db"
+    async with contextlib.AsyncExitStack() as stack:
+        feed_url = await stack.enter_async_context(feed.served())
+        api = await stack.enter_async_context(prefect_server(FOLDER))
+        stack.push_async_callback(service.stop)
+        await service.start()
+        stack.enter_context(temporary_settings({PREFECT_API_URL: api}))
+        await blocks.StorageService(url=service.url).save(SERVICE_BLOCK)
+        await blocks.RecordSink(url=f"sqlite:///{sink}").save(SINK_BLOCK)
+        deployment_id = await stack.enter_async_context(_served(api))
+        ui = f"{api.removesuffix('/api')}/v2"
+        yield Stage(ui, feed, feed_url, service, sink, deployment_id)
+
+
+@contextlib.asynccontextmanager
+async def _served(api: str) -> AsyncIterator[str]:
+    """Serve the deployment, as ``make up`` does, and give its id."""
+    table, log = FOLDER / "deployments.yaml", FOLDER / "serve.log"
+    table.write_text(_TABLE, encoding="utf-8")
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "flows.serve", "--table", str(table),
+            cwd=PROJECT, stdin=DEVNULL, stdout=output, stderr=STDOUT, start_new_session=True,
+            env=environment(
+                FOLDER,
+                PREFECT_API_URL=api,
+                PREFECT_LOGGING_LEVEL="INFO",  # as people have it: what a run logs is on its page
+                PREFECT_RUNNER_POLL_FREQUENCY="1",
+            ),
+        )  # fmt: skip
+    try:
+        async with get_client() as client, asyncio.timeout(120):
+            while True:
+                if process.returncode is not None:
+                    raise RuntimeError(f"The deployment is not served; read {log}.")
+                with contextlib.suppress(ObjectNotFound):
+                    found = await client.read_deployment_by_name(DEPLOYMENT)
+                    break
+                await asyncio.sleep(0.2)
+        yield str(found.id)
+    finally:
+        await ended(process)
