@@ -25,6 +25,7 @@ from prefect.settings import (
 from pydantic import AwareDatetime, BaseModel, Field
 
 from flows.reports import reported
+from flows.turns import turn_of
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.engine import Report, run
 from ladon_storage.collection.interfaces import Limits, Sink, Source
@@ -66,7 +67,7 @@ async def collect(
         limits: Where a first collection starts, and what makes a run fail.
     """
     collected = source_from(source)
-    async with reported(collected.source_id) as reporter:
+    async with reported(collected.source_id) as reporter, turn_of(collected.source_id):
         reporter.report = await run(
             collected,
             await record_sink(sink),

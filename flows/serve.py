@@ -14,7 +14,6 @@ import contextlib
 import os
 import signal
 import sys
-from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterId,
     FlowRunFilter,
-    FlowRunFilterExpectedStartTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
@@ -62,7 +60,7 @@ def _deployment(described: dict[str, Any]) -> RunnerDeployment:
         paused=described.get("paused", False),
         concurrency_limit=ConcurrencyLimitConfig(**described["concurrency_limit"]),
     )
-    # What Prefect finds by itself is the function inside, which no module has.
+    # Relative to the project, whatever folder this is called from.
     deployment.entrypoint = described["entrypoint"]
     return deployment
 
@@ -117,16 +115,20 @@ def _keep_switches(served: RunnerDeployment, existing: DeploymentResponse) -> No
 
 
 async def _forget_missed(client: PrefectClient, existing: DeploymentResponse) -> None:
-    """Delete the scheduled runs whose time has passed; registering deletes those to come."""
-    scheduled = await client.read_flow_runs(
-        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[existing.id])),
-        flow_run_filter=FlowRunFilter(
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
-            expected_start_time=FlowRunFilterExpectedStartTime(before_=datetime.now(UTC)),
-        ),
+    """Delete what the schedules made and nobody began; registering makes what is to come anew.
+
+    Prefect itself would keep what is late, and what waits for the place of another run.
+    """
+    waiting = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
     )
-    for run in scheduled:
-        if run.auto_scheduled and not run.run_count:
+    of_it = DeploymentFilter(id=DeploymentFilterId(any_=[existing.id]))
+    while True:  # an answer is a page
+        runs = await client.read_flow_runs(deployment_filter=of_it, flow_run_filter=waiting)
+        missed = [run for run in runs if run.auto_scheduled and not run.run_count]
+        if not missed:
+            return
+        for run in missed:
             await client.delete_flow_run(run.id)
 
 

@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.up.place import place
+
+__all__ = ["place"]
+
 HERE = Path(__file__).resolve().parent
 
 

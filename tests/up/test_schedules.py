@@ -6,77 +6,16 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
-from demo.stage import prefect_server
-from demo.up import RUNS, SERVER, storage_service
 from tests.feed_server import Answer, FeedServer
-from tests.up.prefect_api import CATALOGUE, PrefectApi, module
+from tests.up.place import Place
+from tests.up.prefect_api import CATALOGUE
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@dataclass
-class Place:
-    """Know the folder and the servers of this file's tests."""
-
-    folder: Path
-    api: PrefectApi
-    service: str
-
-    @asynccontextmanager
-    async def running(self, *command: str) -> AsyncIterator[asyncio.subprocess.Process]:
-        """Run a module that knows them."""
-        known = {"PREFECT_API_URL": self.api.api, "STORAGE_SERVICE_URL": self.service}
-        async with module(self.folder, *command, **RUNS, **known) as process:
-            yield process
-
-    async def done(self, *command: str) -> str:
-        """Run a module to its end, and return what it printed."""
-        async with self.running(*command) as process:
-            output, _ = await asyncio.wait_for(process.communicate(), 90)
-            assert process.returncode == 0, output.decode()
-            return output.decode()
-
-    def table(self, name: str, url: str) -> Path:
-        """Write a table with one deployment that is due every 4 seconds."""
-        deployment = {
-            "name": name,
-            "entrypoint": "flows/collect.py:collect_kev",
-            "description": "A feed of this test.",
-            "tags": ["ladon"],
-            "parameters": {"source": {"kind": "kev", "source_id": name, "url": url}},
-            "schedules": [{"interval": 4}],
-            "concurrency_limit": {"limit": 1, "collision_strategy": "ENQUEUE"},
-            "work_pool": {"name": "ladon"},
-        }
-        table = self.folder / f"{name}.yaml"
-        table.write_text(json.dumps({"deployments": [deployment]}))  # which is YAML, too
-        return table
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
-    """Run a Prefect server whose scheduler hurries, and a Storage Service."""
-    folder = tmp_path_factory.mktemp("schedules")
-    hurry = {
-        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
-        "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "5",
-    }
-    async with (
-        prefect_server(folder, **SERVER | hurry) as api,
-        storage_service(folder, 0) as service,
-    ):
-        place = Place(folder, PrefectApi(api), service)
-        await place.done("demo.defaults", service, f"sqlite:///{folder}/records.db")
-        yield place
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 def check_runs(runs: list[dict[str, Any]]) -> None:
@@ -84,7 +23,7 @@ def check_runs(runs: list[dict[str, Any]]) -> None:
     for run in runs:
         assert run["auto_scheduled"]
         assert run["state_type"] == "COMPLETED", run["state"]["message"]
-    for earlier, later in zip(runs, runs[1:], strict=False):
+    for earlier, later in pairwise(runs):
         assert earlier["end_time"] <= later["start_time"]
 
 
@@ -119,9 +58,9 @@ async def test_worker_of_a_pool_runs_the_schedule(place: Place) -> None:
     """`prefect deploy --all` and a worker run the same table through a work pool."""
     async with FeedServer(play=lambda _asked: Answer.of(CATALOGUE)) as feed:
         table = place.table("worked", feed.url)
-        await place.done("prefect", "work-pool", "create", "ladon", "--type", "process")
+        await place.done("prefect", "work-pool", "create", "scheduled", "--type", "process")
         await place.done("prefect", "--no-prompt", "deploy", "--prefect-file", str(table), "--all")
-        async with place.running("prefect", "worker", "start", "--pool", "ladon"):
+        async with place.running("prefect", "worker", "start", "--pool", "scheduled"):
             check_runs(await place.api.runs("collect-kev/worked", 2))
 
 

@@ -1,0 +1,131 @@
+"""The table of deployments, served and deployed, the automation for zombies, and turns."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE, STDOUT
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect import get_client
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.settings import PREFECT_API_URL
+
+from flows import zombies
+from flows.serve import TABLE, deployments
+from flows.turns import VARIABLE, limit_name, turn_of
+from ladon_storage.collection.sources import KINDS, source_from
+from ladon_storage.errors import SourceBusyError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def described() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = yaml.safe_load(TABLE.read_text())["deployments"]
+    return found
+
+
+def test_table_has_every_kind_and_what_needs_a_key_is_paused() -> None:
+    """Each kind of source has a deployment whose parameters make a source; no key is a value."""
+    kinds = set()
+    for each in described():
+        kinds.add(each["entrypoint"].removeprefix("flows/collect.py:collect_"))
+        source = each.get("parameters", {}).get("source")
+        if source is None:
+            assert not each.get("schedules"), each["name"]
+            continue
+        source_from(source)
+        assert bool(source.get("key")) is each.get("paused", False), each["name"]
+        assert each["schedules"]
+    assert kinds == {kind.model_fields["kind"].default for kind in KINDS}
+    sources = [
+        source_from(each["parameters"]["source"]) for each in described() if "parameters" in each
+    ]
+    assert len({source.source_id for source in sources}) == len(sources)
+    assert all(each["concurrency_limit"]["limit"] == 1 for each in described())
+    assert all(each["description"].endswith(".") for each in described())
+
+
+def facts(deployment: DeploymentResponse) -> dict[str, Any]:
+    """Return what a person sees of a deployment."""
+    assert deployment.concurrency_options
+    assert deployment.global_concurrency_limit
+    return {
+        "name": deployment.name,
+        "entrypoint": deployment.entrypoint,
+        "description": deployment.description,
+        "tags": deployment.tags,
+        "parameters": deployment.parameters,
+        "paused": deployment.paused,
+        "schedules": [(str(each.schedule), each.active) for each in deployment.schedules],
+        "limit": deployment.global_concurrency_limit.limit,
+        "collision": deployment.concurrency_options.collision_strategy,
+        "form": deployment.parameter_openapi_schema,
+    }
+
+
+async def test_deployed_and_served_are_the_same(tmp_path: Path) -> None:
+    """`prefect deploy --all` and `python -m flows.serve` make the same of `prefect.yaml`."""
+    async with get_client() as client:
+        served = {}
+        for each in deployments():
+            served[each.full_name] = facts(await client.read_deployment(await each.aapply()))
+            await client.delete_deployment(
+                (await client.read_deployment_by_name(each.full_name)).id
+            )
+    process = await asyncio.create_subprocess_shell(
+        f"{sys.executable} -m prefect work-pool create ladon --type process && "
+        f"{sys.executable} -m prefect --no-prompt deploy --all",
+        cwd=ROOT, stdout=PIPE, stderr=STDOUT,
+        env=os.environ | {"PREFECT_API_URL": str(PREFECT_API_URL.value())},
+    )  # fmt: skip
+    output, _ = await asyncio.wait_for(process.communicate(), 120)
+    assert process.returncode == 0, output.decode()
+    async with get_client() as client:
+        for name, expected in served.items():
+            deployment = await client.read_deployment_by_name(name)
+            assert deployment.work_pool_name == "ladon"
+            assert facts(deployment) == expected
+            await client.delete_deployment(deployment.id)
+    assert len(served) == len(described())
+
+
+async def test_zombies_automation_is_accepted_and_replaced() -> None:
+    """A real server takes it, and a second one takes the place of the first."""
+    for seconds in (180, 30):
+        await zombies.deploy(timedelta(seconds=seconds))
+    async with get_client() as client:
+        (found,) = await client.read_automations_by_name(zombies.NAME)
+        await client.delete_automation(found.id)
+    trigger: Any = found.trigger
+    assert trigger.within == timedelta(seconds=90)
+
+
+async def test_runs_of_a_source_wait_for_each_other_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The limit is made where it is missing; a second run waits, and says in the end what to do."""
+    monkeypatch.setenv(VARIABLE, "wait")
+    async with turn_of("Feed: A"):
+        async with get_client() as client:
+            limit = await client.read_global_concurrency_limit_by_name(limit_name("Feed: A"))
+        assert (limit.limit, limit.active_slots) == (1, 1)
+        with pytest.raises(SourceBusyError, match="--active-slots 0"):
+            async with turn_of("Feed: A", seconds=0.5):
+                pass
+        async with turn_of("kev"):
+            pass
+    async with turn_of("Feed: A", seconds=20):
+        pass
+
+
+async def test_turns_are_off_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the variable two runs get on at once; the watermark keeps them apart."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    async with turn_of("kev"), turn_of("kev"):
+        pass

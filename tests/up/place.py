@@ -1,0 +1,73 @@
+"""One Prefect server and one Storage Service for the tests of this folder that start no own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from demo.stage import prefect_server
+from demo.up import RUNS, SERVER, storage_service
+from tests.up.prefect_api import PrefectApi, module
+
+
+@dataclass
+class Place:
+    """Know the folder and the servers of this file's tests."""
+
+    folder: Path
+    api: PrefectApi
+    service: str
+
+    @asynccontextmanager
+    async def running(self, *command: str) -> AsyncIterator[asyncio.subprocess.Process]:
+        """Run a module that knows them."""
+        known = {"PREFECT_API_URL": self.api.api, "STORAGE_SERVICE_URL": self.service}
+        async with module(self.folder, *command, **RUNS, **known) as process:
+            yield process
+
+    async def done(self, *command: str) -> str:
+        """Run a module to its end, and return what it printed."""
+        async with self.running(*command) as process:
+            output, _ = await asyncio.wait_for(process.communicate(), 90)
+            assert process.returncode == 0, output.decode()
+            return output.decode()
+
+    def table(self, name: str, url: str) -> Path:
+        """Write a table with one deployment that is due every 4 seconds."""
+        deployment = {
+            "name": name,
+            "entrypoint": "flows/collect.py:collect_kev",
+            "description": "A feed of this test.",
+            "tags": ["ladon"],
+            "parameters": {"source": {"kind": "kev", "source_id": name, "url": url}},
+            "schedules": [{"interval": 4}],
+            "concurrency_limit": {"limit": 1, "collision_strategy": "ENQUEUE"},
+            "work_pool": {"name": "scheduled"},
+        }
+        table = self.folder / f"{name}.yaml"
+        table.write_text(json.dumps({"deployments": [deployment]}))  # which is YAML, too
+        return table
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
+    """Run a Prefect server whose scheduler hurries, and a Storage Service."""
+    folder = tmp_path_factory.mktemp("schedules")
+    hurry = SERVER | {
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "5",
+    }
+    async with (
+        prefect_server(folder, None, **hurry) as api,
+        storage_service(folder, 0) as service,
+    ):
+        place = Place(folder, PrefectApi(api), service)
+        await place.done("demo.defaults", service, f"sqlite:///{folder}/records.db")
+        yield place
