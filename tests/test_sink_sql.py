@@ -51,6 +51,20 @@ async def test_table_has_the_columns_that_were_promised(path: Path) -> None:
     assert datetime.fromisoformat(collected_at).utcoffset() == timedelta(0)
 
 
+@pytest.mark.parametrize("keep", ["latest", "all"])
+@pytest.mark.parametrize("size", [1, 99, 100, 101, 200, 250])
+async def test_page_of_any_size_is_stored_whole(path: Path, keep: str, size: int) -> None:
+    """However many rows one statement takes, each record of a page is a row, counted once."""
+    page = [record(f"{number:03}", number) for number in range(size)]
+
+    assert await write(sink(path, keep), page[::3], page, page) == [
+        len(page[::3]),
+        size - len(page[::3]),
+        0,
+    ]
+    assert table(path, "record_id") == [(each.record_id,) for each in page]
+
+
 @pytest.mark.parametrize(
     ("pages", "counts", "expected"),
     [
