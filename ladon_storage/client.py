@@ -33,7 +33,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 from yarl import URL
 
-from ladon_storage import metrics
+from ladon_storage import metrics, tracing
 from ladon_storage.breaker import CircuitBreaker, CircuitChange, CircuitState
 from ladon_storage.errors import (
     CircuitOpenError,
@@ -366,6 +366,22 @@ class StorageServiceClient:
         headers: dict[str, str] | None = None,
     ) -> _Answer:
         """Return an answer of 2xx, or the 404 of a GET, and raise everything else as ours."""
+        tracer = tracing.tracer()
+        if tracer is None:
+            return await self._ask(pool, method, url, body, headers)
+        with tracing.request_span(tracer, method, url, API) as span:
+            answer = await self._ask(pool, method, url, body, headers)
+            span.set_attribute("http.response.status_code", answer.status)
+        return answer
+
+    async def _ask(
+        self,
+        pool: Pool,
+        method: str,
+        url: URL,
+        body: bytes | None,
+        headers: dict[str, str] | None,
+    ) -> _Answer:
         started = time.perf_counter()
         try:
             # Not `async with`: aiohttp enters two contexts of its own around this same release.

@@ -18,6 +18,7 @@ LAYERS = [
     "models",
     "breaker",
     "metrics",
+    "tracing",
     "circuits",
     "pool",
     "client",
