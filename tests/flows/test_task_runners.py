@@ -1,4 +1,4 @@
-"""The tasks in a stranger's flow, with the task runners of Dask and Ray where they are installed."""
+"""The tasks in a stranger's flow, on the workers of Dask and Ray where they are installed."""
 
 from __future__ import annotations
 
