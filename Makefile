@@ -38,7 +38,7 @@ up: $(STAMP)
 
 # Starts and ends it, and runs what is scheduled: minutes, and so apart from the other tests.
 up-test: $(STAMP)
-	@$(BIN)/python -m pytest tests/up
+	@$(BIN)/python -m pytest tests/up -n 2 --dist loadfile
 
 # Starts collections in Prefect's UI, as a person does. The browser is the machine's: make e2e CHROMIUM=/usr/bin/chromium
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
