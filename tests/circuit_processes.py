@@ -47,7 +47,7 @@ class Run:
         return "CircuitOpenError" in (self.error, self.cause)
 
 
-async def live(service: str, store: str, timeout_seconds: float) -> Run:
+async def live(service: str, store: str, timeout_seconds: float, lease_seconds: float) -> Run:
     """Do what a collection asks of the Storage Service, until the first error."""
     run = Run()
     circuit = SharedCircuit(
@@ -55,6 +55,7 @@ async def live(service: str, store: str, timeout_seconds: float) -> Run:
         service_key(service),
         THRESHOLD,
         timeout_seconds,
+        probe_lease_seconds=lease_seconds,
         listeners=(lambda change: run.changes.append(change.after),),
     )
     try:
@@ -69,9 +70,9 @@ async def live(service: str, store: str, timeout_seconds: float) -> Run:
     return run
 
 
-def _run(service: str, store: str, timeout_seconds: float) -> None:
+def _run(service: str, store: str, timeout_seconds: str, lease_seconds: str) -> None:
     cpu, wall = time.process_time(), time.perf_counter()
-    run = asyncio.run(live(service, store, timeout_seconds))
+    run = asyncio.run(live(service, store, float(timeout_seconds), float(lease_seconds)))
     run.cpu_seconds, run.wall_seconds = time.process_time() - cpu, time.perf_counter() - wall
     os.write(1, json.dumps(run.__dict__).encode() + b"\n")
 
@@ -86,7 +87,7 @@ def _fork(count: int, *arguments: str) -> None:
             try:
                 os.close(start)
                 os.read(wait_for, 1)
-                _run(arguments[0], arguments[1], float(arguments[2]))
+                _run(*arguments)
             finally:
                 os._exit(0)
         processes.append(process)
@@ -144,10 +145,13 @@ class Zygote:
 
 
 @asynccontextmanager
-async def zygote(service: str, store: str, timeout_seconds: float = 60) -> AsyncIterator[Zygote]:
-    """Run a zygote."""
+async def zygote(
+    service: str, store: str, timeout_seconds: float = 60, lease_seconds: float = 60
+) -> AsyncIterator[Zygote]:
+    """Run a zygote; a lease is longer than a process may have to wait for the processor."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.circuit_processes", service, store, str(timeout_seconds)),
+        *(sys.executable, "-m", "tests.circuit_processes", service, store),
+        *(str(timeout_seconds), str(lease_seconds)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         cwd=ROOT,

@@ -19,6 +19,9 @@ from tests.redis_server import RedisServer
 from tests.service import embedded_service
 
 TIMEOUT_SECONDS = 1.0
+LEASE_SECONDS = 2.0
+BUSY_SECONDS = 10.0
+"""What a machine that does other things too may add."""
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -65,7 +68,7 @@ async def test_two_hundred_runs_of_a_dead_service_try_it_five_times(
         front.is_open = True
         opened, runs = time.monotonic(), list[Run]()
         while not runs or runs[-1].error:
-            assert time.monotonic() - opened < TIMEOUT_SECONDS + 2
+            assert time.monotonic() - opened < TIMEOUT_SECONDS + BUSY_SECONDS
             runs += await processes.runs(1)
         assert changes(runs)["closed"] == 1
         again = await processes.runs(20)
@@ -100,11 +103,11 @@ async def test_eight_processes_at_expiry_probe_once(store: str, front: Door) -> 
 
 async def test_prober_that_is_killed_is_replaced_after_its_lease(store: str, front: Door) -> None:
     """19. SIGKILL leaves the probe's place taken until its lease ends, and no longer."""
-    async with zygote(front.address, store, TIMEOUT_SECONDS) as processes:
+    async with zygote(front.address, store, TIMEOUT_SECONDS, LEASE_SECONDS) as processes:
         await processes.runs(THRESHOLD)
         front.is_silent = True
         before = front.connections
-        async with zygote(front.address, store, TIMEOUT_SECONDS) as doomed:
+        async with zygote(front.address, store, TIMEOUT_SECONDS, LEASE_SECONDS) as doomed:
             prober = asyncio.ensure_future(doomed.until_killed())
             while front.connections == before:
                 await asyncio.sleep(0.01)
@@ -115,7 +118,7 @@ async def test_prober_that_is_killed_is_replaced_after_its_lease(store: str, fro
         runs = list[Run]()
         while not runs or runs[-1].error:
             runs += await processes.runs(1)
-        assert time.monotonic() - killed < TIMEOUT_SECONDS + 2
+        assert time.monotonic() - killed < LEASE_SECONDS + BUSY_SECONDS
         assert all(run.was_rejected for run in runs[:-1])
         assert runs[:-1], "the lease was not kept"
         assert changes(runs) == Counter(closed=1)
