@@ -19,6 +19,8 @@ LOOPBACK = "http://127.0.0.1:"
 
 async def save(service: str, sink: str) -> None:
     """Save a block for ``service`` and one for ``sink``, both addresses, where there are none."""
+    for kind in (StorageService, RecordSink):  # the logo is at another address with the service
+        await kind.register_type_and_schema()
     try:
         storage = await StorageService.aload(DEFAULT_BLOCK)
     except ValueError:

@@ -87,12 +87,12 @@ async def storage_service(folder: Path, port: int) -> AsyncIterator[str]:
         await service.stop()
 
 
-async def run_module(folder: Path, api: str, *command: str) -> Process:
+async def run_module(folder: Path, api: str, *command: str, **variables: str) -> Process:
     """Start a module of the project as a process that knows only this Prefect."""
     with (folder / "runner.log").open("ab") as log:
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", *command,
-            cwd=PROJECT, env=environment(folder, PREFECT_API_URL=api, **RUNS),
+            cwd=PROJECT, env=environment(folder, PREFECT_API_URL=api, **RUNS, **variables),
             stdin=DEVNULL, stdout=log, stderr=STDOUT, start_new_session=True,
         )  # fmt: skip
 
@@ -108,7 +108,7 @@ async def prepared(folder: Path, api: str, service: str) -> None:
         ("demo.defaults", service, sink),
         ("flows.zombies", "--heartbeat", str(HEARTBEAT_SECONDS)),
     ):
-        process = await run_module(folder, api, *command)
+        process = await run_module(folder, api, *command, STORAGE_SERVICE_URL=service)
         try:
             if await process.wait():
                 raise RuntimeError(f"{command[0]} failed; read {folder / 'runner.log'}.")

@@ -2,20 +2,32 @@
 
 Secrets live here or in the environment, never in a flow's parameters: Prefect stores parameters,
 and shows them, in plain text.
+
+Prefect takes a logo by its http address alone, and this project has none on the internet. So it is
+the Storage Service that shows it, where STORAGE_SERVICE_URL is set when the blocks are registered.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from prefect.blocks.core import Block
-from pydantic import Field, SecretStr
+from pydantic import Field, HttpUrl, SecretStr, ValidationError
 
 from ladon_storage.client import StorageServiceClient
 from ladon_storage.collection.interfaces import Sink
 from ladon_storage.collection.sinks import sink_from
 from ladon_storage.mock import MockStorageClient
 from ladon_storage.settings import StorageSettings
+
+
+def _logo() -> HttpUrl | None:
+    try:
+        url = StorageSettings(url=os.environ.get("STORAGE_SERVICE_URL")).url
+    except ValidationError:  # there is none, or none that makes sense: tasks say so
+        return None
+    return HttpUrl(f"{url}/logo.svg")
 
 
 class StorageService(Block, StorageSettings):
@@ -37,6 +49,7 @@ class StorageService(Block, StorageSettings):
 
     _block_type_name = "LADON Storage Service"
     _block_type_slug = "ladon-storage-service"
+    _logo_url = _logo()
     _description = "Where LADON's Storage Service is, and how to speak to it."
 
     # Required: where nothing is, Prefect takes a reference to a block for a block as well as for a
@@ -71,6 +84,7 @@ class RecordSink(Block):
 
     _block_type_name = "LADON Record Sink"
     _block_type_slug = "ladon-record-sink"
+    _logo_url = _logo()
     _description = "Where the records of a collection become durable."
 
     url: SecretStr = Field(

@@ -46,9 +46,9 @@ async def test_route_without_the_token_is_401(call: Caller, method: str, route: 
     assert "Bearer" in answer.json["error"]
 
 
-@pytest.mark.parametrize("route", ["/health", "/openapi.json"])
+@pytest.mark.parametrize("route", ["/health", "/openapi.json", "/logo.svg"])
 async def test_health_and_description_are_open(call: Caller, route: str) -> None:
-    """A probe needs no secret."""
+    """A probe needs no secret, and a browser that shows the logo has none."""
     assert (await call("GET", route)).status == 200
 
 

@@ -98,6 +98,7 @@ REQUESTS: list[tuple[str, str, str, object, int]] = [
     ("GET", "/health", "/health", None, 200),
     ("GET", "/metrics", "/metrics", None, 200),
     ("GET", "/openapi.json", "/openapi.json", None, 200),
+    ("GET", "/logo.svg", "/logo.svg", None, 200),
 ]
 
 
@@ -109,7 +110,7 @@ async def test_answers_are_as_described(call: Caller) -> None:
         described = operations()[method, route]["responses"][str(status)]
         assert all(header in answer.headers for header in described.get("headers", {}))
         if answer.json is None:
-            assert set(described.get("content", {})) <= {"text/plain"}
+            assert set(described.get("content", {})) <= {"text/plain", "image/svg+xml"}
             continue
         schema = described["content"]["application/json"].get("schema", {})
         Draft202012Validator({**schema, "components": DOCUMENT["components"]}).validate(answer.json)

@@ -11,6 +11,7 @@ import hmac
 import logging
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -27,7 +28,10 @@ from ladon_storage.server.store import Store
 logger = logging.getLogger(__name__)
 
 HEALTH, METRICS, DOCUMENT = "/health", "/metrics", "/openapi.json"
-OPEN_ROUTES = frozenset({HEALTH, DOCUMENT})
+LOGO = "/logo.svg"  # of the blocks in Prefect's UI, which takes no picture but an address
+OPEN_ROUTES = frozenset({HEALTH, DOCUMENT, LOGO})
+
+_LOGO = Path(__file__).with_name("logo.svg").read_bytes()
 
 WATERMARKS = "/api/v1/watermarks"
 # Any segment, so that a name that cannot be is a 400 which says so. A 404 means never collected.
@@ -61,6 +65,7 @@ class Routes:
             web.get(HEALTH, self.health),
             web.get(METRICS, self.metrics),
             web.get(DOCUMENT, self.document),
+            web.get(LOGO, self.logo),
         ]
 
     async def page(self, request: web.Request) -> web.Response:
@@ -140,6 +145,10 @@ class Routes:
     async def document(self, request: web.Request) -> web.Response:
         """Describe the service."""
         return web.Response(body=self._document, headers={hdrs.CONTENT_TYPE: "application/json"})
+
+    async def logo(self, request: web.Request) -> web.Response:
+        """Show the project's logo."""
+        return web.Response(body=_LOGO, headers={hdrs.CONTENT_TYPE: "image/svg+xml"})
 
 
 class InFlight:

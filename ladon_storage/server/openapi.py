@@ -110,6 +110,7 @@ def _paths() -> Schema:
     health = _operation("Say whether the database reads and writes.", {200: Health, 503: Health})
     metrics = _operation("Show the metrics, for Prometheus.", {200: "text/plain"}, 401, 503)
     this = _operation("Show this document.", {200: "application/json"})
+    logo = _operation("Show the logo of the blocks in Prefect's UI.", {200: "image/svg+xml"})
     return {
         "/api/v1/watermarks": {"get": page},
         "/api/v1/watermarks/{source_id}": {"parameters": [_SOURCE_ID], **watermark},
@@ -118,6 +119,7 @@ def _paths() -> Schema:
         "/health": {"get": {**health, "security": []}},
         "/metrics": {"get": metrics},
         "/openapi.json": {"get": {**this, "security": []}},
+        "/logo.svg": {"get": {**logo, "security": []}},
     }
 
 

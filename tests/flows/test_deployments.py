@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 from asyncio.subprocess import PIPE, STDOUT
 from datetime import timedelta
@@ -129,3 +130,25 @@ async def test_turns_are_off_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv(VARIABLE, raising=False)
     async with turn_of("kev"), turn_of("kev"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("service", "logo"),
+    [
+        ("http://me:s3cret@storage.example:8000", "http://storage.example:8000/logo.svg"),
+        ("", "None"),
+        ("ftp://x", "None"),
+    ],
+)
+def test_logo_is_where_the_service_is(service: str, logo: str) -> None:
+    """Blocks that are registered show the logo of the service, whose password stays out of it."""
+    code = "from ladon_storage.blocks import RecordSink; print(RecordSink._logo_url)"
+    printed = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"STORAGE_SERVICE_URL": service},
+    )
+    assert printed.stdout.strip() == logo

@@ -9,6 +9,7 @@ import socket
 from asyncio.subprocess import Process
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from demo.up import held, port_near
@@ -69,6 +70,11 @@ async def test_up_runs_deployments_and_finds_its_data_again(tmp_path: Path) -> N
             watermark = await client.get_watermark("kev")
         assert watermark
         assert watermark.status == "success"
+        for slug in ("ladon-storage-service", "ladon-record-sink"):
+            kind = await api.ask("GET", f"block_types/slug/{slug}")
+            assert kind["logo_url"] == f"{service}/logo.svg"
+        async with aiohttp.ClientSession() as session, session.get(kind["logo_url"]) as logo:
+            assert (logo.status, logo.content_type) == (200, "image/svg+xml")
         resumed = await api.ask("GET", "deployments/name/collect-otx/otx")
         assert not resumed["paused"], "what a person switched on stays on"
         again = await api.trigger("collect-kev/kev", source={"kind": "kev", "url": feed.url})
