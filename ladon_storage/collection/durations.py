@@ -16,6 +16,7 @@ class _In:
     """Read a number as so many units, and write one; other forms of a duration are read too."""
 
     unit: timedelta
+    name: str
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -31,7 +32,7 @@ class _In:
     def __get_pydantic_json_schema__(
         self, _schema: CoreSchema, _handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        return {"type": "number", "minimum": 0}
+        return {"type": "number", "minimum": 0, "title": self.name}
 
     def _read(self, value: object) -> object:
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -45,13 +46,13 @@ class _In:
         return value / self.unit
 
 
-Days = Annotated[timedelta, _In(timedelta(days=1)), Field(ge=timedelta(0))]
+Days = Annotated[timedelta, _In(timedelta(days=1), "Days"), Field(ge=timedelta(0))]
 """A duration, in JSON a number of days."""
 
-Hours = Annotated[timedelta, _In(timedelta(hours=1)), Field(ge=timedelta(0))]
+Hours = Annotated[timedelta, _In(timedelta(hours=1), "Hours"), Field(ge=timedelta(0))]
 """A duration, in JSON a number of hours."""
 
-Seconds = Annotated[timedelta, _In(timedelta(seconds=1)), Field(ge=timedelta(0))]
+Seconds = Annotated[timedelta, _In(timedelta(seconds=1), "Seconds"), Field(ge=timedelta(0))]
 """A duration, in JSON a number of seconds."""
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from ladon_storage.errors import ConfigurationError
 
@@ -44,7 +44,7 @@ def check_name(value: str) -> str:
     return value
 
 
-SecretName = Annotated[str, AfterValidator(check_name)]
+SecretName = Annotated[str, AfterValidator(check_name), Field(title="Name")]
 """The name of a Prefect Secret block, or of an environment variable."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from io import BytesIO
 
 from PIL import Image
@@ -85,12 +87,17 @@ async def ends(page: Page, state: str) -> None:
     await expect(shown.first).to_be_visible()
 
 
-async def logs(page: Page) -> Locator:
-    """Read the run's log, which arrives later than its end."""
+async def see_in_log(page: Page, text: str) -> None:
+    """Look for a line in the log of a run that has ended.
+
+    Prefect stores the last lines after the state, and its page asks for none then: one reloads.
+    """
     await page.get_by_role("tab", name="Logs").click()
-    log = page.get_by_role("log")
-    await expect(log).to_contain_text("Beginning flow run")
-    return log
+    async with asyncio.timeout(60):
+        while True:
+            await page.reload()
+            with contextlib.suppress(AssertionError):
+                return await expect(page.get_by_role("log")).to_contain_text(text, timeout=3000)
 
 
 async def open_artifact(page: Page, key: str) -> Locator:

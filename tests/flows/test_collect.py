@@ -360,6 +360,10 @@ def test_form_of_each_kind_is_exact(kind: type[BaseModel]) -> None:
     for field in [*fields.values(), *limits.values()]:
         assert field["description"].endswith(".")
         assert "duration" not in json.dumps(field), "nobody types P1D"
+        assert all(
+            {"title", "$ref"} & set(each) or each["type"] == "null"
+            for each in field.get("anyOf", [])
+        ), "types are no tabs"
     slugs = {
         name: definition.get("block_type_slug")
         for name, definition in schema["definitions"].items()

@@ -137,8 +137,8 @@ class PageNumbers(_Counted):
     size_parameter: str = Field(
         "", title="Size parameter", description="What the size of a page is called; empty: unsaid."
     )
-    size: int | None = Field(
-        None, ge=1, title="Size", description="How many items a page is asked to have."
+    size: Annotated[int, Field(ge=1, title="Number")] | None = Field(
+        None, title="Size", description="How many items a page is asked to have."
     )
 
     @model_validator(mode="after")

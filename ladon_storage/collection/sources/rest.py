@@ -109,7 +109,7 @@ class Rest(BaseModel):
     params: dict[str, str | int] = Field(
         {}, title="Parameters", description="Parameters of the query, without secrets."
     )
-    body: dict[str, Any] | None = Field(
+    body: Annotated[dict[str, Any], Field(title="JSON")] | None = Field(
         None, title="Body", description="The JSON body of a POST, without secrets."
     )
     key: SecretName | None = Field(None, title="Name of the key", description=KEY_TEXT)

@@ -83,7 +83,7 @@ class SqlTable(BaseModel):
         "whole address with its password (percent-encoded); instead of the address above.",
     )
     table: str = Field(min_length=1, title="Table", description="The table or view to read.")
-    schema_name: str | None = Field(
+    schema_name: Annotated[str, Field(title="Name")] | None = Field(
         None,
         title="Schema",
         description="The schema of the table; empty: where the connection looks first.",
