@@ -11,6 +11,10 @@ from playwright.async_api import Locator, Page, expect
 
 from tests.e2e.stage import SCREENSHOTS, SERVICE_BLOCK, SINK_BLOCK, Stage
 
+# The address changes before the page does, and the page before has other runs and artifacts: only
+# runs have a tab of this name.
+_OF_RUNS = "Job Variables"
+
 
 async def keep(page: Page, name: str) -> None:
     """Keep a picture of the whole page, as a window that is tall enough shows it."""
@@ -59,9 +63,30 @@ class Form:
         await expect(panel.get_by_role("button", name="Select a block")).to_have_text(block)
         await expect(self._page.get_by_role("option")).to_have_count(0)
 
+    async def see_logos(self) -> None:
+        """Look whether both blocks have theirs: what is no picture cannot be decoded."""
+        for block_type in ("LADON Record Sink", "LADON Storage Service"):
+            logo = self._page.get_by_role("img", name=block_type)
+            await logo.evaluate("logo => logo.decode()")
+
     async def submit(self) -> None:
         """Press the button."""
         await self._page.get_by_role("button", name="Submit").click()
+
+    async def start(self, run: str) -> None:
+        """Press it, and follow the list of runs, where it leads, to the page of this run."""
+        link = self._page.get_by_role("main").get_by_role("link", name=run, exact=True)
+        # Prefect's answer where its SQLite was locked for too long; its own client repeats, too.
+        again = self._page.get_by_text("Unknown error while creating flow run")
+        for _ in range(3):
+            await expect(again).to_have_count(0)
+            await self.submit()
+            await expect(link.or_(again).first).to_be_visible(timeout=90_000)
+            if await link.is_visible():
+                break
+        await link.click()
+        await self._page.wait_for_url("**/runs/flow-run/**")
+        await expect(self._page.get_by_role("tab", name=_OF_RUNS)).to_be_visible()
 
 
 async def collect(page: Page, stage: Stage, source_id: str, run: str) -> None:
@@ -69,16 +94,7 @@ async def collect(page: Page, stage: Stage, source_id: str, run: str) -> None:
     form = Form(page)
     await form.open(stage)
     await form.fill(stage, source_id, run)
-    await form.submit()
-    await open_run(page, run)
-
-
-async def open_run(page: Page, run: str) -> None:
-    """Follow the deployment's list of runs, where the form leads, to one of them."""
-    await page.get_by_role("main").get_by_role("link", name=run, exact=True).click()
-    # The address changes before the page does, and other runs' states are on the one before.
-    await page.wait_for_url("**/runs/flow-run/**")
-    await expect(page.get_by_role("tab", name="Job Variables")).to_be_visible()
+    await form.start(run)
 
 
 async def ends(page: Page, state: str) -> None:
@@ -105,8 +121,9 @@ async def open_artifact(page: Page, key: str) -> Locator:
     await page.get_by_role("tab", name="Artifacts").click()
     await page.get_by_role("link", name=key).click()
     await page.wait_for_url(f"**/artifacts/key/{key}")
+    await expect(page.get_by_role("tab", name=_OF_RUNS)).to_have_count(0)
     await page.locator("a[href*='/artifacts/artifact/']").first.click()
-    panel = page.get_by_role("tabpanel", name="Artifact")
+    panel = page.get_by_role("tabpanel", name="Artifact", exact=True)
     await expect(panel.get_by_role("table").first).to_be_visible()
     return panel
 

@@ -76,9 +76,20 @@ async def stage() -> AsyncIterator[Stage]:
         stack.enter_context(temporary_settings({PREFECT_API_URL: api}))
         await blocks.StorageService(url=service.url).save(SERVICE_BLOCK)
         await blocks.RecordSink(url=f"sqlite:///{sink}").save(SINK_BLOCK)
+        await _register_logos(api, service.url)
         deployment_id = await stack.enter_async_context(_served(api))
         ui = f"{api.removesuffix('/api')}/v2"
         yield Stage(ui, feed, feed_url, service, sink, deployment_id)
+
+
+async def _register_logos(api: str, service: str) -> None:
+    """Register the blocks as the guide says, where the service shows their logo."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "prefect", "block", "register", "-m", "ladon_storage.blocks",
+        env=environment(FOLDER, PREFECT_API_URL=api, STORAGE_SERVICE_URL=service),
+        cwd=PROJECT, stdin=DEVNULL, stdout=DEVNULL,
+    )  # fmt: skip
+    assert await process.wait() == 0
 
 
 @contextlib.asynccontextmanager

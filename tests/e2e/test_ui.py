@@ -9,7 +9,7 @@ from playwright.async_api import Page, expect
 
 from ladon_storage import StorageServiceClient
 from tests.collecting import table
-from tests.e2e.pages import Form, collect, ends, keep, open_artifact, open_run, see_in_log, value
+from tests.e2e.pages import Form, collect, ends, keep, open_artifact, see_in_log, value
 from tests.e2e.stage import Stage, flow_runs
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -20,6 +20,7 @@ async def test_mistake_is_refused_and_the_corrected_form_collects(page: Page, st
     form = Form(page)
     await form.open(stage)
     await form.fill(stage, "sample-feed", "First collection")
+    await form.see_logos()
     await keep(page, "form")
     overlap = form.number("Overlap (hours)")
     await overlap.fill("-3")
@@ -31,8 +32,7 @@ async def test_mistake_is_refused_and_the_corrected_form_collects(page: Page, st
     assert "First collection" not in [run.name for run in await flow_runs()]
 
     await overlap.fill("6")
-    await form.submit()
-    await open_run(page, "First collection")
+    await form.start("First collection")
     await ends(page, "Completed")
     await see_in_log(page, "Source 'sample-feed' has 1 record")
     await keep(page, "run")
@@ -90,8 +90,7 @@ async def test_address_that_is_none_fails_the_run_with_one_sentence(
     await form.open(stage)
     await form.fill(stage, "mistyped-feed", "Mistyped address")
     await form.text("Address").fill("feed.example")
-    await form.submit()
-    await open_run(page, "Mistyped address")
+    await form.start("Mistyped address")
     await ends(page, "Failed")
     await page.get_by_role("tab", name="Details").click()
     await expect(page.get_by_role("tabpanel", name="Details")).to_contain_text(
