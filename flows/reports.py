@@ -119,7 +119,10 @@ class RunReporter:
         )
         runs = [run, *runs_before][:LAST_RUNS]
         facts: list[tuple[str, str]] = [
-            ("records read", f"{counts.records_read:,} on {counts.pages:,} pages"),
+            (
+                "records read",
+                f"{counts.records_read:,} on {counts.pages:,} page{'s' * (counts.pages != 1)}",
+            ),
             ("new or changed", f"{counts.records_written:,}"),
             ("quarantined", f"{counts.records_quarantined:,}"),
             ("removed at the source", f"{counts.records_removed:,}"),
@@ -142,7 +145,7 @@ class RunReporter:
             lines += [f"> {one_line(error)}", ""]
         lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts), ""]
         lines += [
-            f"## Last {len(runs)} runs",
+            "## Last runs",
             "",
             f"`{_picture(runs)}` new or changed, oldest first",
         ]

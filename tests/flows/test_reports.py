@@ -72,7 +72,7 @@ async def test_completed_run_writes_the_page_of_its_source(
         assert fact in first
     assert "| watermark before | 2024-01-01 00:02:00 UTC |" in second
     assert "| watermark after | 2024-01-01 00:03:00 UTC |" in second
-    assert "## Last 2 runs" in second
+    assert "| records read | 1 on 1 page |" in second
     assert "`█▅`" in second
     async with get_client() as client:
         key = ArtifactFilterKey(any_=[reports.artifact_key("paged")])
