@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from demo.feed import Feed, states
-from demo.stage import PROJECT, StorageService, prefect_server, run_flow
+from demo.stage import LEASE_SECONDS, PROJECT, StorageService, prefect_server, run_flow
 from ladon_storage import StorageConnectionError, StorageServiceClient
 
 console = Console()
@@ -147,6 +147,10 @@ class Demonstration:
             await self.collect("service dies", "failed")
             self.feed.before_answer = None
             await self.service.start()
+            console.print("       The service is back: ladon-storage circuit reset", style="dim")
+            await self.service.close_circuit()
+            # Run 4 could not say that it failed, and holds the source until its lease is over.
+            await asyncio.sleep(LEASE_SECONDS)
             self.publish(last)
             await self.collect("service is back", "completed")
         finally:

@@ -21,6 +21,9 @@ from typing import Any
 
 import aiohttp
 
+LEASE_SECONDS = 5
+"""How long a run that died keeps others from its source; a minute, where nobody is waiting."""
+
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -29,7 +32,7 @@ def environment(folder: Path, **variables: str) -> dict[str, str]:
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("PREFECT_", "STORAGE_SERVICE_")) and name != "ENVIRONMENT"
+        if not name.startswith(("PREFECT_", "STORAGE_")) and name != "ENVIRONMENT"
     }
     return inherited | {
         "PREFECT_HOME": str(folder / "prefect"),
@@ -120,7 +123,7 @@ async def run_flow(
     """Run the ``collect`` flow in a process of its own, as Prefect runs it."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "flows.collect", json.dumps(source), f"sqlite:///{sink}",
-        "--keep", keep,
+        "--keep", keep, "--limits", json.dumps({"lease": LEASE_SECONDS}),
         cwd=PROJECT, stdin=DEVNULL, stdout=PIPE, stderr=PIPE,
         env=environment(folder, PREFECT_API_URL=api, STORAGE_SERVICE_URL=storage),
     )  # fmt: skip
@@ -163,6 +166,16 @@ class StorageService:
         if self._process and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()
+
+    async def close_circuit(self) -> None:
+        """Tell the runs that it works again, as an operator does; or they see it in a minute."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "ladon_storage.cli", "circuit", "reset",
+            "--service", self.url, "--reason", "the service is back",
+            env=environment(self._folder), stdin=DEVNULL, stdout=DEVNULL,
+        )  # fmt: skip
+        if await process.wait():
+            raise RuntimeError("The circuit could not be closed; its message is above.")
 
     async def stop(self) -> None:
         """End it in good order."""

@@ -22,7 +22,7 @@ from prefect.settings import (
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     temporary_settings,
 )
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from flows.reports import reported
 from flows.turns import turn_of
@@ -157,18 +157,35 @@ def main(arguments: list[str] | None = None) -> int:
         "--since", type=instant, help="first instant of a backfill, with its offset"
     )
     parser.add_argument("--until", type=instant, help="instant before which a backfill ends")
+    parser.add_argument(
+        "--limits", default="{}", help='what makes a run fail, as JSON: {"initial_lookback": 30}'
+    )
     options = parser.parse_args(arguments)
     sink = {"url": options.sink, "table": options.table, "keep": options.keep}
     try:
-        source = source_fields(options.source)
+        source, limits = source_fields(options.source), _limits(options.limits)
         # A fresh Prefect database takes longer than the 20 s that Prefect waits for it.
         with temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120}):
-            report = asyncio.run(collect(source, sink, since=options.since, until=options.until))
+            report = asyncio.run(
+                collect(source, sink, since=options.since, until=options.until, limits=limits)
+            )
     except LadonStorageError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - a command
         return 1
     print(report.model_dump_json(indent=2))  # noqa: T201 - a command
     return 0
+
+
+def _limits(text: str) -> Limits:
+    try:
+        return Limits.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"])) or "they"
+    raise ConfigurationError(
+        f"The limits cannot be used: {field}: {first['msg']}; "
+        f"their names are {', '.join(Limits.model_fields)}."
+    )
 
 
 def source_fields(text: str) -> dict[str, Any]:

@@ -317,6 +317,7 @@ async def test_command_line_collects_and_prints_the_report(
         (["kve", "sqlite:///x.db"], "kind should be one of"),
         (['{"kind": ', "sqlite:///x.db"], "no JSON object"),
         (["kev", "mysql://x"], "There is no sink"),
+        (["kev", "sqlite:///x.db", "--limits", '{"leas": 5}'], "limits cannot be used: leas"),
     ],
 )
 def test_command_line_says_what_is_wrong(
