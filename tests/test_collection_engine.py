@@ -486,7 +486,7 @@ async def test_records_from_the_future_are_counted_and_warned_of(
 
     assert (outcome.candidate, outcome.records_in_future) == (limit, 2)
     assert outcome.records_written == 3
-    assert "'feed' has 2 records from the future" in caplog.text
+    assert "'feed' from the future: 2;" in caplog.text
 
 
 async def test_time_is_asked_for_each_page() -> None:

@@ -199,7 +199,7 @@ async def test_08_record_from_the_future_is_stored_and_moves_nothing(
     feed = Feed(record("1", BEGIN), record("2", far))
     first = await w.run(feed)
     assert (await w.watermark(), first.records_in_future) == (BEGIN, 1)
-    assert "1 records from the future" in caplog.text
+    assert "from the future: 1;" in caplog.text
 
     feed.records.append(record("3", BEGIN + timedelta(days=1)))
     await w.run(feed)

@@ -265,8 +265,8 @@ class Passage:
             _tell(
                 logging.WARNING,
                 self._source,
-                f"Source {self._source.source_id!r} has {tally.in_future} records from the future; "
-                "they are stored and move no watermark.",
+                f"Records of source {self._source.source_id!r} from the future: {tally.in_future}; "
+                "stored, and moving no watermark.",
             )
         return self._collected()
 
