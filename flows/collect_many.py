@@ -3,7 +3,8 @@
 - A source is no task run: a thousand of them would cost Prefect more than the collections do. What
   became of each stands in its watermark and in the run's table; one that failed also has a line in
   the log and an event.
-- One client pool and one open sink serve all, and the service is asked for its health once.
+- One client pool, the same connections to a host and one open sink serve all, and the service is
+  asked for its health once.
 - A source that fails, or is configured wrong, leaves the others alone, and fails the run when all
   have ended.
 - Memory does not grow with the number of sources: counts are kept, and the rows of the table.
@@ -52,6 +53,7 @@ from ladon_storage.collection.interfaces import (
 )
 from ladon_storage.collection.secrets import secrets_from
 from ladon_storage.collection.sources import source_from
+from ladon_storage.collection.sources.http import shared_connections
 from ladon_storage.errors import CollectionError, ConfigurationError, LadonStorageError
 from ladon_storage.events import FAILED, GAP, emit_of_source
 from ladon_storage.settings import StorageSettings, shared_client
@@ -107,7 +109,7 @@ async def collect_many(
     told = _sources(sources, file)
     settings = await storage_settings(storage)
     await check_storage_health(settings)
-    async with await record_sink(sink) as opened:
+    async with await record_sink(sink) as opened, shared_connections():
         many = _Many(
             Shared(opened), Checked(shared_client(settings)), limits,
             str(runtime.flow_run.id or uuid4()), len(told),

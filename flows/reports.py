@@ -96,6 +96,13 @@ class RunReporter:
             told = counts | {"error": one_line(error)}
             emit_of_source(FAILED, self.source_id, told)
         elif self.report is not None:
+            logger.info(
+                "Source %r is collected: %s records read, %s new or changed, watermark %s.",
+                self.source_id,
+                f"{self.report.records_read:,}",
+                f"{self.report.records_written:,}",
+                _instant(self.report.watermark_after),
+            )
             emit_of_source(COLLECTED, self.source_id, self.report.model_dump(mode="json"))
             if self.report.gap is not None:
                 emit_of_source(GAP, self.source_id, self.report.gap.model_dump(mode="json"))

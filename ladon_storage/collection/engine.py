@@ -15,7 +15,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from datetime import datetime
 from typing import Protocol
@@ -37,8 +36,6 @@ from ladon_storage.collection.passage import Passage, Start, find_start, latest
 from ladon_storage.collection.turn import Turn
 from ladon_storage.errors import ConfigurationError, WatermarkConflictError
 from ladon_storage.models import to_utc
-
-logger = logging.getLogger(__name__)
 
 
 class Report(BaseModel):
@@ -198,14 +195,6 @@ async def run(
         if not isinstance(error, WatermarkConflictError | GeneratorExit):
             await turn.fail(error)
         raise
-    logger.info(
-        "Source %r is collected: %d records read, %d new or changed, watermark %s.",
-        source.source_id,
-        collected.records_read,
-        collected.records_written,
-        after.isoformat(),
-        extra={"source_id": source.source_id},
-    )
     return _report(source, run_id, collected, began, before=turn.before, after=after)
 
 
