@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 
-from benchmarks import breaker, circuit, client, collection, service
+from benchmarks import breaker, circuit, client, collection, many, service
 from benchmarks.measuring import is_quick, progress
 
 
 async def main(*, quick: bool) -> None:
     """Run every script."""
-    scripts = ((breaker, 0.5), (circuit, 0.5), (client, 1), (service, 2.5), (collection, 5))
+    scripts = (
+        (breaker, 0.5),
+        (circuit, 0.5),
+        (client, 1),
+        (service, 2.5),
+        (collection, 5),
+        (many, 6),
+    )
     for script, minutes in scripts:
         progress.print(f"{script.__name__}: about {minutes:g} min")
         await script.main(quick=quick)

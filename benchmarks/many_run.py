@@ -1,0 +1,90 @@
+"""One contender of `benchmarks.many`, in a process of its own: sources, or empty task runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+from prefect import flow, get_client, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import StateType
+from prefect.runtime import flow_run
+
+from flows.collect_many import collect_many
+
+
+@task(cache_policy=NO_CACHE)
+async def nothing() -> None:
+    """Do nothing."""
+
+
+@flow
+async def tasks(count: int) -> str:
+    """Run so many task runs, one after another, and return the id of this run."""
+    for _ in range(count):
+        await nothing()
+    return str(flow_run.id)
+
+
+async def recorded(run_id: str, count: int) -> None:
+    """Wait until the server has every task run of a run as completed."""
+    async with get_client() as client:
+        asked = {
+            "flow_runs": {"id": {"any_": [run_id]}},
+            "task_runs": {"state": {"type": {"any_": [StateType.COMPLETED.value]}}},
+        }
+        while True:
+            answer = await client._client.post(  # noqa: SLF001 - it counts, and nothing else does
+                "/task_runs/count", json=asked
+            )
+            if answer.status_code == 200 and answer.json() >= count:
+                return
+            await asyncio.sleep(0.1)
+
+
+def peak_mib() -> float:
+    """Return the most memory that this process had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+async def measured_tasks(count: int) -> dict[str, float]:
+    """Return how long the flow took, and until the server had everything."""
+    await tasks(1)
+    started = time.perf_counter()
+    run_id = await tasks(count)
+    seconds = time.perf_counter() - started
+    await recorded(run_id, count)
+    return {"seconds": seconds, "recorded": time.perf_counter() - started}
+
+
+async def measured_sources(count: int, feed: str, database: str) -> dict[str, float]:
+    """Return how long a run took that found nothing new."""
+    sources = [
+        {"kind": "kev", "url": f"{feed}/{number}", "source_id": f"source-{number}"}
+        for number in range(count)
+    ]
+    # Prefect takes no parameters of this size.
+    file = Path(database).with_name("sources.json")
+    file.write_text(json.dumps({"sources": sources}))
+    sink = {"url": f"sqlite:///{database}"}
+    before = peak_mib()
+    await collect_many(file=str(file), sink=sink)
+    started = time.perf_counter()
+    report = await collect_many(file=str(file), sink=sink)
+    seconds = time.perf_counter() - started
+    if (report.sources, report.records_written) != (count, 0):
+        raise RuntimeError(f"The run was no measure: {report}")
+    return {"seconds": seconds, "mib": peak_mib() - before}
+
+
+if __name__ == "__main__":
+    kind, number, feed_url, path = sys.argv[1:]
+    if kind == "tasks":
+        found = asyncio.run(measured_tasks(int(number)))
+    else:
+        found = asyncio.run(measured_sources(int(number), feed_url, path))
+    print(json.dumps(found))
