@@ -113,7 +113,8 @@ async def see_in_log(page: Page, text: str) -> None:
         while True:
             await page.reload()
             with contextlib.suppress(AssertionError):
-                return await expect(page.get_by_role("log")).to_contain_text(text, timeout=3000)
+                await expect(page.get_by_role("log")).to_contain_text(text, timeout=3000)
+                return
 
 
 async def open_artifact(page: Page, key: str) -> Locator:
