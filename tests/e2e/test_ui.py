@@ -34,7 +34,7 @@ async def test_mistake_is_refused_and_the_corrected_form_collects(page: Page, st
     await overlap.fill("6")
     await form.start("First collection")
     await ends(page, "Completed")
-    await see_in_log(page, "Source 'sample-feed' has 1 record")
+    await see_in_log(page, "Source 'sample-feed' is collected: 32 records read")
     await expect(page.get_by_role("link", name="Deployment threatfox")).to_be_visible()
     await expect(page.locator("main canvas")).to_be_visible()
     await keep(page, "run")
