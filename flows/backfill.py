@@ -7,7 +7,6 @@ whose name has the range, so that the same backfill goes on after its last whole
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,18 +15,15 @@ from uuid import uuid4
 
 from prefect import flow, runtime
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
-from prefect.settings import (
-    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
-    temporary_settings,
-)
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from flows.collect import instant, source_fields
+from flows.command import run_command
 from flows.reports import harmless
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.interfaces import Limits, Sink, Source
 from ladon_storage.collection.sources import source_from
-from ladon_storage.errors import ConfigurationError, LadonStorageError
+from ladon_storage.errors import ConfigurationError
 from ladon_storage.models import WatermarkStatus
 from ladon_storage.settings import StorageSettings
 from ladon_storage.tasks import TaskStorage, collect_source, record_sink, storage_settings
@@ -145,22 +141,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--keep", default="latest", choices=["latest", "all"])
     parser.add_argument("--window-hours", type=float, default=24, help="default: %(default)s")
     options = parser.parse_args(arguments)
-    try:
-        with temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120}):
-            report = asyncio.run(
-                backfill(
-                    source_fields(options.source),
-                    options.since,
-                    options.until,
-                    {"url": options.sink, "keep": options.keep},
-                    window_hours=options.window_hours,
-                )
-            )
-    except LadonStorageError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - a command
-        return 1
-    print(report.model_dump_json(indent=2))  # noqa: T201 - a command
-    return 0
+    return run_command(
+        lambda: backfill(
+            source_fields(options.source),
+            options.since,
+            options.until,
+            {"url": options.sink, "keep": options.keep},
+            window_hours=options.window_hours,
+        ),
+        lambda report: report.model_dump_json(indent=2),
+    )
 
 
 if __name__ == "__main__":

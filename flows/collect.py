@@ -7,7 +7,6 @@ defaults of another.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import re
 import sys
@@ -18,12 +17,9 @@ from uuid import uuid4
 
 from prefect import flow, runtime
 from prefect.flows import Flow
-from prefect.settings import (
-    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
-    temporary_settings,
-)
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
+from flows.command import run_command
 from flows.reports import reported
 from flows.turns import turn_of
 from ladon_storage.blocks import RecordSink, StorageService
@@ -41,7 +37,7 @@ from ladon_storage.collection.sources import (
     UrlHaus,
     source_from,
 )
-from ladon_storage.errors import ConfigurationError, LadonStorageError
+from ladon_storage.errors import ConfigurationError
 from ladon_storage.settings import StorageSettings
 from ladon_storage.tasks import TaskStorage, collect_source, record_sink, storage_settings
 
@@ -162,18 +158,16 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     sink = {"url": options.sink, "table": options.table, "keep": options.keep}
-    try:
-        source, limits = source_fields(options.source), _limits(options.limits)
-        # A fresh Prefect database takes longer than the 20 s that Prefect waits for it.
-        with temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120}):
-            report = asyncio.run(
-                collect(source, sink, since=options.since, until=options.until, limits=limits)
-            )
-    except LadonStorageError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - a command
-        return 1
-    print(report.model_dump_json(indent=2))  # noqa: T201 - a command
-    return 0
+    return run_command(
+        lambda: collect(
+            source_fields(options.source),
+            sink,
+            since=options.since,
+            until=options.until,
+            limits=_limits(options.limits),
+        ),
+        lambda report: report.model_dump_json(indent=2),
+    )
 
 
 def _limits(text: str) -> Limits:

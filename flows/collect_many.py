@@ -35,12 +35,9 @@ from prefect.artifacts import (
     acreate_table_artifact,
     aupdate_progress_artifact,
 )
-from prefect.settings import (
-    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
-    temporary_settings,
-)
 from pydantic import BaseModel, ConfigDict
 
+from flows.command import run_command
 from flows.reports import PROGRESS_SECONDS, harmless, one_line
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.engine import Report, run
@@ -351,20 +348,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--keep", default="latest", choices=["latest", "all"])
     parser.add_argument("--concurrency", type=int, default=10, help="sources at once (%(default)s)")
     options = parser.parse_args(arguments)
-    try:
-        with temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120}):
-            report = asyncio.run(
-                collect_many(
-                    file=options.file,
-                    sink={"url": options.sink, "keep": options.keep},
-                    concurrency=options.concurrency,
-                )
-            )
-    except LadonStorageError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - a command
-        return 1
-    print(report.model_dump_json(indent=2))  # noqa: T201 - a command
-    return 0
+    return run_command(
+        lambda: collect_many(
+            file=options.file,
+            sink={"url": options.sink, "keep": options.keep},
+            concurrency=options.concurrency,
+        ),
+        lambda report: report.model_dump_json(indent=2),
+    )
 
 
 if __name__ == "__main__":

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from datetime import datetime, timedelta
-from typing import Any
 
 from prefect import flow
 from prefect.artifacts import acreate_table_artifact
-from prefect.settings import (
-    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
-    temporary_settings,
-)
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.command import run_command
 from flows.reports import harmless
 from ladon_storage.blocks import StorageService
 from ladon_storage.collection.interfaces import utc_now
-from ladon_storage.errors import CollectionError, ConfigurationError, LadonStorageError
+from ladon_storage.errors import CollectionError, ConfigurationError
 from ladon_storage.events import STALE, emit_of_source
 from ladon_storage.models import SourceId, Watermark
 from ladon_storage.settings import StorageSettings, shared_client
@@ -110,15 +105,10 @@ def main(arguments: list[str] | None = None) -> int:
         "sources", nargs="+", type=_freshness, help="a source and its limit in hours, as kev=48"
     )
     options = parser.parse_args(arguments)
-    try:
-        with temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120}):
-            ages: dict[str, Any] = asyncio.run(check_freshness(options.sources))
-    except LadonStorageError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - a command
-        return 1
-    for source_id, hours in ages.items():
-        print(f"{source_id}: {hours:.2f} h behind")  # noqa: T201 - a command
-    return 0
+    return run_command(
+        lambda: check_freshness(options.sources),
+        lambda ages: "\n".join(f"{name}: {hours:.2f} h behind" for name, hours in ages.items()),
+    )
 
 
 def _freshness(text: str) -> Freshness:

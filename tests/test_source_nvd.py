@@ -20,7 +20,7 @@ from ladon_storage.collection.sources.nvd import _windows
 from ladon_storage.errors import SourceError
 from tests.collecting import MemorySink, ScriptedStorage, at
 from tests.feed_server import Answer, Asked, FeedServer
-from tests.recordings import FOLDER
+from tests.recordings import recording
 
 NOW = at(1_000)
 KEY = "s3cret-key"
@@ -270,10 +270,8 @@ def test_rate_is_what_the_service_asks_for() -> None:
 @pytest.mark.recordings
 async def test_recorded_page_is_read() -> None:
     """The recorded page has the shape that is expected here."""
-    recording = FOLDER / "nvd" / "nvd_cves_2.0_page.json"
-    if not recording.is_file():
-        pytest.skip(f"the recording {recording.name} is not beside this repository")
-    document = json.loads(recording.read_bytes())
+    recorded = recording("nvd/nvd_cves_2.0_page.json")
+    document = json.loads(recorded.read_bytes())
     async with FeedServer(Answer.of(document)) as feed:
         [page] = [page async for page in Nvd(url=feed.url).pages(None, None)]
 

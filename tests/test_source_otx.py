@@ -17,7 +17,7 @@ from ladon_storage.collection.sources import Otx, http, otx
 from ladon_storage.errors import SourceError
 from tests.collecting import MemorySink, ScriptedStorage, at
 from tests.feed_server import Answer, Asked, FeedServer
-from tests.recordings import FOLDER
+from tests.recordings import recording
 
 KEY = "s3cret-key"
 
@@ -195,10 +195,8 @@ def test_defaults_are_the_public_service() -> None:
 @pytest.mark.recordings
 async def test_recorded_page_is_read() -> None:
     """The recorded page has the shape that is expected here; its `next` is not asked."""
-    recording = FOLDER / "otx" / "pulses_subscribed_page.json"
-    if not recording.is_file():
-        pytest.skip(f"the recording {recording.name} is not beside this repository")
-    document = json.loads(recording.read_bytes())
+    recorded = recording("otx/pulses_subscribed_page.json")
+    document = json.loads(recorded.read_bytes())
     async with FeedServer(Answer.of({**document, "next": None, "count": 1})) as feed:
         [(pulse_id, modified)] = await read(source(feed))
 

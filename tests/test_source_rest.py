@@ -28,7 +28,7 @@ from ladon_storage.collection.sources.paging import Got, NextLink, Step, next_in
 from ladon_storage.errors import ConfigurationError, SourceError
 from tests.collecting import MemorySink, ScriptedStorage, at, table
 from tests.feed_server import Answer, Asked, FeedServer
-from tests.recordings import FOLDER
+from tests.recordings import recording
 
 
 @pytest.fixture(autouse=True)
@@ -637,10 +637,8 @@ async def test_rejects_of_a_run_are_counted_and_kept_apart(tmp_path: Path) -> No
 @pytest.mark.recordings
 async def test_earthquakes_are_collected_by_configuration_alone(tmp_path: Path) -> None:
     """A feed that nobody wrote code for, whose time runs backwards 917 times, is complete."""
-    recording = FOLDER / "usgs" / "all_week_2018-02-07.geojson.xz"
-    if not recording.is_file():
-        pytest.skip(f"the recording {recording.name} is not beside this repository")
-    document = lzma.decompress(recording.read_bytes())
+    recorded = recording("usgs/all_week_2018-02-07.geojson.xz")
+    document = lzma.decompress(recorded.read_bytes())
     truth = {each["id"]: each for each in json.loads(document)["features"]}
     times = [each["properties"]["updated"] for each in truth.values()]
     path, storage = tmp_path / "records.db", ScriptedStorage()

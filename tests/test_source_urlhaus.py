@@ -21,7 +21,7 @@ from ladon_storage.errors import ConfigurationError, SourceError
 from tests.clock import FakeClock
 from tests.collecting import ScriptedStorage, table
 from tests.feed_server import Answer, Asked, FeedServer
-from tests.recordings import FOLDER, members
+from tests.recordings import members, recording
 
 HEADER = b"""################################################################
 # abuse.ch URLhaus Database Dump (CSV - recent URLs only)      #
@@ -264,10 +264,8 @@ def test_key_is_required_where_it_is_needed(fields: dict[str, str]) -> None:
 @pytest.mark.recordings
 async def test_recorded_dump_is_collected_whole(tmp_path: Path) -> None:
     """11,125 rows, of which most share their time with another, are in the sink once."""
-    recording = FOLDER / "urlhaus" / "csv_online_2025-04-21.csv.xz"
-    if not recording.is_file():
-        pytest.skip(f"the recording {recording.name} is not beside this repository")
-    body = lzma.decompress(recording.read_bytes())
+    recorded = recording("urlhaus/csv_online_2025-04-21.csv.xz")
+    body = lzma.decompress(recorded.read_bytes())
     truth = list(csv.DictReader(io.StringIO(body.decode())))
     path, storage = tmp_path / "records.db", ScriptedStorage()
     now = utc("2025-04-21 13:00:00")

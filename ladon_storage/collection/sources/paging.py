@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
@@ -77,7 +78,7 @@ class NoPaging(BaseModel):
         """Return nothing: no page follows."""
 
 
-class _Counted(BaseModel):
+class _Counted(BaseModel, ABC):
     """Page by counting; ends as it is declared to."""
 
     model_config = SETTINGS
@@ -98,9 +99,9 @@ class _Counted(BaseModel):
     )
 
     @property
+    @abstractmethod
     def asked(self) -> int | None:
         """How many items a page is asked to have; ``None``: as many as the source likes."""
-        raise NotImplementedError
 
     @model_validator(mode="after")
     def _check_end(self) -> Self:

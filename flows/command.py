@@ -1,0 +1,30 @@
+"""What every flow does as a command: run, print, and exit with 0, or with 1 and one sentence."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from prefect.settings import (
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    temporary_settings,
+)
+
+from ladon_storage.errors import LadonStorageError
+
+T = TypeVar("T")
+
+
+def run_command(begin: Callable[[], Coroutine[Any, Any, T]], shown: Callable[[T], str]) -> int:
+    """Run what ``begin`` gives, print its outcome as ``shown``, and return the exit code."""
+    try:
+        # A fresh Prefect database takes longer than the 20 s that Prefect waits for it.
+        with temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120}):
+            outcome = asyncio.run(begin())
+    except LadonStorageError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - a command
+        return 1
+    print(shown(outcome))  # noqa: T201 - a command
+    return 0
