@@ -13,12 +13,13 @@ import re
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from datetime import datetime
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -202,9 +203,8 @@ class SqlSink:
         return written
 
     def _has_marks(self, connection: Connection, source_id: str) -> bool:
-        records = self._tables.records.c
-        marked = select(1).where(records.source_id == source_id, records.removed_at.is_not(None))
-        return connection.scalar(marked.limit(1)) is not None
+        found = connection.execute(self._tables.a_mark, {"source_id": source_id})
+        return found.one_or_none() is not None
 
     def _quarantine(
         self,
@@ -231,67 +231,66 @@ class SqlSink:
         connection.execute(statement, rows)
 
     def _remember(self, connection: Connection, source_id: str, position: Position) -> None:
-        positions = self._tables.positions
-        statement = self._database.insert(positions)
         moved = position.model_dump()
         if position.run_id is not None:
             moved["run_id"] = _storable(position.run_id)
-        statement = statement.on_conflict_do_update(
-            index_elements=list(positions.primary_key),
-            set_={name: statement.excluded[name] for name in moved},
-        )
         key = {"table_name": self._tables.records.name, "source_id": source_id}
-        connection.execute(statement, key | moved)
+        connection.execute(_remembering(self._tables, self._database.insert), key | moved)
 
     def _read(self, source_id: str) -> Position | None:
-        positions = self._tables.positions.c
         with self._transaction() as connection:
-            row = connection.execute(
-                select(
-                    positions.timestamp, positions.watermark, positions.origin, positions.run_id
-                ).where(
-                    positions.table_name == self._tables.records.name,
-                    positions.source_id == source_id,
-                )
-            ).one_or_none()
+            found = connection.execute(self._tables.position, {"source_id": source_id})
+            row = found.one_or_none()
         if row is None:
             return None
         return Position(**row._asdict())
 
     def _mark_removed(self, source_id: str, present: Set[str], most: float) -> int:
+        with self._transaction() as connection:  # most runs remove nothing, and need no lock
+            if not any(self._mistaken(connection, source_id, present, most)):
+                return 0
         now = utc_now()
         with self._transaction() as connection:
             self._database.begin_writing(connection)
-            missing, known = set(), 0
-            for record_id in self._ids(connection, source_id, marked=False):
-                known += 1
-                if record_id not in present:
-                    missing.add(record_id)
-            refuse_implausible_removal(source_id, len(missing), known, most)
-            back = [
-                each for each in self._ids(connection, source_id, marked=True) if each in present
-            ]
-            for ids, removed_at in ((sorted(missing), now), (back, None)):
-                remaining = iter(ids)
+            missing, back = self._mistaken(connection, source_id, present, most)
+            for ids, removed_at in ((missing, now), (back, None)):
+                remaining = iter(sorted(ids))
                 while batch := list(islice(remaining, _BATCH)):
                     self._database.mark(connection, source_id, batch, removed_at)
         return len(missing)
 
-    def _ids(self, connection: Connection, source_id: str, *, marked: bool) -> Iterator[str]:
-        """Yield the ids that have a mark or none, without keeping them."""
-        records = self._tables.records.c
-        mark = records.removed_at.is_not(None) if marked else records.removed_at.is_(None)
-        ids = select(records.record_id).where(records.source_id == source_id, mark)
-        if self._keep == "all":
-            ids = ids.distinct()
-        options: dict[str, Any] = {"yield_per": _BATCH}
-        yield from connection.execute(ids, execution_options=options).scalars()
+    def _mistaken(
+        self, connection: Connection, source_id: str, present: Set[str], most: float
+    ) -> tuple[set[str], set[str]]:
+        """Return the ids that should be marked and are not, and those that should not be."""
+        missing, back, unmarked = set(), set(), 0
+        found = connection.execute(
+            self._tables.marks, {"source_id": source_id}, execution_options={"yield_per": _BATCH}
+        )
+        for record_id, is_marked in found:
+            unmarked += not is_marked
+            if is_marked and record_id in present:
+                back.add(record_id)
+            elif not is_marked and record_id not in present:
+                missing.add(record_id)
+        refuse_implausible_removal(source_id, len(missing), unmarked, most)
+        return missing, back
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-            connection.engine.dispose()
+
+
+@lru_cache  # as `Tables` has the others: compiled once
+def _remembering(tables: Tables, insert: Callable[..., Any]) -> Any:
+    positions = tables.positions
+    statement = insert(positions)
+    changes = [column.name for column in positions.c if not column.primary_key]
+    return statement.on_conflict_do_update(
+        index_elements=list(positions.primary_key),
+        set_={name: statement.excluded[name] for name in changes},
+    )
 
 
 def _parsed(url: str) -> URL:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -106,19 +107,7 @@ class Postgresql:
 
     def engine(self) -> Engine:
         """Return what connects, and notices when a connection is lost."""
-        defaults = {
-            "connect_timeout": _CONNECT_SECONDS,
-            "tcp_user_timeout": _SILENT_SECONDS * 1000,
-            "keepalives_idle": _SILENT_SECONDS,
-            "application_name": "ladon-storage",
-        }
-        # The address has the last word; SQLAlchemy would give it to these.
-        arguments = {name: each for name, each in defaults.items() if name not in self._url.query}
-        engine = create_engine(
-            self._url, poolclass=NullPool, hide_parameters=True, connect_args=arguments
-        )
-        event.listen(engine, "connect", _prepare)
-        return engine
+        return _engine(self._url)
 
     def begin_writing(self, connection: Connection) -> None:
         """Do nothing: every transaction may write, and waits for the rows that it needs."""
@@ -168,6 +157,21 @@ class Postgresql:
         """Send the ids as an array."""
         marking = self._unmark if removed_at is None else self._mark
         connection.exec_driver_sql(marking, (removed_at, source_id, ids))
+
+
+@lru_cache  # it holds no connection, and the statements that it has compiled
+def _engine(url: URL) -> Engine:
+    defaults = {
+        "connect_timeout": _CONNECT_SECONDS,
+        "tcp_user_timeout": _SILENT_SECONDS * 1000,
+        "keepalives_idle": _SILENT_SECONDS,
+        "application_name": "ladon-storage",
+    }
+    # The address has the last word; SQLAlchemy would give it to these.
+    arguments = {name: each for name, each in defaults.items() if name not in url.query}
+    engine = create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
+    event.listen(engine, "connect", _prepare)
+    return engine
 
 
 def _prepare(connection: Any, _: object) -> None:

@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ from ladon_storage.collection.sinks.sql_tables import Keep, instant_text
 from ladon_storage.errors import ConfigurationError, SinkError
 
 _POLL_SECONDS = 0.005
+
+_FOUND = """
+SELECT page.value, t.name, t.pk FROM json_each(?) AS page
+CROSS JOIN pragma_table_info(page.value) AS t
+"""
 
 _INSERT = """
 INSERT INTO {table} (source_id, record_id, version, record_timestamp, payload, collected_at)
@@ -93,13 +99,7 @@ class Sqlite:
             raise SinkError(
                 f"The sink's folder {self._folder} does not exist; make it, or correct the address."
             )
-        # Without an isolation level the driver begins nothing by itself: it would begin too late.
-        arguments = {"timeout": WAIT_SECONDS, "isolation_level": None}
-        engine = create_engine(
-            self._url, poolclass=NullPool, hide_parameters=True, connect_args=arguments
-        )
-        event.listen(engine, "connect", _prepare)
-        return engine
+        return _engine(self._url)
 
     def begin_writing(self, connection: Connection) -> None:
         """Take the file's only lock at once: what reads first cannot wait for who writes."""
@@ -108,12 +108,11 @@ class Sqlite:
     begin_making = begin_writing
 
     def found(self, connection: Connection, names: Sequence[str]) -> dict[str, dict[str, bool]]:
-        """Ask for each table; there are four."""
-        found = {}
-        for name in names:
-            rows = connection.exec_driver_sql("SELECT name, pk FROM pragma_table_info(?)", (name,))
-            if columns := {column: bool(key) for column, key in rows}:
-                found[name] = columns
+        """Ask once, whichever tables there are."""
+        found: dict[str, dict[str, bool]] = {}
+        rows = connection.exec_driver_sql(_FOUND, (json.dumps(names),))
+        for table, column, is_key in rows:
+            found.setdefault(table, {})[column] = bool(is_key)
         return found
 
     def unknown(
@@ -161,6 +160,15 @@ class Sqlite:
         at = None if removed_at is None else instant_text(removed_at)
         marking = self._unmark if removed_at is None else self._mark
         connection.exec_driver_sql(marking, (at, source_id, json.dumps(ids)))
+
+
+@lru_cache  # it holds no connection, and the statements that it has compiled
+def _engine(url: URL) -> Engine:
+    # Without an isolation level the driver begins nothing by itself: it would begin too late.
+    arguments = {"timeout": WAIT_SECONDS, "isolation_level": None}
+    engine = create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
+    event.listen(engine, "connect", _prepare)
+    return engine
 
 
 def _prepare(connection: Any, _: object) -> None:

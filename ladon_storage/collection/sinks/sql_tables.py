@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from sqlalchemy import (
@@ -25,11 +25,14 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    Select,
     Table,
     Text,
     TypeDecorator,
+    bindparam,
     delete,
     insert,
+    literal,
     select,
 )
 from sqlalchemy.dialects.postgresql import JSON
@@ -130,6 +133,39 @@ class Tables:
         """Return every table."""
         return self.records, self.quarantine, self.positions, self.meta
 
+    # Each of these is asked for every run or page: made once, it is compiled once.
+
+    @cached_property
+    def version(self) -> Select[Any]:
+        """Of which version the table of records is."""
+        return select(self.meta.c.version).where(self.meta.c.table_name == self.records.name)
+
+    @cached_property
+    def position(self) -> Select[Any]:
+        """What is remembered of a ``source_id``."""
+        positions = self.positions.c
+        return select(
+            positions.timestamp, positions.watermark, positions.origin, positions.run_id
+        ).where(
+            positions.table_name == self.records.name,
+            positions.source_id == bindparam("source_id"),
+        )
+
+    @cached_property
+    def a_mark(self) -> Select[Any]:
+        """One row, if any record of a ``source_id`` is marked as removed."""
+        records = self.records.c
+        of_source = records.source_id == bindparam("source_id")
+        return select(literal(1)).where(of_source, records.removed_at.is_not(None)).limit(1)
+
+    @cached_property
+    def marks(self) -> Select[Any]:
+        """Every id of a ``source_id``, and whether it is marked as removed."""
+        records = self.records.c
+        ids = select(records.record_id, records.removed_at.is_not(None))
+        ids = ids.where(records.source_id == bindparam("source_id"))
+        return ids.distinct() if self.keep == "all" else ids
+
 
 def _records(metadata: MetaData, name: str, keep: Keep) -> Table:
     records = Table(
@@ -207,9 +243,7 @@ def _version(connection: Connection, tables: Tables, found: Found, shown: str) -
     _check_is_ours(tables, columns, shown)
     version = None
     if tables.meta.name in found:
-        version = connection.scalar(
-            select(tables.meta.c.version).where(tables.meta.c.table_name == name)
-        )
+        version = connection.scalar(tables.version)
     if version is not None and version > VERSION:
         raise SinkError(
             f"The table {name!r} of the sink {shown} is of version {version}, and this release "
