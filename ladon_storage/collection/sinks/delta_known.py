@@ -68,13 +68,14 @@ class Known:
     Args:
         table: The table.
         source_id: The source.
-        number: The number of the source's last commit: what is known is true as long as it is.
     """
 
-    def __init__(self, table: Table, source_id: str, number: int) -> None:
-        self.number = number
+    def __init__(self, table: Table, source_id: str) -> None:
+        self.number: int | None = None
+        """The number of the source's last commit, once it was read: what is known is true as long
+        as it is."""
         self.seen_at = table.version
-        """The table's version at which the number was seen."""
+        """The table's version at which this was known to be true."""
         self.position: list[int | None] | None = None
         """The numbers of the position, once they were read."""
         self._marked: set[str] | None = None

@@ -70,11 +70,13 @@ class Store:
         self._keep = keep
         self._records = Table(f"{root}/{name}", RECORDS, "record_id", f"keep={keep!r}")
         self._quarantine: Table | None = None
+        self._is_new = True  # nothing was done since it was opened, so that it is up to date
         self._known: dict[str, Known] = {}
         self._added: dict[tuple[str, str], int] = {}
 
     def write(self, source_id: str, page: Page, run_id: str, position: Position | None) -> int:
         """Store a page, and return how many rows are new or changed."""
+        self._is_new = False
         if not source_id:
             raise SinkError("A Delta table cannot be partitioned by a source without a name.")
         if page.rejects:
@@ -89,7 +91,9 @@ class Store:
 
     def position(self, source_id: str) -> Position | None:
         """Return the position that is remembered of a source."""
-        self._records.refresh()
+        if not self._is_new:
+            self._records.refresh()
+        self._is_new = False
         timestamp, watermark, origin = map(instant, self._position_of(source_id))
         if timestamp is None:
             return None
@@ -97,6 +101,7 @@ class Store:
 
     def mark_removed(self, source_id: str, present: Set[str], most: float) -> int:
         """Mark what is not present, unmark what is, and return how many records are newly gone."""
+        self._is_new = False
         return self._retried(lambda: self._mark(source_id, present, most))
 
     def tidy(self) -> None:
@@ -124,8 +129,9 @@ class Store:
         """Commit to the records, as the next number of the source."""
         table, known = self._records, self._known_of(source_id)
         before = table.version
-        table.commit(actions, {_page_name(source_id): known.number + 1, **(position or {})})
-        known.number += 1
+        number = self._number_of(source_id) if known.number is None else known.number
+        table.commit(actions, {_page_name(source_id): number + 1, **(position or {})})
+        known.number = number + 1
         if position:
             known.position = list(position.values())
         if table.version == before + 1:  # otherwise somebody else may have numbered one since
@@ -133,12 +139,17 @@ class Store:
 
     def _known_of(self, source_id: str) -> Known:
         table, known = self._records, self._known.get(source_id)
-        if known is None or known.seen_at != table.version:
-            number = table.transaction(_page_name(source_id)) or 0
-            if known is None or known.number != number:
-                known = self._known[source_id] = Known(table, source_id, number)
-            known.seen_at = table.version
+        if known is not None and known.seen_at != table.version:
+            if known.number is not None and known.number == self._number_of(source_id):
+                known.seen_at = table.version
+            else:
+                known = None
+        if known is None:
+            known = self._known[source_id] = Known(table, source_id)
         return known
+
+    def _number_of(self, source_id: str) -> int:
+        return self._records.transaction(_page_name(source_id)) or 0
 
     def _position_of(self, source_id: str) -> list[int | None]:
         known = self._known_of(source_id)

@@ -88,6 +88,7 @@ class Table:
         self._folder = None if "://" in address else Path(address)
         self._uri = self._folder.as_uri() if self._folder else address
         self._folders: set[str] = set()
+        self._listed: tuple[str, int, list[File]] | None = None
         self._log = self._open()
         self._files: pafs.FileSystem = (
             pafs.SubTreeFileSystem(str(self._folder), pafs.LocalFileSystem())
@@ -110,6 +111,11 @@ class Table:
 
     def files(self, source_id: str) -> list[File]:
         """Return the files of a source."""
+        if self._listed is None or self._listed[:2] != (source_id, self.version):
+            self._listed = (source_id, self.version, self._files_of(source_id))
+        return self._listed[2]
+
+    def _files_of(self, source_id: str) -> list[File]:
         found = pa.table(self._log.get_add_actions(flatten=True))
         if not found.num_rows:
             return []
