@@ -1,8 +1,8 @@
 """One feed, one service, one sink: cycles in which something is killed, and an oracle after each.
 
 - What kills, and when, is drawn from the seed, the world's number and the cycle's. A step that is
-  named is met exactly. After how many milliseconds of a machine that does other things, too, a
-  process is where, is not: those instants are drawn, and what they hit is told.
+  named is met exactly. Which pages a write holds, and after how many milliseconds of a machine that
+  does other things, too, a process is where, is not: what was hit is told.
 - A run that is hit by nothing must succeed, or say that another run holds the source.
 """
 

@@ -163,6 +163,8 @@ class MemorySink:
     def __init__(self, *script: BaseException | Callable[[], Any] | None) -> None:
         self.rows: dict[tuple[str, str, str], Record] = {}
         self.events: list[str] = []
+        self.sizes: list[int] = []
+        """How much was written at once, each time that something was."""
         self.script = deque(script)
 
     async def __aenter__(self) -> Self:
@@ -191,6 +193,7 @@ class MemorySink:
         for each in page.records:
             self.rows.setdefault((source_id, each.record_id, each.version), each)
         self.events.append("write")
+        self.sizes += [len(page)] * bool(len(page))
         return len(self.rows) - before
 
     @property

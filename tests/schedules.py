@@ -316,6 +316,8 @@ class Life:
         self.excused: list[Item] = []
         """What an operator asked for again since it began: it will be refused."""
         self.read_all = False
+        self.to_write = 0
+        """How much of what was read is not durable yet."""
         self.durable: datetime | None = None
         """Up to where it found everything durable."""
         self.highest: datetime | None = None
@@ -326,6 +328,11 @@ class Life:
         """The last change of the watermark that it read or made."""
         self._turns = turns
         self._turn = 0
+
+    @property
+    def all_durable(self) -> bool:
+        """Whether the source has ended, and all that it showed is durable."""
+        return self.read_all and not self.to_write
 
     async def hit(self, point: str, when: str) -> None:
         """Give way to others, then do what the schedule says."""
@@ -474,12 +481,16 @@ class HitSource:
         start = None if self.overlap is None else start
         records, rejects = self._life.world.seen(self._life, start)
         for begin in range(0, len(records), self._page):
-            yield Page(records[begin : begin + self._page])
+            yield self._page_of(records[begin : begin + self._page], [])
             await self._life.hit("read", "after")
             await self._life.hit("read", "before")
         if rejects:
-            yield Page([], rejects)
+            yield self._page_of([], rejects)
         self._life.read_all = True
+
+    def _page_of(self, records: list[Record], rejects: list[Reject]) -> Page:
+        self._life.to_write += len(records) + len(rejects)
+        return Page(records, rejects)
 
 
 class World:
@@ -682,7 +693,7 @@ class World:
     ) -> None:
         if report is not None:
             assert not life.had_to_fail, self.told(f"{life.run_id} swallowed {life.fired}")
-            assert life.read_all
+            assert life.all_durable
             assert not self.stormy, self.told("a changed feed was collected")
             return
         heard = life.calls["get"] and not any(e.point in ("get", "health") for e in life.fired)
@@ -745,6 +756,7 @@ class World:
 
     def wrote(self, life: Life, page: Page, position: Position | None) -> None:
         """Look at a page and a position that are durable now."""
+        life.to_write -= len(page)
         times = [each.timestamp for each in page.records if each.timestamp <= self.now + SKEW]
         if times:
             life.caught |= life.highest is not None and min(times) < life.highest
@@ -776,9 +788,10 @@ class World:
         # What came late since a range was read is read again, being within the overlap, but is not
         # promised by who only says again what was durable.
         is_news = life.durable is None or until > life.durable
-        if (trusted and is_news) or life.read_all:
+        is_whole = life.all_durable
+        if (trusted and is_news) or is_whole:
             # A tie may go on over the next page, and is read again from its instant on.
-            promised = [i for i in life.due if i.at < until or (life.read_all and i.at == until)]
+            promised = [i for i in life.due if i.at < until or (is_whole and i.at == until)]
             current = set(map(id, self.shown.values()))
             shown = [i for i in promised if id(i) in current or self.backend.keeps_all]
             self._require(shown, f"is not durable, and the {what} passed it at {until:%d %H:%M}")

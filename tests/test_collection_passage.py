@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 
-from ladon_storage.collection import passage
+from ladon_storage.collection import ahead, passage
 from ladon_storage.collection.engine import Report, run
 from ladon_storage.collection.interfaces import Gap, Limits, Position
 from ladon_storage.collection.records import Page, Reject
@@ -353,33 +354,69 @@ async def test_future_skew_can_be_set() -> None:
     assert world.watermark == ahead
 
 
+async def test_sink_is_believed_beyond_the_last_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run made durable after a checkpoint, before it died, is not collected again."""
+    monkeypatch.setattr(passage, "CHECKPOINT_SECONDS", 0.0)
+    no_more = partial(monkeypatch.setattr, passage, "CHECKPOINT_SECONDS", 3_600.0)
+    world = World(RememberingSink(None, no_more))
+    with pytest.raises(SourceError, match="down"):
+        await world.run([record("1", 10)], [record("2", 20)], SourceError("down"), kind=Ordered)
+    assert world.watermark == at(10)
+    await world.run([record("3", 30)], kind=Ordered)
+    assert world.asked_from == at(20)
+
+
 # Reading ahead
 
 
-async def test_next_page_is_fetched_while_the_last_is_written() -> None:
-    """Source and sink work at the same time; only one page is read ahead."""
+async def test_what_comes_while_the_sink_writes_is_written_at_once() -> None:
+    """Source and sink work at the same time, and a slow sink makes fewer and larger commits."""
+    fetched = asyncio.Event()
+    sink = RememberingSink(fetched.wait)
+    world = World(sink)
+    report = await world.run(
+        [record("1", 1)], [record("2", 2)], [record("3", 3)], fetched.set, [record("4", 4)]
+    )
+    assert world.sink.ids == ["1", "2", "3", "4"]
+    assert report.pages == 4
+    assert sink.sizes == [1, 3]
+
+
+async def test_nothing_waits_for_company() -> None:
+    """A sink that is faster than its source gets each page as it comes."""
+    sink = RememberingSink()
+    world = World(sink)
+    await world.run([record("1", 1)], [record("2", 2)], [record("3", 3)])
+    assert sink.sizes == [1, 1, 1]
+
+
+async def test_source_waits_when_enough_is_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow a sink is, memory does not grow with what the source has."""
+    big = [record(str(number), number, value="x" * 1_000) for number in range(10)]
+    monkeypatch.setattr(ahead, "AHEAD_CHARACTERS", 3_000)
     fetched: list[int] = []
-    second = asyncio.Event()
-
-    def fetch(number: int) -> Any:
-        def note() -> None:
-            fetched.append(number)
-            if number == 2:
-                second.set()
-
-        return note
 
     async def write_slowly() -> None:
-        await second.wait()
-        await asyncio.sleep(0)
-        assert fetched == [1, 2]
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert len(fetched) == 4  # the one that is written, and three that wait
 
-    world = World(RememberingSink(write_slowly))
-    await world.run(
-        fetch(1), [record("1", 1)], fetch(2), [record("2", 2)],
-        fetch(3), [record("3", 3)], fetch(4), [record("4", 4)],
-    )  # fmt: skip
-    assert fetched == [1, 2, 3, 4]
+    sink = RememberingSink(write_slowly)
+    steps = [step for each in big for step in (lambda: fetched.append(1), [each])]
+    await World(sink).run(*steps)
+    assert len(fetched) == 10
+    assert max(sink.sizes) == 3
+
+
+async def test_order_is_watched_within_what_is_written_at_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A page that is older than the one before it is noticed, though both are one commit."""
+    fetched = asyncio.Event()
+    world = World(RememberingSink(fetched.wait))
+    await world.run([record("1", 1)], [record("3", 3)], [record("2", 2)], fetched.set, kind=Ordered)
+    assert "declares that its pages come in order" in caplog.text
+    assert world.watermark == at(3)
 
 
 async def test_pages_before_an_error_are_durable() -> None:

@@ -335,7 +335,6 @@ async def test_25_ordered_source_goes_on_after_a_crash(world: World) -> None:
         ordered = True
 
     async def die() -> None:
-        w.service.fail(503, "GET", "PUT")
         dead.set()
         await asyncio.Event().wait()
 
@@ -345,6 +344,7 @@ async def test_25_ordered_source_goes_on_after_a_crash(world: World) -> None:
     await dead.wait()
     while len(w.rows) < 30 and not running.done():
         await asyncio.sleep(0.001)
+    w.service.fail(503, "GET", "PUT")
     running.cancel()
     with pytest.raises((asyncio.CancelledError, StorageResponseError)):
         await running

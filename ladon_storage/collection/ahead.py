@@ -1,4 +1,9 @@
-"""Read one page ahead: a source fetches its next page while the sink writes the last."""
+"""Read a source on while its sink writes, and write what came meanwhile at once.
+
+- A sink that is slower than its source makes fewer and larger commits; one that is faster gets each
+  page as it comes. Nothing waits for company.
+- So much and no more is read ahead: memory does not grow with the number of records.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +14,13 @@ from typing import Self
 
 from ladon_storage.collection.records import Page
 
+AHEAD_CHARACTERS = 2**20
+"""So many characters of pages wait for the sink before the source is made to wait."""
+
 
 @contextlib.asynccontextmanager
-async def read_ahead(pages: AsyncIterator[Page]) -> AsyncIterator[AsyncIterator[Page]]:
-    """Iterate ``pages`` in a task of its own, at most one page ahead, and close it at the end.
+async def read_ahead(pages: AsyncIterator[Page]) -> AsyncIterator[AsyncIterator[list[Page]]]:
+    """Iterate ``pages`` in a task of its own, yield those that wait, and close it at the end.
 
     One task runs the whole iterator, as the timeouts inside of it need. What it raises is raised
     where its next page would have come, after the pages before it.
@@ -32,19 +40,26 @@ async def read_ahead(pages: AsyncIterator[Page]) -> AsyncIterator[AsyncIterator[
 class _Ahead:
     def __init__(self, pages: AsyncIterator[Page]) -> None:
         self._pages = pages
-        self._handed: asyncio.Queue[Page | BaseException] = asyncio.Queue(maxsize=1)
+        self._waiting: list[Page] = []
+        self._characters = 0
+        self._end: BaseException | None = None
+        self._changed = asyncio.Event()
+        self._taken = asyncio.Event()
         self._closing = False
         self._fetching = asyncio.create_task(self._fetch(), name="read ahead")
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Page:
-        page = await self._handed.get()
-        self._handed.task_done()
-        if isinstance(page, BaseException):
-            raise page
-        return page
+    async def __anext__(self) -> list[Page]:
+        while not self._waiting:
+            if self._end is not None:
+                raise self._end
+            self._changed.clear()
+            await self._changed.wait()
+        pages, self._waiting, self._characters = self._waiting, [], 0
+        self._taken.set()
+        return pages
 
     def cancel(self) -> None:
         """End the fetching."""
@@ -60,8 +75,14 @@ class _Ahead:
         try:
             try:
                 async for page in self._pages:
-                    await self._handed.put(page)
-                    await self._handed.join()  # taken: now the next one
+                    self._waiting.append(page)
+                    self._characters += page.characters
+                    self._changed.set()
+                    if self._characters < AHEAD_CHARACTERS:
+                        await asyncio.sleep(0)  # the sink's turn, if it has nothing to do
+                    else:
+                        self._taken.clear()
+                        await self._taken.wait()
             finally:
                 # At once, not when it is collected as garbage, if it is a generator.
                 if aclose := getattr(self._pages, "aclose", None):
@@ -69,6 +90,7 @@ class _Ahead:
         except BaseException as error:
             if self._closing or isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
-            await self._handed.put(error)
+            self._end = error
         else:
-            await self._handed.put(StopAsyncIteration())
+            self._end = StopAsyncIteration()
+        self._changed.set()

@@ -89,7 +89,7 @@ class Position(BaseModel):
 
     Args:
         timestamp: Every record of the source up to here is in the sink.
-        watermark: The watermark that the run which wrote it went from; ``None``: never collected.
+        watermark: Where the watermark was when it was written; ``None``: never collected.
         origin: From where the source was collected; ``None``: from its beginning.
         run_id: The run that wrote it; ``None``: the sink does not keep that. It tells a run that
             did not end from a watermark that an operator moved back to where that run began.

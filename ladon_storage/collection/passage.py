@@ -243,7 +243,7 @@ class Passage:
         self._is_ordered = bool(getattr(source, "ordered", False))
         self._is_whole = turn is not None and getattr(source, "whole", source.overlap is None)
         self._checkpointed = time.monotonic()
-        self._promoted = latest(turn.before) if turn else NOTHING_COLLECTED
+        self._watermark = turn.before if turn else None
 
     async def through(self, until: datetime | None) -> Collected:
         """Make every page durable, promote what may be promoted, and count."""
@@ -252,8 +252,8 @@ class Passage:
             self._position = None
             await self._write(Page(), latest(start.durable))
         async with read_ahead(self._source.pages(start.instant, until)) as pages:
-            async for page in pages:
-                await self._take(page)
+            async for group in pages:
+                await self._take(group)
                 if self._progress is not None:
                     await self._progress(self._collected())
         self._refuse_a_changed_feed()
@@ -295,7 +295,20 @@ class Passage:
             is_ahead and position.run_id != self._run_id
         )
 
-    async def _take(self, page: Page) -> None:
+    async def _take(self, pages: list[Page]) -> None:
+        """Make pages durable together, and promote what may be promoted."""
+        for page in pages:
+            self._count(page)
+        tally, promoted = self._tally, None
+        if self._is_ordered and tally.highest is not None:
+            # What a changed feed hides is read again once it is repaired, so it must not be passed.
+            is_sound = tally.in_order and not self._has_changed()
+            promoted = latest(self._start.durable, tally.highest if is_sound else None)
+        await self._write(Page.of(pages), promoted)
+        if promoted is not None:
+            await self._checkpoint(promoted)
+
+    def _count(self, page: Page) -> None:
         tally = self._tally
         # Asked for each page: what came up during a run of hours is not from the future.
         horizon = self._clock() + self._limits.future_skew
@@ -311,14 +324,6 @@ class Passage:
         tally.skipped += page.skipped
         if self._is_whole:
             self._note_present(page)
-        promoted = None
-        if self._is_ordered and tally.highest is not None:
-            # What a changed feed hides is read again once it is repaired, so it must not be passed.
-            is_sound = tally.in_order and not self._has_changed()
-            promoted = latest(self._start.durable, tally.highest if is_sound else None)
-        await self._write(page, promoted)
-        if promoted is not None:
-            await self._checkpoint(promoted)
 
     def _see_order(self, times: list[datetime]) -> None:
         tally = self._tally
@@ -350,7 +355,7 @@ class Passage:
         if self._remembers and self._turn and promoted is not None:
             position = Position(
                 timestamp=promoted,
-                watermark=self._turn.before,
+                watermark=self._watermark,
                 origin=self._start.origin,
                 run_id=self._run_id,
             )
@@ -363,12 +368,12 @@ class Passage:
 
     async def _checkpoint(self, promoted: datetime) -> None:
         turn = self._turn
-        if turn is None or promoted <= self._promoted:
+        if turn is None or promoted <= latest(self._watermark):
             return
         if self._remembers and time.monotonic() - self._checkpointed < CHECKPOINT_SECONDS:
             return
         await turn.checkpoint(promoted, self._tally.written)
-        self._checkpointed, self._promoted = time.monotonic(), promoted
+        self._checkpointed, self._watermark = time.monotonic(), promoted
         _tell(
             logging.INFO,
             self._source,

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -32,6 +32,9 @@ _SCALARS = {str, int, bool, type(None)}
 _PLAIN = {*_SCALARS, dict, list}
 
 _LONGEST_REPR = 2**16
+
+_ITEM_CHARACTERS = 100
+"""About what else there is of an item: its id, its version, its instant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +167,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Be what one request to a source yields, or a part of it that is made durable at once.
+    """Be what one request to a source yields; to a sink, what is made durable at once.
 
     Args:
         records: What is collected.
@@ -180,6 +183,25 @@ class Page:
 
     def __len__(self) -> int:
         return len(self.records) + len(self.rejects)
+
+    @property
+    def characters(self) -> int:
+        """About how much text is in it, by which its memory is bounded."""
+        texts = sum(len(each.payload) for each in self.records)
+        texts += sum(len(each.raw) for each in self.rejects)
+        return texts + _ITEM_CHARACTERS * (len(self) + len(self.listed))
+
+    @classmethod
+    def of(cls, pages: Sequence[Page]) -> Page:
+        """Return pages as one, in their order."""
+        if len(pages) == 1:
+            return pages[0]
+        return cls(
+            [record for page in pages for record in page.records],
+            [reject for page in pages for reject in page.rejects],
+            [listed for page in pages for listed in page.listed],
+            sum(page.skipped for page in pages),
+        )
 
 
 Item = Record | Reject | None
