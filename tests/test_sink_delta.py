@@ -846,35 +846,3 @@ def test_schemes_are_those_of_the_storages() -> None:
     """What tells sinks apart by their scheme can ask which are this one's."""
     assert delta_module.SCHEMES[0] == "delta"
     assert not isinstance(MemorySink(), DeltaSink)
-
-
-_WATCH = """
-import os, sys
-seen = []
-class Watch:
-    def find_spec(self, name, path=None, target=None):
-        if name == "deltalake":
-            seen.append(os.environ.get("_RJEM_MALLOC_CONF"))
-sys.meta_path.insert(0, Watch())
-import ladon_storage.collection.sinks.delta
-print(*seen, os.environ.get("_RJEM_MALLOC_CONF"))
-"""
-
-
-@pytest.mark.parametrize(
-    ("theirs", "expected"),
-    [(None, "dirty_decay_ms:0 None"), ("narenas:2", "narenas:2 narenas:2")],
-)
-def test_library_is_told_to_give_memory_back_unless_it_was_told_otherwise(
-    theirs: str | None, expected: str
-) -> None:
-    """A long run stays small; the environment is as before, for the programs that are started."""
-    environment = {name: each for name, each in os.environ.items() if "MALLOC" not in name}
-    if theirs:
-        environment["_RJEM_MALLOC_CONF"] = theirs
-
-    told = subprocess.run(
-        [sys.executable, "-c", _WATCH], env=environment, check=True, capture_output=True, text=True
-    )
-
-    assert told.stdout.strip() == expected

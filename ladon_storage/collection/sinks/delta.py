@@ -22,10 +22,10 @@ from types import TracebackType
 from typing import Literal, Self, TypeVar
 
 import pyarrow as pa
+from deltalake.exceptions import DeltaError
 
 from ladon_storage.collection.interfaces import Position
 from ladon_storage.collection.records import Page
-from ladon_storage.collection.sinks.delta_library import DeltaError
 from ladon_storage.collection.sinks.delta_store import Store
 from ladon_storage.collection.sinks.thread import SinkThread
 from ladon_storage.errors import ConfigurationError, SinkError

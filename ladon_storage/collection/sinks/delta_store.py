@@ -17,16 +17,12 @@ from typing import Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.transaction import AddAction, RemoveAction
 
 from ladon_storage.collection.interfaces import Position
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.collection.sinks.delta_known import Known
-from ladon_storage.collection.sinks.delta_library import (
-    AddAction,
-    CommitFailedError,
-    DeltaError,
-    RemoveAction,
-)
 from ladon_storage.collection.sinks.delta_rows import (
     INSTANT,
     NEVER,

@@ -27,18 +27,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-
-from ladon_storage.collection.sinks.delta_library import (
-    AddAction,
-    CommitFailedError,
+from deltalake import (
     CommitProperties,
-    DeltaStorageHandler,
     DeltaTable,
     PostCommitHookProperties,
-    RemoveAction,
     Schema,
     Transaction,
 )
+from deltalake.exceptions import CommitFailedError
+from deltalake.fs import DeltaStorageHandler
+from deltalake.transaction import AddAction, RemoveAction
+
 from ladon_storage.errors import SinkError
 
 PARTITIONS = ("source_id", "day")
