@@ -58,19 +58,23 @@ async def outcome(folder: Path, module: str, *arguments: str, **variables: str) 
     """Run a module of the benchmarks in a process of its own, and return the JSON that it prints.
 
     Raises:
-        RuntimeError: It failed; what it said of that is on standard error.
+        RuntimeError: It failed; with the end of what it said, all of which is a log in ``folder``.
     """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", f"benchmarks.{module}", *arguments,
-        cwd=PROJECT, stdin=DEVNULL, stdout=PIPE, env=environment(folder, **variables),
-    )  # fmt: skip
+    log = folder / f"{module}.log"
+    with log.open("w") as file:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", f"benchmarks.{module}", *arguments,
+            cwd=PROJECT, stdin=DEVNULL, stdout=PIPE, stderr=file,
+            env=environment(folder, **variables),
+        )  # fmt: skip
     try:
         output, _ = await process.communicate()
     finally:
         if process.returncode is None:
             process.kill()
     if process.returncode:
-        raise RuntimeError(f"benchmarks.{module} exited with {process.returncode}; see above.")
+        said = log.read_text(errors="replace")[-2_000:]
+        raise RuntimeError(f"benchmarks.{module} exited with {process.returncode}: {said}")
     found: dict[str, Any] = json.loads(output)
     return found
 

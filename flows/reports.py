@@ -35,6 +35,7 @@ LAST_RUNS = 20
 _BARS = "▁▂▃▄▅▆▇█"
 _RUN = re.compile(r"^\| \d{4}-.*\|$", re.MULTILINE)
 _LONGEST_ERROR = 300
+_GOES_ON = "The next run goes on where durable data ends."
 
 
 def artifact_key(source_id: str) -> str:
@@ -133,7 +134,7 @@ class RunReporter:
             ("new or changed", f"{counts.records_written:,}"),
             ("quarantined", f"{counts.records_quarantined:,}"),
             ("removed at the source", f"{counts.records_removed:,}"),
-            ("from the future", f"{counts.records_in_future:,}"),
+            ("from the future, moving no watermark", f"{counts.records_in_future:,}"),
         ]
         if report is not None and not report.backfill:
             facts += [
@@ -149,7 +150,7 @@ class RunReporter:
         facts.append(("duration", f"{seconds:.1f} s"))
         lines = [f"# {self.source_id}: {ended}", ""]
         if error is not None:
-            lines += [f"> {one_line(error)}", ""]
+            lines += [f"> {one_line(error)}", "", _GOES_ON, ""]
         lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts), ""]
         lines += [
             "## Last runs",

@@ -109,7 +109,8 @@ async def _default_settings() -> StorageSettings:
         try:
             return await _block(StorageService, DEFAULT_BLOCK)
         except ConfigurationError:
-            raise incomplete from None
+            block = f"{StorageService.get_block_type_slug()}/{DEFAULT_BLOCK}"
+            raise ConfigurationError(f"{str(incomplete)[:-1]}; or save a block {block}.") from None
 
 
 async def _block(kind: type[B], name: str) -> B:

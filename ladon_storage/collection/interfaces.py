@@ -174,12 +174,12 @@ class Limits(BaseModel):
     quarantine_share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.1,
         title="Quarantined share",
-        description="The share of a run's records that may be unusable before it fails.",
+        description="How much of a run may be unusable before it fails; 0.1 is 10 %.",
     )
     removed_share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.5,
         title="Removed share",
-        description="The share of a source's records that may disappear before a run fails.",
+        description="How much of a source may disappear before a run fails; 0.5 is half of it.",
     )
     lease: Annotated[Seconds, Field(gt=timedelta(0))] = duration(
         RUN_LEASE,

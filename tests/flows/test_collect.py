@@ -107,7 +107,10 @@ async def test_blocks_called_default_are_used_where_nothing_is_said(
 ) -> None:
     """A deployment needs no parameters but its source; the environment goes before the block."""
     monkeypatch.delenv("STORAGE_SERVICE_URL", raising=False)
-    with pytest.raises(ConfigurationError, match="set STORAGE_SERVICE_URL"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"set STORAGE_SERVICE_URL .* or save a block ladon-storage-service/default\.",
+    ):
         await collect({"kind": "kev"}, sink(tmp_path))
     await StorageService(url=service.url).save("default", overwrite=True)
     with pytest.raises(ConfigurationError, match="no block ladon-record-sink/default; save one"):
