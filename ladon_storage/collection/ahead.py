@@ -14,7 +14,7 @@ from typing import Self
 
 from ladon_storage.collection.records import Page
 
-AHEAD_CHARACTERS = 2**21
+AHEAD_CHARACTERS = 2**20
 """So many characters of pages wait for the sink before the source is made to wait."""
 
 
