@@ -6,7 +6,7 @@ STAMP := .venv/.complete
 # Nothing is left outside of the project's folder, and so no cache.
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-cache-dir
 
-.PHONY: setup test check demo up up-test e2e pictures chaos bench lock clean
+.PHONY: setup test check demo up up-test next e2e pictures chaos bench lock clean
 
 setup: $(STAMP)
 
@@ -41,6 +41,15 @@ up: $(STAMP)
 up-test: $(STAMP)
 	@$(BIN)/python -m pytest tests/up -n 2 --dist loadfile
 
+# The flows with the Prefect that comes next, in an environment of its own.
+NEXT := .venv-next/bin/python
+PIP_NEXT := $(NEXT) -m pip --quiet --disable-pip-version-check --no-cache-dir
+next:
+	@$(PYTHON) -m venv --clear .venv-next
+	@$(PIP_NEXT) install --no-deps --require-hashes --requirement tests/flows/next.lock
+	@$(PIP_NEXT) install --no-deps --no-build-isolation --editable .
+	@$(NEXT) -m pytest tests/flows -n 2 --dist loadgroup
+
 # Starts collections in Prefect's UI, as a person does. The browser is the machine's: make e2e CHROMIUM=/usr/bin/chromium
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 e2e: $(STAMP)
@@ -74,6 +83,9 @@ lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-header tests/e2e/requirements.in --constraints requirements.lock \
 	  --output-file tests/e2e/requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header pyproject.toml tests/flows/next.in --all-extras --group dev \
+	  --output-file tests/flows/next.lock
 
 clean:
-	rm -rf .venv .demo .local .e2e .chaos build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-next .demo .local .e2e .chaos build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
