@@ -41,7 +41,7 @@ up: $(STAMP)
 up-test: $(STAMP)
 	@$(BIN)/python -m pytest tests/up -n 2 --dist loadfile
 
-# The flows with the Prefect that comes next, in an environment of its own.
+# The flows with the Prefect that comes next, and on Dask and Ray, in an environment of its own.
 NEXT := .venv-next/bin/python
 PIP_NEXT := $(NEXT) -m pip --quiet --disable-pip-version-check --no-cache-dir
 next:
