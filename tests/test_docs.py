@@ -65,3 +65,10 @@ def test_readme_names_only_targets_that_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"(?:`|\$ )make ([a-z]+)", (ROOT / "README.md").read_text()))
     assert {"demo", "test"} <= named <= targets
+
+
+def test_commands_of_the_readme_agree_on_what_their_table_keeps() -> None:
+    """Who runs one after another collects into one table, which keeps one or every version."""
+    commands = re.findall(r"^\$ .*sqlite:///records\.db.*$", (ROOT / "README.md").read_text(), re.M)
+    assert len(commands) == 3
+    assert all(command.endswith("--keep all") for command in commands)
