@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -14,6 +16,7 @@ from ladon_storage.collection import ahead, passage
 from ladon_storage.collection.engine import Report, run
 from ladon_storage.collection.interfaces import Gap, Limits, Position
 from ladon_storage.collection.records import Page, Reject
+from ladon_storage.collection.sinks.thread import SinkThread
 from ladon_storage.errors import SinkError, SourceError, StorageConnectionError
 from tests.collecting import (
     MemorySink,
@@ -406,6 +409,25 @@ async def test_source_waits_when_enough_is_read_ahead(monkeypatch: pytest.Monkey
     await World(sink).run(*steps)
     assert len(fetched) == 10
     assert max(sink.sizes) == 3
+
+
+async def test_source_that_never_waits_leaves_the_thread_of_the_sink_its_turn() -> None:
+    """Pages of a millisecond would keep the interpreter for as long as there are any."""
+    thread, began, pages = SinkThread(), threading.Event(), range(100)
+    await thread.do(int)
+    seen: list[bool] = []
+
+    def work() -> None:
+        end = time.perf_counter() + 0.001
+        while time.perf_counter() < end:
+            pass
+        seen.append(began.is_set())
+
+    world = World(RememberingSink(partial(thread.do, began.set)))
+    steps = [step for number in pages for step in (work, [record(str(number), number)])]
+    await world.run(*steps)
+    await thread.close(int)
+    assert seen.index(True) < len(pages) / 2
 
 
 async def test_order_is_watched_within_what_is_written_at_once(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from typing import Self
 
@@ -16,6 +17,13 @@ from ladon_storage.collection.records import Page
 
 AHEAD_CHARACTERS = 2**20
 """So many characters of pages wait for the sink before the source is made to wait."""
+
+_HANDOVER_SECONDS = 1e-6
+"""What lets the sink's thread have the interpreter.
+
+A thread asks for it when it has waited for 5 ms, and waits anew whenever it was let go in between:
+a loop that takes less for a page does so each time, and has it back before the thread wakes up.
+"""
 
 
 @contextlib.asynccontextmanager
@@ -80,6 +88,7 @@ class _Ahead:
                     self._changed.set()
                     if self._characters < AHEAD_CHARACTERS:
                         await asyncio.sleep(0)  # the sink's turn, if it has nothing to do
+                        time.sleep(_HANDOVER_SECONDS)  # noqa: ASYNC251 - its thread's, if it has
                     else:
                         self._taken.clear()
                         await self._taken.wait()
