@@ -37,7 +37,7 @@ _ITEM_CHARACTERS = 100
 """About what else there is of an item: its id, its version, its instant."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Record:
     """Be one item of a source at one version of its content.
 
@@ -62,7 +62,7 @@ class Record:
         if not self.record_id.isascii() or "\0" in self.record_id:
             _check_text(self.record_id)
         if self.timestamp.tzinfo is not UTC:
-            object.__setattr__(self, "timestamp", to_utc(self.timestamp))
+            self.timestamp = to_utc(self.timestamp)
 
     @classmethod
     def of(cls, record_id: str, timestamp: datetime, content: object) -> Self:
