@@ -1,7 +1,8 @@
 """The sink that is a table of a database, SQLite or PostgreSQL, through SQLAlchemy.
 
 - A page, what of it cannot be used, and the position after it are one transaction, which is durable
-  when `SqlSink.write` returns. A page that holds nothing new is a read.
+  when `SqlSink.write` returns. A page that holds nothing new is a read, unless the one before it
+  was all new: then it is not looked up first.
 - ``keep="latest"``: an older content never replaces a newer one, so that a page which is replayed
   does no harm; at equal times what arrived later wins. ``keep="all"``: one row per version.
 - A record that is in a page is there: the mark that it was removed goes, whatever its version.
@@ -84,6 +85,7 @@ class SqlSink:
         self._database: Database = _DATABASES[parsed.drivername](parsed, table, keep)
         self._thread: SinkThread | None = None
         self._connection: Connection | None = None
+        self._was_all_new = False
 
     def __repr__(self) -> str:
         return f"SqlSink({self._shown!r}, table={self._tables.records.name!r}, keep={self._keep!r})"
@@ -187,7 +189,10 @@ class SqlSink:
         database, now = self._database, utc_now()
         records = page.records if self._keep == "all" else _latest(page.records)
         with self._transaction() as connection:
-            unknown = database.unknown(connection, source_id, records) if records else []
+            # What writes repeats the conditions, so that a page need not be looked up first.
+            unknown = records
+            if records and not self._was_all_new:
+                unknown = database.unknown(connection, source_id, records)
             may_restore = bool(records) and self._has_marks(connection, source_id)
             if not (unknown or may_restore or page.rejects or position):
                 return 0
@@ -200,6 +205,8 @@ class SqlSink:
                 self._quarantine(connection, source_id, run_id, page.rejects, now)
             if position is not None:
                 self._remember(connection, source_id, position)
+        if records:
+            self._was_all_new = written == len(records)
         return written
 
     def _has_marks(self, connection: Connection, source_id: str) -> bool:

@@ -3,7 +3,8 @@
 - These statements run for every page, so they pass its rows as they are, around SQLAlchemy's work
   for each row. What runs once for a run or a page is in `sql` and `sql_tables`, for both kinds.
 - What is known already is found by one read that locks nothing, and only the rest is written. The
-  statements that write repeat the conditions: another run may have been faster.
+  statements that write repeat the conditions: another run may have been faster, and where all is
+  new the read is left out.
 - A page's rows are written in the order of their ids: two runs wait for each other, and never in a
   circle.
 """
