@@ -334,7 +334,7 @@ async def test_page_of_known_records_waits_for_nobody(path: Path, keep: str) -> 
 
 @pytest.mark.parametrize("keep", ["latest", "all"])
 async def test_page_is_looked_up_unless_the_one_before_was_all_new(path: Path, keep: str) -> None:
-    """The first collection does not ask for what it cannot find; a later one asks and writes not."""
+    """A first collection asks for nothing that it cannot find; a later one only asks."""
     statements: list[str] = []
     first, second = [record("1", 1), record("2", 2)], [record("3", 3)]
     seen = []
