@@ -426,7 +426,7 @@ async def test_source_that_never_waits_leaves_the_thread_of_the_sink_its_turn() 
     world = World(RememberingSink(partial(thread.do, began.set)))
     steps = [step for number in pages for step in (work, [record(str(number), number)])]
     await world.run(*steps)
-    await thread.close(int)
+    await thread.close(began.set)
     assert seen.index(True) < len(pages) / 2
 
 
