@@ -1,4 +1,4 @@
-"""A collection beside dlt's: how long, with how much memory, and what a run costs in vain.
+"""A collection beside dlt's and a bare loop: how long, how much memory, what a run costs in vain.
 
 Each collection is a process of its own, in a new folder. The clock runs from after the imports
 until the records are durable and the position is kept. Ours goes through the whole engine, with
@@ -35,14 +35,17 @@ from benchmarks.measuring import (
 )
 from benchmarks.processes import outcome, storage_service
 
-RECORDS = 100_000
+FEW, RECORDS = 10_000, 100_000
 TIMES_AS_FAST, TIMES_IN_VAIN, MEMORY_GROWTH = 5, 15, 1.25
 
 OURS = ("sqlite", "delta")
+FLOORS = {who: f"bare {who}" for who in OURS}
 PEERS = ("dlt append", "dlt merge")
 SHOWN = {
     "sqlite": "ladon-storage, SQLite",
     "delta": "ladon-storage, Delta",
+    "bare sqlite": "bare sqlite3",
+    "bare delta": "bare deltalake",
     "dlt append": "dlt, DuckDB, append",
     "dlt merge": "dlt, DuckDB, merge",
 }
@@ -117,25 +120,26 @@ async def feed() -> AsyncIterator[str]:
 
 
 async def compare(folder: Path, peers: tuple[str, ...], records: int, repetitions: int) -> None:
-    """Collect what is new, ours and each peer in turn, and print time and memory."""
+    """Collect what is new, ours, each floor and each peer in turn; print time and memory."""
     collections = Collections(folder)
     contenders: Mapping[str, Callable[[], Awaitable[float]]] = {
-        who: partial(collections.run, who, records) for who in (*OURS, *peers)
+        who: partial(collections.run, who, records) for who in (*OURS, *FLOORS.values(), *peers)
     }
     figures = await alternating(f"{records:,} records", contenders, repetitions)
     memory = {who: each[-repetitions:] for who, each in collections.mebibytes.items()}
     shows = table(
         f"Collecting {records:,} records in pages of {PAGE:,}",
         ("collection",),
-        ("seconds", *(f"{peer} / this" for peer in peers), "of CPU", "MiB above imports"),
+        ("seconds", *(f"{peer} / this" for peer in (*peers, "bare")), "of CPU", "MiB"),
     )
     for who, each in figures.items():
         beside = [shown(ratios(figures[peer], each), 2) for peer in peers]
+        beside.append(shown(ratios(figures[FLOORS[who]], each), 2) if who in OURS else "")
         cpu = collections.cpu[who][-repetitions:]
         shows.add_row(SHOWN[who], shown(each, 2), *beside, shown(cpu, 2), shown(memory[who]))
     tables.print(shows)
     for who, peer in itertools.product(OURS, peers):
-        what = f"{SHOWN[who]} beside {SHOWN[peer]}"
+        what = f"{SHOWN[who]} beside {SHOWN[peer]}, {records:,} records"
         faster = ratios(figures[peer], figures[who])
         verdict(f"{what}: times as fast", faster, TIMES_AS_FAST, at_most=False)
         verdict(f"{what}: memory", ratios(memory[who], memory[peer]), 1, at_most=True)
@@ -215,9 +219,10 @@ async def main(*, quick: bool) -> None:
         peers = ()
         progress.print("dlt is not installed, and left out; `make bench` installs it.")
     records, repetitions = (2 * PAGE, 1) if quick else (RECORDS, 5)
-    few, many = (PAGE, 2 * PAGE) if quick else (10_000, 1_000_000)
-    with TemporaryDirectory() as folder:
-        await compare(Path(folder), peers, records, repetitions)
+    few, many = (PAGE, 2 * PAGE) if quick else (FEW, 1_000_000)
+    for size in (few, records):
+        with TemporaryDirectory() as folder:
+            await compare(Path(folder), peers, size, repetitions)
     with TemporaryDirectory() as folder:
         await compare_in_vain(Path(folder), () if quick else peers, repetitions)
     with TemporaryDirectory() as folder:

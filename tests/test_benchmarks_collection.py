@@ -38,15 +38,18 @@ def test_collection_is_measured_beside_dlt_where_it_is_there() -> None:
     lines = [line for line in done.stdout.splitlines() if FIGURE.search(line) and "│" in line]
     found = [line.strip("│").split("│")[0].strip() for line in lines]
     for name in collection.OURS:
-        assert found.count(collection.SHOWN[name]) == 3
+        assert found.count(collection.SHOWN[name]) == 4
+        assert found.count(collection.SHOWN[collection.FLOORS[name]]) == 2
     if importlib.util.find_spec("dlt"):
-        assert found.count(collection.SHOWN["dlt append"]) == 1
+        assert found.count(collection.SHOWN["dlt append"]) == 2
         assert "memory: " in done.stdout
     else:
         assert "dlt is not installed" in done.stderr
 
 
-@pytest.mark.parametrize("who", ["sqlite", "delta", "dlt append", "dlt merge"])
+@pytest.mark.parametrize(
+    "who", ["sqlite", "delta", "bare sqlite", "bare delta", "dlt append", "dlt merge"]
+)
 def test_collection_that_lost_records_has_no_figure(who: str, tmp_path: Path) -> None:
     """A contender is asked how many rows it has before its time counts."""
     if who.startswith("dlt"):
