@@ -34,6 +34,12 @@ async def write(target: Sink, *pages: list[Record], source_id: str = "feed") -> 
         return [await target.write(source_id, Page(page)) for page in pages]
 
 
+def trace(target: SqlSink, statements: list[str]) -> None:
+    assert target._connection is not None
+    driver: Any = target._connection.connection.driver_connection
+    driver.set_trace_callback(statements.append)
+
+
 VALUES = "record_id, json_extract(payload, '$.value')"
 
 
@@ -88,6 +94,24 @@ async def test_keep_latest_has_the_newest_content_however_it_arrives(
     made = [[record(*each) for each in page] for page in pages]
 
     assert await write(sink(path), *made) == counts
+    assert table(path, VALUES) == [("1", expected)]
+
+
+@pytest.mark.parametrize(
+    ("later", "count", "expected"),
+    [
+        (("1", 1, "b"), 0, "a"),
+        (("1", 2, "a"), 0, "a"),
+        (("1", 2, "b"), 1, "b"),
+        (("1", 3, "b"), 1, "b"),
+    ],
+)
+async def test_a_later_run_asks_what_is_newer(
+    path: Path, later: tuple[str, int, str], count: int, expected: str
+) -> None:
+    """What the table is asked, before anything is written, has the same rule."""
+    await write(sink(path), [record("1", 2, "a")])
+    assert await write(sink(path), [record(*later)]) == [count]
     assert table(path, VALUES) == [("1", expected)]
 
 
@@ -332,6 +356,19 @@ async def test_page_of_known_records_waits_for_nobody(path: Path, keep: str) -> 
         assert await asyncio.wait_for(write(sink(path, keep), page), 10) == [0]
 
 
+async def test_large_page_is_inserted_in_parts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large it is, little of it is in memory once more; it is one transaction."""
+    page = [record(str(number), number) for number in range(5)]
+    monkeypatch.setattr(sql_sqlite, "_INSERTED_CHARACTERS", 2 * len(page[0].payload))
+    statements: list[str] = []
+    async with sink(path) as target:
+        trace(target, statements)
+        assert await target.write("feed", Page(page)) == 5
+    kinds = [each.split()[0] for each in statements]
+    assert kinds.count("INSERT") == 3
+    assert kinds.count("COMMIT") == 1
+
+
 @pytest.mark.parametrize("keep", ["latest", "all"])
 async def test_page_is_looked_up_unless_the_one_before_was_all_new(path: Path, keep: str) -> None:
     """A first collection asks for nothing that it cannot find; a later one only asks."""
@@ -339,13 +376,11 @@ async def test_page_is_looked_up_unless_the_one_before_was_all_new(path: Path, k
     first, second = [record("1", 1), record("2", 2)], [record("3", 3)]
     seen = []
     async with sink(path, keep) as target:
-        assert target._connection is not None
-        driver: Any = target._connection.connection.driver_connection
-        driver.set_trace_callback(statements.append)
+        trace(target, statements)
         for page in (first, second, first, first, second):
             written = await target.write("feed", Page(page))
             asked = "".join(statements)
-            seen.append((written, "AS page" in asked, "INSERT" in asked))
+            seen.append((written, "LEFT JOIN" in asked, "INSERT" in asked))
             statements.clear()
     assert seen == [
         (2, True, True),

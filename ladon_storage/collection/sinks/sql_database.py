@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -89,25 +89,3 @@ def statement(template: str, table: str, keep: Keep) -> str:
 def by_id(records: list[Record]) -> list[Record]:
     """Return records in the order in which every sink writes them."""
     return sorted(records, key=lambda record: record.record_id)
-
-
-def not_known(
-    records: list[Record],
-    known: Mapping[str, tuple[str, Any]],
-    as_stored: Callable[[datetime], Any],
-) -> list[Record]:
-    """Return the records whose content is neither there nor older than what is there.
-
-    Args:
-        records: The page's.
-        known: The version and the timestamp that each id has.
-        as_stored: How a timestamp looks there.
-    """
-    unknown = []
-    for record in records:
-        there = known.get(record.record_id)
-        if there is None or (
-            there[0] != record.version and there[1] <= as_stored(record.timestamp)
-        ):
-            unknown.append(record)
-    return unknown

@@ -14,7 +14,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
 from ladon_storage.collection.records import Record
-from ladon_storage.collection.sinks.sql_database import WAIT_SECONDS, by_id, not_known, statement
+from ladon_storage.collection.sinks.sql_database import WAIT_SECONDS, by_id, statement
 from ladon_storage.collection.sinks.sql_tables import Keep
 from ladon_storage.errors import ConfigurationError
 
@@ -134,7 +134,13 @@ class Postgresql:
             known = {(row[0], row[1]) for row in rows}
             return [each for each in records if (each.record_id, each.version) not in known]
         rows = connection.exec_driver_sql(self._known, (source_id, ids))
-        return not_known(records, {row[0]: (row[1], row[2]) for row in rows}, lambda at: at)
+        there = {record_id: (version, timestamp) for record_id, version, timestamp in rows}
+        unknown = []
+        for record in records:
+            version, timestamp = there.get(record.record_id, (None, record.timestamp))
+            if version != record.version and timestamp <= record.timestamp:
+                unknown.append(record)
+        return unknown
 
     def store(
         self, connection: Connection, source_id: str, records: list[Record], now: datetime

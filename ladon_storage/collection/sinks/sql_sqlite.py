@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
 from ladon_storage.collection.records import Record
-from ladon_storage.collection.sinks.sql_database import WAIT_SECONDS, by_id, not_known, statement
+from ladon_storage.collection.sinks.sql_database import WAIT_SECONDS, by_id, statement
 from ladon_storage.collection.sinks.sql_tables import Keep, instant_text
 from ladon_storage.errors import ConfigurationError, SinkError
 
@@ -29,33 +29,39 @@ SELECT page.value, t.name, t.pk FROM json_each(?) AS page
 CROSS JOIN pragma_table_info(page.value) AS t
 """
 
-# A page is one JSON text for each of these, so that its rows are one step of SQLite, during which
-# other threads run. An instant without microseconds is written shorter in JSON than in the table.
+# Rows are passed as JSON, so that thousands of them are one step of SQLite, during which other
+# threads run. An instant without microseconds is written shorter in JSON than in the table.
+_PAGE = """
+WITH page AS (
+    SELECT key, json_extract(value, '$[0]') AS record_id, json_extract(value, '$[1]') AS version,
+    substr(replace(json_extract(value, '$[2]'), '+', '.000000+'), 1, 26) || '+00:00'
+    AS record_timestamp, json_extract(value, '$[3]') AS payload
+    FROM json_each(?)
+)
+"""
+
 _INSERT = """
 INSERT INTO {table} (source_id, record_id, version, record_timestamp, payload, collected_at)
-SELECT ?, id, version,
-CASE length(at) WHEN 25 THEN substr(at, 1, 19) || '.000000+00:00' ELSE at END, payload, ?
-FROM (SELECT json_extract(value, '$[0]') AS id, json_extract(value, '$[1]') AS version,
-      json_extract(value, '$[2]') AS at, json_extract(value, '$[3]') AS payload
-      FROM json_each(?))
-WHERE true {on_conflict}
+{page} SELECT ?, record_id, version, record_timestamp, payload, ? FROM page WHERE true {on_conflict}
 """
+
+_UNKNOWN: dict[Keep, str] = {
+    "latest": """
+{page} SELECT json_group_array(page.key) FROM page
+LEFT JOIN {table} AS t ON t.source_id = ? AND t.record_id = page.record_id
+WHERE t.record_id IS NULL
+OR t.version <> page.version AND t.record_timestamp <= page.record_timestamp
+""",
+    "all": """
+{page} SELECT json_group_array(page.key) FROM page
+LEFT JOIN {table} AS t
+ON t.source_id = ? AND t.record_id = page.record_id AND t.version = page.version
+WHERE t.record_id IS NULL
+""",
+}
 
 _INSERTED_CHARACTERS = 2**18
 """So many characters of payloads make one JSON text, which is a few times in memory."""
-
-# CROSS JOIN fixes the order: the page first, each of its ids looked up in the table's key.
-_KNOWN = """
-SELECT t.record_id, t.version, t.record_timestamp FROM json_each(?) AS page
-CROSS JOIN {table} AS t ON t.source_id = ? AND t.record_id = page.value
-"""
-
-_KNOWN_VERSIONS = """
-SELECT t.record_id, t.version FROM json_each(?) AS page
-CROSS JOIN {table} AS t ON t.source_id = ?
-AND t.record_id = json_extract(page.value, '$[0]')
-AND t.version = json_extract(page.value, '$[1]')
-"""
 
 _MARK = """
 UPDATE {table} SET removed_at = ?
@@ -92,9 +98,9 @@ class Sqlite:
             )
         self._url = url
         self._folder = Path(url.database).parent
-        self._keep = keep
-        self._insert, self._known, self._known_versions = (
-            statement(each, table, keep) for each in (_INSERT, _KNOWN, _KNOWN_VERSIONS)
+        self._insert, self._unknown = (
+            statement(each.replace("{page}", _PAGE), table, keep)
+            for each in (_INSERT, _UNKNOWN[keep])
         )
         self._mark, self._unmark = (statement(each, table, keep) for each in (_MARK, _UNMARK))
 
@@ -123,16 +129,10 @@ class Sqlite:
     def unknown(
         self, connection: Connection, source_id: str, records: list[Record]
     ) -> list[Record]:
-        """Pass the page as one JSON text: a statement for each record costs three times as much."""
-        if self._keep == "all":
-            page = json.dumps([(record.record_id, record.version) for record in records])
-            rows = connection.exec_driver_sql(self._known_versions, (page, source_id))
-            versions = {(row[0], row[1]) for row in rows}
-            return [each for each in records if (each.record_id, each.version) not in versions]
-        page = json.dumps([record.record_id for record in records])
-        rows = connection.exec_driver_sql(self._known, (page, source_id))
-        known = {row[0]: (row[1], row[2]) for row in rows.all()}
-        return not_known(records, known, instant_text)
+        """Let SQLite compare: a row that is fetched costs more than one that is looked up."""
+        page = [(each.record_id, each.version, each.timestamp) for each in records]
+        rows = connection.exec_driver_sql(self._unknown, (orjson.dumps(page).decode(), source_id))
+        return [records[number] for number in orjson.loads(rows.scalar_one())]
 
     def store(
         self, connection: Connection, source_id: str, records: list[Record], now: datetime
@@ -140,7 +140,7 @@ class Sqlite:
         """Pass the rows as JSON: a statement for each record costs twice as much."""
         collected_at = instant_text(now)
         return sum(
-            connection.exec_driver_sql(self._insert, (source_id, collected_at, rows)).rowcount
+            connection.exec_driver_sql(self._insert, (rows, source_id, collected_at)).rowcount
             for rows in _as_json(by_id(records))
         )
 
