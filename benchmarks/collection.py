@@ -130,13 +130,12 @@ async def compare(folder: Path, peers: tuple[str, ...], records: int, repetition
     shows = table(
         f"Collecting {records:,} records in pages of {PAGE:,}",
         ("collection",),
-        ("seconds", *(f"{peer} / this" for peer in (*peers, "bare")), "of CPU", "MiB"),
+        ("seconds", *(f"{peer} / this" for peer in (*peers, "bare")), "MiB"),
     )
     for who, each in figures.items():
         beside = [shown(ratios(figures[peer], each), 2) for peer in peers]
         beside.append(shown(ratios(figures[FLOORS[who]], each), 2) if who in OURS else "")
-        cpu = collections.cpu[who][-repetitions:]
-        shows.add_row(SHOWN[who], shown(each, 2), *beside, shown(cpu, 2), shown(memory[who]))
+        shows.add_row(SHOWN[who], shown(each, 2), *beside, shown(memory[who]))
     tables.print(shows)
     for who, peer in itertools.product(OURS, peers):
         what = f"{SHOWN[who]} beside {SHOWN[peer]}, {records:,} records"
