@@ -92,9 +92,9 @@ def _peak() -> float:
 
 
 def _typical(run: Callable[[], None]) -> tuple[float, float]:
-    """Return the median of five runs, after one that warms up: its seconds, and of CPU time."""
+    """Return the median of 15 runs, after one that warms up: its seconds, and of CPU time."""
     seconds, cpu = [], []
-    for _ in range(6):
+    for _ in range(16):
         began, spent = time.perf_counter(), time.process_time()
         run()
         seconds.append(time.perf_counter() - began)
