@@ -31,13 +31,13 @@ PAGE = 1_000
 BEGIN = datetime(2024, 1, 1, tzinfo=UTC)
 Item = dict[str, Any]
 
-_BARE_TABLE = (
+_FLOOR_TABLE = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "CREATE TABLE records (source_id TEXT, record_id TEXT, payload TEXT, "
     "PRIMARY KEY (source_id, record_id))",
 )
-_BARE_UPSERT = (
+_FLOOR_UPSERT = (
     "INSERT INTO records VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET payload = excluded.payload"
 )
 
@@ -69,7 +69,7 @@ def main() -> None:
     """Measure what the command line says: who, what, a folder, and a number or an address."""
     who, what, folder, argument = sys.argv[1:]
     kind, _, which = who.rpartition(" ")
-    contender: Any = {"dlt": _Dlt, "bare": _Bare, "": _Ours}[kind](which, Path(folder))
+    contender: Any = {"dlt": _Dlt, "floor": _Floor, "": _Ours}[kind](which, Path(folder))
     if what == "nothing new":
         seconds, cpu = contender.find_nothing(argument)
         print(json.dumps({"seconds": seconds, "cpu": cpu}))
@@ -135,7 +135,7 @@ class _Ours:
         return _typical(lambda: asyncio.run(run(0)))
 
 
-class _Bare:
+class _Floor:
     def __init__(self, sink: str, folder: Path) -> None:
         if sink == "delta":
             import deltalake  # noqa: F401 - imports are over when the clock starts
@@ -147,12 +147,12 @@ class _Bare:
 
 def _fill_sqlite(folder: Path, records: int) -> None:
     with closing(sqlite3.connect(folder / "records.db", isolation_level=None)) as connection:
-        for statement in _BARE_TABLE:
+        for statement in _FLOOR_TABLE:
             connection.execute(statement)
         for items in pages_of(records):
             rows = [("generated", item["id"], orjson.dumps(item).decode()) for item in items]
             connection.execute("BEGIN IMMEDIATE")
-            connection.executemany(_BARE_UPSERT, rows)
+            connection.executemany(_FLOOR_UPSERT, rows)
             connection.execute("COMMIT")
 
 

@@ -1,4 +1,4 @@
-"""A collection beside dlt's and a bare loop: how long, how much memory, what a run costs in vain.
+"""A collection beside dlt's and a floor: how long, how much memory, what a run costs in vain.
 
 Each collection is a process of its own, in a new folder. The clock runs from after the imports
 until the records are durable and the position is kept. Ours goes through the whole engine, with
@@ -39,13 +39,13 @@ FEW, RECORDS = 10_000, 100_000
 TIMES_AS_FAST, TIMES_IN_VAIN, MEMORY_GROWTH = 5, 15, 1.25
 
 OURS = ("sqlite", "delta")
-FLOORS = {who: f"bare {who}" for who in OURS}
+FLOORS = {who: f"floor {who}" for who in OURS}
 PEERS = ("dlt append", "dlt merge")
 SHOWN = {
     "sqlite": "ladon-storage, SQLite",
     "delta": "ladon-storage, Delta",
-    "bare sqlite": "bare sqlite3",
-    "bare delta": "bare deltalake",
+    "floor sqlite": "floor, sqlite3",
+    "floor delta": "floor, deltalake",
     "dlt append": "dlt, DuckDB, append",
     "dlt merge": "dlt, DuckDB, merge",
 }
@@ -130,7 +130,7 @@ async def compare(folder: Path, peers: tuple[str, ...], records: int, repetition
     shows = table(
         f"Collecting {records:,} records in pages of {PAGE:,}",
         ("collection",),
-        ("seconds", *(f"{peer} / this" for peer in (*peers, "bare")), "MiB"),
+        ("seconds", *(f"{peer} / this" for peer in (*peers, "floor")), "MiB"),
     )
     for who, each in figures.items():
         beside = [shown(ratios(figures[peer], each), 2) for peer in peers]

@@ -48,7 +48,7 @@ def test_collection_is_measured_beside_dlt_where_it_is_there() -> None:
 
 
 @pytest.mark.parametrize(
-    "who", ["sqlite", "delta", "bare sqlite", "bare delta", "dlt append", "dlt merge"]
+    "who", ["sqlite", "delta", "floor sqlite", "floor delta", "dlt append", "dlt merge"]
 )
 def test_collection_that_lost_records_has_no_figure(who: str, tmp_path: Path) -> None:
     """A contender is asked how many rows it has before its time counts."""
