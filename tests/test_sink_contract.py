@@ -162,6 +162,21 @@ async def test_instants_keep_their_microseconds_and_far_years(place: Place) -> N
     assert await write(place, older) == [0 if place.keep == "latest" else 1]
 
 
+class Instant(datetime):
+    """Be what pendulum, pandas and freezegun make of an instant: a subclass."""
+
+
+async def test_instant_may_be_of_another_library(place: Place) -> None:
+    """To the microsecond, however it is written; known, and newer, as any other."""
+    made = Instant(2024, 1, 1, 0, 0, 0, 1, tzinfo=UTC)
+    page = [record("1", made), record("2", made.replace(microsecond=0))]
+    changed = [record("1", made + timedelta(seconds=1), "newer")]
+    assert await write(place, page) == [2]
+    assert await write(place, page) == [0]
+    assert await write(place, changed) == [1]
+    assert {row.timestamp for row in place.rows()} >= {page[1].timestamp, changed[0].timestamp}
+
+
 async def test_sources_do_not_touch_each_others_records(place: Place) -> None:
     """The same id at another source is another record."""
     await write(place, [record("1", 2, "a")], source_id="one")

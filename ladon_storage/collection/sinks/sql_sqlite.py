@@ -130,9 +130,9 @@ class Sqlite:
         self, connection: Connection, source_id: str, records: list[Record]
     ) -> list[Record]:
         """Let SQLite compare: a row that is fetched costs more than one that is looked up."""
-        page = [(each.record_id, each.version, each.timestamp) for each in records]
-        rows = connection.exec_driver_sql(self._unknown, (orjson.dumps(page).decode(), source_id))
-        return [records[number] for number in orjson.loads(rows.scalar_one())]
+        page = _json([(each.record_id, each.version, each.timestamp) for each in records])
+        found = connection.exec_driver_sql(self._unknown, (page, source_id))
+        return [records[number] for number in orjson.loads(found.scalar_one())]
 
     def store(
         self, connection: Connection, source_id: str, records: list[Record], now: datetime
@@ -141,7 +141,7 @@ class Sqlite:
         collected_at = instant_text(now)
         return sum(
             connection.exec_driver_sql(self._insert, (rows, source_id, collected_at)).rowcount
-            for rows in _as_json(by_id(records))
+            for rows in _inserted(by_id(records))
         )
 
     def mark(
@@ -153,17 +153,22 @@ class Sqlite:
         connection.exec_driver_sql(marking, (at, source_id, json.dumps(ids)))
 
 
-def _as_json(records: list[Record]) -> Iterator[str]:
-    """Yield texts for `_INSERT`, of all records."""
+def _inserted(records: list[Record]) -> Iterator[str]:
+    """Yield the texts by which all records are inserted."""
     rows, characters = [], 0
     for each in records:
         rows.append((each.record_id, each.version, each.timestamp, each.payload))
         characters += len(each.payload)
         if characters >= _INSERTED_CHARACTERS:
-            yield orjson.dumps(rows).decode()
+            yield _json(rows)
             rows, characters = [], 0
     if rows:
-        yield orjson.dumps(rows).decode()
+        yield _json(rows)
+
+
+def _json(rows: list[Any]) -> str:
+    # Of a subclass of datetime, such as other libraries have, orjson makes nothing by itself.
+    return orjson.dumps(rows, default=instant_text).decode()
 
 
 @lru_cache  # it holds no connection, and the statements that it has compiled
