@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import socket
 import sqlite3
 import threading
@@ -112,6 +113,19 @@ def failing(store: CircuitStore, act: str = "read") -> float:
     assert store.place in str(caught.value)
     assert PASSWORD not in f"{caught.value!r} {caught.value.__cause__!r} {store.place}"
     return took
+
+
+def test_runs_that_seed_random_have_their_own_tags_and_their_own_numbers(tmp_path: Path) -> None:
+    """A tag that two runs give would let one overwrite what the other has changed meanwhile."""
+    tags, numbers = [], []
+    for name in ("a", "b"):
+        random.seed(42)
+        store = SqliteStore(tmp_path / "circuits.db")
+        store.swap(name, NOTHING, "kept")
+        tags.append(store.read(name).tag)
+        numbers.append(random.random())
+    assert tags[0] != tags[1]
+    assert numbers[0] == numbers[1] == random.Random(42).random()
 
 
 def test_locked_file_costs_a_bounded_time(tmp_path: Path) -> None:

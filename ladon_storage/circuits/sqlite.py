@@ -41,7 +41,7 @@ _READ = "SELECT tag, record FROM circuits WHERE service = ?"
 _INSERT = "INSERT OR IGNORE INTO circuits (tag, record, service) VALUES (?, ?, ?)"
 _UPDATE = "UPDATE circuits SET tag = ?, record = ? WHERE service = ? AND tag = ?"
 
-
+_random = random.SystemRandom()  # it leaves alone what a run may have seeded
 _stores: WeakSet[SqliteStore] = WeakSet()
 
 
@@ -101,7 +101,7 @@ class SqliteStore:
             except (sqlite3.Error, OSError) as error:
                 if left and getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
                     left -= 1
-                    time.sleep(random.uniform(0.5, 1.5) * PAUSE_SECONDS)  # noqa: S311 - to spread
+                    time.sleep(_random.uniform(0.5, 1.5) * PAUSE_SECONDS)  # so that they spread
                     continue
                 self.close()
                 raise CircuitStoreError(

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-import random
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -58,7 +58,8 @@ class CircuitStore(Protocol):
 
 def new_tag() -> int:
     """Return a tag that no other change has, also not one of a store that was lost."""
-    return random.getrandbits(62) + 1
+    # Not of `random`: runs that seed it alike would take each other's changes for their own.
+    return secrets.randbits(62) + 1
 
 
 class MemoryStore:
