@@ -126,7 +126,6 @@ class Request:
     body: object
     headers: Mapping[str, str]
     accept: Collection[int]
-    is_query: bool = True
     has_left: bool = False
     """Whether a redirect led it to another site, which gets no keys."""
 

@@ -47,13 +47,13 @@ def host_of(url: URL) -> str:
 
 
 def circuit_of(url: URL) -> CircuitBreaker:
-    """Return the one circuit of an address's host in this process."""
-    return _circuit(host_of(url))
-
-
-def path_circuit_of(url: URL) -> CircuitBreaker:
     """Return the circuit of what an address names on its host, whatever its query."""
     return _circuit(host_of(url) + url.raw_path)
+
+
+def host_circuit_of(url: URL) -> CircuitBreaker:
+    """Return the one circuit of an address's host in this process."""
+    return _circuit(host_of(url))
 
 
 def _circuit(name: str) -> CircuitBreaker:
@@ -97,7 +97,7 @@ class Admission:
         Raises:
             CircuitOpenError: The circuit of the host or of the path is open.
         """
-        host, path = circuit_of(url), path_circuit_of(url)
+        host, path = host_circuit_of(url), circuit_of(url)
         permit = host.acquire()
         try:
             return cls(host, path, (permit, path.acquire()))

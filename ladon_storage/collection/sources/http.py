@@ -75,7 +75,6 @@ MAX_HEADER_BYTES = 2**16
 _TIMEOUT = aiohttp.ClientTimeout(total=300, sock_connect=30, sock_read=60)
 _REPEATABLE_STATUSES = frozenset({408, 425, 429})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_KEEPS_METHOD = frozenset({307, 308})
 _LONGEST = 10_000
 """Characters of a text that are looked at before it is cut."""
 
@@ -158,21 +157,28 @@ class SourceHttp:
         return self.parsed(await self.get(url, params=params, headers=headers))
 
     def parsed(self, answer: HttpAnswer) -> Any:
-        """Return an answer's JSON.
+        """Return an answer's JSON; whoever takes none for an answer asks `HttpAnswer.is_empty`.
 
         Raises:
             SourceError: It is none.
         """
+        if answer.status == 204:
+            raise SourceError(
+                f"Source {self._source_id!r} answered 204 from {self.shown(answer.url)}, without a "
+                "document; see what it publishes.",
+                self._source_id,
+            )
         try:
             return json.loads(answer.body, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             problem = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         # Raised outside of the handler: the parser's error holds the whole document.
-        raise SourceError(
+        problem = "it is empty" if answer.is_empty else problem
+        raise self.error(
             f"The document of source {self._source_id!r} at {self.shown(answer.url)} is not JSON, "
-            f"after {len(answer.body)} bytes that arrived whole: {problem}; nothing of it was "
-            "stored, see what the source publishes.",
-            self._source_id,
+            f"after {len(answer.body)} bytes that arrived whole: {problem}; nothing of it was stored"
+            "stored",
+            "see what the source publishes",
         )
 
     async def get(
@@ -207,7 +213,7 @@ class SourceHttp:
         Raises:
             SourceError: As for `get`; what is no query is asked once.
         """
-        request = Request("POST", address(url, params), body, headers or {}, accept, is_query)
+        request = Request("POST", address(url, params), body, headers or {}, accept)
         return await self._repeated(request, ATTEMPTS if is_query else 1)
 
     async def _repeated(self, request: Request, attempts: int) -> HttpAnswer:
@@ -244,7 +250,7 @@ class SourceHttp:
             location = answer.headers.get("Location")
             if answer.status not in _REDIRECTS or location is None:
                 self._refuse_status(answer)
-            request = self._redirected(request, location, answer.status, origin)
+            request = self._redirected(request, location, origin)
         raise self._exchange.error(request.url, "redirects nowhere", "check the address")
 
     async def _judged(self, request: Request) -> HttpAnswer:
@@ -280,40 +286,40 @@ class SourceHttp:
             admission.succeeded()
         return answer
 
-    def _redirected(self, request: Request, location: str, status: int, origin: URL) -> Request:
+    def _redirected(self, request: Request, location: str, origin: URL) -> Request:
         """Return the request that a redirect asks for.
 
         Raises:
-            SourceError: It leads to what is no address, to another site, or changes what is asked.
+            SourceError: It leads to what is no address, or to another site, or there is a body to hand on.
         """
         try:
             target = request.url.join(URL(location))
             check_url(str(target))
         except ValueError:
             target = None
-        is_kept = request.method == "GET" or (request.is_query and status in _KEEPS_METHOD)
-        if target is None or not is_kept:
+        if target is None or request.method != "GET":
             raise self._exchange.error(
                 request.url, "redirects nowhere", "check the address"
             ) from None
         is_home = is_same_host(origin, target)
-        is_safe = (request.url.scheme, target.scheme) != ("https", "http")
-        if not is_safe or not (is_home or self._exchange.route.allows(target)):
+        if request.url.scheme == "https" and target.scheme == "http":
             raise self._exchange.error(
                 request.url,
-                f"redirects to {self.shown(target.origin())}, "
-                f"{'another site' if is_safe else 'which is not encrypted'}, and was not followed",
+                f"redirects to {self.shown(target)}, which is not encrypted, and was not followed",
+                "set the address to where it leads, if that is right",
+            )
+        if not (is_home or self._exchange.route.allows(target)):
+            self._exchange.check_host(replace(request, url=target))
+            raise self._exchange.error(
+                request.url,
+                f"redirects to {self.shown(target)}, another site, and was not followed",
                 "set the address to where it leads, or allow the host in redirects_to of its "
-                "connection"
-                if is_safe
-                else "set the address to where it leads, if that is right",
+                "connection",
             )
         if target.user is None and target.origin() == request.url.origin():
             target = target.with_user(request.url.user).with_password(request.url.password)
         if is_home:
             return replace(request, url=target)
-        if request.method != "GET":  # its body is for the source
-            raise self._exchange.error(request.url, "redirects nowhere", "check the address")
         headers = {k: v for k, v in request.headers.items() if k.lower() in _MAY_LEAVE}
         return replace(request, url=target, headers=headers, has_left=True)
 

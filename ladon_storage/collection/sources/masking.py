@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from html import escape
 from urllib.parse import quote, quote_plus
 
+from ladon_storage.errors import CollectionError
+
 _SHORTEST = 4
 """Characters of the shortest secret that is masked: a shorter one is part of any sentence."""
 
@@ -47,6 +49,8 @@ class Mask:
         if not self._forms:
             return
         error.args = tuple(self.of(each) if isinstance(each, str) else each for each in error.args)
+        if isinstance(error, CollectionError):
+            error.message = self.of(error.message)
         link: BaseException | None = error
         for _ in range(100):  # no chain is longer, and a circle ends
             if link is None:
