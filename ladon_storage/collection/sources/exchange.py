@@ -304,7 +304,11 @@ def _described(error: aiohttp.ClientError | OSError) -> tuple[str, str, bool]:
         return "could not be reached, or hung up", step, True
     if isinstance(error, aiohttp.ClientResponseError):
         if error.message.startswith(_TOO_LONG):
-            return "answered with a header that is too long, beyond 64 KiB,", "see its headers", False
+            return (
+                "answered with a header that is too long, beyond 64 KiB,",
+                "see its headers",
+                False,
+            )
         if error.message.startswith(_TOO_MANY):
             return "answered with too many headers", "see its headers", False
     return "answered something that is not HTTP", step, False

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
@@ -24,6 +23,12 @@ from yarl import URL
 
 from ladon_storage.collection.secrets import secret
 from ladon_storage.collection.sources.addresses import check_url, is_same_host
+from ladon_storage.collection.sources.documents import (
+    Document,
+    TooMuchError,
+    parse,
+    read_document,
+)
 from ladon_storage.collection.sources.exchange import (
     OK,
     Exchange,
@@ -133,9 +138,7 @@ class SourceHttp:
 
     def error(self, problem: str, step: str, *, transient: bool = False) -> SourceError:
         """Return a `SourceError` of the source whose text is masked: a problem, and what to do."""
-        return SourceError(
-            self.masked(f"{problem}; {step}."), self._source_id, transient=transient
-        )
+        return SourceError(self.masked(f"{problem}; {step}."), self._source_id, transient=transient)
 
     @property
     def asked_at(self) -> datetime | None:
@@ -169,15 +172,35 @@ class SourceHttp:
                 self._source_id,
             )
         try:
-            return json.loads(answer.body, parse_constant=_refuse_constant)
+            return parse(answer.body)
         except (ValueError, RecursionError) as error:
-            problem = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+            problem = _unparsed(error)
         # Raised outside of the handler: the parser's error holds the whole document.
-        problem = "it is empty" if answer.is_empty else problem
-        raise self.error(
-            f"The document of source {self._source_id!r} at {self.shown(answer.url)} is not JSON, "
-            f"after {len(answer.body)} bytes that arrived whole: {problem}; nothing of it was stored"
-            "stored",
+        raise self._refused(answer, problem)
+
+    async def document(self, answer: HttpAnswer, path: str) -> Document:
+        """Return an answer's JSON apart from the records at a dotted path; it may be large.
+
+        What is at the path is a list or a dictionary, or where it holds very much, a sequence or a
+        mapping that is parsed while it is read. The event loop is not held meanwhile.
+
+        Raises:
+            SourceError: It is none, or holds more around its records or in one than is read.
+        """
+        if answer.status == 204:
+            self.parsed(answer)
+        try:
+            return await read_document(answer.body, path)
+        except (ValueError, RecursionError) as error:
+            problem = _unparsed(error)
+        raise self._refused(answer, problem)
+
+    def _refused(self, answer: HttpAnswer, problem: str) -> SourceError:
+        problem = "is not JSON: it is empty" if answer.is_empty else problem
+        what, _, why = problem.partition(": ")
+        return self.error(
+            f"The document of source {self._source_id!r} at {self.shown(answer.url)} {what}, after "
+            f"{len(answer.body)} bytes that arrived whole: {why}; nothing of it was stored",
             "see what the source publishes",
         )
 
@@ -290,7 +313,7 @@ class SourceHttp:
         """Return the request that a redirect asks for.
 
         Raises:
-            SourceError: It leads to what is no address, or to another site, or there is a body to hand on.
+            SourceError: It leads to what is no address, or to another site; or a POST was made.
         """
         try:
             target = request.url.join(URL(location))
@@ -446,9 +469,7 @@ def _timeout(connection: Connection) -> aiohttp.ClientTimeout:
     seconds = connection.timeout
     if seconds is None:
         return _TIMEOUT
-    return aiohttp.ClientTimeout(
-        total=seconds, sock_connect=min(30.0, seconds), sock_read=seconds
-    )
+    return aiohttp.ClientTimeout(total=seconds, sock_connect=min(30.0, seconds), sock_read=seconds)
 
 
 def _wait_before_retry(error: Exception) -> bool | float:
@@ -458,5 +479,7 @@ def _wait_before_retry(error: Exception) -> bool | float:
     return error.retry_after or True
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+def _unparsed(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "is not JSON: it is nested too deeply"
+    return f"{'is too much' if isinstance(error, TooMuchError) else 'is not JSON'}: {error}"

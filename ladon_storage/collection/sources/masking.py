@@ -1,7 +1,8 @@
 """The one place where secrets are taken out of a text, whoever wrote it.
 
-- An API may echo its caller's key in an error, a next link or a status. So a text that an answer had
-  a part in is masked before it is in a message, and before it is cut: half a secret is not found.
+- An API may echo its caller's key in an error, a next link or a status. So a text that an answer
+  had a part in is masked before it is in a message, and before it is cut: half a secret is not
+  found.
 - A secret is looked for in the forms in which services write it: as it is, percent-encoded, in
   JSON, in HTML, in Base64.
 """

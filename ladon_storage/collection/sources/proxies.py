@@ -1,7 +1,7 @@
 """Which proxy stands between here and an address, as the environment says it.
 
-- `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in capitals or not; the small ones win, as
-  they do for curl. `NO_PROXY` names hosts, domains, ports of them, addresses and networks.
+- `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in capitals or not; the small ones win,
+  as they do for curl. `NO_PROXY` names hosts, domains, ports of them, addresses and networks.
 - They are read here, since aiohttp would read the user's netrc along with them.
 """
 
@@ -57,7 +57,9 @@ def _matches(host: str, port: int | None, exception: str) -> bool:
     if exception == "*":
         return True
     with suppress(ValueError):  # either is a name
-        return ipaddress.ip_address(host) in ipaddress.ip_network(exception.strip("[]"), strict=False)
+        return ipaddress.ip_address(host) in ipaddress.ip_network(
+            exception.strip("[]"), strict=False
+        )
     name, colon, number = exception.rpartition(":")
     if colon and number.isdecimal():
         if port != int(number):
