@@ -56,6 +56,9 @@ HOPELESS_RECORDS = 10_000
 PASS_PAGES = 2
 """So many pages with records make a pass that shows an order."""
 
+LISTED = "0" * 30
+"""Stands for the digest of a document in a position: something was listed, and in no document."""
+
 _LONGEST_LEAD = timedelta(days=1)
 """A source whose clock is ahead of ours by more has a wrong clock."""
 
@@ -118,11 +121,12 @@ class Passage:
         self._remembers = turn is not None and isinstance(sink, RemembersPosition)
         self._position = start.position
         self._declares_order = bool(getattr(source, "ordered", False))
+        is_guaranteed = bool(getattr(source, "order_guaranteed", False))
         shown = start.position is not None and start.position.order_shown
-        self._is_ordered = self._declares_order and (
-            bool(getattr(source, "order_guaranteed", False)) or shown
-        )
+        self._is_ordered = self._declares_order and (is_guaranteed or shown)
+        self._learns_order = self._declares_order and not is_guaranteed
         self._is_whole = turn is not None and getattr(source, "whole", source.overlap is None)
+        self._is_snapshot = getattr(source, "snapshot", source.overlap is None)
         self._returns = Returns.of(sink, is_needed=turn is not None and start.position is not None)
         self._checkpointed = time.monotonic()
         self._watermark = turn.before if turn else None
@@ -239,7 +243,9 @@ class Passage:
                 position = position.model_copy(update=self._learned())
             elif len(page) or promoted is not None:
                 # Until the run ended, the sink has a part of another document.
-                position = position.model_copy(update={"document": None})
+                before = self._start.position
+                had_some = before is not None and before.document is not None
+                position = position.model_copy(update={"document": LISTED if had_some else None})
         moved = position if _differ(position, self._position) else None
         if len(page) or moved:
             result = await self._sink.write(
@@ -251,12 +257,14 @@ class Passage:
     def _learned(self) -> dict[str, object]:
         """Return what a whole pass says about the source."""
         tally, position = self._tally, self._position
-        shown = tally.filled_pages >= PASS_PAGES or bool(position and position.order_shown)
+        shown = bool(position and position.order_shown)
         if tally.is_unchanged:
             return {"document": self._start.document, "order_shown": shown}
+        shown = shown or tally.filled_pages >= PASS_PAGES
+        listed = LISTED if self._is_snapshot else None
         return {
-            "document": tally.document,
-            "order_shown": self._declares_order and tally.in_order and shown,
+            "document": (tally.document or listed) if tally.seen else None,
+            "order_shown": self._learns_order and tally.in_order and shown,
         }
 
     def _see(self, page: Page, result: WriteResult) -> None:
@@ -313,12 +321,11 @@ class Passage:
         )
 
     def _refuse_a_vanished_feed(self) -> None:
-        """Refuse a listing without anything, of a source of which the sink has something."""
-        tally, durable = self._tally, self._start.durable
-        if self._turn is None or tally.seen or tally.is_unchanged or tally.is_first:
+        """Refuse a listing without anything, where the last complete one had something."""
+        tally, position = self._tally, self._start.position
+        if not self._is_snapshot or tally.seen or tally.is_unchanged or self._turn is None:
             return
-        is_snapshot = getattr(self._source, "snapshot", self._source.overlap is None)
-        if not is_snapshot or durable is None or self._limits.removed_share >= 1:
+        if position is None or position.document is None or self._limits.removed_share >= 1:
             return
         raise SourceError(
             f"Source {self._source.source_id!r} lists nothing, and had records before: its answer "
