@@ -40,7 +40,7 @@ from ladon_storage.collection.resume import NOTHING_COLLECTED, Start, latest
 from ladon_storage.collection.returns import Returns
 from ladon_storage.collection.tally import Tally
 from ladon_storage.collection.turn import Turn
-from ladon_storage.errors import SourceError
+from ladon_storage.errors import SinkError, SourceError
 
 logger = logging.getLogger(__name__)
 
@@ -270,6 +270,13 @@ class Passage:
     def _see(self, page: Page, result: WriteResult) -> None:
         """Note what a write changed, and how late what is new was."""
         tally = self._tally
+        if result.written > len(page.records):
+            raise SinkError(
+                f"The sink of source {self._source.source_id!r} says that it changed "
+                f"{result.written} rows of {len(page.records)} record"
+                f"{'s' * (len(page.records) != 1)}. Correct what its `write` returns.",
+                self._source.source_id,
+            )
         tally.new += len(result.new)
         tally.changed += result.changed
         self._returns.note(page.records, result.superseded)
