@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -26,7 +28,6 @@ class LatestSink(RememberingSink):
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
     ) -> WriteResult:
-        await super().write(source_id, page, run_id=run_id, position=position)
         new, changed, superseded = [], 0, []
         for each in page.records:
             known = self.current.get(each.record_id)
@@ -40,6 +41,8 @@ class LatestSink(RememberingSink):
             else:
                 changed += 1
             self.current[each.record_id] = each
+        moved = None if superseded else position
+        await super().write(source_id, page, run_id=run_id, position=moved)
         return WriteResult(new, changed, superseded)
 
     async def revert(self, source_id: str, records: Sequence[Record], *, run_id: str = "") -> int:
@@ -47,6 +50,16 @@ class LatestSink(RememberingSink):
             self.current[each.record_id] = each
             self.reverted.append(each.record_id)
         return len(records)
+
+
+class Guaranteed(ScriptedSource):
+    """A source whose requests ask for the order, with an overlap of five minutes."""
+
+    ordered = True
+    order_guaranteed = True
+
+    def __init__(self, *runs: Any) -> None:
+        super().__init__(*runs, overlap=timedelta(minutes=5))
 
 
 async def run(world: World, *pages: list[Record]) -> None:
@@ -87,6 +100,27 @@ async def test_failed_run_has_gone_back_to_nothing() -> None:
     await run(world, [record("1", 9, "B")])
     with pytest.raises(OSError, match="down"):
         await world.run(ScriptedSource([[record("1", 5, "A")], OSError("down")], overlap=None))
+    assert sink.reverted == []
+
+
+async def test_crash_behind_a_return_reads_it_again() -> None:
+    """Neither the position nor a checkpoint passes what is current only at the end of the run."""
+    world = World(sink := LatestSink())
+    await world.run(Guaranteed([[record("1", 9, "B")], [record("2", 10)]]))
+    pages: list[Any] = [[record("2", 9.5, "A"), record("3", 11)], [record("4", 12)]]
+    with pytest.raises(OSError, match="down"):
+        await world.run(Guaranteed([*pages, OSError("down")]))
+    await world.run(source := Guaranteed(pages))
+    assert source.ranges == [(at(5), None)]
+    assert sink.current["2"].timestamp == at(9.5)
+
+
+async def test_position_follows_where_nothing_was_gone_back_to() -> None:
+    """A page of which something was passed over moved none; the end of the run does."""
+    world = World(sink := LatestSink())
+    await world.run(Guaranteed([[record("1", 9, "B"), record("1", 8, "A")]]))
+    await world.run(Guaranteed([[record("1", 8, "A"), record("1", 9, "B"), record("2", 10)]]))
+    assert sink.positions["feed"].timestamp == at(10)
     assert sink.reverted == []
 
 

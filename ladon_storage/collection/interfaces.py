@@ -159,6 +159,8 @@ class WriteResult:
         changed: How many versions are new of records that it had, or replaced what it had.
         superseded: The records that it left as they are, since it holds something later: of an id
             that it has at a later time, or, where all versions are kept, one that another followed.
+            Where there are some, the position that came with the page was not written: whether
+            they are to become current shows only at the end of the run.
     """
 
     new: Sequence[Record] = ()

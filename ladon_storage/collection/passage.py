@@ -193,10 +193,11 @@ class Passage:
         self._refuse_a_hopeless_feed()
         if self._is_ordered and tally.highest is not None:
             # What a changed feed hides is read again once it is repaired, so it must not be passed.
-            is_sound = tally.in_order and not self._has_changed()
+            # What the source may have gone back to is not durable before the end.
+            is_sound = tally.in_order and not self._has_changed() and not self._returns.records
             promoted = latest(self._start.durable, tally.highest if is_sound else None)
         await self._write(Page.of(pages), promoted)
-        if promoted is not None:
+        if promoted is not None and not self._returns.records:
             await self._checkpoint(promoted)
 
     def _count(self, page: Page) -> Page:
@@ -251,7 +252,8 @@ class Passage:
             result = await self._sink.write(
                 self._source.source_id, page, run_id=self._run_id, position=moved
             )
-            self._position = position
+            if not result.superseded:
+                self._position = position
             self._see(page, result)
 
     def _learned(self) -> dict[str, object]:
