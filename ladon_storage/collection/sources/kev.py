@@ -16,7 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ladon_storage.collection.records import Page, paged
 from ladon_storage.collection.sources.addresses import HttpUrl, shown
-from ladon_storage.collection.sources.fields import SETTINGS, SOURCE_ID_TEXT
+from ladon_storage.collection.sources.fields import (
+    SETTINGS,
+    SOURCE_ID_TEXT,
+    Connection,
+    connection_field,
+)
 from ladon_storage.collection.sources.http import source_http
 from ladon_storage.collection.sources.items import ItemReader
 from ladon_storage.collection.sources.times import iso_moment
@@ -43,6 +48,7 @@ class Kev(BaseModel):
         description="Where the catalogue is. Needs no key.",
     )
     source_id: SourceId = Field("kev", title="Source id", description=SOURCE_ID_TEXT)
+    connection: Connection | None = connection_field()
 
     @property
     def overlap(self) -> None:
@@ -51,7 +57,7 @@ class Kev(BaseModel):
 
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
         """Yield all entries, in the catalogue's order."""
-        async with source_http(self.source_id) as http:
+        async with source_http(self.source_id, connection=self.connection) as http:
             entries = self._entries(await http.get_json(self.url))
         for page in paged(_ENTRIES.read(entries), completeness="whole document"):
             yield page

@@ -83,7 +83,7 @@ def _forms(secret: str) -> set[str]:
         in_json = json.dumps(each)[1:-1]
         forms |= {in_json, in_json.replace("/", "\\/"), repr(each)[1:-1], escape(each)}
         for coded in (b64encode(each.encode()), urlsafe_b64encode(each.encode())):
-            forms.add(coded.decode().rstrip("="))
+            forms |= {coded.decode(), coded.decode().rstrip("=")}
     return forms
 
 

@@ -28,7 +28,9 @@ from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
     SOURCE_ID_TEXT,
+    Connection,
     Overlap,
+    connection_field,
     overlap_field,
 )
 from ladon_storage.collection.sources.http import Keys, SourceHttp, source_http
@@ -85,6 +87,7 @@ class Misp(BaseModel):
         title="Filters",
         description='What else an instance is asked for, as restSearch takes it: {"tags": "apt"}.',
     )
+    connection: Connection | None = connection_field()
 
     @model_validator(mode="after")
     def _check(self) -> Misp:
@@ -130,6 +133,7 @@ class Misp(BaseModel):
             )
         api = Rest(
             source_id=self.source_id,
+            connection=self.connection,
             url=f"{self.url.rstrip('/')}/events/restSearch",
             method="POST",
             body=body,
@@ -151,7 +155,7 @@ class Misp(BaseModel):
         keys = None
         if self.key is not None:
             keys = Keys(self.url, {"Authorization": await secret(self.key, self.source_id)})
-        async with source_http(self.source_id, keys=keys) as http:
+        async with source_http(self.source_id, keys=keys, connection=self.connection) as http:
             manifest = await http.get_json(self._file("manifest.json"))
             listing, wanted = self._wanted(manifest, start, until)
             yield listing

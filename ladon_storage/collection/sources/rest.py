@@ -26,8 +26,10 @@ from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
     SOURCE_ID_TEXT,
+    Connection,
     Overlap,
     Rate,
+    connection_field,
     overlap_field,
 )
 from ladon_storage.collection.sources.http import HttpAnswer, Keys, SourceHttp, source_http
@@ -194,6 +196,7 @@ class Rest(BaseModel):
         title="Throttled",
         description="Statuses by which the API says that there were too many requests, beside 429.",
     )
+    connection: Connection | None = connection_field()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -226,7 +229,11 @@ class Rest(BaseModel):
             else:
                 keys = Keys(self.url, {self.key_header: self.key_prefix + value}, hidden=(value,))
         async with source_http(
-            self.source_id, keys=keys, rate=self.rate, throttled=self.throttled
+            self.source_id,
+            keys=keys,
+            rate=self.rate,
+            throttled=self.throttled,
+            connection=self.connection,
         ) as http:
             yield http
 

@@ -33,7 +33,9 @@ from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
     SOURCE_ID_TEXT,
+    Connection,
     Overlap,
+    connection_field,
     overlap_field,
 )
 from ladon_storage.collection.sources.http import HttpAnswer, Keys, SourceHttp, source_http
@@ -79,6 +81,7 @@ class Taxii(BaseModel):
     limit: int = Field(
         500, ge=1, le=100_000, title="Limit (objects)", description="What a page is asked to have."
     )
+    connection: Connection | None = connection_field()
 
     @model_validator(mode="after")
     def _check(self) -> Taxii:
@@ -103,7 +106,9 @@ class Taxii(BaseModel):
         highest: datetime | None = None
         place = _Place(_before(start, _MILLISECOND), self.limit)
         async with (
-            source_http(self.source_id, keys=await self._keys()) as http,
+            source_http(
+                self.source_id, keys=await self._keys(), connection=self.connection
+            ) as http,
             aclosing(self._envelopes(http, place)) as envelopes,
         ):
             async for envelope in envelopes:

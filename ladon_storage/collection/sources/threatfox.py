@@ -26,7 +26,9 @@ from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
     SOURCE_ID_TEXT,
+    Connection,
     Overlap,
+    connection_field,
     overlap_field,
 )
 from ladon_storage.collection.sources.http import Keys, SourceHttp, source_http
@@ -74,6 +76,7 @@ class ThreatFox(BaseModel):
     key: SecretName | None = Field(None, title="Name of the key", description=KEY_TEXT)
     source_id: SourceId = Field("threatfox", title="Source id", description=SOURCE_ID_TEXT)
     overlap: Overlap = overlap_field(timedelta(hours=24))
+    connection: Connection | None = connection_field()
 
     @model_validator(mode="before")
     @classmethod
@@ -99,7 +102,7 @@ class ThreatFox(BaseModel):
         """Yield all indicators of the export, or those that the API is asked for."""
         key = await secret(self.key, self.source_id) if self.key else None
         keys = None if key is None else Keys(self.url, {"Auth-Key": key})
-        async with source_http(self.source_id, keys=keys) as http:
+        async with source_http(self.source_id, keys=keys, connection=self.connection) as http:
             if self.via == "api":
                 found = await self._asked(http, start)
                 items = _FOUND.read(found)

@@ -28,7 +28,9 @@ from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
     SOURCE_ID_TEXT,
+    Connection,
     Overlap,
+    connection_field,
     overlap_field,
 )
 from ladon_storage.collection.sources.http import Keys, SourceHttp, source_http
@@ -89,6 +91,7 @@ class UrlHaus(BaseModel):
     key: SecretName | None = Field(None, title="Name of the key", description=KEY_TEXT)
     source_id: SourceId = Field("urlhaus", title="Source id", description=SOURCE_ID_TEXT)
     overlap: Overlap = overlap_field(timedelta(days=3))
+    connection: Connection | None = connection_field()
 
     @model_validator(mode="before")
     @classmethod
@@ -113,7 +116,7 @@ class UrlHaus(BaseModel):
         key = await secret(self.key, self.source_id) if self.key else None
         keys = None if key is None else Keys(self.url, {"Auth-Key": key})
         url = with_key(self.url, key)
-        async with source_http(self.source_id, keys=keys) as http:
+        async with source_http(self.source_id, keys=keys, connection=self.connection) as http:
             if self.via == "api":
                 items = await self._asked(http, url, start)
                 found: Iterable[Item] = _URLS.read(items)
