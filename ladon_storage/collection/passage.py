@@ -35,7 +35,7 @@ from ladon_storage.collection.interfaces import (
     Source,
     WriteResult,
 )
-from ladon_storage.collection.records import Page
+from ladon_storage.collection.records import Page, Record
 from ladon_storage.collection.resume import NOTHING_COLLECTED, Start, latest
 from ladon_storage.collection.returns import Returns
 from ladon_storage.collection.tally import Tally
