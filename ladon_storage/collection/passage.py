@@ -208,7 +208,8 @@ class Passage:
         """Count what was delivered, and return what of it is stored."""
         tally = self._tally
         if page.asked_at is not None and not tally.pages:
-            self._horizon = min(page.asked_at, self._began + _LONGEST_LEAD)
+            is_sane = page.asked_at <= self._began + _LONGEST_LEAD
+            self._horizon = page.asked_at if is_sane else self._began
         tally.note(page, keeps_ids=self._is_whole)
         stored = self._selected.of(page.records)
         if len(stored) < len(page.records):
