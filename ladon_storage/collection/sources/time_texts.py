@@ -15,9 +15,10 @@ from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from decimal import ROUND_FLOOR, Context, Decimal, DecimalException
 
 MONTHS = (
-    "January February March April May June July August September October November December"
-).split()
-WEEKDAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
+WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -39,11 +40,14 @@ _OFFSET = r"(?P<offset>[+-]\d\d(?::?\d\d)?)"
 _ZONE = rf"(?P<zone>(?:(?:GMT|UTC)?{_OFFSET}(?:\s?UTC|\s?GMT)?)|[A-Z]{{1,3}})"
 _YEAR_FIRST = re.compile(
     r"(?P<year>\d{4})(?P<mark>[-/.])(?P<month>\d{1,2})(?P=mark)(?P<day>\d{1,2})"
-    rf"(?:[T_\s]\s?{_CLOCK})?(?:\s?{_ZONE})?(?:\[[A-Z0-9_/+-]+\])?"
+    rf"(?:[T_\s]\s?{_CLOCK})?(?:\s?{_ZONE}(?:\[[A-Z0-9_/+-]+\])?)?"
+)
+_BASIC = re.compile(
+    r"(?P<year>\d{4})(?P<month>\d\d)(?P<day>\d\d)[T\s](?P<hour>\d\d):?(?P<minute>\d\d)"
+    rf"(?::?(?P<second>\d\d)(?:[.,](?P<fraction>\d+))?)?(?:\s?{_ZONE})?"
 )
 _ORDINAL = re.compile(rf"(?P<year>\d{{4}})-(?P<ordinal>\d{{3}})(?:[T\s]{_CLOCK})?(?:\s?{_ZONE})?")
 _DIGITS = re.compile(r"(\d{8})(?:(\d\d)(\d\d)(?:(\d\d)(\d{1,9})?)?)?")
-_COUNT = re.compile(r"-?\d+(?:\.\d*)?(?:[eE][+-]?\d{1,4})?")
 _DOT_NET = re.compile(r"/Date\((-?\d{1,17})(?:[+-]\d{4})?\)/")
 _MONTH = "|".join(f"{name[:3]}(?:{name[3:]})?" for name in MONTHS).upper().replace("SEP(", "SEPT?(")
 _DAY = r"(?P<day>\d{1,2})(?:ST|ND|RD|TH)?"
@@ -69,16 +73,16 @@ def read_iso(text: str) -> datetime:
     >>> read_iso("2016-12-31t23:59:60z").isoformat(), read_iso("2024-08-27 24:00 +0200").isoformat()
     ('2016-12-31T23:59:59.999999+00:00', '2024-08-28T00:00:00+02:00')
     """
-    told = " ".join(text[:_LONGEST_TEXT].split()).upper()
-    for form in (_YEAR_FIRST, _ORDINAL):
+    told = _spaced(text).upper()
+    for form in (_YEAR_FIRST, _BASIC, _ORDINAL):
         if found := form.fullmatch(told):
             return _read(found)
-    # Not digits alone, also between a date and a time: any character separates there.
-    if told.isascii() and not told[8:9].isdigit():
-        return datetime.fromisoformat(told)
-    if (digits := _DIGITS.fullmatch(told)) and told.isascii():
+    if digits := _DIGITS.fullmatch(told):
         return _of_digits(digits)
-    raise ValueError("no ISO 8601")
+    # Python takes any character for what separates a date and a time, also a digit.
+    if told[:9].isdigit():
+        raise ValueError("no ISO 8601")
+    return datetime.fromisoformat(told)
 
 
 def read_text(text: str) -> datetime:
@@ -92,9 +96,7 @@ def read_text(text: str) -> datetime:
     >>> read_text("Apr 16, 2025, 7:00:16 PM").isoformat()
     '2025-04-16T19:00:16'
     """
-    told = _COMMENT.sub("", " ".join(text[:_LONGEST_TEXT].split()))
-    if _COUNT.fullmatch(told) and told.isascii() and not _DIGITS.fullmatch(told):
-        return read_count(told)
+    told = _COMMENT.sub("", _spaced(text))
     try:
         return read_iso(told)
     except ValueError:
@@ -105,6 +107,14 @@ def read_text(text: str) -> datetime:
     if found := _DOT_NET.fullmatch(told):
         return since_1970(found[1], 1_000)
     return read_count(told)
+
+
+def _spaced(text: str) -> str:
+    """Return a text of ASCII whose spaces are single ones; several programs write odd ones."""
+    told = " ".join(text.split())
+    if len(told) > _LONGEST_TEXT or not told.isascii():
+        raise ValueError("no time")
+    return told
 
 
 def read_count(text: str) -> datetime:
@@ -139,7 +149,7 @@ def since_1970(text: str, per_second: int) -> datetime:
 
 
 def _decimal(text: str) -> Decimal:
-    if len(text) > _LONGEST_COUNT or not text.isascii():
+    if len(text) > _LONGEST_COUNT or not text.isascii() or "_" in text:
         raise ValueError("no count")
     try:
         count = Decimal(text)
@@ -160,14 +170,12 @@ def _read(found: re.Match[str]) -> datetime:
     part = found.groupdict()
     year = int(part["year"])
     if part.get("ordinal"):
-        day = datetime(year, 1, 1) + timedelta(int(part["ordinal"]) - 1)  # noqa: DTZ001 - as above
-        if day.year != year or part["ordinal"] == "000":
-            raise ValueError("no day of that year")
+        day = datetime.strptime(f"{year:04}{part['ordinal']}", "%Y%j")  # noqa: DTZ007 - as above
     else:
         day = datetime(year, month_number(part["month"]), int(part["day"]))  # noqa: DTZ001
     hour = int(part["hour"] or 0)
-    if part["half"]:
-        hour = hour_of_half(hour, part["half"])
+    if half := part.get("half"):
+        hour = hour_of_half(hour, half)
     told = clocked(day, hour, int(part["minute"] or 0), int(part["second"] or 0), part["fraction"])
     if part["zone"] is None:
         return told
@@ -202,17 +210,35 @@ def clocked(day: datetime, hour: int, minute: int, second: int, fraction: str | 
     if second == 60:
         second, microsecond = 59, 999_999
     if (hour, minute, second, microsecond) == (24, 0, 0, 0):
-        return day + timedelta(days=1)
+        hour, day = 0, _next_day(day)
     return day.replace(hour=hour, minute=minute, second=second, microsecond=microsecond)
+
+
+def _next_day(day: datetime) -> datetime:
+    try:
+        return day + timedelta(days=1)
+    except OverflowError:
+        raise ValueError("beyond the year 9999") from None
+
+
+def offset_zone(offset: str) -> tzinfo:
+    """Return the zone of an offset such as ``+02:00``, ``-0530``, ``+01`` or ``Z``.
+
+    Raises:
+        ValueError: It is no offset.
+    """
+    if offset.upper() == "Z":
+        return UTC
+    digits = offset[1:].replace(":", "").ljust(4, "0")
+    if int(digits[2:]) > 59:
+        raise ValueError("no offset")
+    shift = timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))
+    return timezone(-shift if offset[0] == "-" else shift)
 
 
 def _zone(name: str, offset: str | None) -> tzinfo:
     if offset:
-        digits = offset[1:].replace(":", "").ljust(4, "0")
-        if int(digits[2:]) > 59:
-            raise ValueError("no offset")
-        shift = timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))
-        return timezone(-shift if offset[0] == "-" else shift)
+        return offset_zone(offset)
     if name not in _ZONE_HOURS:
         raise ValueError("no zone that is one alone")
     return timezone(timedelta(hours=_ZONE_HOURS[name]))
