@@ -163,8 +163,15 @@ class Passage:
     def _pages(self, until: datetime | None) -> AsyncIterator[Page]:
         start = self._start.instant
         if getattr(self._source, "uses_known", False):
+            durable = None if self._tally.is_first else self._start.durable
+            known = _Known(
+                self._source,
+                self._sink,
+                self._start.document,
+                start if self._turn is None else durable,
+            )
             pages: AsyncIterator[Page] = self._source.pages(  # type: ignore[call-arg]
-                start, until, _Known(self._source, self._sink, self._start.document)
+                start, until, known
             )
             return pages
         return self._source.pages(start, until)
@@ -408,6 +415,7 @@ class _Known:
     source: Source
     sink: Sink
     document: str | None
+    must_reach: datetime | None
 
     async def lacking(self, listed: Mapping[str, datetime]) -> Set[str]:
         """Ask the sink; one that does not look up lacks everything."""

@@ -24,6 +24,7 @@ from typing import Any, NoReturn, overload
 
 from pydantic import BaseModel
 
+from ladon_storage.collection.content import json_decoder, parse_json
 from ladon_storage.collection.sources.items import value_at
 
 AT_ONCE_BYTES = 2**20
@@ -79,7 +80,7 @@ def parse(text: bytes | str) -> Any:
     """
     if len(text) > AT_ONCE_BYTES:
         _check_size(text)
-    return json.loads(text, parse_constant=_refuse_constant)
+    return parse_json(text)
 
 
 async def read_document(body: bytes, path: str) -> Document:
@@ -119,7 +120,7 @@ class _Reader:
         self._next = start
         self._text = ""
         self._at = 0
-        decoder: Any = json.JSONDecoder(parse_constant=_refuse_constant)
+        decoder: Any = json_decoder()
         self._scan = decoder.scan_once
 
     @property
@@ -425,7 +426,3 @@ def _check_size(sent: bytes | str) -> None:
             raise TooMuchError(
                 f"a record, or the document around them, has over {MAX_VALUES} values"
             )
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

@@ -263,7 +263,9 @@ class Exchange:
         if proxy is not None:
             problem += f" through the proxy {self.shown(proxy)},"
         problem = f"{problem} ({type(error).__name__})"
-        return self.error(url, problem, step, transient=transient, kind=_kind(error) if transient else SourceError)
+        return self.error(
+            url, problem, step, transient=transient, kind=_kind(error) if transient else SourceError
+        )
 
     def error(
         self,
