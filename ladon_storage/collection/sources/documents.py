@@ -17,14 +17,16 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import blake2b
 from importlib.metadata import version
 from itertools import islice
-from typing import Any, NoReturn, overload
+from typing import Any, NoReturn, TypeGuard, overload
 
 from pydantic import BaseModel
 
 from ladon_storage.collection.content import json_decoder, parse_json
+from ladon_storage.collection.interfaces import Known
 from ladon_storage.collection.sources.items import value_at
 
 AT_ONCE_BYTES = 2**20
@@ -110,6 +112,31 @@ def document_digest(source: BaseModel, body: bytes) -> str:
     digest = blake2b(f"{_VERSION}\0{settings}\0".encode(), digest_size=15)
     digest.update(body)
     return digest.hexdigest()
+
+
+def whole_document(source: BaseModel, body: bytes, until: datetime | None) -> dict[str, Any]:
+    """Return the marks of the pages of a document that was delivered whole.
+
+    A backfill takes a part of it, and tells nothing of what the sink has.
+    """
+    digest = None if until is not None else document_digest(source, body)
+    return {"completeness": "whole document", "document": digest}
+
+
+def is_known(marks: Mapping[str, Any], known: Known | None) -> bool:
+    """Tell whether the sink has all records of the document that has these marks."""
+    document = marks["document"]
+    return document is not None and known is not None and known.document == document
+
+
+def is_list(items: object) -> TypeGuard[Sequence[Any]]:
+    """Tell whether what is at the path of the records is a list."""
+    return isinstance(items, list | ManyItems)
+
+
+def is_keyed(items: object) -> TypeGuard[Mapping[str, Any]]:
+    """Tell whether what is at the path of the records is an object."""
+    return isinstance(items, dict | ManyKeyed)
 
 
 class _Reader:
@@ -238,6 +265,10 @@ class _Many:
 
     def __hash__(self) -> int:
         return hash((self._count, self._end - self._start))
+
+    def digest(self) -> bytes:
+        """Return what tells these records from others, as they were sent."""
+        return blake2b(self._sent(), digest_size=16).digest()
 
     def _sent(self) -> memoryview:
         return memoryview(self._body)[self._start : self._end]

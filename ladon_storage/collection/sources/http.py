@@ -83,6 +83,19 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LONGEST = 10_000
 """Characters of a text that are looked at before it is cut."""
 
+_REASONS = (
+    "query_status",
+    "error",
+    "errors",
+    "error_code",
+    "error_message",
+    "title",
+    "message",
+    "detail",
+    "description",
+)
+"""Where APIs say why they refuse, inside of an answer that is a success."""
+
 _MAY_LEAVE = frozenset({"accept"})
 """Headers that another site gets, too: the configured ones are for the source."""
 
@@ -131,6 +144,20 @@ class SourceHttp:
         """Return how a value of an answer is shown in a message: masked, and cut to ``most``."""
         text = self.masked(repr(value[:_LONGEST] if isinstance(value, str) else value))
         return text if len(text) <= most else f"{text[: most - 1]}…"
+
+    def said(self, document: object) -> str:
+        """Return what an API says of itself instead of records, for a message; mostly nothing.
+
+        A refusal with status 200 has its reason in one of a few places.
+        """
+        if not isinstance(document, dict):
+            return ""
+        told = [
+            f"{name} {self.quoted(document[name])}"
+            for name in _REASONS
+            if document.get(name) not in (None, "", [], {})
+        ]
+        return f"; it says {', '.join(told[:3])}" if told else ""
 
     def clean(self, error: BaseException) -> None:
         """Take this source's secrets out of an error and the ones behind it."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from ladon_storage.collection.records import Page, Record, Reject, paged
 from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.addresses import HttpUrl, shown
+from ladon_storage.collection.sources.documents import ManyKeyed
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -33,7 +35,7 @@ from ladon_storage.collection.sources.fields import (
     connection_field,
     overlap_field,
 )
-from ladon_storage.collection.sources.http import Keys, SourceHttp, source_http
+from ladon_storage.collection.sources.http import OK, Keys, SourceHttp, source_http
 from ladon_storage.collection.sources.items import value_at
 from ladon_storage.collection.sources.paging import PageNumbers
 from ladon_storage.collection.sources.rest import Rest
@@ -43,6 +45,9 @@ from ladon_storage.models import SourceId
 
 PAGE_EVENTS = 10
 """Events of a feed that become durable at once: one may have a hundred thousand attributes."""
+
+_LONGEST_RAW = 2**20
+"""Bytes of a file that are kept where it is no event."""
 
 _GONE = (404, 410)
 _OURS = frozenset({"returnFormat", "limit", "page", "order", "timestamp"})
@@ -156,9 +161,12 @@ class Misp(BaseModel):
         if self.key is not None:
             keys = Keys(self.url, {"Authorization": await secret(self.key, self.source_id)})
         async with source_http(self.source_id, keys=keys, connection=self.connection) as http:
-            manifest = await http.get_json(self._file("manifest.json"))
-            listing, wanted = self._wanted(manifest, start, until)
-            yield listing
+            answer = await http.get(self._file("manifest.json"))
+            manifest = (await http.document(answer, "")).items
+            if isinstance(manifest, ManyKeyed):
+                raise self._error("has more events than can be read")
+            listing, wanted = self._wanted(http, manifest, start, until)
+            yield replace(listing, asked_at=http.asked_at)
             for first in range(0, len(wanted), PAGE_EVENTS):
                 page = Page()
                 for moment, uuid in wanted[first : first + PAGE_EVENTS]:
@@ -171,7 +179,7 @@ class Misp(BaseModel):
             yield Page(completeness="whole document")
 
     def _wanted(
-        self, manifest: object, start: datetime | None, until: datetime | None
+        self, http: SourceHttp, manifest: object, start: datetime | None, until: datetime | None
     ) -> tuple[Page, list[tuple[datetime, str]]]:
         """Return what is listed and not read, and which events are, the oldest first."""
         if not isinstance(manifest, dict) or not manifest:
@@ -187,12 +195,14 @@ class Misp(BaseModel):
                 wanted.append((moment, uuid))
             else:
                 page.listed.append(uuid)
+        if len(page.rejects) == len(manifest):
+            raise self._error(f"lists nothing that is an event{http.said(manifest)}")
         return page, sorted(wanted)
 
     async def _event(
         self, http: SourceHttp, uuid: str, moment: datetime, entry: object
     ) -> Record | Reject:
-        answer = await http.get(self._file(f"{uuid}.json"), accept=(200, *_GONE))
+        answer = await http.get(self._file(f"{uuid}.json"), accept=(*OK, *_GONE))
         if answer.status in _GONE:
             reason = f"the manifest lists it, and its file answers {answer.status}"
             return Reject.of(reason, {uuid: entry}, uuid)
@@ -203,7 +213,7 @@ class Misp(BaseModel):
             problem = "Event.uuid: is not the one that the manifest lists"
         except (SourceError, ValueError) as error:
             problem = str(error)
-        return Reject(problem, answer.body.decode(errors="replace"), uuid)
+        return Reject(problem, answer.body[:_LONGEST_RAW].decode(errors="replace"), uuid)
 
     def _file(self, name: str) -> str:
         return f"{self.url.removesuffix('manifest.json').rstrip('/')}/{name}"

@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -29,6 +29,7 @@ from yarl import URL
 from ladon_storage.collection.records import Page, Record, Reject, paged
 from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.addresses import HttpUrl, shown
+from ladon_storage.collection.sources.documents import Document, ManyItems, is_list
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -38,7 +39,7 @@ from ladon_storage.collection.sources.fields import (
     connection_field,
     overlap_field,
 )
-from ladon_storage.collection.sources.http import HttpAnswer, Keys, SourceHttp, source_http
+from ladon_storage.collection.sources.http import OK, HttpAnswer, Keys, SourceHttp, source_http
 from ladon_storage.collection.sources.times import iso_moment, written
 from ladon_storage.errors import SourceError
 from ladon_storage.models import SourceId
@@ -49,6 +50,9 @@ _FIRST, _LAST = "X-TAXII-Date-Added-First", "X-TAXII-Date-Added-Last"
 _MILLISECOND = timedelta(milliseconds=1)
 _MICROSECOND = timedelta(microseconds=1)
 _MILLISECOND_DIGITS = len("2024-01-01T00:00:00.000Z")
+_WITHOUT_OBJECTS = frozenset({"more", "next"})
+"""What an envelope without objects has; what else comes without them is a refusal."""
+
 _EXPIRED = (400, 404, 410)
 """What servers answer to a `next` that they no longer know."""
 
@@ -121,7 +125,7 @@ class Taxii(BaseModel):
                 falls = highest is not None and added.first < highest
                 moment = min(added.first, added.last) if falls else added.last
                 highest = moment if highest is None else max(highest, moment)
-                for page in paged(_records(envelope.objects, moment)):
+                for page in paged(_records(envelope.objects, moment), asked_at=http.asked_at):
                     yield page
 
     async def _envelopes(self, http: SourceHttp, place: _Place) -> AsyncGenerator[_Envelope, None]:
@@ -130,8 +134,8 @@ class Taxii(BaseModel):
         seen: set[bytes] = set()
         while True:
             answer = await self._ask(http, place)
-            if answer.status == 200:
-                envelope = self._opened(answer, http.parsed(answer))
+            if answer.status in OK:
+                envelope = self._opened(http, answer, await http.document(answer, "objects"))
                 if envelope.more and envelope.digest in seen:
                     self._fail("gives a page again that was read already, and would never end")
                 seen.add(envelope.digest)
@@ -157,13 +161,15 @@ class Taxii(BaseModel):
             f"{self.url.rstrip('/').removesuffix('/objects')}/objects/",
             params=params,
             headers={"Accept": MEDIA_TYPE},
-            accept=(200,) if place.next is None else (200, *_EXPIRED),
+            accept=OK if place.next is None else (*OK, *_EXPIRED),
         )
 
-    def _opened(self, answer: HttpAnswer, document: Any) -> _Envelope:
-        objects = document.get("objects", []) if isinstance(document, dict) else None
-        if not isinstance(document, dict) or not isinstance(objects, list):
-            self._fail("answers no envelope with a list of objects")
+    def _opened(self, http: SourceHttp, answer: HttpAnswer, found: Document) -> _Envelope:
+        document, objects = found.envelope, found.items
+        if isinstance(document, dict) and _WITHOUT_OBJECTS.issuperset(document):
+            objects = []
+        if not isinstance(document, dict) or not is_list(objects):
+            self._fail(f"answers no envelope with a list of objects{http.said(document)}")
         following = document.get("next")
         if not isinstance(following, str | None):
             self._fail(f"answers a `next` that is a {type(following).__name__}")
@@ -171,10 +177,10 @@ class Taxii(BaseModel):
             objects,
             bool(document.get("more")),
             following,
-            self._added(answer) if objects else None,
+            self._added(answer, http) if objects else None,
         )
 
-    def _added(self, answer: HttpAnswer) -> _Added:
+    def _added(self, answer: HttpAnswer, http: SourceHttp) -> _Added:
         texts = [answer.headers.get(name) for name in (_FIRST, _LAST)]
         found = [each for each in texts if each]
         if not found:
@@ -186,7 +192,7 @@ class Taxii(BaseModel):
                 _MILLISECOND if len(found[-1]) <= _MILLISECOND_DIGITS else _MICROSECOND,
             )
         except ValueError:
-            self._fail(f"says {found!r:.80} in {_FIRST} and {_LAST}, which are no instants")
+            self._fail(f"says {http.quoted(found)} in {_FIRST} and {_LAST}, which are no instants")
 
     def _anew(self, place: _Place, reached: _Envelope | None) -> _Place:
         """Return where to go on without `next`: at the instant of the last object, with it."""
@@ -250,7 +256,7 @@ class _Added:
 class _Envelope:
     """Be a page as it arrived."""
 
-    objects: list[Any]
+    objects: Sequence[Any]
     more: bool
     next: str | None
     added: _Added | None
@@ -258,12 +264,14 @@ class _Envelope:
     @property
     def digest(self) -> bytes:
         """What tells a page from another, whatever `next` comes with it."""
+        if isinstance(self.objects, ManyItems):
+            return self.objects.digest()
         return blake2b(
             repr(self.objects).encode(errors="backslashreplace"), digest_size=16
         ).digest()
 
 
-def _records(objects: list[Any], moment: datetime) -> Iterator[Record | Reject]:
+def _records(objects: Sequence[Any], moment: datetime) -> Iterator[Record | Reject]:
     for each in objects:
         record_id = each.get("id") if isinstance(each, dict) else None
         try:

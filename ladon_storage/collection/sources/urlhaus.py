@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -25,6 +25,11 @@ from ladon_storage.collection.records import Item, Page, Reject, paged
 from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.addresses import HttpUrl, shown, with_key
 from ladon_storage.collection.sources.csv_rows import BrokenRow, read_rows
+from ladon_storage.collection.sources.documents import (
+    is_known,
+    is_list,
+    whole_document,
+)
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -138,26 +143,34 @@ class UrlHaus(BaseModel):
         url = with_key(self.url, key)
         span = _Span()
         async with source_http(self.source_id, keys=keys, connection=self.connection) as http:
+            marks: dict[str, Any] = {"completeness": "whole document"}
             if self.via == "api":
                 items = await self._asked(http, url)
                 found: Iterable[Item] = _URLS.read(map(span.seen, items))
             else:
                 answer = await http.get(url, headers={"Accept": "text/csv, */*;q=0.5"})
+                marks = whole_document(self, answer.body, until)
+                if is_known(marks, known):
+                    yield Page(**marks, unchanged=True, asked_at=http.asked_at)
+                    return
                 found = self._rows(self._text(answer.body), span)
-        for page in paged(found, completeness="whole document"):
-            yield page
-        must_reach = known.must_reach if known else start and start + self.overlap
-        if must_reach is not None:
-            self._refuse_gap(span, must_reach)
+            for page in paged(found, **marks, asked_at=http.asked_at):
+                yield page
+            must_reach = known.must_reach if known else start and start + self.overlap
+            if must_reach is not None:
+                self._refuse_gap(span, must_reach)
 
-    async def _asked(self, http: SourceHttp, url: str) -> list[Any]:
-        document = await http.get_json(url)
-        status = value_at(document, "query_status")
+    async def _asked(self, http: SourceHttp, url: str) -> Sequence[Any]:
+        document = await http.document(await http.get(url), "urls")
+        status = value_at(document.envelope, "query_status")
         if status == "no_results":
             return []
-        items = value_at(document, "urls")
-        if status != "ok" or not isinstance(items, list):
-            raise self._error(f"answers {status!r:.80} with urls of type {type(items).__name__}")
+        items = document.items
+        if status != "ok" or not is_list(items):
+            raise self._error(
+                f"answers {http.quoted(status)} with urls of type {type(items).__name__}"
+                f"{http.said(document.envelope)}"
+            )
         return items
 
     def _refuse_gap(self, span: _Span, durable: datetime) -> None:
