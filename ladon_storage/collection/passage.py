@@ -222,7 +222,8 @@ class Passage:
         if len(stored) < len(page.records):
             tally.skipped += len(page.records) - len(stored)
             page = replace(page, records=stored)
-        times = [each.timestamp for each in stored if each.timestamp <= self._horizon]
+        dated = [] if page.undated else stored
+        times = [each.timestamp for each in dated if each.timestamp <= self._horizon]
         if self._declares_order and tally.see_order(times):
             _tell(
                 logging.WARNING,
