@@ -236,8 +236,8 @@ def paged(items: Iterable[Item], size: int = PAGE_RECORDS, **marks: Any) -> Iter
     """Cut ``items`` into pages of at most ``size`` records and rejects, without reading ahead.
 
     One that is full of text earlier ends there, so that no number of large records fills the
-    memory. Each page has the ``marks``, which are fields of `Page`. Where there are some, no item at all is
-    one empty page.
+    memory. Each page has the ``marks``, which are fields of `Page`. Where there are some, no item
+    at all is one empty page.
     """
     page, characters, is_empty = Page(**marks), 0, True
     for item in items:
