@@ -220,6 +220,17 @@ async def test_number_beyond_floats_is_stored_as_it_came() -> None:
     assert [each.payload.encode() for each in page.records] == [entry % b"1e999"]
 
 
+async def test_digits_of_a_large_document_are_stored_as_they_came() -> None:
+    """However such a document is read."""
+    entry = '{"first_seen_utc":"2026-07-01","score":0.10,"seen":12345678901234567890,"n":"%s"}'
+    items = [entry % ("x" * 900 + str(number)) for number in range(2_000)]
+    body = "{%s}" % ",".join(f'"{number}":[{item}]' for number, item in enumerate(items))
+    async with FeedServer(Answer(body.encode())) as feed:
+        pages = [page async for page in ThreatFox(url=feed.url).pages(None, None)]
+
+    assert [each.payload for page in pages for each in page.records] == items
+
+
 async def test_kev_yields_the_whole_catalogue() -> None:
     """The id is the CVE, the timestamp the first instant of the day on which it was added."""
     found = await records(Kev, catalogue(entry("CVE-2025-2", "2025-01-25"), entry("CVE-2025-1")))

@@ -543,6 +543,32 @@ async def test_source_of_two_fields_and_several_forms_is_collected() -> None:
     assert {each.timestamp for each in sink.rows.values()} == {MOMENT}
 
 
+@pytest.mark.parametrize("where", ["query", "body"])
+async def test_cursor_of_many_digits_is_handed_back(where: str) -> None:
+    """Ids and instants in nanoseconds are such cursors: none of their digits is lost."""
+    cursor = 1724760000123456789
+    pages = [{"rows": [{"id": 1, "at": "2024-08-27"}], "next_cursor": cursor}, {"rows": []}]
+    async with FeedServer(*map(Answer.of, pages)) as feed:
+        source = source_from(
+            {
+                "kind": "rest",
+                "source_id": "feed",
+                "url": feed.url,
+                "method": "POST" if where == "body" else "GET",
+                "records": "rows",
+                "timestamps": ["at"],
+                "paging": {"kind": "cursor", "where": where},
+            }
+        )
+        found = [each async for page in source.pages(None, None) for each in page.records]
+
+    assert [each.record_id for each in found] == ["1"]
+    if where == "body":
+        assert feed.asks[1].body == {"cursor": cursor}
+    else:
+        assert feed.asks[1].query["cursor"] == str(cursor)
+
+
 def test_offset_of_no_hour_is_read() -> None:
     """Some zones are not a whole number of hours away."""
     east = timezone(timedelta(hours=5, minutes=45))
