@@ -490,7 +490,8 @@ def test_value_that_is_no_time_rejects_its_item() -> None:
         (("ip", "port"), '{"ip": "192.0.2.1"}', None),
         (("ip", "port"), '{"ip": "192.0.2.1", "port": ""}', None),
         (("ip", "port"), '{"ip": "192.0.2.1", "port": [1]}', None),
-        (("a.b", "c.0"), '{"a": {"b": "x"}, "c": [12345678901234567891]}', '["x",12345678901234567891]'),
+        (("a.b", "c.0"), '{"a": {"b": "x"}, "c": [1e400]}', '["x",1e400]'),
+        (("a", "b"), '{"a": 12345678901234567891, "b": true}', "[12345678901234567891,true]"),
         (("id",), '{"id": 7}', "7"),
     ],
 )  # fmt: skip
@@ -540,6 +541,32 @@ async def test_source_of_two_fields_and_several_forms_is_collected() -> None:
 
     assert sink.ids == ['["192.0.2.1",443]', '["192.0.2.1",80]', '["192.0.2.2",80]']
     assert {each.timestamp for each in sink.rows.values()} == {MOMENT}
+
+
+@pytest.mark.parametrize("where", ["query", "body"])
+async def test_cursor_of_many_digits_is_handed_back(where: str) -> None:
+    """Ids and instants in nanoseconds are such cursors: none of their digits is lost."""
+    cursor = 1724760000123456789
+    pages = [{"rows": [{"id": 1, "at": "2024-08-27"}], "next_cursor": cursor}, {"rows": []}]
+    async with FeedServer(*map(Answer.of, pages)) as feed:
+        source = source_from(
+            {
+                "kind": "rest",
+                "source_id": "feed",
+                "url": feed.url,
+                "method": "POST" if where == "body" else "GET",
+                "records": "rows",
+                "timestamps": ["at"],
+                "paging": {"kind": "cursor", "where": where},
+            }
+        )
+        found = [each async for page in source.pages(None, None) for each in page.records]
+
+    assert [each.record_id for each in found] == ["1"]
+    if where == "body":
+        assert feed.asks[1].body == {"cursor": cursor}
+    else:
+        assert feed.asks[1].query["cursor"] == str(cursor)
 
 
 def test_offset_of_no_hour_is_read() -> None:
