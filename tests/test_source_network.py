@@ -489,9 +489,20 @@ async def test_source_tells_when_it_was_asked(hours: float, is_told: bool) -> No
     if is_told:
         assert client.asked_at == first
         assert first is not None
-        assert there - timedelta(seconds=10) < first < there
+        assert there - timedelta(seconds=10) < first < there + timedelta(seconds=hours == 0)
     else:
         assert first is None
+
+
+async def test_fraction_of_a_second_is_ours_where_the_clocks_agree() -> None:
+    """A record that is half a second old is no record from the future."""
+    before = datetime.now(UTC)
+    async with FeedServer(Answer.of(1)) as feed, source_http("feed") as client:
+        await client.get(feed.url)
+
+    assert client.asked_at is not None
+    # The server may have answered in the next second.
+    assert before - timedelta(seconds=1) < client.asked_at <= datetime.now(UTC)
 
 
 async def test_source_without_a_clock_tells_nothing() -> None:

@@ -36,6 +36,7 @@ OK = (200, 201, 203, 204)
 
 _CHUNK_BYTES = 2**16
 _BLANK_BYTES = 64
+_DATE_STEP = timedelta(seconds=1)
 _MAX_DATE_AHEAD = timedelta(days=1)
 _TOO_LONG, _TOO_MANY = "Got more than", "Too many headers"
 
@@ -223,8 +224,13 @@ class Exchange:
         if self.asked_at is not None or response.status >= 300:
             return
         date = date_of(response.headers)
-        if date is not None and date - datetime.now(UTC) <= _MAX_DATE_AHEAD:
-            self.asked_at = date - timedelta(seconds=seconds)
+        now = datetime.now(UTC)
+        if date is None or date - now > _MAX_DATE_AHEAD:
+            return
+        # A `Date` has no fractions. Where our clock agrees with its second, it knows those.
+        took = timedelta(seconds=seconds)
+        agrees = date <= now < date + _DATE_STEP + took
+        self.asked_at = (min(now, date + _DATE_STEP) if agrees else date) - took
 
     async def _body(self, response: aiohttp.ClientResponse, url: URL) -> bytes:
         # It hands out what it holds without copying it.
