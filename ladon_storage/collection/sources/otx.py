@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -67,5 +68,8 @@ class Otx(BaseModel):
             since=Bound(parameter="modified_since", form="%Y-%m-%dT%H:%M:%SZ"),
             paging=NextLink(path="next", total="count"),
         )
-        async for page in api.pages(start, until):
-            yield page
+        async with api.http() as http:
+            walk = api.walk(http, start, until)
+            async with aclosing(api.walked(http, walk)) as pages:
+                async for page in pages:
+                    yield page

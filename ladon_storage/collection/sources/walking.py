@@ -157,6 +157,7 @@ class Walk:
         self._latest: Total | None = None
         """What the last page said that had items."""
         self._filled = 0
+        self._largest = 0
         self._empty = 0
         self._repairs = 0
         self._led_on = False
@@ -230,7 +231,7 @@ class Walk:
             before, page = page, self._taken(coming)
             fresh = page.got
             position += page.got.count
-        if is_counted and checked != first.step and (self._filled > 1 or self._is_pushed):
+        if is_counted and checked != first.step and (self._filled > 1 or self._repairs):
             if fresh is not None:
                 yield fresh
                 fresh = None
@@ -295,19 +296,21 @@ class Walk:
         is_within = is_numbered and {*coming.keys} <= {*page.keys}
         if not coming.keys or not (is_within or coming.keys == page.keys):
             return False
-        if self._is_proven(page, position):
-            return True
         if not isinstance(paging, PageNumbers | Offsets):
+            if self._is_proven(page, position):
+                return True
             raise self._api.error("leads to a page that was read already, and would never end")
         if self._is_pushed:
             raise _Moved
         has_turned = before is not None and not {*before.keys} & {*page.keys}
-        if coming.keys == page.keys and (has_turned or paging.end == "repeat"):
-            return True
-        raise self._the_same()
+        if coming.keys != page.keys or not has_turned:
+            self._refuse_the_same(paging, page, position)
+        return True
 
-    def _the_same(self) -> SourceError:
-        return self._api.error(
+    def _refuse_the_same(self, paging: PageNumbers | Offsets, page: _Page, position: int) -> None:
+        if paging.end == "repeat" or self._is_proven(page, position):
+            return
+        raise self._api.error(
             "answers the same page again, whatever page it is asked for: it may have no pages, or "
             "its last page may be its first"
         )
@@ -322,32 +325,37 @@ class Walk:
             if fresh is not None:
                 yield fresh
                 fresh = None
-            coming = await self._overlapping(paging, page, position)
-            if (
-                len(page.keys) > 1
-                and coming.keys == page.keys
-                and coming.step.number != page.step.number
-            ):
-                if not self._is_proven(page, position) and paging.end != "repeat":
-                    raise self._the_same()
-                page = coming
-                break
-            position = coming.step.number + coming.got.count
-            new = coming.without(page.keys)
-            if new.count:
-                page, fresh = self._taken(coming), new
-                continue
+            coming = page
+            if page.got.count > 1:
+                coming = await self._overlapping(paging, page, position)
+                if await self._is_ignored(page, coming):
+                    self._refuse_the_same(paging, page, position)
+                    page = coming
+                    break
+                position = coming.step.number + coming.got.count
+                new = coming.without(page.keys)
+                if new.count:
+                    page, fresh = self._taken(coming), new
+                    continue
             behind = await self._get(paging.skipping(position, self._limit))
             known = {*page.keys, *coming.keys}
-            if all(key in known or hash(key) in self._known for key in behind.keys):
+            is_end = all(key in known or hash(key) in self._known for key in behind.keys)
+            if not is_end or self._largest == 1:
+                # Pages of one do not overlap: the one before is asked again.
+                if (await self._get(coming.step)).keys != coming.keys:
+                    raise _Moved
+                if is_end and behind.keys:
+                    self._refuse_the_same(paging, page, position)
+            if is_end and behind.keys and self._is_pushed and behind.got.count > 1:
+                self._repair()  # what is known was pushed there, and what is not may follow
+                page, position = behind, position + behind.got.count
+                continue
+            if is_end:
                 page = behind
                 break
-            # A page of one: that nothing moved meanwhile is to be seen by itself.
-            if (await self._get(coming.step)).keys != coming.keys:
-                raise _Moved
             page = self._taken(behind)
             fresh, position = page.got, position + page.got.count
-        if self._filled > 1 or self._is_pushed:
+        if self._filled > 1 or self._repairs:
             if fresh is not None:
                 yield fresh
                 fresh = None
@@ -359,6 +367,16 @@ class Walk:
         if problem is not None:
             raise problem
 
+    async def _is_ignored(self, page: _Page, coming: _Page) -> bool:
+        """Tell whether the API answers the same, whatever offset it is asked for."""
+        if coming.keys != page.keys or coming.step.number == page.step.number:
+            return False
+        if (await self._get(page.step)).keys == page.keys:
+            return True
+        self._is_pushed = True
+        self._repair()
+        return False
+
     async def _overlapping(self, paging: Offsets, page: _Page, position: int) -> _Page:
         """Return what follows a page, from one record before, which must be on that page.
 
@@ -369,6 +387,7 @@ class Walk:
         if coming.keys and coming.keys[0] in page.keys:
             pushed = len(page.keys) - 1 - page.keys.index(coming.keys[0])
             # A page that lacks what was filtered out of it is longer than it looks.
+            self._repairs += pushed > 0
             self._is_pushed |= pushed > max(self._limit - len(page.keys), 0)
             return coming
         self._repair()
@@ -430,6 +449,7 @@ class Walk:
             raise self._api.error("leads to a page that was read already, and would never end")
         self._digests.add(digest)
         self._filled += 1
+        self._largest = max(self._largest, page.got.count)
         self._latest = self._stated(page) or self._latest
         for key in page.keys[: KNOWN_KEYS - len(self._known)]:
             self._known.add(hash(key))
@@ -446,21 +466,28 @@ class Walk:
         Raises:
             _Moved: What was read is not to be found there, or what came is not in front.
         """
-        step: Step | None = self._paging.first()
-        came = 0
+        first = self._paging.first()
+        step: Step | None = first
+        is_pushed, came = self._is_pushed, set[int]()
         for _ in range(FRONT_PAGES):
             if step is None:
                 break
             page = await self._get(step)
-            known = [index for index, key in enumerate(page.keys) if hash(key) in self._known]
-            ahead = range(known[0] if known else len(page.keys))
-            came += len(ahead)
-            if ahead:
-                yield page.first_of(ahead)
-            if known and (came or not self._is_pushed):
+            hashes = [hash(key) for key in page.keys]
+            known = [index for index, each in enumerate(hashes) if each in self._known]
+            ahead = range(known[0] if known else len(hashes))
+            fresh = [index for index in ahead if hashes[index] not in came]
+            if fresh:
+                came.update(hashes[index] for index in fresh)
+                yield page.first_of(fresh)
+            if not ahead and page.step == first:
+                if is_pushed:
+                    break
                 return
             if known or not page.keys:
-                break
+                self._known |= came
+                step, is_pushed, came = first, is_pushed and not came, set()
+                continue  # until nothing more came
             try:
                 step = self._paging.after(step, page.got)
             except ValueError:
@@ -526,7 +553,7 @@ class Walk:
         last = self._stated(page)
         total = total or last
         if total is not None and total.count > position:
-            if self._filled and last is not None and 0 < last.count <= position:
+            if self._repairs or (self._filled and last and 0 < last.count <= position):
                 raise _Moved
             return self._api.error(
                 f"says at {total.place!r} that there are {total.count} items, and gives {position}"
