@@ -286,7 +286,7 @@ class Rest(BaseModel):
             async with aclosing(self.walked(http, Walk(requests))) as pages:
                 async for page in pages:
                     if is_whole:
-                        page = replace(  # noqa: PLW2901 - the same page, marked
+                        page = replace(
                             page, document=requests.document, unchanged=requests.is_known
                         )
                     yield page
