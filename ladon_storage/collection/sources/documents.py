@@ -15,19 +15,21 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
 from importlib.metadata import version
 from itertools import islice
-from typing import Any, NoReturn, TypeGuard, overload
+from typing import Any, NoReturn, TypeGuard, TypeVar, overload
 
 from pydantic import BaseModel
 
 from ladon_storage.collection.content import json_decoder, parse_json
 from ladon_storage.collection.interfaces import Known
 from ladon_storage.collection.sources.items import value_at
+
+T = TypeVar("T")
 
 AT_ONCE_BYTES = 2**20
 """A document that is parsed in one step; more would hold the event loop for too long."""
@@ -127,6 +129,16 @@ def is_known(marks: Mapping[str, Any], known: Known | None) -> bool:
     """Tell whether the sink has all records of the document that has these marks."""
     document = marks["document"]
     return document is not None and known is not None and known.document == document
+
+
+async def in_turns(pages: Iterator[T], size: int) -> AsyncIterator[T]:
+    """Yield what is made of so many bytes; of many in a thread, while others have their turn."""
+    if size <= AT_ONCE_BYTES:
+        for page in pages:
+            yield page
+        return
+    while (made := await asyncio.to_thread(next, pages, None)) is not None:
+        yield made
 
 
 def is_list(items: object) -> TypeGuard[Sequence[Any]]:

@@ -19,6 +19,7 @@ from ladon_storage.collection.records import Page, paged
 from ladon_storage.collection.sources.addresses import HttpUrl, shown
 from ladon_storage.collection.sources.documents import (
     Document,
+    in_turns,
     is_known,
     is_list,
     whole_document,
@@ -78,7 +79,7 @@ class Kev(BaseModel):
                 yield Page(**marks, unchanged=True)
                 return
             entries = self._entries(http, await http.document(answer, "vulnerabilities"))
-            for page in paged(_ENTRIES.read(entries), **marks):
+            async for page in in_turns(paged(_ENTRIES.read(entries), **marks), len(answer.body)):
                 yield page
 
     def _entries(self, http: SourceHttp, document: Document) -> Sequence[Any]:

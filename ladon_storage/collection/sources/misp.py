@@ -14,11 +14,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Set
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -27,6 +29,7 @@ from ladon_storage.collection.interfaces import Known
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.addresses import HttpUrl, shown
+from ladon_storage.collection.sources.documents import AT_ONCE_BYTES
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -36,7 +39,7 @@ from ladon_storage.collection.sources.fields import (
     connection_field,
     overlap_field,
 )
-from ladon_storage.collection.sources.http import OK, Keys, SourceHttp, source_http
+from ladon_storage.collection.sources.http import OK, HttpAnswer, Keys, SourceHttp, source_http
 from ladon_storage.collection.sources.items import value_at
 from ladon_storage.collection.sources.paging import PageNumbers
 from ladon_storage.collection.sources.rest import Rest
@@ -243,16 +246,9 @@ class Misp(BaseModel):
         if answer.status in _REFUSED:
             reason = f"the manifest lists it, and its file answers {answer.status}"
             return Reject.of(reason, {uuid: entry}, uuid), answer.status
-        try:
-            event = http.parsed(answer)
-            if value_at(event, "Event.uuid") == uuid:
-                return Record.of(uuid, moment, event), answer.status
-            problem = "Event.uuid: is not the one that the manifest lists"
-        except (SourceError, ValueError) as error:
-            problem = str(error)
-        return Reject(
-            problem, answer.body[:_LONGEST_RAW].decode(errors="replace"), uuid
-        ), answer.status
+        read = partial(_read_event, http, answer, uuid, moment)
+        is_large = len(answer.body) > AT_ONCE_BYTES
+        return (await asyncio.to_thread(read) if is_large else read()), answer.status
 
     def _file(self, name: str) -> str:
         return f"{self.url.removesuffix('manifest.json').rstrip('/')}/{name}"
@@ -284,6 +280,19 @@ def _refuse_errors(document: object) -> str | None:
     """Return what an instance says against its own answer."""
     errors = document.get("errors") if isinstance(document, dict) else None
     return f"says that it has errors: {errors!r:.80}" if errors else None
+
+
+def _read_event(
+    http: SourceHttp, answer: HttpAnswer, uuid: str, moment: datetime
+) -> Record | Reject:
+    try:
+        event = http.parsed(answer)
+        if value_at(event, "Event.uuid") == uuid:
+            return Record.of(uuid, moment, event)
+        problem = "Event.uuid: is not the one that the manifest lists"
+    except (SourceError, ValueError) as error:
+        problem = str(error)
+    return Reject(problem, answer.body[:_LONGEST_RAW].decode(errors="replace"), uuid)
 
 
 def _listed_at(uuid: str, entry: object) -> datetime:

@@ -34,6 +34,7 @@ from ladon_storage.collection.sources.documents import (
     ManyItems,
     ManyKeyed,
     document_digest,
+    in_turns,
     is_keyed,
     is_list,
 )
@@ -307,7 +308,8 @@ class Rest(BaseModel):
                 if problem := check(got.document):
                     raise walk.error(problem)
                 is_said = walk.completeness is not None
-                for page in paged(self.read(got.items), **_marks(http, walk)):
+                made = paged(self.read(got.items), **_marks(http, walk))
+                async for page in in_turns(made, len(got.answer.body)):
                     yield page
         if not is_said:
             yield Page(**_marks(http, walk))

@@ -33,7 +33,7 @@ from yarl import URL
 from ladon_storage.collection.records import Page, Record, Reject, paged
 from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.addresses import HttpUrl, shown
-from ladon_storage.collection.sources.documents import Document, ManyItems, is_list
+from ladon_storage.collection.sources.documents import Document, ManyItems, in_turns, is_list
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -137,7 +137,8 @@ class Taxii(BaseModel):
                                 break
                         if order.is_over(envelope):
                             break
-                        for page in order.paged(envelope, http.asked_at):
+                        made = order.paged(envelope, http.asked_at)
+                        async for page in in_turns(made, envelope.size):
                             yield page
         yield Page(completeness="last page")
 
@@ -206,6 +207,7 @@ class Taxii(BaseModel):
             bool(document.get("more")),
             following,
             _added(answer) if objects else None,
+            len(answer.body),
         )
 
     def _anew(self, place: _Place, reached: _Envelope | None) -> _Place:
@@ -293,6 +295,7 @@ class _Envelope:
     more: bool
     next: str | None
     added: _Added | None
+    size: int
 
     @property
     def digest(self) -> bytes:

@@ -25,6 +25,7 @@ from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.addresses import HttpUrl, shown, with_key
 from ladon_storage.collection.sources.documents import (
     Document,
+    in_turns,
     is_keyed,
     is_known,
     is_list,
@@ -147,7 +148,7 @@ class ThreatFox(BaseModel):
                 return
             exported = self._exported(http, await http.document(answer, ""))
             items = replace(_INDICATORS, unversioned=self.unversioned).read_keyed(exported)
-            for page in paged(items, **marks):
+            async for page in in_turns(paged(items, **marks), len(answer.body)):
                 yield page
 
     def _exported(self, http: SourceHttp, document: Document) -> Mapping[str, Any]:

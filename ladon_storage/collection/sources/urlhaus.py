@@ -26,6 +26,7 @@ from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.addresses import HttpUrl, shown, with_key
 from ladon_storage.collection.sources.csv_rows import BrokenRow, read_rows
 from ladon_storage.collection.sources.documents import (
+    in_turns,
     is_known,
     is_list,
     whole_document,
@@ -39,7 +40,7 @@ from ladon_storage.collection.sources.fields import (
     connection_field,
     overlap_field,
 )
-from ladon_storage.collection.sources.http import Keys, SourceHttp, source_http
+from ladon_storage.collection.sources.http import HttpAnswer, Keys, SourceHttp, source_http
 from ladon_storage.collection.sources.items import ItemReader, value_at
 from ladon_storage.collection.sources.times import any_moment
 from ladon_storage.errors import SourceError
@@ -59,6 +60,13 @@ _MARGIN = timedelta(days=1)
 
 _STATED = re.compile(r"^# *Number of entries: *(\d+)", re.MULTILINE)
 _HEADER_LINE = re.compile(r"[^\n]*\n")
+_ROW_BEGINS = re.compile(rb'\n(?="?\d+"?,)')
+_BLOCK_BYTES = 2**24
+"""Bytes of a dump after which the next row begins another text."""
+
+_LONGEST_RAW = 2**20
+"""Characters of a row that are kept where it is none."""
+
 _ROW_ID = re.compile(r'"?(\d+)"?,')
 _NUMBER = re.compile(r"/url/(\d+)/?$")
 
@@ -145,7 +153,8 @@ class UrlHaus(BaseModel):
         async with source_http(self.source_id, keys=keys, connection=self.connection) as http:
             marks: dict[str, Any] = {"completeness": "whole document"}
             if self.via == "api":
-                items = await self._asked(http, url)
+                answer = await http.get(url)
+                items = await self._asked(http, answer)
                 found: Iterable[Item] = _URLS.read(map(span.seen, items))
             else:
                 answer = await http.get(url, headers={"Accept": "text/csv, */*;q=0.5"})
@@ -153,15 +162,16 @@ class UrlHaus(BaseModel):
                 if is_known(marks, known):
                     yield Page(**marks, unchanged=True, asked_at=http.asked_at)
                     return
-                found = self._rows(self._text(answer.body), span)
-            for page in paged(found, **marks, asked_at=http.asked_at):
+                found = self._rows(answer.body, span)
+            made = paged(found, **marks, asked_at=http.asked_at)
+            async for page in in_turns(made, len(answer.body)):
                 yield page
             must_reach = known.must_reach if known else start and start + self.overlap
             if must_reach is not None:
                 self._refuse_gap(span, must_reach)
 
-    async def _asked(self, http: SourceHttp, url: str) -> Sequence[Any]:
-        document = await http.document(await http.get(url), "urls")
+    async def _asked(self, http: SourceHttp, answer: HttpAnswer) -> Sequence[Any]:
+        document = await http.document(answer, "urls")
         status = value_at(document.envelope, "query_status")
         if status == "no_results":
             return []
@@ -190,19 +200,16 @@ class UrlHaus(BaseModel):
                 f"{oldest.isoformat()} to do without"
             )
 
-    def _text(self, body: bytes) -> str:
-        # A byte that is no UTF-8 costs its row alone.
-        text = body.decode(errors="surrogateescape").removeprefix("\ufeff")
-        if not text.endswith("\n"):
+    def _rows(self, body: bytes, span: _Span) -> Iterator[Item]:
+        if not body.endswith(b"\n"):
             raise self._error(
                 f"was cut off: after {len(body)} bytes it ends in the middle of a line"
             )
-        return text
-
-    def _rows(self, text: str, span: _Span) -> Iterator[Item]:
-        columns, place = self._header(text)
+        blocks = self._blocks(body)
+        head = next(blocks)
+        columns, place = self._header(head)
         count = 0
-        for row in read_rows(text, place, len(columns)):
+        for row in self._cells(head, blocks, place, len(columns)):
             count += 1
             if isinstance(row, BrokenRow):
                 yield _rejected(row.reason, row.text)
@@ -210,11 +217,34 @@ class UrlHaus(BaseModel):
                 yield _rejected("is not UTF-8", ",".join(row))
             else:
                 yield from _URLS.read([span.seen(dict(zip(columns, row, strict=True)))])
-        stated = _STATED.search(text)
+        stated = _STATED.search(head)
         if stated and int(stated[1]) != count:
             raise self._error(f"has {count} entries and states {stated[1]}: it was cut off")
         if not count:
             raise self._error("is empty")
+
+    def _cells(
+        self, head: str, blocks: Iterator[str], place: int, width: int
+    ) -> Iterator[list[str] | BrokenRow]:
+        yield from read_rows(head, place, width)
+        for block in blocks:
+            yield from read_rows(block, 0, width)
+
+    def _blocks(self, body: bytes) -> Iterator[str]:
+        """Yield the text of a dump in parts that end where a row does.
+
+        A text of which one character is wide is four times as long as its bytes.
+        """
+        place = 0
+        while place < len(body):
+            found = _ROW_BEGINS.search(body, place + _BLOCK_BYTES)
+            end = found.end() if found else len(body)
+            if end - place > 4 * _BLOCK_BYTES:
+                raise self._error(f"has {end - place} bytes in which no row begins")
+            # A byte that is no UTF-8 costs its row alone.
+            text = body[place:end].decode(errors="surrogateescape")
+            yield text if place else text.removeprefix("\ufeff")
+            place = end
 
     def _header(self, text: str) -> tuple[list[str], int]:
         """Return the columns, which are the last comment before the rows, and where those begin."""
@@ -264,4 +294,4 @@ def _is_text(cell: str) -> bool:
 
 def _rejected(reason: str, text: str) -> Reject:
     number = _ROW_ID.match(text)
-    return Reject.of(reason, text, number[1] if number else None)
+    return Reject.of(reason, text[:_LONGEST_RAW], number[1] if number else None)
