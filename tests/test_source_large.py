@@ -8,6 +8,7 @@ import json
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,13 +20,14 @@ from ladon_storage.collection import records
 from ladon_storage.collection.content import parse_json
 from ladon_storage.collection.interfaces import Known
 from ladon_storage.collection.records import Page, Reject
-from ladon_storage.collection.sources import Kev, ThreatFox, UrlHaus, documents
+from ladon_storage.collection.sources import Kev, Rest, ThreatFox, UrlHaus, documents, urlhaus
 from ladon_storage.collection.sources.documents import (
     Document,
     ManyItems,
     ManyKeyed,
     TooMuchError,
     document_digest,
+    in_turns,
     is_keyed,
     is_list,
     parse,
@@ -35,7 +37,7 @@ from ladon_storage.collection.sources.http import source_http
 from ladon_storage.collection.sources.items import value_at
 from ladon_storage.errors import SourceError
 from tests.collecting import record
-from tests.feed_server import Answer, FeedServer
+from tests.feed_server import Answer, Asked, FeedServer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -362,3 +364,115 @@ def test_digest_of_a_large_document_is_quick() -> None:
     document_digest(Kev(), body)
 
     assert time.thread_time() - began < 0.5
+
+
+def api(url: str, **more: Any) -> Rest:
+    return Rest(source_id="feed", url=url, timestamps=("at",), **more)
+
+
+def item(number: int) -> dict[str, Any]:
+    return {"id": number, "at": "2024-01-01T00:00:00Z"}
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("most", [10_000, 20])
+@pytest.mark.parametrize("keyed", [False, True])
+async def test_api_with_a_large_document_is_collected_whole(
+    most: int, keyed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether its records are held or not: all come, and the total beside them is compared."""
+    monkeypatch.setattr(documents, "MAX_VALUES", most)
+    found: Any = [item(number) for number in range(2_500)]
+    if keyed:
+        found = {str(each["id"]): each for each in found}
+    body = {"total": 2_500, "data": {"items": found}}
+    async with FeedServer(Answer.of(body), Answer.of(body | {"total": 2_501})) as feed:
+        source = api(feed.url, records="data.items", keyed=keyed)
+        pages = await read(source, None)
+        with pytest.raises(SourceError, match="2501 items, and gives 2500"):
+            await read(source, None)
+
+    assert [len(page) for page in pages] == [1_000, 1_000, 500]
+    assert [each.record_id for page in pages for each in page.records] == [
+        str(number) for number in range(2_500)
+    ]
+
+
+@pytest.mark.usefixtures("small")
+async def test_pages_of_an_api_may_be_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list in pages of which each is too much to be held ends where it ends."""
+    monkeypatch.setattr(documents, "MAX_VALUES", 20)
+    pages = [[item(number) for number in range(first, first + 50)] for first in (0, 50)]
+
+    def play(asked: Asked) -> Answer:
+        number = int(asked.query["page"])
+        return Answer.of(pages[number - 1] if number <= len(pages) else [])
+
+    async with FeedServer(play=play) as feed:
+        found = await read(api(feed.url, paging={"kind": "page"}), None)
+
+    ids = {each.record_id for page in found for each in page.records}
+    assert ids == {str(number) for number in range(100)}
+
+
+async def test_one_document_of_an_api_that_the_sink_has_is_not_read_again() -> None:
+    """An API that lists everything is as cheap as an export while nothing changes."""
+    body = json.dumps([item(1)]).encode()
+    async with FeedServer(play=lambda _: Answer(body)) as feed:
+        [page] = await read(api(feed.url), Sink(None))
+        [known] = await read(api(feed.url), Sink(page.document))
+        [other] = await read(api(feed.url, zone="Europe/Berlin"), Sink(page.document))
+        [paged] = await read(api(feed.url, since={"parameter": "since"}), Sink(page.document))
+
+    assert page.document is not None
+    assert (known.unchanged, len(known), known.completeness) == (True, 0, "whole document")
+    assert len(other) == 1
+    assert (len(paged), paged.document) == (1, None)
+
+
+async def test_large_document_is_made_into_pages_beside_the_loop() -> None:
+    """What takes long is done in a thread; what is small is not worth one."""
+    here = threading.current_thread()
+    threads = [
+        [thread async for thread in in_turns(iter_threads(2), size)]
+        for size in (documents.AT_ONCE_BYTES, documents.AT_ONCE_BYTES + 1)
+    ]
+
+    assert threads[0] == [here, here]
+    assert len(threads[1]) == 2
+    assert here not in threads[1]
+
+
+def iter_threads(count: int) -> Iterator[threading.Thread]:
+    for _ in range(count):
+        yield threading.current_thread()
+
+
+async def test_dump_in_parts_is_read_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a part ends makes no difference, also next to a row of several lines."""
+    rows = [
+        f'"{number}","2024-01-01 00:00:00","http://a/\U0001f600\n{number}"\n'
+        for number in range(99)
+    ]
+    body = ("# id,dateadded,url\n" + "".join(rows)).encode()
+    found = []
+    for size in (2**24, 30, 77, 500):
+        monkeypatch.setattr(urlhaus, "_BLOCK_BYTES", size)
+        async with FeedServer(Answer(body)) as feed:
+            pages = await read(UrlHaus(url=feed.url), None)
+        assert [each for page in pages for each in page.rejects] == []
+        found.append([each.version for page in pages for each in page.records])
+
+    assert len(found[0]) == 99
+    assert all(each == found[0] for each in found)
+
+
+async def test_dump_without_rows_is_refused_before_it_is_a_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A line of all that an answer may have would be four times as much as a text."""
+    monkeypatch.setattr(urlhaus, "_BLOCK_BYTES", 100)
+    body = DUMP + b"x" * 1_000 + b"\n"
+    async with FeedServer(Answer(body)) as feed:
+        with pytest.raises(SourceError, match="in which no row begins"):
+            await read(UrlHaus(url=feed.url), None)
