@@ -386,6 +386,15 @@ async def test_only_what_can_be_unpacked_is_asked_for() -> None:
     assert feed.asks[0].headers["Accept-Encoding"] == packing.ACCEPTED
 
 
+@pytest.mark.parametrize("host", ["a" * 70, "a..b", "a\u2028b"])
+async def test_host_that_is_no_name_is_an_error_of_ours(host: str) -> None:
+    """What no resolver takes is no bare error of an encoding."""
+    error = await failure(f"http://{host}.example/")
+
+    assert "has a host that is no name" in str(error)
+    assert not error.transient
+
+
 async def test_few_packed_bytes_fill_no_memory() -> None:
     """A limit holds for what is unpacked, and is noticed while it is unpacked."""
     bomb = gzip.compress(b"0" * 2**24)

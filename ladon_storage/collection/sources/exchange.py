@@ -213,7 +213,8 @@ class Exchange:
                 wanted = response.status in request.accept
                 body = await self._body(response, request.url) if wanted else b""
                 return HttpAnswer(request.url, response.status, response.headers, body)
-        except (aiohttp.ClientError, OSError) as error:  # a TimeoutError is an OSError
+        # A TimeoutError is an OSError; a UnicodeError is what a host becomes that is no name.
+        except (aiohttp.ClientError, OSError, UnicodeError) as error:
             failure = self._translated(error, request.url, proxy)
             hides = self._mask or proxy is not None or shown(request.url) != str(request.url)
             cause = None if hides else error
@@ -262,7 +263,7 @@ class Exchange:
         )
 
     def _translated(
-        self, error: aiohttp.ClientError | OSError, url: URL, proxy: URL | None
+        self, error: aiohttp.ClientError | OSError | UnicodeError, url: URL, proxy: URL | None
     ) -> SourceError:
         """Say what happened without the error's own text, which may hold the address."""
         problem, step, transient = _described(error)
@@ -296,9 +297,11 @@ def _kind(error: Exception) -> type[SourceError]:
     return UnreachableError if unreachable else SourceError
 
 
-def _described(error: aiohttp.ClientError | OSError) -> tuple[str, str, bool]:
+def _described(error: aiohttp.ClientError | OSError | UnicodeError) -> tuple[str, str, bool]:
     """Return what happened, what to do, and whether the same request may succeed later."""
     step = "check the address and the network"
+    if isinstance(error, UnicodeError):
+        return "has a host that is no name", "check the address", False
     if isinstance(error, aiohttp.ClientSSLError) or isinstance(error.__cause__, ssl.SSLError):
         return "is not trusted, or does not trust us: TLS was refused", step, False
     if isinstance(error, aiohttp.ClientHttpProxyError):

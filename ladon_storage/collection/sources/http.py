@@ -13,7 +13,6 @@ import logging
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -22,7 +21,6 @@ import stamina
 from yarl import URL
 
 from ladon_storage.collection.secrets import secret
-from ladon_storage.collection.sources.addresses import check_url, is_same_host
 from ladon_storage.collection.sources.documents import (
     Document,
     TooMuchError,
@@ -43,6 +41,7 @@ from ladon_storage.collection.sources.exchange import (
 from ladon_storage.collection.sources.fields import MAX_ANSWER_BYTES, Connection, Rate
 from ladon_storage.collection.sources.hosts import Admission, admitted, host_of
 from ladon_storage.collection.sources.packing import ACCEPTED
+from ladon_storage.collection.sources.redirects import redirected
 from ladon_storage.collection.sources.waits import (
     MAX_RETRY_AFTER_SECONDS,
     has_no_requests_left,
@@ -95,9 +94,6 @@ _REASONS = (
     "description",
 )
 """Where APIs say why they refuse, inside of an answer that is a success."""
-
-_MAY_LEAVE = frozenset({"accept"})
-"""Headers that another site gets, too: the configured ones are for the source."""
 
 
 class SourceHttp:
@@ -300,7 +296,7 @@ class SourceHttp:
             location = answer.headers.get("Location")
             if answer.status not in _REDIRECTS or location is None:
                 self._refuse_status(answer)
-            request = self._redirected(request, location, origin)
+            request = redirected(self._exchange, request, location, origin)
         raise self._exchange.error(request.url, "redirects nowhere", "check the address")
 
     async def _judged(self, request: Request) -> HttpAnswer:
@@ -335,43 +331,6 @@ class SourceHttp:
         else:
             admission.succeeded()
         return answer
-
-    def _redirected(self, request: Request, location: str, origin: URL) -> Request:
-        """Return the request that a redirect asks for.
-
-        Raises:
-            SourceError: It leads to what is no address, or to another site; or a POST was made.
-        """
-        try:
-            target = request.url.join(URL(location))
-            check_url(str(target))
-        except ValueError:
-            target = None
-        if target is None or request.method != "GET":
-            raise self._exchange.error(
-                request.url, "redirects nowhere", "check the address"
-            ) from None
-        is_home = is_same_host(origin, target)
-        if request.url.scheme == "https" and target.scheme == "http":
-            raise self._exchange.error(
-                request.url,
-                f"redirects to {self.shown(target)}, which is not encrypted, and was not followed",
-                "set the address to where it leads, if that is right",
-            )
-        if not (is_home or self._exchange.route.allows(target)):
-            self._exchange.check_host(replace(request, url=target))
-            raise self._exchange.error(
-                request.url,
-                f"redirects to {self.shown(target)}, another site, and was not followed",
-                "set the address to where it leads, or allow the host in redirects_to of its "
-                "connection",
-            )
-        if target.user is None and target.origin() == request.url.origin():
-            target = target.with_user(request.url.user).with_password(request.url.password)
-        if is_home:
-            return replace(request, url=target)
-        headers = {k: v for k, v in request.headers.items() if k.lower() in _MAY_LEAVE}
-        return replace(request, url=target, headers=headers, has_left=True)
 
     def _is_throttled(self, answer: HttpAnswer) -> bool:
         if answer.status in self._throttled:
