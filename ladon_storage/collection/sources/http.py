@@ -241,7 +241,7 @@ class SourceHttp:
             SourceError: It did not arrive, also not when asked for again where that makes sense, or
                 has none of the statuses of ``accept``.
         """
-        request = Request("GET", address(url, params), None, headers or {}, accept)
+        request = Request("GET", self._address(url, params), None, headers or {}, accept)
         return await self._repeated(request, ATTEMPTS)
 
     async def post(
@@ -259,8 +259,20 @@ class SourceHttp:
         Raises:
             SourceError: As for `get`; what is no query is asked once.
         """
-        request = Request("POST", address(url, params), body, headers or {}, accept)
+        request = Request("POST", self._address(url, params), body, headers or {}, accept)
         return await self._repeated(request, ATTEMPTS if is_query else 1)
+
+    def _address(self, url: str | URL, params: Parameters | None) -> URL:
+        try:
+            return address(url, params)
+        except ValueError:
+            pass
+        # Neither chained nor shown: what is no address may have a secret anywhere.
+        raise SourceError(
+            f"Source {self._source_id!r} leads to an address that is none; see how it is set up, "
+            "and what it answers.",
+            self._source_id,
+        )
 
     async def _repeated(self, request: Request, attempts: int) -> HttpAnswer:
         async for attempt in stamina.retry_context(

@@ -50,7 +50,8 @@ def redirected(exchange: Exchange, request: Request, location: str, origin: URL)
         raise exchange.error(
             request.url,
             f"redirects to {exchange.shown(target)}, another site, and was not followed",
-            "set the address to where it leads, or allow the host in redirects_to of its connection",
+            "set the address to where it leads, or allow the host in redirects_to of its "
+            "connection",
         )
     if target.user is None and target.origin() == request.url.origin():
         target = target.with_user(request.url.user).with_password(request.url.password)
