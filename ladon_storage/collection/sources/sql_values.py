@@ -1,28 +1,23 @@
 """What a database's values are in JSON, and which instants its timestamps say.
 
-- Nothing is lost: what JSON has no kind for is a text. A decimal number is a text too, since
-  readers of JSON make a float of it; bytes are hexadecimal digits; a time with an offset is told in
-  UTC, so that a server whose zone changes has not changed its rows.
+- Nothing is lost: what JSON has no kind for is a text, of whatever type a driver made it. A decimal
+  number is a text too, since readers of JSON make a float of it; bytes are hexadecimal digits; a
+  time with an offset is told in UTC, so that a server whose zone changes has not changed its rows.
+- A text must be the same each time: one that names an address in memory is none.
 - An instant is cut to microseconds, never rounded up.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
+from enum import Enum
 from fractions import Fraction
-from ipaddress import (
-    IPv4Address,
-    IPv4Interface,
-    IPv4Network,
-    IPv6Address,
-    IPv6Interface,
-    IPv6Network,
-)
 from typing import Any, Literal
-from uuid import UUID
 
 from ladon_storage.collection.sources.times import Moment, iso_moment
 
@@ -32,16 +27,13 @@ Times = Literal["datetime", "text", "seconds", "milliseconds"]
 PER_SECOND = {"seconds": 1, "milliseconds": 1_000}
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_AS_TEXT = (
-    UUID,
-    timedelta,
-    IPv4Address,
-    IPv6Address,
-    IPv4Interface,
-    IPv6Interface,
-    IPv4Network,
-    IPv6Network,
-)
+_CLOCK_SHIFT = timedelta(hours=2)
+"""More than a clock is set forward or back at once."""
+
+_ADDRESS = re.compile(r"\bat 0x[0-9a-f]+", re.IGNORECASE)
+
+_RANGE = ("lower", "upper", "lower_inc", "upper_inc", "isempty")
+_QUOTED = re.compile(r'[\s()\[\]{},"\\]|^$')
 
 
 def json_value(value: object) -> Any:
@@ -58,9 +50,12 @@ def json_value(value: object) -> Any:
     known = _KNOWN.get(type(value))
     if known is not None:
         return known(value)
-    if isinstance(value, _AS_TEXT):
-        return str(value)
-    raise ValueError(f"a value of the type {type(value).__name__} cannot be told in JSON")
+    if all(hasattr(value, name) for name in _RANGE):
+        return _of_range(value)
+    for kind, told in _KINDS:
+        if isinstance(value, kind):
+            return told(value)
+    return _text(value)
 
 
 def id_text(value: object) -> str:
@@ -108,6 +103,66 @@ def _counted(per_second: int) -> Moment:
     return read
 
 
+def clock_spread(instant: datetime, zone: tzinfo) -> timedelta:
+    """Return by how much the clock of a zone is set about an instant; mostly by nothing.
+
+    >>> from zoneinfo import ZoneInfo
+    >>> clock_spread(datetime(2024, 10, 27, 0, 30, tzinfo=UTC), ZoneInfo("Europe/Berlin"))
+    datetime.timedelta(seconds=3600)
+    """
+    if zone is UTC:
+        return timedelta(0)
+    offsets = [
+        shifted(instant, by).astimezone(zone).utcoffset() or timedelta(0)
+        for by in (-_CLOCK_SHIFT, timedelta(0), _CLOCK_SHIFT)
+    ]
+    return max(offsets) - min(offsets)
+
+
+def shifted(instant: datetime, by: timedelta) -> datetime:
+    """Return an instant moved by some time, within the years that there are in each zone."""
+    try:
+        return instant + by
+    except OverflowError:
+        return datetime.combine(date.max if by > timedelta(0) else date.min, time(12), tzinfo=UTC)
+
+
+def json_document(text: str | bytes) -> Any:
+    """Return the value of a column of JSON; its text, where it is nested too deeply."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text if isinstance(text, str) else bytes(text).decode()
+
+
+def _text(value: object) -> str:
+    text = str(value)
+    if _ADDRESS.search(text):
+        raise ValueError(f"a value of the type {type(value).__name__} cannot be told in JSON")
+    return text
+
+
+def _of_range(value: Any) -> str:
+    """Return a range as PostgreSQL writes it.
+
+    >>> from sqlalchemy.dialects.postgresql import Range
+    >>> _of_range(Range(date(2024, 1, 1), None))
+    '[2024-01-01,)'
+    """
+    if value.isempty:
+        return "empty"
+    bounds = []
+    for bound in (value.lower, value.upper):
+        told = "" if bound is None else str(json_value(bound))
+        if bound is not None and _QUOTED.search(told):
+            escaped = told.replace("\\", "\\\\").replace('"', '\\"')
+            told = f'"{escaped}"'
+        bounds.append(told)
+    opens = "[" if value.lower_inc and value.lower is not None else "("
+    closes = "]" if value.upper_inc and value.upper is not None else ")"
+    return f"{opens}{','.join(bounds)}{closes}"
+
+
 def _of_float(value: float) -> float | str:
     if math.isfinite(value):
         return value
@@ -118,16 +173,33 @@ def _of_datetime(value: datetime) -> str:
     return (value if value.tzinfo is None else value.astimezone(UTC)).isoformat()
 
 
+def _of_list(value: Any) -> list[Any]:
+    return [json_value(each) for each in value]
+
+
+def _of_set(value: Any) -> list[Any]:
+    return sorted(_of_list(value), key=lambda each: (type(each).__name__, str(each)))
+
+
+_KINDS: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (float, _of_float),
+    (Decimal, lambda value: format(value, "f")),
+    (datetime, _of_datetime),
+    (date, date.isoformat),
+    (time, time.isoformat),
+    (bytes, bytes.hex),
+    (bytearray, bytearray.hex),
+    (memoryview, memoryview.hex),
+    (Enum, lambda value: value.name),
+    (Mapping, lambda value: {str(name): json_value(each) for name, each in value.items()}),
+    (Set, _of_set),
+    (Sequence, _of_list),
+)
+"""The first that fits counts; what none fits is told by its own text."""
+
 _KNOWN: dict[type, Callable[[Any], Any]] = {
-    float: _of_float,
-    Decimal: lambda value: format(value, "f"),
-    datetime: _of_datetime,
-    date: date.isoformat,
-    time: time.isoformat,
-    bytes: bytes.hex,
-    bytearray: bytearray.hex,
-    memoryview: memoryview.hex,
-    list: lambda value: [json_value(each) for each in value],
-    tuple: lambda value: [json_value(each) for each in value],
-    dict: lambda value: {str(name): json_value(each) for name, each in value.items()},
+    **{kind: told for kind, told in _KINDS if kind not in (Enum, Mapping, Set, Sequence)},
+    list: _of_list,
+    tuple: _of_list,
+    dict: _KINDS[-3][1],
 }
