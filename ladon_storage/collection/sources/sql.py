@@ -22,7 +22,15 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from ladon_storage.collection.durations import Seconds, duration
-from ladon_storage.collection.records import PAGE_RECORDS, Item, Page, Record, Reject, joined_id, paged
+from ladon_storage.collection.records import (
+    PAGE_RECORDS,
+    Item,
+    Page,
+    Record,
+    Reject,
+    joined_id,
+    paged,
+)
 from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.fields import SETTINGS, SOURCE_ID_TEXT, Overlap, overlap_field
 from ladon_storage.collection.sources.sql_database import DatabaseThread, parsed_address
@@ -98,9 +106,12 @@ class SqlTable(BaseModel):
         title="Schema",
         description="The schema of the table; empty: where the connection looks first.",
     )
-    id_column: Annotated[str, Field(min_length=1, title="Column")] | Annotated[
-        tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, title="Columns")
-    ] = Field(
+    id_column: (
+        Annotated[str, Field(min_length=1, title="Column")]
+        | Annotated[
+            tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, title="Columns")
+        ]
+    ) = Field(
         "id",
         title="Id column",
         description="A column whose values are unique, or several whose values are so together.",
@@ -146,11 +157,6 @@ class SqlTable(BaseModel):
         return self
 
     @property
-    def order_guaranteed(self) -> bool:
-        """Whether the request itself asks for the order: the keyset does."""
-        return self.ordered
-
-    @property
     def ordered(self) -> bool:
         """Whether pages come in the order of time: the order of texts with offsets is another."""
         return self.times != "text"
@@ -177,7 +183,8 @@ class SqlTable(BaseModel):
         async with _opened(layout, url) as (reader, thread):
             marks: dict[str, Any] = {"asked_at": await thread.do(reader.now)}
             rows = _Rows(layout, reader.names, reader.zone, self.ordered and reader.is_text)
-            for page in paged(await self._unreachable(reader, thread, rows, start), self.page_size):
+            lost = await self._unreachable(reader, thread, rows, start)
+            for page in paged(lost, UNREACHABLE_ROWS):
                 yield replace(page, **marks)
             after: Key | None = None
             more = True
@@ -307,7 +314,9 @@ class _Rows:
     def _reject(self, reason: object, row: Row) -> Reject:
         raw = {name: _told(value) for name, value in zip(self.names, row.values, strict=True)}
         has_id = all(each is not None for each in row.ids)
-        return Reject.of(reason, raw, ", ".join(str(_told(each)) for each in row.ids) or None if has_id else None)
+        return Reject.of(
+            reason, raw, ", ".join(str(_told(each)) for each in row.ids) or None if has_id else None
+        )
 
 
 def _told(value: object) -> object:

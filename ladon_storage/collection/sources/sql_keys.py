@@ -11,6 +11,7 @@ value that compares otherwise than it was told, would be lost there:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +111,9 @@ def compares_by_bytes(
             return found.first() is not None
     if dialect not in MYSQL:
         return False
-    unique = [inspector.get_pk_constraint(table, schema)["constrained_columns"]]
+    unique: list[Sequence[str | None]] = [
+        inspector.get_pk_constraint(table, schema)["constrained_columns"]
+    ]
     unique += [
         each["column_names"] for each in inspector.get_indexes(table, schema) if each["unique"]
     ]

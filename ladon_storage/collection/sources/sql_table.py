@@ -32,7 +32,6 @@ from sqlalchemy import (
     table,
     types,
 )
-from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import NoSuchTableError
 
@@ -45,6 +44,7 @@ from ladon_storage.collection.sources.sql_keys import (
 )
 from ladon_storage.collection.sources.sql_sessions import MYSQL, reading_engine
 from ladon_storage.collection.sources.sql_values import PER_SECOND, Times, clock_spread, shifted
+from ladon_storage.collection.sources.times import earliest_wall, latest_wall
 from ladon_storage.errors import SourceError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -308,12 +308,12 @@ class TableReader:
         if start is not None:
             lower: Any = self._local(start, -1)
             if per_second is not None:
-                lower = (start - _EPOCH) // timedelta(seconds=1) * per_second
+                lower = _seconds(start) * per_second
             limits.append(time >= raw(lower))
         if until is not None:
             upper: Any = self._local(until, 1)
             if per_second is not None:
-                upper = ((until - _EPOCH) // timedelta(seconds=1) + 1) * per_second
+                upper = (_seconds(until) + 1) * per_second
             limits.append(time < raw(upper))
         if self._dialect == "sqlite" and per_second is None:
             limits += self._seconds_within(start, until)
@@ -322,42 +322,41 @@ class TableReader:
     def _seconds_within(
         self, start: datetime | None, until: datetime | None
     ) -> list[ColumnElement[bool]]:
-        """Return what SQLite can tell of a text's instant: a second; nothing of what it cannot read.
+        """Return what SQLite can tell of a text's instant: a second, and nothing of an odd text.
 
         It takes a text without offset for UTC, so that the bounds are those of both readings.
         """
         second = cast(func.strftime("%s", self._keys[0].told), Integer)
         limits = []
         if start is not None:
-            limits.append(or_(second.is_(None), second >= raw(min(self._seconds(start)) - 1)))
+            lower = min(start, self._wall(start, -1).replace(tzinfo=UTC))
+            limits.append(or_(second.is_(None), second >= raw(_seconds(lower))))
         if until is not None:
-            limits.append(or_(second.is_(None), second <= raw(max(self._seconds(until)) + 1)))
+            upper = max(until, self._wall(until, 1).replace(tzinfo=UTC))
+            # It rounds to milliseconds.
+            limits.append(or_(second.is_(None), second <= raw(_seconds(upper) + 1)))
         return limits
 
-    def _seconds(self, instant: datetime) -> list[int]:
-        offset = instant.astimezone(self.zone).utcoffset() if self.zone is not UTC else None
-        shift, spread = offset or timedelta(0), clock_spread(instant, self.zone)
-        moves = (timedelta(0), shift - spread, shift + spread)
-        return [(instant - _EPOCH + move) // timedelta(seconds=1) for move in moves]
-
     def _local(self, instant: datetime, direction: int) -> datetime | date | str:
-        """Return an instant as the column would have it.
-
-        It is moved back or on by what the clock is set about then, where the column says no zone.
-        """
-        is_text = self.is_text
-        if is_text or isinstance(self._kind, types.Date):
-            day = shifted(instant, timedelta(days=2 if direction > 0 else -1)).date()
-            return day.isoformat() if is_text else day
+        """Return the bound of a range as the column would have it."""
+        if self.is_text:  # of any offset
+            days = timedelta(days=2 if direction > 0 else -1)
+            return shifted(instant, days).date().isoformat()
+        if isinstance(self._kind, types.Date):
+            wall = self._wall(instant, direction)
+            return shifted(wall, timedelta(days=1 if direction > 0 else 0)).date()
         if getattr(self._kind, "timezone", False):
             return instant
-        if self.zone is UTC:
-            return instant.replace(tzinfo=None)
-        spread = direction * clock_spread(instant, self.zone)
-        try:
-            return instant.astimezone(self.zone).replace(tzinfo=None) + spread
-        except OverflowError:
-            return shifted(instant, direction * timedelta(days=1)).replace(tzinfo=None)
+        return self._wall(instant, direction)
+
+    def _wall(self, instant: datetime, direction: int) -> datetime:
+        """Return the first time that a clock shows from an instant on, or the last one before it.
+
+        A time that a clock never showed, when it was set forward, is before the end of a range.
+        """
+        if direction < 0:
+            return earliest_wall(instant, self.zone)
+        return shifted(latest_wall(instant, self.zone), clock_spread(instant, self.zone))
 
     def _error(self, problem: str, step: str) -> SourceError:
         name = self._layout.table
@@ -365,3 +364,7 @@ class TableReader:
             f"Source {self._layout.source_id!r} cannot read the table {name!r}: {problem}; {step}.",
             self._layout.source_id,
         )
+
+
+def _seconds(instant: datetime) -> int:
+    return (instant - _EPOCH) // timedelta(seconds=1)

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -19,7 +18,8 @@ from enum import Enum
 from fractions import Fraction
 from typing import Any, Literal
 
-from ladon_storage.collection.sources.times import Moment, iso_moment
+from ladon_storage.collection.content import Number, parse_json
+from ladon_storage.collection.sources.times import Moment, earliest, iso_moment
 
 Times = Literal["datetime", "text", "seconds", "milliseconds"]
 """How a column tells the time: its own type, ISO 8601 texts, or counts from 1970 on."""
@@ -83,9 +83,7 @@ def row_moment(times: Times, zone: tzinfo) -> Moment:
     def read(value: object) -> datetime:
         if isinstance(value, date) and not isinstance(value, datetime):
             value = datetime.combine(value, time())
-        if isinstance(value, datetime) and value.tzinfo is None:
-            value = value.replace(tzinfo=zone)
-        return of_text(value)
+        return earliest(value, zone) if isinstance(value, datetime) else of_text(value)
 
     return read
 
@@ -112,10 +110,13 @@ def clock_spread(instant: datetime, zone: tzinfo) -> timedelta:
     """
     if zone is UTC:
         return timedelta(0)
-    offsets = [
-        shifted(instant, by).astimezone(zone).utcoffset() or timedelta(0)
-        for by in (-_CLOCK_SHIFT, timedelta(0), _CLOCK_SHIFT)
-    ]
+    try:
+        offsets = [
+            (instant + by).astimezone(zone).utcoffset() or timedelta(0)
+            for by in (-_CLOCK_SHIFT, timedelta(0), _CLOCK_SHIFT)
+        ]
+    except OverflowError:  # at the ends of the calendar
+        return timedelta(0)
     return max(offsets) - min(offsets)
 
 
@@ -124,13 +125,14 @@ def shifted(instant: datetime, by: timedelta) -> datetime:
     try:
         return instant + by
     except OverflowError:
-        return datetime.combine(date.max if by > timedelta(0) else date.min, time(12), tzinfo=UTC)
+        end = date.max if by > timedelta(0) else date.min
+        return datetime.combine(end, time(12), tzinfo=instant.tzinfo)
 
 
 def json_document(text: str | bytes) -> Any:
     """Return the value of a column of JSON; its text, where it is nested too deeply."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except (ValueError, RecursionError):
         return text if isinstance(text, str) else bytes(text).decode()
 
@@ -199,6 +201,7 @@ _KINDS: tuple[tuple[type, Callable[[Any], Any]], ...] = (
 
 _KNOWN: dict[type, Callable[[Any], Any]] = {
     **{kind: told for kind, told in _KINDS if kind not in (Enum, Mapping, Set, Sequence)},
+    Number: lambda value: value,
     list: _of_list,
     tuple: _of_list,
     dict: _KINDS[-3][1],
