@@ -122,7 +122,7 @@ def _said(error: Exception) -> tuple[str | int | None, str]:
     code = getattr(original, "sqlstate", None) or getattr(original, "sqlite_errorname", None)
     told = getattr(getattr(original, "diag", None), "message_primary", None) or str(original)
     numbered = original.args[:2]
-    if code is None and numbered and isinstance(numbered[0], int):  # as drivers of MySQL do
+    if numbered and isinstance(numbered[0], int):  # as drivers of MySQL do
         code, told = numbered[0], str(numbered[-1])
     return code, told.strip().partition("\n")[0] or type(error).__name__
 

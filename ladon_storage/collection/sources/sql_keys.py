@@ -66,8 +66,13 @@ class KeyColumn:
             elif isinstance(kind, mysql.BIT):
                 return cls(plain + literal_column("0"), plain + literal_column("0"))
             elif isinstance(kind, mysql.FLOAT):
-                compared = plain + literal_column("0e0")
+                return cls(with_all_digits(plain), with_all_digits(plain))
         return cls(compared, plain)
+
+
+def with_all_digits(single: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return a FLOAT of MySQL as a double: else it is told by six digits."""
+    return single + literal_column("0e0")
 
 
 def number_of_text(text: ColumnElement[Any]) -> ColumnElement[Any]:

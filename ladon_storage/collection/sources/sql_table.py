@@ -32,6 +32,7 @@ from sqlalchemy import (
     table,
     types,
 )
+from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import NoSuchTableError
 
@@ -41,9 +42,16 @@ from ladon_storage.collection.sources.sql_keys import (
     compares_by_bytes,
     number_of_text,
     raw,
+    with_all_digits,
 )
 from ladon_storage.collection.sources.sql_sessions import MYSQL, reading_engine
-from ladon_storage.collection.sources.sql_values import PER_SECOND, Times, clock_spread, shifted
+from ladon_storage.collection.sources.sql_values import (
+    PER_SECOND,
+    Times,
+    clock_spread,
+    shifted,
+    single_precision,
+)
 from ladon_storage.collection.sources.times import earliest_wall, latest_wall
 from ladon_storage.errors import SourceError
 
@@ -136,6 +144,8 @@ class TableReader:
         self._kind: types.TypeEngine[Any] = types.NullType()
         self._keys: list[KeyColumn] = []
         self._nullable: list[ColumnElement[Any]] = []
+        self._single: list[int] = []
+        """Where in a row numbers of single precision are."""
 
     def open(self) -> None:
         """Learn the columns.
@@ -173,6 +183,10 @@ class TableReader:
             for name in keys
         ]
         self._keys[0] = self._comparable(self._keys[0])
+        if self._dialect in MYSQL:
+            named = [*self.names, layout.time_column, *layout.id_columns]
+            single = [isinstance(known[name]["type"], mysql.FLOAT) for name in named]
+            self._single = [place for place, is_single in enumerate(single) if is_single]
         self._nullable = [
             each.told
             for name, each in zip(keys, self._keys, strict=True)
@@ -249,6 +263,9 @@ class TableReader:
 
     def _selected(self) -> Select[Any]:
         values: list[ColumnElement[Any]] = [column(name) for name in self.names]
+        for place in self._single:
+            if place < len(values):
+                values[place] = with_all_digits(values[place]).label(self.names[place])
         told = [each.told for each in self._keys]
         keys = [each.compared for each in self._keys if each.compared is not each.told]
         labelled = [each.label(f"_key_{place}") for place, each in enumerate([*told, *keys])]
@@ -261,6 +278,10 @@ class TableReader:
 
     def _row(self, found: Sequence[Any]) -> Row:
         wide, deep = len(self.names), len(self._keys)
+        if self._single:
+            found = list(found)
+            for place in self._single:
+                found[place] = single_precision(found[place])
         told = found[wide : wide + deep]
         if len(found) == wide + deep:
             return Row(tuple(told), told[0], told[1:], found[:wide])

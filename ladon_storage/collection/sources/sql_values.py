@@ -16,6 +16,7 @@ from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
+from struct import pack
 from typing import Any, Literal
 
 from ladon_storage.collection.content import Number, parse_json
@@ -127,6 +128,20 @@ def shifted(instant: datetime, by: timedelta) -> datetime:
     except OverflowError:
         end = date.max if by > timedelta(0) else date.min
         return datetime.combine(end, time(12), tzinfo=instant.tzinfo)
+
+
+def single_precision(value: Any) -> Any:
+    """Return a number of single precision with no more digits than it takes to tell it apart.
+
+    >>> single_precision(0.10000000149011612), single_precision(1234567.0), single_precision(None)
+    (0.1, 1234567.0, None)
+    """
+    if isinstance(value, float):
+        for digits in range(6, 10):
+            short = float(f"{value:.{digits}g}")
+            if pack("f", short) == pack("f", value):
+                return short
+    return value
 
 
 def json_document(text: str | bytes) -> Any:
