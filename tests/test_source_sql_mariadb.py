@@ -211,7 +211,6 @@ async def test_ids_that_a_collation_holds_for_equal_are_all_read(base: Base, uni
         ("text", "'a' 'A' 'a ' '\\\\' '%' ''''"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:Did not recognize type")
 async def test_any_type_of_id_pages(base: Base, kind: str, values: str) -> None:
     """Rows of one instant are ordered and compared alike, and none is lost between pages."""
     base.run(f"CREATE TABLE events (id {kind}, updated_at timestamp NOT NULL)")
@@ -245,7 +244,6 @@ async def test_several_columns_are_one_id(base: Base) -> None:
 # Values.
 
 
-@pytest.mark.filterwarnings("ignore:Did not recognize type")
 async def test_every_type_is_told_without_loss(base: Base) -> None:
     """What JSON has no kind for is a text, and a number has the digits that it was stored with."""
     base.run(

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
@@ -34,7 +35,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import NoSuchTableError
+from sqlalchemy.exc import NoSuchTableError, SAWarning
 
 from ladon_storage.collection.sources.sql_keys import (
     KeyColumn,
@@ -63,8 +64,8 @@ _NOW = {
 }
 """How a server tells its time; SQLite has none, and no other is tested."""
 
-_BEFORE_ANY_TEXT = "/"
-"""What is smaller is no text that begins with a digit."""
+_BEFORE_ANY_TEXT = "1900-"
+"""What is smaller is hardly a time: an empty text, a day before its year, a number in SQLite."""
 
 _NO_TIME = "0000-00-00 00:00:00"
 """What MySQL has for no time."""
@@ -159,7 +160,10 @@ class TableReader:
             raise self._error(f"the file {database!r} is missing", "correct the address")
         inspector = inspect(self._engine)
         try:
-            found = inspector.get_columns(layout.table, layout.schema)
+            with warnings.catch_warnings():
+                # A type that SQLAlchemy does not know is told all the same.
+                warnings.filterwarnings("ignore", "Did not recognize type", SAWarning)
+                found = inspector.get_columns(layout.table, layout.schema)
         except NoSuchTableError:
             found = []
         if not found:
