@@ -1,5 +1,7 @@
 """Any table or view of a database, read by timestamp and id through SQLAlchemy.
 
+- It is tested with SQLite, PostgreSQL (psycopg), and MariaDB (pymysql, as for MySQL); a run that
+  reads any other database says so.
 - A row of a transaction that commits late appears behind the watermark: only the overlap finds it,
   so it should be longer than the longest transaction that writes to the table.
 - What was deleted is not seen, and a row whose timestamp stands still is not read again.
@@ -10,10 +12,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, tzinfo
+from dataclasses import replace
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -26,25 +28,19 @@ from ladon_storage.collection.records import (
     PAGE_RECORDS,
     Item,
     Page,
-    Record,
-    Reject,
-    joined_id,
     paged,
 )
 from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.fields import SETTINGS, SOURCE_ID_TEXT, Overlap, overlap_field
 from ladon_storage.collection.sources.sql_database import DatabaseThread, parsed_address
+from ladon_storage.collection.sources.sql_rows import TableRows
 from ladon_storage.collection.sources.sql_sessions import is_tested, with_driver
-from ladon_storage.collection.sources.sql_table import Key, Layout, Row, TableReader
+from ladon_storage.collection.sources.sql_table import Key, Layout, TableReader
 from ladon_storage.collection.sources.sql_values import (
     Times,
-    clock_spread,
-    id_text,
-    json_value,
-    row_moment,
 )
 from ladon_storage.collection.sources.times import ZoneName, zone_of
-from ladon_storage.errors import ConfigurationError, SourceError
+from ladon_storage.errors import ConfigurationError
 from ladon_storage.models import SourceId
 
 UNREACHABLE_ROWS = 1_000
@@ -91,8 +87,8 @@ class SqlTable(BaseModel):
     url: Annotated[str, AfterValidator(check_address)] = Field(
         "",
         title="Address",
-        description="Where the database is, without a password, such as sqlite:///app.db or "
-        "postgresql://reader@db.example.org/logs.",
+        description="Where the database is, without a password, such as sqlite:///app.db, "
+        "postgresql://reader@db.example.org/logs or mysql://reader@db.example.org/logs.",
     )
     url_secret: SecretName | None = Field(
         None,
@@ -182,7 +178,7 @@ class SqlTable(BaseModel):
         self._warn_of_what_is_not_tested(url)
         async with _opened(layout, url) as (reader, thread):
             marks: dict[str, Any] = {"asked_at": await thread.do(reader.now)}
-            rows = _Rows(layout, reader.names, reader.zone, self.ordered and reader.is_text)
+            rows = TableRows(layout, reader.names, reader.zone, self.ordered and reader.is_text)
             lost = await self._unreachable(reader, thread, rows, start)
             for page in paged(lost, UNREACHABLE_ROWS):
                 yield replace(page, **marks)
@@ -198,7 +194,7 @@ class SqlTable(BaseModel):
                     yield page
 
     async def _unreachable(
-        self, reader: TableReader, thread: DatabaseThread, rows: _Rows, start: datetime | None
+        self, reader: TableReader, thread: DatabaseThread, rows: TableRows, start: datetime | None
     ) -> list[Item]:
         """Return some of the rows that are in no range, and say how many more there are."""
         is_first = start is None
@@ -242,90 +238,6 @@ class SqlTable(BaseModel):
         return with_driver(url)
 
 
-@dataclass
-class _Rows:
-    """What makes records of rows."""
-
-    layout: Layout
-    names: tuple[str, ...]
-    zone: tzinfo
-    must_ascend: bool
-
-    def __post_init__(self) -> None:
-        self._moment = row_moment(self.layout.times, self.zone)
-        self._highest: datetime | None = None
-
-    def read(self, rows: list[Row]) -> Iterator[Item]:
-        """Yield the records of a page's rows, and what cannot be used."""
-        for row in rows:
-            item = self._item(row)
-            if self.must_ascend and isinstance(item, Record):
-                self._check_order(item.timestamp, row)
-            yield item
-
-    def unreachable(self, rows: list[Row]) -> list[Item]:
-        """Return what rows are that no page has; one that has a timestamp and an id can be used."""
-        return [self._item(row) for row in rows]
-
-    def _item(self, row: Row) -> Item:
-        try:
-            return Record.of(self._id(row), self._moment_of(row), self._content(row))
-        except ValueError as error:
-            return self._reject(error, row)
-
-    def _id(self, row: Row) -> str:
-        for name, value in zip(self.layout.id_columns, row.ids, strict=True):
-            if value is None:
-                raise ValueError(f"{name}: missing")
-        if len(row.ids) == 1:
-            return id_text(row.ids[0])
-        return joined_id([json_value(each) for each in row.ids])
-
-    def _moment_of(self, row: Row) -> datetime:
-        name = self.layout.time_column
-        if row.time is None:
-            raise ValueError(f"{name}: missing, or no number where one was declared")
-        try:
-            return self._moment(row.time)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-
-    def _check_order(self, moment: datetime, row: Row) -> None:
-        highest = self._highest
-        # A time that a clock never showed, when it was set forward, is read as one after that.
-        if highest is not None and moment + clock_spread(moment, self.zone) < highest:
-            raise SourceError(
-                f"The texts in {self.layout.time_column!r} of source "
-                f"{self.layout.source_id!r} sort in another order than their times: "
-                f"{row.time!r} comes after {highest.isoformat()}; set times to text.",
-                self.layout.source_id,
-            )
-        self._highest = moment if highest is None else max(moment, highest)
-
-    def _content(self, row: Row) -> dict[str, object]:
-        content = {}
-        for name, value in zip(self.names, row.values, strict=True):
-            try:
-                content[name] = json_value(value)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
-        return content
-
-    def _reject(self, reason: object, row: Row) -> Reject:
-        raw = {name: _told(value) for name, value in zip(self.names, row.values, strict=True)}
-        has_id = all(each is not None for each in row.ids)
-        return Reject.of(
-            reason, raw, ", ".join(str(_told(each)) for each in row.ids) or None if has_id else None
-        )
-
-
-def _told(value: object) -> object:
-    try:
-        return json_value(value)
-    except ValueError:
-        return repr(value)
-
-
 @asynccontextmanager
 async def _opened(layout: Layout, url: URL) -> AsyncIterator[tuple[TableReader, DatabaseThread]]:
     try:
@@ -333,7 +245,8 @@ async def _opened(layout: Layout, url: URL) -> AsyncIterator[tuple[TableReader, 
     except (ImportError, SQLAlchemyError) as error:
         raise ConfigurationError(
             f"Source {layout.source_id!r} cannot use a database of {url.drivername!r}: "
-            f"{error}; install its driver, such as ladon-storage[postgresql]."
+            f"{error}; install its driver, such as "
+            "ladon-storage[postgresql] or ladon-storage[mysql]."
         ) from None
     thread = DatabaseThread(layout.source_id, url)
     try:

@@ -3,8 +3,6 @@
 - A page goes on behind the last row of the one before, by timestamp and id (keyset): rows that come
   or go meanwhile shift nothing, and equal timestamps fill as many pages as they like.
 - A page is one transaction that only reads, so that no run of hours holds back a vacuum.
-- What SQL is asked for is wider than the range wherever it cannot tell exactly: texts with offsets,
-  days, hours that a clock showed twice.
 - Values come as the driver gives them: SQLAlchemy's own types refuse a page for one odd value.
 """
 
@@ -13,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,10 +19,8 @@ from typing import Any
 from sqlalchemy import (
     Case,
     ColumnElement,
-    Integer,
     Select,
     and_,
-    cast,
     column,
     func,
     inspect,
@@ -37,38 +33,27 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import NoSuchTableError, SAWarning
 
+from ladon_storage.collection.sources.sql_bounds import Bounds
 from ladon_storage.collection.sources.sql_keys import (
     KeyColumn,
     behind,
     compares_by_bytes,
     number_of_text,
-    raw,
     with_all_digits,
 )
 from ladon_storage.collection.sources.sql_sessions import MYSQL, reading_engine
 from ladon_storage.collection.sources.sql_values import (
     PER_SECOND,
     Times,
-    clock_spread,
-    shifted,
     single_precision,
 )
-from ladon_storage.collection.sources.times import earliest_wall, latest_wall
 from ladon_storage.errors import SourceError
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _NOW = {
     "postgresql": "SELECT clock_timestamp()",
     **dict.fromkeys(MYSQL, "SELECT UTC_TIMESTAMP(6)"),
 }
 """How a server tells its time; SQLite has none, and no other is tested."""
-
-_BEFORE_ANY_TEXT = "1900-"
-"""What is smaller is hardly a time: an empty text, a day before its year, a number in SQLite."""
-
-_NO_TIME = "0000-00-00 00:00:00"
-"""What MySQL has for no time."""
 
 Key = tuple[Any, ...]
 """The timestamp and the id of a row, as the database compares them."""
@@ -221,7 +206,7 @@ class TableReader:
             SQLAlchemyError: The database said no.
         """
         limits: list[ColumnElement[bool]] = [each.told.is_not(None) for each in self._keys]
-        limits += self._within(start if after is None else None, until)
+        limits += self._bounds().within(start if after is None else None, until)
         if after is not None:
             limits.append(behind(self._keys, after))
         size = self._layout.page_size
@@ -246,11 +231,9 @@ class TableReader:
         if self._nullable:
             missing = or_(*(each.is_(None) for each in self._nullable))
             lost.append((missing, self._keys[1].compared.desc()))
-        time = self._keys[0].compared
-        if not is_first and self.is_text:
-            lost.append((time < raw(_BEFORE_ANY_TEXT), time))
-        elif not is_first and self._dialect in MYSQL and self._layout.times == "datetime":
-            lost.append((time == raw(_NO_TIME), time))
+        below = None if is_first else self._bounds().below()
+        if below is not None:
+            lost.append((below, self._keys[0].compared))
         rows: list[Row] = []
         count = 0
         for condition, order in lost:
@@ -258,6 +241,10 @@ class TableReader:
             rows += found[:most]
             count += len(found) if len(found) <= most else self._count(condition)
         return rows, count
+
+    def _bounds(self) -> Bounds:
+        times = self._layout.times
+        return Bounds(self._keys[0], self._kind, times, self.zone, self._dialect, self.is_text)
 
     def _count(self, condition: ColumnElement[bool]) -> int:
         source = table(self._layout.table, schema=self._layout.schema)
@@ -326,70 +313,9 @@ class TableReader:
             "set how its timestamps are written",
         )
 
-    def _within(self, start: datetime | None, until: datetime | None) -> list[ColumnElement[bool]]:
-        """Return what is asked for: at least all rows with ``start <= timestamp < until``."""
-        time, per_second = self._keys[0].compared, PER_SECOND.get(self._layout.times)
-        limits: list[ColumnElement[bool]] = []
-        if start is not None:
-            lower: Any = self._local(start, -1)
-            if per_second is not None:
-                lower = _seconds(start) * per_second
-            limits.append(time >= raw(lower))
-        if until is not None:
-            upper: Any = self._local(until, 1)
-            if per_second is not None:
-                upper = (_seconds(until) + 1) * per_second
-            limits.append(time < raw(upper))
-        if self._dialect == "sqlite" and per_second is None:
-            limits += self._seconds_within(start, until)
-        return limits
-
-    def _seconds_within(
-        self, start: datetime | None, until: datetime | None
-    ) -> list[ColumnElement[bool]]:
-        """Return what SQLite can tell of a text's instant: a second, and nothing of an odd text.
-
-        It takes a text without offset for UTC, so that the bounds are those of both readings.
-        """
-        second = cast(func.strftime("%s", self._keys[0].told), Integer)
-        limits = []
-        if start is not None:
-            lower = min(start, self._wall(start, -1).replace(tzinfo=UTC))
-            limits.append(or_(second.is_(None), second >= raw(_seconds(lower))))
-        if until is not None:
-            upper = max(until, self._wall(until, 1).replace(tzinfo=UTC))
-            # It rounds to milliseconds.
-            limits.append(or_(second.is_(None), second <= raw(_seconds(upper) + 1)))
-        return limits
-
-    def _local(self, instant: datetime, direction: int) -> datetime | date | str:
-        """Return the bound of a range as the column would have it."""
-        if self.is_text:  # of any offset
-            days = timedelta(days=2 if direction > 0 else -1)
-            return shifted(instant, days).date().isoformat()
-        if isinstance(self._kind, types.Date):
-            wall = self._wall(instant, direction)
-            return shifted(wall, timedelta(days=1 if direction > 0 else 0)).date()
-        if getattr(self._kind, "timezone", False):
-            return instant
-        return self._wall(instant, direction)
-
-    def _wall(self, instant: datetime, direction: int) -> datetime:
-        """Return the first time that a clock shows from an instant on, or the last one before it.
-
-        A time that a clock never showed, when it was set forward, is before the end of a range.
-        """
-        if direction < 0:
-            return earliest_wall(instant, self.zone)
-        return shifted(latest_wall(instant, self.zone), clock_spread(instant, self.zone))
-
     def _error(self, problem: str, step: str) -> SourceError:
         name = self._layout.table
         return SourceError(
             f"Source {self._layout.source_id!r} cannot read the table {name!r}: {problem}; {step}.",
             self._layout.source_id,
         )
-
-
-def _seconds(instant: datetime) -> int:
-    return (instant - _EPOCH) // timedelta(seconds=1)
