@@ -320,6 +320,8 @@ class Life:
         self.world = world
         self.run_id = run_id
         self.task = asyncio.current_task()
+        self.origin: datetime | None = None
+        """What is older is left out."""
         self.faults = {(each.point, each.nth, each.when): each.what for each in step.faults}
         self.fired: list[Fault] = []
         self.dead = False
@@ -506,7 +508,9 @@ class HitSource:
         self._life.read_all = True
 
     def _page_of(self, records: list[Record], rejects: list[Reject]) -> Page:
-        self._life.to_write += len(records) + len(rejects)
+        origin = self._life.origin
+        stored = [each for each in records if origin is None or each.timestamp >= origin]
+        self._life.to_write += len(stored) + len(rejects)
         return Page(records, rejects, asked_at=self._asked_at)
 
 
@@ -747,8 +751,16 @@ class World:
         """Return what a run that begins to read sees, in the order in which it sees it."""
         self.log.append(f"    {life.run_id} reads from {start and f'{start:%d %H:%M}'}")
         self._bound_by_lookback()
+        position = self.backend.position()
+        if position is not None and start is not None:
+            life.origin = position.origin
         if start is not None:
             life.durable = start + timedelta(minutes=self.feed.overlap or 0)
+            if life.origin is not None and life.durable < life.origin:
+                life.origin = start
+        if life.origin is not None:
+            for item in self._missing():
+                item.due = item.due and item.at >= life.origin
         life.due = [i for i in self.shown.values() if i.due and i not in life.excused]
         records = [each.record for each in self.shown.values() if not start or each.at >= start]
         random.Random(self.feed.seed).shuffle(records)

@@ -83,13 +83,21 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: It is no JSON; ``NaN`` and infinities are none.
         RecursionError: It is nested too deeply.
     """
-    return json.loads(
-        text,
-        # Of this document alone, so that nothing of it stays.
-        parse_float=lru_cache(_REMEMBERED)(_fractional),
-        parse_int=lru_cache(_REMEMBERED)(_whole),
-        parse_constant=_refuse_constant,
-    )
+    return json.loads(text, **_hooks())
+
+
+def json_decoder() -> json.JSONDecoder:
+    """Return a decoder that parses as `parse_json` does, for one document."""
+    return json.JSONDecoder(**_hooks())
+
+
+def _hooks() -> dict[str, Any]:
+    # Of one document alone, so that nothing of it stays.
+    return {
+        "parse_float": lru_cache(_REMEMBERED)(_fractional),
+        "parse_int": lru_cache(_REMEMBERED)(_whole),
+        "parse_constant": _refuse_constant,
+    }
 
 
 def _whole(text: str) -> int | Number:

@@ -189,6 +189,8 @@ class Page:
         total: How many items the source states.
         document: The digest of the document that the page is of, where it was delivered whole.
         unchanged: Whether that document is the one whose records the sink has; there are none here.
+        undated: Whether nothing says when the records became visible: what they say of themselves
+            moves no watermark, and is in no order.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -199,6 +201,7 @@ class Page:
     total: int | None = None
     document: str | None = None
     unchanged: bool = False
+    undated: bool = False
 
     def __len__(self) -> int:
         return len(self.records) + len(self.rejects)

@@ -16,6 +16,7 @@ from ladon_storage.collection.sources.time_texts import (
     MONTHS,
     WEEKDAYS,
     clocked,
+    day_of_year,
     hour_of_half,
     month_number,
     offset_zone,
@@ -144,7 +145,7 @@ def _moment(part: dict[str, str | None]) -> datetime:
         return EPOCH + timedelta(seconds=int(count))
     year = part.get("Y") or _century(part["y"] or "")
     if part.get("j"):
-        day = datetime.strptime(f"{year}{part['j']}", "%Y%j")  # noqa: DTZ007 - no zone yet
+        day = day_of_year(int(year), int(part["j"] or 0))
     else:
         month = month_number(part.get("m") or part.get("b") or "")
         day = datetime(int(year), month, int(part.get("d") or 0))  # noqa: DTZ001 - no zone yet

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import re
+from calendar import isleap
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from decimal import ROUND_FLOOR, Context, Decimal, DecimalException
 
@@ -170,7 +171,7 @@ def _read(found: re.Match[str]) -> datetime:
     part = found.groupdict()
     year = int(part["year"])
     if part.get("ordinal"):
-        day = datetime.strptime(f"{year:04}{part['ordinal']}", "%Y%j")  # noqa: DTZ007 - as above
+        day = day_of_year(year, int(part["ordinal"]))
     else:
         day = datetime(year, month_number(part["month"]), int(part["day"]))  # noqa: DTZ001
     hour = int(part["hour"] or 0)
@@ -180,6 +181,19 @@ def _read(found: re.Match[str]) -> datetime:
     if part["zone"] is None:
         return told
     return told.replace(tzinfo=_zone(part["zone"], part["offset"]))
+
+
+def day_of_year(year: int, number: int) -> datetime:
+    """Return the day of a year that has a number from 1 on.
+
+    Raises:
+        ValueError: The year has none.
+    """
+    first = datetime(year, 1, 1)  # noqa: DTZ001 - as above
+    days = 366 if isleap(year) else 365
+    if not 1 <= number <= days:
+        raise ValueError("no day of that year")
+    return first + timedelta(days=number - 1)
 
 
 def month_number(text: str) -> int:

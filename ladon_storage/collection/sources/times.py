@@ -124,6 +124,8 @@ def any_moment(zone: tzinfo = UTC) -> Moment:
 
 def _text_moment(read_slowly: Callable[[str], datetime], other: Moment, zone: tzinfo) -> Moment:
     def read(value: object) -> datetime:
+        if isinstance(value, datetime):
+            return earliest(value, zone)
         if not isinstance(value, str):
             return earliest(other(value), zone)
         # Nearly all are written like this, and what is quicker knows nothing else for certain.
