@@ -168,24 +168,16 @@ async def test_zero_date_is_quarantined_in_each_run(base: Base) -> None:
 async def test_ids_that_a_collation_holds_for_equal_are_all_read(base: Base, unique: bool) -> None:
     """An index that says so makes them unique, and else their bytes tell them apart."""
     collation = "utf8mb4_bin" if unique else "utf8mb4_general_ci"
+    told = ["a", "A", "ä", "Ä", "b", "B", "é", "e", *([] if unique else ["a "])]
     base.run(
         f"CREATE TABLE events (id varchar(20) COLLATE {collation}, updated_at datetime,"
         f" {'UNIQUE' if unique else ''} KEY (id));"
-        "INSERT INTO events VALUES "
-        + ", ".join(
-            f"('{each}', '2024-01-01')" for each in ("a", "A", "ä", "Ä", "b", "B", "é", "e")
-        )
+        "INSERT INTO events VALUES " + ", ".join(f"('{each}', '2024-01-01')" for each in told)
     )
-    if not unique:
-        base.run("INSERT INTO events VALUES ('a ', '2024-01-01')")
 
     for size in (1, 2, 3):
         found = ids(await records(base.source(page_size=size)))
-        assert sorted(found) == sorted(
-            {"a", "A", "ä", "Ä", "b", "B", "é", "e"} | set()
-            if unique
-            else {"a", "A", "a ", "ä", "Ä", "b", "B", "é", "e"}
-        )
+        assert sorted(found) == sorted(told)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +205,8 @@ async def test_ids_that_a_collation_holds_for_equal_are_all_read(base: Base, uni
 )
 async def test_any_type_of_id_pages(base: Base, kind: str, values: str) -> None:
     """Rows of one instant are ordered and compared alike, and none is lost between pages."""
-    base.run(f"CREATE TABLE events (id {kind}, updated_at timestamp NOT NULL)")
+    unique = "" if kind == "text" else ", UNIQUE KEY (id)"
+    base.run(f"CREATE TABLE events (id {kind}, updated_at timestamp NOT NULL{unique})")
     told = values.split(" ") if "'a ' " not in values else ["'a'", "'A'", "'a '", "'\\\\'", "''''"]
     if "datetime" in kind:
         told = [f"'2024-01-01 00:00:00.00000{n}'" for n in (1, 2)]
