@@ -165,7 +165,8 @@ class SqlTable(BaseModel):
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
         """Yield the rows from ``start`` on, before ``until``, by timestamp and id.
 
-        A row without a timestamp or an id is in no range: each run rejects some of them.
+        A row without a timestamp or an id is in no range. Each run rejects some of them, beside
+        what is in its range: alone they would make a table that is quiet one of no use.
         """
         id_columns = (self.id_column,) if isinstance(self.id_column, str) else self.id_column
         layout = Layout(
@@ -180,14 +181,16 @@ class SqlTable(BaseModel):
             marks: dict[str, Any] = {"asked_at": await thread.do(reader.now)}
             rows = TableRows(layout, reader.names, reader.zone, self.ordered and reader.is_text)
             lost = await self._unreachable(reader, thread, rows, start)
-            for page in paged(lost, UNREACHABLE_ROWS):
-                yield replace(page, **marks)
             after: Key | None = None
             more = True
             while more:
                 found, more = await thread.do(partial(reader.page, start, until, after))
                 if found:
                     after = found[-1].key
+                if found or start is None:
+                    for page in paged(lost, UNREACHABLE_ROWS):
+                        yield replace(page, **marks)
+                    lost = []
                 if not more:
                     marks["completeness"] = "last page"
                 for page in paged(rows.read(found), self.page_size, **marks):
