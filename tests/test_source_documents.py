@@ -224,7 +224,8 @@ async def test_digits_of_a_large_document_are_stored_as_they_came() -> None:
     """However such a document is read."""
     entry = '{"first_seen_utc":"2026-07-01","score":0.10,"seen":12345678901234567890,"n":"%s"}'
     items = [entry % ("x" * 900 + str(number)) for number in range(2_000)]
-    body = "{%s}" % ",".join(f'"{number}":[{item}]' for number, item in enumerate(items))
+    listed = ",".join(f'"{number}":[{item}]' for number, item in enumerate(items))
+    body = f"{{{listed}}}"
     async with FeedServer(Answer(body.encode())) as feed:
         pages = [page async for page in ThreatFox(url=feed.url).pages(None, None)]
 

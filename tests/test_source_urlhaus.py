@@ -20,6 +20,7 @@ from ladon_storage.collection.interfaces import Limits
 from ladon_storage.collection.records import Page
 from ladon_storage.collection.sinks import SqlSink
 from ladon_storage.collection.sources import UrlHaus, source_from, urlhaus
+from ladon_storage.collection.sources.csv_rows import MOST_LINES
 from ladon_storage.errors import ConfigurationError, SourceError
 from tests.clock import FakeClock
 from tests.collecting import MemorySink, RememberingSink, ScriptedStorage, table
@@ -206,22 +207,25 @@ async def test_row_with_an_open_quote_costs_itself_alone(around: str) -> None:
     assert {json.loads(each.raw) for each in page.rejects} == {OPEN.decode().strip()}
 
 
-async def test_quote_that_closes_in_an_unquoted_row_takes_no_row() -> None:
+@pytest.mark.parametrize("tags", ['""', 'x"', '"x"'])
+async def test_quote_that_closes_in_the_next_row_takes_no_row(tags: str) -> None:
     """A row that stands for itself is no part of the one before, whatever its quotes close."""
-    head = b"# id,dateadded,url,tags\n"
-    rows = b'3,2025-04-21,http://e/3,"a\n2,2025-04-21,http://e/2,""\n1,2025-04-21,http://e/1,"b"\n'
+    head = "# id,dateadded,url,tags\n"
+    rows = [f"{number},2025-04-21,http://e/{number}," for number in (3, 2, 1)]
 
-    [page] = await dumped(head + rows)
+    [page] = await dumped(f'{head}{rows[0]}"a\n{rows[1]}{tags}\n{rows[2]}"b"\n'.encode())
 
     assert [each.record_id for each in page.records] == ["2", "1"]
     assert [each.record_id for each in page.rejects] == ["3"]
 
 
-async def test_open_quotes_take_no_more_time_than_their_rows() -> None:
-    """A dump of nothing else is rejected row by row."""
-    [*pages] = await dumped(HEADER + b'"2,a\r\n' * 20_000)
+@pytest.mark.parametrize(("lines", "found"), [(MOST_LINES - 1, ["2"]), (MOST_LINES, [])])
+async def test_row_of_too_many_lines_is_broken(lines: int, found: list[str]) -> None:
+    """An open quote is followed only so far, or a dump of them would take for ever."""
+    [page] = await dumped(HEADER + line(2, "2025-04-21", tags="a" + "\n" * lines + "b"))
 
-    assert sum(len(page.rejects) for page in pages) == 20_000
+    assert [each.record_id for each in page.records] == found
+    assert bool(page.rejects) == (not found)
 
 
 async def test_broken_row_is_kept_once(tmp_path: Path) -> None:

@@ -174,7 +174,10 @@ class Rest(BaseModel):
     may_lack: bool = Field(
         False, title="May lack", description="An answer without the list has no records."
     )
-    id: str | tuple[str, ...] = Field(
+    id: (
+        Annotated[str, Field(title="One field")]
+        | Annotated[tuple[str, ...], Field(title="Several fields")]
+    ) = Field(
         "id",
         title="Path of the id",
         description="Where a record has its id, or a list of places where fields are that only "
@@ -185,7 +188,10 @@ class Rest(BaseModel):
         title="Paths of the times",
         description="Where a record has its times; the latest counts.",
     )
-    timestamp_format: ReadForm | Annotated[tuple[ReadForm, ...], Field(min_length=1)] = Field(
+    timestamp_format: (
+        Annotated[ReadForm, Field(title="One form")]
+        | Annotated[tuple[ReadForm, ...], Field(min_length=1, title="Several forms")]
+    ) = Field(
         "iso",
         title="Format of the times",
         description="iso: ISO 8601, and whatever else is one instant alone, such as RFC 2822, "
