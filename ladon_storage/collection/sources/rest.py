@@ -49,7 +49,7 @@ from ladon_storage.collection.sources.times import (
     written,
     zone_of,
 )
-from ladon_storage.collection.sources.walking import Walk
+from ladon_storage.collection.sources.walking import KEY_END, Walk
 from ladon_storage.errors import SourceError
 from ladon_storage.models import SourceId
 
@@ -347,7 +347,7 @@ class _Requests:
         """Return the id and the times of each item as they are, or all of one without an id."""
         api = self.api
         if api.keyed:
-            return [f"{key} {_times(item, api.timestamps)}" for key, item in items.items()]
+            return [f"{key}{KEY_END}{_times(item, api.timestamps)}" for key, item in items.items()]
         reader = api.reader()
         found = []
         for item in items:
@@ -356,7 +356,7 @@ class _Requests:
                 text = json.dumps(item, sort_keys=True, default=repr)
                 found.append(blake2b(text.encode(errors="replace"), digest_size=16).hexdigest())
             else:
-                found.append(f"{record_id} {_times(item, api.timestamps)}")
+                found.append(f"{record_id}{KEY_END}{_times(item, api.timestamps)}")
         return found
 
     def is_round(self, count: int) -> bool:
