@@ -297,8 +297,8 @@ class Rest(BaseModel):
         self, start: datetime | None, until: datetime | None
     ) -> dict[Where, dict[str, Any]]:
         bounds: dict[Where, dict[str, Any]] = {"query": {}, "body": {}}
-        if self.until is not None and until is None:
-            until = utc_now()
+        if until is None and (start is not None or self.since is None):
+            until = utc_now()  # for an API that wants both ends
         for bound, instant, up in ((self.since, start, False), (self.until, until, True)):
             if bound is not None and instant is not None:
                 text = written(instant, bound.form, zone_of(self.zone), up=up)
