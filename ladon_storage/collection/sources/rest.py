@@ -28,7 +28,7 @@ from ladon_storage.collection.interfaces import utc_now
 from ladon_storage.collection.records import Item, Page, paged
 from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.addresses import HttpUrl, is_same_host
-from ladon_storage.collection.sources.evidence import names
+from ladon_storage.collection.sources.evidence import names, plain
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -41,11 +41,11 @@ from ladon_storage.collection.sources.http import HttpAnswer, Keys, SourceHttp, 
 from ladon_storage.collection.sources.items import ItemReader, value_at
 from ladon_storage.collection.sources.paging import Got, NoPaging, Paging, Step, Where
 from ladon_storage.collection.sources.times import (
+    PER_SECOND,
     Form,
-    Moment,
+    ReadForm,
     ZoneName,
-    iso_moment,
-    unix_moment,
+    moment_of,
     written,
     zone_of,
 )
@@ -96,8 +96,14 @@ class Bound(BaseModel):
     form: Form = Field(
         "iso",
         title="Format",
-        description="iso, date, seconds or milliseconds from 1970 on, or a pattern such as "
-        "%Y-%m-%dT%H:%M:%SZ.",
+        description="iso, date, seconds, milliseconds, microseconds or nanoseconds from 1970 on, "
+        "or a pattern such as %Y-%m-%dT%H:%M:%SZ.",
+    )
+    zone: ZoneName = Field(
+        "UTC",
+        title="Time zone",
+        description="The zone in which the API reads a date, or a pattern that tells no zone. One "
+        "that ends in a literal Z is UTC.",
     )
 
 
@@ -154,21 +160,47 @@ class Rest(BaseModel):
     may_lack: bool = Field(
         False, title="May lack", description="An answer without the list has no records."
     )
-    id: str = Field(
-        "id", title="Path of the id", description="Where a record has its id; unused if keyed."
+    id: (
+        Annotated[str, Field(title="One field")]
+        | Annotated[tuple[str, ...], Field(title="Several fields")]
+    ) = Field(
+        "id",
+        title="Path of the id",
+        description="Where a record has its id, or a list of places where fields are that only "
+        "together are one; an empty list: it is the hash of the content. Unused if keyed.",
     )
     timestamps: tuple[str, ...] = Field(
         min_length=1,
         title="Paths of the times",
         description="Where a record has its times; the latest counts.",
     )
-    timestamp_format: Literal["iso", "seconds", "milliseconds"] = Field(
+    timestamp_format: (
+        Annotated[ReadForm, Field(title="One form")]
+        | Annotated[tuple[ReadForm, ...], Field(min_length=1, title="Several forms")]
+    ) = Field(
         "iso",
         title="Format of the times",
-        description="ISO 8601, or seconds or milliseconds from 1970 on.",
+        description="iso: ISO 8601, and whatever else is one instant alone, such as RFC 2822, "
+        "Apr 16, 2025 7:00 AM, or a count from 1970 on whose size tells its unit. Or seconds, "
+        "milliseconds, microseconds or nanoseconds from 1970 on, or a pattern such as "
+        "%d/%m/%Y %H:%M. Several in a list are tried in their order.",
+    )
+    no_time: tuple[str | int, ...] = Field(
+        (),
+        title="No time",
+        description="Values that mean that there is no time, such as 0 or 1970-01-01T00:00:00Z, "
+        "beside the usual ones: null, nothing, None, N/A, -, never, 0000-00-00.",
+    )
+    unversioned: tuple[str, ...] = Field(
+        (),
+        title="Without a version",
+        description="Paths of fields that make no new version of a record when they alone change, "
+        "such as queried_at. The record keeps them as they were when its version was first stored.",
     )
     zone: ZoneName = Field(
-        "UTC", title="Time zone", description="The zone of times that say none, such as UTC."
+        "UTC",
+        title="Time zone",
+        description="The zone of the records' times that say none, such as UTC.",
     )
     since: Bound | None = Field(
         None, title="Since", description="How the API is told where to begin; empty: not at all."
@@ -282,12 +314,13 @@ class Rest(BaseModel):
 
     def reader(self) -> ItemReader:
         """Return what makes records of the items."""
-        return ItemReader(None if self.keyed else self.id, self.timestamps, self._moment())
-
-    def _moment(self) -> Moment:
-        if self.timestamp_format == "iso":
-            return iso_moment(zone_of(self.zone))
-        return unix_moment(1_000 if self.timestamp_format == "milliseconds" else 1)
+        return ItemReader(
+            None if self.keyed else self.id,
+            self.timestamps,
+            moment_of(self.timestamp_format, zone_of(self.zone)),
+            self.no_time,
+            self.unversioned,
+        )
 
     def walk(self, http: SourceHttp, start: datetime | None, until: datetime | None) -> Walk:
         """Return the walk through what the API delivers when it is asked for a range."""
@@ -301,8 +334,8 @@ class Rest(BaseModel):
             until = utc_now()  # for an API that wants both ends
         for bound, instant, up in ((self.since, start, False), (self.until, until, True)):
             if bound is not None and instant is not None:
-                text = written(instant, bound.form, zone_of(self.zone), up=up)
-                value = int(text) if bound.form in ("seconds", "milliseconds") else text
+                text = written(instant, bound.form, zone_of(bound.zone), up=up)
+                value = int(text) if bound.form in PER_SECOND else text
                 bounds[bound.where][bound.parameter] = value
         return bounds
 
@@ -361,13 +394,10 @@ class _Requests:
 
     def is_round(self, count: int) -> bool:
         """Tell whether just so many items came as a parameter asks for at most."""
-        asked = {
-            re.sub(r"[^a-z]", "", key.lower()): value for key, value in self.api.params.items()
-        }
-        limits = [
-            value for key, value in asked.items() if key in _LIMITS and str(value) == str(count)
-        ]
-        if count and limits:
+        params = self.api.params.items()
+        limits = [str(value) for name, value in params if plain(name) in _LIMITS]
+        is_round = count > 0 and str(count) in limits
+        if is_round:
             logger.warning(
                 "Source %r got just the %d records that its parameters ask for at most, and "
                 "declares no paging: whether there are more is not known. Declare its paging.",
@@ -375,7 +405,7 @@ class _Requests:
                 count,
                 extra={"source_id": self.source_id},
             )
-        return bool(count and limits)
+        return is_round
 
     def refusal(self, got: Got) -> SourceError:
         """Return the error that says that the status of an answer is none to go on from."""

@@ -421,6 +421,8 @@ class Walk:
     async def _get(self, step: Step) -> _Page:
         paging = self._paging
         while True:
+            if isinstance(paging, Offsets) and step.size > max(self._limit, 2):
+                step = paging.skipping(step.number, self._limit)
             accept = set[int]()
             if self._filled and isinstance(paging, PageNumbers | Offsets):
                 accept.update(paging.end_status)
@@ -432,7 +434,6 @@ class Walk:
             status = got.answer.status
             if isinstance(paging, Offsets) and status in smaller and status not in accept:
                 self._limit = max(self._limit // 2, SMALLEST_PAGE)
-                step = paging.skipping(step.number, self._limit)
                 continue
             if status == 404 and not self._means_the_end(got):
                 raise self._api.refusal(got)
@@ -505,7 +506,7 @@ class Walk:
             if fresh:
                 came.update(hashes[index] for index in fresh)
                 yield page.first_of(fresh)
-            if not ahead and page.step == first.step:
+            if not ahead and step is first.step:
                 if is_pushed:
                     break
                 return
