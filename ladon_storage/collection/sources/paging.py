@@ -394,7 +394,10 @@ def _linked(answer: HttpAnswer, link: object, *, keep_host: bool = False) -> URL
             link = link.get("href")
         if not isinstance(link, str):
             raise ValueError  # noqa: TRY301 - the same to the reader
-        target = home.join(URL(link.strip()))
+        there = URL(link.strip())
+        if not there.host and (there.scheme or link.strip().startswith("//")):
+            raise ValueError  # noqa: TRY301
+        target = home.join(there)
         if keep_host:
             target = _at_home(home, target)
         check_url(str(target))
