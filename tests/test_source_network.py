@@ -254,10 +254,11 @@ async def test_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 
 async def test_timeout_of_a_source_is_its_own() -> None:
     """A slow API gets its time, and one that should be quick no more than that."""
-    async with FeedServer(Answer(b'{"a": 1}', stall_at=1), Answer.of({"a": 1})) as feed:
-        assert await fetch(feed.url, Connection(timeout=0.05)) == {"a": 1}
+    stalled = Answer(b'{"a": 1}', stall_at=1)
+    async with FeedServer(stalled, play=lambda _: Answer.of({"a": 1})) as feed:
+        assert await fetch(feed.url, Connection(timeout=0.1)) == {"a": 1}
 
-    assert len(feed.requests) == 2
+    assert len(feed.requests) >= 2
     assert http._timeout(Connection(timeout=900)).sock_read == 900
 
 

@@ -35,6 +35,7 @@ class Step:
         query: Parameters that are added to the address.
         body: Values that are put into the body, by their dotted paths.
         number: The page's number, or its offset.
+        size: How many items are asked for, where they are skipped.
         is_counted: Whether it is found by counting, so that it shifts when the list does.
     """
 
@@ -42,6 +43,7 @@ class Step:
     query: Mapping[str, str | int] = field(default_factory=dict)
     body: Mapping[str, Any] = field(default_factory=dict)
     number: int = 0
+    size: int = 0
     is_counted: bool = False
 
     @property
@@ -230,7 +232,8 @@ class Offsets(_Counted):
         values = {self.parameter: offset}
         if self.limit_parameter:
             values[self.limit_parameter] = limit
-        return Step(**_placed(self.where, **values), number=offset, is_counted=not self.stable)
+        placed = _placed(self.where, **values)
+        return Step(**placed, number=offset, size=limit, is_counted=not self.stable)
 
 
 _MORE = Field(
@@ -350,20 +353,27 @@ class Cursor(_Paging):
         cursor = _followed(got.document, self.path, self.more)
         if cursor is None:
             return None
-        if isinstance(cursor, Number) and cursor.is_whole:
-            cursor = cursor.text if self.where == "query" else int(cursor.text)
-        if self.where == "query":
-            cursor = _in_query(cursor, self.path)
+        cursor = _in_query(cursor, self.path) if self.where == "query" else _in_body(cursor)
         return Step(**_placed(self.where, **{self.parameter: cursor}))
 
 
 def _in_query(cursor: object, path: str) -> str | int:
     parts = cursor if isinstance(cursor, list) else [cursor]
-    if any(
-        isinstance(each, bool) or not isinstance(each, str | int | float | Number) for each in parts
-    ):
+    kinds = str | int | float | Number
+    if any(isinstance(each, bool) or not isinstance(each, kinds) for each in parts):
         raise ValueError(f"has no cursor at {path!r}, but a {type(cursor).__name__}")
     return cursor if isinstance(cursor, str | int) else ",".join(map(str, parts))
+
+
+def _in_body(cursor: object) -> object:
+    """Return a cursor as JSON has it."""
+    if isinstance(cursor, Number):
+        return int(cursor.text) if cursor.is_whole else float(cursor.text)
+    if isinstance(cursor, list):
+        return [_in_body(each) for each in cursor]
+    if isinstance(cursor, dict):
+        return {key: _in_body(each) for key, each in cursor.items()}
+    return cursor
 
 
 Paging = Annotated[
@@ -384,7 +394,10 @@ def _linked(answer: HttpAnswer, link: object, *, keep_host: bool = False) -> URL
             link = link.get("href")
         if not isinstance(link, str):
             raise ValueError  # noqa: TRY301 - the same to the reader
-        target = home.join(URL(link.strip()))
+        there = URL(link.strip())
+        if not there.host and (there.scheme or link.strip().startswith("//")):
+            raise ValueError  # noqa: TRY301
+        target = home.join(there)
         if keep_host:
             target = _at_home(home, target)
         check_url(str(target))

@@ -16,7 +16,7 @@ import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import Annotated, Any, Literal, Self
@@ -30,6 +30,7 @@ from ladon_storage.collection.records import Item, Page, paged
 from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.addresses import HttpUrl, is_same_host
 from ladon_storage.collection.sources.documents import (
+    AT_ONCE_BYTES,
     Document,
     ManyItems,
     ManyKeyed,
@@ -38,7 +39,7 @@ from ladon_storage.collection.sources.documents import (
     is_keyed,
     is_list,
 )
-from ladon_storage.collection.sources.evidence import names
+from ladon_storage.collection.sources.evidence import names, plain
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -61,16 +62,13 @@ from ladon_storage.collection.sources.times import (
     written,
     zone_of,
 )
-from ladon_storage.collection.sources.walking import Walk
+from ladon_storage.collection.sources.walking import KEY_END, Walk
 from ladon_storage.errors import SourceError
 from ladon_storage.models import SourceId
 
 logger = logging.getLogger(__name__)
 
 _SECRET_HEADERS = ("authorization", "cookie", "key", "token", "secret")
-_AT_A_STRETCH = 5_000
-"""Items that are looked at before others have their turn."""
-
 _LIMITS = names(
     "limit perpage pagesize size max maxresults resultsperpage rows top pagelimit count"
 )
@@ -362,8 +360,8 @@ class Rest(BaseModel):
         self, start: datetime | None, until: datetime | None
     ) -> dict[Where, dict[str, Any]]:
         bounds: dict[Where, dict[str, Any]] = {"query": {}, "body": {}}
-        if self.until is not None and until is None:
-            until = utc_now()
+        if until is None and (start is not None or self.since is None):
+            until = utc_now()  # for an API that wants both ends
         for bound, instant, up in ((self.since, start, False), (self.until, until, True)):
             if bound is not None and instant is not None:
                 text = written(instant, bound.form, zone_of(bound.zone), up=up)
@@ -392,6 +390,7 @@ class _Requests:
     known: Known | None = None
     document: str | None = None
     is_known: bool = False
+    _large: tuple[Any, list[str]] = field(default=(None, []), repr=False)
 
     @property
     def source_id(self) -> str:
@@ -424,42 +423,44 @@ class _Requests:
                 self.is_known = True
                 return Got(answer, None, nothing)
         document = await self.http.document(answer, self.api.records)
-        return Got(answer, document.envelope, self._items(document))
+        items = self._items(document)
+        if len(answer.body) > AT_ONCE_BYTES:
+            self._large = items, await asyncio.to_thread(self._keys, items)
+        return Got(answer, document.envelope, items)
 
-    async def keys(self, items: Any) -> list[str]:
+    def keys(self, items: Any) -> list[str]:
         """Return the id and the times of each item as they are, or all of one without an id.
 
         One document has nothing to be told from, and what is too much to be held is told as whole.
         """
+        large, keys = self._large
+        return keys if large is items else self._keys(items)
+
+    def _keys(self, items: Any) -> list[str]:
         api = self.api
         if isinstance(api.paging, NoPaging):
             return ["document"] if len(items) else []
         if isinstance(items, ManyItems | ManyKeyed):
             return [items.digest().hex()]
         if api.keyed:
-            return [f"{key} {_times(item, api.timestamps)}" for key, item in items.items()]
+            return [f"{key}{KEY_END}{_times(item, api.timestamps)}" for key, item in items.items()]
         reader = api.reader()
-        found = list[str]()
+        found = []
         for item in items:
-            if len(found) % _AT_A_STRETCH == 0:
-                await asyncio.sleep(0)
             record_id = reader.record_id(item)
             if record_id is None:
                 text = json.dumps(item, sort_keys=True, default=repr)
                 found.append(blake2b(text.encode(errors="replace"), digest_size=16).hexdigest())
             else:
-                found.append(f"{record_id} {_times(item, api.timestamps)}")
+                found.append(f"{record_id}{KEY_END}{_times(item, api.timestamps)}")
         return found
 
     def is_round(self, count: int) -> bool:
         """Tell whether just so many items came as a parameter asks for at most."""
-        asked = {
-            re.sub(r"[^a-z]", "", key.lower()): value for key, value in self.api.params.items()
-        }
-        limits = [
-            value for key, value in asked.items() if key in _LIMITS and str(value) == str(count)
-        ]
-        if count and limits:
+        params = self.api.params.items()
+        limits = [str(value) for name, value in params if plain(name) in _LIMITS]
+        is_round = count > 0 and str(count) in limits
+        if is_round:
             logger.warning(
                 "Source %r got just the %d records that its parameters ask for at most, and "
                 "declares no paging: whether there are more is not known. Declare its paging.",
@@ -467,7 +468,7 @@ class _Requests:
                 count,
                 extra={"source_id": self.source_id},
             )
-        return bool(count and limits)
+        return is_round
 
     def refusal(self, got: Got) -> SourceError:
         """Return the error that says that the status of an answer is none to go on from."""

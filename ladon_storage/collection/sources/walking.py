@@ -61,6 +61,9 @@ KNOWN_KEYS = 100_000
 
 SMALLEST_PAGE = 100
 
+KEY_END = "\0"
+"""What is behind the id in a key, before what tells its version."""
+
 
 class Api(Protocol):
     """What a walk asks of the source that it goes through."""
@@ -84,8 +87,8 @@ class Api(Protocol):
         """Return a page; one with a status of ``accept``, or an empty body, has no items."""
         ...
 
-    async def keys(self, items: Any) -> list[str]:
-        """Return what tells each item at its present version from others."""
+    def keys(self, items: Any) -> list[str]:
+        """Return what tells each item at its version from others: its id, `KEY_END`, its times."""
         ...
 
     def is_round(self, count: int) -> bool:
@@ -112,6 +115,11 @@ class _Page:
     step: Step
     got: Got
     keys: Sequence[str]
+
+    @property
+    def ids(self) -> list[str]:
+        """What tells its items, whatever their version."""
+        return [key.partition(KEY_END)[0] for key in self.keys]
 
     def without(self, known: Iterable[str]) -> Got:
         """Return it without the items that are known."""
@@ -163,6 +171,8 @@ class Walk:
         self._led_on = False
         self._is_pushed = False
         """Whether something came in front of what was read."""
+        self._is_drawn = False
+        """Whether something went from there."""
 
     def error(self, problem: str) -> SourceError:
         """Return the error that says what is wrong with the API."""
@@ -213,19 +223,21 @@ class Walk:
                 yield fresh
                 fresh = None
             coming = await self._get(following)
-            is_pushed = False
             if following.is_counted and page.keys:
-                is_counted, checked = True, page.step
+                is_counted = True
+                checked = page.step
                 again = await self._get(page.step)
                 if again.keys != page.keys:
-                    is_pushed, fresh = self._gone_on(page, again), again.without(page.keys)
-                    if not is_pushed:
+                    yield again.without(page.keys)
+                    is_shifted = self._note_shift(page, again)
+                    if is_shifted and not _goes_on(page, coming):
                         position += again.got.count - page.got.count
                         page = again
                         continue
-                    yield fresh
-                    fresh = None
-            if not is_pushed and self._is_repeated(page, coming, before, position):
+                    checked = None
+            if self._is_repeated(page, coming, before, position):
+                if following.is_counted and (await self._get(following)).keys != coming.keys:
+                    raise _Moved
                 page = coming
                 break
             before, page = page, self._taken(coming)
@@ -235,7 +247,7 @@ class Walk:
             if fresh is not None:
                 yield fresh
                 fresh = None
-            async for front in self._front():
+            async for front in self._front(first):
                 yield front
         problem = self._judged(page, position)
         if fresh is not None:
@@ -269,21 +281,24 @@ class Walk:
             return None
         return step
 
-    def _gone_on(self, page: _Page, again: _Page) -> bool:
-        """Tell how a page changed that is asked for again: pushed back, or else drawn forward.
+    def _note_shift(self, page: _Page, again: _Page) -> bool:
+        """Return whether a page shifted that was asked for again, and is gone on from.
 
         Raises:
             _Moved: Nothing on it is where the reading could go on from.
         """
+        if page.ids == again.ids and {*page.keys} & {*again.keys}:
+            return False  # what changed stayed where it was
         self._repair()
-        if page.keys[0] in again.keys:
-            at = again.keys.index(page.keys[0])
-            if at and again.keys[at:] == page.keys[: len(again.keys) - at]:
-                self._is_pushed = True
-                return True
-        if not again.keys or again.keys[0] not in page.keys:
+        if again.keys[: len(page.keys)] == page.keys:
+            return True  # it was the last one, and has grown
+        if page.keys[0] in again.keys[1:]:
+            self._is_pushed = True
+        elif again.keys and again.keys[0] in page.keys:
+            self._is_drawn = True
+        else:
             raise _Moved
-        return False
+        return True
 
     def _is_repeated(self, page: _Page, coming: _Page, before: _Page | None, position: int) -> bool:
         """Tell whether a page is the last one again, and the end.
@@ -318,7 +333,7 @@ class Walk:
     # Pages that begin where so many items are skipped.
 
     async def _by_offset(self, paging: Offsets) -> AsyncGenerator[Got, None]:
-        page = self._taken(await self._get(paging.first()))
+        page = first = self._taken(await self._get(paging.first()))
         fresh: Got | None = page.got
         position = page.got.count
         while page.keys and not self._is_reached(page, position):
@@ -336,6 +351,10 @@ class Walk:
                 new = coming.without(page.keys)
                 if new.count:
                     page, fresh = self._taken(coming), new
+                    continue
+                if coming.got.count > 1:
+                    self._repair()
+                    page = coming
                     continue
             behind = await self._get(paging.skipping(position, self._limit))
             known = {*page.keys, *coming.keys}
@@ -359,7 +378,7 @@ class Walk:
             if fresh is not None:
                 yield fresh
                 fresh = None
-            async for front in self._front():
+            async for front in self._front(first):
                 yield front
         problem = self._judged(page, position)
         if fresh is not None:
@@ -391,6 +410,7 @@ class Walk:
             self._is_pushed |= pushed > max(self._limit - len(page.keys), 0)
             return coming
         self._repair()
+        self._is_drawn = True
         coming = await self._get(paging.skipping(page.step.number, max(self._limit, 2)))
         if not coming.keys or coming.keys[0] not in page.keys:
             raise _Moved
@@ -401,6 +421,8 @@ class Walk:
     async def _get(self, step: Step) -> _Page:
         paging = self._paging
         while True:
+            if isinstance(paging, Offsets) and step.size > max(self._limit, 2):
+                step = paging.skipping(step.number, self._limit)
             accept = set[int]()
             if self._filled and isinstance(paging, PageNumbers | Offsets):
                 accept.update(paging.end_status)
@@ -412,11 +434,10 @@ class Walk:
             status = got.answer.status
             if isinstance(paging, Offsets) and status in smaller and status not in accept:
                 self._limit = max(self._limit // 2, SMALLEST_PAGE)
-                step = paging.skipping(step.number, self._limit)
                 continue
             if status == 404 and not self._means_the_end(got):
                 raise self._api.refusal(got)
-            return _Page(step, got, tuple(await self._api.keys(got.items)))
+            return _Page(step, got, tuple(self._api.keys(got.items)))
 
     def _means_the_end(self, got: Got) -> bool:
         """Tell whether a 404 says that a page lies beyond the end, as Django's says by itself."""
@@ -460,33 +481,39 @@ class Walk:
         if self._repairs > REPAIRS:
             raise _Moved
 
-    async def _front(self) -> AsyncGenerator[Got, None]:
+    async def _front(self, first: _Page) -> AsyncGenerator[Got, None]:
         """Yield what is in front of what was read now, as in an order of the newest first.
 
         Raises:
-            _Moved: What was read is not to be found there, or what came is not in front.
+            _Moved: What was read is not to be found there, what came is not in front, or what came
+                or went there was not to be seen in what was read.
         """
-        first = self._paging.first()
-        step: Step | None = first
-        is_pushed, came = self._is_pushed, set[int]()
+        step: Step | None = first.step
+        is_pushed, is_drawn, came = self._is_pushed, self._is_drawn, set[int]()
         for _ in range(FRONT_PAGES):
             if step is None:
                 break
             page = await self._get(step)
+            if page.ids == first.ids and {*page.keys} & {*first.keys} and not is_pushed:
+                yield page.without(first.keys)
+                return
             hashes = [hash(key) for key in page.keys]
             known = [index for index, each in enumerate(hashes) if each in self._known]
             ahead = range(known[0] if known else len(hashes))
+            if (ahead and not self._is_pushed) or not (is_drawn or _holds(page, first, len(ahead))):
+                break
             fresh = [index for index in ahead if hashes[index] not in came]
             if fresh:
                 came.update(hashes[index] for index in fresh)
                 yield page.first_of(fresh)
-            if not ahead and page.step == first:
+            if not ahead and step is first.step:
                 if is_pushed:
                     break
                 return
+            is_drawn = True  # behind the first page, and from now on
             if known or not page.keys:
                 self._known |= came
-                step, is_pushed, came = first, is_pushed and not came, set()
+                step, is_pushed, came = first.step, is_pushed and not came, set()
                 continue  # until nothing more came
             try:
                 step = self._paging.after(step, page.got)
@@ -580,6 +607,18 @@ class Walk:
                 return "declared"
             return "whole document"
         return "total" if self.total is not None and self.total <= position else "last page"
+
+
+def _holds(page: _Page, first: _Page, ahead: int) -> bool:
+    """Tell whether a first page still has what it had, but for what was pushed from it."""
+    ids = set(page.ids)
+    return all(each in ids for each in first.ids[: max(len(page.keys) - ahead, 0)])
+
+
+def _goes_on(page: _Page, coming: _Page) -> bool:
+    """Tell whether a page begins with what was pushed there from the one before, and goes on."""
+    is_within = {*coming.keys} <= {*page.keys}
+    return bool(coming.keys) and coming.keys[0] in page.keys and not is_within
 
 
 def _step(paging: Paging) -> str:
