@@ -310,7 +310,7 @@ class Rest(BaseModel):
         async with aclosing(walk.pages()) as steps:
             async for got in steps:
                 if problem := check(got.document):
-                    raise walk.error(problem)
+                    raise walk.error(f"{problem}{http.said(got.document)}")
                 is_said = walk.completeness is not None
                 made = paged(self.read(got.items), **_marks(http, walk))
                 async for page in in_turns(made, len(got.answer.body)):
