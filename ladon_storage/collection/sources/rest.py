@@ -68,6 +68,9 @@ from ladon_storage.models import SourceId
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_PROBLEM = 200
+"""Characters of what an API says against its own answer."""
+
 _SECRET_HEADERS = ("authorization", "cookie", "key", "token", "secret")
 _LIMITS = names(
     "limit perpage pagesize size max maxresults resultsperpage rows top pagelimit count"
@@ -310,7 +313,7 @@ class Rest(BaseModel):
         async with aclosing(walk.pages()) as steps:
             async for got in steps:
                 if problem := check(got.document):
-                    raise walk.error(f"{problem}{http.said(got.document)}")
+                    raise walk.error(http.masked(problem)[:_LONGEST_PROBLEM])
                 is_said = walk.completeness is not None
                 made = paged(self.read(got.items), **_marks(http, walk))
                 async for page in in_turns(made, len(got.answer.body)):
