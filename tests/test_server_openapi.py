@@ -76,7 +76,7 @@ def test_parameters_are_those_that_the_models_check() -> None:
     assert listed["status"]["enum"] == ["success", "failed", "running"]
     assert (listed["limit"]["minimum"], listed["limit"]["maximum"]) == (1, 1000)
     history = operations()["GET", KEV + "/history"]["parameters"]
-    assert {p["name"] for p in history} == {"limit", "before"}
+    assert {p["name"] for p in history} == {"moved", "limit", "before"}
 
 
 REQUESTS: list[tuple[str, str, str, object, int]] = [
