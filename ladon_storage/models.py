@@ -41,8 +41,8 @@ RUN_LEASE = timedelta(minutes=1)
 NOTHING_COLLECTED = datetime.min.replace(tzinfo=UTC)
 """The timestamp of a success that found nothing yet, since the contract wants one for each.
 
-No record can be older, so that it skips nothing that appears later. Whoever reads is told *never
-collected* instead: see `collected_up_to`.
+No record can be older, so that it skips nothing that appears later; any other, also the first of
+1970, could. Whoever reads is told *never collected* instead: see `collected_up_to`.
 """
 
 MAX_AHEAD = timedelta(days=1)
@@ -217,7 +217,7 @@ class Watermark(BaseModel):
     error_message: str | None = None
     records_collected: int | None = None
     # The embedded service's own: the run that wrote it last; how long that run, while it is
-    # running, holds its source after `last_run_timestamp`; and the ledger of the last outcome.
+    # running, holds its source after `last_run_timestamp`; and the last ledger that a run told.
     run_id: str | None = None
     lease_seconds: float | None = None
     ledger: dict[str, Any] | None = None
@@ -516,9 +516,8 @@ def updated(
     """Return the watermark after ``update``: the one rule of what a write does.
 
     A success moves ``last_successful_timestamp``; ``failed`` and ``running`` never do. The number
-    of records is that of the last run which told one, and the ledger that of the last outcome.
-    No success is further ahead of the service than `MAX_AHEAD`. One that is stored already, by an
-    earlier version, is evidence of nothing: any success replaces it.
+    of records and the ledger are those of the last run which told one. No success is further ahead
+    of the service than `MAX_AHEAD`.
 
     Args:
         stored: What is stored, with its version tag; ``None`` where there is nothing.
@@ -533,7 +532,7 @@ def updated(
 
     Raises:
         WatermarkConflictError: With status 412 another version is stored than the writer read;
-            with 409 the update is a success older than the stored one.
+            with 409 the update is a success older than the stored one, which is not in the future.
         WatermarkInFutureError: It is a success beyond now plus `MAX_AHEAD`.
     """
     check_version(stored, source_id, if_match=if_match, if_none_match=if_none_match)
@@ -541,7 +540,8 @@ def updated(
     after = before
     if update.status is WatermarkStatus.SUCCESS:
         check_not_in_future(source_id, update.timestamp, now)
-        if before is not None and update.timestamp < before <= _furthest(now):
+        # One in the future is wrong: whoever knows better may put it right.
+        if before is not None and update.timestamp < before <= now:
             raise WatermarkConflictError(
                 f"Watermark {source_id!r} is at {before.isoformat()}, later than "
                 f"{update.timestamp.isoformat()}; an operator can move it back with a reset.",
@@ -551,9 +551,9 @@ def updated(
     records, ledger = update.records_collected, update.ledger
     if records is None:
         records = stored.records_collected if stored else 0
-    is_running = update.status is WatermarkStatus.RUNNING
-    if is_running:
+    if ledger is None:
         ledger = stored.ledger if stored else None
+    is_running = update.status is WatermarkStatus.RUNNING
     return Watermark(
         source_id=source_id,
         last_successful_timestamp=after,

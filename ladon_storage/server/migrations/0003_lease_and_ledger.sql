@@ -2,7 +2,7 @@
 
 ALTER TABLE watermarks ADD COLUMN lease_microseconds INTEGER;
 
--- What a run was asked for and given, as a JSON object: of the last outcome, and of each.
+-- What a run was asked for and given, as a JSON object: the last that was told, and each.
 
 ALTER TABLE watermarks ADD COLUMN ledger TEXT;
 
