@@ -294,7 +294,7 @@ async def test_begin_renewal_and_failure_are_dated_by_the_services_time() -> Non
 
 
 async def test_lease_and_clock_hold_over_a_real_service(tmp_path: Path) -> None:
-    """Client and embedded service carry the holder's lease and the time, from the first write on."""
+    """Client and embedded service carry the holder's lease and the time from the first write on."""
     clock = FakeClock(NOW)
     async with (
         embedded_service(tmp_path / "w.db", now=clock.now) as address,
@@ -492,6 +492,44 @@ async def test_answer_that_came_ends_the_search_for_a_lost_one() -> None:
         await turn.succeed(at(7), 1)
     assert storage.calls.count("get") == reads
     assert storage.stored["feed"].status == "running"
+
+
+async def test_lost_answer_explains_one_conflict() -> None:
+    """Once a lost write was found, the next conflict is another run's, whatever its name is."""
+    storage = ScriptedStorage()
+    storage.put("feed", status="success", last_successful_timestamp=at(5))
+    turn = held(storage)
+    await turn.read()
+    impostor = {"status": "success", "run_id": "run-1", "last_successful_timestamp": at(5)}
+    lose = lost_answer(storage, status="success", run_id="run-1")
+    storage.plan("success", lose, None, lambda: storage.put("feed", **impostor))
+    with pytest.raises(StorageConnectionError):
+        await turn.succeed(at(7), 1)
+    with pytest.raises(WatermarkConflictError):
+        await turn.succeed(at(7), 1)
+    with pytest.raises(WatermarkConflictError):
+        await turn.succeed(at(7), 1)
+    assert storage.stored["feed"].last_successful_timestamp == at(5)
+
+
+async def test_first_write_in_our_time_is_written_again_in_the_services() -> None:
+    """A service that dates its records by what it is sent has no record of two clocks."""
+    storage = ScriptedStorage(etags=False, now=lambda: NOW, tells_time=True)
+    update = storage.update_watermark
+
+    async def dated_by_us(source_id: str, timestamp: datetime, *told: Any, **more: Any) -> Any:
+        await update(source_id, timestamp, *told, **more)
+        stored = storage.stored[source_id].model_copy(update={"last_run_timestamp": timestamp})
+        storage.stored[source_id] = stored
+        return stored.as_answered(NOW)
+
+    storage.update_watermark = dated_by_us  # type: ignore[method-assign]
+    turn = held(storage, ahead=timedelta(days=1))
+    await turn.read()
+    await turn.begin()
+    written = storage.stored["feed"].last_run_timestamp
+    assert written is not None
+    assert NOW <= written < NOW + timedelta(seconds=30)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,9 @@ HISTORY_PAGES, CHANGES_PER_PAGE = 20, 25
 page of them must fit into an answer.
 """
 
+_CLOCK_RESOLUTION = timedelta(seconds=1)
+"""Of the time that a service tells in its `Date`."""
+
 _LONGEST_ERROR = 2_000
 
 
@@ -178,10 +181,15 @@ class Turn:
 
     async def begin(self) -> None:
         """Write `running`: from now on the source is held."""
-        await self._hold()
+        dated = self.now()
+        stored = await self._hold()
+        # Of a source that was never collected the first answer is this one. Where the service took
+        # our time for its own, the lease would be judged by two clocks.
+        if stored.last_run_timestamp == dated and abs(self.now() - dated) > _CLOCK_RESOLUTION:
+            await self._hold()
 
-    async def _hold(self) -> None:
-        await self._write(WatermarkStatus.RUNNING, self.now(), lease=self._limits.lease)
+    async def _hold(self) -> Watermark:
+        return await self._write(WatermarkStatus.RUNNING, self.now(), lease=self._limits.lease)
 
     @contextlib.asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
@@ -281,7 +289,7 @@ class Turn:
         records: int | None = None,
         lease: timedelta | None = None,
         ledger: Mapping[str, Any] | None = None,
-    ) -> None:
+    ) -> Watermark:
         # A storage of one's own may be older than these.
         more = {"lease": lease, "ledger": ledger}
         more = {name: value for name, value in more.items() if self._takes(name)}
@@ -315,6 +323,7 @@ class Turn:
             self._unanswered = None
             self._etag = answer.etag
             self._hear(answer)
+            return answer
 
     def _takes(self, name: str) -> bool:
         kinds = (each.kind for each in self._knows.values())
