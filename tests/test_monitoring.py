@@ -38,4 +38,5 @@ def test_alerts_have_their_delay_and_severity() -> None:
         "StorageClientCircuitBreakerOpen": ("5m", "critical"),
         "StorageClientHighErrorRate": ("10m", "warning"),
         "StorageServiceRunStale": ("5m", "warning"),
+        "StorageServiceWatermarkInFuture": ("5m", "critical"),
     }
