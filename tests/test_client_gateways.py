@@ -120,6 +120,16 @@ async def test_service_that_showed_more_is_believed_in_its_own_words_only(
         assert await client.get_watermark("kev") is None
 
 
+@pytest.mark.parametrize(
+    "own", [said({"error": "none"}, 'ETag: "0"'), said(OWN)], ids=["the tag", "the field"]
+)
+async def test_either_mark_makes_a_404_the_services_own(own: Reply) -> None:
+    """A proxy may take the tag away, and a later service may word it otherwise."""
+    async with served(http(200, b'{"status": "success"}', 'ETag: "7"'), own) as (client, _):
+        assert await client.get_watermark("kev") is not None
+        assert await client.get_watermark("kev") is None
+
+
 async def test_404_that_repeats_a_secret_does_not_tell_it() -> None:
     """What a gateway says is in the error, without the token that it echoes."""
     async with served(said(b"no backend for Bearer s3cret-token"), token="s3cret-token") as (

@@ -500,7 +500,7 @@ async def test_records_from_the_future_are_counted_and_warned_of(
 
 
 async def test_time_is_asked_for_each_page() -> None:
-    """Records that came up during a long run are not from the future; the next run promotes them."""
+    """Records that came up during a long run are not from the future, but for the next run."""
     times = iter([at(0), at(60)])
     source = ScriptedSource([[record("1", 0)], [record("2", 60)]])
 

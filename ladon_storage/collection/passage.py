@@ -35,7 +35,7 @@ from ladon_storage.collection.interfaces import (
     Source,
     WriteResult,
 )
-from ladon_storage.collection.records import Page
+from ladon_storage.collection.records import Page, Record
 from ladon_storage.collection.resume import Start, latest
 from ladon_storage.collection.returns import Returns
 from ladon_storage.collection.tally import Tally
@@ -74,10 +74,14 @@ class Range:
     since: datetime | None = None
     until: datetime | None = None
 
-    def __contains__(self, timestamp: datetime) -> bool:
-        return (self.since is None or timestamp >= self.since) and (
-            self.until is None or timestamp < self.until
-        )
+    def of(self, records: list[Record]) -> list[Record]:
+        """Return those of the records that are stored."""
+        since, until = self.since, self.until
+        if since is not None:
+            records = [each for each in records if each.timestamp >= since]
+        if until is not None:
+            records = [each for each in records if each.timestamp < until]
+        return records
 
 
 class Passage:
@@ -123,8 +127,8 @@ class Passage:
         self._position = start.position
         self._declares_order = bool(getattr(source, "ordered", False))
         is_guaranteed = bool(getattr(source, "order_guaranteed", False))
-        shown = start.position is not None and start.position.order_shown
-        self._is_ordered = self._declares_order and (is_guaranteed or shown)
+        self._order_shown = start.position is not None and start.position.order_shown
+        self._is_ordered = self._declares_order and (is_guaranteed or self._order_shown)
         self._learns_order = self._declares_order and not is_guaranteed
         self._is_whole = turn is not None and getattr(source, "whole", source.overlap is None)
         self._is_snapshot = getattr(source, "snapshot", source.overlap is None)
@@ -205,9 +209,10 @@ class Passage:
         """Count what was delivered, and return what of it is stored."""
         tally = self._tally
         if page.asked_at is not None and not tally.pages:
-            self._horizon = min(page.asked_at, self._began + _LONGEST_LEAD)
+            is_sane = page.asked_at <= self._began + _LONGEST_LEAD
+            self._horizon = page.asked_at if is_sane else self._began
         tally.note(page, keeps_ids=self._is_whole)
-        stored = [each for each in page.records if each.timestamp in self._selected]
+        stored = self._selected.of(page.records)
         if len(stored) < len(page.records):
             tally.skipped += len(page.records) - len(stored)
             page = replace(page, records=stored)
@@ -238,7 +243,7 @@ class Passage:
                 watermark=self._watermark,
                 origin=self._start.origin,
                 run_id=self._run_id,
-                order_shown=position is not None and position.order_shown,
+                order_shown=self._order_shown,
             )
         if position is not None and self._remembers:
             if is_last:
@@ -259,8 +264,7 @@ class Passage:
 
     def _learned(self) -> dict[str, object]:
         """Return what a whole pass says about the source."""
-        tally, position = self._tally, self._position
-        shown = bool(position and position.order_shown)
+        tally, shown = self._tally, self._order_shown
         if tally.is_unchanged:
             return {"document": self._start.document, "order_shown": shown}
         shown = shown or tally.filled_pages >= PASS_PAGES
