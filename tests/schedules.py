@@ -802,7 +802,7 @@ class World:
             )
         self.changes += 1
         life.knows = self.changes
-        after = stored.last_successful_timestamp
+        after = NOTHING_COLLECTED if stored.found_nothing else stored.last_successful_timestamp
         if after != before:
             assert after is not None
             assert before is None or after > before, self.told("the watermark went back")
