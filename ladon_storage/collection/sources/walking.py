@@ -274,7 +274,7 @@ class Walk:
         self._led_on = True
         # One cursor may lead through all pages, and a link may be there always.
         if step.place == page.step.place:
-            return step if page.keys else None
+            return replace(step, is_once=True) if page.keys else None
         if step.place in self._asked:
             if page.keys and not self._is_proven(page, position):
                 raise self._api.error("leads to a page that was read already, and would never end")
