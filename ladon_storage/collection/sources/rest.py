@@ -445,7 +445,12 @@ class _Requests:
         for path, value in {**self.bounds["body"], **step.body}.items():
             _put(body, path, value)
         return await self.http.post(
-            url, body, is_query=True, params=query, headers=api.headers, accept=accept
+            url,
+            body,
+            is_query=not step.is_once,
+            params=query,
+            headers=api.headers,
+            accept=accept,
         )
 
     def _items(self, document: Any) -> Any:
