@@ -308,7 +308,7 @@ class Forgetful:
 
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
-    ) -> WriteResult:
+    ) -> WriteResult | int:
         assert position is None
         return await self._inner.write(source_id, page)
 
@@ -457,7 +457,7 @@ class HitSink:
 
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
-    ) -> WriteResult:
+    ) -> WriteResult | int:
         await self._life.hit("write", "before")
         written = await self._inner.write(source_id, page, run_id=run_id, position=position)
         self._life.world.wrote(self._life, page, position)
