@@ -87,7 +87,7 @@ class Api(Protocol):
         """Return a page; one with a status of ``accept``, or an empty body, has no items."""
         ...
 
-    def keys(self, items: Any) -> list[str]:
+    async def keys(self, items: Any) -> list[str]:
         """Return what tells each item at its version from others: its id, `KEY_END`, its times."""
         ...
 
@@ -437,7 +437,13 @@ class Walk:
                 continue
             if status == 404 and not self._means_the_end(got):
                 raise self._api.refusal(got)
-            return _Page(step, got, tuple(self._api.keys(got.items)))
+            keys = tuple(await self._api.keys(got.items))
+            if step.is_counted and len(keys) != got.count:
+                raise self._api.error(
+                    f"gives {got.count} items on a page, too many to be compared with others: ask "
+                    "for smaller pages"
+                )
+            return _Page(step, got, keys)
 
     def _means_the_end(self, got: Got) -> bool:
         """Tell whether a 404 says that a page lies beyond the end, as Django's says by itself."""
