@@ -435,6 +435,21 @@ async def test_one_cursor_leads_through_all_pages() -> None:
     assert len(feed.requests) == 4
 
 
+async def test_scroll_whose_answer_was_lost_is_not_asked_again() -> None:
+    """The next one would be the page after it, and what was lost nobody would miss."""
+    pages = [ROWS[:2], ROWS[2:4], ROWS[4:6], ROWS[6:], []]
+
+    def scroll(_: Asked) -> Answer:
+        page = answer(pages.pop(0), scroll="always-this")
+        return page if len(pages) != 2 else Answer(status=503)
+
+    paging = {"kind": "cursor", "path": "scroll", "parameter": "scroll", "where": "body"}
+    async with FeedServer(play=scroll) as feed:
+        assert "answered 503" in await refused(feed, method="POST", paging=paging)
+
+    assert len(feed.requests) == 3
+
+
 async def test_cursor_that_is_ignored_fails() -> None:
     """Ever new ones that lead to the same page."""
     numbers = iter(range(99))
@@ -491,9 +506,11 @@ async def test_cursor_is_itself_in_the_body(cursor: Any) -> None:
     assert feed.asks[1].body == {"search_after": cursor}
 
 
-async def test_cursor_may_be_of_the_last_item() -> None:
-    """As Elasticsearch sorts: the end is a page without any."""
-    hits = [{**each, "sort": [number, "x"]} for number, each in enumerate(ROWS)]
+@pytest.mark.parametrize("characters", [1, 700_000])
+async def test_cursor_may_be_of_the_last_item(characters: int) -> None:
+    """As Elasticsearch sorts, also on a large page: the end is a page without any."""
+    text = "x" * characters
+    hits = [{**each, "sort": [number, "x"], "text": text} for number, each in enumerate(ROWS)]
 
     def search(asked: Asked) -> Answer:
         after = (asked.body or {}).get("search_after", [-1])[0]

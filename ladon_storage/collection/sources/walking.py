@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -124,19 +124,16 @@ class _Page:
     def without(self, known: Iterable[str]) -> Got:
         """Return it without the items that are known."""
         known = frozenset(known)
-        return self.first_of([index for index, key in enumerate(self.keys) if key not in known])
+        return self.only([index for index, key in enumerate(self.keys) if key not in known])
 
-    def first_of(self, indexes: Sequence[int]) -> Got:
-        """Return it with these items alone."""
+    def only(self, indexes: Collection[int]) -> Got:
+        """Return it with the items at these indexes alone."""
         if len(indexes) == len(self.keys):
             return self.got
-        items = self.got.items
-        if isinstance(items, dict):
-            names = list(items)
-            left: Any = {names[index]: items[names[index]] for index in indexes}
-        else:
-            left = [items[index] for index in indexes]
-        return replace(self.got, items=left)
+        items, wanted = self.got.items, frozenset(indexes)
+        pairs = enumerate(items.items() if isinstance(items, Mapping) else items)
+        left = [each for index, each in pairs if index in wanted]
+        return replace(self.got, items=dict(left) if isinstance(items, Mapping) else left)
 
 
 class Walk:
@@ -228,7 +225,8 @@ class Walk:
                 checked = page.step
                 again = await self._get(page.step)
                 if again.keys != page.keys:
-                    yield again.without(page.keys)
+                    if (changed := again.without(page.keys)).count:
+                        yield changed
                     is_shifted = self._note_shift(page, again)
                     if is_shifted and not _goes_on(page, coming):
                         position += again.got.count - page.got.count
@@ -501,7 +499,8 @@ class Walk:
                 break
             page = await self._get(step)
             if page.ids == first.ids and {*page.keys} & {*first.keys} and not is_pushed:
-                yield page.without(first.keys)
+                if (changed := page.without(first.keys)).count:
+                    yield changed
                 return
             hashes = [hash(key) for key in page.keys]
             known = [index for index, each in enumerate(hashes) if each in self._known]
@@ -511,7 +510,7 @@ class Walk:
             fresh = [index for index in ahead if hashes[index] not in came]
             if fresh:
                 came.update(hashes[index] for index in fresh)
-                yield page.first_of(fresh)
+                yield page.only(fresh)
             if not ahead and step is first.step:
                 if is_pushed:
                     break
