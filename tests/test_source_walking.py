@@ -101,7 +101,7 @@ class Listing:
                 rows.insert(at, (number, version + 1))
         self.throughout &= {number for number, _ in rows}
 
-    def keys(self, items: Any) -> list[str]:
+    async def keys(self, items: Any) -> list[str]:
         """Tell rows by id and version."""
         return [f"{item['id']}{KEY_END}{item['v']}" for item in items]
 

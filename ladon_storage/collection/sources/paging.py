@@ -37,6 +37,7 @@ class Step:
         number: The page's number, or its offset.
         size: How many items are asked for, where they are skipped.
         is_counted: Whether it is found by counting, so that it shifts when the list does.
+        is_once: Whether asking moves the cursor, so that the same request must not be repeated.
     """
 
     url: URL | None = None
@@ -45,6 +46,7 @@ class Step:
     number: int = 0
     size: int = 0
     is_counted: bool = False
+    is_once: bool = False
 
     @property
     def place(self) -> str:

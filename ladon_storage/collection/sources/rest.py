@@ -16,7 +16,7 @@ import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import Annotated, Any, Literal, Self
@@ -30,7 +30,6 @@ from ladon_storage.collection.records import Item, Page, paged
 from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.addresses import HttpUrl, is_same_host
 from ladon_storage.collection.sources.documents import (
-    AT_ONCE_BYTES,
     Document,
     ManyItems,
     ManyKeyed,
@@ -52,7 +51,7 @@ from ladon_storage.collection.sources.fields import (
 )
 from ladon_storage.collection.sources.http import OK, HttpAnswer, Keys, SourceHttp, source_http
 from ladon_storage.collection.sources.items import ItemReader, value_at
-from ladon_storage.collection.sources.paging import Got, NoPaging, Paging, Step, Where
+from ladon_storage.collection.sources.paging import Cursor, Got, NoPaging, Paging, Step, Where
 from ladon_storage.collection.sources.times import (
     PER_SECOND,
     Form,
@@ -72,6 +71,12 @@ _LONGEST_PROBLEM = 200
 """Characters of what an API says against its own answer."""
 
 _SECRET_HEADERS = ("authorization", "cookie", "key", "token", "secret")
+_AT_A_STRETCH = 5_000
+"""Items that are looked at before others have their turn."""
+
+_MOST_KEYS = 100_000
+"""Items of a page that are told one from another."""
+
 _LIMITS = names(
     "limit perpage pagesize size max maxresults resultsperpage rows top pagelimit count"
 )
@@ -393,7 +398,6 @@ class _Requests:
     known: Known | None = None
     document: str | None = None
     is_known: bool = False
-    _large: tuple[Any, list[str]] = field(default=(None, []), repr=False)
 
     @property
     def source_id(self) -> str:
@@ -427,29 +431,29 @@ class _Requests:
                 return Got(answer, None, nothing)
         document = await self.http.document(answer, self.api.records)
         items = self._items(document)
-        if len(answer.body) > AT_ONCE_BYTES:
-            self._large = items, await asyncio.to_thread(self._keys, items)
+        # What is around the records of a large document is without them.
+        around = value_at(document.envelope, self.api.records)
+        if isinstance(self.api.paging, Cursor) and around == [] and len(items):
+            around.append(items[-1])
         return Got(answer, document.envelope, items)
 
-    def keys(self, items: Any) -> list[str]:
+    async def keys(self, items: Any) -> list[str]:
         """Return the id and the times of each item as they are, or all of one without an id.
 
         One document has nothing to be told from, and what is too much to be held is told as whole.
         """
-        large, keys = self._large
-        return keys if large is items else self._keys(items)
-
-    def _keys(self, items: Any) -> list[str]:
         api = self.api
         if isinstance(api.paging, NoPaging):
             return ["document"] if len(items) else []
-        if isinstance(items, ManyItems | ManyKeyed):
+        if isinstance(items, ManyItems | ManyKeyed) and len(items) > _MOST_KEYS:
             return [items.digest().hex()]
         if api.keyed:
             return [f"{key}{KEY_END}{_times(item, api.timestamps)}" for key, item in items.items()]
         reader = api.reader()
-        found = []
+        found = list[str]()
         for item in items:
+            if len(found) % _AT_A_STRETCH == 0:
+                await asyncio.sleep(0)
             record_id = reader.record_id(item)
             if record_id is None:
                 text = json.dumps(item, sort_keys=True, default=repr)
@@ -507,7 +511,12 @@ class _Requests:
         for path, value in {**self.bounds["body"], **step.body}.items():
             _put(body, path, value)
         return await self.http.post(
-            url, body, is_query=True, params=query, headers=api.headers, accept=accept
+            url,
+            body,
+            is_query=not step.is_once,
+            params=query,
+            headers=api.headers,
+            accept=accept,
         )
 
     def _items(self, document: Document) -> Any:
