@@ -51,6 +51,7 @@ from ladon_storage.collection.sources.fields import (
 )
 from ladon_storage.collection.sources.http import OK, HttpAnswer, Keys, SourceHttp, source_http
 from ladon_storage.collection.sources.items import ItemReader, value_at
+from ladon_storage.collection.sources.listing import KEY_END
 from ladon_storage.collection.sources.paging import Cursor, Got, NoPaging, Paging, Step, Where
 from ladon_storage.collection.sources.times import (
     PER_SECOND,
@@ -61,7 +62,7 @@ from ladon_storage.collection.sources.times import (
     written,
     zone_of,
 )
-from ladon_storage.collection.sources.walking import KEY_END, Walk
+from ladon_storage.collection.sources.walking import Walk
 from ladon_storage.errors import SourceError
 from ladon_storage.models import SourceId
 
