@@ -506,7 +506,13 @@ class _Requests:
         query = {**api.params, **self.bounds["query"], **step.query} if step.url is None else {}
         url = step.url or api.url
         if api.method == "GET":
-            return await self.http.get(url, params=query, headers=api.headers, accept=accept)
+            return await self.http.get(
+                url,
+                params=query,
+                headers=api.headers,
+                accept=accept,
+                is_query=not step.is_once,
+            )
         body = copy.deepcopy(api.body or {})
         for path, value in {**self.bounds["body"], **step.body}.items():
             _put(body, path, value)
