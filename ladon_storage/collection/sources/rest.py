@@ -51,6 +51,7 @@ from ladon_storage.collection.sources.fields import (
 )
 from ladon_storage.collection.sources.http import OK, HttpAnswer, Keys, SourceHttp, source_http
 from ladon_storage.collection.sources.items import ItemReader, value_at
+from ladon_storage.collection.sources.listing import KEY_END
 from ladon_storage.collection.sources.paging import Cursor, Got, NoPaging, Paging, Step, Where
 from ladon_storage.collection.sources.times import (
     PER_SECOND,
@@ -61,7 +62,7 @@ from ladon_storage.collection.sources.times import (
     written,
     zone_of,
 )
-from ladon_storage.collection.sources.walking import KEY_END, Walk
+from ladon_storage.collection.sources.walking import Walk
 from ladon_storage.errors import SourceError
 from ladon_storage.models import SourceId
 
@@ -413,7 +414,9 @@ class _Requests:
 
     async def page(self, step: Step, *, accept: Collection[int], may_be_empty: bool) -> Got:
         """Return a page; one with a status of ``accept``, or an empty body, has no items."""
-        answer = await self._ask(step, (*OK, *accept))
+        # A page may call itself a part; one document that does lacks the rest.
+        usual = OK if isinstance(self.api.paging, NoPaging) else (*OK, 206)
+        answer = await self._ask(step, (*usual, *accept))
         nothing: Any = {} if self.api.keyed else []
         if answer.status in accept:
             return Got(answer, None, nothing)
@@ -506,7 +509,13 @@ class _Requests:
         query = {**api.params, **self.bounds["query"], **step.query} if step.url is None else {}
         url = step.url or api.url
         if api.method == "GET":
-            return await self.http.get(url, params=query, headers=api.headers, accept=accept)
+            return await self.http.get(
+                url,
+                params=query,
+                headers=api.headers,
+                accept=accept,
+                is_query=not step.is_once,
+            )
         body = copy.deepcopy(api.body or {})
         for path, value in {**self.bounds["body"], **step.body}.items():
             _put(body, path, value)
