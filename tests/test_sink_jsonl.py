@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 async def write(folder: Path, *pages: list[Record], source_id: str = "feed") -> list[int]:
     async with JsonlSink(f"jsonl://{folder}") as sink:
-        return [await sink.write(source_id, Page(page)) for page in pages]
+        return [(await sink.write(source_id, Page(page))).written for page in pages]
 
 
 def names(folder: Path, source_id: str = "feed") -> list[str]:
@@ -114,8 +114,8 @@ async def test_what_other_sinks_wrote_is_known(folder: Path) -> None:
     one, two = (JsonlSink(f"jsonl://{folder}") for _ in range(2))
     async with one, two:
         for n in range(3):
-            assert await one.write("feed", Page([record(str(n), n)])) == 1
-            assert await two.write("feed", Page([record(str(n), n)])) == 0
+            assert (await one.write("feed", Page([record(str(n), n)]))).written == 1
+            assert (await two.write("feed", Page([record(str(n), n)]))).written == 0
 
 
 async def test_folder_that_is_deleted_is_filled_again(folder: Path) -> None:
@@ -125,7 +125,7 @@ async def test_folder_that_is_deleted_is_filled_again(folder: Path) -> None:
         for path in (folder / "records" / "feed").iterdir():
             path.unlink()
         assert await sink.position("feed") is None
-        assert await sink.write("feed", Page([record("1", 1)])) == 1
+        assert (await sink.write("feed", Page([record("1", 1)]))).written == 1
 
 
 async def test_crash_before_the_position_replays_the_page(folder: Path) -> None:
@@ -137,7 +137,7 @@ async def test_crash_before_the_position_replays_the_page(folder: Path) -> None:
     before = every_file(folder)
     (folder / "records" / "feed" / "position.json").unlink()
     async with JsonlSink(f"jsonl://{folder}") as sink:
-        assert await sink.write("feed", page, position=position) == 0
+        assert (await sink.write("feed", page, position=position)).written == 0
 
     assert every_file(folder) == before
 
@@ -165,7 +165,7 @@ async def test_full_disk_leaves_nothing_of_a_page(
         assert caught.value.source_id == "feed"
         assert every_file(folder) == before
         monkeypatch.undo()
-        assert await sink.write("feed", page, position=position) == 1
+        assert (await sink.write("feed", page, position=position)).written == 1
         assert await sink.position("feed") == position
 
 
@@ -238,7 +238,7 @@ async def test_table_is_a_folder_with_a_position_of_its_own(folder: Path) -> Non
         async with JsonlSink(f"jsonl://{folder}", table) as sink:
             assert await sink.position("feed") is None
             page = Page([record("1", 1)])
-            assert await sink.write("feed", page, position=Position(timestamp=at(1))) == 1
+            assert (await sink.write("feed", page, position=Position(timestamp=at(1)))).written == 1
 
 
 async def test_relative_address_is_beside_the_working_directory(

@@ -31,7 +31,7 @@ def sink(path: Path, keep: Any = "latest", name: str = "records") -> SqlSink:
 
 async def write(target: Sink, *pages: list[Record], source_id: str = "feed") -> list[int]:
     async with target:
-        return [await target.write(source_id, Page(page)) for page in pages]
+        return [(await target.write(source_id, Page(page))).written for page in pages]
 
 
 def trace(target: SqlSink, statements: list[str]) -> None:
@@ -149,7 +149,7 @@ async def test_page_is_stored_whole_or_not_at_all(path: Path) -> None:
             connection.commit()
         with pytest.raises(SinkError, match="could not store a page: number nine") as caught:
             await target.write("feed", Page([record("2", 2), record("9", 9)]))
-        assert await target.write("feed", Page([record("3", 3)])) == 1
+        assert (await target.write("feed", Page([record("3", 3)]))).written == 1
 
     assert caught.value.source_id == "feed"
     assert [row[0] for row in table(path)] == ["1", "3"]
@@ -363,7 +363,7 @@ async def test_large_page_is_inserted_in_parts(path: Path, monkeypatch: pytest.M
     statements: list[str] = []
     async with sink(path) as target:
         trace(target, statements)
-        assert await target.write("feed", Page(page)) == 5
+        assert (await target.write("feed", Page(page))).written == 5
     kinds = [each.split()[0] for each in statements]
     assert kinds.count("INSERT") == 3
     assert kinds.count("COMMIT") == 1
@@ -405,4 +405,4 @@ async def test_full_disk_is_said(path: Path) -> None:
         assert len(table(path)) == 1
         connection.exec_driver_sql("PRAGMA max_page_count = 100000").close()
         connection.commit()
-        assert await target.write("feed", page) == 200
+        assert (await target.write("feed", page)).written == 200

@@ -64,7 +64,7 @@ def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Fresh:
 
 async def write(target: SqlSink, *records: Record) -> int:
     async with target:
-        return await target.write("feed", Page(list(records)))
+        return (await target.write("feed", Page(list(records)))).written
 
 
 async def test_tables_are_made_once_by_whoever_is_first(fresh: Fresh) -> None:
@@ -82,7 +82,9 @@ async def test_tables_of_one_database_are_apart(fresh: Fresh) -> None:
         async with fresh.sink(name, keep) as target:
             assert await target.position("feed") is None
             page = Page([record("1", 1)])
-            assert await target.write("feed", page, position=Position(timestamp=at(1))) == 1
+            assert (
+                await target.write("feed", page, position=Position(timestamp=at(1)))
+            ).written == 1
 
 
 async def test_position_goes_with_its_table(fresh: Fresh) -> None:
@@ -95,7 +97,7 @@ async def test_position_goes_with_its_table(fresh: Fresh) -> None:
     async with fresh.sink() as target, fresh.sink("other") as other:
         assert await target.position("feed") is None
         assert await other.position("feed") == Position(timestamp=at(1))
-        assert await target.write("feed", Page([record("1", 1)])) == 1
+        assert (await target.write("feed", Page([record("1", 1)]))).written == 1
 
 
 async def test_position_says_whose_it_is(fresh: Fresh) -> None:
@@ -219,7 +221,7 @@ async def test_table_of_the_first_version_is_migrated(tmp_path: Path, keep: str)
     assert old.execute("SELECT * FROM records") == [(*row, None) for row in before]
     async with old.sink(keep=keep) as target:
         assert await target.mark_removed("feed", {"1"}, 0.5) == 1
-        assert await target.write("feed", Page([two, record("1", 3, "b")])) == 1
+        assert (await target.write("feed", Page([two, record("1", 3, "b")]))).written == 1
     assert old.execute("SELECT count(*) FROM records WHERE removed_at IS NOT NULL") == [(0,)]
 
 
