@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Sequence, Set
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeVar
@@ -25,7 +26,7 @@ import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
 from ladon_storage.collection.interfaces import Position, WriteResult
-from ladon_storage.collection.records import Page
+from ladon_storage.collection.records import Page, Record
 from ladon_storage.collection.sinks.delta_store import Store
 from ladon_storage.collection.sinks.thread import SinkThread
 from ladon_storage.errors import ConfigurationError, SinkError
@@ -99,15 +100,14 @@ class DeltaSink:
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
     ) -> WriteResult:
-        """Make a page durable, whole or not at all, and return how many rows are new or changed.
+        """Make a page durable, whole or not at all, and return what that changed.
 
         Raises:
             SinkError: The storage refused it, or other runs of the source were always faster.
         """
-        written = await self._in_store(
+        return await self._in_store(
             lambda store: store.write(source_id, page, run_id, position), "store a page", source_id
         )
-        return WriteResult(changed=written)
 
     async def position(self, source_id: str) -> Position | None:
         """Return the last position that was written; ``None``: none was."""
@@ -130,6 +130,31 @@ class DeltaSink:
             source_id,
         )
 
+    async def revert(self, source_id: str, records: Sequence[Record], *, run_id: str = "") -> int:
+        """Make these versions the current ones, whatever their time; return how many were not.
+
+        What somebody deleted from the table on purpose is not stored again for this, unless the
+        source said something else in between.
+
+        Raises:
+            SinkError: The storage refused it.
+        """
+        return await self._in_store(
+            lambda store: store.revert(source_id, records), "go back to earlier versions", source_id
+        )
+
+    async def lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
+        """Return the ids of ``listed`` of which there is no record at that time or later.
+
+        What somebody deleted on purpose is not lacking.
+
+        Raises:
+            SinkError: The storage did not answer.
+        """
+        return await self._in_store(
+            lambda store: store.lacking(source_id, listed), "look up what it lacks", source_id
+        )
+
     async def _in_store(self, work: Callable[[Store], T], aim: str, source_id: str) -> T:
         store = self._store
         if store is None:
@@ -142,7 +167,7 @@ class DeltaSink:
         assert self._thread is not None  # noqa: S101 - there is one while there is a store
         try:
             return await self._thread.do(work)
-        except (DeltaError, OSError, pa.ArrowException) as error:
+        except (DeltaError, OSError, UnicodeError, pa.ArrowException) as error:
             said = f"{type(error).__name__}: {_harmless(str(error))}"
         # Not chained: what a storage says may show the signature of a request.
         raise SinkError(

@@ -1,0 +1,309 @@
+"""What others did to a table: what they deleted on purpose, and to where they restored it.
+
+- The log is read from the commit on that was looked at last. What this sink committed names a page,
+  and everything else is somebody else's.
+- Rows that a commit of somebody else's took out, and that are not in the table, were deleted on
+  purpose. They are noted in a table beside it, `<table>_deleted`, before anything is looked up.
+- A table that was restored, or repaired after files were lost, lacks rows that nobody meant to
+  delete. Its positions stay ahead of its rows, so that those written before do not hold any more:
+  what does is the position at the version that was restored.
+- What cannot be known: rows whose files were vacuumed, or whose commit was cleaned from the log,
+  before a run looked. Rows that are missing after such a cleaning are read from the source again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+from deltalake.exceptions import DeltaError
+
+from ladon_storage.collection.sinks.delta_files import File
+from ladon_storage.collection.sinks.delta_known import VERSION_KEYS, Known
+from ladon_storage.collection.sinks.delta_rows import (
+    DELETED,
+    INSTANT,
+    NEVER,
+    now_in_microseconds,
+    without_partitions,
+)
+from ladon_storage.collection.sinks.delta_table import Table
+
+logger = logging.getLogger(__name__)
+
+LOOKED_AT = 16
+"""So many commits later it is noted that they were looked at."""
+
+_OURS = '{"txn":{"appId":"ladon-'
+_SEEN, _RESTORED, _RESTORED_TO = "ladon-seen", "ladon-restored", "ladon-restored-to"
+_HAS_DELETED, _HAS_RESTORED, _FLAGS = 1, 2, 4
+
+Numbers = Callable[[str], int | None]
+
+
+class History:
+    """What others did to the records since somebody looked.
+
+    Args:
+        table: The records.
+        address: The table of what was deleted on purpose, which is made when it is needed.
+    """
+
+    def __init__(self, table: Table, address: str) -> None:
+        self._table = table
+        self._address = address
+        self._seen: int | None = None
+        self._noted = 0
+        self._has_deleted = False
+        self._deleted: Table | None = None
+        self._known: dict[str, Known] = {}
+        self.is_cut = False
+        """Whether commits that nobody looked at are no longer in the log."""
+
+    def look(self, number: int) -> tuple[bool, bool]:
+        """Look at what is new in the log, and note what others did.
+
+        Args:
+            number: The first commit that a run of the source may not have looked at.
+
+        Returns:
+            Whether somebody else changed rows, and whether the table was restored.
+
+        Raises:
+            CommitFailedError: Another run noted the same just now.
+        """
+        table = self._table
+        if self._seen is not None and self._seen >= table.version:
+            return False, False
+        noted = table.transaction(_SEEN) or 0
+        self._noted = noted // _FLAGS
+        self._has_deleted = self._has_deleted or bool(noted & _HAS_DELETED)
+        if self._seen is None:
+            self._seen = max(self._noted, number - 1)
+        counts: dict[str, int] = {}
+        restored: list[tuple[int, int]] = []
+        is_changed = False
+        for version in range(self._seen + 1, table.version + 1):
+            text = table.commit_text(version)
+            if text is None:
+                self.is_cut = self.is_cut or version > 0
+            elif _OURS not in text:
+                is_changed |= self._see(version, text, restored, counts)
+        if restored or counts:
+            self._note(restored, counts)
+        self._seen = table.version
+        return is_changed, bool(restored)
+
+    def skip(self) -> None:
+        """Take the last commit as looked at: it is this sink's own."""
+        if self._seen is not None and self._seen == self._table.version - 1:
+            self._seen += 1
+
+    def tidy(self) -> None:
+        """Note what was looked at, so that the next runs need not, if it is worth a commit."""
+        if self._seen is not None and self._seen - self._noted >= LOOKED_AT:
+            self._note([], {})
+
+    def deleted(self, source_id: str, ids: list[str]) -> pa.Table | None:
+        """Return what was deleted on purpose of some ids; ``None``: nothing was in the table."""
+        if not self._has_deleted:
+            return None
+        return self._known_of(source_id).find(ids)
+
+    def batches(self, source_id: str) -> Iterator[pa.RecordBatch]:
+        """Yield ids and times of all that was deleted on purpose of a source."""
+        if self._has_deleted:
+            table = self._deleted_table()
+            yield from table.read(table.files(source_id), ("record_id", "record_timestamp"))
+
+    def position_numbers(self, number: str) -> tuple[Numbers, bool]:
+        """Return what looks up the numbers of a position that holds, and whether it is the last.
+
+        Args:
+            number: The name of the number of the source's last commit.
+        """
+        is_last = True
+        look_up: Numbers = self._table.transaction
+        for _ in range(self._table.version + 1):
+            if not (look_up(_SEEN) or 0) & _HAS_RESTORED:
+                return look_up, is_last
+            if (look_up(number) or 0) > (look_up(_RESTORED) or 0):
+                return look_up, is_last
+            is_last, version = False, look_up(_RESTORED_TO)
+            if version is None or version < 0:
+                break
+            try:
+                look_up = self._table.transactions_at(version)
+            except (DeltaError, OSError):
+                break
+        return _nothing, False
+
+    def has_lost_rows(self, source_id: str) -> bool:
+        """Return whether rows are missing, and the log does not say why."""
+        expected = self._table.transaction(rows_name(source_id)) if self.is_cut else None
+        if expected is None or self._table.count(source_id) >= expected:
+            return False
+        logger.warning(
+            "The sink's table %s has fewer rows of source %r than were stored, and its log was "
+            "cleaned before a run looked: it is filled from the beginning.",
+            self._table.address,
+            source_id,
+        )
+        return True
+
+    def _see(
+        self, version: int, text: str, restored: list[tuple[int, int]], counts: dict[str, int]
+    ) -> bool:
+        """Note what a commit of somebody else did; return whether it changed rows."""
+        actions: dict[str, list[dict[str, Any]]] = {"add": [], "remove": [], "commitInfo": []}
+        for line in text.splitlines():
+            for kind, action in json.loads(line).items():
+                actions.get(kind, []).append(action)
+        info = actions["commitInfo"][0] if actions["commitInfo"] else {}
+        operation = str(info.get("operation", "")).upper()
+        if operation in ("RESTORE", "FSCK"):
+            restored.append((version, _restored_to(info)))
+            logger.warning(
+                "The sink's table %s was changed by %s in its version %d, so that rows may be "
+                "missing: each source goes on from where it was then.",
+                self._table.address,
+                operation,
+                version,
+            )
+            return True
+        removed = [each for each in actions["remove"] if each.get("dataChange", True)]
+        if removed and not operation.startswith("UPDATE"):
+            self._see_removed(version, removed, actions["add"], counts)
+        return bool(actions["remove"] or actions["add"])
+
+    def _see_removed(
+        self,
+        version: int,
+        removed: list[dict[str, Any]],
+        added: list[dict[str, Any]],
+        counts: dict[str, int],
+    ) -> None:
+        lost = 0
+        for action in removed:
+            partition = action.get("partitionValues") or {}
+            source_id, day = partition.get("source_id"), partition.get("day")
+            if not source_id or not day:
+                lost += 1
+                continue
+            here = [each for each in self._table.files(source_id) if each.day == day]
+            there = {each.path for each in here} | {unquote(each["path"]) for each in removed}
+            here += [
+                _file(each)
+                for each in added
+                if unquote(each["path"]) not in there and each.get("partitionValues") == partition
+            ]
+            try:
+                counts[source_id] = counts.get(source_id, 0) + self._note_deleted(
+                    source_id, day, _file(action), here
+                )
+            except FileNotFoundError:
+                lost += 1
+        if lost:
+            logger.warning(
+                "Rows of the sink's table %s were taken out in its version %d, and %d of their "
+                "files were vacuumed before a run looked: what was in them is stored again when a "
+                "source delivers it. Let a run of each source go between a DELETE and a VACUUM.",
+                self._table.address,
+                version,
+                lost,
+            )
+
+    def _note_deleted(self, source_id: str, day: str, removed: File, here: list[File]) -> int:
+        """Note the rows of a file that are in no other one, and return how many those are."""
+        table, count = self._table, 0
+        for batch in table.read([removed], VERSION_KEYS):
+            ids = batch["record_id"].unique().sort().to_pylist()
+            if not ids:
+                continue
+            near = [each for each in here if each.may_hold(ids[0], ids[-1])]
+            kept = _pairs(self._present(near, ids))
+            known = self._known_of(source_id)
+            kept |= _pairs([known.find(ids)])
+            gone = [
+                (record_id, version) not in kept
+                for record_id, version in zip(
+                    batch["record_id"].to_pylist(), batch["version"].to_pylist(), strict=True
+                )
+            ]
+            rows = pa.Table.from_batches([batch]).filter(pa.array(gone, pa.bool_()))
+            if not rows.num_rows:
+                continue
+            now = pa.array([now_in_microseconds()] * rows.num_rows, pa.int64()).cast(INSTANT)
+            rows = rows.append_column("deleted_at", now).cast(without_partitions(DELETED))
+            deleted = self._deleted_table()
+            deleted.commit([deleted.add(source_id, day, rows)], {})
+            known.add(rows)
+            count += rows.num_rows
+        return count
+
+    def _present(self, files: list[File], ids: list[str]) -> Iterator[pa.Table]:
+        for file in files:
+            try:
+                yield self._table.load([file], VERSION_KEYS[:2], ids)
+            except FileNotFoundError:  # one that was added then, and is no part of the table now
+                continue
+
+    def _note(self, restored: list[tuple[int, int]], counts: dict[str, int]) -> None:
+        """Commit what was seen, so that it is not looked at again."""
+        table = self._table
+        has_restored = bool(restored) or bool((table.transaction(_SEEN) or 0) & _HAS_RESTORED)
+        self._has_deleted = self._has_deleted or any(counts.values())
+        version = table.version
+        flags = (_HAS_DELETED if self._has_deleted else 0) | (_HAS_RESTORED if has_restored else 0)
+        names = {_SEEN: version * _FLAGS + flags, **table.kind_number}
+        if restored:
+            # One after another: what was restored last may have been restored itself.
+            names[_RESTORED] = restored[-1][0]
+            names[_RESTORED_TO] = min(to for _, to in restored)
+        # What is left is all that there should be.
+        names.update({rows_name(each): table.count(each) for each in counts})
+        table.commit([], names)
+        self._noted = version
+
+    def _deleted_table(self) -> Table:
+        if self._deleted is None:
+            self._deleted = Table(self._address, DELETED, "record_id", "deletions")
+        return self._deleted
+
+    def _known_of(self, source_id: str) -> Known:
+        if source_id not in self._known:
+            self._known[source_id] = Known(self._deleted_table(), source_id, VERSION_KEYS)
+        return self._known[source_id]
+
+
+def rows_name(source_id: str) -> str:
+    """Return the name of the number of rows that a source should have."""
+    return f"ladon-rows:{source_id}"
+
+
+def _restored_to(info: dict[str, Any]) -> int:
+    parameters = info.get("operationParameters") or {}
+    version = str(parameters.get("version", ""))
+    is_known = info.get("operation") == "RESTORE" and version.isdecimal()
+    return int(version) if is_known else NEVER
+
+
+def _file(action: dict[str, Any]) -> File:
+    day = str((action.get("partitionValues") or {}).get("day", ""))
+    return File(unquote(action["path"]), 0, None, day, None, None, None, named=action["path"])
+
+
+def _pairs(tables: Any) -> set[tuple[str, str]]:
+    return {
+        pair
+        for rows in tables
+        for pair in zip(rows["record_id"].to_pylist(), rows["version"].to_pylist(), strict=True)
+    }
+
+
+def _nothing(_: str) -> None:
+    """Find no number."""
