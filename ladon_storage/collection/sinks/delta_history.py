@@ -22,8 +22,8 @@ from urllib.parse import unquote
 import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
-from ladon_storage.collection.sinks.delta_files import File
-from ladon_storage.collection.sinks.delta_known import VERSION_KEYS, Known
+from ladon_storage.collection.sinks.delta_files import File, as_schema
+from ladon_storage.collection.sinks.delta_known import KEYS, VERSION_KEYS, Known
 from ladon_storage.collection.sinks.delta_rows import (
     DELETED,
     INSTANT,
@@ -51,14 +51,16 @@ class History:
     Args:
         table: The records.
         address: The table of what was deleted on purpose, which is made when it is needed.
+        keeps_all: Whether the records have a row for each version.
     """
 
-    def __init__(self, table: Table, address: str) -> None:
+    def __init__(self, table: Table, address: str, *, keeps_all: bool) -> None:
+        self._keeps_all = keeps_all
         self._table = table
         self._address = address
         self._seen: int | None = None
         self._noted = 0
-        self._has_deleted = False
+        self._has_deleted = self._has_restored = False
         self._deleted: Table | None = None
         self._known: dict[str, Known] = {}
         self.is_cut = False
@@ -82,6 +84,7 @@ class History:
         noted = table.transaction(_SEEN) or 0
         self._noted = noted // _FLAGS
         self._has_deleted = self._has_deleted or bool(noted & _HAS_DELETED)
+        self._has_restored = self._has_restored or bool(noted & _HAS_RESTORED)
         if self._seen is None:
             self._seen = max(self._noted, number - 1)
         counts: dict[str, int] = {}
@@ -103,16 +106,18 @@ class History:
         if self._seen is not None and self._seen == self._table.version - 1:
             self._seen += 1
 
-    def tidy(self) -> None:
+    def tidy(self) -> bool:
         """Note what was looked at, so that the next runs need not, if it is worth a commit."""
-        if self._seen is not None and self._seen - self._noted >= LOOKED_AT:
-            self._note([], {})
+        if self._seen is None or self._seen - self._noted < LOOKED_AT:
+            return False
+        self._note([], {})
+        return True
 
     def deleted(self, source_id: str, ids: list[str]) -> pa.Table | None:
         """Return what was deleted on purpose of some ids; ``None``: nothing was in the table."""
         if not self._has_deleted:
             return None
-        return self._known_of(source_id).find(ids)
+        return self._known_of(source_id).find_places(ids)
 
     def batches(self, source_id: str) -> Iterator[pa.RecordBatch]:
         """Yield ids and times of all that was deleted on purpose of a source."""
@@ -127,6 +132,8 @@ class History:
             number: The name of the number of the source's last commit.
         """
         is_last = True
+        if not self._has_restored:
+            return self._table.transaction, is_last
         look_up: Numbers = self._table.transaction
         for _ in range(self._table.version + 1):
             if not (look_up(_SEEN) or 0) & _HAS_RESTORED:
@@ -220,7 +227,8 @@ class History:
     def _note_deleted(self, source_id: str, day: str, removed: File, here: list[File]) -> int:
         """Note the rows of a file that are in no other one, and return how many those are."""
         table, count = self._table, 0
-        for batch in table.read([removed], VERSION_KEYS):
+        keys = VERSION_KEYS if self._keeps_all else (*KEYS, "collected_at")
+        for batch in table.read([removed], keys):
             ids = batch["record_id"].unique().sort().to_pylist()
             if not ids:
                 continue
@@ -238,7 +246,8 @@ class History:
             if not rows.num_rows:
                 continue
             now = pa.array([now_in_microseconds()] * rows.num_rows, pa.int64()).cast(INSTANT)
-            rows = rows.append_column("deleted_at", now).cast(without_partitions(DELETED))
+            rows = rows.append_column("deleted_at", now)
+            rows = as_schema(rows, without_partitions(DELETED))
             deleted = self._deleted_table()
             deleted.commit([deleted.add(source_id, day, rows)], {})
             known.add(rows)
@@ -255,10 +264,10 @@ class History:
     def _note(self, restored: list[tuple[int, int]], counts: dict[str, int]) -> None:
         """Commit what was seen, so that it is not looked at again."""
         table = self._table
-        has_restored = bool(restored) or bool((table.transaction(_SEEN) or 0) & _HAS_RESTORED)
         self._has_deleted = self._has_deleted or any(counts.values())
+        self._has_restored = self._has_restored or bool(restored)
         version = table.version
-        flags = (_HAS_DELETED if self._has_deleted else 0) | (_HAS_RESTORED if has_restored else 0)
+        flags = _HAS_DELETED * self._has_deleted | _HAS_RESTORED * self._has_restored
         names = {_SEEN: version * _FLAGS + flags, **table.kind_number}
         if restored:
             # One after another: what was restored last may have been restored itself.
@@ -276,7 +285,7 @@ class History:
 
     def _known_of(self, source_id: str) -> Known:
         if source_id not in self._known:
-            self._known[source_id] = Known(self._deleted_table(), source_id, VERSION_KEYS)
+            self._known[source_id] = Known(self._deleted_table(), source_id)
         return self._known[source_id]
 
 

@@ -75,10 +75,9 @@ class Known:
     Args:
         table: The table.
         source_id: The source.
-        keys: The columns that a look-up reads, ids first.
     """
 
-    def __init__(self, table: Table, source_id: str, keys: Sequence[str] = KEYS) -> None:
+    def __init__(self, table: Table, source_id: str) -> None:
         self.number: int | None = None
         """The number of the source's last commit, once it was read: what is known is true as long
         as it is."""
@@ -94,7 +93,7 @@ class Known:
         self._marked: set[str] | None = None
         self._table = table
         self._source_id = source_id
-        self._keys = keys
+        self._keys: Sequence[str] = KEYS
         self._held: list[pa.RecordBatch] | None = None
         self._filter: Filter | None = None
         self._pages = 0
@@ -137,6 +136,19 @@ class Known:
         files = self._table.files(self._source_id)
         files = [each for each in files if each.may_hold(asked[0], asked[-1])]
         return self._table.load(files, self._keys, asked)
+
+    def find_places(self, ids: Sequence[str]) -> pa.Table:
+        """Return the same with what tells which version of a record is the current one.
+
+        Nearly no page needs it, and then all pages behind it do it as cheaply.
+        """
+        if self._keys != VERSION_KEYS:
+            self._keys = VERSION_KEYS
+            if self._held is not None:
+                self._held = list(
+                    self._table.read(self._table.files(self._source_id), VERSION_KEYS)
+                )
+        return self.find(ids)
 
     def add(self, rows: pa.Table) -> None:
         """Note rows that were looked up, and are committed now."""

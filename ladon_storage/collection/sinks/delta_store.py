@@ -21,7 +21,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from ladon_storage.collection.interfaces import Position, WriteResult
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.collection.sinks.delta_history import History, rows_name
-from ladon_storage.collection.sinks.delta_known import KEYS, VERSION_KEYS, Known
+from ladon_storage.collection.sinks.delta_known import Known
 from ladon_storage.collection.sinks.delta_positions import changed, numbers_of, position_of
 from ladon_storage.collection.sinks.delta_rewrite import (
     Action,
@@ -47,6 +47,7 @@ from ladon_storage.collection.sinks.delta_versions import (
     Plan,
     plan_all,
     plan_latest,
+    plan_of_versions,
     plan_return_all,
     plan_return_latest,
 )
@@ -88,7 +89,7 @@ class Store:
             mark="removed_at",
             later=[RETURNED.name],
         )
-        self._history = History(self._records, f"{root}/{name}_deleted")
+        self._history = History(self._records, f"{root}/{name}_deleted", keeps_all=keep == "all")
         self._quarantine: Table | None = None
         self._is_new = True  # nothing was done since it was opened, so that it is up to date
         self._has_looked = False
@@ -141,10 +142,10 @@ class Store:
     def tidy(self) -> None:
         """Make small files one, and shorten the log; what fails here the next run does."""
         with suppress(DeltaError, OSError, pa.ArrowException, SinkError):
+            is_added = bool(self._added)
             for source_id in {of for of, _ in self._added}:
                 self._compact(source_id, {day for of, day in self._added if of == source_id})
-            if self._added:
-                self._history.tidy()
+            if is_added and self._history.tidy():
                 self._records.clean_up()
 
     def _looking(self, source_id: str, work: Callable[[], T]) -> T:
@@ -217,8 +218,7 @@ class Store:
             else:
                 known = None
         if known is None:
-            keys = KEYS if self._keep == "latest" else VERSION_KEYS
-            known = self._known[source_id] = Known(table, source_id, keys)
+            known = self._known[source_id] = Known(table, source_id)
         return known
 
     def _number_of(self, source_id: str) -> int:
@@ -262,8 +262,11 @@ class Store:
 
     def _plan(self, source_id: str, known: Known, records: list[Record]) -> Plan:
         ids = list({each.record_id: None for each in records})
-        plan = plan_latest if self._keep == "latest" else plan_all
-        return plan(records, known.find(ids), self._history.deleted(source_id, ids))
+        stored, deleted = known.find(ids), self._history.deleted(source_id, ids)
+        if self._keep == "latest":
+            return plan_latest(records, stored, deleted)
+        plan = plan_of_versions(records, stored, deleted)
+        return plan or plan_all(records, known.find_places(ids), deleted)
 
     def _put(
         self,
@@ -307,7 +310,8 @@ class Store:
         last = {each.record_id: each for each in records}
         if not last:
             return 0
-        stored, deleted = known.find(list(last)), self._history.deleted(source_id, list(last))
+        find = known.find if self._keep == "latest" else known.find_places
+        stored, deleted = find(list(last)), self._history.deleted(source_id, list(last))
         if self._keep == "latest":
             plan = plan_return_latest(last, stored, deleted)
             if plan.fresh:

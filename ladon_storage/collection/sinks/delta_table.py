@@ -52,7 +52,7 @@ CHECKPOINT_COMMITS = 10
 
 # Not a property: the kernel refuses those that it does not know.
 _MADE_BY = "Made by ladon-storage: "
-# Cleaning up lists the whole log: once for a run, not at each checkpoint.
+# Cleaning up lists the whole log: now and then at the end of a run, not at each checkpoint.
 _NO_CLEANUP = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
 
 

@@ -112,21 +112,41 @@ def _by_id(rows: pa.Table) -> dict[str, tuple[str, int]]:
     }
 
 
+def plan_of_versions(
+    records: Sequence[Record], stored: pa.Table, deleted: pa.Table | None
+) -> Plan | None:
+    """Return what to do with a page where a row is kept for each version.
+
+    ``None``: it depends on which version of a record is the current one.
+    """
+    fresh, known = _fresh(records, stored, deleted)
+    ids = {record_id for record_id, _ in known}
+    if len(ids) < len(known) or any(each.record_id in ids for each in fresh):
+        return None
+    # Of each record that is known there is one version, and none comes: all are current.
+    return _plan_of_unknown(fresh)
+
+
 def plan_all(records: Sequence[Record], stored: pa.Table, deleted: pa.Table | None) -> Plan:
-    """Return what to do with a page where a row is kept for each version."""
+    """Return what to do with a page by the places of the versions that there are."""
+    fresh, _ = _fresh(records, stored, deleted)
+    return _plan_of_versions(records, fresh, current_of(stored, deleted))
+
+
+def _fresh(
+    records: Sequence[Record], stored: pa.Table, deleted: pa.Table | None
+) -> tuple[list[Record], set[tuple[str, str]]]:
+    """Return the versions that are unknown, and those that are known."""
     fresh = {(each.record_id, each.version): each for each in reversed(records)}
     known: set[tuple[str, str]] = set()
     for rows in (stored, deleted):
         if rows is not None:
-            pairs = zip(rows["record_id"].to_pylist(), rows["version"].to_pylist(), strict=True)
-            known.update(pairs)
+            known.update(
+                zip(rows["record_id"].to_pylist(), rows["version"].to_pylist(), strict=True)
+            )
     for pair in known:
         fresh.pop(pair, None)
-    ids = {record_id for record_id, _ in known}
-    if len(ids) == len(known) and not any(record_id in ids for record_id, _ in fresh):
-        # Of each record that is known there is one version, and none comes: all are current.
-        return _plan_of_unknown(list(reversed(fresh.values())))
-    return _plan_of_versions(records, list(reversed(fresh.values())), current_of(stored, deleted))
+    return list(reversed(fresh.values())), known
 
 
 def _plan_of_unknown(fresh: list[Record]) -> Plan:
