@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
@@ -40,9 +42,27 @@ LOOKED_AT = 16
 
 _OURS = '{"txn":{"appId":"ladon-'
 _SEEN, _RESTORED, _RESTORED_TO = "ladon-seen", "ladon-restored", "ladon-restored-to"
-_HAS_DELETED, _HAS_RESTORED, _FLAGS = 1, 2, 4
+_HAS_DELETED, _HAS_RESTORED, _FLAGS, _NUMBERED = 1, 2, 4, 2**40
+_NOTED = re.compile(rf'"appId":"{_SEEN}","version":(\d+)')
 
 Numbers = Callable[[str], int | None]
+
+
+@dataclass(slots=True)
+class _Found:
+    """What was found in the log.
+
+    Args:
+        restored: Which versions restored the table, and to which one.
+        deleted: How many rows were deleted on purpose, by their sources.
+        is_changed: Whether somebody else changed rows.
+        is_restored: Whether the table was restored, also where that is noted already.
+    """
+
+    restored: list[tuple[int, int]] = field(default_factory=list)
+    deleted: dict[str, int] = field(default_factory=dict)
+    is_changed: bool = False
+    is_restored: bool = False
 
 
 class History:
@@ -59,7 +79,6 @@ class History:
         self._table = table
         self._address = address
         self._seen: int | None = None
-        self._noted = 0
         self._has_deleted = self._has_restored = False
         self._deleted: Table | None = None
         self._known: dict[str, Known] = {}
@@ -70,7 +89,7 @@ class History:
         """Look at what is new in the log, and note what others did.
 
         Args:
-            number: The first commit that a run of the source may not have looked at.
+            number: The number of the source's last commit, as `numbered` made it.
 
         Returns:
             Whether somebody else changed rows, and whether the table was restored.
@@ -81,25 +100,47 @@ class History:
         table = self._table
         if self._seen is not None and self._seen >= table.version:
             return False, False
-        noted = table.transaction(_SEEN) or 0
-        self._noted = noted // _FLAGS
-        self._has_deleted = self._has_deleted or bool(noted & _HAS_DELETED)
-        self._has_restored = self._has_restored or bool(noted & _HAS_RESTORED)
         if self._seen is None:
-            self._seen = max(self._noted, number - 1)
-        counts: dict[str, int] = {}
-        restored: list[tuple[int, int]] = []
-        is_changed = False
+            self._seen = max(0, self._hear(number) - 1)
+            if table.version - self._seen > LOOKED_AT or number < _NUMBERED:
+                self._seen = max(self._seen, self._hear(table.transaction(_SEEN) or 0))
+        found = _Found()
+        noted: int | None = None
         for version in range(self._seen + 1, table.version + 1):
             text = table.commit_text(version)
+            if text is not None and _OURS in text:
+                for told in _NOTED.findall(text):  # what another run noted
+                    self._hear(int(told))
+                continue
+            if noted is None:
+                noted = self._hear(table.transaction(_SEEN) or 0)
             if text is None:
-                self.is_cut = self.is_cut or version > 0
-            elif _OURS not in text:
-                is_changed |= self._see(version, text, restored, counts)
-        if restored or counts:
-            self._note(restored, counts)
+                self.is_cut = self.is_cut or version > noted
+            else:
+                self._see(version, text, found, is_noted=version <= noted)
+        if found.restored or found.deleted:
+            self._note(found)
         self._seen = table.version
-        return is_changed, bool(restored)
+        return found.is_changed, found.is_restored
+
+    def numbered(self, version: int) -> int:
+        """Return the number of a source's commit that is made on a version, and all before.
+
+        It says what was looked at, too, and what was found, so that most runs read nothing else.
+        """
+        return _NUMBERED | self._flagged(version + 1)
+
+    def _flagged(self, version: int) -> int:
+        flags = _HAS_DELETED * self._has_deleted | _HAS_RESTORED * self._has_restored
+        return version * _FLAGS + flags
+
+    def _hear(self, number: int) -> int:
+        """Note what a number says was found, and return up to which version."""
+        if number < _NUMBERED:  # of a release that only counted
+            return 0
+        self._has_deleted = self._has_deleted or bool(number & _HAS_DELETED)
+        self._has_restored = self._has_restored or bool(number & _HAS_RESTORED)
+        return _version_of(number)
 
     def skip(self) -> None:
         """Take the last commit as looked at: it is this sink's own."""
@@ -108,9 +149,10 @@ class History:
 
     def tidy(self) -> bool:
         """Note what was looked at, so that the next runs need not, if it is worth a commit."""
-        if self._seen is None or self._seen - self._noted < LOOKED_AT:
+        noted = self._hear(self._table.transaction(_SEEN) or 0)
+        if self._seen is None or self._seen - noted < LOOKED_AT:
             return False
-        self._note([], {})
+        self._note(_Found())
         return True
 
     def deleted(self, source_id: str, ids: list[str]) -> pa.Table | None:
@@ -136,9 +178,8 @@ class History:
             return self._table.transaction, is_last
         look_up: Numbers = self._table.transaction
         for _ in range(self._table.version + 1):
-            if not (look_up(_SEEN) or 0) & _HAS_RESTORED:
-                return look_up, is_last
-            if (look_up(number) or 0) > (look_up(_RESTORED) or 0):
+            restored = look_up(_RESTORED)
+            if restored is None or _version_of(look_up(number) or 0) > restored:
                 return look_up, is_last
             is_last, version = False, look_up(_RESTORED_TO)
             if version is None or version < 0:
@@ -162,10 +203,8 @@ class History:
         )
         return True
 
-    def _see(
-        self, version: int, text: str, restored: list[tuple[int, int]], counts: dict[str, int]
-    ) -> bool:
-        """Note what a commit of somebody else did; return whether it changed rows."""
+    def _see(self, version: int, text: str, found: _Found, *, is_noted: bool) -> None:
+        """Find what a commit of somebody else did."""
         actions: dict[str, list[dict[str, Any]]] = {"add": [], "remove": [], "commitInfo": []}
         for line in text.splitlines():
             for kind, action in json.loads(line).items():
@@ -173,7 +212,10 @@ class History:
         info = actions["commitInfo"][0] if actions["commitInfo"] else {}
         operation = str(info.get("operation", "")).upper()
         if operation in ("RESTORE", "FSCK"):
-            restored.append((version, _restored_to(info)))
+            found.is_changed = found.is_restored = True
+            if is_noted:
+                return
+            found.restored.append((version, _restored_to(info)))
             logger.warning(
                 "The sink's table %s was changed by %s in its version %d, so that rows may be "
                 "missing: each source goes on from where it was then.",
@@ -181,11 +223,11 @@ class History:
                 operation,
                 version,
             )
-            return True
+            return
+        found.is_changed = found.is_changed or bool(actions["remove"] or actions["add"])
         removed = [each for each in actions["remove"] if each.get("dataChange", True)]
-        if removed and not operation.startswith("UPDATE"):
-            self._see_removed(version, removed, actions["add"], counts)
-        return bool(actions["remove"] or actions["add"])
+        if removed and not is_noted and not operation.startswith("UPDATE"):
+            self._see_removed(version, removed, actions["add"], found.deleted)
 
     def _see_removed(
         self,
@@ -261,22 +303,34 @@ class History:
             except FileNotFoundError:  # one that was added then, and is no part of the table now
                 continue
 
-    def _note(self, restored: list[tuple[int, int]], counts: dict[str, int]) -> None:
+    def _note(self, found: _Found) -> None:
         """Commit what was seen, so that it is not looked at again."""
         table = self._table
-        self._has_deleted = self._has_deleted or any(counts.values())
-        self._has_restored = self._has_restored or bool(restored)
-        version = table.version
-        flags = _HAS_DELETED * self._has_deleted | _HAS_RESTORED * self._has_restored
-        names = {_SEEN: version * _FLAGS + flags, **table.kind_number}
-        if restored:
-            # One after another: what was restored last may have been restored itself.
-            names[_RESTORED] = restored[-1][0]
-            names[_RESTORED_TO] = min(to for _, to in restored)
+        self._has_deleted = self._has_deleted or any(found.deleted.values())
+        self._has_restored = self._has_restored or bool(found.restored)
+        names = {_SEEN: _NUMBERED | self._flagged(table.version), **table.kind_number}
+        if found.restored:
+            names[_RESTORED] = found.restored[-1][0]
+            names[_RESTORED_TO] = self._restored_to(found.restored)
         # What is left is all that there should be.
-        names.update({rows_name(each): table.count(each) for each in counts})
+        names.update({rows_name(each): table.count(each) for each in found.deleted})
         table.commit([], names)
-        self._noted = version
+
+    def _restored_to(self, restored: list[tuple[int, int]]) -> int:
+        """Return the version whose positions hold.
+
+        What was restored may itself have been restored, and not noted in it.
+        """
+        table, to = self._table, min(to for _, to in restored)
+        before = table.transaction(_RESTORED)
+        if before is not None and to >= before:
+            try:
+                is_noted = table.transactions_at(to)(_RESTORED) == before
+            except (DeltaError, OSError):
+                return NEVER
+            if not is_noted:
+                to = min(to, table.transaction(_RESTORED_TO) or NEVER)
+        return to
 
     def _deleted_table(self) -> Table:
         if self._deleted is None:
@@ -287,6 +341,10 @@ class History:
         if source_id not in self._known:
             self._known[source_id] = Known(self._deleted_table(), source_id)
         return self._known[source_id]
+
+
+def _version_of(number: int) -> int:
+    return (number & _NUMBERED - 1) // _FLAGS if number >= _NUMBERED else 0
 
 
 def rows_name(source_id: str) -> str:

@@ -42,7 +42,8 @@ def numbers_of(position: Position | None, source_id: str) -> dict[str, int]:
         run |= _HAS_DOCUMENT
         halves = position.document[:_RUN], position.document[_RUN:]
         numbers.update(zip(_HALVES, (int(each, 16) for each in halves)))  # noqa: B905
-    numbers["run"] = run | (_HAS_SHOWN_ORDER if position.order_shown else 0)
+    run |= _HAS_SHOWN_ORDER if position.order_shown else 0
+    numbers["run"] = run if position.origin is not None else -1 - run
     return {_name(what, source_id): number for what, number in numbers.items()}
 
 
@@ -51,8 +52,11 @@ def position_of(number: Number, source_id: str) -> Position | None:
     timestamp = instant(number(_name("timestamp", source_id)))
     if timestamp is None:
         return None
-    watermark, origin = (instant(number(_name(each, source_id))) for each in _INSTANTS[1:])
     run = number(_name("run", source_id)) or 0
+    # Each number that is looked up costs, and most sources have no origin.
+    origin = None if run < 0 else instant(number(_name("origin", source_id)))
+    watermark = instant(number(_name("watermark", source_id)))
+    run = run if run >= 0 else -1 - run
     document = None
     if run & _HAS_DOCUMENT:
         halves = (number(_name(each, source_id)) or 0 for each in _HALVES)

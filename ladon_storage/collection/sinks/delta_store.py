@@ -1,8 +1,8 @@
 """What the Delta sink does in its thread: which rows are new, and what one commit changes.
 
-- A commit has a number within its source, the version that it makes unless others come first. Who
-  commits depends on the number before. What is known of a source is thrown away when somebody else
-  has numbered a commit, or changed rows without one.
+- A commit has a number within its source, by the version that it makes unless others come first.
+  Who commits depends on the number before. What is known of a source is thrown away when somebody
+  else has numbered a commit, or changed rows without one.
 - What others did is looked at before anything is looked up.
 - Small files of one day are made one on the way and at the end; that changes no row.
 """
@@ -198,11 +198,11 @@ class Store:
         numbers = {**held, **(position or {})}
         # A position of before the table was restored would hold again with this number.
         names = changed(numbers, held) if known.is_position_held else dict(numbers)
-        names[_page_name(source_id)] = before + 1
+        number = names[_page_name(source_id)] = self._history.numbered(before)
         if known.is_read:
             names[rows_name(source_id)] = known.count + added
         table.commit(actions, names)
-        known.number, known.count = before + 1, known.count + added
+        known.number, known.count = number, known.count + added
         if position is not None:
             known.position = position_of(numbers.get, source_id)
         known.numbers, known.is_position_held = numbers, True

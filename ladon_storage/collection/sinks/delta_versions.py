@@ -119,9 +119,9 @@ def plan_of_versions(
 
     ``None``: it depends on which version of a record is the current one.
     """
-    fresh, known = _fresh(records, stored, deleted)
-    ids = {record_id for record_id, _ in known}
-    if len(ids) < len(known) or any(each.record_id in ids for each in fresh):
+    fresh, ids = _fresh(records, stored, deleted)
+    known = set(ids)
+    if len(known) < len(ids) or any(each.record_id in known for each in fresh):
         return None
     # Of each record that is known there is one version, and none comes: all are current.
     return _plan_of_unknown(fresh)
@@ -135,17 +135,16 @@ def plan_all(records: Sequence[Record], stored: pa.Table, deleted: pa.Table | No
 
 def _fresh(
     records: Sequence[Record], stored: pa.Table, deleted: pa.Table | None
-) -> tuple[list[Record], set[tuple[str, str]]]:
-    """Return the versions that are unknown, and those that are known."""
+) -> tuple[list[Record], list[str]]:
+    """Return the versions that are unknown, and the ids of those that are known."""
     fresh = {(each.record_id, each.version): each for each in reversed(records)}
-    known: set[tuple[str, str]] = set()
+    known: list[str] = []
     for rows in (stored, deleted):
         if rows is not None:
-            known.update(
-                zip(rows["record_id"].to_pylist(), rows["version"].to_pylist(), strict=True)
-            )
-    for pair in known:
-        fresh.pop(pair, None)
+            ids = rows["record_id"].to_pylist()
+            for pair in zip(ids, rows["version"].to_pylist(), strict=True):
+                fresh.pop(pair, None)
+            known += ids
     return list(reversed(fresh.values())), known
 
 
