@@ -6,6 +6,7 @@ The owner uses deltalake, as another program would.
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -524,3 +525,86 @@ async def test_version_is_current_whatever_the_clocks_of_workers_say(
         clock.append(0)
     found = rows(lake, "collected_at", "payload")
     assert [value for _, value in found] == ["a", "b", "c"]
+
+
+def vector(*rows: int) -> dict[str, Any]:
+    """Return the deletion vector of a few rows: a bitmap within the log, as Delta has it."""
+    bitmap = struct.pack("<II", 12346, 1) + struct.pack("<HH", 0, len(rows) - 1)
+    bitmap += struct.pack("<I", 16) + struct.pack(f"<{len(rows)}H", *rows)
+    whole = struct.pack("<IQI", 1681511377, 1, 0) + bitmap
+    whole += bytes(-len(whole) % 4)
+    digits = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+    text = ""
+    for (word,) in struct.iter_unpack(">I", whole):
+        text += "".join(digits[word // 85**power % 85] for power in (4, 3, 2, 1, 0))
+    inline = {"storageType": "i", "pathOrInlineDv": text, "sizeInBytes": len(whole)}
+    return {**inline, "cardinality": len(rows)}
+
+
+@KEEPS
+async def test_rows_that_a_deletion_vector_took_out_are_gone(lake: Path, keep: str) -> None:
+    """They are not known, not doubled, and stay deleted; a file that has one is not replaced."""
+    first = [record(str(n), n) for n in range(6)]
+    await write(lake, keep, first)
+    owned(lake).alter.set_table_properties(
+        {"delta.enableDeletionVectors": "true"}, raise_if_not_exists=False
+    )
+    table = owned(lake)
+    [add] = [
+        json.loads(line)["add"]
+        for path in (lake / "records" / "_delta_log").glob("*.json")
+        for line in path.read_text().splitlines()
+        if line.startswith('{"add"')
+    ]
+    partition = {"path": add["path"], "partitionValues": add["partitionValues"]}
+    remove = {**partition, "deletionTimestamp": 1, "dataChange": True, "size": add["size"]}
+    actions: list[dict[str, Any]] = [
+        {"commitInfo": {"operation": "DELETE"}},
+        {"remove": remove},
+        {"add": {**add, "deletionVector": vector(1, 3)}},
+    ]
+    commit = lake / "records" / "_delta_log" / f"{table.version() + 1:020}.json"
+    commit.write_text("".join(json.dumps(each) + "\n" for each in actions))
+
+    async with sink(lake, keep) as target:
+        page = Page([*first, record("6", 6)])
+        assert (await target.write("feed", page)).written == 1
+        assert (await target.write("feed", page)).written == 0
+        assert await target.lacking("feed", {"0": at(0), "1": at(1), "9": at(1)}) == {"9"}
+        assert (await target.write("feed", Page([record("3", 8, "b")]))).changed == 1
+        with pytest.raises(SinkError, match=r"has a deletion vector, .* REORG TABLE"):
+            await target.mark_removed("feed", {"0"}, 1)
+        if keep == "latest":
+            with pytest.raises(SinkError, match="has a deletion vector"):
+                await target.write("feed", Page([record("0", 9, "b")]))
+
+
+@KEEPS
+async def test_commit_that_fails_in_the_middle_leaves_nothing_wrong(
+    lake: Path, keep: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of looking, of a page and of a return: what is done again is done whole."""
+    first = [record(str(n), n) for n in range(4)]
+    await write(lake, keep, first, position=Position(timestamp=at(4)))
+    owned(lake).delete("record_id = '1'")
+    real = delta_table.Table.commit
+    # The note of a deletion, that it was seen, and the page: each is there after it was tried again.
+    for failing in (0, 1, 1):
+        done, changed = 0, record("0", 9, "z")
+
+        def fail(self: Any, actions: Any, names: Any, last: int = failing) -> None:
+            nonlocal done
+            if done == last:
+                raise OSError("the disk is full")
+            done += 1
+            real(self, actions, names)
+
+        with monkeypatch.context() as broken:
+            broken.setattr(delta_table.Table, "commit", fail)
+            with pytest.raises(SinkError, match="the disk is full"):
+                await write(lake, keep, [*first, changed], position=Position(timestamp=at(9)))
+
+    assert await position_of(lake, keep) == Position(timestamp=at(4))
+    [result] = await write(lake, keep, [*first, record("0", 9, "z")])
+    assert (result.new, result.changed) == ((), 1)
+    assert sorted(set(ids(lake))) == ["0", "2", "3"]

@@ -37,7 +37,7 @@ from ladon_storage.collection.sinks.delta_table import Table
 
 logger = logging.getLogger(__name__)
 
-LOOKED_AT = 16
+LOOKED_AT = 32
 """So many commits later it is noted that they were looked at."""
 
 _OURS = '{"txn":{"appId":"ladon-'

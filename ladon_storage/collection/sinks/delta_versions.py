@@ -151,9 +151,9 @@ def _fresh(
 def _plan_of_unknown(fresh: list[Record]) -> Plan:
     now = now_in_microseconds()
     plan = Plan(fresh, [now] * len(fresh), [None] * len(fresh))
-    latest = latest_of(fresh)
-    plan.new = list(latest.values())
-    if len(plan.new) < len(fresh):
+    plan.new = fresh
+    if len({each.record_id for each in fresh}) < len(fresh):
+        plan.new = list(latest_of(fresh).values())
         plan.fresh = sorted(fresh, key=lambda each: each.timestamp)
         plan.arrived = _one_after_another(plan.fresh, now)
     return plan
