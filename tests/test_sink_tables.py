@@ -14,6 +14,7 @@ import pytest
 from ladon_storage.collection.interfaces import Position
 from ladon_storage.collection.records import Page, Record
 from ladon_storage.collection.sinks import SqlSink
+from ladon_storage.collection.sinks.sql_database import Compared
 from ladon_storage.collection.sinks.sql_postgresql import Postgresql
 from ladon_storage.collection.sinks.sql_sqlite import Sqlite
 from ladon_storage.errors import SinkError
@@ -73,7 +74,7 @@ async def test_tables_are_made_once_by_whoever_is_first(fresh: Fresh) -> None:
 
     assert written == [1] * 4
     assert fresh.tables() >= {"records", "records_quarantine", "ladon_positions", "ladon_meta"}
-    assert fresh.execute("SELECT table_name, version FROM ladon_meta") == [("records", 2)]
+    assert fresh.execute("SELECT table_name, version FROM ladon_meta") == [("records", 3)]
 
 
 async def test_tables_of_one_database_are_apart(fresh: Fresh) -> None:
@@ -126,15 +127,15 @@ async def test_table_beside_the_records_is_made_again(fresh: Fresh, missing: str
 
     assert await write(fresh.sink(), record("1", 1)) == 0
     assert missing in fresh.tables()
-    assert fresh.execute("SELECT table_name, version FROM ladon_meta") == [("records", 2)]
+    assert fresh.execute("SELECT table_name, version FROM ladon_meta") == [("records", 3)]
 
 
 async def test_table_of_a_newer_release_is_refused(fresh: Fresh) -> None:
     """What this release does not know it leaves alone."""
     await write(fresh.sink(), record("1", 1))
-    fresh.execute("UPDATE ladon_meta SET version = 3")
+    fresh.execute("UPDATE ladon_meta SET version = 4")
 
-    with pytest.raises(SinkError, match="is of version 3, and this release knows 2; update ladon"):
+    with pytest.raises(SinkError, match="is of version 4, and this release knows 3; update ladon"):
         await write(fresh.sink(), record("2", 2))
 
 
@@ -168,11 +169,26 @@ async def test_another_run_that_was_faster_is_respected(
     """What was unknown may be there when it is written: nothing is twice, or goes back."""
     await write(fresh.sink(keep=keep), record("1", 2, "new"))
     for database in (Sqlite, Postgresql):
-        monkeypatch.setattr(database, "unknown", lambda _self, _at, _id, records: records)
+        compare = database.compare
+        looks = iter([True, False] * 2)
 
-    assert await write(fresh.sink(keep=keep), record("1", 2, "new")) == 0
+        def stale(self: Any, *args: Any, compare: Any = compare, **kwargs: Any) -> Compared:
+            if next(looks):  # before the other run committed
+                return Compared(new=list(args[2]))
+            found: Compared = compare(self, *args, **kwargs)
+            return found
+
+        monkeypatch.setattr(database, "compare", stale)
+
+    async with fresh.sink(keep=keep) as target:
+        result = await target.write("feed", Page([record("1", 2, "new")]))
+    assert (result.written, len(result.superseded)) == (0, 0)
+    async with fresh.sink(keep=keep) as target:
+        result = await target.write("feed", Page([record("1", 1, "old")]))
     expected = 0 if keep == "latest" else 1
-    assert await write(fresh.sink(keep=keep), record("1", 1, "old")) == expected
+    if keep == "latest":  # all are counted as what they were taken for
+        assert (list(result.new), result.changed, len(result.superseded)) == ([], 0, 1)
+    assert result.written == expected
     assert fresh.execute("SELECT count(*) FROM records") == [(1 + expected,)]
 
 
@@ -218,7 +234,8 @@ async def test_table_of_the_first_version_is_migrated(tmp_path: Path, keep: str)
     before = old.execute("SELECT * FROM records")
 
     assert await write(old.sink(keep=keep), one, two) == 0
-    assert old.execute("SELECT * FROM records") == [(*row, None) for row in before]
+    added = (None,) if keep == "latest" else (None, None)
+    assert old.execute("SELECT * FROM records") == [(*row, *added) for row in before]
     async with old.sink(keep=keep) as target:
         assert await target.mark_removed("feed", {"1"}, 0.5) == 1
         assert (await target.write("feed", Page([two, record("1", 3, "b")]))).written == 1
