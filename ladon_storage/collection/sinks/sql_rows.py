@@ -117,6 +117,10 @@ class Rows:
                 return WriteResult(superseded=compared.superseded)
             if not is_last:
                 database.begin_writing(connection, source_id)
+                ids = [each.record_id for each in compared.new]
+                if self._keeps_all and not database.are_unknown(connection, source_id, ids):
+                    transaction.rollback()
+                    return None
             if are_marked:
                 ids = [record.record_id for record in records]
                 database.mark(connection, source_id, ids, None)
