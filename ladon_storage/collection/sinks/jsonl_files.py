@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote
 
+import orjson
+
 from ladon_storage.collection.interfaces import Position, WriteResult, run_digest, utc_now
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.collection.sinks.jsonl_lines import (
@@ -299,7 +301,7 @@ class SourceFiles:
             head["returned_at"] = returned
         # Line breaks are only between the values of JSON, where a space is as good.
         payload = record.payload.replace("\r", " ").replace("\n", " ")
-        return f'{_as_given(head)[:-1]},"payload":{payload}}}'.encode()
+        return b'%b,"payload":%b}' % (orjson.dumps(head)[:-1], payload.encode())
 
     def _rejected(self, reject: Reject, run_id: str) -> bytes:
         # Escaped: nobody has checked these texts.
