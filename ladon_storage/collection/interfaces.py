@@ -100,6 +100,14 @@ class Known(Protocol):
         """The digest of the document whose records are all durable; ``None``: read it."""
         ...
 
+    @property
+    def must_reach(self) -> datetime | None:
+        """How far back an answer must reach so that nothing is missing between it and the sink.
+
+        ``None``: there is nothing yet, so that nothing lies between.
+        """
+        ...
+
     async def lacking(self, listed: Mapping[str, datetime]) -> Set[str]:
         """Return the ids of ``listed`` of which the sink has no record at that time or later."""
         ...
@@ -129,7 +137,8 @@ class Position(BaseModel):
         run_id: The run that wrote it; ``None``: the sink does not keep that. It tells a run that
             did not end from a watermark that an operator moved back to where that run began. A
             sink that keeps numbers alone gives its `run_digest`.
-        document: The digest of the source's document whose records are all in the sink.
+        document: The digest of the source's document whose records are all in the sink: 30
+            hexadecimal digits; ``None``: the last complete reading had nothing, or no document.
         order_shown: Whether a whole pass came in the order that the source declares.
     """
 
@@ -158,6 +167,8 @@ class WriteResult:
         changed: How many versions are new of records that it had, or replaced what it had.
         superseded: The records that it left as they are, since it holds something later: of an id
             that it has at a later time, or, where all versions are kept, one that another followed.
+            Where there are some, the position that came with the page was not written: whether
+            they are to become current shows only at the end of the run.
     """
 
     new: Sequence[Record] = ()
@@ -257,7 +268,7 @@ class Limits(BaseModel):
         timedelta(minutes=5),
         timedelta(seconds=1),
         "Future skew (seconds)",
-        "How far a record may be ahead of our clock and still move the watermark.",
+        "How far a record may be ahead of the clock before it is reported as from the future.",
     )
     quarantine_share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.1,
