@@ -588,7 +588,7 @@ async def test_commit_that_fails_in_the_middle_leaves_nothing_wrong(
     await write(lake, keep, first, position=Position(timestamp=at(4)))
     owned(lake).delete("record_id = '1'")
     real = delta_table.Table.commit
-    # The note of a deletion, that it was seen, and the page: each is there after it was tried again.
+    # The note of a deletion, that it was seen, and the page.
     for failing in (0, 1, 1):
         done, changed = 0, record("0", 9, "z")
 

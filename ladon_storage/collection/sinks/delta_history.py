@@ -275,16 +275,13 @@ class History:
             if not ids:
                 continue
             near = [each for each in here if each.may_hold(ids[0], ids[-1])]
-            kept = _pairs(self._present(near, ids))
+            rows = _others(pa.Table.from_batches([batch]), _pairs(self._present(near, ids)))
+            if not rows.num_rows:
+                continue
+            # Noted before, too, where a run died behind that: each is once in what is noted.
+            count += rows.num_rows
             known = self._known_of(source_id)
-            kept |= _pairs([known.find(ids)])
-            gone = [
-                (record_id, version) not in kept
-                for record_id, version in zip(
-                    batch["record_id"].to_pylist(), batch["version"].to_pylist(), strict=True
-                )
-            ]
-            rows = pa.Table.from_batches([batch]).filter(pa.array(gone, pa.bool_()))
+            rows = _others(rows, _pairs([known.find(ids)]))
             if not rows.num_rows:
                 continue
             now = pa.array([now_in_microseconds()] * rows.num_rows, pa.int64()).cast(INSTANT)
@@ -293,7 +290,6 @@ class History:
             deleted = self._deleted_table()
             deleted.commit([deleted.add(source_id, day, rows)], {})
             known.add(rows)
-            count += rows.num_rows
         return count
 
     def _present(self, files: list[File], ids: list[str]) -> Iterator[pa.Table]:
@@ -362,6 +358,12 @@ def _restored_to(info: dict[str, Any]) -> int:
 def _file(action: dict[str, Any]) -> File:
     day = str((action.get("partitionValues") or {}).get("day", ""))
     return File(unquote(action["path"]), 0, None, day, None, None, None, named=action["path"])
+
+
+def _others(rows: pa.Table, pairs: set[tuple[str, str]]) -> pa.Table:
+    """Return the rows of other versions."""
+    columns = rows["record_id"].to_pylist(), rows["version"].to_pylist()
+    return rows.filter(pa.array([each not in pairs for each in zip(*columns, strict=True)]))
 
 
 def _pairs(tables: Any) -> set[tuple[str, str]]:
