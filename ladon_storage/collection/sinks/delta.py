@@ -3,8 +3,11 @@
 - A page is one commit: its rows, its position, and a number of its source. Delta refuses a commit
   whose source got another one in between; the page is then looked up anew and tried again. So two
   runs of one source cannot both add a row, and runs of different sources do not meet at all.
-- A position is the versions of three application transactions, in microseconds: they are what
-  Delta keeps for ever, through checkpoints, vacuum and the cleaning of its log.
+- A position is the versions of application transactions: they are what Delta keeps for ever,
+  through checkpoints, vacuum and the cleaning of its log. It goes back with a table that is
+  restored.
+- Its owner may touch the table. Files are read by the table's columns, whoever wrote them; what was
+  deleted on purpose stays deleted until the source delivers a change.
 - The quarantine is a table of its own, and written first. A crash in between replays the page, and
   a reject is stored once.
 - ``keep="latest"``: an older content never replaces a newer one; at equal times what arrived later
@@ -44,9 +47,20 @@ class DeltaSink:
 
     The columns are ``source_id`` and ``day`` (of the record's timestamp), by which it is
     partitioned, ``record_id``, ``version``, ``record_timestamp``, ``payload`` (JSON text),
-    ``collected_at`` (when this version arrived) and ``removed_at`` (when the source no longer
-    listed it). What could not be used is in the table ``<table>_quarantine`` beside it. One object
-    serves one run at a time; several runs and processes may share the table.
+    ``collected_at`` (when this version arrived), ``removed_at`` (when the source no longer listed
+    it) and, where all versions are kept, ``returned_at`` (when the source went back to it). What
+    could not be used is in the table ``<table>_quarantine`` beside it. One object serves one run at
+    a time; several runs and processes may share the table.
+
+    The current version of each record is the first one of ``row_number() OVER (PARTITION BY
+    source_id, record_id ORDER BY returned_at DESC NULLS LAST, record_timestamp DESC, collected_at
+    DESC)``.
+
+    Other engines may write the table, too, and add columns that can be null. What they delete is
+    noted in ``<table>_deleted`` by the next run of any of its sources, and stays deleted until its
+    source delivers another content; drop that table, and it may come back. Rows of files that were
+    vacuumed before a run looked cannot be known, and come back. A table that is restored to an
+    earlier version is filled from where it was then.
 
     Args:
         url: The folder of the tables: ``delta:///var/lib/ladon`` anywhere, ``delta://lake`` beside

@@ -246,6 +246,8 @@ class Store:
             if known.is_position_held and not changed(numbers, known.numbers or {}):
                 numbers = None
         plan = self._plan(source_id, known, records) if records else Plan()
+        if plan.superseded:  # a crash before it is known what is current must read them again
+            numbers = None
         # Whatever its version is, a record that a page has is there.
         back = known.marked & {each.record_id for each in records} if records else set()
         result = WriteResult(

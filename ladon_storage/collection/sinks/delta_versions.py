@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from ladon_storage.collection.records import Record
 from ladon_storage.collection.sinks.delta_known import ORDER
 from ladon_storage.collection.sinks.delta_rows import NEVER, microseconds, now_in_microseconds
+from ladon_storage.collection.sinks.versions import last_said
 
 Place = tuple[int, int, int]
 """Where a version stands among those of its record, by `ORDER`."""
@@ -72,13 +73,14 @@ def plan_latest(records: Sequence[Record], stored: pa.Table, deleted: pa.Table |
         elif record_id in rows:
             plan.replaced[record_id] = moment
     if passed:
-        plan.superseded = [
+        older = [
             record
             for record in records
             if (row := passed.get(record.record_id)) is not None
             and record.version != row[0]
             and microseconds(record.timestamp) < row[1]
         ]
+        plan.superseded = last_said(records, older)
     plan.fresh = list(latest.values())
     plan.new = [each for each in plan.fresh if each.record_id not in known]
     plan.arrived = [now_in_microseconds()] * len(plan.fresh)
@@ -183,14 +185,16 @@ def _plan_of_versions(
         plan.returned.append(returned)
     plan.new = list(new.values())
     passed = {(each.record_id, each.version) for each in plan.fresh if id(each) in behind}
+    older: list[Record] = []
     written = {(each.record_id, each.version) for each in plan.fresh}
     for record in records:
         key = record.record_id, record.version
         if record.record_id in before and key not in written:
             if before[record.record_id][0] != record.version:
-                plan.superseded.append(record)
+                older.append(record)
         elif key in passed:
-            plan.superseded.append(record)
+            older.append(record)
+    plan.superseded = last_said(records, older)
     return plan
 
 
