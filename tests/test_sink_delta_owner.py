@@ -608,3 +608,34 @@ async def test_commit_that_fails_in_the_middle_leaves_nothing_wrong(
     [result] = await write(lake, keep, [*first, record("0", 9, "z")])
     assert (result.new, result.changed) == ((), 1)
     assert sorted(set(ids(lake))) == ["0", "2", "3"]
+
+
+async def test_return_is_current_whatever_the_clocks_of_workers_say(
+    lake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker whose clock is behind goes back to a version behind the return before it."""
+    now = 2 * 10**15
+    module = "ladon_storage.collection.sinks.delta_versions.now_in_microseconds"
+    monkeypatch.setattr(module, lambda: now)
+    one, two = record("1", 1, "a"), record("1", 2, "b")
+    await write(lake, "all", [one], [two])
+    for version in (one, two):
+        async with sink(lake, "all") as target:
+            assert await target.revert("feed", [version]) == 1
+        now -= 10**9
+    assert [each.written for each in await write(lake, "all", [two], [one])] == [0, 0]
+    found = rows(lake, "returned_at", "payload")
+    assert [value for _, value in found] == ["a", "b"]
+
+
+async def test_row_that_its_owner_gave_another_time_is_replaced(lake: Path) -> None:
+    """Its file is of the day that it had, and is found all the same."""
+    await write(lake, "latest", [record("1", 1), record("2", 2)])
+    owned(lake).update(
+        predicate="record_id = '1'",
+        updates={"record_timestamp": "timestamp '2023-01-01T00:00:00Z'"},
+    )
+    [result] = await write(lake, "latest", [record("1", 3, "b")])
+
+    assert result.changed == 1
+    assert rows(lake, "record_id", "payload") == [("1", "b"), ("2", "a")]

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,7 +42,6 @@ LOOKED_AT = 32
 _OURS = '{"txn":{"appId":"ladon-'
 _SEEN, _RESTORED, _RESTORED_TO = "ladon-seen", "ladon-restored", "ladon-restored-to"
 _HAS_DELETED, _HAS_RESTORED, _FLAGS, _NUMBERED = 1, 2, 4, 2**40
-_NOTED = re.compile(rf'"appId":"{_SEEN}","version":(\d+)')
 
 Numbers = Callable[[str], int | None]
 
@@ -109,8 +107,6 @@ class History:
         for version in range(self._seen + 1, table.version + 1):
             text = table.commit_text(version)
             if text is not None and _OURS in text:
-                for told in _NOTED.findall(text):  # what another run noted
-                    self._hear(int(told))
                 continue
             if noted is None:
                 noted = self._hear(table.transaction(_SEEN) or 0)
