@@ -80,7 +80,11 @@ class SourceFiles:
         rejects: dict[bytes, Reject] = {}
         for reject in page.rejects:
             rejects.setdefault(_digest(reject.raw), reject)
-        records = {_record_key(each.record_id, each.version): each for each in page.records}
+        records: dict[bytes, Record] = {}
+        for each in page.records:
+            key = _record_key(each.record_id, each.version)
+            records.pop(key, None)  # what comes again is said last
+            records[key] = each
         with self._locked(), Moves() as moves:
             new_rejects = self._rejects.missing(rejects)
             self._rejects.add(
@@ -89,22 +93,31 @@ class SourceFiles:
             added = {key: records[key] for key in self._records.missing(records)}
             returned, older = self._placed(added)
             new = [each for each in added.values() if hash(each.record_id) not in self._current]
-            if added:
-                lines = {key: self._line(added[key], returned.get(key)) for key in added}
-                self._records.add(_prefix(added.values()), lines, moves)
+            overtaken = {added[key].record_id for key in added.keys() - older.keys()}
+            passed = [
+                each
+                for key, each in (records.items() if len(added) < len(records) else ())
+                if key not in added
+                and (each.record_id in overtaken or not self._is_current(each, key))
+            ]
+            again, superseded = self._again(last_said(page.records, passed), returned)
+            superseded += last_said(page.records, list(older.values()))
+            placed = added | again
+            if placed:
+                lines = {key: self._line(placed[key], returned.get(key)) for key in placed}
+                salt = returned[next(iter(again))] if again else ""
+                self._records.add(_prefix(placed.values()), lines, moves, salt)
             self._restore({record.record_id for record in page.records}, moves)
-            superseded = [] if len(added) == len(records) else self._superseded(records, added)
-            superseded = last_said(page.records, [*superseded, *older.values()])
             if position is not None and not superseded:
                 moves.add(self._position_path, [_position_text(position).encode()])
-        for key, record in added.items():
+        for key, record in placed.items():
             self._see(record, key, returned.get(key))
         self._older |= older.keys()
         by_time = {each.record_id: each for each in new}
         if len(by_time) < len(new):
             new.sort(key=lambda each: each.timestamp)
             by_time = {each.record_id: each for each in new}
-        return WriteResult(list(by_time.values()), len(added) - len(by_time), superseded)
+        return WriteResult(list(by_time.values()), len(placed) - len(by_time), superseded)
 
     def revert(self, records: Sequence[Record]) -> int:
         """Add versions again, as the current ones; return how many were not, of older runs."""
@@ -219,27 +232,35 @@ class SourceFiles:
         if current is None or order >= current[_KEY:]:
             self._current[number] = key + order
 
-    def _superseded(
-        self, records: Mapping[bytes, Record], added: Mapping[bytes, Record]
-    ) -> list[Record]:
-        """Return the records that are there, and not current."""
-        return [
-            each
-            for key, each in records.items()
-            if key not in added and self._current.get(hash(each.record_id), b"")[:_KEY] != key
-        ]
+    def _again(
+        self, passed: list[Record], returned: dict[bytes, str]
+    ) -> tuple[dict[bytes, Record], list[Record]]:
+        """Tell lines that become current again at once from those that are older than what is.
 
-    def _is_current(self, record: Record) -> bool:
-        current = self._current.get(hash(record.record_id), b"")
-        return current[:_KEY] == _record_key(record.record_id, record.version)
+        The former have a ``returned_at`` behind those of the page's other lines.
+        """
+        again: dict[bytes, Record] = {}
+        older: list[Record] = []
+        latest_mark = max(returned.values(), default="")
+        for record in passed:
+            if _text(record.timestamp).encode() < _time_of(self._current[hash(record.record_id)]):
+                older.append(record)
+                continue
+            key = _record_key(record.record_id, record.version)
+            again[key] = record
+            returned[key] = max(self._returned_at(record), _later(latest_mark))
+        return again, older
+
+    def _is_current(self, record: Record, key: bytes | None = None) -> bool:
+        key = key or _record_key(record.record_id, record.version)
+        return self._current.get(hash(record.record_id), b"").startswith(key)
 
     def _returned_at(self, record: Record) -> str:
         """Return what makes a record's line the current one."""
         now = _text(utc_now(), "microseconds")
         before = self._current.get(hash(record.record_id), bytes(_KEY))[_KEY:].split(b"\0")[0]
         if before and before.decode() >= now:
-            later = datetime.fromisoformat(before.decode()) + timedelta(microseconds=1)
-            return _text(later, "microseconds")
+            return _later(before.decode())
         return now
 
     def _placed(
@@ -314,6 +335,13 @@ class SourceFiles:
                 "quarantined_at": utc_now().isoformat(),
             }
         ).encode()
+
+
+def _later(mark: str) -> str:
+    """Return the next mark behind one; of none, none."""
+    if not mark:
+        return mark
+    return _text(datetime.fromisoformat(mark) + timedelta(microseconds=1), "microseconds")
 
 
 def _position_text(position: Position) -> str:

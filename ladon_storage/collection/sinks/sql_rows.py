@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -114,8 +115,10 @@ class Rows:
             unknown = [*compared.new, *compared.changed]
             if self._keeps_all:
                 unknown = _distinct(unknown)
-            if not (unknown or are_marked or beside.is_needed):
-                return WriteResult(superseded=last_said(records, compared.superseded))
+            superseded = last_said(records, compared.superseded)
+            again = self._again(source_id, superseded)
+            if not (unknown or again or are_marked or beside.is_needed):
+                return WriteResult(superseded=superseded)
             if not is_last:
                 database.begin_writing(connection, source_id)
                 ids = [each.record_id for each in compared.new]
@@ -125,7 +128,7 @@ class Rows:
             if are_marked:
                 ids = [record.record_id for record in records]
                 database.mark(connection, source_id, ids, None)
-            written, superseded = 0, compared.superseded
+            written, older = 0, []
             if unknown:
                 now = self._now()
                 written = database.store(connection, source_id, unknown, now)
@@ -133,16 +136,52 @@ class Rows:
                     transaction.rollback()
                     return None
                 if self._keeps_all:
-                    superseded = superseded + self._settle(source_id, unknown, compared, now)
-            superseded = last_said(records, superseded)
+                    said = {each.record_id: each for each in latest(records)}
+                    older = self._settle(source_id, unknown, compared, said, now)
+            if superseded:
+                again = self._again(source_id, superseded)
+                written += self._make_current(source_id, again)
+                made = {id(each) for each in again}
+                superseded = [each for each in superseded if id(each) not in made]
+            superseded += last_said(records, older)
             self._write_beside(beside, with_position=not superseded)
         new = latest(compared.new)
         return WriteResult(new, max(written - len(new), 0), superseded)
 
+    def _again(self, source_id: str, superseded: list[Record]) -> list[Record]:
+        """Return the versions that are there and not current, and not older than what is.
+
+        They become current at once, as what is stored does where one row is kept.
+        """
+        if not self._keeps_all or not superseded:
+            return []
+        current = self._current(source_id, {each.record_id for each in superseded})
+        return [
+            each
+            for each in superseded
+            if all(at <= each.timestamp for at, _ in current.get(each.record_id, ()))
+        ]
+
+    def _current(self, source_id: str, ids: Iterable[str]) -> dict[str, list[tuple[datetime, str]]]:
+        """Return time and version of what is current of each id, where all are kept."""
+        found: dict[str, list[tuple[datetime, str]]] = {}
+        for some in _batches(ids):
+            asked = {"source_id": source_id, "ids": some}
+            for record_id, version, at in self._connection.execute(self._tables.current, asked):
+                found.setdefault(record_id, []).append((at, version))
+        return found
+
     def _settle(
-        self, source_id: str, added: list[Record], compared: Compared, now: datetime
+        self,
+        source_id: str,
+        added: list[Record],
+        compared: Compared,
+        said: Mapping[str, Record],
+        now: datetime,
     ) -> list[Record]:
         """Say of versions that were added, and of those before them, which are current.
+
+        That is what the page ``said`` last of an id, unless there is something later.
 
         Returns:
             The added ones that are older than what was there.
@@ -156,22 +195,21 @@ class Rows:
             for record_id, records in several.items()
             if len(records) > 1 or record_id in changed
         }
-        before: dict[str, list[tuple[datetime, str]]] = {}
-        for ids in _batches(several.keys() & changed):
-            asked = {"source_id": source_id, "ids": list(ids)}
-            for record_id, version, at in self._connection.execute(self._tables.current, asked):
-                before.setdefault(record_id, []).append((at, version))
+        before = self._current(source_id, several.keys() & changed)
         replaced: list[tuple[str, str, datetime | None]] = []
         older: list[Record] = []
         for record_id, records in several.items():
             own = {each.version for each in records}
             there = sorted(each for each in before.get(record_id, []) if each[1] not in own)
             line = [version for _, version in there]
-            if there and records[-1].timestamp < there[-1][0]:
-                older += records
+            last = said[record_id]
+            is_passed = bool(there) and last.timestamp < there[-1][0]
+            if is_passed or (there and last.version not in own):
+                older += records if is_passed else []
                 line = [*(each.version for each in records), *line]
             else:
-                line += [each.version for each in records]
+                line += [each.version for each in records if each.version != last.version]
+                line += [last.version] if last.version in own else []
             replaced += [
                 (record_id, version, now + step * _TICK) for step, version in enumerate(line[:-1])
             ]
@@ -213,20 +251,24 @@ class Rows:
                         or gone[each.record_id][-1][0] != each.version
                     ]
                 return database.store(connection, source_id, records, self._now(), "any")
-            found: dict[str, dict[str, tuple[datetime, datetime | None]]] = {}
-            for some in _batches(records):
-                asked = {"source_id": source_id, "ids": [each.record_id for each in some]}
-                for row in connection.execute(self._tables.versions, asked):
-                    found.setdefault(row[0], {})[row[1]] = (row[2], row[3])
-            return self._revert(source_id, records, found, gone)
+            return self._make_current(source_id, records, gone, self._opened)
 
-    def _revert(
+    def _make_current(
         self,
         source_id: str,
         records: list[Record],
-        found: Mapping[str, Mapping[str, tuple[datetime, datetime | None]]],
-        gone: Mapping[str, list[tuple[str, datetime]]],
+        gone: Mapping[str, list[tuple[str, datetime]]] = MappingProxyType({}),
+        before: datetime | None = None,
     ) -> int:
+        """Make versions current where all are kept, and return how many were not.
+
+        Counted are those that were collected ``before`` an instant.
+        """
+        found: dict[str, dict[str, tuple[datetime, datetime | None]]] = {}
+        for some in _batches(records):
+            asked = {"source_id": source_id, "ids": [each.record_id for each in some]}
+            for row in self._connection.execute(self._tables.versions, asked):
+                found.setdefault(row[0], {})[row[1]] = (row[2], row[3])
         now, count = self._now(), 0
         added: list[Record] = []
         changes: list[tuple[str, str, datetime | None]] = []
@@ -241,7 +283,7 @@ class Rows:
                 collected_at, replaced_at = versions[version]
                 if replaced_at is not None:
                     changes.append((record_id, version, None))
-                    count += collected_at < self._opened
+                    count += before is None or collected_at < before
             # By every clock that wrote here: the order of what was replaced has no way back.
             at = max([now, *(each + _TICK for _, each in versions.values() if each)])
             changes += [
