@@ -26,7 +26,12 @@ from ladon_storage.collection.sources import source_from
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.models import WatermarkStatus
 from ladon_storage.settings import StorageSettings
-from ladon_storage.tasks import TaskStorage, collect_source, record_sink, storage_settings
+from ladon_storage.tasks import (
+    TaskStorage,
+    collect_in_task,
+    record_sink,
+    storage_settings,
+)
 
 
 class BackfillReport(BaseModel):
@@ -79,9 +84,9 @@ async def backfill(
     read = written = 0
     shown = await _show(None, len(every) - len(left), len(every))
     for number, (start, end) in enumerate(left, start=len(every) - len(left) + 1):
-        done = await collect_source.with_options(
-            task_run_name=f"Collect {collected.source_id} from {start:%Y-%m-%d %H:%M}"
-        )(collected, opened, max(start, reached or start), end, run_id=run_id, limits=limits)
+        done = await collect_in_task(
+            collected, opened, max(start, reached or start), end, run_id=run_id, limits=limits
+        )
         read, written = read + done.records_read, written + done.records_written
         answer = await storage_of_tasks.update_watermark(
             name, end, WatermarkStatus.SUCCESS, if_match=etag, if_none_match=etag is None,

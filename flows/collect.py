@@ -20,11 +20,13 @@ from prefect.flows import Flow
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from flows.command import run_command
+from flows.ending import Ending, signals_noted
 from flows.reports import reported
 from flows.turns import turn_of
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.engine import Report, run
 from ladon_storage.collection.interfaces import Limits, Sink, Source
+from ladon_storage.collection.sinks import sink_from
 from ladon_storage.collection.sources import (
     Kev,
     Misp,
@@ -39,7 +41,7 @@ from ladon_storage.collection.sources import (
 )
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.settings import StorageSettings
-from ladon_storage.tasks import TaskStorage, collect_source, record_sink, storage_settings
+from ladon_storage.tasks import TaskStorage, collect_in_task, storage_settings
 
 
 @flow(name="collect")
@@ -63,19 +65,31 @@ async def collect(
         limits: Where a first collection starts, and what makes a run fail.
     """
     collected = source_from(source)
-    async with reported(collected.source_id) as reporter, turn_of(collected.source_id):
-        reporter.report = await run(
-            collected,
-            await record_sink(sink),
-            TaskStorage(await storage_settings(storage)),
-            run_id=str(runtime.flow_run.id or uuid4()),
-            since=since,
-            until=until,
-            limits=limits,
-            progress=reporter.progress,
-            collect=collect_source,
-        )
+    with signals_noted():
+        ending = Ending()
+        async with reported(collected.source_id, ending) as reporter, turn_of(collected.source_id):
+            reporter.report = await run(
+                collected,
+                _resolved(sink),
+                TaskStorage(await storage_settings(storage), ending.named),
+                run_id=str(runtime.flow_run.id or uuid4()),
+                since=since,
+                until=until,
+                limits=limits,
+                progress=reporter.progress,
+                collect=collect_in_task,
+            )
     return reporter.report
+
+
+def _resolved(sink: Any) -> Any:
+    """Return a sink that needs no Prefect; a block's name as it is, for the task to load.
+
+    A block that cannot be loaded then fails a run that has begun, and its watermark says so.
+    """
+    if sink is None or isinstance(sink, str):
+        return sink
+    return sink.get_sink() if isinstance(sink, RecordSink) else sink_from(sink)
 
 
 def _titled(title: str, default: Any = None) -> Any:

@@ -38,6 +38,7 @@ from prefect.artifacts import (
 from pydantic import BaseModel, ConfigDict
 
 from flows.command import run_command
+from flows.ending import Ending, signals_noted
 from flows.reports import PROGRESS_SECONDS, harmless, one_line
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.engine import Report, run
@@ -53,8 +54,9 @@ from ladon_storage.collection.sources import source_from
 from ladon_storage.collection.sources.http import shared_connections
 from ladon_storage.errors import CollectionError, ConfigurationError, LadonStorageError
 from ladon_storage.events import FAILED, GAP, emit_of_source
+from ladon_storage.models import Watermark, WatermarkStatus
 from ladon_storage.settings import StorageSettings, shared_client
-from ladon_storage.tasks import check_storage_health, record_sink, secret_block, storage_settings
+from ladon_storage.tasks import TaskStorage, record_sink, secret_block, storage_settings
 
 logger = logging.getLogger("ladon_storage.flows")
 
@@ -105,27 +107,44 @@ async def collect_many(
         raise ConfigurationError(f"concurrency should be 1 or more, not {concurrency}.")
     told = _sources(sources, file)
     settings = await storage_settings(storage)
-    await check_storage_health(settings)
-    async with await record_sink(sink) as opened, shared_connections():
-        many = _Many(
-            Shared(opened), Checked(shared_client(settings)), limits,
-            str(runtime.flow_run.id or uuid4()), len(told),
-        )  # fmt: skip
-        with secrets_from(secret_block):
-            await many.collect(told, concurrency)
-    return await many.ended()
+    with signals_noted():
+        await TaskStorage(settings).health_check()
+        checked = Checked(shared_client(settings), Ending())
+        async with await record_sink(sink) as opened, shared_connections():
+            many = _Many(
+                Shared(opened), checked, limits, str(runtime.flow_run.id or uuid4()), len(told)
+            )
+            with secrets_from(secret_block):
+                await many.collect(told, concurrency)
+        return await many.ended()
 
 
 class Checked:
-    """Be a storage whose health is known."""
+    """A storage whose health is known, and which writes who ended a run that was told to end."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, ending: Ending) -> None:
         self.get_watermark = storage.get_watermark
-        self.update_watermark = storage.update_watermark
+        self._storage = storage
+        self._ending = ending
 
     async def health_check(self) -> bool:
         """Return ``True``, without asking again."""
         return True
+
+    async def update_watermark(
+        self,
+        source_id: str,
+        timestamp: datetime,
+        status: WatermarkStatus = WatermarkStatus.SUCCESS,
+        error_message: str | None = None,
+        **fields: Any,
+    ) -> Watermark:
+        """Write the watermark and return what is stored."""
+        if status is WatermarkStatus.FAILED:
+            error_message = await self._ending.named(error_message or "failed")
+        return await self._storage.update_watermark(
+            source_id, timestamp, status, error_message, **fields
+        )
 
 
 class Shared:

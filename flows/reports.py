@@ -1,12 +1,14 @@
 """What people see of a run in Prefect: its progress, a page per source, and events to act on.
 
 - A source's artifacts share one key, so that its page is its history; each has the last runs.
-- Nothing here may fail a run that is well: Prefect being slow or away is logged, and no more.
+- Nothing here may fail a run that is well, or hold its pages up: Prefect being slow or away is
+  logged, and no more.
 - A failed run is told as well as a completed one, with what it had made durable until then.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import logging
@@ -24,6 +26,7 @@ from prefect.artifacts import (
     aupdate_progress_artifact,
 )
 
+from flows.ending import Ending, finished, is_an_ending
 from ladon_storage.collection.engine import Report
 from ladon_storage.collection.interfaces import Collected, utc_now
 from ladon_storage.events import COLLECTED, FAILED, GAP, emit_of_source
@@ -31,6 +34,12 @@ from ladon_storage.events import COLLECTED, FAILED, GAP, emit_of_source
 logger = logging.getLogger("ladon_storage.flows")
 
 PROGRESS_SECONDS = 2.0
+PREFECT_SECONDS = 10.0
+"""How long Prefect may take to be shown something."""
+
+TOLD_SECONDS = 30.0
+"""How long a run that failed may take to tell it."""
+
 LAST_RUNS = 20
 _BARS = "▁▂▃▄▅▆▇█"
 _RUN = re.compile(r"^\| \d{4}-.*\|$", re.MULTILINE)
@@ -58,16 +67,26 @@ class RunReporter:
     began: datetime = field(default_factory=utc_now)
     so_far: Collected = field(default_factory=Collected)
     report: Report | None = None
+    ending: Ending | None = None
     seconds: Callable[[], float] = time.monotonic
     _artifact: UUID | None = None
     _shown: float = float("-inf")
+    _showing: asyncio.Task[None] | None = None
 
     async def progress(self, so_far: Collected) -> None:
-        """Hear of a page, and show it at most every `PROGRESS_SECONDS`."""
+        """Hear of a page, and show it at most every `PROGRESS_SECONDS`; no page waits for that."""
         self.so_far = so_far
+        if self._showing is not None and not self._showing.done():
+            return
         if self.seconds() - self._shown >= PROGRESS_SECONDS:
             self._shown = self.seconds()
-            await self._show(_share(so_far, utc_now()))
+            self._showing = asyncio.create_task(self._show(_share(so_far, utc_now())))
+
+    async def _shown_so_far(self) -> None:
+        """Wait for what is being shown, or drop it."""
+        if self._showing is not None:
+            await asyncio.wait({self._showing}, timeout=PREFECT_SECONDS)
+            self._showing.cancel()
 
     async def _show(self, share: float) -> None:
         counts = self.so_far
@@ -83,6 +102,8 @@ class RunReporter:
 
     async def told(self, error: BaseException | None) -> None:
         """Write the source's page, and emit what people automate on."""
+        await self._shown_so_far()
+        why = await self._why(error)
         if error is None:
             await self._show(100.0)
         elif self._artifact is not None:
@@ -94,7 +115,7 @@ class RunReporter:
             "records_quarantined": self.so_far.records_quarantined,
         }
         if error is not None:
-            told = counts | {"error": one_line(error)}
+            told = counts | {"error": why}
             emit_of_source(FAILED, self.source_id, told)
         elif self.report is not None:
             logger.info(
@@ -112,15 +133,23 @@ class RunReporter:
             before = await Artifact.aget(key)
             text = before.data if before and isinstance(before.data, str) else ""
             await acreate_markdown_artifact(
-                self._page(error, _RUN.findall(text)),
+                self._page(why, _RUN.findall(text)),
                 key=key,
                 description=f"Collections of {self.source_id}, the latest first.",
             )
 
-    def _page(self, error: BaseException | None, runs_before: list[str]) -> str:
+    async def _why(self, error: BaseException | None) -> str:
+        """Return why the run failed, or who ended it; nothing where it completed."""
+        if error is None:
+            return ""
+        if self.ending is not None and is_an_ending(error):
+            return await self.ending.said()
+        return one_line(error)
+
+    def _page(self, why: str, runs_before: list[str]) -> str:
         now, counts, report = utc_now(), self.so_far, self.report
         seconds = (now - self.began).total_seconds()
-        ended = "failed" if error else "completed"
+        ended = "failed" if why else "completed"
         run = (
             f"| {self.began:%Y-%m-%d %H:%M:%S} | {ended} | {counts.records_read:,} "
             f"| {counts.records_written:,} | {seconds:.1f} |"
@@ -149,8 +178,8 @@ class RunReporter:
             facts.append(("**gap**", f"lost: {_instant(gap.start)} to {_instant(gap.end)}"))
         facts.append(("duration", f"{seconds:.1f} s"))
         lines = [f"# {self.source_id}: {ended}", ""]
-        if error is not None:
-            lines += [f"> {one_line(error)}", "", _GOES_ON, ""]
+        if why:
+            lines += [f"> {why}", "", _GOES_ON, ""]
         lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts), ""]
         lines += [
             "## Last runs",
@@ -163,24 +192,25 @@ class RunReporter:
 
 
 @contextlib.asynccontextmanager
-async def reported(source_id: str) -> AsyncIterator[RunReporter]:
+async def reported(source_id: str, ending: Ending | None = None) -> AsyncIterator[RunReporter]:
     """Follow a run, and tell how it ended, also where it was cancelled or told to end."""
-    reporter = RunReporter(source_id)
+    reporter = RunReporter(source_id, ending=ending)
     try:
         yield reporter
     except GeneratorExit:
         raise
     except BaseException as error:
-        await reporter.told(error)
+        await finished(reporter.told(error), TOLD_SECONDS)
         raise
     await reporter.told(None)
 
 
 @contextlib.asynccontextmanager
 async def harmless(aim: str) -> AsyncIterator[None]:
-    """Log what keeps Prefect from being told, and go on."""
+    """Log what keeps Prefect from being told, or takes it too long, and go on."""
     try:
-        yield
+        async with asyncio.timeout(PREFECT_SECONDS):
+            yield
     except Exception as error:  # whatever Prefect's API says
         logger.warning("Prefect could not %s: %s", aim, one_line(error))
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -47,6 +48,7 @@ from ladon_storage.collection.sources import source_from
 from ladon_storage.collection.turn import Turn
 from ladon_storage.errors import ConfigurationError, StorageError
 from ladon_storage.events import emit_change
+from ladon_storage.fallback import body, by_task
 from ladon_storage.models import Watermark, WatermarkStatus
 from ladon_storage.settings import (
     StorageSettings,
@@ -154,6 +156,7 @@ async def record_sink(sink: AnySink = None) -> Sink:
     description="Ask the Storage Service for its health. In production the run fails without it.",
     **_RETRIED,
 )
+@body
 async def check_storage_health(storage: Storage = None) -> bool:
     """Tell whether the Storage Service is healthy; in development the mock stands in if it is not.
 
@@ -169,6 +172,7 @@ async def check_storage_health(storage: Storage = None) -> bool:
     task_run_name="Read watermark of {source_id}",
     **_RETRIED,
 )
+@body
 async def read_watermark(source_id: str, storage: Storage = None) -> Watermark | None:
     """Return the watermark of ``source_id``; ``None`` if and only if it was never collected.
 
@@ -185,6 +189,7 @@ async def read_watermark(source_id: str, storage: Storage = None) -> Watermark |
     task_run_name="Write running watermark of {source_id}",
     **_RETRIED,
 )
+@body
 async def write_running_watermark(
     source_id: str,
     timestamp: datetime,
@@ -217,6 +222,7 @@ async def write_running_watermark(
     task_run_name="Write success watermark of {source_id}",
     **_RETRIED,
 )
+@body
 async def write_success_watermark(
     source_id: str,
     timestamp: datetime,
@@ -249,6 +255,7 @@ async def write_success_watermark(
     task_run_name="Write failure watermark of {source_id}",
     **_RETRIED,
 )
+@body
 async def write_failure_watermark(
     source_id: str,
     timestamp: datetime,
@@ -280,6 +287,7 @@ async def write_failure_watermark(
     description="Read one source from an instant on and make its records durable in one sink.",
     **_OPTIONS,
 )
+@body
 async def collect_source(
     source: Source | dict[str, Any],
     sink: AnySink = None,
@@ -326,23 +334,33 @@ async def secret_block(name: str) -> str | None:
 
 
 class TaskStorage:
-    """Be the engine's storage, whose calls are task runs of the flow that is under way.
+    """The engine's storage, each call of which is a task run of the flow that is under way.
 
-    A lease that is renewed, and a checkpoint inside of a task, are none: a run of hours would have
-    hundreds of them.
+    Where Prefect does not let a task run begin in time, the call is made without it: what became of
+    a run is written whatever Prefect's API does. A lease that is renewed, and a checkpoint inside
+    of a task, are no task runs anyway: a run of hours would have hundreds of them.
+
+    Args:
+        storage: Where the watermarks are.
+        named: Says what the watermark says of a failure, such as who ended a cancelled run.
     """
 
-    def __init__(self, storage: StorageSettings) -> None:
+    def __init__(
+        self, storage: StorageSettings, named: Callable[[str], Awaitable[str]] | None = None
+    ) -> None:
         self._storage = storage
+        self._named = named
         self._has_begun = False
 
     async def health_check(self) -> bool:
         """Run `check_storage_health`."""
-        return await check_storage_health(self._storage)
+        is_healthy: bool = await _by_task(check_storage_health, self._storage)
+        return is_healthy
 
     async def get_watermark(self, source_id: str) -> Watermark | None:
         """Run `read_watermark`."""
-        return await read_watermark(source_id, self._storage)
+        stored: Watermark | None = await _by_task(read_watermark, source_id, self._storage)
+        return stored
 
     async def update_watermark(
         self,
@@ -369,33 +387,43 @@ class TaskStorage:
                 records_collected=records_collected,
                 run_id=run_id,
             )
+        told: dict[str, Any] = {"if_match": if_match, "run_id": run_id}
+        arguments: tuple[Any, ...] = (source_id, timestamp, self._storage)
+        write: Task[..., Any] = write_failure_watermark
         if status is WatermarkStatus.SUCCESS:
-            return await write_success_watermark(
-                source_id,
-                timestamp,
-                self._storage,
-                if_match=if_match,
-                records_collected=records_collected,
-                run_id=run_id,
-            )
-        if status is WatermarkStatus.RUNNING:
+            write, told["records_collected"] = write_success_watermark, records_collected
+        elif status is WatermarkStatus.RUNNING:
+            write, told["if_none_match"] = write_running_watermark, if_none_match
             self._has_begun = True
-            return await write_running_watermark(
-                source_id,
-                timestamp,
-                self._storage,
-                if_match=if_match,
-                if_none_match=if_none_match,
-                run_id=run_id,
-            )
-        return await write_failure_watermark(
-            source_id,
-            timestamp,
-            error_message or "failed",
-            self._storage,
-            if_match=if_match,
-            run_id=run_id,
-        )
+        else:
+            message = error_message or "failed"
+            if self._named is not None:
+                message = await self._named(message)
+            arguments = (source_id, timestamp, message, self._storage)
+        stored: Watermark = await _by_task(write, *arguments, **told)
+        return stored
+
+
+async def collect_in_task(
+    source: Source,
+    sink: Any,
+    start: datetime | None = None,
+    until: datetime | None = None,
+    *,
+    task: Task[..., Any] = collect_source,
+    **options: Any,
+) -> Collected:
+    """Be `engine.collect` as a run of ``task``, or without one where Prefect keeps it away."""
+    collected: Collected = await _by_task(task, source, sink, start, until, **options)
+    return collected
+
+
+async def _by_task(called: Task[..., Any], *arguments: Any, **named: Any) -> Any:
+    return await by_task(
+        called.name,
+        lambda: called(*arguments, **named),
+        lambda: called.fn(*arguments, **named),
+    )
 
 
 class _RunLogHandler(APILogHandler):
