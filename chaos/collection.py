@@ -25,7 +25,7 @@ from chaos.feed import OVERLAP
 from ladon_storage import StorageServiceClient, Watermark, cli
 from ladon_storage.collection import passage
 from ladon_storage.collection.engine import run
-from ladon_storage.collection.interfaces import Limits, Position
+from ladon_storage.collection.interfaces import Limits, Position, WriteResult
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.collection.sinks import SqlSink
 from ladon_storage.collection.sources.http import source_http
@@ -145,7 +145,7 @@ class ToldSink:
 
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
-    ) -> int:
+    ) -> WriteResult:
         """Make a page durable, unless it is to be forgotten."""
         nth = self._teller.at("write", "before")
         if self._fault == "drop-page" and nth == 1:

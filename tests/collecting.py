@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ladon_storage.collection.interfaces import Position
+from ladon_storage.collection.interfaces import Position, WriteResult
 from ladon_storage.collection.records import Page, Record
 from ladon_storage.errors import SourceError
 from ladon_storage.models import Watermark, WatermarkStatus, WatermarkUpdate, updated
@@ -181,7 +181,7 @@ class MemorySink:
 
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
-    ) -> int:
+    ) -> WriteResult:
         step = self.script.popleft() if self.script else None
         if isinstance(step, BaseException):
             raise step
@@ -189,12 +189,15 @@ class MemorySink:
             outcome = step()
             if hasattr(outcome, "__await__"):
                 await outcome
-        before = len(self.rows)
+        before, ids = len(self.rows), {key[:2] for key in self.rows}
+        new: dict[str, Record] = {}
         for each in page.records:
             self.rows.setdefault((source_id, each.record_id, each.version), each)
+            if (source_id, each.record_id) not in ids:
+                new.setdefault(each.record_id, each)
         self.events.append("write")
         self.sizes += [len(page)] * bool(len(page))
-        return len(self.rows) - before
+        return WriteResult(tuple(new.values()), len(self.rows) - before - len(new))
 
     @property
     def ids(self) -> list[str]:
@@ -217,7 +220,7 @@ class RememberingSink(MemorySink):
 
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
-    ) -> int:
+    ) -> WriteResult:
         written = await super().write(source_id, page)
         self.rejects |= {(source_id, each.reason, each.raw) for each in page.rejects}
         self.noted.append(position)

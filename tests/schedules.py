@@ -26,9 +26,9 @@ from typing import Any, Protocol, Self
 
 from ladon_storage import StorageServiceClient
 from ladon_storage.collection.engine import Report, run
-from ladon_storage.collection.interfaces import Limits, Position, Sink, Storage
-from ladon_storage.collection.passage import NOTHING_COLLECTED
+from ladon_storage.collection.interfaces import Limits, Position, Sink, Storage, WriteResult
 from ladon_storage.collection.records import Page, Record, Reject
+from ladon_storage.collection.resume import NOTHING_COLLECTED
 from ladon_storage.collection.sinks import SqlSink
 from ladon_storage.errors import (
     LadonStorageError,
@@ -295,7 +295,7 @@ class Forgetful:
 
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
-    ) -> int:
+    ) -> WriteResult:
         assert position is None
         return await self._inner.write(source_id, page)
 
@@ -442,7 +442,7 @@ class HitSink:
 
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
-    ) -> int:
+    ) -> WriteResult:
         await self._life.hit("write", "before")
         written = await self._inner.write(source_id, page, run_id=run_id, position=position)
         self._life.world.wrote(self._life, page, position)

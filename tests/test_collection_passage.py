@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ladon_storage.collection import ahead, passage
+from ladon_storage.collection import ahead, passage, resume
 from ladon_storage.collection.engine import Report, run
 from ladon_storage.collection.interfaces import Gap, Limits, Position
 from ladon_storage.collection.records import Page, Reject
@@ -352,7 +352,7 @@ async def test_future_skew_can_be_set() -> None:
     world = World()
     ahead = NOW + timedelta(minutes=4)
     await world.run([record("1", ahead)], limits=Limits(future_skew=timedelta(0)))
-    assert world.watermark == passage.NOTHING_COLLECTED
+    assert world.watermark == resume.NOTHING_COLLECTED
     await world.run([record("1", ahead)])
     assert world.watermark == ahead
 
@@ -639,5 +639,5 @@ async def test_incremental_source_and_backfill_mark_nothing() -> None:
 
 def test_nothing_is_older_than_the_watermark_of_nothing() -> None:
     """No record can be skipped by it."""
-    assert datetime.min.replace(tzinfo=UTC) == passage.NOTHING_COLLECTED
-    assert passage.latest(None, at(1), at(3), at(2)) == at(3)
+    assert datetime.min.replace(tzinfo=UTC) == resume.NOTHING_COLLECTED
+    assert resume.latest(None, at(1), at(3), at(2)) == at(3)

@@ -6,9 +6,10 @@
                                                 |_____________ any failure ____-> write `failed`
 
 - The watermark moves to the greatest timestamp of durable records, at the end, and for a source
-  whose pages come in order also on the way. It never goes back, and never beyond now plus the
-  allowed skew.
-- `passage` is what happens between `running` and the outcome; `turn` holds the watermark.
+  whose pages come in order also on the way. It never goes back, and never beyond the instant at
+  which the run began to read.
+- `resume` says where a run starts, `passage` is what happens between `running` and the outcome,
+  `turn` holds the watermark.
 - Nothing is retried here. Requests of a source are retried where they are made, calls of the
   storage by who passes it in.
 """
@@ -17,14 +18,14 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ValidationError
 
 from ladon_storage.collection.interfaces import (
     Clock,
     Collected,
-    Gap,
+    Ledger,
     Limits,
     Progress,
     Sink,
@@ -32,33 +33,23 @@ from ladon_storage.collection.interfaces import (
     Storage,
     utc_now,
 )
-from ladon_storage.collection.passage import Passage, Start, find_start, latest
+from ladon_storage.collection.lateness import Lateness
+from ladon_storage.collection.passage import Passage, Range
+from ladon_storage.collection.resume import Start, find_start, latest
 from ladon_storage.collection.turn import Turn
 from ladon_storage.errors import ConfigurationError, WatermarkConflictError
 from ladon_storage.models import to_utc
 
 
-class Report(BaseModel):
-    """Say what a run did.
+class Report(Ledger):
+    """The result of one run: its ledger, and what became of the watermark.
 
-    ``start`` and ``until`` are what the source was asked for. A backfill neither reads nor writes
-    the watermark, and has ``None`` for it. ``gap`` is what the source no longer had.
+    A backfill neither reads nor writes the watermark, and has ``None`` for it.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     source_id: str
     run_id: str
     backfill: bool
-    start: datetime | None
-    until: datetime | None
-    pages: int
-    records_read: int
-    records_written: int
-    records_in_future: int
-    records_quarantined: int
-    records_removed: int
-    gap: Gap | None
     watermark_before: datetime | None
     watermark_after: datetime | None
     seconds: float
@@ -74,6 +65,7 @@ class Collect(Protocol):
         start: datetime | None = None,
         until: datetime | None = None,
         *,
+        bounded: bool = ...,
         turn: Turn | None = None,
         run_id: str = ...,
         limits: Limits = ...,
@@ -90,6 +82,7 @@ async def collect(
     start: datetime | None = None,
     until: datetime | None = None,
     *,
+    bounded: bool = False,
     turn: Turn | None = None,
     run_id: str = "",
     limits: Limits = Limits(),  # noqa: B008 - frozen
@@ -103,8 +96,9 @@ async def collect(
     Args:
         source: What is collected.
         sink: Where it becomes durable; entered and left.
-        start: The first instant, where there is no ``turn``.
-        until: The instant before which it ends.
+        start: The first instant that the source is asked for, where there is no ``turn``.
+        until: The instant before which it is asked to end.
+        bounded: Whether what it delivers besides is left out, and counted as skipped.
         turn: The run's hold on the watermark, from which it starts, and which it moves on the way.
         run_id: The run, as the quarantine records it.
         limits: Where a first collection starts, and what is too much.
@@ -118,10 +112,21 @@ async def collect(
     """
     async with sink:
         if turn is None:
-            begin = Start(start)
+            begin, selected = Start(start), Range(start, until) if bounded else Range()
         else:
             begin, run_id = await find_start(source, sink, turn, limits, clock), turn.run_id
-        passage = Passage(source, sink, begin, run_id, limits, clock, turn=turn, progress=progress)
+            selected = Range(begin.origin)
+        passage = Passage(
+            source,
+            sink,
+            begin,
+            run_id,
+            limits,
+            clock,
+            turn=turn,
+            progress=progress,
+            selected=selected,
+        )
         return await passage.through(until)
 
 
@@ -174,12 +179,13 @@ async def run(
             sink,
             since,
             until,
+            bounded=True,
             run_id=run_id,
             limits=limits,
             progress=progress,
             clock=clock,
         )
-        return _report(source, run_id, collected, began, until=until, backfill=True)
+        return _report(source, run_id, collected, began, backfill=True)
     turn = Turn(storage, source.source_id, run_id, limits, clock)
     await turn.read()
     try:
@@ -188,8 +194,9 @@ async def run(
             collected = await collect(
                 source, sink, turn=turn, limits=limits, progress=progress, clock=clock
             )
+        collected = _with_lateness(collected, turn)
         after = latest(turn.before, collected.candidate)
-        await turn.succeed(after, collected.records_written)
+        await turn.succeed(after, collected.records_written, _kept(collected))
     except BaseException as error:
         # A coroutine that is being closed cannot await; after a conflict another run is in charge.
         if not isinstance(error, WatermarkConflictError | GeneratorExit):
@@ -211,13 +218,27 @@ def _checked_range(
     return since, until
 
 
+def _with_lateness(collected: Collected, turn: Turn) -> Collected:
+    """Return what was collected, with the lateness of all runs whose ledgers the service keeps."""
+    told = getattr(turn.stored, "ledger", None) or {}
+    try:
+        before = Lateness.model_validate(told.get("lateness") or {})
+    except ValidationError:  # of another program, or another release
+        return collected
+    return collected.model_copy(update={"lateness": before + collected.lateness})
+
+
+def _kept(collected: Collected) -> dict[str, Any]:
+    """Return the ledger as the service keeps it."""
+    return collected.model_dump(mode="json", exclude={"candidate"}, exclude_none=True)
+
+
 def _report(
     source: Source,
     run_id: str,
     collected: Collected,
     began: float,
     *,
-    until: datetime | None = None,
     backfill: bool = False,
     before: datetime | None = None,
     after: datetime | None = None,
@@ -226,9 +247,8 @@ def _report(
         source_id=source.source_id,
         run_id=run_id,
         backfill=backfill,
-        until=until,
         watermark_before=before,
         watermark_after=after,
         seconds=time.monotonic() - began,
-        **collected.model_dump(exclude={"candidate"}),
+        **{name: getattr(collected, name) for name in Ledger.model_fields},
     )

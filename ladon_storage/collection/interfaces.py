@@ -5,15 +5,18 @@ A part of one's own is any class that has the methods; there is nothing to inher
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from types import TracebackType
 from typing import Annotated, Protocol, Self, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from ladon_storage.collection.durations import Days, Seconds, duration
-from ladon_storage.collection.records import Page
+from ladon_storage.collection.lateness import Lateness
+from ladon_storage.collection.records import Completeness, Page, Record
 from ladon_storage.models import RUN_LEASE, Watermark, WatermarkStatus
 
 Clock = Callable[[], datetime]
@@ -56,14 +59,18 @@ class Storage(Protocol):
 class Source(Protocol):
     """Yield what there is to collect.
 
-    Three more attributes are heeded where a source has them:
+    Some more attributes are heeded where a source has them:
 
     - ``ordered`` (``False``): no record on a later page is older than one on a page before, so that
-      a run can promote what it has after each page.
+      a run can promote what it has after each page. It is believed once a whole pass has shown it,
+      or where ``order_guaranteed`` (``False``) says that the request itself asks for the order.
     - ``whole`` (``overlap is None``): a run lists all that there is, so that what is missing was
       removed at the source.
     - ``retention`` (``None``): how long the source keeps what it yields. A watermark that is older
       means a gap.
+    - ``snapshot`` (``overlap is None``): it delivers all that it has, whatever it is asked for, so
+      that an answer without anything, after others with something, is an error.
+    - ``uses_known`` (``False``): ``pages`` takes a third argument, a `Known`.
     """
 
     @property
@@ -77,22 +84,53 @@ class Source(Protocol):
         ...
 
     def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
-        """Yield the records with ``start <= timestamp < until``; ``None`` sets no bound.
+        """Yield what the source delivers when it is asked for ``start <= timestamp < until``.
 
-        It may yield others too: they are stored as well.
+        ``None`` sets no bound. The range is what the source is asked for, and selects nothing:
+        whatever it delivers is yielded, and stored.
         """
         ...
 
 
+class Known(Protocol):
+    """What the sink knows of a source, for a source that need not read it again."""
+
+    @property
+    def document(self) -> str | None:
+        """The digest of the document whose records are all durable; ``None``: read it."""
+        ...
+
+    async def lacking(self, listed: Mapping[str, datetime]) -> Set[str]:
+        """Return the ids of ``listed`` of which the sink has no record at that time or later."""
+        ...
+
+
+_DIGEST = "run:"
+
+
+def run_digest(run_id: str) -> str:
+    """Return what stands for a run in a sink that keeps numbers alone: 60 bits.
+
+    >>> run_digest("run-1")
+    'run:26b88ecaac29b38'
+    """
+    return (
+        _DIGEST + blake2b(run_id.encode(errors="backslashreplace"), digest_size=8).hexdigest()[:15]
+    )
+
+
 class Position(BaseModel):
-    """Say up to where a sink is durable, as it remembers it beside the records.
+    """Up to where a sink is durable, as it remembers it beside the records.
 
     Args:
         timestamp: Every record of the source up to here is in the sink.
         watermark: Where the watermark was when it was written; ``None``: never collected.
         origin: From where the source was collected; ``None``: from its beginning.
         run_id: The run that wrote it; ``None``: the sink does not keep that. It tells a run that
-            did not end from a watermark that an operator moved back to where that run began.
+            did not end from a watermark that an operator moved back to where that run began. A
+            sink that keeps numbers alone gives its `run_digest`.
+        document: The digest of the source's document whose records are all in the sink.
+        order_shown: Whether a whole pass came in the order that the source declares.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -101,13 +139,42 @@ class Position(BaseModel):
     watermark: datetime | None = None
     origin: datetime | None = None
     run_id: str | None = None
+    document: str | None = None
+    order_shown: bool = False
+
+    def is_of(self, run_id: str | None) -> bool:
+        """Return whether a run wrote it."""
+        if self.run_id is None or run_id is None:
+            return False
+        return self.run_id in (run_id, run_digest(run_id))
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """What a sink did with the records of a page.
+
+    Args:
+        new: The records of whose ids it had nothing, one for each id.
+        changed: How many versions are new of records that it had, or replaced what it had.
+        superseded: The records that it left as they are, since it holds something later: of an id
+            that it has at a later time, or, where all versions are kept, one that another followed.
+    """
+
+    new: Sequence[Record] = ()
+    changed: int = 0
+    superseded: Sequence[Record] = ()
+
+    @property
+    def written(self) -> int:
+        """How many rows are new or changed."""
+        return len(self.new) + self.changed
 
 
 @runtime_checkable
 class Sink(Protocol):
     """Make records durable. Entered before its first page and left after its last.
 
-    It may do more: `RemembersPosition`, `MarksRemoved`.
+    It may do more: `RemembersPosition`, `MarksRemoved`, `Reverts`, `LooksUp`.
     """
 
     async def __aenter__(self) -> Self: ...
@@ -121,8 +188,8 @@ class Sink(Protocol):
 
     async def write(
         self, source_id: str, page: Page, *, run_id: str = ..., position: Position | None = None
-    ) -> int:
-        """Make a page durable, whole or not at all, and return how many rows are new or changed.
+    ) -> WriteResult:
+        """Make a page durable, whole or not at all, and return what that changed.
 
         The same records again, in this page or a later one, change nothing. Rejects go into the
         quarantine, the same one once. ``position`` replaces what is remembered, in the same
@@ -152,6 +219,27 @@ class MarksRemoved(Protocol):
         Raises:
             SourceError: More than the share ``most`` of what is not marked would be; none was.
         """
+        ...
+
+
+@runtime_checkable
+class Reverts(Protocol):
+    """A sink that can make an earlier version the current one again."""
+
+    async def revert(self, source_id: str, records: Sequence[Record], *, run_id: str = ...) -> int:
+        """Make these versions the current ones, whatever their time; return how many were not.
+
+        It is called at the end of a run, for what the source went back to.
+        """
+        ...
+
+
+@runtime_checkable
+class LooksUp(Protocol):
+    """A sink that tells which of a source's records it lacks."""
+
+    async def lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
+        """Return the ids of ``listed`` of which there is no record at that time or later."""
         ...
 
 
@@ -198,19 +286,65 @@ class Gap(BaseModel):
     end: datetime
 
 
-class Collected(BaseModel):
-    """Say what was read and made durable; ``candidate`` is what the watermark may become."""
+class Ledger(BaseModel):
+    """What a run asked for and was given, in numbers that add up.
+
+    ``records_delivered`` is the sum of new, changed, known, quarantined and skipped ones.
+
+    Args:
+        start: From when on the source was asked; ``None``: for all that it has.
+        until: Before when it was asked to end.
+        pages: How many pages came.
+        records_delivered: How many items came, usable or not.
+        records_new: How many the sink had nothing of.
+        records_changed: How many versions are new of records that the sink had.
+        records_known: How many the sink had as they came.
+        records_quarantined: How many cannot be used.
+        records_skipped: How many lie outside of a backfill's range, or before a first collection's.
+        records_in_future: How many are from the future, beyond the allowed skew.
+        records_removed: How many the source no longer lists.
+        reasons: Why records were quarantined, the most frequent reasons first.
+        completeness: How the end was known; ``None``: the source does not say.
+        total: How many items the source states.
+        gap: What the source no longer had.
+        lateness: How long after their own time records were first seen.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     start: datetime | None = None
+    until: datetime | None = None
     pages: int = 0
-    records_read: int = 0
-    records_written: int = 0
-    records_in_future: int = 0
+    records_delivered: int = 0
+    records_new: int = 0
+    records_changed: int = 0
+    records_known: int = 0
     records_quarantined: int = 0
+    records_skipped: int = 0
+    records_in_future: int = 0
     records_removed: int = 0
+    reasons: dict[str, int] = {}
+    completeness: Completeness | None = None
+    total: int | None = None
     gap: Gap | None = None
+    lateness: Lateness = Lateness()
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def records_read(self) -> int:
+        """How many usable records came."""
+        return self.records_delivered - self.records_quarantined
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def records_written(self) -> int:
+        """How many rows of the sink are new or changed."""
+        return self.records_new + self.records_changed
+
+
+class Collected(Ledger):
+    """What was read and made durable; ``candidate`` is what the watermark may become."""
+
     candidate: datetime | None = None
 
 

@@ -1,39 +1,46 @@
-"""From a source into a sink: where to start, what is durable, and what is wrong with the feed.
+"""From a source into a sink: what is durable, what is promoted, and what is wrong with the feed.
 
-- A sink that remembers its position decides where a run starts. Behind the watermark (restored from
-  a backup, dropped) it starts there, instead of leaving a hole; ahead of it (a crash) it goes on
-  from there. A watermark that an operator moved back wins: what is asked for again is read again.
+- What is delivered is stored, whatever its time. Only two choices of the user leave something out,
+  a backfill's range and the initial lookback, and what they leave out is counted.
 - A position is only ever written with the page that it is about, and never says more than what is
   durable. For a source without order that is nothing before the last page.
-- A source that breaks the order it declares is read to its end without checkpoints, and the sink's
-  position goes back to where the run began until that is done.
-- Too many unusable records, or too many that disappeared, fail the run before anything is promoted.
+- An order that was only declared is not resumed from before a whole pass has shown it. A source
+  that breaks its order is read to its end without checkpoints, and the sink's position goes back to
+  where the run began until that is done.
+- Nothing beyond the instant at which the run began to read moves the watermark, by the source's
+  clock where its answers tell it: what is stamped later may have neighbours that come later.
+- Where nothing can be used, too much cannot be, or too much disappeared, the run fails before
+  anything is promoted.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator, Mapping, Set
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from ladon_storage.collection.ahead import read_ahead
 from ladon_storage.collection.interfaces import (
     Clock,
     Collected,
-    Gap,
     Limits,
+    LooksUp,
     MarksRemoved,
     Position,
     Progress,
     RemembersPosition,
     Sink,
     Source,
+    WriteResult,
 )
 from ladon_storage.collection.records import Page
+from ladon_storage.collection.resume import NOTHING_COLLECTED, Start, latest
+from ladon_storage.collection.returns import Returns
+from ladon_storage.collection.tally import Tally
 from ladon_storage.collection.turn import Turn
 from ladon_storage.errors import SourceError
-from ladon_storage.models import WatermarkStatus
 
 logger = logging.getLogger(__name__)
 
@@ -41,170 +48,36 @@ CHECKPOINT_SECONDS = 10.0
 """How far apart checkpoints are where the sink remembers its position anyway."""
 
 QUARANTINE_MINIMUM = 10
-"""So many unusable records prove nothing, whatever their share."""
+"""So many unusable records prove nothing, whatever their share, where others can be used."""
 
-NOTHING_COLLECTED = datetime.min.replace(tzinfo=UTC)
-"""The watermark of a source that was collected whole and had nothing yet.
+HOPELESS_RECORDS = 10_000
+"""When so many came and none can be used, a run does not wait for the rest."""
 
-The contract wants a timestamp for every success. No record can be older than this one, so that it
-skips nothing that appears later; any other, also the first of 1970, could.
-"""
+PASS_PAGES = 2
+"""So many pages with records make a pass that shows an order."""
 
+_LONGEST_LEAD = timedelta(days=1)
+"""A source whose clock is ahead of ours by more has a wrong clock."""
 
-def latest(*instants: datetime | None) -> datetime:
-    """Return the latest of the instants that there are, or `NOTHING_COLLECTED`."""
-    return max((each for each in instants if each is not None), default=NOTHING_COLLECTED)
+_NARROW = 0.8
+"""Records first seen beyond this share of the overlap say that it is too narrow."""
 
 
 @dataclass(frozen=True)
-class Start:
-    """Say where a passage starts.
+class Range:
+    """Which records of those that were delivered a run stores: ``since <= timestamp < until``."""
 
-    Args:
-        instant: What the source is asked for; ``None``: all that it has.
-        durable: Up to where everything is durable already; ``None``: nothing is.
-        position: What the sink remembers.
-        origin: From where the source is collected; ``None``: from its beginning.
-        gap: What the source no longer has.
-    """
+    since: datetime | None = None
+    until: datetime | None = None
 
-    instant: datetime | None
-    durable: datetime | None = None
-    position: Position | None = None
-    origin: datetime | None = None
-    gap: Gap | None = None
-
-
-async def find_start(source: Source, sink: Sink, turn: Turn, limits: Limits, clock: Clock) -> Start:
-    """Return where a run starts, and say so where that is not simply its watermark."""
-    now = clock()
-    durable, position = turn.before, None
-    if isinstance(sink, RemembersPosition):
-        position = await sink.position(source.source_id)
-        durable = _durable(source, turn, position)
-    if durable is None or durable == NOTHING_COLLECTED:
-        origin = _origin(source, turn, limits, now)
-        # Where a later run goes on if there is nothing yet: its own lookback would begin later.
-        return Start(origin, origin or durable, position, origin)
-    origin = position.origin if position else None
-    _warn_of_lookback(source, now, limits, origin)
-    return Start(
-        _back(durable, source.overlap), durable, position, origin, _gap(source, durable, now)
-    )
-
-
-def _origin(source: Source, turn: Turn, limits: Limits, now: datetime) -> datetime | None:
-    """Return from where a source is collected into a sink that has nothing of it."""
-    origin = _back(now, limits.initial_lookback)
-    if origin is None or turn.before is None or turn.before == NOTHING_COLLECTED:
-        return origin
-    # What came since the watermark was never collected, however long ago that is.
-    resumed = _back(turn.before, source.overlap)
-    return None if resumed is None else min(origin, resumed)
-
-
-def _durable(source: Source, turn: Turn, position: Position | None) -> datetime | None:
-    """Return the instant up to which the sink and the watermark agree that all is durable."""
-    before, stored = turn.before, turn.stored
-    if position is None:
-        if before is not None:
-            _tell(
-                logging.WARNING,
-                source,
-                f"The sink has nothing of source {source.source_id!r}, whose watermark is at "
-                f"{before.isoformat()}: it is new or was dropped; it is filled from the beginning.",
-            )
-        return None
-    if before is not None and position.timestamp < before:
-        _tell(
-            logging.WARNING,
-            source,
-            f"The sink has source {source.source_id!r} up to {position.timestamp.isoformat()}, "
-            f"and its watermark is at {before.isoformat()}: the sink was restored from a backup, "
-            "or another one is collected into; it is filled from its own position.",
+    def __contains__(self, timestamp: datetime) -> bool:
+        return (self.since is None or timestamp >= self.since) and (
+            self.until is None or timestamp < self.until
         )
-        return position.timestamp
-    # Whoever moved the watermark since that run, or deleted it, wants what is there read again.
-    unfinished = stored is not None and stored.status != WatermarkStatus.SUCCESS
-    if stored is not None and stored.etag is not None and position.run_id is not None:
-        # To the instant where that run began, too: such a watermark was not written by that run.
-        unfinished = unfinished and stored.run_id == position.run_id
-    if unfinished and position.watermark == before and position.timestamp > latest(before):
-        _tell(
-            logging.INFO,
-            source,
-            f"The sink has source {source.source_id!r} up to {position.timestamp.isoformat()} from "
-            "a run that did not end; it goes on from there.",
-        )
-        return position.timestamp
-    return before
-
-
-def _warn_of_lookback(
-    source: Source, now: datetime, limits: Limits, origin: datetime | None
-) -> None:
-    asked = _back(now, limits.initial_lookback)
-    if asked is None or origin is None or asked >= origin:
-        return
-    _tell(
-        logging.WARNING,
-        source,
-        f"The initial lookback of source {source.source_id!r} reaches back to {asked.isoformat()}, "
-        f"and it is collected from {origin.isoformat()} on; collect what is before by a backfill: "
-        f"since={asked.isoformat()}, until={origin.isoformat()}.",
-    )
-
-
-def _gap(source: Source, durable: datetime, now: datetime) -> Gap | None:
-    kept = _back(now, getattr(source, "retention", None))
-    if kept is None or durable >= kept:
-        return None
-    _tell(
-        logging.WARNING,
-        source,
-        f"Source {source.source_id!r} keeps nothing from before {kept.isoformat()}, and is durable "
-        f"up to {durable.isoformat()}: what changed in between is lost, unless it can be had "
-        "elsewhere.",
-    )
-    return Gap(start=durable, end=kept)
-
-
-def _back(instant: datetime, by: timedelta | None) -> datetime | None:
-    if by is None:
-        return None
-    try:
-        return instant - by
-    except OverflowError:  # before the year 1, where no record is
-        return None
-
-
-def _tell(level: int, source: Source, text: str) -> None:
-    logger.log(level, text, extra={"source_id": source.source_id})
-
-
-@dataclass
-class _Tally:
-    pages: int = 0
-    read: int = 0
-    written: int = 0
-    in_future: int = 0
-    quarantined: int = 0
-    skipped: int = 0
-    removed: int = 0
-    highest: datetime | None = None
-    in_order: bool = True
-    present: set[str] = field(default_factory=set)
-    nameless: int = 0
-    """Rejects without an id: any record could be one of them."""
-
-    @property
-    def seen(self) -> int:
-        """How many items the source showed, usable or not, asked for or not."""
-        return self.read + self.quarantined + self.skipped
 
 
 class Passage:
-    """Take a source's pages into an open sink, once.
+    """One reading of a source into an open sink.
 
     Args:
         source: What is collected.
@@ -213,8 +86,9 @@ class Passage:
         run_id: The run, as the quarantine records it.
         limits: What is too much.
         clock: The time.
-        turn: The run's hold on the watermark; ``None`` for a range that moves nothing.
+        turn: The run's hold on the watermark; ``None`` for a reading that moves nothing.
         progress: Who hears of each page.
+        selected: What is stored of what is delivered.
     """
 
     def __init__(
@@ -228,6 +102,7 @@ class Passage:
         *,
         turn: Turn | None = None,
         progress: Progress | None = None,
+        selected: Range = Range(),
     ) -> None:
         self._source = source
         self._sink = sink
@@ -237,69 +112,81 @@ class Passage:
         self._clock = clock
         self._turn = turn
         self._progress = progress
-        self._tally = _Tally()
+        self._selected = selected
+        self._until: datetime | None = None
+        self._tally = Tally(is_first=start.durable in (None, NOTHING_COLLECTED, start.origin))
         self._remembers = turn is not None and isinstance(sink, RemembersPosition)
         self._position = start.position
-        self._is_ordered = bool(getattr(source, "ordered", False))
+        self._declares_order = bool(getattr(source, "ordered", False))
+        shown = start.position is not None and start.position.order_shown
+        self._is_ordered = self._declares_order and (
+            bool(getattr(source, "order_guaranteed", False)) or shown
+        )
         self._is_whole = turn is not None and getattr(source, "whole", source.overlap is None)
+        self._returns = Returns.of(sink, is_needed=turn is not None and start.position is not None)
         self._checkpointed = time.monotonic()
         self._watermark = turn.before if turn else None
+        self._began = clock()
+        self._horizon = self._began
+        """What is later moves no watermark: the beginning of the reading, by the source's clock."""
 
     async def through(self, until: datetime | None) -> Collected:
         """Make every page durable, promote what may be promoted, and count."""
         tally, start = self._tally, self._start
+        self._until = until
         if self._remembers and self._must_say_where_it_starts():
             self._position = None
             await self._write(Page(), latest(start.durable))
-        async with read_ahead(self._source.pages(start.instant, until)) as pages:
+        async with read_ahead(self._pages(until)) as pages:
             async for group in pages:
                 await self._take(group)
                 if self._progress is not None:
                     await self._progress(self._collected())
         self._refuse_a_changed_feed()
+        self._refuse_a_vanished_feed()
+        await self._revert()
         await self._mark_removed()
         if self._remembers and self._turn:
             candidate = latest(start.durable, tally.highest, self._turn.before)
-            await self._write(Page(), candidate)
-        if tally.in_future:
-            _tell(
-                logging.WARNING,
-                self._source,
-                f"Records of source {self._source.source_id!r} from the future: {tally.in_future}; "
-                "stored, and moving no watermark.",
-            )
+            await self._write(Page(), candidate, is_last=True)
+        self._warn()
         return self._collected()
+
+    def _pages(self, until: datetime | None) -> AsyncIterator[Page]:
+        start = self._start.instant
+        if getattr(self._source, "uses_known", False):
+            pages: AsyncIterator[Page] = self._source.pages(  # type: ignore[call-arg]
+                start, until, _Known(self._source, self._sink, self._start.document)
+            )
+            return pages
+        return self._source.pages(start, until)
 
     def _collected(self) -> Collected:
         tally, start = self._tally, self._start
         candidate = latest(start.durable, tally.highest)
         return Collected(
             start=start.instant,
-            pages=tally.pages,
-            records_read=tally.read,
-            records_written=tally.written,
-            records_in_future=tally.in_future,
-            records_quarantined=tally.quarantined,
-            records_removed=tally.removed,
+            until=self._until,
             gap=start.gap,
-            candidate=None if candidate is NOTHING_COLLECTED else candidate,
+            candidate=None if candidate == NOTHING_COLLECTED else candidate,
+            **tally.counts(),
         )
 
     def _must_say_where_it_starts(self) -> bool:
-        """Tell whether the position is wrong for this run, or says that another did not end."""
+        """Return whether the position is wrong for this run, or of another that did not end."""
         position = self._start.position
         if position is None or self._turn is None:
             return False
         is_ahead = position.timestamp > latest(self._turn.before)
         return position.timestamp != latest(self._start.durable) or (
-            is_ahead and position.run_id != self._run_id
+            is_ahead and not position.is_of(self._run_id)
         )
 
     async def _take(self, pages: list[Page]) -> None:
         """Make pages durable together, and promote what may be promoted."""
-        for page in pages:
-            self._count(page)
+        pages = [self._count(page) for page in pages]
         tally, promoted = self._tally, None
+        self._refuse_a_hopeless_feed()
         if self._is_ordered and tally.highest is not None:
             # What a changed feed hides is read again once it is repaired, so it must not be passed.
             is_sound = tally.in_order and not self._has_changed()
@@ -308,48 +195,35 @@ class Passage:
         if promoted is not None:
             await self._checkpoint(promoted)
 
-    def _count(self, page: Page) -> None:
+    def _count(self, page: Page) -> Page:
+        """Count what was delivered, and return what of it is stored."""
         tally = self._tally
-        # Asked for each page: what came up during a run of hours is not from the future.
-        horizon = self._clock() + self._limits.future_skew
-        times = [record.timestamp for record in page.records if record.timestamp <= horizon]
-        self._see_order(times)
-        tally.highest = max(
-            times if tally.highest is None else [tally.highest, *times], default=None
-        )
-        tally.pages += 1
-        tally.read += len(page.records)
-        tally.in_future += len(page.records) - len(times)
-        tally.quarantined += len(page.rejects)
-        tally.skipped += page.skipped
-        if self._is_whole:
-            self._note_present(page)
-
-    def _see_order(self, times: list[datetime]) -> None:
-        tally = self._tally
-        if not self._is_ordered or not tally.in_order or not times or tally.highest is None:
-            return
-        if (lowest := min(times)) < tally.highest:
-            tally.in_order = False
+        if page.asked_at is not None and not tally.pages:
+            self._horizon = min(page.asked_at, self._began + _LONGEST_LEAD)
+        tally.note(page, keeps_ids=self._is_whole)
+        stored = [each for each in page.records if each.timestamp in self._selected]
+        if len(stored) < len(page.records):
+            tally.skipped += len(page.records) - len(stored)
+            page = replace(page, records=stored)
+        times = [each.timestamp for each in stored if each.timestamp <= self._horizon]
+        if self._declares_order and tally.see_order(times):
             _tell(
                 logging.WARNING,
                 self._source,
                 f"Source {self._source.source_id!r} declares that its pages come in order, and "
-                f"{lowest.isoformat()} comes after {tally.highest.isoformat()}; it is read to its "
-                "end before anything more is promoted; do not declare an order.",
+                f"{min(times).isoformat()} comes after {tally.highest}; it is read to its "
+                "end before anything more is promoted. Do not declare an order.",
             )
+        tally.highest = max(
+            times if tally.highest is None else [tally.highest, *times], default=None
+        )
+        if len(times) < len(stored):
+            # Asked for each page: what came up during a run of hours is not from the future.
+            future = max(self._clock(), self._horizon) + self._limits.future_skew
+            tally.in_future += sum(each.timestamp > future for each in stored)
+        return page
 
-    def _note_present(self, page: Page) -> None:
-        present = self._tally.present
-        present.update(record.record_id for record in page.records)
-        present.update(page.listed)
-        for reject in page.rejects:
-            if reject.record_id is None:
-                self._tally.nameless += 1
-            else:
-                present.add(reject.record_id)
-
-    async def _write(self, page: Page, promoted: datetime | None) -> None:
+    async def _write(self, page: Page, promoted: datetime | None, *, is_last: bool = False) -> None:
         """Write a page with the position after it, or only the one that changed."""
         position = self._position
         if self._remembers and self._turn and promoted is not None:
@@ -358,13 +232,47 @@ class Passage:
                 watermark=self._watermark,
                 origin=self._start.origin,
                 run_id=self._run_id,
+                order_shown=position is not None and position.order_shown,
             )
+        if position is not None and self._remembers:
+            if is_last:
+                position = position.model_copy(update=self._learned())
+            elif len(page) or promoted is not None:
+                # Until the run ended, the sink has a part of another document.
+                position = position.model_copy(update={"document": None})
         moved = position if _differ(position, self._position) else None
         if len(page) or moved:
-            self._tally.written += await self._sink.write(
+            result = await self._sink.write(
                 self._source.source_id, page, run_id=self._run_id, position=moved
             )
             self._position = position
+            self._see(page, result)
+
+    def _learned(self) -> dict[str, object]:
+        """Return what a whole pass says about the source."""
+        tally, position = self._tally, self._position
+        shown = tally.filled_pages >= PASS_PAGES or bool(position and position.order_shown)
+        if tally.is_unchanged:
+            return {"document": self._start.document, "order_shown": shown}
+        return {
+            "document": tally.document,
+            "order_shown": self._declares_order and tally.in_order and shown,
+        }
+
+    def _see(self, page: Page, result: WriteResult) -> None:
+        """Note what a write changed, and how late what is new was."""
+        tally = self._tally
+        tally.new += len(result.new)
+        tally.changed += result.changed
+        self._returns.note(page.records, result.superseded)
+        if tally.is_first or self._turn is None:
+            return
+        now = self._horizon + (self._clock() - self._began)
+        tally.delays += [now - each.timestamp for each in result.new]
+        durable = self._start.durable
+        if durable is not None and result.new:
+            oldest = min(each.timestamp for each in result.new)
+            tally.behind = max(tally.behind, durable - oldest)
 
     async def _checkpoint(self, promoted: datetime) -> None:
         turn = self._turn
@@ -378,43 +286,126 @@ class Passage:
             logging.INFO,
             self._source,
             f"Source {self._source.source_id!r}: page {self._tally.pages}, "
-            f"{self._tally.read} records read, {self._tally.written} new or changed, "
+            f"{self._tally.delivered} records delivered, {self._tally.written} new or changed, "
             f"watermark {promoted.isoformat()}.",
         )
 
     def _has_changed(self) -> bool:
         tally = self._tally
         share = self._limits.quarantine_share * tally.seen
-        return tally.quarantined > max(QUARANTINE_MINIMUM, share)
+        return tally.quarantined > max(QUARANTINE_MINIMUM, share) or tally.is_useless
+
+    def _refuse_a_hopeless_feed(self) -> None:
+        if self._tally.is_useless and self._tally.quarantined >= HOPELESS_RECORDS:
+            self._refuse_a_changed_feed()
 
     def _refuse_a_changed_feed(self) -> None:
         tally = self._tally
-        if self._has_changed():
-            raise SourceError(
-                f"Of {tally.seen} records of source {self._source.source_id!r} {tally.quarantined} "
-                f"cannot be used, more than {self._limits.quarantine_share:.0%}: the feed has "
-                "changed; see the quarantine for the reasons.",
-                self._source.source_id,
-            )
+        if not self._has_changed():
+            return
+        reasons = "; ".join(f"{reason} ({count})" for reason, count in tally.most_frequent(3))
+        beyond = "" if tally.is_useless else f", more than {self._limits.quarantine_share:.0%}"
+        raise SourceError(
+            f"Of {tally.seen} records of source {self._source.source_id!r} {tally.quarantined} "
+            f"cannot be used{beyond}: {reasons}. The feed has changed, or the source is set up "
+            "wrong; the records are in the quarantine.",
+            self._source.source_id,
+        )
+
+    def _refuse_a_vanished_feed(self) -> None:
+        """Refuse a listing without anything, of a source of which the sink has something."""
+        tally, durable = self._tally, self._start.durable
+        if self._turn is None or tally.seen or tally.is_unchanged or tally.is_first:
+            return
+        is_snapshot = getattr(self._source, "snapshot", self._source.overlap is None)
+        if not is_snapshot or durable is None or self._limits.removed_share >= 1:
+            return
+        raise SourceError(
+            f"Source {self._source.source_id!r} lists nothing, and had records before: its answer "
+            "is incomplete, or all were removed. Look at the source, and set removed_share to 1 if "
+            "that is right.",
+            self._source.source_id,
+        )
+
+    async def _revert(self) -> None:
+        """Make current again what the source went back to, if the run still holds the source."""
+        records = self._returns.records
+        if not records or self._turn is None:
+            return
+        await self._turn.begin()
+        self._tally.changed += await self._returns.revert(self._source.source_id, self._run_id)
 
     async def _mark_removed(self) -> None:
-        if not self._is_whole or not isinstance(self._sink, MarksRemoved):
+        tally = self._tally
+        if not self._is_whole or not isinstance(self._sink, MarksRemoved) or tally.is_unchanged:
             return
-        if self._tally.nameless:
+        if tally.nameless:
             _tell(
                 logging.WARNING,
                 self._source,
-                f"Source {self._source.source_id!r} has {self._tally.nameless} records without an "
+                f"Source {self._source.source_id!r} has {tally.nameless} records without an "
                 "id; so nobody can tell what it removed, and nothing is marked.",
             )
             return
-        self._tally.removed = await self._sink.mark_removed(
-            self._source.source_id, self._tally.present, self._limits.removed_share
+        tally.removed = await self._sink.mark_removed(
+            self._source.source_id, tally.present, self._limits.removed_share
         )
+
+    def _warn(self) -> None:
+        """Say what a completed run leaves to be looked at."""
+        tally, source = self._tally, self._source
+        if tally.quarantined:
+            reasons = "; ".join(f"{why} ({count})" for why, count in tally.most_frequent(3))
+            _tell(
+                logging.WARNING,
+                source,
+                f"Source {source.source_id!r}: {tally.quarantined} of {tally.seen} records cannot "
+                f"be used and are in the quarantine: {reasons}.",
+            )
+        if tally.in_future:
+            _tell(
+                logging.WARNING,
+                source,
+                f"Records of source {source.source_id!r} from the future: {tally.in_future}; "
+                "stored, and moving no watermark.",
+            )
+        overlap = source.overlap
+        if overlap and tally.behind > _NARROW * overlap:
+            right = timedelta(hours=-(-tally.behind * 1.5 // timedelta(hours=1)))
+            _tell(
+                logging.WARNING,
+                source,
+                f"The overlap of source {source.source_id!r} is narrow: a new record was "
+                f"{tally.behind} behind the watermark, and the overlap is {overlap}. Set it to "
+                f"{right // timedelta(hours=1)} hours.",
+            )
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What a source may ask about itself."""
+
+    source: Source
+    sink: Sink
+    document: str | None
+
+    async def lacking(self, listed: Mapping[str, datetime]) -> Set[str]:
+        """Ask the sink; one that does not look up lacks everything."""
+        if isinstance(self.sink, LooksUp):
+            return await self.sink.lacking(self.source.source_id, listed)
+        return set(listed)
 
 
 def _differ(one: Position | None, other: Position | None) -> bool:
-    """Tell whether two positions say different things; the rest matters only to a crash."""
+    """Return whether two positions say different things; the rest matters only to a crash."""
     if one is None or other is None:
         return one is not other
-    return (one.timestamp, one.origin) != (other.timestamp, other.origin)
+    return _said(one) != _said(other)
+
+
+def _said(position: Position) -> tuple[object, ...]:
+    return position.timestamp, position.origin, position.document, position.order_shown
+
+
+def _tell(level: int, source: Source, text: str) -> None:
+    logger.log(level, text, extra={"source_id": source.source_id})

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Self
+from typing import Any, Literal, Self
 
 import orjson
 
@@ -165,21 +165,37 @@ class Reject:
         return cls(str(reason), raw, record_id if isinstance(record_id, str) else None)
 
 
+Completeness = Literal["total", "last page", "whole document", "declared"]
+"""How a run knows that it read all.
+
+By the total that the API states, by a last page that nothing contradicts, because one document is
+all there is, or only because the source was declared so.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Be what one request to a source yields; to a sink, what is made durable at once.
+    """What one request to a source yields; to a sink, what is made durable at once.
 
     Args:
-        records: What is collected.
-        rejects: What cannot be.
+        records: What was delivered and can be used, whatever its time.
+        rejects: What cannot be used.
         listed: Ids that a source which is read whole still lists, without their content.
-        skipped: How many usable items were read and lie outside of what was asked for.
+        asked_at: The source's own time when the run first asked it, where its answers tell it.
+        completeness: How the end of the reading was known, said by its last page at the latest.
+        total: How many items the source states.
+        document: The digest of the document that the page is of, where it was delivered whole.
+        unchanged: Whether that document is the one whose records the sink has; there are none here.
     """
 
     records: list[Record] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     listed: list[str] = field(default_factory=list)
-    skipped: int = 0
+    asked_at: datetime | None = None
+    completeness: Completeness | None = None
+    total: int | None = None
+    document: str | None = None
+    unchanged: bool = False
 
     def __len__(self) -> int:
         return len(self.records) + len(self.rejects)
@@ -193,34 +209,34 @@ class Page:
 
     @classmethod
     def of(cls, pages: Sequence[Page]) -> Page:
-        """Return pages as one, in their order."""
+        """Return what a sink stores of pages as one, in their order."""
         if len(pages) == 1:
             return pages[0]
         return cls(
             [record for page in pages for record in page.records],
             [reject for page in pages for reject in page.rejects],
             [listed for page in pages for listed in page.listed],
-            sum(page.skipped for page in pages),
         )
 
 
-Item = Record | Reject | None
-"""What a source makes of an item; ``None``: a usable one outside of what was asked for."""
+Item = Record | Reject
+"""What a source makes of an item."""
 
 
-def paged(items: Iterable[Item], size: int = PAGE_RECORDS) -> Iterator[Page]:
-    """Cut ``items`` into pages of at most ``size`` records and rejects, without reading ahead."""
-    page, skipped = Page(), 0
+def paged(items: Iterable[Item], size: int = PAGE_RECORDS, **marks: Any) -> Iterator[Page]:
+    """Cut ``items`` into pages of at most ``size`` records and rejects, without reading ahead.
+
+    Each page has the ``marks``, which are fields of `Page`. Where there are some, no item at all is
+    one empty page.
+    """
+    page, is_empty = Page(**marks), True
     for item in items:
-        if item is None:
-            skipped += 1
-            continue
         if isinstance(item, Record):
             page.records.append(item)
         else:
             page.rejects.append(item)
         if len(page) == size:
-            yield replace(page, skipped=skipped)
-            page, skipped = Page(), 0
-    if len(page) or skipped:
-        yield replace(page, skipped=skipped)
+            yield page
+            page, is_empty = Page(**marks), False
+    if len(page) or (marks and is_empty):
+        yield page

@@ -15,8 +15,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from ladon_storage.collection.interfaces import Clock, Limits, Storage
 from ladon_storage.errors import (
@@ -86,6 +87,14 @@ class Turn:
                 "repair or delete it before collecting, since without it everything is collected "
                 "again."
             )
+
+    def now(self) -> datetime:
+        """Return the service's time as last heard, or ours."""
+        return self._clock()
+
+    async def last_sane(self, limit: datetime) -> datetime | None:
+        """Return the newest success up to ``limit`` that the service's history knows."""
+        return None
 
     def _refuse_if_held(self, stored: Watermark) -> None:
         written = stored.last_run_timestamp
@@ -158,7 +167,9 @@ class Turn:
         await self._write(WatermarkStatus.SUCCESS, timestamp, records=records)
         await self._write(WatermarkStatus.RUNNING, self._clock())
 
-    async def succeed(self, timestamp: datetime, records: int) -> None:
+    async def succeed(
+        self, timestamp: datetime, records: int, ledger: Mapping[str, Any] | None = None
+    ) -> None:
         """Write `success`, and let the source go."""
         await self._write(WatermarkStatus.SUCCESS, timestamp, records=records)
 

@@ -2,8 +2,7 @@
 
 - One unusable item is a `Reject`, and the rest goes on. What fails a run is a document whose
   structure is wrong, and that is for each source to say.
-- Outside of its range an item is nobody's business, also one without an id: it would be counted
-  among the unusable ones of every later run.
+- No item is dropped for its time: what was delivered is stored, and the engine alone selects.
 - Of several times the latest counts. One that is missing is no time; one that is there and makes no
   sense rejects the item, since nobody knows how new it is.
 """
@@ -56,23 +55,16 @@ class ItemReader:
     times: tuple[str, ...]
     moment: Moment
 
-    def read(
-        self, items: Iterable[object], start: datetime | None, until: datetime | None
-    ) -> Iterator[Item]:
-        """Yield the records with ``start <= timestamp < until``, and what cannot be used.
-
-        ``None`` stands for each record outside of the range.
-        """
+    def read(self, items: Iterable[object]) -> Iterator[Item]:
+        """Yield a record of each item, or a reject where it cannot be used."""
         for item in items:
-            yield from self._one(item, None, start, until)
+            yield self._one(item, None)
 
-    def read_keyed(
-        self, items: Mapping[str, object], start: datetime | None, until: datetime | None
-    ) -> Iterator[Item]:
+    def read_keyed(self, items: Mapping[str, object]) -> Iterator[Item]:
         """Yield as `read` does, of an object whose keys are the ids; a list of one is its item."""
         for key, item in items.items():
             alone = item[0] if isinstance(item, list) and len(item) == 1 else item
-            yield from self._one(alone, key, start, until)
+            yield self._one(alone, key)
 
     def record_id(self, item: object) -> str | None:
         """Return the id of an item, whole numbers as text; ``None`` where it has none."""
@@ -100,24 +92,17 @@ class ItemReader:
             raise ValueError(f"{' and '.join(self.times)}: missing")
         return max(found)
 
-    def _one(
-        self, item: object, key: str | None, start: datetime | None, until: datetime | None
-    ) -> Iterator[Item]:
+    def _one(self, item: object, key: str | None) -> Item:
         record_id = self.record_id(item) if key is None else key
         if not isinstance(item, dict):
-            yield Reject.of(f"should be an object, and is {_kind(item)}", item, record_id)
-            return
+            return Reject.of(f"should be an object, and is {_kind(item)}", item, record_id)
         try:
             timestamp = self.timestamp(item)
-            if (start is not None and timestamp < start) or (until and timestamp >= until):
-                yield None
-                return
             if record_id:
-                yield Record.of(record_id, timestamp, item)
-            else:
-                yield Reject.of(f"{self.id or 'its key'}: should be an id, and is none", item)
+                return Record.of(record_id, timestamp, item)
         except ValueError as error:
-            yield Reject.of(error, item, record_id)
+            return Reject.of(error, item, record_id)
+        return Reject.of(f"{self.id or 'its key'}: should be an id, and is none", item)
 
 
 def _kind(value: object) -> str:

@@ -50,10 +50,10 @@ class Kev(BaseModel):
         return
 
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
-        """Yield the entries that were added in ``[start, until)``, in the catalogue's order."""
+        """Yield all entries, in the catalogue's order."""
         async with source_http(self.source_id) as http:
             entries = self._entries(await http.get_json(self.url))
-        for page in paged(_ENTRIES.read(entries, start, until)):
+        for page in paged(_ENTRIES.read(entries), completeness="whole document"):
             yield page
 
     def _entries(self, document: object) -> list[Any]:

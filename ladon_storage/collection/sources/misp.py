@@ -16,7 +16,6 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -107,6 +106,11 @@ class Misp(BaseModel):
         """Whether pages come in the order of time: a feed is read by its manifest's timestamps."""
         return self.via == "feed"
 
+    @property
+    def order_guaranteed(self) -> bool:
+        """Whether the order is made by this side: a feed's files are asked for in it."""
+        return self.ordered
+
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
         """Yield the events with ``start <= timestamp < until``; of a feed also what it lists."""
         read = self._fed if self.via == "feed" else self._searched
@@ -138,7 +142,7 @@ class Misp(BaseModel):
         )
         async with api.http() as http, aclosing(api.walk(http, start, until)) as walk:
             async for got in walk:
-                for page in paged(api.read(got.items, start, until)):
+                for page in paged(api.read(got.items)):
                     yield page
 
     async def _fed(
@@ -160,6 +164,7 @@ class Misp(BaseModel):
                     else:
                         page.rejects.append(found)
                 yield page
+            yield Page(completeness="whole document")
 
     def _wanted(
         self, manifest: object, start: datetime | None, until: datetime | None
@@ -178,7 +183,7 @@ class Misp(BaseModel):
                 wanted.append((moment, uuid))
             else:
                 page.listed.append(uuid)
-        return replace(page, skipped=len(page.listed)), sorted(wanted)
+        return page, sorted(wanted)
 
     async def _event(
         self, http: SourceHttp, uuid: str, moment: datetime, entry: object

@@ -80,7 +80,7 @@ class Nvd(BaseModel):
         async with api.http() as http:
             for first, last in _windows(start, until, utc_now()):
                 async for items in self._complete(api, http, first, last):
-                    for page in paged(api.read(items, start, until)):
+                    for page in paged(api.read(items)):
                         yield page
 
     def _api(self) -> Rest:

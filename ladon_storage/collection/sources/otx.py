@@ -60,7 +60,7 @@ class Otx(BaseModel):
     )
 
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
-        """Yield the pulses that were modified in ``[start, until)``, in whatever order they come.
+        """Yield the pulses that were modified from ``start`` on, in whatever order they come.
 
         A list that shifted is read again, so that a pulse may come more than once.
         """
@@ -80,7 +80,7 @@ class Otx(BaseModel):
                 came, stated = set[str](), 0
                 async with aclosing(api.walk(http, start, until)) as walk:
                     async for got in walk:
-                        for page in paged(api.read(got.items, start, until)):
+                        for page in paged(api.read(got.items)):
                             yield page
                         came.update(str(value_at(item, "id")) for item in got.items)
                         count = value_at(got.document, "count")

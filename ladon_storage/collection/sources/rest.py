@@ -2,8 +2,8 @@
 
 - The answers decide nothing that was not declared: another structure fails the run, a next page on
   another host is not asked, one that was read before ends the run with an error.
-- Times are compared here whatever the API was told, so that a range in days or an API that knows no
-  range at all is only slower.
+- What the API is asked for selects nothing here: a range in days, or an API that knows no range, is
+  only slower.
 """
 
 from __future__ import annotations
@@ -209,10 +209,10 @@ class Rest(BaseModel):
         return self
 
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
-        """Yield the records with ``start <= timestamp < until``, as the API's pages come."""
+        """Yield what the API delivers when it is asked for a range, as its pages come."""
         async with self.http() as http, aclosing(self.walk(http, start, until)) as walk:
             async for got in walk:
-                for page in paged(self.read(got.items, start, until)):
+                for page in paged(self.read(got.items)):
                     yield page
 
     @asynccontextmanager
@@ -230,10 +230,10 @@ class Rest(BaseModel):
         ) as http:
             yield http
 
-    def read(self, items: Any, start: datetime | None, until: datetime | None) -> Iterator[Item]:
-        """Yield the records of a page that lie in the range, and what cannot be used."""
+    def read(self, items: Any) -> Iterator[Item]:
+        """Yield the records of a page, and what cannot be used."""
         reader = ItemReader(None if self.keyed else self.id, self.timestamps, self._moment())
-        return (reader.read_keyed if self.keyed else reader.read)(items, start, until)
+        return (reader.read_keyed if self.keyed else reader.read)(items)
 
     def _moment(self) -> Moment:
         if self.timestamp_format == "iso":

@@ -132,12 +132,17 @@ class SqlTable(BaseModel):
         return self
 
     @property
+    def order_guaranteed(self) -> bool:
+        """Whether the request itself asks for the order: the keyset does."""
+        return self.ordered
+
+    @property
     def ordered(self) -> bool:
         """Whether pages come in the order of time: the order of texts with offsets is another."""
         return self.times != "text"
 
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
-        """Yield the rows with ``start <= timestamp < until``, by timestamp and id.
+        """Yield the rows from ``start`` on, before ``until``, by timestamp and id.
 
         A row without a timestamp or an id is in no range: each run rejects some of them.
         """
@@ -147,7 +152,7 @@ class SqlTable(BaseModel):
             zone=zone_of(self.zone),
         )
         async with _opened(layout, await self._address()) as (reader, thread):
-            rows = _Rows(layout, reader.names, start, until, self.ordered and reader.is_text)
+            rows = _Rows(layout, reader.names, self.ordered and reader.is_text)
             most = UNREACHABLE_ROWS if start is None else UNREACHABLE_ROWS_AGAIN
             if lost := await thread.do(partial(reader.unreachable, most)):
                 yield Page(rejects=[rows.unreachable(row) for row in lost])
@@ -160,6 +165,7 @@ class SqlTable(BaseModel):
                 after = found[-1].key
                 for page in paged(rows.read(found), self.page_size):
                     yield page
+            yield Page(completeness="last page")
 
     async def _address(self) -> URL:
         value = self.url
@@ -183,8 +189,6 @@ class _Rows:
 
     layout: Layout
     names: tuple[str, ...]
-    start: datetime | None
-    until: datetime | None
     must_ascend: bool
 
     def __post_init__(self) -> None:
@@ -192,12 +196,11 @@ class _Rows:
         self._highest: datetime | None = None
 
     def read(self, rows: list[Row]) -> Iterator[Item]:
-        """Yield the records of the rows that are in the range, and what cannot be used."""
+        """Yield the records of rows, and what cannot be used."""
         for row in rows:
             try:
                 moment = self._moment_of(row)
-                wanted = self._is_wanted(moment)
-                yield Record.of(id_text(row.key[1]), moment, self._content(row)) if wanted else None
+                yield Record.of(id_text(row.key[1]), moment, self._content(row))
             except ValueError as error:
                 yield self._reject(error, row)
 
@@ -221,11 +224,6 @@ class _Rows:
                 )
             self._highest = moment
         return moment
-
-    def _is_wanted(self, moment: datetime) -> bool:
-        return (self.start is None or moment >= self.start) and (
-            self.until is None or moment < self.until
-        )
 
     def _content(self, row: Row) -> dict[str, object]:
         content = {}

@@ -93,6 +93,11 @@ class Taxii(BaseModel):
         """``True``: a server must sort by when objects were added."""
         return True
 
+    @property
+    def order_guaranteed(self) -> bool:
+        """``True``: the protocol says so."""
+        return True
+
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
         """Yield what was added from ``start`` on, up to the page that reaches ``until``."""
         highest: datetime | None = None

@@ -96,17 +96,17 @@ class ThreatFox(BaseModel):
         return EXPORT_KEEPS if self.url == _ADDRESSES["export"] else None
 
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
-        """Yield the indicators that were last seen in ``[start, until)``, in the feed's order."""
+        """Yield all indicators of the export, or those that the API is asked for."""
         key = await secret(self.key, self.source_id) if self.key else None
         keys = None if key is None else Keys(self.url, {"Auth-Key": key})
         async with source_http(self.source_id, keys=keys) as http:
             if self.via == "api":
                 found = await self._asked(http, start)
-                items = _FOUND.read(found, start, until)
+                items = _FOUND.read(found)
             else:
                 exported = await self._exported(http, with_key(self.url, key))
-                items = _INDICATORS.read_keyed(exported, start, until)
-        for page in paged(items):
+                items = _INDICATORS.read_keyed(exported)
+        for page in paged(items, completeness="whole document"):
             yield page
 
     async def _exported(self, http: SourceHttp, url: str) -> dict[str, Any]:

@@ -109,18 +109,18 @@ class UrlHaus(BaseModel):
         return _KEPT.get(self.via)
 
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
-        """Yield the addresses that were seen in ``[start, until)``, in the feed's order."""
+        """Yield all addresses of the dump or the answer, in the feed's order."""
         key = await secret(self.key, self.source_id) if self.key else None
         keys = None if key is None else Keys(self.url, {"Auth-Key": key})
         url = with_key(self.url, key)
         async with source_http(self.source_id, keys=keys) as http:
             if self.via == "api":
                 items = await self._asked(http, url, start)
-                found: Iterable[Item] = _URLS.read(items, start, until)
+                found: Iterable[Item] = _URLS.read(items)
             else:
                 answer = await http.get(url, headers={"Accept": "text/csv, */*;q=0.5"})
-                found = self._rows(self._text(answer.body), start, until)
-        for page in paged(found):
+                found = self._rows(self._text(answer.body))
+        for page in paged(found, completeness="whole document"):
             yield page
 
     async def _asked(self, http: SourceHttp, url: str, start: datetime | None) -> list[Any]:
@@ -164,7 +164,7 @@ class UrlHaus(BaseModel):
             problem = f"was cut off: after {len(body)} bytes it ends in the middle of a line"
         raise self._error(problem)
 
-    def _rows(self, text: str, start: datetime | None, until: datetime | None) -> Iterator[Item]:
+    def _rows(self, text: str) -> Iterator[Item]:
         columns, lines = self._header(text)
         empty = True
         for row in _cells(lines):
@@ -174,7 +174,7 @@ class UrlHaus(BaseModel):
                 empty = False
                 if len(row) == len(columns):
                     item = dict(zip(columns, row, strict=True))
-                    yield from _URLS.read([item], start, until)
+                    yield from _URLS.read([item])
                 else:
                     reason = f"has {len(row)} columns instead of {len(columns)}"
                     yield Reject.of(reason, row, row[0])

@@ -1,0 +1,85 @@
+"""How long after its own time a record was first seen: the evidence for an overlap.
+
+A histogram of fixed bounds, so that those of two runs merge by adding, and a year of runs takes no
+more room than one. A quantile is the upper bound of its bucket: it may say too much, never too
+little.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
+
+BOUNDS = (
+    *(0, 1, 5, 15, 30),
+    *(each * _MINUTE for each in (1, 2, 5, 10, 15, 20, 30, 45)),
+    *(each * _HOUR for each in (1, 2, 3, 4, 6, 8, 12, 16, 20)),
+    *(each * _DAY for each in (1, 1.5, 2, 3, 4, 5, 7, 10, 14, 21, 30, 60, 90, 180, 365)),
+)
+"""The upper bounds of the buckets, in seconds; what is later is in one bucket more."""
+
+
+class Lateness(BaseModel):
+    """How long after their own time records were first seen, as a histogram.
+
+    Args:
+        counts: How many records are in each bucket; buckets behind the last used one are left out.
+        worst_seconds: The greatest lateness; ``None``: nothing was seen.
+
+    >>> seen = Lateness.of([timedelta(minutes=3), timedelta(hours=5)])
+    >>> seen.quantile(0.5), seen.worst, (seen + seen).count
+    (datetime.timedelta(seconds=300), datetime.timedelta(seconds=18000), 4)
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    counts: tuple[int, ...] = Field((), max_length=len(BOUNDS) + 1)
+    worst_seconds: float | None = None
+
+    @classmethod
+    def of(cls, delays: Iterable[timedelta]) -> Self:
+        """Return the histogram of delays; a record from the future is not late at all."""
+        counts, worst = [0] * (len(BOUNDS) + 1), None
+        for delay in delays:
+            seconds = max(delay.total_seconds(), 0.0)
+            counts[bisect_left(BOUNDS, seconds)] += 1
+            worst = seconds if worst is None else max(worst, seconds)
+        while counts and not counts[-1]:
+            counts.pop()
+        return cls(counts=tuple(counts), worst_seconds=worst)
+
+    @property
+    def count(self) -> int:
+        """How many records were seen."""
+        return sum(self.counts)
+
+    @property
+    def worst(self) -> timedelta | None:
+        """The greatest lateness; ``None``: nothing was seen."""
+        return None if self.worst_seconds is None else timedelta(seconds=self.worst_seconds)
+
+    def quantile(self, share: float) -> timedelta | None:
+        """Return within which time the ``share`` of all records was seen; ``None``: none was."""
+        worst, passed = self.worst, 0
+        if worst is None:
+            return None
+        for number, count in enumerate(self.counts):
+            passed += count
+            if passed >= share * self.count and number < len(BOUNDS):
+                return min(timedelta(seconds=BOUNDS[number]), worst)
+        return worst
+
+    def __add__(self, other: Lateness) -> Lateness:
+        width = max(len(self.counts), len(other.counts))
+        one, two = (each.counts + (0,) * (width - len(each.counts)) for each in (self, other))
+        worst = max(
+            (each for each in (self.worst_seconds, other.worst_seconds) if each is not None),
+            default=None,
+        )
+        return Lateness(counts=tuple(map(sum, zip(one, two, strict=True))), worst_seconds=worst)

@@ -1,0 +1,208 @@
+"""Where a run starts: what the source is asked for, and what is durable already.
+
+- A sink that remembers its position decides. Behind the watermark (restored from a backup, dropped)
+  a run starts there, instead of leaving a hole; ahead of it (a crash) it goes on from there. A
+  watermark that an operator moved back wins: what is asked for again is read again.
+- A watermark in the future is not believed. The run starts at the last instant that makes sense: by
+  the sink's position, or by the service's history.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from ladon_storage.collection.interfaces import (
+    Clock,
+    Gap,
+    Limits,
+    Position,
+    RemembersPosition,
+    Sink,
+    Source,
+)
+from ladon_storage.collection.turn import Turn
+from ladon_storage.models import WatermarkStatus
+
+logger = logging.getLogger("ladon_storage.collection")
+
+NOTHING_COLLECTED = datetime.min.replace(tzinfo=UTC)
+"""The watermark of a source that was collected whole and had nothing yet.
+
+The contract wants a timestamp for every success. No record can be older than this one, so that it
+skips nothing that appears later; any other, also the first of 1970, could.
+"""
+
+
+_CLOCK_RESOLUTION = timedelta(seconds=1)
+"""What a service that tells its time in seconds may be behind itself."""
+
+
+def latest(*instants: datetime | None) -> datetime:
+    """Return the latest of the instants that there are, or `NOTHING_COLLECTED`."""
+    return max((each for each in instants if each is not None), default=NOTHING_COLLECTED)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run starts, and what it leaves out.
+
+    Args:
+        instant: What the source is asked for; ``None``: all that it has.
+        durable: Up to where everything is durable already; ``None``: nothing is.
+        position: What the sink remembers.
+        origin: From where the source is collected; ``None``: from its beginning. What is older is
+            left out.
+        gap: What the source no longer has.
+        document: The digest of the document whose records are all in the sink; ``None``: read it.
+    """
+
+    instant: datetime | None
+    durable: datetime | None = None
+    position: Position | None = None
+    origin: datetime | None = None
+    gap: Gap | None = None
+    document: str | None = None
+
+
+async def find_start(source: Source, sink: Sink, turn: Turn, limits: Limits, clock: Clock) -> Start:
+    """Return where a run starts, and say so where that is not simply its watermark."""
+    now = clock()
+    position = None
+    if isinstance(sink, RemembersPosition):
+        position = await sink.position(source.source_id)
+    limit = max(now, turn.now()) + _CLOCK_RESOLUTION
+    if turn.before is not None and turn.before > limit:
+        turn.before = durable = await _last_sane(source, turn, position, limit, limits)
+    elif isinstance(sink, RemembersPosition):
+        durable = _durable(source, turn, position, limit)
+    else:
+        durable = turn.before
+    if durable is None or durable == NOTHING_COLLECTED:
+        origin = _origin(source, turn, limits, now)
+        # Where a later run goes on if there is nothing yet: its own lookback would begin later.
+        return Start(origin, origin or durable, position, origin)
+    origin = position.origin if position else None
+    _warn_of_lookback(source, now, limits, origin)
+    is_continued = position is not None and position.timestamp == durable
+    return Start(
+        _back(durable, source.overlap),
+        durable,
+        position,
+        origin,
+        _gap(source, durable, now),
+        position.document if position and is_continued else None,
+    )
+
+
+async def _last_sane(
+    source: Source, turn: Turn, position: Position | None, limit: datetime, limits: Limits
+) -> datetime | None:
+    """Return the last instant that can be right, of a source whose watermark is in the future."""
+    before = turn.before
+    assert before is not None  # noqa: S101 - it is in the future
+    told = (position.timestamp, position.watermark) if position else ()
+    known = [each for each in (*told, await turn.last_sane(limit)) if each and each <= limit]
+    sane = max(known, default=None)
+    went_on = "from its beginning" if sane is None else f"from {sane.isoformat()}"
+    _tell(
+        logging.WARNING if before > limit + limits.future_skew else logging.INFO,
+        source,
+        f"The watermark of source {source.source_id!r} is in the future, at {before.isoformat()}: "
+        f"it is not believed, and the source is read {went_on}. Look at the clock of who wrote it.",
+    )
+    return sane
+
+
+def _origin(source: Source, turn: Turn, limits: Limits, now: datetime) -> datetime | None:
+    """Return from where a source is collected into a sink that has nothing of it."""
+    origin = _back(now, limits.initial_lookback)
+    if origin is None or turn.before is None or turn.before == NOTHING_COLLECTED:
+        return origin
+    # What came since the watermark was never collected, however long ago that is.
+    resumed = _back(turn.before, source.overlap)
+    return None if resumed is None else min(origin, resumed)
+
+
+def _durable(
+    source: Source, turn: Turn, position: Position | None, limit: datetime
+) -> datetime | None:
+    """Return the instant up to which the sink and the watermark agree that all is durable."""
+    before, stored = turn.before, turn.stored
+    if position is None:
+        if before is not None:
+            _tell(
+                logging.WARNING,
+                source,
+                f"The sink has nothing of source {source.source_id!r}, whose watermark is at "
+                f"{before.isoformat()}: it is new or was dropped; it is filled from the beginning.",
+            )
+        return None
+    if position.timestamp > limit:
+        return before
+    if before is not None and position.timestamp < before:
+        _tell(
+            logging.WARNING,
+            source,
+            f"The sink has source {source.source_id!r} up to {position.timestamp.isoformat()}, "
+            f"and its watermark is at {before.isoformat()}: the sink was restored from a backup, "
+            "or another one is collected into; it is filled from its own position.",
+        )
+        return position.timestamp
+    # Whoever moved the watermark since that run, or deleted it, wants what is there read again.
+    unfinished = stored is not None and stored.status != WatermarkStatus.SUCCESS
+    if stored is not None and stored.etag is not None and position.run_id is not None:
+        # To the instant where that run began, too: such a watermark was not written by that run.
+        unfinished = unfinished and position.is_of(stored.run_id)
+    if unfinished and position.watermark == before and position.timestamp > latest(before):
+        _tell(
+            logging.INFO,
+            source,
+            f"The sink has source {source.source_id!r} up to {position.timestamp.isoformat()} from "
+            "a run that did not end; it goes on from there.",
+        )
+        return position.timestamp
+    return before
+
+
+def _warn_of_lookback(
+    source: Source, now: datetime, limits: Limits, origin: datetime | None
+) -> None:
+    asked = _back(now, limits.initial_lookback)
+    if asked is None or origin is None or asked >= origin:
+        return
+    _tell(
+        logging.WARNING,
+        source,
+        f"The initial lookback of source {source.source_id!r} reaches back to {asked.isoformat()}, "
+        f"and it is collected from {origin.isoformat()} on; collect what is before by a backfill: "
+        f"since={asked.isoformat()}, until={origin.isoformat()}.",
+    )
+
+
+def _gap(source: Source, durable: datetime, now: datetime) -> Gap | None:
+    kept = _back(now, getattr(source, "retention", None))
+    if kept is None or durable >= kept:
+        return None
+    _tell(
+        logging.WARNING,
+        source,
+        f"Source {source.source_id!r} keeps nothing from before {kept.isoformat()}, and is durable "
+        f"up to {durable.isoformat()}: what changed in between is lost, unless it can be had "
+        "elsewhere.",
+    )
+    return Gap(start=durable, end=kept)
+
+
+def _back(instant: datetime, by: timedelta | None) -> datetime | None:
+    if by is None:
+        return None
+    try:
+        return instant - by
+    except OverflowError:  # before the year 1, where no record is
+        return None
+
+
+def _tell(level: int, source: Source, text: str) -> None:
+    logger.log(level, text, extra={"source_id": source.source_id})

@@ -1,0 +1,73 @@
+"""What a source went back to: an older time, or a content that it had before.
+
+A sink does not replace what it has by something older, since a page may be replayed. Whether the
+source went back shows only at the end of a run: where the last that it said about an id is what the
+sink passed over. A listing that has an id twice has not gone back, whatever the order of the two.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from ladon_storage.collection.interfaces import Reverts, Sink
+from ladon_storage.collection.records import Record
+
+logger = logging.getLogger(__name__)
+
+MAX_IDS = 2**18
+"""Ids of one run that are remembered; of what comes behind them nothing is taken for a return."""
+
+MAX_RETURNS = 10_000
+"""Records of one run that wait for its end."""
+
+
+class Returns:
+    """The records of one run to which its source may have gone back.
+
+    Args:
+        sink: Where they would become current again; ``None``: it cannot do that, or need not.
+    """
+
+    def __init__(self, sink: Reverts | None) -> None:
+        self._sink = sink
+        self._delivered: set[int] = set()
+        self._waiting: dict[str, Record] = {}
+
+    @classmethod
+    def of(cls, sink: Sink, *, is_needed: bool) -> Returns:
+        """Return what is asked of a sink, if it can do that."""
+        return cls(sink if is_needed and isinstance(sink, Reverts) else None)
+
+    @property
+    def records(self) -> list[Record]:
+        """What waits for the end of the run."""
+        return list(self._waiting.values())
+
+    def note(self, delivered: Sequence[Record], superseded: Sequence[Record]) -> None:
+        """Hear of what was delivered together, and of what of it the sink passed over."""
+        if self._sink is None:
+            return
+        if superseded or self._waiting:
+            passed = {id(each) for each in superseded}
+            last: dict[str, Record] = {}
+            for each in delivered:
+                known = last.get(each.record_id) or self._waiting.get(each.record_id)
+                if known is None or each.timestamp >= known.timestamp:
+                    last[each.record_id] = each
+            for record_id, record in last.items():
+                is_first = hash(record_id) not in self._delivered
+                if id(record) not in passed:
+                    self._waiting.pop(record_id, None)
+                elif (is_first or record_id in self._waiting) and len(self._waiting) < MAX_RETURNS:
+                    self._waiting[record_id] = record
+        if len(self._delivered) < MAX_IDS:
+            self._delivered.update(hash(each.record_id) for each in delivered)
+        elif superseded:
+            for each in superseded:
+                self._waiting.pop(each.record_id, None)
+
+    async def revert(self, source_id: str, run_id: str) -> int:
+        """Make them the current ones, and return how many were not."""
+        assert self._sink is not None  # noqa: S101 - nothing waits without one
+        return await self._sink.revert(source_id, self.records, run_id=run_id)
