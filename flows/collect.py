@@ -21,7 +21,7 @@ from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from flows.command import run_command
 from flows.ending import Ending, signals_noted
-from flows.reports import reported
+from flows.reports import completed, reported, summary
 from flows.turns import turn_of
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.engine import Report, run
@@ -67,7 +67,7 @@ async def collect(
     collected = source_from(source)
     with signals_noted():
         ending = Ending()
-        async with reported(collected.source_id, ending) as reporter, turn_of(collected.source_id):
+        async with reported(collected, ending) as reporter, turn_of(collected.source_id):
             reporter.report = await run(
                 collected,
                 _resolved(sink),
@@ -79,7 +79,7 @@ async def collect(
                 progress=reporter.progress,
                 collect=collect_in_task,
             )
-    return reporter.report
+    return completed(reporter.report, summary(reporter.report))
 
 
 def _resolved(sink: Any) -> Any:

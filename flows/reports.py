@@ -14,9 +14,10 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -25,13 +26,18 @@ from prefect.artifacts import (
     acreate_progress_artifact,
     aupdate_progress_artifact,
 )
+from prefect.states import Completed
 
 from flows.ending import Ending, finished, is_an_ending
 from ladon_storage.collection.engine import Report
-from ladon_storage.collection.interfaces import Collected, utc_now
+from ladon_storage.collection.interfaces import Collected, Ledger, Source, utc_now
+from ladon_storage.collection.resume import NOTHING_COLLECTED
 from ladon_storage.events import COLLECTED, FAILED, GAP, emit_of_source
+from ladon_storage.metrics import count_collected
 
 logger = logging.getLogger("ladon_storage.flows")
+
+R = TypeVar("R")
 
 PROGRESS_SECONDS = 2.0
 PREFECT_SECONDS = 10.0
@@ -44,6 +50,18 @@ LAST_RUNS = 20
 _BARS = "▁▂▃▄▅▆▇█"
 _RUN = re.compile(r"^\| \d{4}-.*\|$", re.MULTILINE)
 _LONGEST_ERROR = 300
+_REASONS = 3
+_COUNTS = {
+    "pages",
+    *(f"records_{each}" for each in ("delivered", "new", "changed", "known")),
+    *(f"records_{each}" for each in ("read", "written", "quarantined", "skipped", "removed")),
+}
+_ENDS = {
+    "total": "as many came as the source states",
+    "last page": "by the last page",
+    "whole document": "the whole document came",
+    "declared": "only declared: nothing in the answers shows it",
+}
 _GOES_ON = "The next run goes on where durable data ends."
 
 
@@ -68,6 +86,7 @@ class RunReporter:
     so_far: Collected = field(default_factory=Collected)
     report: Report | None = None
     ending: Ending | None = None
+    overlap: timedelta | None = None
     seconds: Callable[[], float] = time.monotonic
     _artifact: UUID | None = None
     _shown: float = float("-inf")
@@ -108,26 +127,11 @@ class RunReporter:
             await self._show(100.0)
         elif self._artifact is not None:
             await self._show(_share(self.so_far, utc_now()))
-        counts = {
-            "pages": self.so_far.pages,
-            "records_read": self.so_far.records_read,
-            "records_written": self.so_far.records_written,
-            "records_quarantined": self.so_far.records_quarantined,
-        }
         if error is not None:
-            told = counts | {"error": why}
-            emit_of_source(FAILED, self.source_id, told)
+            counts = self.so_far.model_dump(mode="json", include=_COUNTS)
+            emit_of_source(FAILED, self.source_id, counts | {"error": why})
         elif self.report is not None:
-            logger.info(
-                "Source %r is collected: %s records read, %s new or changed, watermark %s.",
-                self.source_id,
-                f"{self.report.records_read:,}",
-                f"{self.report.records_written:,}",
-                _instant(self.report.watermark_after),
-            )
-            emit_of_source(COLLECTED, self.source_id, self.report.model_dump(mode="json"))
-            if self.report.gap is not None:
-                emit_of_source(GAP, self.source_id, self.report.gap.model_dump(mode="json"))
+            self._completed(self.report)
         async with harmless("write the artifact"):
             key = artifact_key(self.source_id)
             before = await Artifact.aget(key)
@@ -137,6 +141,18 @@ class RunReporter:
                 key=key,
                 description=f"Collections of {self.source_id}, the latest first.",
             )
+
+    def _completed(self, report: Report) -> None:
+        count_collected(report.source_id, report.model_dump(include=_COUNTS), report.reasons)
+        logger.info(
+            "Source %r is collected: %s; watermark %s.",
+            self.source_id,
+            summary(report),
+            instant_or_never(report.watermark_after),
+        )
+        emit_of_source(COLLECTED, self.source_id, report.model_dump(mode="json"))
+        if report.gap is not None:
+            emit_of_source(GAP, self.source_id, report.gap.model_dump(mode="json"))
 
     async def _why(self, error: BaseException | None) -> str:
         """Return why the run failed, or who ended it; nothing where it completed."""
@@ -155,31 +171,21 @@ class RunReporter:
             f"| {counts.records_written:,} | {seconds:.1f} |"
         )
         runs = [run, *runs_before][:LAST_RUNS]
-        facts: list[tuple[str, str]] = [
-            (
-                "records read",
-                f"{counts.records_read:,} on {counts.pages:,} page{'s' * (counts.pages != 1)}",
-            ),
-            ("new or changed", f"{counts.records_written:,}"),
-            ("quarantined", f"{counts.records_quarantined:,}"),
-            ("removed at the source", f"{counts.records_removed:,}"),
-            ("from the future, only stored", f"{counts.records_in_future:,}"),
-        ]
+        facts = _ledger_facts(report or counts)
+        facts += _lateness_facts(report or counts, self.overlap)
         if report is not None and not report.backfill:
             facts += [
-                ("watermark before", _instant(report.watermark_before)),
-                ("watermark after", _instant(report.watermark_after)),
-                ("lag", _lag(report.watermark_after, now)),
+                ("watermark before", instant_or_never(report.watermark_before)),
+                ("watermark after", instant_or_never(report.watermark_after)),
+                ("lag", _lag(collected_until(report.watermark_after), now)),
             ]
         elif report is not None:
-            facts.append(("backfill", f"{_instant(report.start)} to {_instant(report.until)}"))
-        if report is not None and report.gap is not None:
-            gap = report.gap
-            facts.append(("**gap**", f"lost: {_instant(gap.start)} to {_instant(gap.end)}"))
+            told = f"{_instant(report.start)} to {_instant(report.until)}"
+            facts.append(("backfill", told))
         facts.append(("duration", f"{seconds:.1f} s"))
         lines = [f"# {self.source_id}: {ended}", ""]
         if why:
-            lines += [f"> {why}", "", _GOES_ON, ""]
+            lines += [f"> {code(why)}", "", _GOES_ON, ""]
         lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts), ""]
         lines += [
             "## Last runs",
@@ -192,9 +198,9 @@ class RunReporter:
 
 
 @contextlib.asynccontextmanager
-async def reported(source_id: str, ending: Ending | None = None) -> AsyncIterator[RunReporter]:
+async def reported(source: Source, ending: Ending | None = None) -> AsyncIterator[RunReporter]:
     """Follow a run, and tell how it ended, also where it was cancelled or told to end."""
-    reporter = RunReporter(source_id, ending=ending)
+    reporter = RunReporter(source.source_id, ending=ending, overlap=source.overlap)
     try:
         yield reporter
     except GeneratorExit:
@@ -234,8 +240,132 @@ def _picture(runs: list[str]) -> str:
     )
 
 
+def summary(ledger: Ledger) -> str:
+    """Return what a run did in one line, as its state message.
+
+    >>> summary(Ledger(records_new=12, records_known=1200, records_quarantined=2,
+    ...     reasons={"at: missing": 2}))
+    "12 new, 0 changed, 1,200 known; 2 quarantined: 'at: missing' (2)"
+    """
+    text = (
+        f"{ledger.records_new:,} new, {ledger.records_changed:,} changed, "
+        f"{ledger.records_known:,} known"
+    )
+    if ledger.records_skipped:
+        text += f", {ledger.records_skipped:,} skipped"
+    if ledger.records_removed:
+        text += f", {ledger.records_removed:,} removed at the source"
+    if ledger.records_quarantined:
+        text += f"; {ledger.records_quarantined:,} quarantined: {most_frequent(ledger.reasons)}"
+    if ledger.gap is not None:
+        text += f"; a gap: {_instant(ledger.gap.start)} to {_instant(ledger.gap.end)} is lost"
+    return text
+
+
+def most_frequent(reasons: Mapping[str, int]) -> str:
+    """Return the most frequent reasons of a quarantine in one line."""
+    told = [f"{_cut(reason)!r} ({count:,})" for reason, count in list(reasons.items())[:_REASONS]]
+    more = len(reasons) - len(told)
+    return ", ".join(told) + (f" and {more} more" if more > 0 else "")
+
+
+def completed(report: R, message: str) -> R:
+    """Return what makes a flow complete with a state message, and return ``report``."""
+    state: Any = Completed(message=message, data=report)
+    returned: R = state
+    return returned
+
+
+def collected_until(watermark: datetime | None) -> datetime | None:
+    """Return a watermark; ``None`` where there is none, or the one of a source without records."""
+    return None if watermark == NOTHING_COLLECTED else watermark
+
+
+def instant_or_never(watermark: datetime | None) -> str:
+    """Return a watermark as people read it.
+
+    >>> instant_or_never(NOTHING_COLLECTED)
+    'never collected'
+    """
+    known = collected_until(watermark)
+    return "never collected" if known is None else _instant(known)
+
+
 def _instant(value: datetime | None) -> str:
-    return "never" if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return "open" if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _ledger_facts(ledger: Ledger) -> list[tuple[str, str]]:
+    pages = f"{ledger.pages:,} page{'s' * (ledger.pages != 1)}"
+    parts = (
+        f"{ledger.records_new:,} new + {ledger.records_changed:,} changed + "
+        f"{ledger.records_known:,} known + {ledger.records_quarantined:,} quarantined + "
+        f"{ledger.records_skipped:,} skipped"
+    )
+    facts = [
+        ("asked for", _asked_for(ledger)),
+        ("records read", f"{ledger.records_read:,} on {pages}"),
+        ("new or changed", f"{ledger.records_written:,}"),
+        ("delivered", f"{ledger.records_delivered:,} = {parts}"),
+        ("how the end was known", _end_of(ledger)),
+        ("quarantined", f"{ledger.records_quarantined:,}"),
+    ]
+    facts += [
+        ("quarantined because", f"{code(reason)} ({count:,})")
+        for reason, count in list(ledger.reasons.items())[:_REASONS]
+    ]
+    facts += [
+        ("removed at the source", f"{ledger.records_removed:,}"),
+        ("from the future, only stored", f"{ledger.records_in_future:,}"),
+    ]
+    gap = ledger.gap
+    if gap is None:
+        return [*facts, ("gap", "none is known")]
+    return [*facts, ("**gap**", f"lost: {_instant(gap.start)} to {_instant(gap.end)}")]
+
+
+def _asked_for(ledger: Ledger) -> str:
+    start = collected_until(ledger.start)
+    if start is None and ledger.until is None:
+        return "all that the source has"
+    begin = "the beginning" if start is None else _instant(start)
+    return f"{begin} to {'now' if ledger.until is None else _instant(ledger.until)}"
+
+
+def _end_of(ledger: Ledger) -> str:
+    stated = "" if ledger.total is None else f"; the source states {ledger.total:,}"
+    if ledger.completeness is None:
+        return f"not known: the source does not say{stated}"
+    return _ENDS[ledger.completeness] + stated
+
+
+def _lateness_facts(ledger: Ledger, overlap: timedelta | None) -> list[tuple[str, str]]:
+    seen, told = (
+        ledger.lateness,
+        "every run reads all there is" if overlap is None else _span(overlap),
+    )
+    facts = [("overlap", told)]
+    if not seen.count:
+        return [("lateness", "nothing new was seen yet, after the first run"), *facts]
+    quantiles = ", ".join(
+        f"p{share * 100:g} {_span(seen.quantile(share))}" for share in (0.5, 0.99)
+    )
+    text = f"{quantiles}, worst {_span(seen.worst)}, of {seen.count:,} new since the first run"
+    return [("lateness", text), *facts]
+
+
+def _span(value: timedelta | None) -> str:
+    """Return a duration in its two greatest units.
+
+    >>> _span(timedelta(hours=30)), _span(timedelta(seconds=90)), _span(timedelta(0))
+    ('1 d 6 h', '1 min 30 s', '0 s')
+    """
+    left = 0 if value is None else round(value.total_seconds())
+    parts = []
+    for unit, seconds in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, seconds)
+        parts += [f"{count} {unit}"] * bool(count)
+    return " ".join(parts[:2]) or "0 s"
 
 
 def _lag(watermark: datetime | None, now: datetime) -> str:
@@ -248,5 +378,20 @@ def _lag(watermark: datetime | None, now: datetime) -> str:
 
 def one_line(error: BaseException) -> str:
     """Return an error as one line that a table can hold."""
-    text = " ".join(f"{type(error).__name__}: {error}".split()).replace("|", "/")
-    return text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]} …"
+    return _cut(f"{type(error).__name__}: {error}").replace("|", "/")
+
+
+def code(text: str) -> str:
+    """Return a text that may come from a feed as Markdown that shows it, and does nothing else.
+
+    >>> code("![a|b](http://tracker.example/x.png) <b>")
+    '`![a/b](http://tracker.example/x.png) <b>`'
+    """
+    return f"`{_cut(text).replace('`', chr(39)).replace('|', '/') or '-'}`"
+
+
+def _cut(text: str) -> str:
+    """Return a text as one line without what a terminal or a page would act on."""
+    visible = "".join(each if each.isprintable() else " " for each in text)
+    line = " ".join(visible.split())
+    return line if len(line) <= _LONGEST_ERROR else f"{line[:_LONGEST_ERROR]} …"

@@ -294,16 +294,18 @@ async def collect_source(
     start: datetime | None = None,
     until: datetime | None = None,
     *,
+    bounded: bool = False,
     turn: Turn | None = None,
     run_id: str = "",
     limits: Limits = Limits(),  # noqa: B008 - frozen
     progress: Progress | None = None,
     clock: Clock = utc_now,
 ) -> Collected:
-    """Make the records from ``start`` on durable and return their counts; touch no watermark.
+    """Make the records from ``start`` on durable and return their ledger; touch no watermark.
 
-    The flow ``collect`` gives it a ``turn``, the run's hold on the watermark: then it starts from
-    there, and may promote what is durable on the way.
+    ``start`` and ``until`` are what the source is asked for; what it delivers besides is left out
+    where the task is ``bounded``. The flow ``collect`` gives it a ``turn``, the run's hold on the
+    watermark: then it starts from there, and may promote what is durable on the way.
 
     Raises:
         SourceError: The source failed; its whole pages until then are durable.
@@ -316,6 +318,7 @@ async def collect_source(
             await record_sink(sink),
             start,
             until,
+            bounded=bounded,
             turn=turn,
             run_id=run_id,
             limits=limits,

@@ -35,7 +35,7 @@ from ladon_storage.collection.interfaces import (
 )
 from ladon_storage.collection.lateness import Lateness
 from ladon_storage.collection.passage import Passage, Range
-from ladon_storage.collection.resume import Start, find_start, latest
+from ladon_storage.collection.resume import NOTHING_COLLECTED, Start, find_start, latest
 from ladon_storage.collection.turn import Turn
 from ladon_storage.errors import ConfigurationError, WatermarkConflictError
 from ladon_storage.models import to_utc
@@ -247,8 +247,8 @@ def _report(
         source_id=source.source_id,
         run_id=run_id,
         backfill=backfill,
-        watermark_before=before,
-        watermark_after=after,
+        watermark_before=None if before == NOTHING_COLLECTED else before,
+        watermark_after=None if after == NOTHING_COLLECTED else after,
         seconds=time.monotonic() - began,
         **{name: getattr(collected, name) for name in Ledger.model_fields},
     )

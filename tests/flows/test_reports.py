@@ -66,7 +66,7 @@ async def test_completed_run_writes_the_page_of_its_source(
         "| records read | 2 on 2 pages |",
         "| new or changed | 2 |",
         "| quarantined | 1 |",
-        "| watermark before | never |",
+        "| watermark before | never collected |",
         "| watermark after | 2024-01-01 00:02:00 UTC |",
     ):
         assert fact in first
@@ -89,7 +89,7 @@ async def test_failed_run_says_why_and_what_is_durable(
         await collect(source, sink(tmp_path), storage)
     page = await page_of("broken")
     assert "# broken: failed" in page
-    assert "> SourceError: Source 'broken' answered 500 / twice." in page
+    assert "> `SourceError: Source 'broken' answered 500 / twice.`" in page
     assert "| new or changed | 1 |" in page
     assert "`✗`" in page
     (event,) = await events_of("broken", 1)
@@ -160,6 +160,7 @@ async def test_pages_that_come_fast_are_not_all_shown(monkeypatch: pytest.Monkey
     monkeypatch.setattr(reporter, "_show", show)
     for number in range(1, 60):
         await reporter.progress(Collected(pages=number))
+        await asyncio.sleep(0)
         seconds[0] += 0.125
     assert shown == [1, 17, 33, 49]
 
