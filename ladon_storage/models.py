@@ -356,13 +356,14 @@ def updated(
 
     Raises:
         WatermarkConflictError: With status 412 another version is stored than the writer read;
-            with 409 the update is a success older than the stored one.
+            with 409 the update is a success older than the stored one, which is not in the future.
     """
     check_version(stored, source_id, if_match=if_match, if_none_match=if_none_match)
     before = stored.last_successful_timestamp if stored else None
     after = before
     if update.status is WatermarkStatus.SUCCESS:
-        if before is not None and update.timestamp < before:
+        # One in the future is wrong: whoever knows better may put it right.
+        if before is not None and update.timestamp < before <= now:
             raise WatermarkConflictError(
                 f"Watermark {source_id!r} is at {before.isoformat()}, later than "
                 f"{update.timestamp.isoformat()}; an operator can move it back with a reset.",

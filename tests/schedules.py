@@ -72,13 +72,26 @@ class Item:
 
 @dataclass(frozen=True)
 class Feed:
-    """Say what kind of source it is."""
+    """Say what kind of source it is.
+
+    Args:
+        overlap: In minutes; ``None``: it is read whole.
+        ordered: Whether it declares an order.
+        honest: Whether it keeps it, and its requests ask for it.
+        page: Records of a page.
+        lookback: How far back a first collection reads, in minutes.
+        delivers_all: Whether it delivers everything, whatever it is asked for.
+        tells_time: Whether its answers tell its own time.
+        seed: The order in which it delivers.
+    """
 
     overlap: int | None = 3
     ordered: bool = False
     honest: bool = True
     page: int = 2
     lookback: int | None = None
+    delivers_all: bool = False
+    tells_time: bool = True
     seed: int = 0
 
 
@@ -307,6 +320,8 @@ class Life:
         self.world = world
         self.run_id = run_id
         self.task = asyncio.current_task()
+        self.origin: datetime | None = None
+        """What is older is left out."""
         self.faults = {(each.point, each.nth, each.when): each.what for each in step.faults}
         self.fired: list[Fault] = []
         self.dead = False
@@ -472,13 +487,17 @@ class HitSource:
         feed = life.world.feed
         self.overlap = None if feed.overlap is None else timedelta(minutes=feed.overlap)
         self.ordered = feed.ordered
+        self.order_guaranteed = feed.ordered and feed.honest
         self._life = life
         self._page = feed.page
+        self._asked_at: datetime | None = None
 
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
         await self._life.hit("read", "before")
         # One that is read whole knows no range.
-        start = None if self.overlap is None else start
+        start = None if self.overlap is None or self._life.world.feed.delivers_all else start
+        if self._life.world.feed.tells_time:
+            self._asked_at = self._life.world.now
         records, rejects = self._life.world.seen(self._life, start)
         for begin in range(0, len(records), self._page):
             yield self._page_of(records[begin : begin + self._page], [])
@@ -489,8 +508,10 @@ class HitSource:
         self._life.read_all = True
 
     def _page_of(self, records: list[Record], rejects: list[Reject]) -> Page:
-        self._life.to_write += len(records) + len(rejects)
-        return Page(records, rejects)
+        origin = self._life.origin
+        stored = [each for each in records if origin is None or each.timestamp >= origin]
+        self._life.to_write += len(stored) + len(rejects)
+        return Page(records, rejects, asked_at=self._asked_at)
 
 
 class World:
@@ -502,6 +523,7 @@ class World:
         self.backend: Backend = Scripted(self)
         self.shown: dict[str, Item] = {}
         self.rejects: list[Reject] = []
+        self.shown_rejects: list[Reject] = []
         self.stormy = False
         self.last_success: datetime | None = None
         self.went_from: datetime | None = None
@@ -527,7 +549,7 @@ class World:
         report = await self._collect(Run())
         assert report is not None, self.told("the run after everything did not succeed")
         self._require([item for item in self.shown.values() if item.due], "is not in the sink")
-        assert set(self.backend.rejects()) >= {each.raw for each in self.rejects}
+        assert set(self.backend.rejects()) >= {each.raw for each in self.shown_rejects}
         for kept in (self.backend.rows(), self.backend.rejects()):
             assert len(kept) == len(set(kept)), self.told("the sink has something twice")
         before = self.last_success
@@ -590,15 +612,14 @@ class World:
 
     def _newest(self) -> datetime | None:
         """Return the latest time that any run may have promoted by now."""
-        horizon = self.now + SKEW
-        times = [item.at for item in self.shown.values() if item.at <= horizon]
+        times = [item.at for item in self.shown.values() if item.at <= self.now]
         success = self.last_success
         if success is not None and success != NOTHING_COLLECTED:
             times.append(success)
         return max(times, default=None)
 
     def _is_in_reach(self, item: Item, newest: datetime | None) -> bool:
-        if self.feed.overlap is None or newest is None:
+        if self.feed.overlap is None or self.feed.delivers_all or newest is None:
             return True
         return item.at >= self._before(newest)
 
@@ -642,7 +663,7 @@ class World:
             return
         backup, position = self.backups[-steps] if 0 < steps <= len(self.backups) else (None, None)
         self.backend.restore(backup)
-        if position is not None and self.feed.overlap is not None:
+        if position is not None and self.feed.overlap is not None and not self.feed.delivers_all:
             reach = self._before(position.timestamp)
             for item in self._missing():
                 item.due = item.due and item.at >= reach
@@ -730,16 +751,26 @@ class World:
         """Return what a run that begins to read sees, in the order in which it sees it."""
         self.log.append(f"    {life.run_id} reads from {start and f'{start:%d %H:%M}'}")
         self._bound_by_lookback()
+        position = self.backend.position()
+        if position is not None and start is not None:
+            life.origin = position.origin
         if start is not None:
             life.durable = start + timedelta(minutes=self.feed.overlap or 0)
+            if life.origin is not None and life.durable < life.origin:
+                life.origin = start
+        if life.origin is not None:
+            for item in self._missing():
+                item.due = item.due and item.at >= life.origin
         life.due = [i for i in self.shown.values() if i.due and i not in life.excused]
         records = [each.record for each in self.shown.values() if not start or each.at >= start]
         random.Random(self.feed.seed).shuffle(records)
         if self.feed.ordered and self.feed.honest:
             records.sort(key=lambda each: each.timestamp)
-        rejects = list(self.rejects)
+        # Alone they would fail the run, as a feed of which nothing can be used does.
+        rejects = self.shown_rejects = list(self.rejects) if records else []
         if self.stormy:
-            rejects += [Reject.of("no time", {"storm": number}) for number in range(STORM)]
+            storm = [Reject.of("no time", {"storm": number}) for number in range(STORM)]
+            rejects = [*rejects, *storm]
         return records, rejects
 
     def _bound_by_lookback(self) -> None:
@@ -757,7 +788,7 @@ class World:
     def wrote(self, life: Life, page: Page, position: Position | None) -> None:
         """Look at a page and a position that are durable now."""
         life.to_write -= len(page)
-        times = [each.timestamp for each in page.records if each.timestamp <= self.now + SKEW]
+        times = [each.timestamp for each in page.records if each.timestamp <= self.now]
         if times:
             life.caught |= life.highest is not None and min(times) < life.highest
             life.highest = max([*times, *([life.highest] if life.highest else [])])
@@ -776,7 +807,7 @@ class World:
         if after != before:
             assert after is not None
             assert before is None or after > before, self.told("the watermark went back")
-            assert after <= self.now + SKEW, self.told("the watermark is in the future")
+            assert after <= self.now, self.told("the watermark is in the future")
         if stored.status == WatermarkStatus.SUCCESS:
             assert after is not None
             self._look_at_promise(life, after, "watermark")
@@ -784,7 +815,7 @@ class World:
 
     def _look_at_promise(self, life: Life, until: datetime, what: str) -> None:
         # Each run reads anew what is read whole, and an order that is broken promises nothing yet.
-        trusted = self.feed.overlap is not None and (self.feed.honest or not self.feed.ordered)
+        trusted = self.feed.overlap is not None and not self._may_be_deceived()
         # What came late since a range was read is read again, being within the overlap, but is not
         # promised by who only says again what was durable.
         is_news = life.durable is None or until > life.durable
@@ -795,6 +826,12 @@ class World:
             current = set(map(id, self.shown.values()))
             shown = [i for i in promised if id(i) in current or self.backend.keeps_all]
             self._require(shown, f"is not durable, and the {what} passed it at {until:%d %H:%M}")
+
+    def _may_be_deceived(self) -> bool:
+        """Return whether an order is believed, since a whole pass has shown it, and is not kept."""
+        position = self.backend.position()
+        is_believed = position is not None and position.order_shown
+        return self.feed.ordered and not self.feed.honest and is_believed
 
     def _require(self, items: list[Item], what: str) -> None:
         there = set(self.backend.rows())
@@ -819,7 +856,7 @@ class World:
 
         What a sink does not remember cannot be taken back either.
         """
-        if self.feed.honest or self.feed.overlap is None:
+        if self.feed.overlap is None or not self._may_be_deceived():
             return
         if life.caught and self.backend.remembers:
             return

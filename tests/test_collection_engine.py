@@ -13,6 +13,7 @@ import pytest
 from ladon_storage.collection import turn
 from ladon_storage.collection.engine import Report, collect, run
 from ladon_storage.collection.interfaces import Collected
+from ladon_storage.collection.lateness import Lateness
 from ladon_storage.errors import (
     ConfigurationError,
     InvalidResponseError,
@@ -81,12 +82,21 @@ async def test_report_says_what_the_run_did() -> None:
         "start": at(5),
         "until": None,
         "pages": 3,
+        "records_delivered": 3,
+        "records_new": 2,
+        "records_changed": 0,
+        "records_known": 1,
+        "records_quarantined": 0,
+        "records_skipped": 0,
+        "records_in_future": 0,
+        "records_removed": 0,
         "records_read": 3,
         "records_written": 2,
-        "records_in_future": 0,
-        "records_quarantined": 0,
-        "records_removed": 0,
+        "reasons": {},
+        "completeness": None,
+        "total": None,
         "gap": None,
+        "lateness": Lateness.of([now() - at(9), now() - at(20)]).model_dump(),
         "watermark_before": at(10),
         "watermark_after": at(20),
     }
@@ -475,28 +485,28 @@ async def test_empty_range_is_refused_before_anything_is_asked() -> None:
 async def test_records_from_the_future_are_counted_and_warned_of(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Up to five minutes ahead a clock is only a little fast; later records move no watermark."""
+    """None moves the watermark; those within the allowed skew are not reported."""
     limit = now() + timedelta(minutes=5)
     pages: list[Any] = [
-        [record("1", limit), record("2", limit + timedelta(microseconds=1))],
+        [record("0", now()), record("1", limit), record("2", limit + timedelta(microseconds=1))],
         [record("3", limit + timedelta(days=1))],
     ]
 
     outcome = await collect(ScriptedSource(pages), MemorySink(), None, clock=now)
 
-    assert (outcome.candidate, outcome.records_in_future) == (limit, 2)
-    assert outcome.records_written == 3
+    assert (outcome.candidate, outcome.records_in_future) == (now(), 2)
+    assert outcome.records_written == 4
     assert "'feed' from the future: 2;" in caplog.text
 
 
 async def test_time_is_asked_for_each_page() -> None:
-    """Records that came up during a long run are not from the future."""
+    """Records that came up during a long run are not from the future, but for the next run."""
     times = iter([at(0), at(60)])
     source = ScriptedSource([[record("1", 0)], [record("2", 60)]])
 
     outcome = await collect(source, MemorySink(), None, clock=lambda: next(times))
 
-    assert (outcome.candidate, outcome.records_in_future) == (at(60), 0)
+    assert (outcome.candidate, outcome.records_in_future) == (at(0), 0)
 
 
 async def test_candidate_needs_no_order() -> None:

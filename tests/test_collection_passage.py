@@ -32,7 +32,10 @@ NOW = at(24 * 60)
 
 
 class Ordered(ScriptedSource):
+    """A source whose requests ask for the order."""
+
     ordered = True
+    order_guaranteed = True
 
 
 class World:
@@ -347,14 +350,15 @@ async def test_record_from_the_future_breaks_no_order() -> None:
     assert report.records_in_future == 1
 
 
-async def test_future_skew_can_be_set() -> None:
-    """A source whose clock is known to be ahead may be given more room, or none."""
-    world = World()
+async def test_future_skew_decides_what_is_reported_and_nothing_else() -> None:
+    """A record that is ahead of the clock moves no watermark, reported or not."""
     ahead = NOW + timedelta(minutes=4)
-    await world.run([record("1", ahead)], limits=Limits(future_skew=timedelta(0)))
-    assert world.watermark == resume.NOTHING_COLLECTED
-    await world.run([record("1", ahead)])
-    assert world.watermark == ahead
+    for skew, reported in ((timedelta(0), 1), (timedelta(minutes=5), 0)):
+        world = World()
+        report = await world.run(
+            [record("0", 5), record("1", ahead)], limits=Limits(future_skew=skew)
+        )
+        assert (world.watermark, report.records_in_future) == (at(5), reported)
 
 
 async def test_sink_is_believed_beyond_the_last_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -539,7 +543,7 @@ async def test_changed_feed_is_read_again_from_where_it_changed() -> None:
     """A run that refuses its feed promotes nothing in the sink either, to be read when repaired."""
     world = World()
     await world.run([record("1", 10)])
-    with pytest.raises(SourceError, match="the feed has changed"):
+    with pytest.raises(SourceError, match="The feed has changed"):
         await world.run([record("2", 20)], rejects(20), [record("3", 30)], kind=Ordered)
     assert world.position
     assert world.position.timestamp == at(10)
@@ -579,7 +583,7 @@ async def test_quarantined_share_can_be_set() -> None:
 async def test_changed_feed_is_not_checkpointed() -> None:
     """The share is looked at before each promotion, not only at the end."""
     world = World(MemorySink())
-    with pytest.raises(SourceError, match="the feed has changed"):
+    with pytest.raises(SourceError, match="The feed has changed"):
         await world.run(rejects(20), [record("1", 1)], kind=Ordered)
     assert world.checkpoints == []
 

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -80,7 +81,12 @@ feeds = st.builds(
     honest=st.booleans(),
     page=st.integers(1, 3),
     lookback=st.sampled_from([None, None, 30]),
+    delivers_all=st.sampled_from([False, False, True]),
+    tells_time=st.booleans(),
     seed=st.integers(0, 99),
+).map(
+    # What a lookback leaves out of what is delivered anyway has tests of its own.
+    lambda feed: replace(feed, lookback=None) if feed.delivers_all or feed.overlap is None else feed
 )
 early = st.builds(
     Fault,

@@ -333,13 +333,14 @@ async def test_25_ordered_source_goes_on_after_a_crash(world: World) -> None:
 
     class Ordered(Feed):
         ordered = True
+        order_guaranteed = True
 
     async def die() -> None:
         dead.set()
         await asyncio.Event().wait()
 
     first = ScriptedSource([*pages[:3], die], overlap=timedelta(0))
-    first.ordered = True  # type: ignore[attr-defined]
+    first.ordered = first.order_guaranteed = True  # type: ignore[attr-defined]
     running = asyncio.ensure_future(w.run(first, run_id="killed"))
     await dead.wait()
     while len(w.rows) < 30 and not running.done():

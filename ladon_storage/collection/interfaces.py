@@ -129,7 +129,8 @@ class Position(BaseModel):
         run_id: The run that wrote it; ``None``: the sink does not keep that. It tells a run that
             did not end from a watermark that an operator moved back to where that run began. A
             sink that keeps numbers alone gives its `run_digest`.
-        document: The digest of the source's document whose records are all in the sink.
+        document: The digest of the source's document whose records are all in the sink: 30
+            hexadecimal digits; ``None``: the last complete reading had nothing, or no document.
         order_shown: Whether a whole pass came in the order that the source declares.
     """
 
@@ -158,6 +159,8 @@ class WriteResult:
         changed: How many versions are new of records that it had, or replaced what it had.
         superseded: The records that it left as they are, since it holds something later: of an id
             that it has at a later time, or, where all versions are kept, one that another followed.
+            Where there are some, the position that came with the page was not written: whether
+            they are to become current shows only at the end of the run.
     """
 
     new: Sequence[Record] = ()
@@ -257,7 +260,7 @@ class Limits(BaseModel):
         timedelta(minutes=5),
         timedelta(seconds=1),
         "Future skew (seconds)",
-        "How far a record may be ahead of our clock and still move the watermark.",
+        "How far a record may be ahead of the clock before it is reported as from the future.",
     )
     quarantine_share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.1,

@@ -35,12 +35,12 @@ from ladon_storage.collection.interfaces import (
     Source,
     WriteResult,
 )
-from ladon_storage.collection.records import Page
+from ladon_storage.collection.records import Page, Record
 from ladon_storage.collection.resume import NOTHING_COLLECTED, Start, latest
 from ladon_storage.collection.returns import Returns
 from ladon_storage.collection.tally import Tally
 from ladon_storage.collection.turn import Turn
-from ladon_storage.errors import SourceError
+from ladon_storage.errors import SinkError, SourceError
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,9 @@ HOPELESS_RECORDS = 10_000
 PASS_PAGES = 2
 """So many pages with records make a pass that shows an order."""
 
+LISTED = "0" * 30
+"""Stands for the digest of a document in a position: something was listed, and in no document."""
+
 _LONGEST_LEAD = timedelta(days=1)
 """A source whose clock is ahead of ours by more has a wrong clock."""
 
@@ -70,10 +73,14 @@ class Range:
     since: datetime | None = None
     until: datetime | None = None
 
-    def __contains__(self, timestamp: datetime) -> bool:
-        return (self.since is None or timestamp >= self.since) and (
-            self.until is None or timestamp < self.until
-        )
+    def of(self, records: list[Record]) -> list[Record]:
+        """Return those of the records that are stored."""
+        since, until = self.since, self.until
+        if since is not None:
+            records = [each for each in records if each.timestamp >= since]
+        if until is not None:
+            records = [each for each in records if each.timestamp < until]
+        return records
 
 
 class Passage:
@@ -118,11 +125,12 @@ class Passage:
         self._remembers = turn is not None and isinstance(sink, RemembersPosition)
         self._position = start.position
         self._declares_order = bool(getattr(source, "ordered", False))
-        shown = start.position is not None and start.position.order_shown
-        self._is_ordered = self._declares_order and (
-            bool(getattr(source, "order_guaranteed", False)) or shown
-        )
+        is_guaranteed = bool(getattr(source, "order_guaranteed", False))
+        self._order_shown = start.position is not None and start.position.order_shown
+        self._is_ordered = self._declares_order and (is_guaranteed or self._order_shown)
+        self._learns_order = self._declares_order and not is_guaranteed
         self._is_whole = turn is not None and getattr(source, "whole", source.overlap is None)
+        self._is_snapshot = getattr(source, "snapshot", source.overlap is None)
         self._returns = Returns.of(sink, is_needed=turn is not None and start.position is not None)
         self._checkpointed = time.monotonic()
         self._watermark = turn.before if turn else None
@@ -189,19 +197,21 @@ class Passage:
         self._refuse_a_hopeless_feed()
         if self._is_ordered and tally.highest is not None:
             # What a changed feed hides is read again once it is repaired, so it must not be passed.
-            is_sound = tally.in_order and not self._has_changed()
+            # What the source may have gone back to is not durable before the end.
+            is_sound = tally.in_order and not self._has_changed() and not self._returns.records
             promoted = latest(self._start.durable, tally.highest if is_sound else None)
         await self._write(Page.of(pages), promoted)
-        if promoted is not None:
+        if promoted is not None and not self._returns.records:
             await self._checkpoint(promoted)
 
     def _count(self, page: Page) -> Page:
         """Count what was delivered, and return what of it is stored."""
         tally = self._tally
         if page.asked_at is not None and not tally.pages:
-            self._horizon = min(page.asked_at, self._began + _LONGEST_LEAD)
+            is_sane = page.asked_at <= self._began + _LONGEST_LEAD
+            self._horizon = page.asked_at if is_sane else self._began
         tally.note(page, keeps_ids=self._is_whole)
-        stored = [each for each in page.records if each.timestamp in self._selected]
+        stored = self._selected.of(page.records)
         if len(stored) < len(page.records):
             tally.skipped += len(page.records) - len(stored)
             page = replace(page, records=stored)
@@ -232,36 +242,47 @@ class Passage:
                 watermark=self._watermark,
                 origin=self._start.origin,
                 run_id=self._run_id,
-                order_shown=position is not None and position.order_shown,
+                order_shown=self._order_shown,
             )
         if position is not None and self._remembers:
             if is_last:
                 position = position.model_copy(update=self._learned())
             elif len(page) or promoted is not None:
                 # Until the run ended, the sink has a part of another document.
-                position = position.model_copy(update={"document": None})
+                before = self._start.position
+                had_some = before is not None and before.document is not None
+                position = position.model_copy(update={"document": LISTED if had_some else None})
         moved = position if _differ(position, self._position) else None
         if len(page) or moved:
             result = await self._sink.write(
                 self._source.source_id, page, run_id=self._run_id, position=moved
             )
-            self._position = position
+            if not result.superseded:
+                self._position = position
             self._see(page, result)
 
     def _learned(self) -> dict[str, object]:
         """Return what a whole pass says about the source."""
-        tally, position = self._tally, self._position
-        shown = tally.filled_pages >= PASS_PAGES or bool(position and position.order_shown)
+        tally, shown = self._tally, self._order_shown
         if tally.is_unchanged:
             return {"document": self._start.document, "order_shown": shown}
+        shown = shown or tally.filled_pages >= PASS_PAGES
+        listed = LISTED if self._is_snapshot else None
         return {
-            "document": tally.document,
-            "order_shown": self._declares_order and tally.in_order and shown,
+            "document": (tally.document or listed) if tally.seen else None,
+            "order_shown": self._learns_order and tally.in_order and shown,
         }
 
     def _see(self, page: Page, result: WriteResult) -> None:
         """Note what a write changed, and how late what is new was."""
         tally = self._tally
+        if result.written > len(page.records):
+            raise SinkError(
+                f"The sink of source {self._source.source_id!r} says that it changed "
+                f"{result.written} rows of {len(page.records)} record"
+                f"{'s' * (len(page.records) != 1)}. Correct what its `write` returns.",
+                self._source.source_id,
+            )
         tally.new += len(result.new)
         tally.changed += result.changed
         self._returns.note(page.records, result.superseded)
@@ -313,12 +334,11 @@ class Passage:
         )
 
     def _refuse_a_vanished_feed(self) -> None:
-        """Refuse a listing without anything, of a source of which the sink has something."""
-        tally, durable = self._tally, self._start.durable
-        if self._turn is None or tally.seen or tally.is_unchanged or tally.is_first:
+        """Refuse a listing without anything, where the last complete one had something."""
+        tally, position = self._tally, self._start.position
+        if not self._is_snapshot or tally.seen or tally.is_unchanged or self._turn is None:
             return
-        is_snapshot = getattr(self._source, "snapshot", self._source.overlap is None)
-        if not is_snapshot or durable is None or self._limits.removed_share >= 1:
+        if position is None or position.document is None or self._limits.removed_share >= 1:
             return
         raise SourceError(
             f"Source {self._source.source_id!r} lists nothing, and had records before: its answer "

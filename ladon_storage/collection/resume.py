@@ -83,11 +83,14 @@ async def find_start(source: Source, sink: Sink, turn: Turn, limits: Limits, clo
         origin = _origin(source, turn, limits, now)
         # Where a later run goes on if there is nothing yet: its own lookback would begin later.
         return Start(origin, origin or durable, position, origin)
+    asked = _back(durable, source.overlap)
     origin = position.origin if position else None
+    if origin is not None and durable < origin:  # an operator went back behind it
+        origin = asked
     _warn_of_lookback(source, now, limits, origin)
     is_continued = position is not None and position.timestamp == durable
     return Start(
-        _back(durable, source.overlap),
+        asked,
         durable,
         position,
         origin,

@@ -7,13 +7,10 @@ sink passed over. A listing that has an id twice has not gone back, whatever the
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 from ladon_storage.collection.interfaces import Reverts, Sink
 from ladon_storage.collection.records import Record
-
-logger = logging.getLogger(__name__)
 
 MAX_IDS = 2**18
 """Ids of one run that are remembered; of what comes behind them nothing is taken for a return."""
@@ -48,6 +45,7 @@ class Returns:
         """Hear of what was delivered together, and of what of it the sink passed over."""
         if self._sink is None:
             return
+        is_full = len(self._delivered) >= MAX_IDS
         if superseded or self._waiting:
             passed = {id(each) for each in superseded}
             last: dict[str, Record] = {}
@@ -56,16 +54,13 @@ class Returns:
                 if known is None or each.timestamp >= known.timestamp:
                     last[each.record_id] = each
             for record_id, record in last.items():
-                is_first = hash(record_id) not in self._delivered
+                is_first = not is_full and hash(record_id) not in self._delivered
                 if id(record) not in passed:
                     self._waiting.pop(record_id, None)
                 elif (is_first or record_id in self._waiting) and len(self._waiting) < MAX_RETURNS:
                     self._waiting[record_id] = record
-        if len(self._delivered) < MAX_IDS:
+        if not is_full:
             self._delivered.update(hash(each.record_id) for each in delivered)
-        elif superseded:
-            for each in superseded:
-                self._waiting.pop(each.record_id, None)
 
     async def revert(self, source_id: str, run_id: str) -> int:
         """Make them the current ones, and return how many were not."""

@@ -69,8 +69,9 @@ class Tally:
 
     def note(self, page: Page, *, keeps_ids: bool) -> None:
         """Count a page as it was delivered."""
-        has_items = len(page) > 0
-        self.pages += bool(has_items or page.listed or page.unchanged)
+        # One that only says how the reading ended is no page of its own.
+        only_ends = page.completeness is not None and not (len(page) or page.listed)
+        self.pages += page.unchanged or not only_ends
         self.filled_pages += bool(page.records)
         self.delivered += len(page)
         self.quarantined += len(page.rejects)

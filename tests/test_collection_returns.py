@@ -1,0 +1,163 @@
+"""What a source went back to: told apart from replays, duplicates and history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from ladon_storage.collection import returns
+from ladon_storage.collection.interfaces import Position, WriteResult
+from ladon_storage.collection.records import Page, Record
+from ladon_storage.collection.returns import Returns
+from ladon_storage.errors import WatermarkConflictError
+from tests.collecting import MemorySink, RememberingSink, ScriptedSource, at, record
+from tests.test_collection_ledger import World
+
+
+class LatestSink(RememberingSink):
+    """A sink that keeps the latest of each record, and can go back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.current: dict[str, Record] = {}
+        self.reverted: list[str] = []
+
+    async def write(
+        self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
+    ) -> WriteResult:
+        new, changed, superseded = [], 0, []
+        for each in page.records:
+            known = self.current.get(each.record_id)
+            if known is None:
+                new.append(each)
+            elif known.version == each.version:
+                continue
+            elif known.timestamp > each.timestamp:
+                superseded.append(each)
+                continue
+            else:
+                changed += 1
+            self.current[each.record_id] = each
+        moved = None if superseded else position
+        await super().write(source_id, page, run_id=run_id, position=moved)
+        return WriteResult(new, changed, superseded)
+
+    async def revert(self, source_id: str, records: Sequence[Record], *, run_id: str = "") -> int:
+        for each in records:
+            self.current[each.record_id] = each
+            self.reverted.append(each.record_id)
+        return len(records)
+
+
+class Guaranteed(ScriptedSource):
+    """A source whose requests ask for the order, with an overlap of five minutes."""
+
+    ordered = True
+    order_guaranteed = True
+
+    def __init__(self, *runs: Any) -> None:
+        super().__init__(*runs, overlap=timedelta(minutes=5))
+
+
+async def run(world: World, *pages: list[Record]) -> None:
+    await world.run(ScriptedSource(list(pages), overlap=None))
+
+
+async def test_content_of_an_older_time_is_current_again() -> None:
+    """The sink shows what the source said last, also where its time went back."""
+    world = World(sink := LatestSink())
+    await run(world, [record("1", 5, "A")])
+    await run(world, [record("1", 9, "B")])
+    await run(world, [record("1", 5, "A")])
+    assert sink.current["1"].timestamp == at(5)
+    assert world.watermark == at(9)
+
+
+async def test_return_is_counted_as_a_change() -> None:
+    """It is no known record: the ledger adds up with it."""
+    world = World(LatestSink())
+    await run(world, [record("1", 9, "B")])
+    report = await world.run(ScriptedSource([[record("1", 5, "A")]], overlap=None))
+    assert (report.records_changed, report.records_known) == (1, 0)
+
+
+async def test_listing_that_has_an_id_twice_has_not_gone_back() -> None:
+    """Whatever the order of the two, and on whichever pages: a run without news changes nothing."""
+    older, newer = record("1", 5, "A"), record("1", 9, "B")
+    for pages in ([[older, newer]], [[newer, older]], [[older], [newer]], [[newer], [older]]):
+        world = World(sink := LatestSink())
+        for _ in range(3):
+            await run(world, *pages)
+        assert (sink.current["1"], sink.reverted) == (newer, [])
+
+
+async def test_failed_run_has_gone_back_to_nothing() -> None:
+    """What the source says last is known at the end of the run alone."""
+    world = World(sink := LatestSink())
+    await run(world, [record("1", 9, "B")])
+    with pytest.raises(OSError, match="down"):
+        await world.run(ScriptedSource([[record("1", 5, "A")], OSError("down")], overlap=None))
+    assert sink.reverted == []
+
+
+async def test_crash_behind_a_return_reads_it_again() -> None:
+    """Neither the position nor a checkpoint passes what is current only at the end of the run."""
+    world = World(sink := LatestSink())
+    await world.run(Guaranteed([[record("1", 9, "B")], [record("2", 10)]]))
+    pages: list[Any] = [[record("2", 9.5, "A"), record("3", 11)], [record("4", 12)]]
+    with pytest.raises(OSError, match="down"):
+        await world.run(Guaranteed([*pages, OSError("down")]))
+    await world.run(source := Guaranteed(pages))
+    assert source.ranges == [(at(5), None)]
+    assert sink.current["2"].timestamp == at(9.5)
+
+
+async def test_position_follows_where_nothing_was_gone_back_to() -> None:
+    """A page of which something was passed over moved none; the end of the run does."""
+    world = World(sink := LatestSink())
+    await world.run(Guaranteed([[record("1", 9, "B"), record("1", 8, "A")]]))
+    await world.run(Guaranteed([[record("1", 8, "A"), record("1", 9, "B"), record("2", 10)]]))
+    assert sink.positions["feed"].timestamp == at(10)
+    assert sink.reverted == []
+
+
+async def test_backfill_has_gone_back_to_nothing() -> None:
+    """It is asked for what was, and not for what is."""
+    world = World(sink := LatestSink())
+    await run(world, [record("1", 9, "B")])
+    source = ScriptedSource([[record("1", 5, "A")]], overlap=None)
+    await world.run(source, since=at(0), until=at(8))
+    assert sink.reverted == []
+
+
+async def test_run_that_lost_its_source_goes_back_to_nothing() -> None:
+    """The hold is renewed before: what a stalled run read may be old."""
+    world = World(sink := LatestSink())
+    await run(world, [record("1", 9, "B")])
+
+    def take_over() -> None:
+        world.storage.put("feed", status="running", run_id="rival", last_run_timestamp=world.now)
+
+    with pytest.raises(WatermarkConflictError):
+        await world.run(ScriptedSource([[record("1", 5, "A")], take_over], overlap=None))
+    assert sink.reverted == []
+
+
+async def test_sink_that_cannot_go_back_is_not_asked_to() -> None:
+    """A sink of one's own needs no such method."""
+    world = World(MemorySink())
+    await run(world, [record("1", 9, "B")])
+    await run(world, [record("1", 5, "A")])
+
+
+async def test_memory_of_the_ids_of_a_run_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes behind as many ids is taken for no return."""
+    known = Returns(LatestSink())
+    monkeypatch.setattr(returns, "MAX_IDS", 2)
+    known.note([record("1", 1), record("2", 1)], [])
+    late = record("3", 1)
+    known.note([late], [late])
+    assert known.records == []
