@@ -13,12 +13,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import uuid4
 
-from prefect import flow, runtime
+from prefect import runtime
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from flows.collect import instant, source_fields
 from flows.command import run_command
+from flows.parameters import checked_flow
 from flows.reports import harmless
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.interfaces import Limits, Sink, Source
@@ -48,7 +49,7 @@ class BackfillReport(BaseModel):
     records_written: int
 
 
-@flow(name="backfill")
+@checked_flow("backfill")
 async def backfill(
     source: Source | dict[str, Any],
     since: AwareDatetime,

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
 
-from prefect import flow, runtime
+from prefect import runtime
 from prefect.flows import Flow
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from flows.command import run_command
 from flows.ending import Ending, signals_noted
+from flows.parameters import checked_flow
 from flows.reports import completed, reported, summary
 from flows.turns import turn_of
 from ladon_storage.blocks import RecordSink, StorageService
@@ -44,7 +45,7 @@ from ladon_storage.settings import StorageSettings
 from ladon_storage.tasks import TaskStorage, collect_in_task, storage_settings
 
 
-@flow(name="collect")
+@checked_flow("collect")
 async def collect(
     source: Source | dict[str, Any],
     sink: Sink | RecordSink | dict[str, Any] | str | None = None,
@@ -132,7 +133,7 @@ def _flow_of(kind: type[BaseModel]) -> Flow[..., Any]:
         "limits": Limits,
         "return": Report,
     }
-    return flow(name=f"collect-{name}")(collect_kind)
+    return checked_flow(f"collect-{name}")(collect_kind)
 
 
 collect_threatfox = _flow_of(ThreatFox)

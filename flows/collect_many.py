@@ -29,7 +29,7 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
-from prefect import flow, runtime
+from prefect import runtime
 from prefect.artifacts import (
     acreate_progress_artifact,
     acreate_table_artifact,
@@ -39,6 +39,7 @@ from pydantic import BaseModel, ConfigDict
 
 from flows.command import run_command
 from flows.ending import Ending, signals_noted
+from flows.parameters import checked_flow
 from flows.reports import PROGRESS_SECONDS, harmless, one_line
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.engine import Report, run
@@ -83,7 +84,7 @@ class ManyReport(BaseModel):
     seconds: float
 
 
-@flow(name="collect-many")
+@checked_flow("collect-many")
 async def collect_many(
     sources: list[SourceFields] | None = None,
     file: str | None = None,

@@ -116,7 +116,7 @@ async def test_outcome_is_written_while_prefect_is_away(
     command = ("demo.up", "--folder", str(folder), "--prefect-port", "0", "--storage-port", "0")
     async with FeedServer() as feed, module(tmp_path, *command) as process:
         api, service, _ = await addresses(process)
-        servers = [pid for pid, text in processes_of(folder) if "prefect.server" in text]
+        servers = [pid for pid, text in processes_of(folder) if "prefect server start" in text]
         assert servers, processes_of(folder)
 
         def play(_asked: Asked) -> Answer:
