@@ -40,13 +40,24 @@ from pydantic import BaseModel, ConfigDict
 from flows.command import run_command
 from flows.ending import Ending, signals_noted
 from flows.parameters import checked_flow
-from flows.reports import PROGRESS_SECONDS, harmless, one_line
+from flows.reports import (
+    COUNTS,
+    PROGRESS_SECONDS,
+    completed,
+    harmless,
+    instant_or_never,
+    one_line,
+    summary,
+)
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.engine import Report, run
 from ladon_storage.collection.interfaces import (
+    Ledger,
     Limits,
+    LooksUp,
     MarksRemoved,
     RemembersPosition,
+    Reverts,
     Sink,
     Storage,
 )
@@ -55,6 +66,7 @@ from ladon_storage.collection.sources import source_from
 from ladon_storage.collection.sources.http import shared_connections
 from ladon_storage.errors import CollectionError, ConfigurationError, LadonStorageError
 from ladon_storage.events import FAILED, GAP, emit_of_source
+from ladon_storage.metrics import count_collected
 from ladon_storage.models import Watermark, WatermarkStatus
 from ladon_storage.settings import StorageSettings, shared_client
 from ladon_storage.tasks import TaskStorage, record_sink, secret_block, storage_settings
@@ -69,6 +81,12 @@ NAMED_FAILURES = 10
 
 SourceFields = dict[str, Any]
 
+_SUMS = (
+    *(f"records_{each}" for each in ("delivered", "new", "changed", "known", "quarantined")),
+    *(f"records_{each}" for each in ("skipped", "removed", "read", "written")),
+)
+"""What is added up over the sources."""
+
 
 class ManyReport(BaseModel):
     """Say what a run did to all of its sources."""
@@ -78,9 +96,15 @@ class ManyReport(BaseModel):
     sources: int
     failed: int
     gaps: int
+    records_delivered: int
+    records_new: int
+    records_changed: int
+    records_known: int
+    records_quarantined: int
+    records_skipped: int
+    records_removed: int
     records_read: int
     records_written: int
-    records_quarantined: int
     seconds: float
 
 
@@ -157,6 +181,10 @@ class Shared:
             self.position = opened.position
         if isinstance(opened, MarksRemoved):
             self.mark_removed = opened.mark_removed
+        if isinstance(opened, Reverts):
+            self.revert = opened.revert
+        if isinstance(opened, LooksUp):
+            self.lacking = opened.lacking
 
     async def __aenter__(self) -> Self:
         return self
@@ -181,6 +209,7 @@ class _Many:
         self._count = count
         self._began = time.monotonic()
         self._sums: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
         self._failures: list[str] = []
         # The most telling rows; the number keeps equal ones from being compared further.
         self._rows: list[tuple[bool, int, int, dict[str, Any]]] = []
@@ -229,8 +258,10 @@ class _Many:
         self._keep_row(True, 0, _row(name, "failed", seconds, error=text))
 
     def _completed(self, report: Report) -> None:
-        for name in ("records_read", "records_written", "records_quarantined"):
+        for name in _SUMS:
             self._sums[name] += getattr(report, name)
+        self._reasons.update(report.reasons)
+        count_collected(report.source_id, report.model_dump(include=COUNTS), report.reasons)
         if report.gap is not None:
             self._sums["gaps"] += 1
             emit_of_source(GAP, report.source_id, report.gap.model_dump(mode="json"))
@@ -239,8 +270,8 @@ class _Many:
             report.records_written,
             _row(
                 report.source_id, "completed", report.seconds, read=report.records_read,
-                written=report.records_written, watermark=report.watermark_after,
-                gap=report.gap is not None,
+                written=report.records_written, quarantined=report.records_quarantined,
+                watermark=instant_or_never(report.watermark_after), gap=report.gap is not None,
             ),
         )  # fmt: skip
 
@@ -289,15 +320,18 @@ class _Many:
                 f"{'; '.join(self._failures)}{f'; and {more:,} more' if more else ''}. "
                 "The others are collected; see the run's table and log."
             )
-        return ManyReport(
+        report = ManyReport(
             sources=self._count,
             failed=0,
             gaps=sums["gaps"],
-            records_read=sums["records_read"],
-            records_written=sums["records_written"],
-            records_quarantined=sums["records_quarantined"],
             seconds=time.monotonic() - self._began,
+            **{name: sums[name] for name in _SUMS},
         )
+        return completed(report, f"{self._count:,} sources: {self._summary()}")
+
+    def _summary(self) -> str:
+        counts = {name: self._sums[name] for name in _SUMS if name in Ledger.model_fields}
+        return summary(Ledger(**counts, reasons=dict(self._reasons.most_common())))
 
 
 def _row(
@@ -307,7 +341,8 @@ def _row(
     *,
     read: int = 0,
     written: int = 0,
-    watermark: datetime | None = None,
+    quarantined: int = 0,
+    watermark: str = "",
     gap: bool = False,
     error: str = "",
 ) -> dict[str, Any]:
@@ -316,7 +351,8 @@ def _row(
         "ended": ended,
         "records read": read,
         "new or changed": written,
-        "watermark": "" if watermark is None else f"{watermark:%Y-%m-%d %H:%M:%S} UTC",
+        "quarantined": quarantined,
+        "watermark": watermark,
         "gap": "yes" if gap else "",
         "seconds": round(seconds, 2),
         "error": error,

@@ -82,6 +82,11 @@ def _note(number: int, frame: FrameType | None) -> None:
         os.kill(os.getpid(), number)
 
 
+def signal_noted() -> str | None:
+    """Return the name of the signal that was noted last, if one was."""
+    return None if _signal is None else _signal.name
+
+
 class Ending:
     """How one run came to its end, asked for when it was cancelled."""
 

@@ -11,7 +11,7 @@ from prefect.artifacts import acreate_table_artifact
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.command import run_command
-from flows.reports import harmless
+from flows.reports import collected_until, harmless
 from ladon_storage.blocks import StorageService
 from ladon_storage.collection.interfaces import utc_now
 from ladon_storage.errors import CollectionError, ConfigurationError
@@ -22,10 +22,12 @@ from ladon_storage.tasks import check_storage_health, storage_settings
 
 _HOUR = timedelta(hours=1)
 _NAMED = 10
+_SKEW_HOURS = 5 / 60
+"""How far ahead of our clock the clock may be by which a watermark was written."""
 
 
 class StaleWatermarkError(CollectionError):
-    """Say which sources are further behind than they may be."""
+    """Say which sources are further behind than they may be, or ahead of the time."""
 
 
 class Freshness(BaseModel):
@@ -49,6 +51,9 @@ async def check_freshness(
 ) -> dict[str, float]:
     """Fail, and emit an event for each, when watermarks are older than they may be.
 
+    One in the future is wrong, and no fresh one: a source that is collected no more would look
+    well until then.
+
     Args:
         sources: The sources, and how old the watermark of each may be.
         storage: Where the watermarks are: a Storage Service block; empty for the environment of
@@ -59,41 +64,65 @@ async def check_freshness(
     settings = await storage_settings(storage)
     await check_storage_health(settings)
     client, now = shared_client(settings), utc_now()
-    rows, stale = [], []
+    rows, stale, wrong, ages = [], [], [], {}
     for each in sources:
         age = _age(await client.get_watermark(each.source_id), now)
-        is_stale = age is None or age > each.max_age_hours
+        is_wrong = age is not None and age < -_SKEW_HOURS
+        is_stale = not is_wrong and (age is None or age > each.max_age_hours)
         rows.append(
             {
                 "source": each.source_id,
-                "stale": "yes" if is_stale else "",
+                "stale": "in the future" if is_wrong else "yes" if is_stale else "",
                 "hours behind": "never collected" if age is None else round(age, 2),
                 "limit (hours)": each.max_age_hours,
             }
         )
+        if age is not None:
+            ages[each.source_id] = round(max(age, 0.0), 2)
         if is_stale:
             behind = "never collected" if age is None else f"{age:.1f} h behind"
             stale.append(f"{each.source_id} ({behind}, limit {each.max_age_hours:g} h)")
-            told = {"age_hours": age, "max_age_hours": each.max_age_hours}
+        elif is_wrong:
+            wrong.append(f"{each.source_id} ({-(age or 0):.1f} h ahead)")
+        if is_stale or is_wrong:
+            told = {"age_hours": age, "max_age_hours": each.max_age_hours, "in_future": is_wrong}
             emit_of_source(STALE, each.source_id, told)
     async with harmless("write the table"):
         await acreate_table_artifact(
             rows, key="ladon-freshness", description="How old the watermarks of sources are."
         )
+    if stale or wrong:
+        raise StaleWatermarkError(_said(stale, wrong, len(sources)))
+    return ages
+
+
+def _said(stale: list[str], wrong: list[str], of: int) -> str:
+    """Return in a sentence each what is stale and what is wrong, and what to do about it."""
+    sentences = []
     if stale:
-        more = f" and {len(stale) - _NAMED} more" if len(stale) > _NAMED else ""
-        raise StaleWatermarkError(
-            f"{len(stale)} of {len(sources)} sources are stale: {', '.join(stale[:_NAMED])}{more}; "
+        sentences.append(
+            f"{len(stale)} of {of} sources are stale: {_first(stale)}; "
             "see why their last runs failed, or did not start."
         )
-    return {str(row["source"]): float(str(row["hours behind"])) for row in rows}
+    if wrong:
+        sentences.append(
+            f"The watermarks of {len(wrong)} of {of} sources are in the future, and so wrong: "
+            f"{_first(wrong)}; set them back to where records are durable by a reset "
+            "(POST /api/v1/watermarks/{source_id}/reset with a timestamp and a reason), and see "
+            "whose clock is wrong."
+        )
+    return " ".join(sentences)
+
+
+def _first(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}"
 
 
 def _age(watermark: Watermark | None, now: datetime) -> float | None:
-    """Return how many hours behind a watermark is; ``None``: there was no success yet."""
-    if watermark is None or watermark.last_successful_timestamp is None:
-        return None
-    return max(0.0, (now - watermark.last_successful_timestamp) / _HOUR)
+    """Return how many hours behind a watermark is, or ahead below 0; ``None``: never collected."""
+    until = None if watermark is None else collected_until(watermark.last_successful_timestamp)
+    return None if until is None else (now - until) / _HOUR
 
 
 def main(arguments: list[str] | None = None) -> int:

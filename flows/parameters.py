@@ -18,6 +18,7 @@ from prefect.utilities.callables import get_call_parameters
 from pydantic import BaseModel
 
 from ladon_storage.collection.interfaces import Sink, Source
+from ladon_storage.collection.secrets import check_name
 from ladon_storage.collection.sources import source_from
 from ladon_storage.errors import ConfigurationError
 
@@ -27,10 +28,13 @@ R = TypeVar("R")
 # As databases read it: a password has any character but @.
 _PASSWORD = re.compile(r"://[^:/@?#]*:[^@]+@", re.DOTALL)
 _SECRET_NAME = re.compile(
-    r"pass|pwd|secret|token|credential|signature|(^|[._-])(sig|auth|key)($|[._-])|"
+    r"pass|pwd|secret|token|credential|signature|authori|cookie|(^|[._-])(sig|auth|key)($|[._-])|"
     r"(api|access|account|private|sas)[._-]?key",
     re.IGNORECASE,
 )
+_NAMES_OF_SECRETS = {"key", "url_secret", "key_header", "key_param", "key_prefix"}
+"""Fields of sources that are about a secret, and hold none."""
+
 _QUERY_NAME = re.compile(r"[?&;]([^=&;#]+)=")
 
 
@@ -64,10 +68,41 @@ def refuse_secrets(parameters: Mapping[str, Any]) -> None:
             "A sink that is told by a text is the name of a Record Sink block, not an address; "
             "write an address as {'url': …}."
         )
-    sources = parameters.get("sources") or [parameters.get("source")]
+    source, sources = parameters.get("source"), parameters.get("sources")
+    if isinstance(source, Mapping):
+        source_from(source)  # refuses what holds a secret, among what else is wrong
     for each in sources if isinstance(sources, list) else ():
         if isinstance(each, Mapping):
-            source_from(each)  # refuses what holds a secret, among what else is wrong
+            _refuse_secret_source(each)
+
+
+def _refuse_secret_source(fields: Mapping[str, Any]) -> None:
+    """Refuse one of many sources if it may hold a secret; what else is wrong fails it alone."""
+    try:
+        source_from(fields)
+    except ConfigurationError:
+        if _may_hold_secret(fields):
+            raise
+
+
+def _may_hold_secret(value: object, name: str = "") -> bool:
+    if isinstance(value, Mapping):
+        return any(_may_hold_secret(each, str(key)) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return any(_may_hold_secret(each, name) for each in value)
+    if not isinstance(value, str):
+        return False
+    if name in _NAMES_OF_SECRETS:
+        return not _is_name(value)
+    return holds_secret(value) or _SECRET_NAME.search(name) is not None
+
+
+def _is_name(value: str) -> bool:
+    try:
+        check_name(value)
+    except ValueError:
+        return False
+    return True
 
 
 class CheckedFlow(Flow[P, R]):

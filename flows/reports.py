@@ -51,7 +51,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 _RUN = re.compile(r"^\| \d{4}-.*\|$", re.MULTILINE)
 _LONGEST_ERROR = 300
 _REASONS = 3
-_COUNTS = {
+COUNTS = {
     "pages",
     *(f"records_{each}" for each in ("delivered", "new", "changed", "known")),
     *(f"records_{each}" for each in ("read", "written", "quarantined", "skipped", "removed")),
@@ -128,7 +128,7 @@ class RunReporter:
         elif self._artifact is not None:
             await self._show(_share(self.so_far, utc_now()))
         if error is not None:
-            counts = self.so_far.model_dump(mode="json", include=_COUNTS)
+            counts = self.so_far.model_dump(mode="json", include=COUNTS)
             emit_of_source(FAILED, self.source_id, counts | {"error": why})
         elif self.report is not None:
             self._completed(self.report)
@@ -143,7 +143,7 @@ class RunReporter:
             )
 
     def _completed(self, report: Report) -> None:
-        count_collected(report.source_id, report.model_dump(include=_COUNTS), report.reasons)
+        count_collected(report.source_id, report.model_dump(include=COUNTS), report.reasons)
         logger.info(
             "Source %r is collected: %s; watermark %s.",
             self.source_id,
