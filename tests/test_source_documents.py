@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from ladon_storage.collection.content import parse_json
 from ladon_storage.collection.interfaces import Source
 from ladon_storage.collection.records import Record, Reject
 from ladon_storage.collection.sources import (
@@ -24,6 +25,7 @@ from ladon_storage.collection.sources import (
 from ladon_storage.errors import ConfigurationError, SourceError
 from tests.collecting import ScriptedSource
 from tests.feed_server import Answer, Asked, FeedServer
+from tests.recordings import members
 
 
 def utc(text: str) -> datetime:
@@ -87,8 +89,8 @@ async def test_indicator_is_as_new_as_its_last_sighting(
     assert found.timestamp == utc(expected)
 
 
-async def test_threatfox_yields_what_lies_in_the_range() -> None:
-    """The start belongs to the range, its end does not; ids and contents are the export's."""
+async def test_threatfox_yields_all_of_the_export() -> None:
+    """Whatever it is asked for; ids and contents are the export's."""
     document = {
         "1": indicator("2026-07-01 00:00:00"),
         "2": indicator("2026-07-01 00:00:00", "2026-07-02 00:00:00"),
@@ -99,13 +101,46 @@ async def test_threatfox_yields_what_lies_in_the_range() -> None:
     found = await records(ThreatFox, document, utc("2026-07-02"), utc("2026-07-04"))
 
     assert [(each.record_id, each.timestamp) for each in found] == [
+        ("1", utc("2026-07-01")),
         ("2", utc("2026-07-02")),
         ("3", utc("2026-07-03")),
+        ("4", utc("2026-07-04")),
     ]
-    assert found[1].payload == json.dumps(
+    assert found[2].payload == json.dumps(
         document["3"][0], ensure_ascii=False, separators=(",", ":")
     )
-    assert len(await records(ThreatFox, document)) == 4
+
+
+@pytest.mark.parametrize(("unversioned", "versions"), [([], 3), (["last_seen_utc"], 2)])
+async def test_sighting_alone_may_make_no_version(unversioned: list[str], versions: int) -> None:
+    """It does by default; whoever does without keeps the sightings of the export, unversioned."""
+    polls = [
+        indicator("2026-07-01", "2026-07-02"),
+        indicator("2026-07-01", "2026-07-03"),
+        indicator("2026-07-01", "2026-07-04", tags="x"),
+    ]
+    found = []
+    async with FeedServer(*(Answer.of({"7": each}) for each in polls)) as feed:
+        source = source_from({"kind": "threatfox", "url": feed.url, "unversioned": unversioned})
+        for _ in polls:
+            found += [each async for page in source.pages(None, None) for each in page.records]
+
+    assert len({each.version for each in found}) == versions
+    assert [each.timestamp.day for each in found] == [2, 3, 4]
+    assert json.loads(found[0].payload)["last_seen_utc"] == "2026-07-02"
+
+
+@pytest.mark.recordings
+def test_recorded_sightings_are_nearly_all_versions() -> None:
+    """What the description of the setting says that it saves is so."""
+    versions: dict[tuple[str, ...], set[tuple[str, str]]] = {(): set(), ("last_seen_utc",): set()}
+    for _, body in members("threatfox/polls_001_040.tar.xz"):
+        for ioc_id, [item] in parse_json(body).items():
+            for unversioned, found in versions.items():
+                made = Record.of(ioc_id, utc("2026-07-01"), item, unversioned)
+                found.add((ioc_id, made.version))
+
+    assert [len(found) for found in versions.values()] == [128_425, 11_132]
 
 
 async def test_threatfox_is_cut_into_pages() -> None:
@@ -146,7 +181,7 @@ async def test_export_of_another_shape_fails_the_run(document: Any) -> None:
         (indicator(None), "first_seen_utc and last_seen_utc: missing"),
         (indicator("yesterday"), "first_seen_utc: should be an ISO 8601"),
         (indicator("2026-07-01", "x"), "last_seen_utc: should be an ISO 8601"),
-        (indicator("2026-07-01", 1_783_000_000), "last_seen_utc: should be an ISO 8601"),
+        (indicator("2026-07-01", 17_830_000), "last_seen_utc: should be an ISO 8601"),
         (indicator("0001-01-01T00:00:00+05:00"), "first_seen_utc: should be an ISO 8601"),
     ],
 )
@@ -172,13 +207,29 @@ async def test_indicator_without_an_id_is_rejected() -> None:
     assert reject.record_id is None
 
 
-async def test_number_beyond_floats_is_rejected() -> None:
-    """A number that no float holds would be stored as an infinity; it is refused instead."""
-    body = b'{"7": [{"first_seen_utc": "2026-07-01", "score": 1e999}]}'
-    async with FeedServer(Answer(body)) as feed:
+async def test_number_beyond_floats_is_stored_as_it_came() -> None:
+    """No number of JSON is too large for its text; no constant beside JSON is one."""
+    entry = b'{"first_seen_utc":"2026-07-01","score":%s}'
+    async with FeedServer(
+        *(Answer(b'{"7":[%s]}' % (entry % n)) for n in (b"1e999", b"NaN"))
+    ) as feed:
         [page] = [page async for page in ThreatFox(url=feed.url).pages(None, None)]
+        with pytest.raises(SourceError, match="NaN is not JSON"):
+            assert [page async for page in ThreatFox(url=feed.url).pages(None, None)] == []
 
-    assert [each.record_id for each in page.rejects] == ["7"]
+    assert [each.payload.encode() for each in page.records] == [entry % b"1e999"]
+
+
+async def test_digits_of_a_large_document_are_stored_as_they_came() -> None:
+    """However such a document is read."""
+    entry = '{"first_seen_utc":"2026-07-01","score":0.10,"seen":12345678901234567890,"n":"%s"}'
+    items = [entry % ("x" * 900 + str(number)) for number in range(2_000)]
+    listed = ",".join(f'"{number}":[{item}]' for number, item in enumerate(items))
+    body = f"{{{listed}}}"
+    async with FeedServer(Answer(body.encode())) as feed:
+        pages = [page async for page in ThreatFox(url=feed.url).pages(None, None)]
+
+    assert [each.payload for page in pages for each in page.records] == items
 
 
 async def test_kev_yields_the_whole_catalogue() -> None:
@@ -192,14 +243,14 @@ async def test_kev_yields_the_whole_catalogue() -> None:
     assert json.loads(found[1].payload) == entry("CVE-2025-1")
 
 
-async def test_kev_backfill_filters_by_the_day_added() -> None:
-    """A backfill takes the entries that were added in its range."""
+async def test_kev_backfill_is_the_whole_catalogue() -> None:
+    """What of it is in the range is for the run to select."""
     days = ["2025-01-23", "2025-01-24", "2025-01-25"]
     document = catalogue(*(entry(f"CVE-{day}", day) for day in days))
 
     found = await records(Kev, document, utc("2025-01-24"), utc("2025-01-25"))
 
-    assert [each.record_id for each in found] == ["CVE-2025-01-24"]
+    assert [each.record_id for each in found] == [f"CVE-{day}" for day in days]
 
 
 @pytest.mark.parametrize(
@@ -284,13 +335,14 @@ async def test_threatfox_api_yields_what_it_finds() -> None:
     api = ThreatFoxApi(
         ioc("1", "2026-07-01 10:00:00 UTC"),
         ioc("2", "2026-07-01 10:00:00 UTC", "2026-07-02 10:00:00 UTC"),
-        ioc("3", "never UTC"),
+        ioc("3", "some day UTC"),
     )
     async with FeedServer(play=api) as feed:
         [page] = [page async for page in by_api(feed.url).pages(utc("2026-07-02"), None)]
 
     assert [(each.record_id, each.timestamp) for each in page.records] == [
-        ("2", utc("2026-07-02T10:00:00"))
+        ("1", utc("2026-07-01T10:00:00")),
+        ("2", utc("2026-07-02T10:00:00")),
     ]
     assert [each.record_id for each in page.rejects] == ["3"]
 
@@ -299,7 +351,9 @@ async def test_threatfox_api_yields_what_it_finds() -> None:
 async def test_threatfox_api_without_a_result_is_empty() -> None:
     """That there is nothing is no error."""
     async with FeedServer(play=ThreatFoxApi()) as feed:
-        assert [page async for page in by_api(feed.url).pages(None, None)] == []
+        [page] = [page async for page in by_api(feed.url).pages(None, None)]
+
+    assert (len(page), page.completeness) == (0, "whole document")
 
 
 @pytest.mark.parametrize(
@@ -362,21 +416,12 @@ async def test_threatfox_export_may_have_the_key_in_its_path() -> None:
     """Newer exports are below the key, which is shown to the server alone."""
     async with FeedServer(Answer.of({}), Answer(status=404)) as feed:
         source = ThreatFox(url=feed.at("exports/{key}/recent.json"), key="ABUSE_KEY")
-        assert [page async for page in source.pages(None, None)] == []
+        assert [len(page) async for page in source.pages(None, None)] == [0]
         with pytest.raises(SourceError) as caught:
             assert [page async for page in source.pages(None, None)] == []
 
     assert feed.requests == ["/api/exports/s3cret/recent.json"] * 2
     assert "s3cret" not in str(caught.value)
-
-
-async def test_unusable_indicator_outside_of_the_range_is_nobodys_business() -> None:
-    """It would be counted among the unusable ones of every later run."""
-    found, rejects = await items(
-        ThreatFox, {"": indicator("2026-07-01")}, utc("2026-07-02"), utc("2026-07-03")
-    )
-
-    assert (found, rejects) == ([], [])
 
 
 SOURCES = [ThreatFox, UrlHaus, Kev, Otx, Nvd, Rest]

@@ -15,11 +15,12 @@ import stamina
 from ladon_storage.collection import engine
 from ladon_storage.collection.interfaces import Source
 from ladon_storage.collection.records import Page
+from ladon_storage.collection.resume import NOTHING_COLLECTED
 from ladon_storage.collection.sources import source_from
 from ladon_storage.collection.sources.taxii import Taxii
 from ladon_storage.errors import ConfigurationError, SourceError
 from tests.collecting import MemorySink, RememberingSink, ScriptedStorage, at
-from tests.feed_server import Answer, FeedServer
+from tests.feed_server import Answer, Asked, FeedServer
 from tests.taxii_process import LARGEST_PAGE, PASSWORD, USER
 from tests.taxii_server import MEDIA_TYPE, Proxy, TaxiiServer, stix, taxii_server
 
@@ -49,7 +50,9 @@ def through(feed: FeedServer, path: str) -> str:
 async def read(
     source: Taxii, start: datetime | None = None, until: datetime | None = None
 ) -> list[Page]:
-    return [page async for page in source.pages(start, until)]
+    *pages, end = [page async for page in source.pages(start, until)]
+    assert end == Page(completeness="last page")
+    return pages
 
 
 def ids(pages: list[Page]) -> list[str]:
@@ -374,6 +377,99 @@ async def test_page_that_goes_back_is_seen_to_go_back() -> None:
     assert [page.records[0].timestamp for page in pages] == [at(9), at(1)]
 
 
+# Servers that tell times in other forms, or none.
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "Mon Jan 01 2024 00:05:00 GMT+0000 (Coordinated Universal Time)",
+        "Mon Jan 01 2024 05:35:00 GMT+0530 (India Standard Time)",
+        "Mon, 01 Jan 2024 00:05:00 GMT",
+        "2024-01-01 00:05:00 UTC",
+        "1704067500",
+    ],
+)
+async def test_time_of_adding_is_read_in_other_forms(told: str) -> None:
+    """MITRE's server prints what JavaScript does; an instant is one however it is written."""
+    body = json.dumps({"objects": [stix(1)]}).encode()
+    async with FeedServer(Answer(body, headers={FIRST: told, LAST: told})) as feed:
+        (page,) = await read(collection_at(feed.at("c")))
+
+    assert [each.timestamp for each in page.records] == [at(5)]
+
+
+async def test_times_in_whole_seconds_lose_no_ties() -> None:
+    """What was added within the second that a server prints comes again after an interruption."""
+    answers = [{"objects": [stix(1)], "more": True}, {"objects": [stix(2)], "more": False}]
+    told = {FIRST: "Mon Jan 01 2024 00:05:00 GMT+0000", LAST: "Mon Jan 01 2024 00:05:00 GMT+0000"}
+    script = [Answer(json.dumps(each).encode(), headers=told) for each in answers]
+    async with FeedServer(*script) as feed:
+        await read(collection_at(feed.at("c")))
+
+    assert feed.asks[1].query["added_after"] == "2024-01-01T00:04:59Z"
+
+
+@pytest.mark.parametrize("headers", [{}, {FIRST: "yesterday", LAST: ""}])
+async def test_server_that_tells_no_times_is_read_whole(
+    headers: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its objects are stored by their own times, in each run, and no watermark moves."""
+    newer = stix(1, "2021-01-01T00:00:00.000Z", "b")
+    observable = {"type": "ipv4-addr", "id": "ipv4-addr--1", "value": "192.0.2.1"}
+    pages = {None: [stix(2), newer], "2": [stix(1), observable], "3": []}
+    following = {None: "2", "2": "3", "3": None}
+
+    def play(asked: Asked) -> Answer:
+        place = asked.query.get("next")
+        after = following[place]
+        content = {"objects": pages[place], "more": after is not None, "next": after}
+        return Answer(json.dumps(content).encode(), headers=headers)
+
+    storage, sink = ScriptedStorage(), RememberingSink()
+    async with FeedServer(play=play) as feed:
+        source = collection_at(feed.at("c"))
+        first = await engine.run(source, sink, storage, run_id="1", clock=lambda: at(60))
+        pages["2"].append(stix(3))
+        again = await engine.run(source, sink, storage, run_id="2", clock=lambda: at(61))
+
+    assert (first.records_written, again.records_delivered, again.records_written) == (4, 5, 1)
+    assert first.watermark_after == again.watermark_after == NOTHING_COLLECTED
+    assert [each.query.get("added_after") for each in feed.asks] == [None] * 6
+    times = {each.version: each.timestamp.year for each in sink.rows.values()}
+    assert sorted(times.values()) == [1, 2020, 2020, 2020, 2021]
+    assert "come in order" not in caplog.text
+    assert caplog.text.count("does not say when its objects were added") == 2
+
+
+async def test_server_that_tells_no_times_any_more_is_read_whole() -> None:
+    """What it leaves out of a question by time is unknown; the watermark stays where it is."""
+    body = json.dumps({"objects": [stix(1)]}).encode()
+    storage, sink = ScriptedStorage(), RememberingSink()
+    told = Answer(body, headers={FIRST: "2024-01-01T00:05:00Z"})
+    async with FeedServer(told, Answer(body), Answer(body)) as feed:
+        source = collection_at(feed.at("c"))
+        for number in range(2):
+            await engine.run(source, sink, storage, run_id=str(number), clock=lambda: at(60))
+
+    assert ["added_after" in each.query for each in feed.asks] == [False, True, False]
+    assert storage.stored["taxii"].last_successful_timestamp == at(5)
+
+
+async def test_server_that_tells_times_on_some_pages_fails() -> None:
+    """Nobody knows up to where the rest was read."""
+    script = [
+        Answer(
+            json.dumps({"objects": [stix(1)], "more": True, "next": "2"}).encode(),
+            headers={LAST: "2024-01-01T00:05:00Z"},
+        ),
+        Answer(json.dumps({"objects": [stix(2)]}).encode()),
+    ]
+    async with FeedServer(*script) as feed:
+        with pytest.raises(SourceError, match="no longer says when its objects were added"):
+            await read(collection_at(feed.at("c")))
+
+
 # Answers that no good server gives.
 
 
@@ -383,8 +479,7 @@ async def test_page_that_goes_back_is_seen_to_go_back() -> None:
         ([], {}, "no envelope with a list of objects"),
         ({"objects": {}}, {}, "no envelope with a list of objects"),
         ({"objects": None}, {}, "no envelope with a list of objects"),
-        ({"objects": [{"id": "a"}]}, {}, "does not say when its objects were added"),
-        ({"objects": [{"id": "a"}]}, {LAST: "yesterday"}, "which are no instants"),
+        ({"objects": [{"id": "a"}], "more": True}, {}, "neither where nor when it was added"),
         ({"objects": [], "next": 7, "more": True}, {}, "a `next` that is a int"),
     ],
 )

@@ -7,19 +7,23 @@ import io
 import json
 import logging
 import lzma
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ladon_storage.collection.engine import run
+from ladon_storage.collection.engine import Report, run
+from ladon_storage.collection.interfaces import Limits
 from ladon_storage.collection.records import Page
 from ladon_storage.collection.sinks import SqlSink
 from ladon_storage.collection.sources import UrlHaus, source_from, urlhaus
+from ladon_storage.collection.sources.csv_rows import MOST_LINES
 from ladon_storage.errors import ConfigurationError, SourceError
 from tests.clock import FakeClock
-from tests.collecting import ScriptedStorage, table
+from tests.collecting import MemorySink, RememberingSink, ScriptedStorage, table
 from tests.feed_server import Answer, Asked, FeedServer
 from tests.recordings import members, recording
 
@@ -92,6 +96,7 @@ async def test_dump_is_read_by_the_names_in_its_comment() -> None:
     assert [(each.record_id, each.timestamp) for each in page.records] == [
         ("3", utc("2025-04-21 12:35:06")),
         ("2", utc("2025-04-21 12:00:00")),
+        ("1", utc("2025-04-20 10:00:00")),
     ]
     assert json.loads(page.records[1].payload) == {
         "id": "2",
@@ -121,7 +126,10 @@ async def test_dump_may_end_with_comments_and_hold_line_breaks() -> None:
         (b'"2","2025-04-21"\n', "has 2 columns instead of 9", "2"),
         (line(2, "soon"), "dateadded: should be an ISO 8601", "2"),
         (line(2, ""), "date_added and dateadded and last_online: missing", "2"),
-        (b'"2","2025-04-21"x,\n', "line 1 of the rows is no CSV", None),
+        (b'"2","2025-04-21"x,\n', "is no CSV: ", "2"),
+        (b'x"\n', "has 1 columns instead of 9", None),
+        (line(2, "2025-04-21", tags="\xff").replace(b"\xc3\xbf", b"\xff"), "is not UTF-8", "2"),
+        (line(2, "2025-04-21", tags="x" * 200_000), "is no CSV: field larger than", "2"),
     ],
 )
 async def test_unusable_row_is_rejected_and_the_rest_goes_on(
@@ -145,9 +153,17 @@ async def test_unusable_row_is_rejected_and_the_rest_goes_on(
         (HEADER + line(1, "2025-04-21")[:-9], "it ends in the middle of a line"),
         (b"<html>\n</html>\n", "has no line that names the columns"),
         (line(1, "2025-04-21"), "has no line that names the columns"),
-        (HEADER + b"\xff\n", "is not UTF-8 at byte"),
+        (HEADER.replace(b"id,", b"\xff,") + b"\n", "has no line that names the columns"),
+        (HEADER + line(1, "2025-04-21") + b"# Number of entries: 2\n", "1 entries and states 2"),
+        (
+            b"# Number of entries: 2\n" + HEADER + line(1, "2025-04-21"),
+            "has 1 entries and states 2: it was cut off",
+        ),
     ],
-    ids=["nothing", "no rows", "no entries", "cut off", "html", "no header", "not text"],
+    ids=[
+        *("nothing", "no rows", "no entries", "cut off", "html", "no header", "not text"),
+        *("fewer entries", "fewer entries, said before"),
+    ],
 )
 async def test_dump_that_is_none_fails_the_run(body: bytes, message: str) -> None:
     """An empty, truncated or other document is no news (scenario 40)."""
@@ -175,6 +191,131 @@ async def test_key_in_the_path_is_shown_nowhere(caplog: pytest.LogCaptureFixture
     assert KEY not in caplog.text
 
 
+OPEN = b'"2","2025-04-21 00:00:00","http://203.0.113.7/2\r\n'
+
+
+@pytest.mark.parametrize("around", ["good", "broken", "last"])
+async def test_row_with_an_open_quote_costs_itself_alone(around: str) -> None:
+    """Neither the next row goes with it nor the one before, and its text is kept."""
+    before, after = line(3, "2025-04-21"), line(1, "2025-04-20")
+    wrong = {"good": OPEN + after, "broken": OPEN + OPEN + after, "last": after + OPEN}[around]
+
+    [page] = await dumped(HEADER + before + wrong)
+
+    assert [each.record_id for each in page.records] == ["3", "1"]
+    assert {each.record_id for each in page.rejects} == {"2"}
+    assert {json.loads(each.raw) for each in page.rejects} == {OPEN.decode().strip()}
+
+
+@pytest.mark.parametrize("tags", ['""', 'x"', '"x"'])
+async def test_quote_that_closes_in_the_next_row_takes_no_row(tags: str) -> None:
+    """A row that stands for itself is no part of the one before, whatever its quotes close."""
+    head = "# id,dateadded,url,tags\n"
+    rows = [f"{number},2025-04-21,http://e/{number}," for number in (3, 2, 1)]
+
+    [page] = await dumped(f'{head}{rows[0]}"a\n{rows[1]}{tags}\n{rows[2]}"b"\n'.encode())
+
+    assert [each.record_id for each in page.records] == ["2", "1"]
+    assert [each.record_id for each in page.rejects] == ["3"]
+
+
+@pytest.mark.parametrize(("lines", "found"), [(MOST_LINES - 1, ["2"]), (MOST_LINES, [])])
+async def test_row_of_too_many_lines_is_broken(lines: int, found: list[str]) -> None:
+    """An open quote is followed only so far, or a dump of them would take for ever."""
+    [page] = await dumped(HEADER + line(2, "2025-04-21", tags="a" + "\n" * lines + "b"))
+
+    assert [each.record_id for each in page.records] == found
+    assert bool(page.rejects) == (not found)
+
+
+async def test_broken_row_is_kept_once(tmp_path: Path) -> None:
+    """It is the same one in the next poll, where it stands further down."""
+    path, storage = tmp_path / "records.db", ScriptedStorage()
+    dump = line(4, "2025-04-21") + OPEN + line(1, "2025-04-20")
+    async with FeedServer(
+        Answer(HEADER + dump), Answer(HEADER + line(5, "2025-04-21") + dump)
+    ) as feed:
+        for number in range(2):
+            await run(
+                UrlHaus(url=feed.url),
+                SqlSink(f"sqlite:///{path}", "records", "all"),
+                storage,
+                run_id=str(number),
+                clock=lambda: utc("2025-04-22"),
+            )
+
+    assert sorted(row[0] for row in table(path, "record_id")) == ["1", "4", "5"]
+    with closing(sqlite3.connect(path)) as database:
+        kept = database.execute("SELECT raw FROM records_quarantine").fetchall()
+    assert [json.loads(raw) for (raw,) in kept] == [OPEN.decode().strip()]
+
+
+def days(*ages: int) -> bytes:
+    return b"".join(
+        line(100 - age, f"{utc('2025-04-21') - timedelta(days=age):%Y-%m-%d %H:%M:%S}")
+        for age in ages
+    )
+
+
+async def polled(*dumps: bytes, **limits: Any) -> tuple[list[object], MemorySink]:
+    """Return how runs over these dumps ended, and what they stored."""
+    storage, sink, outcomes = ScriptedStorage(), RememberingSink(), []
+    async with FeedServer(*map(Answer, dumps)) as feed:
+        for number in range(len(dumps)):
+            try:
+                outcome: object = await run(
+                    UrlHaus(url=feed.url),
+                    sink,
+                    storage,
+                    run_id=str(number),
+                    limits=Limits(**limits),
+                    clock=lambda: utc("2025-04-22"),
+                )
+            except SourceError as error:
+                outcome = error
+            outcomes.append(outcome)
+    return outcomes, sink
+
+
+async def test_dump_that_does_not_reach_back_fails() -> None:
+    """What it has is stored, the watermark stays, and the next whole one ends the matter."""
+    whole = HEADER + days(*range(31))
+    (_, cut, last), sink = await polled(
+        HEADER + days(*range(12, 43)), HEADER + days(*range(3)), whole
+    )
+
+    assert isinstance(cut, SourceError)
+    assert "from 2025-04-19T00:00:00+00:00 on, and is durable up to 2025-04-09" in str(cut)
+    assert isinstance(last, Report)
+    assert last.watermark_before == utc("2025-04-09")
+    assert (last.records_new, len(sink.ids)) == (9, 43)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (range(12, 43), range(13)),  # from the newest that is durable on
+        (range(40, 70), range(31)),  # older than what a dump has: the run's report says so
+        (range(40, 70), range(30)),
+        (range(1, 3), [0, 1]),  # a feed that is young
+        (range(3), range(3)),  # nothing new
+    ],
+)
+async def test_dump_that_reaches_back_is_collected(first: Any, second: Any) -> None:
+    """To what is durable, or as far as a dump does."""
+    outcomes, _ = await polled(HEADER + days(*first), HEADER + days(*second))
+
+    assert all(isinstance(each, Report) for each in outcomes)
+
+
+async def test_first_dump_need_not_reach_back() -> None:
+    """Nothing lies between it and nothing, also where the first run looks back further."""
+    [outcome], sink = await polled(HEADER + days(0, 1), initial_lookback=timedelta(days=20))
+
+    assert isinstance(outcome, Report)
+    assert sink.ids == ["100", "99"]
+
+
 async def test_api_yields_what_it_has() -> None:
     """Times end in UTC; ids are numbers, texts, or the end of a link."""
     urls = [
@@ -191,14 +332,16 @@ async def test_api_yields_what_it_has() -> None:
         source = UrlHaus(via="api", url=feed.url, key="ABUSE_KEY")
         [page] = await pages(source, utc("2026-02-01"))
 
-    assert [each.record_id for each in page.records] == ["9", "8", "7"]
+    assert [each.record_id for each in page.records] == ["9", "8", "7", "6"]
     assert [each.reason for each in page.rejects] == ["id: should be an id, and is none"]
 
 
 async def test_api_without_results_is_empty() -> None:
     """That there is nothing is no error."""
     async with FeedServer(play=Service()) as feed:
-        assert await pages(UrlHaus(via="api", url=feed.url, key="ABUSE_KEY")) == []
+        [page] = await pages(UrlHaus(via="api", url=feed.url, key="ABUSE_KEY"))
+
+    assert (len(page), page.completeness) == (0, "whole document")
 
 
 async def test_wrong_key_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

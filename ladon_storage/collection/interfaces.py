@@ -100,6 +100,14 @@ class Known(Protocol):
         """The digest of the document whose records are all durable; ``None``: read it."""
         ...
 
+    @property
+    def must_reach(self) -> datetime | None:
+        """How far back an answer must reach so that nothing is missing between it and the sink.
+
+        ``None``: there is nothing yet, so that nothing lies between.
+        """
+        ...
+
     async def lacking(self, listed: Mapping[str, datetime]) -> Set[str]:
         """Return the ids of ``listed`` of which the sink has no record at that time or later."""
         ...

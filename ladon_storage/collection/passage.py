@@ -163,8 +163,15 @@ class Passage:
     def _pages(self, until: datetime | None) -> AsyncIterator[Page]:
         start = self._start.instant
         if getattr(self._source, "uses_known", False):
+            durable = None if self._tally.is_first else self._start.durable
+            known = _Known(
+                self._source,
+                self._sink,
+                self._start.document,
+                start if self._turn is None else durable,
+            )
             pages: AsyncIterator[Page] = self._source.pages(  # type: ignore[call-arg]
-                start, until, _Known(self._source, self._sink, self._start.document)
+                start, until, known
             )
             return pages
         return self._source.pages(start, until)
@@ -215,7 +222,8 @@ class Passage:
         if len(stored) < len(page.records):
             tally.skipped += len(page.records) - len(stored)
             page = replace(page, records=stored)
-        times = [each.timestamp for each in stored if each.timestamp <= self._horizon]
+        dated = [] if page.undated else stored
+        times = [each.timestamp for each in dated if each.timestamp <= self._horizon]
         if self._declares_order and tally.see_order(times):
             _tell(
                 logging.WARNING,
@@ -408,6 +416,7 @@ class _Known:
     source: Source
     sink: Sink
     document: str | None
+    must_reach: datetime | None
 
     async def lacking(self, listed: Mapping[str, datetime]) -> Set[str]:
         """Ask the sink; one that does not look up lacks everything."""

@@ -2,34 +2,28 @@
 
 - A record's ``payload`` keeps the order of keys and the values that the source gave; ``version`` is
   a hash of the content alone, so that a feed which shuffles its keys has not changed.
-- What is hashed is the text of the standard library's ``json``, for ever: versions are stored. The
-  quicker ``orjson`` stands in for it only where the two cannot differ.
 - A record can be stored anywhere: its texts are valid UTF-8 without NUL, its JSON has no ``NaN``.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, Literal, Self
 
-import orjson
-
+from ladon_storage.collection.content import (
+    Number,
+    as_anything,
+    canonical_text,
+    payload_text,
+    without,
+)
 from ladon_storage.models import to_utc
 
 PAGE_RECORDS = 1_000
 """Records of a page that a source cuts itself: one durable transaction of a few hundred KiB."""
-
-_as_given = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
-_as_ascii = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-_as_anything = json.JSONEncoder(separators=(",", ":"), default=repr).encode
-_in_order = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
-
-_SCALARS = {str, int, bool, type(None)}
-_PLAIN = {*_SCALARS, dict, list}
 
 _LONGEST_REPR = 2**16
 
@@ -65,8 +59,21 @@ class Record:
             self.timestamp = to_utc(self.timestamp)
 
     @classmethod
-    def of(cls, record_id: str, timestamp: datetime, content: object) -> Self:
+    def of(
+        cls,
+        record_id: str,
+        timestamp: datetime,
+        content: object,
+        unversioned: Sequence[str] = (),
+    ) -> Self:
         """Return the record of a parsed JSON value.
+
+        Args:
+            record_id: Its id.
+            timestamp: When the source says that it is from.
+            content: The value; its numbers may be `Number`.
+            unversioned: Dotted paths of what no version depends on; the payload has it all the
+                same.
 
         Raises:
             ValueError: The content has ``NaN`` or an infinity, or is nested too deeply; or as for
@@ -77,55 +84,51 @@ class Record:
         >>> one.payload, one.version == Record.of("7", moment, {"a": 2, "b": 1}).version
         ('{"b":1,"a":2}', True)
         """
-        try:
-            # First: it refuses what is not JSON, and orjson writes NaN as null.
-            version = blake2b(_canonical(content), digest_size=16).hexdigest()
-            payload = _payload(content)
-        except RecursionError:
-            raise ValueError("the content is nested too deeply") from None
+        version, payload = _told(content, unversioned)
         return cls(record_id, timestamp, payload, version)
 
+    @classmethod
+    def of_content(
+        cls, timestamp: datetime, content: object, unversioned: Sequence[str] = ()
+    ) -> Self:
+        """Return the record of a value without an id: its version is its id.
 
-def _payload(content: object) -> str:
-    """Return JSON as it was given, in valid UTF-8."""
+        Raises:
+            ValueError: As for `of`.
+
+        >>> one = Record.of_content(datetime(2024, 1, 1, tzinfo=UTC), {"b": 1, "a": 2})
+        >>> one.record_id == one.version
+        True
+        """
+        version, payload = _told(content, unversioned)
+        return cls(version, timestamp, payload, version)
+
+
+def _told(content: object, unversioned: Sequence[str]) -> tuple[str, str]:
+    """Return the version and the payload of a content."""
     try:
-        return orjson.dumps(content).decode()
-    except TypeError:  # an integer beyond 64 bits, deep nesting, or half of a surrogate pair
-        payload = _as_given(content)
-    try:
-        payload.encode()
-    except UnicodeEncodeError:  # of the half only the escape can be stored
-        return _as_ascii(content)
-    return payload
+        # First: it refuses what is not JSON, and orjson writes NaN as null.
+        hashed = canonical_text(content)
+        if unversioned:
+            hashed = canonical_text(without(content, unversioned))
+        return blake2b(hashed, digest_size=16).hexdigest(), payload_text(content)
+    except RecursionError:
+        raise ValueError("the content is nested too deeply") from None
 
 
-def _canonical(content: object) -> bytes:
-    """Return the text of ``json`` with keys in order and all but ASCII escaped."""
-    if _is_plain(content):
-        try:
-            text = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
-        except TypeError:  # as above
-            return _in_order(content).encode()
-        if text.isascii() and b"\x7f" not in text:  # json escapes that, too
-            return text
-    return _in_order(content).encode()
+def joined_id(parts: Iterable[object]) -> str:
+    """Return the id that several values are together; the same one for the same values alone.
 
+    Raises:
+        ValueError: One of them is missing, or is none of a text, a number and a truth value.
 
-def _is_plain(content: object) -> bool:
-    """Tell whether there is no float in it, which is written in more than one way.
-
-    Nor anything of another class, such as a date, which is JSON for orjson alone.
+    >>> joined_id(["192.0.2.1", 443])
+    '["192.0.2.1",443]'
     """
-    values: Collection[object]
-    if isinstance(content, dict):
-        values = content.values()
-    else:
-        values = content if isinstance(content, list) else [content]
-    kinds = set(map(type, values))
-    if kinds <= _SCALARS:
-        return True
-    inner = (each for each in values if isinstance(each, dict | list))
-    return kinds <= _PLAIN and all(map(_is_plain, inner))
+    values = list(parts)
+    if not all(isinstance(each, str | int | float | Number) for each in values):
+        raise ValueError("each part of an id should be a text, a number or a truth value")
+    return payload_text(values)
 
 
 def _check_text(value: str) -> None:
@@ -159,7 +162,7 @@ class Reject:
         '{"a":NaN}'
         """
         try:
-            raw = _as_anything(item)
+            raw = as_anything(item)
         except (TypeError, ValueError, RecursionError):
             raw = repr(item)[:_LONGEST_REPR]
         return cls(str(reason), raw, record_id if isinstance(record_id, str) else None)
@@ -186,6 +189,8 @@ class Page:
         total: How many items the source states.
         document: The digest of the document that the page is of, where it was delivered whole.
         unchanged: Whether that document is the one whose records the sink has; there are none here.
+        undated: Whether nothing says when the records became visible: what they say of themselves
+            moves no watermark, and is in no order.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -196,6 +201,7 @@ class Page:
     total: int | None = None
     document: str | None = None
     unchanged: bool = False
+    undated: bool = False
 
     def __len__(self) -> int:
         return len(self.records) + len(self.rejects)

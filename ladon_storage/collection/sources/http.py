@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
@@ -22,6 +21,7 @@ import aiohttp
 import stamina
 from yarl import URL
 
+from ladon_storage.collection.content import parse_json
 from ladon_storage.collection.sources.addresses import check_url
 from ladon_storage.collection.sources.exchange import (
     Exchange,
@@ -108,7 +108,7 @@ class SourceHttp:
             SourceError: It is none.
         """
         try:
-            return json.loads(answer.body, parse_constant=_refuse_constant)
+            return parse_json(answer.body)
         except (ValueError, RecursionError) as error:
             problem = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         # Raised outside of the handler: the parser's error holds the whole document.
@@ -312,7 +312,3 @@ def _retry_after(value: str | None, now: datetime) -> float | None:
         except ValueError:
             return None
     return min(seconds, MAX_RETRY_AFTER_SECONDS) if seconds > 0 else None
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

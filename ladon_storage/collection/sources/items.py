@@ -3,8 +3,8 @@
 - One unusable item is a `Reject`, and the rest goes on. What fails a run is a document whose
   structure is wrong, and that is for each source to say.
 - No item is dropped for its time: what was delivered is stored, and the engine alone selects.
-- Of several times the latest counts. One that is missing is no time; one that is there and makes no
-  sense rejects the item, since nobody knows how new it is.
+- Of several times the latest counts. One that is missing, or says that there is none, is no time;
+  any other that makes no sense rejects the item, since nobody knows how new it is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ladon_storage.collection.records import Item, Record, Reject
+from ladon_storage.collection.content import Number
+from ladon_storage.collection.records import Item, Record, Reject, joined_id
 from ladon_storage.collection.sources.times import Moment
 
 
@@ -41,19 +42,30 @@ def value_at(document: object, path: str) -> Any:
     return document
 
 
+NO_TIME = frozenset(
+    ("", "-", "--", "0000-00-00", "n/a", "na", "never", "nil", "none", "null", "undefined")
+)
+"""Texts, in small letters, by which programs say that there is no time."""
+
+
 @dataclass(frozen=True)
 class ItemReader:
-    """Make records of items.
+    """How records are made of items.
 
     Args:
-        id: The path of the id, in each item; ``None`` where ids come from outside.
+        id: The path of the id, in each item, or those of its parts; no part: the hash of the
+            content. ``None`` where ids come from outside.
         times: The paths of the times, of which the latest counts.
         moment: How a time is read.
+        no_time: Values that mean that there is no time, beside `NO_TIME`.
+        unversioned: The paths of what no version depends on.
     """
 
-    id: str | None
+    id: str | tuple[str, ...] | None
     times: tuple[str, ...]
     moment: Moment
+    no_time: tuple[str | int, ...] = ()
+    unversioned: tuple[str, ...] = ()
 
     def read(self, items: Iterable[object]) -> Iterator[Item]:
         """Yield a record of each item, or a reject where it cannot be used."""
@@ -68,10 +80,19 @@ class ItemReader:
 
     def record_id(self, item: object) -> str | None:
         """Return the id of an item, whole numbers as text; ``None`` where it has none."""
-        found = None if self.id is None else value_at(item, self.id)
-        if isinstance(found, int) and not isinstance(found, bool):
-            return str(found)
-        return found if isinstance(found, str) and found else None
+        if self.id is None:
+            return None
+        if isinstance(self.id, str):
+            return _id_of(value_at(item, self.id))
+        if len(self.id) == 1:
+            return _id_of(value_at(item, self.id[0]))
+        parts = [value_at(item, path) for path in self.id]
+        if any(part is None or part == "" for part in parts):
+            return None
+        try:
+            return joined_id(parts) if parts else None
+        except ValueError:
+            return None
 
     def timestamp(self, item: object) -> datetime:
         """Return how new an item is.
@@ -82,15 +103,20 @@ class ItemReader:
         found = []
         for path in self.times:
             value = value_at(item, path)
-            if value is None or value == "":
+            if value is None or value == "" or (self.no_time and self._is_declared_none(value)):
                 continue
             try:
                 found.append(self.moment(value))
             except ValueError as error:
+                if _is_no_time(value):
+                    continue
                 raise ValueError(f"{path}: {error}") from None
         if not found:
             raise ValueError(f"{' and '.join(self.times)}: missing")
         return max(found)
+
+    def _is_declared_none(self, value: object) -> bool:
+        return not isinstance(value, bool) and str(value).strip() in map(str, self.no_time)
 
     def _one(self, item: object, key: str | None) -> Item:
         record_id = self.record_id(item) if key is None else key
@@ -99,10 +125,34 @@ class ItemReader:
         try:
             timestamp = self.timestamp(item)
             if record_id:
-                return Record.of(record_id, timestamp, item)
+                return Record.of(record_id, timestamp, item, self.unversioned)
+            if key is None and self.id == ():
+                return Record.of_content(timestamp, item, self.unversioned)
         except ValueError as error:
             return Reject.of(error, item, record_id)
-        return Reject.of(f"{self.id or 'its key'}: should be an id, and is none", item)
+        return Reject.of(f"{self._place()}: should be an id, and is none", item)
+
+    def _place(self) -> str:
+        if isinstance(self.id, tuple):
+            return " and ".join(self.id)
+        return self.id or "its key"
+
+
+def _id_of(value: object) -> str | None:
+    if isinstance(value, str):
+        return value or None
+    if isinstance(value, Number):
+        return value.text if value.is_whole else None
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _is_no_time(value: object) -> bool:
+    """Tell whether a value that is no time says that there is none."""
+    if isinstance(value, str):
+        told = value.strip().lower()
+        return told in NO_TIME or told.startswith("0000-00-00")
+    # As programs without types tell it.
+    return value is False or value in ([], {})
 
 
 def _kind(value: object) -> str:

@@ -19,12 +19,12 @@ from ladon_storage.collection.sources.addresses import HttpUrl, shown
 from ladon_storage.collection.sources.fields import SETTINGS, SOURCE_ID_TEXT
 from ladon_storage.collection.sources.http import source_http
 from ladon_storage.collection.sources.items import ItemReader
-from ladon_storage.collection.sources.times import iso_moment
+from ladon_storage.collection.sources.times import any_moment
 from ladon_storage.errors import SourceError
 from ladon_storage.models import SourceId
 
 # A day is read as its first instant.
-_ENTRIES = ItemReader("cveID", ("dateAdded",), iso_moment())
+_ENTRIES = ItemReader("cveID", ("dateAdded",), any_moment())
 
 
 class Kev(BaseModel):

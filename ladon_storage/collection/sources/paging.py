@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from yarl import URL
 
+from ladon_storage.collection.content import Number
 from ladon_storage.collection.sources.fields import SETTINGS
 from ladon_storage.collection.sources.http import HttpAnswer
 from ladon_storage.collection.sources.items import value_at
@@ -272,6 +273,8 @@ class Cursor(BaseModel):
         cursor = _followed(got.document, self.path, self.more)
         if cursor is None:
             return None
+        if isinstance(cursor, Number) and cursor.is_whole:
+            cursor = cursor.text if self.where == "query" else int(cursor.text)
         if isinstance(cursor, bool) or not isinstance(cursor, str | int):
             raise ValueError(f"has no cursor at {self.path!r}, but a {type(cursor).__name__}")
         return Step(**_placed(self.where, **{self.parameter: cursor}), read=step.read + got.count)

@@ -34,11 +34,11 @@ from ladon_storage.collection.sources.http import HttpAnswer, Keys, SourceHttp, 
 from ladon_storage.collection.sources.items import ItemReader, value_at
 from ladon_storage.collection.sources.paging import Got, NoPaging, Paging, Step, Where
 from ladon_storage.collection.sources.times import (
+    PER_SECOND,
     Form,
-    Moment,
+    ReadForm,
     ZoneName,
-    iso_moment,
-    unix_moment,
+    moment_of,
     written,
     zone_of,
 )
@@ -82,8 +82,14 @@ class Bound(BaseModel):
     form: Form = Field(
         "iso",
         title="Format",
-        description="iso, date, seconds or milliseconds from 1970 on, or a pattern such as "
-        "%Y-%m-%dT%H:%M:%SZ.",
+        description="iso, date, seconds, milliseconds, microseconds or nanoseconds from 1970 on, "
+        "or a pattern such as %Y-%m-%dT%H:%M:%SZ.",
+    )
+    zone: ZoneName = Field(
+        "UTC",
+        title="Time zone",
+        description="The zone in which the API reads a date, or a pattern that tells no zone. One "
+        "that ends in a literal Z is UTC.",
     )
 
 
@@ -140,21 +146,47 @@ class Rest(BaseModel):
     may_lack: bool = Field(
         False, title="May lack", description="An answer without the list has no records."
     )
-    id: str = Field(
-        "id", title="Path of the id", description="Where a record has its id; unused if keyed."
+    id: (
+        Annotated[str, Field(title="One field")]
+        | Annotated[tuple[str, ...], Field(title="Several fields")]
+    ) = Field(
+        "id",
+        title="Path of the id",
+        description="Where a record has its id, or a list of places where fields are that only "
+        "together are one; an empty list: it is the hash of the content. Unused if keyed.",
     )
     timestamps: tuple[str, ...] = Field(
         min_length=1,
         title="Paths of the times",
         description="Where a record has its times; the latest counts.",
     )
-    timestamp_format: Literal["iso", "seconds", "milliseconds"] = Field(
+    timestamp_format: (
+        Annotated[ReadForm, Field(title="One form")]
+        | Annotated[tuple[ReadForm, ...], Field(min_length=1, title="Several forms")]
+    ) = Field(
         "iso",
         title="Format of the times",
-        description="ISO 8601, or seconds or milliseconds from 1970 on.",
+        description="iso: ISO 8601, and whatever else is one instant alone, such as RFC 2822, "
+        "Apr 16, 2025 7:00 AM, or a count from 1970 on whose size tells its unit. Or seconds, "
+        "milliseconds, microseconds or nanoseconds from 1970 on, or a pattern such as "
+        "%d/%m/%Y %H:%M. Several in a list are tried in their order.",
+    )
+    no_time: tuple[str | int, ...] = Field(
+        (),
+        title="No time",
+        description="Values that mean that there is no time, such as 0 or 1970-01-01T00:00:00Z, "
+        "beside the usual ones: null, nothing, None, N/A, -, never, 0000-00-00.",
+    )
+    unversioned: tuple[str, ...] = Field(
+        (),
+        title="Without a version",
+        description="Paths of fields that make no new version of a record when they alone change, "
+        "such as queried_at. The record keeps them as they were when its version was first stored.",
     )
     zone: ZoneName = Field(
-        "UTC", title="Time zone", description="The zone of times that say none, such as UTC."
+        "UTC",
+        title="Time zone",
+        description="The zone of the records' times that say none, such as UTC.",
     )
     since: Bound | None = Field(
         None, title="Since", description="How the API is told where to begin; empty: not at all."
@@ -232,13 +264,14 @@ class Rest(BaseModel):
 
     def read(self, items: Any) -> Iterator[Item]:
         """Yield the records of a page, and what cannot be used."""
-        reader = ItemReader(None if self.keyed else self.id, self.timestamps, self._moment())
+        reader = ItemReader(
+            None if self.keyed else self.id,
+            self.timestamps,
+            moment_of(self.timestamp_format, zone_of(self.zone)),
+            self.no_time,
+            self.unversioned,
+        )
         return (reader.read_keyed if self.keyed else reader.read)(items)
-
-    def _moment(self) -> Moment:
-        if self.timestamp_format == "iso":
-            return iso_moment(zone_of(self.zone))
-        return unix_moment(1_000 if self.timestamp_format == "milliseconds" else 1)
 
     async def walk(
         self, http: SourceHttp, start: datetime | None, until: datetime | None
@@ -297,8 +330,8 @@ class Rest(BaseModel):
         bounds: dict[Where, dict[str, Any]] = {"query": {}, "body": {}}
         for bound, instant, up in ((self.since, start, False), (self.until, until, True)):
             if bound is not None and instant is not None:
-                text = written(instant, bound.form, zone_of(self.zone), up=up)
-                value = int(text) if bound.form in ("seconds", "milliseconds") else text
+                text = written(instant, bound.form, zone_of(bound.zone), up=up)
+                value = int(text) if bound.form in PER_SECOND else text
                 bounds[bound.where][bound.parameter] = value
         return bounds
 

@@ -10,16 +10,20 @@
   more without it, the question begins anew at the last object, that one's instant included: ties
   may be wider than a page. If they are wider than any page that the server gives, the run fails.
 - A server may give one and the same `next` for every page. What must not repeat is the page.
+- A server that does not say when objects were added, or in no form that can be read, is read whole
+  each time. Its objects are stored by the times that they have themselves, and no watermark moves.
 - What was deleted from the collection is not seen.
 """
 
 from __future__ import annotations
 
+import logging
+import re
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Any, Literal, NoReturn
 
@@ -37,20 +41,26 @@ from ladon_storage.collection.sources.fields import (
     overlap_field,
 )
 from ladon_storage.collection.sources.http import HttpAnswer, Keys, SourceHttp, source_http
-from ladon_storage.collection.sources.times import iso_moment, written
+from ladon_storage.collection.sources.times import any_moment, written
 from ladon_storage.errors import SourceError
 from ladon_storage.models import SourceId
 
 MEDIA_TYPE = "application/taxii+json;version=2.1"
 
 _FIRST, _LAST = "X-TAXII-Date-Added-First", "X-TAXII-Date-Added-Last"
+_SECOND = timedelta(seconds=1)
 _MILLISECOND = timedelta(milliseconds=1)
 _MICROSECOND = timedelta(microseconds=1)
-_MILLISECOND_DIGITS = len("2024-01-01T00:00:00.000Z")
+_FRACTION = re.compile(r":\d\d[.,](\d+)")
 _EXPIRED = (400, 404, 410)
 """What servers answer to a `next` that they no longer know."""
 
-_moment = iso_moment()
+NO_TIME = datetime.min.replace(tzinfo=UTC)
+"""When an object is from that does not say so, of a server that does not, either."""
+
+logger = logging.getLogger("ladon_storage.collection")
+
+_moment = any_moment()
 
 
 class Taxii(BaseModel):
@@ -99,25 +109,43 @@ class Taxii(BaseModel):
         return True
 
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
-        """Yield what was added from ``start`` on, up to the page that reaches ``until``."""
-        highest: datetime | None = None
-        place = _Place(_before(start, _MILLISECOND), self.limit)
-        async with (
-            source_http(self.source_id, keys=await self._keys()) as http,
-            aclosing(self._envelopes(http, place)) as envelopes,
-        ):
-            async for envelope in envelopes:
-                if envelope.added is None:
-                    continue
-                added = envelope.added
-                if until is not None and added.first >= until:
-                    return
-                # A page that goes back must be seen to go back, by whoever relies on the order.
-                falls = highest is not None and added.first < highest
-                moment = min(added.first, added.last) if falls else added.last
-                highest = moment if highest is None else max(highest, moment)
-                for page in paged(_records(envelope.objects, moment)):
-                    yield page
+        """Yield what was added from ``start`` on, up to the page that reaches ``until``.
+
+        Where the server does not say when, all that it has is yielded, in pages that are undated.
+        """
+        place: _Place | None = _Place(_before(start, _MILLISECOND), self.limit)
+        async with source_http(self.source_id, keys=await self._keys()) as http:
+            while place is not None:
+                asked, place = place, None
+                async with aclosing(self._envelopes(http, asked)) as envelopes:
+                    order = _Order(until)
+                    async for envelope in envelopes:
+                        if envelope.objects and envelope.added is None:
+                            self._warn_of_no_times(order)
+                            if asked.after is not None:
+                                # Nobody knows what such an answer leaves out.
+                                place = _Place(None, self.limit)
+                                break
+                        if order.is_over(envelope):
+                            break
+                        for page in order.paged(envelope):
+                            yield page
+        yield Page(completeness="last page")
+
+    def _warn_of_no_times(self, order: _Order) -> None:
+        if order.highest is not None:
+            self._fail("no longer says when its objects were added, as it did on a page before")
+        if not order.is_undated:
+            order.is_undated = True
+            logger.warning(
+                "The collection of source %r at %s does not say when its objects were added, in "
+                "%s and %s: all of it is read each time, and no watermark moves.",
+                self.source_id,
+                shown(self.url),
+                _FIRST,
+                _LAST,
+                extra={"source_id": self.source_id},
+            )
 
     async def _envelopes(self, http: SourceHttp, place: _Place) -> AsyncGenerator[_Envelope, None]:
         """Yield each page as it arrives; after an interruption some objects come again."""
@@ -166,22 +194,8 @@ class Taxii(BaseModel):
             objects,
             bool(document.get("more")),
             following,
-            self._added(answer) if objects else None,
+            _added(answer) if objects else None,
         )
-
-    def _added(self, answer: HttpAnswer) -> _Added:
-        texts = [answer.headers.get(name) for name in (_FIRST, _LAST)]
-        found = [each for each in texts if each]
-        if not found:
-            self._fail(f"does not say when its objects were added, in {_LAST}")
-        try:
-            return _Added(
-                _moment(found[0]),
-                _moment(found[-1]),
-                _MILLISECOND if len(found[-1]) <= _MILLISECOND_DIGITS else _MICROSECOND,
-            )
-        except ValueError:
-            self._fail(f"says {found!r:.80} in {_FIRST} and {_LAST}, which are no instants")
 
     def _anew(self, place: _Place, reached: _Envelope | None) -> _Place:
         """Return where to go on without `next`: at the instant of the last object, with it."""
@@ -241,6 +255,25 @@ class _Added:
     step: timedelta
 
 
+def _added(answer: HttpAnswer) -> _Added | None:
+    """Return when the objects of an answer were added; ``None``: it does not say."""
+    found = []
+    for name in (_FIRST, _LAST):
+        text = answer.headers.get(name, "")
+        try:
+            found.append((_moment(text), text))
+        except ValueError:
+            continue
+    if not found:
+        return None
+    last, text = found[-1]
+    fraction = _FRACTION.search(text)
+    step = _SECOND if fraction is None else _MICROSECOND
+    if fraction is not None and len(fraction[1]) <= 3:
+        step = _MILLISECOND
+    return _Added(found[0][0], last, step)
+
+
 @dataclass(frozen=True)
 class _Envelope:
     """Be a page as it arrived."""
@@ -258,15 +291,53 @@ class _Envelope:
         ).digest()
 
 
-def _records(objects: list[Any], moment: datetime) -> Iterator[Record | Reject]:
+@dataclass
+class _Order:
+    """In which order pages came, up to where they are asked for."""
+
+    until: datetime | None
+    highest: datetime | None = None
+    is_undated: bool = False
+
+    def is_over(self, envelope: _Envelope) -> bool:
+        """Return whether a page, and so all behind it, lies beyond what is asked for."""
+        added = envelope.added
+        if self.is_undated or added is None or self.until is None:
+            return False
+        return added.first >= self.until
+
+    def paged(self, envelope: _Envelope) -> Iterator[Page]:
+        """Yield the objects of a page."""
+        if not envelope.objects:
+            return
+        added, moment = envelope.added, None
+        if added is not None and not self.is_undated:
+            # A page that goes back must be seen to go back, by whoever relies on the order.
+            falls = self.highest is not None and added.first < self.highest
+            moment = min(added.first, added.last) if falls else added.last
+            self.highest = moment if self.highest is None else max(self.highest, moment)
+        marks = {"undated": True} if self.is_undated else {}
+        yield from paged(_records(envelope.objects, moment), **marks)
+
+
+def _records(objects: list[Any], moment: datetime | None) -> Iterator[Record | Reject]:
     for each in objects:
         record_id = each.get("id") if isinstance(each, dict) else None
         try:
             if not isinstance(record_id, str):
                 raise ValueError("id: missing, or no text")  # noqa: TRY301 - as Record says it
-            yield Record.of(record_id, moment, each)
+            yield Record.of(record_id, moment or _own_time(each), each)
         except ValueError as error:
             yield Reject.of(error, each, record_id)
+
+
+def _own_time(item: dict[str, Any]) -> datetime:
+    for name in ("modified", "created"):
+        try:
+            return _moment(item.get(name))
+        except ValueError:
+            continue
+    return NO_TIME
 
 
 def _before(instant: datetime | None, step: timedelta) -> datetime | None:

@@ -2,28 +2,29 @@
 
 - An address is as new as the last time that it was seen online: by ``dateadded`` alone, one that
   changed later would never be collected again.
-- A dump has no number of entries to compare. It is newest first, so that one which was cut off ends
-  in the middle of a line, or early; an empty one was never right.
-- The API gives at most 1,000 addresses of the last 3 days. Where a full answer does not reach back
-  to what is durable, what is between is lost there: the run fails, and a dump has it.
+- A dump is newest first, so that one which was cut off ends in the middle of a line, or early; an
+  empty one was never right. Where it states its number of entries, that is compared.
+- The dump of 30 days, or a full answer of the API with its 1,000 addresses of 3 days, must reach
+  back to what is durable: what lies between is lost there, and the run fails. What came is stored.
 - abuse.ch wants the key in the path of newer addresses of dumps: ``{key}`` in the address stands
   for it, and is all that is shown of it.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ladon_storage.collection.interfaces import Known
 from ladon_storage.collection.records import Item, Page, Reject, paged
 from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.addresses import HttpUrl, shown, with_key
+from ladon_storage.collection.sources.csv_rows import BrokenRow, read_rows
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -33,7 +34,7 @@ from ladon_storage.collection.sources.fields import (
 )
 from ladon_storage.collection.sources.http import Keys, SourceHttp, source_http
 from ladon_storage.collection.sources.items import ItemReader, value_at
-from ladon_storage.collection.sources.times import iso_moment
+from ladon_storage.collection.sources.times import any_moment
 from ladon_storage.errors import SourceError
 from ladon_storage.models import SourceId
 
@@ -46,6 +47,12 @@ _ADDRESSES = {
     "api": "https://urlhaus-api.abuse.ch/v1/urls/recent/",
 }
 _KEPT = {"recent": timedelta(days=30), "api": timedelta(days=3)}
+_MARGIN = timedelta(days=1)
+"""How much later than 30 days before its newest address a dump may begin: not each hour has one."""
+
+_STATED = re.compile(r"^# *Number of entries: *(\d+)", re.MULTILINE)
+_HEADER_LINE = re.compile(r"[^\n]*\n")
+_ROW_ID = re.compile(r'"?(\d+)"?,')
 _NUMBER = re.compile(r"/url/(\d+)/?$")
 
 
@@ -61,7 +68,8 @@ class _UrlReader(ItemReader):
         return None
 
 
-_URLS = _UrlReader("id", ("date_added", "dateadded", "last_online"), iso_moment())
+_URLS = _UrlReader("id", ("date_added", "dateadded", "last_online"), any_moment())
+_ADDED = ItemReader("id", ("date_added", "dateadded"), any_moment())
 
 
 class UrlHaus(BaseModel):
@@ -108,22 +116,38 @@ class UrlHaus(BaseModel):
         """How far back it can be read; ``None`` for what is online, however old."""
         return _KEPT.get(self.via)
 
-    async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
-        """Yield all addresses of the dump or the answer, in the feed's order."""
+    @property
+    def uses_known(self) -> bool:
+        """``True``: what is durable says how far back a document must reach."""
+        return True
+
+    async def pages(
+        self, start: datetime | None, until: datetime | None, known: Known | None = None
+    ) -> AsyncIterator[Page]:
+        """Yield all addresses of the dump or the answer, in the feed's order.
+
+        Raises:
+            SourceError: It did not arrive, is none, or does not reach back to what is durable. In
+                that case alone its addresses were yielded before.
+        """
         key = await secret(self.key, self.source_id) if self.key else None
         keys = None if key is None else Keys(self.url, {"Auth-Key": key})
         url = with_key(self.url, key)
+        span = _Span()
         async with source_http(self.source_id, keys=keys) as http:
             if self.via == "api":
-                items = await self._asked(http, url, start)
-                found: Iterable[Item] = _URLS.read(items)
+                items = await self._asked(http, url)
+                found: Iterable[Item] = _URLS.read(map(span.seen, items))
             else:
                 answer = await http.get(url, headers={"Accept": "text/csv, */*;q=0.5"})
-                found = self._rows(self._text(answer.body))
+                found = self._rows(self._text(answer.body), span)
         for page in paged(found, completeness="whole document"):
             yield page
+        must_reach = known.must_reach if known else start and start + self.overlap
+        if must_reach is not None:
+            self._refuse_gap(span, must_reach)
 
-    async def _asked(self, http: SourceHttp, url: str, start: datetime | None) -> list[Any]:
+    async def _asked(self, http: SourceHttp, url: str) -> list[Any]:
         document = await http.get_json(url)
         status = value_at(document, "query_status")
         if status == "no_results":
@@ -131,64 +155,58 @@ class UrlHaus(BaseModel):
         items = value_at(document, "urls")
         if status != "ok" or not isinstance(items, list):
             raise self._error(f"answers {status!r:.80} with urls of type {type(items).__name__}")
-        self._refuse_gap(items, start)
         return items
 
-    def _refuse_gap(self, items: list[Any], start: datetime | None) -> None:
-        if start is None or len(items) < API_LIMIT:
+    def _refuse_gap(self, span: _Span, durable: datetime) -> None:
+        oldest, newest = span.oldest, span.newest
+        if oldest is None or newest is None or oldest <= durable:
             return
-        added = ItemReader("id", ("date_added", "dateadded"), iso_moment())
-        times = []
-        for item in items:
-            try:
-                times.append(added.timestamp(item))
-            except ValueError:  # is rejected where it is read
-                continue
-        # Overlaps may be cut short: what counts is that nothing lies between them and us.
-        durable = start + self.overlap
-        if times and min(times) > durable:
+        told = f"from {oldest.isoformat()} on, and is durable up to {durable.isoformat()}"
+        if self.via == "api" and span.items >= API_LIMIT:
             raise self._error(
-                f"gives its last {len(items)} addresses, from {min(times).isoformat()} on, and is "
-                f"durable up to {durable.isoformat()}: what is between is not there any more; "
-                "collect it once with via 'recent'"
+                f"gives its last {span.items} addresses, {told}: what is between is not there any "
+                "more; collect it once with via 'recent'"
+            )
+        if self.via == "recent" and oldest > newest - _KEPT["recent"] + _MARGIN:
+            raise self._error(
+                f"has addresses {told}: it was cut off, or what is between is not there any more; "
+                "collect it again when it is whole, or reset the watermark to "
+                f"{oldest.isoformat()} to do without"
             )
 
     def _text(self, body: bytes) -> str:
-        try:
-            text = body.decode()
-        except UnicodeDecodeError as error:
-            problem = f"is not UTF-8 at byte {error.start}"
-        else:
-            if text.endswith("\n"):
-                return text
-            problem = f"was cut off: after {len(body)} bytes it ends in the middle of a line"
-        raise self._error(problem)
+        # A byte that is no UTF-8 costs its row alone.
+        text = body.decode(errors="surrogateescape").removeprefix("\ufeff")
+        if not text.endswith("\n"):
+            raise self._error(
+                f"was cut off: after {len(body)} bytes it ends in the middle of a line"
+            )
+        return text
 
-    def _rows(self, text: str) -> Iterator[Item]:
-        columns, lines = self._header(text)
-        empty = True
-        for row in _cells(lines):
-            if isinstance(row, Reject):
-                yield row
-            elif row and not row[0].startswith("#"):
-                empty = False
-                if len(row) == len(columns):
-                    item = dict(zip(columns, row, strict=True))
-                    yield from _URLS.read([item])
-                else:
-                    reason = f"has {len(row)} columns instead of {len(columns)}"
-                    yield Reject.of(reason, row, row[0])
-        if empty:
+    def _rows(self, text: str, span: _Span) -> Iterator[Item]:
+        columns, place = self._header(text)
+        count = 0
+        for row in read_rows(text, place, len(columns)):
+            count += 1
+            if isinstance(row, BrokenRow):
+                yield _rejected(row.reason, row.text)
+            elif not all(map(_is_text, row)):
+                yield _rejected("is not UTF-8", ",".join(row))
+            else:
+                yield from _URLS.read([span.seen(dict(zip(columns, row, strict=True)))])
+        stated = _STATED.search(text)
+        if stated and int(stated[1]) != count:
+            raise self._error(f"has {count} entries and states {stated[1]}: it was cut off")
+        if not count:
             raise self._error("is empty")
 
-    def _header(self, text: str) -> tuple[list[str], io.StringIO]:
-        """Return the columns, which are the last comment before the rows, and the rows."""
-        lines = io.StringIO(text, newline="")
-        for line in lines:
-            cells = [cell.strip() for cell in line.lstrip("# ").split(",")]
+    def _header(self, text: str) -> tuple[list[str], int]:
+        """Return the columns, which are the last comment before the rows, and where those begin."""
+        for line in _HEADER_LINE.finditer(text):
+            cells = [cell.strip(' "') for cell in line[0].lstrip("# ").split(",")]
             if cells[0] == "id" and "dateadded" in cells:
-                return cells, lines
-            if not line.startswith("#") and line.strip():
+                return [cell.strip() for cell in cells], line.end()
+            if not line[0].startswith("#") and line[0].strip():
                 break
         raise self._error("has no line that names the columns id and dateadded")
 
@@ -200,13 +218,34 @@ class UrlHaus(BaseModel):
         )
 
 
-def _cells(lines: io.StringIO) -> Iterator[list[str] | Reject]:
-    """Yield the cells of each row; what is no CSV is rejected, and the next row read."""
-    rows = csv.reader(lines, strict=True)
-    while True:
+@dataclass
+class _Span:
+    """From when to when the addresses of a document were added, and how many they are."""
+
+    items: int = 0
+    oldest: datetime | None = None
+    newest: datetime | None = None
+
+    def seen(self, item: Any) -> Any:
+        """Note when an item was added, and return it."""
+        self.items += 1
         try:
-            yield next(rows)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield Reject.of(f"line {rows.line_num} of the rows is no CSV: {error}", None)
+            added = _ADDED.timestamp(item)
+        except ValueError:  # is rejected where it is read
+            return item
+        self.oldest = added if self.oldest is None else min(self.oldest, added)
+        self.newest = added if self.newest is None else max(self.newest, added)
+        return item
+
+
+def _is_text(cell: str) -> bool:
+    try:
+        cell.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _rejected(reason: str, text: str) -> Reject:
+    number = _ROW_ID.match(text)
+    return Reject.of(reason, text, number[1] if number else None)

@@ -1,0 +1,262 @@
+"""JSON as a source sent it: every digit of its numbers, and the texts that are stored and hashed.
+
+- A number whose digits Python would not write again is a `Number`: ``0.10``, ``1e400``, ``-0``, or
+  a whole number of any length, which is never converted: that takes time by the square of its
+  length. All others are the ``int`` or ``float`` that they always were.
+- What is hashed is the text of the standard library's ``json``, for ever: versions are stored. The
+  quicker ``orjson`` stands in for it only where the two cannot differ. A `Number` that ``json``
+  would have written with the same digits is hashed as ``json`` would have written it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterable
+from decimal import Decimal, InvalidOperation
+from functools import lru_cache
+from secrets import token_hex
+from typing import Any, NoReturn
+
+import orjson
+
+_SAFE_INT_CHARACTERS = 18
+"""So many characters are an integer of 64 bits for certain."""
+
+_SAFE_FLOAT_CHARACTERS = 16
+"""So many characters, a point among them, are at most 15 digits, which every float gives back."""
+
+_LONGEST_FLOAT = 400
+"""No float needs more characters, also without an exponent."""
+
+_REMEMBERED = 2**12
+"""How many different numbers of a document are read only once."""
+
+_SCALARS = {str, int, bool, type(None)}
+
+
+class Number:
+    """A number of JSON whose digits no ``int`` or ``float`` would keep; its text is its value.
+
+    >>> parse_json("[0.10, 0.5, 1e400]")
+    [0.10, 0.5, 1e400]
+    >>> parse_json("0.10") == Number("0.10"), str(Number("-0"))
+    (True, '-0')
+    """
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Number) and other.text == self.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is written as a whole number: digits alone, after a minus or none."""
+        return self.text.removeprefix("-").isdecimal()
+
+    @property
+    def canonical(self) -> str:
+        """The text that stands for it in what is hashed: the same one for the same digits."""
+        if len(self.text) > _LONGEST_FLOAT or self.is_whole:
+            return self.text
+        told = repr(float(self.text))
+        try:
+            is_same = Decimal(told).as_tuple() == Decimal(self.text).as_tuple()
+        except InvalidOperation:  # an exponent that not even a decimal has
+            return self.text
+        return told if is_same else self.text
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return a parsed JSON document, with every digit of its numbers.
+
+    Raises:
+        ValueError: It is no JSON; ``NaN`` and infinities are none.
+        RecursionError: It is nested too deeply.
+    """
+    return json.loads(text, **_hooks())
+
+
+def json_decoder() -> json.JSONDecoder:
+    """Return a decoder that parses as `parse_json` does, for one document."""
+    return json.JSONDecoder(**_hooks())
+
+
+def _hooks() -> dict[str, Any]:
+    # Of one document alone, so that nothing of it stays.
+    return {
+        "parse_float": lru_cache(_REMEMBERED)(_fractional),
+        "parse_int": lru_cache(_REMEMBERED)(_whole),
+        "parse_constant": _refuse_constant,
+    }
+
+
+def _whole(text: str) -> int | Number:
+    if len(text) <= _SAFE_INT_CHARACTERS and text != "-0":
+        return int(text)
+    return Number(text)
+
+
+def _fractional(text: str) -> float | Number:
+    # Exponents are written in more than one way, also by orjson.
+    if "e" in text or "E" in text or len(text) > _LONGEST_FLOAT:
+        return Number(text)
+    value = float(text)
+    if (
+        len(text) <= _SAFE_FLOAT_CHARACTERS
+        and (text[-1] != "0" or text[-2] == ".")
+        and "0.0000" not in text
+    ) or repr(value) == text:
+        return value
+    return Number(text)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+# What stands for a number in the text of an encoder that knows none: nobody can have sent it.
+_MARK = token_hex(16)
+_MARKED = re.compile(f'"{_MARK}([^"]*)"')
+
+
+def _marked(value: object) -> str:
+    if isinstance(value, Number):
+        return _MARK + value.text
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+def _marked_canonical(value: object) -> str:
+    return _MARK + value.canonical if isinstance(value, Number) else _marked(value)
+
+
+def _marked_anything(value: object) -> str:
+    return _MARK + value.text if isinstance(value, Number) else repr(value)
+
+
+def _fragment(value: object) -> orjson.Fragment:
+    if isinstance(value, Number):
+        return orjson.Fragment(value.text)
+    raise TypeError
+
+
+def _canonical_fragment(value: object) -> orjson.Fragment:
+    if isinstance(value, Number):
+        return orjson.Fragment(value.canonical)
+    raise TypeError
+
+
+def _encoder(default: Callable[[object], str], **options: Any) -> Callable[[object], str]:
+    encode = json.JSONEncoder(separators=(",", ":"), default=default, **options).encode
+
+    def encoded(content: object) -> str:
+        text = encode(content)
+        return _MARKED.sub(r"\1", text) if _MARK in text else text
+
+    return encoded
+
+
+_as_given = _encoder(_marked, ensure_ascii=False, allow_nan=False)
+_as_ascii = _encoder(_marked, allow_nan=False)
+_in_order = _encoder(_marked_canonical, sort_keys=True, allow_nan=False)
+
+as_anything = _encoder(_marked_anything)
+"""Return a text of whatever it is, as JSON where it can be."""
+
+
+def payload_text(content: object) -> str:
+    """Return JSON as it was given, in valid UTF-8."""
+    try:
+        return orjson.dumps(content, default=_fragment).decode()
+    except TypeError:  # an integer beyond 64 bits, deep nesting, or half of a surrogate pair
+        payload = _as_given(content)
+    try:
+        payload.encode()
+    except UnicodeEncodeError:  # of the half only the escape can be stored
+        return _as_ascii(content)
+    return payload
+
+
+def canonical_text(content: object) -> bytes:
+    """Return the text of ``json`` with keys in order and all but ASCII escaped.
+
+    Raises:
+        ValueError: The content has ``NaN`` or an infinity.
+    """
+    if _is_plain(content):
+        try:
+            text = orjson.dumps(content, option=orjson.OPT_SORT_KEYS, default=_canonical_fragment)
+        except TypeError:  # as above
+            return _in_order(content).encode()
+        if text.isascii() and b"\x7f" not in text:  # json escapes that, too
+            return text
+    return _in_order(content).encode()
+
+
+def _is_plain(content: object) -> bool:
+    """Tell whether there is no float in it, which is written in more than one way.
+
+    Nor anything of another class, such as a date, which is JSON for orjson alone.
+    """
+    values: Collection[object]
+    if isinstance(content, dict):
+        values = content.values()
+    else:
+        values = content if isinstance(content, list) else [content]
+    kinds = set(map(type, values))
+    if kinds <= _SCALARS:
+        return True
+    inner = (each for each in values if isinstance(each, dict | list))
+    return kinds <= _PLAIN and all(map(_is_plain, inner))
+
+
+_PLAIN = {*_SCALARS, Number, dict, list}
+
+
+def without(content: Any, paths: Iterable[str]) -> Any:
+    """Return content without what is at some dotted paths; the content itself is left as it is.
+
+    A path leads into each item of a list, or into the one that a number names.
+
+    >>> without({"a": [{"b": 1, "c": 2}, {"b": 3}], "d.e": 4, "f": 5}, ["a.b", "d.e", "x.y"])
+    {'a': [{'c': 2}, {}], 'f': 5}
+    """
+    for path in paths:
+        content = _without(content, path)
+    return content
+
+
+def _without(content: Any, path: str) -> Any:
+    if isinstance(content, list):
+        return _list_without(content, path)
+    if not isinstance(content, dict):
+        return content
+    if path in content:
+        return {name: value for name, value in content.items() if name != path}
+    first, _, rest = path.partition(".")
+    if not rest or first not in content:
+        return content
+    return {**content, first: _without(content[first], rest)}
+
+
+def _list_without(content: list[Any], path: str) -> list[Any]:
+    first, _, rest = path.partition(".")
+    if not first.isdecimal():
+        return [_without(each, path) for each in content]
+    if int(first) >= len(content):
+        return content
+    index = int(first)
+    return [
+        *content[:index],
+        *([_without(content[index], rest)] if rest else []),
+        *content[index + 1 :],
+    ]

@@ -1,0 +1,258 @@
+"""Texts that say an instant in one way only, as feeds write them: ISO 8601, RFC 2822, in English.
+
+- What could be two instants is none: 04/05/2025, a year of two digits, a zone by another name than
+  those of RFC 2822. An offset or a zone in the text counts; a time without one is returned naive.
+- A leap second is read as the last microsecond before it, never as one that is later. Digits beyond
+  microseconds are cut off.
+- Digits alone are a date, or a count from 1970 on by their size: seconds, milli-, micro- and
+  nanoseconds between 1990 and 2100 are not to be taken for each other.
+"""
+
+from __future__ import annotations
+
+import re
+from calendar import isleap
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from decimal import ROUND_FLOOR, Context, Decimal, DecimalException
+
+MONTHS = (
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
+WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# As RFC 2822 has them; any other abbreviation is several zones.
+_ZONE_HOURS = {"EST": -5, "EDT": -4, "CST": -6, "CDT": -5, "MST": -7, "MDT": -6, "PST": -8} | {
+    "PDT": -7,
+    **dict.fromkeys(("UTC", "GMT", "UT", "Z"), 0),
+}
+_COUNTS_SINCE, _COUNTS_UNTIL = Decimal(631_152_000), Decimal(4_102_444_800)  # 1990 and 2100
+_EXACT = Context(prec=128)
+_LONGEST_COUNT = 64
+_LONGEST_TEXT = 100
+
+_CLOCK = (
+    r"(?P<hour>\d{1,2}):(?P<minute>\d\d)(?::(?P<second>\d\d)(?:[.,](?P<fraction>\d+))?)?"
+    r"(?:\s?(?P<half>[AP])\.?M\.?)?"
+)
+_OFFSET = r"(?P<offset>[+-]\d\d(?::?\d\d)?)"
+_ZONE = rf"(?P<zone>(?:(?:GMT|UTC)?{_OFFSET}(?:\s?UTC|\s?GMT)?)|[A-Z]{{1,3}})"
+_YEAR_FIRST = re.compile(
+    r"(?P<year>\d{4})(?P<mark>[-/.])(?P<month>\d{1,2})(?P=mark)(?P<day>\d{1,2})"
+    rf"(?:[T_\s]\s?{_CLOCK})?(?:\s?{_ZONE}(?:\[[A-Z0-9_/+-]+\])?)?"
+)
+_BASIC = re.compile(
+    r"(?P<year>\d{4})(?P<month>\d\d)(?P<day>\d\d)[T\s](?P<hour>\d\d):?(?P<minute>\d\d)"
+    rf"(?::?(?P<second>\d\d)(?:[.,](?P<fraction>\d+))?)?(?:\s?{_ZONE})?"
+)
+_ORDINAL = re.compile(rf"(?P<year>\d{{4}})-(?P<ordinal>\d{{3}})(?:[T\s]{_CLOCK})?(?:\s?{_ZONE})?")
+_DIGITS = re.compile(r"(\d{8})(?:(\d\d)(\d\d)(?:(\d\d)(\d{1,9})?)?)?")
+_DOT_NET = re.compile(r"/Date\((-?\d{1,17})(?:[+-]\d{4})?\)/")
+_MONTH = "|".join(f"{name[:3]}(?:{name[3:]})?" for name in MONTHS).upper().replace("SEP(", "SEPT?(")
+_DAY = r"(?P<day>\d{1,2})(?:ST|ND|RD|TH)?"
+_NAMED = tuple(
+    re.compile(rf"(?:(?:{'|'.join(f'{d[:3]}(?:{d[3:]})?' for d in WEEKDAYS).upper()}),? )?{form}")
+    for form in (
+        rf"{_DAY}[ -/]\.?(?P<month>{_MONTH})\.?,?[ -/](?P<year>\d{{4}})"
+        rf"(?:(?:,? (?:AT )?|:){_CLOCK})?(?: ?{_ZONE})?",
+        rf"(?P<month>{_MONTH})\.? {_DAY},? (?P<year>\d{{4}})"
+        rf"(?:,? (?:AT )?{_CLOCK})?(?: ?{_ZONE})?",
+        rf"(?P<month>{_MONTH}) {_DAY} {_CLOCK}(?: {_ZONE})? (?P<year>\d{{4}})",
+    )
+)
+_COMMENT = re.compile(r" ?\([^()]*\)$")
+
+
+def read_iso(text: str) -> datetime:
+    """Return the instant of an ISO 8601 text, RFC 3339 whole; naive where it has no offset.
+
+    Raises:
+        ValueError: It is none.
+
+    >>> read_iso("2016-12-31t23:59:60z").isoformat(), read_iso("2024-08-27 24:00 +0200").isoformat()
+    ('2016-12-31T23:59:59.999999+00:00', '2024-08-28T00:00:00+02:00')
+    """
+    told = _spaced(text).upper()
+    for form in (_YEAR_FIRST, _BASIC, _ORDINAL):
+        if found := form.fullmatch(told):
+            return _read(found)
+    if digits := _DIGITS.fullmatch(told):
+        return _of_digits(digits)
+    # Python takes any character for what separates a date and a time, also a digit.
+    if told[:9].isdigit():
+        raise ValueError("no ISO 8601")
+    return datetime.fromisoformat(told)
+
+
+def read_text(text: str) -> datetime:
+    """Return the instant that a text says in one way only; naive where it has no offset.
+
+    Raises:
+        ValueError: It says none, or could say several.
+
+    >>> read_text("Tue, 27 Aug 2024 12:00:00 GMT") == read_text("1724760000000")
+    True
+    >>> read_text("Apr 16, 2025, 7:00:16 PM").isoformat()
+    '2025-04-16T19:00:16'
+    """
+    told = _COMMENT.sub("", _spaced(text))
+    try:
+        return read_iso(told)
+    except ValueError:
+        pass
+    for form in _NAMED:
+        if found := form.fullmatch(told.upper()):
+            return _read(found)
+    if found := _DOT_NET.fullmatch(told):
+        return since_1970(found[1], 1_000)
+    return read_count(told)
+
+
+def _spaced(text: str) -> str:
+    """Return a text of ASCII whose spaces are single ones; several programs write odd ones."""
+    told = " ".join(text.split())
+    if len(told) > _LONGEST_TEXT or not told.isascii():
+        raise ValueError("no time")
+    return told
+
+
+def read_count(text: str) -> datetime:
+    """Return the instant of a count from 1970 on, whose unit its size tells.
+
+    Raises:
+        ValueError: It is none between 1990 and 2100, in no unit.
+    """
+    count = _decimal(text)
+    for per_second in (1, 1_000, 1_000_000, 1_000_000_000):
+        if _COUNTS_SINCE * per_second <= count < _COUNTS_UNTIL * per_second:
+            return since_1970(text, per_second)
+    raise ValueError("no count")
+
+
+def since_1970(text: str, per_second: int) -> datetime:
+    """Return the instant of a decimal count from 1970 on, cut to microseconds.
+
+    Raises:
+        ValueError: It is no number, or beyond the year 9999.
+    """
+    count = _decimal(text)
+    if count and not -40 < count.adjusted() < 24:
+        if count.adjusted() > 0:
+            raise ValueError("beyond the year 9999")
+        count = Decimal("-1e-30") if count < 0 else Decimal(0)
+    microseconds = _EXACT.divide(_EXACT.multiply(count, Decimal(1_000_000)), Decimal(per_second))
+    try:
+        return EPOCH + timedelta(microseconds=int(microseconds.to_integral_value(ROUND_FLOOR)))
+    except OverflowError:
+        raise ValueError("beyond the year 9999") from None
+
+
+def _decimal(text: str) -> Decimal:
+    if len(text) > _LONGEST_COUNT or not text.isascii() or "_" in text:
+        raise ValueError("no count")
+    try:
+        count = Decimal(text)
+    except DecimalException:
+        raise ValueError("no count") from None
+    if not count.is_finite():
+        raise ValueError("no count")
+    return count
+
+
+def _of_digits(found: re.Match[str]) -> datetime:
+    date, hour, minute, second, fraction = found.groups()
+    day = datetime.strptime(date, "%Y%m%d")  # noqa: DTZ007 - naive until a zone is applied
+    return clocked(day, int(hour or 0), int(minute or 0), int(second or 0), fraction)
+
+
+def _read(found: re.Match[str]) -> datetime:
+    part = found.groupdict()
+    year = int(part["year"])
+    if part.get("ordinal"):
+        day = day_of_year(year, int(part["ordinal"]))
+    else:
+        day = datetime(year, month_number(part["month"]), int(part["day"]))  # noqa: DTZ001
+    hour = int(part["hour"] or 0)
+    if half := part.get("half"):
+        hour = hour_of_half(hour, half)
+    told = clocked(day, hour, int(part["minute"] or 0), int(part["second"] or 0), part["fraction"])
+    if part["zone"] is None:
+        return told
+    return told.replace(tzinfo=_zone(part["zone"], part["offset"]))
+
+
+def day_of_year(year: int, number: int) -> datetime:
+    """Return the day of a year that has a number from 1 on.
+
+    Raises:
+        ValueError: The year has none.
+    """
+    first = datetime(year, 1, 1)  # noqa: DTZ001 - as above
+    days = 366 if isleap(year) else 365
+    if not 1 <= number <= days:
+        raise ValueError("no day of that year")
+    return first + timedelta(days=number - 1)
+
+
+def month_number(text: str) -> int:
+    """Return the number of a month that is written as one, or by its English name."""
+    if text.isdecimal():
+        return int(text)
+    return next(n for n, name in enumerate(MONTHS, 1) if name[:3].upper() == text[:3].upper())
+
+
+def hour_of_half(hour: int, half: str) -> int:
+    """Return the hour of the day of one before (``A``) or after (``P``) noon.
+
+    Raises:
+        ValueError: There is none from 1 to 12.
+    """
+    if not 1 <= hour <= 12:
+        raise ValueError("no hour of half a day")
+    return hour % 12 + (12 if half.upper().startswith("P") else 0)
+
+
+def clocked(day: datetime, hour: int, minute: int, second: int, fraction: str | None) -> datetime:
+    """Return a time of a day; second 60 is the last microsecond before it, 24:00 the next day's 0.
+
+    Raises:
+        ValueError: There is no such time.
+    """
+    microsecond = int((fraction or "0")[:6].ljust(6, "0"))
+    if second == 60:
+        second, microsecond = 59, 999_999
+    if (hour, minute, second, microsecond) == (24, 0, 0, 0):
+        hour, day = 0, _next_day(day)
+    return day.replace(hour=hour, minute=minute, second=second, microsecond=microsecond)
+
+
+def _next_day(day: datetime) -> datetime:
+    try:
+        return day + timedelta(days=1)
+    except OverflowError:
+        raise ValueError("beyond the year 9999") from None
+
+
+def offset_zone(offset: str) -> tzinfo:
+    """Return the zone of an offset such as ``+02:00``, ``-0530``, ``+01`` or ``Z``.
+
+    Raises:
+        ValueError: It is no offset.
+    """
+    if offset.upper() == "Z":
+        return UTC
+    digits = offset[1:].replace(":", "").ljust(4, "0")
+    if int(digits[2:]) > 59:
+        raise ValueError("no offset")
+    shift = timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))
+    return timezone(-shift if offset[0] == "-" else shift)
+
+
+def _zone(name: str, offset: str | None) -> tzinfo:
+    if offset:
+        return offset_zone(offset)
+    if name not in _ZONE_HOURS:
+        raise ValueError("no zone that is one alone")
+    return timezone(timedelta(hours=_ZONE_HOURS[name]))
