@@ -171,7 +171,7 @@ class RunReporter:
             f"| {counts.records_written:,} | {seconds:.1f} |"
         )
         runs = [run, *runs_before][:LAST_RUNS]
-        facts = _ledger_facts(report or counts)
+        facts = ledger_facts(report or counts)
         facts += _lateness_facts(report or counts, self.overlap)
         if report is not None and not report.backfill:
             facts += [
@@ -295,7 +295,8 @@ def _instant(value: datetime | None) -> str:
     return "open" if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _ledger_facts(ledger: Ledger) -> list[tuple[str, str]]:
+def ledger_facts(ledger: Ledger) -> list[tuple[str, str]]:
+    """Return the rows of a ledger, as a page shows them."""
     pages = f"{ledger.pages:,} page{'s' * (ledger.pages != 1)}"
     parts = (
         f"{ledger.records_new:,} new + {ledger.records_changed:,} changed + "
