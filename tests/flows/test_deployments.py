@@ -35,10 +35,27 @@ def described() -> list[dict[str, Any]]:
     return found
 
 
+def collections() -> list[dict[str, Any]]:
+    return [each for each in described() if "flows/collect.py" in each["entrypoint"]]
+
+
+def test_reconciliations_are_weekly_and_of_what_is_collected() -> None:
+    """Each has the source and the switch of the collection of its name, and runs once a week."""
+    of_name = {each["name"]: each for each in collections()}
+    found = [each for each in described() if "flows/reconcile.py" in each["entrypoint"]]
+    assert {"threatfox", "urlhaus", "kev", "nvd"} <= {each["name"] for each in found}
+    for each in found:
+        collection = of_name[each["name"]]
+        assert each["parameters"]["source"] == collection["parameters"]["source"]
+        assert each.get("paused") == collection.get("paused")
+        (schedule,) = each["schedules"]
+        assert schedule["cron"].endswith("* * 0")
+
+
 def test_table_has_every_kind_and_what_needs_a_key_is_paused() -> None:
     """Each kind of source has a deployment whose parameters make a source; no key is a value."""
     kinds = set()
-    for each in described():
+    for each in collections():
         kinds.add(each["entrypoint"].removeprefix("flows/collect.py:collect_"))
         source = each.get("parameters", {}).get("source")
         if source is None:
@@ -49,7 +66,7 @@ def test_table_has_every_kind_and_what_needs_a_key_is_paused() -> None:
         assert each["schedules"]
     assert kinds == {kind.model_fields["kind"].default for kind in KINDS}
     sources = [
-        source_from(each["parameters"]["source"]) for each in described() if "parameters" in each
+        source_from(each["parameters"]["source"]) for each in collections() if "parameters" in each
     ]
     assert len({source.source_id for source in sources}) == len(sources)
     assert all(each["concurrency_limit"]["limit"] == 1 for each in described())
