@@ -17,7 +17,7 @@ from prefect import runtime
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from flows.collect import instant, source_fields
+from flows.collect import instant, source_fields, told_sink
 from flows.command import run_command
 from flows.parameters import checked_flow
 from flows.reports import harmless
@@ -141,7 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "source", help="a kind, a JSON object with a kind, or a file that holds one"
     )
-    parser.add_argument("sink", help="address of the sink, such as sqlite:///records.db")
+    parser.add_argument("sink", help="address of the sink, or the name of a block")
     parser.add_argument("since", type=instant, help="first instant, with its offset")
     parser.add_argument("until", type=instant, help="instant before which it ends")
     parser.add_argument("--keep", default="latest", choices=["latest", "all"])
@@ -152,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
             source_fields(options.source),
             options.since,
             options.until,
-            {"url": options.sink, "keep": options.keep},
+            told_sink(options.sink, keep=options.keep),
             window_hours=options.window_hours,
         ),
         lambda report: report.model_dump_json(indent=2),

@@ -159,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
         "source",
         help="a kind (kev, threatfox), a JSON object with a kind, or a file that holds one",
     )
-    parser.add_argument("sink", help="address of the sink, such as sqlite:///records.db")
+    parser.add_argument("sink", help="address of the sink, or the name of a block")
     parser.add_argument("--table", default="records", help="table of the sink (%(default)s)")
     parser.add_argument(
         "--keep", default="latest", choices=["latest", "all"], help="versions to keep (%(default)s)"
@@ -172,7 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--limits", default="{}", help='what makes a run fail, as JSON: {"initial_lookback": 30}'
     )
     options = parser.parse_args(arguments)
-    sink = {"url": options.sink, "table": options.table, "keep": options.keep}
+    sink = told_sink(options.sink, table=options.table, keep=options.keep)
     return run_command(
         lambda: collect(
             source_fields(options.source),
@@ -211,6 +211,11 @@ def source_fields(text: str) -> dict[str, Any]:
         return dict(json.loads(text))
     except ValueError as error:
         raise ConfigurationError(f"The source is no JSON object with a kind: {error}.") from None
+
+
+def told_sink(text: str, **fields: Any) -> dict[str, Any] | str:
+    """Return the sink that a command line tells: an address with its fields, or a block's name."""
+    return {"url": text, **fields} if "://" in text else text
 
 
 def instant(text: str) -> datetime:

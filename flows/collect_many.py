@@ -37,6 +37,7 @@ from prefect.artifacts import (
 )
 from pydantic import BaseModel, ConfigDict
 
+from flows.collect import told_sink
 from flows.command import run_command
 from flows.ending import Ending, signals_noted
 from flows.parameters import checked_flow
@@ -400,14 +401,14 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m flows.collect_many", description="Collect the sources that a file lists."
     )
     parser.add_argument("file", help="a TOML or JSON file with a list of sources")
-    parser.add_argument("sink", help="address of the sink, such as sqlite:///records.db")
+    parser.add_argument("sink", help="address of the sink, or the name of a block")
     parser.add_argument("--keep", default="latest", choices=["latest", "all"])
     parser.add_argument("--concurrency", type=int, default=10, help="sources at once (%(default)s)")
     options = parser.parse_args(arguments)
     return run_command(
         lambda: collect_many(
             file=options.file,
-            sink={"url": options.sink, "keep": options.keep},
+            sink=told_sink(options.sink, keep=options.keep),
             concurrency=options.concurrency,
         ),
         lambda report: report.model_dump_json(indent=2),

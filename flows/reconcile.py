@@ -13,7 +13,7 @@ from prefect import runtime
 from prefect.artifacts import acreate_markdown_artifact
 from pydantic import AwareDatetime, Field
 
-from flows.collect import instant, source_fields
+from flows.collect import instant, source_fields, told_sink
 from flows.command import run_command
 from flows.parameters import checked_flow
 from flows.reports import artifact_key, code, completed, harmless, instant_or_never, ledger_facts
@@ -123,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "source", help="a kind, a JSON object with a kind, or a file that holds one"
     )
-    parser.add_argument("sink", help="address of the sink, such as sqlite:///records.db")
+    parser.add_argument("sink", help="address of the sink, or the name of a block")
     parser.add_argument("since", nargs="?", type=instant, help="first instant, with its offset")
     parser.add_argument("until", nargs="?", type=instant, help="instant before which it ends")
     parser.add_argument("--table", default="records", help="table of the sink (%(default)s)")
@@ -132,7 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
     return run_command(
         lambda: reconcile(
             source_fields(options.source),
-            {"url": options.sink, "table": options.table, "keep": options.keep},
+            told_sink(options.sink, table=options.table, keep=options.keep),
             since=options.since,
             until=options.until,
         ),
