@@ -28,7 +28,6 @@ from ladon_storage import StorageServiceClient
 from ladon_storage.collection.engine import Report, run
 from ladon_storage.collection.interfaces import Limits, Position, Sink, Storage, WriteResult
 from ladon_storage.collection.records import Page, Record, Reject
-from ladon_storage.collection.resume import NOTHING_COLLECTED
 from ladon_storage.collection.sinks import SqlSink
 from ladon_storage.errors import (
     LadonStorageError,
@@ -38,7 +37,7 @@ from ladon_storage.errors import (
     StorageConnectionError,
     WatermarkConflictError,
 )
-from ladon_storage.models import Watermark, WatermarkStatus
+from ladon_storage.models import NOTHING_COLLECTED, Watermark, WatermarkStatus
 from tests.collecting import BEGIN, RememberingSink, ScriptedStorage, record
 from tests.service import Caller, calling, embedded_service
 from tests.service import path as path_of
@@ -308,7 +307,7 @@ class Forgetful:
 
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
-    ) -> WriteResult:
+    ) -> WriteResult | int:
         assert position is None
         return await self._inner.write(source_id, page)
 
@@ -457,7 +456,7 @@ class HitSink:
 
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
-    ) -> WriteResult:
+    ) -> WriteResult | int:
         await self._life.hit("write", "before")
         written = await self._inner.write(source_id, page, run_id=run_id, position=position)
         self._life.world.wrote(self._life, page, position)
@@ -803,7 +802,7 @@ class World:
             )
         self.changes += 1
         life.knows = self.changes
-        after = stored.last_successful_timestamp
+        after = NOTHING_COLLECTED if stored.found_nothing else stored.last_successful_timestamp
         if after != before:
             assert after is not None
             assert before is None or after > before, self.told("the watermark went back")

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
-from ladon_storage.collection.interfaces import Position, WriteResult
+from ladon_storage.collection.interfaces import Position
 from ladon_storage.collection.records import Page
 from ladon_storage.collection.sinks.jsonl_files import SourceFiles
 from ladon_storage.collection.sinks.thread import SinkThread
@@ -93,7 +93,7 @@ class JsonlSink:
 
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
-    ) -> WriteResult:
+    ) -> int:
         """Make a page durable and return how many versions are new.
 
         What fails leaves nothing of the page. A crash may leave it without its position, or its
@@ -102,10 +102,9 @@ class JsonlSink:
         Raises:
             SinkError: A file could not be written.
         """
-        written = await self._do(
+        return await self._do(
             lambda: self._of(source_id).write(page, run_id, position), "store a page", source_id
         )
-        return WriteResult(changed=written)
 
     async def position(self, source_id: str) -> Position | None:
         """Return the last position that was written; ``None``: none was.

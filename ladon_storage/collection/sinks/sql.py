@@ -24,7 +24,7 @@ from sqlalchemy import Connection
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from ladon_storage.collection.interfaces import Position, WriteResult, utc_now
+from ladon_storage.collection.interfaces import Position, utc_now
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.collection.sinks.removal import refuse_implausible_removal
 from ladon_storage.collection.sinks.sql_database import Database
@@ -111,7 +111,7 @@ class SqlSink:
 
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
-    ) -> WriteResult:
+    ) -> int:
         """Make a page durable, whole or not at all, and return how many rows are new or changed.
 
         A row that only lost its mark is not counted.
@@ -119,10 +119,9 @@ class SqlSink:
         Raises:
             SinkError: The database refused it; nothing of the page was stored.
         """
-        written = await self._do(
+        return await self._do(
             lambda: self._write(source_id, page, run_id, position), "store a page", source_id
         )
-        return WriteResult(changed=written)
 
     async def position(self, source_id: str) -> Position | None:
         """Return the last position that was written; ``None``: none was.
