@@ -53,6 +53,7 @@ from flows.reports import (
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.engine import Report, run
 from ladon_storage.collection.interfaces import (
+    KeepsHistory,
     Ledger,
     Limits,
     LooksUp,
@@ -150,6 +151,8 @@ class Checked:
 
     def __init__(self, storage: Storage, ending: Ending) -> None:
         self.get_watermark = storage.get_watermark
+        if isinstance(storage, KeepsHistory):
+            self.watermark_history = storage.watermark_history
         self._storage = storage
         self._ending = ending
 

@@ -33,7 +33,9 @@ ASK_SECONDS = 3.0
 
 _NOTED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
-_NAMELESS = re.compile(r"(CancelledError|TerminationSignal|KeyboardInterrupt|SystemExit)\b")
+_NAMELESS = re.compile(
+    r"(cancelled|CancelledError|TerminationSignal|KeyboardInterrupt|SystemExit)\b"
+)
 
 _runs = 0
 _handlers: dict[int, Any] = {}

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from prefect import flow
 from prefect.artifacts import acreate_table_artifact
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.command import run_command
-from flows.reports import collected_until, harmless
+from flows.reports import harmless
 from ladon_storage.blocks import StorageService
 from ladon_storage.collection.interfaces import utc_now
 from ladon_storage.errors import CollectionError, ConfigurationError
 from ladon_storage.events import STALE, emit_of_source
-from ladon_storage.models import SourceId, Watermark
+from ladon_storage.models import SourceId, collected_up_to, is_ahead
 from ladon_storage.settings import StorageSettings, shared_client
 from ladon_storage.tasks import check_storage_health, storage_settings
 
 _HOUR = timedelta(hours=1)
 _NAMED = 10
-_SKEW_HOURS = 5 / 60
-"""How far ahead of our clock the clock may be by which a watermark was written."""
 
 
 class StaleWatermarkError(CollectionError):
@@ -63,11 +61,15 @@ async def check_freshness(
         raise ConfigurationError("Name at least one source, or nothing is ever stale.")
     settings = await storage_settings(storage)
     await check_storage_health(settings)
-    client, now = shared_client(settings), utc_now()
+    client = shared_client(settings)
     rows, stale, wrong, ages = [], [], [], {}
     for each in sources:
-        age = _age(await client.get_watermark(each.source_id), now)
-        is_wrong = age is not None and age < -_SKEW_HOURS
+        watermark = await client.get_watermark(each.source_id)
+        success = collected_up_to(watermark)
+        # By the service's clock, where its answer tells it: it is what a lease is judged by, too.
+        now = (watermark.answered_at if watermark else None) or utc_now()
+        age = None if success is None else (now - success) / _HOUR
+        is_wrong = is_ahead(success, now)
         is_stale = not is_wrong and (age is None or age > each.max_age_hours)
         rows.append(
             {
@@ -117,12 +119,6 @@ def _said(stale: list[str], wrong: list[str], of: int) -> str:
 def _first(names: list[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return f"{', '.join(names[:_NAMED])}{more}"
-
-
-def _age(watermark: Watermark | None, now: datetime) -> float | None:
-    """Return how many hours behind a watermark is, or ahead below 0; ``None``: never collected."""
-    until = None if watermark is None else collected_until(watermark.last_successful_timestamp)
-    return None if until is None else (now - until) / _HOUR
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -31,9 +31,9 @@ from prefect.states import Completed
 from flows.ending import Ending, finished, is_an_ending
 from ladon_storage.collection.engine import Report
 from ladon_storage.collection.interfaces import Collected, Ledger, Source, utc_now
-from ladon_storage.collection.resume import NOTHING_COLLECTED
 from ladon_storage.events import COLLECTED, FAILED, GAP, emit_of_source
 from ladon_storage.metrics import count_collected
+from ladon_storage.models import meant
 
 logger = logging.getLogger("ladon_storage.flows")
 
@@ -177,7 +177,7 @@ class RunReporter:
             facts += [
                 ("watermark before", instant_or_never(report.watermark_before)),
                 ("watermark after", instant_or_never(report.watermark_after)),
-                ("lag", _lag(collected_until(report.watermark_after), now)),
+                ("lag", _lag(meant(report.watermark_after), now)),
             ]
         elif report is not None:
             told = f"{_instant(report.start)} to {_instant(report.until)}"
@@ -276,18 +276,13 @@ def completed(report: R, message: str) -> R:
     return returned
 
 
-def collected_until(watermark: datetime | None) -> datetime | None:
-    """Return a watermark; ``None`` where there is none, or the one of a source without records."""
-    return None if watermark == NOTHING_COLLECTED else watermark
-
-
 def instant_or_never(watermark: datetime | None) -> str:
     """Return a watermark as people read it.
 
-    >>> instant_or_never(NOTHING_COLLECTED)
+    >>> instant_or_never(None)
     'never collected'
     """
-    known = collected_until(watermark)
+    known = meant(watermark)
     return "never collected" if known is None else _instant(known)
 
 
@@ -326,7 +321,7 @@ def ledger_facts(ledger: Ledger) -> list[tuple[str, str]]:
 
 
 def _asked_for(ledger: Ledger) -> str:
-    start = collected_until(ledger.start)
+    start = meant(ledger.start)
     if start is None and ledger.until is None:
         return "all that the source has"
     begin = "the beginning" if start is None else _instant(start)

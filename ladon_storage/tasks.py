@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Awaitable, Callable
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from prefect import task
@@ -49,7 +49,7 @@ from ladon_storage.collection.turn import Turn
 from ladon_storage.errors import ConfigurationError, StorageError
 from ladon_storage.events import emit_change
 from ladon_storage.fallback import body, by_task
-from ladon_storage.models import Watermark, WatermarkStatus
+from ladon_storage.models import HistoryPage, Watermark, WatermarkStatus
 from ladon_storage.settings import (
     StorageSettings,
     check_health,
@@ -198,6 +198,7 @@ async def write_running_watermark(
     if_match: str | None = None,
     if_none_match: bool = False,
     run_id: str | None = None,
+    lease: timedelta | None = None,
 ) -> Watermark:
     """Write that a run began at ``timestamp``, and return what is stored.
 
@@ -213,6 +214,7 @@ async def write_running_watermark(
         if_match=if_match,
         if_none_match=if_none_match,
         run_id=run_id,
+        lease=lease,
     )
 
 
@@ -231,6 +233,7 @@ async def write_success_watermark(
     if_match: str | None = None,
     records_collected: int | None = None,
     run_id: str | None = None,
+    ledger: Mapping[str, Any] | None = None,
 ) -> Watermark:
     """Write that everything up to ``timestamp`` is durable, and return what is stored.
 
@@ -246,6 +249,7 @@ async def write_success_watermark(
         if_match=if_match,
         records_collected=records_collected,
         run_id=run_id,
+        ledger=ledger,
     )
 
 
@@ -264,6 +268,7 @@ async def write_failure_watermark(
     *,
     if_match: str | None = None,
     run_id: str | None = None,
+    ledger: Mapping[str, Any] | None = None,
 ) -> Watermark:
     """Write that the run failed at ``timestamp``, and return what is stored.
 
@@ -279,6 +284,7 @@ async def write_failure_watermark(
         error_message,
         if_match=if_match,
         run_id=run_id,
+        ledger=ledger,
     )
 
 
@@ -365,6 +371,11 @@ class TaskStorage:
         stored: Watermark | None = await _by_task(read_watermark, source_id, self._storage)
         return stored
 
+    async def watermark_history(self, source_id: str, **options: Any) -> HistoryPage | None:
+        """Return a page of a watermark's changes; ``None``: the service keeps none."""
+        client = shared_client(self._storage)
+        return await client.watermark_history(source_id, **options)
+
     async def update_watermark(
         self,
         source_id: str,
@@ -376,6 +387,8 @@ class TaskStorage:
         if_none_match: bool = False,
         records_collected: int | None = None,
         run_id: str | None = None,
+        lease: timedelta | None = None,
+        ledger: Mapping[str, Any] | None = None,
     ) -> Watermark:
         """Run the task that writes this status."""
         renews = status is WatermarkStatus.RUNNING and self._has_begun
@@ -389,20 +402,25 @@ class TaskStorage:
                 if_none_match=if_none_match,
                 records_collected=records_collected,
                 run_id=run_id,
+                lease=lease,
+                ledger=ledger,
             )
         told: dict[str, Any] = {"if_match": if_match, "run_id": run_id}
         arguments: tuple[Any, ...] = (source_id, timestamp, self._storage)
         write: Task[..., Any] = write_failure_watermark
         if status is WatermarkStatus.SUCCESS:
-            write, told["records_collected"] = write_success_watermark, records_collected
+            write = write_success_watermark
+            told |= {"records_collected": records_collected, "ledger": ledger}
         elif status is WatermarkStatus.RUNNING:
-            write, told["if_none_match"] = write_running_watermark, if_none_match
+            write = write_running_watermark
+            told |= {"if_none_match": if_none_match, "lease": lease}
             self._has_begun = True
         else:
             message = error_message or "failed"
             if self._named is not None:
                 message = await self._named(message)
             arguments = (source_id, timestamp, message, self._storage)
+            told["ledger"] = ledger
         stored: Watermark = await _by_task(write, *arguments, **told)
         return stored
 

@@ -11,9 +11,9 @@ import pytest
 from ladon_storage.collection.engine import run
 from ladon_storage.collection.interfaces import Limits, RemembersPosition
 from ladon_storage.collection.reconciliation import NAMED, Reconciliation, reconcile
-from ladon_storage.collection.resume import NOTHING_COLLECTED
 from ladon_storage.collection.sinks import sink_from
 from ladon_storage.errors import ConfigurationError, SourceError
+from ladon_storage.models import NOTHING_COLLECTED
 from tests.collecting import ScriptedSource, ScriptedStorage, Step, at, record, table
 
 OVERLAP = timedelta(minutes=10)

@@ -32,9 +32,8 @@ from ladon_storage.collection.interfaces import (
     utc_now,
 )
 from ladon_storage.collection.records import Page
-from ladon_storage.collection.resume import NOTHING_COLLECTED
 from ladon_storage.errors import ConfigurationError
-from ladon_storage.models import to_utc
+from ladon_storage.models import collected_up_to, to_utc
 
 NAMED = 100
 """So many ids of what was missed, and of what has changed, are told."""
@@ -111,6 +110,11 @@ class ComparingSink:
         """Make a page durable, and note what of it was not there."""
         older = await self._lacking(source_id, page)
         result = await self._sink.write(source_id, page, run_id=run_id)
+        if isinstance(result, int):
+            raise ConfigurationError(
+                f"The sink of source {source_id!r} does not tell what is new from what has changed, "
+                "so nobody can tell what was missed; let its write return a WriteResult."
+            )
         new = {each.record_id for each in result.new}
         missed = [each.record_id for each in result.new if each.timestamp <= self._horizon]
         self.due += sum(each.timestamp <= self._horizon for each in page.records)
@@ -159,14 +163,14 @@ async def reconcile(
         clock: The time, as an aware datetime.
 
     Raises:
-        ConfigurationError: The source was never collected, or the range is empty.
+        ConfigurationError: The source was never collected, the range is empty, or the sink does
+            not tell what is new to it.
         LadonStorageError: The storage, the source or the sink failed.
     """
     since, until = (None if each is None else to_utc(each) for each in (since, until))
     await storage.health_check()
-    stored = await storage.get_watermark(source.source_id)
-    watermark = None if stored is None else stored.last_successful_timestamp
-    if watermark is None or watermark == NOTHING_COLLECTED:
+    watermark = collected_up_to(await storage.get_watermark(source.source_id))
+    if watermark is None:
         raise ConfigurationError(
             f"Source {source.source_id!r} was never collected, so there is nothing to compare "
             "with; collect it first."

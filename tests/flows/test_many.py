@@ -19,13 +19,13 @@ from flows import freshness as freshness_module
 from flows.backfill import backfill
 from flows.collect_many import collect_many
 from flows.freshness import Freshness, StaleWatermarkError, check_freshness
-from ladon_storage.collection.resume import NOTHING_COLLECTED
 from ladon_storage.errors import (
     CollectionError,
     ConfigurationError,
     SourceError,
     StorageUnhealthyError,
 )
+from ladon_storage.models import NOTHING_COLLECTED
 from ladon_storage.settings import StorageSettings
 from tests.collecting import ScriptedSource, record, table
 from tests.flaky import Flaky
