@@ -21,7 +21,6 @@ from ladon_storage.collection.interfaces import (
     Collected,
     Ledger,
     Limits,
-    LooksUp,
     Position,
     Progress,
     RemembersPosition,
@@ -52,7 +51,7 @@ class Reconciliation(BaseModel):
         changed: How many came in another version than the sink had.
         early: How many came that the next regular run reads anyway.
         missed_ids: The first ids of those that were missed.
-        changed_ids: The first ids of those that have changed, where the sink can tell.
+        changed_ids: The first ids of those that have changed.
         ledger: What was asked for and delivered.
     """
 
@@ -108,31 +107,22 @@ class ComparingSink:
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
     ) -> WriteResult:
         """Make a page durable, and note what of it was not there."""
-        older = await self._lacking(source_id, page)
         result = await self._sink.write(source_id, page, run_id=run_id)
         if isinstance(result, int):
             raise ConfigurationError(
-                f"The sink of source {source_id!r} does not tell what is new from what has changed, "
-                "so nobody can tell what was missed; let its write return a WriteResult."
+                f"The sink of source {source_id!r} does not tell what is new from what changed, so "
+                "nobody knows what was missed; let its write return a WriteResult."
             )
-        new = {each.record_id for each in result.new}
         missed = [each.record_id for each in result.new if each.timestamp <= self._horizon]
         self.due += sum(each.timestamp <= self._horizon for each in page.records)
         self.missed += len(missed)
         self.early += len(result.new) - len(missed)
-        self.changed += result.changed
+        self.changed += len(result.changed)
         self.missed_ids += missed[: NAMED - len(self.missed_ids)]
-        if result.changed:
-            changed = [each for each in older if each not in new]
-            self.changed_ids += changed[: NAMED - len(self.changed_ids)]
+        self.changed_ids += [
+            each.record_id for each in result.changed[: NAMED - len(self.changed_ids)]
+        ]
         return result
-
-    async def _lacking(self, source_id: str, page: Page) -> list[str]:
-        """Return the ids of a page of which the sink has no record of that time or later."""
-        if not isinstance(self._sink, LooksUp) or not page.records:
-            return []
-        listed = {each.record_id: each.timestamp for each in page.records}
-        return sorted(await self._sink.lacking(source_id, listed))
 
 
 async def reconcile(
