@@ -55,7 +55,7 @@ def sink(lake: Path, keep: Any = "latest", name: str = "records") -> DeltaSink:
 
 
 async def write(
-    target: Sink, *pages: list[Record] | Page, source_id: str = "feed", run_id: str = "r"
+    target: DeltaSink, *pages: list[Record] | Page, source_id: str = "feed", run_id: str = "r"
 ) -> list[int]:
     async with target:
         return [
