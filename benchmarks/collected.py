@@ -177,7 +177,7 @@ def _count(sink: str, folder: Path) -> int:
 class _GeneratedSource:
     source_id = "generated"
     overlap = timedelta(days=36_500)  # so that a second run reads all again
-    ordered = True
+    ordered = order_guaranteed = True
 
     def __init__(self, records: Any, count: int) -> None:
         self._records = records
@@ -191,7 +191,7 @@ class _GeneratedSource:
 
 class _FeedSource:
     overlap = timedelta(0)  # both ask the same, and are answered the same
-    ordered = True
+    ordered = order_guaranteed = True
 
     def __init__(self, records: Any, url: str, source_id: str) -> None:
         self.source_id = source_id

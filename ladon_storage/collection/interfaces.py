@@ -259,7 +259,9 @@ class Reverts(Protocol):
     """A sink that can make an earlier version the current one again."""
 
     async def revert(self, source_id: str, records: Sequence[Record], *, run_id: str = ...) -> int:
-        """Make these versions the current ones, whatever their time; return how many were not.
+        """Make these versions the current ones, whatever their time; return how many changed.
+
+        Those that were stored in this run, behind what was current, are not counted again.
 
         It is called at the end of a run, for what the source went back to.
         """
