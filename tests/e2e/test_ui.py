@@ -34,7 +34,7 @@ async def test_mistake_is_refused_and_the_corrected_form_collects(page: Page, st
     await overlap.fill("6")
     await form.start("First collection")
     await ends(page, "Completed")
-    await see_in_log(page, "Source 'sample-feed' is collected: 32 records read")
+    await see_in_log(page, "Source 'sample-feed' is collected: 32 new")
     await expect(page.get_by_role("link", name="Deployment threatfox")).to_be_visible()
     await expect(page.locator("main canvas")).to_be_visible()
     await keep(page, "run")
@@ -46,7 +46,7 @@ async def test_mistake_is_refused_and_the_corrected_form_collects(page: Page, st
     await expect(value(artifact, "records read")).to_contain_text(f"{len(stored)} on 1 page")
     await expect(value(artifact, "new or changed")).to_have_text(str(len(stored)))
     await expect(value(artifact, "from the future, only stored")).to_have_text("1")
-    await expect(value(artifact, "watermark before")).to_have_text("never")
+    await expect(value(artifact, "watermark before")).to_have_text("never collected")
     async with StorageServiceClient(stage.service.url) as client:
         watermark = await client.get_watermark("sample-feed")
     assert watermark
