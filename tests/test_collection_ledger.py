@@ -422,6 +422,25 @@ async def test_document_with_unusable_records_is_read_again() -> None:
     assert [each.records_quarantined for each in reports] == [1, 1]
 
 
+async def test_document_with_a_record_that_is_ahead_is_read_again() -> None:
+    """The next run promotes it, though the document has not changed."""
+
+    class Ahead(Catalogue):
+        async def pages(
+            self, start: datetime | None, until: datetime | None, known: Known
+        ) -> AsyncIterator[Page]:
+            async for page in super().pages(start, until, known):
+                yield page
+            if self.was_read:
+                yield Page([record("ahead", NOW + timedelta(seconds=2))])
+
+    world = World()
+    await world.run(Ahead("a", "1"))
+    world.now += timedelta(seconds=3)
+    await world.run(Ahead("a", "1"))
+    assert world.watermark == NOW + timedelta(seconds=2)
+
+
 async def test_document_is_read_again_where_an_operator_went_back() -> None:
     """What is asked for again is read again."""
     world = World()

@@ -238,6 +238,7 @@ class Passage:
         )
         if len(times) < len(stored):
             # Asked for each page: what came up during a run of hours is not from the future.
+            tally.is_ahead = True
             future = max(self._clock(), self._horizon) + self._limits.future_skew
             tally.in_future += sum(each.timestamp > future for each in stored)
         return page
@@ -276,8 +277,8 @@ class Passage:
         if tally.is_unchanged:
             return {"document": self._start.document, "order_shown": shown}
         shown = shown or tally.filled_pages >= PASS_PAGES
-        # What has something to be mended is read, and told of, by each run.
-        known = None if tally.quarantined else tally.document
+        # What has something to be mended, or to be promoted later, is read by each run.
+        known = None if tally.quarantined or tally.is_ahead else tally.document
         listed = LISTED if self._is_snapshot else None
         return {
             "document": (known or listed) if tally.seen else None,

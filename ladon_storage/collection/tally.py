@@ -35,6 +35,8 @@ class Tally:
     quarantined: int = 0
     skipped: int = 0
     in_future: int = 0
+    is_ahead: bool = False
+    """Whether a record is later than the beginning of the reading."""
     removed: int = 0
     listed: int = 0
     nameless: int = 0
