@@ -24,6 +24,7 @@ from ladon_storage.errors import (
     StorageTimeoutError,
     StorageUnhealthyError,
     WatermarkConflictError,
+    WatermarkInFutureError,
 )
 from ladon_storage.mock import MockStorageClient
 from ladon_storage.models import Watermark, WatermarkStatus
@@ -52,6 +53,7 @@ __all__ = [
     "StorageUnhealthyError",
     "Watermark",
     "WatermarkConflictError",
+    "WatermarkInFutureError",
     "WatermarkStatus",
     "__version__",
 ]

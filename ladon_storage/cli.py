@@ -57,9 +57,9 @@ def _parser() -> argparse.ArgumentParser:
         help="run the Storage Service over one SQLite file",
         description=(
             "Run the Storage Service over one SQLite file. It prints its address on standard "
-            "output when it answers, logs to standard error, and ends on SIGTERM or SIGINT when "
-            f"the requests in flight are finished. Its token is in {TOKEN_VARIABLE} or a file; "
-            "only a loopback address needs none."
+            "output when it answers, logs to standard error, and ends on SIGTERM, SIGINT or SIGHUP "
+            f"when the requests in flight are finished. Its token is in {TOKEN_VARIABLE} or a "
+            "file; only a loopback address needs none."
         ),
     )
     serve.add_argument(
@@ -181,8 +181,10 @@ def _token(file: Path | None) -> str | None:
 async def _serve(database: Path, host: str, port: int, token: str | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signal_number, stop.set)
+    for signal_number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # Under nohup a service is to outlive its terminal.
+        if signal.getsignal(signal_number) is not signal.SIG_IGN:
+            loop.add_signal_handler(signal_number, stop.set)
     async with serving(database, host, port, token=token) as address:
         print(address, flush=True)  # noqa: T201 - what the caller waits for
         await stop.wait()

@@ -3,7 +3,8 @@
 - A request takes a slot of the pool first and the circuit's permit second: waiting for a slot is no
   evidence about the service, and must not hold a probe's place.
 - The status is judged before the body is parsed. 5xx, no answer, and an answer that breaks the
-  contract count as failures; another 4xx counts as nothing; 404 on GET is an answer like any other.
+  contract count as failures; another 4xx counts as nothing. 404 on GET is an answer like any other,
+  if it is the service's: one of a gateway, for whom the service is gone, is a failure.
 - Nothing is repeated here. Whoever repeats goes by ``StorageError.transient``.
 - The additions to the base contract are used only after the service showed an ``ETag``.
 - No secret leaves: the base URL is kept without credentials, and aiohttp's errors, which carry the
@@ -19,18 +20,18 @@ import math
 import ssl
 import time
 import zlib
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import quote
 
 import aiohttp
 from aiohttp import hdrs
 from multidict import CIMultiDict, CIMultiDictProxy
 from pydantic import ValidationError
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 from yarl import URL
 
 from ladon_storage import metrics, tracing
@@ -47,8 +48,16 @@ from ladon_storage.errors import (
     StorageTimeoutError,
     StorageUnhealthyError,
     WatermarkConflictError,
+    WatermarkInFutureError,
 )
-from ladon_storage.models import Watermark, WatermarkUpdate, check_source_id, to_utc
+from ladon_storage.models import (
+    BASE_FIELDS,
+    HistoryPage,
+    Watermark,
+    WatermarkUpdate,
+    check_source_id,
+    instant_of,
+)
 from ladon_storage.pool import FilePath, Pool, SessionPools, tls_context
 
 logger = logging.getLogger(__name__)
@@ -60,6 +69,17 @@ LONGEST_ERROR_BODY = 16_384
 ERROR_BODY_SECONDS = 1.0
 MAX_RETRY_AFTER_SECONDS = 300.0
 
+NO_VERSION = '"0"'
+"""The tag with which the embedded service says that it has versions, and none of this source."""
+
+_NO_ROUTE = ("no route", "route not found", "no such route", "cannot get ")
+_NOT_FOUND = ("", "not found", "404", "404 not found", "not_found")
+_SAYING = ("error", "message", "detail", "title", "error_msg", "msg", "reason", "description")
+"""Where JSON says in words what is wrong."""
+_ADDITIONS = frozenset(WatermarkUpdate.model_fields) - BASE_FIELDS
+
+T = TypeVar("T")
+
 _DISTRUST = (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch, ssl.SSLError)
 
 
@@ -67,6 +87,7 @@ class _Answer(NamedTuple):
     status: int
     etag: str | None
     body: bytes
+    date: str | None
 
 
 class StorageServiceClient:
@@ -136,6 +157,8 @@ class StorageServiceClient:
         self._max_response_bytes = max_response_bytes
         # None before the first answer that could tell.
         self._extended: bool | None = None
+        # Whether any answer ever showed it: then a 404 of another form is not the service's.
+        self._has_shown_more = False
         if not verify_ssl:
             self._refuse_or_warn(url, allowed=allow_unverified_ssl)
         self._pools = SessionPools(
@@ -193,15 +216,43 @@ class StorageServiceClient:
     async def get_watermark(self, source_id: str) -> Watermark | None:
         """Return the watermark of ``source_id``, or ``None`` if it was never collected.
 
-        ``None`` is the service's 404 and nothing else: whatever keeps a watermark from being read
-        raises.
+        ``None`` is the service's own 404 and nothing else: whatever keeps a watermark from being
+        read raises, a gateway's 404 too.
 
         Raises:
             ValueError: ``source_id`` cannot name a source.
             CircuitOpenError: The service was not asked, since it keeps failing.
             StorageError: It did not answer, or not with a watermark.
         """
-        return await self._exchange("GET", check_source_id(source_id))
+        url = _url(self._watermarks, check_source_id(source_id))
+        return await self._exchange("GET", source_id, url)
+
+    async def watermark_history(
+        self, source_id: str, *, moved: bool = False, limit: int = 100, before: int | None = None
+    ) -> HistoryPage | None:
+        """Return a page of the changes of a watermark, the latest first.
+
+        Args:
+            source_id: The source.
+            moved: Only the changes that moved or deleted the watermark.
+            limit: How many.
+            before: ``next`` of the page before.
+
+        Returns:
+            The page, or ``None`` from a service that did not show that it has a history.
+
+        Raises:
+            ValueError: ``source_id`` cannot name a source.
+            CircuitOpenError: The service was not asked, since it keeps failing.
+            StorageError: It did not answer, or not with a history.
+        """
+        url = _url(self._watermarks, check_source_id(source_id))
+        if not self._extended:
+            return None
+        query = {"limit": str(limit)}
+        query |= {"moved": "true"} if moved else {}
+        query |= {} if before is None else {"before": str(before)}
+        return await self._call("GET", source_id, (url / "history").with_query(query), _history)
 
     async def update_watermark(
         self,
@@ -214,10 +265,13 @@ class StorageServiceClient:
         if_none_match: bool = False,
         records_collected: int | None = None,
         run_id: str | None = None,
+        lease: timedelta | None = None,
+        ledger: Mapping[str, Any] | None = None,
     ) -> Watermark:
         """Write the outcome of a run, and return what is stored.
 
-        ``failed`` and ``running`` do not move ``last_successful_timestamp``.
+        ``failed`` and ``running`` do not move ``last_successful_timestamp``. What a service did not
+        show that it knows, by an ``ETag``, is not sent to it: everything after ``error_message``.
 
         Args:
             source_id: The source.
@@ -225,33 +279,41 @@ class StorageServiceClient:
             status: ``success``, ``failed`` or ``running``.
             error_message: Why a run failed.
             if_match: The ``etag`` of the watermark that was read; any other one is not replaced.
-                A service that answers without an ``ETag`` is not sent it.
-            if_none_match: Whether the write is refused if there is a watermark already; sent to a
-                service that showed an ``ETag``.
-            records_collected: Records of this run; sent to a service that showed an ``ETag``.
-            run_id: Name of this run; sent to a service that showed an ``ETag``.
+            if_none_match: Whether the write is refused if there is a watermark already.
+            records_collected: Records of this run.
+            run_id: Name of this run.
+            lease: How long a run that is running holds its source unless it writes again.
+            ledger: What the run was asked for and given; cut where it is too large.
 
         Raises:
             TypeError: ``timestamp`` is no datetime.
             ValueError: Another argument makes no sense.
             WatermarkConflictError: Another run, or a later success, was faster.
+            WatermarkInFutureError: It is a success far ahead of the service's clock.
             CircuitOpenError: The service was not asked, since it keeps failing.
             StorageError: It did not answer, or not with a watermark.
         """
         update = WatermarkUpdate.of(
-            timestamp, status, error_message, records_collected=records_collected, run_id=run_id
+            timestamp,
+            status,
+            error_message,
+            records_collected=records_collected,
+            run_id=run_id,
+            lease=lease,
+            ledger=ledger,
         )
         # Before the first answer, a tag can only be one that the service showed to somebody else.
         extended = if_match is not None if self._extended is None else self._extended
         body = update.model_dump_json(
-            exclude_none=True, exclude=None if extended else {"records_collected", "run_id"}
+            exclude_none=True, exclude=None if extended else set(_ADDITIONS)
         )
         headers = {"Content-Type": "application/json"}
         if extended and if_match is not None:
             headers["If-Match"] = if_match
         if extended and if_none_match:
             headers["If-None-Match"] = "*"
-        stored = await self._exchange("PUT", check_source_id(source_id), body.encode(), headers)
+        url = _url(self._watermarks, check_source_id(source_id))
+        stored = await self._exchange("PUT", source_id, url, body.encode(), headers)
         assert stored is not None  # noqa: S101 - only a GET's 404 is None
         return stored
 
@@ -272,6 +334,8 @@ class StorageServiceClient:
             answer = await (self._probe_health() if through_circuit else self._ask_health())
             status = answer.status
             problem = _unhealthy(answer)
+            if problem is None and answer.etag == NO_VERSION:
+                self._has_shown_more = True
         except Exception as error:
             status, problem = getattr(error, "status", None), error
         if problem is None:
@@ -320,9 +384,26 @@ class StorageServiceClient:
         self,
         method: str,
         source_id: str,
+        url: URL,
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
     ) -> Watermark | None:
+        """Read or write a watermark, and note whether the service speaks more than the base."""
+        watermark = await self._call(method, source_id, url, _watermark, body, headers)
+        if watermark is not None:
+            self._extended = watermark.etag is not None
+            self._has_shown_more |= self._extended
+        return watermark
+
+    async def _call(
+        self,
+        method: str,
+        source_id: str,
+        url: URL,
+        read: Callable[[_Answer, str], T],
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> T | None:
         """Make one request when the pool and the circuit admit it, and note how it ended."""
         breaker = self.circuit_breaker
         try:
@@ -336,10 +417,12 @@ class StorageServiceClient:
                 except CircuitUndecidedError:  # only where processes share the circuit
                     permit = await breaker.admit()
                 try:
-                    answer = await self._send(
-                        pool, method, _url(self._watermarks, source_id), body, headers
-                    )
-                    watermark = None if answer.status == 404 else _watermark(answer, source_id)
+                    answer = await self._send(pool, method, url, body, headers)
+                    if answer.status == 404:
+                        await self._believe(answer, pool)
+                        result = None
+                    else:
+                        result = read(answer, source_id)
                 except BaseException as error:
                     if _is_failure(error) and not pool.session.closed:
                         breaker.failure(permit)
@@ -353,9 +436,50 @@ class StorageServiceClient:
             self._note_failure(method, source_id, error)
             raise
         metrics.count_request(method, answer.status)
-        if watermark is not None or answer.etag is not None:
-            self._extended = answer.etag is not None
-        return watermark
+        return result
+
+    async def _believe(self, answer: _Answer, pool: Pool) -> None:
+        """Return if a 404 says that the source was never collected.
+
+        Raises:
+            InvalidResponseError: It is not the route's: a gateway's, for whom there is no service.
+        """
+        fields = _object(answer.body)
+        if _is_own(fields, answer.etag):
+            self._extended = self._has_shown_more = True
+            return
+        if self._has_shown_more:
+            problem = "not in the service's own words"
+        elif fields is None:
+            if not answer.body.strip():
+                return  # All that the base contract asks for.
+            problem = "in no words of a service"
+        elif _names_a_route(fields):
+            problem = "in the words of a gateway"
+        elif _says_nothing(fields) and not await self._is_there(pool):
+            problem = "and to its health check too"
+        else:
+            return
+        said = self._excerpt(answer.body)
+        error = InvalidResponseError(
+            f"The Storage Service at {self.base_url} answered 404 to GET, {problem}"
+            f"{f' ({said})' if said else ''}: that is not taken for a source that was never "
+            "collected; see what answers there.",
+            404,
+        )
+        error.transient = True  # as long as a service is restarted, its gateway says 404
+        raise error
+
+    async def _is_there(self, pool: Pool) -> bool:
+        """Tell whether a service that says *not found* knows the base contract's other routes.
+
+        Where nothing answers that, the 404 before stays the last word.
+        """
+        try:
+            answer = await self._send(pool, "GET", URL(f"{self.base_url}/health"))
+        except StorageError:
+            return True
+        return answer.status != 404 and answer.etag != NO_VERSION
 
     async def _send(
         self,
@@ -393,11 +517,12 @@ class StorageServiceClient:
                 status = response.status
                 if 200 <= status < 300:
                     content = await self._read(response, self._max_response_bytes)
-                    return _Answer(status, response.headers.get(hdrs.ETAG), content)
-                said = await self._words(response)
-                if status == 404 and method == "GET":
-                    return _Answer(status, response.headers.get(hdrs.ETAG), b"")
-                raise self._refusal(response, method, said)
+                elif status == 404 and method == "GET":
+                    content = await self._read_soon(response)
+                else:
+                    raise self._refusal(response, method, await self._words(response))
+                told = response.headers
+                return _Answer(status, told.get(hdrs.ETAG), content, told.get(hdrs.DATE))
             finally:
                 response.release()
         except (aiohttp.ClientError, OSError) as error:
@@ -406,6 +531,17 @@ class StorageServiceClient:
             raise self._translated(error, method) from _redacted(error)
         finally:
             metrics.observe_latency(time.perf_counter() - started)
+
+    async def _read_soon(self, response: aiohttp.ClientResponse) -> bytes:
+        """Return the body of a 404: what says *never collected* must say all of it, and soon."""
+        try:
+            async with asyncio.timeout(ERROR_BODY_SECONDS):
+                return await self._read(response, self._max_response_bytes)
+        except TimeoutError:
+            raise StorageTimeoutError(
+                f"The Storage Service at {self.base_url} answered 404, and did not say all of it "
+                f"within {ERROR_BODY_SECONDS:g} s; see what answers there."
+            ) from None
 
     async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         """Return the body, unpacked; never hold more than ``limit`` bytes of it, and a chunk."""
@@ -429,10 +565,10 @@ class StorageServiceClient:
             )
         return body
 
-    async def _words(self, response: aiohttp.ClientResponse) -> str:
-        """Return what the service says of an error, on one line and without our secrets.
+    async def _words(self, response: aiohttp.ClientResponse) -> bytes:
+        """Return what the service says of an error.
 
-        Whatever keeps them from arriving, the status stays what it is.
+        Whatever keeps it from arriving, the status stays what it is.
         """
         body = b""
         try:
@@ -444,6 +580,10 @@ class StorageServiceClient:
                     body = await response.content.read(LONGEST_ERROR_BODY)
         except (aiohttp.ClientError, OSError):
             pass
+        return body
+
+    def _excerpt(self, body: bytes) -> str:
+        """Return what an answer says on one line, without our secrets."""
         # Hidden before it is cut: the beginning of a secret tells as much.
         return self._without_secrets(_sentence(body))[:LONGEST_EXCERPT]
 
@@ -452,18 +592,23 @@ class StorageServiceClient:
             text = text.replace(secret, "**********")
         return text
 
-    def _refusal(self, response: aiohttp.ClientResponse, method: str, said: str) -> StorageError:
+    def _refusal(self, response: aiohttp.ClientResponse, method: str, body: bytes) -> StorageError:
         """Return the error of an answer that says no, with the service's own sentence in it."""
-        status = response.status
+        status, said = response.status, self._excerpt(body)
         if status in (409, 412):
             return WatermarkConflictError(
                 said or f"The {method} was refused: another run was faster; read it again.", status
             )
+        if status == 422 and said and (_object(body) or {}).get("field") == "timestamp":
+            # Of a PUT's timestamp nothing else can be wrong: it was checked before it was sent.
+            return WatermarkInFutureError(said, status)
         location = response.headers.get(hdrs.LOCATION)
         if status < 400 and location is not None:
             place = self._without_secrets(_bare(location))[:LONGEST_EXCERPT]
             said = f"it redirects to {place}; set that address."
-        retry_after = _retry_after(response.headers.get(hdrs.RETRY_AFTER), datetime.now(UTC))
+        # By the clock that named the instant.
+        now = instant_of(response.headers.get(hdrs.DATE)) or datetime.now(UTC)
+        retry_after = _retry_after(response.headers.get(hdrs.RETRY_AFTER), now)
         return StorageResponseError(
             f"The Storage Service at {self.base_url} answered {status} to {method}: "
             f"{said or _next_step(status)}",
@@ -595,7 +740,7 @@ def _checked(answer: _Answer, source_id: str) -> Watermark:
     if answer.status not in (200, 201):
         raise ValueError("is not one of the contract's")
     try:
-        watermark = Watermark.from_answer(answer.body, answer.etag)
+        watermark = Watermark.from_answer(answer.body, answer.etag, answer.date)
     except ValidationError:
         try:
             fields = from_json(answer.body)
@@ -606,12 +751,61 @@ def _checked(answer: _Answer, source_id: str) -> Watermark:
         if "source_id" in fields:
             raise
         fields["source_id"] = source_id
-        watermark = Watermark.model_validate(fields).with_etag(answer.etag)
+        watermark = Watermark.from_answer(to_json(fields), answer.etag, answer.date)
     if watermark.source_id != source_id:
         raise ValueError("is of another source")
     if watermark.model_fields_set.isdisjoint(("status", "last_successful_timestamp")):
         raise ValueError("has neither status nor last_successful_timestamp")
     return watermark
+
+
+def _history(answer: _Answer, source_id: str) -> HistoryPage:
+    """Return the page of a 2xx.
+
+    Raises:
+        InvalidResponseError: It is none, or of another source.
+    """
+    try:
+        page = HistoryPage.model_validate_json(answer.body)
+        if all(change.source_id == source_id for change in page.changes):
+            return page
+    except ValidationError:
+        pass
+    raise InvalidResponseError(
+        f"The Storage Service's answer {answer.status} for the history of watermark {source_id!r} "
+        "is none; see what answers at its address.",
+        answer.status,
+    )
+
+
+def _object(body: bytes) -> dict[str, Any] | None:
+    """Return the JSON object that a body is, if it is one."""
+    try:
+        fields = from_json(body)
+    except ValueError:
+        return None
+    return fields if isinstance(fields, dict) else None
+
+
+def _is_own(fields: dict[str, Any] | None, etag: str | None) -> bool:
+    """Tell whether a 404 is the embedded service's *never collected*.
+
+    A tag alone is no proof: a gateway may serve a page with one.
+    """
+    return fields is not None and (etag == NO_VERSION or fields.get("field") == "source_id")
+
+
+def _said_in(fields: dict[str, Any]) -> list[str]:
+    return [str(fields[name]).strip(" .!").lower() for name in _SAYING if fields.get(name)]
+
+
+def _names_a_route(fields: dict[str, Any]) -> bool:
+    return any(phrase in said for said in _said_in(fields) for phrase in _NO_ROUTE)
+
+
+def _says_nothing(fields: dict[str, Any]) -> bool:
+    """Tell whether a 404 says no more than its status, as a service and a gateway may alike."""
+    return all(said in _NOT_FOUND for said in _said_in(fields))
 
 
 def _unhealthy(answer: _Answer) -> str | None:
@@ -676,11 +870,10 @@ def _retry_after(value: str | None, now: datetime) -> float | None:
         return None
     if value.strip().isdecimal():
         seconds = float(value)
+    elif instant := instant_of(value):
+        seconds = (instant - now).total_seconds()
     else:
-        try:
-            seconds = (to_utc(parsedate_to_datetime(value)) - now).total_seconds()
-        except (ValueError, OverflowError):
-            return None
+        return None
     return min(seconds, MAX_RETRY_AFTER_SECONDS) if seconds > 0 else None
 
 

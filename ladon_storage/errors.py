@@ -14,7 +14,8 @@
     │   │   └── StorageTimeoutError (TimeoutError)
     │   ├── InvalidResponseError                 an answer that breaks the contract
     │   └── StorageResponseError                 an answer that says no; has the status
-    │       └── WatermarkConflictError               409 or 412: another run was faster
+    │       ├── WatermarkConflictError               409 or 412: another run was faster
+    │       └── WatermarkInFutureError               422: no watermark can be there yet
     ├── CollectionError                      the source or the sink
     │   ├── SourceBusyError                      another run holds the source
     │   ├── SourceError                          the source failed or changed its shape
@@ -181,6 +182,10 @@ class StorageResponseError(StorageError):
 
 class WatermarkConflictError(StorageResponseError):
     """Say that a watermark was not written, because another run or a later success was faster."""
+
+
+class WatermarkInFutureError(StorageResponseError):
+    """Say that a watermark was not moved, because it would be far in the service's future."""
 
 
 class CollectionError(LadonStorageError):

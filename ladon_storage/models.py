@@ -9,8 +9,11 @@ Client, in-memory client and embedded service share this module, so that a rule 
 
 from __future__ import annotations
 
+import math
 import unicodedata
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
@@ -20,11 +23,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    JsonValue,
     PlainSerializer,
     StringConstraints,
 )
+from pydantic_core import from_json, to_json
 
-from ladon_storage.errors import WatermarkConflictError
+from ladon_storage.errors import WatermarkConflictError, WatermarkInFutureError
 
 MAX_SOURCE_ID_LENGTH = 255
 """Characters of a ``source_id``; one path segment must fit any proxy's limits, encoded."""
@@ -32,6 +37,19 @@ MAX_SOURCE_ID_LENGTH = 255
 
 RUN_LEASE = timedelta(minutes=1)
 """How long a run holds its source after it was last heard of, unless it is told otherwise."""
+
+NOTHING_COLLECTED = datetime.min.replace(tzinfo=UTC)
+"""The timestamp of a success that found nothing yet, since the contract wants one for each.
+
+No record can be older, so that it skips nothing that appears later; any other, also the first of
+1970, could. Whoever reads is told *never collected* instead: see `collected_up_to`.
+"""
+
+MAX_AHEAD = timedelta(days=1)
+"""How far beyond the service's own time a watermark may be written."""
+
+HONEST_SKEW = timedelta(minutes=1)
+"""How far a watermark may be ahead of a clock before one of the two is taken for wrong."""
 
 
 class WatermarkStatus(StrEnum):
@@ -79,6 +97,14 @@ def parse_timestamp(value: object) -> datetime:
     raise ValueError("should be an ISO 8601 timestamp such as 2024-01-01T12:00:00+00:00")
 
 
+def instant_of(date: str | None) -> datetime | None:
+    """Return the instant of an HTTP date; ``None`` where there is none that can be read."""
+    try:
+        return None if date is None else to_utc(parsedate_to_datetime(date))
+    except (ValueError, OverflowError):
+        return None
+
+
 def check_source_id(value: str) -> str:
     """Return ``value`` if it can name a source.
 
@@ -107,6 +133,64 @@ Timestamp = Annotated[
 SourceId = Annotated[str, AfterValidator(check_source_id)]
 """The name of a source: 1 to 255 characters that one path segment can carry."""
 
+MAX_LEDGER_BYTES = 16_384
+"""Bytes of a ledger as JSON; `fitting_ledger` cuts what is longer."""
+
+
+def check_ledger(ledger: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Return ``ledger`` if it is small enough to be stored, with null for what is no number.
+
+    Raises:
+        ValueError: It is too large.
+    """
+    text = to_json(ledger, inf_nan_mode="null")
+    if len(text) > MAX_LEDGER_BYTES:
+        raise ValueError(f"ledger should have at most {MAX_LEDGER_BYTES} bytes, not {len(text)}")
+    values: dict[str, JsonValue] = from_json(text)
+    return values
+
+
+def fitting_ledger(ledger: Mapping[str, Any]) -> dict[str, JsonValue]:
+    """Return ``ledger`` as JSON that can be stored, whatever it holds.
+
+    Times become text, and so does what has no JSON of its own. What is too large keeps its numbers
+    and short texts, as far as they fit, and says that it was ``cut``.
+
+    >>> fitting_ledger({"pages": 2, "start": datetime(2026, 1, 1, tzinfo=UTC)})
+    {'pages': 2, 'start': '2026-01-01T00:00:00Z'}
+    """
+    text = to_json(_encodable(ledger), fallback=str, inf_nan_mode="null")
+    values: dict[str, JsonValue] = from_json(text)
+    if len(text) <= MAX_LEDGER_BYTES:
+        return values
+    kept: dict[str, JsonValue] = {"cut": True}
+    size = len(to_json(kept))
+    for name, value in values.items():
+        if isinstance(value, dict | list) or (isinstance(value, str) and len(value) > _SHORT):
+            continue
+        size += len(to_json({name: value}))
+        if size > MAX_LEDGER_BYTES:
+            break
+        kept[name] = value
+    return kept
+
+
+def _encodable(value: Any) -> Any:
+    """Return ``value`` without the lone surrogates that a file name, or JSON, may have brought."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, Mapping):
+        return {_encodable(str(key)): _encodable(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_encodable(each) for each in value]
+    return value
+
+
+StoredLedger = Annotated[dict[str, JsonValue], AfterValidator(check_ledger)]
+"""What a run was asked for and given, as a JSON object of at most `MAX_LEDGER_BYTES`."""
+
+_SHORT = 255
+
 
 class Watermark(BaseModel):
     """Say up to which instant a source's records are durably collected, and how its last run went.
@@ -132,8 +216,11 @@ class Watermark(BaseModel):
     status: Annotated[WatermarkStatus | str, Field(union_mode="left_to_right")] | None = None
     error_message: str | None = None
     records_collected: int | None = None
-    # The embedded service's own: the run that wrote it last.
+    # The embedded service's own: the run that wrote it last; how long that run, while it is
+    # running, holds its source after `last_run_timestamp`; and the last ledger that a run told.
     run_id: str | None = None
+    lease_seconds: float | None = None
+    ledger: dict[str, Any] | None = None
 
     @property
     def etag(self) -> str | None:
@@ -142,9 +229,30 @@ class Watermark(BaseModel):
         # is declared is set up by a function in Python, which costs half as much as all fields.
         return (self.__pydantic_private__ or {}).get("etag")
 
+    @property
+    def answered_at(self) -> datetime | None:
+        """The service's time when it answered, or ``None`` where it did not tell.
+
+        It is of the answer and not of the watermark: not in its JSON, and not compared.
+        """
+        told: str | datetime | None = self.__dict__.get(_ANSWERED_AT)
+        return instant_of(told) if isinstance(told, str) else told
+
+    @property
+    def found_nothing(self) -> bool:
+        """Whether the source was collected and had nothing yet: `NOTHING_COLLECTED` on the wire."""
+        return _FOUND_NOTHING in self.__dict__
+
     @classmethod
-    def from_answer(cls, body: bytes | str, etag: str | None) -> Self:
-        """Return the watermark of an answer's JSON, with the version tag that came with it.
+    def from_answer(
+        cls, body: bytes | str, etag: str | None, answered_at: str | datetime | None = None
+    ) -> Self:
+        """Return the watermark of an answer's JSON, for those who read it.
+
+        Args:
+            body: The JSON.
+            etag: The version tag that came with it.
+            answered_at: The service's time, as its ``Date`` tells it.
 
         Raises:
             ValidationError: It is none.
@@ -153,7 +261,23 @@ class Watermark(BaseModel):
         watermark: Self = cls.__pydantic_validator__.validate_json(body)
         if etag is not None:
             watermark._tag(etag)
+        watermark._read(answered_at)
         return watermark
+
+    def as_answered(self, answered_at: datetime) -> Self:
+        """Return the same watermark as `from_answer` gives it to those who read it."""
+        watermark = self.__copy__()
+        watermark._read(answered_at)  # noqa: SLF001 - of its own class
+        return watermark
+
+    def _read(self, answered_at: str | datetime | None) -> None:
+        # Beside the fields, where pydantic copies and pickles, and neither compares nor dumps.
+        # Read only when asked for: few are.
+        if answered_at is not None:
+            self.__dict__[_ANSWERED_AT] = answered_at
+        if self.last_successful_timestamp == NOTHING_COLLECTED:
+            self.__dict__[_FOUND_NOTHING] = True
+            self.__dict__["last_successful_timestamp"] = None
 
     @classmethod
     def tagged(cls, etag: str | None, **fields: Any) -> Self:
@@ -188,7 +312,44 @@ class Watermark(BaseModel):
         return list(self.model_dump(mode="json", exclude_unset=True))
 
 
-ShortText = Annotated[str, StringConstraints(max_length=255)]
+_ANSWERED_AT, _FOUND_NOTHING = "_answered_at", "_found_nothing"
+
+
+def collected_up_to(watermark: Watermark | None) -> datetime | None:
+    """Return the instant up to which a source is durably collected; ``None``: never collected.
+
+    A source that was collected and had nothing yet was never collected, to whoever reads.
+    """
+    return None if watermark is None else meant(watermark.last_successful_timestamp)
+
+
+def meant(success: datetime | None) -> datetime | None:
+    """Return a success's timestamp as people read it: `NOTHING_COLLECTED` is ``None``."""
+    return None if success == NOTHING_COLLECTED else success
+
+
+def is_ahead(success: datetime | None, now: datetime) -> bool:
+    """Tell whether a watermark is in the future, so that it, or the clock, is wrong."""
+    return success is not None and success > now + HONEST_SKEW
+
+
+def age_seconds(success: datetime | None, now: datetime) -> float:
+    """Return how far a watermark is behind ``now``, a time of the clock that it is judged by.
+
+    Infinitely where the source was never collected, and where the watermark is in the future:
+    neither is fresh.
+
+    >>> noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    >>> [age_seconds(noon + timedelta(hours=by), noon) for by in (-1, 1)]
+    [3600.0, inf]
+    """
+    success = meant(success)
+    if success is None or is_ahead(success, now):
+        return math.inf
+    return max(0.0, (now - success).total_seconds())
+
+
+ShortText = Annotated[str, StringConstraints(max_length=_SHORT)]
 MAX_ERROR_LENGTH = 16_384
 """Characters of an ``error_message``; the writer cuts what is longer."""
 
@@ -196,7 +357,7 @@ ErrorText = Annotated[str, StringConstraints(max_length=MAX_ERROR_LENGTH)]
 
 
 class WatermarkUpdate(BaseModel):
-    """Be the body of a PUT: the base contract's three fields, and the embedded service's two."""
+    """Be the body of a PUT: the base contract's three fields, and the embedded service's four."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -205,6 +366,9 @@ class WatermarkUpdate(BaseModel):
     error_message: ErrorText | None = None
     records_collected: Annotated[int, Field(ge=0, le=2**53)] | None = None
     run_id: ShortText | None = None
+    # Of a run that is running, and of no other.
+    lease_seconds: Annotated[float, Field(gt=0, le=10**9)] | None = None
+    ledger: StoredLedger | None = None
 
     @classmethod
     def of(
@@ -215,11 +379,14 @@ class WatermarkUpdate(BaseModel):
         *,
         records_collected: int | None = None,
         run_id: str | None = None,
+        lease: timedelta | None = None,
+        ledger: Mapping[str, Any] | None = None,
     ) -> Self:
         """Return the write of a run's outcome, as its writer tells it.
 
-        Whatever ``error_message`` holds, such as a huge traceback or a file name that is no
-        Unicode, it is cut and replaced until it can be stored: a failure must not go unrecorded.
+        Whatever ``error_message`` and ``ledger`` hold, such as a huge traceback or a file name that
+        is no Unicode, is cut and replaced until it can be stored: an outcome must not go
+        unrecorded.
 
         Raises:
             TypeError: ``timestamp`` is no datetime.
@@ -235,7 +402,13 @@ class WatermarkUpdate(BaseModel):
             error_message=error_message,
             records_collected=records_collected,
             run_id=run_id,
+            lease_seconds=None if lease is None else lease.total_seconds(),
+            ledger=None if ledger is None else fitting_ledger(ledger),
         )
+
+
+BASE_FIELDS = frozenset({"timestamp", "status", "error_message"})
+"""What of a `WatermarkUpdate` every service knows."""
 
 
 class WatermarkReset(BaseModel):
@@ -261,7 +434,8 @@ class WatermarkChange(BaseModel):
 
     ``version`` is the watermark's version after the change, and no other change ever has the same.
     ``timestamp`` is what the writer asked for; ``from_timestamp`` and ``to_timestamp`` are
-    ``last_successful_timestamp`` before and after.
+    ``last_successful_timestamp`` before and after, and ``None`` where nothing was collected.
+    ``ledger`` is what a run told with its outcome.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -279,6 +453,7 @@ class WatermarkChange(BaseModel):
     records_collected: int | None
     error_message: str | None
     reason: str | None
+    ledger: dict[str, Any] | None = None
 
 
 class WatermarkPage(BaseModel):
@@ -341,7 +516,8 @@ def updated(
     """Return the watermark after ``update``: the one rule of what a write does.
 
     A success moves ``last_successful_timestamp``; ``failed`` and ``running`` never do. The number
-    of records is that of the last run which told one.
+    of records and the ledger are those of the last run which told one. No success is further ahead
+    of the service than `MAX_AHEAD`.
 
     Args:
         stored: What is stored, with its version tag; ``None`` where there is nothing.
@@ -357,11 +533,13 @@ def updated(
     Raises:
         WatermarkConflictError: With status 412 another version is stored than the writer read;
             with 409 the update is a success older than the stored one, which is not in the future.
+        WatermarkInFutureError: It is a success beyond now plus `MAX_AHEAD`.
     """
     check_version(stored, source_id, if_match=if_match, if_none_match=if_none_match)
     before = stored.last_successful_timestamp if stored else None
     after = before
     if update.status is WatermarkStatus.SUCCESS:
+        check_not_in_future(source_id, update.timestamp, now)
         # One in the future is wrong: whoever knows better may put it right.
         if before is not None and update.timestamp < before <= now:
             raise WatermarkConflictError(
@@ -370,9 +548,12 @@ def updated(
                 status=409,
             )
         after = update.timestamp
-    records = update.records_collected
+    records, ledger = update.records_collected, update.ledger
     if records is None:
         records = stored.records_collected if stored else 0
+    if ledger is None:
+        ledger = stored.ledger if stored else None
+    is_running = update.status is WatermarkStatus.RUNNING
     return Watermark(
         source_id=source_id,
         last_successful_timestamp=after,
@@ -381,4 +562,32 @@ def updated(
         error_message=update.error_message,
         records_collected=records,
         run_id=update.run_id,
+        **told(lease_seconds=update.lease_seconds if is_running else None, ledger=ledger),
     )
+
+
+def told(**additions: Any) -> dict[str, Any]:
+    """Return the additions that there are: an answer does not have the others, not even as null."""
+    return {name: value for name, value in additions.items() if value is not None}
+
+
+def check_not_in_future(source_id: str, timestamp: datetime, now: datetime) -> None:
+    """Refuse to move a watermark further ahead of the service's time than `MAX_AHEAD`.
+
+    Raises:
+        WatermarkInFutureError: It would be.
+    """
+    if timestamp > _furthest(now):
+        raise WatermarkInFutureError(
+            f"Watermark {source_id!r} cannot be moved to {timestamp.isoformat()}, more than a day "
+            f"after the service's time, {now.isoformat()}; correct the source's times, or the "
+            "clock that is wrong.",
+            status=422,
+        )
+
+
+def _furthest(now: datetime) -> datetime:
+    try:
+        return now + MAX_AHEAD
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC)

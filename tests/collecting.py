@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Set
+from collections.abc import AsyncIterator, Callable, Mapping, Set
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +14,13 @@ from typing import Any, Self
 from ladon_storage.collection.interfaces import Position, WriteResult
 from ladon_storage.collection.records import Page, Record
 from ladon_storage.errors import SourceError
-from ladon_storage.models import Watermark, WatermarkStatus, WatermarkUpdate, updated
+from ladon_storage.models import (
+    Watermark,
+    WatermarkStatus,
+    WatermarkUpdate,
+    fitting_ledger,
+    updated,
+)
 
 BEGIN = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -35,9 +41,16 @@ class ScriptedStorage:
 
     ``script`` maps what is asked (``health``, ``get``, or the status of a write) to what happens at
     the next such calls: an error is raised, a callable is called before the write, ``None`` passes.
+    It tells its time with each answer where ``tells_time`` says so.
     """
 
-    def __init__(self, *, etags: bool = True, now: Callable[[], datetime] = lambda: at(0)) -> None:
+    def __init__(
+        self,
+        *,
+        etags: bool = True,
+        now: Callable[[], datetime] = lambda: at(0),
+        tells_time: bool = False,
+    ) -> None:
         self.stored: dict[str, Watermark] = {}
         self.calls: list[str] = []
         self.updates: list[dict[str, Any]] = []
@@ -45,6 +58,7 @@ class ScriptedStorage:
         self.healthy = True
         self._etags = etags
         self._now = now
+        self._tells_time = tells_time
         self._version = 0
 
     def plan(self, what: str, *steps: BaseException | Callable[[], Any] | None) -> None:
@@ -61,7 +75,8 @@ class ScriptedStorage:
 
     async def get_watermark(self, source_id: str) -> Watermark | None:
         await self._play("get")
-        return self.stored.get(source_id)
+        stored = self.stored.get(source_id)
+        return self._answered(stored) if stored else None
 
     async def update_watermark(
         self,
@@ -74,6 +89,8 @@ class ScriptedStorage:
         if_none_match: bool = False,
         records_collected: int | None = None,
         run_id: str | None = None,
+        lease: timedelta | None = None,
+        ledger: Mapping[str, Any] | None = None,
     ) -> Watermark:
         self.updates.append(
             {
@@ -92,6 +109,8 @@ class ScriptedStorage:
             error_message=error_message,
             records_collected=records_collected,
             run_id=run_id,
+            lease_seconds=lease.total_seconds() if lease and self._etags else None,
+            ledger=fitting_ledger(ledger) if ledger and self._etags else None,
         )
         stored = self.stored.get(source_id)
         new = updated(
@@ -103,7 +122,10 @@ class ScriptedStorage:
             if_none_match=if_none_match and self._etags,
         )
         self.stored[source_id] = self._tagged(new)
-        return self.stored[source_id]
+        return self._answered(self.stored[source_id])
+
+    def _answered(self, stored: Watermark) -> Watermark:
+        return stored.as_answered(self._now()) if self._tells_time else stored
 
     async def _play(self, what: str) -> None:
         self.calls.append(what)

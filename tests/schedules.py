@@ -28,7 +28,6 @@ from ladon_storage import StorageServiceClient
 from ladon_storage.collection.engine import Report, run
 from ladon_storage.collection.interfaces import Limits, Position, Sink, Storage, WriteResult
 from ladon_storage.collection.records import Page, Record, Reject
-from ladon_storage.collection.resume import NOTHING_COLLECTED
 from ladon_storage.collection.sinks import SqlSink
 from ladon_storage.errors import (
     LadonStorageError,
@@ -38,7 +37,7 @@ from ladon_storage.errors import (
     StorageConnectionError,
     WatermarkConflictError,
 )
-from ladon_storage.models import Watermark, WatermarkStatus
+from ladon_storage.models import NOTHING_COLLECTED, Watermark, WatermarkStatus
 from tests.collecting import BEGIN, RememberingSink, ScriptedStorage, record
 from tests.service import Caller, calling, embedded_service
 from tests.service import path as path_of

@@ -44,7 +44,20 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return output.err
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+async def test_serve_under_nohup_outlives_its_terminal(file: Path) -> None:
+    """Where SIGHUP is ignored from the start, it stays ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        async with service_process(file) as service:
+            service.process.send_signal(signal.SIGHUP)
+            async with calling(service.address) as call:
+                assert (await call("GET", "/health")).status == 200
+            assert await service.end() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_serve_prints_its_address_alone_and_ends_on_a_signal(
     file: Path, signal_number: int
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
+import pickle
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta, timezone
@@ -13,7 +15,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from ladon_storage import MockStorageClient, StorageServiceClient, Watermark, WatermarkConflictError
+from ladon_storage import (
+    MockStorageClient,
+    StorageServiceClient,
+    Watermark,
+    WatermarkConflictError,
+    WatermarkInFutureError,
+)
+from ladon_storage.models import NOTHING_COLLECTED, age_seconds, collected_up_to, is_ahead
 from tests.base_service import base_service
 from tests.clock import FakeClock
 from tests.service import embedded_service
@@ -149,8 +158,8 @@ async def test_error_message_that_cannot_be_stored_is_cut_and_replaced(client: C
         (datetime(2024, 1, 1, 12, tzinfo=timezone(timedelta(hours=5, minutes=30))),
          "2024-01-01T06:30:00+00:00"),
         (datetime(2024, 1, 1, 12, 0, 0, 999_999, UTC), "2024-01-01T12:00:00.999999+00:00"),
-        (datetime(1, 1, 1, tzinfo=UTC), "0001-01-01T00:00:00+00:00"),
-        (datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC), "9999-12-31T23:59:59.999999+00:00"),
+        (datetime(1, 1, 1, microsecond=1, tzinfo=UTC), "0001-01-01T00:00:00.000001+00:00"),
+        (datetime(2026, 1, 2, tzinfo=UTC), "2026-01-02T00:00:00+00:00"),
     ],
     ids=["naive", "offset", "microseconds", "first", "last"],
 )  # fmt: skip
@@ -341,9 +350,153 @@ async def test_replay_of_another_write_conflicts(client: Client, changed: dict[s
     assert await client.get_watermark("kev") == written
 
 
+@extended
 @pytest.mark.parametrize(
-    "name", ["get_watermark", "update_watermark", "health_check", "close", "__aexit__"]
+    "ahead", [timedelta(days=1, microseconds=1), timedelta(days=36_500)], ids=["a day", "a century"]
 )
+async def test_success_in_the_future_is_refused(
+    client: Client, clock: FakeClock, ahead: timedelta
+) -> None:
+    """No success is more than a day ahead of the service, whoever believes what a source says."""
+    stored = await client.update_watermark("kev", clock.now() + timedelta(days=1))
+    for source_id in ("kev", "new"):
+        with pytest.raises(WatermarkInFutureError, match="day after the service's time") as caught:
+            await client.update_watermark(source_id, clock.now() + ahead)
+        assert (caught.value.status, caught.value.transient) == (422, False)
+    assert await client.get_watermark("kev") == stored
+    assert await client.get_watermark("new") is None
+    assert client.circuit_breaker.failure_count == 0
+    for status in ("running", "failed"):  # which move nothing
+        await client.update_watermark("kev", clock.now() + ahead, status)
+
+
+@extended
+async def test_watermark_in_the_future_can_be_put_right(client: Client, clock: FakeClock) -> None:
+    """A success replaces what cannot be, and the history says so."""
+    await client.update_watermark("kev", clock.now() + timedelta(hours=2))
+    right = await client.update_watermark("kev", clock.now() - timedelta(hours=1))
+    assert right.last_successful_timestamp == clock.now() - timedelta(hours=1)
+    history = await client.watermark_history("kev", moved=True, limit=1)
+    assert history is not None
+    assert history.changes[0].from_timestamp == clock.now() + timedelta(hours=2)
+
+
+async def test_success_that_found_nothing_reads_as_never_collected(client: Client) -> None:
+    """The year 1 is on the wire, since the contract wants a timestamp, and nowhere else."""
+    written = await client.update_watermark("kev", NOTHING_COLLECTED)
+    read = await client.get_watermark("kev")
+    assert read == written
+    for watermark in (written, read, pickle.loads(pickle.dumps(read))):
+        assert watermark.found_nothing
+        assert watermark.last_successful_timestamp is None
+        assert watermark["last_successful_timestamp"] is None
+        assert collected_up_to(watermark) is None
+        assert "0001" not in repr(watermark)
+    running = await client.update_watermark("kev", JANUARY, "running")
+    assert running.last_successful_timestamp is None
+    collected = await client.update_watermark("kev", JANUARY)
+    assert (collected.found_nothing, collected_up_to(collected)) == (False, JANUARY)
+
+
+async def test_answer_has_the_services_time(client: Client, clock: FakeClock) -> None:
+    """It comes with each answer, and is no part of what is stored: neither compared nor shown."""
+    clock.advance(3600)
+    written = await client.update_watermark("kev", JANUARY)
+    if isinstance(client, MockStorageClient) or written.etag:
+        assert written.answered_at == clock.now()
+    else:  # aiohttp dates the base service's answers by its machine's clock
+        assert written.answered_at is not None
+        assert abs(written.answered_at - datetime.now(UTC)) < timedelta(minutes=1)
+    clock.advance(60)
+    read = await client.get_watermark("kev")
+    assert read is not None
+    assert pickle.loads(pickle.dumps(read)).answered_at == read.answered_at
+    assert read.model_copy().answered_at == read.answered_at
+    assert read == written
+    assert "answered" not in f"{read!r}{dict(read)}{read.model_dump_json()}"
+
+
+@extended
+async def test_lease_is_kept_while_the_run_says_running(client: Client) -> None:
+    """Others judge the holder by its own lease; an outcome ends it."""
+    write: dict[str, Any] = {"timestamp": JANUARY, "lease": timedelta(minutes=7)}
+    first = await client.update_watermark("kev", JANUARY)
+    running = await client.update_watermark("kev", status="running", if_match=first.etag, **write)
+    assert running.lease_seconds == 420
+    assert await client.get_watermark("kev") == running
+    for status in ("success", "failed"):
+        ended = await client.update_watermark("kev", status=status, **write)
+        assert ended.lease_seconds is None
+
+
+@extended
+async def test_ledger_is_kept_with_the_watermark_and_its_history(client: Client) -> None:
+    """Whatever it holds, it is stored as JSON; `running` tells none, and leaves the last one."""
+    first = await client.update_watermark("kev", JANUARY)
+    ledger = {
+        "pages": 2, "start": JANUARY, "gap": None, "reasons": {"no id \udcff": 3},
+        "share": float("nan"), "lag": timedelta(seconds=1),
+    }  # fmt: skip
+    told = {
+        "pages": 2, "start": "2024-01-01T12:00:00Z", "gap": None, "reasons": {"no id ?": 3},
+        "share": None, "lag": "PT1S",
+    }  # fmt: skip
+    stored = await client.update_watermark("kev", JANUARY, if_match=first.etag, ledger=ledger)
+    assert stored.ledger == told
+    running = await client.update_watermark("kev", JANUARY, "running")
+    assert running.ledger == told
+    await client.update_watermark("kev", JANUARY, "failed", ledger={"pages": 1})
+    history = await client.watermark_history("kev")
+    assert history is not None
+    assert [change.ledger for change in history.changes] == [{"pages": 1}, None, told, None]
+
+
+@extended
+async def test_ledger_that_is_too_large_keeps_its_numbers(client: Client) -> None:
+    """An outcome is written whatever the run would tell of it."""
+    first = await client.update_watermark("kev", JANUARY)
+    ledger = {"reasons": {str(n): "x" * 100 for n in range(1000)}, "text": "x" * 300, "pages": 7}
+    stored = await client.update_watermark("kev", JANUARY, if_match=first.etag, ledger=ledger)
+    assert stored.ledger == {"cut": True, "pages": 7}
+    many = {f"count {n}": n for n in range(9_999)}
+    stored = await client.update_watermark("kev", JANUARY, ledger=many)
+    assert stored.ledger is not None
+    assert 900 < len(stored.ledger) < 1_000
+
+
+@extended
+async def test_history_is_paged_and_can_be_of_what_moved(client: Client) -> None:
+    """The latest change is first; a page says where the next one begins."""
+    for day in range(3):
+        await client.update_watermark("kev", JANUARY + timedelta(days=day))
+        await client.update_watermark("kev", JANUARY, "running")
+    await client.update_watermark("another", JANUARY)
+    page = await client.watermark_history("kev", moved=True, limit=2)
+    assert page is not None
+    moved = [change.to_timestamp for change in page.changes]
+    assert moved == [JANUARY + timedelta(days=2), JANUARY + timedelta(days=1)]
+    rest = await client.watermark_history("kev", moved=True, limit=2, before=page.next)
+    assert rest is not None
+    assert ([change.to_timestamp for change in rest.changes], rest.next) == ([JANUARY], None)
+    every = await client.watermark_history("kev")
+    assert every is not None
+    assert [str(change.status) for change in every.changes] == ["running", "success"] * 3
+
+
+@pytest.mark.parametrize("client", ["base"], indirect=True)
+async def test_base_service_is_not_asked_for_a_history(client: Client) -> None:
+    """What a service did not show is not asked for: this one fails at any other path."""
+    await client.update_watermark("kev", JANUARY, ledger={"pages": 1}, lease=timedelta(1))
+    assert await client.watermark_history("kev") is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "get_watermark", "update_watermark", "watermark_history", "health_check", "close",
+        "__aexit__",
+    ],
+)  # fmt: skip
 def test_mock_has_the_clients_signature(name: str) -> None:
     """Whoever calls one can call the other."""
     ours, theirs = (getattr(each, name) for each in (MockStorageClient, StorageServiceClient))
@@ -357,3 +510,35 @@ def test_watermark_of_few_or_unknown_fields_is_kept_as_it_came() -> None:
     assert watermark.records_collected is None
     with pytest.raises(KeyError):
         watermark["records_collected"]
+
+
+@pytest.mark.parametrize(
+    ("ahead", "age", "wrong"),
+    [
+        (timedelta(hours=-1), 3600.0, False),
+        (timedelta(0), 0.0, False),
+        (timedelta(minutes=1), 0.0, False),
+        (timedelta(minutes=1, microseconds=1), math.inf, True),
+        (timedelta(days=9), math.inf, True),
+    ],
+    ids=str,
+)
+def test_watermark_in_the_future_is_never_fresh(ahead: timedelta, age: float, wrong: bool) -> None:
+    """Two honest clocks may differ by a minute; beyond it the watermark has no age."""
+    assert age_seconds(JANUARY + ahead, JANUARY) == age
+    assert is_ahead(JANUARY + ahead, JANUARY) is wrong
+
+
+@pytest.mark.parametrize("success", [None, NOTHING_COLLECTED])
+def test_source_that_was_never_collected_is_infinitely_old(success: datetime | None) -> None:
+    """To whoever reads, a source that had nothing yet was never collected."""
+    assert age_seconds(success, JANUARY) == math.inf
+    assert collected_up_to(Watermark(source_id="kev", last_successful_timestamp=success)) is None
+    assert collected_up_to(None) is None
+
+
+@pytest.mark.parametrize("date", ["yesterday", "", "Fri, 31 Dec 9999 23:59:59 -2359"])
+def test_time_that_cannot_be_read_is_none(date: str) -> None:
+    """A service whose clock is not understood is one that does not tell its time."""
+    watermark = Watermark.from_answer(b'{"source_id": "kev"}', None, date)
+    assert watermark.answered_at is None

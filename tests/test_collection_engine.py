@@ -233,7 +233,7 @@ async def test_success_without_a_timestamp_is_not_a_missing_watermark() -> None:
         (SourceError("the feed\n  is down", "feed"), "SourceError: the feed is down"),
         (SinkError("the disk is full", "feed"), "SinkError: the disk is full"),
         (ValueError(), "ValueError"),
-        (asyncio.CancelledError(), "CancelledError"),
+        (asyncio.CancelledError(), "cancelled"),
         (SystemExit(1), "SystemExit: 1"),
         (KeyboardInterrupt(), "KeyboardInterrupt"),
     ],
@@ -344,7 +344,7 @@ async def test_cancelling_again_does_not_cut_the_failure_short() -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     assert storage.stored["feed"].status == "failed"
-    assert storage.stored["feed"].error_message == "CancelledError"
+    assert storage.stored["feed"].error_message == "cancelled"
 
 
 async def test_cancelled_run_closes_source_and_sink_first() -> None:

@@ -12,8 +12,8 @@ from ladon_storage.collection.engine import Report, run
 from ladon_storage.collection.interfaces import Known, Ledger, Limits, WriteResult
 from ladon_storage.collection.lateness import BOUNDS, Lateness
 from ladon_storage.collection.records import Page, Reject
-from ladon_storage.collection.resume import NOTHING_COLLECTED
 from ladon_storage.errors import SinkError, SourceError
+from ladon_storage.models import NOTHING_COLLECTED
 from tests.collecting import (
     MemorySink,
     RememberingSink,

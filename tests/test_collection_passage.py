@@ -18,6 +18,7 @@ from ladon_storage.collection.interfaces import Gap, Limits, Position
 from ladon_storage.collection.records import Page, Reject
 from ladon_storage.collection.sinks.thread import SinkThread
 from ladon_storage.errors import SinkError, SourceError, StorageConnectionError
+from ladon_storage.models import NOTHING_COLLECTED
 from tests.collecting import (
     MemorySink,
     RememberingSink,
@@ -643,5 +644,5 @@ async def test_incremental_source_and_backfill_mark_nothing() -> None:
 
 def test_nothing_is_older_than_the_watermark_of_nothing() -> None:
     """No record can be skipped by it."""
-    assert datetime.min.replace(tzinfo=UTC) == resume.NOTHING_COLLECTED
+    assert datetime.min.replace(tzinfo=UTC) == NOTHING_COLLECTED
     assert resume.latest(None, at(1), at(3), at(2)) == at(3)

@@ -32,10 +32,11 @@ def test_alerts_name_metrics_that_are_exposed() -> None:
 
 
 def test_alerts_have_their_delay_and_severity() -> None:
-    """An open circuit is critical after 5 minutes, a high error rate a warning after 10."""
+    """What keeps records from being collected is critical; what may pass by itself is a warning."""
     found = {name: (rule["for"], rule["labels"]["severity"]) for name, rule in rules().items()}
     assert found == {
         "StorageClientCircuitBreakerOpen": ("5m", "critical"),
         "StorageClientHighErrorRate": ("10m", "warning"),
         "StorageServiceRunStale": ("5m", "warning"),
+        "StorageServiceWatermarkInFuture": ("5m", "critical"),
     }

@@ -107,7 +107,7 @@ async def until_refused(address: str) -> None:
             await asyncio.sleep(0.005)
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_signal_finishes_the_request_in_flight(tmp_path: Path, signal_number: int) -> None:
     """A request whose body is still on its way is answered and stored; then the service exits 0.
 

@@ -58,15 +58,34 @@ async def test_ages_are_counted_to_the_moment_of_the_scrape(call: Caller, clock:
     assert ages["kev",] == 3690.5
 
 
+async def test_watermark_in_the_future_is_wrong_and_not_fresh(
+    call: Caller, clock: FakeClock
+) -> None:
+    """It has a metric of its own, and no age that an alert could take for a good one."""
+    await call("PUT", path("ahead"), success("2026-01-01T12:00:00Z"))
+    await call("PUT", path("skewed"), success("2026-01-01T00:00:30Z"))
+    await call("PUT", path("nothing"), success("0001-01-01T00:00:00Z"))
+    wrong = await samples(call, "storage_service_watermark_in_future")
+    assert wrong == {("ahead",): 1.0, ("skewed",): 0.0, ("nothing",): 0.0}
+    ages = await samples(call, "storage_service_watermark_age_seconds")
+    assert ages == {("ahead",): float("inf"), ("skewed",): 0.0, ("nothing",): float("inf")}
+    clock.advance(12 * 3600)
+    assert set((await samples(call, "storage_service_watermark_in_future")).values()) == {0.0}
+
+
 async def test_run_that_died_is_shown(call: Caller, clock: FakeClock) -> None:
     """What an alert on killed runs goes by: running, and not heard of for a minute."""
     await call("PUT", path("killed"), {"timestamp": "2026-01-01", "status": "running"})
     await call("PUT", path("done"), success("2025-12-31T23:00:00Z"))
+    longer = {"timestamp": "2026-01-01", "status": "running", "lease_seconds": 61.5}
+    await call("PUT", path("longer"), longer)
     clock.advance(60)
     assert set((await samples(call, "storage_service_run_stale")).values()) == {0.0}
     clock.advance(1)
     stale = await samples(call, "storage_service_run_stale")
-    assert stale == {("killed",): 1.0, ("done",): 0.0}
+    assert stale == {("killed",): 1.0, ("done",): 0.0, ("longer",): 0.0}
+    clock.advance(1)
+    assert (await samples(call, "storage_service_run_stale"))["longer",] == 1.0
 
 
 async def test_requests_are_counted_by_route_and_status(call: Caller) -> None:

@@ -76,7 +76,7 @@ def test_parameters_are_those_that_the_models_check() -> None:
     assert listed["status"]["enum"] == ["success", "failed", "running"]
     assert (listed["limit"]["minimum"], listed["limit"]["maximum"]) == (1, 1000)
     history = operations()["GET", KEV + "/history"]["parameters"]
-    assert {p["name"] for p in history} == {"limit", "before"}
+    assert {p["name"] for p in history} == {"moved", "limit", "before"}
 
 
 REQUESTS: list[tuple[str, str, str, object, int]] = [
@@ -85,6 +85,8 @@ REQUESTS: list[tuple[str, str, str, object, int]] = [
     ("PUT", KEV, path("kev"), success(JANUARY), 200),
     ("PUT", KEV, path("kev"), success("2023-01-01"), 409),
     ("PUT", KEV, path("kev"), {}, 422),
+    ("PUT", KEV, path("kev"), success("2999-01-01"), 422),
+    ("PUT", KEV, path("kev"), success(JANUARY, ledger={"pages": 1}), 200),
     ("PUT", KEV, path("\0"), success(JANUARY), 400),
     ("GET", KEV, path("kev"), None, 200),
     ("GET", "/api/v1/watermarks", "/api/v1/watermarks", None, 200),
@@ -126,5 +128,13 @@ def test_described_bodies_are_those_that_are_accepted() -> None:
     body = operations()["PUT", KEV]["requestBody"]["content"]["application/json"]["schema"]
     check = Draft202012Validator({**body, "components": DOCUMENT["components"]})
     assert check.is_valid(success(JANUARY, error_message=None, records_collected=5, run_id="r"))
-    for wrong in ({}, success(JANUARY, status="done"), success(JANUARY, records_collected=-1)):
+    more = {"lease_seconds": 60, "ledger": {"pages": 1, "reasons": {"no id": 2}}}
+    assert check.is_valid(success(JANUARY, **more))
+    for wrong in (
+        {},
+        success(JANUARY, status="done"),
+        success(JANUARY, records_collected=-1),
+        success(JANUARY, lease_seconds=0),
+        success(JANUARY, ledger=[1]),
+    ):
         assert not check.is_valid(wrong)

@@ -46,6 +46,20 @@ async def test_reset_moves_a_watermark_back(call: Caller) -> None:
     assert (await call("GET", path("kev"))).etag == reset.etag
 
 
+async def test_reset_into_the_future_is_refused(call: Caller) -> None:
+    """A mistyped year moves nothing; a day ahead is as far as a reset goes."""
+    before = await call("PUT", path("kev"), success(FEBRUARY))
+    mistyped = {"timestamp": "2062-01-01T00:00:00Z", "reason": "test"}
+    answer = await call("POST", path("kev", "/reset"), mistyped)
+    assert (answer.status, answer.json["field"]) == (422, "timestamp")
+    assert "2062-01-01" in answer.json["error"]
+    assert (await call("GET", path("kev"))).etag == before.etag
+    answer = await call("POST", path("kve", "/reset"), mistyped)
+    assert answer.status == 404
+    day = {"timestamp": "2026-01-02T00:00:00Z", "reason": "test"}
+    assert (await call("POST", path("kev", "/reset"), day)).status == 200
+
+
 @pytest.mark.parametrize("reason", [None, "", "   ", "x" * 1025, 5])
 async def test_reset_needs_a_reason(call: Caller, reason: object) -> None:
     """A reset that does not say why is refused, and moves nothing."""
@@ -166,6 +180,29 @@ async def test_list_filters_by_status_and_by_age(call: Caller, clock: FakeClock)
     assert await listed(call, f"?older_than_seconds={10**11}") == ["never"]
 
 
+async def test_watermark_in_the_future_is_old(call: Caller, clock: FakeClock) -> None:
+    """A negative age is no fresh one: whoever lists what is behind sees it, but for a minute."""
+    await call("PUT", path("ahead"), success("2026-01-01T00:01:00.000001Z"))
+    await call("PUT", path("skewed"), success("2026-01-01T00:01:00Z"))
+    assert await listed(call, "?older_than_seconds=3600") == ["ahead"]
+    clock.advance(1)
+    assert await listed(call, "?older_than_seconds=3600") == []
+
+
+async def test_source_that_had_nothing_is_shown_as_never_collected(call: Caller) -> None:
+    """The contract's timestamp for it is the year 1; a list and a history do not show that."""
+    put = await call("PUT", path("kev"), success("0001-01-01T00:00:00Z"))
+    assert put.json["last_successful_timestamp"] == "0001-01-01T00:00:00+00:00"
+    await call("PUT", path("kev"), success(JANUARY))
+    await call("PUT", path("new"), success("0001-01-01T00:00:00Z"))
+    page, history = await call("GET", LIST), await call("GET", path("kev", "/history"))
+    shown = {each["source_id"]: each for each in page.json["watermarks"]}
+    assert shown["new"]["last_successful_timestamp"] is None
+    assert "0001-01-01" not in page.text + history.text
+    assert [change["to_timestamp"] for change in history.json["changes"]] == [JANUARY, None]
+    assert await listed(call, f"?older_than_seconds={10**9}") == ["new"]
+
+
 async def test_list_finds_runs_that_died(call: Caller, clock: FakeClock) -> None:
     """A run that says running and was not heard of for its lease is stale: it was killed."""
     for name in ("killed", "alive"):
@@ -177,6 +214,17 @@ async def test_list_finds_runs_that_died(call: Caller, clock: FakeClock) -> None
     assert await listed(call, "?stale=true") == ["killed"]
     assert await listed(call, "?stale=false") == ["alive", "done"]
     assert await listed(call, "?stale=true&status=success") == []
+
+
+async def test_run_is_stale_by_its_own_lease(call: Caller, clock: FakeClock) -> None:
+    """A run that said how long it holds its source is given that long."""
+    for name, lease in (("short", 10), ("long", 100)):
+        body = {"timestamp": JANUARY, "status": "running", "lease_seconds": lease}
+        await call("PUT", path(name), body)
+    clock.advance(11)
+    assert await listed(call, "?stale=true") == ["short"]
+    clock.advance(90)
+    assert await listed(call, "?stale=true") == ["long", "short"]
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,7 @@ async def test_watermark_outlives_the_service(file: Path) -> None:
 
 async def test_instants_are_stored_exactly(store: Store) -> None:
     """The first and the last microsecond that exist come back as they went in."""
+    store.now = lambda: datetime.max.replace(tzinfo=UTC)
     for text in ("0001-01-01T00:00:00", "1969-12-31T23:59:59.999999", "9999-12-31T23:59:59.999999"):
         instant = datetime.fromisoformat(text).replace(tzinfo=UTC)
         await store.put(text, WatermarkUpdate(timestamp=instant))
@@ -156,6 +157,35 @@ async def test_earlier_schema_is_migrated(file: Path, version: int) -> None:
     connection.close()
     store = await Store.open(file)
     assert (await store.put("kev", update(1))).created
+    await store.close()
+
+
+async def test_watermarks_of_an_earlier_schema_are_kept(file: Path) -> None:
+    """What was stored before there were leases and ledgers reads as it did, and has none."""
+    connection = sqlite3.connect(file, isolation_level=None)
+    migrate(connection, to=2)
+    connection.execute(
+        "INSERT INTO history (version, source_id, at, action, status, timestamp, to_timestamp) "
+        "VALUES (7, 'kev', 0, 'put', 'running', 0, 5)"
+    )
+    connection.execute(
+        "INSERT INTO watermarks VALUES ('kev', 7, 5, 9, 'running', NULL, 3, 'run-1')"
+    )
+    connection.close()
+    store = await Store.open(file)
+    read = store.get("kev")
+    assert read is not None
+    assert dict(read) == {
+        "source_id": "kev", "last_successful_timestamp": "1970-01-01T00:00:00.000005+00:00",
+        "last_run_timestamp": "1970-01-01T00:00:00.000009+00:00", "status": "running",
+        "error_message": None, "records_collected": 3, "run_id": "run-1",
+    }  # fmt: skip
+    assert read.etag == '"7"'
+    [change] = (await store.history("kev")).changes
+    assert (change.version, change.ledger) == (7, None)
+    assert len((await store.page(stale=True)).watermarks) == 1
+    written = await store.put("kev", update(1, lease_seconds=0.000001, ledger={"pages": 2}))
+    assert store.get("kev") == written.watermark
     await store.close()
 
 

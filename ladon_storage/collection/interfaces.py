@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 from ladon_storage.collection.durations import Days, Seconds, duration
 from ladon_storage.collection.lateness import Lateness
 from ladon_storage.collection.records import Completeness, Page, Record
-from ladon_storage.models import RUN_LEASE, Watermark, WatermarkStatus
+from ladon_storage.models import RUN_LEASE, HistoryPage, Watermark, WatermarkStatus
 
 Clock = Callable[[], datetime]
 """The time, as an aware datetime."""
@@ -51,7 +51,26 @@ class Storage(Protocol):
         records_collected: int | None = None,
         run_id: str | None = None,
     ) -> Watermark:
-        """Write the watermark and return what is stored."""
+        """Write the watermark and return what is stored.
+
+        One that takes ``lease`` (a timedelta, with `running`) and ``ledger`` (a mapping, with an
+        outcome) as well is given them.
+        """
+        ...
+
+
+@runtime_checkable
+class KeepsHistory(Protocol):
+    """Be a storage that knows the changes of a watermark."""
+
+    async def watermark_history(
+        self, source_id: str, *, moved: bool = ..., limit: int = ..., before: int | None = ...
+    ) -> HistoryPage | None:
+        """Return a page of changes, the latest first; ``None``: the service keeps none.
+
+        With ``moved`` only those that moved or deleted the watermark; ``before`` is ``next`` of the
+        page before.
+        """
         ...
 
 

@@ -36,11 +36,12 @@ from ladon_storage.collection.interfaces import (
     WriteResult,
 )
 from ladon_storage.collection.records import Page, Record
-from ladon_storage.collection.resume import NOTHING_COLLECTED, Start, latest
+from ladon_storage.collection.resume import Start, latest
 from ladon_storage.collection.returns import Returns
 from ladon_storage.collection.tally import Tally
 from ladon_storage.collection.turn import Turn
 from ladon_storage.errors import SinkError, SourceError
+from ladon_storage.models import NOTHING_COLLECTED
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from ladon_storage.collection.interfaces import (
     Clock,
@@ -23,17 +23,9 @@ from ladon_storage.collection.interfaces import (
     Source,
 )
 from ladon_storage.collection.turn import Turn
-from ladon_storage.models import WatermarkStatus
+from ladon_storage.models import NOTHING_COLLECTED, WatermarkStatus
 
 logger = logging.getLogger("ladon_storage.collection")
-
-NOTHING_COLLECTED = datetime.min.replace(tzinfo=UTC)
-"""The watermark of a source that was collected whole and had nothing yet.
-
-The contract wants a timestamp for every success. No record can be older than this one, so that it
-skips nothing that appears later; any other, also the first of 1970, could.
-"""
-
 
 _CLOCK_RESOLUTION = timedelta(seconds=1)
 """What a service that tells its time in seconds may be behind itself."""

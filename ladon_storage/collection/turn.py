@@ -4,6 +4,8 @@
   between, a faster run or an operator, wins, and a loser writes nothing more, not even `failed`.
 - A watermark that says `running`, and was written less than a lease ago, belongs to that run. It is
   written anew three times a lease while the run lives, so that a killed run blocks nobody longer.
+- How long ago is told by the service alone: its time of the answer, and its time of the write. Our
+  clock stands in only for a service that does not tell the time. The lease is that of who holds it.
 - A checkpoint is `success` and then `running` again: the source stays held.
 - Nothing is written before the watermark was read: a failure that is not fenced could take the
   watermark away from a run that is well.
@@ -13,20 +15,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ladon_storage.collection.interfaces import Clock, Limits, Storage
+from ladon_storage.collection.interfaces import Clock, KeepsHistory, Limits, Storage
 from ladon_storage.errors import (
     InvalidResponseError,
     SourceBusyError,
     StorageError,
+    StorageResponseError,
     WatermarkConflictError,
 )
-from ladon_storage.models import Watermark, WatermarkStatus
+from ladon_storage.models import NOTHING_COLLECTED, ChangeAction, Watermark, WatermarkStatus
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +38,14 @@ FAILURE_SECONDS = 30.0
 """How long a failed or cancelled run may take to write that it failed."""
 
 BEATS_PER_LEASE = 3
+
+HISTORY_PAGES, CHANGES_PER_PAGE = 20, 25
+"""How far back a sane watermark is looked for. A change has a ledger and an error message, and a
+page of them must fit into an answer.
+"""
+
+_CLOCK_RESOLUTION = timedelta(seconds=1)
+"""Of the time that a service tells in its `Date`."""
 
 _LONGEST_ERROR = 2_000
 
@@ -46,18 +58,29 @@ class Turn:
         source_id: The source.
         run_id: The run, as the service records it.
         limits: How long a lease is.
-        clock: The time.
+        clock: The time, for a service that does not tell its own.
+        monotonic: The seconds that pass.
     """
 
     def __init__(
-        self, storage: Storage, source_id: str, run_id: str, limits: Limits, clock: Clock
+        self,
+        storage: Storage,
+        source_id: str,
+        run_id: str,
+        limits: Limits,
+        clock: Clock,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.run_id = run_id
         self.stored: Watermark | None = None
         """The watermark as the run found it."""
         self.before: datetime | None = None
-        """Its last success."""
+        """Its last success; `NOTHING_COLLECTED` where that found nothing."""
         self._storage = storage
+        self._knows = inspect.signature(storage.update_watermark).parameters
+        self._monotonic = monotonic
+        self._heard: tuple[datetime, float] | None = None
         self._source_id = source_id
         self._limits = limits
         self._clock = clock
@@ -77,8 +100,11 @@ class Turn:
         self.stored = stored = await self._storage.get_watermark(self._source_id)
         if stored is None:
             return
+        self._hear(stored)
         self._refuse_if_held(stored)
-        self.before = stored.last_successful_timestamp
+        self.before = (
+            NOTHING_COLLECTED if stored.found_nothing else stored.last_successful_timestamp
+        )
         self._etag = stored.etag
         if self.before is None and stored.status == WatermarkStatus.SUCCESS:
             # Taken for "never collected", it would be overwritten, and the mistake leave no trace.
@@ -89,21 +115,60 @@ class Turn:
             )
 
     def now(self) -> datetime:
-        """Return the service's time as last heard, or ours."""
-        return self._clock()
+        """Return the service's time, by its last answer and what passed since; else our clock's."""
+        if self._heard is None:
+            return self._clock()
+        told, then = self._heard
+        return told + timedelta(seconds=self._monotonic() - then)
+
+    def _hear(self, answer: Watermark) -> None:
+        if answer.answered_at is not None:
+            self._heard = answer.answered_at, self._monotonic()
 
     async def last_sane(self, limit: datetime) -> datetime | None:
-        """Return the newest success up to ``limit`` that the service's history knows."""
+        """Return the last watermark up to ``limit`` that the service's history knows.
+
+        ``None`` where it keeps no history, or knows none since the watermark was last deleted.
+
+        Raises:
+            StorageError: The history could not be read.
+        """
+        if not isinstance(self._storage, KeepsHistory):
+            return None
+        before: int | None = None
+        for _ in range(HISTORY_PAGES):
+            try:
+                page = await self._storage.watermark_history(
+                    self._source_id, moved=True, limit=CHANGES_PER_PAGE, before=before
+                )
+            except StorageResponseError as error:
+                if error.status not in (400, 405):  # a service from before this question
+                    raise
+                return None
+            for change in page.changes if page else ():
+                if change.action is ChangeAction.DELETE:
+                    return None
+                if change.to_timestamp is not None and change.to_timestamp <= limit:
+                    return change.to_timestamp
+            before = page.next if page else None
+            if before is None:
+                break
         return None
 
     def _refuse_if_held(self, stored: Watermark) -> None:
         written = stored.last_run_timestamp
         if stored.status != WatermarkStatus.RUNNING or written is None:
             return
-        holder = stored.run_id
-        until = written + self._limits.lease
+        holder, now = stored.run_id, self.now()
+        lease = self._limits.lease
+        if stored.lease_seconds is not None:
+            lease = timedelta(seconds=stored.lease_seconds)
+        until = written + lease
         # The same run may begin again: Prefect repeats a run that crashed under its own id.
-        if holder == self.run_id or until <= self._clock():
+        if holder == self.run_id or until <= now:
+            return
+        # The service's clock was set back: by now a run that lives would have written again.
+        if self._heard is not None and written - lease > now:
             return
         named = "another run" if holder is None else f"run {holder!r}"
         raise SourceBusyError(
@@ -116,7 +181,15 @@ class Turn:
 
     async def begin(self) -> None:
         """Write `running`: from now on the source is held."""
-        await self._write(WatermarkStatus.RUNNING, self._clock())
+        dated = self.now()
+        stored = await self._hold()
+        # Of a source that was never collected the first answer is this one. Where the service took
+        # our time for its own, the lease would be judged by two clocks.
+        if stored.last_run_timestamp == dated and abs(self.now() - dated) > _CLOCK_RESOLUTION:
+            await self._hold()
+
+    async def _hold(self) -> Watermark:
+        return await self._write(WatermarkStatus.RUNNING, self.now(), lease=self._limits.lease)
 
     @contextlib.asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
@@ -148,7 +221,7 @@ class Turn:
         while True:
             await asyncio.sleep(pause)
             try:
-                await self._write(WatermarkStatus.RUNNING, self._clock())
+                await self._hold()
             except WatermarkConflictError as conflict:
                 self._conflict = conflict
                 owner.cancel()
@@ -165,22 +238,22 @@ class Turn:
     async def checkpoint(self, timestamp: datetime, records: int) -> None:
         """Promote what is durable in the middle of a run, and keep the source."""
         await self._write(WatermarkStatus.SUCCESS, timestamp, records=records)
-        await self._write(WatermarkStatus.RUNNING, self._clock())
+        await self._hold()
 
     async def succeed(
         self, timestamp: datetime, records: int, ledger: Mapping[str, Any] | None = None
     ) -> None:
-        """Write `success`, and let the source go."""
-        await self._write(WatermarkStatus.SUCCESS, timestamp, records=records)
+        """Write `success` and what the run was given, and let the source go."""
+        await self._write(WatermarkStatus.SUCCESS, timestamp, records=records, ledger=ledger)
 
-    async def fail(self, error: BaseException) -> None:
+    async def fail(self, error: BaseException, ledger: Mapping[str, Any] | None = None) -> None:
         """Write `failed` for at most `FAILURE_SECONDS`; that it failed too is a note on ``error``.
 
         In a task of its own, which cancelling this one again does not reach.
         """
         message = one_line(error)
         writing = asyncio.ensure_future(
-            self._write(WatermarkStatus.FAILED, self._clock(), error_message=message)
+            self._write(WatermarkStatus.FAILED, self.now(), error_message=message, ledger=ledger)
         )
         deadline = time.monotonic() + FAILURE_SECONDS
         while not writing.done() and (left := deadline - time.monotonic()) > 0:
@@ -214,7 +287,13 @@ class Turn:
         *,
         error_message: str | None = None,
         records: int | None = None,
-    ) -> None:
+        lease: timedelta | None = None,
+        ledger: Mapping[str, Any] | None = None,
+    ) -> Watermark:
+        # A storage of one's own may be older than these.
+        more = {"lease": lease, "ledger": ledger}
+        more = {name: value for name, value in more.items() if self._takes(name)}
+
         async def put() -> Watermark:
             return await self._storage.update_watermark(
                 self._source_id,
@@ -225,6 +304,7 @@ class Turn:
                 if_none_match=self.stored is None and self._etag is None,
                 records_collected=records,
                 run_id=self.run_id,
+                **more,
             )
 
         async with self._writing:
@@ -242,6 +322,12 @@ class Turn:
                 raise
             self._unanswered = None
             self._etag = answer.etag
+            self._hear(answer)
+            return answer
+
+    def _takes(self, name: str) -> bool:
+        kinds = (each.kind for each in self._knows.values())
+        return name in self._knows or inspect.Parameter.VAR_KEYWORD in kinds
 
     async def _is_our_own(self) -> bool:
         """Tell whether what is stored is a write of this run whose answer was lost; go on from it.
@@ -266,4 +352,7 @@ async def _ended(task: asyncio.Task[None]) -> None:
 def one_line(error: BaseException) -> str:
     """Return an error as one line, cut to what a watermark's error message holds."""
     text = " ".join(str(error).split())
+    if isinstance(error, asyncio.CancelledError):
+        # Who cancels may say who that is; the name of the exception tells nobody anything.
+        return f"cancelled: {text}"[:_LONGEST_ERROR] if text else "cancelled"
     return f"{type(error).__name__}: {text}"[:_LONGEST_ERROR] if text else type(error).__name__

@@ -12,7 +12,6 @@ from typing import Literal
 
 from aiohttp import hdrs, web
 from pydantic import BaseModel
-from pydantic_core import to_json
 
 from ladon_storage.server.requests import MAX_BODY_BYTES
 
@@ -43,11 +42,13 @@ class Health(BaseModel):
 
 
 def answer(model: BaseModel, status: int = 200, *, etag: str | None = None) -> web.Response:
-    """Return a model as JSON, with its version tag if it has one."""
+    """Return what was set of a model as JSON, with its version tag if it has one."""
     headers = {hdrs.CONTENT_TYPE: _JSON}
     if etag is not None:
         headers[hdrs.ETAG] = etag
-    return web.Response(body=to_json(model), status=status, headers=headers)
+    # What `model_dump_json` calls, and makes a text of: all that was set, null or not.
+    body = model.__pydantic_serializer__.to_json(model, exclude_unset=True)
+    return web.Response(body=body, status=status, headers=headers)
 
 
 def problem(sentence: str, status: int, field: str | None = None) -> web.Response:

@@ -10,14 +10,22 @@ import asyncio
 import hmac
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from pathlib import Path
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from ladon_storage.errors import DatabaseError, RequestError, WatermarkConflictError
+from ladon_storage.errors import (
+    DatabaseError,
+    RequestError,
+    WatermarkConflictError,
+    WatermarkInFutureError,
+)
 from ladon_storage.models import WatermarkReset, WatermarkUpdate
 from ladon_storage.server import requests
 from ladon_storage.server.answers import Health, answer, problem
@@ -30,6 +38,10 @@ logger = logging.getLogger(__name__)
 HEALTH, METRICS, DOCUMENT = "/health", "/metrics", "/openapi.json"
 LOGO = "/logo.svg"  # of the blocks in Prefect's UI, which takes no picture but an address
 OPEN_ROUTES = frozenset({HEALTH, DOCUMENT, LOGO})
+
+# Says that there are versions, so that a client knows before its first write that it may send
+# If-None-Match, and that a 404 without it is not this service's. No version is 0.
+_NO_VERSION = '"0"'
 
 _LOGO = Path(__file__).with_name("logo.svg").read_bytes()
 
@@ -125,7 +137,11 @@ class Routes:
         """List the changes of a watermark, a page at a time."""
         source_id = requests.source_id(request)
         query = requests.query(request, requests.HistoryQuery)
-        return answer(await self._store.history(source_id, limit=query.limit, before=query.before))
+        return answer(
+            await self._store.history(
+                source_id, moved=query.moved, limit=query.limit, before=query.before
+            )
+        )
 
     async def health(self, request: web.Request) -> web.Response:
         """Say whether the database reads and writes."""
@@ -134,7 +150,7 @@ class Routes:
         except DatabaseError as error:
             logger.error("Unhealthy: %s", error)  # noqa: TRY400 - the database logged its fault
             return answer(Health(status="unhealthy"), 503)
-        return answer(Health(status="healthy"))
+        return answer(Health(status="healthy"), etag=_NO_VERSION)
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Show the metrics."""
@@ -192,15 +208,21 @@ def application(
         in_flight: Counts the requests that are being answered.
     """
     metrics = ServiceMetrics()
-    answering = _answering(metrics, token, in_flight or InFlight())
+    answering = _answering(metrics, token, in_flight or InFlight(), store.now)
     app = web.Application(middlewares=[answering], client_max_size=requests.MAX_BODY_BYTES)
     app.add_routes(Routes(store, metrics, document()).table())
     return app
 
 
-def _answering(metrics: ServiceMetrics, token: str | None, in_flight: InFlight) -> Middleware:
-    """Return what surrounds every route: the token, the errors, the metrics."""
+def _answering(
+    metrics: ServiceMetrics,
+    token: str | None,
+    in_flight: InFlight,
+    now: Callable[[], datetime],
+) -> Middleware:
+    """Return what surrounds every route: the token, the errors, the time, the metrics."""
     expected = None if token is None else token.encode()
+    date = _dates(now)
 
     @web.middleware
     async def answering(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -216,6 +238,8 @@ def _answering(metrics: ServiceMetrics, token: str | None, in_flight: InFlight) 
                 response = problem("Send the service's token: Authorization: Bearer ….", 401)
                 response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
             status = response.status
+            # By the clock that dates watermarks, so that a client can compare the two.
+            response.headers[hdrs.DATE] = date()
         except web.HTTPException as error:
             status = error.status
             raise
@@ -236,6 +260,8 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
     except WatermarkConflictError as error:
         field = "timestamp" if error.status == 409 else "If-Match"
         return problem(error.message, error.status, field)
+    except WatermarkInFutureError as error:
+        return problem(error.message, error.status, "timestamp")
     except DatabaseError as error:
         logger.error("%s %r: %s", request.method, request.path, error)  # noqa: TRY400
         return problem(str(error), 503)
@@ -244,6 +270,19 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
     except Exception:
         logger.exception("%s %r failed", request.method, request.path)
         return problem("The service failed, and logged why.", 500)
+
+
+def _dates(now: Callable[[], datetime]) -> Callable[[], str]:
+    """Return what gives the time as an HTTP date, worded once a second."""
+    second, text = datetime.min.replace(tzinfo=UTC), ""
+
+    def date() -> str:
+        nonlocal second, text
+        if (present := now().replace(microsecond=0)) != second:
+            second, text = present, format_datetime(present, usegmt=True)
+        return text
+
+    return date
 
 
 def _authorized(request: web.Request, expected: bytes) -> bool:
@@ -255,6 +294,5 @@ def _authorized(request: web.Request, expected: bytes) -> bool:
 
 def _never_collected(source_id: str) -> web.Response:
     answer = problem(f"Source {source_id!r} was never collected.", 404, "source_id")
-    # So that a client knows before its first write that it may send If-None-Match. No version is 0.
-    answer.headers[hdrs.ETAG] = '"0"'
+    answer.headers[hdrs.ETAG] = _NO_VERSION
     return answer

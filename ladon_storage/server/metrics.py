@@ -6,15 +6,17 @@ chose without storing something under it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from ladon_storage.models import RUN_LEASE, WatermarkStatus
+from ladon_storage.models import WatermarkStatus, age_seconds, is_ahead
+
+Instants = tuple[str, datetime | None, datetime, str, timedelta]
+"""A source's ``source_id``, last success, last run, status, and lease."""
 
 _METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE"})
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -62,14 +64,12 @@ class ServiceMetrics:
         counter.inc()
         histogram.observe(seconds)
 
-    def text(
-        self, sources: Iterable[tuple[str, datetime | None, datetime, str]], now: datetime
-    ) -> bytes:
+    def text(self, sources: Iterable[Instants], now: datetime) -> bytes:
         """Return everything in Prometheus's text format.
 
         Args:
-            sources: Each source's ``source_id``, last success, last run and status. A source
-                without a success is infinitely old, so that an alert on its age sees it.
+            sources: Each source's instants. One without a success is infinitely old, so that an
+                alert on its age sees it; so is one whose watermark is in the future.
             now: The instant that ages are counted to.
         """
         ages = CollectorRegistry()
@@ -78,16 +78,19 @@ class ServiceMetrics:
 
 
 class _Ages(Collector):
-    def __init__(
-        self, sources: Iterable[tuple[str, datetime | None, datetime, str]], now: datetime
-    ) -> None:
+    def __init__(self, sources: Iterable[Instants], now: datetime) -> None:
         self._sources = list(sources)
         self._now = now
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         watermark = GaugeMetricFamily(
             "storage_service_watermark_age_seconds",
-            "Time since a source's watermark.",
+            "Time since a source's watermark; infinite where it is missing or in the future.",
+            labels=["source_id"],
+        )
+        in_future = GaugeMetricFamily(
+            "storage_service_watermark_in_future",
+            "1 where a source's watermark is in the future: it, or the service's clock, is wrong.",
             labels=["source_id"],
         )
         run = GaugeMetricFamily(
@@ -100,10 +103,10 @@ class _Ages(Collector):
             "1 where a source's run does not end: it says running, and was not heard of.",
             labels=["source_id"],
         )
-        for source_id, succeeded, ran, status in self._sources:
-            age = (self._now - succeeded).total_seconds() if succeeded else math.inf
-            watermark.add_metric([source_id], age)
+        for source_id, succeeded, ran, status, lease in self._sources:
+            watermark.add_metric([source_id], age_seconds(succeeded, self._now))
+            in_future.add_metric([source_id], float(is_ahead(succeeded, self._now)))
             run.add_metric([source_id], (self._now - ran).total_seconds())
-            is_stale = status == WatermarkStatus.RUNNING and self._now - ran > RUN_LEASE
+            is_stale = status == WatermarkStatus.RUNNING and self._now - ran > lease
             stale.add_metric([source_id], float(is_stale))
-        return watermark, run, stale
+        return watermark, in_future, run, stale

@@ -31,7 +31,7 @@ _REASONS = {
     412: "Another version is stored than the writer read.",
     413: "The body is too large.",
     415: "The body is not declared as JSON.",
-    422: "A field of the body is wrong.",
+    422: "A field of the body is wrong, or its timestamp more than a day in the future.",
     503: "The database does not answer.",
 }
 _OF_BODIES = (408, 413, 415, 422)
@@ -89,7 +89,7 @@ def _paths() -> Schema:
         ),
     }
     reset = _operation(
-        "Move a watermark to any instant, and say why.",
+        "Move a watermark to any instant but one far in the future, and say why.",
         {200: Watermark},
         *(400, 401, 404, 412, 503, *_OF_BODIES),
         parameters=[_IF_MATCH],

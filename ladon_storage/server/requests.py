@@ -40,11 +40,16 @@ class ListQuery(BaseModel):
     ] = None
     older_than_seconds: Annotated[
         int | None,
-        Field(ge=0, le=10**11, description="Only those without a success for so many seconds."),
+        Field(
+            ge=0,
+            le=10**11,
+            description="Only those without a success for so many seconds, or with one that is in "
+            "the future.",
+        ),
     ] = None
     stale: Annotated[
         bool | None,
-        Field(description="Only those that say running and were not heard of for a minute."),
+        Field(description="Only those that say running and were not heard of for their lease."),
     ] = None
     limit: Limit = 100
     after: Annotated[SourceId | None, Field(description="The cursor of the page before.")] = None
@@ -55,6 +60,9 @@ class HistoryQuery(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    moved: Annotated[
+        bool, Field(description="Only the changes that moved or deleted the watermark.")
+    ] = False
     limit: Limit = 100
     before: Annotated[
         int | None, Field(ge=1, lt=2**63, description="The cursor of the page before.")

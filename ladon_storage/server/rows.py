@@ -9,21 +9,26 @@ import sqlite3
 from datetime import UTC, datetime, timedelta
 from typing import Any, overload
 
-from ladon_storage.models import ChangeAction, Watermark, WatermarkChange
+from pydantic_core import from_json, to_json
+
+from ladon_storage.models import ChangeAction, Watermark, WatermarkChange, meant, told
 
 COLUMNS = (
     "source_id, version, last_successful_timestamp, last_run_timestamp, status, error_message, "
-    "records_collected, run_id"
+    "records_collected, run_id, lease_microseconds, ledger"
 )
 HISTORY_COLUMNS = (
     "version, source_id, at, action, actor, run_id, status, timestamp, from_timestamp, "
-    "to_timestamp, records_collected, error_message, reason"
+    "to_timestamp, records_collected, error_message, reason, ledger"
 )
 _SELECT = f"SELECT {COLUMNS} FROM watermarks WHERE source_id = ?"  # noqa: S608 - a constant
-_REPLACE = f"REPLACE INTO watermarks ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constant
+_REPLACE = (
+    f"REPLACE INTO watermarks ({COLUMNS}) "  # noqa: S608 - a constant
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 _RECORD = (
     f"INSERT INTO history ({HISTORY_COLUMNS}) "  # noqa: S608 - a constant
-    "VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -56,27 +61,37 @@ def from_microseconds(number: int | None) -> datetime | None:
     return None if number is None else _EPOCH + timedelta(microseconds=number)
 
 
+def to_length(duration: timedelta) -> int:
+    """Return a duration in microseconds, exactly."""
+    return duration // _MICROSECOND
+
+
 def to_watermark(row: tuple[Any, ...]) -> Watermark:
     """Return a row of ``COLUMNS`` with its version tag."""
-    source_id, version, succeeded, run, status, error_message, records_collected, run_id = row
+    source_id, version, succeeded, run, status, error, records, run_id, lease, ledger = row
     return Watermark.tagged(
         f'"{version}"',
         source_id=source_id,
         last_successful_timestamp=from_microseconds(succeeded),
         last_run_timestamp=from_microseconds(run),
         status=status,
-        error_message=error_message,
-        records_collected=records_collected,
+        error_message=error,
+        records_collected=records,
         run_id=run_id,
+        **told(
+            lease_seconds=None if lease is None else lease / 1_000_000,
+            ledger=None if ledger is None else from_json(ledger),
+        ),
     )
 
 
 def to_change(row: tuple[Any, ...]) -> WatermarkChange:
-    """Return a row of ``HISTORY_COLUMNS``."""
+    """Return a row of ``HISTORY_COLUMNS``, for people: *nothing collected* is no instant."""
     fields = dict(zip(HISTORY_COLUMNS.split(", "), row, strict=True))
     for name in ("at", "timestamp", "from_timestamp", "to_timestamp"):
-        fields[name] = from_microseconds(fields[name])
-    return WatermarkChange(**fields)
+        fields[name] = meant(from_microseconds(fields[name]))
+    ledger = fields.pop("ledger")
+    return WatermarkChange(**fields, **told(ledger=None if ledger is None else from_json(ledger)))
 
 
 def select(connection: sqlite3.Connection, source_id: str) -> Watermark | None:
@@ -97,6 +112,8 @@ def replace(connection: sqlite3.Connection, new: Watermark, version: int) -> Wat
         new.error_message,
         new.records_collected,
         new.run_id,
+        None if new.lease_seconds is None else round(new.lease_seconds * 1_000_000),
+        _to_text(new.ledger),
     )
     connection.execute(_REPLACE, row)
     return new.with_etag(f'"{version}"')
@@ -114,6 +131,7 @@ def record(
     run_id: str | None = None,
     timestamp: datetime | None = None,
     reason: str | None = None,
+    ledger: dict[str, Any] | None = None,
 ) -> int:
     """Write a line of history, and return its number: the version of the watermark after it."""
     row = (
@@ -129,5 +147,10 @@ def record(
         after.records_collected if after else None,
         after.error_message if after else None,
         reason,
+        _to_text(ledger),
     )
     return connection.execute(_RECORD, row).lastrowid or 0
+
+
+def _to_text(ledger: dict[str, Any] | None) -> str | None:
+    return None if ledger is None else to_json(ledger).decode()

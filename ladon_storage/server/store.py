@@ -18,12 +18,13 @@ import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ladon_storage.errors import DatabaseError, WatermarkConflictError
 from ladon_storage.models import (
+    HONEST_SKEW,
     RUN_LEASE,
     ChangeAction,
     HistoryPage,
@@ -32,7 +33,9 @@ from ladon_storage.models import (
     WatermarkReset,
     WatermarkStatus,
     WatermarkUpdate,
+    check_not_in_future,
     check_version,
+    meant,
     updated,
 )
 from ladon_storage.server.database import GroupCommit, connect, open_database
@@ -44,6 +47,7 @@ from ladon_storage.server.rows import (
     replace,
     select,
     to_change,
+    to_length,
     to_microseconds,
     to_watermark,
 )
@@ -67,6 +71,7 @@ class Age(NamedTuple):
     last_successful_timestamp: datetime | None
     last_run_timestamp: datetime
     status: str
+    lease: timedelta
 
 
 class Store:
@@ -135,6 +140,7 @@ class Store:
 
         Raises:
             WatermarkConflictError: The rule refuses it.
+            WatermarkInFutureError: So does its clock.
         """
 
         def change(connection: sqlite3.Connection) -> Stored:
@@ -163,6 +169,7 @@ class Store:
                 actor=actor,
                 run_id=update.run_id,
                 timestamp=update.timestamp,
+                ledger=update.ledger,
             )
             return Stored(replace(connection, new, version), created=stored is None)
 
@@ -183,10 +190,14 @@ class Store:
         actor: str | None = None,
         if_match: Sequence[str] = (),
     ) -> Watermark | None:
-        """Move a watermark to any instant, and leave the outcome of its last run as it is.
+        """Move a watermark to an instant, and leave the outcome of its last run as it is.
 
         Returns:
             The watermark, or ``None`` where there is none to move.
+
+        Raises:
+            WatermarkConflictError: Another version is stored than ``if_match`` names.
+            WatermarkInFutureError: The instant is far in the future, where a mistyped year goes.
         """
 
         def change(connection: sqlite3.Connection) -> Watermark | None:
@@ -194,6 +205,8 @@ class Store:
             check_version(stored, source_id, if_match=_relevant(if_match, stored))
             if stored is None:
                 return None
+            now = self.now()
+            check_not_in_future(source_id, reset.timestamp, now)
             new = stored.model_copy(
                 # An operator wrote it, and no run.
                 update={"last_successful_timestamp": reset.timestamp, "run_id": None}
@@ -202,7 +215,7 @@ class Store:
                 connection,
                 source_id,
                 ChangeAction.RESET,
-                self.now(),
+                now,
                 stored,
                 new,
                 actor=reset.actor or actor,
@@ -255,7 +268,8 @@ class Store:
 
         Args:
             status: Only those whose last run had this outcome.
-            older_than_seconds: Only those whose last success is longer ago, or that have none.
+            older_than_seconds: Only those whose last success is longer ago, or that have none, or
+                one in the future.
             stale: Only those whose run does not end, or only the others.
             limit: How many.
             after: The cursor of the page before.
@@ -266,37 +280,47 @@ class Store:
             values.append(status.value)
         arguments: list[Any] = list(values)
         if older_than_seconds is not None:
-            where.append("ifnull(last_successful_timestamp < ?, 1)")
-            arguments.append(to_microseconds(self.now()) - older_than_seconds * 1_000_000)
+            where.append("ifnull(last_successful_timestamp NOT BETWEEN ? AND ?, 1)")
+            now = to_microseconds(self.now())
+            arguments += [now - older_than_seconds * 1_000_000, now + to_length(HONEST_SKEW)]
         if stale is not None:
             where.append(
-                f"{'' if stale else 'NOT '}(status = 'running' AND last_run_timestamp < ?)"
+                f"{'' if stale else 'NOT '}(status = 'running' AND "
+                "last_run_timestamp + ifnull(lease_microseconds, ?) < ?)"
             )
-            arguments.append(to_microseconds(self.now() - RUN_LEASE))
+            arguments += [to_length(RUN_LEASE), to_microseconds(self.now())]
         query = (
             f"SELECT {COLUMNS} FROM watermarks "  # noqa: S608 - constants; values are bound
             f"WHERE {' AND '.join(where)} ORDER BY source_id LIMIT ?"
         )
         rows = await self._scan(query, (*arguments, limit + 1))
-        watermarks = [to_watermark(row) for row in rows[:limit]]
+        watermarks = [_for_people(to_watermark(row)) for row in rows[:limit]]
         return WatermarkPage(
             watermarks=watermarks,
             next=watermarks[-1].source_id if len(rows) > limit else None,
         )
 
     async def history(
-        self, source_id: str, *, limit: int = 100, before: int | None = None
+        self,
+        source_id: str,
+        *,
+        moved: bool = False,
+        limit: int = 100,
+        before: int | None = None,
     ) -> HistoryPage:
         """Return a page of a source's changes, the latest first; deleted sources have theirs too.
 
         Args:
             source_id: The source.
+            moved: Only the changes that moved or deleted the watermark.
             limit: How many.
             before: The cursor of the page before.
         """
         query = (
             f"SELECT {HISTORY_COLUMNS} FROM history "  # noqa: S608 - constants
-            "WHERE source_id = ? AND version < ? ORDER BY version DESC LIMIT ?"
+            "WHERE source_id = ? AND version < ? "
+            f"{'AND from_timestamp IS NOT to_timestamp ' if moved else ''}"
+            "ORDER BY version DESC LIMIT ?"
         )
         latest = 2**63 - 1 if before is None else before
         rows = await self._scan(query, (source_id, latest, limit + 1))
@@ -306,12 +330,20 @@ class Store:
     async def ages(self) -> list[Age]:
         """Return the instants of every source, for the metrics."""
         query = (
-            "SELECT source_id, last_successful_timestamp, last_run_timestamp, status "
-            "FROM watermarks"
+            "SELECT source_id, last_successful_timestamp, last_run_timestamp, status, "
+            "ifnull(lease_microseconds, ?) FROM watermarks"
         )
         return [
-            Age(source_id, from_microseconds(succeeded), from_microseconds(run), status)
-            for source_id, succeeded, run, status in await self._scan(query, ())
+            Age(
+                source_id,
+                from_microseconds(succeeded),
+                from_microseconds(run),
+                status,
+                timedelta(microseconds=lease),
+            )
+            for source_id, succeeded, run, status, lease in await self._scan(
+                query, (to_length(RUN_LEASE),)
+            )
         ]
 
     async def check(self) -> None:
@@ -336,6 +368,14 @@ class Store:
             return await asyncio.get_running_loop().run_in_executor(self._scans, scan)
         except sqlite3.Error as error:
             raise _unread(error) from error
+
+
+def _for_people(watermark: Watermark) -> Watermark:
+    """Return a watermark as a list shows it: *nothing collected* is no instant."""
+    success = watermark.last_successful_timestamp
+    if success == meant(success):
+        return watermark
+    return watermark.model_copy(update={"last_successful_timestamp": None})
 
 
 def _unread(error: sqlite3.Error) -> DatabaseError:

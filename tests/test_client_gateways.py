@@ -1,0 +1,191 @@
+"""A 404 that is not the service's: what stands before it says so of a service that is gone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from ladon_storage import InvalidResponseError, StorageError, StorageServiceClient
+from tests.raw_server import Reply, http, served
+from tests.service import embedded_service
+
+JANUARY = datetime(2024, 1, 1, tzinfo=UTC)
+OWN = b'{"error": "Source \'kev\' was never collected.", "field": "source_id"}'
+HEALTHY = http(200, b'{"status": "healthy"}')
+
+
+def said(body: bytes | dict[str, Any], *headers: str) -> Reply:
+    """Return a 404 that says this."""
+    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return http(404, text, *headers)
+
+
+NO_SERVICE = {
+    "Traefik": said(b"404 page not found\n", "Content-Type: text/plain; charset=utf-8"),
+    "nginx": said(b"<html><h1>404 Not Found</h1></html>", "Content-Type: text/html"),
+    "nginx, a page with a tag": said(b"<html>gone</html>", 'ETag: "0"'),
+    "Kubernetes": said(b"default backend - 404", "Content-Type: text/plain"),
+    "Kong": said({"message": "no Route matched with those values", "request_id": "7"}),
+    "APISIX": said({"error_msg": "404 Route Not Found"}),
+    "Express": said({"error": "Cannot GET /api/v1/watermarks/kev"}),
+    "the embedded service's other routes": said(
+        {"error": "There is no such route; GET /openapi.json lists all of them.", "field": None}
+    ),
+    "JSON that is no object": said(b"404", "Content-Type: application/json"),
+    "JSON that is declared and is none": said(b"gone", "Content-Type: application/json"),
+    "bytes": said(b"\xff\xfe\x00"),
+}
+NEVER_COLLECTED = {
+    "empty": said(b""),
+    "white space": said(b"\r\n"),
+    "an object": said({"error": "never collected"}),
+    "an object of another type": said({"detail": "unknown source"}, "Content-Type: text/plain"),
+    "the embedded service's": said(OWN, 'ETag: "0"'),
+    "the embedded service's, the tag lost on the way": said(OWN),
+}
+NOT_FOUND = {
+    "FastAPI": said({"detail": "Not Found"}),
+    "AWS": said({"message": "Not Found"}),
+    "Spring": said({"status": 404, "error": "Not Found", "path": "/api/v1/watermarks/kev"}),
+    "an empty object": said(b"{}"),
+}
+
+
+def each(replies: dict[str, Reply]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("reply", replies.values(), ids=list(replies))
+
+
+@each(NO_SERVICE)
+async def test_404_that_no_service_says_is_an_error(reply: Reply) -> None:
+    """It counts as a failure, and may pass by itself: a service is restarted behind its gateway."""
+    async with served(reply, HEALTHY) as (client, _):
+        with pytest.raises(InvalidResponseError, match="404") as caught:
+            await client.get_watermark("kev")
+        assert (caught.value.status, caught.value.transient) == (404, True)
+        assert client.circuit_breaker.failure_count == 1
+
+
+@each(NEVER_COLLECTED)
+async def test_404_of_a_base_service_is_never_collected(reply: Reply) -> None:
+    """The contract words no 404: an object is a service's, and so is nothing."""
+    async with served(reply) as (client, _):
+        assert await client.get_watermark("kev") is None
+        assert client.circuit_breaker.failure_count == 0
+
+
+@each(NOT_FOUND)
+async def test_404_that_says_no_more_is_believed_of_who_has_a_health_check(reply: Reply) -> None:
+    """A service and a gateway may say *not found* alike; only the service knows its other route."""
+    async with served(reply, HEALTHY) as (client, _):
+        assert await client.get_watermark("kev") is None
+    async with served(reply, reply) as (client, _):
+        with pytest.raises(InvalidResponseError, match="health check too"):
+            await client.get_watermark("kev")
+    async with served(reply, http(200, b'{"status": "healthy"}', 'ETag: "0"')) as (client, _):
+        with pytest.raises(InvalidResponseError):
+            await client.get_watermark("kev")
+    async with served(reply, Reply(end="reset")) as (client, _):
+        assert await client.get_watermark("kev") is None
+
+
+@each({**NO_SERVICE, **NOT_FOUND, "empty": said(b""), "an object": said({"error": "none"})})
+@pytest.mark.parametrize(
+    "shown",
+    [
+        lambda client: client.get_watermark("kev"),
+        lambda client: client.update_watermark("kev", JANUARY),
+        lambda client: client.health_check(),
+    ],
+    ids=["read", "write", "health"],
+)
+async def test_service_that_showed_more_is_believed_in_its_own_words_only(
+    reply: Reply, shown: Callable[[StorageServiceClient], Any]
+) -> None:
+    """Whoever showed an `ETag` once, on whatever route, says *never collected* with its marks."""
+    kept = http(
+        200, b'{"source_id": "kev", "status": "healthy"}', 'ETag: "0"'
+    )  # a watermark, and a health check
+    async with served(kept, reply, said(OWN, 'ETag: "0"')) as (client, _):
+        await shown(client)
+        with pytest.raises(InvalidResponseError):
+            await client.get_watermark("kev")
+        assert await client.get_watermark("kev") is None
+
+
+@pytest.mark.parametrize(
+    "own", [said({"error": "none"}, 'ETag: "0"'), said(OWN)], ids=["the tag", "the field"]
+)
+async def test_either_mark_makes_a_404_the_services_own(own: Reply) -> None:
+    """A proxy may take the tag away, and a later service may word it otherwise."""
+    async with served(http(200, b'{"status": "success"}', 'ETag: "7"'), own) as (client, _):
+        assert await client.get_watermark("kev") is not None
+        assert await client.get_watermark("kev") is None
+
+
+async def test_404_that_repeats_a_secret_does_not_tell_it() -> None:
+    """What a gateway says is in the error, without the token that it echoes."""
+    async with served(said(b"no backend for Bearer s3cret-token"), token="s3cret-token") as (
+        client,
+        _,
+    ):
+        with pytest.raises(InvalidResponseError, match="no backend") as caught:
+            await client.get_watermark("kev")
+    assert "s3cret" not in str(caught.value)
+
+
+@asynccontextmanager
+async def gateway(backend: str, state: dict[str, bool]) -> AsyncIterator[str]:
+    """Run a gateway that passes requests on, unless its service is down."""
+
+    async def passed(request: web.Request) -> web.Response:
+        if state["down"]:
+            return web.json_response({"message": "not found"}, status=404)
+        async with session.request(
+            request.method, backend + request.raw_path, data=await request.read(),
+            headers={"Content-Type": "application/json"},
+        ) as answer:  # fmt: skip
+            told = {name: answer.headers[name] for name in ("ETag",) if name in answer.headers}
+            body = await answer.read()
+            return web.Response(
+                status=answer.status, body=body, headers=told, content_type="application/json"
+            )
+
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", passed)
+    runner = web.AppRunner(app, access_log=None)
+    async with aiohttp.ClientSession() as session:
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        finally:
+            await runner.cleanup()
+
+
+async def test_gateway_of_the_embedded_service_is_told_from_it(tmp_path: Path) -> None:
+    """A health check, as every run begins with, is enough to know whose words count."""
+    state = {"down": False}
+    async with (
+        embedded_service(tmp_path / "w.db") as backend,
+        gateway(backend, state) as address,
+        StorageServiceClient(address) as client,
+    ):
+        assert await client.health_check()
+        assert await client.get_watermark("kev") is None
+        state["down"] = True
+        for call in (client.get_watermark("kev"), client.update_watermark("kev", JANUARY)):
+            with pytest.raises(StorageError, match="404"):
+                await call
+        state["down"] = False
+        await client.update_watermark("kev", JANUARY)
+        state["down"] = True
+        with pytest.raises(StorageError, match="404"):
+            await client.watermark_history("kev")
