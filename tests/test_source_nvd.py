@@ -104,13 +104,16 @@ async def read(
 
 
 async def test_first_collection_reads_all_without_a_range(rates: list[Rate | None]) -> None:
-    """What was never collected has no beginning; pages follow each other by offset."""
-    async with FeedServer(play=Service(*(cve(n, n) for n in range(5)))) as feed:
-        assert await read(Nvd(url=feed.url, page_size=2)) == ["0", "1", "2", "3", "4"]
+    """What was never collected has no beginning; pages overlap by one, and the front is read again.
 
-    assert [each.query["startIndex"] for each in feed.asks] == ["0", "2", "4"]
+    Nothing is yielded twice.
+    """
+    async with FeedServer(play=Service(*(cve(n, n) for n in range(7)))) as feed:
+        assert await read(Nvd(url=feed.url, page_size=3)) == [str(n) for n in range(7)]
+
+    assert [each.query["startIndex"] for each in feed.asks] == ["0", "2", "4", "0"]
     assert not any("lastMod" in each for each in feed.requests)
-    assert rates == [Rate(requests=5, seconds=30)] * 3
+    assert rates == [Rate(requests=5, seconds=30)] * 4
 
 
 async def test_key_is_a_header_and_raises_the_rate(rates: list[Rate | None]) -> None:
@@ -124,10 +127,10 @@ async def test_key_is_a_header_and_raises_the_rate(rates: list[Rate | None]) -> 
 
 
 async def test_range_is_told_with_its_offset_encoded() -> None:
-    """A bare + would be read as a space; the range is widened to seconds and kept here."""
+    """A bare + would be read as a space; the range is widened to seconds, and selects nothing."""
     async with FeedServer(play=Service(*(cve(n, n) for n in range(5)))) as feed:
         start, until = at(1), at(3) - timedelta(milliseconds=1)
-        assert await read(Nvd(url=feed.url), start, until) == ["1", "2"]
+        assert await read(Nvd(url=feed.url), start, until) == ["1", "2", "3"]
 
     assert "lastModStartDate=2024-01-01T00:01:00.000%2B00:00" in feed.requests[0].replace(
         "%3A", ":"
@@ -196,13 +199,33 @@ async def test_window_that_lost_a_cve_is_read_again() -> None:
         assert storage.stored["nvd"].last_successful_timestamp == at(4)
 
 
-async def test_window_that_changes_every_time_fails_the_run() -> None:
+async def test_window_whose_cve_left_and_another_entered_loses_none() -> None:
+    """A total that stays as it was hides nothing: the CVE that moved up is read."""
+    service = Service(*(cve(n, n) for n in range(6)))
+
+    def once() -> None:
+        service.between = lambda: None
+        service.modify(0, 2_000)
+        service.cves.append(cve(6, 6))
+
+    service.between = once
+    async with FeedServer(play=service) as feed:
+        found = await read(Nvd(url=feed.url, page_size=3), at(0))
+
+    assert set(found) == {str(n) for n in range(7)}
+
+
+async def test_window_that_is_gone_every_time_fails_the_run() -> None:
     """A result that may have a hole is no success."""
     service = Service(*(cve(n, n) for n in range(40)))
-    numbers = iter(range(40))
-    service.between = lambda: service.modify(next(numbers), 2_000)
+    numbers = iter(range(40, 9_999))
+
+    def replace_all() -> None:
+        service.cves = [cve(next(numbers), n) for n in range(40)]
+
+    service.between = replace_all
     async with FeedServer(play=service) as feed:
-        with pytest.raises(SourceError, match="CVEs may have been skipped") as caught:
+        with pytest.raises(SourceError, match="records may have been skipped") as caught:
             await read(Nvd(url=feed.url, page_size=20), at(0))
 
     assert caught.value.transient
@@ -210,7 +233,7 @@ async def test_window_that_changes_every_time_fails_the_run() -> None:
 
 
 async def test_cves_that_are_added_meanwhile_need_no_second_reading() -> None:
-    """What grows at its end skips nothing."""
+    """What grows at its end skips nothing, and is read to where it ends then."""
     service = Service(*(cve(n, n) for n in range(4)))
 
     def once() -> None:
@@ -219,9 +242,9 @@ async def test_cves_that_are_added_meanwhile_need_no_second_reading() -> None:
 
     service.between = once
     async with FeedServer(play=service) as feed:
-        assert await read(Nvd(url=feed.url, page_size=2)) == ["0", "1", "2", "3", "4"]
+        assert await read(Nvd(url=feed.url, page_size=3)) == ["0", "1", "2", "3", "4"]
 
-    assert len(feed.requests) == 3
+    assert [each.query["startIndex"] for each in feed.asks] == ["0", "2", "0"]
 
 
 async def test_throttled_is_403_and_is_waited_for() -> None:
@@ -235,17 +258,38 @@ async def test_throttled_is_403_and_is_waited_for() -> None:
 
 
 async def test_wrong_key_fails_the_run() -> None:
-    """NVD answers 404 to a key that it does not know."""
-    async with FeedServer(Answer(status=404)) as feed:
+    """NVD answers 404 to a key that it does not know, as to a page that is too large."""
+    async with FeedServer(play=lambda _: Answer(status=404)) as feed:
         with pytest.raises(SourceError, match="answered 404"):
             await read(Nvd(url=feed.url, key="NVD_KEY"))
+
+    sizes = [each.query["resultsPerPage"] for each in feed.asks]
+    assert sizes == ["2000", "1000", "500", "250", "125", "100"]
+
+
+@pytest.mark.parametrize("most", [1_000, 999, 100])
+async def test_page_that_is_refused_as_too_large_is_asked_for_smaller(most: int) -> None:
+    """Also in the middle of a reading: the offset stays, and nothing is lost."""
+    service = Service(*(cve(n, n / 100) for n in range(2_500)))
+    refuses = [2_000]
+
+    def cves(asked: Asked) -> Answer:
+        if int(asked.query["resultsPerPage"]) > refuses[0]:
+            return Answer(status=404)
+        refuses[0] = most
+        return service(asked)
+
+    async with FeedServer(play=cves) as feed:
+        found = await read(Nvd(url=feed.url))
+
+    assert sorted(map(int, found)) == list(range(2_500))
 
 
 async def test_page_that_is_empty_before_the_total_fails() -> None:
     """A service that breaks off is not believed to have ended."""
     page: dict[str, Any] = {"totalResults": 2, "vulnerabilities": []}
     async with FeedServer(Answer.of(page)) as feed:
-        with pytest.raises(SourceError, match="there are 2 items, and gives none after 0"):
+        with pytest.raises(SourceError, match="that there are 2 items, and gives 0"):
             await read(Nvd(url=feed.url))
 
 
@@ -259,6 +303,17 @@ async def test_unusable_cve_is_rejected() -> None:
         "cve.lastModified: missing",
         "cve.lastModified: missing",
     ]
+
+
+async def test_reading_says_how_its_end_is_known() -> None:
+    """By the total; that of several windows is their sum."""
+    service = Service(*(cve(n, -n * 1_440) for n in range(300)))
+    async with FeedServer(play=service) as feed:
+        source = Nvd(url=feed.url)
+        for start, total in ((NOW - timedelta(days=290), 290), (NOW - timedelta(days=9), 9)):
+            pages = [page async for page in source.pages(start, None)]
+            known = [page.total for page in pages if page.total is not None]
+            assert (pages[-1].completeness, known[-1]) == ("total", total)
 
 
 def test_rate_is_what_the_service_asks_for() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import logging
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 import stamina
 
 from ladon_storage.collection.engine import run
-from ladon_storage.collection.sources import Otx, http, otx
+from ladon_storage.collection.sources import Otx, http
 from ladon_storage.errors import SourceError
 from tests.collecting import MemorySink, ScriptedStorage, at
 from tests.feed_server import Answer, Asked, FeedServer
@@ -92,21 +92,23 @@ async def test_pulses_are_read_to_the_last_page() -> None:
     async with FeedServer(play=Service(*(pulse(n, n) for n in range(5)))) as feed:
         assert await read(source(feed, limit=2)) == [(f"p{n}", at(n)) for n in range(5)]
 
-    assert [each.query.get("page") for each in feed.asks] == [None, "2", "3"]
+    # Each page is looked at again behind the next one, and the first one at the end.
+    pages = [each.query.get("page") for each in feed.asks]
+    assert pages == [None, "2", None, "3", "2", None]
     assert {each.headers["X-OTX-API-KEY"] for each in feed.asks} == {KEY}
     assert not any(KEY in each for each in feed.requests)
 
 
 async def test_service_is_asked_for_what_was_modified_since() -> None:
-    """The start is told in seconds, and both ends are kept here."""
+    """The start is told in seconds; what is delivered besides is not dropped."""
     async with FeedServer(play=Service(*(pulse(n, n) for n in range(5)))) as feed:
         start = at(1) + timedelta(milliseconds=1)
-        assert await read(source(feed), start, at(4)) == [("p2", at(2)), ("p3", at(3))]
+        assert await read(source(feed), start, at(4)) == [(f"p{n}", at(n)) for n in range(1, 5)]
 
     assert feed.asks[0].query["modified_since"] == "2024-01-01T00:01:00Z"
 
 
-async def test_list_that_shifted_is_read_again() -> None:
+async def test_list_that_shifted_is_read_on_where_it_is() -> None:
     """A pulse that was pushed onto a page that was read already is not lost."""
     service = Service(*(pulse(n, n) for n in range(4)))
 
@@ -121,26 +123,32 @@ async def test_list_that_shifted_is_read_again() -> None:
 
     # Page 1 has p0 and p1, then p0 moves behind p3: page 2 would have p3 and p0, without p2.
     assert sorted(set(sink.ids)) == ["p0", "p1", "p2", "p3"]
-    assert len(feed.requests) == 4
     assert storage.stored["otx"].last_successful_timestamp == at(60)
 
 
-async def test_list_that_shifts_every_time_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """Reading ends, and an operator sees that something may be missing."""
-    service = Service(*(pulse(n, n) for n in range(4)))
-    minutes = iter(range(60, 99))
+async def test_list_that_shifts_every_time_fails_the_run() -> None:
+    """Reading ends, and is no success, since something may be missing."""
+    service = Service(*(pulse(n, n) for n in range(8)))
+    minutes = itertools.count(60)
 
     def always() -> None:
-        first = min(service.pulses, key=lambda each: each["modified"])
-        service.modify(int(first["id"][1:]), next(minutes))
+        for first in sorted(service.pulses, key=lambda each: each["modified"])[:3]:
+            service.modify(int(first["id"][1:]), next(minutes))
 
     service.between = always
     async with FeedServer(play=service) as feed:
-        with caplog.at_level(logging.WARNING, logger=otx.__name__):
+        with pytest.raises(SourceError, match="changed in each of 5 readings") as caught:
             await read(source(feed, limit=2))
 
-    assert len(feed.requests) == 2 * otx.READINGS
-    assert "states 4 pulses and gave 3" in caplog.text
+    assert caught.value.transient
+
+
+async def test_fewer_pulses_than_are_stated_fail_the_run() -> None:
+    """A list that ends before its count is no whole one."""
+    page = {"results": [pulse(1, 1)], "count": 2, "next": None}
+    async with FeedServer(play=lambda _: Answer.of(page)) as feed:
+        with pytest.raises(SourceError, match="says at 'count' that there are 2 items, and gives"):
+            await read(source(feed))
 
 
 async def test_gateway_that_times_out_is_asked_again() -> None:

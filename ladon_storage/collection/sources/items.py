@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,16 +19,20 @@ from ladon_storage.collection.content import Number
 from ladon_storage.collection.records import Item, Record, Reject, joined_id
 from ladon_storage.collection.sources.times import Moment
 
+_INDEX = re.compile(r"-?[0-9]{1,9}")
+
 
 def value_at(document: object, path: str) -> Any:
     """Return what is at a dotted path; ``None`` where nothing is, the document itself for no path.
 
-    A key may have dots itself, and a number counts in a list.
+    A key may have dots itself, and a number counts in a list, a negative one from its end.
 
     >>> value_at({"cve": {"id": "CVE-1"}}, "cve.id"), value_at({"@odata.next": 1}, "@odata.next")
     ('CVE-1', 1)
     >>> value_at({"events": [{"date": "2024-01-01"}]}, "events.0.date"), value_at([], "a.b")
     ('2024-01-01', None)
+    >>> value_at({"hits": [{"sort": 1}, {"sort": 2}]}, "hits.-1.sort")
+    2
     """
     while path:
         if isinstance(document, dict) and path in document:
@@ -35,8 +40,11 @@ def value_at(document: object, path: str) -> Any:
         first, _, path = path.partition(".")
         if isinstance(document, dict):
             document = document.get(first)
-        elif isinstance(document, list) and first.isdecimal() and int(first) < len(document):
-            document = document[int(first)]
+        elif isinstance(document, list) and _INDEX.fullmatch(first):
+            index = int(first)
+            if not -len(document) <= index < len(document):
+                return None
+            document = document[index]
         else:
             return None
     return document

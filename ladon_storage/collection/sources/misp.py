@@ -5,8 +5,9 @@
   was longer on its way than the overlap is only found by a backfill.
 - An instance is paged through by ids: an event that changes meanwhile stays where it is, and by
   timestamps it would move to the end and pull another one onto a page that was read already.
-- A feed's manifest lists everything, so that what it no longer lists was removed. It may list a
-  file that answers 404 for ever; that goes into the quarantine, and the rest goes on.
+- A feed's manifest lists everything, so that what it no longer lists was removed, and what the sink
+  lacks of it is read, however old. It may list a file that is missing for ever; that goes into the
+  quarantine, and the rest goes on.
 - An event of a feed is as new as the manifest says: a file that was changed after the manifest was
   read must not move the watermark beyond the others that changed with it.
 """
@@ -14,14 +15,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Set
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from ladon_storage.collection.records import Page, Record, Reject, paged
+from ladon_storage.collection.interfaces import Known
+from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.addresses import HttpUrl, shown
 from ladon_storage.collection.sources.fields import (
@@ -42,7 +45,9 @@ from ladon_storage.models import SourceId
 PAGE_EVENTS = 10
 """Events of a feed that become durable at once: one may have a hundred thousand attributes."""
 
-_GONE = (404, 410)
+_REFUSED = (403, 404, 410)
+"""Object stores answer 403 for what is not there, to whoever may not list."""
+
 _OURS = frozenset({"returnFormat", "limit", "page", "order", "timestamp"})
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _moment = unix_moment()
@@ -111,10 +116,24 @@ class Misp(BaseModel):
         """Whether the order is made by this side: a feed's files are asked for in it."""
         return self.ordered
 
-    async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
-        """Yield the events with ``start <= timestamp < until``; of a feed also what it lists."""
-        read = self._fed if self.via == "feed" else self._searched
-        async with aclosing(read(start, until)) as pages:
+    @property
+    def uses_known(self) -> bool:
+        """Whether it asks what is known: which of a feed's files need not be read again."""
+        return self.via == "feed"
+
+    async def pages(
+        self, start: datetime | None, until: datetime | None, known: Known | None = None
+    ) -> AsyncIterator[Page]:
+        """Yield the events that an instance finds from ``start`` to ``until``.
+
+        Of a feed those that are not ``known`` as they are listed, whatever their time; or those in
+        the range, where it has an end. What else is listed is named.
+        """
+        if self.via == "feed":
+            read = self._fed(start, until, known)
+        else:
+            read = self._searched(start, until)
+        async with aclosing(read) as pages:
             async for page in pages:
                 yield page
 
@@ -140,76 +159,116 @@ class Misp(BaseModel):
             timestamp_format="seconds",
             paging=PageNumbers(where="body", size_parameter="limit", size=self.limit),
         )
-        async with api.http() as http, aclosing(api.walk(http, start, until)) as walk:
-            async for got in walk:
-                for page in paged(api.read(got.items)):
+        async with api.http() as http:
+            pages = api.walked(http, api.walk(http, start, until), check=_refuse_errors)
+            async with aclosing(pages):
+                async for page in pages:
                     yield page
 
     async def _fed(
-        self, start: datetime | None, until: datetime | None
+        self, start: datetime | None, until: datetime | None, known: Known | None
     ) -> AsyncGenerator[Page, None]:
         keys = None
         if self.key is not None:
             keys = Keys(self.url, {"Authorization": await secret(self.key, self.source_id)})
         async with source_http(self.source_id, keys=keys) as http:
             manifest = await http.get_json(self._file("manifest.json"))
-            listing, wanted = self._wanted(manifest, start, until)
-            yield listing
-            for first in range(0, len(wanted), PAGE_EVENTS):
+            page, listed = self._listed(manifest)
+            wanted = await _wanted(listed, start, until, known)
+            page.listed.extend(sorted(listed.keys() - wanted))
+            yield replace(page, total=len(manifest), asked_at=getattr(http, "asked_at", None))
+            events = sorted((listed[uuid], uuid) for uuid in wanted)
+            refused = 0
+            for first in range(0, len(events), PAGE_EVENTS):
                 page = Page()
-                for moment, uuid in wanted[first : first + PAGE_EVENTS]:
-                    found = await self._event(http, uuid, moment, manifest[uuid])
+                for moment, uuid in events[first : first + PAGE_EVENTS]:
+                    found, status = await self._event(http, uuid, moment, manifest[uuid])
+                    refused += status in _REFUSED
                     if isinstance(found, Record):
                         page.records.append(found)
                     else:
                         page.rejects.append(found)
                 yield page
+            if refused and refused == len(events):
+                await self._refuse_a_closed_feed(http, listed, wanted)
             yield Page(completeness="whole document")
 
-    def _wanted(
-        self, manifest: object, start: datetime | None, until: datetime | None
-    ) -> tuple[Page, list[tuple[datetime, str]]]:
-        """Return what is listed and not read, and which events are, the oldest first."""
+    async def _refuse_a_closed_feed(
+        self, http: SourceHttp, listed: Mapping[str, datetime], wanted: Set[str]
+    ) -> None:
+        """Raise where also the newest event that was not asked for cannot be had."""
+        others = listed.keys() - wanted
+        if others:
+            newest = max(others, key=lambda uuid: (listed[uuid], uuid))
+            answer = await http.get(self._file(f"{newest}.json"), accept=(200, *_REFUSED))
+            if answer.status not in _REFUSED:
+                return
+        raise self._error(
+            f"lists {len(listed)} events, and each file that was asked for is refused or missing",
+            "check the address, and what its key may read",
+        )
+
+    def _listed(self, manifest: object) -> tuple[Page, dict[str, datetime]]:
+        """Return what of a manifest cannot be used, and how new each event is that it lists."""
         if not isinstance(manifest, dict) or not manifest:
-            raise self._error("is no object of events, or is empty")
-        page, wanted = Page(), []
+            raise self._error(
+                "is no object of events, or is empty",
+                "nothing of it was stored, see what the feed publishes",
+            )
+        page, listed = Page(), {}
         for uuid, entry in manifest.items():
             try:
-                moment = _listed_at(uuid, entry)
+                listed[uuid] = _listed_at(uuid, entry)
             except ValueError as error:
                 page.rejects.append(Reject.of(error, {uuid: entry}, uuid))
-                continue
-            if (start is None or moment >= start) and (until is None or moment < until):
-                wanted.append((moment, uuid))
-            else:
-                page.listed.append(uuid)
-        return page, sorted(wanted)
+        return page, listed
 
     async def _event(
         self, http: SourceHttp, uuid: str, moment: datetime, entry: object
-    ) -> Record | Reject:
-        answer = await http.get(self._file(f"{uuid}.json"), accept=(200, *_GONE))
-        if answer.status in _GONE:
+    ) -> tuple[Record | Reject, int]:
+        answer = await http.get(self._file(f"{uuid}.json"), accept=(200, *_REFUSED))
+        if answer.status in _REFUSED:
             reason = f"the manifest lists it, and its file answers {answer.status}"
-            return Reject.of(reason, {uuid: entry}, uuid)
+            return Reject.of(reason, {uuid: entry}, uuid), answer.status
         try:
             event = http.parsed(answer)
             if value_at(event, "Event.uuid") == uuid:
-                return Record.of(uuid, moment, event)
+                return Record.of(uuid, moment, event), answer.status
             problem = "Event.uuid: is not the one that the manifest lists"
         except (SourceError, ValueError) as error:
             problem = str(error)
-        return Reject(problem, answer.body.decode(errors="replace"), uuid)
+        return Reject(problem, answer.body.decode(errors="replace"), uuid), answer.status
 
     def _file(self, name: str) -> str:
         return f"{self.url.removesuffix('manifest.json').rstrip('/')}/{name}"
 
-    def _error(self, problem: str) -> SourceError:
+    def _error(self, problem: str, step: str) -> SourceError:
         return SourceError(
-            f"The manifest of source {self.source_id!r} at {shown(self.url)} {problem}; "
-            "nothing of it was stored, see what the feed publishes.",
+            f"The manifest of source {self.source_id!r} at {shown(self.url)} {problem}; {step}.",
             self.source_id,
         )
+
+
+async def _wanted(
+    listed: Mapping[str, datetime],
+    start: datetime | None,
+    until: datetime | None,
+    known: Known | None,
+) -> Set[str]:
+    """Return which events are read: of a range with an end those in it, else what is not known."""
+    if until is None and known is not None:
+        return await known.lacking(listed)
+    return {
+        uuid
+        for uuid, moment in listed.items()
+        if (start is None or moment >= start) and (until is None or moment < until)
+    }
+
+
+def _refuse_errors(document: object) -> str | None:
+    """Return what an instance says against its own answer."""
+    errors = document.get("errors") if isinstance(document, dict) else None
+    return f"says that it has errors: {errors!r:.80}" if errors else None
 
 
 def _listed_at(uuid: str, entry: object) -> datetime:

@@ -2,14 +2,14 @@
 
 - A range of more than 120 days is refused there, so that a long one is read in windows; what was
   never collected is read as a whole, without any.
-- A CVE that is modified while a window is read leaves it, and all behind it move up by one: the
-  next offset would skip one. A total that falls tells; the window is read again.
+- A CVE that is modified while a window is read leaves it, and all behind it move up by one. Pages
+  overlap by one CVE, which shows that; the reading goes on from a CVE that it has.
+- A page is as large as the service gives: since 2026 it refuses more than 1,000 by 404, at times.
 - The service throttles by 403. It asks for 6 seconds between requests without a key.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from datetime import datetime, timedelta
@@ -18,9 +18,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ladon_storage.collection.interfaces import utc_now
-from ladon_storage.collection.records import Page, paged
+from ladon_storage.collection.records import Page
 from ladon_storage.collection.secrets import SecretName
-from ladon_storage.collection.sources.addresses import HttpUrl, shown
+from ladon_storage.collection.sources.addresses import HttpUrl
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -29,19 +29,11 @@ from ladon_storage.collection.sources.fields import (
     Rate,
     overlap_field,
 )
-from ladon_storage.collection.sources.http import SourceHttp
-from ladon_storage.collection.sources.items import value_at
 from ladon_storage.collection.sources.paging import Offsets
 from ladon_storage.collection.sources.rest import Bound, Rest
-from ladon_storage.errors import SourceError
 from ladon_storage.models import SourceId
 
-logger = logging.getLogger(__name__)
-
 LONGEST_WINDOW = timedelta(days=120)
-
-READINGS = 5
-"""How often a window is read that loses a CVE every time."""
 
 RATE = Rate(requests=5, seconds=30)
 RATE_WITH_KEY = Rate(requests=50, seconds=30)
@@ -74,14 +66,18 @@ class Nvd(BaseModel):
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
         """Yield the CVEs that were modified in ``[start, until)``, in whatever order they come.
 
-        A window that changed is read again, so that a CVE may come more than once.
+        A window that changed may be read again, so that a CVE may come more than once.
         """
-        api = self._api()
+        api, total, count = self._api(), 0, 0
         async with api.http() as http:
             for first, last in _windows(start, until, utc_now()):
-                async for items in self._complete(api, http, first, last):
-                    for page in paged(api.read(items)):
+                walk = api.walk(http, first, last)
+                async with aclosing(api.walked(http, walk)) as pages:
+                    async for page in pages:
                         yield page
+                total, count = total + (walk.total or 0), count + 1
+        if count > 1:
+            yield Page(completeness="total", total=total)
 
     def _api(self) -> Rest:
         return Rest(
@@ -100,41 +96,10 @@ class Nvd(BaseModel):
                 limit=self.page_size,
                 end="total",
                 total="totalResults",
+                too_large=(404,),
             ),
             rate=RATE if self.key is None else RATE_WITH_KEY,
             throttled=(403,),
-        )
-
-    async def _complete(
-        self, api: Rest, http: SourceHttp, first: datetime | None, last: datetime | None
-    ) -> AsyncIterator[list[object]]:
-        """Yield the pages of one window, again from its beginning where it lost a CVE meanwhile."""
-        for reading in range(1, READINGS + 1):
-            most, total = 0, 0
-            async with aclosing(api.walk(http, first, last)) as walk:
-                async for got in walk:
-                    yield got.items
-                    total = value_at(got.document, "totalResults")
-                    if total < most:
-                        break
-                    most = total
-            if total >= most:
-                return
-            logger.info(
-                "Source %r: a window fell from %d to %d CVEs while it was read; it is read again "
-                "(%d of %d).",
-                self.source_id,
-                most,
-                total,
-                reading,
-                READINGS,
-                extra={"source_id": self.source_id},
-            )
-        raise SourceError(
-            f"Source {self.source_id!r} at {shown(self.url)} changed in each of {READINGS} "
-            "readings, so that CVEs may have been skipped; collect it again later.",
-            self.source_id,
-            transient=True,
         )
 
 

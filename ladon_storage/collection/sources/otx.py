@@ -1,14 +1,13 @@
 """AlienVault OTX: the pulses that a key is subscribed to.
 
 - Pages are offsets into a list whose order is undocumented. A pulse that is modified while they are
-  read can push another one onto a page that was read before. So the list is read again where fewer
-  pulses came than it states, nothing is promoted before its end, and the overlap is wide.
+  read can push another one onto a page that was read before. So each page is looked at again behind
+  the next one, the list is compared with the count that it states, and the overlap is wide.
 - Deleted pulses are only in the events of OTX; they are not collected.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import datetime, timedelta
@@ -16,7 +15,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ladon_storage.collection.records import Page, paged
+from ladon_storage.collection.records import Page
 from ladon_storage.collection.secrets import SecretName
 from ladon_storage.collection.sources.addresses import HttpUrl
 from ladon_storage.collection.sources.fields import (
@@ -26,15 +25,9 @@ from ladon_storage.collection.sources.fields import (
     Overlap,
     overlap_field,
 )
-from ladon_storage.collection.sources.items import value_at
 from ladon_storage.collection.sources.paging import NextLink
 from ladon_storage.collection.sources.rest import Bound, Rest
 from ladon_storage.models import SourceId
-
-logger = logging.getLogger(__name__)
-
-READINGS = 3
-"""How often a list is read that shifts every time."""
 
 
 class Otx(BaseModel):
@@ -62,7 +55,7 @@ class Otx(BaseModel):
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
         """Yield the pulses that were modified from ``start`` on, in whatever order they come.
 
-        A list that shifted is read again, so that a pulse may come more than once.
+        A list that shifted may be read again, so that a pulse may come more than once.
         """
         api = Rest(
             source_id=self.source_id,
@@ -73,26 +66,10 @@ class Otx(BaseModel):
             records="results",
             timestamps=("modified",),
             since=Bound(parameter="modified_since", form="%Y-%m-%dT%H:%M:%SZ"),
-            paging=NextLink(path="next"),
+            paging=NextLink(path="next", total="count"),
         )
         async with api.http() as http:
-            for _ in range(READINGS):
-                came, stated = set[str](), 0
-                async with aclosing(api.walk(http, start, until)) as walk:
-                    async for got in walk:
-                        for page in paged(api.read(got.items)):
-                            yield page
-                        came.update(str(value_at(item, "id")) for item in got.items)
-                        count = value_at(got.document, "count")
-                        stated = count if isinstance(count, int) else 0
-                if len(came) >= stated:
-                    return
-        logger.warning(
-            "Source %r states %d pulses and gave %d, also when it was read %d times: it changes "
-            "faster than it can be read; widen its overlap if a pulse is missing.",
-            self.source_id,
-            stated,
-            len(came),
-            READINGS,
-            extra={"source_id": self.source_id},
-        )
+            walk = api.walk(http, start, until)
+            async with aclosing(api.walked(http, walk)) as pages:
+                async for page in pages:
+                    yield page

@@ -1,13 +1,13 @@
-"""How one page of a JSON API leads to the next, and when there is none.
+"""How one page of a JSON API leads to the next, by its settings.
 
-- Every way of paging ends for a reason that was declared. What looks like an end and is none, or
-  like a next page and is the same one, is an error: silence would lose records, or never end.
+- What follows is told here; whether an end is one, and whether the list moved meanwhile, is judged
+  where the pages are walked through.
 - A page without a single new record ends nothing: what is new may come after it.
+- Nothing here raises anything but a `ValueError`, whose text goes into a sentence about the API.
 """
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from yarl import URL
 
 from ladon_storage.collection.content import Number
+from ladon_storage.collection.sources.addresses import check_url
+from ladon_storage.collection.sources.evidence import names, next_in, plain, truth
 from ladon_storage.collection.sources.fields import SETTINGS
 from ladon_storage.collection.sources.http import HttpAnswer
 from ladon_storage.collection.sources.items import value_at
@@ -26,26 +28,33 @@ Where = Literal["query", "body"]
 
 @dataclass(frozen=True)
 class Step:
-    """Say how one page is asked for.
+    """How one page is asked for.
 
     Args:
         url: Its own address; ``None``: the source's.
         query: Parameters that are added to the address.
         body: Values that are put into the body, by their dotted paths.
         number: The page's number, or its offset.
-        read: Items on the pages before it.
+        size: How many items are asked for, where they are skipped.
+        is_counted: Whether it is found by counting, so that it shifts when the list does.
     """
 
     url: URL | None = None
     query: Mapping[str, str | int] = field(default_factory=dict)
-    body: Mapping[str, str | int] = field(default_factory=dict)
+    body: Mapping[str, Any] = field(default_factory=dict)
     number: int = 0
-    read: int = 0
+    size: int = 0
+    is_counted: bool = False
+
+    @property
+    def place(self) -> str:
+        """What tells it from other steps."""
+        return repr((str(self.url), self.query, self.body))
 
 
 @dataclass(frozen=True)
 class Got:
-    """Be a page as it arrived: the answer, its document, and the items in it.
+    """A page as it arrived: the answer, its document, and the items in it.
 
     ``items`` is a list, or an object whose keys are the ids.
     """
@@ -64,8 +73,38 @@ def _placed(where: Where, **values: Any) -> dict[str, Any]:
     return {where: values}
 
 
-class NoPaging(BaseModel):
-    """Read one document."""
+class _Paging(BaseModel):
+    """Any way of paging."""
+
+    model_config = SETTINGS
+
+    total: str = Field(
+        "",
+        title="Path of the total",
+        description="Where a page says how many items there are on all pages, or the header that "
+        "does; empty: it is looked for, and only contradicts an end.",
+    )
+    only_declared: bool = Field(
+        False,
+        title="Only declared",
+        description="The end is as declared: a total, a next link or a cursor that is not declared "
+        "means something else here. The report says that the end was only declared.",
+    )
+
+
+class _Shifting(_Paging):
+    """Pages of a list that may shift while it is read."""
+
+    stable: bool = Field(
+        False,
+        title="Stable",
+        description="Nothing in the list is moved, removed or put in front while it is read, so "
+        "that its pages need no check. The report says that the end was only declared.",
+    )
+
+
+class NoPaging(_Paging):
+    """One document."""
 
     model_config = ConfigDict(**SETTINGS, title="One document")
 
@@ -79,24 +118,22 @@ class NoPaging(BaseModel):
         """Return nothing: no page follows."""
 
 
-class _Counted(BaseModel, ABC):
-    """Page by counting; ends as it is declared to."""
-
-    model_config = SETTINGS
+class _Counted(_Shifting, ABC):
+    """Pages that are found by counting."""
 
     where: Where = Field(
         "query", title="Place", description="Whether the parameters are in the query or the body."
     )
-    end: Literal["empty", "short", "total"] = Field(
+    end: Literal["empty", "short", "total", "repeat"] = Field(
         "empty",
         title="Ends with",
-        description="The first page that is empty, or that has fewer items than asked for, or the "
-        "total that each page states.",
+        description="An empty page (short says the same: a short page proves nothing), the total "
+        "that each page states, or the last page again, also where it is the first one.",
     )
-    total: str = Field(
-        "",
-        title="Path of the total",
-        description="Where a page says how many items there are on all pages.",
+    end_status: tuple[int, ...] = Field(
+        (),
+        title="Status beyond the end",
+        description="Statuses by which the API says that a page lies beyond the end, such as 404.",
     )
 
     @property
@@ -112,22 +149,9 @@ class _Counted(BaseModel, ABC):
             raise ValueError("a reading that ends with a short page needs the size of a page")
         return self
 
-    def _is_last(self, step: Step, got: Got) -> bool:
-        if self.end == "empty":
-            return got.count == 0
-        if self.end == "short":
-            return got.count < (self.asked or 0)
-        total = value_at(got.document, self.total)
-        if isinstance(total, bool) or not isinstance(total, int):
-            raise ValueError(f"says no total at {self.total!r}")
-        read = step.read + got.count
-        if got.count == 0 and read < total:
-            raise ValueError(f"says that there are {total} items, and gives none after {read}")
-        return read >= total
-
 
 class PageNumbers(_Counted):
-    """Page by the number of the page."""
+    """Pages that have numbers."""
 
     model_config = ConfigDict(**SETTINGS, title="Page numbers")
 
@@ -156,23 +180,21 @@ class PageNumbers(_Counted):
 
     def first(self) -> Step:
         """Return the first page."""
-        return self._numbered(self.first_number, 0)
+        return self._numbered(self.first_number)
 
     def after(self, step: Step, got: Got) -> Step | None:
-        """Return the page after ``step``, or ``None`` after the last."""
-        if self._is_last(step, got):
-            return None
-        return self._numbered(step.number + 1, step.read + got.count)
+        """Return the page after ``step``; ``None`` after an empty one."""
+        return self._numbered(step.number + 1) if got.count else None
 
-    def _numbered(self, number: int, read: int) -> Step:
+    def _numbered(self, number: int) -> Step:
         values = {self.parameter: number}
         if self.size_parameter and self.size:
             values[self.size_parameter] = self.size
-        return Step(**_placed(self.where, **values), number=number, read=read)
+        return Step(**_placed(self.where, **values), number=number, is_counted=not self.stable)
 
 
 class Offsets(_Counted):
-    """Page by how many items are skipped: as many as arrived, whatever was asked for."""
+    """Pages that begin where as many items are skipped as arrived, whatever was asked for."""
 
     model_config = ConfigDict(**SETTINGS, title="Offsets")
 
@@ -190,19 +212,28 @@ class Offsets(_Counted):
         """How many items a page is asked to have."""
         return self.limit
 
+    too_large: tuple[int, ...] = Field(
+        (),
+        title="Status of too large a page",
+        description="Statuses by which the API refuses a page as too large; it is asked for half "
+        "as many items then, down to a hundred.",
+    )
+
     def first(self) -> Step:
         """Return the first page."""
-        return self._skipping(0)
+        return self.skipping(0, self.limit)
 
     def after(self, step: Step, got: Got) -> Step | None:
-        """Return the page after ``step``, or ``None`` after the last."""
-        return None if self._is_last(step, got) else self._skipping(step.number + got.count)
+        """Return the page after ``step``; ``None`` after an empty one."""
+        return self.skipping(step.number + got.count, self.limit) if got.count else None
 
-    def _skipping(self, offset: int) -> Step:
+    def skipping(self, offset: int, limit: int) -> Step:
+        """Return the page of ``limit`` items behind the first ``offset`` ones."""
         values = {self.parameter: offset}
         if self.limit_parameter:
-            values[self.limit_parameter] = self.limit
-        return Step(**_placed(self.where, **values), number=offset, read=offset)
+            values[self.limit_parameter] = limit
+        placed = _placed(self.where, **values)
+        return Step(**placed, number=offset, size=limit, is_counted=not self.stable)
 
 
 _MORE = Field(
@@ -219,17 +250,48 @@ def _followed(document: object, path: str, more: str) -> Any:
         ValueError: The page says that there are more, and not where.
     """
     following = value_at(document, path)
-    following = None if following in ("", False) else following
-    promised = value_at(document, more) if more else None
-    if promised is not None and not promised:
+    following = None if following in ("", False, [], {}) else following
+    promised = truth(value_at(document, more)) if more else None
+    if promised is False:
         return None
     if promised and following is None:
         raise ValueError(f"says at {more!r} that there are more, and nothing at {path!r}")
     return following
 
 
-class NextLink(BaseModel):
-    """Follow the address of the next page, as each page has it."""
+class _Linked(_Shifting, ABC):
+    """Pages that have the address of the next one."""
+
+    keep_host: bool = Field(
+        False,
+        title="Keep the host",
+        description="The next page is asked of the configured host, whatever host a link names, "
+        "for services behind a gateway that name their own.",
+    )
+
+    def first(self) -> Step:
+        """Return the first page."""
+        return Step()
+
+    def after(self, step: Step, got: Got) -> Step | None:
+        """Return the page after ``step``, or ``None`` after the last.
+
+        Raises:
+            ValueError: The next page is none, or not to be found.
+        """
+        link = self._link(got)
+        if link is None:
+            return None
+        target = _linked(got.answer, link, keep_host=self.keep_host)
+        return Step(url=target, is_counted=not self.stable and _is_counted(target))
+
+    @abstractmethod
+    def _link(self, got: Got) -> object:
+        """Return the address of the next page; ``None``: there is none."""
+
+
+class NextLink(_Linked):
+    """Pages that have the address of the next one in their document."""
 
     model_config = ConfigDict(**SETTINGS, title="Next link")
 
@@ -239,24 +301,38 @@ class NextLink(BaseModel):
     )
     more: str = _MORE
 
-    def first(self) -> Step:
-        """Return the first page."""
-        return Step()
-
-    def after(self, step: Step, got: Got) -> Step | None:
-        """Return the page after ``step``, or ``None`` after the last."""
-        link = _followed(got.document, self.path, self.more)
-        return None if link is None else _linked(got.answer, link, step.read + got.count)
+    def _link(self, got: Got) -> object:
+        return _followed(got.document, self.path, self.more)
 
 
-class Cursor(BaseModel):
-    """Hand back the cursor that each page gives."""
+class LinkHeader(_Linked):
+    """Pages that have the address of the next one in ``Link: <address>; rel="next"``."""
+
+    model_config = ConfigDict(**SETTINGS, title="Link header")
+
+    kind: Literal["link"] = Field(
+        "link", title="Kind", description="The header Link has the next address."
+    )
+
+    def _link(self, got: Got) -> object:
+        return next_in(got.answer.headers.getall("Link", []))
+
+
+class Cursor(_Paging):
+    """Pages that give a cursor, which is handed back for the next one.
+
+    A cursor that is a list is joined by commas in the query, and is itself in the body.
+    """
 
     model_config = ConfigDict(**SETTINGS, title="Cursor")
 
     kind: Literal["cursor"] = Field("cursor", title="Kind", description="A page has a cursor.")
     path: str = Field(
-        "next_cursor", min_length=1, title="Path", description="Where the cursor of a page is."
+        "next_cursor",
+        min_length=1,
+        title="Path",
+        description="Where the cursor of a page is, such as hits.hits.-1.sort for one of its last "
+        "item.",
     )
     parameter: str = Field("cursor", title="Parameter", description="What the cursor is called.")
     where: Where = Field(
@@ -269,34 +345,35 @@ class Cursor(BaseModel):
         return Step()
 
     def after(self, step: Step, got: Got) -> Step | None:
-        """Return the page after ``step``, or ``None`` after the last."""
+        """Return the page after ``step``, or ``None`` after the last.
+
+        Raises:
+            ValueError: What should be a cursor is none.
+        """
         cursor = _followed(got.document, self.path, self.more)
         if cursor is None:
             return None
-        if isinstance(cursor, Number) and cursor.is_whole:
-            cursor = cursor.text if self.where == "query" else int(cursor.text)
-        if isinstance(cursor, bool) or not isinstance(cursor, str | int):
-            raise ValueError(f"has no cursor at {self.path!r}, but a {type(cursor).__name__}")
-        return Step(**_placed(self.where, **{self.parameter: cursor}), read=step.read + got.count)
+        cursor = _in_query(cursor, self.path) if self.where == "query" else _in_body(cursor)
+        return Step(**_placed(self.where, **{self.parameter: cursor}))
 
 
-class LinkHeader(BaseModel):
-    """Follow the header ``Link: <address>; rel="next"``."""
+def _in_query(cursor: object, path: str) -> str | int:
+    parts = cursor if isinstance(cursor, list) else [cursor]
+    kinds = str | int | float | Number
+    if any(isinstance(each, bool) or not isinstance(each, kinds) for each in parts):
+        raise ValueError(f"has no cursor at {path!r}, but a {type(cursor).__name__}")
+    return cursor if isinstance(cursor, str | int) else ",".join(map(str, parts))
 
-    model_config = ConfigDict(**SETTINGS, title="Link header")
 
-    kind: Literal["link"] = Field(
-        "link", title="Kind", description="The header Link has the next address."
-    )
-
-    def first(self) -> Step:
-        """Return the first page."""
-        return Step()
-
-    def after(self, step: Step, got: Got) -> Step | None:
-        """Return the page after ``step``, or ``None`` after the last."""
-        link = next_in(got.answer.headers.getall("Link", []))
-        return None if link is None else _linked(got.answer, link, step.read + got.count)
+def _in_body(cursor: object) -> object:
+    """Return a cursor as JSON has it."""
+    if isinstance(cursor, Number):
+        return int(cursor.text) if cursor.is_whole else float(cursor.text)
+    if isinstance(cursor, list):
+        return [_in_body(each) for each in cursor]
+    if isinstance(cursor, dict):
+        return {key: _in_body(each) for key, each in cursor.items()}
+    return cursor
 
 
 Paging = Annotated[
@@ -304,32 +381,43 @@ Paging = Annotated[
 ]
 """Any way of paging, told by its ``kind``."""
 
-_PARAMETER = re.compile(r";\s*([^\s=;,]+)\s*(?:=\s*(?:\"([^\"]*)\"|([^\";,\s]*)))?")
-_LINK = re.compile(r"<([^>]*)>((?:\s*;\s*[^\s=;,]+\s*(?:=\s*(?:\"[^\"]*\"|[^\";,\s]*))?)*)")
+_COUNTING = names(
+    "page p pg pagenumber pageno pageindex pagenum pageoffset currentpage offset start "
+    "startindex startat skip from begin first"
+)
 
 
-def next_in(headers: list[str]) -> str | None:
-    """Return the address of the next page in the values of `Link` headers.
-
-    >>> next_in(['<https://example.org/?page=1>; rel="prev", </?page=3>; title="a, b"; rel=next'])
-    '/?page=3'
-    """
-    for value in headers:
-        for target, parameters in _LINK.findall(value):
-            for name, quoted, plain in _PARAMETER.findall(parameters):
-                if name.lower() == "rel" and "next" in (quoted or plain).lower().split():
-                    return str(target)
-    return None
-
-
-def _linked(answer: HttpAnswer, link: object, read: int) -> Step:
+def _linked(answer: HttpAnswer, link: object, *, keep_host: bool = False) -> URL:
+    home = answer.url
     try:
+        if isinstance(link, dict):
+            link = link.get("href")
         if not isinstance(link, str):
             raise ValueError  # noqa: TRY301 - the same to the reader
-        target = answer.url.join(URL(link))
+        target = home.join(URL(link.strip()))
+        if keep_host:
+            target = _at_home(home, target)
+        check_url(str(target))
+        target.port  # noqa: B018 - it is only looked at here
     except ValueError:
         raise ValueError("leads to a next page that is no address") from None
     # Services behind a proxy that speaks TLS for them often call themselves http.
-    if target.scheme == "http" and answer.url.scheme == "https" and target.host == answer.url.host:
-        target = target.with_scheme("https")
-    return Step(url=target, read=read)
+    if target.scheme == "http" and home.scheme == "https" and target.host == home.host:
+        return target.with_scheme("https")
+    return target
+
+
+def _at_home(home: URL, target: URL) -> URL:
+    """Return an address of a backend as the gateway before it has it."""
+    # A gateway's address often has a prefix that the backend does not know.
+    path = home.raw_path if home.raw_path.endswith(target.raw_path) else target.raw_path
+    at_home = str(home.with_query(None).with_fragment(None).with_path(path, encoded=True))
+    query = f"?{target.raw_query_string}" if target.raw_query_string else ""
+    return URL(at_home + query, encoded=True)
+
+
+def _is_counted(target: URL) -> bool:
+    """Tell whether a link counts items or pages."""
+    return any(
+        plain(name) in _COUNTING and value.isdecimal() for name, value in target.query.items()
+    )

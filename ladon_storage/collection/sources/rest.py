@@ -1,27 +1,34 @@
 """Any JSON API, by configuration alone.
 
 - The answers decide nothing that was not declared: another structure fails the run, a next page on
-  another host is not asked, one that was read before ends the run with an error.
+  another host is not asked. They may contradict, which fails the run as well.
 - What the API is asked for selects nothing here: a range in days, or an API that knows no range, is
   only slower.
+- An API that wants both ends of a range is asked until now: what is later comes with the next run.
 """
 
 from __future__ import annotations
 
 import copy
+import json
+import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from hashlib import blake2b
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from yarl import URL
 
 from ladon_storage.collection.durations import Days
+from ladon_storage.collection.interfaces import utc_now
 from ladon_storage.collection.records import Item, Page, paged
 from ladon_storage.collection.secrets import SecretName, secret
-from ladon_storage.collection.sources.addresses import HttpUrl, is_same_host, shown
+from ladon_storage.collection.sources.addresses import HttpUrl, is_same_host
+from ladon_storage.collection.sources.evidence import names, plain
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -42,10 +49,17 @@ from ladon_storage.collection.sources.times import (
     written,
     zone_of,
 )
+from ladon_storage.collection.sources.walking import KEY_END, Walk
 from ladon_storage.errors import SourceError
 from ladon_storage.models import SourceId
 
+logger = logging.getLogger(__name__)
+
 _SECRET_HEADERS = ("authorization", "cookie", "key", "token", "secret")
+_USUAL = (200, 204)
+_LIMITS = names(
+    "limit perpage pagesize size max maxresults resultsperpage rows top pagelimit count"
+)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -240,12 +254,43 @@ class Rest(BaseModel):
             raise ValueError("the address holds a password; name it as a secret in key")
         return self
 
+    @property
+    def snapshot(self) -> bool:
+        """Whether it delivers all that it has, whatever it is asked for."""
+        return self.since is None
+
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
-        """Yield what the API delivers when it is asked for a range, as its pages come."""
-        async with self.http() as http, aclosing(self.walk(http, start, until)) as walk:
-            async for got in walk:
-                for page in paged(self.read(got.items)):
+        """Yield what the API delivers when it is asked for a range, as its pages come.
+
+        The last page says how the end was known. A list that moved is read again, so that a record
+        may come more than once.
+        """
+        async with self.http() as http:
+            walk = self.walk(http, start, until)
+            async with aclosing(self.walked(http, walk)) as pages:
+                async for page in pages:
                     yield page
+
+    async def walked(
+        self,
+        http: SourceHttp,
+        walk: Walk,
+        check: Callable[[object], str | None] = lambda _: None,
+    ) -> AsyncGenerator[Page, None]:
+        """Yield the pages of a walk, the last one with what proves the end.
+
+        ``check`` returns what is wrong with a document that looks like a page.
+        """
+        is_said = False
+        async with aclosing(walk.pages()) as steps:
+            async for got in steps:
+                if problem := check(got.document):
+                    raise walk.error(problem)
+                is_said = walk.completeness is not None
+                for page in paged(self.read(got.items), **_marks(http, walk)):
+                    yield page
+        if not is_said:
+            yield Page(**_marks(http, walk))
 
     @asynccontextmanager
     async def http(self) -> AsyncIterator[SourceHttp]:
@@ -264,70 +309,29 @@ class Rest(BaseModel):
 
     def read(self, items: Any) -> Iterator[Item]:
         """Yield the records of a page, and what cannot be used."""
-        reader = ItemReader(
+        reader = self.reader()
+        return (reader.read_keyed if self.keyed else reader.read)(items)
+
+    def reader(self) -> ItemReader:
+        """Return what makes records of the items."""
+        return ItemReader(
             None if self.keyed else self.id,
             self.timestamps,
             moment_of(self.timestamp_format, zone_of(self.zone)),
             self.no_time,
             self.unversioned,
         )
-        return (reader.read_keyed if self.keyed else reader.read)(items)
 
-    async def walk(
-        self, http: SourceHttp, start: datetime | None, until: datetime | None
-    ) -> AsyncGenerator[Got, None]:
-        """Yield each page as it arrives, until the paging says that there are no more.
-
-        Raises:
-            SourceError: A page has another structure, or leads nowhere, elsewhere or in a circle.
-        """
-        bounds = self._bounds(start, until)
-        step: Step | None = self.paging.first()
-        asked: set[str] = set()
-        before: Any = None
-        while step is not None:
-            self._refuse_to_go_round(step, asked)
-            answer = await self._ask(http, step, bounds)
-            document = http.parsed(answer)
-            got = Got(answer, document, self._items(document))
-            if got.items and got.items == before and self.paging.kind in ("page", "offset"):
-                raise self._error("answers the same page again, whatever page it is asked for")
-            yield got
-            before = got.items
-            step = self._after(step, got)
-
-    def _after(self, step: Step, got: Got) -> Step | None:
-        try:
-            return self.paging.after(step, got)
-        except ValueError as error:
-            problem = str(error)
-        raise self._error(problem)
-
-    def _refuse_to_go_round(self, step: Step, asked: set[str]) -> None:
-        if step.url is not None and not is_same_host(self.url, step.url):
-            raise self._error(f"leads to a next page on another host, {shown(step.url)}")
-        place = repr((str(step.url), step.query, step.body))
-        if place in asked:
-            raise self._error("leads to a page that was read already, and would never end")
-        asked.add(place)
-
-    async def _ask(
-        self, http: SourceHttp, step: Step, bounds: Mapping[Where, dict[str, Any]]
-    ) -> HttpAnswer:
-        # An address that the API itself gave has all the parameters.
-        query = {**self.params, **bounds["query"], **step.query} if step.url is None else {}
-        url = step.url or self.url
-        if self.method == "GET":
-            return await http.get(url, params=query, headers=self.headers)
-        body = copy.deepcopy(self.body or {})
-        for path, value in {**bounds["body"], **step.body}.items():
-            _put(body, path, value)
-        return await http.post(url, body, is_query=True, params=query, headers=self.headers)
+    def walk(self, http: SourceHttp, start: datetime | None, until: datetime | None) -> Walk:
+        """Return the walk through what the API delivers when it is asked for a range."""
+        return Walk(_Requests(self, http, self._bounds(start, until)))
 
     def _bounds(
         self, start: datetime | None, until: datetime | None
     ) -> dict[Where, dict[str, Any]]:
         bounds: dict[Where, dict[str, Any]] = {"query": {}, "body": {}}
+        if until is None and (start is not None or self.since is None):
+            until = utc_now()  # for an API that wants both ends
         for bound, instant, up in ((self.since, start, False), (self.until, until, True)):
             if bound is not None and instant is not None:
                 text = written(instant, bound.form, zone_of(bound.zone), up=up)
@@ -335,27 +339,142 @@ class Rest(BaseModel):
                 bounds[bound.where][bound.parameter] = value
         return bounds
 
-    def _items(self, document: Any) -> Any:
-        """Return the list of a page, or the object whose keys are the ids."""
-        for path, values in self.expect.items():
-            found = value_at(document, path)
-            if not any(type(each) is type(found) and each == found for each in values):
-                raise self._error(f"has {found!r:.80} at {path!r} instead of {values!r}")
-        items = value_at(document, self.records)
-        if items is None and self.may_lack and isinstance(document, dict):
-            return {} if self.keyed else []
-        if not isinstance(items, dict if self.keyed else list):
-            wanted = "an object of ids" if self.keyed else "a list"
-            place = f"at {self.records!r}" if self.records else "as its whole"
-            raise self._error(f"does not have {wanted} {place}")
-        return items
 
-    def _error(self, problem: str) -> SourceError:
+@dataclass(frozen=True)
+class _Requests:
+    """The requests of one walk through an API, and what is made of their answers."""
+
+    api: Rest
+    http: SourceHttp
+    bounds: Mapping[Where, dict[str, Any]]
+
+    @property
+    def source_id(self) -> str:
+        return self.api.source_id
+
+    @property
+    def paging(self) -> Paging:
+        return self.api.paging
+
+    @property
+    def records(self) -> str:
+        return self.api.records
+
+    async def page(self, step: Step, *, accept: Collection[int], may_be_empty: bool) -> Got:
+        """Return a page; one with a status of ``accept``, or an empty body, has no items."""
+        answer = await self._ask(step, (*_USUAL, *accept))
+        nothing: Any = {} if self.api.keyed else []
+        if answer.status in accept:
+            return Got(answer, None, nothing)
+        if answer.status == 204 or not answer.body.strip():
+            if self.api.may_lack or (answer.status == 204 and may_be_empty):
+                return Got(answer, None, nothing)
+            raise self.error(
+                f"answered {answer.status} with nothing in it: set may_lack, if that means that "
+                "there are no records"
+            )
+        document = self.http.parsed(answer)
+        return Got(answer, document, self._items(document))
+
+    def keys(self, items: Any) -> list[str]:
+        """Return the id and the times of each item as they are, or all of one without an id."""
+        api = self.api
+        if api.keyed:
+            return [f"{key}{KEY_END}{_times(item, api.timestamps)}" for key, item in items.items()]
+        reader = api.reader()
+        found = []
+        for item in items:
+            record_id = reader.record_id(item)
+            if record_id is None:
+                text = json.dumps(item, sort_keys=True, default=repr)
+                found.append(blake2b(text.encode(errors="replace"), digest_size=16).hexdigest())
+            else:
+                found.append(f"{record_id}{KEY_END}{_times(item, api.timestamps)}")
+        return found
+
+    def is_round(self, count: int) -> bool:
+        """Tell whether just so many items came as a parameter asks for at most."""
+        params = self.api.params.items()
+        limits = [str(value) for name, value in params if plain(name) in _LIMITS]
+        is_round = count > 0 and str(count) in limits
+        if is_round:
+            logger.warning(
+                "Source %r got just the %d records that its parameters ask for at most, and "
+                "declares no paging: whether there are more is not known. Declare its paging.",
+                self.source_id,
+                count,
+                extra={"source_id": self.source_id},
+            )
+        return is_round
+
+    def refusal(self, got: Got) -> SourceError:
+        """Return the error that says that the status of an answer is none to go on from."""
         return SourceError(
-            f"The API of source {self.source_id!r} at {shown(self.url)} {problem}; "
-            "see whether it has changed, or how its source is set up.",
+            f"Source {self.source_id!r} answered {got.answer.status} from "
+            f"{self.http.shown(got.answer.url)}; check its address and what it requires.",
             self.source_id,
         )
+
+    def error(self, problem: str, *, transient: bool = False) -> SourceError:
+        """Return the error that says what is wrong with the API."""
+        step = (
+            "collect it again later"
+            if transient
+            else "see whether it has changed, or how its source is set up"
+        )
+        return SourceError(
+            f"The API of source {self.source_id!r} at {self.http.shown(self.api.url)} {problem}; "
+            f"{step}.",
+            self.source_id,
+            transient=transient,
+        )
+
+    async def _ask(self, step: Step, accept: Collection[int]) -> HttpAnswer:
+        api = self.api
+        if step.url is not None and not is_same_host(api.url, step.url):
+            raise self.error(
+                f"leads to a next page on another host, {self.http.shown(step.url)}, which is not "
+                "asked; set keep_host, if that is the same service behind a gateway"
+            )
+        # An address that the API itself gave has all the parameters.
+        query = {**api.params, **self.bounds["query"], **step.query} if step.url is None else {}
+        url = step.url or api.url
+        if api.method == "GET":
+            return await self.http.get(url, params=query, headers=api.headers, accept=accept)
+        body = copy.deepcopy(api.body or {})
+        for path, value in {**self.bounds["body"], **step.body}.items():
+            _put(body, path, value)
+        return await self.http.post(
+            url, body, is_query=True, params=query, headers=api.headers, accept=accept
+        )
+
+    def _items(self, document: Any) -> Any:
+        """Return the list of a page, or the object whose keys are the ids."""
+        api = self.api
+        for path, values in api.expect.items():
+            found = value_at(document, path)
+            if not any(type(each) is type(found) and each == found for each in values):
+                raise self.error(f"has {found!r:.80} at {path!r} instead of {values!r}")
+        items = value_at(document, api.records)
+        if items is None and api.may_lack and isinstance(document, dict):
+            return {} if api.keyed else []
+        if not isinstance(items, dict if api.keyed else list):
+            wanted = "an object of ids" if api.keyed else "a list"
+            place = f"at {api.records!r}" if api.records else "as its whole"
+            raise self.error(f"does not have {wanted} {place}")
+        return items
+
+
+def _marks(http: SourceHttp, walk: Walk) -> dict[str, Any]:
+    return {
+        "asked_at": getattr(http, "asked_at", None),
+        "completeness": walk.completeness,
+        "total": walk.total,
+    }
+
+
+def _times(item: object, paths: tuple[str, ...]) -> str:
+    return repr([value_at(item, path) for path in paths])
 
 
 def _put(body: dict[str, Any], path: str, value: object) -> None:

@@ -1,0 +1,636 @@
+"""The walk through the pages of a list, to an end that is proven.
+
+- No page is yielded before it is known to follow the one before it. A page by offset is asked from
+  one record before; of pages by number, the one before is asked again. Whatever moved in front, the
+  reading goes on from a record that it has, or the whole list is read again.
+- What came to the front meanwhile is read at the end: an order of the newest first puts there what
+  changed.
+- An end is one where nothing contradicts it: a total, a "there are more", a next link or cursor.
+  A list that cannot be read so ends with an error, never with less.
+- What is held of a list does not grow with it: the keys of a page or two, and of so many rows.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from ladon_storage.collection.records import Completeness
+from ladon_storage.collection.sources.evidence import (
+    Total,
+    declared_total,
+    promise,
+    stated_pages,
+    truth,
+    usual_total,
+)
+from ladon_storage.collection.sources.items import value_at
+from ladon_storage.collection.sources.paging import (
+    Cursor,
+    Got,
+    LinkHeader,
+    NextLink,
+    NoPaging,
+    Offsets,
+    PageNumbers,
+    Paging,
+    Step,
+)
+from ladon_storage.errors import SourceError
+
+logger = logging.getLogger(__name__)
+
+READINGS = 5
+"""How often a list is read that moves every time."""
+
+REPAIRS = 1_000
+"""How often a reading goes back a page and on from a record that it has."""
+
+EMPTY_PAGES = 1_000
+"""Pages without a record, one after another, after which a list with cursors does not end."""
+
+FRONT_PAGES = 20
+"""Pages of what came to the front while a list was read."""
+
+KNOWN_KEYS = 100_000
+"""Rows of a list by which its front is known again."""
+
+SMALLEST_PAGE = 100
+
+KEY_END = "\0"
+"""What is behind the id in a key, before what tells its version."""
+
+
+class Api(Protocol):
+    """What a walk asks of the source that it goes through."""
+
+    @property
+    def source_id(self) -> str:
+        """The stable name."""
+        ...
+
+    @property
+    def paging(self) -> Paging:
+        """How one page leads to the next."""
+        ...
+
+    @property
+    def records(self) -> str:
+        """The path of the items."""
+        ...
+
+    async def page(self, step: Step, *, accept: Collection[int], may_be_empty: bool) -> Got:
+        """Return a page; one with a status of ``accept``, or an empty body, has no items."""
+        ...
+
+    def keys(self, items: Any) -> list[str]:
+        """Return what tells each item at its version from others: its id, `KEY_END`, its times."""
+        ...
+
+    def is_round(self, count: int) -> bool:
+        """Tell whether just so many items came as a parameter asks for at most."""
+        ...
+
+    def refusal(self, got: Got) -> SourceError:
+        """Return the error that says that the status of an answer is none to go on from."""
+        ...
+
+    def error(self, problem: str, *, transient: bool = False) -> SourceError:
+        """Return the error that says what is wrong with the API."""
+        ...
+
+
+class _Moved(Exception):  # noqa: N818 - it is no error yet
+    """The list changed so that something may have been skipped."""
+
+
+@dataclass(frozen=True)
+class _Page:
+    """A page, how it was asked for, and what tells its items."""
+
+    step: Step
+    got: Got
+    keys: Sequence[str]
+
+    @property
+    def ids(self) -> list[str]:
+        """What tells its items, whatever their version."""
+        return [key.partition(KEY_END)[0] for key in self.keys]
+
+    def without(self, known: Iterable[str]) -> Got:
+        """Return it without the items that are known."""
+        known = frozenset(known)
+        return self.first_of([index for index, key in enumerate(self.keys) if key not in known])
+
+    def first_of(self, indexes: Sequence[int]) -> Got:
+        """Return it with these items alone."""
+        if len(indexes) == len(self.keys):
+            return self.got
+        items = self.got.items
+        if isinstance(items, dict):
+            names = list(items)
+            left: Any = {names[index]: items[names[index]] for index in indexes}
+        else:
+            left = [items[index] for index in indexes]
+        return replace(self.got, items=left)
+
+
+class Walk:
+    """One walk through a list.
+
+    Args:
+        api: The source.
+
+    Attributes:
+        completeness: How the end was known; ``None`` before it.
+        total: How many items the API states.
+    """
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._paging = api.paging
+        self._limit = self._paging.limit if isinstance(self._paging, Offsets) else 0
+        self.completeness: Completeness | None = None
+        self.total: int | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._known: set[int] = set()
+        self._asked: set[str] = set()
+        self._digests: set[int] = set()
+        self._latest: Total | None = None
+        """What the last page said that had items."""
+        self._filled = 0
+        self._largest = 0
+        self._empty = 0
+        self._repairs = 0
+        self._led_on = False
+        self._is_pushed = False
+        """Whether something came in front of what was read."""
+        self._is_drawn = False
+        """Whether something went from there."""
+
+    def error(self, problem: str) -> SourceError:
+        """Return the error that says what is wrong with the API."""
+        return self._api.error(problem)
+
+    async def pages(self) -> AsyncGenerator[Got, None]:
+        """Yield what is new on each page; of a list that is read again, records come again.
+
+        Raises:
+            SourceError: A page has another structure, leads nowhere or in a circle, or the end is
+                contradicted.
+        """
+        for reading in range(1, READINGS + 1):
+            self._begin()
+            try:
+                async with aclosing(self._reading()) as pages:
+                    async for got in pages:
+                        yield got
+            except _Moved:
+                logger.info(
+                    "Source %r: its list moved while it was read (%d of %d).",
+                    self._api.source_id,
+                    reading,
+                    READINGS,
+                    extra={"source_id": self._api.source_id},
+                )
+            else:
+                return
+        raise self._api.error(
+            f"changed in each of {READINGS} readings, so that records may have been skipped",
+            transient=True,
+        )
+
+    def _reading(self) -> AsyncGenerator[Got, None]:
+        if isinstance(self._paging, Offsets) and not self._paging.stable:
+            return self._by_offset(self._paging)
+        return self._by_steps()
+
+    # Pages that lead on, or have numbers.
+
+    async def _by_steps(self) -> AsyncGenerator[Got, None]:
+        page = first = self._taken(await self._get(self._paging.first()))
+        before: _Page | None = None
+        fresh: Got | None = page.got
+        position, is_counted, checked = page.got.count, False, None
+        while (following := self._following(page, position)) is not None:
+            if fresh is not None:
+                yield fresh
+                fresh = None
+            coming = await self._get(following)
+            if following.is_counted and page.keys:
+                is_counted = True
+                checked = page.step
+                again = await self._get(page.step)
+                if again.keys != page.keys:
+                    yield again.without(page.keys)
+                    is_shifted = self._note_shift(page, again)
+                    if is_shifted and not _goes_on(page, coming):
+                        position += again.got.count - page.got.count
+                        page = again
+                        continue
+                    checked = None
+            if self._is_repeated(page, coming, before, position):
+                if following.is_counted and (await self._get(following)).keys != coming.keys:
+                    raise _Moved
+                page = coming
+                break
+            before, page = page, self._taken(coming)
+            fresh = page.got
+            position += page.got.count
+        if is_counted and checked != first.step and (self._filled > 1 or self._repairs):
+            if fresh is not None:
+                yield fresh
+                fresh = None
+            async for front in self._front(first):
+                yield front
+        problem = self._judged(page, position)
+        if fresh is not None:
+            yield fresh
+        if problem is not None:
+            raise problem
+
+    def _following(self, page: _Page, position: int) -> Step | None:
+        """Return how the next page is asked for; ``None`` at the end."""
+        paging, problem = self._paging, ""
+        if isinstance(paging, PageNumbers | Offsets):
+            if not page.keys or self._is_reached(page, position):
+                return None
+            if isinstance(paging, Offsets):
+                return paging.skipping(position, self._limit)
+        try:
+            step = paging.after(page.step, page.got)
+        except ValueError as error:
+            step, problem = None, str(error)
+        if problem:
+            raise self._api.error(problem)
+        if step is None or isinstance(paging, PageNumbers):
+            return step
+        self._led_on = True
+        # One cursor may lead through all pages, and a link may be there always.
+        if step.place == page.step.place:
+            return step if page.keys else None
+        if step.place in self._asked:
+            if page.keys and not self._is_proven(page, position):
+                raise self._api.error("leads to a page that was read already, and would never end")
+            return None
+        return step
+
+    def _note_shift(self, page: _Page, again: _Page) -> bool:
+        """Return whether a page shifted that was asked for again, and is gone on from.
+
+        Raises:
+            _Moved: Nothing on it is where the reading could go on from.
+        """
+        if page.ids == again.ids and {*page.keys} & {*again.keys}:
+            return False  # what changed stayed where it was
+        self._repair()
+        if again.keys[: len(page.keys)] == page.keys:
+            return True  # it was the last one, and has grown
+        if page.keys[0] in again.keys[1:]:
+            self._is_pushed = True
+        elif again.keys and again.keys[0] in page.keys:
+            self._is_drawn = True
+        else:
+            raise _Moved
+        return True
+
+    def _is_repeated(self, page: _Page, coming: _Page, before: _Page | None, position: int) -> bool:
+        """Tell whether a page is the last one again, and the end.
+
+        Raises:
+            SourceError: It is the one before again, and may be all that the API ever answers.
+        """
+        paging = self._paging
+        is_numbered = isinstance(paging, PageNumbers | Offsets)
+        is_within = is_numbered and {*coming.keys} <= {*page.keys}
+        if not coming.keys or not (is_within or coming.keys == page.keys):
+            return False
+        if not isinstance(paging, PageNumbers | Offsets):
+            if self._is_proven(page, position):
+                return True
+            raise self._api.error("leads to a page that was read already, and would never end")
+        if self._is_pushed:
+            raise _Moved
+        has_turned = before is not None and not {*before.keys} & {*page.keys}
+        if coming.keys != page.keys or not has_turned:
+            self._refuse_the_same(paging, page, position)
+        return True
+
+    def _refuse_the_same(self, paging: PageNumbers | Offsets, page: _Page, position: int) -> None:
+        if paging.end == "repeat" or self._is_proven(page, position):
+            return
+        raise self._api.error(
+            "answers the same page again, whatever page it is asked for: it may have no pages, or "
+            "its last page may be its first"
+        )
+
+    # Pages that begin where so many items are skipped.
+
+    async def _by_offset(self, paging: Offsets) -> AsyncGenerator[Got, None]:
+        page = first = self._taken(await self._get(paging.first()))
+        fresh: Got | None = page.got
+        position = page.got.count
+        while page.keys and not self._is_reached(page, position):
+            if fresh is not None:
+                yield fresh
+                fresh = None
+            coming = page
+            if page.got.count > 1:
+                coming = await self._overlapping(paging, page, position)
+                if await self._is_ignored(page, coming):
+                    self._refuse_the_same(paging, page, position)
+                    page = coming
+                    break
+                position = coming.step.number + coming.got.count
+                new = coming.without(page.keys)
+                if new.count:
+                    page, fresh = self._taken(coming), new
+                    continue
+                if coming.got.count > 1:
+                    self._repair()
+                    page = coming
+                    continue
+            behind = await self._get(paging.skipping(position, self._limit))
+            known = {*page.keys, *coming.keys}
+            is_end = all(key in known or hash(key) in self._known for key in behind.keys)
+            if not is_end or self._largest == 1:
+                # Pages of one do not overlap: the one before is asked again.
+                if (await self._get(coming.step)).keys != coming.keys:
+                    raise _Moved
+                if is_end and behind.keys:
+                    self._refuse_the_same(paging, page, position)
+            if is_end and behind.keys and self._is_pushed and behind.got.count > 1:
+                self._repair()  # what is known was pushed there, and what is not may follow
+                page, position = behind, position + behind.got.count
+                continue
+            if is_end:
+                page = behind
+                break
+            page = self._taken(behind)
+            fresh, position = page.got, position + page.got.count
+        if self._filled > 1 or self._repairs:
+            if fresh is not None:
+                yield fresh
+                fresh = None
+            async for front in self._front(first):
+                yield front
+        problem = self._judged(page, position)
+        if fresh is not None:
+            yield fresh
+        if problem is not None:
+            raise problem
+
+    async def _is_ignored(self, page: _Page, coming: _Page) -> bool:
+        """Tell whether the API answers the same, whatever offset it is asked for."""
+        if coming.keys != page.keys or coming.step.number == page.step.number:
+            return False
+        if (await self._get(page.step)).keys == page.keys:
+            return True
+        self._is_pushed = True
+        self._repair()
+        return False
+
+    async def _overlapping(self, paging: Offsets, page: _Page, position: int) -> _Page:
+        """Return what follows a page, from one record before, which must be on that page.
+
+        Raises:
+            _Moved: More was removed in front of it than a page has.
+        """
+        coming = await self._get(paging.skipping(position - 1, max(self._limit, 2)))
+        if coming.keys and coming.keys[0] in page.keys:
+            pushed = len(page.keys) - 1 - page.keys.index(coming.keys[0])
+            # A page that lacks what was filtered out of it is longer than it looks.
+            self._repairs += pushed > 0
+            self._is_pushed |= pushed > max(self._limit - len(page.keys), 0)
+            return coming
+        self._repair()
+        self._is_drawn = True
+        coming = await self._get(paging.skipping(page.step.number, max(self._limit, 2)))
+        if not coming.keys or coming.keys[0] not in page.keys:
+            raise _Moved
+        return coming
+
+    # What both have in common.
+
+    async def _get(self, step: Step) -> _Page:
+        paging = self._paging
+        while True:
+            if isinstance(paging, Offsets) and step.size > max(self._limit, 2):
+                step = paging.skipping(step.number, self._limit)
+            accept = set[int]()
+            if self._filled and isinstance(paging, PageNumbers | Offsets):
+                accept.update(paging.end_status)
+                accept.update({404} if isinstance(paging, PageNumbers) else ())
+            smaller = set[int]()
+            if isinstance(paging, Offsets) and self._limit > SMALLEST_PAGE:
+                smaller.update(paging.too_large)
+            got = await self._api.page(step, accept=accept | smaller, may_be_empty=self._filled > 0)
+            status = got.answer.status
+            if isinstance(paging, Offsets) and status in smaller and status not in accept:
+                self._limit = max(self._limit // 2, SMALLEST_PAGE)
+                continue
+            if status == 404 and not self._means_the_end(got):
+                raise self._api.refusal(got)
+            return _Page(step, got, tuple(self._api.keys(got.items)))
+
+    def _means_the_end(self, got: Got) -> bool:
+        """Tell whether a 404 says that a page lies beyond the end, as Django's says by itself."""
+        if 404 in getattr(self._paging, "end_status", ()):
+            return True
+        try:
+            return bool(json.loads(got.answer.body) == {"detail": "Invalid page."})
+        except ValueError:
+            return False
+
+    def _taken(self, page: _Page) -> _Page:
+        """Return a page that was added to what is read of the list.
+
+        Raises:
+            SourceError: It was there before, or is one of too many without a record.
+        """
+        self._asked.add(page.step.place)
+        if not page.keys:
+            self._empty += 1
+            if self._empty >= EMPTY_PAGES:
+                raise self._api.error(
+                    f"leads on from page to page, {self._empty} times without a record"
+                )
+            return page
+        self._empty = 0
+        digest = hash(page.keys)
+        if digest in self._digests:
+            if page.step.is_counted:
+                raise _Moved
+            raise self._api.error("leads to a page that was read already, and would never end")
+        self._digests.add(digest)
+        self._filled += 1
+        self._largest = max(self._largest, page.got.count)
+        self._latest = self._stated(page) or self._latest
+        for key in page.keys[: KNOWN_KEYS - len(self._known)]:
+            self._known.add(hash(key))
+        return page
+
+    def _repair(self) -> None:
+        self._repairs += 1
+        if self._repairs > REPAIRS:
+            raise _Moved
+
+    async def _front(self, first: _Page) -> AsyncGenerator[Got, None]:
+        """Yield what is in front of what was read now, as in an order of the newest first.
+
+        Raises:
+            _Moved: What was read is not to be found there, what came is not in front, or what came
+                or went there was not to be seen in what was read.
+        """
+        step: Step | None = first.step
+        is_pushed, is_drawn, came = self._is_pushed, self._is_drawn, set[int]()
+        for _ in range(FRONT_PAGES):
+            if step is None:
+                break
+            page = await self._get(step)
+            if page.ids == first.ids and {*page.keys} & {*first.keys} and not is_pushed:
+                yield page.without(first.keys)
+                return
+            hashes = [hash(key) for key in page.keys]
+            known = [index for index, each in enumerate(hashes) if each in self._known]
+            ahead = range(known[0] if known else len(hashes))
+            if (ahead and not self._is_pushed) or not (is_drawn or _holds(page, first, len(ahead))):
+                break
+            fresh = [index for index in ahead if hashes[index] not in came]
+            if fresh:
+                came.update(hashes[index] for index in fresh)
+                yield page.first_of(fresh)
+            if not ahead and step is first.step:
+                if is_pushed:
+                    break
+                return
+            is_drawn = True  # behind the first page, and from now on
+            if known or not page.keys:
+                self._known |= came
+                step, is_pushed, came = first.step, is_pushed and not came, set()
+                continue  # until nothing more came
+            try:
+                step = self._paging.after(step, page.got)
+            except ValueError:
+                break
+        raise _Moved
+
+    def _stated(self, page: _Page) -> Total | None:
+        got, paging = page.got, self._paging
+        if paging.total:
+            total = declared_total(got.answer, got.document, paging.total)
+            if total is None and page.keys and getattr(paging, "end", "") == "total":
+                raise self._api.error(f"says no total at {paging.total!r}")
+            return total
+        if paging.only_declared:
+            return None
+        return usual_total(got.answer, got.document, got.items, self._api.records)
+
+    def _is_reached(self, page: _Page, position: int) -> bool:
+        """Tell whether the declared total says that no page follows."""
+        paging = self._paging
+        if not isinstance(paging, PageNumbers | Offsets) or paging.end != "total":
+            return False
+        total = self._stated(page)
+        if total is None or not total.is_sure or total.count != position:
+            return False
+        # What counts the items of its page alone looks like a total on a first page that is full.
+        is_full = paging.asked is None or page.got.count >= (self._limit or paging.asked)
+        if page.keys and self._filled == 1 and is_full:
+            return False
+        return self._promised(page) is None
+
+    def _is_proven(self, page: _Page, position: int) -> bool:
+        """Tell whether a total says that all has come."""
+        total = self._latest
+        if total is None or total.count > position:
+            return False
+        asked = getattr(self._paging, "asked", None)
+        return total.is_sure or (asked is not None and page.got.count > asked)
+
+    def _promised(self, page: _Page) -> str | None:
+        """Return what says that more follows."""
+        paging, got = self._paging, page.got
+        if paging.only_declared:
+            return None
+        heeds_next = True
+        if isinstance(paging, NextLink | Cursor):
+            if paging.more and truth(value_at(got.document, paging.more)) is False:
+                return None
+            heeds_next = not (self._led_on or _has(got.document, paging.path))
+        elif isinstance(paging, LinkHeader):
+            heeds_next = not self._led_on
+        return promise(
+            got.answer, got.document, got.items, self._api.records, heeds_next=heeds_next
+        )
+
+    def _judged(self, page: _Page, position: int) -> SourceError | None:
+        """Return what contradicts an end behind ``page``; else note how it is known.
+
+        Raises:
+            _Moved: The total fell just before the end.
+        """
+        paging, total = self._paging, self._latest
+        last = self._stated(page)
+        total = total or last
+        if total is not None and total.count > position:
+            if self._repairs or (self._filled and last and 0 < last.count <= position):
+                raise _Moved
+            return self._api.error(
+                f"says at {total.place!r} that there are {total.count} items, and gives {position}"
+            )
+        if problem := self._promised(page):
+            return self._api.error(f"{problem}, and the reading ends{_step(paging)}")
+        if not paging.only_declared and isinstance(paging, NoPaging | PageNumbers):
+            got = page.got
+            pages = stated_pages(got.answer, got.document, got.items, self._api.records)
+            if pages > max(self._filled, 1):
+                return self._api.error(
+                    f"says that there are {pages} pages, and gives {self._filled}{_step(paging)}"
+                )
+        self.total = total.count if total is not None and total.is_sure else None
+        self.completeness = self._how(position)
+        return None
+
+    def _how(self, position: int) -> Completeness:
+        paging = self._paging
+        if paging.only_declared or getattr(paging, "stable", False):
+            return "declared"
+        if isinstance(paging, NoPaging):
+            if self.total is None and self._api.is_round(position):
+                return "declared"
+            return "whole document"
+        return "total" if self.total is not None and self.total <= position else "last page"
+
+
+def _holds(page: _Page, first: _Page, ahead: int) -> bool:
+    """Tell whether a first page still has what it had, but for what was pushed from it."""
+    ids = set(page.ids)
+    return all(each in ids for each in first.ids[: max(len(page.keys) - ahead, 0)])
+
+
+def _goes_on(page: _Page, coming: _Page) -> bool:
+    """Tell whether a page begins with what was pushed there from the one before, and goes on."""
+    is_within = {*coming.keys} <= {*page.keys}
+    return bool(coming.keys) and coming.keys[0] in page.keys and not is_within
+
+
+def _step(paging: Paging) -> str:
+    if isinstance(paging, NoPaging):
+        return " with one document, as no paging is declared"
+    return f" by what is declared as {paging.kind!r}"
+
+
+def _has(document: object, path: str) -> bool:
+    """Tell whether there is anything at a path, be it null."""
+    if isinstance(document, dict) and path in document:
+        return True
+    above, _, name = path.rpartition(".")
+    there = value_at(document, above)
+    return isinstance(there, dict) and name in there
