@@ -10,7 +10,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +33,13 @@ class Row:
     timestamp: datetime
     payload: Any
     is_removed: bool
+    is_current: bool = True
+    """Whether it is what the source said last.
+
+    Where all versions are kept: a table says so by no ``replaced_at``, which is when another
+    version followed (so that its order is the one in which they were last seen), and the files by
+    the rule of `_order`.
+    """
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ class Place:
     description: dict[str, str] | None = None
     is_one_transaction: bool = True
     """Whether a page and its rejects appear together; otherwise the rejects do before."""
+    repeats_reverted: bool = False
+    """Whether a version to which the source went back is there once more."""
 
     def rows(self, source_id: str = "feed") -> list[Row]:
         """Return a source's rows, by id and timestamp."""
@@ -57,6 +66,10 @@ class Place:
     def values(self) -> list[tuple[str, str]]:
         """Return id and value of each row."""
         return [(row.record_id, row.payload["value"]) for row in self.rows()]
+
+    def current(self) -> list[tuple[str, str]]:
+        """Return id and value of each row that is what the source said last."""
+        return [(row.record_id, row.payload["value"]) for row in self.rows() if row.is_current]
 
     def removed(self, source_id: str = "feed") -> list[str]:
         """Return the ids that have a mark."""
@@ -96,9 +109,16 @@ def _described(
     return Place(keep, make, read, quarantine, description, is_one_transaction)
 
 
-def _row(values: Sequence[Any], timestamp: datetime, removed_at: object) -> Row:
+def _row(
+    values: Sequence[Any], timestamp: datetime, removed_at: object, replaced_at: object = None
+) -> Row:
     source_id, record_id, version, payload = values
-    return Row(source_id, record_id, version, timestamp, payload, removed_at is not None)
+    is_removed, is_current = removed_at is not None, replaced_at is None
+    return Row(source_id, record_id, version, timestamp, payload, is_removed, is_current)
+
+
+def _replaced_at(keep: str) -> str:
+    return "replaced_at" if keep == "all" else "NULL"
 
 
 def _sqlite(path: Path, keep: str) -> Place:
@@ -108,11 +128,11 @@ def _sqlite(path: Path, keep: str) -> Place:
 
     def read() -> list[Row]:
         rows = ask(
-            "SELECT source_id, record_id, version, payload, record_timestamp, removed_at "
-            "FROM records"
+            "SELECT source_id, record_id, version, payload, record_timestamp, removed_at, "
+            f"{_replaced_at(keep)} FROM records"
         )
         return [
-            _row([*row[:3], json.loads(row[3])], datetime.fromisoformat(row[4]), row[5])
+            _row([*row[:3], json.loads(row[3])], datetime.fromisoformat(row[4]), *row[5:])
             for row in rows
         ]
 
@@ -130,10 +150,11 @@ def _postgresql(server: PostgresServer, keep: str) -> Place:
         rows: list[Any] = server.execute(
             # In UTC, since the first hours of the year 1 are in no year elsewhere.
             "SELECT source_id, record_id, version, payload::text, "
-            f"record_timestamp AT TIME ZONE 'UTC', removed_at FROM {table}"
+            f"record_timestamp AT TIME ZONE 'UTC', removed_at, {_replaced_at(keep)} FROM {table}"
         )
         return [
-            _row([*row[:3], json.loads(row[3])], row[4].replace(tzinfo=UTC), row[5]) for row in rows
+            _row([*row[:3], json.loads(row[3])], row[4].replace(tzinfo=UTC), *row[5:])
+            for row in rows
         ]
 
     def quarantine() -> list[Any]:
@@ -154,6 +175,12 @@ def _jsonl(folder: Path) -> Place:
 
     def read() -> list[Row]:
         removed = {(each["source_id"], each["record_id"]) for each in lines("records_removed")}
+        written = lines("records")
+        current: dict[tuple[str, str], dict[str, Any]] = {}
+        for each in written:
+            key = each["source_id"], each["record_id"]
+            if key not in current or _order(each) >= _order(current[key]):
+                current[key] = each
         return [
             Row(
                 each["source_id"],
@@ -162,15 +189,22 @@ def _jsonl(folder: Path) -> Place:
                 datetime.fromisoformat(each["record_timestamp"]),
                 each["payload"],
                 (each["source_id"], each["record_id"]) in removed,
+                current[each["source_id"], each["record_id"]] is each,
             )
-            for each in lines("records")
+            for each in written
         ]
 
     def quarantine() -> list[tuple[str, str, str]]:
         found = lines("records_quarantine")
         return sorted((each["source_id"], each["run_id"], each["reason"]) for each in found)
 
-    return _described({"url": f"jsonl://{folder}", "keep": "all"}, read, quarantine)
+    described = _described({"url": f"jsonl://{folder}", "keep": "all"}, read, quarantine)
+    return replace(described, repeats_reverted=True)
+
+
+def _order(line: dict[str, Any]) -> tuple[str, str]:
+    """Return what the current line of a record is the greatest by, as it is documented."""
+    return line.get("returned_at", ""), line["record_timestamp"]
 
 
 def _delta(folder: Path, keep: str) -> Place:
@@ -179,12 +213,15 @@ def _delta(folder: Path, keep: str) -> Place:
 
         if not (folder / table / "_delta_log").is_dir():
             return []
-        found: Any = DeltaTable(folder / table).to_pyarrow_table(columns=columns)
+        opened = DeltaTable(folder / table)
+        there = [field.name for field in opened.schema().fields]
+        found: Any = opened.to_pyarrow_table(columns=[each for each in columns if each in there])
         rows: list[dict[str, Any]] = found.to_pylist()
         return rows
 
     def read() -> list[Row]:
-        names = ["source_id", "record_id", "version", "record_timestamp", "payload", "removed_at"]
+        names = ["source_id", "record_id", "version", "record_timestamp", "payload"]
+        names += ["removed_at", "replaced_at"]
         return [
             Row(
                 each["source_id"],
@@ -193,6 +230,7 @@ def _delta(folder: Path, keep: str) -> Place:
                 each["record_timestamp"].astimezone(UTC),
                 json.loads(each["payload"]),
                 each["removed_at"] is not None,
+                each.get("replaced_at") is None,
             )
             for each in ask("records", names)
         ]

@@ -13,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from ladon_storage.collection.interfaces import MarksRemoved, Position, RemembersPosition, Sink
+from ladon_storage.collection.interfaces import (
+    LooksUp,
+    MarksRemoved,
+    Position,
+    RemembersPosition,
+    Reverts,
+    Sink,
+    WriteResult,
+)
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.errors import SinkError, SourceError
 from tests import sink_places
@@ -36,13 +44,18 @@ def ours(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return sink_places.place(request.param, tmp_path, request)
 
 
-async def write(place: Place, *pages: Page | list[Record], source_id: str = "feed") -> list[int]:
-    """Write pages in a run of their own."""
+async def results(
+    place: Place, *pages: Page | list[Record], source_id: str = "feed"
+) -> list[WriteResult]:
+    """Write pages in a run of their own, and return what the sink says about each."""
+    made = [each if isinstance(each, Page) else Page(each) for each in pages]
     async with place.make() as sink:
-        return [
-            await sink.write(source_id, each if isinstance(each, Page) else Page(each), run_id="R")
-            for each in pages
-        ]
+        return [await sink.write(source_id, page, run_id="R") for page in made]
+
+
+async def write(place: Place, *pages: Page | list[Record], source_id: str = "feed") -> list[int]:
+    """Write pages in a run of their own, and return how many rows each made or changed."""
+    return [each.written for each in await results(place, *pages, source_id=source_id)]
 
 
 async def read_position(place: Place, source_id: str = "feed") -> Position | None:
@@ -62,6 +75,8 @@ def test_sink_does_all_that_a_sink_may_do(ours: Place) -> None:
     assert isinstance(sink, Sink)
     assert isinstance(sink, RemembersPosition)
     assert isinstance(sink, MarksRemoved)
+    assert isinstance(sink, Reverts)
+    assert isinstance(sink, LooksUp)
 
 
 async def test_same_records_again_change_nothing(place: Place) -> None:
@@ -106,6 +121,167 @@ async def test_version_that_comes_back_is_new_only_where_it_was_replaced(place: 
     assert await write(place, *pages) == expected
 
 
+async def revert(place: Place, *records: Record) -> int:
+    """Make versions the current ones in a run of their own, and return how many were not."""
+    async with place.make() as sink:
+        count: int = await sink.revert("feed", list(records), run_id="R")
+        return count
+
+
+def told(result: WriteResult) -> tuple[list[tuple[str, str]], int, list[tuple[str, str]]]:
+    """Return what a sink says about a page, with ids and versions for records."""
+    new, superseded = (
+        sorted((each.record_id, each.version) for each in records)
+        for records in (result.new, result.superseded)
+    )
+    return new, result.changed, superseded
+
+
+async def test_write_tells_what_was_new_changed_and_superseded(ours: Place) -> None:
+    """A record is new once; later ones replace it or are added to it; an older one is told."""
+    one, two, three = record("1", 1, "a"), record("2", 5, "a"), record("3", 1)
+    newer, older = record("1", 2, "b"), record("2", 4, "b")
+    first, known, mixed, again = await results(
+        ours, [one, two], [two, one], [newer, older, three], [newer, three, two]
+    )
+
+    assert told(first) == ([("1", one.version), ("2", two.version)], 0, [])
+    assert told(known) == ([], 0, [])
+    stored = 1 if ours.keep == "latest" else 2  # where all are kept, the older one is, too
+    assert told(mixed) == ([("3", three.version)], stored, [("2", older.version)])
+    assert told(again) == ([], 0, [])
+    assert ours.current() == [("1", "b"), ("2", "a"), ("3", "a")]
+
+
+async def test_superseded_records_are_those_of_the_page(ours: Place) -> None:
+    """The engine tells them by identity, also where an equal one is in the page twice."""
+    old = record("1", 1, "a")
+    await results(ours, [old], [record("1", 2, "b")])
+    page = [record("1", 1, "a"), record("2", 2), record("1", 1, "a")]
+    [result] = await results(ours, page)
+
+    assert result.superseded
+    assert {id(each) for each in result.superseded} <= {id(each) for each in page}
+    assert any(each is page[2] for each in result.superseded)
+
+
+@pytest.mark.parametrize("is_first_new", [True, False])
+async def test_record_that_is_twice_in_a_page_is_new_once(ours: Place, is_first_new: bool) -> None:
+    """Whatever the order of its versions, and whether the sink looked before it wrote."""
+    before = [record("0", 0)]
+    page = [record("1", 2, "b"), record("1", 1, "a"), record("1", 2, "b"), record("2", 3)]
+    pages = [page] if is_first_new else [before, before, page]
+    result = (await results(ours, *pages))[-1]
+
+    assert sorted(each.record_id for each in result.new) == ["1", "2"]
+    assert result.changed == (0 if ours.keep == "latest" else 1)
+    assert ours.current()[-2:] == [("1", "b"), ("2", "a")]
+    assert (await results(ours, page))[0].written == 0
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_versions_of_one_time_in_a_page_are_in_its_order(ours: Place, is_known: bool) -> None:
+    """The last one is the current one, and what was there before is not."""
+    if is_known:
+        await write(ours, [record("1", 1, "z")])
+    await write(ours, [record("1", 1, "b"), record("1", 1, "a"), record("1", 1, "c")])
+
+    assert ours.current() == [("1", "c")]
+
+
+async def test_page_with_one_new_record_among_known_ones_tells_it(ours: Place) -> None:
+    """A sink that did not look up a page tells the same about it."""
+    first, more = [record(str(n), n) for n in range(5)], [record(str(n), n) for n in range(5, 9)]
+    changed = record("0", 9, "b")
+    _, result, last = await results(ours, first, [*first[1:], changed, *more], more)
+
+    assert sorted(each.record_id for each in result.new) == ["5", "6", "7", "8"]
+    assert (result.changed, list(result.superseded)) == (1, [])
+    assert told(last) == ([], 0, [])
+
+
+async def test_other_sources_records_are_not_known(ours: Place) -> None:
+    """What is new is so at its own source."""
+    page = [record("1", 1, "b")]
+    await results(ours, [record("1", 2, "a")], source_id="other")
+    [result] = await results(ours, page)
+
+    assert (list(result.new), result.changed, list(result.superseded)) == (page, 0, [])
+
+
+async def test_revert_makes_an_older_version_the_current_one(ours: Place) -> None:
+    """The source went back, by its time or its content: what it said last is current."""
+    one, two = record("1", 1, "a"), record("1", 2, "b")
+    await write(ours, [one, record("2", 1)], [two])
+
+    [result] = await results(ours, [one])
+    assert told(result) == ([], 0, [("1", one.version)])
+    assert ours.current() == [("1", "b"), ("2", "a")]
+    assert await revert(ours, one) == 1
+    assert ours.current() == [("1", "a"), ("2", "a")]
+    assert await revert(ours, one) == 0
+    assert told((await results(ours, [one]))[0]) == ([], 0, [])
+    assert len(ours.rows()) == (2 if ours.keep == "latest" else 3) + ours.repeats_reverted
+
+
+async def test_revert_may_go_to_a_version_that_was_never_stored(ours: Place) -> None:
+    """An older time with another content: where all are kept it was counted as it was added."""
+    await write(ours, [record("1", 5, "a")])
+    older = record("1", 1, "b")
+    async with ours.make() as sink:
+        result = await sink.write("feed", Page([older]))
+        assert list(result.superseded) == [older]
+        reverted = await sink.revert("feed", [older], run_id="R")
+
+    assert result.written + reverted == 1
+    assert ours.current() == [("1", "b")]
+
+
+async def test_source_may_go_back_and_on_any_number_of_times(ours: Place) -> None:
+    """A to B to A to B to C: a newer version takes over again without being told to."""
+    one, two, three = record("1", 1, "a"), record("1", 2, "b"), record("1", 3, "c")
+    await write(ours, [one], [two])
+    for back, value in ((one, "a"), (two, "b"), (one, "a")):
+        await write(ours, [back])
+        await revert(ours, back)
+        assert ours.current() == [("1", value)]
+    await write(ours, [record("2", 1)], [three])
+    assert ours.current() == [("1", "c"), ("2", "a")]
+    await write(ours, [record("1", 3, "d")])
+    assert ours.current() == [("1", "d"), ("2", "a")]
+
+
+async def test_return_to_an_equal_time_needs_no_telling_where_one_row_is_kept(
+    ours: Place,
+) -> None:
+    """Of two contents at one time the one that arrived later is current."""
+    one, two = record("1", 1, "a"), record("1", 1, "b")
+    await write(ours, [one], [two])
+    [result] = await results(ours, [one])
+
+    if result.superseded:
+        assert await revert(ours, *result.superseded) == 1
+    else:
+        assert result.changed == 1
+    assert ours.current() == [("1", "a")]
+
+
+async def test_listed_records_that_are_lacking_are_told(ours: Place) -> None:
+    """By id and time: what is there at that time or later need not be asked for again."""
+    await write(ours, [record("1", 1), record("2", 2)])
+    await write(ours, [record("3", 3)], source_id="other")
+    listed = {"1": at(1), "2": at(2) + timedelta(microseconds=1), "3": at(0), "é'": at(0)}
+    async with ours.make() as sink:
+        assert await sink.lacking("feed", listed) == {"2", "3", "é'"}
+        assert await sink.lacking("feed", {"1": at(-5), "2": at(1)}) == set()
+        assert await sink.lacking("feed", {}) == set()
+        assert await sink.lacking("nothing", {"1": at(1)}) == {"1"}
+        await sink.write("feed", Page([record("2", 3, "b")]))
+        assert await sink.lacking("feed", listed) == {"3", "é'"}
+        many = {str(n): at(1) for n in range(30_000)}
+        assert await sink.lacking("feed", many) == many.keys() - {"1", "2"}
+
+
 async def test_row_has_what_the_source_gave(place: Place) -> None:
     """Id, version, time and content of a record belong together."""
     made = Record.of("1", at(1), {"b": [1.0, None, {"c": "é"}], "a": 10**20})
@@ -138,8 +314,8 @@ async def test_source_may_have_any_name(place: Place) -> None:
     """A name is a value, never a part of a statement or a path."""
     async with place.make() as sink:
         for text in TEXTS:
-            assert await sink.write(text, Page([record("1", 1, text)])) == 1
-            assert await sink.write(text, Page([record("1", 1, text)])) == 0
+            assert (await sink.write(text, Page([record("1", 1, text)]))).written == 1
+            assert (await sink.write(text, Page([record("1", 1, text)]))).written == 0
 
     assert [[row.payload["value"] for row in place.rows(text)] for text in TEXTS] == [
         [text] for text in TEXTS
@@ -177,6 +353,16 @@ async def test_instant_may_be_of_another_library(place: Place) -> None:
     assert {row.timestamp for row in place.rows()} >= {page[1].timestamp, changed[0].timestamp}
 
 
+async def test_record_may_be_large(place: Place) -> None:
+    """A payload of megabytes is a record as any other, also among small ones."""
+    large = record("1", 1, "é" * 3_000_000)
+    page = [record("0", 0), large, record("2", 2)]
+
+    assert await write(place, page, page) == [3, 0]
+    [row] = [row for row in place.rows() if row.record_id == "1"]
+    assert row.payload["value"] == "é" * 3_000_000
+
+
 async def test_sources_do_not_touch_each_others_records(place: Place) -> None:
     """The same id at another source is another record."""
     await write(place, [record("1", 2, "a")], source_id="one")
@@ -205,12 +391,40 @@ async def test_position_is_what_was_written_last(place: Place) -> None:
         assert await sink.position("feed") == first
     assert await read_position(place) == first
     async with place.make() as sink:
-        assert await sink.write("feed", Page(), position=second) == 0
+        assert (await sink.write("feed", Page(), position=second)).written == 0
         await sink.write("feed", Page([record("2", 2)]))
         assert await sink.position("feed") in (second, nameless)
         await sink.write("other", Page(), position=first)
         assert await sink.position("feed") in (second, nameless)
     assert await read_position(place, "other") == first
+
+
+async def test_position_keeps_what_a_pass_showed(ours: Place) -> None:
+    """The digest of the document and the order are remembered with it, and forgotten with it."""
+    full = Position(timestamp=at(1), document="0123456789abcdef0123456789abcd", order_shown=True)
+    async with ours.make() as sink:
+        await sink.write("feed", Page([record("1", 1)]), position=full)
+    found = await read_position(ours)
+    assert found is not None
+    assert (found.document, found.order_shown) == (full.document, True)
+
+    async with ours.make() as sink:
+        await sink.write("feed", Page(), position=Position(timestamp=at(2)))
+    found = await read_position(ours)
+    assert found is not None
+    assert (found.timestamp, found.document, found.order_shown) == (at(2), None, False)
+
+
+@pytest.mark.parametrize("run_id", ["R", "é R", "nul \0", "lone \ud800", "x" * 500])
+async def test_position_knows_its_run(ours: Place, run_id: str) -> None:
+    """A run that goes on must tell its own position from another's."""
+    async with ours.make() as sink:
+        await sink.write("feed", Page(), position=Position(timestamp=at(1), run_id=run_id))
+    found = await read_position(ours)
+
+    assert found is not None
+    assert found.is_of(run_id)
+    assert not found.is_of("another")
 
 
 async def test_page_that_fails_leaves_nothing_and_can_be_written_again(place: Place) -> None:
@@ -225,7 +439,9 @@ async def test_page_that_fails_leaves_nothing_and_can_be_written_again(place: Pl
         assert await sink.position("feed") == before
         assert [row.record_id for row in place.rows()] == ["1"]
         assert place.quarantine() == [] or not place.is_one_transaction
-        assert await sink.write("feed", Page([record("2", 2)], rejects), position=after) == 1
+        assert (
+            await sink.write("feed", Page([record("2", 2)], rejects), position=after)
+        ).written == 1
         assert await sink.position("feed") == after
 
     assert [row.record_id for row in place.rows()] == ["1", "2"]
@@ -243,6 +459,15 @@ async def test_reject_is_quarantined_once(place: Place) -> None:
     assert place.quarantine() == [
         (source_id, "R", reason) for source_id in ("feed", "other") for reason in ("no id", "odd")
     ]
+
+
+async def test_reject_of_another_reason_is_the_same_one(place: Place) -> None:
+    """A release that words a reason differently does not fill the quarantine again."""
+    await write(
+        place, Page([], [Reject("no id", "raw")]), Page([], [Reject("it has no id", "raw")])
+    )
+
+    assert place.quarantine() == [("feed", "R", "no id")]
 
 
 async def test_reason_of_a_reject_may_be_any_text(place: Place) -> None:
@@ -316,6 +541,43 @@ async def test_implausible_removal_is_refused_whole(ours: Place) -> None:
         assert await sink.mark_removed("nothing", set(), 0) == 0
 
     assert ours.removed() == ["5", "6", "7", "8", "9"]
+
+
+async def test_share_that_may_be_removed_is_not_a_matter_of_rounding(ours: Place) -> None:
+    """0.29 of 100 is a little less than 29 in binary; the error names the setting."""
+    await write(ours, [record(f"{n:03}", n) for n in range(100)])
+    async with ours.make() as sink:
+        with pytest.raises(SourceError, match=r"(?=.*\b30\b)(?=.*\b29%)(?=.*removed_share)"):
+            await sink.mark_removed("feed", {f"{n:03}" for n in range(70)}, 0.29)
+        assert await sink.mark_removed("feed", {f"{n:03}" for n in range(71)}, 0.29) == 29
+
+    assert len(ours.removed()) == 29
+
+
+async def test_mark_is_of_a_record_and_not_of_a_version(ours: Place) -> None:
+    """A record of several versions is one that is removed, and counts as one of those known."""
+    await write(ours, [record("1", 1, "a"), record("2", 2)], [record("1", 3, "b")])
+    async with ours.make() as sink:
+        with pytest.raises(SourceError, match=r"(?=.*\b1\b)(?=.*\b2 records)"):
+            await sink.mark_removed("feed", {"2"}, 0.4)
+        assert await sink.mark_removed("feed", {"2"}, 0.5) == 1
+        assert ours.removed() == ["1"]
+        await sink.write("feed", Page([record("1", 4, "c")]))
+
+    assert ours.removed() == []
+    assert ours.current() == [("1", "c"), ("2", "a")]
+
+
+async def test_record_that_is_removed_is_not_new_when_it_is_back(ours: Place) -> None:
+    """Its row was there all the time."""
+    one = record("1", 1)
+    await write(ours, [one, record("2", 2)])
+    async with ours.make() as sink:
+        assert await sink.mark_removed("feed", {"2"}, 0.5) == 1
+        assert await sink.lacking("feed", {"1": at(1)}) == set()
+        assert told(await sink.write("feed", Page([one]))) == ([], 0, [])
+        assert await sink.mark_removed("feed", {"2"}, 0.5) == 1
+        assert await sink.revert("feed", [one], run_id="R") == 0
 
 
 async def test_hundreds_of_thousands_of_ids_may_be_present(ours: Place) -> None:

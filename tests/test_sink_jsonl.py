@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 async def write(folder: Path, *pages: list[Record], source_id: str = "feed") -> list[int]:
     async with JsonlSink(f"jsonl://{folder}") as sink:
-        return [await sink.write(source_id, Page(page)) for page in pages]
+        return [(await sink.write(source_id, Page(page))).written for page in pages]
 
 
 def names(folder: Path, source_id: str = "feed") -> list[str]:
@@ -114,8 +114,8 @@ async def test_what_other_sinks_wrote_is_known(folder: Path) -> None:
     one, two = (JsonlSink(f"jsonl://{folder}") for _ in range(2))
     async with one, two:
         for n in range(3):
-            assert await one.write("feed", Page([record(str(n), n)])) == 1
-            assert await two.write("feed", Page([record(str(n), n)])) == 0
+            assert (await one.write("feed", Page([record(str(n), n)]))).written == 1
+            assert (await two.write("feed", Page([record(str(n), n)]))).written == 0
 
 
 async def test_folder_that_is_deleted_is_filled_again(folder: Path) -> None:
@@ -125,7 +125,7 @@ async def test_folder_that_is_deleted_is_filled_again(folder: Path) -> None:
         for path in (folder / "records" / "feed").iterdir():
             path.unlink()
         assert await sink.position("feed") is None
-        assert await sink.write("feed", Page([record("1", 1)])) == 1
+        assert (await sink.write("feed", Page([record("1", 1)]))).written == 1
 
 
 async def test_crash_before_the_position_replays_the_page(folder: Path) -> None:
@@ -137,7 +137,7 @@ async def test_crash_before_the_position_replays_the_page(folder: Path) -> None:
     before = every_file(folder)
     (folder / "records" / "feed" / "position.json").unlink()
     async with JsonlSink(f"jsonl://{folder}") as sink:
-        assert await sink.write("feed", page, position=position) == 0
+        assert (await sink.write("feed", page, position=position)).written == 0
 
     assert every_file(folder) == before
 
@@ -165,7 +165,7 @@ async def test_full_disk_leaves_nothing_of_a_page(
         assert caught.value.source_id == "feed"
         assert every_file(folder) == before
         monkeypatch.undo()
-        assert await sink.write("feed", page, position=position) == 1
+        assert (await sink.write("feed", page, position=position)).written == 1
         assert await sink.position("feed") == position
 
 
@@ -193,14 +193,137 @@ async def test_source_that_is_locked_for_too_long_fails_the_write(
     assert await write(folder, [record("2", 2)]) == [1]
 
 
-@pytest.mark.parametrize("text", ["half a li", "{}\n", '{"record_id":1,"record_timestamp":1}\n'])
-async def test_file_that_no_sink_wrote_is_named(folder: Path, text: str) -> None:
-    """Somebody edited a file: what it has is not guessed."""
-    await write(folder, [record("1", 1)])
-    (folder / "records" / "feed" / "mine.jsonl").write_text(text)
+WHOLE = '{"record_id":"9","version":"v","record_timestamp":"2024-01-01T00:00:00+00:00"}\n'
 
-    with pytest.raises(SinkError, match=r"records/feed/mine\.jsonl has a line that no sink wrote"):
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "half a li\n",
+        "{}\n",
+        "7\n",
+        "null\n",
+        '{"record_id":1,"record_timestamp":1}\n',
+        WHOLE[:-20] + WHOLE,
+        "\0" * 9 + "\n",
+    ],
+)
+async def test_file_that_no_sink_wrote_is_named(folder: Path, line: str) -> None:
+    """Somebody edited a file: what it has is not guessed, and the way out loses nothing."""
+    await write(folder, [record("1", 1)])
+    (folder / "records" / "feed" / "mine.jsonl").write_text(WHOLE + line + WHOLE)
+
+    with pytest.raises(
+        SinkError,
+        match=r"records/feed/mine\.jsonl has a line that no sink wrote, line 2; .*position\.json",
+    ):
         await write(folder, [record("1", 1)])
+
+
+async def test_line_that_is_torn_hides_no_record(folder: Path) -> None:
+    """Wherever it was cut: the file is mended and put aside, and the source collected again."""
+    page, position = [record("1", 1), record("2", 2)], Position(timestamp=at(2))
+    async with JsonlSink(f"jsonl://{folder}") as sink:
+        await sink.write("feed", Page(page), position=position)
+    [name] = names(folder)
+    path = folder / "records" / "feed" / name
+    whole = path.read_bytes()
+    first = whole.index(b"\n") + 1
+    for cut in (first + 1, first + 60, len(whole) - 30, len(whole) - 2):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(SinkError, match=r"ended in the middle of line 2.*Run again"):
+            await write(folder, page)
+        assert path.with_name(f"{name}.torn").read_bytes() == whole[:cut]
+        assert path.read_bytes() == whole[:first]
+        async with JsonlSink(f"jsonl://{folder}") as sink:
+            assert await sink.position("feed") is None
+            assert (await sink.write("feed", Page(page), position=position)).new == [page[1]]
+        [added] = set(names(folder)) - {name}
+        (path.parent / added).unlink()
+
+
+async def test_file_of_which_half_a_line_is_left_goes(folder: Path) -> None:
+    """Nothing of it is whole; a quarantine's file is mended as well."""
+    page = Page([record("1", 1)], [Reject.of("no id", 7)])
+    async with JsonlSink(f"jsonl://{folder}") as sink:
+        await sink.write("feed", page, position=Position(timestamp=at(1)))
+    for kind in ("records", "records_quarantine"):
+        [path] = (folder / kind / "feed").glob("*.jsonl")
+        path.write_bytes(path.read_bytes()[:10])
+        with pytest.raises(SinkError, match="ended in the middle of line 1"):
+            await write(folder, [record("1", 1)])
+        assert not path.exists()
+    async with JsonlSink(f"jsonl://{folder}") as sink:
+        assert await sink.position("feed") is None
+        assert (await sink.write("feed", page)).new == page.records
+
+
+async def test_last_line_without_its_end_and_blank_lines_are_whole(folder: Path) -> None:
+    """What an editor leaves costs nothing; nor are two lines ever on one."""
+    await write(folder, [record("1", 1), record("2", 2)])
+    [name] = names(folder)
+    path = folder / "records" / "feed" / name
+    path.write_bytes(b"\n" + path.read_bytes().replace(b"\n", b"\r\n\n").rstrip())
+    before = path.read_bytes()
+
+    assert await write(folder, [record("1", 1), record("2", 2)], [record("3", 3)]) == [0, 1]
+    assert path.read_bytes() == before
+
+
+async def test_names_of_files_are_flushed_after_they_were_moved(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss of power must not take a file away whose page was said to be durable."""
+    steps: list[str] = []
+    replace, flush = Path.replace, os.fsync
+
+    def replaced(self: Path, target: Path) -> Path:
+        steps.append(f"move {target.parent}")
+        return replace(self, target)
+
+    def flushed(file: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{file}")
+        if os.path.isdir(path):
+            steps.append(f"flush {path}")
+        flush(file)
+
+    page = Page([record("2", 2)], [Reject.of("no id", 7)])
+    async with JsonlSink(f"jsonl://{folder}") as sink:
+        await sink.write("feed", Page([record("1", 1)], [Reject.of("no id", 6)]))
+        monkeypatch.setattr(Path, "replace", replaced)
+        monkeypatch.setattr(os, "fsync", flushed)
+        await sink.write("feed", page, position=Position(timestamp=at(2)))
+
+    quarantine, records = folder / "records_quarantine" / "feed", folder / "records" / "feed"
+    assert steps == [
+        f"{what} {place}" for place in (quarantine, records, records) for what in ("move", "flush")
+    ]
+
+
+def marked(folder: Path) -> list[tuple[bool, str]]:
+    """Return of each line whether it is marked as a return, and its value."""
+    texts = [(folder / "records" / "feed" / name).read_text() for name in names(folder)]
+    lines = [json.loads(line) for text in texts for line in text.splitlines()]
+    lines.sort(key=lambda line: (line.get("returned_at", ""), line["record_timestamp"]))
+    return [("returned_at" in line, line["payload"]["value"]) for line in lines]
+
+
+async def test_line_is_marked_only_where_its_time_would_not_do(folder: Path) -> None:
+    """The greatest by mark and time is the current one; no file is changed for it."""
+    one, two, three = record("1", 1, "a"), record("1", 2, "b"), record("1", 2, "c")
+    await write(folder, [one], [two])
+    assert marked(folder) == [(False, "a"), (False, "b")]
+    before = every_file(folder)
+
+    await write(folder, [three])
+    assert marked(folder) == [(False, "a"), (False, "b"), (True, "c")]
+    for _ in range(2):
+        async with JsonlSink(f"jsonl://{folder}") as sink:
+            assert await sink.revert("feed", [one], run_id="R") == 1
+            assert await sink.revert("feed", [two], run_id="R") == 1
+    values = [value for _, value in marked(folder)]
+    assert values == ["a", "b", "c", "a", "b", "a", "b"]
+    assert every_file(folder).items() >= before.items()
 
 
 async def test_state_that_no_sink_wrote_is_named(folder: Path) -> None:
@@ -238,7 +361,7 @@ async def test_table_is_a_folder_with_a_position_of_its_own(folder: Path) -> Non
         async with JsonlSink(f"jsonl://{folder}", table) as sink:
             assert await sink.position("feed") is None
             page = Page([record("1", 1)])
-            assert await sink.write("feed", page, position=Position(timestamp=at(1))) == 1
+            assert (await sink.write("feed", page, position=Position(timestamp=at(1)))).written == 1
 
 
 async def test_relative_address_is_beside_the_working_directory(

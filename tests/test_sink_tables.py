@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -14,6 +15,7 @@ import pytest
 from ladon_storage.collection.interfaces import Position
 from ladon_storage.collection.records import Page, Record
 from ladon_storage.collection.sinks import SqlSink
+from ladon_storage.collection.sinks.sql_database import Compared
 from ladon_storage.collection.sinks.sql_postgresql import Postgresql
 from ladon_storage.collection.sinks.sql_sqlite import Sqlite
 from ladon_storage.errors import SinkError
@@ -64,7 +66,7 @@ def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Fresh:
 
 async def write(target: SqlSink, *records: Record) -> int:
     async with target:
-        return await target.write("feed", Page(list(records)))
+        return (await target.write("feed", Page(list(records)))).written
 
 
 async def test_tables_are_made_once_by_whoever_is_first(fresh: Fresh) -> None:
@@ -73,7 +75,7 @@ async def test_tables_are_made_once_by_whoever_is_first(fresh: Fresh) -> None:
 
     assert written == [1] * 4
     assert fresh.tables() >= {"records", "records_quarantine", "ladon_positions", "ladon_meta"}
-    assert fresh.execute("SELECT table_name, version FROM ladon_meta") == [("records", 2)]
+    assert fresh.execute("SELECT table_name, version FROM ladon_meta") == [("records", 3)]
 
 
 async def test_tables_of_one_database_are_apart(fresh: Fresh) -> None:
@@ -82,7 +84,9 @@ async def test_tables_of_one_database_are_apart(fresh: Fresh) -> None:
         async with fresh.sink(name, keep) as target:
             assert await target.position("feed") is None
             page = Page([record("1", 1)])
-            assert await target.write("feed", page, position=Position(timestamp=at(1))) == 1
+            assert (
+                await target.write("feed", page, position=Position(timestamp=at(1)))
+            ).written == 1
 
 
 async def test_position_goes_with_its_table(fresh: Fresh) -> None:
@@ -95,7 +99,7 @@ async def test_position_goes_with_its_table(fresh: Fresh) -> None:
     async with fresh.sink() as target, fresh.sink("other") as other:
         assert await target.position("feed") is None
         assert await other.position("feed") == Position(timestamp=at(1))
-        assert await target.write("feed", Page([record("1", 1)])) == 1
+        assert (await target.write("feed", Page([record("1", 1)]))).written == 1
 
 
 async def test_position_says_whose_it_is(fresh: Fresh) -> None:
@@ -124,15 +128,15 @@ async def test_table_beside_the_records_is_made_again(fresh: Fresh, missing: str
 
     assert await write(fresh.sink(), record("1", 1)) == 0
     assert missing in fresh.tables()
-    assert fresh.execute("SELECT table_name, version FROM ladon_meta") == [("records", 2)]
+    assert fresh.execute("SELECT table_name, version FROM ladon_meta") == [("records", 3)]
 
 
 async def test_table_of_a_newer_release_is_refused(fresh: Fresh) -> None:
     """What this release does not know it leaves alone."""
     await write(fresh.sink(), record("1", 1))
-    fresh.execute("UPDATE ladon_meta SET version = 3")
+    fresh.execute("UPDATE ladon_meta SET version = 4")
 
-    with pytest.raises(SinkError, match="is of version 3, and this release knows 2; update ladon"):
+    with pytest.raises(SinkError, match="is of version 4, and this release knows 3; update ladon"):
         await write(fresh.sink(), record("2", 2))
 
 
@@ -166,12 +170,33 @@ async def test_another_run_that_was_faster_is_respected(
     """What was unknown may be there when it is written: nothing is twice, or goes back."""
     await write(fresh.sink(keep=keep), record("1", 2, "new"))
     for database in (Sqlite, Postgresql):
-        monkeypatch.setattr(database, "unknown", lambda _self, _at, _id, records: records)
+        monkeypatch.setattr(database, "compare", Stale(database.compare))
 
-    assert await write(fresh.sink(keep=keep), record("1", 2, "new")) == 0
+    async with fresh.sink(keep=keep) as target:
+        result = await target.write("feed", Page([record("1", 2, "new")]))
+    assert (result.written, len(result.superseded)) == (0, 0)
+    older = record("1", 1, "old")
+    async with fresh.sink(keep=keep) as target:
+        result = await target.write("feed", Page([older]))
     expected = 0 if keep == "latest" else 1
-    assert await write(fresh.sink(keep=keep), record("1", 1, "old")) == expected
+    assert (list(result.new), result.changed, list(result.superseded)) == ([], expected, [older])
     assert fresh.execute("SELECT count(*) FROM records") == [(1 + expected,)]
+
+
+class Stale:
+    """Be a look at a table of which every other one is from before another run committed."""
+
+    def __init__(self, compare: Callable[..., Compared]) -> None:
+        self._compare = compare
+        self._looks = itertools.count()
+
+    def __get__(self, database: Any, _: Any) -> Callable[..., Compared]:
+        return lambda *args, **kwargs: self._look(database, *args, **kwargs)
+
+    def _look(self, database: Any, *args: Any, **kwargs: Any) -> Compared:
+        if next(self._looks) % 2 == 0:
+            return Compared(new=list(args[2]))
+        return self._compare(database, *args, **kwargs)
 
 
 async def test_runs_that_write_the_same_records_wait_and_do_not_deadlock(fresh: Fresh) -> None:
@@ -216,10 +241,11 @@ async def test_table_of_the_first_version_is_migrated(tmp_path: Path, keep: str)
     before = old.execute("SELECT * FROM records")
 
     assert await write(old.sink(keep=keep), one, two) == 0
-    assert old.execute("SELECT * FROM records") == [(*row, None) for row in before]
+    added = (None,) if keep == "latest" else (None, None)
+    assert old.execute("SELECT * FROM records") == [(*row, *added) for row in before]
     async with old.sink(keep=keep) as target:
         assert await target.mark_removed("feed", {"1"}, 0.5) == 1
-        assert await target.write("feed", Page([two, record("1", 3, "b")])) == 1
+        assert (await target.write("feed", Page([two, record("1", 3, "b")]))).written == 1
     assert old.execute("SELECT count(*) FROM records WHERE removed_at IS NOT NULL") == [(0,)]
 
 

@@ -4,19 +4,21 @@
   position is a file that is moved last, so that it never says more than what is there.
 - A file that is there is never changed. Hence every version is kept, and no other choice is.
 - It is for up to about a million versions of a source: the digests of all are kept in memory, about
-  100 bytes each, and read again by every run. What is larger belongs into a database.
+  300 bytes for a record and 100 for each further version, and read again by every run. What is
+  larger belongs into a database.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Sequence, Set
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
 from ladon_storage.collection.interfaces import Position, WriteResult
-from ladon_storage.collection.records import Page
+from ladon_storage.collection.records import Page, Record
 from ladon_storage.collection.sinks.jsonl_files import SourceFiles
 from ladon_storage.collection.sinks.thread import SinkThread
 from ladon_storage.errors import ConfigurationError, SinkError
@@ -32,6 +34,11 @@ class JsonlSink:
 
     ``<table>/<source>/*.jsonl`` has a line for each version, with ``source_id``, ``record_id``,
     ``version``, ``record_timestamp`` and ``payload``; the names order by the oldest record within.
+
+    The current version of a record is the line with the greatest ``returned_at``, or where no line
+    of it has one with the greatest ``record_timestamp``, and of equals the last in its file:
+    ``jq -s 'group_by(.record_id) | map(max_by([.returned_at // "", .record_timestamp]))'``.
+
     Beside it are ``<table>_quarantine`` and ``<table>_removed``. Ids of sources are
     percent-encoded.
 
@@ -94,7 +101,7 @@ class JsonlSink:
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
     ) -> WriteResult:
-        """Make a page durable and return how many versions are new.
+        """Make a page durable and return what that changed.
 
         What fails leaves nothing of the page. A crash may leave it without its position, or its
         rejects without it: the same page again adds only what is missing.
@@ -102,10 +109,9 @@ class JsonlSink:
         Raises:
             SinkError: A file could not be written.
         """
-        written = await self._do(
+        return await self._do(
             lambda: self._of(source_id).write(page, run_id, position), "store a page", source_id
         )
-        return WriteResult(changed=written)
 
     async def position(self, source_id: str) -> Position | None:
         """Return the last position that was written; ``None``: none was.
@@ -128,6 +134,30 @@ class JsonlSink:
             lambda: self._of(source_id).mark_removed(present, most),
             "mark what was removed",
             source_id,
+        )
+
+    async def revert(self, source_id: str, records: Sequence[Record], *, run_id: str = "") -> int:
+        """Add the lines of versions again, as the current ones, and return how many were not.
+
+        One that this run added is not counted.
+
+        Raises:
+            SinkError: A file could not be written.
+        """
+        return await self._do(
+            lambda: self._of(source_id).revert(records),
+            "make an earlier version current",
+            source_id,
+        )
+
+    async def lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
+        """Return the ids of ``listed`` whose current line is of an earlier time, or not there.
+
+        Raises:
+            SinkError: A file could not be read.
+        """
+        return await self._do(
+            lambda: self._of(source_id).lacking(listed), "look records up", source_id
         )
 
     def _of(self, source_id: str) -> SourceFiles:

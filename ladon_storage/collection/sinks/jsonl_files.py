@@ -3,6 +3,9 @@
 - Whoever writes holds the source's lock, which ends with its process, and first reads what others
   wrote since.
 - A name is made of the content: who writes the same page writes the same file.
+- The current line of a record is the one with the greatest ``returned_at``, or where none has any
+  the greatest ``record_timestamp``, and of equals the last in its file. A line has a
+  ``returned_at`` where its time alone would not make it the current one.
 - What cannot be used is moved to its place before the records, the marks after them, the position
   last: a crash in between does no harm.
 """
@@ -12,17 +15,26 @@ from __future__ import annotations
 import fcntl
 import json
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from datetime import UTC
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote
 
-from ladon_storage.collection.interfaces import Position, utc_now
+import orjson
+
+from ladon_storage.collection.interfaces import Position, WriteResult, run_digest, utc_now
 from ladon_storage.collection.records import Page, Record, Reject
-from ladon_storage.collection.sinks.jsonl_lines import Lines, Moves, make_folder
+from ladon_storage.collection.sinks.jsonl_lines import (
+    Lines,
+    Moves,
+    TornFileError,
+    flush_folder,
+    make_folder,
+    mend,
+)
 from ladon_storage.collection.sinks.removal import refuse_implausible_removal
 from ladon_storage.errors import SinkError
 
@@ -30,8 +42,8 @@ WAIT_SECONDS = 30
 """How long a write waits for another process that writes the same source."""
 
 _POLL_SECONDS = 0.01
-_KEY_END = b',"record_timestamp":'
-"""What follows the id and the version in a line. In a text its quotes would be escaped."""
+_KEY = 16
+"""Bytes of a digest, in front of what the current line of a record is the greatest by."""
 
 _as_given = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _as_ascii = json.JSONEncoder(separators=(",", ":")).encode
@@ -51,32 +63,75 @@ class SourceFiles:
         name = quote(source_id, safe="").replace(".", "%2E")
         self._source_id = source_id
         self._folder = folder / table / name
-        self._records = Lines(self._folder, lambda line: _record_key(*_id_and_version(line)))
+        self._current: dict[int, bytes] = {}
+        self._older: set[bytes] = set()
+        self._records = Lines(self._folder, self._learn, self._current.clear)
         self._rejects = Lines(
-            folder / f"{table}_quarantine" / name, lambda line: _digest(json.loads(line)["raw"])
+            folder / f"{table}_quarantine" / name, lambda line: _digest(line["raw"])
         )
         self._removed_path = folder / f"{table}_removed" / f"{name}.jsonl"
         self._position_path = self._folder / "position.json"
 
-    def write(self, page: Page, run_id: str, position: Position | None) -> int:
-        """Add what is new of a page, and return how many versions are."""
+    def write(self, page: Page, run_id: str, position: Position | None) -> WriteResult:
+        """Add what is new of a page."""
         if not len(page) and position is None:
-            return 0
-        rejects = {_digest(reject.raw): reject for reject in page.rejects}
+            return WriteResult()
+        rejects: dict[bytes, Reject] = {}
+        for reject in page.rejects:
+            rejects.setdefault(_digest(reject.raw), reject)
         records = {_record_key(each.record_id, each.version): each for each in page.records}
         with self._locked(), Moves() as moves:
             new_rejects = self._rejects.missing(rejects)
             self._rejects.add(
                 "", {k: self._rejected(rejects[k], run_id) for k in new_rejects}, moves
             )
-            new = self._records.missing(records)
-            if new:
-                lines = {key: self._line(records[key]) for key in new}
-                self._records.add(_prefix([records[key] for key in new]), lines, moves)
+            added = {key: records[key] for key in self._records.missing(records)}
+            returned, older = self._placed(added)
+            new = [each for each in added.values() if hash(each.record_id) not in self._current]
+            if added:
+                lines = {key: self._line(added[key], returned.get(key)) for key in added}
+                self._records.add(_prefix(added.values()), lines, moves)
             self._restore({record.record_id for record in page.records}, moves)
             if position is not None:
-                moves.add(self._position_path, [position.model_dump_json().encode()])
-        return len(new)
+                moves.add(self._position_path, [_position_text(position).encode()])
+            superseded = [] if len(added) == len(records) else self._superseded(records, added)
+        for key, record in added.items():
+            self._see(record, key, returned.get(key))
+        self._older |= older.keys()
+        superseded += older.values()
+        by_time = {each.record_id: each for each in new}
+        if len(by_time) < len(new):
+            new.sort(key=lambda each: each.timestamp)
+            by_time = {each.record_id: each for each in new}
+        return WriteResult(list(by_time.values()), len(added) - len(by_time), superseded)
+
+    def revert(self, records: Sequence[Record]) -> int:
+        """Add versions again, as the current ones; return how many were not, of older runs."""
+        with self._locked(), Moves() as moves:
+            latest = {each.record_id: each for each in records}.values()
+            back = {
+                _record_key(each.record_id, each.version): each
+                for each in latest
+                if not self._is_current(each)
+            }
+            returned = {key: self._returned_at(each) for key, each in back.items()}
+            if back:
+                lines = {key: self._line(back[key], returned[key]) for key in back}
+                salt = max(returned.values())
+                self._records.add(_prefix(back.values()), lines, moves, salt)
+        for key, record in back.items():
+            self._see(record, key, returned[key])
+        return len(back.keys() - self._older)
+
+    def lacking(self, listed: Mapping[str, datetime]) -> set[str]:
+        """Return the ids whose current line is older, or that have none."""
+        with self._locked():
+            current = {each: self._current.get(hash(each)) for each in listed}
+        return {
+            record_id
+            for record_id, order in current.items()
+            if order is None or _time_of(order) < _text(listed[record_id]).encode()
+        }
 
     def position(self) -> Position | None:
         """Return the last position that was written."""
@@ -95,7 +150,8 @@ class SourceFiles:
         """List the records that are not in ``present`` as removed, and no others."""
         with self._locked(), Moves() as moves:
             marked = self._marked()
-            known = {_id_and_version(line)[0] for line in self._records.read()} - marked.keys()
+            ids = set(self._records.read(lambda line: line["record_id"]))
+            known = ids - marked.keys()
             missing = known - present
             refuse_implausible_removal(self._source_id, len(missing), len(known), most)
             kept = {each: line for each, line in marked.items() if each not in present}
@@ -125,9 +181,95 @@ class SourceFiles:
                             self._source_id,
                         ) from None
                 time.sleep(_POLL_SECONDS)
-            self._records.refresh()
-            self._rejects.refresh()
+            try:
+                self._records.refresh()
+                self._rejects.refresh()
+            except TornFileError as torn:
+                self._mend(torn)
             yield
+
+    def _mend(self, torn: TornFileError) -> NoReturn:
+        """Put a torn file aside, and see to it that what was in it is collected again."""
+        # First: a crash in between must not leave a position that says that all is there.
+        self._position_path.unlink(missing_ok=True)
+        flush_folder(self._folder)
+        aside = mend(torn)
+        raise SinkError(
+            f"The file {torn.path} ended in the middle of line {torn.number}; it is now {aside}, "
+            "and its whole lines are in its place. Run again: the source is collected from its "
+            "beginning, which brings back what was lost.",
+            self._source_id,
+        )
+
+    def _learn(self, line: dict[str, Any]) -> bytes:
+        """Hear of a line, and return its key."""
+        key = _record_key(line["record_id"], line["version"])
+        returned = line.get("returned_at", "")
+        self._note(line["record_id"], key, f"{returned}\0{line['record_timestamp']}".encode())
+        return key
+
+    def _see(self, record: Record, key: bytes, returned: str | None) -> None:
+        """Hear of a record that was added."""
+        order = f"{returned or ''}\0{record.timestamp.isoformat()}".encode()
+        self._note(record.record_id, key, order)
+
+    def _note(self, record_id: str, key: bytes, order: bytes) -> None:
+        number = hash(record_id)
+        current = self._current.get(number)
+        if current is None or order >= current[_KEY:]:
+            self._current[number] = key + order
+
+    def _superseded(
+        self, records: Mapping[bytes, Record], added: Mapping[bytes, Record]
+    ) -> list[Record]:
+        """Return the records that are there, and not current."""
+        return [
+            each
+            for key, each in records.items()
+            if key not in added and self._current.get(hash(each.record_id), b"")[:_KEY] != key
+        ]
+
+    def _is_current(self, record: Record) -> bool:
+        current = self._current.get(hash(record.record_id), b"")
+        return current[:_KEY] == _record_key(record.record_id, record.version)
+
+    def _returned_at(self, record: Record) -> str:
+        """Return what makes a record's line the current one."""
+        now = _text(utc_now(), "microseconds")
+        before = self._current.get(hash(record.record_id), bytes(_KEY))[_KEY:].split(b"\0")[0]
+        if before and before.decode() >= now:
+            later = datetime.fromisoformat(before.decode()) + timedelta(microseconds=1)
+            return _text(later, "microseconds")
+        return now
+
+    def _placed(
+        self, added: Mapping[bytes, Record]
+    ) -> tuple[dict[bytes, str], dict[bytes, Record]]:
+        """Return which new lines need a ``returned_at``, and which are older than the current."""
+        returned: dict[bytes, str] = {}
+        older: dict[bytes, Record] = {}
+        last: dict[str, datetime] = {}
+        known = [each for each in added.items() if hash(each[1].record_id) in self._current]
+        for key, record in sorted(known, key=lambda each: each[1].timestamp):
+            current = self._current[hash(record.record_id)]
+            time = _text(record.timestamp).encode()
+            if time < _time_of(current):
+                older[key] = record
+            elif time == _time_of(current) or current[_KEY:].split(b"\0")[0]:
+                at = datetime.fromisoformat(self._returned_at(record))
+                before = last.get(record.record_id)
+                last[record.record_id] = at = max(
+                    at, before + timedelta(microseconds=1) if before else at
+                )
+                returned[key] = _text(at, "microseconds")
+            elif record.record_id in last:
+                # One of this page at the time of the current one has a mark, and must not win.
+                last[record.record_id] += timedelta(microseconds=1)
+                returned[key] = _text(last[record.record_id], "microseconds")
+        if not older:
+            return returned, older
+        replaced = {added[key].record_id for key in added.keys() - older.keys()}
+        return returned, {k: each for k, each in older.items() if each.record_id not in replaced}
 
     def _restore(self, ids: set[str], moves: Moves) -> None:
         marked = self._marked()
@@ -148,16 +290,18 @@ class SourceFiles:
                 self._source_id,
             ) from error
 
-    def _line(self, record: Record) -> bytes:
+    def _line(self, record: Record, returned: str | None = None) -> bytes:
         head: dict[str, Any] = {
             "source_id": self._source_id,
             "record_id": record.record_id,
             "version": record.version,
             "record_timestamp": record.timestamp.isoformat(),
         }
+        if returned is not None:
+            head["returned_at"] = returned
         # Line breaks are only between the values of JSON, where a space is as good.
         payload = record.payload.replace("\r", " ").replace("\n", " ")
-        return f'{_as_given(head)[:-1]},"payload":{payload}}}'.encode()
+        return b'%b,"payload":%b}' % (orjson.dumps(head)[:-1], payload.encode())
 
     def _rejected(self, reject: Reject, run_id: str) -> bytes:
         # Escaped: nobody has checked these texts.
@@ -172,10 +316,20 @@ class SourceFiles:
         ).encode()
 
 
-def _id_and_version(line: bytes) -> tuple[str, str]:
-    """Read the head of a line alone: its payload may be large."""
-    head = json.loads(line[: line.index(_KEY_END)] + b"}")
-    return head["record_id"], head["version"]
+def _position_text(position: Position) -> str:
+    try:
+        return position.model_dump_json()
+    except ValueError:  # half of a surrogate pair in the name of the run
+        run_id = run_digest(position.run_id or "")
+        return position.model_copy(update={"run_id": run_id}).model_dump_json()
+
+
+def _text(at: datetime, timespec: str = "auto") -> str:
+    return at.astimezone(UTC).isoformat(timespec=timespec)
+
+
+def _time_of(current: bytes) -> bytes:
+    return current[_KEY:].split(b"\0")[1]
 
 
 def _record_key(record_id: str, version: str) -> bytes:
@@ -183,10 +337,10 @@ def _record_key(record_id: str, version: str) -> bytes:
 
 
 def _digest(text: str) -> bytes:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_KEY).digest()
 
 
-def _prefix(records: list[Record]) -> str:
+def _prefix(records: Iterable[Record]) -> str:
     """Return what orders files by the oldest record within."""
     oldest = min(record.timestamp for record in records).astimezone(UTC)
     return oldest.replace(tzinfo=None).isoformat(timespec="seconds").replace(":", "") + "Z-"

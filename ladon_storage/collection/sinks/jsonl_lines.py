@@ -3,16 +3,21 @@
 - A file is written and flushed beside its place, and moved there: nobody sees a part of it, and
   what is seen survives a loss of power.
 - Where writing any of the files fails, none appears.
+- A line counts as there only if it is whole. What another program, or a disk, left of a file is
+  told from what a sink wrote, and never hides a record.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+import orjson
 
 from ladon_storage.errors import SinkError
 
@@ -37,7 +42,7 @@ class Moves:
             if error is None:
                 for written, place in self._moves:
                     written.replace(place)
-                    _flush_folder(place.parent)
+                    flush_folder(place.parent)
                 for each in self._after:
                     each()
         finally:
@@ -59,45 +64,72 @@ class Moves:
             os.fsync(file.fileno())
 
 
+class TornFileError(Exception):
+    """A file that ends in the middle of a line.
+
+    Args:
+        path: The file.
+        number: The line, counted from one.
+    """
+
+    def __init__(self, path: Path, number: int) -> None:
+        super().__init__(path, number)
+        self.path = path
+        self.number = number
+
+
 class Lines:
     """Know the lines of a folder's files by their keys.
 
     Args:
         folder: The folder, which need not be there.
-        key: Return the key of a line.
+        learn: Hear of a line, and return its key.
+        forget: Hear that all lines are read again.
     """
 
-    def __init__(self, folder: Path, key: Callable[[bytes], bytes]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        learn: Callable[[dict[str, Any]], bytes],
+        forget: Callable[[], None] = lambda: None,
+    ) -> None:
         self._folder = folder
-        self._key = key
+        self._learn = learn
+        self._forget = forget
         self._read: set[str] | None = None
         self._known: set[bytes] = set()
 
     def refresh(self) -> None:
-        """Read the files that appeared since; all of them again, where one is no longer there."""
+        """Read the files that appeared since; all of them again, where one is no longer there.
+
+        Raises:
+            TornFileError: One of them ends in the middle of a line.
+            SinkError: One of them has a line that no sink wrote.
+        """
         names = self._names()
         if self._read is None or not self._read <= names:
             for left in self._folder.glob(".*.tmp"):  # of a process that was killed
                 left.unlink()
             self._read, self._known = set(), set()
+            self._forget()
         for name in sorted(names - self._read):
-            self._known.update(map(self._key_of(name), self._lines(name)))
+            self._known.update(self._lines(name, self._learn))
             self._read.add(name)
 
-    def read(self) -> Iterator[bytes]:
-        """Yield the lines of all files."""
+    def read(self, what: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
+        """Yield what a function returns of each line of all files."""
         for name in sorted(self._names()):
-            yield from self._lines(name)
+            yield from self._lines(name, what)
 
     def missing(self, keys: Iterable[bytes]) -> list[bytes]:
         """Return the keys that no line has."""
         return [key for key in keys if key not in self._known]
 
-    def add(self, prefix: str, lines: Mapping[bytes, bytes], moves: Moves) -> None:
-        """Add a file with these lines, if there are any."""
+    def add(self, prefix: str, lines: Mapping[bytes, bytes], moves: Moves, salt: str = "") -> None:
+        """Add a file with these lines, if there are any, whose name is made of all of this."""
         if not lines:
             return
-        digest = blake2b(b"".join(sorted(lines)), digest_size=8).hexdigest()
+        digest = blake2b(b"".join(sorted(lines)) + salt.encode(), digest_size=8).hexdigest()
         name = f"{prefix}{digest}.jsonl"
 
         def know() -> None:
@@ -114,21 +146,50 @@ class Lines:
         except FileNotFoundError:
             return set()
 
-    def _lines(self, name: str) -> Iterator[bytes]:
-        with (self._folder / name).open("rb") as file:
-            yield from file
+    def _lines(self, name: str, what: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
+        path = self._folder / name
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield what(parsed(line))
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    if not line.strip():  # somebody's editor
+                        continue
+                    if not line.endswith(b"\n"):
+                        raise TornFileError(path, number) from error
+                    raise SinkError(
+                        f"The file {path} has a line that no sink wrote, line {number}; move it "
+                        "elsewhere, delete position.json beside the records, and run again: the "
+                        "source is collected from its beginning."
+                    ) from error
 
-    def _key_of(self, name: str) -> Callable[[bytes], bytes]:
-        def key(line: bytes) -> bytes:
-            try:
-                return self._key(line)
-            except (ValueError, KeyError, TypeError) as error:
-                raise SinkError(
-                    f"The file {self._folder / name} has a line that no sink wrote; move it "
-                    "elsewhere, and run again."
-                ) from error
 
-        return key
+def parsed(line: bytes) -> Any:
+    """Return a line's JSON: all of it, since its head alone would say that half a line is there.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        return orjson.loads(line)
+    except ValueError:  # half of a surrogate pair is one, for orjson
+        return json.loads(line)
+
+
+def mend(torn: TornFileError) -> Path:
+    """Put a torn file aside, its whole lines in its place, and return where it is."""
+    path = torn.path
+    aside = path.with_name(f"{path.name}.torn")
+    lines = path.read_bytes().split(b"\n")[: torn.number - 1]
+    with Moves() as moves:
+        if lines:
+            moves.add(path, lines)
+        aside.unlink(missing_ok=True)
+        os.link(path, aside)
+    if not lines:
+        path.unlink()
+    flush_folder(path.parent)
+    return aside
 
 
 def make_folder(folder: Path) -> None:
@@ -137,10 +198,11 @@ def make_folder(folder: Path) -> None:
         return
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    _flush_folder(folder.parent)
+    flush_folder(folder.parent)
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Make durable which files a folder has."""
     opened = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(opened)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -14,7 +14,15 @@ from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
 from ladon_storage.collection.records import Record
-from ladon_storage.collection.sinks.sql_database import WAIT_SECONDS, by_id, statement
+from ladon_storage.collection.sinks.sql_database import (
+    RULES,
+    WAIT_SECONDS,
+    Compared,
+    Rule,
+    by_id,
+    split,
+    statement,
+)
 from ladon_storage.collection.sinks.sql_tables import Keep
 from ladon_storage.errors import ConfigurationError
 
@@ -24,6 +32,9 @@ _SILENT_SECONDS = 60
 
 _MAKING_LOCK = 1_418_742_211
 """The advisory lock of who makes tables; any number that no other program takes."""
+
+_WRITING_LOCK = 1_418_742_212
+"""With a hash beside it, the advisory lock of who writes a source's rows."""
 
 # A page's columns are JSON lists: psycopg needs ten times as long to quote them as arrays.
 _INSERT = """
@@ -39,12 +50,27 @@ SELECT record_id, version, record_timestamp FROM {table}
 WHERE source_id = %s AND record_id = ANY(%s)
 """
 
-# Not a join: without statistics the planner would read the whole table for each page.
-_KNOWN_VERSIONS = """
-SELECT page.id, page.version
-FROM ROWS FROM (json_array_elements_text(%s), json_array_elements_text(%s)) AS page (id, version)
-WHERE (SELECT true FROM {table} AS t
-       WHERE t.source_id = %s AND t.record_id = page.id AND t.version = page.version)
+# Not a plain join: without statistics the planner would read the whole table for each page.
+_UNKNOWN = """
+SELECT page.number, t.version IS NOT NULL
+FROM ROWS FROM (json_array_elements_text(%s), json_array_elements_text(%s))
+WITH ORDINALITY AS page (id, version, number)
+LEFT JOIN LATERAL (
+    SELECT version, replaced_at FROM {table} AS t
+    WHERE t.source_id = %s AND t.record_id = page.id AND t.version = page.version OFFSET 0
+) AS t ON true
+WHERE t.version IS NULL OR t.replaced_at IS NOT NULL
+"""
+
+_THERE = """
+SELECT DISTINCT record_id FROM {table} WHERE source_id = %s AND record_id = ANY(%s)
+"""
+
+_LACKING = """
+SELECT page.id
+FROM ROWS FROM (json_array_elements_text(%s), json_array_elements_text(%s)) AS page (id, at)
+WHERE (SELECT true FROM {table} AS t WHERE t.source_id = %s AND t.record_id = page.id
+       AND t.record_timestamp >= page.at::timestamptz LIMIT 1) IS NULL
 """
 
 _MARK = """
@@ -60,6 +86,9 @@ FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
 LEFT JOIN pg_index AS i ON i.indrelid = c.oid AND i.indisprimary
 WHERE c.relnamespace = current_schema()::regnamespace AND c.relname = ANY(%s)
 AND a.attnum > 0 AND NOT a.attisdropped
+UNION ALL SELECT c.relname, t.tgname, false
+FROM pg_class AS c JOIN pg_trigger AS t ON t.tgrelid = c.oid AND NOT t.tgisinternal
+WHERE c.relnamespace = current_schema()::regnamespace AND c.relname = ANY(%s)
 """
 
 # UTC, since the first hours of the year 1 are in no year elsewhere. A commit that is acknowledged
@@ -100,17 +129,21 @@ class Postgresql:
             )
         self._url = url.set(drivername="postgresql+psycopg")
         self._keep = keep
-        self._insert, self._known, self._known_versions, self._mark, self._unmark = (
+        self._table = table
+        self._inserts = {rule: statement(_INSERT, table, keep, rule) for rule in RULES}
+        self._known, self._unknown, self._there, self._lacking, self._mark, self._unmark = (
             statement(each, table, keep)
-            for each in (_INSERT, _KNOWN, _KNOWN_VERSIONS, _MARK, _UNMARK)
+            for each in (_KNOWN, _UNKNOWN, _THERE, _LACKING, _MARK, _UNMARK)
         )
 
     def engine(self) -> Engine:
         """Return what connects, and notices when a connection is lost."""
         return _engine(self._url)
 
-    def begin_writing(self, connection: Connection) -> None:
-        """Do nothing: every transaction may write, and waits for the rows that it needs."""
+    def begin_writing(self, connection: Connection, source_id: str) -> None:
+        """Take the source's lock; of its own accord a transaction waits for single rows alone."""
+        asked = "SELECT pg_advisory_xact_lock(%s, hashtext(%s))"
+        connection.exec_driver_sql(asked, (_WRITING_LOCK, f"{self._table} {source_id}"))
 
     def begin_making(self, connection: Connection) -> None:
         """Take a lock: two that make one table at once do not see each other's."""
@@ -119,31 +152,62 @@ class Postgresql:
     def found(self, connection: Connection, names: Sequence[str]) -> dict[str, dict[str, bool]]:
         """Ask the catalogue once, for the schema where a table would be made."""
         found: dict[str, dict[str, bool]] = {}
-        for table, column, is_key in connection.exec_driver_sql(_FOUND, (list(names),)):
+        for table, column, is_key in connection.exec_driver_sql(_FOUND, (list(names), list(names))):
             found.setdefault(table, {})[column] = is_key
         return found
 
-    def unknown(
-        self, connection: Connection, source_id: str, records: list[Record]
-    ) -> list[Record]:
+    def compare(
+        self,
+        connection: Connection,
+        source_id: str,
+        records: list[Record],
+        *,
+        are_replaced: bool,
+    ) -> Compared:
         """Read first: an upsert that changes nothing locks, and so writes, each row."""
-        ids = [record.record_id for record in records]
+        compared, ids = Compared(), [record.record_id for record in records]
         if self._keep == "all":
             page = (json.dumps(ids), json.dumps([record.version for record in records]))
-            rows = connection.exec_driver_sql(self._known_versions, (*page, source_id))
-            known = {(row[0], row[1]) for row in rows}
-            return [each for each in records if (each.record_id, each.version) not in known]
+            rows = connection.exec_driver_sql(self._unknown, (*page, source_id))
+            for number, is_there in rows:
+                kind = compared.superseded if is_there else compared.new
+                kind.append(records[number - 1])
+            if not compared.new:
+                return compared
+            ids = [record.record_id for record in compared.new]
+            there = connection.exec_driver_sql(self._there, (source_id, ids))
+            return split(compared, {row[0] for row in there})
         rows = connection.exec_driver_sql(self._known, (source_id, ids))
-        there = {record_id: (version, timestamp) for record_id, version, timestamp in rows}
-        unknown = []
+        known = {record_id: (version, timestamp) for record_id, version, timestamp in rows}
         for record in records:
-            version, timestamp = there.get(record.record_id, (None, record.timestamp))
-            if version != record.version and timestamp <= record.timestamp:
-                unknown.append(record)
-        return unknown
+            row = known.get(record.record_id)
+            if row is None:
+                compared.new.append(record)
+            elif row[0] != record.version:
+                is_newer = row[1] <= record.timestamp
+                (compared.changed if is_newer else compared.superseded).append(record)
+        return compared
+
+    def are_unknown(self, connection: Connection, source_id: str, ids: list[str]) -> bool:
+        """Stop at the first that is there."""
+        asked = f"SELECT EXISTS ({self._there.replace('DISTINCT record_id', '1')})"
+        return not connection.exec_driver_sql(asked, (source_id, ids)).scalar_one()
+
+    def lacking(
+        self, connection: Connection, source_id: str, listed: Mapping[str, datetime]
+    ) -> list[str]:
+        """Send ids and times in one round trip."""
+        times = [at.isoformat() for at in listed.values()]
+        arguments = (json.dumps(list(listed)), json.dumps(times), source_id)
+        return [row[0] for row in connection.exec_driver_sql(self._lacking, arguments)]
 
     def store(
-        self, connection: Connection, source_id: str, records: list[Record], now: datetime
+        self,
+        connection: Connection,
+        source_id: str,
+        records: list[Record],
+        now: datetime,
+        rule: Rule = "newer",
     ) -> int:
         """Send the rows in one round trip."""
         records = by_id(records)
@@ -154,7 +218,7 @@ class Postgresql:
             [record.payload for record in records],
         )
         return connection.exec_driver_sql(
-            self._insert, (source_id, now, *map(json.dumps, columns))
+            self._inserts[rule], (source_id, now, *map(json.dumps, columns))
         ).rowcount
 
     def mark(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +18,15 @@ from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
 from ladon_storage.collection.records import Record
-from ladon_storage.collection.sinks.sql_database import WAIT_SECONDS, by_id, statement
+from ladon_storage.collection.sinks.sql_database import (
+    RULES,
+    WAIT_SECONDS,
+    Compared,
+    Rule,
+    by_id,
+    split,
+    statement,
+)
 from ladon_storage.collection.sinks.sql_tables import Keep, instant_text
 from ladon_storage.errors import ConfigurationError, SinkError
 
@@ -27,6 +35,7 @@ _POLL_SECONDS = 0.005
 _FOUND = """
 SELECT page.value, t.name, t.pk FROM json_each(?) AS page
 CROSS JOIN pragma_table_info(page.value) AS t
+UNION ALL SELECT tbl_name, name, 0 FROM sqlite_master WHERE type = 'trigger'
 """
 
 # Rows are passed as JSON, so that thousands of them are one step of SQLite, during which other
@@ -45,20 +54,39 @@ INSERT INTO {table} (source_id, record_id, version, record_timestamp, payload, c
 {page} SELECT ?, record_id, version, record_timestamp, payload, ? FROM page WHERE true {on_conflict}
 """
 
-_UNKNOWN: dict[Keep, str] = {
-    "latest": """
-{page} SELECT json_group_array(page.key) FROM page
+# A record is new (0), changes a row (1) or is superseded (2). What is told is that, and three times
+# its place in the page.
+_COMPARED = """
+{page} SELECT json_group_array(3 * page.key + CASE WHEN t.record_id IS NULL THEN 0
+WHEN t.record_timestamp <= page.record_timestamp THEN 1 ELSE 2 END) FROM page
 LEFT JOIN {table} AS t ON t.source_id = ? AND t.record_id = page.record_id
-WHERE t.record_id IS NULL
-OR t.version <> page.version AND t.record_timestamp <= page.record_timestamp
-""",
-    "all": """
-{page} SELECT json_group_array(page.key) FROM page
+WHERE t.version IS NOT page.version
+"""
+
+_UNKNOWN = """
+{page} SELECT json_group_array(3 * page.key) FROM page
 LEFT JOIN {table} AS t
 ON t.source_id = ? AND t.record_id = page.record_id AND t.version = page.version
 WHERE t.record_id IS NULL
-""",
-}
+"""
+
+_UNKNOWN_OR_REPLACED = """
+{page} SELECT json_group_array(3 * page.key + 2 * (t.record_id IS NOT NULL)) FROM page
+LEFT JOIN {table} AS t
+ON t.source_id = ? AND t.record_id = page.record_id AND t.version = page.version
+WHERE t.record_id IS NULL OR t.replaced_at IS NOT NULL
+"""
+
+_THERE = """
+SELECT DISTINCT page.value FROM json_each(?) AS page
+CROSS JOIN {table} AS t ON t.source_id = ? AND t.record_id = page.value
+"""
+
+_LACKING = """
+SELECT page.key FROM json_each(?) AS page WHERE NOT EXISTS (
+SELECT 1 FROM {table} AS t
+WHERE t.source_id = ? AND t.record_id = page.key AND t.record_timestamp >= page.value)
+"""
 
 _INSERTED_CHARACTERS = 2**18
 """So many characters of payloads make one JSON text, which is a few times in memory."""
@@ -98,11 +126,16 @@ class Sqlite:
             )
         self._url = url
         self._folder = Path(url.database).parent
-        self._insert, self._unknown = (
+        self._keep = keep
+        insert = _INSERT.replace("{page}", _PAGE)
+        self._inserts = {rule: statement(insert, table, keep, rule) for rule in RULES}
+        self._compared, self._unknown, self._unknown_or_replaced = (
             statement(each.replace("{page}", _PAGE), table, keep)
-            for each in (_INSERT, _UNKNOWN[keep])
+            for each in (_COMPARED, _UNKNOWN, _UNKNOWN_OR_REPLACED)
         )
-        self._mark, self._unmark = (statement(each, table, keep) for each in (_MARK, _UNMARK))
+        self._mark, self._unmark, self._there, self._lacking = (
+            statement(each, table, keep) for each in (_MARK, _UNMARK, _THERE, _LACKING)
+        )
 
     def engine(self) -> Engine:
         """Return what opens the file; it is made, and its folder is not."""
@@ -112,11 +145,13 @@ class Sqlite:
             )
         return _engine(self._url)
 
-    def begin_writing(self, connection: Connection) -> None:
+    def begin_writing(self, connection: Connection, source_id: str) -> None:
         """Take the file's only lock at once: what reads first cannot wait for who writes."""
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        self.begin_making(connection)
 
-    begin_making = begin_writing
+    def begin_making(self, connection: Connection) -> None:
+        """Take the file's only lock."""
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     def found(self, connection: Connection, names: Sequence[str]) -> dict[str, dict[str, bool]]:
         """Ask once, whichever tables there are."""
@@ -126,21 +161,62 @@ class Sqlite:
             found.setdefault(table, {})[column] = bool(is_key)
         return found
 
-    def unknown(
-        self, connection: Connection, source_id: str, records: list[Record]
-    ) -> list[Record]:
+    def compare(
+        self,
+        connection: Connection,
+        source_id: str,
+        records: list[Record],
+        *,
+        are_replaced: bool,
+    ) -> Compared:
         """Let SQLite compare: a row that is fetched costs more than one that is looked up."""
         page = _json([(each.record_id, each.version, each.timestamp) for each in records])
-        found = connection.exec_driver_sql(self._unknown, (page, source_id))
-        return [records[number] for number in orjson.loads(found.scalar_one())]
+        asked = self._compared
+        if self._keep == "all":
+            asked = self._unknown_or_replaced if are_replaced else self._unknown
+        found = connection.exec_driver_sql(asked, (page, source_id)).scalar_one()
+        kinds: tuple[list[Record], ...] = ([], [], [])
+        for number in orjson.loads(found):
+            place, kind = divmod(number, 3)
+            kinds[kind].append(records[place])
+        compared = Compared(*kinds)
+        if self._keep == "all" and compared.new:
+            ids = [each.record_id for each in compared.new]
+            there = self._ids_there(connection, source_id, ids)
+            return split(compared, there)
+        return compared
+
+    def are_unknown(self, connection: Connection, source_id: str, ids: list[str]) -> bool:
+        """Stop at the first that is there."""
+        asked = f"SELECT EXISTS ({self._there})"
+        found = connection.exec_driver_sql(asked, (orjson.dumps(ids).decode(), source_id))
+        return not found.scalar_one()
+
+    def _ids_there(self, connection: Connection, source_id: str, ids: list[str]) -> set[str]:
+        arguments = (orjson.dumps(ids).decode(), source_id)
+        return {row[0] for row in connection.exec_driver_sql(self._there, arguments)}
+
+    def lacking(
+        self, connection: Connection, source_id: str, listed: Mapping[str, datetime]
+    ) -> list[str]:
+        """Pass ids and times as one JSON object."""
+        page = orjson.dumps({each: instant_text(at) for each, at in listed.items()}).decode()
+        return [row[0] for row in connection.exec_driver_sql(self._lacking, (page, source_id))]
 
     def store(
-        self, connection: Connection, source_id: str, records: list[Record], now: datetime
+        self,
+        connection: Connection,
+        source_id: str,
+        records: list[Record],
+        now: datetime,
+        rule: Rule = "newer",
     ) -> int:
         """Pass the rows as JSON: a statement for each record costs twice as much."""
         collected_at = instant_text(now)
         return sum(
-            connection.exec_driver_sql(self._insert, (rows, source_id, collected_at)).rowcount
+            connection.exec_driver_sql(
+                self._inserts[rule], (rows, source_id, collected_at)
+            ).rowcount
             for rows in _inserted(by_id(records))
         )
 

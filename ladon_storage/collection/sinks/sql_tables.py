@@ -1,25 +1,15 @@
-"""The tables of a SQL sink: what they are, and how they come to be so.
-
-- Made and migrated in one transaction that only one process can be in, so that runs which start
-  together may find no table, or an old one.
-- What is right already is not touched: a role that may only read and write rows can use it.
-- A position never outlives its records. Where the table was dropped, it goes when the table is made
-  again: it would hide the hole.
-- Version 1 was `ladon-storage` 0.1.0: the records alone, without ``removed_at``, and no
-  `ladon_meta`.
-"""
+"""The tables of a SQL sink, and the statements that are the same for all databases."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from sqlalchemy import (
+    Boolean,
     Column,
-    Connection,
     DateTime,
     Dialect,
     Index,
@@ -29,31 +19,21 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    Update,
     bindparam,
-    delete,
-    insert,
-    literal,
+    exists,
     select,
+    update,
 )
 from sqlalchemy.dialects.postgresql import JSON
-from sqlalchemy.schema import CreateIndex
 from sqlalchemy.types import TypeEngine
-
-from ladon_storage.errors import SinkError
 
 Keep = Literal["latest", "all"]
 
-VERSION = 2
 KEYS: dict[Keep, tuple[str, ...]] = {
     "latest": ("source_id", "record_id"),
     "all": ("source_id", "record_id", "version"),
 }
-_FIRST_COLUMNS = {
-    *("source_id", "record_id", "version", "record_timestamp", "payload", "collected_at")
-}
-
-Found = Mapping[str, Mapping[str, bool]]
-"""The columns of the tables that there are, and whether each is in the primary key."""
 
 
 def instant_text(instant: datetime) -> str:
@@ -97,13 +77,14 @@ class Tables:
     records: Table
     quarantine: Table
     positions: Table
+    deleted: Table
     meta: Table
     keep: Keep
 
     @classmethod
     @lru_cache  # describing them takes longer than opening the database
     def of(cls, name: str, keep: Keep) -> Tables:
-        """Return the tables of the sink with this name; the last two are shared by all sinks."""
+        """Return the tables of the sink with this name; the last three are shared by all sinks."""
         metadata = MetaData()
         quarantine = Table(
             f"{name}_quarantine",
@@ -122,16 +103,25 @@ class Tables:
             Column("watermark", Instant),
             Column("origin", Instant),
             Column("run_id", Text),
+            Column("document", Text),
+            Column("order_shown", Boolean),
+        )
+        deleted = Table(
+            "ladon_deleted",
+            metadata,
+            *(_key(each) for each in ("table_name", "source_id", "record_id", "version")),
+            Column("record_timestamp", Instant, nullable=False),
+            Column("deleted_at", Instant, nullable=False),
         )
         meta = Table(
             "ladon_meta", metadata, _key("table_name"), Column("version", Integer, nullable=False)
         )
-        return cls(_records(metadata, name, keep), quarantine, positions, meta, keep)
+        return cls(_records(metadata, name, keep), quarantine, positions, deleted, meta, keep)
 
     @property
     def all(self) -> tuple[Table, ...]:
         """Return every table."""
-        return self.records, self.quarantine, self.positions, self.meta
+        return self.records, self.quarantine, self.positions, self.deleted, self.meta
 
     # Each of these is asked for every run or page: made once, it is compiled once.
 
@@ -144,19 +134,76 @@ class Tables:
     def position(self) -> Select[Any]:
         """What is remembered of a ``source_id``."""
         positions = self.positions.c
-        return select(
-            positions.timestamp, positions.watermark, positions.origin, positions.run_id
-        ).where(
+        names = ("timestamp", "watermark", "origin", "run_id", "document", "order_shown")
+        return select(*(positions[name] for name in names)).where(
             positions.table_name == self.records.name,
             positions.source_id == bindparam("source_id"),
         )
 
     @cached_property
-    def a_mark(self) -> Select[Any]:
-        """One row, if any record of a ``source_id`` is marked as removed."""
-        records = self.records.c
+    def conditions(self) -> Select[Any]:
+        """What of a ``source_id`` there is at all: marked, deleted and replaced rows."""
+        records, deleted = self.records.c, self.deleted.c
         of_source = records.source_id == bindparam("source_id")
-        return select(literal(1)).where(of_source, records.removed_at.is_not(None)).limit(1)
+        found = [
+            exists().where(of_source, records.removed_at.is_not(None)),
+            exists().where(
+                deleted.table_name == self.records.name,
+                deleted.source_id == bindparam("source_id"),
+            ),
+        ]
+        if self.keep == "all":
+            found.append(exists().where(of_source, records.replaced_at.is_not(None)))
+        return select(*found)
+
+    @cached_property
+    def current(self) -> Select[Any]:
+        """The current versions of the ``ids`` of a ``source_id``, where all are kept."""
+        records = self.records.c
+        return select(records.record_id, records.version, records.record_timestamp).where(
+            records.source_id == bindparam("source_id"),
+            records.record_id.in_(bindparam("ids", expanding=True)),
+            records.replaced_at.is_(None),
+        )
+
+    @cached_property
+    def versions(self) -> Select[Any]:
+        """Every version of the ``ids`` of a ``source_id``, where all are kept."""
+        records = self.records.c
+        return select(
+            records.record_id, records.version, records.collected_at, records.replaced_at
+        ).where(
+            records.source_id == bindparam("source_id"),
+            records.record_id.in_(bindparam("ids", expanding=True)),
+        )
+
+    @cached_property
+    def replacing(self) -> Update:
+        """Say since when a version is not the current one, or that it is."""
+        records = self.records.c
+        return (
+            update(self.records)
+            .where(
+                records.source_id == bindparam("of_source"),
+                records.record_id == bindparam("of_record"),
+                records.version == bindparam("of_version"),
+            )
+            .values(replaced_at=bindparam("at"))
+        )
+
+    @cached_property
+    def gone(self) -> Select[Any]:
+        """What was deleted of the ``ids`` of a ``source_id``, the last deleted at the end."""
+        deleted = self.deleted.c
+        return (
+            select(deleted.record_id, deleted.version, deleted.record_timestamp)
+            .where(
+                deleted.table_name == self.records.name,
+                deleted.source_id == bindparam("source_id"),
+                deleted.record_id.in_(bindparam("ids", expanding=True)),
+            )
+            .order_by(deleted.deleted_at)
+        )
 
     @cached_property
     def marks(self) -> Select[Any]:
@@ -179,93 +226,20 @@ def _records(metadata: MetaData, name: str, keep: Keep) -> Table:
         Column("payload", Text().with_variant(JSON(), "postgresql"), nullable=False),
         Column("collected_at", Instant, nullable=False),
         Column("removed_at", Instant),
+        *([Column("replaced_at", Instant)] if keep == "all" else []),
     )
-    marked = records.c.removed_at.is_not(None)
-    Index(
-        f"{name}_removed",
-        records.c.source_id,
-        records.c.record_id,
-        sqlite_where=marked,
-        postgresql_where=marked,
-    )
+    for column in ("removed_at", "replaced_at"):
+        if column in records.c:
+            is_set = records.c[column].is_not(None)
+            Index(
+                f"{name}_{column.removesuffix('_at')}",
+                records.c.source_id,
+                records.c.record_id,
+                sqlite_where=is_set,
+                postgresql_where=is_set,
+            )
     return records
 
 
 def _key(name: str) -> Column[str]:
     return Column(name, Text, primary_key=True, nullable=False)
-
-
-def are_ready(connection: Connection, tables: Tables, found: Found, shown: str) -> bool:
-    """Tell whether the tables are there and of this version.
-
-    Raises:
-        SinkError: A table of that name is no table of this sink's.
-    """
-    version = _version(connection, tables, found, shown)
-    return version == VERSION and all(table.name in found for table in tables.all)
-
-
-def make_tables(connection: Connection, tables: Tables, found: Found, shown: str) -> None:
-    """Make what is missing and migrate what is old, in the caller's exclusive transaction.
-
-    Raises:
-        SinkError: A table of that name is no table of this sink's.
-    """
-    version = _version(connection, tables, found, shown)
-    for table in tables.all:
-        if table.name not in found:
-            table.create(connection, checkfirst=False)
-    name = tables.records.name
-    if version is None:
-        connection.execute(delete(tables.positions).where(tables.positions.c.table_name == name))
-    elif version == 1:
-        _add_removed(connection, tables.records)
-    connection.execute(delete(tables.meta).where(tables.meta.c.table_name == name))
-    connection.execute(insert(tables.meta).values(table_name=name, version=VERSION))
-
-
-def _add_removed(connection: Connection, records: Table) -> None:
-    """Migrate from version 1 to 2."""
-    dialect = connection.dialect
-    name = dialect.identifier_preparer.format_table(records)
-    kind = records.c.removed_at.type.compile(dialect)
-    connection.exec_driver_sql(f"ALTER TABLE {name} ADD COLUMN removed_at {kind}")
-    for index in records.indexes:
-        connection.execute(CreateIndex(index))
-
-
-def _version(connection: Connection, tables: Tables, found: Found, shown: str) -> int | None:
-    """Return the version of the table of records; ``None`` where there is none."""
-    name = tables.records.name
-    columns = found.get(name)
-    if columns is None:
-        return None
-    _check_is_ours(tables, columns, shown)
-    version = None
-    if tables.meta.name in found:
-        version = connection.scalar(tables.version)
-    if version is not None and version > VERSION:
-        raise SinkError(
-            f"The table {name!r} of the sink {shown} is of version {version}, and this release "
-            f"knows {VERSION}; update ladon-storage."
-        )
-    # By what is there: the table may have been renamed, or put back from an old backup.
-    return VERSION if "removed_at" in columns else 1
-
-
-def _check_is_ours(tables: Tables, columns: Mapping[str, bool], shown: str) -> None:
-    """Refuse a table that no sink made, or one that was made to keep something else."""
-    name = tables.records.name
-    key = {column for column, is_key in columns.items() if is_key}
-    for keep, expected in KEYS.items():
-        if columns.keys() >= _FIRST_COLUMNS and key == set(expected):
-            if keep == tables.keep:
-                return
-            raise SinkError(
-                f"The table {name!r} of the sink {shown} was made with keep={keep!r}, not "
-                f"{tables.keep!r}; use that, or another table."
-            )
-    raise SinkError(
-        f"The table {name!r} of the sink {shown} holds no records: it has the columns "
-        f"{', '.join(sorted(columns))}; use another table."
-    )

@@ -1,0 +1,452 @@
+"""The rows of a SQL sink, and what a page, a return and a removal change of them.
+
+- Where all versions are kept, the current one of a record is the one without ``replaced_at``, which
+  is when another followed: its order is the one in which the versions were last seen. A new version
+  that is older than the current one is stored as replaced.
+- A page is compared before it is written, unless the one before it was all new. Where that turns
+  out to be wrong, or another run was faster, it is begun again.
+- What was deleted on purpose counts as known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from hashlib import blake2b
+from itertools import islice
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+
+from ladon_storage.collection.interfaces import Position, WriteResult, run_digest, utc_now
+from ladon_storage.collection.records import Page, Record, Reject
+from ladon_storage.collection.sinks.removal import refuse_implausible_removal
+from ladon_storage.collection.sinks.sql_database import Compared, Database
+from ladon_storage.collection.sinks.sql_tables import Tables
+
+_BATCH = 10_000
+"""Ids of one statement."""
+
+T = TypeVar("T")
+
+_TICK = timedelta(microseconds=1)
+
+
+class Rows:
+    """Write a page's rows, in one transaction, on one connection.
+
+    Args:
+        database: The kind of database.
+        tables: The sink's tables.
+        connection: The connection of one run.
+    """
+
+    def __init__(self, database: Database, tables: Tables, connection: Connection) -> None:
+        self._database = database
+        self._tables = tables
+        self._connection = connection
+        self._keeps_all = tables.keep == "all"
+        self._was_all_new = False
+        self._opened = self._last = utc_now()
+
+    def write(
+        self, source_id: str, page: Page, run_id: str, position: Position | None
+    ) -> WriteResult:
+        """Make a page durable."""
+        if not len(page) and position is None:
+            return WriteResult()
+        records = page.records if self._keeps_all else latest(page.records)
+        beside = _Beside(source_id, page.rejects, run_id, position)
+        if records and self._was_all_new and self._write_new(records, beside):
+            return WriteResult(new=records)
+        result = None
+        for is_last in (False, True):
+            result = self._write_compared(records, beside, is_last=is_last)
+            if result is not None:
+                break
+        assert result is not None  # noqa: S101 - the last one is whatever it is
+        if records:
+            self._was_all_new = len(result.new) == len(records)
+        return result
+
+    def _write_new(self, records: list[Record], beside: _Beside) -> bool:
+        """Write records without looking them up; return whether they were all new.
+
+        Otherwise nothing is written.
+        """
+        database, connection, source_id = self._database, self._connection, beside.source_id
+        ids = [each.record_id for each in records]
+        if self._keeps_all and len(set(ids)) < len(ids):
+            return False
+        with connection.begin() as transaction:
+            database.begin_writing(connection, source_id)
+            are_marked, are_deleted, *_ = self._conditions(source_id)
+            is_new = not are_deleted and (
+                not self._keeps_all or database.are_unknown(connection, source_id, ids)
+            )
+            if is_new:
+                now = self._now()
+                is_new = database.store(connection, source_id, records, now, "new") == len(ids)
+            if not is_new:
+                transaction.rollback()
+                return False
+            if are_marked:
+                database.mark(connection, source_id, ids, None)
+            self._write_beside(beside)
+        return True
+
+    def _write_compared(
+        self, records: list[Record], beside: _Beside, *, is_last: bool
+    ) -> WriteResult | None:
+        """Write what a look at the table says is needed; ``None``: somebody else was faster."""
+        database, connection, source_id = self._database, self._connection, beside.source_id
+        with connection.begin() as transaction:
+            if is_last:
+                database.begin_writing(connection, source_id)
+            compared, are_marked = Compared(), False
+            if records:
+                are_marked, are_deleted, *rest = self._conditions(source_id)
+                compared = database.compare(connection, source_id, records, are_replaced=any(rest))
+                if are_deleted:
+                    compared = self._without_deleted(source_id, compared)
+            unknown = [*compared.new, *compared.changed]
+            if self._keeps_all:
+                unknown = _distinct(unknown)
+            if not (unknown or are_marked or beside.is_needed):
+                return WriteResult(superseded=compared.superseded)
+            if not is_last:
+                database.begin_writing(connection, source_id)
+                ids = [each.record_id for each in compared.new]
+                if self._keeps_all and not database.are_unknown(connection, source_id, ids):
+                    transaction.rollback()
+                    return None
+            if are_marked:
+                ids = [record.record_id for record in records]
+                database.mark(connection, source_id, ids, None)
+            written, superseded = 0, compared.superseded
+            if unknown:
+                now = self._now()
+                written = database.store(connection, source_id, unknown, now)
+                if written != len(unknown) and not is_last:
+                    transaction.rollback()
+                    return None
+                if self._keeps_all:
+                    superseded = superseded + self._settle(source_id, unknown, compared, now)
+            self._write_beside(beside)
+        new = latest(compared.new)
+        return WriteResult(new, max(written - len(new), 0), superseded)
+
+    def _settle(
+        self, source_id: str, added: list[Record], compared: Compared, now: datetime
+    ) -> list[Record]:
+        """Say of versions that were added, and of those before them, which are current.
+
+        Returns:
+            The added ones that are older than what was there.
+        """
+        several: dict[str, list[Record]] = {}
+        for record in added:
+            several.setdefault(record.record_id, []).append(record)
+        changed = {each.record_id for each in compared.changed}
+        several = {
+            record_id: sorted(records, key=lambda each: each.timestamp)
+            for record_id, records in several.items()
+            if len(records) > 1 or record_id in changed
+        }
+        before: dict[str, list[tuple[datetime, str]]] = {}
+        for ids in _batches(several.keys() & changed):
+            asked = {"source_id": source_id, "ids": list(ids)}
+            for record_id, version, at in self._connection.execute(self._tables.current, asked):
+                before.setdefault(record_id, []).append((at, version))
+        replaced: list[tuple[str, str, datetime | None]] = []
+        older: list[Record] = []
+        for record_id, records in several.items():
+            own = {each.version for each in records}
+            there = sorted(each for each in before.get(record_id, []) if each[1] not in own)
+            line = [version for _, version in there]
+            if there and records[-1].timestamp < there[-1][0]:
+                older += records
+                line = [*(each.version for each in records), *line]
+            else:
+                line += [each.version for each in records]
+            replaced += [
+                (record_id, version, now + step * _TICK) for step, version in enumerate(line[:-1])
+            ]
+        self._replace(source_id, replaced)
+        return older
+
+    def _replace(
+        self, source_id: str, versions: Sequence[tuple[str, str, datetime | None]]
+    ) -> None:
+        rows = [
+            {"of_source": source_id, "of_record": record_id, "of_version": version, "at": at}
+            for record_id, version, at in sorted(versions, key=lambda each: each[:2])
+        ]
+        if rows:
+            self._last = max([self._last, *(at for _, _, at in versions if at)])
+            self._connection.execute(self._tables.replacing, rows)
+
+    def revert(self, source_id: str, records: Sequence[Record]) -> int:
+        """Make versions the current ones, and return how many rows that changed.
+
+        Not counted is a version that this run added, and not one that was deleted is added.
+        """
+        database, connection = self._database, self._connection
+        records = latest(records)
+        if not records:
+            return 0
+        with connection.begin():
+            database.begin_writing(connection, source_id)
+            gone = self._gone(source_id, records)
+            if not self._keeps_all:
+                _, are_deleted = self._conditions(source_id)
+                if are_deleted:
+                    missing = set(self._lacking(source_id, records))
+                    records = [
+                        each
+                        for each in records
+                        if each.record_id not in missing
+                        or each.record_id not in gone
+                        or gone[each.record_id][-1][0] != each.version
+                    ]
+                return database.store(connection, source_id, records, self._now(), "any")
+            found: dict[str, dict[str, tuple[datetime, datetime | None]]] = {}
+            for some in _batches(records):
+                asked = {"source_id": source_id, "ids": [each.record_id for each in some]}
+                for row in connection.execute(self._tables.versions, asked):
+                    found.setdefault(row[0], {})[row[1]] = (row[2], row[3])
+            return self._revert(source_id, records, found, gone)
+
+    def _revert(
+        self,
+        source_id: str,
+        records: list[Record],
+        found: Mapping[str, Mapping[str, tuple[datetime, datetime | None]]],
+        gone: Mapping[str, list[tuple[str, datetime]]],
+    ) -> int:
+        now, count = self._now(), 0
+        added: list[Record] = []
+        changes: list[tuple[str, str, datetime | None]] = []
+        for record in records:
+            record_id, version = record.record_id, record.version
+            versions = found.get(record_id, {})
+            if version not in versions:
+                if version in {each for each, _ in gone.get(record_id, ())}:
+                    continue
+                added.append(record)
+            else:
+                collected_at, replaced_at = versions[version]
+                if replaced_at is not None:
+                    changes.append((record_id, version, None))
+                    count += collected_at < self._opened
+            # By every clock that wrote here: the order of what was replaced has no way back.
+            at = max([now, *(each + _TICK for _, each in versions.values() if each)])
+            changes += [
+                (record_id, other, at)
+                for other, (_, replaced_at) in versions.items()
+                if replaced_at is None and other != version
+            ]
+        if added:
+            count += self._database.store(self._connection, source_id, added, now)
+        self._replace(source_id, changes)
+        return count
+
+    def lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
+        """Return the ids of which there is no row of that time or later, and none was deleted."""
+        with self._connection.begin():
+            storable = {each: at for each, at in listed.items() if _storable(each) == each}
+            lacking = set(listed) - storable.keys()
+            for some in _batches(storable.items()):
+                lacking.update(self._database.lacking(self._connection, source_id, dict(some)))
+            if lacking and self._conditions(source_id)[1]:
+                for ids in _batches(lacking & storable.keys()):
+                    for record_id, versions in self._gone_ids(source_id, ids).items():
+                        if any(at >= storable[record_id] for _, at in versions):
+                            lacking.discard(record_id)
+        return lacking
+
+    def _lacking(self, source_id: str, records: list[Record]) -> list[str]:
+        """Return the ids of records of which there is no row at all."""
+        first = datetime.min.replace(tzinfo=UTC)
+        listed = {each.record_id: first for each in records}
+        return self._database.lacking(self._connection, source_id, listed)
+
+    def position(self, source_id: str) -> Position | None:
+        """Return the last position that was written."""
+        with self._connection.begin():
+            found = self._connection.execute(self._tables.position, {"source_id": source_id})
+            row = found.one_or_none()
+        if row is None:
+            return None
+        # What an older release wrote has no such columns.
+        return Position(**{k: v for k, v in row._asdict().items() if v is not None})
+
+    def mark_removed(self, source_id: str, present: Set[str], most: float) -> int:
+        """Mark the records that are not in ``present``, and no others."""
+        connection = self._connection
+        with connection.begin():  # most runs remove nothing, and need no lock
+            if not any(self._mistaken(source_id, present, most)):
+                return 0
+        now = self._now()
+        with connection.begin():
+            self._database.begin_writing(connection, source_id)
+            missing, back = self._mistaken(source_id, present, most)
+            for ids, removed_at in ((missing, now), (back, None)):
+                for batch in _batches(sorted(ids)):
+                    self._database.mark(connection, source_id, list(batch), removed_at)
+        return len(missing)
+
+    def _mistaken(
+        self, source_id: str, present: Set[str], most: float
+    ) -> tuple[set[str], set[str]]:
+        """Return the ids that should be marked and are not, and those that should not be."""
+        missing, back, unmarked = set(), set(), 0
+        found = self._connection.execute(
+            self._tables.marks, {"source_id": source_id}, execution_options={"yield_per": _BATCH}
+        )
+        for record_id, is_marked in found:
+            unmarked += not is_marked
+            if is_marked and record_id in present:
+                back.add(record_id)
+            elif not is_marked and record_id not in present:
+                missing.add(record_id)
+        refuse_implausible_removal(source_id, len(missing), unmarked, most)
+        return missing, back
+
+    def _conditions(self, source_id: str) -> Sequence[bool]:
+        """Tell whether anything of a source is marked, was deleted, or is replaced."""
+        return self._connection.execute(self._tables.conditions, {"source_id": source_id}).one()
+
+    def _without_deleted(self, source_id: str, compared: Compared) -> Compared:
+        """Take what was deleted from what is not there."""
+        gone = self._gone(source_id, [*compared.new, *compared.changed])
+        superseded = list(compared.superseded)
+
+        def is_wanted(record: Record) -> bool:
+            versions = gone.get(record.record_id, [])
+            if self._keeps_all:
+                return record.version not in {version for version, _ in versions}
+            if not versions:
+                return True
+            version, at = versions[-1]
+            if version != record.version and at > record.timestamp:
+                superseded.append(record)
+                return False
+            return version != record.version
+
+        new = list(filter(is_wanted, compared.new))
+        changed = compared.changed
+        if self._keeps_all:
+            changed = list(filter(is_wanted, changed))
+        return Compared(new, changed, superseded)
+
+    def _gone(
+        self, source_id: str, records: Iterable[Record]
+    ) -> dict[str, list[tuple[str, datetime]]]:
+        gone: dict[str, list[tuple[str, datetime]]] = {}
+        for some in _batches({each.record_id for each in records}):
+            gone |= self._gone_ids(source_id, some)
+        return gone
+
+    def _gone_ids(
+        self, source_id: str, ids: Iterable[str]
+    ) -> dict[str, list[tuple[str, datetime]]]:
+        """Return the versions that were deleted of each id, the last deleted at the end."""
+        gone: dict[str, list[tuple[str, datetime]]] = {}
+        asked = {"source_id": source_id, "ids": list(ids)}
+        for record_id, version, at in self._connection.execute(self._tables.gone, asked):
+            gone.setdefault(record_id, []).append((version, at))
+        return gone
+
+    def _now(self) -> datetime:
+        """Return the time, later than any that this run has stored."""
+        self._last = max(utc_now(), self._last + _TICK)
+        return self._last
+
+    def _write_beside(self, beside: _Beside) -> None:
+        if beside.rejects:
+            self._quarantine(beside)
+        if beside.position is not None:
+            self._remember(beside.source_id, beside.position)
+
+    def _quarantine(self, beside: _Beside) -> None:
+        now = self._now()
+        rows = [
+            {
+                "source_id": beside.source_id,
+                "digest": blake2b(raw.encode(), digest_size=16).hexdigest(),
+                "run_id": _storable(beside.run_id),
+                "reason": _storable(reject.reason),
+                "raw": raw,
+                "quarantined_at": now,
+            }
+            for reject in beside.rejects
+            for raw in [_storable(reject.raw)]
+        ]
+        rows.sort(key=lambda row: str(row["digest"]))
+        statement = self._database.insert(self._tables.quarantine).on_conflict_do_nothing()
+        self._connection.execute(statement, rows)
+
+    def _remember(self, source_id: str, position: Position) -> None:
+        moved = position.model_dump()
+        run_id = position.run_id
+        if run_id is not None and _storable(run_id) != run_id:
+            moved["run_id"] = run_digest(run_id)
+        key = {"table_name": self._tables.records.name, "source_id": source_id}
+        statement = _remembering(self._tables, self._database.insert)
+        self._connection.execute(statement, key | moved)
+
+
+class _Beside:
+    """What is written with a page's records."""
+
+    def __init__(
+        self, source_id: str, rejects: list[Reject], run_id: str, position: Position | None
+    ) -> None:
+        self.source_id = source_id
+        self.rejects = rejects
+        self.run_id = run_id
+        self.position = position
+
+    @property
+    def is_needed(self) -> bool:
+        return bool(self.rejects) or self.position is not None
+
+
+@lru_cache  # as `Tables` has the others: compiled once
+def _remembering(tables: Tables, insert: Callable[..., Any]) -> Any:
+    positions = tables.positions
+    statement = insert(positions)
+    changes = [column.name for column in positions.c if not column.primary_key]
+    return statement.on_conflict_do_update(
+        index_elements=list(positions.primary_key),
+        set_={name: statement.excluded[name] for name in changes},
+    )
+
+
+def latest(records: Iterable[Record]) -> list[Record]:
+    """Return one record for each id: so that a row which a page changes twice counts once."""
+    found: dict[str, Record] = {}
+    for record in records:
+        known = found.get(record.record_id)
+        if known is None or record.timestamp >= known.timestamp:
+            found[record.record_id] = record
+    return list(found.values())
+
+
+def _batches(items: Iterable[T]) -> Iterator[list[T]]:
+    """Yield lists of as many as one statement takes."""
+    remaining = iter(items)
+    while batch := list(islice(remaining, _BATCH)):
+        yield batch
+
+
+def _distinct(records: list[Record]) -> list[Record]:
+    """Return one record for each version of an id, in their order."""
+    return list({(each.record_id, each.version): each for each in records}.values())
+
+
+def _storable(text: str) -> str:
+    """Return a text of an item that cannot be used as one that any database takes."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
