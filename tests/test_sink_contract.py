@@ -415,6 +415,35 @@ async def test_position_keeps_what_a_pass_showed(ours: Place) -> None:
     assert (found.timestamp, found.document, found.order_shown) == (at(2), None, False)
 
 
+async def test_position_is_not_moved_with_what_the_sink_passed_over(ours: Place) -> None:
+    """Whether the source went back shows at the end of a run; a crash before must read it again."""
+    one, two = record("1", 1, "a"), record("1", 2, "b")
+    before, after = Position(timestamp=at(1)), Position(timestamp=at(2))
+    async with ours.make() as sink:
+        await sink.write("feed", Page([one]))
+        await sink.write("feed", Page([two]), position=before)
+        page = Page([one, record("2", 2)], [Reject.of("no id", 7)])
+        result = await sink.write("feed", page, position=after)
+        assert (list(result.superseded), await sink.position("feed")) == ([one], before)
+        await sink.write("feed", Page([one]), position=after)
+        assert await sink.position("feed") == before
+        await sink.write("feed", Page([two, one, record("3", 3)]), position=after)
+        assert await sink.position("feed") == after
+
+    assert len(ours.quarantine()) == 1
+    assert ours.current() == [("1", "b"), ("2", "a"), ("3", "a")]
+
+
+async def test_history_in_a_page_is_no_return(ours: Place) -> None:
+    """A page that has an id twice means the newer one, whatever the order."""
+    one, two = record("1", 1, "a"), record("1", 2, "b")
+    page = [two, record("0", 0), one]
+    first, *others = await results(ours, page, page, [one, two], [*page, record("3", 3)])
+
+    assert not [each for each in (first, *others) if each.superseded]
+    assert ours.current() == [("0", "a"), ("1", "b"), ("3", "a")]
+
+
 @pytest.mark.parametrize("run_id", ["R", "é R", "nul \0", "lone \ud800", "x" * 500])
 async def test_position_knows_its_run(ours: Place, run_id: str) -> None:
     """A run that goes on must tell its own position from another's."""

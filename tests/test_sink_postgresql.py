@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from sqlalchemy.exc import DBAPIError
 
+from ladon_storage.collection.interfaces import Position
 from ladon_storage.collection.records import Page, Record
 from ladon_storage.collection.sinks import SqlSink, sql_postgresql
 from ladon_storage.collection.sinks.sql_errors import told
@@ -167,6 +168,80 @@ async def test_role_that_may_only_read_and_write_rows_is_enough(
     assert await write(SqlSink(url), record("1", 1), record("2", 2)) == 1
     with pytest.raises(SinkError, match="permission denied for schema public; grant that"):
         await write(SqlSink(url, "other"), record("1", 1))
+
+
+async def test_role_that_may_read_and_write_rows_goes_on_after_a_migration(
+    postgres: PostgresServer, database: str
+) -> None:
+    """What is made beside a table may be read by whoever may read the table."""
+    await write(sink(postgres, database, "all"), record("1", 1))
+    role = f"writer_{database}"
+    postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'w'")
+    grant = "GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO"
+    postgres.execute(f"{grant} {role}", database)
+    for statement in (
+        "DROP TRIGGER ladon_gone_records ON records",
+        "DROP TABLE ladon_deleted",
+        "DROP FUNCTION ladon_note_deleted",
+        "ALTER TABLE records DROP replaced_at",
+        "ALTER TABLE ladon_positions DROP document, DROP order_shown",
+        "UPDATE ladon_meta SET version = 2",
+    ):
+        postgres.execute(statement, database)
+    url = f"postgresql://{role}:w@127.0.0.1:{postgres.port}/{database}"
+    with pytest.raises(SinkError, match=r"must be owner of|permission denied"):
+        await write(SqlSink(url, keep="all"), record("1", 1))
+
+    await write(sink(postgres, database, "all"), record("1", 1))
+    async with SqlSink(url, keep="all") as target:
+        page = Page([record("1", 1), record("1", 2, "b")])
+        position = Position(timestamp=at(2), document="d", order_shown=True)
+        assert (await target.write("feed", page, position=position)).written == 1
+        assert await target.revert("feed", page.records[:1]) == 1
+        assert await target.position("feed") == position
+
+
+async def test_whoever_may_delete_rows_can(postgres: PostgresServer, database: str) -> None:
+    """A role that knows nothing of the sink's other tables deletes, and that is noted."""
+    await write(sink(postgres, database), record("1", 1), record("2", 2))
+    role = f"editor_{database}"
+    postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'w'")
+    postgres.execute(f"GRANT SELECT, DELETE ON records TO {role}", database)
+    url = f"postgresql://{role}:w@127.0.0.1:{postgres.port}/{database}"
+    with psycopg.connect(url) as other:
+        other.execute("DELETE FROM records WHERE record_id = '1'")
+
+    assert await write(sink(postgres, database), record("1", 1), record("2", 2)) == 0
+    assert await write(sink(postgres, database), record("1", 2, "b")) == 1
+
+
+async def test_table_that_was_truncated_is_filled_by_what_is_delivered(
+    postgres: PostgresServer, database: str
+) -> None:
+    """That notes nothing: it is for starting over, and not for single records."""
+    await write(sink(postgres, database), record("1", 1), record("2", 2))
+    postgres.execute("TRUNCATE records", database)
+
+    assert await write(sink(postgres, database), record("1", 1)) == 1
+
+
+async def test_runs_that_add_different_versions_at_once_leave_one_current(
+    postgres: PostgresServer, database: str
+) -> None:
+    """Whoever writes a source's rows waits for the other, also where neither finds anything."""
+    await write(sink(postgres, database, "all"), record("0", 0))
+
+    async def fill(value: str) -> None:
+        for n in range(10):
+            page = [record(str(k), n, value) for k in range(n, n + 3)]
+            await write(sink(postgres, database, "all"), *page)
+
+    await asyncio.gather(*(fill(value) for value in "abc"))
+    current = postgres.execute(
+        "SELECT record_id, count(*) FILTER (WHERE replaced_at IS NULL) FROM records GROUP BY 1",
+        database,
+    )
+    assert {count for _, count in current} == {1}
 
 
 @pytest.mark.parametrize("content", ["CONTENT", '{"a":CONTENT}'])

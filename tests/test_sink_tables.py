@@ -18,6 +18,7 @@ from ladon_storage.collection.sinks import SqlSink
 from ladon_storage.collection.sinks.sql_database import Compared
 from ladon_storage.collection.sinks.sql_postgresql import Postgresql
 from ladon_storage.collection.sinks.sql_sqlite import Sqlite
+from ladon_storage.collection.sinks.sql_tables import instant_text
 from ladon_storage.errors import SinkError
 from tests.collecting import at, record
 from tests.postgres import PostgresServer
@@ -278,3 +279,256 @@ async def test_backup_of_the_first_version_is_migrated_again(tmp_path: Path) -> 
     old = first_version(tmp_path / "records.db", "latest", record("1", 1))
 
     assert await write(old.sink(), record("1", 1), record("2", 2)) == 1
+
+
+def second_version(fresh: Fresh, keep: str, *records: Record) -> None:
+    """Make tables as the second version did."""
+    kinds = {"instant": "TEXT", "json": "TEXT"}
+    if not fresh.url.startswith("sqlite"):
+        kinds = {"instant": "timestamptz", "json": "json"}
+    key = "source_id, record_id" + (", version" if keep == "all" else "")
+    for statement in (
+        "CREATE TABLE records (source_id TEXT NOT NULL, record_id TEXT NOT NULL, "
+        "version TEXT NOT NULL, record_timestamp {instant} NOT NULL, payload {json} NOT NULL, "
+        "collected_at {instant} NOT NULL, removed_at {instant}, PRIMARY KEY ({key}))",
+        "CREATE INDEX records_removed ON records (source_id, record_id) "
+        "WHERE removed_at IS NOT NULL",
+        "CREATE TABLE records_quarantine (source_id TEXT NOT NULL, digest TEXT NOT NULL, "
+        "run_id TEXT NOT NULL, reason TEXT NOT NULL, raw TEXT NOT NULL, "
+        "quarantined_at {instant} NOT NULL, PRIMARY KEY (source_id, digest))",
+        "CREATE TABLE ladon_positions (table_name TEXT NOT NULL, source_id TEXT NOT NULL, "
+        "timestamp {instant} NOT NULL, watermark {instant}, origin {instant}, run_id TEXT, "
+        "PRIMARY KEY (table_name, source_id))",
+        "CREATE TABLE ladon_meta (table_name TEXT NOT NULL, version INTEGER NOT NULL, "
+        "PRIMARY KEY (table_name))",
+        "INSERT INTO ladon_meta VALUES ('records', 2)",
+        f"INSERT INTO ladon_positions VALUES ('records', 'feed', '{instant_text(at(3))}', NULL, "
+        f"NULL, 'R')",
+    ):
+        fresh.execute(statement.format(key=key, **kinds))
+    for number, each in enumerate(records):
+        stored, collected = instant_text(each.timestamp), instant_text(at(100 + number))
+        row = ("feed", each.record_id, each.version, stored, each.payload, collected)
+        fresh.execute(f"INSERT INTO records VALUES ({', '.join(map(repr, row))}, NULL)")
+
+
+@pytest.mark.parametrize("keep", ["latest", "all"])
+async def test_tables_of_the_second_version_are_migrated(fresh: Fresh, keep: str) -> None:
+    """Rows and position stay, the newest version is the current one, and all that is new works."""
+    one, two, other = record("1", 1, "a"), record("1", 2, "b"), record("2", 2)
+    rows = [two, other] if keep == "latest" else [two, one, other]
+    second_version(fresh, keep, *rows)
+
+    async with fresh.sink(keep=keep) as target:
+        assert await target.position("feed") == Position(timestamp=at(3), run_id="R")
+        result = await target.write("feed", Page([one, other]))
+        assert (result.written, list(result.superseded)) == (0, [one])
+        assert await target.revert("feed", [one], run_id="R") == 1
+        result = await target.write("feed", Page([one, two, other]))
+        assert (list(result.new), result.changed) == ([], int(keep == "latest"))
+        full = Position(timestamp=at(4), document="d", order_shown=True)
+        await target.write("feed", Page(), position=full)
+        assert await target.position("feed") == full
+    fresh.execute("DELETE FROM records WHERE record_id = '2'")
+    assert await write(fresh.sink(keep=keep), other) == 0
+    assert fresh.execute("SELECT version FROM ladon_meta") == [(3,)]
+    if keep == "all":
+        current = fresh.execute("SELECT version FROM records WHERE replaced_at IS NULL")
+        assert current == [(one.version,)]
+
+
+@pytest.mark.parametrize("keep", ["latest", "all"])
+async def test_record_that_was_deleted_stays_deleted_until_it_changes(
+    fresh: Fresh, keep: str
+) -> None:
+    """Whoever deletes a row means it; a change at the source is another row."""
+    one, two, rest = record("1", 1, "a"), record("1", 2, "b"), record("2", 2)
+    async with fresh.sink(keep=keep) as target:
+        await target.write("feed", Page([one, rest]), position=Position(timestamp=at(2)))
+        fresh.execute("DELETE FROM records WHERE record_id = '1'")
+        result = await target.write("feed", Page([one, rest]))
+        assert (result.written, list(result.superseded)) == (0, [])
+    async with fresh.sink(keep=keep) as target:
+        assert (await target.write("feed", Page([one, rest, record("3", 3)]))).written == 1
+        assert (await target.write("feed", Page([one, record("4", 3)]))).written == 1
+        assert await target.lacking("feed", {"1": at(1), "2": at(2)}) == set()
+        assert await target.lacking("feed", {"1": at(2)}) == {"1"}
+        assert await target.revert("feed", [one], run_id="R") == 0
+        assert await target.mark_removed("feed", {"1", "2", "3", "4"}, 0.5) == 0
+        assert await target.position("feed") == Position(timestamp=at(2))
+        assert (await target.write("other", Page([one]))).written == 1
+        assert (await target.write("feed", Page([two]))).written == 1
+        result = await target.write("feed", Page([one]))
+        assert (result.written, list(result.superseded)) == (0, [one] if keep == "latest" else [])
+    of_feed = "FROM records WHERE source_id = 'feed' ORDER BY record_id"
+    assert fresh.execute(f"SELECT record_id {of_feed}") == [("1",), ("2",), ("3",), ("4",)]
+    assert fresh.execute(f"SELECT version {of_feed}")[0] == (two.version,)
+
+    fresh.execute("DELETE FROM records")
+    assert await write(fresh.sink(keep=keep), two, rest) == 0
+    assert await write(fresh.sink(keep=keep), record("1", 3, "c"), rest) == 1
+
+
+async def test_older_page_does_not_bring_back_what_was_deleted(fresh: Fresh) -> None:
+    """Where one row is kept, a page that is replayed is no change at the source."""
+    old, new = record("1", 1, "a"), record("1", 2, "b")
+    async with fresh.sink() as target:
+        await target.write("feed", Page([old]))
+        await target.write("feed", Page([new]))
+        fresh.execute("DELETE FROM records")
+        result = await target.write("feed", Page([old]))
+        assert (result.written, list(result.superseded)) == (0, [old])
+        assert await target.revert("feed", [new], run_id="R") == 0
+        assert await target.revert("feed", [old], run_id="R") == 1  # it went back, as its last word
+
+
+async def test_table_that_is_made_again_knows_nothing_of_deletions(fresh: Fresh) -> None:
+    """Neither those of the table that was dropped, nor those in one that was renamed."""
+    page = [record("1", 1), record("2", 2)]
+    await write(fresh.sink(), *page)
+    fresh.execute("DELETE FROM records WHERE record_id = '1'")
+    fresh.execute("DROP TABLE records")
+    assert await write(fresh.sink(), *page) == 2
+
+    for statement in ("ALTER TABLE records RENAME TO archive", "DROP INDEX records_removed"):
+        fresh.execute(statement)
+    if not fresh.url.startswith("sqlite"):
+        fresh.execute("ALTER INDEX records_pkey RENAME TO archive_pkey")
+    assert await write(fresh.sink(), *page) == 2
+    fresh.execute("DELETE FROM archive")
+    fresh.execute("DELETE FROM records WHERE record_id = '2'")
+    assert await write(fresh.sink(), *page) == 0
+    assert fresh.execute("SELECT record_id FROM ladon_deleted") == [("2",)]
+
+
+async def test_trigger_that_is_missing_is_made_again(fresh: Fresh) -> None:
+    """A table that was copied, or restored, has lost it."""
+    await write(fresh.sink(), record("1", 1))
+    on = "" if fresh.url.startswith("sqlite") else " ON records"
+    fresh.execute(f"DROP TRIGGER ladon_gone_records{on}")
+    await write(fresh.sink(), record("1", 1))
+    fresh.execute("DELETE FROM records")
+
+    assert await write(fresh.sink(), record("1", 1)) == 0
+
+
+LONG = "x" * 52
+
+
+async def test_table_of_a_long_name_has_its_trigger(fresh: Fresh) -> None:
+    """The longest name that a table may have."""
+    await write(fresh.sink(LONG), record("1", 1))
+    await write(fresh.sink(LONG[:-1] + "y"), record("1", 1))
+    fresh.execute(f"DELETE FROM {LONG}")
+
+    assert await write(fresh.sink(LONG), record("1", 1)) == 0
+    assert await write(fresh.sink(LONG[:-1] + "y"), record("1", 1), record("2", 2)) == 1
+
+
+_COLUMNS = "source_id, record_id, version, record_timestamp, payload, collected_at, removed_at"
+
+BOTH = {
+    "update": ["UPDATE records SET payload = '{{}}' WHERE record_id = '0'"],
+    "nullable column": ["ALTER TABLE records ADD COLUMN note text"],
+    "column with a default": ["ALTER TABLE records ADD COLUMN note text NOT NULL DEFAULT 'x'"],
+    "index": ["CREATE INDEX mine ON records (record_timestamp)"],
+    "unique index": ["CREATE UNIQUE INDEX mine ON records (source_id, version, record_id)"],
+    "view": ["CREATE VIEW mine AS SELECT * FROM records"],
+    "maintenance": ["VACUUM", "ANALYZE"],
+}
+SQLITE = BOTH | {
+    "generated column": [
+        "ALTER TABLE records ADD COLUMN value text AS (json_extract(payload, '$.value'))"
+    ],
+    "order of columns": [
+        "CREATE TABLE made (removed_at, {replaced} note, collected_at TEXT, payload TEXT, version "
+        "TEXT, record_id TEXT, record_timestamp TEXT, source_id TEXT, PRIMARY KEY ({key}))",
+        "INSERT INTO made ({columns}) SELECT {columns} FROM records",
+        "DROP TABLE records",
+        "ALTER TABLE made RENAME TO records",
+    ],
+    "without rowid": [
+        "CREATE TABLE made (source_id TEXT, record_id TEXT, version TEXT, record_timestamp TEXT, "
+        "payload TEXT, collected_at TEXT, removed_at TEXT, {replaced} PRIMARY KEY ({key})) "
+        "WITHOUT ROWID",
+        "INSERT INTO made ({columns}) SELECT {columns} FROM records",
+        "DROP TABLE records",
+        "ALTER TABLE made RENAME TO records",
+    ],
+    "log": ["PRAGMA wal_checkpoint(TRUNCATE)", "REINDEX"],
+}
+POSTGRESQL = BOTH | {
+    "generated column": [
+        "ALTER TABLE records ADD COLUMN value text GENERATED ALWAYS AS (payload ->> 'value') STORED"
+    ],
+    "types": [
+        "ALTER TABLE records ALTER record_id TYPE varchar, ALTER version TYPE varchar(99)",
+        "ALTER TABLE records ALTER payload TYPE jsonb",
+    ],
+    "payload of text": ["ALTER TABLE records ALTER payload TYPE text"],
+    "times without a zone": [
+        "ALTER TABLE records ALTER record_timestamp TYPE timestamp "
+        "USING record_timestamp AT TIME ZONE 'UTC'"
+    ],
+    "partitions": [
+        "CREATE TABLE made (LIKE records INCLUDING ALL) PARTITION BY HASH (source_id)",
+        "CREATE TABLE part PARTITION OF made FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+        "INSERT INTO made SELECT * FROM records",
+        "DROP TABLE records",
+        "ALTER TABLE made RENAME TO records",
+    ],
+    "maintenance": ["VACUUM FULL records", "REINDEX TABLE records", "ANALYZE records"],
+}
+
+
+async def assert_goes_on(fresh: Fresh, keep: str, statements: list[str], *, is_open: bool) -> None:
+    """Assert that a table is collected into after its owner's statements."""
+    page = [record(str(n), n) for n in range(10)]
+    names = {
+        "key": "source_id, record_id" + (", version" if keep == "all" else ""),
+        "columns": _COLUMNS + (", replaced_at" if keep == "all" else ""),
+        "replaced": "replaced_at TEXT," if keep == "all" else "",
+    }
+    async with fresh.sink(keep=keep) as target:
+        await target.write("feed", Page(page), position=Position(timestamp=at(9)))
+        if is_open:
+            for statement in statements:
+                fresh.execute(statement.format(**names))
+            assert (await target.write("feed", Page([*page, record("open", 1)]))).written == 1
+    if not is_open:
+        for statement in statements:
+            fresh.execute(statement.format(**names))
+    async with fresh.sink(keep=keep) as target:
+        changed = [record("1", 20, "b"), record("2", 0, "older")]
+        result = await target.write("feed", Page([*page[3:], record("new", 9), *changed]))
+        expected = 1 if keep == "latest" else 2
+        assert ([each.record_id for each in result.new], result.changed) == (["new"], expected)
+        assert [each.record_id for each in result.superseded] == ["2"]
+        assert await target.revert("feed", changed[1:], run_id="R") + expected == 2
+        assert await target.position("feed") == Position(timestamp=at(9))
+        assert await target.lacking("feed", {"1": at(20), "3": at(99)}) == {"3"}
+        assert await target.mark_removed("feed", {"new", *map(str, range(9))}, 0.5) == 1 + is_open
+    fresh.execute("DELETE FROM records WHERE record_id = '3'")
+    assert await write(fresh.sink(keep=keep), page[3], page[4]) == 0
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize("keep", ["latest", "all"])
+@pytest.mark.parametrize("what", SQLITE)
+async def test_table_of_sqlite_that_its_owner_touched_is_collected_into(
+    tmp_path: Path, what: str, keep: str, is_open: bool
+) -> None:
+    """Between two runs, or while one is going on: rows are right, and nothing is refused."""
+    await assert_goes_on(sqlite_file(tmp_path / "r.db"), keep, SQLITE[what], is_open=is_open)
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize("keep", ["latest", "all"])
+@pytest.mark.parametrize("what", POSTGRESQL)
+async def test_table_of_postgresql_that_its_owner_touched_is_collected_into(
+    postgres: PostgresServer, what: str, keep: str, is_open: bool
+) -> None:
+    """Between two runs, or while one is going on: rows are right, and nothing is refused."""
+    name = postgres.database()
+    fresh = Fresh(postgres.url(name), lambda statement: postgres.execute(statement, name))
+    await assert_goes_on(fresh, keep, POSTGRESQL[what], is_open=is_open)

@@ -36,6 +36,7 @@ from ladon_storage.collection.sinks.jsonl_lines import (
     mend,
 )
 from ladon_storage.collection.sinks.removal import refuse_implausible_removal
+from ladon_storage.collection.sinks.versions import last_said, latest
 from ladon_storage.errors import SinkError
 
 WAIT_SECONDS = 30
@@ -92,13 +93,13 @@ class SourceFiles:
                 lines = {key: self._line(added[key], returned.get(key)) for key in added}
                 self._records.add(_prefix(added.values()), lines, moves)
             self._restore({record.record_id for record in page.records}, moves)
-            if position is not None:
-                moves.add(self._position_path, [_position_text(position).encode()])
             superseded = [] if len(added) == len(records) else self._superseded(records, added)
+            superseded = last_said(page.records, [*superseded, *older.values()])
+            if position is not None and not superseded:
+                moves.add(self._position_path, [_position_text(position).encode()])
         for key, record in added.items():
             self._see(record, key, returned.get(key))
         self._older |= older.keys()
-        superseded += older.values()
         by_time = {each.record_id: each for each in new}
         if len(by_time) < len(new):
             new.sort(key=lambda each: each.timestamp)
@@ -108,10 +109,9 @@ class SourceFiles:
     def revert(self, records: Sequence[Record]) -> int:
         """Add versions again, as the current ones; return how many were not, of older runs."""
         with self._locked(), Moves() as moves:
-            latest = {each.record_id: each for each in records}.values()
             back = {
                 _record_key(each.record_id, each.version): each
-                for each in latest
+                for each in latest(records)
                 if not self._is_current(each)
             }
             returned = {key: self._returned_at(each) for key, each in back.items()}

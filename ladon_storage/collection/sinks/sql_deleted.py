@@ -56,10 +56,9 @@ def trigger_of(table: str) -> str:
     """Return the name of the trigger of a table.
 
     >>> trigger_of("records")
-    'ladon_deleted_records'
+    'ladon_gone_records'
     """
-    # PostgreSQL would cut a longer one itself, and then not find it by what it is called here.
-    return f"ladon_deleted_{table}"[:63]
+    return f"ladon_gone_{table}"  # with the longest name of a table the 63 bytes of PostgreSQL
 
 
 def note_deletions(connection: Connection, table: str) -> None:

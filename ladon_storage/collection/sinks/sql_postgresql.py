@@ -23,7 +23,7 @@ from ladon_storage.collection.sinks.sql_database import (
     split,
     statement,
 )
-from ladon_storage.collection.sinks.sql_tables import Keep
+from ladon_storage.collection.sinks.sql_tables import Keep, aware
 from ladon_storage.errors import ConfigurationError
 
 _CONNECT_SECONDS = 10
@@ -184,7 +184,7 @@ class Postgresql:
             if row is None:
                 compared.new.append(record)
             elif row[0] != record.version:
-                is_newer = row[1] <= record.timestamp
+                is_newer = aware(row[1]) <= record.timestamp
                 (compared.changed if is_newer else compared.superseded).append(record)
         return compared
 

@@ -24,6 +24,7 @@ from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.collection.sinks.removal import refuse_implausible_removal
 from ladon_storage.collection.sinks.sql_database import Compared, Database
 from ladon_storage.collection.sinks.sql_tables import Tables
+from ladon_storage.collection.sinks.versions import last_said, latest
 
 _BATCH = 10_000
 """Ids of one statement."""
@@ -114,7 +115,7 @@ class Rows:
             if self._keeps_all:
                 unknown = _distinct(unknown)
             if not (unknown or are_marked or beside.is_needed):
-                return WriteResult(superseded=compared.superseded)
+                return WriteResult(superseded=last_said(records, compared.superseded))
             if not is_last:
                 database.begin_writing(connection, source_id)
                 ids = [each.record_id for each in compared.new]
@@ -133,7 +134,8 @@ class Rows:
                     return None
                 if self._keeps_all:
                     superseded = superseded + self._settle(source_id, unknown, compared, now)
-            self._write_beside(beside)
+            superseded = last_said(records, superseded)
+            self._write_beside(beside, with_position=not superseded)
         new = latest(compared.new)
         return WriteResult(new, max(written - len(new), 0), superseded)
 
@@ -364,10 +366,10 @@ class Rows:
         self._last = max(utc_now(), self._last + _TICK)
         return self._last
 
-    def _write_beside(self, beside: _Beside) -> None:
+    def _write_beside(self, beside: _Beside, *, with_position: bool = True) -> None:
         if beside.rejects:
             self._quarantine(beside)
-        if beside.position is not None:
+        if beside.position is not None and with_position:
             self._remember(beside.source_id, beside.position)
 
     def _quarantine(self, beside: _Beside) -> None:
@@ -423,16 +425,6 @@ def _remembering(tables: Tables, insert: Callable[..., Any]) -> Any:
         index_elements=list(positions.primary_key),
         set_={name: statement.excluded[name] for name in changes},
     )
-
-
-def latest(records: Iterable[Record]) -> list[Record]:
-    """Return one record for each id: so that a row which a page changes twice counts once."""
-    found: dict[str, Record] = {}
-    for record in records:
-        known = found.get(record.record_id)
-        if known is None or record.timestamp >= known.timestamp:
-            found[record.record_id] = record
-    return list(found.values())
 
 
 def _batches(items: Iterable[T]) -> Iterator[list[T]]:

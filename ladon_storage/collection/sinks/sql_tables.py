@@ -67,7 +67,12 @@ class Instant(TypeDecorator[datetime]):
         """Return what was stored."""
         if value is None:
             return None
-        return (datetime.fromisoformat(value) if isinstance(value, str) else value).astimezone(UTC)
+        return aware(datetime.fromisoformat(value) if isinstance(value, str) else value)
+
+
+def aware(instant: datetime) -> datetime:
+    """Return what a database has as an aware datetime: its owner may have taken the zone away."""
+    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
 
 
 @dataclass(frozen=True)

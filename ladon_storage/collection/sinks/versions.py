@@ -1,0 +1,28 @@
+"""Which of several versions of a record a page means, by one rule for all sinks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ladon_storage.collection.records import Record
+
+
+def latest(records: Iterable[Record]) -> list[Record]:
+    """Return the newest record of each id; at equal times the one that arrived later."""
+    found: dict[str, Record] = {}
+    for record in records:
+        known = found.get(record.record_id)
+        if known is None or record.timestamp >= known.timestamp:
+            found[record.record_id] = record
+    return list(found.values())
+
+
+def last_said(records: Sequence[Record], superseded: Sequence[Record]) -> list[Record]:
+    """Return those of ``superseded`` that a page of ``records`` says nothing newer of.
+
+    A page that lists a record's history has not gone back.
+    """
+    if not superseded:
+        return []
+    last = {id(each) for each in latest(records)}
+    return [each for each in superseded if id(each) in last]
