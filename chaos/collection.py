@@ -145,7 +145,7 @@ class ToldSink:
 
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
-    ) -> WriteResult:
+    ) -> WriteResult | int:
         """Make a page durable, unless it is to be forgotten."""
         nth = self._teller.at("write", "before")
         if self._fault == "drop-page" and nth == 1:

@@ -211,15 +211,20 @@ class MemorySink:
             outcome = step()
             if hasattr(outcome, "__await__"):
                 await outcome
-        before, ids = len(self.rows), {key[:2] for key in self.rows}
+        ids = {key[:2] for key in self.rows}
         new: dict[str, Record] = {}
+        changed: list[Record] = []
         for each in page.records:
-            self.rows.setdefault((source_id, each.record_id, each.version), each)
-            if (source_id, each.record_id) not in ids:
-                new.setdefault(each.record_id, each)
+            key = (source_id, each.record_id, each.version)
+            if key not in self.rows:
+                self.rows[key] = each
+                if key[:2] in ids or each.record_id in new:
+                    changed.append(each)
+                else:
+                    new[each.record_id] = each
         self.events.append("write")
         self.sizes += [len(page)] * bool(len(page))
-        return WriteResult(tuple(new.values()), len(self.rows) - before - len(new))
+        return WriteResult(tuple(new.values()), changed)
 
     @property
     def ids(self) -> list[str]:

@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 from typing import Any, Self
 
-from ladon_storage.collection.interfaces import Position, WriteResult
+from ladon_storage.collection.interfaces import Position
 from ladon_storage.collection.records import Page
 
 
@@ -27,7 +27,7 @@ class OwnSink:
 
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
-    ) -> WriteResult:
+    ) -> int:
         return await asyncio.to_thread(self._write, source_id, page, run_id, position)
 
     async def position(self, source_id: str) -> Position | None:
@@ -48,9 +48,7 @@ class OwnSink:
         )
         return connection
 
-    def _write(
-        self, source_id: str, page: Page, run_id: str, position: Position | None
-    ) -> WriteResult:
+    def _write(self, source_id: str, page: Page, run_id: str, position: Position | None) -> int:
         records = [
             (source_id, each.record_id, each.version, each.timestamp.isoformat(), each.payload)
             for each in page.records
@@ -68,7 +66,7 @@ class OwnSink:
             if position is not None:
                 row = (source_id, position.model_dump_json())
                 connection.execute("INSERT OR REPLACE INTO position VALUES (?, ?)", row)
-        return WriteResult(changed=written)  # it does not tell new ones apart
+        return written
 
     def _read(self, source_id: str) -> Position | None:
         row: Any = (

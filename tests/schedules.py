@@ -307,7 +307,7 @@ class Forgetful:
 
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
-    ) -> WriteResult:
+    ) -> WriteResult | int:
         assert position is None
         return await self._inner.write(source_id, page)
 
@@ -456,7 +456,7 @@ class HitSink:
 
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
-    ) -> WriteResult:
+    ) -> WriteResult | int:
         await self._life.hit("write", "before")
         written = await self._inner.write(source_id, page, run_id=run_id, position=position)
         self._life.world.wrote(self._life, page, position)
@@ -802,7 +802,7 @@ class World:
             )
         self.changes += 1
         life.knows = self.changes
-        after = stored.last_successful_timestamp
+        after = NOTHING_COLLECTED if stored.found_nothing else stored.last_successful_timestamp
         if after != before:
             assert after is not None
             assert before is None or after > before, self.told("the watermark went back")

@@ -148,7 +148,7 @@ async def test_sink_that_claims_too_much_fails_the_run() -> None:
 
     class Boasting(MemorySink):
         async def write(self, *arguments: Any, **options: Any) -> WriteResult:
-            return WriteResult(changed=7)
+            return WriteResult(changed=[record("1", 1)] * 7)
 
     with pytest.raises(SinkError, match="7 rows of 1 record"):
         await World(Boasting()).collect([record("1", 1)])

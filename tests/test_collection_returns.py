@@ -28,7 +28,7 @@ class LatestSink(RememberingSink):
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
     ) -> WriteResult:
-        new, changed, superseded = [], 0, []
+        new, changed, superseded = [], [], []
         for each in page.records:
             known = self.current.get(each.record_id)
             if known is None:
@@ -39,7 +39,7 @@ class LatestSink(RememberingSink):
                 superseded.append(each)
                 continue
             else:
-                changed += 1
+                changed.append(each)
             self.current[each.record_id] = each
         moved = None if superseded else position
         await super().write(source_id, page, run_id=run_id, position=moved)

@@ -15,10 +15,10 @@ import stamina
 from ladon_storage.collection import engine
 from ladon_storage.collection.interfaces import Source
 from ladon_storage.collection.records import Page
-from ladon_storage.collection.resume import NOTHING_COLLECTED
 from ladon_storage.collection.sources import source_from
 from ladon_storage.collection.sources.taxii import Taxii
 from ladon_storage.errors import ConfigurationError, SourceError
+from ladon_storage.models import NOTHING_COLLECTED
 from tests.collecting import MemorySink, RememberingSink, ScriptedStorage, at
 from tests.feed_server import Answer, Asked, FeedServer
 from tests.taxii_process import LARGEST_PAGE, PASSWORD, USER

@@ -38,13 +38,14 @@ from ladon_storage.collection.passage import Passage, Range
 from ladon_storage.collection.resume import Start, find_start, latest
 from ladon_storage.collection.turn import Turn
 from ladon_storage.errors import ConfigurationError, WatermarkConflictError
-from ladon_storage.models import to_utc
+from ladon_storage.models import meant, to_utc
 
 
 class Report(Ledger):
     """The result of one run: its ledger, and what became of the watermark.
 
-    A backfill neither reads nor writes the watermark, and has ``None`` for it.
+    A backfill neither reads nor writes the watermark, and has ``None`` for it, and so has a source
+    of which nothing was ever collected.
     """
 
     source_id: str
@@ -247,8 +248,8 @@ def _report(
         source_id=source.source_id,
         run_id=run_id,
         backfill=backfill,
-        watermark_before=before,
-        watermark_after=after,
+        watermark_before=meant(before),
+        watermark_after=meant(after),
         seconds=time.monotonic() - began,
         **{name: getattr(collected, name) for name in Ledger.model_fields},
     )

@@ -183,7 +183,7 @@ class WriteResult:
 
     Args:
         new: The records of whose ids it had nothing, one for each id.
-        changed: How many versions are new of records that it had, or replaced what it had.
+        changed: The records of ids that it had, whose version is new or replaced what it had.
         superseded: The records that it left as they are, since it holds something later: of an id
             that it has at a later time, or, where all versions are kept, one that another followed.
             Where there are some, the position that came with the page was not written: whether
@@ -191,13 +191,13 @@ class WriteResult:
     """
 
     new: Sequence[Record] = ()
-    changed: int = 0
+    changed: Sequence[Record] = ()
     superseded: Sequence[Record] = ()
 
     @property
     def written(self) -> int:
         """How many rows are new or changed."""
-        return len(self.new) + self.changed
+        return len(self.new) + len(self.changed)
 
 
 @runtime_checkable
@@ -218,8 +218,10 @@ class Sink(Protocol):
 
     async def write(
         self, source_id: str, page: Page, *, run_id: str = ..., position: Position | None = None
-    ) -> WriteResult:
+    ) -> WriteResult | int:
         """Make a page durable, whole or not at all, and return what that changed.
+
+        A sink that cannot tell what is new from what changed returns how many rows did.
 
         The same records again, in this page or a later one, change nothing. Rejects go into the
         quarantine, the same one once. ``position`` replaces what is remembered, in the same

@@ -266,9 +266,9 @@ class Passage:
             result = await self._sink.write(
                 self._source.source_id, page, run_id=self._run_id, position=moved
             )
-            if not result.superseded:
-                self._position = position
             self._see(page, result)
+            if isinstance(result, int) or not result.superseded:
+                self._position = position
 
     def _learned(self) -> dict[str, object]:
         """Return what a whole pass says about the source."""
@@ -282,27 +282,31 @@ class Passage:
             "order_shown": self._learns_order and tally.in_order and shown,
         }
 
-    def _see(self, page: Page, result: WriteResult) -> None:
-        """Note what a write changed, and how late what is new was."""
+    def _see(self, page: Page, result: WriteResult | int) -> None:
+        """Note what a write changed, and how late that was seen."""
         tally = self._tally
-        if result.written > len(page.records):
+        written = result if isinstance(result, int) else result.written
+        if written > len(page.records):
             raise SinkError(
                 f"The sink of source {self._source.source_id!r} says that it changed "
-                f"{result.written} rows of {len(page.records)} record"
+                f"{written} rows of {len(page.records)} record"
                 f"{'s' * (len(page.records) != 1)}. Correct what its `write` returns.",
                 self._source.source_id,
             )
+        if isinstance(result, int):
+            tally.changed += result
+            return
         tally.new += len(result.new)
-        tally.changed += result.changed
+        tally.changed += len(result.changed)
         self._returns.note(page.records, result.superseded)
         if tally.is_first or self._turn is None:
             return
         now = self._horizon + (self._clock() - self._began)
-        tally.delays += [now - each.timestamp for each in result.new]
+        times = [each.timestamp for each in (*result.new, *result.changed)]
+        tally.delays += [now - each for each in times]
         durable = self._start.durable
-        if durable is not None and result.new:
-            oldest = min(each.timestamp for each in result.new)
-            tally.behind = max(tally.behind, durable - oldest)
+        if durable is not None and times:
+            tally.behind = max(tally.behind, durable - min(times))
 
     async def _checkpoint(self, promoted: datetime) -> None:
         turn = self._turn
@@ -404,7 +408,7 @@ class Passage:
             _tell(
                 logging.WARNING,
                 source,
-                f"The overlap of source {source.source_id!r} is narrow: a new record was "
+                f"The overlap of source {source.source_id!r} is narrow: news was "
                 f"{tally.behind} behind the watermark, and the overlap is {overlap}. Set it to "
                 f"{right // timedelta(hours=1)} hours.",
             )

@@ -24,7 +24,7 @@ from typing import Literal, Self, TypeVar
 import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
-from ladon_storage.collection.interfaces import Position, WriteResult
+from ladon_storage.collection.interfaces import Position
 from ladon_storage.collection.records import Page
 from ladon_storage.collection.sinks.delta_store import Store
 from ladon_storage.collection.sinks.thread import SinkThread
@@ -98,16 +98,15 @@ class DeltaSink:
 
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
-    ) -> WriteResult:
+    ) -> int:
         """Make a page durable, whole or not at all, and return how many rows are new or changed.
 
         Raises:
             SinkError: The storage refused it, or other runs of the source were always faster.
         """
-        written = await self._in_store(
+        return await self._in_store(
             lambda store: store.write(source_id, page, run_id, position), "store a page", source_id
         )
-        return WriteResult(changed=written)
 
     async def position(self, source_id: str) -> Position | None:
         """Return the last position that was written; ``None``: none was."""

@@ -1,5 +1,7 @@
 """Any table or view of a database, read by timestamp and id through SQLAlchemy.
 
+- It is tested with SQLite, PostgreSQL (psycopg), and MariaDB (pymysql, as for MySQL); a run that
+  reads any other database says so.
 - A row of a transaction that commits late appears behind the watermark: only the overlap finds it,
   so it should be longer than the longest transaction that writes to the table.
 - What was deleted is not seen, and a row whose timestamp stands still is not read again.
@@ -8,27 +10,37 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from ladon_storage.collection.durations import Seconds, duration
-from ladon_storage.collection.records import PAGE_RECORDS, Item, Page, Record, Reject, paged
+from ladon_storage.collection.records import (
+    PAGE_RECORDS,
+    Item,
+    Page,
+    paged,
+)
 from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.fields import SETTINGS, SOURCE_ID_TEXT, Overlap, overlap_field
 from ladon_storage.collection.sources.sql_database import DatabaseThread, parsed_address
-from ladon_storage.collection.sources.sql_table import Key, Layout, Row, TableReader
-from ladon_storage.collection.sources.sql_values import Times, id_text, json_value, row_moment
+from ladon_storage.collection.sources.sql_rows import TableRows
+from ladon_storage.collection.sources.sql_sessions import is_tested, with_driver
+from ladon_storage.collection.sources.sql_table import Key, Layout, TableReader
+from ladon_storage.collection.sources.sql_values import (
+    Times,
+)
 from ladon_storage.collection.sources.times import ZoneName, zone_of
-from ladon_storage.errors import ConfigurationError, SourceError
+from ladon_storage.errors import ConfigurationError
 from ladon_storage.models import SourceId
 
 UNREACHABLE_ROWS = 1_000
@@ -36,6 +48,8 @@ UNREACHABLE_ROWS = 1_000
 
 UNREACHABLE_ROWS_AGAIN = 5
 """So many a later run reads: they must not fail a run only because it has little else to read."""
+
+logger = logging.getLogger(__name__)
 
 _SECRET_PART = re.compile("pass|secret|token", re.IGNORECASE)
 
@@ -73,8 +87,8 @@ class SqlTable(BaseModel):
     url: Annotated[str, AfterValidator(check_address)] = Field(
         "",
         title="Address",
-        description="Where the database is, without a password, such as sqlite:///app.db or "
-        "postgresql://reader@db.example.org/logs.",
+        description="Where the database is, without a password, such as sqlite:///app.db, "
+        "postgresql://reader@db.example.org/logs or mysql://reader@db.example.org/logs.",
     )
     url_secret: SecretName | None = Field(
         None,
@@ -88,8 +102,15 @@ class SqlTable(BaseModel):
         title="Schema",
         description="The schema of the table; empty: where the connection looks first.",
     )
-    id_column: str = Field(
-        "id", min_length=1, title="Id column", description="A column whose values are unique."
+    id_column: (
+        Annotated[str, Field(min_length=1, title="Column")]
+        | Annotated[
+            tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, title="Columns")
+        ]
+    ) = Field(
+        "id",
+        title="Id column",
+        description="A column whose values are unique, or several whose values are so together.",
     )
     time_column: str = Field(
         "updated_at",
@@ -121,7 +142,7 @@ class SqlTable(BaseModel):
         timedelta(minutes=1),
         timedelta(seconds=1),
         "Timeout (seconds)",
-        "How long PostgreSQL may work on one statement, or SQLite wait for a writer.",
+        "How long a server may work on one statement, or SQLite wait for a writer.",
     )
     overlap: Overlap = overlap_field(timedelta(minutes=10))
 
@@ -132,40 +153,79 @@ class SqlTable(BaseModel):
         return self
 
     @property
-    def order_guaranteed(self) -> bool:
-        """Whether the request itself asks for the order: the keyset does."""
-        return self.ordered
-
-    @property
     def ordered(self) -> bool:
         """Whether pages come in the order of time: the order of texts with offsets is another."""
         return self.times != "text"
 
+    @property
+    def order_guaranteed(self) -> bool:
+        """Whether each request asks for that order itself, as it does wherever there is one."""
+        return self.ordered
+
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
         """Yield the rows from ``start`` on, before ``until``, by timestamp and id.
 
-        A row without a timestamp or an id is in no range: each run rejects some of them.
+        A row without a timestamp or an id is in no range. Each run rejects some of them, beside
+        what is in its range: alone they would make a table that is quiet one of no use.
         """
+        id_columns = (self.id_column,) if isinstance(self.id_column, str) else self.id_column
         layout = Layout(
             **self.model_dump(include={*Layout.__dataclass_fields__} - {"zone"}),
+            id_columns=id_columns,
             schema=self.schema_name,
             zone=zone_of(self.zone),
         )
-        async with _opened(layout, await self._address()) as (reader, thread):
-            rows = _Rows(layout, reader.names, self.ordered and reader.is_text)
-            most = UNREACHABLE_ROWS if start is None else UNREACHABLE_ROWS_AGAIN
-            if lost := await thread.do(partial(reader.unreachable, most)):
-                yield Page(rejects=[rows.unreachable(row) for row in lost])
+        url = await self._address()
+        self._warn_of_what_is_not_tested(url)
+        async with _opened(layout, url) as (reader, thread):
+            marks: dict[str, Any] = {"asked_at": await thread.do(reader.now)}
+            rows = TableRows(layout, reader.names, reader.zone, self.ordered and reader.is_text)
+            lost = await self._unreachable(reader, thread, rows, start)
             after: Key | None = None
             more = True
             while more:
                 found, more = await thread.do(partial(reader.page, start, until, after))
-                if not found:
-                    break
-                after = found[-1].key
-                for page in paged(rows.read(found), self.page_size):
+                if found:
+                    after = found[-1].key
+                if found or start is None:
+                    for page in paged(lost, UNREACHABLE_ROWS):
+                        yield replace(page, **marks)
+                    lost = []
+                if not more:
+                    marks["completeness"] = "last page"
+                for page in paged(rows.read(found), self.page_size, **marks):
                     yield page
-            yield Page(completeness="last page")
+
+    async def _unreachable(
+        self, reader: TableReader, thread: DatabaseThread, rows: TableRows, start: datetime | None
+    ) -> list[Item]:
+        """Return some of the rows that are in no range, and say how many more there are."""
+        is_first = start is None
+        most = UNREACHABLE_ROWS if is_first else UNREACHABLE_ROWS_AGAIN
+        lost, count = await thread.do(partial(reader.unreachable, most, is_first=is_first))
+        if count > len(lost):
+            logger.warning(
+                "Source %r has %d rows without a usable timestamp or id in %r, of which this run "
+                "reads %d: no run can tell which of them are new. Correct them, or collect from a "
+                "view that leaves them out.",
+                self.source_id,
+                count,
+                self.table,
+                len(lost),
+                extra={"source_id": self.source_id},
+            )
+        return rows.unreachable(lost)
+
+    def _warn_of_what_is_not_tested(self, url: URL) -> None:
+        if not is_tested(url):
+            logger.warning(
+                "Source %r reads a database of %r, which is not tested: SQLite, PostgreSQL "
+                "(psycopg), and MariaDB and MySQL (pymysql) are. Compare the timestamps and the "
+                "number of its records with the table.",
+                self.source_id,
+                url.drivername,
+                extra={"source_id": self.source_id},
+            )
 
     async def _address(self) -> URL:
         value = self.url
@@ -178,72 +238,7 @@ class SqlTable(BaseModel):
                 "database; write it as postgresql://reader:password@db.example.org/logs, and what "
                 "is special in the password percent-encoded."
             )
-        if url.drivername == "postgresql":
-            url = url.set(drivername="postgresql+psycopg")
-        return url
-
-
-@dataclass
-class _Rows:
-    """Make records of rows."""
-
-    layout: Layout
-    names: tuple[str, ...]
-    must_ascend: bool
-
-    def __post_init__(self) -> None:
-        self._moment = row_moment(self.layout.times, self.layout.zone)
-        self._highest: datetime | None = None
-
-    def read(self, rows: list[Row]) -> Iterator[Item]:
-        """Yield the records of rows, and what cannot be used."""
-        for row in rows:
-            try:
-                moment = self._moment_of(row)
-                yield Record.of(id_text(row.key[1]), moment, self._content(row))
-            except ValueError as error:
-                yield self._reject(error, row)
-
-    def unreachable(self, row: Row) -> Reject:
-        """Return the reject of a row that has no timestamp or no id."""
-        column = self.layout.time_column if row.key[0] is None else self.layout.id_column
-        return self._reject(f"{column}: missing, or no number where one was declared", row)
-
-    def _moment_of(self, row: Row) -> datetime:
-        try:
-            moment = self._moment(row.key[0])
-        except ValueError as error:
-            raise ValueError(f"{self.layout.time_column}: {error}") from None
-        if self.must_ascend:
-            if self._highest is not None and moment < self._highest:
-                raise SourceError(
-                    f"The texts in {self.layout.time_column!r} of source "
-                    f"{self.layout.source_id!r} sort in another order than their times: "
-                    f"{row.key[0]!r} comes after {self._highest.isoformat()}; set times to text.",
-                    self.layout.source_id,
-                )
-            self._highest = moment
-        return moment
-
-    def _content(self, row: Row) -> dict[str, object]:
-        content = {}
-        for name, value in zip(self.names, row.values, strict=True):
-            try:
-                content[name] = json_value(value)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
-        return content
-
-    def _reject(self, reason: object, row: Row) -> Reject:
-        raw = {name: _told(value) for name, value in zip(self.names, row.values, strict=True)}
-        return Reject.of(reason, raw, None if row.key[1] is None else str(_told(row.key[1])))
-
-
-def _told(value: object) -> object:
-    try:
-        return json_value(value)
-    except ValueError:
-        return repr(value)
+        return with_driver(url)
 
 
 @asynccontextmanager
@@ -253,7 +248,8 @@ async def _opened(layout: Layout, url: URL) -> AsyncIterator[tuple[TableReader, 
     except (ImportError, SQLAlchemyError) as error:
         raise ConfigurationError(
             f"Source {layout.source_id!r} cannot use a database of {url.drivername!r}: "
-            f"{error}; install its driver, such as ladon-storage[postgresql]."
+            f"{error}; install its driver, such as "
+            "ladon-storage[postgresql] or ladon-storage[mysql]."
         ) from None
     thread = DatabaseThread(layout.source_id, url)
     try:

@@ -1,4 +1,4 @@
-"""A database that is only read: its connections, the thread that waits for it, and its errors.
+"""A database that is only read: its address, the thread that waits for it, and its errors.
 
 - It is driven from one thread of its own, so that the event loop never waits for it. Leaving waits
   for that thread: a cancelled run leaves nothing running behind it.
@@ -13,14 +13,11 @@ import logging
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import stamina
-from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
-from sqlalchemy.pool import QueuePool
 
 from ladon_storage.errors import SourceError
 
@@ -30,13 +27,16 @@ T = TypeVar("T")
 
 ATTEMPTS = 5
 
-_CONNECT_SECONDS = 10
-_SILENT_SECONDS = 60
-"""How long a server may not acknowledge what was sent before its connection counts as lost."""
-
 # What PostgreSQL and SQLite say where the same statement may succeed a little later.
 _PASSING = ("08", "40", "53", "57P", "55P03", "SQLITE_BUSY", "SQLITE_LOCKED")
-_TIMED_OUT = "57014"
+# And MySQL and MariaDB: locks, too many connections, a server that goes, a connection that is lost.
+_PASSING_NUMBERS = (
+    *(0, 1020, 1040, 1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1205, 1213),
+    *(1226, 1412, 1927, 2002, 2003, 2005, 2006, 2012, 2013, 2014, 2045, 2055, 4031),
+)
+_TIMED_OUT = ("57014", 1969, 3024)
+# What drivers raise besides: a text that is in no charset, a way to log in that they cannot do.
+_FOREIGN = (ValueError, RuntimeError, OverflowError)
 # A connection that a server refuses has no code, only a text.
 _REFUSED = re.compile("FATAL|authentication failed|no password supplied", re.IGNORECASE)
 _COMING_OR_GOING = re.compile("starting up|shutting down|too many|recovery", re.IGNORECASE)
@@ -84,36 +84,47 @@ class DatabaseThread:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._thread, work)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, *_FOREIGN) as error:
             failure = self._translated(error)
         if failure.transient:
             logger.warning("%s", failure, extra={"source_id": self._source_id})
         # Raised outside of the handler: the driver's error holds the connection and its password.
         raise failure
 
-    def _translated(self, error: SQLAlchemyError) -> SourceError:
-        original = getattr(error, "orig", None)
-        code = getattr(original, "sqlstate", None) or getattr(original, "sqlite_errorname", None)
-        primary = getattr(getattr(original, "diag", None), "message_primary", None)
-        text = str(original or "").strip()
-        said = primary or text.partition("\n")[0] or type(error).__name__
+    def _translated(self, error: Exception) -> SourceError:
+        code, said = _said(error)
         if code is None:
+            original = getattr(error, "orig", None)
+            text = str(original or "")
             dropped = isinstance(error, DBAPIError) and error.connection_invalidated
             refused = _REFUSED.search(text) and not _COMING_OR_GOING.search(text)
             is_connection = type(original).__name__ in ("OperationalError", "InterfaceError")
             transient = (dropped or is_connection) and not refused
+        elif isinstance(code, int):
+            transient = code in _PASSING_NUMBERS
         else:
-            transient = code != _TIMED_OUT and code.startswith(_PASSING)
+            transient = code not in _TIMED_OUT and code.startswith(_PASSING)
         step = "see what the database says"
         if transient:
             step = "see that the database can be reached, and run again"
-        elif code == _TIMED_OUT:
+        elif code in _TIMED_OUT:
             step = "make an index on the timestamp and the id, or set a longer timeout"
         return SourceError(
             f"Source {self._source_id!r} could not read {self._shown}: {said}; {step}.",
             self._source_id,
             transient=transient,
         )
+
+
+def _said(error: Exception) -> tuple[str | int | None, str]:
+    """Return the code of a driver's error, and the one line that it says."""
+    original = getattr(error, "orig", None) or error
+    code = getattr(original, "sqlstate", None) or getattr(original, "sqlite_errorname", None)
+    told = getattr(getattr(original, "diag", None), "message_primary", None) or str(original)
+    numbered = original.args[:2]
+    if numbered and isinstance(numbered[0], int):  # as drivers of MySQL do
+        code, told = numbered[0], str(numbered[-1])
+    return code, told.strip().partition("\n")[0] or type(error).__name__
 
 
 def parsed_address(value: str) -> URL | None:
@@ -126,75 +137,3 @@ def parsed_address(value: str) -> URL | None:
     except (ArgumentError, NoSuchModuleError, ValueError):
         return None
     return None if is_async else url
-
-
-def reading_engine(url: URL, timeout: timedelta) -> Engine:
-    """Return what opens connections that cannot write; ``timeout`` bounds a statement."""
-    arguments: dict[str, Any] = {}
-    if url.get_backend_name() == "sqlite":
-        arguments["timeout"] = timeout.total_seconds()
-    elif url.get_backend_name() == "postgresql":
-        arguments = {
-            "connect_timeout": _CONNECT_SECONDS,
-            "tcp_user_timeout": _SILENT_SECONDS * 1000,
-            "keepalives_idle": _SILENT_SECONDS,
-            "application_name": "ladon-storage",
-        }
-        # The address has the last word; SQLAlchemy would give it to these.
-        arguments = {name: each for name, each in arguments.items() if name not in url.query}
-    engine = create_engine(
-        url,
-        # One connection, kept from page to page, and made anew after it was lost.
-        poolclass=QueuePool,
-        pool_size=1,
-        max_overflow=0,
-        hide_parameters=True,
-        connect_args=arguments,
-    )
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _prepare_sqlite)
-        return engine
-    if engine.dialect.driver == "psycopg":
-        milliseconds = int(timeout.total_seconds() * 1000)
-        event.listen(
-            engine, "connect", lambda connection, _: _prepare_psycopg(connection, milliseconds)
-        )
-        return engine.execution_options(postgresql_readonly=True)
-    return engine
-
-
-def _prepare_sqlite(connection: Any, _: object) -> None:
-    connection.execute("PRAGMA query_only=ON")
-    # A text that is no UTF-8 would fail its whole page.
-    connection.text_factory = lambda raw: raw.decode(errors="surrogateescape")
-
-
-def _prepare_psycopg(connection: Any, timeout_milliseconds: int) -> None:
-    from psycopg import DataError
-    from psycopg.types import datetime as loaders
-
-    def lenient(base: Any) -> Any:
-        class Lenient(base):  # type: ignore[misc]
-            """Give the text of what no year from 1 to 9999 has, such as ``infinity``."""
-
-            def load(self, data: Any) -> Any:
-                try:
-                    return super().load(data)
-                except DataError:
-                    return bytes(data).decode()
-
-        return Lenient
-
-    connection.execute(
-        "SELECT set_config('timezone', 'UTC', false), set_config('datestyle', 'ISO', false), "
-        "set_config('statement_timeout', %s, false)",
-        (str(timeout_milliseconds),),
-    )
-    connection.commit()
-    for name, base in (
-        ("timestamptz", loaders.TimestamptzLoader),
-        ("timestamp", loaders.TimestampLoader),
-        ("date", loaders.DateLoader),
-        ("interval", loaders.IntervalLoader),
-    ):
-        connection.adapters.register_loader(name, lenient(base))

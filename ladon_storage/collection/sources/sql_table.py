@@ -3,51 +3,60 @@
 - A page goes on behind the last row of the one before, by timestamp and id (keyset): rows that come
   or go meanwhile shift nothing, and equal timestamps fill as many pages as they like.
 - A page is one transaction that only reads, so that no run of hours holds back a vacuum.
-- What SQL compares is wider than the range that was asked for wherever it cannot tell exactly:
-  texts with offsets, days, hours that a clock showed twice. Who makes records drops the rest.
 - Values come as the driver gives them: SQLAlchemy's own types refuse a page for one odd value.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     Case,
     ColumnElement,
     Select,
-    Text,
     and_,
-    bindparam,
-    case,
-    cast,
     column,
+    func,
     inspect,
     or_,
     select,
     table,
     types,
 )
+from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import NoSuchTableError
+from sqlalchemy.exc import NoSuchTableError, SAWarning
 
-from ladon_storage.collection.sources.sql_database import reading_engine
-from ladon_storage.collection.sources.sql_values import PER_SECOND, Times
+from ladon_storage.collection.sources.sql_bounds import Bounds
+from ladon_storage.collection.sources.sql_keys import (
+    KeyColumn,
+    behind,
+    compares_by_bytes,
+    number_of_text,
+    with_all_digits,
+)
+from ladon_storage.collection.sources.sql_sessions import MYSQL, reading_engine
+from ladon_storage.collection.sources.sql_values import (
+    PER_SECOND,
+    Times,
+    single_precision,
+)
 from ladon_storage.errors import SourceError
 
-_CLOCK_SHIFT = timedelta(hours=2)
-"""More than a clock is set forward or back at once."""
+_NOW = {
+    "postgresql": "SELECT clock_timestamp()",
+    **dict.fromkeys(MYSQL, "SELECT UTC_TIMESTAMP(6)"),
+}
+"""How a server tells its time; SQLite has none, and no other is tested."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-Key = tuple[Any, Any]
-"""The timestamp and the id of a row, as the driver gives them."""
+Key = tuple[Any, ...]
+"""The timestamp and the id of a row, as the database compares them."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ class Layout:
         source_id: The source, as errors name it.
         table: The table or view.
         schema: Where it is; ``None``: where the connection looks first.
-        id_column: The column of the ids.
+        id_columns: The columns whose values are together an id.
         time_column: The column of the timestamps.
         columns: What is read of each row; empty: everything.
         times: How the timestamps are written.
@@ -70,7 +79,7 @@ class Layout:
     source_id: str
     table: str
     schema: str | None
-    id_column: str
+    id_columns: tuple[str, ...]
     time_column: str
     columns: tuple[str, ...]
     times: Times
@@ -81,9 +90,18 @@ class Layout:
 
 @dataclass(frozen=True)
 class Row:
-    """Be one row: its key, and its values in the order of `TableReader.names`."""
+    """One row of a table.
+
+    Args:
+        key: By what it is ordered.
+        time: Its timestamp, as the driver tells it.
+        ids: The values that are its id.
+        values: All of them, in the order of `TableReader.names`.
+    """
 
     key: Key
+    time: Any
+    ids: Sequence[Any]
     values: Sequence[Any]
 
 
@@ -101,14 +119,19 @@ class TableReader:
     is_text = False
     """Whether the database orders the timestamps as texts."""
 
+    zone: tzinfo = UTC
+    """The zone of timestamps that come without an offset."""
+
     def __init__(self, layout: Layout, url: URL) -> None:
         self._layout = layout
         self._url = url
         self._engine = reading_engine(url, layout.timeout)
-        self._time: ColumnElement[Any] = column(layout.time_column)
-        self._id: ColumnElement[Any] = column(layout.id_column)
+        self._dialect = self._engine.dialect.name
         self._kind: types.TypeEngine[Any] = types.NullType()
+        self._keys: list[KeyColumn] = []
         self._nullable: list[ColumnElement[Any]] = []
+        self._single: list[int] = []
+        """Where in a row numbers of single precision are."""
 
     def open(self) -> None:
         """Learn the columns.
@@ -118,27 +141,56 @@ class TableReader:
             SQLAlchemyError: The database said no.
         """
         layout, database = self._layout, self._url.database
-        if self._engine.dialect.name == "sqlite" and not Path(database or "").is_file():
+        if self._dialect == "sqlite" and not Path(database or "").is_file():
             raise self._error(f"the file {database!r} is missing", "correct the address")
+        inspector = inspect(self._engine)
         try:
-            found = inspect(self._engine).get_columns(layout.table, layout.schema)
+            with warnings.catch_warnings():
+                # A type that SQLAlchemy does not know is told all the same.
+                warnings.filterwarnings("ignore", "Did not recognize type", SAWarning)
+                found = inspector.get_columns(layout.table, layout.schema)
         except NoSuchTableError:
             found = []
         if not found:
             raise self._error("there is no such table or view", "correct the table or its schema")
         known = {each["name"]: each for each in found}
         self.names = layout.columns or tuple(known)
-        for name in (layout.id_column, layout.time_column, *self.names):
+        keys = (layout.time_column, *layout.id_columns)
+        for name in (*layout.id_columns, layout.time_column, *self.names):
             if name not in known:
                 raise self._error(
                     f"it has no column {name!r} but {', '.join(known)}", "correct the column"
                 )
         self._kind = known[layout.time_column]["type"]
-        self._time = self._comparable()
-        may_be_null = known[layout.time_column]["nullable"] or isinstance(self._time, Case)
-        self._nullable = [self._time] if may_be_null else []
-        if known[layout.id_column]["nullable"]:
-            self._nullable.append(self._id)
+        is_instant = self._dialect in MYSQL and isinstance(self._kind, types.TIMESTAMP)
+        self.zone = UTC if is_instant else layout.zone
+        by_bytes = compares_by_bytes(
+            inspector, self._dialect, layout.table, layout.schema, set(keys)
+        )
+        self._keys = [
+            KeyColumn.of(column(name), known[name]["type"], self._dialect, by_bytes=by_bytes)
+            for name in keys
+        ]
+        self._keys[0] = self._comparable(self._keys[0])
+        if self._dialect in MYSQL:
+            named = [*self.names, layout.time_column, *layout.id_columns]
+            single = [isinstance(known[name]["type"], mysql.FLOAT) for name in named]
+            self._single = [place for place, is_single in enumerate(single) if is_single]
+        self._nullable = [
+            each.told
+            for name, each in zip(keys, self._keys, strict=True)
+            if known[name]["nullable"] or isinstance(each.told, Case)
+        ]
+
+    def now(self) -> datetime | None:
+        """Return the database's own time; ``None`` where it has none, or none that is known."""
+        if self._dialect not in _NOW:
+            return None
+        with self._engine.connect() as connection, connection.begin():
+            told = connection.exec_driver_sql(_NOW[self._dialect]).scalar()
+        if not isinstance(told, datetime):
+            return None
+        return told.replace(tzinfo=UTC) if told.tzinfo is None else told.astimezone(UTC)
 
     def close(self) -> None:
         """End the connection."""
@@ -153,19 +205,13 @@ class TableReader:
             SourceError: Two rows have the same timestamp and id.
             SQLAlchemyError: The database said no.
         """
-        limits: list[ColumnElement[bool]] = [self._time.is_not(None), self._id.is_not(None)]
+        limits: list[ColumnElement[bool]] = [each.told.is_not(None) for each in self._keys]
+        limits += self._bounds().within(start if after is None else None, until)
         if after is not None:
-            last, last_id = _raw(after[0]), _raw(after[1])
-            # With the first part an index is read from there on.
-            limits += [self._time >= last, or_(self._time > last, self._id > last_id)]
-        elif start is not None:
-            limits.append(self._time >= _raw(self._lower(start)))
-        if until is not None:
-            limits.append(self._time < _raw(self._upper(until)))
+            limits.append(behind(self._keys, after))
         size = self._layout.page_size
-        rows = self._rows(
-            self._selected().where(and_(*limits)).order_by(self._time, self._id).limit(size + 1)
-        )
+        order = [each.compared for each in self._keys]
+        rows = self._rows(self._selected().where(and_(*limits)).order_by(*order).limit(size + 1))
         self._refuse_ties(rows)
         taken, more = rows[:size], len(rows) > size
         if more and taken[-1].key == after:
@@ -175,45 +221,89 @@ class TableReader:
             )
         return taken, more
 
-    def unreachable(self, most: int) -> list[Row]:
-        """Return up to ``most`` rows without a timestamp or an id, which no page can have."""
-        if not self._nullable:
-            return []
-        statement = self._selected().where(or_(*(each.is_(None) for each in self._nullable)))
-        return self._rows(statement.order_by(self._id.desc()).limit(most))
+    def unreachable(self, most: int, *, is_first: bool) -> tuple[list[Row], int]:
+        """Return up to ``most`` rows that no page can have, and how many such rows there are.
+
+        They have no timestamp or no id; or a timestamp that is none and smaller than any, so that
+        only a first run comes by it.
+        """
+        lost: list[tuple[ColumnElement[bool], ColumnElement[Any]]] = []
+        if self._nullable:
+            missing = or_(*(each.is_(None) for each in self._nullable))
+            lost.append((missing, self._keys[1].compared.desc()))
+        below = None if is_first else self._bounds().below()
+        if below is not None:
+            lost.append((below, self._keys[0].compared))
+        rows: list[Row] = []
+        count = 0
+        for condition, order in lost:
+            found = self._rows(self._selected().where(condition).order_by(order).limit(most + 1))
+            rows += found[:most]
+            count += len(found) if len(found) <= most else self._count(condition)
+        return rows, count
+
+    def _bounds(self) -> Bounds:
+        times = self._layout.times
+        return Bounds(self._keys[0], self._kind, times, self.zone, self._dialect, self.is_text)
+
+    def _count(self, condition: ColumnElement[bool]) -> int:
+        source = table(self._layout.table, schema=self._layout.schema)
+        with self._engine.connect() as connection, connection.begin():
+            counted = select(func.count()).select_from(source).where(condition)
+            return connection.execute(counted).scalar_one()
 
     def _selected(self) -> Select[Any]:
         values: list[ColumnElement[Any]] = [column(name) for name in self.names]
-        keys = [self._time.label("_key_time"), self._id.label("_key_id")]
+        for place in self._single:
+            if place < len(values):
+                values[place] = with_all_digits(values[place]).label(self.names[place])
+        told = [each.told for each in self._keys]
+        keys = [each.compared for each in self._keys if each.compared is not each.told]
+        labelled = [each.label(f"_key_{place}") for place, each in enumerate([*told, *keys])]
         source = table(self._layout.table, schema=self._layout.schema)
-        return select(*values, *keys).select_from(source)
+        return select(*values, *labelled).select_from(source)
 
     def _rows(self, statement: Select[Any]) -> list[Row]:
         with self._engine.connect() as connection, connection.begin():
-            return [Row((each[-2], each[-1]), each[:-2]) for each in connection.execute(statement)]
+            return [self._row(each) for each in connection.execute(statement)]
+
+    def _row(self, found: Sequence[Any]) -> Row:
+        wide, deep = len(self.names), len(self._keys)
+        if self._single:
+            found = list(found)
+            for place in self._single:
+                found[place] = single_precision(found[place])
+        told = found[wide : wide + deep]
+        if len(found) == wide + deep:
+            return Row(tuple(told), told[0], told[1:], found[:wide])
+        other = iter(found[wide + deep :])
+        key = tuple(
+            value if each.compared is each.told else next(other)
+            for each, value in zip(self._keys, told, strict=True)
+        )
+        return Row(key, told[0], told[1:], found[:wide])
 
     def _refuse_ties(self, rows: list[Row]) -> None:
         for one, other in pairwise(rows):
             if one.key == other.key:
+                names = ", ".join(self._layout.id_columns)
+                ids = ", ".join(map(repr, one.ids))
                 raise self._error(
-                    f"it has two rows with the {self._layout.id_column} {one.key[1]!r} at "
-                    f"{one.key[0]}, so that a page could end between them",
+                    f"it has two rows with the {names} {ids} at {one.time}, so that a page could "
+                    "end between them",
                     "name a column whose values are unique",
                 )
 
-    def _comparable(self) -> ColumnElement[Any]:
+    def _comparable(self, plain: KeyColumn) -> KeyColumn:
         """Return the timestamp as the database compares it."""
         times, kind = self._layout.times, self._kind
-        plain: ColumnElement[Any] = column(self._layout.time_column)
-        is_sqlite = self._engine.dialect.name == "sqlite"
         if times in PER_SECOND:
             if isinstance(kind, types.Integer | types.Numeric):
                 return plain
-            if isinstance(kind, types.String | types.NullType):  # "9" is before "10"
-                text = cast(plain, Text)
-                is_number = text.regexp_match("^-?[0-9]{1,18}$")
-                return case((is_number, cast(text, BigInteger)), else_=None)
-        elif is_sqlite or (times == "text" and isinstance(kind, types.String)):
+            if isinstance(kind, types.String | types.NullType):
+                number = number_of_text(column(self._layout.time_column))
+                return KeyColumn(number, number)
+        elif self._dialect == "sqlite" or (times == "text" and isinstance(kind, types.String)):
             self.is_text = True
             return plain
         elif times == "datetime" and isinstance(kind, types.DateTime | types.Date):
@@ -223,46 +313,9 @@ class TableReader:
             "set how its timestamps are written",
         )
 
-    def _lower(self, start: datetime) -> Any:
-        if self._layout.times in PER_SECOND:
-            return (start - _EPOCH) // timedelta(seconds=1) * PER_SECOND[self._layout.times]
-        if self.is_text:
-            return _shifted(start, -timedelta(days=1)).date().isoformat()
-        return self._local(start, -_CLOCK_SHIFT)
-
-    def _upper(self, until: datetime) -> Any:
-        if self._layout.times in PER_SECOND:
-            return ((until - _EPOCH) // timedelta(seconds=1) + 1) * PER_SECOND[self._layout.times]
-        if self.is_text:
-            return _shifted(until, timedelta(days=2)).date().isoformat()
-        return self._local(until, _CLOCK_SHIFT)
-
-    def _local(self, instant: datetime, margin: timedelta) -> datetime | date:
-        """Return an instant as the column would have it, moved by ``margin`` if it says no zone."""
-        if isinstance(self._kind, types.Date):
-            days = timedelta(days=2 if margin > timedelta(0) else -1)
-            return _shifted(instant, days).date()
-        if getattr(self._kind, "timezone", False):
-            return instant
-        if self._layout.zone is UTC:
-            return instant.replace(tzinfo=None)
-        return _shifted(instant, margin).astimezone(self._layout.zone).replace(tzinfo=None)
-
     def _error(self, problem: str, step: str) -> SourceError:
         name = self._layout.table
         return SourceError(
             f"Source {self._layout.source_id!r} cannot read the table {name!r}: {problem}; {step}.",
             self._layout.source_id,
         )
-
-
-def _raw(value: Any) -> ColumnElement[Any]:
-    """Return a parameter as the driver takes it: the database knows best what it compares."""
-    return bindparam(None, value, type_=types.NullType(), unique=True)
-
-
-def _shifted(instant: datetime, by: timedelta) -> datetime:
-    try:
-        return instant + by
-    except OverflowError:
-        return datetime.combine(date.max if by > timedelta(0) else date.min, time(12), tzinfo=UTC)
