@@ -14,7 +14,7 @@ from typing import Any, Self
 from aiohttp import web
 from yarl import URL
 
-from ladon_storage.collection.sources.hosts import circuit_of
+from ladon_storage.collection.sources.hosts import circuit_of, host_circuit_of
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class FeedServer:
         await site.start()
         self._port = self._runner.addresses[0][1]
         # The port may have been another test's feed, which failed.
-        circuit_of(URL(self.url)).reset()
+        for circuit in (circuit_of(URL(self.url)), host_circuit_of(URL(self.url))):
+            circuit.reset()
         return self
 
     async def __aexit__(

@@ -9,6 +9,7 @@ import ssl
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -22,8 +23,9 @@ from ladon_storage.breaker import CircuitBreaker, CircuitState
 from ladon_storage.collection.secrets import secret, secrets_from
 from ladon_storage.collection.sources import hosts, http
 from ladon_storage.collection.sources.addresses import is_same_host
-from ladon_storage.collection.sources.fields import Rate
-from ladon_storage.collection.sources.hosts import circuit_of, host_of
+from ladon_storage.collection.sources.exchange import Route
+from ladon_storage.collection.sources.fields import Connection, Rate
+from ladon_storage.collection.sources.hosts import circuit_of, host_circuit_of, host_of
 from ladon_storage.collection.sources.http import Keys, _retry_after, source_http
 from ladon_storage.errors import ConfigurationError, SourceError
 from tests.clock import FakeClock
@@ -84,7 +86,7 @@ async def test_what_can_be_repeated_is_repeated(answer: Answer) -> None:
 
 
 @pytest.mark.usefixtures("_no_waiting")
-@pytest.mark.parametrize("status", [204, 304, 400, 401, 403, 404, 410, 418])
+@pytest.mark.parametrize("status", [202, 205, 206, 304, 400, 401, 403, 404, 410, 418])
 async def test_other_statuses_fail_at_once(status: int) -> None:
     """A refusal is not asked again."""
     async with FeedServer(Answer(status=status), Answer.of({})) as feed:
@@ -346,6 +348,49 @@ async def test_each_host_has_its_own_circuit(clock: FakeClock) -> None:
 
 @pytest.mark.usefixtures("_no_waiting", "clock")
 @pytest.mark.parametrize(
+    "answer",
+    [Answer(status=500), Answer(status=408), Answer(b"{}", cut_at=1)],
+    ids=["500", "408", "cut"],
+)
+async def test_path_that_fails_keeps_nobody_from_its_host(answer: Answer) -> None:
+    """One feed of a host that fails closes itself and no other, whatever its query."""
+    async with FeedServer(*[answer] * 5, play=lambda _: Answer.of(1)) as feed:
+        await failure(feed.at("broken?page=1"))
+
+        assert "is open" in str(await failure(feed.at("broken?page=2")))
+        assert await fetch(feed.at("sound")) == 1
+        assert host_circuit_of(URL(feed.url)).failure_count == 0
+
+
+@pytest.mark.usefixtures("_no_waiting", "clock")
+async def test_host_that_cannot_be_reached_is_noticed_by_all_its_feeds() -> None:
+    """Where nothing listens, each further feed would only wait."""
+    async with FeedServer() as feed:
+        url, other = feed.url, feed.at("other")
+    await failure(url)
+    error = await failure(other)
+
+    assert "is open after repeated failures" in str(error)
+    assert host_circuit_of(URL(url)).state is CircuitState.OPEN
+
+
+def test_circuits_of_paths_are_bounded_and_what_is_open_stays(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A feed of a million files makes no million circuits, and pushes no outage out."""
+    monkeypatch.setattr(hosts, "MAX_CIRCUITS", 10)
+    down = circuit_of(URL("http://feed.example/down"))
+    down.trip()
+    for number in range(100):
+        circuit_of(URL(f"http://feed.example/{number}?a=1"))
+
+    assert len(hosts._circuits) == 10
+    assert circuit_of(URL("http://feed.example/down?b=2")) is down
+    assert circuit_of(URL("http://feed.example/99")) is circuit_of(URL("http://feed.example/99"))
+
+
+@pytest.mark.usefixtures("_no_waiting", "clock")
+@pytest.mark.parametrize(
     ("answer", "failures"),
     [
         (Answer(status=500), 1),
@@ -513,13 +558,72 @@ async def test_key_is_sent_to_no_other_host(leads: str) -> None:
     assert other.url in str(caught.value)
 
 
-async def test_redirect_to_another_host_is_followed_without_a_key() -> None:
-    """Public feeds live behind names that lead to others."""
+async def test_redirect_to_another_host_is_followed_if_allowed_without_what_is_configured() -> None:
+    """Neither user nor headers nor keys go along; what kind of answer is wanted does."""
     async with FeedServer(Answer.of(1)) as other, FeedServer(redirect(other.url, 301)) as feed:
-        assert await fetch(feed.url.replace("://", "://me:SECRET@")) == 1
+        allowed = Connection(redirects_to=(host_of(URL(other.url)),))
+        keys = Keys(feed.url, {"Auth-Key": "SECRET"}, {"token": "SECRET"})
+        async with source_http("feed", keys=keys, connection=allowed) as client:
+            answer = await client.get(
+                feed.url.replace("://", "://me:SECRET@"),
+                headers={"X-Tenant": "SECRET", "Accept": "text/csv"},
+            )
 
-    assert "Authorization" in feed.asks[0].headers
-    assert "Authorization" not in other.asks[0].headers
+    assert client.parsed(answer) == 1
+    assert {"Authorization", "X-Tenant", "Auth-Key"} <= set(feed.asks[0].headers)
+    assert other.asks[0].headers["Accept"] == "text/csv"
+    assert "SECRET" not in repr(other.asks[0])
+
+
+async def test_redirect_to_another_site_is_not_followed() -> None:
+    """A feed leads us into no other host or port of the network unless that was allowed."""
+    async with FeedServer(Answer.of(1)) as other, FeedServer(redirect(other.url)) as feed:
+        error = await failure(feed.url)
+
+    assert other.requests == []
+    assert f"redirects to {other.url}, another site" in str(error)
+    assert "redirects_to" in str(error)
+    assert not error.transient
+
+
+async def test_redirect_from_an_encrypted_address_to_a_plain_one_is_not_followed() -> None:
+    """What was asked for over TLS is answered over TLS, also where the host is allowed."""
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with authority.cert_pem.tempfile() as ca_file:
+        async with (
+            FeedServer(Answer.of(1)) as other,
+            FeedServer(redirect(other.url), tls=context) as feed,
+        ):
+            allowed = Connection(ca_file=Path(ca_file), redirects_to=(host_of(URL(other.url)),))
+            async with source_http("feed", connection=allowed) as client:
+                with pytest.raises(SourceError, match="which is not encrypted"):
+                    await client.get(feed.url)
+
+    assert other.requests == []
+
+
+@pytest.mark.parametrize(
+    ("site", "url", "allowed"),
+    [
+        ("mirror.example.org", "https://mirror.example.org/a", True),
+        ("Mirror.Example.org", "http://mirror.example.org/a", True),
+        ("mirror.example.org", "https://mirror.example.org:8443/a", False),
+        ("mirror.example.org:8443", "https://mirror.example.org:8443/a", True),
+        ("mirror.example.org:8443", "https://mirror.example.org/a", False),
+        ("mirror.example.org", "https://a.mirror.example.org/", False),
+        ("example.org", "https://www.example.org/", False),
+        ("[::1]:8080", "http://[::1]:8080/", True),
+    ],
+)
+def test_allowed_site_is_a_host_and_its_usual_port_or_the_named_one(
+    site: str, url: str, allowed: bool
+) -> None:
+    """What was allowed is what was written, and nothing beside it."""
+    assert Route(redirects_to=Connection(redirects_to=(site,)).redirects_to).allows(URL(url)) is (
+        allowed
+    )
 
 
 async def test_post_is_not_redirected() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sqlite3
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -98,15 +99,18 @@ def instance_at(server: FeedServer, **fields: Any) -> Misp:
 
 
 async def test_events_are_read_until_a_page_is_empty() -> None:
-    """A full last page says nothing; the filter is Unix seconds as text, and inclusive."""
+    """A full last page says nothing; the filter is Unix seconds as text, and inclusive.
+
+    Each page is asked for again behind the next one, and the first one at the end.
+    """
     instance = Instance(*(event(n, n) for n in range(6)))
     async with FeedServer(play=instance) as server:
         pages = await read(instance_at(server), at(2), at(5))
         asked = [each.body for each in server.asks]
 
-    assert ids(pages) == [uuid(2), uuid(3), uuid(4)]
-    assert [each["timestamp"] for each in asked] == [[str(BASE + 120), str(BASE + 300)]] * 3
-    assert [each["page"] for each in asked] == [1, 2, 3]
+    assert ids(pages) == [uuid(2), uuid(3), uuid(4), uuid(5)]
+    assert {tuple(each["timestamp"]) for each in asked} == {(str(BASE + 120), str(BASE + 300))}
+    assert [each["page"] for each in asked] == [1, 2, 1, 3, 2, 1]
     record = pages[0].records[0]
     assert (record.timestamp, json.loads(record.payload)) == (at(2), event(2, 2))
 
@@ -122,7 +126,7 @@ async def test_events_are_read_until_a_page_is_empty() -> None:
 async def test_filter_is_wider_than_the_range(
     start: datetime | None, until: datetime | None, expected: Any
 ) -> None:
-    """It counts in seconds: what is too much is dropped here."""
+    """It counts in seconds."""
     async with FeedServer(play=Instance()) as server:
         await read(instance_at(server), start, until)
 
@@ -130,14 +134,13 @@ async def test_filter_is_wider_than_the_range(
 
 
 async def test_event_that_changes_while_paging_pushes_out_none() -> None:
-    """Pages are by id, so that the others stay where they are; it comes again in the next run."""
+    """Pages are by id, so that the others stay where they are; it comes again as it is now."""
     instance = Instance(*(event(n, n) for n in range(6)))
     instance.between = [lambda: None, lambda: instance.events.__setitem__(0, event(0, 50, "b"))]
     sink, storage = MemorySink(), ScriptedStorage()
     async with FeedServer(play=instance) as server:
         source = instance_at(server)
         await engine.run(source, sink, storage, run_id="1", clock=lambda: at(60))
-        assert sink.ids == [uuid(n) for n in range(6)]
         await engine.run(source, sink, storage, run_id="2", clock=lambda: at(60))
 
     assert sink.ids == [uuid(0), *(uuid(n) for n in range(6))]
@@ -177,8 +180,10 @@ async def test_throttled_instance_is_waited_for(monkeypatch: pytest.MonkeyPatch)
 async def test_unusable_events_are_rejected_and_the_rest_goes_on() -> None:
     """Without a uuid or with an impossible timestamp they are quarantined with the reason."""
     bad = [{"Event": {"uuid": uuid(7), "timestamp": "x"}}, {"Event": {"timestamp": "1"}}, 7, {}]
-    script = [Answer.of({"response": [*bad, event(1, 1)]}), Answer.of({"response": []})]
-    async with FeedServer(*script) as server:
+    found = [*bad, event(1, 1)]
+    async with FeedServer(
+        play=lambda asked: Answer.of({"response": found if asked.body["page"] == 1 else []})
+    ) as server:
         pages = await read(instance_at(server))
 
     assert ids(pages) == [uuid(1)]
@@ -206,7 +211,57 @@ async def test_instance_that_ignores_the_page_does_not_loop() -> None:
     async with FeedServer(play=lambda _: Answer.of({"response": [event(1, 1)]})) as server:
         with pytest.raises(SourceError, match="the same page again"):
             await read(instance_at(server))
-    assert len(server.asks) == 2
+    assert len(server.asks) == 3
+
+
+@pytest.mark.parametrize(
+    ("first", "stated", "is_whole"),
+    [(range(7), "7", True), (range(7), "9", False), (range(3), "7", False), (range(3), "3", False)],
+)
+async def test_instance_that_ignores_the_limit_is_whole_where_it_says_so(
+    first: range, stated: str, is_whole: bool
+) -> None:
+    """All that is stated came, and more than was asked for; else the same page proves nothing."""
+    page = json.dumps({"response": [event(n, n) for n in first]}).encode()
+    answer = Answer(page, headers={"X-Result-Count": stated})
+    async with FeedServer(play=lambda _: answer) as server:
+        source = instance_at(server, limit=3)
+        if is_whole:
+            assert ids(await read(source)) == [uuid(n) for n in first]
+        else:
+            with pytest.raises(SourceError):
+                await read(source)
+
+
+async def test_instance_that_gives_fewer_than_it_counts_fails() -> None:
+    """An empty second page is no end where more are stated."""
+
+    def broken(asked: Asked) -> Answer:
+        found = [event(n, n) for n in range(3)] if asked.body["page"] == 1 else []
+        body = json.dumps({"response": found}).encode()
+        return Answer(body, headers={"X-Result-Count": "7"})
+
+    async with FeedServer(play=broken) as server:
+        with pytest.raises(SourceError, match="that there are 7 items, and gives 3"):
+            await read(instance_at(server, limit=3))
+
+
+async def test_event_that_is_deleted_meanwhile_pulls_none_out() -> None:
+    """Those behind it move up by one, onto a page that was read already."""
+    instance = Instance(*(event(n, n) for n in range(6)))
+    instance.between = [lambda: None, lambda: instance.events.__delitem__(0)]
+    async with FeedServer(play=instance) as server:
+        pages = await read(instance_at(server))
+
+    assert sorted(ids(pages)) == [uuid(n) for n in range(6)]
+
+
+async def test_error_inside_of_an_answer_fails() -> None:
+    """An empty list beside an error is no end."""
+    answer = Answer.of({"response": [], "errors": ["Invalid filter"]})
+    async with FeedServer(play=lambda _: answer) as server:
+        with pytest.raises(SourceError, match=r"has errors: \['Invalid filter'"):
+            await read(instance_at(server))
 
 
 async def test_key_is_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +327,7 @@ def feed_at(server: FeedServer, path: str = "feed/", **fields: Any) -> Misp:
 
 
 @pytest.mark.parametrize("path", ["feed", "feed/", "feed/manifest.json"])
-async def test_only_events_in_the_range_are_fetched(path: str) -> None:
+async def test_backfill_of_a_feed_reads_the_events_in_its_range(path: str) -> None:
     """The oldest come first; what is listed besides is named, and so not taken for removed."""
     files = Files(*(event(n, 10 - n) for n in range(5)))
     async with FeedServer(play=files) as server:
@@ -281,7 +336,6 @@ async def test_only_events_in_the_range_are_fetched(path: str) -> None:
 
     assert ids(pages) == [uuid(3), uuid(2), uuid(1)]
     assert [each for page in pages for each in page.listed] == [uuid(0), uuid(4)]
-    assert sum(page.skipped for page in pages) == 2
     assert asked == ["manifest.json", *(f"{each}.json" for each in ids(pages))]
     assert json.loads(pages[1].records[0].payload) == event(3, 7)
 
@@ -291,10 +345,10 @@ async def test_feed_is_read_a_page_of_events_at_a_time(monkeypatch: pytest.Monke
     monkeypatch.setattr(misp_module, "PAGE_EVENTS", 2)
     files = Files(*(event(n, n) for n in range(5)))
     sink, storage = RememberingSink(), ScriptedStorage()
-    files.files[uuid(3)] = Answer(status=403)
+    files.files[uuid(3)] = Answer(status=401)
     async with FeedServer(play=files) as server:
         source = feed_at(server, overlap=timedelta(0))
-        with pytest.raises(SourceError, match="answered 403"):
+        with pytest.raises(SourceError, match="answered 401"):
             await engine.run(source, sink, storage, run_id="1", clock=lambda: at(60))
         files.add(event(3, 3))
         report = await engine.run(source, sink, storage, run_id="2", clock=lambda: at(60))
@@ -350,6 +404,60 @@ async def test_file_that_is_missing_for_ever_is_quarantined_once() -> None:
     assert sink.ids == [uuid(n) for n in range(4)]
 
 
+@dataclass
+class Sunk:
+    """What a sink knows: the ids that it lacks."""
+
+    lacks: set[str]
+    document: str | None = None
+    must_reach: datetime | None = None
+
+    async def lacking(self, listed: Mapping[str, datetime]) -> set[str]:
+        return self.lacks & listed.keys()
+
+
+async def test_feed_is_asked_for_what_the_sink_lacks_however_old() -> None:
+    """An event that was published late under an old time is read; the others are only named."""
+    files = Files(*(event(n, n) for n in range(5)))
+    async with FeedServer(play=files) as server:
+        source = feed_at(server)
+        known = Sunk({uuid(3), uuid(0)})
+        pages = [page async for page in source.pages(at(4), None, known)]
+
+    assert source.uses_known
+    assert ids(pages) == [uuid(0), uuid(3)]
+    assert [each for page in pages for each in page.listed] == [uuid(1), uuid(2), uuid(4)]
+    assert (pages[0].total, pages[-1].completeness) == (5, "whole document")
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+async def test_missing_event_does_not_stop_the_others(status: int) -> None:
+    """Object stores answer 403 for what is not there."""
+    files = Files(*(event(n, n) for n in range(3)))
+    files.files[uuid(0)] = Answer(status=status)
+    async with FeedServer(play=files) as server:
+        pages = await read(feed_at(server))
+
+    assert ids(pages) == [uuid(1), uuid(2)]
+    [reject] = [each for page in pages for each in page.rejects]
+    assert reject.reason == f"the manifest lists it, and its file answers {status}"
+
+
+@pytest.mark.parametrize("others_are_refused", [True, False])
+async def test_feed_whose_files_are_all_refused_fails(others_are_refused: bool) -> None:
+    """Where each asked event is refused, one that was read before tells whether the key is."""
+    files = Files(*(event(n, n) for n in range(3)))
+    for n in range(3) if others_are_refused else [2]:
+        files.files[uuid(n)] = Answer(status=403)
+    async with FeedServer(play=files) as server:
+        read_now = feed_at(server).pages(None, None, Sunk({uuid(2)}))
+        if others_are_refused:
+            with pytest.raises(SourceError, match="each file that was asked for is refused"):
+                [page async for page in read_now]
+        else:
+            assert [each.record_id for page in [p async for p in read_now] for each in page.rejects]
+
+
 async def test_unusable_files_and_entries_are_rejected_with_their_uuid() -> None:
     """No name is asked for that is no UUID, and one broken file fails no run."""
     files = Files(event(1, 1), event(2, 2), event(3, 3), event(4, 4))
@@ -376,7 +484,7 @@ async def test_event_is_as_new_as_the_manifest_says() -> None:
     files = Files(event(1, 1))
     files.files[uuid(1)] = Answer.of(event(1, 30))
     async with FeedServer(play=files) as server:
-        (_, page) = await read(feed_at(server))
+        (_, page, _) = await read(feed_at(server))
 
     assert [each.timestamp for each in page.records] == [at(1)]
 

@@ -22,9 +22,10 @@ from ladon_storage.collection.interfaces import Source
 from ladon_storage.collection.records import Page, Record, paged
 from ladon_storage.collection.sinks import SqlSink
 from ladon_storage.collection.sources import Rest, http, source_from
+from ladon_storage.collection.sources.evidence import next_in
 from ladon_storage.collection.sources.hosts import circuit_of
 from ladon_storage.collection.sources.http import HttpAnswer, source_http
-from ladon_storage.collection.sources.paging import Got, NextLink, Step, next_in
+from ladon_storage.collection.sources.paging import Got, NextLink, Step
 from ladon_storage.errors import ConfigurationError, SourceError
 from tests.collecting import MemorySink, ScriptedStorage, at, table
 from tests.feed_server import Answer, Asked, FeedServer
@@ -153,19 +154,12 @@ async def test_without_paging_one_document_is_read() -> None:
 
 
 async def test_page_below_the_start_ends_nothing() -> None:
-    """What is new may come after a page in which nothing is (scenario 23)."""
+    """What is new may come after a page in which nothing is, and nothing is dropped."""
     rows = [row(number, -number) for number in range(10)] + [row(10, 60)]
     async with FeedServer(play=Api(rows)) as feed:
         source = api(feed, paging={"kind": "next", "path": "links.next"})
 
-        assert await read(source, at(30)) == ["10"]
-        assert len(feed.requests) == 2
-
-
-async def test_range_is_kept_also_by_an_api_that_knows_none() -> None:
-    """The start belongs to the range, its end does not."""
-    async with FeedServer(play=Api()) as feed:
-        assert await read(api(feed, paging={"kind": "offset"}), at(5), at(8)) == ["5", "6", "7"]
+        assert await read(source, at(30)) == [str(number) for number in range(11)]
 
 
 MOMENT = datetime(2024, 1, 2, 3, 4, 5, 600_000, tzinfo=UTC)
@@ -186,21 +180,33 @@ MOMENT = datetime(2024, 1, 2, 3, 4, 5, 600_000, tzinfo=UTC)
 )
 async def test_api_is_told_the_range_in_its_own_words(form: str, since: str, until: str) -> None:
     """A start is rounded down and an end up: an API that counts in days leaves nothing out."""
-    async with FeedServer(play=Api()) as feed:
+    async with FeedServer(play=Api(ROWS[:9])) as feed:
         bounds = {
             "since": {"parameter": "from", "form": form},
             "until": {"parameter": "to", "form": form},
         }
         await read(api(feed, params={"a": "b"}, **bounds), MOMENT, MOMENT)
         await read(api(feed, **bounds))
+        await read(api(feed, **bounds), MOMENT)
 
     assert dict(feed.asks[0].query) == {"a": "b", "from": since, "to": until}
     assert feed.requests[1] == "/feed.json"
+    # An API that wants both ends of a range is asked until now.
+    assert set(feed.asks[2].query) == {"from", "to"}
+
+
+async def test_api_that_knows_only_an_end_is_asked_until_now() -> None:
+    """What is later comes with the next run."""
+    before = int(datetime.now(UTC).timestamp())
+    async with FeedServer(play=Api(ROWS[:9])) as feed:
+        await read(api(feed, until={"parameter": "to", "form": "seconds"}))
+
+    assert before <= int(feed.asks[0].query["to"]) <= before + 60
 
 
 async def test_range_is_told_in_the_zone_of_the_api() -> None:
     """That of its records is another matter; an instant with its offset is the same everywhere."""
-    async with FeedServer(play=Api()) as feed:
+    async with FeedServer(play=Api(ROWS[:9])) as feed:
         since = {"parameter": "from", "form": "%Y-%m-%d %H:%M:%S", "zone": "Asia/Tokyo"}
         until = {"parameter": "to"}
         source = api(feed, since=since, until=until, zone="Europe/Berlin")
@@ -234,7 +240,7 @@ async def test_body_of_a_post_is_a_template() -> None:
 async def test_next_link_is_followed_as_it_is() -> None:
     """An address of the API's own has all the parameters; only the key is added."""
     page = {"rows": [], "next": "/api/more?token=a%2Bb"}
-    async with FeedServer(Answer.of(page), Answer.of({"rows": []})) as feed:
+    async with FeedServer(Answer.of(page), Answer.of({"rows": [], "next": None})) as feed:
         await read(api(feed, params={"size": 10}, paging={"kind": "next"}))
 
     assert feed.requests == ["/feed.json?size=10", "/api/more?token=a%2Bb"]
@@ -304,6 +310,12 @@ async def test_next_page_on_another_host_is_not_asked(
         ({"kind": "next"}, [{"next": "http://["}], "leads to a next page that is no address"),
         ({"kind": "next", "more": "more"}, [{"more": True}], "there are more, and nothing at"),
         ({"kind": "cursor"}, [{"next_cursor": "a"}] * 9, "was read already, and would never"),
+        ({"kind": "cursor"}, [{"next_cursor": [[]]}], "has no cursor at 'next_cursor', but a"),
+        ({"kind": "next"}, [{"next": "mailto:me@example.org"}], "that is no address"),
+        ({"kind": "next"}, [{"next": "//"}], "that is no address"),
+        ({"kind": "next"}, [{"next": "http:///x?p=2"}], "that is no address"),
+        ({"kind": "next"}, [{"next": "http://a:99999/x"}], "that is no address"),
+        ({"kind": "next"}, [{"next": ["/x"]}], "that is no address"),
         ({"kind": "cursor"}, [{"next_cursor": {"a": 1}}], "has no cursor at 'next_cursor', but a"),
         ({"kind": "cursor", "more": "more"}, [{"more": 1}], "there are more, and nothing at"),
         (
@@ -311,9 +323,13 @@ async def test_next_page_on_another_host_is_not_asked(
             [{"more": True, "next_cursor": ""}],
             "there are more, and nothing at",
         ),
-        ({"kind": "page", "end": "total", "total": "n"}, [{"n": 3}, {"n": 3, "rows": []}], "gives"),
+        (
+            {"kind": "page", "end": "total", "total": "n"},
+            [{"n": 3}, {"n": 3, "rows": []}, {"n": 3}],
+            "gives 1",
+        ),
         ({"kind": "page", "end": "total", "total": "n"}, [{}], "says no total at 'n'"),
-        ({"kind": "page", "end": "total", "total": "n"}, [{"n": "3"}], "says no total at 'n'"),
+        ({"kind": "page", "end": "total", "total": "n"}, [{"n": "all"}], "says no total at 'n'"),
         ({"kind": "page"}, [{}] * 9, "answers the same page again"),
         ({"kind": "offset"}, [{}] * 9, "answers the same page again"),
     ],
@@ -366,6 +382,27 @@ def test_next_link_of_a_service_behind_tls_stays_there(link: str, expected: str)
     answer = HttpAnswer(URL("https://a.org/x"), 200, CIMultiDictProxy(CIMultiDict()), b"")
 
     step = NextLink(path="next").after(Step(), Got(answer, {"next": link}, []))
+
+    assert step
+    assert str(step.url) == expected
+
+
+@pytest.mark.parametrize(
+    ("link", "expected"),
+    [
+        ("http://backend:8080/api/x?p=2&q=a%2Bb", "https://me@a.org:8443/api/x?p=2&q=a%2Bb"),
+        ("http://backend/x?p=2", "https://me@a.org:8443/api/x?p=2"),
+        ("http://backend/other", "https://me@a.org:8443/other"),
+        ("//backend/api/x?p=2#top", "https://me@a.org:8443/api/x?p=2"),
+        ("?p=2", "https://me@a.org:8443/api/x?p=2"),
+    ],
+)
+def test_next_link_of_a_backend_can_be_kept_on_the_host(link: str, expected: str) -> None:
+    """Scheme, host, port and a prefix that only the gateway has are those that were configured."""
+    url = URL("https://me@a.org:8443/api/x?p=1")
+    answer = HttpAnswer(url, 200, CIMultiDictProxy(CIMultiDict()), b"")
+
+    step = NextLink(keep_host=True).after(Step(), Got(answer, {"next": link}, []))
 
     assert step
     assert str(step.url) == expected
@@ -486,7 +523,7 @@ async def test_14_integers_as_text_are_compared_as_numbers() -> None:
     rows = [{"id": "a", "at": "9"}, {"id": "b", "at": "10"}]
     async with FeedServer(Answer.of({"rows": rows})) as feed:
         start = datetime(1970, 1, 1, 0, 0, 10, tzinfo=UTC)
-        assert await read(api(feed, timestamp_format="seconds"), start) == ["b"]
+        assert await read(api(feed, timestamp_format="seconds"), start) == ["a", "b"]
 
 
 async def test_latest_of_several_times_counts() -> None:
@@ -566,16 +603,16 @@ async def test_page_that_fails_in_the_middle_fails_the_run_and_loses_nothing(
     whole = Api()
 
     def failing(asked: Asked) -> Answer:
-        return Answer(status=500) if asked.query.get("offset") == "20" else whole(asked)
+        return Answer(status=500) if asked.query.get("offset") == "18" else whole(asked)
 
     async with FeedServer(play=failing) as feed:
         source = api(feed, ordered=ordered, overlap="PT0S", paging={"kind": "offset"})
         sink = SqlSink(f"sqlite:///{path}", "records", "all")
         with pytest.raises(SourceError, match="answered 500"):
             await collected(source, sink, storage, at(60))
-        assert len(table(path)) == 20
+        assert len(table(path)) == 19
         assert storage.stored["feed"].status == "failed"
-        expected = at(19) if ordered else None
+        expected = at(18) if ordered else None
         assert storage.stored["feed"].last_successful_timestamp in (None, expected)
 
         feed.play = whole
@@ -604,7 +641,7 @@ async def test_37_throttled_page_is_waited_for_and_nothing_is_lost(
     whole = Api()
 
     def busy(asked: Asked) -> Answer:
-        is_second = asked.query.get("offset") == "10"
+        is_second = asked.query.get("offset") == "9"
         return throttled.pop() if is_second and throttled else whole(asked)
 
     storage, sink = ScriptedStorage(), MemorySink()

@@ -25,6 +25,9 @@ from ladon_storage.models import to_utc
 PAGE_RECORDS = 1_000
 """Records of a page that a source cuts itself: one durable transaction of a few hundred KiB."""
 
+PAGE_CHARACTERS = 2**24
+"""Text of a page, after which its next item begins another one: records may be very large."""
+
 _LONGEST_REPR = 2**16
 
 _ITEM_CHARACTERS = 100
@@ -232,17 +235,20 @@ Item = Record | Reject
 def paged(items: Iterable[Item], size: int = PAGE_RECORDS, **marks: Any) -> Iterator[Page]:
     """Cut ``items`` into pages of at most ``size`` records and rejects, without reading ahead.
 
-    Each page has the ``marks``, which are fields of `Page`. Where there are some, no item at all is
-    one empty page.
+    One that is full of text earlier ends there, so that no number of large records fills the
+    memory. Each page has the ``marks``, which are fields of `Page`. Where there are some, no item
+    at all is one empty page.
     """
-    page, is_empty = Page(**marks), True
+    page, characters, is_empty = Page(**marks), 0, True
     for item in items:
         if isinstance(item, Record):
             page.records.append(item)
+            characters += len(item.payload)
         else:
             page.rejects.append(item)
-        if len(page) == size:
+            characters += len(item.raw)
+        if len(page) == size or characters >= PAGE_CHARACTERS:
             yield page
-            page, is_empty = Page(**marks), False
+            page, characters, is_empty = Page(**marks), 0, False
     if len(page) or (marks and is_empty):
         yield page

@@ -13,47 +13,87 @@ import logging
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import Any, NoReturn
 
 import aiohttp
 import stamina
 from yarl import URL
 
-from ladon_storage.collection.content import parse_json
-from ladon_storage.collection.sources.addresses import check_url
+from ladon_storage.collection.secrets import secret
+from ladon_storage.collection.sources.documents import (
+    Document,
+    TooMuchError,
+    parse,
+    read_document,
+)
 from ladon_storage.collection.sources.exchange import (
+    OK,
     Exchange,
     HttpAnswer,
     Keys,
     Parameters,
     Request,
+    Route,
+    UnreachableError,
     address,
 )
-from ladon_storage.collection.sources.fields import Rate
-from ladon_storage.collection.sources.hosts import admitted, circuit_of, host_of
+from ladon_storage.collection.sources.fields import MAX_ANSWER_BYTES, Connection, Rate
+from ladon_storage.collection.sources.hosts import Admission, admitted, host_of
+from ladon_storage.collection.sources.packing import ACCEPTED
+from ladon_storage.collection.sources.redirects import redirected
+from ladon_storage.collection.sources.waits import (
+    MAX_RETRY_AFTER_SECONDS,
+    has_no_requests_left,
+    wait_of,
+)
+from ladon_storage.collection.sources.waits import retry_after as _retry_after
 from ladon_storage.errors import CircuitOpenError, SourceError
-from ladon_storage.models import to_utc
+from ladon_storage.pool import tls_context
 
-__all__ = ["HttpAnswer", "Keys", "SourceHttp", "shared_connections", "source_http"]
+__all__ = [
+    "MAX_RETRY_AFTER_SECONDS",
+    "OK",
+    "HttpAnswer",
+    "Keys",
+    "SourceHttp",
+    "_retry_after",
+    "shared_connections",
+    "source_http",
+]
 
 logger = logging.getLogger(__name__)
 
-MAX_DOCUMENT_BYTES = 256 * 2**20
-"""Bytes of a whole document, unpacked: a hundred times what the largest feed here publishes."""
+MAX_DOCUMENT_BYTES = MAX_ANSWER_BYTES
 
 ATTEMPTS = 5
 RETRY_SECONDS = 600.0
 """When this is over, an attempt that fails is the last one."""
 
-MAX_RETRY_AFTER_SECONDS = 120.0
 MAX_REDIRECTS = 10
+
+MAX_HEADER_BYTES = 2**16
+"""Bytes of one header: a policy or a cursor in it is longer than what aiohttp takes."""
 
 # The total ends an answer that trickles in for ever, which no timeout of a single read does.
 _TIMEOUT = aiohttp.ClientTimeout(total=300, sock_connect=30, sock_read=60)
 _REPEATABLE_STATUSES = frozenset({408, 425, 429})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_LONGEST = 10_000
+"""Characters of a text that are looked at before it is cut."""
+
+_REASONS = (
+    "query_status",
+    "error",
+    "errors",
+    "error_code",
+    "error_message",
+    "title",
+    "message",
+    "detail",
+    "description",
+)
+"""Where APIs say why they refuse, inside of an answer that is a success."""
 
 
 class SourceHttp:
@@ -66,6 +106,7 @@ class SourceHttp:
         keys: The secrets; ``None``: it needs none.
         rate: How many requests the host takes.
         throttled: Statuses by which the host says that they were too many, beside 429.
+        route: Proxy, certificates and redirects.
     """
 
     def __init__(
@@ -77,15 +118,55 @@ class SourceHttp:
         keys: Keys | None = None,
         rate: Rate | None = None,
         throttled: Collection[int] = (),
+        route: Route | None = None,
     ) -> None:
         self._source_id = source_id
-        self._exchange = Exchange(source_id, session, max_bytes, keys)
+        self._exchange = Exchange(source_id, session, max_bytes, keys, route)
         self._rate = rate
         self._throttled = frozenset({429, *throttled})
 
     def shown(self, url: str | URL) -> str:
         """Return an address without what may be secret, this source's keys included."""
         return self._exchange.shown(url)
+
+    def masked(self, text: str) -> str:
+        """Return a text without this source's secrets, in whatever form they are in it.
+
+        Every text that an answer had a part in goes through here, before it is cut.
+        """
+        return self._exchange.masked(text)
+
+    def quoted(self, value: object, most: int = 80) -> str:
+        """Return how a value of an answer is shown in a message: masked, and cut to ``most``."""
+        text = self.masked(repr(value[:_LONGEST] if isinstance(value, str) else value))
+        return text if len(text) <= most else f"{text[: most - 1]}…"
+
+    def said(self, document: object) -> str:
+        """Return what an API says of itself instead of records, for a message; mostly nothing.
+
+        A refusal with status 200 has its reason in one of a few places.
+        """
+        if not isinstance(document, dict):
+            return ""
+        told = [
+            f"{name} {self.quoted(document[name])}"
+            for name in _REASONS
+            if document.get(name) not in (None, "", [], {})
+        ]
+        return f"; it says {', '.join(told[:3])}" if told else ""
+
+    def clean(self, error: BaseException) -> None:
+        """Take this source's secrets out of an error and the ones behind it."""
+        self._exchange.clean(error)
+
+    def error(self, problem: str, step: str, *, transient: bool = False) -> SourceError:
+        """Return a `SourceError` of the source whose text is masked: a problem, and what to do."""
+        return SourceError(self.masked(f"{problem}; {step}."), self._source_id, transient=transient)
+
+    @property
+    def asked_at(self) -> datetime | None:
+        """When the source was first asked, by its own clock; ``None``: it does not say."""
+        return self._exchange.asked_at
 
     async def get_json(
         self,
@@ -102,21 +183,48 @@ class SourceHttp:
         return self.parsed(await self.get(url, params=params, headers=headers))
 
     def parsed(self, answer: HttpAnswer) -> Any:
-        """Return an answer's JSON.
+        """Return an answer's JSON; whoever takes none for an answer asks `HttpAnswer.is_empty`.
 
         Raises:
             SourceError: It is none.
         """
+        if answer.status == 204:
+            raise SourceError(
+                f"Source {self._source_id!r} answered 204 from {self.shown(answer.url)}, without a "
+                "document; see what it publishes.",
+                self._source_id,
+            )
         try:
-            return parse_json(answer.body)
+            return parse(answer.body)
         except (ValueError, RecursionError) as error:
-            problem = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+            problem = _unparsed(error)
         # Raised outside of the handler: the parser's error holds the whole document.
-        raise SourceError(
-            f"The document of source {self._source_id!r} at {self.shown(answer.url)} is not JSON, "
-            f"after {len(answer.body)} bytes that arrived whole: {problem}; nothing of it was "
-            "stored, see what the source publishes.",
-            self._source_id,
+        raise self._refused(answer, problem)
+
+    async def document(self, answer: HttpAnswer, path: str) -> Document:
+        """Return an answer's JSON apart from the records at a dotted path; it may be large.
+
+        What is at the path is a list or a dictionary, or where it holds very much, a sequence or a
+        mapping that is parsed while it is read. The event loop is not held meanwhile.
+
+        Raises:
+            SourceError: It is none, or holds more around its records or in one than is read.
+        """
+        if answer.status == 204:
+            self.parsed(answer)
+        try:
+            return await read_document(answer.body, path)
+        except (ValueError, RecursionError) as error:
+            problem = _unparsed(error)
+        raise self._refused(answer, problem)
+
+    def _refused(self, answer: HttpAnswer, problem: str) -> SourceError:
+        problem = "is not JSON: it is empty" if answer.is_empty else problem
+        what, _, why = problem.partition(": ")
+        return self.error(
+            f"The document of source {self._source_id!r} at {self.shown(answer.url)} {what}, after "
+            f"{len(answer.body)} bytes that arrived whole: {why}; nothing of it was stored",
+            "see what the source publishes",
         )
 
     async def get(
@@ -125,7 +233,7 @@ class SourceHttp:
         *,
         params: Parameters | None = None,
         headers: Mapping[str, str] | None = None,
-        accept: Collection[int] = (200,),
+        accept: Collection[int] = OK,
     ) -> HttpAnswer:
         """Return the answer at ``url``; ``params`` replace what its query says of the same names.
 
@@ -133,7 +241,7 @@ class SourceHttp:
             SourceError: It did not arrive, also not when asked for again where that makes sense, or
                 has none of the statuses of ``accept``.
         """
-        request = Request("GET", address(url, params), None, headers or {}, accept)
+        request = Request("GET", self._address(url, params), None, headers or {}, accept)
         return await self._repeated(request, ATTEMPTS)
 
     async def post(
@@ -144,15 +252,27 @@ class SourceHttp:
         is_query: bool,
         params: Parameters | None = None,
         headers: Mapping[str, str] | None = None,
-        accept: Collection[int] = (200,),
+        accept: Collection[int] = OK,
     ) -> HttpAnswer:
         """Return the answer to a JSON ``body``; one that ``is_query`` changes nothing there.
 
         Raises:
             SourceError: As for `get`; what is no query is asked once.
         """
-        request = Request("POST", address(url, params), body, headers or {}, accept)
+        request = Request("POST", self._address(url, params), body, headers or {}, accept)
         return await self._repeated(request, ATTEMPTS if is_query else 1)
+
+    def _address(self, url: str | URL, params: Parameters | None) -> URL:
+        try:
+            return address(url, params)
+        except ValueError:
+            pass
+        # Neither chained nor shown: what is no address may have a secret anywhere.
+        raise SourceError(
+            f"Source {self._source_id!r} leads to an address that is none; see how it is set up, "
+            "and what it answers.",
+            self._source_id,
+        )
 
     async def _repeated(self, request: Request, attempts: int) -> HttpAnswer:
         async for attempt in stamina.retry_context(
@@ -180,6 +300,7 @@ class SourceHttp:
 
     async def _attempted(self, request: Request) -> HttpAnswer:
         """Make a request and follow where it leads; each host on the way is asked as itself."""
+        origin = request.url
         for _ in range(MAX_REDIRECTS + 1):
             answer = await self._judged(request)
             if answer.status in request.accept:
@@ -187,73 +308,76 @@ class SourceHttp:
             location = answer.headers.get("Location")
             if answer.status not in _REDIRECTS or location is None:
                 self._refuse_status(answer)
-            request = self._redirected(request, location)
+            request = redirected(self._exchange, request, location, origin)
         raise self._exchange.error(request.url, "redirects nowhere", "check the address")
 
     async def _judged(self, request: Request) -> HttpAnswer:
-        """Make one request if the host's circuit admits it, and tell the circuit how it went."""
-        self._exchange.check_host(request.url)
-        circuit = circuit_of(request.url)
+        """Make one request if the circuits admit it, and tell them how it went."""
+        self._exchange.check_host(request)
         await admitted(request.url, self._rate)
         try:
-            permit = circuit.acquire()
+            admission = Admission.to(request.url)
         except CircuitOpenError as error:
             raise SourceError(
                 f"Source {self._source_id!r} was not asked: the circuit of "
-                f"{host_of(request.url)} is open after repeated failures; try again in "
-                f"{error.retry_after:.1f} s.",
+                f"{host_of(request.url)} is open after repeated failures{_of_path(error)}; try "
+                f"again in {error.retry_after:.1f} s.",
                 self._source_id,
                 retry_after=error.retry_after,
             ) from None
         try:
             answer = await self._exchange.make(request)
+        except UnreachableError:
+            admission.unreachable()
+            raise
         except SourceError as error:
-            (circuit.failure if error.transient else circuit.release)(permit)
+            (admission.unanswered if error.transient else admission.released)()
             raise
         except BaseException:
-            circuit.release(permit)
+            admission.released()
             raise
         if self._is_throttled(answer):
-            circuit.release(permit)
+            admission.released()
         elif answer.status >= 500 or answer.status == 408:
-            circuit.failure(permit)
+            admission.failed()
         else:
-            circuit.success(permit)
+            admission.succeeded()
         return answer
 
-    def _redirected(self, request: Request, location: str) -> Request:
-        try:
-            target = request.url.join(URL(location))
-            check_url(str(target))
-        except ValueError:
-            target = None
-        if target is None or request.method != "GET":
-            raise self._exchange.error(
-                request.url, "redirects nowhere", "check the address"
-            ) from None
-        if target.user is None and target.origin() == request.url.origin():
-            target = target.with_user(request.url.user).with_password(request.url.password)
-        return Request("GET", target, None, request.headers, request.accept)
-
     def _is_throttled(self, answer: HttpAnswer) -> bool:
-        return answer.status in self._throttled or (
-            answer.status == 503 and "Retry-After" in answer.headers
-        )
+        if answer.status in self._throttled:
+            return True
+        if answer.status == 403:
+            return "Retry-After" in answer.headers or has_no_requests_left(answer.headers)
+        return answer.status == 503 and "Retry-After" in answer.headers
 
     def _refuse_status(self, answer: HttpAnswer) -> NoReturn:
         throttled = self._is_throttled(answer)
         transient = throttled or answer.status >= 500 or answer.status in _REPEATABLE_STATUSES
-        step = "try again later" if transient else "check its address and what it requires"
-        wait = _retry_after(answer.headers.get("Retry-After"), datetime.now(UTC))
+        wait = wait_of(answer.headers, throttled=throttled)
         if wait is None and throttled and self._rate is not None:
             wait = min(self._rate.seconds, MAX_RETRY_AFTER_SECONDS)
         raise SourceError(
             f"Source {self._source_id!r} answered {answer.status} from {self.shown(answer.url)}; "
-            f"{step}.",
+            f"{_step(answer.status, transient=transient)}.",
             self._source_id,
             transient=transient,
             retry_after=wait,
         )
+
+
+def _of_path(error: CircuitOpenError) -> str:
+    return " of this path" if "a path of" in str(error) else ""
+
+
+def _step(status: int, *, transient: bool) -> str:
+    if transient:
+        return "try again later"
+    if status == 206:
+        return "that is a part of its document, which was not asked for: see what is wrong with it"
+    if status == 407:
+        return "check the proxy, and its user and password"
+    return "check its address and what it requires"
 
 
 _shared: ContextVar[aiohttp.BaseConnector | None] = ContextVar("_shared", default=None)
@@ -277,20 +401,73 @@ async def shared_connections() -> AsyncIterator[None]:
 async def source_http(
     source_id: str,
     *,
-    max_bytes: int = MAX_DOCUMENT_BYTES,
+    max_bytes: int | None = None,
     keys: Keys | None = None,
     rate: Rate | None = None,
     throttled: Collection[int] = (),
+    connection: Connection | None = None,
 ) -> AsyncIterator[SourceHttp]:
-    """Give the HTTP of one source for the time of one run; the arguments are `SourceHttp`'s."""
+    """Give the HTTP of one source for the time of one run; the arguments are `SourceHttp`'s.
+
+    What goes wrong within is told without the source's secrets, whoever says it.
+
+    Raises:
+        ConfigurationError: The connection names a file or a secret that cannot be used.
+    """
+    connection = connection or Connection()
+    route = await _route(source_id, connection)
     shared = _shared.get()
     async with aiohttp.ClientSession(
-        timeout=_TIMEOUT,
-        headers={"User-Agent": "ladon-storage", "Accept": "application/json"},
+        timeout=_timeout(connection),
+        headers={
+            "User-Agent": "ladon-storage",
+            "Accept": "application/json",
+            "Accept-Encoding": ACCEPTED,
+        },
+        auto_decompress=False,
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
         connector=shared,
         connector_owner=shared is None,
     ) as session:
-        yield SourceHttp(source_id, session, max_bytes, keys=keys, rate=rate, throttled=throttled)
+        http = SourceHttp(
+            source_id,
+            session,
+            connection.max_bytes if max_bytes is None else max_bytes,
+            keys=keys,
+            rate=rate,
+            throttled=throttled,
+            route=route,
+        )
+        try:
+            yield http
+        except Exception as error:
+            http.clean(error)
+            raise
+
+
+async def _route(source_id: str, connection: Connection) -> Route:
+    tls = tls_context(
+        verify=True,
+        ca_file=connection.ca_file,
+        client_cert=connection.client_cert,
+        client_key=connection.client_key,
+    )
+    proxy = None
+    if connection.proxy is not None:
+        proxy = URL(connection.proxy)
+        if connection.proxy_user:
+            proxy = proxy.with_user(connection.proxy_user)
+        if connection.proxy_password is not None:
+            proxy = proxy.with_password(await secret(connection.proxy_password, source_id))
+    return Route(proxy, tls, connection.redirects_to)
+
+
+def _timeout(connection: Connection) -> aiohttp.ClientTimeout:
+    seconds = connection.timeout
+    if seconds is None:
+        return _TIMEOUT
+    return aiohttp.ClientTimeout(total=seconds, sock_connect=min(30.0, seconds), sock_read=seconds)
 
 
 def _wait_before_retry(error: Exception) -> bool | float:
@@ -300,15 +477,7 @@ def _wait_before_retry(error: Exception) -> bool | float:
     return error.retry_after or True
 
 
-def _retry_after(value: str | None, now: datetime) -> float | None:
-    """Return the seconds of a `Retry-After`, a number or a date; ``None`` for nothing usable."""
-    if value is None:
-        return None
-    if value.strip().isdecimal():
-        seconds = float(value)
-    else:
-        try:
-            seconds = (to_utc(parsedate_to_datetime(value)) - now).total_seconds()
-        except ValueError:
-            return None
-    return min(seconds, MAX_RETRY_AFTER_SECONDS) if seconds > 0 else None
+def _unparsed(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "is not JSON: it is nested too deeply"
+    return f"{'is too much' if isinstance(error, TooMuchError) else 'is not JSON'}: {error}"

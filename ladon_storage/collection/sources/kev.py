@@ -8,16 +8,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ladon_storage.collection.interfaces import Known
 from ladon_storage.collection.records import Page, paged
 from ladon_storage.collection.sources.addresses import HttpUrl, shown
-from ladon_storage.collection.sources.fields import SETTINGS, SOURCE_ID_TEXT
-from ladon_storage.collection.sources.http import source_http
+from ladon_storage.collection.sources.documents import (
+    Document,
+    in_turns,
+    is_known,
+    is_list,
+    whole_document,
+)
+from ladon_storage.collection.sources.fields import (
+    SETTINGS,
+    SOURCE_ID_TEXT,
+    Connection,
+    connection_field,
+)
+from ladon_storage.collection.sources.http import SourceHttp, source_http
 from ladon_storage.collection.sources.items import ItemReader
 from ladon_storage.collection.sources.times import any_moment
 from ladon_storage.errors import SourceError
@@ -43,29 +56,43 @@ class Kev(BaseModel):
         description="Where the catalogue is. Needs no key.",
     )
     source_id: SourceId = Field("kev", title="Source id", description=SOURCE_ID_TEXT)
+    connection: Connection | None = connection_field()
 
     @property
     def overlap(self) -> None:
         """``None``: there is no time before which nothing changes."""
         return
 
-    async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
-        """Yield all entries, in the catalogue's order."""
-        async with source_http(self.source_id) as http:
-            entries = self._entries(await http.get_json(self.url))
-        for page in paged(_ENTRIES.read(entries), completeness="whole document"):
-            yield page
+    @property
+    def uses_known(self) -> bool:
+        """``True``: a catalogue that the sink has is not read again."""
+        return True
 
-    def _entries(self, document: object) -> list[Any]:
-        entries = document.get("vulnerabilities") if isinstance(document, dict) else None
-        if not isinstance(document, dict) or not isinstance(entries, list):
-            raise self._error("is not an object with a list of vulnerabilities")
+    async def pages(
+        self, start: datetime | None, until: datetime | None, known: Known | None = None
+    ) -> AsyncIterator[Page]:
+        """Yield all entries, in the catalogue's order; none of a catalogue that is known."""
+        async with source_http(self.source_id, connection=self.connection) as http:
+            answer = await http.get(self.url)
+            marks = whole_document(self, answer.body, until) | {"asked_at": http.asked_at}
+            if is_known(marks, known):
+                yield Page(**marks, unchanged=True)
+                return
+            entries = self._entries(http, await http.document(answer, "vulnerabilities"))
+            async for page in in_turns(paged(_ENTRIES.read(entries), **marks), len(answer.body)):
+                yield page
+
+    def _entries(self, http: SourceHttp, document: Document) -> Sequence[Any]:
+        catalogue, entries = document.envelope, document.items
+        if not isinstance(catalogue, dict) or not is_list(entries):
+            raise self._error(
+                f"is not an object with a list of vulnerabilities{http.said(catalogue)}"
+            )
         if not entries:
             raise self._error("is empty")
-        if document.get("count") != len(entries):
-            raise self._error(
-                f"has {len(entries)} entries and states {document.get('count')!r}: it was cut off"
-            )
+        if catalogue.get("count") != len(entries):
+            stated = http.quoted(catalogue.get("count"))
+            raise self._error(f"has {len(entries)} entries and states {stated}: it was cut off")
         return entries
 
     def _error(self, problem: str) -> SourceError:

@@ -14,11 +14,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Set
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -27,14 +29,17 @@ from ladon_storage.collection.interfaces import Known
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.addresses import HttpUrl, shown
+from ladon_storage.collection.sources.documents import AT_ONCE_BYTES
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
     SOURCE_ID_TEXT,
+    Connection,
     Overlap,
+    connection_field,
     overlap_field,
 )
-from ladon_storage.collection.sources.http import Keys, SourceHttp, source_http
+from ladon_storage.collection.sources.http import OK, HttpAnswer, Keys, SourceHttp, source_http
 from ladon_storage.collection.sources.items import value_at
 from ladon_storage.collection.sources.paging import PageNumbers
 from ladon_storage.collection.sources.rest import Rest
@@ -44,6 +49,9 @@ from ladon_storage.models import SourceId
 
 PAGE_EVENTS = 10
 """Events of a feed that become durable at once: one may have a hundred thousand attributes."""
+
+_LONGEST_RAW = 2**20
+"""Bytes of a file that are kept where it is no event."""
 
 _REFUSED = (403, 404, 410)
 """Object stores answer 403 for what is not there, to whoever may not list."""
@@ -90,6 +98,7 @@ class Misp(BaseModel):
         title="Filters",
         description='What else an instance is asked for, as restSearch takes it: {"tags": "apt"}.',
     )
+    connection: Connection | None = connection_field()
 
     @model_validator(mode="after")
     def _check(self) -> Misp:
@@ -149,6 +158,7 @@ class Misp(BaseModel):
             )
         api = Rest(
             source_id=self.source_id,
+            connection=self.connection,
             url=f"{self.url.rstrip('/')}/events/restSearch",
             method="POST",
             body=body,
@@ -171,12 +181,13 @@ class Misp(BaseModel):
         keys = None
         if self.key is not None:
             keys = Keys(self.url, {"Authorization": await secret(self.key, self.source_id)})
-        async with source_http(self.source_id, keys=keys) as http:
-            manifest = await http.get_json(self._file("manifest.json"))
-            page, listed = self._listed(manifest)
+        async with source_http(self.source_id, keys=keys, connection=self.connection) as http:
+            answer = await http.get(self._file("manifest.json"))
+            manifest = (await http.document(answer, "")).items
+            page, listed = self._listed(http, manifest)
             wanted = await _wanted(listed, start, until, known)
             page.listed.extend(sorted(listed.keys() - wanted))
-            yield replace(page, total=len(manifest), asked_at=getattr(http, "asked_at", None))
+            yield replace(page, total=len(manifest), asked_at=http.asked_at)
             events = sorted((listed[uuid], uuid) for uuid in wanted)
             refused = 0
             for first in range(0, len(events), PAGE_EVENTS):
@@ -200,7 +211,7 @@ class Misp(BaseModel):
         others = listed.keys() - wanted
         if others:
             newest = max(others, key=lambda uuid: (listed[uuid], uuid))
-            answer = await http.get(self._file(f"{newest}.json"), accept=(200, *_REFUSED))
+            answer = await http.get(self._file(f"{newest}.json"), accept=(*OK, *_REFUSED))
             if answer.status not in _REFUSED:
                 return
         raise self._error(
@@ -208,7 +219,7 @@ class Misp(BaseModel):
             "check the address, and what its key may read",
         )
 
-    def _listed(self, manifest: object) -> tuple[Page, dict[str, datetime]]:
+    def _listed(self, http: SourceHttp, manifest: object) -> tuple[Page, dict[str, datetime]]:
         """Return what of a manifest cannot be used, and how new each event is that it lists."""
         if not isinstance(manifest, dict) or not manifest:
             raise self._error(
@@ -221,23 +232,23 @@ class Misp(BaseModel):
                 listed[uuid] = _listed_at(uuid, entry)
             except ValueError as error:
                 page.rejects.append(Reject.of(error, {uuid: entry}, uuid))
+        if not listed:
+            raise self._error(
+                f"lists nothing that is an event{http.said(manifest)}",
+                "nothing of it was stored, see what the feed publishes",
+            )
         return page, listed
 
     async def _event(
         self, http: SourceHttp, uuid: str, moment: datetime, entry: object
     ) -> tuple[Record | Reject, int]:
-        answer = await http.get(self._file(f"{uuid}.json"), accept=(200, *_REFUSED))
+        answer = await http.get(self._file(f"{uuid}.json"), accept=(*OK, *_REFUSED))
         if answer.status in _REFUSED:
             reason = f"the manifest lists it, and its file answers {answer.status}"
             return Reject.of(reason, {uuid: entry}, uuid), answer.status
-        try:
-            event = http.parsed(answer)
-            if value_at(event, "Event.uuid") == uuid:
-                return Record.of(uuid, moment, event), answer.status
-            problem = "Event.uuid: is not the one that the manifest lists"
-        except (SourceError, ValueError) as error:
-            problem = str(error)
-        return Reject(problem, answer.body.decode(errors="replace"), uuid), answer.status
+        read = partial(_read_event, http, answer, uuid, moment)
+        is_large = len(answer.body) > AT_ONCE_BYTES
+        return (await asyncio.to_thread(read) if is_large else read()), answer.status
 
     def _file(self, name: str) -> str:
         return f"{self.url.removesuffix('manifest.json').rstrip('/')}/{name}"
@@ -269,6 +280,19 @@ def _refuse_errors(document: object) -> str | None:
     """Return what an instance says against its own answer."""
     errors = document.get("errors") if isinstance(document, dict) else None
     return f"says that it has errors: {errors!r:.80}" if errors else None
+
+
+def _read_event(
+    http: SourceHttp, answer: HttpAnswer, uuid: str, moment: datetime
+) -> Record | Reject:
+    try:
+        event = http.parsed(answer)
+        if value_at(event, "Event.uuid") == uuid:
+            return Record.of(uuid, moment, event)
+        problem = "Event.uuid: is not the one that the manifest lists"
+    except (SourceError, ValueError) as error:
+        problem = str(error)
+    return Reject(problem, answer.body[:_LONGEST_RAW].decode(errors="replace"), uuid)
 
 
 def _listed_at(uuid: str, entry: object) -> datetime:

@@ -25,8 +25,10 @@ from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
     SOURCE_ID_TEXT,
+    Connection,
     Overlap,
     Rate,
+    connection_field,
     overlap_field,
 )
 from ladon_storage.collection.sources.paging import Offsets
@@ -62,6 +64,7 @@ class Nvd(BaseModel):
     page_size: int = Field(
         2_000, ge=1, le=2_000, title="Page size", description="How many CVEs a page has."
     )
+    connection: Connection | None = connection_field()
 
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
         """Yield the CVEs that were modified in ``[start, until)``, in whatever order they come.
@@ -82,6 +85,7 @@ class Nvd(BaseModel):
     def _api(self) -> Rest:
         return Rest(
             source_id=self.source_id,
+            connection=self.connection,
             url=self.url,
             key=self.key,
             key_header="apiKey",

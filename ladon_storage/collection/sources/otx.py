@@ -22,7 +22,9 @@ from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
     SOURCE_ID_TEXT,
+    Connection,
     Overlap,
+    connection_field,
     overlap_field,
 )
 from ladon_storage.collection.sources.paging import NextLink
@@ -51,6 +53,7 @@ class Otx(BaseModel):
     limit: int = Field(
         50, ge=1, le=1_000, title="Limit", description="How many pulses a page is asked to have."
     )
+    connection: Connection | None = connection_field()
 
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
         """Yield the pulses that were modified from ``start`` on, in whatever order they come.
@@ -59,6 +62,7 @@ class Otx(BaseModel):
         """
         api = Rest(
             source_id=self.source_id,
+            connection=self.connection,
             url=self.url,
             params={"limit": self.limit},
             key=self.key,

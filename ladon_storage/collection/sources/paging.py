@@ -37,6 +37,7 @@ class Step:
         number: The page's number, or its offset.
         size: How many items are asked for, where they are skipped.
         is_counted: Whether it is found by counting, so that it shifts when the list does.
+        is_once: Whether asking moves the cursor, so that the same request must not be repeated.
     """
 
     url: URL | None = None
@@ -45,6 +46,7 @@ class Step:
     number: int = 0
     size: int = 0
     is_counted: bool = False
+    is_once: bool = False
 
     @property
     def place(self) -> str:
@@ -394,7 +396,10 @@ def _linked(answer: HttpAnswer, link: object, *, keep_host: bool = False) -> URL
             link = link.get("href")
         if not isinstance(link, str):
             raise ValueError  # noqa: TRY301 - the same to the reader
-        target = home.join(URL(link.strip()))
+        there = URL(link.strip())
+        if not there.host and (there.scheme or link.strip().startswith("//")):
+            raise ValueError  # noqa: TRY301
+        target = home.join(there)
         if keep_host:
             target = _at_home(home, target)
         check_url(str(target))

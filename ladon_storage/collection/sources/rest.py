@@ -9,13 +9,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import Annotated, Any, Literal, Self
@@ -24,22 +25,33 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from yarl import URL
 
 from ladon_storage.collection.durations import Days
-from ladon_storage.collection.interfaces import utc_now
+from ladon_storage.collection.interfaces import Known, utc_now
 from ladon_storage.collection.records import Item, Page, paged
 from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.addresses import HttpUrl, is_same_host
+from ladon_storage.collection.sources.documents import (
+    Document,
+    ManyItems,
+    ManyKeyed,
+    document_digest,
+    in_turns,
+    is_keyed,
+    is_list,
+)
 from ladon_storage.collection.sources.evidence import names, plain
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
     SOURCE_ID_TEXT,
+    Connection,
     Overlap,
     Rate,
+    connection_field,
     overlap_field,
 )
-from ladon_storage.collection.sources.http import HttpAnswer, Keys, SourceHttp, source_http
+from ladon_storage.collection.sources.http import OK, HttpAnswer, Keys, SourceHttp, source_http
 from ladon_storage.collection.sources.items import ItemReader, value_at
-from ladon_storage.collection.sources.paging import Got, NoPaging, Paging, Step, Where
+from ladon_storage.collection.sources.paging import Cursor, Got, NoPaging, Paging, Step, Where
 from ladon_storage.collection.sources.times import (
     PER_SECOND,
     Form,
@@ -56,7 +68,12 @@ from ladon_storage.models import SourceId
 logger = logging.getLogger(__name__)
 
 _SECRET_HEADERS = ("authorization", "cookie", "key", "token", "secret")
-_USUAL = (200, 204)
+_AT_A_STRETCH = 5_000
+"""Items that are looked at before others have their turn."""
+
+_MOST_KEYS = 100_000
+"""Items of a page that are told one from another."""
+
 _LIMITS = names(
     "limit perpage pagesize size max maxresults resultsperpage rows top pagelimit count"
 )
@@ -240,6 +257,7 @@ class Rest(BaseModel):
         title="Throttled",
         description="Statuses by which the API says that there were too many requests, beside 429.",
     )
+    connection: Connection | None = connection_field()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -259,16 +277,28 @@ class Rest(BaseModel):
         """Whether it delivers all that it has, whatever it is asked for."""
         return self.since is None
 
-    async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
+    @property
+    def uses_known(self) -> bool:
+        """``True``: one document that the sink has is not read again."""
+        return True
+
+    async def pages(
+        self, start: datetime | None, until: datetime | None, known: Known | None = None
+    ) -> AsyncIterator[Page]:
         """Yield what the API delivers when it is asked for a range, as its pages come.
 
         The last page says how the end was known. A list that moved is read again, so that a record
         may come more than once.
         """
         async with self.http() as http:
-            walk = self.walk(http, start, until)
-            async with aclosing(self.walked(http, walk)) as pages:
+            is_whole = isinstance(self.paging, NoPaging) and self.snapshot and until is None
+            requests = _Requests(self, http, self._bounds(start, until), is_whole, known)
+            async with aclosing(self.walked(http, Walk(requests))) as pages:
                 async for page in pages:
+                    if is_whole:
+                        page = replace(
+                            page, document=requests.document, unchanged=requests.is_known
+                        )
                     yield page
 
     async def walked(
@@ -287,7 +317,8 @@ class Rest(BaseModel):
                 if problem := check(got.document):
                     raise walk.error(problem)
                 is_said = walk.completeness is not None
-                for page in paged(self.read(got.items), **_marks(http, walk)):
+                made = paged(self.read(got.items), **_marks(http, walk))
+                async for page in in_turns(made, len(got.answer.body)):
                     yield page
         if not is_said:
             yield Page(**_marks(http, walk))
@@ -303,7 +334,11 @@ class Rest(BaseModel):
             else:
                 keys = Keys(self.url, {self.key_header: self.key_prefix + value}, hidden=(value,))
         async with source_http(
-            self.source_id, keys=keys, rate=self.rate, throttled=self.throttled
+            self.source_id,
+            keys=keys,
+            rate=self.rate,
+            throttled=self.throttled,
+            connection=self.connection,
         ) as http:
             yield http
 
@@ -340,13 +375,26 @@ class Rest(BaseModel):
         return bounds
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Requests:
-    """The requests of one walk through an API, and what is made of their answers."""
+    """The requests of one walk through an API, and what is made of their answers.
+
+    Args:
+        is_whole: Whether the one answer is all that the API has.
+        known: What the sink has of it.
+
+    Attributes:
+        document: The digest of that answer.
+        is_known: Whether the sink has all its records, so that none was read.
+    """
 
     api: Rest
     http: SourceHttp
     bounds: Mapping[Where, dict[str, Any]]
+    is_whole: bool = False
+    known: Known | None = None
+    document: str | None = None
+    is_known: bool = False
 
     @property
     def source_id(self) -> str:
@@ -362,28 +410,49 @@ class _Requests:
 
     async def page(self, step: Step, *, accept: Collection[int], may_be_empty: bool) -> Got:
         """Return a page; one with a status of ``accept``, or an empty body, has no items."""
-        answer = await self._ask(step, (*_USUAL, *accept))
+        # A page may call itself a part; one document that does lacks the rest.
+        usual = OK if isinstance(self.api.paging, NoPaging) else (*OK, 206)
+        answer = await self._ask(step, (*usual, *accept))
         nothing: Any = {} if self.api.keyed else []
         if answer.status in accept:
             return Got(answer, None, nothing)
-        if answer.status == 204 or not answer.body.strip():
+        if answer.is_empty:
             if self.api.may_lack or (answer.status == 204 and may_be_empty):
                 return Got(answer, None, nothing)
             raise self.error(
                 f"answered {answer.status} with nothing in it: set may_lack, if that means that "
                 "there are no records"
             )
-        document = self.http.parsed(answer)
-        return Got(answer, document, self._items(document))
+        if self.is_whole:
+            self.document = document_digest(self.api, answer.body)
+            if self.known is not None and self.known.document == self.document:
+                self.is_known = True
+                return Got(answer, None, nothing)
+        document = await self.http.document(answer, self.api.records)
+        items = self._items(document)
+        # What is around the records of a large document is without them.
+        around = value_at(document.envelope, self.api.records)
+        if isinstance(self.api.paging, Cursor) and around == [] and len(items):
+            around.append(items[-1])
+        return Got(answer, document.envelope, items)
 
-    def keys(self, items: Any) -> list[str]:
-        """Return the id and the times of each item as they are, or all of one without an id."""
+    async def keys(self, items: Any) -> list[str]:
+        """Return the id and the times of each item as they are, or all of one without an id.
+
+        One document has nothing to be told from, and what is too much to be held is told as whole.
+        """
         api = self.api
+        if isinstance(api.paging, NoPaging):
+            return ["document"] if len(items) else []
+        if isinstance(items, ManyItems | ManyKeyed) and len(items) > _MOST_KEYS:
+            return [items.digest().hex()]
         if api.keyed:
             return [f"{key}{KEY_END}{_times(item, api.timestamps)}" for key, item in items.items()]
         reader = api.reader()
-        found = []
+        found = list[str]()
         for item in items:
+            if len(found) % _AT_A_STRETCH == 0:
+                await asyncio.sleep(0)
             record_id = reader.record_id(item)
             if record_id is None:
                 text = json.dumps(item, sort_keys=True, default=repr)
@@ -422,12 +491,8 @@ class _Requests:
             if transient
             else "see whether it has changed, or how its source is set up"
         )
-        return SourceError(
-            f"The API of source {self.source_id!r} at {self.http.shown(self.api.url)} {problem}; "
-            f"{step}.",
-            self.source_id,
-            transient=transient,
-        )
+        subject = f"The API of source {self.source_id!r} at {self.http.shown(self.api.url)}"
+        return self.http.error(f"{subject} {problem}", step, transient=transient)
 
     async def _ask(self, step: Step, accept: Collection[int]) -> HttpAnswer:
         api = self.api
@@ -445,29 +510,36 @@ class _Requests:
         for path, value in {**self.bounds["body"], **step.body}.items():
             _put(body, path, value)
         return await self.http.post(
-            url, body, is_query=True, params=query, headers=api.headers, accept=accept
+            url,
+            body,
+            is_query=not step.is_once,
+            params=query,
+            headers=api.headers,
+            accept=accept,
         )
 
-    def _items(self, document: Any) -> Any:
+    def _items(self, document: Document) -> Any:
         """Return the list of a page, or the object whose keys are the ids."""
-        api = self.api
+        api, envelope, items = self.api, document.envelope, document.items
         for path, values in api.expect.items():
-            found = value_at(document, path)
+            found = value_at(envelope, path)
             if not any(type(each) is type(found) and each == found for each in values):
-                raise self.error(f"has {found!r:.80} at {path!r} instead of {values!r}")
-        items = value_at(document, api.records)
-        if items is None and api.may_lack and isinstance(document, dict):
+                raise self.error(
+                    f"has {self.http.quoted(found)} at {path!r} instead of {values!r}"
+                    f"{self.http.said(envelope)}"
+                )
+        if items is None and api.may_lack and isinstance(envelope, dict):
             return {} if api.keyed else []
-        if not isinstance(items, dict if api.keyed else list):
+        if not (is_keyed if api.keyed else is_list)(items):
             wanted = "an object of ids" if api.keyed else "a list"
             place = f"at {api.records!r}" if api.records else "as its whole"
-            raise self.error(f"does not have {wanted} {place}")
+            raise self.error(f"does not have {wanted} {place}{self.http.said(envelope)}")
         return items
 
 
 def _marks(http: SourceHttp, walk: Walk) -> dict[str, Any]:
     return {
-        "asked_at": getattr(http, "asked_at", None),
+        "asked_at": http.asked_at,
         "completeness": walk.completeness,
         "total": walk.total,
     }

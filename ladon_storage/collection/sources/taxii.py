@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import re
 from base64 import b64encode
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -33,14 +33,17 @@ from yarl import URL
 from ladon_storage.collection.records import Page, Record, Reject, paged
 from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.addresses import HttpUrl, shown
+from ladon_storage.collection.sources.documents import Document, ManyItems, in_turns, is_list
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
     SOURCE_ID_TEXT,
+    Connection,
     Overlap,
+    connection_field,
     overlap_field,
 )
-from ladon_storage.collection.sources.http import HttpAnswer, Keys, SourceHttp, source_http
+from ladon_storage.collection.sources.http import OK, HttpAnswer, Keys, SourceHttp, source_http
 from ladon_storage.collection.sources.times import any_moment, written
 from ladon_storage.errors import SourceError
 from ladon_storage.models import SourceId
@@ -52,6 +55,9 @@ _SECOND = timedelta(seconds=1)
 _MILLISECOND = timedelta(milliseconds=1)
 _MICROSECOND = timedelta(microseconds=1)
 _FRACTION = re.compile(r":\d\d[.,](\d+)")
+_WITHOUT_OBJECTS = frozenset({"more", "next"})
+"""What an envelope without objects has; what else comes without them is a refusal."""
+
 _EXPIRED = (400, 404, 410)
 """What servers answer to a `next` that they no longer know."""
 
@@ -89,6 +95,7 @@ class Taxii(BaseModel):
     limit: int = Field(
         500, ge=1, le=100_000, title="Limit (objects)", description="What a page is asked to have."
     )
+    connection: Connection | None = connection_field()
 
     @model_validator(mode="after")
     def _check(self) -> Taxii:
@@ -114,7 +121,9 @@ class Taxii(BaseModel):
         Where the server does not say when, all that it has is yielded, in pages that are undated.
         """
         place: _Place | None = _Place(_before(start, _MILLISECOND), self.limit)
-        async with source_http(self.source_id, keys=await self._keys()) as http:
+        async with source_http(
+            self.source_id, keys=await self._keys(), connection=self.connection
+        ) as http:
             while place is not None:
                 asked, place = place, None
                 async with aclosing(self._envelopes(http, asked)) as envelopes:
@@ -128,7 +137,8 @@ class Taxii(BaseModel):
                                 break
                         if order.is_over(envelope):
                             break
-                        for page in order.paged(envelope):
+                        made = order.paged(envelope, http.asked_at)
+                        async for page in in_turns(made, envelope.size):
                             yield page
         yield Page(completeness="last page")
 
@@ -153,8 +163,8 @@ class Taxii(BaseModel):
         seen: set[bytes] = set()
         while True:
             answer = await self._ask(http, place)
-            if answer.status == 200:
-                envelope = self._opened(answer, http.parsed(answer))
+            if answer.status in OK:
+                envelope = self._opened(http, answer, await http.document(answer, "objects"))
                 if envelope.more and envelope.digest in seen:
                     self._fail("gives a page again that was read already, and would never end")
                 seen.add(envelope.digest)
@@ -180,13 +190,15 @@ class Taxii(BaseModel):
             f"{self.url.rstrip('/').removesuffix('/objects')}/objects/",
             params=params,
             headers={"Accept": MEDIA_TYPE},
-            accept=(200,) if place.next is None else (200, *_EXPIRED),
+            accept=OK if place.next is None else (*OK, *_EXPIRED),
         )
 
-    def _opened(self, answer: HttpAnswer, document: Any) -> _Envelope:
-        objects = document.get("objects", []) if isinstance(document, dict) else None
-        if not isinstance(document, dict) or not isinstance(objects, list):
-            self._fail("answers no envelope with a list of objects")
+    def _opened(self, http: SourceHttp, answer: HttpAnswer, found: Document) -> _Envelope:
+        document, objects = found.envelope, found.items
+        if isinstance(document, dict) and _WITHOUT_OBJECTS.issuperset(document):
+            objects = []
+        if not isinstance(document, dict) or not is_list(objects):
+            self._fail(f"answers no envelope with a list of objects{http.said(document)}")
         following = document.get("next")
         if not isinstance(following, str | None):
             self._fail(f"answers a `next` that is a {type(following).__name__}")
@@ -195,6 +207,7 @@ class Taxii(BaseModel):
             bool(document.get("more")),
             following,
             _added(answer) if objects else None,
+            len(answer.body),
         )
 
     def _anew(self, place: _Place, reached: _Envelope | None) -> _Place:
@@ -278,14 +291,17 @@ def _added(answer: HttpAnswer) -> _Added | None:
 class _Envelope:
     """Be a page as it arrived."""
 
-    objects: list[Any]
+    objects: Sequence[Any]
     more: bool
     next: str | None
     added: _Added | None
+    size: int
 
     @property
     def digest(self) -> bytes:
         """What tells a page from another, whatever `next` comes with it."""
+        if isinstance(self.objects, ManyItems):
+            return self.objects.digest()
         return blake2b(
             repr(self.objects).encode(errors="backslashreplace"), digest_size=16
         ).digest()
@@ -306,7 +322,7 @@ class _Order:
             return False
         return added.first >= self.until
 
-    def paged(self, envelope: _Envelope) -> Iterator[Page]:
+    def paged(self, envelope: _Envelope, asked_at: datetime | None) -> Iterator[Page]:
         """Yield the objects of a page."""
         if not envelope.objects:
             return
@@ -316,11 +332,11 @@ class _Order:
             falls = self.highest is not None and added.first < self.highest
             moment = min(added.first, added.last) if falls else added.last
             self.highest = moment if self.highest is None else max(self.highest, moment)
-        marks = {"undated": True} if self.is_undated else {}
-        yield from paged(_records(envelope.objects, moment), **marks)
+        marks: dict[str, Any] = {"undated": True} if self.is_undated else {}
+        yield from paged(_records(envelope.objects, moment), asked_at=asked_at, **marks)
 
 
-def _records(objects: list[Any], moment: datetime | None) -> Iterator[Record | Reject]:
+def _records(objects: Sequence[Any], moment: datetime | None) -> Iterator[Record | Reject]:
     for each in objects:
         record_id = each.get("id") if isinstance(each, dict) else None
         try:

@@ -12,22 +12,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ladon_storage.collection.interfaces import utc_now
+from ladon_storage.collection.interfaces import Known, utc_now
 from ladon_storage.collection.records import Page, paged
 from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.addresses import HttpUrl, shown, with_key
+from ladon_storage.collection.sources.documents import (
+    Document,
+    in_turns,
+    is_keyed,
+    is_known,
+    is_list,
+    whole_document,
+)
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
     SOURCE_ID_TEXT,
+    Connection,
     Overlap,
+    connection_field,
     overlap_field,
 )
 from ladon_storage.collection.sources.http import Keys, SourceHttp, source_http
@@ -83,6 +93,7 @@ class ThreatFox(BaseModel):
         "40 recorded polls were 11,132 versions instead of 128,425, a twelfth of the storage. The "
         "sink then keeps the time last seen as it was when the version was first stored.",
     )
+    connection: Connection | None = connection_field()
 
     @model_validator(mode="before")
     @classmethod
@@ -104,35 +115,63 @@ class ThreatFox(BaseModel):
             return timedelta(days=MAX_DAYS)
         return EXPORT_KEEPS if self.url == _ADDRESSES["export"] else None
 
-    async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
-        """Yield all indicators of the export, or those that the API is asked for."""
+    @property
+    def snapshot(self) -> bool:
+        """Whether it delivers all that it has, whatever it is asked for."""
+        return self.via == "export"
+
+    @property
+    def uses_known(self) -> bool:
+        """``True``: an export that the sink has is not read again."""
+        return True
+
+    async def pages(
+        self, start: datetime | None, until: datetime | None, known: Known | None = None
+    ) -> AsyncIterator[Page]:
+        """Yield all indicators of the export, or those that the API is asked for.
+
+        None is yielded of an export that is known.
+        """
         key = await secret(self.key, self.source_id) if self.key else None
         keys = None if key is None else Keys(self.url, {"Auth-Key": key})
-        async with source_http(self.source_id, keys=keys) as http:
+        async with source_http(self.source_id, keys=keys, connection=self.connection) as http:
             if self.via == "api":
                 found = await self._asked(http, start)
                 items = replace(_FOUND, unversioned=self.unversioned).read(found)
-            else:
-                exported = await self._exported(http, with_key(self.url, key))
-                items = replace(_INDICATORS, unversioned=self.unversioned).read_keyed(exported)
-        for page in paged(items, completeness="whole document"):
-            yield page
+                for page in paged(items, completeness="whole document", asked_at=http.asked_at):
+                    yield page
+                return
+            answer = await http.get(with_key(self.url, key))
+            marks = whole_document(self, answer.body, until) | {"asked_at": http.asked_at}
+            if is_known(marks, known):
+                yield Page(**marks, unchanged=True)
+                return
+            exported = self._exported(http, await http.document(answer, ""))
+            items = replace(_INDICATORS, unversioned=self.unversioned).read_keyed(exported)
+            async for page in in_turns(paged(items, **marks), len(answer.body)):
+                yield page
 
-    async def _exported(self, http: SourceHttp, url: str) -> dict[str, Any]:
-        document = await http.get_json(url)
-        if not isinstance(document, dict):
+    def _exported(self, http: SourceHttp, document: Document) -> Mapping[str, Any]:
+        exported = document.items
+        if not is_keyed(exported):
             raise self._error("is not a JSON object of ids")
-        return document
+        if isinstance(exported, dict) and isinstance(exported.get("query_status"), str):
+            raise self._error(f"has no indicators{http.said(exported)}")
+        return exported
 
-    async def _asked(self, http: SourceHttp, start: datetime | None) -> list[Any]:
+    async def _asked(self, http: SourceHttp, start: datetime | None) -> Sequence[Any]:
         question = {"query": "get_iocs", "days": days_back(start, utc_now())}
-        document = http.parsed(await http.post(self.url, question, is_query=True))
-        status = value_at(document, "query_status")
+        answer = await http.post(self.url, question, is_query=True)
+        document = await http.document(answer, "data")
+        status = value_at(document.envelope, "query_status")
         if status == "no_result":
             return []
-        found = value_at(document, "data")
-        if status != "ok" or not isinstance(found, list):
-            raise self._error(f"answers {status!r:.80} with data of type {type(found).__name__}")
+        found = document.items
+        if status != "ok" or not is_list(found):
+            raise self._error(
+                f"answers {http.quoted(status)} with data of type {type(found).__name__}"
+                f"{http.said(document.envelope)}"
+            )
         return found
 
     def _error(self, problem: str) -> SourceError:

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -25,14 +25,22 @@ from ladon_storage.collection.records import Item, Page, Reject, paged
 from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.addresses import HttpUrl, shown, with_key
 from ladon_storage.collection.sources.csv_rows import BrokenRow, read_rows
+from ladon_storage.collection.sources.documents import (
+    in_turns,
+    is_known,
+    is_list,
+    whole_document,
+)
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
     SOURCE_ID_TEXT,
+    Connection,
     Overlap,
+    connection_field,
     overlap_field,
 )
-from ladon_storage.collection.sources.http import Keys, SourceHttp, source_http
+from ladon_storage.collection.sources.http import HttpAnswer, Keys, SourceHttp, source_http
 from ladon_storage.collection.sources.items import ItemReader, value_at
 from ladon_storage.collection.sources.times import any_moment
 from ladon_storage.errors import SourceError
@@ -52,6 +60,13 @@ _MARGIN = timedelta(days=1)
 
 _STATED = re.compile(r"^# *Number of entries: *(\d+)", re.MULTILINE)
 _HEADER_LINE = re.compile(r"[^\n]*\n")
+_ROW_BEGINS = re.compile(rb'\n(?="?\d+"?,)')
+_BLOCK_BYTES = 2**24
+"""Bytes of a dump after which the next row begins another text."""
+
+_LONGEST_RAW = 2**20
+"""Characters of a row that are kept where it is none."""
+
 _ROW_ID = re.compile(r'"?(\d+)"?,')
 _NUMBER = re.compile(r"/url/(\d+)/?$")
 
@@ -97,6 +112,7 @@ class UrlHaus(BaseModel):
     key: SecretName | None = Field(None, title="Name of the key", description=KEY_TEXT)
     source_id: SourceId = Field("urlhaus", title="Source id", description=SOURCE_ID_TEXT)
     overlap: Overlap = overlap_field(timedelta(days=3))
+    connection: Connection | None = connection_field()
 
     @model_validator(mode="before")
     @classmethod
@@ -134,27 +150,37 @@ class UrlHaus(BaseModel):
         keys = None if key is None else Keys(self.url, {"Auth-Key": key})
         url = with_key(self.url, key)
         span = _Span()
-        async with source_http(self.source_id, keys=keys) as http:
+        async with source_http(self.source_id, keys=keys, connection=self.connection) as http:
+            marks: dict[str, Any] = {"completeness": "whole document"}
             if self.via == "api":
-                items = await self._asked(http, url)
+                answer = await http.get(url)
+                items = await self._asked(http, answer)
                 found: Iterable[Item] = _URLS.read(map(span.seen, items))
             else:
                 answer = await http.get(url, headers={"Accept": "text/csv, */*;q=0.5"})
-                found = self._rows(self._text(answer.body), span)
-        for page in paged(found, completeness="whole document"):
-            yield page
-        must_reach = known.must_reach if known else start and start + self.overlap
-        if must_reach is not None:
-            self._refuse_gap(span, must_reach)
+                marks = whole_document(self, answer.body, until)
+                if is_known(marks, known):
+                    yield Page(**marks, unchanged=True, asked_at=http.asked_at)
+                    return
+                found = self._rows(answer.body, span)
+            made = paged(found, **marks, asked_at=http.asked_at)
+            async for page in in_turns(made, len(answer.body)):
+                yield page
+            must_reach = known.must_reach if known else start and start + self.overlap
+            if must_reach is not None:
+                self._refuse_gap(span, must_reach)
 
-    async def _asked(self, http: SourceHttp, url: str) -> list[Any]:
-        document = await http.get_json(url)
-        status = value_at(document, "query_status")
+    async def _asked(self, http: SourceHttp, answer: HttpAnswer) -> Sequence[Any]:
+        document = await http.document(answer, "urls")
+        status = value_at(document.envelope, "query_status")
         if status == "no_results":
             return []
-        items = value_at(document, "urls")
-        if status != "ok" or not isinstance(items, list):
-            raise self._error(f"answers {status!r:.80} with urls of type {type(items).__name__}")
+        items = document.items
+        if status != "ok" or not is_list(items):
+            raise self._error(
+                f"answers {http.quoted(status)} with urls of type {type(items).__name__}"
+                f"{http.said(document.envelope)}"
+            )
         return items
 
     def _refuse_gap(self, span: _Span, durable: datetime) -> None:
@@ -174,19 +200,16 @@ class UrlHaus(BaseModel):
                 f"{oldest.isoformat()} to do without"
             )
 
-    def _text(self, body: bytes) -> str:
-        # A byte that is no UTF-8 costs its row alone.
-        text = body.decode(errors="surrogateescape").removeprefix("\ufeff")
-        if not text.endswith("\n"):
+    def _rows(self, body: bytes, span: _Span) -> Iterator[Item]:
+        if not body.endswith(b"\n"):
             raise self._error(
                 f"was cut off: after {len(body)} bytes it ends in the middle of a line"
             )
-        return text
-
-    def _rows(self, text: str, span: _Span) -> Iterator[Item]:
-        columns, place = self._header(text)
+        blocks = self._blocks(body)
+        head = next(blocks)
+        columns, place = self._header(head)
         count = 0
-        for row in read_rows(text, place, len(columns)):
+        for row in self._cells(head, blocks, place, len(columns)):
             count += 1
             if isinstance(row, BrokenRow):
                 yield _rejected(row.reason, row.text)
@@ -194,11 +217,34 @@ class UrlHaus(BaseModel):
                 yield _rejected("is not UTF-8", ",".join(row))
             else:
                 yield from _URLS.read([span.seen(dict(zip(columns, row, strict=True)))])
-        stated = _STATED.search(text)
+        stated = _STATED.search(head)
         if stated and int(stated[1]) != count:
             raise self._error(f"has {count} entries and states {stated[1]}: it was cut off")
         if not count:
             raise self._error("is empty")
+
+    def _cells(
+        self, head: str, blocks: Iterator[str], place: int, width: int
+    ) -> Iterator[list[str] | BrokenRow]:
+        yield from read_rows(head, place, width)
+        for block in blocks:
+            yield from read_rows(block, 0, width)
+
+    def _blocks(self, body: bytes) -> Iterator[str]:
+        """Yield the text of a dump in parts that end where a row does.
+
+        A text of which one character is wide is four times as long as its bytes.
+        """
+        place = 0
+        while place < len(body):
+            found = _ROW_BEGINS.search(body, place + _BLOCK_BYTES)
+            end = found.end() if found else len(body)
+            if end - place > 4 * _BLOCK_BYTES:
+                raise self._error(f"has {end - place} bytes in which no row begins")
+            # A byte that is no UTF-8 costs its row alone.
+            text = body[place:end].decode(errors="surrogateescape")
+            yield text if place else text.removeprefix("\ufeff")
+            place = end
 
     def _header(self, text: str) -> tuple[list[str], int]:
         """Return the columns, which are the last comment before the rows, and where those begin."""
@@ -248,4 +294,4 @@ def _is_text(cell: str) -> bool:
 
 def _rejected(reason: str, text: str) -> Reject:
     number = _ROW_ID.match(text)
-    return Reject.of(reason, text, number[1] if number else None)
+    return Reject.of(reason, text[:_LONGEST_RAW], number[1] if number else None)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -87,7 +87,7 @@ class Api(Protocol):
         """Return a page; one with a status of ``accept``, or an empty body, has no items."""
         ...
 
-    def keys(self, items: Any) -> list[str]:
+    async def keys(self, items: Any) -> list[str]:
         """Return what tells each item at its version from others: its id, `KEY_END`, its times."""
         ...
 
@@ -124,19 +124,16 @@ class _Page:
     def without(self, known: Iterable[str]) -> Got:
         """Return it without the items that are known."""
         known = frozenset(known)
-        return self.first_of([index for index, key in enumerate(self.keys) if key not in known])
+        return self.only([index for index, key in enumerate(self.keys) if key not in known])
 
-    def first_of(self, indexes: Sequence[int]) -> Got:
-        """Return it with these items alone."""
+    def only(self, indexes: Collection[int]) -> Got:
+        """Return it with the items at these indexes alone."""
         if len(indexes) == len(self.keys):
             return self.got
-        items = self.got.items
-        if isinstance(items, dict):
-            names = list(items)
-            left: Any = {names[index]: items[names[index]] for index in indexes}
-        else:
-            left = [items[index] for index in indexes]
-        return replace(self.got, items=left)
+        items, wanted = self.got.items, frozenset(indexes)
+        pairs = enumerate(items.items() if isinstance(items, Mapping) else items)
+        left = [each for index, each in pairs if index in wanted]
+        return replace(self.got, items=dict(left) if isinstance(items, Mapping) else left)
 
 
 class Walk:
@@ -228,7 +225,8 @@ class Walk:
                 checked = page.step
                 again = await self._get(page.step)
                 if again.keys != page.keys:
-                    yield again.without(page.keys)
+                    if (changed := again.without(page.keys)).count:
+                        yield changed
                     is_shifted = self._note_shift(page, again)
                     if is_shifted and not _goes_on(page, coming):
                         position += again.got.count - page.got.count
@@ -274,7 +272,7 @@ class Walk:
         self._led_on = True
         # One cursor may lead through all pages, and a link may be there always.
         if step.place == page.step.place:
-            return step if page.keys else None
+            return replace(step, is_once=True) if page.keys else None
         if step.place in self._asked:
             if page.keys and not self._is_proven(page, position):
                 raise self._api.error("leads to a page that was read already, and would never end")
@@ -437,7 +435,13 @@ class Walk:
                 continue
             if status == 404 and not self._means_the_end(got):
                 raise self._api.refusal(got)
-            return _Page(step, got, tuple(self._api.keys(got.items)))
+            keys = tuple(await self._api.keys(got.items))
+            if step.is_counted and len(keys) != got.count:
+                raise self._api.error(
+                    f"gives {got.count} items on a page, too many to be compared with others: ask "
+                    "for smaller pages"
+                )
+            return _Page(step, got, keys)
 
     def _means_the_end(self, got: Got) -> bool:
         """Tell whether a 404 says that a page lies beyond the end, as Django's says by itself."""
@@ -495,7 +499,8 @@ class Walk:
                 break
             page = await self._get(step)
             if page.ids == first.ids and {*page.keys} & {*first.keys} and not is_pushed:
-                yield page.without(first.keys)
+                if (changed := page.without(first.keys)).count:
+                    yield changed
                 return
             hashes = [hash(key) for key in page.keys]
             known = [index for index, each in enumerate(hashes) if each in self._known]
@@ -505,7 +510,7 @@ class Walk:
             fresh = [index for index in ahead if hashes[index] not in came]
             if fresh:
                 came.update(hashes[index] for index in fresh)
-                yield page.first_of(fresh)
+                yield page.only(fresh)
             if not ahead and step is first.step:
                 if is_pushed:
                     break

@@ -1,0 +1,78 @@
+"""Which proxy stands between here and an address, as the environment says it.
+
+- `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in capitals or not; the small ones win,
+  as they do for curl. `NO_PROXY` names hosts, domains, ports of them, addresses and networks.
+- They are read here, since aiohttp would read the user's netrc along with them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from contextlib import suppress
+from urllib.request import getproxies_environment
+
+from yarl import URL
+
+from ladon_storage.errors import ConfigurationError
+
+
+def proxy_of(url: URL) -> URL | None:
+    """Return the proxy that the environment has for an address; ``None``: it is asked directly.
+
+    Raises:
+        ConfigurationError: It names one that is no address.
+    """
+    proxies = getproxies_environment()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if not proxy or _is_direct(url, proxies.get("no", "")):
+        return None
+    return checked_proxy(proxy, f"{url.scheme.upper()}_PROXY or ALL_PROXY")
+
+
+def checked_proxy(text: str, name: str) -> URL:
+    """Return the address of a proxy, which may lack its ``http://``.
+
+    Raises:
+        ConfigurationError: It is none; the message has no part of it.
+    """
+    with suppress(ValueError):
+        url = URL(text.strip() if "://" in text else f"http://{text.strip()}")
+        if url.scheme in ("http", "https") and url.host:
+            return url
+    # Neither chained nor repeated: what cannot be read may hold a password.
+    raise ConfigurationError(
+        f"{name} is not the address of an HTTP proxy; set it to one such as "
+        "http://proxy.example.org:3128."
+    )
+
+
+def _is_direct(url: URL, exceptions: str) -> bool:
+    host = (url.host or "").rstrip(".").lower()
+    return any(
+        _matches(host, url.port, each.strip().lower()) for each in exceptions.split(",") if each
+    )
+
+
+def _matches(host: str, port: int | None, exception: str) -> bool:
+    if exception == "*":
+        return True
+    with suppress(ValueError):  # either is a name
+        return ipaddress.ip_address(host) in ipaddress.ip_network(
+            exception.strip("[]"), strict=False
+        )
+    name, colon, number = exception.rpartition(":")
+    if colon and number.isdecimal():
+        if port != int(number):
+            return False
+        exception = name.strip("[]")
+    exception = exception.lstrip("*").strip(".")
+    return bool(exception) and (host == exception or host.endswith(f".{exception}"))
+
+
+def passwords() -> list[str]:
+    """Return the passwords of the environment's proxies, which nothing may show."""
+    found = []
+    for text in getproxies_environment().values():
+        with suppress(ValueError):
+            found.append(URL(text if "://" in text else f"http://{text}").password)
+    return [each for each in found if each]

@@ -1,0 +1,92 @@
+"""How long a source asks to be left alone, as its headers say it.
+
+- What is an instant is compared with the answer's own `Date`, never with our clock: theirs may be
+  minutes off, and the wait would be none, or an hour. Without a `Date` an instant says nothing.
+- Nothing that a header says makes a run wait for longer than a bound.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from ladon_storage.models import to_utc
+
+MAX_RETRY_AFTER_SECONDS = 120.0
+"""The longest wait that a source is granted."""
+
+_RESETS = ("X-RateLimit-Reset", "RateLimit-Reset", "X-Rate-Limit-Reset")
+_REMAINING = ("X-RateLimit-Remaining", "RateLimit-Remaining", "X-Rate-Limit-Remaining")
+
+_NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?")
+_EPOCH_SECONDS, _EPOCH_MILLISECONDS = 1e9, 1e12
+"""From here on a number is no count of seconds from now, but an instant: one after 2001."""
+
+
+def date_of(headers: Mapping[str, str]) -> datetime | None:
+    """Return the instant at which a server says that it answered; ``None`` where it does not."""
+    return _http_date(headers.get("Date"))
+
+
+def has_no_requests_left(headers: Mapping[str, str]) -> bool:
+    """Tell whether an answer says that its caller's requests are used up."""
+    return any(headers.get(name, "").strip() == "0" for name in _REMAINING)
+
+
+def wait_of(headers: Mapping[str, str], *, throttled: bool) -> float | None:
+    """Return for how many seconds an answer asks to wait; ``None``: it says nothing usable.
+
+    When a limit is reset counts only for what was ``throttled``: many answers state it.
+    """
+    now = date_of(headers)
+    wait = retry_after(headers.get("Retry-After"), now)
+    if wait is not None or not throttled:
+        return wait
+    for name in _RESETS:
+        if (wait := _reset(headers.get(name), now)) is not None:
+            return wait
+    return None
+
+
+def retry_after(value: str | None, now: datetime | None) -> float | None:
+    """Return the seconds of a `Retry-After`, a number or a date; ``None`` for nothing usable.
+
+    >>> retry_after("7", None), retry_after("Thu, 01 Jan 2026 00:00:30 GMT", None)
+    (7.0, None)
+    """
+    if value is None:
+        return None
+    if value.strip().isdecimal() and value.isascii():
+        return _bounded(float(value))
+    moment = _http_date(value)
+    return None if moment is None or now is None else _bounded((moment - now).total_seconds())
+
+
+def _reset(value: str | None, now: datetime | None) -> float | None:
+    """Return the seconds until a limit is reset, told as seconds from now or from 1970 on."""
+    if value is None:
+        return None
+    if not _NUMBER.fullmatch(value.strip()):
+        return retry_after(value, now)
+    number = float(value)
+    if number < _EPOCH_SECONDS:
+        return _bounded(number)
+    if now is None:
+        return None
+    seconds = number / 1_000 if number >= _EPOCH_MILLISECONDS else number
+    return _bounded(seconds - now.timestamp())
+
+
+def _bounded(seconds: float) -> float | None:
+    return min(seconds, MAX_RETRY_AFTER_SECONDS) if seconds > 0 else None
+
+
+def _http_date(value: str | None) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        return to_utc(parsedate_to_datetime(value)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None

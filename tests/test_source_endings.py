@@ -1,0 +1,625 @@
+"""Where a list ends: everything is read, or the run fails, and what says so is said."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import stamina
+
+from ladon_storage.collection.engine import run
+from ladon_storage.collection.records import Page
+from ladon_storage.collection.sources import http, walking
+from ladon_storage.errors import SourceError
+from tests.collecting import MemorySink, ScriptedStorage, at
+from tests.feed_server import Answer, Asked, FeedServer
+from tests.test_source_rest import api, row
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting() -> Iterator[None]:
+    with stamina.set_testing(True, attempts=http.ATTEMPTS, cap=True):
+        yield
+
+
+ROWS = [row(number) for number in range(7)]
+IDS = [str(number) for number in range(7)]
+
+
+def answer(
+    rows: list[Any], headers: dict[str, str] | None = None, status: int = 200, **more: Any
+) -> Answer:
+    return Answer(json.dumps({"rows": rows, **more}).encode(), status, headers or {})
+
+
+def cut(asked: Asked, size: int, rows: list[Any] = ROWS) -> list[Any]:
+    """Return the rows of a page that is asked for by number or offset."""
+    if "page" in asked.query:
+        first = (int(asked.query["page"]) - 1) * size
+    else:
+        first, size = int(asked.query["offset"]), min(size, int(asked.query["limit"]))
+    return rows[first : first + size]
+
+
+async def pages_of(feed: FeedServer, **fields: Any) -> list[Page]:
+    return [page async for page in api(feed, **fields).pages(None, None)]
+
+
+async def ids_of(feed: FeedServer, **fields: Any) -> list[str]:
+    return [each.record_id for page in await pages_of(feed, **fields) for each in page.records]
+
+
+async def refused(feed: FeedServer, **fields: Any) -> str:
+    with pytest.raises(SourceError) as caught:
+        await pages_of(feed, **fields)
+    return str(caught.value)
+
+
+# One document that is not all.
+
+SIGNS: list[dict[str, Any]] = [
+    {"next": "/feed.json?page=2"},
+    {"links": {"next": "/feed.json?page=2"}},
+    {"_links": {"next": {"href": "/feed.json?page=2"}}},
+    {"meta": {"next": "x"}},
+    {"paging": {"next": "x"}},
+    {"paging": {"cursors": {"next_cursor": "x"}}},
+    {"next_page": 2},
+    {"nextPageToken": "abc"},
+    {"@odata.nextLink": "http://example.org/more"},
+    {"next_cursor": "abc"},
+    {"cursor": "abc"},
+    {"response_metadata": {"next_cursor": "abc"}},
+    {"has_more": True},
+    {"hasMore": "true"},
+    {"more": 1},
+    {"is_last": False},
+    {"last": False},
+    {"done": False},
+    {"pageInfo": {"hasNextPage": True}},
+    {"incomplete_results": True},
+    {"total": 8},
+    {"total": "8"},
+    {"count": 8},
+    {"totalResults": 8},
+    {"total_count": 8},
+    {"meta": {"total": 8}},
+    {"meta": {"pagination": {"total": 8}}},
+    {"page": {"totalElements": 8}},
+    {"hits": {"total": {"value": 8, "relation": "eq"}}},
+    {"total": {"value": 8, "relation": "gte"}},
+    {"@odata.count": 8},
+    {"total_pages": 2},
+    {"meta": {"last_page": 2}},
+]
+NO_SIGNS: list[dict[str, Any]] = [
+    {"next": None},
+    {"next": ""},
+    {"next": {}},
+    {"next": []},
+    {"links": {"next": None, "last": "/feed.json"}},
+    {"_links": {"next": {"href": None}}},
+    {"next": "/feed.json"},
+    {"next_cursor": "", "has_more": False},
+    {"has_more": False, "next_cursor": "for the next time"},
+    {"is_last": True, "cursor": "for the next time"},
+    {"last": 0, "last_page": 1, "more": "https://example.org/about"},
+    {"total": 7, "count": 7},
+    {"count": 3},
+    {"total": "many", "total_count": None, "totalResults": True},
+    {"total_pages": 1},
+    {"hits": {"total": {"value": 7, "relation": "eq"}}},
+]
+HEADERS = [
+    {"Link": '</feed.json?page=2>; rel="next"'},
+    {"X-Total-Count": "8"},
+    {"X-Total": "8"},
+    {"X-WP-Total": "8"},
+    {"X-WP-TotalPages": "2"},
+    {"X-Result-Count": "8"},
+    {"X-Next-Page": "2"},
+    {"Content-Range": "items 0-6/330"},
+    {"Content-Range": "0-6/8"},
+]
+NO_HEADERS = [
+    {"Link": '</feed.json?page=1>; rel="first", </feed.json>; rel="next"'},
+    {"X-Total-Count": "7"},
+    {"X-Next-Page": ""},
+    {"Content-Range": "items 0-6/7"},
+    {"Content-Range": "items 0-6/*"},
+]
+
+
+@pytest.mark.parametrize("sign", SIGNS, ids=json.dumps)
+async def test_document_that_says_there_is_more_is_never_green(sign: dict[str, Any]) -> None:
+    """Twenty of 330 records are no collection, whatever was declared."""
+    async with FeedServer(play=lambda _: answer(ROWS, **sign)) as feed:
+        assert "and " in await refused(feed)
+        [page, *_] = await pages_of(feed, paging={"kind": "none", "only_declared": True})
+
+    assert (len(page.records), page.completeness) == (7, "declared")
+
+
+@pytest.mark.parametrize("sign", NO_SIGNS, ids=json.dumps)
+async def test_document_that_says_no_more_is_whole(sign: dict[str, Any]) -> None:
+    """What is empty, leads to itself or counts what came contradicts nothing."""
+    async with FeedServer(play=lambda _: answer(ROWS, **sign)) as feed:
+        [page] = await pages_of(feed)
+
+    assert page.completeness == "whole document"
+
+
+@pytest.mark.parametrize("headers", HEADERS, ids=json.dumps)
+async def test_header_that_says_there_is_more_is_heard(headers: dict[str, str]) -> None:
+    """Also where the document is a list alone."""
+    async with FeedServer(play=lambda _: Answer(json.dumps(ROWS).encode(), 200, headers)) as feed:
+        await refused(feed, records="")
+
+
+@pytest.mark.parametrize("headers", NO_HEADERS, ids=json.dumps)
+async def test_header_that_says_no_more_is_heard(headers: dict[str, str]) -> None:
+    """What counts what came contradicts nothing."""
+    async with FeedServer(play=lambda _: Answer(json.dumps(ROWS).encode(), 200, headers)) as feed:
+        assert await ids_of(feed, records="") == IDS
+
+
+async def test_total_is_found_beside_the_records() -> None:
+    """Where the list is, and not only at the top."""
+    document = {"data": {"rows": ROWS, "total": 8}}
+    async with FeedServer(play=lambda _: Answer.of(document)) as feed:
+        assert "says at 'data.total' that there are 8" in await refused(feed, records="data.rows")
+
+
+async def test_keys_of_keyed_records_are_no_signs() -> None:
+    """A record whose id is next is a record."""
+    document = {"next": {"at": "2024-01-01"}, "total": {"at": "2024-01-01"}}
+    async with FeedServer(play=lambda _: Answer.of(document)) as feed:
+        assert await ids_of(feed, records="", keyed=True) == ["next", "total"]
+
+
+@pytest.mark.parametrize(("limit", "completeness"), [(7, "declared"), (8, "whole document")])
+async def test_document_of_just_the_size_asked_for_is_no_proof(
+    limit: int, completeness: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where so many came as a parameter asks for at most, the log says what is not known."""
+    async with FeedServer(play=lambda _: answer(ROWS)) as feed:
+        with caplog.at_level(logging.WARNING):
+            [page] = await pages_of(feed, params={"per_page": limit})
+
+    assert page.completeness == completeness
+    assert ("Declare its paging" in caplog.text) == (completeness == "declared")
+
+
+# Pages that are counted.
+
+SHORT = [
+    {"kind": "offset", "end": "short", "limit": 100},
+    {"kind": "offset", "limit": 2},
+    {"kind": "offset", "limit": 1},
+    {"kind": "page", "end": "short", "size": 100, "size_parameter": "limit"},
+    {"kind": "page"},
+]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 6, 7, 8])
+@pytest.mark.parametrize("paging", SHORT, ids=json.dumps)
+async def test_server_that_caps_its_pages_is_read_whole(paging: dict[str, Any], size: int) -> None:
+    """A page that is shorter than was asked for is no end."""
+    async with FeedServer(play=lambda asked: answer(cut(asked, size))) as feed:
+        pages = await pages_of(feed, paging=paging)
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert pages[-1].completeness == "last page"
+
+
+async def test_short_page_in_the_middle_is_no_end() -> None:
+    """Servers filter what they found, and give a page with less, or with little."""
+    pages = [ROWS[:2], ROWS[2:3], ROWS[3:5], ROWS[5:]]
+
+    def filtered(asked: Asked) -> Answer:
+        number = int(asked.query["page"])
+        return answer(pages[number - 1] if number <= len(pages) else [])
+
+    async with FeedServer(play=filtered) as feed:
+        assert await ids_of(feed, paging={"kind": "page", "end": "short", "size": 2}) == IDS
+
+
+@pytest.mark.parametrize(
+    ("kind", "sign"),
+    [
+        *(
+            (kind, sign)
+            for kind in ("page", "offset")
+            for sign in ({"total": 9}, {"has_more": True}, {"next": "/feed.json?page=9"})
+        ),
+        ("page", {"total_pages": 4}),
+    ],
+)
+async def test_empty_page_that_is_contradicted_is_no_end(kind: str, sign: dict[str, Any]) -> None:
+    """A total, a plain word or a link that is still there says that more follows."""
+    async with FeedServer(play=lambda asked: answer(cut(asked, 3), **sign)) as feed:
+        await refused(feed, paging={"kind": kind})
+
+
+async def test_total_that_only_pages_with_items_state_is_heard() -> None:
+    """An empty page that says 0 takes nothing back."""
+
+    def fading(asked: Asked) -> Answer:
+        rows = cut(asked, 3) if asked.query["page"] == "1" else []
+        return answer(rows, total=7 if rows else 0)
+
+    async with FeedServer(play=fading) as feed:
+        assert "7 items, and gives 3" in await refused(feed, paging={"kind": "page"})
+
+
+@pytest.mark.parametrize(
+    ("total", "asked"),
+    [(7, 4), ("7", 4), (7.0, 4), ({"value": 7, "relation": "eq"}, 4)],
+)
+async def test_total_ends_a_reading_without_another_request(total: Any, asked: int) -> None:
+    """Also one that is a text; pages overlap by one, and the front is looked at again."""
+    async with FeedServer(play=lambda each: answer(cut(each, 3), n=total)) as feed:
+        paging = {"kind": "offset", "end": "total", "total": "n", "limit": 3}
+        pages = await pages_of(feed, paging=paging)
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert (pages[-1].completeness, pages[-1].total) == ("total", 7)
+    assert len(feed.requests) == asked
+
+
+async def test_page_may_call_itself_a_part() -> None:
+    """206 with a range is how some APIs page; as one document it lacks the rest."""
+
+    def part(asked: Asked) -> Answer:
+        rows, first = cut(asked, 3), int(asked.query["offset"])
+        ranged = {"Content-Range": f"{first}-{first + len(rows) - 1}/7"}
+        return answer(rows, ranged, 206) if rows else Answer(status=416)
+
+    async with FeedServer(play=part) as feed:
+        pages = await pages_of(feed, paging={"kind": "offset", "end_status": [416]})
+        message = await refused(feed, params={"offset": 0, "limit": 3})
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert (pages[-1].completeness, pages[-1].total) == ("total", 7)
+    assert "answered 206" in message
+
+
+async def test_total_may_be_in_a_header() -> None:
+    """Declared by the header's name."""
+    async with FeedServer(
+        play=lambda each: answer(cut(each, 3), {"X-Found": "7"}, count=3)
+    ) as feed:
+        paging = {"kind": "offset", "end": "total", "total": "X-Found", "limit": 3}
+        pages = await pages_of(feed, paging=paging)
+
+    assert (pages[-1].completeness, pages[-1].total) == ("total", 7)
+
+
+@pytest.mark.parametrize(
+    "total", [lambda rows: len(rows), lambda rows: {"value": 3, "relation": "gte"}]
+)
+async def test_total_that_is_none_ends_nothing(total: Callable[[Any], Any]) -> None:
+    """One that counts its page, or is only a lower bound, is not believed to be the end."""
+
+    def paged(asked: Asked) -> Answer:
+        rows = cut(asked, 3)
+        return answer(rows, n=total(rows))
+
+    async with FeedServer(play=paged) as feed:
+        for paging in ({"kind": "offset", "limit": 3}, {"kind": "page", "size": 3}):
+            assert await ids_of(feed, paging={**paging, "end": "total", "total": "n"}) == IDS
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "body"),
+    [({}, 404, b'{"detail": "Invalid page."}'), ({"end_status": [404, 416]}, 416, b"no")],
+)
+async def test_status_beyond_the_end_ends_a_reading(
+    fields: dict[str, Any], status: int, body: bytes
+) -> None:
+    """A declared one does, and what Django REST framework says."""
+
+    def beyond(asked: Asked) -> Answer:
+        rows = cut(asked, 3)
+        return answer(rows) if rows else Answer(body, status)
+
+    async with FeedServer(play=beyond) as feed:
+        pages = await pages_of(feed, paging={"kind": "page", **fields})
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert pages[-1].completeness == "last page"
+
+
+@pytest.mark.parametrize(
+    ("number", "body", "sign", "fields"),
+    [
+        (1, b'{"detail": "Invalid page."}', {}, {}),
+        (1, b"", {}, {"end_status": [404]}),
+        (3, b'{"detail": "Not found."}', {}, {}),
+        (3, b"404 page not found", {}, {}),
+        (2, b'{"detail": "Invalid page."}', {"count": 7}, {}),
+        (2, b"", {"total": 7}, {"end_status": [404]}),
+    ],
+)
+async def test_status_that_may_be_no_end_fails(
+    number: int, body: bytes, sign: dict[str, Any], fields: dict[str, Any]
+) -> None:
+    """Not on the first page, not where it is not the API's own, nor against a total."""
+
+    def broken(asked: Asked) -> Answer:
+        is_there = int(asked.query["page"]) < number
+        return answer(cut(asked, 3), **sign) if is_there else Answer(body, 404)
+
+    async with FeedServer(play=broken) as feed:
+        await refused(feed, paging={"kind": "page", **fields})
+
+
+async def test_last_page_again_is_the_end() -> None:
+    """A number beyond the end answers the last page, for ever."""
+    async with FeedServer(
+        play=lambda asked: answer(
+            ROWS[(min(int(asked.query["page"]), 3) - 1) * 3 :][:3],
+        )
+    ) as feed:
+        assert await ids_of(feed, paging={"kind": "page"}) == IDS
+
+
+@pytest.mark.parametrize(
+    ("sign", "fields", "is_whole"),
+    [
+        ({}, {}, False),
+        ({"count": 3}, {}, False),
+        ({"total": 3}, {}, True),
+        ({"total": 7}, {"end": "repeat"}, False),
+        ({}, {"end": "repeat"}, True),
+    ],
+)
+@pytest.mark.parametrize("kind", ["page", "offset"])
+async def test_first_page_again_proves_nothing(
+    kind: str, sign: dict[str, Any], fields: dict[str, Any], is_whole: bool
+) -> None:
+    """An API that ignores the paging may have more; a total, or a declaration, says it has not."""
+    async with FeedServer(play=lambda _: answer(ROWS[:3], **sign)) as feed:
+        paging = {"kind": kind, **fields}
+        if is_whole:
+            assert await ids_of(feed, paging=paging) == IDS[:3]
+        else:
+            await refused(feed, paging=paging)
+
+
+# Pages that lead on.
+
+
+async def test_link_that_is_always_there_ends_on_the_empty_page() -> None:
+    """The first empty page whose next link is the one just asked."""
+
+    def log(asked: Asked) -> Answer:
+        after = int(asked.query.get("after", 0))
+        page = ROWS[after : after + 3]
+        link = f'<{asked.path}?after={after + len(page)}>; rel="next"'
+        return answer(page, {"Link": link})
+
+    async with FeedServer(play=log) as feed:
+        pages = await pages_of(feed, paging={"kind": "link"})
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert pages[-1].completeness == "last page"
+
+
+async def test_empty_page_that_leads_back_is_the_end() -> None:
+    """A link to the beginning from behind the end makes no progress."""
+    script = [
+        answer(ROWS[:4], next="/feed.json?p=x"),
+        answer(ROWS[4:], next="/feed.json?p=y"),
+        answer([], next="/feed.json?p=x"),
+    ]
+    async with FeedServer(*script) as feed:
+        assert await ids_of(feed, paging={"kind": "next"}) == IDS
+
+
+@pytest.mark.parametrize("sign", [{"total": 9}, {"has_more": True}])
+async def test_end_of_links_that_is_contradicted_is_none(sign: dict[str, Any]) -> None:
+    """Also for cursors and links, a total or a plain word counts."""
+    async with FeedServer(play=lambda _: answer(ROWS, next=None, **sign)) as feed:
+        await refused(feed, paging={"kind": "next"})
+        await refused(feed, paging={"kind": "cursor"})
+        await refused(feed, paging={"kind": "link"})
+
+
+async def test_wrong_path_of_the_next_link_is_noticed() -> None:
+    """Where another place has one that was never followed."""
+    async with FeedServer(play=lambda _: answer(ROWS, links={"next": "/feed.json?p=2"})) as feed:
+        assert "'links.next'" in await refused(feed, paging={"kind": "next"})
+        assert "'links.next'" in await refused(feed, paging={"kind": "cursor"})
+        assert "'links.next'" in await refused(feed, paging={"kind": "link"})
+
+
+async def test_one_cursor_leads_through_all_pages() -> None:
+    """A scroll has one id, and its empty page ends it."""
+    left = list(ROWS)
+
+    def scroll(_: Asked) -> Answer:
+        page, left[:] = left[:3], left[3:]
+        return answer(page, scroll="always-this")
+
+    async with FeedServer(play=scroll) as feed:
+        paging = {"kind": "cursor", "path": "scroll", "parameter": "scroll"}
+        assert await ids_of(feed, paging=paging) == IDS
+
+    assert len(feed.requests) == 4
+
+
+async def test_scroll_whose_answer_was_lost_is_not_asked_again() -> None:
+    """The next one would be the page after it, and what was lost nobody would miss."""
+    pages = [ROWS[:2], ROWS[2:4], ROWS[4:6], ROWS[6:], []]
+
+    def scroll(_: Asked) -> Answer:
+        page = answer(pages.pop(0), scroll="always-this")
+        return page if len(pages) != 2 else Answer(status=503)
+
+    paging = {"kind": "cursor", "path": "scroll", "parameter": "scroll", "where": "body"}
+    async with FeedServer(play=scroll) as feed:
+        assert "answered 503" in await refused(feed, method="POST", paging=paging)
+
+    assert len(feed.requests) == 3
+
+
+async def test_cursor_that_is_ignored_fails() -> None:
+    """Ever new ones that lead to the same page."""
+    numbers = iter(range(99))
+    async with FeedServer(play=lambda _: answer(ROWS, next_cursor=f"c{next(numbers)}")) as feed:
+        assert "would never end" in await refused(feed, paging={"kind": "cursor"})
+
+    assert len(feed.requests) == 2
+
+
+async def test_cursors_that_lead_nowhere_end_with_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A bounded number of pages without a record; some of them are none."""
+    monkeypatch.setattr(walking, "EMPTY_PAGES", 20)
+    numbers = iter(range(99))
+
+    def empty(_: Asked) -> Answer:
+        number = next(numbers)
+        rows = [row(number)] if number in (0, 15) else []
+        return answer(rows, next_cursor=f"c{number}")
+
+    async with FeedServer(play=empty) as feed:
+        assert "20 times without a record" in await refused(feed, paging={"kind": "cursor"})
+
+    assert len(feed.requests) == 36
+
+
+@pytest.mark.parametrize(
+    ("cursor", "sent"),
+    [
+        (["170", "ab,c"], "170,ab,c"),
+        ([170, 2.5], "170,2.5"),
+        ("a b&c", "a b&c"),
+        (12345678901234567890123, "12345678901234567890123"),
+    ],
+)
+async def test_cursor_is_handed_back_in_the_query(cursor: Any, sent: str) -> None:
+    """A list is joined by commas, and the digits are those that came."""
+    script = [answer(ROWS[:3], next_cursor=cursor), answer(ROWS[3:], next_cursor=None)]
+    async with FeedServer(*script) as feed:
+        assert await ids_of(feed, paging={"kind": "cursor"}) == IDS
+
+    assert feed.asks[1].query["cursor"] == sent
+
+
+@pytest.mark.parametrize("cursor", [[1, "a"], {"id": 7}, 12345678901234567890123, 2.5])
+async def test_cursor_is_itself_in_the_body(cursor: Any) -> None:
+    """A list stays a list, and an object an object: search_after is one."""
+    script = [answer(ROWS[:3], next_cursor=cursor), answer(ROWS[3:], next_cursor=None)]
+    paging = {"kind": "cursor", "where": "body", "parameter": "search_after"}
+    async with FeedServer(*script) as feed:
+        assert await ids_of(feed, method="POST", paging=paging) == IDS
+
+    assert feed.asks[1].body == {"search_after": cursor}
+
+
+@pytest.mark.parametrize("characters", [1, 700_000])
+async def test_cursor_may_be_of_the_last_item(characters: int) -> None:
+    """As Elasticsearch sorts, also on a large page: the end is a page without any."""
+    text = "x" * characters
+    hits = [{**each, "sort": [number, "x"], "text": text} for number, each in enumerate(ROWS)]
+
+    def search(asked: Asked) -> Answer:
+        after = (asked.body or {}).get("search_after", [-1])[0]
+        return answer(hits[after + 1 : after + 4])
+
+    paging = {
+        "kind": "cursor",
+        "path": "rows.-1.sort",
+        "where": "body",
+        "parameter": "search_after",
+    }
+    async with FeedServer(play=search) as feed:
+        assert await ids_of(feed, method="POST", body={"size": 3}, paging=paging) == IDS
+
+
+@pytest.mark.parametrize("kind", ["next", "link"])
+async def test_next_link_of_a_backend_stays_on_the_host(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where that was set, the key goes to the configured host, and nothing to another."""
+    monkeypatch.setenv("FEED_KEY", "s3cret")
+    there = "http://backend.invalid:8080/feed.json?p=2"
+
+    def gateway(asked: Asked) -> Answer:
+        if "p" in asked.query:
+            return answer(ROWS[4:], next=None)
+        return answer(ROWS[:4], {"Link": f"<{there}>; rel=next"}, next=there)
+
+    async with FeedServer(play=gateway) as feed:
+        assert await ids_of(feed, key="FEED_KEY", paging={"kind": kind, "keep_host": True}) == IDS
+        message = await refused(feed, key="FEED_KEY", paging={"kind": kind})
+
+    assert "another host, http://backend.invalid:8080/feed.json" in message
+    assert {each.headers["Authorization"] for each in feed.asks} == {"s3cret"}
+
+
+async def test_key_in_a_next_link_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in its query nor in its path."""
+    monkeypatch.setenv("FEED_KEY", "s3cret")
+    link = "http://other.invalid/s3cret/more?key=s3cret"
+    async with FeedServer(play=lambda _: answer(ROWS, next=link)) as feed:
+        message = await refused(feed, key="FEED_KEY", paging={"kind": "next"})
+
+    assert "another host" in message
+    assert "s3cret" not in message
+
+
+# Answers without anything.
+
+
+@pytest.mark.parametrize("body", [b"", b"  \n"])
+@pytest.mark.parametrize("status", [200, 204])
+async def test_answer_without_a_body_is_nothing_where_it_was_declared(
+    status: int, body: bytes
+) -> None:
+    """Else it is no answer, and the error names the setting."""
+    async with FeedServer(play=lambda _: Answer(body if status == 200 else b"", status)) as feed:
+        assert await ids_of(feed, may_lack=True) == []
+        assert "set may_lack" in await refused(feed)
+
+
+async def test_no_content_behind_the_last_page_is_an_end() -> None:
+    """204 says so by itself, and an empty body does not."""
+
+    def beyond(asked: Asked) -> Answer:
+        rows = cut(asked, 3)
+        return answer(rows) if rows else Answer(b"", status)
+
+    for status in (204, 200):
+        async with FeedServer(play=beyond) as feed:
+            if status == 204:
+                assert await ids_of(feed, paging={"kind": "page"}) == IDS
+            else:
+                assert "with nothing in it" in await refused(feed, paging={"kind": "page"})
+
+
+async def test_contradicted_end_fails_the_run_and_keeps_what_came() -> None:
+    """What was delivered is durable, and the watermark stays."""
+    storage, sink = ScriptedStorage(), MemorySink()
+    async with FeedServer(play=lambda _: answer(ROWS, total=330)) as feed:
+        with pytest.raises(SourceError, match="that there are 330 items, and gives 7"):
+            await run(api(feed), sink, storage, run_id="r", clock=lambda: at(60))
+
+    assert sink.ids == IDS
+    assert storage.stored["feed"].status == "failed"
+    assert storage.stored["feed"].last_successful_timestamp is None
+
+
+async def test_report_says_how_the_end_was_known() -> None:
+    """What cannot be known is said."""
+    async with FeedServer(play=lambda asked: answer(cut(asked, 3), total=7)) as feed:
+        source = api(feed, paging={"kind": "offset"})
+        report = await run(source, MemorySink(), ScriptedStorage(), run_id="r")
+
+    assert (report.completeness, report.total) == ("total", 7)
