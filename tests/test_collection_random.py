@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from ladon_storage.collection import passage
 from tests.schedules import (
     Both,
+    Cut,
     Fault,
     Feed,
     Lose,
@@ -47,9 +48,13 @@ def examples(number: int) -> settings:
     )
 
 
-KINDS = ["new", "new", "tie", "late", "update", "moved", "future", "reject"]
+KINDS = [
+    *["new", "new", "tie", "late", "update", "moved", "future", "reject"],
+    *["ancient", "older", "revert", "revert", "return"],
+]
 POINTS = [
     "health", "get", "running", "success", "failed", "open", "position", "read", "write",
+    "mark", "revert",
 ]  # fmt: skip
 
 publishing = st.builds(Publish, st.sampled_from(KINDS), st.integers(0, 9), st.integers(0, 6))
@@ -58,9 +63,11 @@ faults = st.builds(
     st.sampled_from([*POINTS, "read", "write", "success", "write"]),
     st.integers(0, 4),
     st.sampled_from(["before", "after"]),
-    st.sampled_from(["error", "kill", "cancel", "pause", "publish", "reset"]),
+    st.sampled_from(["error", "kill", "cancel", "pause", "publish", "reset", "ahead", "behind"]),
 )
-runs = st.builds(Run, st.lists(faults, max_size=2).map(tuple), st.booleans())
+DAYS = 3 * 24 * 60
+clocks = st.sampled_from([0, 0, 0, 2, -2, DAYS, -DAYS])
+runs = st.builds(Run, st.lists(faults, max_size=2).map(tuple), st.booleans(), clocks)
 steps: st.SearchStrategy[Step] = st.one_of(
     publishing,
     publishing,
@@ -73,20 +80,31 @@ steps: st.SearchStrategy[Step] = st.one_of(
     st.builds(Reset, st.sampled_from(["back", "again", "again", "delete"]), st.integers(0, 6)),
     st.builds(Lose, st.integers(0, 5)),
     st.just(Storm()),
+    st.builds(Cut, st.sampled_from([0, 1, 3, 8])),
 )
-feeds = st.builds(
-    Feed,
-    overlap=st.sampled_from([0, 3, 3, None]),
-    ordered=st.booleans(),
-    honest=st.booleans(),
-    page=st.integers(1, 3),
-    lookback=st.sampled_from([None, None, 30]),
-    delivers_all=st.sampled_from([False, False, True]),
-    tells_time=st.booleans(),
-    seed=st.integers(0, 99),
-).map(
-    # What a lookback leaves out of what is delivered anyway has tests of its own.
-    lambda feed: replace(feed, lookback=None) if feed.delivers_all or feed.overlap is None else feed
+feeds = (
+    st.builds(
+        Feed,
+        overlap=st.sampled_from([0, 3, 3, None]),
+        ordered=st.booleans(),
+        honest=st.booleans(),
+        page=st.integers(1, 3),
+        lookback=st.sampled_from([None, None, 30]),
+        delivers_all=st.sampled_from([False, False, True]),
+        tells_time=st.booleans(),
+        twice=st.sampled_from([False, False, True]),
+        seed=st.integers(0, 99),
+    )
+    .map(
+        # What a lookback leaves out of what is delivered anyway has tests of its own.
+        lambda feed: (
+            replace(feed, lookback=None) if feed.delivers_all or feed.overlap is None else feed
+        )
+    )
+    .map(
+        # Where a request asks for the order, no reading begins anew in the middle.
+        lambda feed: replace(feed, twice=feed.twice and not (feed.ordered and feed.honest))
+    )
 )
 early = st.builds(
     Fault,
