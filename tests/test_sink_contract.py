@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -25,8 +26,9 @@ from ladon_storage.collection.interfaces import (
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.errors import SinkError, SourceError
 from tests import sink_places
-from tests.collecting import at, record
+from tests.collecting import ScriptedSource, Step, at, record
 from tests.sink_places import OURS, Place
+from tests.test_collection_ledger import World
 
 ROOT = Path(__file__).resolve().parent.parent
 ALL = [*OURS, "own"]
@@ -113,12 +115,26 @@ async def test_versions_are_kept_by_the_rule_of_the_place(
     assert len(place.rows()) == len(values)
 
 
-async def test_version_that_comes_back_is_new_only_where_it_was_replaced(place: Place) -> None:
-    """A place that keeps all has it already."""
+async def test_version_that_comes_back_changes_what_is_current(ours: Place) -> None:
+    """Of one time, what arrived later is current; where all are kept, it is there already."""
     pages = [[record("1", 1, "a")], [record("1", 1, "b")], [record("1", 1, "a")]]
 
-    expected = [1, 1, 1] if place.keep == "latest" else [1, 1, 0]
-    assert await write(place, *pages) == expected
+    assert await write(ours, *pages) == [1, 1, 1]
+    assert ours.current() == [("1", "a")]
+    assert len(ours.rows()) == (1 if ours.keep == "latest" else 2 + ours.repeats_reverted)
+    assert await write(ours, pages[0]) == [0]
+
+
+async def test_known_version_is_current_again_unless_it_is_older(ours: Place) -> None:
+    """After a return to an older one, a newer one is no return: it takes over by its time."""
+    one, two = record("1", 1, "a"), record("1", 2, "b")
+    await write(ours, [one], [two])
+    await revert(ours, one)
+    [result] = await results(ours, [record("0", 0), two])
+
+    assert ([each.record_id for each in result.new], result.changed) == (["0"], 1)
+    assert list(result.superseded) == []
+    assert ours.current() == [("0", "a"), ("1", "b")]
 
 
 async def revert(place: Place, *records: Record) -> int:
@@ -242,28 +258,14 @@ async def test_source_may_go_back_and_on_any_number_of_times(ours: Place) -> Non
     one, two, three = record("1", 1, "a"), record("1", 2, "b"), record("1", 3, "c")
     await write(ours, [one], [two])
     for back, value in ((one, "a"), (two, "b"), (one, "a")):
-        await write(ours, [back])
-        await revert(ours, back)
+        [result] = await results(ours, [back])
+        if result.superseded:
+            await revert(ours, back)
         assert ours.current() == [("1", value)]
     await write(ours, [record("2", 1)], [three])
     assert ours.current() == [("1", "c"), ("2", "a")]
     await write(ours, [record("1", 3, "d")])
     assert ours.current() == [("1", "d"), ("2", "a")]
-
-
-async def test_return_to_an_equal_time_needs_no_telling_where_one_row_is_kept(
-    ours: Place,
-) -> None:
-    """Of two contents at one time the one that arrived later is current."""
-    one, two = record("1", 1, "a"), record("1", 1, "b")
-    await write(ours, [one], [two])
-    [result] = await results(ours, [one])
-
-    if result.superseded:
-        assert await revert(ours, *result.superseded) == 1
-    else:
-        assert result.changed == 1
-    assert ours.current() == [("1", "a")]
 
 
 async def test_listed_records_that_are_lacking_are_told(ours: Place) -> None:
@@ -678,7 +680,7 @@ import asyncio, json, sys
 from ladon_storage.collection.interfaces import Position
 from ladon_storage.collection.records import Page, Reject
 from ladon_storage.collection.sinks import sink_from
-from tests.collecting import at, record
+from tests.collecting import ScriptedSource, Step, at, record
 
 async def main():
     async with sink_from(json.loads(sys.argv[1])) as sink:
@@ -724,3 +726,61 @@ async def test_killed_process_loses_no_page_that_was_written(ours: Place) -> Non
     assert at(last) <= position.timestamp <= at(max(pages))
     again = [record(f"{page}-{n}", page) for page in range(last + 2) for n in range(10)]
     assert await write(ours, again) == [10 * (last + 2 - len(set(pages)))]
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_any_pages_and_returns_leave_what_one_rule_says(ours: Place, seed: int) -> None:
+    """Whatever comes in whatever order, in one run or several: every sink shows the same."""
+    chance = random.Random(seed)
+    known = [record(str(n), 1 + k // 2, "abcd"[k]) for n in range(3) for k in range(4)]
+    current: dict[str, Record] = {}
+    for _ in range(4):
+        async with ours.make() as sink:
+            for _ in range(5):
+                page = chance.choices(known, k=chance.randint(1, 5))
+                last: dict[str, Record] = {}
+                for each in page:
+                    if (
+                        each.record_id not in last
+                        or each.timestamp >= last[each.record_id].timestamp
+                    ):
+                        last[each.record_id] = each
+                expected = []
+                for each in last.values():
+                    before = current.get(each.record_id)
+                    if before is None or each.timestamp >= before.timestamp:
+                        current[each.record_id] = each
+                    elif each.version != before.version:
+                        expected.append(each)
+                result = await sink.write("feed", Page(page))
+                assert sorted(map(id, result.superseded)) == sorted(map(id, expected))
+                if result.superseded and chance.random() < 0.5:
+                    await sink.revert("feed", list(result.superseded), run_id="R")
+                    current |= {each.record_id: each for each in result.superseded}
+                found = [row.version for row in ours.rows() if row.is_current]
+                assert sorted(found) == sorted(each.version for each in current.values())
+
+
+@pytest.mark.parametrize("overlap", [None, timedelta(days=1)], ids=["whole", "overlap"])
+async def test_runs_show_what_the_source_said_last(ours: Place, overlap: timedelta | None) -> None:
+    """A to B to A, in pages, with others around it: each run adds up, and a replay undoes nothing.
+
+    What is older than anything before is stored and current as well, where it is the last word.
+    """
+    world = World(ours.make())
+    one, two = record("1", 5, "a"), record("1", 9, "b")
+    old = record("1", 2, "c")
+    rest = [record("8", 8), record("2", 3)]
+    script: list[tuple[list[Step], str]] = [
+        ([[one], rest], "a"),
+        ([[two], rest], "b"),
+        ([rest, [one]], "a"),
+        ([[one], rest], "a"),
+        ([[one], rest, [two]], "b"),
+        ([rest, [old]], "c"),
+        ([[one, old], rest], "a"),
+        ([[record("1", 9, "d"), *rest]], "d"),
+    ]
+    for listed, expected in script:
+        await world.run(ScriptedSource(listed, overlap=overlap))
+        assert ours.current() == [("1", expected), ("2", "a"), ("8", "a")]

@@ -3,9 +3,6 @@
 - Whoever writes holds the source's lock, which ends with its process, and first reads what others
   wrote since.
 - A name is made of the content: who writes the same page writes the same file.
-- The current line of a record is the one with the greatest ``returned_at``, or where none has any
-  the greatest ``record_timestamp``, and of equals the last in its file. A line has a
-  ``returned_at`` where its time alone would not make it the current one.
 - What cannot be used is moved to its place before the records, the marks after them, the position
   last: a crash in between does no harm.
 """
@@ -17,8 +14,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from hashlib import blake2b
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -27,6 +23,7 @@ import orjson
 
 from ladon_storage.collection.interfaces import Position, WriteResult, run_digest, utc_now
 from ladon_storage.collection.records import Page, Record, Reject
+from ladon_storage.collection.sinks.jsonl_current import Current, digest, record_key
 from ladon_storage.collection.sinks.jsonl_lines import (
     Lines,
     Moves,
@@ -43,9 +40,6 @@ WAIT_SECONDS = 30
 """How long a write waits for another process that writes the same source."""
 
 _POLL_SECONDS = 0.01
-_KEY = 16
-"""Bytes of a digest, in front of what the current line of a record is the greatest by."""
-
 _as_given = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _as_ascii = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -64,11 +58,11 @@ class SourceFiles:
         name = quote(source_id, safe="").replace(".", "%2E")
         self._source_id = source_id
         self._folder = folder / table / name
-        self._current: dict[int, bytes] = {}
+        self._current = Current()
         self._older: set[bytes] = set()
-        self._records = Lines(self._folder, self._learn, self._current.clear)
+        self._records = Lines(self._folder, self._current.learn, self._current.forget)
         self._rejects = Lines(
-            folder / f"{table}_quarantine" / name, lambda line: _digest(line["raw"])
+            folder / f"{table}_quarantine" / name, lambda line: digest(line["raw"])
         )
         self._removed_path = folder / f"{table}_removed" / f"{name}.jsonl"
         self._position_path = self._folder / "position.json"
@@ -79,59 +73,67 @@ class SourceFiles:
             return WriteResult()
         rejects: dict[bytes, Reject] = {}
         for reject in page.rejects:
-            rejects.setdefault(_digest(reject.raw), reject)
-        records = {_record_key(each.record_id, each.version): each for each in page.records}
+            rejects.setdefault(digest(reject.raw), reject)
+        records: dict[bytes, Record] = {}
+        for each in page.records:
+            key = record_key(each.record_id, each.version)
+            records.pop(key, None)  # what comes again is said last
+            records[key] = each
         with self._locked(), Moves() as moves:
             new_rejects = self._rejects.missing(rejects)
             self._rejects.add(
                 "", {k: self._rejected(rejects[k], run_id) for k in new_rejects}, moves
             )
             added = {key: records[key] for key in self._records.missing(records)}
-            returned, older = self._placed(added)
-            new = [each for each in added.values() if hash(each.record_id) not in self._current]
-            if added:
-                lines = {key: self._line(added[key], returned.get(key)) for key in added}
-                self._records.add(_prefix(added.values()), lines, moves)
+            returned, older = self._current.placed(added)
+            new = [each for each in added.values() if each.record_id not in self._current]
+            overtaken = {added[key].record_id for key in added.keys() - older.keys()}
+            passed = [
+                each
+                for key, each in (records.items() if len(added) < len(records) else ())
+                if key not in added
+                and (each.record_id in overtaken or not self._current.has(each, key))
+            ]
+            again, superseded = self._current.again(last_said(page.records, passed), returned)
+            superseded += last_said(page.records, list(older.values()))
+            placed = added | again
+            if placed:
+                lines = {key: self._line(placed[key], returned.get(key)) for key in placed}
+                salt = returned[next(iter(again))] if again else ""
+                self._records.add(_prefix(placed.values()), lines, moves, salt)
             self._restore({record.record_id for record in page.records}, moves)
-            superseded = [] if len(added) == len(records) else self._superseded(records, added)
-            superseded = last_said(page.records, [*superseded, *older.values()])
             if position is not None and not superseded:
                 moves.add(self._position_path, [_position_text(position).encode()])
-        for key, record in added.items():
-            self._see(record, key, returned.get(key))
+        for key, record in placed.items():
+            self._current.see(record, key, returned.get(key))
         self._older |= older.keys()
         by_time = {each.record_id: each for each in new}
         if len(by_time) < len(new):
             new.sort(key=lambda each: each.timestamp)
             by_time = {each.record_id: each for each in new}
-        return WriteResult(list(by_time.values()), len(added) - len(by_time), superseded)
+        return WriteResult(list(by_time.values()), len(placed) - len(by_time), superseded)
 
     def revert(self, records: Sequence[Record]) -> int:
         """Add versions again, as the current ones; return how many were not, of older runs."""
         with self._locked(), Moves() as moves:
             back = {
-                _record_key(each.record_id, each.version): each
+                record_key(each.record_id, each.version): each
                 for each in latest(records)
-                if not self._is_current(each)
+                if not self._current.has(each)
             }
-            returned = {key: self._returned_at(each) for key, each in back.items()}
+            returned = {key: self._current.mark(each) for key, each in back.items()}
             if back:
                 lines = {key: self._line(back[key], returned[key]) for key in back}
                 salt = max(returned.values())
                 self._records.add(_prefix(back.values()), lines, moves, salt)
         for key, record in back.items():
-            self._see(record, key, returned[key])
+            self._current.see(record, key, returned[key])
         return len(back.keys() - self._older)
 
     def lacking(self, listed: Mapping[str, datetime]) -> set[str]:
         """Return the ids whose current line is older, or that have none."""
         with self._locked():
-            current = {each: self._current.get(hash(each)) for each in listed}
-        return {
-            record_id
-            for record_id, order in current.items()
-            if order is None or _time_of(order) < _text(listed[record_id]).encode()
-        }
+            return {each for each, at in listed.items() if self._current.is_before(each, at)}
 
     def position(self) -> Position | None:
         """Return the last position that was written."""
@@ -201,76 +203,6 @@ class SourceFiles:
             self._source_id,
         )
 
-    def _learn(self, line: dict[str, Any]) -> bytes:
-        """Hear of a line, and return its key."""
-        key = _record_key(line["record_id"], line["version"])
-        returned = line.get("returned_at", "")
-        self._note(line["record_id"], key, f"{returned}\0{line['record_timestamp']}".encode())
-        return key
-
-    def _see(self, record: Record, key: bytes, returned: str | None) -> None:
-        """Hear of a record that was added."""
-        order = f"{returned or ''}\0{record.timestamp.isoformat()}".encode()
-        self._note(record.record_id, key, order)
-
-    def _note(self, record_id: str, key: bytes, order: bytes) -> None:
-        number = hash(record_id)
-        current = self._current.get(number)
-        if current is None or order >= current[_KEY:]:
-            self._current[number] = key + order
-
-    def _superseded(
-        self, records: Mapping[bytes, Record], added: Mapping[bytes, Record]
-    ) -> list[Record]:
-        """Return the records that are there, and not current."""
-        return [
-            each
-            for key, each in records.items()
-            if key not in added and self._current.get(hash(each.record_id), b"")[:_KEY] != key
-        ]
-
-    def _is_current(self, record: Record) -> bool:
-        current = self._current.get(hash(record.record_id), b"")
-        return current[:_KEY] == _record_key(record.record_id, record.version)
-
-    def _returned_at(self, record: Record) -> str:
-        """Return what makes a record's line the current one."""
-        now = _text(utc_now(), "microseconds")
-        before = self._current.get(hash(record.record_id), bytes(_KEY))[_KEY:].split(b"\0")[0]
-        if before and before.decode() >= now:
-            later = datetime.fromisoformat(before.decode()) + timedelta(microseconds=1)
-            return _text(later, "microseconds")
-        return now
-
-    def _placed(
-        self, added: Mapping[bytes, Record]
-    ) -> tuple[dict[bytes, str], dict[bytes, Record]]:
-        """Return which new lines need a ``returned_at``, and which are older than the current."""
-        returned: dict[bytes, str] = {}
-        older: dict[bytes, Record] = {}
-        last: dict[str, datetime] = {}
-        known = [each for each in added.items() if hash(each[1].record_id) in self._current]
-        for key, record in sorted(known, key=lambda each: each[1].timestamp):
-            current = self._current[hash(record.record_id)]
-            time = _text(record.timestamp).encode()
-            if time < _time_of(current):
-                older[key] = record
-            elif time == _time_of(current) or current[_KEY:].split(b"\0")[0]:
-                at = datetime.fromisoformat(self._returned_at(record))
-                before = last.get(record.record_id)
-                last[record.record_id] = at = max(
-                    at, before + timedelta(microseconds=1) if before else at
-                )
-                returned[key] = _text(at, "microseconds")
-            elif record.record_id in last:
-                # One of this page at the time of the current one has a mark, and must not win.
-                last[record.record_id] += timedelta(microseconds=1)
-                returned[key] = _text(last[record.record_id], "microseconds")
-        if not older:
-            return returned, older
-        replaced = {added[key].record_id for key in added.keys() - older.keys()}
-        return returned, {k: each for k, each in older.items() if each.record_id not in replaced}
-
     def _restore(self, ids: set[str], moves: Moves) -> None:
         marked = self._marked()
         if not marked.keys().isdisjoint(ids):
@@ -322,22 +254,6 @@ def _position_text(position: Position) -> str:
     except ValueError:  # half of a surrogate pair in the name of the run
         run_id = run_digest(position.run_id or "")
         return position.model_copy(update={"run_id": run_id}).model_dump_json()
-
-
-def _text(at: datetime, timespec: str = "auto") -> str:
-    return at.astimezone(UTC).isoformat(timespec=timespec)
-
-
-def _time_of(current: bytes) -> bytes:
-    return current[_KEY:].split(b"\0")[1]
-
-
-def _record_key(record_id: str, version: str) -> bytes:
-    return _digest(f"{version}\0{record_id}")
-
-
-def _digest(text: str) -> bytes:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_KEY).digest()
 
 
 def _prefix(records: Iterable[Record]) -> str:

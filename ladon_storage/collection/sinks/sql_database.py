@@ -13,15 +13,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from itertools import islice
+from typing import Any, Literal, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine
 
 from ladon_storage.collection.records import Record
 from ladon_storage.collection.sinks.sql_tables import KEYS, Keep
+
+T = TypeVar("T")
+
+_BATCH = 10_000
+"""Ids of one statement."""
 
 WAIT_SECONDS = 30
 """How long a write waits for another program that holds what it needs."""
@@ -145,3 +151,10 @@ def split(compared: Compared, there: Container[str]) -> Compared:
     for record in compared.new:
         (changed if record.record_id in there else new).append(record)
     return Compared(new, changed, compared.superseded)
+
+
+def batches(items: Iterable[T]) -> Iterator[list[T]]:
+    """Yield lists of as many as one statement takes."""
+    remaining = iter(items)
+    while batch := list(islice(remaining, _BATCH)):
+        yield batch

@@ -8,7 +8,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import datetime
+
 from sqlalchemy import Connection
+
+from ladon_storage.collection.records import Record
+from ladon_storage.collection.sinks.sql_database import Compared, batches
+from ladon_storage.collection.sinks.sql_tables import Tables
 
 _SQLITE = """
 CREATE TRIGGER "{trigger}" AFTER DELETE ON "{table}" BEGIN
@@ -86,3 +93,57 @@ def let_readers_read(connection: Connection, table: str, name: str) -> None:
         return
     for (role,) in connection.exec_driver_sql(_POSTGRESQL_READERS, (f'"{table}"',)).all():
         connection.exec_driver_sql(f'GRANT SELECT ON "{name}" TO {role}')
+
+
+class Deletions:
+    """What was deleted of one sink's table.
+
+    Args:
+        tables: The sink's tables.
+        connection: The connection of one run.
+    """
+
+    def __init__(self, tables: Tables, connection: Connection) -> None:
+        self._tables = tables
+        self._connection = connection
+        self._keeps_all = tables.keep == "all"
+
+    def without(self, source_id: str, compared: Compared) -> Compared:
+        """Take what was deleted from what is not there."""
+        gone = self.of(source_id, [*compared.new, *compared.changed])
+        superseded = list(compared.superseded)
+
+        def is_wanted(record: Record) -> bool:
+            versions = gone.get(record.record_id, [])
+            if self._keeps_all:
+                return record.version not in {version for version, _ in versions}
+            if not versions:
+                return True
+            version, at = versions[-1]
+            if version != record.version and at > record.timestamp:
+                superseded.append(record)
+                return False
+            return version != record.version
+
+        new = list(filter(is_wanted, compared.new))
+        changed = compared.changed
+        if self._keeps_all:
+            changed = list(filter(is_wanted, changed))
+        return Compared(new, changed, superseded)
+
+    def of(
+        self, source_id: str, records: Iterable[Record]
+    ) -> dict[str, list[tuple[str, datetime]]]:
+        """Return the versions that were deleted of each record's id, as `of_ids` does."""
+        gone: dict[str, list[tuple[str, datetime]]] = {}
+        for some in batches({each.record_id for each in records}):
+            gone |= self.of_ids(source_id, some)
+        return gone
+
+    def of_ids(self, source_id: str, ids: Iterable[str]) -> dict[str, list[tuple[str, datetime]]]:
+        """Return the versions that were deleted of each id, the last deleted at the end."""
+        gone: dict[str, list[tuple[str, datetime]]] = {}
+        asked = {"source_id": source_id, "ids": list(ids)}
+        for record_id, version, at in self._connection.execute(self._tables.gone, asked):
+            gone.setdefault(record_id, []).append((version, at))
+        return gone

@@ -1,8 +1,5 @@
 """The rows of a SQL sink, and what a page, a return and a removal change of them.
 
-- Where all versions are kept, the current one of a record is the one without ``replaced_at``, which
-  is when another followed: its order is the one in which the versions were last seen. A new version
-  that is older than the current one is stored as replaced.
 - A page is compared before it is written, unless the one before it was all new. Where that turns
   out to be wrong, or another run was faster, it is begun again.
 - What was deleted on purpose counts as known.
@@ -10,28 +7,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence, Set
+from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import blake2b
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import Connection
 
-from ladon_storage.collection.interfaces import Position, WriteResult, run_digest, utc_now
+from ladon_storage.collection.interfaces import Position, WriteResult, run_digest
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.collection.sinks.removal import refuse_implausible_removal
-from ladon_storage.collection.sinks.sql_database import Compared, Database
+from ladon_storage.collection.sinks.sql_database import Compared, Database, batches
+from ladon_storage.collection.sinks.sql_deleted import Deletions
+from ladon_storage.collection.sinks.sql_history import History, RunClock
 from ladon_storage.collection.sinks.sql_tables import Tables
 from ladon_storage.collection.sinks.versions import last_said, latest
-
-_BATCH = 10_000
-"""Ids of one statement."""
-
-T = TypeVar("T")
-
-_TICK = timedelta(microseconds=1)
 
 
 class Rows:
@@ -49,7 +40,9 @@ class Rows:
         self._connection = connection
         self._keeps_all = tables.keep == "all"
         self._was_all_new = False
-        self._opened = self._last = utc_now()
+        self._clock = RunClock()
+        self._history = History(database, tables, connection, self._clock)
+        self._deletions = Deletions(tables, connection)
 
     def write(
         self, source_id: str, page: Page, run_id: str, position: Position | None
@@ -87,7 +80,7 @@ class Rows:
                 not self._keeps_all or database.are_unknown(connection, source_id, ids)
             )
             if is_new:
-                now = self._now()
+                now = self._clock.now()
                 is_new = database.store(connection, source_id, records, now, "new") == len(ids)
             if not is_new:
                 transaction.rollback()
@@ -110,12 +103,14 @@ class Rows:
                 are_marked, are_deleted, *rest = self._conditions(source_id)
                 compared = database.compare(connection, source_id, records, are_replaced=any(rest))
                 if are_deleted:
-                    compared = self._without_deleted(source_id, compared)
+                    compared = self._deletions.without(source_id, compared)
             unknown = [*compared.new, *compared.changed]
             if self._keeps_all:
                 unknown = _distinct(unknown)
-            if not (unknown or are_marked or beside.is_needed):
-                return WriteResult(superseded=last_said(records, compared.superseded))
+            superseded = last_said(records, compared.superseded)
+            again = self._history.again(source_id, superseded) if self._keeps_all else []
+            if not (unknown or again or are_marked or beside.is_needed):
+                return WriteResult(superseded=superseded)
             if not is_last:
                 database.begin_writing(connection, source_id)
                 ids = [each.record_id for each in compared.new]
@@ -125,69 +120,25 @@ class Rows:
             if are_marked:
                 ids = [record.record_id for record in records]
                 database.mark(connection, source_id, ids, None)
-            written, superseded = 0, compared.superseded
+            written, older = 0, []
             if unknown:
-                now = self._now()
+                now = self._clock.now()
                 written = database.store(connection, source_id, unknown, now)
                 if written != len(unknown) and not is_last:
                     transaction.rollback()
                     return None
                 if self._keeps_all:
-                    superseded = superseded + self._settle(source_id, unknown, compared, now)
-            superseded = last_said(records, superseded)
+                    said = {each.record_id: each for each in latest(records)}
+                    older = self._history.settle(source_id, unknown, compared, said, now)
+            if again:
+                again = self._history.again(source_id, superseded)
+                written += self._history.make_current(source_id, again)
+                made = {id(each) for each in again}
+                superseded = [each for each in superseded if id(each) not in made]
+            superseded += last_said(records, older)
             self._write_beside(beside, with_position=not superseded)
         new = latest(compared.new)
         return WriteResult(new, max(written - len(new), 0), superseded)
-
-    def _settle(
-        self, source_id: str, added: list[Record], compared: Compared, now: datetime
-    ) -> list[Record]:
-        """Say of versions that were added, and of those before them, which are current.
-
-        Returns:
-            The added ones that are older than what was there.
-        """
-        several: dict[str, list[Record]] = {}
-        for record in added:
-            several.setdefault(record.record_id, []).append(record)
-        changed = {each.record_id for each in compared.changed}
-        several = {
-            record_id: sorted(records, key=lambda each: each.timestamp)
-            for record_id, records in several.items()
-            if len(records) > 1 or record_id in changed
-        }
-        before: dict[str, list[tuple[datetime, str]]] = {}
-        for ids in _batches(several.keys() & changed):
-            asked = {"source_id": source_id, "ids": list(ids)}
-            for record_id, version, at in self._connection.execute(self._tables.current, asked):
-                before.setdefault(record_id, []).append((at, version))
-        replaced: list[tuple[str, str, datetime | None]] = []
-        older: list[Record] = []
-        for record_id, records in several.items():
-            own = {each.version for each in records}
-            there = sorted(each for each in before.get(record_id, []) if each[1] not in own)
-            line = [version for _, version in there]
-            if there and records[-1].timestamp < there[-1][0]:
-                older += records
-                line = [*(each.version for each in records), *line]
-            else:
-                line += [each.version for each in records]
-            replaced += [
-                (record_id, version, now + step * _TICK) for step, version in enumerate(line[:-1])
-            ]
-        self._replace(source_id, replaced)
-        return older
-
-    def _replace(
-        self, source_id: str, versions: Sequence[tuple[str, str, datetime | None]]
-    ) -> None:
-        rows = [
-            {"of_source": source_id, "of_record": record_id, "of_version": version, "at": at}
-            for record_id, version, at in sorted(versions, key=lambda each: each[:2])
-        ]
-        if rows:
-            self._last = max([self._last, *(at for _, _, at in versions if at)])
-            self._connection.execute(self._tables.replacing, rows)
 
     def revert(self, source_id: str, records: Sequence[Record]) -> int:
         """Make versions the current ones, and return how many rows that changed.
@@ -200,7 +151,7 @@ class Rows:
             return 0
         with connection.begin():
             database.begin_writing(connection, source_id)
-            gone = self._gone(source_id, records)
+            gone = self._deletions.of(source_id, records)
             if not self._keeps_all:
                 _, are_deleted = self._conditions(source_id)
                 if are_deleted:
@@ -212,58 +163,19 @@ class Rows:
                         or each.record_id not in gone
                         or gone[each.record_id][-1][0] != each.version
                     ]
-                return database.store(connection, source_id, records, self._now(), "any")
-            found: dict[str, dict[str, tuple[datetime, datetime | None]]] = {}
-            for some in _batches(records):
-                asked = {"source_id": source_id, "ids": [each.record_id for each in some]}
-                for row in connection.execute(self._tables.versions, asked):
-                    found.setdefault(row[0], {})[row[1]] = (row[2], row[3])
-            return self._revert(source_id, records, found, gone)
-
-    def _revert(
-        self,
-        source_id: str,
-        records: list[Record],
-        found: Mapping[str, Mapping[str, tuple[datetime, datetime | None]]],
-        gone: Mapping[str, list[tuple[str, datetime]]],
-    ) -> int:
-        now, count = self._now(), 0
-        added: list[Record] = []
-        changes: list[tuple[str, str, datetime | None]] = []
-        for record in records:
-            record_id, version = record.record_id, record.version
-            versions = found.get(record_id, {})
-            if version not in versions:
-                if version in {each for each, _ in gone.get(record_id, ())}:
-                    continue
-                added.append(record)
-            else:
-                collected_at, replaced_at = versions[version]
-                if replaced_at is not None:
-                    changes.append((record_id, version, None))
-                    count += collected_at < self._opened
-            # By every clock that wrote here: the order of what was replaced has no way back.
-            at = max([now, *(each + _TICK for _, each in versions.values() if each)])
-            changes += [
-                (record_id, other, at)
-                for other, (_, replaced_at) in versions.items()
-                if replaced_at is None and other != version
-            ]
-        if added:
-            count += self._database.store(self._connection, source_id, added, now)
-        self._replace(source_id, changes)
-        return count
+                return database.store(connection, source_id, records, self._clock.now(), "any")
+            return self._history.make_current(source_id, records, gone, self._clock.opened)
 
     def lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
         """Return the ids of which there is no row of that time or later, and none was deleted."""
         with self._connection.begin():
             storable = {each: at for each, at in listed.items() if _storable(each) == each}
             lacking = set(listed) - storable.keys()
-            for some in _batches(storable.items()):
+            for some in batches(storable.items()):
                 lacking.update(self._database.lacking(self._connection, source_id, dict(some)))
             if lacking and self._conditions(source_id)[1]:
-                for ids in _batches(lacking & storable.keys()):
-                    for record_id, versions in self._gone_ids(source_id, ids).items():
+                for ids in batches(lacking & storable.keys()):
+                    for record_id, versions in self._deletions.of_ids(source_id, ids).items():
                         if any(at >= storable[record_id] for _, at in versions):
                             lacking.discard(record_id)
         return lacking
@@ -290,12 +202,12 @@ class Rows:
         with connection.begin():  # most runs remove nothing, and need no lock
             if not any(self._mistaken(source_id, present, most)):
                 return 0
-        now = self._now()
+        now = self._clock.now()
         with connection.begin():
             self._database.begin_writing(connection, source_id)
             missing, back = self._mistaken(source_id, present, most)
             for ids, removed_at in ((missing, now), (back, None)):
-                for batch in _batches(sorted(ids)):
+                for batch in batches(sorted(ids)):
                     self._database.mark(connection, source_id, list(batch), removed_at)
         return len(missing)
 
@@ -305,7 +217,7 @@ class Rows:
         """Return the ids that should be marked and are not, and those that should not be."""
         missing, back, unmarked = set(), set(), 0
         found = self._connection.execute(
-            self._tables.marks, {"source_id": source_id}, execution_options={"yield_per": _BATCH}
+            self._tables.marks, {"source_id": source_id}, execution_options={"yield_per": 10_000}
         )
         for record_id, is_marked in found:
             unmarked += not is_marked
@@ -320,52 +232,6 @@ class Rows:
         """Tell whether anything of a source is marked, was deleted, or is replaced."""
         return self._connection.execute(self._tables.conditions, {"source_id": source_id}).one()
 
-    def _without_deleted(self, source_id: str, compared: Compared) -> Compared:
-        """Take what was deleted from what is not there."""
-        gone = self._gone(source_id, [*compared.new, *compared.changed])
-        superseded = list(compared.superseded)
-
-        def is_wanted(record: Record) -> bool:
-            versions = gone.get(record.record_id, [])
-            if self._keeps_all:
-                return record.version not in {version for version, _ in versions}
-            if not versions:
-                return True
-            version, at = versions[-1]
-            if version != record.version and at > record.timestamp:
-                superseded.append(record)
-                return False
-            return version != record.version
-
-        new = list(filter(is_wanted, compared.new))
-        changed = compared.changed
-        if self._keeps_all:
-            changed = list(filter(is_wanted, changed))
-        return Compared(new, changed, superseded)
-
-    def _gone(
-        self, source_id: str, records: Iterable[Record]
-    ) -> dict[str, list[tuple[str, datetime]]]:
-        gone: dict[str, list[tuple[str, datetime]]] = {}
-        for some in _batches({each.record_id for each in records}):
-            gone |= self._gone_ids(source_id, some)
-        return gone
-
-    def _gone_ids(
-        self, source_id: str, ids: Iterable[str]
-    ) -> dict[str, list[tuple[str, datetime]]]:
-        """Return the versions that were deleted of each id, the last deleted at the end."""
-        gone: dict[str, list[tuple[str, datetime]]] = {}
-        asked = {"source_id": source_id, "ids": list(ids)}
-        for record_id, version, at in self._connection.execute(self._tables.gone, asked):
-            gone.setdefault(record_id, []).append((version, at))
-        return gone
-
-    def _now(self) -> datetime:
-        """Return the time, later than any that this run has stored."""
-        self._last = max(utc_now(), self._last + _TICK)
-        return self._last
-
     def _write_beside(self, beside: _Beside, *, with_position: bool = True) -> None:
         if beside.rejects:
             self._quarantine(beside)
@@ -373,7 +239,7 @@ class Rows:
             self._remember(beside.source_id, beside.position)
 
     def _quarantine(self, beside: _Beside) -> None:
-        now = self._now()
+        now = self._clock.now()
         rows = [
             {
                 "source_id": beside.source_id,
@@ -425,13 +291,6 @@ def _remembering(tables: Tables, insert: Callable[..., Any]) -> Any:
         index_elements=list(positions.primary_key),
         set_={name: statement.excluded[name] for name in changes},
     )
-
-
-def _batches(items: Iterable[T]) -> Iterator[list[T]]:
-    """Yield lists of as many as one statement takes."""
-    remaining = iter(items)
-    while batch := list(islice(remaining, _BATCH)):
-        yield batch
 
 
 def _distinct(records: list[Record]) -> list[Record]:

@@ -25,4 +25,4 @@ def last_said(records: Sequence[Record], superseded: Sequence[Record]) -> list[R
     if not superseded:
         return []
     last = {id(each) for each in latest(records)}
-    return [each for each in superseded if id(each) in last]
+    return list({id(each): each for each in superseded if id(each) in last}.values())
