@@ -746,7 +746,7 @@ class World:
             self.last_success = to
             back_to = to if to == NOTHING_COLLECTED else self._before(to)
         if step.how == "delete" and self.feed.lookback is not None:
-            back_to = self.now - timedelta(minutes=self.feed.lookback)
+            back_to = self._looked_back()
         self.may_repeat = False
         asked = [i for i in self.shown.values() if not i.due and (not back_to or i.at >= back_to)]
         for item in asked:
@@ -838,7 +838,7 @@ class World:
         if alone and now is not None:
             kept = [each for each in (before, position and position.timestamp) if each]
             if self.feed.lookback is not None:
-                kept.append(self.now - timedelta(minutes=self.feed.lookback))
+                kept.append(self._looked_back())
             assert now.timestamp <= max(kept, default=NOTHING_COLLECTED), self.told(
                 "a run that refused its feed moved the position"
             )
@@ -902,11 +902,15 @@ class World:
         unmarked = there - before
         assert len(removed - before) <= len(unmarked) / 2, self.told("too much was marked")
 
+    def _looked_back(self) -> datetime:
+        """Return from when on a first collection reads: a little later, since it takes its time."""
+        return self.now - timedelta(minutes=self.feed.lookback or 0) + timedelta(seconds=1)
+
     def _bound_by_lookback(self) -> None:
         """Let go what a first collection, or a dropped sink, does not reach back to."""
         if self.feed.lookback is None or self.feed.overlap is None:
             return
-        reach = self.now - timedelta(minutes=self.feed.lookback)
+        reach = self._looked_back()
         if self.last_success is not None:
             if not self.backend.remembers or self.backend.position() is not None:
                 return
