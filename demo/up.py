@@ -98,22 +98,20 @@ async def run_module(folder: Path, api: str, *command: str, **variables: str) ->
 
 
 async def prepared(folder: Path, api: str, service: str) -> None:
-    """Save the default blocks and the automation for runs whose process is gone.
+    """Save the default blocks.
 
     Raises:
         RuntimeError: It failed; the message names the log.
     """
     sink = f"sqlite:///{folder / 'records.db'}"
-    for command in (
-        ("demo.defaults", service, sink),
-        ("flows.zombies", "--heartbeat", str(HEARTBEAT_SECONDS)),
-    ):
-        process = await run_module(folder, api, *command, STORAGE_SERVICE_URL=service)
-        try:
-            if await process.wait():
-                raise RuntimeError(f"{command[0]} failed; read {folder / 'runner.log'}.")
-        finally:
-            await ended(process)
+    process = await run_module(
+        folder, api, "demo.defaults", service, sink, STORAGE_SERVICE_URL=service
+    )
+    try:
+        if await process.wait():
+            raise RuntimeError(f"The blocks were not saved; read {folder / 'runner.log'}.")
+    finally:
+        await ended(process)
 
 
 async def up(folder: Path, prefect_port: int, storage_port: int) -> None:

@@ -13,12 +13,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import uuid4
 
-from prefect import flow, runtime
+from prefect import runtime
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from flows.collect import instant, source_fields
+from flows.collect import instant, source_fields, told_sink
 from flows.command import run_command
+from flows.parameters import checked_flow
 from flows.reports import harmless
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.interfaces import Limits, Sink, Source
@@ -26,7 +27,12 @@ from ladon_storage.collection.sources import source_from
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.models import WatermarkStatus
 from ladon_storage.settings import StorageSettings
-from ladon_storage.tasks import TaskStorage, collect_source, record_sink, storage_settings
+from ladon_storage.tasks import (
+    TaskStorage,
+    collect_in_task,
+    record_sink,
+    storage_settings,
+)
 
 
 class BackfillReport(BaseModel):
@@ -43,7 +49,7 @@ class BackfillReport(BaseModel):
     records_written: int
 
 
-@flow(name="backfill")
+@checked_flow("backfill")
 async def backfill(
     source: Source | dict[str, Any],
     since: AwareDatetime,
@@ -79,9 +85,9 @@ async def backfill(
     read = written = 0
     shown = await _show(None, len(every) - len(left), len(every))
     for number, (start, end) in enumerate(left, start=len(every) - len(left) + 1):
-        done = await collect_source.with_options(
-            task_run_name=f"Collect {collected.source_id} from {start:%Y-%m-%d %H:%M}"
-        )(collected, opened, max(start, reached or start), end, run_id=run_id, limits=limits)
+        done = await collect_in_task(
+            collected, opened, max(start, reached or start), end, run_id=run_id, limits=limits
+        )
         read, written = read + done.records_read, written + done.records_written
         answer = await storage_of_tasks.update_watermark(
             name, end, WatermarkStatus.SUCCESS, if_match=etag, if_none_match=etag is None,
@@ -135,7 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "source", help="a kind, a JSON object with a kind, or a file that holds one"
     )
-    parser.add_argument("sink", help="address of the sink, such as sqlite:///records.db")
+    parser.add_argument("sink", help="address of the sink, or the name of a block")
     parser.add_argument("since", type=instant, help="first instant, with its offset")
     parser.add_argument("until", type=instant, help="instant before which it ends")
     parser.add_argument("--keep", default="latest", choices=["latest", "all"])
@@ -146,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
             source_fields(options.source),
             options.since,
             options.until,
-            {"url": options.sink, "keep": options.keep},
+            told_sink(options.sink, keep=options.keep),
             window_hours=options.window_hours,
         ),
         lambda report: report.model_dump_json(indent=2),

@@ -15,16 +15,19 @@ from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
 
-from prefect import flow, runtime
+from prefect import runtime
 from prefect.flows import Flow
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from flows.command import run_command
-from flows.reports import reported
+from flows.ending import Ending, signals_noted
+from flows.parameters import checked_flow
+from flows.reports import completed, reported, summary
 from flows.turns import turn_of
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.engine import Report, run
 from ladon_storage.collection.interfaces import Limits, Sink, Source
+from ladon_storage.collection.sinks import sink_from
 from ladon_storage.collection.sources import (
     Kev,
     Misp,
@@ -39,10 +42,10 @@ from ladon_storage.collection.sources import (
 )
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.settings import StorageSettings
-from ladon_storage.tasks import TaskStorage, collect_source, record_sink, storage_settings
+from ladon_storage.tasks import TaskStorage, collect_in_task, storage_settings
 
 
-@flow(name="collect")
+@checked_flow("collect")
 async def collect(
     source: Source | dict[str, Any],
     sink: Sink | RecordSink | dict[str, Any] | str | None = None,
@@ -63,19 +66,31 @@ async def collect(
         limits: Where a first collection starts, and what makes a run fail.
     """
     collected = source_from(source)
-    async with reported(collected.source_id) as reporter, turn_of(collected.source_id):
-        reporter.report = await run(
-            collected,
-            await record_sink(sink),
-            TaskStorage(await storage_settings(storage)),
-            run_id=str(runtime.flow_run.id or uuid4()),
-            since=since,
-            until=until,
-            limits=limits,
-            progress=reporter.progress,
-            collect=collect_source,
-        )
-    return reporter.report
+    with signals_noted():
+        ending = Ending()
+        async with reported(collected, ending) as reporter, turn_of(collected.source_id):
+            reporter.report = await run(
+                collected,
+                _resolved(sink),
+                TaskStorage(await storage_settings(storage), ending.named),
+                run_id=str(runtime.flow_run.id or uuid4()),
+                since=since,
+                until=until,
+                limits=limits,
+                progress=reporter.progress,
+                collect=collect_in_task,
+            )
+    return completed(reporter.report, summary(reporter.report))
+
+
+def _resolved(sink: Any) -> Any:
+    """Return a sink that needs no Prefect; a block's name as it is, for the task to load.
+
+    A block that cannot be loaded then fails a run that has begun, and its watermark says so.
+    """
+    if sink is None or isinstance(sink, str):
+        return sink
+    return sink.get_sink() if isinstance(sink, RecordSink) else sink_from(sink)
 
 
 def _titled(title: str, default: Any = None) -> Any:
@@ -118,7 +133,7 @@ def _flow_of(kind: type[BaseModel]) -> Flow[..., Any]:
         "limits": Limits,
         "return": Report,
     }
-    return flow(name=f"collect-{name}")(collect_kind)
+    return checked_flow(f"collect-{name}")(collect_kind)
 
 
 collect_threatfox = _flow_of(ThreatFox)
@@ -144,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
         "source",
         help="a kind (kev, threatfox), a JSON object with a kind, or a file that holds one",
     )
-    parser.add_argument("sink", help="address of the sink, such as sqlite:///records.db")
+    parser.add_argument("sink", help="address of the sink, or the name of a block")
     parser.add_argument("--table", default="records", help="table of the sink (%(default)s)")
     parser.add_argument(
         "--keep", default="latest", choices=["latest", "all"], help="versions to keep (%(default)s)"
@@ -157,7 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--limits", default="{}", help='what makes a run fail, as JSON: {"initial_lookback": 30}'
     )
     options = parser.parse_args(arguments)
-    sink = {"url": options.sink, "table": options.table, "keep": options.keep}
+    sink = told_sink(options.sink, table=options.table, keep=options.keep)
     return run_command(
         lambda: collect(
             source_fields(options.source),
@@ -196,6 +211,11 @@ def source_fields(text: str) -> dict[str, Any]:
         return dict(json.loads(text))
     except ValueError as error:
         raise ConfigurationError(f"The source is no JSON object with a kind: {error}.") from None
+
+
+def told_sink(text: str, **fields: Any) -> dict[str, Any] | str:
+    """Return the sink that a command line tells: an address with its fields, or a block's name."""
+    return {"url": text, **fields} if "://" in text else text
 
 
 def instant(text: str) -> datetime:

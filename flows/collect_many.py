@@ -29,7 +29,7 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
-from prefect import flow, runtime
+from prefect import runtime
 from prefect.artifacts import (
     acreate_progress_artifact,
     acreate_table_artifact,
@@ -37,14 +37,29 @@ from prefect.artifacts import (
 )
 from pydantic import BaseModel, ConfigDict
 
+from flows.collect import told_sink
 from flows.command import run_command
-from flows.reports import PROGRESS_SECONDS, harmless, one_line
+from flows.ending import Ending, signals_noted
+from flows.parameters import checked_flow
+from flows.reports import (
+    COUNTS,
+    PROGRESS_SECONDS,
+    completed,
+    harmless,
+    instant_or_never,
+    one_line,
+    summary,
+)
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.engine import Report, run
 from ladon_storage.collection.interfaces import (
+    KeepsHistory,
+    Ledger,
     Limits,
+    LooksUp,
     MarksRemoved,
     RemembersPosition,
+    Reverts,
     Sink,
     Storage,
 )
@@ -53,8 +68,10 @@ from ladon_storage.collection.sources import source_from
 from ladon_storage.collection.sources.http import shared_connections
 from ladon_storage.errors import CollectionError, ConfigurationError, LadonStorageError
 from ladon_storage.events import FAILED, GAP, emit_of_source
+from ladon_storage.metrics import count_collected
+from ladon_storage.models import Watermark, WatermarkStatus
 from ladon_storage.settings import StorageSettings, shared_client
-from ladon_storage.tasks import check_storage_health, record_sink, secret_block, storage_settings
+from ladon_storage.tasks import TaskStorage, record_sink, secret_block, storage_settings
 
 logger = logging.getLogger("ladon_storage.flows")
 
@@ -66,6 +83,12 @@ NAMED_FAILURES = 10
 
 SourceFields = dict[str, Any]
 
+_SUMS = (
+    *(f"records_{each}" for each in ("delivered", "new", "changed", "known", "quarantined")),
+    *(f"records_{each}" for each in ("skipped", "removed", "read", "written")),
+)
+"""What is added up over the sources."""
+
 
 class ManyReport(BaseModel):
     """Say what a run did to all of its sources."""
@@ -75,13 +98,19 @@ class ManyReport(BaseModel):
     sources: int
     failed: int
     gaps: int
+    records_delivered: int
+    records_new: int
+    records_changed: int
+    records_known: int
+    records_quarantined: int
+    records_skipped: int
+    records_removed: int
     records_read: int
     records_written: int
-    records_quarantined: int
     seconds: float
 
 
-@flow(name="collect-many")
+@checked_flow("collect-many")
 async def collect_many(
     sources: list[SourceFields] | None = None,
     file: str | None = None,
@@ -105,27 +134,46 @@ async def collect_many(
         raise ConfigurationError(f"concurrency should be 1 or more, not {concurrency}.")
     told = _sources(sources, file)
     settings = await storage_settings(storage)
-    await check_storage_health(settings)
-    async with await record_sink(sink) as opened, shared_connections():
-        many = _Many(
-            Shared(opened), Checked(shared_client(settings)), limits,
-            str(runtime.flow_run.id or uuid4()), len(told),
-        )  # fmt: skip
-        with secrets_from(secret_block):
-            await many.collect(told, concurrency)
-    return await many.ended()
+    with signals_noted():
+        await TaskStorage(settings).health_check()
+        checked = Checked(shared_client(settings), Ending())
+        async with await record_sink(sink) as opened, shared_connections():
+            many = _Many(
+                Shared(opened), checked, limits, str(runtime.flow_run.id or uuid4()), len(told)
+            )
+            with secrets_from(secret_block):
+                await many.collect(told, concurrency)
+        return await many.ended()
 
 
 class Checked:
-    """Be a storage whose health is known."""
+    """A storage whose health is known, and which writes who ended a run that was told to end."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, ending: Ending) -> None:
         self.get_watermark = storage.get_watermark
-        self.update_watermark = storage.update_watermark
+        if isinstance(storage, KeepsHistory):
+            self.watermark_history = storage.watermark_history
+        self._storage = storage
+        self._ending = ending
 
     async def health_check(self) -> bool:
         """Return ``True``, without asking again."""
         return True
+
+    async def update_watermark(
+        self,
+        source_id: str,
+        timestamp: datetime,
+        status: WatermarkStatus = WatermarkStatus.SUCCESS,
+        error_message: str | None = None,
+        **fields: Any,
+    ) -> Watermark:
+        """Write the watermark and return what is stored."""
+        if status is WatermarkStatus.FAILED:
+            error_message = await self._ending.named(error_message or "failed")
+        return await self._storage.update_watermark(
+            source_id, timestamp, status, error_message, **fields
+        )
 
 
 class Shared:
@@ -137,6 +185,10 @@ class Shared:
             self.position = opened.position
         if isinstance(opened, MarksRemoved):
             self.mark_removed = opened.mark_removed
+        if isinstance(opened, Reverts):
+            self.revert = opened.revert
+        if isinstance(opened, LooksUp):
+            self.lacking = opened.lacking
 
     async def __aenter__(self) -> Self:
         return self
@@ -161,6 +213,7 @@ class _Many:
         self._count = count
         self._began = time.monotonic()
         self._sums: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
         self._failures: list[str] = []
         # The most telling rows; the number keeps equal ones from being compared further.
         self._rows: list[tuple[bool, int, int, dict[str, Any]]] = []
@@ -209,8 +262,10 @@ class _Many:
         self._keep_row(True, 0, _row(name, "failed", seconds, error=text))
 
     def _completed(self, report: Report) -> None:
-        for name in ("records_read", "records_written", "records_quarantined"):
+        for name in _SUMS:
             self._sums[name] += getattr(report, name)
+        self._reasons.update(report.reasons)
+        count_collected(report.source_id, report.model_dump(include=COUNTS), report.reasons)
         if report.gap is not None:
             self._sums["gaps"] += 1
             emit_of_source(GAP, report.source_id, report.gap.model_dump(mode="json"))
@@ -219,8 +274,8 @@ class _Many:
             report.records_written,
             _row(
                 report.source_id, "completed", report.seconds, read=report.records_read,
-                written=report.records_written, watermark=report.watermark_after,
-                gap=report.gap is not None,
+                written=report.records_written, quarantined=report.records_quarantined,
+                watermark=instant_or_never(report.watermark_after), gap=report.gap is not None,
             ),
         )  # fmt: skip
 
@@ -269,15 +324,18 @@ class _Many:
                 f"{'; '.join(self._failures)}{f'; and {more:,} more' if more else ''}. "
                 "The others are collected; see the run's table and log."
             )
-        return ManyReport(
+        report = ManyReport(
             sources=self._count,
             failed=0,
             gaps=sums["gaps"],
-            records_read=sums["records_read"],
-            records_written=sums["records_written"],
-            records_quarantined=sums["records_quarantined"],
             seconds=time.monotonic() - self._began,
+            **{name: sums[name] for name in _SUMS},
         )
+        return completed(report, f"{self._count:,} sources: {self._summary()}")
+
+    def _summary(self) -> str:
+        counts = {name: self._sums[name] for name in _SUMS if name in Ledger.model_fields}
+        return summary(Ledger(**counts, reasons=dict(self._reasons.most_common())))
 
 
 def _row(
@@ -287,7 +345,8 @@ def _row(
     *,
     read: int = 0,
     written: int = 0,
-    watermark: datetime | None = None,
+    quarantined: int = 0,
+    watermark: str = "",
     gap: bool = False,
     error: str = "",
 ) -> dict[str, Any]:
@@ -296,7 +355,8 @@ def _row(
         "ended": ended,
         "records read": read,
         "new or changed": written,
-        "watermark": "" if watermark is None else f"{watermark:%Y-%m-%d %H:%M:%S} UTC",
+        "quarantined": quarantined,
+        "watermark": watermark,
         "gap": "yes" if gap else "",
         "seconds": round(seconds, 2),
         "error": error,
@@ -344,14 +404,14 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m flows.collect_many", description="Collect the sources that a file lists."
     )
     parser.add_argument("file", help="a TOML or JSON file with a list of sources")
-    parser.add_argument("sink", help="address of the sink, such as sqlite:///records.db")
+    parser.add_argument("sink", help="address of the sink, or the name of a block")
     parser.add_argument("--keep", default="latest", choices=["latest", "all"])
     parser.add_argument("--concurrency", type=int, default=10, help="sources at once (%(default)s)")
     options = parser.parse_args(arguments)
     return run_command(
         lambda: collect_many(
             file=options.file,
-            sink={"url": options.sink, "keep": options.keep},
+            sink=told_sink(options.sink, keep=options.keep),
             concurrency=options.concurrency,
         ),
         lambda report: report.model_dump_json(indent=2),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from prefect import flow
 from prefect.artifacts import acreate_table_artifact
@@ -16,7 +16,7 @@ from ladon_storage.blocks import StorageService
 from ladon_storage.collection.interfaces import utc_now
 from ladon_storage.errors import CollectionError, ConfigurationError
 from ladon_storage.events import STALE, emit_of_source
-from ladon_storage.models import SourceId, Watermark
+from ladon_storage.models import SourceId, collected_up_to, is_ahead
 from ladon_storage.settings import StorageSettings, shared_client
 from ladon_storage.tasks import check_storage_health, storage_settings
 
@@ -25,7 +25,7 @@ _NAMED = 10
 
 
 class StaleWatermarkError(CollectionError):
-    """Say which sources are further behind than they may be."""
+    """Say which sources are further behind than they may be, or ahead of the time."""
 
 
 class Freshness(BaseModel):
@@ -49,6 +49,9 @@ async def check_freshness(
 ) -> dict[str, float]:
     """Fail, and emit an event for each, when watermarks are older than they may be.
 
+    One in the future is wrong, and no fresh one: a source that is collected no more would look
+    well until then.
+
     Args:
         sources: The sources, and how old the watermark of each may be.
         storage: Where the watermarks are: a Storage Service block; empty for the environment of
@@ -58,42 +61,64 @@ async def check_freshness(
         raise ConfigurationError("Name at least one source, or nothing is ever stale.")
     settings = await storage_settings(storage)
     await check_storage_health(settings)
-    client, now = shared_client(settings), utc_now()
-    rows, stale = [], []
+    client = shared_client(settings)
+    rows, stale, wrong, ages = [], [], [], {}
     for each in sources:
-        age = _age(await client.get_watermark(each.source_id), now)
-        is_stale = age is None or age > each.max_age_hours
+        watermark = await client.get_watermark(each.source_id)
+        success = collected_up_to(watermark)
+        # By the service's clock, where its answer tells it: it is what a lease is judged by, too.
+        now = (watermark.answered_at if watermark else None) or utc_now()
+        age = None if success is None else (now - success) / _HOUR
+        is_wrong = is_ahead(success, now)
+        is_stale = not is_wrong and (age is None or age > each.max_age_hours)
         rows.append(
             {
                 "source": each.source_id,
-                "stale": "yes" if is_stale else "",
+                "stale": "in the future" if is_wrong else "yes" if is_stale else "",
                 "hours behind": "never collected" if age is None else round(age, 2),
                 "limit (hours)": each.max_age_hours,
             }
         )
+        if age is not None:
+            ages[each.source_id] = round(max(age, 0.0), 2)
         if is_stale:
             behind = "never collected" if age is None else f"{age:.1f} h behind"
             stale.append(f"{each.source_id} ({behind}, limit {each.max_age_hours:g} h)")
-            told = {"age_hours": age, "max_age_hours": each.max_age_hours}
+        elif is_wrong:
+            wrong.append(f"{each.source_id} ({-(age or 0):.1f} h ahead)")
+        if is_stale or is_wrong:
+            told = {"age_hours": age, "max_age_hours": each.max_age_hours, "in_future": is_wrong}
             emit_of_source(STALE, each.source_id, told)
     async with harmless("write the table"):
         await acreate_table_artifact(
             rows, key="ladon-freshness", description="How old the watermarks of sources are."
         )
+    if stale or wrong:
+        raise StaleWatermarkError(_said(stale, wrong, len(sources)))
+    return ages
+
+
+def _said(stale: list[str], wrong: list[str], of: int) -> str:
+    """Return in a sentence each what is stale and what is wrong, and what to do about it."""
+    sentences = []
     if stale:
-        more = f" and {len(stale) - _NAMED} more" if len(stale) > _NAMED else ""
-        raise StaleWatermarkError(
-            f"{len(stale)} of {len(sources)} sources are stale: {', '.join(stale[:_NAMED])}{more}; "
+        sentences.append(
+            f"{len(stale)} of {of} sources are stale: {_first(stale)}; "
             "see why their last runs failed, or did not start."
         )
-    return {str(row["source"]): float(str(row["hours behind"])) for row in rows}
+    if wrong:
+        sentences.append(
+            f"The watermarks of {len(wrong)} of {of} sources are in the future, and so wrong: "
+            f"{_first(wrong)}; set them back to where records are durable by a reset "
+            "(POST /api/v1/watermarks/{source_id}/reset with a timestamp and a reason), and see "
+            "whose clock is wrong."
+        )
+    return " ".join(sentences)
 
 
-def _age(watermark: Watermark | None, now: datetime) -> float | None:
-    """Return how many hours behind a watermark is; ``None``: there was no success yet."""
-    if watermark is None or watermark.last_successful_timestamp is None:
-        return None
-    return max(0.0, (now - watermark.last_successful_timestamp) / _HOUR)
+def _first(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}"
 
 
 def main(arguments: list[str] | None = None) -> int:

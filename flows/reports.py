@@ -1,20 +1,23 @@
 """What people see of a run in Prefect: its progress, a page per source, and events to act on.
 
 - A source's artifacts share one key, so that its page is its history; each has the last runs.
-- Nothing here may fail a run that is well: Prefect being slow or away is logged, and no more.
+- Nothing here may fail a run that is well, or hold its pages up: Prefect being slow or away is
+  logged, and no more.
 - A failed run is told as well as a completed one, with what it had made durable until then.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -23,18 +26,42 @@ from prefect.artifacts import (
     acreate_progress_artifact,
     aupdate_progress_artifact,
 )
+from prefect.states import Completed
 
+from flows.ending import Ending, finished, is_an_ending
 from ladon_storage.collection.engine import Report
-from ladon_storage.collection.interfaces import Collected, utc_now
+from ladon_storage.collection.interfaces import Collected, Ledger, Source, utc_now
 from ladon_storage.events import COLLECTED, FAILED, GAP, emit_of_source
+from ladon_storage.metrics import count_collected
+from ladon_storage.models import meant
 
 logger = logging.getLogger("ladon_storage.flows")
 
+R = TypeVar("R")
+
 PROGRESS_SECONDS = 2.0
+PREFECT_SECONDS = 10.0
+"""How long Prefect may take to be shown something."""
+
+TOLD_SECONDS = 30.0
+"""How long a run that failed may take to tell it."""
+
 LAST_RUNS = 20
 _BARS = "▁▂▃▄▅▆▇█"
 _RUN = re.compile(r"^\| \d{4}-.*\|$", re.MULTILINE)
 _LONGEST_ERROR = 300
+_REASONS = 3
+COUNTS = {
+    "pages",
+    *(f"records_{each}" for each in ("delivered", "new", "changed", "known")),
+    *(f"records_{each}" for each in ("read", "written", "quarantined", "skipped", "removed")),
+}
+_ENDS = {
+    "total": "as many came as the source states",
+    "last page": "by the last page",
+    "whole document": "the whole document came",
+    "declared": "only declared: nothing in the answers shows it",
+}
 _GOES_ON = "The next run goes on where durable data ends."
 
 
@@ -58,16 +85,27 @@ class RunReporter:
     began: datetime = field(default_factory=utc_now)
     so_far: Collected = field(default_factory=Collected)
     report: Report | None = None
+    ending: Ending | None = None
+    overlap: timedelta | None = None
     seconds: Callable[[], float] = time.monotonic
     _artifact: UUID | None = None
     _shown: float = float("-inf")
+    _showing: asyncio.Task[None] | None = None
 
     async def progress(self, so_far: Collected) -> None:
-        """Hear of a page, and show it at most every `PROGRESS_SECONDS`."""
+        """Hear of a page, and show it at most every `PROGRESS_SECONDS`; no page waits for that."""
         self.so_far = so_far
+        if self._showing is not None and not self._showing.done():
+            return
         if self.seconds() - self._shown >= PROGRESS_SECONDS:
             self._shown = self.seconds()
-            await self._show(_share(so_far, utc_now()))
+            self._showing = asyncio.create_task(self._show(_share(so_far, utc_now())))
+
+    async def _shown_so_far(self) -> None:
+        """Wait for what is being shown, or drop it."""
+        if self._showing is not None:
+            await asyncio.wait({self._showing}, timeout=PREFECT_SECONDS)
+            self._showing.cancel()
 
     async def _show(self, share: float) -> None:
         counts = self.so_far
@@ -83,74 +121,71 @@ class RunReporter:
 
     async def told(self, error: BaseException | None) -> None:
         """Write the source's page, and emit what people automate on."""
+        await self._shown_so_far()
+        why = await self._why(error)
         if error is None:
             await self._show(100.0)
         elif self._artifact is not None:
             await self._show(_share(self.so_far, utc_now()))
-        counts = {
-            "pages": self.so_far.pages,
-            "records_read": self.so_far.records_read,
-            "records_written": self.so_far.records_written,
-            "records_quarantined": self.so_far.records_quarantined,
-        }
         if error is not None:
-            told = counts | {"error": one_line(error)}
-            emit_of_source(FAILED, self.source_id, told)
+            counts = self.so_far.model_dump(mode="json", include=COUNTS)
+            emit_of_source(FAILED, self.source_id, counts | {"error": why})
         elif self.report is not None:
-            logger.info(
-                "Source %r is collected: %s records read, %s new or changed, watermark %s.",
-                self.source_id,
-                f"{self.report.records_read:,}",
-                f"{self.report.records_written:,}",
-                _instant(self.report.watermark_after),
-            )
-            emit_of_source(COLLECTED, self.source_id, self.report.model_dump(mode="json"))
-            if self.report.gap is not None:
-                emit_of_source(GAP, self.source_id, self.report.gap.model_dump(mode="json"))
+            self._completed(self.report)
         async with harmless("write the artifact"):
             key = artifact_key(self.source_id)
             before = await Artifact.aget(key)
             text = before.data if before and isinstance(before.data, str) else ""
             await acreate_markdown_artifact(
-                self._page(error, _RUN.findall(text)),
+                self._page(why, _RUN.findall(text)),
                 key=key,
                 description=f"Collections of {self.source_id}, the latest first.",
             )
 
-    def _page(self, error: BaseException | None, runs_before: list[str]) -> str:
+    def _completed(self, report: Report) -> None:
+        count_collected(report.source_id, report.model_dump(include=COUNTS), report.reasons)
+        logger.info(
+            "Source %r is collected: %s; watermark %s.",
+            self.source_id,
+            summary(report),
+            instant_or_never(report.watermark_after),
+        )
+        emit_of_source(COLLECTED, self.source_id, report.model_dump(mode="json"))
+        if report.gap is not None:
+            emit_of_source(GAP, self.source_id, report.gap.model_dump(mode="json"))
+
+    async def _why(self, error: BaseException | None) -> str:
+        """Return why the run failed, or who ended it; nothing where it completed."""
+        if error is None:
+            return ""
+        if self.ending is not None and is_an_ending(error):
+            return await self.ending.said()
+        return one_line(error)
+
+    def _page(self, why: str, runs_before: list[str]) -> str:
         now, counts, report = utc_now(), self.so_far, self.report
         seconds = (now - self.began).total_seconds()
-        ended = "failed" if error else "completed"
+        ended = "failed" if why else "completed"
         run = (
             f"| {self.began:%Y-%m-%d %H:%M:%S} | {ended} | {counts.records_read:,} "
             f"| {counts.records_written:,} | {seconds:.1f} |"
         )
         runs = [run, *runs_before][:LAST_RUNS]
-        facts: list[tuple[str, str]] = [
-            (
-                "records read",
-                f"{counts.records_read:,} on {counts.pages:,} page{'s' * (counts.pages != 1)}",
-            ),
-            ("new or changed", f"{counts.records_written:,}"),
-            ("quarantined", f"{counts.records_quarantined:,}"),
-            ("removed at the source", f"{counts.records_removed:,}"),
-            ("from the future, only stored", f"{counts.records_in_future:,}"),
-        ]
+        facts = ledger_facts(report or counts)
+        facts += _lateness_facts(report or counts, self.overlap)
         if report is not None and not report.backfill:
             facts += [
-                ("watermark before", _instant(report.watermark_before)),
-                ("watermark after", _instant(report.watermark_after)),
-                ("lag", _lag(report.watermark_after, now)),
+                ("watermark before", instant_or_never(report.watermark_before)),
+                ("watermark after", instant_or_never(report.watermark_after)),
+                ("lag", _lag(meant(report.watermark_after), now)),
             ]
         elif report is not None:
-            facts.append(("backfill", f"{_instant(report.start)} to {_instant(report.until)}"))
-        if report is not None and report.gap is not None:
-            gap = report.gap
-            facts.append(("**gap**", f"lost: {_instant(gap.start)} to {_instant(gap.end)}"))
+            told = f"{_instant(report.start)} to {_instant(report.until)}"
+            facts.append(("backfill", told))
         facts.append(("duration", f"{seconds:.1f} s"))
         lines = [f"# {self.source_id}: {ended}", ""]
-        if error is not None:
-            lines += [f"> {one_line(error)}", "", _GOES_ON, ""]
+        if why:
+            lines += [f"> {code(why)}", "", _GOES_ON, ""]
         lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts), ""]
         lines += [
             "## Last runs",
@@ -163,24 +198,25 @@ class RunReporter:
 
 
 @contextlib.asynccontextmanager
-async def reported(source_id: str) -> AsyncIterator[RunReporter]:
+async def reported(source: Source, ending: Ending | None = None) -> AsyncIterator[RunReporter]:
     """Follow a run, and tell how it ended, also where it was cancelled or told to end."""
-    reporter = RunReporter(source_id)
+    reporter = RunReporter(source.source_id, ending=ending, overlap=source.overlap)
     try:
         yield reporter
     except GeneratorExit:
         raise
     except BaseException as error:
-        await reporter.told(error)
+        await finished(reporter.told(error), TOLD_SECONDS)
         raise
     await reporter.told(None)
 
 
 @contextlib.asynccontextmanager
 async def harmless(aim: str) -> AsyncIterator[None]:
-    """Log what keeps Prefect from being told, and go on."""
+    """Log what keeps Prefect from being told, or takes it too long, and go on."""
     try:
-        yield
+        async with asyncio.timeout(PREFECT_SECONDS):
+            yield
     except Exception as error:  # whatever Prefect's API says
         logger.warning("Prefect could not %s: %s", aim, one_line(error))
 
@@ -204,8 +240,128 @@ def _picture(runs: list[str]) -> str:
     )
 
 
+def summary(ledger: Ledger) -> str:
+    """Return what a run did in one line, as its state message.
+
+    >>> summary(Ledger(records_new=12, records_known=1200, records_quarantined=2,
+    ...     reasons={"at: missing": 2}))
+    "12 new, 0 changed, 1,200 known; 2 quarantined: 'at: missing' (2)"
+    """
+    text = (
+        f"{ledger.records_new:,} new, {ledger.records_changed:,} changed, "
+        f"{ledger.records_known:,} known"
+    )
+    if ledger.records_skipped:
+        text += f", {ledger.records_skipped:,} skipped"
+    if ledger.records_removed:
+        text += f", {ledger.records_removed:,} removed at the source"
+    if ledger.records_quarantined:
+        text += f"; {ledger.records_quarantined:,} quarantined: {most_frequent(ledger.reasons)}"
+    if ledger.gap is not None:
+        text += f"; a gap: {_instant(ledger.gap.start)} to {_instant(ledger.gap.end)} is lost"
+    return text
+
+
+def most_frequent(reasons: Mapping[str, int]) -> str:
+    """Return the most frequent reasons of a quarantine in one line."""
+    told = [f"{_cut(reason)!r} ({count:,})" for reason, count in list(reasons.items())[:_REASONS]]
+    more = len(reasons) - len(told)
+    return ", ".join(told) + (f" and {more} more" if more > 0 else "")
+
+
+def completed(report: R, message: str) -> R:
+    """Return what makes a flow complete with a state message, and return ``report``."""
+    state: Any = Completed(message=message, data=report)
+    returned: R = state
+    return returned
+
+
+def instant_or_never(watermark: datetime | None) -> str:
+    """Return a watermark as people read it.
+
+    >>> instant_or_never(None)
+    'never collected'
+    """
+    known = meant(watermark)
+    return "never collected" if known is None else _instant(known)
+
+
 def _instant(value: datetime | None) -> str:
-    return "never" if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return "open" if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def ledger_facts(ledger: Ledger) -> list[tuple[str, str]]:
+    """Return the rows of a ledger, as a page shows them."""
+    pages = f"{ledger.pages:,} page{'s' * (ledger.pages != 1)}"
+    parts = (
+        f"{ledger.records_new:,} new + {ledger.records_changed:,} changed + "
+        f"{ledger.records_known:,} known + {ledger.records_quarantined:,} quarantined + "
+        f"{ledger.records_skipped:,} skipped"
+    )
+    facts = [
+        ("asked for", _asked_for(ledger)),
+        ("records read", f"{ledger.records_read:,} on {pages}"),
+        ("new or changed", f"{ledger.records_written:,}"),
+        ("delivered", f"{ledger.records_delivered:,} = {parts}"),
+        ("how the end was known", _end_of(ledger)),
+        ("quarantined", f"{ledger.records_quarantined:,}"),
+    ]
+    facts += [
+        ("quarantined because", f"{code(reason)} ({count:,})")
+        for reason, count in list(ledger.reasons.items())[:_REASONS]
+    ]
+    facts += [
+        ("removed at the source", f"{ledger.records_removed:,}"),
+        ("from the future, only stored", f"{ledger.records_in_future:,}"),
+    ]
+    gap = ledger.gap
+    if gap is None:
+        return [*facts, ("gap", "none is known")]
+    return [*facts, ("**gap**", f"lost: {_instant(gap.start)} to {_instant(gap.end)}")]
+
+
+def _asked_for(ledger: Ledger) -> str:
+    start = meant(ledger.start)
+    if start is None and ledger.until is None:
+        return "all that the source has"
+    begin = "the beginning" if start is None else _instant(start)
+    return f"{begin} to {'now' if ledger.until is None else _instant(ledger.until)}"
+
+
+def _end_of(ledger: Ledger) -> str:
+    stated = "" if ledger.total is None else f"; the source states {ledger.total:,}"
+    if ledger.completeness is None:
+        return f"not known: the source does not say{stated}"
+    return _ENDS[ledger.completeness] + stated
+
+
+def _lateness_facts(ledger: Ledger, overlap: timedelta | None) -> list[tuple[str, str]]:
+    seen, told = (
+        ledger.lateness,
+        "every run reads all there is" if overlap is None else _span(overlap),
+    )
+    facts = [("overlap", told)]
+    if not seen.count:
+        return [("lateness", "nothing new was seen yet, after the first run"), *facts]
+    quantiles = ", ".join(
+        f"p{share * 100:g} {_span(seen.quantile(share))}" for share in (0.5, 0.99)
+    )
+    text = f"{quantiles}, worst {_span(seen.worst)}, of {seen.count:,} new since the first run"
+    return [("lateness", text), *facts]
+
+
+def _span(value: timedelta | None) -> str:
+    """Return a duration in its two greatest units.
+
+    >>> _span(timedelta(hours=30)), _span(timedelta(seconds=90)), _span(timedelta(0))
+    ('1 d 6 h', '1 min 30 s', '0 s')
+    """
+    left = 0 if value is None else round(value.total_seconds())
+    parts = []
+    for unit, seconds in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, seconds)
+        parts += [f"{count} {unit}"] * bool(count)
+    return " ".join(parts[:2]) or "0 s"
 
 
 def _lag(watermark: datetime | None, now: datetime) -> str:
@@ -218,5 +374,20 @@ def _lag(watermark: datetime | None, now: datetime) -> str:
 
 def one_line(error: BaseException) -> str:
     """Return an error as one line that a table can hold."""
-    text = " ".join(f"{type(error).__name__}: {error}".split()).replace("|", "/")
-    return text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]} …"
+    return _cut(f"{type(error).__name__}: {error}").replace("|", "/")
+
+
+def code(text: str) -> str:
+    """Return a text that may come from a feed as Markdown that shows it, and does nothing else.
+
+    >>> code("![a|b](http://tracker.example/x.png) <b>")
+    '`![a/b](http://tracker.example/x.png) <b>`'
+    """
+    return f"`{_cut(text).replace('`', chr(39)).replace('|', '/') or '-'}`"
+
+
+def _cut(text: str) -> str:
+    """Return a text as one line without what a terminal or a page would act on."""
+    visible = "".join(each if each.isprintable() else " " for each in text)
+    line = " ".join(visible.split())
+    return line if len(line) <= _LONGEST_ERROR else f"{line[:_LONGEST_ERROR]} …"

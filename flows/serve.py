@@ -2,6 +2,7 @@
 
 - ``prefect.yaml`` is the one table of deployments, for this command and for ``prefect deploy``.
 - What a person paused or switched on in the UI stays so: the file says how a deployment begins.
+- Runs whose process is gone without a word are swept up meanwhile.
 - A run that was missed while nobody served is not made up for: the next one collects all that is
   new since, and ten at once would only ask the source ten times.
 """
@@ -35,6 +36,8 @@ from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from prefect.runner import Runner
+
+from flows.zombies import frequency, keep_sweeping, remove_automation
 
 PROJECT = Path(__file__).resolve().parent.parent
 TABLE = PROJECT / "prefect.yaml"
@@ -82,6 +85,7 @@ async def serve(table: Path = TABLE) -> None:
                 continue
             _keep_switches(each, existing)
             await _forget_missed(client, existing)
+    await remove_automation()
     # Paused when it ends, a deployment would wait for somebody to switch it on again.
     runner = Runner(pause_on_shutdown=False)
     for each in served:
@@ -93,6 +97,7 @@ async def _until_signalled(runner: Runner) -> None:
     """Run what is due; on SIGINT or SIGTERM let the runs write their failures, and return."""
     stop = asyncio.Event()
     running = asyncio.create_task(runner.start())
+    sweeping = asyncio.create_task(keep_sweeping(frequency()))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.sleep(0)  # it has set a handler by now, which leaves without its runs
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -102,6 +107,7 @@ async def _until_signalled(runner: Runner) -> None:
     if stopping.done() and runner.started:
         await runner.astop()
     stopping.cancel()
+    sweeping.cancel()
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running

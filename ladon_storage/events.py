@@ -56,10 +56,11 @@ def emit_where_prefect_is(service: str, change: CircuitChange) -> None:
         emit_change(service, change)
 
 
-COLLECTED, FAILED, GAP, STALE = (
+COLLECTED, FAILED, GAP, MISSED, STALE = (
     "ladon.collection.completed",
     "ladon.collection.failed",
     "ladon.collection.gap",
+    "ladon.collection.missed",
     "ladon.watermark.stale",
 )
 

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
@@ -17,6 +18,8 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from ladon_storage.breaker import CircuitBreaker, CircuitChange, CircuitState
 
 T = TypeVar("T")
+
+_LONGEST_LABEL = 100
 
 
 def _instrument(kind: type[T], name: str, text: str, *labels: str) -> T:
@@ -64,6 +67,21 @@ _ACTIVE = _instrument(
 )
 _IDLE = _instrument(
     Gauge, "storage_client_connections_idle", "Connections of storage clients at rest."
+)
+
+_RECORDS = _instrument(
+    Counter,
+    "ladon_collection_records",
+    "Records that completed runs of this process were delivered, by what became of them.",
+    "source_id",
+    "outcome",
+)
+_QUARANTINED = _instrument(
+    Counter,
+    "ladon_collection_quarantined",
+    "Records that completed runs of this process put into the quarantine, by the reason.",
+    "source_id",
+    "reason",
 )
 
 count_store_error = _STORE_ERRORS.inc
@@ -132,6 +150,20 @@ def _requests(method: str, status: int | None, error_type: str) -> Counter:
 def count_request(method: str, status: int | None, error_type: str = "") -> None:
     """Count a request that ended with this status, or with none, and with this kind of error."""
     _requests(method, status, error_type).inc()
+
+
+def count_collected(source_id: str, counts: Mapping[str, int], reasons: Mapping[str, int]) -> None:
+    """Count what a completed run was delivered, and why some of it was quarantined.
+
+    Args:
+        source_id: The source.
+        counts: The numbers of its ledger, by their names.
+        reasons: The most frequent reasons, and how often each was one.
+    """
+    for outcome in ("new", "changed", "known", "quarantined", "skipped"):
+        _RECORDS.labels(source_id, outcome).inc(counts.get(f"records_{outcome}", 0))
+    for reason, count in reasons.items():
+        _QUARANTINED.labels(source_id, reason[:_LONGEST_LABEL]).inc(count)
 
 
 def count_change(change: CircuitChange) -> None:

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import logging
 import os
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from prefect import task
@@ -47,7 +48,8 @@ from ladon_storage.collection.sources import source_from
 from ladon_storage.collection.turn import Turn
 from ladon_storage.errors import ConfigurationError, StorageError
 from ladon_storage.events import emit_change
-from ladon_storage.models import Watermark, WatermarkStatus
+from ladon_storage.fallback import body, by_task
+from ladon_storage.models import HistoryPage, Watermark, WatermarkStatus
 from ladon_storage.settings import (
     StorageSettings,
     check_health,
@@ -154,6 +156,7 @@ async def record_sink(sink: AnySink = None) -> Sink:
     description="Ask the Storage Service for its health. In production the run fails without it.",
     **_RETRIED,
 )
+@body
 async def check_storage_health(storage: Storage = None) -> bool:
     """Tell whether the Storage Service is healthy; in development the mock stands in if it is not.
 
@@ -169,6 +172,7 @@ async def check_storage_health(storage: Storage = None) -> bool:
     task_run_name="Read watermark of {source_id}",
     **_RETRIED,
 )
+@body
 async def read_watermark(source_id: str, storage: Storage = None) -> Watermark | None:
     """Return the watermark of ``source_id``; ``None`` if and only if it was never collected.
 
@@ -185,6 +189,7 @@ async def read_watermark(source_id: str, storage: Storage = None) -> Watermark |
     task_run_name="Write running watermark of {source_id}",
     **_RETRIED,
 )
+@body
 async def write_running_watermark(
     source_id: str,
     timestamp: datetime,
@@ -193,6 +198,7 @@ async def write_running_watermark(
     if_match: str | None = None,
     if_none_match: bool = False,
     run_id: str | None = None,
+    lease: timedelta | None = None,
 ) -> Watermark:
     """Write that a run began at ``timestamp``, and return what is stored.
 
@@ -208,6 +214,7 @@ async def write_running_watermark(
         if_match=if_match,
         if_none_match=if_none_match,
         run_id=run_id,
+        lease=lease,
     )
 
 
@@ -217,6 +224,7 @@ async def write_running_watermark(
     task_run_name="Write success watermark of {source_id}",
     **_RETRIED,
 )
+@body
 async def write_success_watermark(
     source_id: str,
     timestamp: datetime,
@@ -225,6 +233,7 @@ async def write_success_watermark(
     if_match: str | None = None,
     records_collected: int | None = None,
     run_id: str | None = None,
+    ledger: Mapping[str, Any] | None = None,
 ) -> Watermark:
     """Write that everything up to ``timestamp`` is durable, and return what is stored.
 
@@ -240,6 +249,7 @@ async def write_success_watermark(
         if_match=if_match,
         records_collected=records_collected,
         run_id=run_id,
+        ledger=ledger,
     )
 
 
@@ -249,6 +259,7 @@ async def write_success_watermark(
     task_run_name="Write failure watermark of {source_id}",
     **_RETRIED,
 )
+@body
 async def write_failure_watermark(
     source_id: str,
     timestamp: datetime,
@@ -257,6 +268,7 @@ async def write_failure_watermark(
     *,
     if_match: str | None = None,
     run_id: str | None = None,
+    ledger: Mapping[str, Any] | None = None,
 ) -> Watermark:
     """Write that the run failed at ``timestamp``, and return what is stored.
 
@@ -272,6 +284,7 @@ async def write_failure_watermark(
         error_message,
         if_match=if_match,
         run_id=run_id,
+        ledger=ledger,
     )
 
 
@@ -280,22 +293,25 @@ async def write_failure_watermark(
     description="Read one source from an instant on and make its records durable in one sink.",
     **_OPTIONS,
 )
+@body
 async def collect_source(
     source: Source | dict[str, Any],
     sink: AnySink = None,
     start: datetime | None = None,
     until: datetime | None = None,
     *,
+    bounded: bool = False,
     turn: Turn | None = None,
     run_id: str = "",
     limits: Limits = Limits(),  # noqa: B008 - frozen
     progress: Progress | None = None,
     clock: Clock = utc_now,
 ) -> Collected:
-    """Make the records from ``start`` on durable and return their counts; touch no watermark.
+    """Make the records from ``start`` on durable and return their ledger; touch no watermark.
 
-    The flow ``collect`` gives it a ``turn``, the run's hold on the watermark: then it starts from
-    there, and may promote what is durable on the way.
+    ``start`` and ``until`` are what the source is asked for; what it delivers besides is left out
+    where the task is ``bounded``. The flow ``collect`` gives it a ``turn``, the run's hold on the
+    watermark: then it starts from there, and may promote what is durable on the way.
 
     Raises:
         SourceError: The source failed; its whole pages until then are durable.
@@ -308,6 +324,7 @@ async def collect_source(
             await record_sink(sink),
             start,
             until,
+            bounded=bounded,
             turn=turn,
             run_id=run_id,
             limits=limits,
@@ -326,23 +343,38 @@ async def secret_block(name: str) -> str | None:
 
 
 class TaskStorage:
-    """Be the engine's storage, whose calls are task runs of the flow that is under way.
+    """The engine's storage, each call of which is a task run of the flow that is under way.
 
-    A lease that is renewed, and a checkpoint inside of a task, are none: a run of hours would have
-    hundreds of them.
+    Where Prefect does not let a task run begin in time, the call is made without it: what became of
+    a run is written whatever Prefect's API does. A lease that is renewed, and a checkpoint inside
+    of a task, are no task runs anyway: a run of hours would have hundreds of them.
+
+    Args:
+        storage: Where the watermarks are.
+        named: Says what the watermark says of a failure, such as who ended a cancelled run.
     """
 
-    def __init__(self, storage: StorageSettings) -> None:
+    def __init__(
+        self, storage: StorageSettings, named: Callable[[str], Awaitable[str]] | None = None
+    ) -> None:
         self._storage = storage
+        self._named = named
         self._has_begun = False
 
     async def health_check(self) -> bool:
         """Run `check_storage_health`."""
-        return await check_storage_health(self._storage)
+        is_healthy: bool = await _by_task(check_storage_health, self._storage)
+        return is_healthy
 
     async def get_watermark(self, source_id: str) -> Watermark | None:
         """Run `read_watermark`."""
-        return await read_watermark(source_id, self._storage)
+        stored: Watermark | None = await _by_task(read_watermark, source_id, self._storage)
+        return stored
+
+    async def watermark_history(self, source_id: str, **options: Any) -> HistoryPage | None:
+        """Return a page of a watermark's changes; ``None``: the service keeps none."""
+        client = shared_client(self._storage)
+        return await client.watermark_history(source_id, **options)
 
     async def update_watermark(
         self,
@@ -355,6 +387,8 @@ class TaskStorage:
         if_none_match: bool = False,
         records_collected: int | None = None,
         run_id: str | None = None,
+        lease: timedelta | None = None,
+        ledger: Mapping[str, Any] | None = None,
     ) -> Watermark:
         """Run the task that writes this status."""
         renews = status is WatermarkStatus.RUNNING and self._has_begun
@@ -368,34 +402,49 @@ class TaskStorage:
                 if_none_match=if_none_match,
                 records_collected=records_collected,
                 run_id=run_id,
+                lease=lease,
+                ledger=ledger,
             )
+        told: dict[str, Any] = {"if_match": if_match, "run_id": run_id}
+        arguments: tuple[Any, ...] = (source_id, timestamp, self._storage)
+        write: Task[..., Any] = write_failure_watermark
         if status is WatermarkStatus.SUCCESS:
-            return await write_success_watermark(
-                source_id,
-                timestamp,
-                self._storage,
-                if_match=if_match,
-                records_collected=records_collected,
-                run_id=run_id,
-            )
-        if status is WatermarkStatus.RUNNING:
+            write = write_success_watermark
+            told |= {"records_collected": records_collected, "ledger": ledger}
+        elif status is WatermarkStatus.RUNNING:
+            write = write_running_watermark
+            told |= {"if_none_match": if_none_match, "lease": lease}
             self._has_begun = True
-            return await write_running_watermark(
-                source_id,
-                timestamp,
-                self._storage,
-                if_match=if_match,
-                if_none_match=if_none_match,
-                run_id=run_id,
-            )
-        return await write_failure_watermark(
-            source_id,
-            timestamp,
-            error_message or "failed",
-            self._storage,
-            if_match=if_match,
-            run_id=run_id,
-        )
+        else:
+            message = error_message or "failed"
+            if self._named is not None:
+                message = await self._named(message)
+            arguments = (source_id, timestamp, message, self._storage)
+            told["ledger"] = ledger
+        stored: Watermark = await _by_task(write, *arguments, **told)
+        return stored
+
+
+async def collect_in_task(
+    source: Source,
+    sink: Any,
+    start: datetime | None = None,
+    until: datetime | None = None,
+    *,
+    task: Task[..., Any] = collect_source,
+    **options: Any,
+) -> Collected:
+    """Be `engine.collect` as a run of ``task``, or without one where Prefect keeps it away."""
+    collected: Collected = await _by_task(task, source, sink, start, until, **options)
+    return collected
+
+
+async def _by_task(called: Task[..., Any], *arguments: Any, **named: Any) -> Any:
+    return await by_task(
+        called.name,
+        lambda: called(*arguments, **named),
+        lambda: called.fn(*arguments, **named),
+    )
 
 
 class _RunLogHandler(APILogHandler):

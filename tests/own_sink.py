@@ -6,8 +6,8 @@ import asyncio
 import sqlite3
 from typing import Any, Self
 
-from ladon_storage.collection.interfaces import Position
-from ladon_storage.collection.records import Page
+from ladon_storage.collection.interfaces import Position, WriteResult
+from ladon_storage.collection.records import Page, Record
 
 
 class OwnSink:
@@ -27,7 +27,7 @@ class OwnSink:
 
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
-    ) -> int:
+    ) -> WriteResult:
         return await asyncio.to_thread(self._write, source_id, page, run_id, position)
 
     async def position(self, source_id: str) -> Position | None:
@@ -48,25 +48,27 @@ class OwnSink:
         )
         return connection
 
-    def _write(self, source_id: str, page: Page, run_id: str, position: Position | None) -> int:
-        records = [
-            (source_id, each.record_id, each.version, each.timestamp.isoformat(), each.payload)
-            for each in page.records
-        ]
+    def _write(
+        self, source_id: str, page: Page, run_id: str, position: Position | None
+    ) -> WriteResult:
         rejects = [
             (source_id, run_id, ascii(each.reason), ascii(each.raw)) for each in page.rejects
         ]
         connection = self._opened()
         connection.execute("BEGIN IMMEDIATE")
         with connection:  # commits, or rolls back
-            insert = "INSERT INTO record VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
-            written = connection.executemany(insert, records).rowcount if records else 0
+            stored = [each for each in page.records if self._insert(source_id, each)]
             insert = "INSERT INTO unusable VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
             connection.executemany(insert, rejects)
             if position is not None:
                 row = (source_id, position.model_dump_json())
                 connection.execute("INSERT OR REPLACE INTO position VALUES (?, ?)", row)
-        return written
+        return WriteResult(changed=stored)  # it does not tell new ones apart
+
+    def _insert(self, source_id: str, each: Record) -> bool:
+        row = (source_id, each.record_id, each.version, each.timestamp.isoformat(), each.payload)
+        insert = "INSERT INTO record VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+        return self._opened().execute(insert, row).rowcount == 1
 
     def _read(self, source_id: str) -> Position | None:
         row: Any = (

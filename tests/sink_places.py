@@ -37,8 +37,8 @@ class Row:
     """Whether it is what the source said last.
 
     Where all versions are kept: a table says so by no ``replaced_at``, which is when another
-    version followed (so that its order is the one in which they were last seen), and the files by
-    the rule of `_order`.
+    version followed (so that its order is the one in which they were last seen), the files by the
+    rule of `_order`, and a Delta table by that of `_delta_order`.
     """
 
 
@@ -221,7 +221,13 @@ def _delta(folder: Path, keep: str) -> Place:
 
     def read() -> list[Row]:
         names = ["source_id", "record_id", "version", "record_timestamp", "payload"]
-        names += ["removed_at", "replaced_at"]
+        names += ["collected_at", "removed_at", "returned_at"]
+        found = ask("records", names)
+        current: dict[tuple[str, str], dict[str, Any]] = {}
+        for each in found:
+            key = each["source_id"], each["record_id"]
+            if key not in current or _delta_order(each) >= _delta_order(current[key]):
+                current[key] = each
         return [
             Row(
                 each["source_id"],
@@ -230,9 +236,9 @@ def _delta(folder: Path, keep: str) -> Place:
                 each["record_timestamp"].astimezone(UTC),
                 json.loads(each["payload"]),
                 each["removed_at"] is not None,
-                each.get("replaced_at") is None,
+                current[each["source_id"], each["record_id"]] is each,
             )
-            for each in ask("records", names)
+            for each in found
         ]
 
     def quarantine() -> list[tuple[str, str, str]]:
@@ -242,6 +248,12 @@ def _delta(folder: Path, keep: str) -> Place:
 
     description = {"url": f"delta://{folder}", "keep": keep}
     return _described(description, read, quarantine, is_one_transaction=False)
+
+
+def _delta_order(row: dict[str, Any]) -> tuple[datetime, datetime, datetime]:
+    """Return what the current row of a record is the greatest by, as it is documented."""
+    returned_at = row.get("returned_at") or datetime.min.replace(tzinfo=UTC)
+    return returned_at, row["record_timestamp"], row["collected_at"]
 
 
 def _own(path: Path) -> Place:

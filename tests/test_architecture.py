@@ -27,6 +27,7 @@ LAYERS = [
     "collection",
     "blocks",
     "events",
+    "fallback",
     "tasks",
     "server",
     "cli",

@@ -9,8 +9,10 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Awaitable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,9 +48,7 @@ def ours(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return sink_places.place(request.param, tmp_path, request)
 
 
-async def results(
-    place: Place, *pages: Page | list[Record], source_id: str = "feed"
-) -> list[WriteResult]:
+async def results(place: Place, *pages: Page | list[Record], source_id: str = "feed") -> list[Any]:
     """Write pages in a run of their own, and return what the sink says about each."""
     made = [each if isinstance(each, Page) else Page(each) for each in pages]
     async with place.make() as sink:
@@ -57,7 +57,14 @@ async def results(
 
 async def write(place: Place, *pages: Page | list[Record], source_id: str = "feed") -> list[int]:
     """Write pages in a run of their own, and return how many rows each made or changed."""
-    return [each.written for each in await results(place, *pages, source_id=source_id)]
+    found = await results(place, *pages, source_id=source_id)
+    return [each if isinstance(each, int) else each.written for each in found]
+
+
+async def count(writing: Awaitable[WriteResult | int]) -> int:
+    """Return how many rows a write made or changed: a simple sink tells no more."""
+    result = await writing
+    return result if isinstance(result, int) else result.written
 
 
 async def read_position(place: Place, source_id: str = "feed") -> Position | None:
@@ -132,7 +139,7 @@ async def test_known_version_is_current_again_unless_it_is_older(ours: Place) ->
     await revert(ours, one)
     [result] = await results(ours, [record("0", 0), two])
 
-    assert ([each.record_id for each in result.new], result.changed) == (["0"], 1)
+    assert ([each.record_id for each in result.new], len(result.changed)) == (["0"], 1)
     assert list(result.superseded) == []
     assert ours.current() == [("0", "a"), ("1", "b")]
 
@@ -150,7 +157,7 @@ def told(result: WriteResult) -> tuple[list[tuple[str, str]], int, list[tuple[st
         sorted((each.record_id, each.version) for each in records)
         for records in (result.new, result.superseded)
     )
-    return new, result.changed, superseded
+    return new, len(result.changed), superseded
 
 
 async def test_write_tells_what_was_new_changed_and_superseded(ours: Place) -> None:
@@ -190,7 +197,7 @@ async def test_record_that_is_twice_in_a_page_is_new_once(ours: Place, is_first_
     result = (await results(ours, *pages))[-1]
 
     assert sorted(each.record_id for each in result.new) == ["1", "2"]
-    assert result.changed == (0 if ours.keep == "latest" else 1)
+    assert len(result.changed) == (0 if ours.keep == "latest" else 1)
     assert ours.current()[-2:] == [("1", "b"), ("2", "a")]
     assert (await results(ours, page))[0].written == 0
 
@@ -212,7 +219,7 @@ async def test_page_with_one_new_record_among_known_ones_tells_it(ours: Place) -
     _, result, last = await results(ours, first, [*first[1:], changed, *more], more)
 
     assert sorted(each.record_id for each in result.new) == ["5", "6", "7", "8"]
-    assert (result.changed, list(result.superseded)) == (1, [])
+    assert (len(result.changed), list(result.superseded)) == (1, [])
     assert told(last) == ([], 0, [])
 
 
@@ -222,7 +229,7 @@ async def test_other_sources_records_are_not_known(ours: Place) -> None:
     await results(ours, [record("1", 2, "a")], source_id="other")
     [result] = await results(ours, page)
 
-    assert (list(result.new), result.changed, list(result.superseded)) == (page, 0, [])
+    assert (list(result.new), len(result.changed), list(result.superseded)) == (page, 0, [])
 
 
 async def test_revert_makes_an_older_version_the_current_one(ours: Place) -> None:
@@ -316,8 +323,8 @@ async def test_source_may_have_any_name(place: Place) -> None:
     """A name is a value, never a part of a statement or a path."""
     async with place.make() as sink:
         for text in TEXTS:
-            assert (await sink.write(text, Page([record("1", 1, text)]))).written == 1
-            assert (await sink.write(text, Page([record("1", 1, text)]))).written == 0
+            assert await count(sink.write(text, Page([record("1", 1, text)]))) == 1
+            assert await count(sink.write(text, Page([record("1", 1, text)]))) == 0
 
     assert [[row.payload["value"] for row in place.rows(text)] for text in TEXTS] == [
         [text] for text in TEXTS
@@ -393,7 +400,7 @@ async def test_position_is_what_was_written_last(place: Place) -> None:
         assert await sink.position("feed") == first
     assert await read_position(place) == first
     async with place.make() as sink:
-        assert (await sink.write("feed", Page(), position=second)).written == 0
+        assert await count(sink.write("feed", Page(), position=second)) == 0
         await sink.write("feed", Page([record("2", 2)]))
         assert await sink.position("feed") in (second, nameless)
         await sink.write("other", Page(), position=first)
@@ -470,9 +477,7 @@ async def test_page_that_fails_leaves_nothing_and_can_be_written_again(place: Pl
         assert await sink.position("feed") == before
         assert [row.record_id for row in place.rows()] == ["1"]
         assert place.quarantine() == [] or not place.is_one_transaction
-        assert (
-            await sink.write("feed", Page([record("2", 2)], rejects), position=after)
-        ).written == 1
+        assert await count(sink.write("feed", Page([record("2", 2)], rejects), position=after)) == 1
         assert await sink.position("feed") == after
 
     assert [row.record_id for row in place.rows()] == ["1", "2"]

@@ -34,6 +34,7 @@ from ladon_storage.collection.records import Page, Record, Reject  # noqa: E402
 from ladon_storage.collection.sinks import delta as delta_module  # noqa: E402
 from ladon_storage.collection.sinks import (  # noqa: E402
     delta_known,
+    delta_rewrite,
     delta_store,
     delta_table,
 )
@@ -58,9 +59,11 @@ async def write(
 ) -> list[int]:
     async with target:
         return [
-            await target.write(
-                source_id, each if isinstance(each, Page) else Page(each), run_id=run_id
-            )
+            (
+                await target.write(
+                    source_id, each if isinstance(each, Page) else Page(each), run_id=run_id
+                )
+            ).written
             for each in pages
         ]
 
@@ -229,7 +232,7 @@ async def test_page_is_one_commit(lake: Path) -> None:
         await target.write("feed", Page([record("1", 1), record("2", 5000)]))
         before = commits(lake)
         page = Page([record("1", 2, "b"), record("2", 5001, "b"), record("3", 9000)])
-        assert await target.write("feed", page, position=Position(timestamp=at(2))) == 3
+        assert (await target.write("feed", page, position=Position(timestamp=at(2)))).written == 3
     assert commits(lake) == before + 1
 
 
@@ -279,7 +282,7 @@ async def test_position_survives_what_keeps_a_table_small(lake: Path) -> None:
 
     async with sink(lake) as target:
         assert await target.position("feed") == position
-        assert await target.write("feed", Page([record("1", 26, "24")])) == 0
+        assert (await target.write("feed", Page([record("1", 26, "24")]))).written == 0
 
 
 async def test_table_that_was_dropped_has_no_position(lake: Path) -> None:
@@ -290,7 +293,7 @@ async def test_table_that_was_dropped_has_no_position(lake: Path) -> None:
 
     async with sink(lake) as target:
         assert await target.position("feed") is None
-        assert await target.write("feed", Page([record("1", 1)])) == 1
+        assert (await target.write("feed", Page([record("1", 1)]))).written == 1
 
 
 async def test_rejects_are_quarantined_once(lake: Path) -> None:
@@ -301,12 +304,11 @@ async def test_rejects_are_quarantined_once(lake: Path) -> None:
     assert await write(sink(lake), page, page, run_id="first") == [1, 0]
     assert await write(sink(lake), Page(rejects=[reject]), run_id="second") == [0]
     assert await write(sink(lake), page, source_id="other", run_id="third") == [1]
-    other = Page(rejects=[Reject("another reason", reject.raw)])
+    other = Page(rejects=[Reject("another reason", reject.raw)])  # a release may word it anew
     assert await write(sink(lake), other, run_id="fourth") == [0]
     columns = "source_id, run_id, reason, raw, record_id"
     assert rows(lake, columns, "records_quarantine") == [
         ("feed", "first", "no timestamp", '{"id":"9"}', "9"),
-        ("feed", "fourth", "another reason", '{"id":"9"}', None),
         ("other", "third", "no timestamp", '{"id":"9"}', "9"),
     ]
 
@@ -358,7 +360,7 @@ async def test_too_many_missing_records_mark_none(lake: Path, most: float, refus
         await target.write("feed", Page([record(str(n), n) for n in range(6)]))
         assert await target.mark_removed("feed", {str(n) for n in range(5)}, 1.0) == 1
         if refused:
-            with pytest.raises(SourceError, match="Of 5 records of source 'feed' 2 are no longer"):
+            with pytest.raises(SourceError, match="'feed' no longer lists 2 of its 5 records"):
                 await target.mark_removed("feed", {"0", "1", "2"}, most)
         else:
             assert await target.mark_removed("feed", {"0", "1", "2"}, most) == 2
@@ -371,7 +373,7 @@ async def test_all_versions_of_a_missing_record_are_marked(lake: Path) -> None:
         await target.write("feed", Page([record("1", 1, "a"), record("1", 2, "b"), record("2", 1)]))
         assert await target.mark_removed("feed", {"2"}, 0.5) == 1
         assert len(rows(lake, "*", where="removed_at IS NOT NULL")) == 2
-        assert await target.write("feed", Page([record("1", 3, "c")])) == 1
+        assert (await target.write("feed", Page([record("1", 3, "c")]))).written == 1
         assert rows(lake, "*", where="removed_at IS NOT NULL") == []
         assert await target.mark_removed("feed", {"2"}, 0.5) == 1
         assert len(rows(lake, "*", where="removed_at IS NOT NULL")) == 3
@@ -448,8 +450,8 @@ async def test_any_instant_survives(lake: Path, keep: str) -> None:
     page = [record("1", first), record("2", last), record("3", at(0) + timedelta(microseconds=1))]
     async with sink(lake, keep) as target:
         position = Position(timestamp=last, watermark=first, origin=first)
-        assert await target.write("feed", Page(page), position=position) == 3
-        assert await target.write("feed", Page(page)) == 0
+        assert (await target.write("feed", Page(page), position=position)).written == 3
+        assert (await target.write("feed", Page(page))).written == 0
         assert await target.position("feed") == position
     texts = [str(row[0]) for row in rows(lake, "record_timestamp::TIMESTAMP")]
     assert texts == [
@@ -512,7 +514,7 @@ async def test_compaction_writes_parts_of_bounded_size(
 ) -> None:
     """Memory does not grow with a day; large files are left alone."""
     monkeypatch.setattr(delta_store, "COMPACTED_FILES", 4)
-    monkeypatch.setattr(delta_store, "ROWS_AT_ONCE", 20)
+    monkeypatch.setattr(delta_rewrite, "ROWS_AT_ONCE", 20)
     pages = [[record(f"{k}-{n}", n) for n in range(5)] for k in range(20)]
     assert await write(sink(lake), *pages) == [5] * 20
     sizes = [json.loads(add["stats"])["numRecords"] for add in live(lake)]
@@ -548,12 +550,14 @@ async def test_run_sees_what_another_committed_between_its_pages(lake: Path) -> 
     """What is held in memory is thrown away when the source's number is another's."""
     async with sink(lake) as one, sink(lake) as other:
         await one.write("feed", Page([record("1", 1)]))
-        assert await other.write("feed", Page([record("1", 1), record("2", 2)])) == 1
+        assert (await other.write("feed", Page([record("1", 1), record("2", 2)]))).written == 1
         assert await one.position("feed") is None  # reads the log
-        assert await one.write("feed", Page([record("2", 2), record("3", 3)])) == 1
-        assert await other.write("feed", Page([record("3", 3, "b")])) == 1
+        assert (await one.write("feed", Page([record("2", 2), record("3", 3)]))).written == 1
+        assert (await other.write("feed", Page([record("3", 3, "b")]))).written == 1
         assert await other.mark_removed("feed", {"2", "3"}, 0.5) == 1
-        assert await one.write("feed", Page([record("1", 5, "c"), record("3", 3, "b")])) == 1
+        assert (
+            await one.write("feed", Page([record("1", 5, "c"), record("3", 3, "b")]))
+        ).written == 1
     assert rows(lake, f"{VALUES}, removed_at") == [
         ("1", "c", None), ("2", "a", None), ("3", "b", None),
     ]  # fmt: skip
@@ -623,7 +627,8 @@ def test_killed_process_loses_no_page_that_was_written(lake: Path) -> None:
     async def replay() -> tuple[Position | None, int]:
         async with sink(lake) as target:
             again = Page([record(f"{max(pages)}-{n}", n, "a") for n in range(10)])
-            return await target.position("feed"), await target.write("feed", again)
+            written = (await target.write("feed", again)).written
+            return await target.position("feed"), written
 
     assert asyncio.run(replay()) == (Position(timestamp=at(max(pages))), 0)
 
@@ -825,7 +830,7 @@ async def test_sink_serves_one_run_at_a_time(lake: Path) -> None:
     async with target:
         with pytest.raises(SinkError, match="serves another run"):
             await write(target)
-        assert await target.write("feed", Page([record("1", 1)])) == 1
+        assert (await target.write("feed", Page([record("1", 1)]))).written == 1
     with pytest.raises(SinkError, match="is not open"):
         await target.write("feed", Page([record("2", 2)]))
     assert await write(target, [record("2", 2)]) == [1]

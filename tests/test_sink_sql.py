@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from ladon_storage.collection.interfaces import Sink
 from ladon_storage.collection.records import Page, Record
 from ladon_storage.collection.sinks import SqlSink, sql_sqlite
 from ladon_storage.errors import SinkError
@@ -29,7 +28,7 @@ def sink(path: Path, keep: Any = "latest", name: str = "records") -> SqlSink:
     return SqlSink(f"sqlite:///{path}", name, keep)
 
 
-async def write(target: Sink, *pages: list[Record], source_id: str = "feed") -> list[int]:
+async def write(target: SqlSink, *pages: list[Record], source_id: str = "feed") -> list[int]:
     async with target:
         return [(await target.write(source_id, Page(page))).written for page in pages]
 

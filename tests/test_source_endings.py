@@ -452,7 +452,8 @@ async def test_one_cursor_leads_through_all_pages() -> None:
     assert len(feed.requests) == 4
 
 
-async def test_scroll_whose_answer_was_lost_is_not_asked_again() -> None:
+@pytest.mark.parametrize(("method", "where"), [("GET", "query"), ("POST", "body")])
+async def test_scroll_whose_answer_was_lost_is_not_asked_again(method: str, where: str) -> None:
     """The next one would be the page after it, and what was lost nobody would miss."""
     pages = [ROWS[:2], ROWS[2:4], ROWS[4:6], ROWS[6:], []]
 
@@ -460,9 +461,9 @@ async def test_scroll_whose_answer_was_lost_is_not_asked_again() -> None:
         page = answer(pages.pop(0), scroll="always-this")
         return page if len(pages) != 2 else Answer(status=503)
 
-    paging = {"kind": "cursor", "path": "scroll", "parameter": "scroll", "where": "body"}
+    paging = {"kind": "cursor", "path": "scroll", "parameter": "scroll", "where": where}
     async with FeedServer(play=scroll) as feed:
-        assert "answered 503" in await refused(feed, method="POST", paging=paging)
+        assert "answered 503" in await refused(feed, method=method, paging=paging)
 
     assert len(feed.requests) == 3
 

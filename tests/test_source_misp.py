@@ -150,7 +150,7 @@ async def test_event_that_changes_while_paging_pushes_out_none() -> None:
 async def test_synced_event_with_an_old_timestamp_is_found_by_the_overlap() -> None:
     """It is collected once, and the watermark stays; one beyond the overlap needs a backfill."""
     instance = Instance(event(1, 3_000))
-    sink, storage = MemorySink(), ScriptedStorage()
+    sink, storage = MemorySink(), ScriptedStorage(now=lambda: at(3_000))
     async with FeedServer(play=instance) as server:
         source = instance_at(server)
         for _ in range(2):
@@ -535,7 +535,7 @@ async def test_recorded_feed_replays_with_nothing_lost(tmp_path: Path) -> None:
     listed = {uuid for _, manifest in manifests for uuid in manifest}
     # The events are those of the end; what was removed before was there, until it was removed.
     missing = manifests[-1][1].keys() - recorded.keys()
-    files, storage = Files(), ScriptedStorage()
+    files, storage = Files(), ScriptedStorage(now=lambda: datetime.now(UTC))
     files.files = {
         each: Answer.of(recorded.get(each, {"Event": {"uuid": each}})) for each in listed
     }

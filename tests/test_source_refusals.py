@@ -37,8 +37,12 @@ def told(**fields: Any) -> dict[str, Any]:
             told(query_status="unknown_auth_key"),
             "unknown_auth_key",
         ),
-        ({"kind": "otx", "key": "FEED_KEY"}, told(detail="Authentication required"), ""),
-        ({"kind": "nvd"}, told(message="Invalid apiKey."), ""),
+        (
+            {"kind": "otx", "key": "FEED_KEY"},
+            told(detail="Authentication required"),
+            "Authentication",
+        ),
+        ({"kind": "nvd"}, told(message="Invalid apiKey."), "Invalid apiKey"),
         (
             {"kind": "misp", "via": "feed"},
             {"saved": False, "name": "Failed", "errors": [f"no access {KEY}"]},
@@ -47,7 +51,7 @@ def told(**fields: Any) -> dict[str, Any]:
         (
             {"kind": "misp", "via": "restsearch", "key": "FEED_KEY"},
             {"saved": False, "name": "Failed", "errors": [f"no access {KEY}"]},
-            "",
+            "no access",
         ),
         (
             {"kind": "taxii"},

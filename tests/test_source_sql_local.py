@@ -44,7 +44,7 @@ class LocalTable:
         self.path = path
         self.zone = zone
         self.sink = sink
-        self.storage = ScriptedStorage(now=lambda: SET_BACK)
+        self.storage = ScriptedStorage(now=lambda: SET_BACK + timedelta(days=30))
         self.source = SqlTable(
             source_id="log",
             url=f"sqlite:///{path}",
@@ -157,7 +157,7 @@ async def test_server_is_asked_for_both_readings(
         overlap=timedelta(0),
         page_size=1,
     )
-    sink, storage = RememberingSink(), ScriptedStorage(now=lambda: SET_BACK)
+    sink, storage = RememberingSink(), ScriptedStorage(now=lambda: SET_BACK + timedelta(days=30))
 
     for number, instant in enumerate(minutes(SET_BACK, -70, -10, 10, 50, 70, 130)):
         server.execute(f"INSERT INTO events VALUES ({number}, '{local(instant)}')", name)

@@ -18,7 +18,6 @@ from ladon_storage.collection.records import Page
 from ladon_storage.collection.sources import source_from
 from ladon_storage.collection.sources.taxii import Taxii
 from ladon_storage.errors import ConfigurationError, SourceError
-from ladon_storage.models import NOTHING_COLLECTED
 from tests.collecting import MemorySink, RememberingSink, ScriptedStorage, at
 from tests.feed_server import Answer, Asked, FeedServer
 from tests.taxii_process import LARGEST_PAGE, PASSWORD, USER
@@ -434,7 +433,7 @@ async def test_server_that_tells_no_times_is_read_whole(
         again = await engine.run(source, sink, storage, run_id="2", clock=lambda: at(61))
 
     assert (first.records_written, again.records_delivered, again.records_written) == (4, 5, 1)
-    assert first.watermark_after == again.watermark_after == NOTHING_COLLECTED
+    assert (first.watermark_after, again.watermark_after) == (None, None)
     assert [each.query.get("added_after") for each in feed.asks] == [None] * 6
     times = {each.version: each.timestamp.year for each in sink.rows.values()}
     assert sorted(times.values()) == [1, 2020, 2020, 2020, 2021]

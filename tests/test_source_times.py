@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from ladon_storage.collection import engine
 from ladon_storage.collection.content import parse_json
+from ladon_storage.collection.interfaces import utc_now
 from ladon_storage.collection.records import Record
 from ladon_storage.collection.sources import source_from
 from ladon_storage.collection.sources.items import ItemReader
@@ -420,7 +421,7 @@ async def test_row_of_the_second_hour_is_collected() -> None:
         found = [{"id": number, "at": at} for number, at in rows.items() if at >= since]
         return Answer(json.dumps(found).encode())
 
-    storage, sink = ScriptedStorage(), MemorySink()
+    storage, sink = ScriptedStorage(now=utc_now), MemorySink()
     async with FeedServer(play=play) as feed:
         since = {"parameter": "since", "form": "%Y-%m-%dT%H:%M:%S", "zone": "America/New_York"}
         settings = {"kind": "rest", "source_id": "feed", "url": feed.url, "timestamps": ["at"]}
@@ -519,7 +520,7 @@ async def test_source_of_two_fields_and_several_forms_is_collected() -> None:
         {"ip": "192.0.2.1", "port": 80, "at": 1_724_760_000, "polled": 1},
         {"ip": "192.0.2.2", "port": 80, "at": "0", "seen": "2024-08-27T12:00:00Z", "polled": 1},
     ]
-    storage, sink = ScriptedStorage(), MemorySink()
+    storage, sink = ScriptedStorage(now=utc_now), MemorySink()
     async with FeedServer(
         Answer.of(rows), Answer.of([{**row, "polled": 2} for row in rows])
     ) as feed:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from ladon_storage.collection.engine import Report, run
-from ladon_storage.collection.interfaces import Limits
+from ladon_storage.collection.interfaces import Limits, utc_now
 from ladon_storage.collection.records import Page
 from ladon_storage.collection.sinks import SqlSink
 from ladon_storage.collection.sources import UrlHaus, source_from, urlhaus
@@ -230,7 +230,7 @@ async def test_row_of_too_many_lines_is_broken(lines: int, found: list[str]) -> 
 
 async def test_broken_row_is_kept_once(tmp_path: Path) -> None:
     """It is the same one in the next poll, where it stands further down."""
-    path, storage = tmp_path / "records.db", ScriptedStorage()
+    path, storage = tmp_path / "records.db", ScriptedStorage(now=utc_now)
     dump = line(4, "2025-04-21") + OPEN + line(1, "2025-04-20")
     async with FeedServer(
         Answer(HEADER + dump), Answer(HEADER + line(5, "2025-04-21") + dump)
@@ -259,7 +259,7 @@ def days(*ages: int) -> bytes:
 
 async def polled(*dumps: bytes, **limits: Any) -> tuple[list[object], MemorySink]:
     """Return how runs over these dumps ended, and what they stored."""
-    storage, sink, outcomes = ScriptedStorage(), RememberingSink(), []
+    storage, sink, outcomes = ScriptedStorage(now=utc_now), RememberingSink(), []
     async with FeedServer(*map(Answer, dumps)) as feed:
         for number in range(len(dumps)):
             try:
@@ -410,7 +410,7 @@ async def test_recorded_dump_is_collected_whole(tmp_path: Path) -> None:
     recorded = recording("urlhaus/csv_online_2025-04-21.csv.xz")
     body = lzma.decompress(recorded.read_bytes())
     truth = list(csv.DictReader(io.StringIO(body.decode())))
-    path, storage = tmp_path / "records.db", ScriptedStorage()
+    path, storage = tmp_path / "records.db", ScriptedStorage(now=utc_now)
     now = utc("2025-04-21 13:00:00")
     async with FeedServer(play=lambda _: Answer(body)) as feed:
         for expected in (11_125, 0):
@@ -429,7 +429,7 @@ async def test_recorded_dump_is_collected_whole(tmp_path: Path) -> None:
 @pytest.mark.recordings
 async def test_recorded_polls_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
     """Every version of 25 polls is in the sink once."""
-    path, storage = tmp_path / "records.db", ScriptedStorage()
+    path, storage = tmp_path / "records.db", ScriptedStorage(now=utc_now)
     published: set[tuple[str, str]] = set()
     written = 0
     async with FeedServer(play=Service()) as feed:

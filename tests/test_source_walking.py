@@ -14,6 +14,7 @@ from yarl import URL
 
 from ladon_storage.collection.sources import walking
 from ladon_storage.collection.sources.http import HttpAnswer
+from ladon_storage.collection.sources.listing import KEY_END
 from ladon_storage.collection.sources.paging import (
     Cursor,
     Got,
@@ -23,7 +24,7 @@ from ladon_storage.collection.sources.paging import (
     Paging,
     Step,
 )
-from ladon_storage.collection.sources.walking import KEY_END, Walk
+from ladon_storage.collection.sources.walking import Walk
 from ladon_storage.errors import SourceError
 
 Change = tuple[str, int]
@@ -80,6 +81,9 @@ class Listing:
         if isinstance(self.paging, NextLink):
             more = first + size < len(self.rows)
             document["next"] = f"?page={first // self._size + 2}" if more else None
+        if isinstance(self.paging, Cursor):
+            more = first + size < len(self.rows)
+            document["next_page"] = first // self._size + 2 if more else None
         url = step.url or URL("http://a/")
         return Got(HttpAnswer(url, 200, CIMultiDictProxy(CIMultiDict()), b"."), document, items)
 
@@ -123,6 +127,7 @@ async def read(listing: Listing) -> list[int]:
 
 def paging_of(kind: str, limit: int) -> Paging:
     pagings: dict[str, Paging] = {
+        "cursor": Cursor(path="next_page", parameter="page"),
         "offset": Offsets(limit=limit),
         "page": PageNumbers(),
         "next": NextLink(),
@@ -130,7 +135,7 @@ def paging_of(kind: str, limit: int) -> Paging:
     return pagings[kind]
 
 
-KINDS = ["offset", "page", "next"]
+KINDS = ["offset", "page", "next", "cursor"]
 CHANGES = ["rotate", "shift", "delete", "to the end", "to the front", "insert", "append", "put"]
 CHANGES += ["update"]
 
@@ -220,9 +225,8 @@ async def test_list_that_stays_is_read_once(kind: str) -> None:
 
     assert await read(listing) == list(range(95))
     pages = 11 if kind == "offset" else 10
-    assert (
-        len(listing.asked) <= {"offset": pages + 3, "page": 2 * pages + 2, "next": 2 * pages}[kind]
-    )
+    most = {"offset": pages + 3, "page": 2 * pages + 2, "next": 2 * pages, "cursor": 2 * pages}
+    assert len(listing.asked) <= most[kind]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -266,6 +270,21 @@ async def test_list_that_changes_faster_than_it_is_read_fails(kind: str) -> None
 
     assert caught.value.transient
     assert len(listing.asked) < 10 * walking.READINGS
+
+
+async def test_offsets_that_are_rounded_to_pages_are_read_whole() -> None:
+    """Where one from before answers the page before, each page is asked for again instead."""
+
+    class Rounded(Listing):
+        async def page(self, step: Step, *, accept: Collection[int], may_be_empty: bool) -> Got:
+            offset = int(step.query["offset"]) // 10 * 10
+            rounded = Step(query={**step.query, "offset": offset})
+            return await super().page(rounded, accept=accept, may_be_empty=may_be_empty)
+
+    for before in range(20):
+        script: list[list[Change]] = [[]] * before + [[("shift", 0)]]
+        listing = Rounded(Offsets(limit=10), 45, 10, script)
+        assert listing.throughout <= set(await read(listing)), before
 
 
 async def test_list_with_cursors_is_not_asked_twice() -> None:

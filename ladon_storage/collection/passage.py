@@ -298,7 +298,7 @@ class Passage:
             return
         tally.new += len(result.new)
         tally.changed += len(result.changed)
-        self._returns.note(page.records, result.superseded)
+        self._returns.note(page.records, result.superseded, result.changed)
         if tally.is_first or self._turn is None:
             return
         now = self._horizon + (self._clock() - self._began)

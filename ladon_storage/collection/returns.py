@@ -30,6 +30,7 @@ class Returns:
         self._sink = sink
         self._delivered: set[int] = set()
         self._waiting: dict[str, Record] = {}
+        self._counted: set[str] = set()
 
     @classmethod
     def of(cls, sink: Sink, *, is_needed: bool) -> Returns:
@@ -41,13 +42,22 @@ class Returns:
         """What waits for the end of the run."""
         return list(self._waiting.values())
 
-    def note(self, delivered: Sequence[Record], superseded: Sequence[Record]) -> None:
-        """Hear of what was delivered together, and of what of it the sink passed over."""
+    def note(
+        self,
+        delivered: Sequence[Record],
+        superseded: Sequence[Record],
+        changed: Sequence[Record] = (),
+    ) -> None:
+        """Hear of what was delivered together, and of what of it the sink passed over.
+
+        What it stored all the same, behind what is current, is counted as ``changed`` already.
+        """
         if self._sink is None:
             return
         is_full = len(self._delivered) >= MAX_IDS
         if superseded or self._waiting:
             passed = {id(each) for each in superseded}
+            counted = {id(each) for each in changed} if superseded else set()
             last: dict[str, Record] = {}
             for each in delivered:
                 known = last.get(each.record_id) or self._waiting.get(each.record_id)
@@ -59,10 +69,14 @@ class Returns:
                     self._waiting.pop(record_id, None)
                 elif (is_first or record_id in self._waiting) and len(self._waiting) < MAX_RETURNS:
                     self._waiting[record_id] = record
+                    if id(record) in counted:
+                        self._counted.add(record_id)
         if not is_full:
             self._delivered.update(hash(each.record_id) for each in delivered)
 
     async def revert(self, source_id: str, run_id: str) -> int:
-        """Make them the current ones, and return how many were not."""
+        """Make them the current ones, and return how many more changed by that."""
         assert self._sink is not None  # noqa: S101 - nothing waits without one
-        return await self._sink.revert(source_id, self.records, run_id=run_id)
+        changed = await self._sink.revert(source_id, self.records, run_id=run_id)
+        counted = len(self._counted & self._waiting.keys())
+        return max(min(changed, len(self._waiting)) - counted, 0)

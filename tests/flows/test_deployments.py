@@ -1,4 +1,4 @@
-"""The table of deployments, served and deployed, the automation for zombies, and turns."""
+"""The table of deployments, served and deployed, the sweep for vanished runs, and turns."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ import os
 import subprocess
 import sys
 from asyncio.subprocess import PIPE, STDOUT
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 import yaml
-from prefect import get_client
+from prefect import flow, get_client
+from prefect.automations import AutomationCore, EventTrigger
 from prefect.client.schemas.responses import DeploymentResponse
+from prefect.events.schemas.automations import Posture
 from prefect.settings import PREFECT_API_URL
+from prefect.states import Running
 
 from flows import zombies
 from flows.serve import TABLE, deployments
@@ -31,10 +35,27 @@ def described() -> list[dict[str, Any]]:
     return found
 
 
+def collections() -> list[dict[str, Any]]:
+    return [each for each in described() if "flows/collect.py" in each["entrypoint"]]
+
+
+def test_reconciliations_are_weekly_and_of_what_is_collected() -> None:
+    """Each has the source and the switch of the collection of its name, and runs once a week."""
+    of_name = {each["name"]: each for each in collections()}
+    found = [each for each in described() if "flows/reconcile.py" in each["entrypoint"]]
+    assert {"threatfox", "urlhaus", "kev", "nvd"} <= {each["name"] for each in found}
+    for each in found:
+        collection = of_name[each["name"]]
+        assert each["parameters"]["source"] == collection["parameters"]["source"]
+        assert each.get("paused") == collection.get("paused")
+        (schedule,) = each["schedules"]
+        assert schedule["cron"].endswith("* * 0")
+
+
 def test_table_has_every_kind_and_what_needs_a_key_is_paused() -> None:
     """Each kind of source has a deployment whose parameters make a source; no key is a value."""
     kinds = set()
-    for each in described():
+    for each in collections():
         kinds.add(each["entrypoint"].removeprefix("flows/collect.py:collect_"))
         source = each.get("parameters", {}).get("source")
         if source is None:
@@ -45,7 +66,7 @@ def test_table_has_every_kind_and_what_needs_a_key_is_paused() -> None:
         assert each["schedules"]
     assert kinds == {kind.model_fields["kind"].default for kind in KINDS}
     sources = [
-        source_from(each["parameters"]["source"]) for each in described() if "parameters" in each
+        source_from(each["parameters"]["source"]) for each in collections() if "parameters" in each
     ]
     assert len({source.source_id for source in sources}) == len(sources)
     assert all(each["concurrency_limit"]["limit"] == 1 for each in described())
@@ -96,15 +117,95 @@ async def test_deployed_and_served_are_the_same(tmp_path: Path) -> None:
     assert len(served) == len(described())
 
 
-async def test_zombies_automation_is_accepted_and_replaced() -> None:
-    """A real server takes it, and a second one takes the place of the first."""
-    for seconds in (180, 30):
-        await zombies.deploy(timedelta(seconds=seconds))
+async def running_flow(*heartbeats: datetime) -> UUID:
+    """Return a run that Prefect takes for running, and that said at these times that it lives."""
+
+    @flow(name="vanishing")
+    async def vanishing() -> None: ...
+
     async with get_client() as client:
-        (found,) = await client.read_automations_by_name(zombies.NAME)
-        await client.delete_automation(found.id)
-    trigger: Any = found.trigger
-    assert trigger.within == timedelta(seconds=90)
+        run = await client.create_flow_run(vanishing, state=Running())
+        events = [
+            {
+                "event": zombies.HEARTBEAT,
+                "occurred": each.isoformat(),
+                "resource": {"prefect.resource.id": f"prefect.flow-run.{run.id}"},
+                "id": str(uuid4()),
+            }
+            for each in heartbeats
+        ]
+        await client._client.post("/events", json=events)
+        async with asyncio.timeout(20):
+            while heartbeats and await zombies._last_heard(client, run.id, heartbeats[0]) is None:
+                await asyncio.sleep(0.05)
+    return run.id
+
+
+async def state_of(run_id: UUID) -> str:
+    async with get_client() as client:
+        state = (await client.read_flow_run(run_id)).state
+    assert state
+    return state.type.value
+
+
+async def test_run_that_is_heard_of_no_more_is_crashed() -> None:
+    """Three missed heartbeats and two more crash a run; one that lives, or never spoke, stays."""
+    began = datetime.now(UTC)
+    now = [began]
+    sweeper = zombies.Sweeper(timedelta(seconds=30), clock=lambda: now[0])
+    gone = await running_flow(began)
+    alive = await running_flow(began, began + timedelta(seconds=100))
+    silent = await running_flow()
+    for seconds in (60, 91, 150):
+        now[0] = began + timedelta(seconds=seconds)
+        assert await sweeper.sweep() == [], seconds
+    now[0] = began + timedelta(seconds=152)
+    assert await sweeper.sweep() == [gone]
+    assert [await state_of(each) for each in (gone, alive, silent)] == [
+        "CRASHED",
+        "RUNNING",
+        "RUNNING",
+    ]
+
+
+async def test_run_that_was_not_heard_while_the_server_was_away_lives() -> None:
+    """A heartbeat that arrives when the server is back clears a run that was suspected."""
+    began = datetime.now(UTC)
+    now = [began]
+    sweeper = zombies.Sweeper(timedelta(seconds=30), clock=lambda: now[0])
+    run_id = await running_flow(began)
+    now[0] = began + timedelta(seconds=1_000)
+    assert run_id not in await sweeper.sweep()
+    assert sweeper.has_suspects
+    async with get_client() as client:
+        event = {
+            "event": zombies.HEARTBEAT,
+            "occurred": (began + timedelta(seconds=1_010)).isoformat(),
+            "resource": {"prefect.resource.id": f"prefect.flow-run.{run_id}"},
+            "id": str(uuid4()),
+        }
+        await client._client.post("/events", json=[event])
+        async with asyncio.timeout(20):
+            while await zombies._last_heard(client, run_id, began) == began:
+                await asyncio.sleep(0.05)
+    now[0] = began + timedelta(seconds=1_061)
+    assert run_id not in await sweeper.sweep()
+    assert await state_of(run_id) == "RUNNING"
+
+
+async def test_automation_of_earlier_releases_is_removed() -> None:
+    """Starting anew takes away what kept the server's database locked."""
+    before = AutomationCore(
+        name=zombies.AUTOMATION,
+        trigger=EventTrigger(
+            expect={"nothing"}, posture=Posture.Reactive, threshold=1, within=timedelta(0)
+        ),
+        actions=[],
+    )
+    async with get_client() as client:
+        await client.create_automation(before)
+        await zombies.remove_automation()
+        assert await client.read_automations_by_name(zombies.AUTOMATION) == []
 
 
 async def test_runs_of_a_source_wait_for_each_other_where_it_is_asked_for(

@@ -25,6 +25,7 @@ from ladon_storage.errors import (
     SourceError,
     StorageUnhealthyError,
 )
+from ladon_storage.models import NOTHING_COLLECTED
 from ladon_storage.settings import StorageSettings
 from tests.collecting import ScriptedSource, record, table
 from tests.flaky import Flaky
@@ -275,3 +276,28 @@ def test_commands_collect_backfill_and_check(
     with pytest.raises(SystemExit):
         freshness_module.main(["kev"])
     assert "write kev=48" in capsys.readouterr().err
+
+
+async def test_watermark_in_the_future_is_wrong_and_not_fresh(
+    storage: StorageSettings, service: Flaky
+) -> None:
+    """It fails with how far ahead it is and what to do; clocks may differ by seconds."""
+    now = datetime.now(UTC)
+    async with storage.client() as client:
+        await client.update_watermark("ahead", now + timedelta(hours=3))
+        await client.update_watermark("skewed", now + timedelta(seconds=20))
+    with pytest.raises(StaleWatermarkError, match=r"ahead \(3\.0 h ahead\); set .* by a reset"):
+        await check_freshness([Freshness(source_id="ahead")], storage)
+    (row,) = await rows_of("ladon-freshness")
+    assert row["stale"] == "in the future"
+    assert await check_freshness([Freshness(source_id="skewed")], storage) == {"skewed": 0.0}
+
+
+async def test_source_without_records_is_never_collected(
+    storage: StorageSettings, service: Flaky
+) -> None:
+    """A success of a run that stored nothing is no watermark of the year 1 for who reads it."""
+    async with storage.client() as client:
+        await client.update_watermark("nothing", NOTHING_COLLECTED)
+    with pytest.raises(StaleWatermarkError, match=r"nothing \(never collected"):
+        await check_freshness([Freshness(source_id="nothing", max_age_hours=1e9)], storage)

@@ -16,6 +16,7 @@ from prefect.client.schemas.filters import (
     ArtifactFilterFlowRunId,
     ArtifactFilterKey,
 )
+from prometheus_client import REGISTRY
 
 from flows import reports
 from flows.collect import collect
@@ -66,7 +67,7 @@ async def test_completed_run_writes_the_page_of_its_source(
         "| records read | 2 on 2 pages |",
         "| new or changed | 2 |",
         "| quarantined | 1 |",
-        "| watermark before | never |",
+        "| watermark before | never collected |",
         "| watermark after | 2024-01-01 00:02:00 UTC |",
     ):
         assert fact in first
@@ -79,6 +80,88 @@ async def test_completed_run_writes_the_page_of_its_source(
         assert len(await client.read_artifacts(artifact_filter=ArtifactFilter(key=key))) == 2
 
 
+async def test_ledger_stands_on_the_page_and_in_the_state(
+    storage: StorageSettings, tmp_path: Path
+) -> None:
+    """What was delivered adds up, and why some is quarantined is said, in one line as well."""
+    rejects = [Reject("at: missing", "{}"), Reject("at: missing", "{1}")]
+    page = Page([record("1", 1), record("2", 2)], rejects, completeness="total", total=4)
+    source = ScriptedSource([page], source_id="ledger", overlap=timedelta(hours=6))
+    state = await collect(source, sink(tmp_path), storage, return_state=True)
+    report = await state.result()
+    told = reports.summary(report)
+    assert state.message == told
+    assert told.endswith("0 known; 2 quarantined: 'at: missing' (2)")
+    page_text = await page_of("ledger")
+    for fact in (
+        "| asked for | all that the source has |",
+        f"| delivered | 4 = {report.records_new} new + {report.records_changed} changed + 0 known "
+        "+ 2 quarantined + 0 skipped |",
+        "| how the end was known | as many came as the source states; the source states 4 |",
+        "| quarantined | 2 |",
+        "| quarantined because | `at: missing` (2) |",
+        "| gap | none is known |",
+        "| overlap | 6 h |",
+    ):
+        assert fact in page_text
+    value = REGISTRY.get_sample_value(
+        "ladon_collection_quarantined_total", {"source_id": "ledger", "reason": "at: missing"}
+    )
+    assert value == 2
+
+
+async def test_run_without_records_is_never_collected(
+    storage: StorageSettings, tmp_path: Path
+) -> None:
+    """A first run that stores nothing shows no year 1: on its page, in its report, in its state."""
+    source = ScriptedSource([], [], source_id="nothing")
+    for _ in range(2):
+        state = await collect(source, sink(tmp_path), storage, return_state=True)
+        report = await state.result()
+        assert (report.watermark_before, report.watermark_after) == (None, None)
+        text = f"{await page_of('nothing')} {state.message} {report.model_dump_json()}"
+        assert "| watermark after | never collected |" in text
+        assert "0001-" not in text
+
+
+async def test_text_of_a_feed_does_nothing_on_the_page(
+    storage: StorageSettings, tmp_path: Path
+) -> None:
+    """An error or a reason with Markdown and HTML in it is shown as it is, and on one line."""
+    hostile = "![x](http://tracker.example/x.png) `` <img src=x> | a\n# heading\x1b[31m"
+    failing = SourceError(hostile, "hostile")
+    source = ScriptedSource(
+        [Page([record("1", 1)], [Reject(hostile, "{}")])], [failing], source_id="hostile"
+    )
+    await collect(source, sink(tmp_path), storage)
+    for _ in range(2):
+        page = await page_of("hostile")
+        (line,) = [each for each in page.splitlines() if "tracker.example" in each]
+        shown = line[line.index("`") + 1 : line.rindex("`")]
+        assert "tracker.example" in shown
+        assert "`" not in shown
+        assert "\x1b" not in page
+        assert "\n# heading" not in page
+        if source.runs:
+            with pytest.raises(SourceError):
+                await collect(source, sink(tmp_path), storage)
+
+
+async def test_slow_prefect_holds_no_page_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress that Prefect does not take in time is dropped, and the next page does not wait."""
+    reporter, held = reports.RunReporter("held"), asyncio.Event()
+
+    async def show(_share: float) -> None:
+        await held.wait()
+
+    monkeypatch.setattr(reporter, "_show", show)
+    monkeypatch.setattr(reports, "PREFECT_SECONDS", 0.05)
+    async with asyncio.timeout(5):
+        for number in range(3):
+            await reporter.progress(Collected(pages=number))
+        await reporter._shown_so_far()
+
+
 async def test_failed_run_says_why_and_what_is_durable(
     storage: StorageSettings, tmp_path: Path
 ) -> None:
@@ -89,7 +172,7 @@ async def test_failed_run_says_why_and_what_is_durable(
         await collect(source, sink(tmp_path), storage)
     page = await page_of("broken")
     assert "# broken: failed" in page
-    assert "> SourceError: Source 'broken' answered 500 / twice." in page
+    assert "> `SourceError: Source 'broken' answered 500 / twice.`" in page
     assert "| new or changed | 1 |" in page
     assert "`✗`" in page
     (event,) = await events_of("broken", 1)
@@ -160,6 +243,7 @@ async def test_pages_that_come_fast_are_not_all_shown(monkeypatch: pytest.Monkey
     monkeypatch.setattr(reporter, "_show", show)
     for number in range(1, 60):
         await reporter.progress(Collected(pages=number))
+        await asyncio.sleep(0)
         seconds[0] += 0.125
     assert shown == [1, 17, 33, 49]
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -39,15 +40,15 @@ class Place:
             assert process.returncode == 0, output.decode()
             return output.decode()
 
-    def table(self, name: str, url: str) -> Path:
-        """Write a table with one deployment that is due every 4 seconds."""
+    def table(self, name: str, url: str, schedules: Any = ({"interval": 4},)) -> Path:
+        """Write a table with one deployment, which is due every 4 seconds unless told otherwise."""
         deployment = {
             "name": name,
             "entrypoint": "flows/collect.py:collect_kev",
             "description": "A feed of this test.",
             "tags": ["ladon"],
             "parameters": {"source": {"kind": "kev", "source_id": name, "url": url}},
-            "schedules": [{"interval": 4}],
+            "schedules": list(schedules),
             "concurrency_limit": {"limit": 1, "collision_strategy": "ENQUEUE"},
             "work_pool": {"name": "scheduled"},
         }

@@ -96,6 +96,11 @@ async def module(folder: Path, *command: str, **variables: str) -> AsyncIterator
 
 def left_of(folder: Path) -> list[str]:
     """Return the command lines of processes that know ``folder``."""
+    return [command for _, command in processes_of(folder)]
+
+
+def processes_of(folder: Path) -> list[tuple[int, str]]:
+    """Return the ids and command lines of processes that know ``folder``."""
     found = []
     for each in Path("/proc").glob("[0-9]*"):
         try:
@@ -103,5 +108,6 @@ def left_of(folder: Path) -> list[str]:
         except OSError:  # it ended, or is somebody else's
             continue
         if str(folder).encode() in known:
-            found.append((each / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            command = (each / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            found.append((int(each.name), command))
     return found

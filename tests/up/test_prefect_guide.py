@@ -131,6 +131,7 @@ class Follower:
             "sqlite:///records.db": f"sqlite:///{self.folder}/records.db",
             "flows.collect kev": f"""flows.collect '{{"kind": "kev", "url": "{self.feed}"}}'""",
             "flows.backfill kev": f"""flows.backfill '{{"kind": "kev", "url": "{self.feed}"}}'""",
+            "flows.reconcile kev": f"""flows.reconcile '{{"kind": "kev", "url": "{self.feed}"}}'""",
             "-m flows.serve": f"-m flows.serve --table {self.folder}/prefect.yaml",
             "deploy --all": f"deploy --prefect-file {self.folder}/prefect.yaml --all",
             "sources.toml": str(self.folder / "sources.toml"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import socket
@@ -15,8 +16,11 @@ import pytest
 from demo.up import held, port_near
 from ladon_storage import StorageServiceClient
 from tests.collecting import table
-from tests.feed_server import Answer, FeedServer
-from tests.up.prefect_api import CATALOGUE, PrefectApi, left_of, module
+from tests.feed_server import Answer, Asked, FeedServer
+from tests.up.prefect_api import CATALOGUE, PrefectApi, left_of, module, processes_of
+
+RUNS_IN_A_ROW = 12
+STOPPED_SECONDS = 120
 
 
 async def addresses(process: Process) -> tuple[PrefectApi, str, str]:
@@ -84,6 +88,57 @@ async def test_up_runs_deployments_and_finds_its_data_again(tmp_path: Path) -> N
         assert await asyncio.wait_for(process.wait(), 60) == 0
     assert left_of(folder) == []
     assert len(table(folder / "records.db")) == 2
+
+
+async def test_runs_in_a_row_do_not_lock_prefect(tmp_path: Path) -> None:
+    """Run after run, Prefect's server never says that its database is locked."""
+    folder = tmp_path / "local"
+    command = ("demo.up", "--folder", str(folder), "--prefect-port", "0", "--storage-port", "0")
+    async with (
+        FeedServer(play=lambda _asked: Answer.of(CATALOGUE)) as feed,
+        module(tmp_path, *command) as process,
+    ):
+        api, _, _ = await addresses(process)
+        source = {"kind": "kev", "url": feed.url}
+        for _ in range(RUNS_IN_A_ROW):
+            run = await api.run(await api.trigger("collect-kev/kev", source=source))
+            assert run["state_type"] == "COMPLETED", run["state"]["message"]
+        log = (folder / "prefect-server.log").read_text(errors="replace")
+        assert log.count("database is locked") == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+async def test_outcome_is_written_while_prefect_is_away(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    """A server that is stopped for two minutes, or killed, keeps no outcome from the service."""
+    folder = tmp_path / "local"
+    command = ("demo.up", "--folder", str(folder), "--prefect-port", "0", "--storage-port", "0")
+    async with FeedServer() as feed, module(tmp_path, *command) as process:
+        api, service, _ = await addresses(process)
+        servers = [pid for pid, text in processes_of(folder) if "prefect server start" in text]
+        assert servers, processes_of(folder)
+
+        def play(_asked: Asked) -> Answer:
+            for each in servers:
+                os.kill(each, number)
+            return Answer.of(CATALOGUE)
+
+        feed.play = play
+        run_id = await api.trigger("collect-kev/kev", source={"kind": "kev", "url": feed.url})
+        async with asyncio.timeout(90), StorageServiceClient(service) as client:
+            while (watermark := await client.get_watermark("kev")) is None or (
+                watermark.status == "running"
+            ):
+                await asyncio.sleep(0.2)
+        assert watermark.status == "success", watermark.error_message
+        assert len(table(folder / "records.db")) == 2
+        if number == signal.SIGSTOP:
+            await asyncio.sleep(STOPPED_SECONDS)
+            for each in servers:
+                os.kill(each, signal.SIGCONT)
+            run = await api.run(run_id, seconds=180)
+            assert run["state_type"] == "COMPLETED", run["state"]["message"]
 
 
 async def test_end_in_the_middle_of_a_run_is_recorded(tmp_path: Path) -> None:

@@ -3,8 +3,11 @@
 - A page is one commit: its rows, its position, and a number of its source. Delta refuses a commit
   whose source got another one in between; the page is then looked up anew and tried again. So two
   runs of one source cannot both add a row, and runs of different sources do not meet at all.
-- A position is the versions of three application transactions, in microseconds: they are what
-  Delta keeps for ever, through checkpoints, vacuum and the cleaning of its log.
+- A position is the versions of application transactions: they are what Delta keeps for ever,
+  through checkpoints, vacuum and the cleaning of its log. It goes back with a table that is
+  restored.
+- Its owner may touch the table. Files are read by the table's columns, whoever wrote them; what was
+  deleted on purpose stays deleted until the source delivers a change.
 - The quarantine is a table of its own, and written first. A crash in between replays the page, and
   a reject is stored once.
 - ``keep="latest"``: an older content never replaces a newer one; at equal times what arrived later
@@ -16,7 +19,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Sequence, Set
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeVar
@@ -24,8 +28,8 @@ from typing import Literal, Self, TypeVar
 import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
-from ladon_storage.collection.interfaces import Position
-from ladon_storage.collection.records import Page
+from ladon_storage.collection.interfaces import Position, WriteResult
+from ladon_storage.collection.records import Page, Record
 from ladon_storage.collection.sinks.delta_store import Store
 from ladon_storage.collection.sinks.thread import SinkThread
 from ladon_storage.errors import ConfigurationError, SinkError
@@ -43,9 +47,20 @@ class DeltaSink:
 
     The columns are ``source_id`` and ``day`` (of the record's timestamp), by which it is
     partitioned, ``record_id``, ``version``, ``record_timestamp``, ``payload`` (JSON text),
-    ``collected_at`` (when this version arrived) and ``removed_at`` (when the source no longer
-    listed it). What could not be used is in the table ``<table>_quarantine`` beside it. One object
-    serves one run at a time; several runs and processes may share the table.
+    ``collected_at`` (when this version arrived), ``removed_at`` (when the source no longer listed
+    it) and, where all versions are kept, ``returned_at`` (when the source went back to it). What
+    could not be used is in the table ``<table>_quarantine`` beside it. One object serves one run at
+    a time; several runs and processes may share the table.
+
+    The current version of each record is the first one of ``row_number() OVER (PARTITION BY
+    source_id, record_id ORDER BY returned_at DESC NULLS LAST, record_timestamp DESC, collected_at
+    DESC)``.
+
+    Other engines may write the table, too, and add columns that can be null. What they delete is
+    noted in ``<table>_deleted`` by the next run of any of its sources, and stays deleted until its
+    source delivers another content; drop that table, and it may come back. Rows of files that were
+    vacuumed before a run looked cannot be known, and come back. A table that is restored to an
+    earlier version is filled from where it was then.
 
     Args:
         url: The folder of the tables: ``delta:///var/lib/ladon`` anywhere, ``delta://lake`` beside
@@ -98,8 +113,8 @@ class DeltaSink:
 
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
-    ) -> int:
-        """Make a page durable, whole or not at all, and return how many rows are new or changed.
+    ) -> WriteResult:
+        """Make a page durable, whole or not at all, and return what that changed.
 
         Raises:
             SinkError: The storage refused it, or other runs of the source were always faster.
@@ -129,6 +144,31 @@ class DeltaSink:
             source_id,
         )
 
+    async def revert(self, source_id: str, records: Sequence[Record], *, run_id: str = "") -> int:
+        """Make these versions the current ones, whatever their time; return how many were not.
+
+        What somebody deleted from the table on purpose is not stored again for this, unless the
+        source said something else in between.
+
+        Raises:
+            SinkError: The storage refused it.
+        """
+        return await self._in_store(
+            lambda store: store.revert(source_id, records), "go back to earlier versions", source_id
+        )
+
+    async def lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
+        """Return the ids of ``listed`` of which there is no record at that time or later.
+
+        What somebody deleted on purpose is not lacking.
+
+        Raises:
+            SinkError: The storage did not answer.
+        """
+        return await self._in_store(
+            lambda store: store.lacking(source_id, listed), "look up what it lacks", source_id
+        )
+
     async def _in_store(self, work: Callable[[Store], T], aim: str, source_id: str) -> T:
         store = self._store
         if store is None:
@@ -141,7 +181,7 @@ class DeltaSink:
         assert self._thread is not None  # noqa: S101 - there is one while there is a store
         try:
             return await self._thread.do(work)
-        except (DeltaError, OSError, pa.ArrowException) as error:
+        except (DeltaError, OSError, UnicodeError, pa.ArrowException) as error:
             said = f"{type(error).__name__}: {_harmless(str(error))}"
         # Not chained: what a storage says may show the signature of a request.
         raise SinkError(

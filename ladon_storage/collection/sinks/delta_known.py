@@ -12,9 +12,16 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ladon_storage.collection.interfaces import Position
 from ladon_storage.collection.sinks.delta_table import Table
 
 KEYS = ("record_id", "version", "record_timestamp")
+ORDER = ("returned_at", "record_timestamp", "collected_at")
+"""By what the current one of a record's versions is the greatest; nothing is the least."""
+
+VERSION_KEYS = (*KEYS, "collected_at", "returned_at")
+"""What a look-up reads where all versions are kept."""
+
 HELD_ROWS = 100_000
 FILTER_AFTER = 4
 """So many pages are looked up in the files before a filter is worth reading all ids."""
@@ -76,21 +83,32 @@ class Known:
         as it is."""
         self.seen_at = table.version
         """The table's version at which this was known to be true."""
-        self.position: list[int | None] | None = None
+        self.numbers: dict[str, int] | None = None
         """The numbers of the position, once they were read."""
+        self.position: Position | None = None
+        self.is_position_held = True
+        """Whether the table's last numbers are those; they are not after it was restored."""
+        self.count = 0
+        """How many rows there are, once ids were looked up."""
         self._marked: set[str] | None = None
         self._table = table
         self._source_id = source_id
+        self._keys: Sequence[str] = KEYS
         self._held: list[pa.RecordBatch] | None = None
         self._filter: Filter | None = None
         self._pages = 0
         self._rows: int | None = None
 
     @property
+    def is_read(self) -> bool:
+        """Whether ids were looked up."""
+        return self._rows is not None
+
+    @property
     def marked(self) -> set[str]:
         """The ids that are marked as removed, to be kept up to date by who changes marks."""
         if self._marked is None:
-            files = [each for each in self._table.files(self._source_id) if each.marked]
+            files = [each for each in self._table.files(self._source_id) if each.may_have_marks]
             self._marked = set()
             for batch in self._table.read(files, ("record_id", "removed_at")):
                 gone = batch["record_id"].filter(pc.is_valid(batch["removed_at"]))
@@ -101,11 +119,11 @@ class Known:
         """Return the keys of the rows that have one of the ids, the later ones last."""
         if self._rows is None:
             files = self._table.files(self._source_id)
-            self._rows = sum(file.rows for file in files)
+            self._rows = self.count = self._table.count(self._source_id)
             if self._rows <= HELD_ROWS:
-                self._held = list(self._table.read(files, KEYS))
+                self._held = list(self._table.read(files, self._keys))
         if self._held is not None:
-            held = pa.Table.from_batches(self._held, _schema(self._table))
+            held = pa.Table.from_batches(self._held, self._table.schema_of(self._keys))
             return held.filter(pc.is_in(held["record_id"], pa.array(ids, pa.string())))
         self._pages += 1
         if self._filter is None and self._pages > FILTER_AFTER:
@@ -114,19 +132,29 @@ class Known:
                 self._filter.add(batch["record_id"].to_pylist())
         asked = sorted(self._filter.maybe(ids) if self._filter else ids)
         if not asked:
-            return _schema(self._table).empty_table()
-        files = [
-            file
-            for file in self._table.files(self._source_id)
-            if file.low <= asked[-1] and file.high >= asked[0]
-        ]
-        return self._table.load(files, KEYS, asked)
+            return self._table.schema_of(self._keys).empty_table()
+        files = self._table.files(self._source_id)
+        files = [each for each in files if each.may_hold(asked[0], asked[-1])]
+        return self._table.load(files, self._keys, asked)
+
+    def find_places(self, ids: Sequence[str]) -> pa.Table:
+        """Return the same with what tells which version of a record is the current one.
+
+        Nearly no page needs it, and then all pages behind it do it as cheaply.
+        """
+        if self._keys != VERSION_KEYS:
+            self._keys = VERSION_KEYS
+            if self._held is not None:
+                self._held = list(
+                    self._table.read(self._table.files(self._source_id), VERSION_KEYS)
+                )
+        return self.find(ids)
 
     def add(self, rows: pa.Table) -> None:
         """Note rows that were looked up, and are committed now."""
         if self._rows is None:
             return
-        keys = rows.select(KEYS)
+        keys = rows.select(self._keys)
         self._rows += keys.num_rows
         if self._held is not None:
             self._held += keys.to_batches()
@@ -141,7 +169,3 @@ class Known:
             self._held = None
         elif self._filter is not None:
             self._filter.add(keys["record_id"].to_pylist())
-
-
-def _schema(table: Table) -> pa.Schema:
-    return pa.schema([table.columns.field(name) for name in KEYS])

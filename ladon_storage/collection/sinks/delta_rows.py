@@ -1,13 +1,15 @@
 """How records and rejects become rows of a Delta table, and instants numbers and days.
 
 - Columns are a contract: other engines read them. A new one is nullable, and comes last.
+- Of the versions of a record the current one is the first by ``returned_at``, ``record_timestamp``
+  and ``collected_at``, each the latest first, and nothing last.
 - An instant is exact in microseconds, from the year 1 to 9999, and is never a float.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 
@@ -31,6 +33,18 @@ RECORDS = pa.schema(
         pa.field("removed_at", INSTANT),
     ]
 )
+RETURNED = pa.field("returned_at", INSTANT)
+"""When a version became the current one although another is later by its time."""
+DELETED = pa.schema(
+    [
+        *_PARTITIONS,
+        *(RECORDS.field(name) for name in ("record_id", "version", "record_timestamp")),
+        RECORDS.field("collected_at"),
+        RETURNED,
+        pa.field("deleted_at", INSTANT, nullable=False),
+    ]
+)
+"""What somebody deleted from the records on purpose, without its content."""
 REJECTS = pa.schema(
     [
         *_PARTITIONS,
@@ -48,18 +62,10 @@ NEVER = -(2**63)
 """Stands for ``None`` in a position: before any instant."""
 
 
-def latest_of(records: list[Record]) -> dict[str, Record]:
-    """Return the latest record of each id; at equal times what stands later."""
-    latest: dict[str, Record] = {}
-    for record in records:
-        known = latest.get(record.record_id)
-        if known is None or record.timestamp >= known.timestamp:
-            latest[record.record_id] = record
-    return latest
-
-
-def record_rows(records: list[Record]) -> pa.Table:
-    """Return the rows of records that arrive now."""
+def record_rows(
+    records: Sequence[Record], arrived: Sequence[int], returned: Sequence[int | None]
+) -> pa.Table:
+    """Return the rows of records, which arrive and return at instants in microseconds."""
     count = len(records)
     # As arrays: of lists the library would find out first what is in them.
     columns = [
@@ -67,15 +73,21 @@ def record_rows(records: list[Record]) -> pa.Table:
         pa.array([each.version for each in records], pa.string()),
         pa.array([each.timestamp for each in records], INSTANT),
         pa.array([each.payload for each in records], pa.string()),
-        pa.repeat(pa.scalar(datetime.now(UTC), INSTANT), count),
+        pa.array(arrived, pa.int64()).cast(INSTANT),
         pa.nulls(count, INSTANT),
+        pa.array(returned, pa.int64()).cast(INSTANT),
     ]
-    return pa.Table.from_arrays(columns, schema=_without_partitions(RECORDS))
+    return pa.Table.from_arrays(columns, schema=without_partitions(RECORDS).append(RETURNED))
 
 
 def microseconds(instant: datetime) -> int:
     """Return an instant as a number."""
     return (instant - _EPOCH) // _MICROSECOND
+
+
+def now_in_microseconds() -> int:
+    """Return the time as a number."""
+    return microseconds(datetime.now(UTC))
 
 
 def instant(number: int | None) -> datetime | None:
@@ -89,7 +101,12 @@ def day_of(number: int) -> str:
 
 
 def reject_id_of(reject: Reject) -> str:
-    """Return what two rejects have in common that are the same."""
+    """Return what two rejects have in common that are the same: the digest of their text."""
+    return blake2b(_storable(reject.raw).encode(), digest_size=16).hexdigest()
+
+
+def former_reject_id_of(reject: Reject) -> str:
+    """Return the id that a reject had as long as its reason was a part of it."""
     told = json.dumps([reject.reason, reject.raw])
     return blake2b(told.encode(), digest_size=16).hexdigest()
 
@@ -109,8 +126,9 @@ def quarantine_rows(rejects: Mapping[str, Reject], run_id: str, now: datetime) -
         "record_id": [each.record_id and _storable(each.record_id) for each in rejects.values()],
         "quarantined_at": [now] * len(rejects),
     }
-    return pa.table(columns, schema=_without_partitions(REJECTS))
+    return pa.table(columns, schema=without_partitions(REJECTS))
 
 
-def _without_partitions(schema: pa.Schema) -> pa.Schema:
+def without_partitions(schema: pa.Schema) -> pa.Schema:
+    """Return the columns of a schema that are in its files."""
     return pa.schema([field for field in schema if field not in _PARTITIONS])

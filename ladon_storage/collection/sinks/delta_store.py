@@ -1,46 +1,60 @@
 """What the Delta sink does in its thread: which rows are new, and what one commit changes.
 
-- A commit is numbered within its source, and depends on the number before it. What is known of a
-  source is thrown away when somebody else has numbered a commit.
-- Rows are replaced by writing the files they are in again without them, a day at a time, so that
-  memory does not grow with what the table has.
+- A commit has a number within its source, by the version that it makes unless others come first.
+  Who commits depends on the number before. What is known of a source is thrown away when somebody
+  else has numbered a commit, or changed rows without one.
+- What others did is looked at before anything is looked up.
 - Small files of one day are made one on the way and at the end; that changes no row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import groupby
 from typing import Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake.exceptions import CommitFailedError, DeltaError
-from deltalake.transaction import AddAction, RemoveAction
 
-from ladon_storage.collection.interfaces import Position
+from ladon_storage.collection.interfaces import Position, WriteResult
 from ladon_storage.collection.records import Page, Record, Reject
+from ladon_storage.collection.sinks.delta_history import History, rows_name
 from ladon_storage.collection.sinks.delta_known import Known
+from ladon_storage.collection.sinks.delta_positions import changed, numbers_of, position_of
+from ladon_storage.collection.sinks.delta_rewrite import (
+    Action,
+    Rewrite,
+    is_small,
+    marked,
+    returned,
+    without,
+)
 from ladon_storage.collection.sinks.delta_rows import (
-    INSTANT,
-    NEVER,
     RECORDS,
     REJECTS,
+    RETURNED,
     day_of,
-    instant,
-    latest_of,
+    former_reject_id_of,
     microseconds,
     quarantine_rows,
     record_rows,
     reject_id_of,
 )
-from ladon_storage.collection.sinks.delta_table import File, Table, by_day
-from ladon_storage.errors import SinkError, SourceError
+from ladon_storage.collection.sinks.delta_table import Table, by_day
+from ladon_storage.collection.sinks.delta_versions import (
+    Plan,
+    plan_all,
+    plan_latest,
+    plan_of_versions,
+    plan_return_all,
+    plan_return_latest,
+)
+from ladon_storage.collection.sinks.removal import refuse_implausible_removal
+from ladon_storage.errors import SinkError
 
 T = TypeVar("T")
-Action = AddAction | RemoveAction
 
 ATTEMPTS = 10
 """How often a page is tried when other runs of its source commit in between."""
@@ -48,8 +62,10 @@ ATTEMPTS = 10
 COMPACTED_FILES = 128
 """So many small files of one day are made one."""
 
-ROWS_AT_ONCE = 25_000
-"""About so many rows are in memory while files are written again; half of it is a small file."""
+MANY_IDS = 10_000
+"""So many ids are looked up by reading all of them."""
+
+_REMEMBERED = 2**18
 
 
 class Store:
@@ -57,56 +73,103 @@ class Store:
 
     Args:
         root: The folder or the address of the tables.
-        name: The table of records; its quarantine is beside it.
+        name: The table of records; its quarantine, and what was deleted from it, is beside it.
         keep: One row for each record, or for each version.
     """
 
     def __init__(self, root: str, name: str, keep: Literal["latest", "all"]) -> None:
         self._quarantine_address = f"{root}/{name}_quarantine"
         self._keep = keep
-        self._records = Table(f"{root}/{name}", RECORDS, "record_id", f"keep={keep!r}")
+        schema = RECORDS if keep == "latest" else RECORDS.append(RETURNED)
+        self._records = Table(
+            f"{root}/{name}",
+            schema,
+            "record_id",
+            f"keep={keep!r}",
+            mark="removed_at",
+            later=[RETURNED.name],
+        )
+        self._history = History(self._records, f"{root}/{name}_deleted", keeps_all=keep == "all")
         self._quarantine: Table | None = None
         self._is_new = True  # nothing was done since it was opened, so that it is up to date
+        self._has_looked = False
         self._known: dict[str, Known] = {}
         self._added: dict[tuple[str, str], int] = {}
+        self._behind: set[int] = set()
+        """What was added behind a later version, and counted as it was."""
 
-    def write(self, source_id: str, page: Page, run_id: str, position: Position | None) -> int:
-        """Store a page, and return how many rows are new or changed."""
+    def write(
+        self, source_id: str, page: Page, run_id: str, position: Position | None
+    ) -> WriteResult:
+        """Store a page, and return what that changed."""
         self._is_new = False
         if not source_id:
-            raise SinkError("A Delta table cannot be partitioned by a source without a name.")
+            raise SinkError(
+                "A Delta table cannot be partitioned by a source without a name; give it one."
+            )
         if page.rejects:
             self._retried(lambda: self._store_rejects(source_id, page.rejects, run_id))
         if not page.records and position is None:
-            return 0
-        written = self._retried(lambda: self._store(source_id, page.records, position))
+            return WriteResult()
+        result = self._looking(source_id, lambda: self._store(source_id, page.records, position))
         full = {day for (of, day), count in self._added.items() if count >= COMPACTED_FILES}
         if full:
             self._compact(source_id, full)
-        return written
+        return result
 
     def position(self, source_id: str) -> Position | None:
         """Return the position that is remembered of a source."""
         if not self._is_new:
             self._records.refresh()
         self._is_new = False
-        timestamp, watermark, origin = map(instant, self._position_of(source_id))
-        if timestamp is None:
-            return None
-        return Position(timestamp=timestamp, watermark=watermark, origin=origin)
+        return self._looking(source_id, lambda: self._position_of(source_id))
 
     def mark_removed(self, source_id: str, present: Set[str], most: float) -> int:
         """Mark what is not present, unmark what is, and return how many records are newly gone."""
         self._is_new = False
-        return self._retried(lambda: self._mark(source_id, present, most))
+        return self._looking(source_id, lambda: self._mark(source_id, present, most))
+
+    def revert(self, source_id: str, records: Sequence[Record]) -> int:
+        """Make versions the current ones, and return how many were not."""
+        self._is_new = False
+        return self._looking(source_id, lambda: self._revert(source_id, records))
+
+    def lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
+        """Return the ids of which there is no record at a time or later."""
+        self._is_new = False
+        return self._looking(source_id, lambda: self._lacking(source_id, listed))
 
     def tidy(self) -> None:
         """Make small files one, and shorten the log; what fails here the next run does."""
-        with suppress(DeltaError, OSError, pa.ArrowException):
+        with suppress(DeltaError, OSError, pa.ArrowException, SinkError):
+            is_added = bool(self._added)
             for source_id in {of for of, _ in self._added}:
                 self._compact(source_id, {day for of, day in self._added if of == source_id})
-            if self._added:
+            if is_added and self._history.tidy():
                 self._records.clean_up()
+
+    def _looking(self, source_id: str, work: Callable[[], T]) -> T:
+        """Do what depends on what others did, once that was looked at."""
+
+        def looked() -> T:
+            self._look(source_id)
+            return work()
+
+        return self._retried(looked)
+
+    def _look(self, source_id: str) -> None:
+        number = 0 if self._has_looked else self._number_of(source_id)
+        is_changed, is_restored = self._history.look(number)
+        is_first, self._has_looked = not self._has_looked, True
+        if is_changed:
+            self._known.clear()
+        if is_restored and not is_first:
+            raise SinkError(
+                f"The sink's table {self._records.address} was restored while a run collected into "
+                "it, so that rows of this run may be missing; run again: it goes on from where the "
+                "restored table is.",
+                source_id,
+            )
 
     def _retried(self, work: Callable[[], T]) -> T:
         for _ in range(ATTEMPTS - 1):
@@ -120,18 +183,32 @@ class Store:
         return work()
 
     def _commit(
-        self, source_id: str, actions: Sequence[Action], position: dict[str, int] | None = None
+        self,
+        source_id: str,
+        actions: Sequence[Action],
+        position: Mapping[str, int] | None = None,
+        *,
+        added: int = 0,
     ) -> None:
         """Commit to the records, as the next number of the source."""
         table, known = self._records, self._known_of(source_id)
         before = table.version
-        number = self._number_of(source_id) if known.number is None else known.number
-        table.commit(actions, {_page_name(source_id): number + 1, **(position or {})})
-        known.number = number + 1
-        if position:
-            known.position = list(position.values())
+        self._position_of(source_id)
+        held = known.numbers or {}
+        numbers = {**held, **(position or {})}
+        # A position of before the table was restored would hold again with this number.
+        names = changed(numbers, held) if known.is_position_held else dict(numbers)
+        number = names[_page_name(source_id)] = self._history.numbered(before)
+        if known.is_read:
+            names[rows_name(source_id)] = known.count + added
+        table.commit(actions, names)
+        known.number, known.count = number, known.count + added
+        if position is not None:
+            known.position = position_of(numbers.get, source_id)
+        known.numbers, known.is_position_held = numbers, True
         if table.version == before + 1:  # otherwise somebody else may have numbered one since
             known.seen_at = table.version
+            self._history.skip()
 
     def _known_of(self, source_id: str) -> Known:
         table, known = self._records, self._known.get(source_id)
@@ -147,156 +224,173 @@ class Store:
     def _number_of(self, source_id: str) -> int:
         return self._records.transaction(_page_name(source_id)) or 0
 
-    def _position_of(self, source_id: str) -> list[int | None]:
+    def _position_of(self, source_id: str) -> Position | None:
         known = self._known_of(source_id)
-        if known.position is None:
-            known.position = [self._records.transaction(each) for each in _names(source_id)]
+        if known.numbers is None:
+            look_up, known.is_position_held = self._history.position_numbers(_page_name(source_id))
+            if self._history.has_lost_rows(source_id):
+                known.position, known.is_position_held = None, False
+            else:
+                known.position = position_of(look_up, source_id)
+            known.numbers = numbers_of(known.position, source_id)
         return known.position
 
-    def _store(self, source_id: str, records: list[Record], position: Position | None) -> int:
-        numbers: dict[str, int] = {}
-        if position is not None:
-            told = (position.timestamp, position.watermark, position.origin)
-            wanted = [NEVER if each is None else microseconds(each) for each in told]
-            if wanted != self._position_of(source_id):
-                numbers = dict(zip(_names(source_id), wanted, strict=True))
+    def _store(
+        self, source_id: str, records: list[Record], position: Position | None
+    ) -> WriteResult:
         known = self._known_of(source_id)
-        fresh, replaced = self._new(known, records) if records else ([], {})
+        numbers = None
+        if position is not None:
+            self._position_of(source_id)
+            numbers = numbers_of(position, source_id)
+            if known.is_position_held and not changed(numbers, known.numbers or {}):
+                numbers = None
+        plan = self._plan(source_id, known, records) if records else Plan()
+        if plan.superseded:  # a crash before it is known what is current must read them again
+            numbers = None
         # Whatever its version is, a record that a page has is there.
         back = known.marked & {each.record_id for each in records} if records else set()
-        if not fresh and not numbers and not back:
-            return 0
-        rows = record_rows(fresh)
-        added = dict(by_day(rows, [each.timestamp.date() for each in fresh]))
-        actions = list(self._replace(source_id, replaced, back, added))
-        actions += [self._add(source_id, day, those) for day, those in added.items()]
-        self._commit(source_id, actions, numbers)
-        if fresh:
-            known.add(rows)
+        new = {id(each) for each in plan.new}
+        others = [each for each in plan.fresh if id(each) not in new]
+        result = WriteResult(tuple(plan.new), tuple(others), tuple(plan.superseded))
+        if not plan.fresh and numbers is None and not back:
+            return result
+        self._put(source_id, plan, back=back, position=numbers)
         known.marked.difference_update(back)
-        return len(fresh)
+        if self._keep == "all" and plan.superseded and len(self._behind) < _REMEMBERED:
+            fresh = {id(each) for each in plan.fresh}
+            self._behind |= {_hash(each) for each in plan.superseded if id(each) in fresh}
+        return result
 
-    def _new(self, known: Known, records: list[Record]) -> tuple[list[Record], dict[str, int]]:
-        """Return the records that are new or changed, and when the replaced rows are from."""
-        if self._keep == "all":
-            versions = {(each.record_id, each.version): each for each in reversed(records)}
-            stored = known.find([record_id for record_id, _ in versions])
-            for pair in zip(
-                stored["record_id"].to_pylist(), stored["version"].to_pylist(), strict=True
-            ):
-                versions.pop(pair, None)
-            return list(reversed(versions.values())), {}
-        latest = latest_of(records)
-        stored = known.find(list(latest))
-        columns = (
-            stored["record_id"],
-            stored["version"],
-            stored["record_timestamp"].cast(pa.int64()),
-        )
-        # A row that was replaced comes before the one that replaced it.
-        rows = {
-            record_id: (version, moment)
-            for record_id, version, moment in zip(*(c.to_pylist() for c in columns), strict=True)
-        }
-        replaced: dict[str, int] = {}
-        for record_id, (version, moment) in rows.items():
-            new = latest[record_id]
-            if new.version == version or microseconds(new.timestamp) < moment:
-                del latest[record_id]
-            else:
-                replaced[record_id] = moment
-        return list(latest.values()), replaced
+    def _plan(self, source_id: str, known: Known, records: list[Record]) -> Plan:
+        ids = list({each.record_id: None for each in records})
+        stored, deleted = known.find(ids), self._history.deleted(source_id, ids)
+        if self._keep == "latest":
+            return plan_latest(records, stored, deleted)
+        plan = plan_of_versions(records, stored, deleted)
+        return plan or plan_all(records, known.find_places(ids), deleted)
 
-    def _replace(
+    def _put(
         self,
         source_id: str,
-        replaced: dict[str, int],
-        back: Set[str],
-        added: dict[str, pa.Table],
-    ) -> Iterator[Action]:
-        """Write files again without rows that are replaced, and without marks of what is back."""
-        ids = pa.array(sorted({*replaced, *back}), pa.string())
-        if not len(ids):
-            return
-        gone, here = pa.array(list(replaced), pa.string()), pa.array(list(back), pa.string())
-        days = {day_of(moment) for moment in replaced.values()}
-        files = self._records.files(source_id)
-        files = sorted((f for f in files if f.day in days or f.marked), key=lambda f: f.day)
-        for day, those in groupby(files, lambda file: file.day):
-            pending = [added.pop(day)] if day in added else []
-            for file in self._holding(those, ids):
-                rows = self._load([file])
-                rows = rows.filter(pc.invert(pc.is_in(rows["record_id"], gone)))
-                pending.append(_marked(rows, pc.is_in(rows["record_id"], here), None))
-                yield self._records.remove(source_id, file)
-                if sum(each.num_rows for each in pending) >= ROWS_AT_ONCE:
-                    yield self._add(source_id, day, pa.concat_tables(pending))
-                    pending = []
-            if any(each.num_rows for each in pending):
-                yield self._add(source_id, day, pa.concat_tables(pending))
+        plan: Plan,
+        *,
+        back: Set[str] = frozenset(),
+        position: Mapping[str, int] | None = None,
+    ) -> None:
+        """Commit the rows of a plan instead of those that it replaces, and what has no mark now."""
+        table, known = self._records, self._known_of(source_id)
+        rows = record_rows(plan.fresh, plan.arrived, plan.returned)
+        added = dict(by_day(rows, [each.timestamp.date() for each in plan.fresh]))
+        rewrite = Rewrite(table, source_id)
+        if ids := {*plan.replaced, *back}:
+            gone, here = (pa.array(list(each), pa.string()) for each in (plan.replaced, back))
+            days = {day_of(moment) for moment in plan.replaced.values()}
+            files = table.files(source_id)
 
-    def _holding(self, files: Iterator[File] | list[File], ids: pa.Array) -> Iterator[File]:
-        """Yield the files that hold rows of any of the ids, which are in order."""
-        low, high = ids[0].as_py(), ids[-1].as_py()
-        for file in files:
-            if file.low <= high and file.high >= low:
-                found = self._records.load([file], ["record_id"])["record_id"]
-                if pc.any(pc.is_in(found, ids)).as_py():
-                    yield file
+            def change(those: pa.Table) -> pa.Table:
+                return marked(without(those, gone), here, None)
 
-    def _load(self, files: Sequence[File]) -> pa.Table:
-        return self._records.load(files, self._records.columns.names)
+            near = [each for each in files if each.day in days or (back and each.may_have_marks)]
+            found = rewrite.change(near, ids, change, added)
+            if not found >= plan.replaced.keys():  # their owner gave them another time
+                rewrite.change(files, plan.replaced.keys() - found, change, added)
+        for day, those in added.items():
+            rewrite.add(day, those)
+        self._note_added(source_id, rewrite)
+        count = len(plan.fresh) - len(plan.replaced)
+        self._commit(source_id, rewrite.actions, position, added=count)
+        if plan.fresh:
+            known.add(rows)
 
-    def _add(self, source_id: str, day: str, rows: pa.Table) -> AddAction:
-        self._added[source_id, day] = self._added.get((source_id, day), 0) + 1
-        return self._records.add(source_id, day, rows)
+    def _note_added(self, source_id: str, rewrite: Rewrite) -> None:
+        for day in rewrite.days:
+            self._added[source_id, day] = self._added.get((source_id, day), 0) + 1
+
+    def _revert(self, source_id: str, records: Sequence[Record]) -> int:
+        table, known = self._records, self._known_of(source_id)
+        last = {each.record_id: each for each in records}
+        if not last:
+            return 0
+        find = known.find if self._keep == "latest" else known.find_places
+        stored, deleted = find(list(last)), self._history.deleted(source_id, list(last))
+        if self._keep == "latest":
+            plan = plan_return_latest(last, stored, deleted)
+            if plan.fresh:
+                self._put(source_id, plan)
+            return len(plan.fresh)
+        plan, back = plan_return_all(last, stored, deleted)
+        if not plan.fresh and not back:
+            return 0
+        if not table.has_column(RETURNED.name):
+            table.add_column(RETURNED.name)
+        rewrite = Rewrite(table, source_id)
+        ids = {record_id for record_id, _ in back}
+        rewrite.change(table.files(source_id), ids, lambda rows: returned(rows, back))
+        rows = record_rows(plan.fresh, plan.arrived, plan.returned)
+        for day, those in by_day(rows, [each.timestamp.date() for each in plan.fresh]):
+            rewrite.add(day, those)
+        self._note_added(source_id, rewrite)
+        self._commit(source_id, rewrite.actions, added=len(plan.fresh))
+        del self._known[source_id]
+        told = {_hash(last[record_id]) for record_id in (*ids, *(f.record_id for f in plan.fresh))}
+        return len(told - self._behind)
+
+    def _lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
+        lacking = set(listed)
+        moments = {record_id: microseconds(moment) for record_id, moment in listed.items()}
+        names = ("record_id", "record_timestamp")
+        files, only = self._records.files(source_id), None
+        if 0 < len(listed) <= MANY_IDS:
+            only = sorted(each for each in listed if each.isascii() or _is_storable(each))
+            files = [each for each in files if only and each.may_hold(only[0], only[-1])]
+        if not listed:
+            return lacking
+        for found in (
+            self._records.read(files, names, only),
+            self._history.batches(source_id),
+        ):
+            for batch in found:
+                ids, times = batch["record_id"], batch["record_timestamp"].cast(pa.int64())
+                for record_id, moment in zip(ids.to_pylist(), times.to_pylist(), strict=True):
+                    if record_id in lacking and moment >= moments[record_id]:
+                        lacking.remove(record_id)
+        return lacking
 
     def _compact(self, source_id: str, days: Set[str]) -> None:
         """Make small files of one day one; that another run was faster does no harm."""
-        files = [each for each in self._records.files(source_id) if each.rows * 2 < ROWS_AT_ONCE]
+        files = [f for f in self._records.files(source_id) if is_small(f)]
         for day in days:
             self._added.pop((source_id, day), None)
             those = [file for file in files if file.day == day]
             if len(those) < COMPACTED_FILES:
                 continue
-            actions: list[Action] = []
-            for part in _parts(those):
-                # In order of their ids, so that a look-up reads only a part of them.
-                rows = self._load(part).sort_by("record_id")
-                actions.append(self._records.add(source_id, day, rows, is_new=False))
-                actions += [self._records.remove(source_id, each, is_new=False) for each in part]
+            rewrite = Rewrite(self._records, source_id)
+            rewrite.join(day, those)
             with suppress(CommitFailedError):
-                self._commit(source_id, actions)
+                self._commit(source_id, rewrite.actions)
 
     def _mark(self, source_id: str, present: Set[str], most: float) -> int:
         table = self._records
         files = table.files(source_id)
-        marked: set[str] = set()
+        is_marked: set[str] = set()
         unmarked: set[str] = set()
         for batch in table.read(files, ("record_id", "removed_at")):
             gone = pc.is_valid(batch["removed_at"])
-            marked.update(batch["record_id"].filter(gone).to_pylist())
+            is_marked.update(batch["record_id"].filter(gone).to_pylist())
             unmarked.update(batch["record_id"].filter(pc.invert(gone)).to_pylist())
-        missing, back = unmarked - present, marked & present
-        if len(missing) > most * len(unmarked):
-            raise SourceError(
-                f"Of {len(unmarked)} records of source {source_id!r} {len(missing)} are no longer "
-                f"listed, more than {most:.0%}: its document may be cut off; nothing is marked. "
-                "Allow a greater share if they were really removed.",
-                source_id,
-            )
+        missing, back = unmarked - present, is_marked & present
+        refuse_implausible_removal(source_id, len(missing), len(unmarked), most)
         if not missing and not back:
             return 0
         now = datetime.now(UTC)
         gone, here = (pa.array(sorted(ids), pa.string()) for ids in (missing, back))
-        actions: list[Action] = []
-        for file in self._holding(files, pa.array(sorted(missing | back), pa.string())):
-            rows = self._load([file])
-            rows = _marked(rows, pc.is_in(rows["record_id"], gone), now)
-            rows = _marked(rows, pc.is_in(rows["record_id"], here), None)
-            actions.append(table.remove(source_id, file))
-            actions.append(self._add(source_id, file.day, rows))
-        self._commit(source_id, actions)
+        rewrite = Rewrite(table, source_id)
+        rewrite.change(
+            files, missing | back, lambda rows: marked(marked(rows, gone, now), here, None)
+        )
+        self._note_added(source_id, rewrite)
+        self._commit(source_id, rewrite.actions)
         known = self._known_of(source_id)
         known.marked.difference_update(back)
         known.marked.update(missing)
@@ -306,10 +400,11 @@ class Store:
         if self._quarantine is None:
             self._quarantine = Table(self._quarantine_address, REJECTS, "reject_id", "a quarantine")
         table = self._quarantine
-        new = {reject_id_of(each): each for each in rejects}
-        stored = table.load(table.files(source_id), ["reject_id"], sorted(new))
+        new = {reject_id_of(each): each for each in reversed(rejects)}
+        former = {former_reject_id_of(each): reject_id_of(each) for each in rejects}
+        stored = table.load(table.files(source_id), ["reject_id"], sorted({*new, *former}))
         for reject_id in stored["reject_id"].to_pylist():
-            new.pop(reject_id, None)
+            new.pop(former.get(reject_id, reject_id), None)
         if not new:
             return
         now = datetime.now(UTC)
@@ -319,29 +414,18 @@ class Store:
         table.commit([table.add(source_id, now.date().isoformat(), rows)], {name: number})
 
 
-def _marked(rows: pa.Table, which: pa.ChunkedArray, when: datetime | None) -> pa.Table:
-    """Return the rows, with some of them marked as removed at an instant, or not at all."""
-    number = rows.schema.get_field_index("removed_at")
-    column = pc.if_else(which, pa.scalar(when, INSTANT), rows["removed_at"])
-    return rows.set_column(number, rows.schema.field(number), column)
+def _hash(record: Record) -> int:
+    return hash((record.record_id, record.version))
 
 
-def _parts(files: list[File]) -> Iterator[list[File]]:
-    """Cut files into parts of about `ROWS_AT_ONCE` rows, but not one alone."""
-    part: list[File] = []
-    for file in files:
-        part.append(file)
-        if len(part) > 1 and sum(each.rows for each in part) >= ROWS_AT_ONCE:
-            yield part
-            part = []
-    if len(part) > 1:
-        yield part
+def _is_storable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _page_name(source_id: str) -> str:
     # What it is comes first: a source may be named like anything.
     return f"ladon-page:{source_id}"
-
-
-def _names(source_id: str) -> list[str]:
-    return [f"ladon-{what}:{source_id}" for what in ("timestamp", "watermark", "origin")]

@@ -15,9 +15,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,13 @@ from deltalake.exceptions import CommitFailedError
 from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction, RemoveAction
 
+from ladon_storage.collection.sinks.delta_files import (
+    File,
+    as_schema,
+    batches,
+    files_of,
+    opened,
+)
 from ladon_storage.errors import SinkError
 
 PARTITIONS = ("source_id", "day")
@@ -46,54 +52,58 @@ CHECKPOINT_COMMITS = 10
 
 # Not a property: the kernel refuses those that it does not know.
 _MADE_BY = "Made by ladon-storage: "
-# Cleaning up lists the whole log: once for a run, not at each checkpoint.
+# Cleaning up lists the whole log: now and then at the end of a run, not at each checkpoint.
 _NO_CLEANUP = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """Be one file that the table consists of; ``low`` and ``high`` bound its key column.
-
-    ``marked`` is how many of its rows have a value in the last column.
-    """
-
-    path: str
-    size: int
-    rows: int
-    day: str
-    low: str
-    high: str
-    marked: int
 
 
 class Table:
     """Be a Delta table that is partitioned by source and day, and made where it is missing.
+
+    Its owner may add columns; those of a file that is written again keep their values.
 
     Args:
         address: Its folder, absolute, or its address on an object storage.
         schema: Its columns, the two of the partition first.
         key: The column whose bounds are kept for each file.
         kind: What it is made for. A table of another kind, or of somebody else, is refused.
+        mark: The column of which is known for each file how often it has no value.
+        later: Columns of the schema that a table made before may lack.
     """
 
-    def __init__(self, address: str, schema: pa.Schema, key: str, kind: str) -> None:
+    def __init__(
+        self,
+        address: str,
+        schema: pa.Schema,
+        key: str,
+        kind: str,
+        *,
+        mark: str | None = None,
+        later: Sequence[str] = (),
+    ) -> None:
         self.address = address
-        self.columns = pa.schema([field for field in schema if field.name not in PARTITIONS])
+        self.columns = pa.schema([])
+        """Those of the files, as the table has them now."""
         self._schema = schema
-        self._delta_schema = Schema.from_arrow(schema)
         self._key = key
-        self._mark = schema.names[-1]
+        self._mark = mark
+        self._later = later
         self._kind = kind
         self._folder = None if "://" in address else Path(address)
         self._uri = self._folder.as_uri() if self._folder else address
         self._folders: set[str] = set()
         self._listed: tuple[str, int, list[File]] | None = None
         self._log = self._open()
+        self._note_columns()
         self._files: pafs.FileSystem = (
             pafs.SubTreeFileSystem(str(self._folder), pafs.LocalFileSystem())
             if self._folder
             else pafs.PyFileSystem(DeltaStorageHandler(self._uri))
         )
+
+    @property
+    def kind_number(self) -> dict[str, int]:
+        """What says, in a commit, what the table was made for; its description may change."""
+        return {_kind_name(self._kind): 1}
 
     @property
     def version(self) -> int:
@@ -103,42 +113,54 @@ class Table:
     def refresh(self) -> None:
         """See what others committed."""
         self._log.update_incremental()
+        self._note_columns()
 
     def transaction(self, name: str) -> int | None:
         """Return the number that the last commit gave to a name; ``None``: none did."""
         return self._log.transaction_version(name)
 
+    def transactions_at(self, version: int) -> Callable[[str], int | None]:
+        """Return what looks numbers up as they were at a version.
+
+        Raises:
+            DeltaError: The log does not reach back to it.
+        """
+        return DeltaTable(self._uri, version=version).transaction_version
+
+    def commit_text(self, version: int) -> str | None:
+        """Return what the log has of a commit; ``None``: it was cleaned up."""
+        try:
+            with self._files.open_input_file(f"_delta_log/{version:020}.json") as stream:
+                return str(stream.read().decode())
+        except FileNotFoundError:
+            return None
+
     def files(self, source_id: str) -> list[File]:
         """Return the files of a source."""
         if self._listed is None or self._listed[:2] != (source_id, self.version):
-            self._listed = (source_id, self.version, self._files_of(source_id))
+            found = files_of(self._log, source_id, self._key, self._mark)
+            self._listed = (source_id, self.version, found)
         return self._listed[2]
 
-    def _files_of(self, source_id: str) -> list[File]:
-        found = pa.table(self._log.get_add_actions(flatten=True))
-        if not found.num_rows:
-            return []
-        found = found.filter(pc.equal(found["partition.source_id"], source_id))
-        names = ("path", "size_bytes", "num_records", "partition.day")
-        stats = (f"min.{self._key}", f"max.{self._key}", f"null_count.{self._mark}")
-        columns = [found[name].to_pylist() for name in (*names, *stats)]
-        return [
-            File(path, size, rows, day.isoformat(), low, high, rows - unmarked)
-            for path, size, rows, day, low, high, unmarked in zip(*columns, strict=True)
-        ]
+    def count(self, source_id: str) -> int:
+        """Return how many rows there are of a source."""
+        return sum(self.rows_of(file) for file in self.files(source_id))
+
+    def rows_of(self, file: File) -> int:
+        """Return how many rows are left in a file."""
+        if file.rows is None or file.kept is not None:
+            return sum(batch.num_rows for batch in self.read([file], [self._key]))
+        return file.rows
 
     def read(
         self, files: Iterable[File], columns: Sequence[str], only: Sequence[str] | None = None
     ) -> Iterator[pa.RecordBatch]:
         """Yield columns of files, of all rows or only those of some keys."""
         wanted = None if only is None else pa.array(only, pa.string())
+        schema = self.schema_of(columns)
         for file in files:
-            # One file after another, and in this thread: each one that takes part keeps memory.
-            with (
-                self._files.open_input_file(file.path) as stream,
-                pq.ParquetFile(stream, pre_buffer=self._folder is None) as found,
-            ):
-                for batch in found.iter_batches(columns=list(columns), use_threads=False):
+            with opened(self._files, file.path, is_remote=self._folder is None) as found:
+                for batch in batches(found, file, schema):
                     if wanted is not None:
                         batch = batch.filter(pc.is_in(batch[self._key], wanted))
                     yield batch
@@ -147,8 +169,28 @@ class Table:
         self, files: Iterable[File], columns: Sequence[str], only: Sequence[str] | None = None
     ) -> pa.Table:
         """Return columns of files as one table."""
-        schema = pa.schema([self.columns.field(name) for name in columns])
-        return pa.Table.from_batches(self.read(files, columns, only), schema)
+        return pa.Table.from_batches(self.read(files, columns, only), self.schema_of(columns))
+
+    def schema_of(self, columns: Sequence[str]) -> pa.Schema:
+        """Return the schema of some columns, which the table may not have yet."""
+        own = self._schema
+        return pa.schema(
+            [
+                # In our types: a look-up compares texts and instants, however they are stored.
+                own.field(name) if name in own.names else self.columns.field(name)
+                for name in columns
+            ]
+        )
+
+    def has_column(self, name: str) -> bool:
+        """Return whether the table has a column."""
+        return name in self.columns.names
+
+    def add_column(self, name: str) -> None:
+        """Give a table that was made before a column that it lacks; no file changes."""
+        [field] = Schema.from_arrow(pa.schema([self._schema.field(name)])).fields
+        self._log.alter.add_columns([field])
+        self.refresh()
 
     def add(self, source_id: str, day: str, rows: pa.Table, *, is_new: bool = True) -> AddAction:
         """Write a file, which belongs to the table when it is committed."""
@@ -159,6 +201,7 @@ class Table:
         if is_folder_new:
             self._files.create_dir(folder, recursive=True)
             self._folders.add(folder)
+        rows = as_schema(rows, self._stored(rows))
         with self._files.open_output_stream(path) as stream:
             pq.write_table(rows, stream, compression="zstd", use_dictionary=["collected_at"])
         size = self._files.get_file_info(path).size
@@ -170,7 +213,18 @@ class Table:
         return AddAction(path, size, partition, time.time_ns() // 1_000_000, is_new, stats)
 
     def remove(self, source_id: str, file: File, *, is_new: bool = True) -> RemoveAction:
-        """Return what takes a file out of the table when it is committed."""
+        """Return what takes a file out of the table when it is committed.
+
+        Raises:
+            SinkError: Nothing could.
+        """
+        if why := file.why_it_stays:
+            raise SinkError(
+                f"The file {file.named!r} of the sink's table {why}, so that its rows cannot be "
+                "replaced; rewrite it with the engine that wrote it, by OPTIMIZE or REORG TABLE … "
+                "APPLY (PURGE).",
+                source_id,
+            )
         partition: dict[str, str | None] = {"source_id": source_id, "day": file.day}
         now = time.time_ns() // 1_000_000
         return RemoveAction(file.path, is_new, now, file.size, partition)
@@ -186,11 +240,9 @@ class Table:
         self._log.create_write_transaction(
             list(actions),
             "append",
-            self._delta_schema,
+            self._log.schema(),
             list(PARTITIONS),
-            commit_properties=CommitProperties(
-                app_transactions=[Transaction(name, number) for name, number in names.items()]
-            ),
+            commit_properties=_naming(names),
             post_commithook_properties=_NO_CLEANUP,
         )
         self.refresh()
@@ -240,6 +292,7 @@ class Table:
             partition_by=list(PARTITIONS),
             description=_MADE_BY + self._kind,
             configuration={"delta.checkpointInterval": str(CHECKPOINT_COMMITS)},
+            commit_properties=_naming({_kind_name(self._kind): 1}),
         )
         if self._folder:
             _flush(self._folder / "_delta_log" / f"{0:020}.json")
@@ -247,9 +300,12 @@ class Table:
         return log
 
     def _check(self, log: DeltaTable) -> None:
+        columns = {field.name: field for field in log.schema().fields}
+        missing = [each for each in self._schema.names if each not in (*columns, *self._later)]
         _, is_ours, kind = (log.metadata().description or "").partition(_MADE_BY)
-        columns = [field.name for field in log.schema().fields]
-        if not is_ours or sorted(columns) != sorted(self._schema.names):
+        if not is_ours:  # its owner may have described it anew
+            kind = self._kind if log.transaction_version(_kind_name(self._kind)) else ""
+        if missing or not kind or log.metadata().partition_columns != list(PARTITIONS):
             raise SinkError(
                 f"The table {self.address} was not made by this sink: it has the columns "
                 f"{', '.join(columns)}; use another address or table."
@@ -257,16 +313,41 @@ class Table:
         if kind != self._kind:
             raise SinkError(
                 f"The table {self.address} was made with {kind}, not {self._kind}; "
-                "use that, or another table."
+                " use that, or another table."
             )
+        needed = [each for each in columns.values() if not each.nullable]
+        if others := [each.name for each in needed if each.name not in self._schema.names]:
+            raise SinkError(
+                f"The table {self.address} has the column {others[0]!r}, which is not the sink's "
+                "and must have a value; let it have none."
+            )
+        if log.metadata().configuration.get("delta.columnMapping.mode", "none") != "none":
+            raise SinkError(
+                f"The table {self.address} has its columns under other names in its files "
+                "(delta.columnMapping.mode), which this sink cannot write; use another table."
+            )
+
+    def _note_columns(self) -> None:
+        schema = pa.schema(self._log.schema().to_arrow())
+        fields = [field for field in schema if field.name not in PARTITIONS]
+        if self.columns.names != [field.name for field in fields]:
+            self.columns = pa.schema(fields)
+
+    def _stored(self, rows: pa.Table) -> pa.Schema:
+        """Return the columns of rows that the table has, in its order and types."""
+        there = set(rows.schema.names)
+        return pa.schema([field for field in self.columns if field.name in there])
 
     def _stats(self, rows: pa.Table) -> dict[str, Any]:
         bounds = pc.min_max(rows[self._key]).as_py()
+        nulls = {self._key: 0}
+        if self._mark:
+            nulls[self._mark] = rows[self._mark].null_count
         return {
             "numRecords": rows.num_rows,
             "minValues": {self._key: bounds["min"]},
             "maxValues": {self._key: bounds["max"]},
-            "nullCount": {self._key: 0, self._mark: rows[self._mark].null_count},
+            "nullCount": nulls,
         }
 
 
@@ -280,6 +361,16 @@ def by_day(rows: pa.Table, days: Sequence[date]) -> Iterator[tuple[str, pa.Table
         numbers.setdefault(day, []).append(number)
     for day, those in sorted(numbers.items()):
         yield day.isoformat(), rows.take(those)
+
+
+def _naming(names: Mapping[str, int]) -> CommitProperties:
+    return CommitProperties(
+        app_transactions=[Transaction(name, number) for name, number in names.items()]
+    )
+
+
+def _kind_name(kind: str) -> str:
+    return f"ladon-kind:{kind}"
 
 
 def _up_to(top: Path, path: Path) -> list[Path]:

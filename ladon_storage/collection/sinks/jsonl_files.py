@@ -111,7 +111,9 @@ class SourceFiles:
         if len(by_time) < len(new):
             new.sort(key=lambda each: each.timestamp)
             by_time = {each.record_id: each for each in new}
-        return WriteResult(list(by_time.values()), len(placed) - len(by_time), superseded)
+        are_new = {id(each) for each in by_time.values()}
+        changed = [each for each in placed.values() if id(each) not in are_new]
+        return WriteResult(list(by_time.values()), changed, superseded)
 
     def revert(self, records: Sequence[Record]) -> int:
         """Add versions again, as the current ones; return how many were not, of older runs."""

@@ -138,7 +138,10 @@ class Rows:
             superseded += last_said(records, older)
             self._write_beside(beside, with_position=not superseded)
         new = latest(compared.new)
-        return WriteResult(new, max(written - len(new), 0), superseded)
+        versions = {(each.record_id, each.version) for each in new}
+        changed = [each for each in unknown if (each.record_id, each.version) not in versions]
+        # Fewer were written where somebody else writes without waiting for others.
+        return WriteResult(new, [*changed, *again][: max(written - len(new), 0)], superseded)
 
     def revert(self, source_id: str, records: Sequence[Record]) -> int:
         """Make versions the current ones, and return how many rows that changed.

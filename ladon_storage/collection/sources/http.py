@@ -234,15 +234,18 @@ class SourceHttp:
         params: Parameters | None = None,
         headers: Mapping[str, str] | None = None,
         accept: Collection[int] = OK,
+        is_query: bool = True,
     ) -> HttpAnswer:
         """Return the answer at ``url``; ``params`` replace what its query says of the same names.
+
+        One that is no query is asked once, as its answer may be another one each time.
 
         Raises:
             SourceError: It did not arrive, also not when asked for again where that makes sense, or
                 has none of the statuses of ``accept``.
         """
         request = Request("GET", self._address(url, params), None, headers or {}, accept)
-        return await self._repeated(request, ATTEMPTS)
+        return await self._repeated(request, ATTEMPTS if is_query else 1)
 
     async def post(
         self,

@@ -279,7 +279,7 @@ async def _wanted(
 def _refuse_errors(document: object) -> str | None:
     """Return what an instance says against its own answer."""
     errors = document.get("errors") if isinstance(document, dict) else None
-    return f"says that it has errors: {errors!r:.80}" if errors else None
+    return f"says that it has errors: {errors!r}" if errors else None
 
 
 def _read_event(

@@ -320,7 +320,7 @@ class LinkHeader(_Linked):
         return next_in(got.answer.headers.getall("Link", []))
 
 
-class Cursor(_Paging):
+class Cursor(_Shifting):
     """Pages that give a cursor, which is handed back for the next one.
 
     A cursor that is a list is joined by commas in the query, and is itself in the body.
@@ -356,7 +356,9 @@ class Cursor(_Paging):
         if cursor is None:
             return None
         cursor = _in_query(cursor, self.path) if self.where == "query" else _in_body(cursor)
-        return Step(**_placed(self.where, **{self.parameter: cursor}))
+        is_number = str(cursor).isdecimal() and plain(self.parameter) in _COUNTING
+        placed = _placed(self.where, **{self.parameter: cursor})
+        return Step(**placed, is_counted=is_number and not self.stable)
 
 
 def _in_query(cursor: object, path: str) -> str | int:

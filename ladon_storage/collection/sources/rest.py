@@ -51,6 +51,7 @@ from ladon_storage.collection.sources.fields import (
 )
 from ladon_storage.collection.sources.http import OK, HttpAnswer, Keys, SourceHttp, source_http
 from ladon_storage.collection.sources.items import ItemReader, value_at
+from ladon_storage.collection.sources.listing import KEY_END
 from ladon_storage.collection.sources.paging import Cursor, Got, NoPaging, Paging, Step, Where
 from ladon_storage.collection.sources.times import (
     PER_SECOND,
@@ -61,11 +62,14 @@ from ladon_storage.collection.sources.times import (
     written,
     zone_of,
 )
-from ladon_storage.collection.sources.walking import KEY_END, Walk
+from ladon_storage.collection.sources.walking import Walk
 from ladon_storage.errors import SourceError
 from ladon_storage.models import SourceId
 
 logger = logging.getLogger(__name__)
+
+_LONGEST_PROBLEM = 200
+"""Characters of what an API says against its own answer."""
 
 _SECRET_HEADERS = ("authorization", "cookie", "key", "token", "secret")
 _AT_A_STRETCH = 5_000
@@ -315,7 +319,7 @@ class Rest(BaseModel):
         async with aclosing(walk.pages()) as steps:
             async for got in steps:
                 if problem := check(got.document):
-                    raise walk.error(problem)
+                    raise walk.error(http.masked(problem)[:_LONGEST_PROBLEM])
                 is_said = walk.completeness is not None
                 made = paged(self.read(got.items), **_marks(http, walk))
                 async for page in in_turns(made, len(got.answer.body)):
@@ -505,7 +509,13 @@ class _Requests:
         query = {**api.params, **self.bounds["query"], **step.query} if step.url is None else {}
         url = step.url or api.url
         if api.method == "GET":
-            return await self.http.get(url, params=query, headers=api.headers, accept=accept)
+            return await self.http.get(
+                url,
+                params=query,
+                headers=api.headers,
+                accept=accept,
+                is_query=not step.is_once,
+            )
         body = copy.deepcopy(api.body or {})
         for path, value in {**self.bounds["body"], **step.body}.items():
             _put(body, path, value)

@@ -14,30 +14,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
 
 from ladon_storage.collection.records import Completeness
-from ladon_storage.collection.sources.evidence import (
-    Total,
-    declared_total,
-    promise,
-    stated_pages,
-    truth,
-    usual_total,
-)
-from ladon_storage.collection.sources.items import value_at
+from ladon_storage.collection.sources.endings import Ending
+from ladon_storage.collection.sources.listing import Api, ListPage, MovedError
 from ladon_storage.collection.sources.paging import (
-    Cursor,
     Got,
-    LinkHeader,
-    NextLink,
-    NoPaging,
     Offsets,
     PageNumbers,
-    Paging,
     Step,
 )
 from ladon_storage.errors import SourceError
@@ -61,80 +48,6 @@ KNOWN_KEYS = 100_000
 
 SMALLEST_PAGE = 100
 
-KEY_END = "\0"
-"""What is behind the id in a key, before what tells its version."""
-
-
-class Api(Protocol):
-    """What a walk asks of the source that it goes through."""
-
-    @property
-    def source_id(self) -> str:
-        """The stable name."""
-        ...
-
-    @property
-    def paging(self) -> Paging:
-        """How one page leads to the next."""
-        ...
-
-    @property
-    def records(self) -> str:
-        """The path of the items."""
-        ...
-
-    async def page(self, step: Step, *, accept: Collection[int], may_be_empty: bool) -> Got:
-        """Return a page; one with a status of ``accept``, or an empty body, has no items."""
-        ...
-
-    async def keys(self, items: Any) -> list[str]:
-        """Return what tells each item at its version from others: its id, `KEY_END`, its times."""
-        ...
-
-    def is_round(self, count: int) -> bool:
-        """Tell whether just so many items came as a parameter asks for at most."""
-        ...
-
-    def refusal(self, got: Got) -> SourceError:
-        """Return the error that says that the status of an answer is none to go on from."""
-        ...
-
-    def error(self, problem: str, *, transient: bool = False) -> SourceError:
-        """Return the error that says what is wrong with the API."""
-        ...
-
-
-class _Moved(Exception):  # noqa: N818 - it is no error yet
-    """The list changed so that something may have been skipped."""
-
-
-@dataclass(frozen=True)
-class _Page:
-    """A page, how it was asked for, and what tells its items."""
-
-    step: Step
-    got: Got
-    keys: Sequence[str]
-
-    @property
-    def ids(self) -> list[str]:
-        """What tells its items, whatever their version."""
-        return [key.partition(KEY_END)[0] for key in self.keys]
-
-    def without(self, known: Iterable[str]) -> Got:
-        """Return it without the items that are known."""
-        known = frozenset(known)
-        return self.only([index for index, key in enumerate(self.keys) if key not in known])
-
-    def only(self, indexes: Collection[int]) -> Got:
-        """Return it with the items at these indexes alone."""
-        if len(indexes) == len(self.keys):
-            return self.got
-        items, wanted = self.got.items, frozenset(indexes)
-        pairs = enumerate(items.items() if isinstance(items, Mapping) else items)
-        left = [each for index, each in pairs if index in wanted]
-        return replace(self.got, items=dict(left) if isinstance(items, Mapping) else left)
-
 
 class Walk:
     """One walk through a list.
@@ -151,6 +64,7 @@ class Walk:
         self._api = api
         self._paging = api.paging
         self._limit = self._paging.limit if isinstance(self._paging, Offsets) else 0
+        self._overlaps = isinstance(self._paging, Offsets) and not self._paging.stable
         self.completeness: Completeness | None = None
         self.total: int | None = None
         self._begin()
@@ -159,13 +73,10 @@ class Walk:
         self._known: set[int] = set()
         self._asked: set[str] = set()
         self._digests: set[int] = set()
-        self._latest: Total | None = None
-        """What the last page said that had items."""
-        self._filled = 0
+        self._end = Ending(self._api)
         self._largest = 0
         self._empty = 0
         self._repairs = 0
-        self._led_on = False
         self._is_pushed = False
         """Whether something came in front of what was read."""
         self._is_drawn = False
@@ -188,7 +99,7 @@ class Walk:
                 async with aclosing(self._reading()) as pages:
                     async for got in pages:
                         yield got
-            except _Moved:
+            except MovedError:
                 logger.info(
                     "Source %r: its list moved while it was read (%d of %d).",
                     self._api.source_id,
@@ -204,7 +115,7 @@ class Walk:
         )
 
     def _reading(self) -> AsyncGenerator[Got, None]:
-        if isinstance(self._paging, Offsets) and not self._paging.stable:
+        if isinstance(self._paging, Offsets) and self._overlaps:
             return self._by_offset(self._paging)
         return self._by_steps()
 
@@ -212,7 +123,7 @@ class Walk:
 
     async def _by_steps(self) -> AsyncGenerator[Got, None]:
         page = first = self._taken(await self._get(self._paging.first()))
-        before: _Page | None = None
+        before: ListPage | None = None
         fresh: Got | None = page.got
         position, is_counted, checked = page.got.count, False, None
         while (following := self._following(page, position)) is not None:
@@ -228,20 +139,20 @@ class Walk:
                     if (changed := again.without(page.keys)).count:
                         yield changed
                     is_shifted = self._note_shift(page, again)
-                    if is_shifted and not _goes_on(page, coming):
+                    if is_shifted and not page.goes_on_in(coming):
                         position += again.got.count - page.got.count
                         page = again
                         continue
                     checked = None
             if self._is_repeated(page, coming, before, position):
                 if following.is_counted and (await self._get(following)).keys != coming.keys:
-                    raise _Moved
+                    raise MovedError
                 page = coming
                 break
             before, page = page, self._taken(coming)
             fresh = page.got
             position += page.got.count
-        if is_counted and checked != first.step and (self._filled > 1 or self._repairs):
+        if is_counted and checked != first.step and (self._end.filled > 1 or self._repairs):
             if fresh is not None:
                 yield fresh
                 fresh = None
@@ -253,11 +164,11 @@ class Walk:
         if problem is not None:
             raise problem
 
-    def _following(self, page: _Page, position: int) -> Step | None:
+    def _following(self, page: ListPage, position: int) -> Step | None:
         """Return how the next page is asked for; ``None`` at the end."""
         paging, problem = self._paging, ""
         if isinstance(paging, PageNumbers | Offsets):
-            if not page.keys or self._is_reached(page, position):
+            if not page.keys or self._end.is_reached(page, position, self._limit):
                 return None
             if isinstance(paging, Offsets):
                 return paging.skipping(position, self._limit)
@@ -269,21 +180,21 @@ class Walk:
             raise self._api.error(problem)
         if step is None or isinstance(paging, PageNumbers):
             return step
-        self._led_on = True
+        self._end.led_on = True
         # One cursor may lead through all pages, and a link may be there always.
         if step.place == page.step.place:
             return replace(step, is_once=True) if page.keys else None
         if step.place in self._asked:
-            if page.keys and not self._is_proven(page, position):
+            if page.keys and not self._end.is_proven(page, position):
                 raise self._api.error("leads to a page that was read already, and would never end")
             return None
         return step
 
-    def _note_shift(self, page: _Page, again: _Page) -> bool:
+    def _note_shift(self, page: ListPage, again: ListPage) -> bool:
         """Return whether a page shifted that was asked for again, and is gone on from.
 
         Raises:
-            _Moved: Nothing on it is where the reading could go on from.
+            MovedError: Nothing on it is where the reading could go on from.
         """
         if page.ids == again.ids and {*page.keys} & {*again.keys}:
             return False  # what changed stayed where it was
@@ -295,10 +206,12 @@ class Walk:
         elif again.keys and again.keys[0] in page.keys:
             self._is_drawn = True
         else:
-            raise _Moved
+            raise MovedError
         return True
 
-    def _is_repeated(self, page: _Page, coming: _Page, before: _Page | None, position: int) -> bool:
+    def _is_repeated(
+        self, page: ListPage, coming: ListPage, before: ListPage | None, position: int
+    ) -> bool:
         """Tell whether a page is the last one again, and the end.
 
         Raises:
@@ -310,18 +223,20 @@ class Walk:
         if not coming.keys or not (is_within or coming.keys == page.keys):
             return False
         if not isinstance(paging, PageNumbers | Offsets):
-            if self._is_proven(page, position):
+            if self._end.is_proven(page, position):
                 return True
             raise self._api.error("leads to a page that was read already, and would never end")
         if self._is_pushed:
-            raise _Moved
+            raise MovedError
         has_turned = before is not None and not {*before.keys} & {*page.keys}
         if coming.keys != page.keys or not has_turned:
             self._refuse_the_same(paging, page, position)
         return True
 
-    def _refuse_the_same(self, paging: PageNumbers | Offsets, page: _Page, position: int) -> None:
-        if paging.end == "repeat" or self._is_proven(page, position):
+    def _refuse_the_same(
+        self, paging: PageNumbers | Offsets, page: ListPage, position: int
+    ) -> None:
+        if paging.end == "repeat" or self._end.is_proven(page, position):
             return
         raise self._api.error(
             "answers the same page again, whatever page it is asked for: it may have no pages, or "
@@ -334,7 +249,7 @@ class Walk:
         page = first = self._taken(await self._get(paging.first()))
         fresh: Got | None = page.got
         position = page.got.count
-        while page.keys and not self._is_reached(page, position):
+        while page.keys and not self._end.is_reached(page, position, self._limit):
             if fresh is not None:
                 yield fresh
                 fresh = None
@@ -342,6 +257,10 @@ class Walk:
             if page.got.count > 1:
                 coming = await self._overlapping(paging, page, position)
                 if await self._is_ignored(page, coming):
+                    behind = await self._get(paging.skipping(position, self._limit))
+                    if behind.without(page.keys).count:
+                        self._overlaps = False  # it skips whole pages alone
+                        raise MovedError
                     self._refuse_the_same(paging, page, position)
                     page = coming
                     break
@@ -360,7 +279,7 @@ class Walk:
             if not is_end or self._largest == 1:
                 # Pages of one do not overlap: the one before is asked again.
                 if (await self._get(coming.step)).keys != coming.keys:
-                    raise _Moved
+                    raise MovedError
                 if is_end and behind.keys:
                     self._refuse_the_same(paging, page, position)
             if is_end and behind.keys and self._is_pushed and behind.got.count > 1:
@@ -372,7 +291,7 @@ class Walk:
                 break
             page = self._taken(behind)
             fresh, position = page.got, position + page.got.count
-        if self._filled > 1 or self._repairs:
+        if self._end.filled > 1 or self._repairs:
             if fresh is not None:
                 yield fresh
                 fresh = None
@@ -384,7 +303,7 @@ class Walk:
         if problem is not None:
             raise problem
 
-    async def _is_ignored(self, page: _Page, coming: _Page) -> bool:
+    async def _is_ignored(self, page: ListPage, coming: ListPage) -> bool:
         """Tell whether the API answers the same, whatever offset it is asked for."""
         if coming.keys != page.keys or coming.step.number == page.step.number:
             return False
@@ -394,11 +313,11 @@ class Walk:
         self._repair()
         return False
 
-    async def _overlapping(self, paging: Offsets, page: _Page, position: int) -> _Page:
+    async def _overlapping(self, paging: Offsets, page: ListPage, position: int) -> ListPage:
         """Return what follows a page, from one record before, which must be on that page.
 
         Raises:
-            _Moved: More was removed in front of it than a page has.
+            MovedError: More was removed in front of it than a page has.
         """
         coming = await self._get(paging.skipping(position - 1, max(self._limit, 2)))
         if coming.keys and coming.keys[0] in page.keys:
@@ -411,24 +330,26 @@ class Walk:
         self._is_drawn = True
         coming = await self._get(paging.skipping(page.step.number, max(self._limit, 2)))
         if not coming.keys or coming.keys[0] not in page.keys:
-            raise _Moved
+            raise MovedError
         return coming
 
     # What both have in common.
 
-    async def _get(self, step: Step) -> _Page:
+    async def _get(self, step: Step) -> ListPage:
         paging = self._paging
         while True:
             if isinstance(paging, Offsets) and step.size > max(self._limit, 2):
                 step = paging.skipping(step.number, self._limit)
             accept = set[int]()
-            if self._filled and isinstance(paging, PageNumbers | Offsets):
+            if self._end.filled and isinstance(paging, PageNumbers | Offsets):
                 accept.update(paging.end_status)
                 accept.update({404} if isinstance(paging, PageNumbers) else ())
             smaller = set[int]()
             if isinstance(paging, Offsets) and self._limit > SMALLEST_PAGE:
                 smaller.update(paging.too_large)
-            got = await self._api.page(step, accept=accept | smaller, may_be_empty=self._filled > 0)
+            got = await self._api.page(
+                step, accept=accept | smaller, may_be_empty=self._end.filled > 0
+            )
             status = got.answer.status
             if isinstance(paging, Offsets) and status in smaller and status not in accept:
                 self._limit = max(self._limit // 2, SMALLEST_PAGE)
@@ -441,7 +362,7 @@ class Walk:
                     f"gives {got.count} items on a page, too many to be compared with others: ask "
                     "for smaller pages"
                 )
-            return _Page(step, got, keys)
+            return ListPage(step, got, keys)
 
     def _means_the_end(self, got: Got) -> bool:
         """Tell whether a 404 says that a page lies beyond the end, as Django's says by itself."""
@@ -452,7 +373,7 @@ class Walk:
         except ValueError:
             return False
 
-    def _taken(self, page: _Page) -> _Page:
+    def _taken(self, page: ListPage) -> ListPage:
         """Return a page that was added to what is read of the list.
 
         Raises:
@@ -470,12 +391,11 @@ class Walk:
         digest = hash(page.keys)
         if digest in self._digests:
             if page.step.is_counted:
-                raise _Moved
+                raise MovedError
             raise self._api.error("leads to a page that was read already, and would never end")
         self._digests.add(digest)
-        self._filled += 1
         self._largest = max(self._largest, page.got.count)
-        self._latest = self._stated(page) or self._latest
+        self._end.note(page)
         for key in page.keys[: KNOWN_KEYS - len(self._known)]:
             self._known.add(hash(key))
         return page
@@ -483,14 +403,14 @@ class Walk:
     def _repair(self) -> None:
         self._repairs += 1
         if self._repairs > REPAIRS:
-            raise _Moved
+            raise MovedError
 
-    async def _front(self, first: _Page) -> AsyncGenerator[Got, None]:
+    async def _front(self, first: ListPage) -> AsyncGenerator[Got, None]:
         """Yield what is in front of what was read now, as in an order of the newest first.
 
         Raises:
-            _Moved: What was read is not to be found there, what came is not in front, or what came
-                or went there was not to be seen in what was read.
+            MovedError: What was read is not to be found there, what came is not in front, or what
+                came or went there was not to be seen in what was read.
         """
         step: Step | None = first.step
         is_pushed, is_drawn, came = self._is_pushed, self._is_drawn, set[int]()
@@ -505,7 +425,7 @@ class Walk:
             hashes = [hash(key) for key in page.keys]
             known = [index for index, each in enumerate(hashes) if each in self._known]
             ahead = range(known[0] if known else len(hashes))
-            if (ahead and not self._is_pushed) or not (is_drawn or _holds(page, first, len(ahead))):
+            if (ahead and not self._is_pushed) or not (is_drawn or page.holds(first, len(ahead))):
                 break
             fresh = [index for index in ahead if hashes[index] not in came]
             if fresh:
@@ -524,118 +444,13 @@ class Walk:
                 step = self._paging.after(step, page.got)
             except ValueError:
                 break
-        raise _Moved
+        raise MovedError
 
-    def _stated(self, page: _Page) -> Total | None:
-        got, paging = page.got, self._paging
-        if paging.total:
-            total = declared_total(got.answer, got.document, paging.total)
-            if total is None and page.keys and getattr(paging, "end", "") == "total":
-                raise self._api.error(f"says no total at {paging.total!r}")
-            return total
-        if paging.only_declared:
-            return None
-        return usual_total(got.answer, got.document, got.items, self._api.records)
-
-    def _is_reached(self, page: _Page, position: int) -> bool:
-        """Tell whether the declared total says that no page follows."""
-        paging = self._paging
-        if not isinstance(paging, PageNumbers | Offsets) or paging.end != "total":
-            return False
-        total = self._stated(page)
-        if total is None or not total.is_sure or total.count != position:
-            return False
-        # What counts the items of its page alone looks like a total on a first page that is full.
-        is_full = paging.asked is None or page.got.count >= (self._limit or paging.asked)
-        if page.keys and self._filled == 1 and is_full:
-            return False
-        return self._promised(page) is None
-
-    def _is_proven(self, page: _Page, position: int) -> bool:
-        """Tell whether a total says that all has come."""
-        total = self._latest
-        if total is None or total.count > position:
-            return False
-        asked = getattr(self._paging, "asked", None)
-        return total.is_sure or (asked is not None and page.got.count > asked)
-
-    def _promised(self, page: _Page) -> str | None:
-        """Return what says that more follows."""
-        paging, got = self._paging, page.got
-        if paging.only_declared:
-            return None
-        heeds_next = True
-        if isinstance(paging, NextLink | Cursor):
-            if paging.more and truth(value_at(got.document, paging.more)) is False:
-                return None
-            heeds_next = not (self._led_on or _has(got.document, paging.path))
-        elif isinstance(paging, LinkHeader):
-            heeds_next = not self._led_on
-        return promise(
-            got.answer, got.document, got.items, self._api.records, heeds_next=heeds_next
-        )
-
-    def _judged(self, page: _Page, position: int) -> SourceError | None:
-        """Return what contradicts an end behind ``page``; else note how it is known.
-
-        Raises:
-            _Moved: The total fell just before the end.
-        """
-        paging, total = self._paging, self._latest
-        last = self._stated(page)
-        total = total or last
-        if total is not None and total.count > position:
-            if self._repairs or (self._filled and last and 0 < last.count <= position):
-                raise _Moved
-            return self._api.error(
-                f"says at {total.place!r} that there are {total.count} items, and gives {position}"
-            )
-        if problem := self._promised(page):
-            return self._api.error(f"{problem}, and the reading ends{_step(paging)}")
-        if not paging.only_declared and isinstance(paging, NoPaging | PageNumbers):
-            got = page.got
-            pages = stated_pages(got.answer, got.document, got.items, self._api.records)
-            if pages > max(self._filled, 1):
-                return self._api.error(
-                    f"says that there are {pages} pages, and gives {self._filled}{_step(paging)}"
-                )
-        self.total = total.count if total is not None and total.is_sure else None
-        self.completeness = self._how(position)
+    def _judged(self, page: ListPage, position: int) -> SourceError | None:
+        """Return what contradicts an end behind ``page``; else note how it is known."""
+        end = self._end
+        problem = end.contradiction(page, position, has_moved=self._repairs > 0)
+        if problem is not None:
+            return self._api.error(problem)
+        self.total, self.completeness = end.total, end.completeness(position)
         return None
-
-    def _how(self, position: int) -> Completeness:
-        paging = self._paging
-        if paging.only_declared or getattr(paging, "stable", False):
-            return "declared"
-        if isinstance(paging, NoPaging):
-            if self.total is None and self._api.is_round(position):
-                return "declared"
-            return "whole document"
-        return "total" if self.total is not None and self.total <= position else "last page"
-
-
-def _holds(page: _Page, first: _Page, ahead: int) -> bool:
-    """Tell whether a first page still has what it had, but for what was pushed from it."""
-    ids = set(page.ids)
-    return all(each in ids for each in first.ids[: max(len(page.keys) - ahead, 0)])
-
-
-def _goes_on(page: _Page, coming: _Page) -> bool:
-    """Tell whether a page begins with what was pushed there from the one before, and goes on."""
-    is_within = {*coming.keys} <= {*page.keys}
-    return bool(coming.keys) and coming.keys[0] in page.keys and not is_within
-
-
-def _step(paging: Paging) -> str:
-    if isinstance(paging, NoPaging):
-        return " with one document, as no paging is declared"
-    return f" by what is declared as {paging.kind!r}"
-
-
-def _has(document: object, path: str) -> bool:
-    """Tell whether there is anything at a path, be it null."""
-    if isinstance(document, dict) and path in document:
-        return True
-    above, _, name = path.rpartition(".")
-    there = value_at(document, above)
-    return isinstance(there, dict) and name in there

@@ -1,0 +1,210 @@
+"""What the regular runs of a source missed: it is read again, and compared with what the sink has.
+
+- Missed is what the sink had nothing of, though its time is one up to which everything should have
+  been durable. What the overlap of the next run reads again anyway is not missed yet.
+- What is found is stored, and the watermark, the position and the marks of removed records stay.
+- It begins where the source was first collected from: what lies before that was left out on
+  purpose.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, computed_field
+
+from ladon_storage.collection import engine
+from ladon_storage.collection.interfaces import (
+    Clock,
+    Collected,
+    Ledger,
+    Limits,
+    Position,
+    Progress,
+    RemembersPosition,
+    Sink,
+    Source,
+    Storage,
+    WriteResult,
+    utc_now,
+)
+from ladon_storage.collection.records import Page
+from ladon_storage.errors import ConfigurationError
+from ladon_storage.models import collected_up_to, to_utc
+
+NAMED = 100
+"""So many ids of what was missed, and of what has changed, are told."""
+
+
+class Reconciliation(BaseModel):
+    """What a second reading found that the regular runs had not.
+
+    Args:
+        source_id: The source.
+        run_id: The run.
+        watermark: Up to where the regular runs had collected.
+        horizon: Up to where everything should have been in the sink.
+        due: How many records came that should have been.
+        missed: How many of them the sink had nothing of.
+        changed: How many came in another version than the sink had.
+        early: How many came that the next regular run reads anyway.
+        missed_ids: The first ids of those that were missed.
+        changed_ids: The first ids of those that have changed.
+        ledger: What was asked for and delivered.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    source_id: str
+    run_id: str
+    watermark: datetime
+    horizon: datetime
+    due: int
+    missed: int
+    changed: int
+    early: int
+    missed_ids: tuple[str, ...]
+    changed_ids: tuple[str, ...]
+    ledger: Ledger
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def rate(self) -> float:
+        """Which share of what should have been in the sink was missed."""
+        return self.missed / self.due if self.due else 0.0
+
+
+class ComparingSink:
+    """A sink that notes what is new to it, and keeps its position and its marks.
+
+    Args:
+        sink: Where records become durable.
+        horizon: Up to where everything should be there already.
+    """
+
+    def __init__(self, sink: Sink, horizon: datetime) -> None:
+        self._sink = sink
+        self._horizon = horizon
+        self.due = self.missed = self.changed = self.early = 0
+        self.missed_ids: list[str] = []
+        self.changed_ids: list[str] = []
+
+    async def __aenter__(self) -> Self:
+        await self._sink.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._sink.__aexit__(kind, error, traceback)
+
+    async def write(
+        self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
+    ) -> WriteResult:
+        """Make a page durable, and note what of it was not there."""
+        result = await self._sink.write(source_id, page, run_id=run_id)
+        if isinstance(result, int):
+            raise ConfigurationError(
+                f"The sink of source {source_id!r} does not tell what is new from what changed, so "
+                "nobody knows what was missed; let its write return a WriteResult."
+            )
+        missed = [each.record_id for each in result.new if each.timestamp <= self._horizon]
+        self.due += sum(each.timestamp <= self._horizon for each in page.records)
+        self.missed += len(missed)
+        self.early += len(result.new) - len(missed)
+        self.changed += len(result.changed)
+        self.missed_ids += missed[: NAMED - len(self.missed_ids)]
+        self.changed_ids += [
+            each.record_id for each in result.changed[: NAMED - len(self.changed_ids)]
+        ]
+        return result
+
+
+async def reconcile(
+    source: Source,
+    sink: Sink,
+    storage: Storage,
+    *,
+    run_id: str,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    progress: Progress | None = None,
+    collect: engine.Collect = engine.collect,
+    clock: Clock = utc_now,
+) -> Reconciliation:
+    """Read a source again, store what the regular runs missed, and say what that was.
+
+    Args:
+        source: What is read.
+        sink: Where the regular runs made it durable.
+        storage: Where the watermark is; it is read, and stays.
+        run_id: The name of this run.
+        since: The first instant; naive is UTC; ``None``: from where it was first collected.
+        until: The instant before which it ends; naive is UTC.
+        limits: What makes it fail.
+        progress: Who hears of each page.
+        collect: What reads and writes the pages.
+        clock: The time, as an aware datetime.
+
+    Raises:
+        ConfigurationError: The source was never collected, the range is empty, or the sink does
+            not tell what is new to it.
+        LadonStorageError: The storage, the source or the sink failed.
+    """
+    since, until = (None if each is None else to_utc(each) for each in (since, until))
+    await storage.health_check()
+    watermark = collected_up_to(await storage.get_watermark(source.source_id))
+    if watermark is None:
+        raise ConfigurationError(
+            f"Source {source.source_id!r} was never collected, so there is nothing to compare "
+            "with; collect it first."
+        )
+    origin = await _origin(source, sink)
+    since = max((each for each in (since, origin) if each is not None), default=None)
+    if since is not None and until is not None and since >= until:
+        raise ConfigurationError(
+            f"Between {since.isoformat()} and {until.isoformat()} nothing was collected; set until "
+            "to a later instant."
+        )
+    # A watermark in the future proves nothing about what is still to come.
+    horizon = min(watermark, clock()) - (source.overlap or timedelta(0))
+    comparing = ComparingSink(sink, horizon)
+    collected: Collected = await collect(
+        source,
+        comparing,
+        since,
+        until,
+        bounded=since is not None or until is not None,
+        run_id=run_id,
+        limits=limits,
+        progress=progress,
+        clock=clock,
+    )
+    return Reconciliation(
+        source_id=source.source_id,
+        run_id=run_id,
+        watermark=watermark,
+        horizon=horizon,
+        due=comparing.due,
+        missed=comparing.missed,
+        changed=comparing.changed,
+        early=comparing.early,
+        missed_ids=tuple(comparing.missed_ids),
+        changed_ids=tuple(comparing.changed_ids),
+        ledger=Ledger(**{name: getattr(collected, name) for name in Ledger.model_fields}),
+    )
+
+
+async def _origin(source: Source, sink: Sink) -> datetime | None:
+    """Return from where the source was first collected; ``None``: from its beginning."""
+    if not isinstance(sink, RemembersPosition):
+        return None
+    async with sink:
+        position = await sink.position(source.source_id)
+    return None if position is None else position.origin

@@ -1,0 +1,164 @@
+"""Who ended a run stands in its watermark: a signal, Prefect, a timeout."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import get_client
+from prefect.settings import PREFECT_API_URL
+from prefect.states import Cancelling
+
+from flows import ending
+from flows.collect import collect
+from flows.collect_many import collect_many
+from ladon_storage.settings import StorageSettings
+from tests.collecting import ScriptedSource, record
+from tests.feed_server import Answer, FeedServer
+from tests.flaky import Flaky
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+HANGING = Answer(b'{"count": 2', stall_at=5)
+
+
+async def reason(storage: StorageSettings, source_id: str = "feed") -> str | None:
+    """Return the error of a watermark that says failed, with no success before."""
+    async with storage.client() as client:
+        stored = await client.get_watermark(source_id)
+    assert stored
+    assert (stored.status, stored.last_successful_timestamp) == ("failed", None)
+    return stored.error_message
+
+
+async def process(*command: str, service: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *command,
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PREFECT_API_URL": str(PREFECT_API_URL.value()),
+            "STORAGE_SERVICE_URL": service,
+        },
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+async def test_signal_ends_a_run_and_is_named(
+    number: signal.Signals, storage: StorageSettings, service: Flaky, tmp_path: Path
+) -> None:
+    """The command line writes failed with the signal's name, and ends with an error."""
+    async with FeedServer(HANGING) as feed:
+        source = json.dumps({"kind": "kev", "url": feed.url})
+        running = await process(
+            sys.executable, "-m", "flows.collect", source, f"sqlite:///{tmp_path}/r.db",
+            service=service.url,
+        )  # fmt: skip
+        await asyncio.wait_for(feed.asked.wait(), 60)
+        running.send_signal(number)
+        output, _ = await asyncio.wait_for(running.communicate(), 60)
+    assert running.returncode != 0, output.decode()
+    assert await reason(storage, "kev") == f"ended by {number.name}", output.decode()
+
+
+async def test_hangup_that_is_ignored_ends_no_run(
+    storage: StorageSettings, service: Flaky, tmp_path: Path
+) -> None:
+    """Under nohup a run outlives its terminal."""
+    document = {
+        "count": 1,
+        "vulnerabilities": [{"cveID": "CVE-2024-0001", "dateAdded": "2024-01-01"}],
+    }
+    async with FeedServer() as feed:
+        source = json.dumps({"kind": "kev", "url": feed.url})
+        running = await process(
+            "nohup", sys.executable, "-m", "flows.collect", source, f"sqlite:///{tmp_path}/r.db",
+            service=service.url,
+        )  # fmt: skip
+
+        def play(_asked: object) -> Answer:
+            running.send_signal(signal.SIGHUP)
+            return Answer.of(document)
+
+        feed.play = play
+        output, _ = await asyncio.wait_for(running.communicate(), 60)
+    assert running.returncode == 0, output.decode()
+    async with storage.client() as client:
+        stored = await client.get_watermark("kev")
+    assert stored
+    assert stored.status == "success"
+
+
+def hanging_source(started: asyncio.Event) -> ScriptedSource:
+    async def hang() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    return ScriptedSource([[record("1", 1)], hang])
+
+
+async def test_timeout_of_the_flow_is_named(storage: StorageSettings, tmp_path: Path) -> None:
+    """A run that took longer than its flow may says so, and for how long it was let."""
+    limited = collect.with_options(timeout_seconds=3)
+    with pytest.raises(TimeoutError):
+        await limited(
+            hanging_source(asyncio.Event()), {"url": f"sqlite:///{tmp_path}/r.db"}, storage
+        )
+    assert await reason(storage) == "ended by its timeout of 3 s"
+
+
+async def test_cancellation_in_prefect_is_named(storage: StorageSettings, tmp_path: Path) -> None:
+    """A run that Prefect wants cancelled says so when it is told to end."""
+    started = asyncio.Event()
+    run = asyncio.ensure_future(
+        collect(hanging_source(started), {"url": f"sqlite:///{tmp_path}/r.db"}, storage)
+    )
+    await started.wait()
+    async with storage.client() as client, get_client() as prefect:
+        stored = await client.get_watermark("feed")
+        assert stored
+        await prefect.set_flow_run_state(stored.run_id, Cancelling(), force=True)  # type: ignore[arg-type]
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert await reason(storage) == "ended by a cancellation in Prefect"
+
+
+async def test_each_source_of_many_says_who_ended_it(
+    storage: StorageSettings, tmp_path: Path
+) -> None:
+    """Cancelling a run of many sources writes the same into the watermark of each under way."""
+    async with FeedServer(HANGING) as feed:
+        sources = [{"kind": "kev", "url": feed.url}]
+        run = asyncio.ensure_future(
+            collect_many(sources, sink={"url": f"sqlite:///{tmp_path}/r.db"}, storage=storage)
+        )
+        await feed.asked.wait()
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+    assert await reason(storage, "kev") == "ended by a cancellation"
+
+
+async def test_signals_are_given_back() -> None:
+    """After the last run whoever handled a signal before handles it again."""
+    before = [signal.getsignal(each) for each in ending._NOTED]
+    with ending.signals_noted(), ending.signals_noted():
+        assert signal.getsignal(signal.SIGTERM) is ending._note
+    assert [signal.getsignal(each) for each in ending._NOTED] == before
+
+
+async def test_error_that_says_something_keeps_its_words() -> None:
+    """Only what says nothing but that a run was cancelled is put in other words."""
+    named: Any = ending.Ending()
+    assert await named.named("SourceError: CancelledError at the feed") == (
+        "SourceError: CancelledError at the feed"
+    )
+    assert await named.named("CancelledError") == "ended by a cancellation"

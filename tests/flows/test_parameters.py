@@ -1,0 +1,143 @@
+"""What Prefect's database has of a run: no password, whoever began it and however it is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_HOME
+from pydantic import SecretStr
+
+from flows import backfill, collect, collect_many
+from flows.parameters import holds_secret
+from ladon_storage.blocks import RecordSink
+from ladon_storage.collection.sinks import sink_from
+from ladon_storage.errors import ConfigurationError, LadonStorageError
+from ladon_storage.settings import StorageSettings
+from tests.collecting import ScriptedSource, at, record
+
+PASSWORD = "hunter2-0f-the-sink"
+ADDRESS = f"postgresql://ladon:{PASSWORD}@127.0.0.1:1/records"
+
+
+def stored_in_prefect() -> bytes:
+    """Return all that Prefect's server keeps on disk."""
+    database = Path(str(PREFECT_API_DATABASE_CONNECTION_URL.value()).partition(":///")[2])
+    folder = Path(PREFECT_HOME.value())
+    files = {*database.parent.glob(f"{database.name}*"), *folder.rglob("*")}
+    content = b"".join(each.read_bytes() for each in files if each.is_file())
+    assert b"flow_run" in content
+    return content
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        ADDRESS,
+        "postgresql://ladon:p/w#?d@db/records",
+        "postgresql://:pw@db/records",
+        "postgresql://ladon@db/records?password=x",
+        "s3://bucket/records?aws_secret_access_key=x",
+        "abfss://box@account/records?sv=1&sig=x",
+        "s3://bucket/records?session_token=x",
+    ],
+)
+def test_address_with_a_secret_is_told_from_others(address: str) -> None:
+    """Whatever its characters are, and wherever it stands."""
+    assert holds_secret(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "sqlite:///records.db",
+        "postgresql://ladon@db:5432/records?sslmode=verify-full",
+        "delta:///data/a:b@c",
+        "abfss://box@account.dfs.core.windows.net/records",
+        "s3://bucket/records?region=eu-central-1&keyspace=x",
+    ],
+)
+def test_address_without_a_secret_is_taken(address: str) -> None:
+    """A user's name, a port and an option are none."""
+    assert not holds_secret(address)
+
+
+@pytest.mark.parametrize("sink", [{"url": ADDRESS}, ADDRESS], ids=["dictionary", "text"])
+async def test_sink_with_a_password_is_refused_before_there_is_a_run(
+    sink: Any, storage: StorageSettings
+) -> None:
+    """Each flow says where it belongs, and nothing of it is in Prefect's database."""
+    source = {"kind": "kev"}
+    flows: list[Any] = [
+        lambda: collect.collect(source, sink, storage),
+        lambda: collect.collect.with_options(name="other")(source, sink=sink, storage=storage),
+        lambda: collect.collect_kev(source, sink, storage),
+        lambda: collect_many.collect_many([source], sink=sink, storage=storage),
+        lambda: backfill.backfill(source, at(0), at(1), sink, storage),
+    ]
+    for begin in flows:
+        with pytest.raises(ConfigurationError, match="save the address in a Record Sink block"):
+            await begin()
+    assert PASSWORD.encode() not in stored_in_prefect()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"kind": "sql", "source_id": "t", "table": "t", "url": ADDRESS},
+        {"kind": "rest", "source_id": "r", "url": f"https://u:{PASSWORD}@127.0.0.1/"},
+        {
+            "kind": "rest",
+            "source_id": "r",
+            "url": "https://127.0.0.1/",
+            "headers": {"Authorization": PASSWORD},
+        },
+    ],
+    ids=["sql", "rest", "header"],
+)
+async def test_source_with_a_password_is_refused_before_there_is_a_run(
+    source: dict[str, Any], storage: StorageSettings, tmp_path: Path
+) -> None:
+    """Its validator speaks before Prefect has the parameters, and does not say the password."""
+    with pytest.raises(ConfigurationError) as caught:
+        await collect.collect(source, {"url": f"sqlite:///{tmp_path}/r.db"}, storage)
+    assert PASSWORD not in str(caught.value)
+    with pytest.raises(ConfigurationError):
+        await collect_many.collect_many([source], sink="records", storage=storage)
+    assert PASSWORD.encode() not in stored_in_prefect()
+
+
+@pytest.mark.parametrize(
+    "module", [collect, collect_many, backfill], ids=lambda each: each.__name__
+)
+def test_command_line_refuses_a_sink_with_a_password(
+    module: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says where the address belongs, does not repeat it, and begins no run."""
+    listed = tmp_path / "sources.json"
+    listed.write_text(json.dumps([{"kind": "kev"}]))
+    arguments = {
+        collect: ["kev", ADDRESS],
+        collect_many: [str(listed), ADDRESS],
+        backfill: ["kev", ADDRESS, "2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z"],
+    }[module]
+    assert module.main(arguments) == 1
+    told = capsys.readouterr().err
+    assert "Record Sink block" in told
+    assert PASSWORD not in told
+    assert PASSWORD.encode() not in stored_in_prefect()
+
+
+async def test_secret_of_a_block_or_an_object_stays_out_of_prefect(
+    storage: StorageSettings,
+) -> None:
+    """A block that is not saved, a sink and a source of one's own are no text in the database."""
+    own = ScriptedSource([[record("1", 1)]], source_id="own")
+    own.key = PASSWORD  # type: ignore[attr-defined]
+    for sink in (RecordSink(url=SecretStr(ADDRESS)), sink_from({"url": ADDRESS})):
+        with pytest.raises(LadonStorageError) as caught:
+            await collect.collect(own, sink, storage)
+        assert PASSWORD not in str(caught.value)
+    assert PASSWORD.encode() not in stored_in_prefect()

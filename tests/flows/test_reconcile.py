@@ -1,0 +1,70 @@
+"""The flow that reads a source again: its page, its event, its state, and its command."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from prefect.artifacts import Artifact
+
+from flows import reconcile as module
+from flows.collect import collect
+from flows.reconcile import reconcile
+from ladon_storage.errors import ConfigurationError
+from ladon_storage.settings import StorageSettings
+from tests.collecting import MemorySink, ScriptedSource, record
+from tests.flaky import Flaky
+from tests.flows.test_reports import events_of
+
+
+async def test_what_was_missed_is_a_page_an_event_and_a_state(
+    storage: StorageSettings, service: Flaky
+) -> None:
+    """It is stored, named and told as a rate, and the watermark is only read."""
+    sink = MemorySink()
+    regular, missed = [record("1", 1), record("9", 9)], record("`2|`", 2)
+    source = ScriptedSource([regular], [[*regular, missed]], [regular], source_id="again")
+    await collect(source, sink, storage)
+    writes = service.calls.count("PUT")
+
+    state = await reconcile(source, sink, storage, return_state=True)
+    assert state.message == "1 of 3 missed (33.33%), 0 changed since"
+    assert sink.ids == ["1", "9", "`2|`"]
+    assert service.calls.count("PUT") == writes
+    artifact = await Artifact.aget("ladon-again-reconciliation")
+    assert artifact
+    for fact in (
+        "# again: 1 of 3 missed (33.33%)",
+        "| missed | 1 of 3 (33.33%) |",
+        "## Missed: 1",
+        "- `'2/'`",
+        "| delivered | 3 = 1 new + 0 changed + 2 known + 0 quarantined + 0 skipped |",
+    ):
+        assert fact in str(artifact.data)
+    found = [each for each in await events_of("again", 2) if each["event"].endswith("missed")]
+    assert [each["payload"]["missed_ids"] for each in found] == [["`2|`"]]
+    assert found[0]["event"] == "ladon.collection.missed"
+
+    state = await reconcile(source, sink, storage, last_days=99_999, return_state=True)
+    assert state.message == "0 of 2 missed (0.00%), 0 changed since"
+
+
+async def test_since_and_last_days_together_are_refused(storage: StorageSettings) -> None:
+    """They say the same, and could say different things."""
+    source = ScriptedSource([])
+    since = record("1", 1).timestamp - timedelta(days=1)
+    with pytest.raises(ConfigurationError, match="either since or last_days"):
+        await reconcile(source, MemorySink(), storage, since=since, last_days=1)
+
+
+def test_command_says_what_is_wrong(
+    service: Flaky,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A source that was never collected has nothing to compare with."""
+    monkeypatch.setenv("STORAGE_SERVICE_URL", service.url)
+    assert module.main(["kev", f"sqlite:///{tmp_path}/records.db"]) == 1
+    assert "collect it first" in capsys.readouterr().err
