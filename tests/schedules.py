@@ -848,7 +848,9 @@ class World:
         if stored is None or stored.status != WatermarkStatus.RUNNING:
             return False
         assert stored.last_run_timestamp is not None
-        return stored.run_id != run_id and self.now < stored.last_run_timestamp + LEASE
+        now = stored.answered_at  # by then: since, time may have passed
+        assert now is not None
+        return stored.run_id != run_id and now < stored.last_run_timestamp + LEASE
 
     def seen(self, life: Life, start: datetime | None) -> tuple[list[Record], list[Reject]]:
         """Return what a run that begins to read sees, in the order in which it sees it."""
