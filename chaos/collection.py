@@ -152,13 +152,14 @@ class ToldSink:
     ) -> WriteResult | int:
         """Make a page durable, unless it is to be forgotten."""
         nth = self._teller.at("write", "before")
+        claimed = len(page.records)
         if self._fault == "drop-page" and nth == 1:
             page = Page()
         if self._fault == "late-page" and len(page):
             page, self._late = self._late or Page(), page
         written = await self._inner.write(source_id, page, run_id=run_id, position=position)
         self._teller.at("write", "after")
-        return written
+        return claimed if self._late else written
 
     async def position(self, source_id: str) -> Position | None:
         """Ask the sink."""
