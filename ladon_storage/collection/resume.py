@@ -66,7 +66,7 @@ async def find_start(source: Source, sink: Sink, turn: Turn, limits: Limits, clo
     position = None
     if isinstance(sink, RemembersPosition):
         position = await sink.position(source.source_id)
-    limit = max(ours, turn.now()) + _CLOCK_RESOLUTION
+    limit = turn.now() + _CLOCK_RESOLUTION
     if turn.before is not None and turn.before > limit:
         turn.before = durable = await _last_sane(source, turn, position, limit, limits)
     elif isinstance(sink, RemembersPosition):
