@@ -405,6 +405,23 @@ async def test_document_of_a_run_that_broke_off_is_read_again() -> None:
     assert old.was_read
 
 
+async def test_document_with_unusable_records_is_read_again() -> None:
+    """Each run says what cannot be used, until it is mended."""
+
+    class Spoilt(Catalogue):
+        async def pages(
+            self, start: datetime | None, until: datetime | None, known: Known
+        ) -> AsyncIterator[Page]:
+            async for page in super().pages(start, until, known):
+                yield page
+            if self.was_read:
+                yield Page([], [Reject.of("no id", {})])
+
+    world = World()
+    reports = [await world.run(Spoilt("a", "1", "2")) for _ in range(2)]
+    assert [each.records_quarantined for each in reports] == [1, 1]
+
+
 async def test_document_is_read_again_where_an_operator_went_back() -> None:
     """What is asked for again is read again."""
     world = World()

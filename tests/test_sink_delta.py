@@ -55,7 +55,7 @@ def sink(lake: Path, keep: Any = "latest", name: str = "records") -> DeltaSink:
 
 
 async def write(
-    target: Sink, *pages: list[Record] | Page, source_id: str = "feed", run_id: str = "r"
+    target: DeltaSink, *pages: list[Record] | Page, source_id: str = "feed", run_id: str = "r"
 ) -> list[int]:
     async with target:
         return [
@@ -480,6 +480,55 @@ async def test_table_that_is_too_large_to_hold_is_asked(
     changed = [record("3", 4, "b"), record("70", 80, "b"), record("71", 1, "b")]
     assert await write(sink(lake, keep), changed, changed) == [2 + (keep == "all"), 0]
     assert len(rows(lake, "*")) == 85 + (3 if keep == "all" else 0)
+
+
+@pytest.mark.parametrize("held", [True, False])
+async def test_known_version_takes_over_with_its_page(
+    lake: Path, monkeypatch: pytest.MonkeyPatch, held: bool
+) -> None:
+    """It is one commit with what is new and the position; what is current already is none."""
+    if not held:
+        monkeypatch.setattr(delta_known, "HELD_ROWS", 0)
+    one, two = record("1", 1, "a"), record("1", 1, "b")
+    other, far = record("2", 5000, "a"), record("2", 5000, "b")
+    async with sink(lake, "all") as target:
+        for page in ([one, other], [two, far]):
+            await target.write("feed", Page(page))
+        for n, page in enumerate(([one, other], [two, far]) * 3):
+            before = commits(lake)
+            new = record(f"new-{n}", 1)
+            position = Position(timestamp=at(n))
+            result = await target.write("feed", Page([*page, new]), position=position)
+            assert (list(result.new), list(result.changed)) == ([new], page)
+            assert await target.position("feed") == position
+            assert (await target.write("feed", Page([*page, new]), position=position)).written == 0
+            assert commits(lake) == before + 1
+    order = "ORDER BY returned_at DESC NULLS LAST, record_timestamp DESC, collected_at DESC"
+    first = f"row_number() OVER (PARTITION BY record_id {order})"
+    found = rows(lake, f"{first} AS place, {VALUES}", where="record_id IN ('1', '2')")
+    assert found == [(1, "1", "b"), (1, "2", "b"), (2, "1", "a"), (2, "2", "a")]
+
+
+async def test_last_of_a_history_stays_current_whatever_is_added_with_it(lake: Path) -> None:
+    """Its row has an earlier time than what the page says of it, and than what is new."""
+    one, two = record("1", 1, "a"), record("1", 2, "b")
+    again = Record(one.record_id, at(3), one.payload, one.version)
+
+    assert await write(sink(lake, "all"), [one], [two, again], [again]) == [1, 1, 0]
+    order = "returned_at IS NOT NULL, payload->>'$.value'"
+    assert rows(lake, order) == [(False, "b"), (True, "a")]
+
+
+async def test_version_of_several_times_in_a_page_is_of_the_latest(lake: Path) -> None:
+    """So that it is in front of what the page says in between."""
+    one, two = record("1", 1, "a"), record("1", 2, "b")
+    again = Record(one.record_id, at(3), one.payload, one.version)
+
+    assert await write(sink(lake, "all"), [one, two, again], [one, two, again]) == [2, 0]
+    assert rows(lake, "payload->>'$.value', record_timestamp = '2024-01-01 00:03:00+00'") == [
+        ("a", True),
+        ("b", False),
+    ]
 
 
 def test_filter_never_misses_what_was_added() -> None:

@@ -509,7 +509,9 @@ async def test_table_of_before_is_read_by_its_own_columns(lake: Path) -> None:
     async with sink(lake, "all") as target:
         assert await target.revert("feed", [one]) == 1
     assert owned(lake).schema().fields[-1].name == "returned_at"
-    assert (await write(lake, "all", [one], [two]))[1].superseded == (two,)
+    known, again = await write(lake, "all", [one], [two])
+    assert (known.written, known.superseded) == (0, ())
+    assert (again.changed, again.superseded) == ((two,), ())
 
 
 async def test_version_is_current_whatever_the_clocks_of_workers_say(
@@ -641,3 +643,42 @@ async def test_row_that_its_owner_gave_another_time_is_replaced(lake: Path) -> N
 
     assert len(result.changed) == 1
     assert rows(lake, "record_id", "payload") == [("1", "b"), ("2", "a")]
+
+
+async def test_version_that_its_owner_gave_another_time_may_take_over(lake: Path) -> None:
+    """Its file is of the day that it had, where another version may be in the file of the new."""
+    day = 24 * 60
+    one, two, three = record("1", 1, "a"), record("1", 1, "b"), record("1", day, "c")
+    await write(lake, "all", [one], [two])
+    owned(lake).update(
+        predicate="payload LIKE '%\"a\"%'",
+        updates={"record_timestamp": "timestamp '2024-01-02T00:00:00Z'"},
+    )
+    await write(lake, "all", [three])
+    again = Record(one.record_id, at(2 * day), one.payload, one.version)
+    [result] = await write(lake, "all", [again])
+
+    assert (result.changed, result.superseded) == ((again,), ())
+    found = rows(lake, "payload", "returned_at")
+    assert [(value, when is not None) for value, when in found] == [
+        ("a", True),
+        ("b", False),
+        ("c", False),
+    ]
+
+
+async def test_version_that_was_deleted_is_there_again_once_the_source_says_it_anew(
+    lake: Path,
+) -> None:
+    """Of two at one time it was the former; to come back after the other is a change."""
+    one, two = record("1", 1, "a"), record("1", 1, "b")
+    await write(lake, "all", [one], [two])
+    owned(lake).delete("payload LIKE '%\"a\"%'")
+
+    [history] = await write(lake, "all", [one, two])
+    assert (history.written, history.superseded) == (0, ())
+    assert rows(lake, "payload") == [("b",)]
+    again, known = await write(lake, "all", [one], [one])
+    assert (again.changed, known.written) == ((one,), 0)
+    found = rows(lake, "payload", "returned_at")
+    assert [(value, when is not None) for value, when in found] == [("a", True), ("b", False)]

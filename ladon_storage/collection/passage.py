@@ -276,9 +276,11 @@ class Passage:
         if tally.is_unchanged:
             return {"document": self._start.document, "order_shown": shown}
         shown = shown or tally.filled_pages >= PASS_PAGES
+        # What has something to be mended is read, and told of, by each run.
+        known = None if tally.quarantined else tally.document
         listed = LISTED if self._is_snapshot else None
         return {
-            "document": (tally.document or listed) if tally.seen else None,
+            "document": (known or listed) if tally.seen else None,
             "order_shown": self._learns_order and tally.in_order and shown,
         }
 

@@ -99,6 +99,6 @@ async def test_live_command_collects_twice(
     rows = [line.split("│")[1:-1] for line in shown.splitlines() if "completed" in line]
     assert [[cell.strip() for cell in row[:4]] for row in rows] == [
         ["1", "completed", "1", "1"],
-        ["2", "completed", "1", "0"],
+        ["2", "completed", "0", "0"],  # the catalogue is the one that the sink has
     ]
     assert "answered 410" in capsys.readouterr().out

@@ -118,17 +118,20 @@ def without(rows: pa.Table, ids: pa.Array) -> pa.Table:
 def marked(rows: pa.Table, ids: pa.Array, when: datetime | None) -> pa.Table:
     """Return the rows, those of some ids as removed at an instant, or not at all."""
     which = pc.is_in(rows["record_id"], ids)
-    return _set(rows, "removed_at", pc.if_else(which, pa.scalar(when, INSTANT), rows["removed_at"]))
+    return set_column(
+        rows, "removed_at", pc.if_else(which, pa.scalar(when, INSTANT), rows["removed_at"])
+    )
 
 
 def returned(rows: pa.Table, when: Mapping[tuple[str, str], int]) -> pa.Table:
     """Return the rows, some versions as returned at instants in microseconds."""
     pairs = zip(rows["record_id"].to_pylist(), rows["version"].to_pylist(), strict=True)
     instants = pa.array([when.get(pair) for pair in pairs], pa.int64()).cast(INSTANT)
-    return _set(rows, "returned_at", pc.coalesce(instants, rows["returned_at"]))
+    return set_column(rows, "returned_at", pc.coalesce(instants, rows["returned_at"]))
 
 
-def _set(rows: pa.Table, name: str, column: pa.ChunkedArray) -> pa.Table:
+def set_column(rows: pa.Table, name: str, column: pa.ChunkedArray) -> pa.Table:
+    """Return the rows with other values in a column."""
     number = rows.schema.get_field_index(name)
     return rows.set_column(number, rows.schema.field(number), column)
 

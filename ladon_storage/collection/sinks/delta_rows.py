@@ -34,7 +34,7 @@ RECORDS = pa.schema(
     ]
 )
 RETURNED = pa.field("returned_at", INSTANT)
-"""When a version became the current one although another is later by its time."""
+"""When a version became the current one again, or although another one is later by its time."""
 DELETED = pa.schema(
     [
         *_PARTITIONS,

@@ -21,7 +21,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from ladon_storage.collection.interfaces import Position, WriteResult
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.collection.sinks.delta_history import History, rows_name
-from ladon_storage.collection.sinks.delta_known import Known
+from ladon_storage.collection.sinks.delta_known import ORDER, Known
 from ladon_storage.collection.sinks.delta_positions import changed, numbers_of, position_of
 from ladon_storage.collection.sinks.delta_rewrite import (
     Action,
@@ -35,7 +35,6 @@ from ladon_storage.collection.sinks.delta_rows import (
     RECORDS,
     REJECTS,
     RETURNED,
-    day_of,
     former_reject_id_of,
     microseconds,
     quarantine_rows,
@@ -250,10 +249,8 @@ class Store:
             numbers = None
         # Whatever its version is, a record that a page has is there.
         back = known.marked & {each.record_id for each in records} if records else set()
-        new = {id(each) for each in plan.new}
-        others = [each for each in plan.fresh if id(each) not in new]
-        result = WriteResult(tuple(plan.new), tuple(others), tuple(plan.superseded))
-        if not plan.fresh and numbers is None and not back:
+        result = WriteResult(tuple(plan.new), tuple(plan.changed), tuple(plan.superseded))
+        if not plan.changes_rows and numbers is None and not back:
             return result
         self._put(source_id, plan, back=back, position=numbers)
         known.marked.difference_update(back)
@@ -268,7 +265,11 @@ class Store:
         if self._keep == "latest":
             return plan_latest(records, stored, deleted)
         plan = plan_of_versions(records, stored, deleted)
-        return plan or plan_all(records, known.find_places(ids), deleted)
+        if plan is None:
+            if ORDER[-1] not in stored.schema.names:
+                stored = known.find_places(ids)
+            plan = plan_all(records, stored, deleted)
+        return plan
 
     def _put(
         self,
@@ -280,61 +281,70 @@ class Store:
     ) -> None:
         """Commit the rows of a plan instead of those that it replaces, and what has no mark now."""
         table, known = self._records, self._known_of(source_id)
+        if (plan.back is not None or any(plan.returned)) and not table.has_column(RETURNED.name):
+            table.add_column(RETURNED.name)
         rows = record_rows(plan.fresh, plan.arrived, plan.returned)
         added = dict(by_day(rows, [each.timestamp.date() for each in plan.fresh]))
         rewrite = Rewrite(table, source_id)
-        if ids := {*plan.replaced, *back}:
-            gone, here = (pa.array(list(each), pa.string()) for each in (plan.replaced, back))
-            days = {day_of(moment) for moment in plan.replaced.values()}
-            files = table.files(source_id)
-
-            def change(those: pa.Table) -> pa.Table:
-                return marked(without(those, gone), here, None)
-
-            near = [each for each in files if each.day in days or (back and each.may_have_marks)]
-            found = rewrite.change(near, ids, change, added)
-            if not found >= plan.replaced.keys():  # their owner gave them another time
-                rewrite.change(files, plan.replaced.keys() - found, change, added)
+        if plan.replaced or plan.back is not None or back:
+            self._rewrite(source_id, rewrite, plan, back, added)
         for day, those in added.items():
             rewrite.add(day, those)
         self._note_added(source_id, rewrite)
         count = len(plan.fresh) - len(plan.replaced)
         self._commit(source_id, rewrite.actions, position, added=count)
-        if plan.fresh:
-            known.add(rows)
+        for those in (rows, plan.back):
+            if those is not None and those.num_rows:
+                known.add(those)
+
+    def _rewrite(
+        self,
+        source_id: str,
+        rewrite: Rewrite,
+        plan: Plan,
+        back: Set[str],
+        added: dict[str, pa.Table],
+    ) -> None:
+        """Write the files again whose rows a plan replaces, brings back, or takes a mark from."""
+        gone, here = (pa.array(list(each), pa.string()) for each in (plan.replaced, back))
+        days, returning = plan.days, plan.returning
+        missing = dict(returning)
+
+        def change(those: pa.Table) -> pa.Table:
+            those = marked(without(those, gone), here, None)
+            if not returning:
+                return those
+            for pair in zip(
+                those["record_id"].to_pylist(), those["version"].to_pylist(), strict=True
+            ):
+                missing.pop(pair, None)
+            return returned(those, returning)
+
+        files = self._records.files(source_id)
+        near = [each for each in files if each.day in days or (back and each.may_have_marks)]
+        ids = {*plan.replaced, *back, *(record_id for record_id, _ in returning)}
+        found = rewrite.change(near, ids, change, added)
+        # Their owner gave them another time.
+        left = (plan.replaced.keys() - found) | {record_id for record_id, _ in missing}
+        if left:
+            rewrite.change(files, left, change, added)
 
     def _note_added(self, source_id: str, rewrite: Rewrite) -> None:
         for day in rewrite.days:
             self._added[source_id, day] = self._added.get((source_id, day), 0) + 1
 
     def _revert(self, source_id: str, records: Sequence[Record]) -> int:
-        table, known = self._records, self._known_of(source_id)
+        known = self._known_of(source_id)
         last = {each.record_id: each for each in records}
         if not last:
             return 0
         find = known.find if self._keep == "latest" else known.find_places
         stored, deleted = find(list(last)), self._history.deleted(source_id, list(last))
-        if self._keep == "latest":
-            plan = plan_return_latest(last, stored, deleted)
-            if plan.fresh:
-                self._put(source_id, plan)
-            return len(plan.fresh)
-        plan, back = plan_return_all(last, stored, deleted)
-        if not plan.fresh and not back:
-            return 0
-        if not table.has_column(RETURNED.name):
-            table.add_column(RETURNED.name)
-        rewrite = Rewrite(table, source_id)
-        ids = {record_id for record_id, _ in back}
-        rewrite.change(table.files(source_id), ids, lambda rows: returned(rows, back))
-        rows = record_rows(plan.fresh, plan.arrived, plan.returned)
-        for day, those in by_day(rows, [each.timestamp.date() for each in plan.fresh]):
-            rewrite.add(day, those)
-        self._note_added(source_id, rewrite)
-        self._commit(source_id, rewrite.actions, added=len(plan.fresh))
-        del self._known[source_id]
-        told = {_hash(last[record_id]) for record_id in (*ids, *(f.record_id for f in plan.fresh))}
-        return len(told - self._behind)
+        plan_return = plan_return_latest if self._keep == "latest" else plan_return_all
+        plan = plan_return(last, stored, deleted)
+        if plan.changes_rows:
+            self._put(source_id, plan)
+        return len({_hash(each) for each in plan.changed} - self._behind)
 
     def _lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
         lacking = set(listed)

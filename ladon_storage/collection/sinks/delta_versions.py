@@ -3,8 +3,9 @@
 - What somebody deleted on purpose counts as known, so that only a change brings a record back.
 - ``keep="latest"``: an older content never replaces a newer one; of one time, the later arrival
   wins.
-- ``keep="all"``: a version is stored once. It becomes the current one unless it is older than that;
-  what it says of itself is made so that the documented order has it first.
+- ``keep="all"``: a version is stored once. What a page says last of a record becomes the current
+  one, also where it is there already, unless it is older than that; what it says of itself is made
+  so that the documented order has it first.
 """
 
 from __future__ import annotations
@@ -17,7 +18,14 @@ import pyarrow.compute as pc
 
 from ladon_storage.collection.records import Record
 from ladon_storage.collection.sinks.delta_known import ORDER
-from ladon_storage.collection.sinks.delta_rows import NEVER, microseconds, now_in_microseconds
+from ladon_storage.collection.sinks.delta_rewrite import set_column
+from ladon_storage.collection.sinks.delta_rows import (
+    INSTANT,
+    NEVER,
+    day_of,
+    microseconds,
+    now_in_microseconds,
+)
 from ladon_storage.collection.sinks.versions import last_said
 
 Place = tuple[int, int, int]
@@ -35,6 +43,8 @@ class Plan:
         new: Those of whose ids there was nothing, one for each id.
         superseded: What is left as it is, or added behind what is current.
         replaced: When the rows are from that they replace, in microseconds, by their ids.
+        back: The rows that are there and become current again, as they are then.
+        again: The known records that become current, and were not.
     """
 
     fresh: list[Record] = field(default_factory=list)
@@ -43,6 +53,35 @@ class Plan:
     new: list[Record] = field(default_factory=list)
     superseded: list[Record] = field(default_factory=list)
     replaced: dict[str, int] = field(default_factory=dict)
+    back: pa.Table | None = None
+    again: list[Record] = field(default_factory=list)
+
+    @property
+    def changes_rows(self) -> bool:
+        """Whether rows are added, or become current again."""
+        return bool(self.fresh) or self.back is not None
+
+    @property
+    def changed(self) -> list[Record]:
+        """What is stored of ids that there were, or becomes current again."""
+        new = {id(each) for each in self.new}
+        changed = {id(each): each for each in (*self.fresh, *self.again) if id(each) not in new}
+        return list(changed.values())
+
+    @property
+    def days(self) -> set[str]:
+        """The days of the rows that are replaced or come back."""
+        back = [] if self.back is None else _numbers(self.back["record_timestamp"])
+        return {day_of(moment) for moment in (*self.replaced.values(), *back)}
+
+    @property
+    def returning(self) -> dict[tuple[str, str], int]:
+        """When versions come back, in microseconds."""
+        if self.back is None:
+            return {}
+        ids, versions = (self.back[name].to_pylist() for name in ("record_id", "version"))
+        pairs = zip(ids, versions, strict=True)
+        return dict(zip(pairs, _numbers(self.back["returned_at"]), strict=True))
 
 
 def latest_of(records: Iterable[Record]) -> dict[str, Record]:
@@ -130,16 +169,51 @@ def plan_of_versions(
 
 
 def plan_all(records: Sequence[Record], stored: pa.Table, deleted: pa.Table | None) -> Plan:
-    """Return what to do with a page by the places of the versions that there are."""
+    """Return what to do with a page by the places of the versions that there are.
+
+    What the page says last of a record becomes current unless it is older than what is.
+    """
     fresh, _ = _fresh(records, stored, deleted)
-    return _plan_of_versions(records, fresh, current_of(stored, deleted))
+    current = current_of(stored, deleted)
+    now = _now_behind(current)
+    plan = Plan(sorted(fresh, key=lambda each: each.timestamp))
+    plan.arrived = _one_after_another(plan.fresh, now)
+    newest = {each.record_id: each for each in plan.fresh}
+    are_fresh = {id(each) for each in plan.fresh}
+    returned: set[int] = set()
+    back: list[Record] = []
+    for record_id, record in latest_of(records).items():
+        if record_id not in current:
+            plan.new.append(record)
+            continue
+        version, (returned_at, moment, _) = current[record_id]
+        if record.version == version:
+            other = newest.get(record_id)
+            is_hidden = other is not None and microseconds(other.timestamp) >= moment
+            if is_hidden and returned_at == NEVER:
+                back.append(record)
+        elif microseconds(record.timestamp) < moment:
+            plan.superseded.append(record)
+        elif id(record) not in are_fresh:
+            back.append(record)
+            plan.again.append(record)
+        elif returned_at != NEVER:
+            returned.add(id(record))
+    plan.returned = [
+        arrived if id(each) in returned else None
+        for each, arrived in zip(plan.fresh, plan.arrived, strict=True)
+    ]
+    _bring_back(plan, back, stored, now)
+    return plan
 
 
 def _fresh(
     records: Sequence[Record], stored: pa.Table, deleted: pa.Table | None
 ) -> tuple[list[Record], list[str]]:
     """Return the versions that are unknown, and the ids of those that are known."""
-    fresh = {(each.record_id, each.version): each for each in reversed(records)}
+    fresh = {(each.record_id, each.version): each for each in records}
+    if len(fresh) < len(records):
+        fresh = _latest_of_versions(records)
     known: list[str] = []
     for rows in (stored, deleted):
         if rows is not None:
@@ -147,7 +221,19 @@ def _fresh(
             for pair in zip(ids, rows["version"].to_pylist(), strict=True):
                 fresh.pop(pair, None)
             known += ids
-    return list(reversed(fresh.values())), known
+    return list(fresh.values()), known
+
+
+def _latest_of_versions(records: Iterable[Record]) -> dict[tuple[str, str], Record]:
+    """Return the latest record of each version, in the order in which those were said."""
+    latest: dict[tuple[str, str], Record] = {}
+    for record in records:
+        key = record.record_id, record.version
+        known = latest.get(key)
+        if known is None or record.timestamp >= known.timestamp:
+            latest.pop(key, None)
+            latest[key] = record
+    return latest
 
 
 def _plan_of_unknown(fresh: list[Record]) -> Plan:
@@ -161,64 +247,37 @@ def _plan_of_unknown(fresh: list[Record]) -> Plan:
     return plan
 
 
-def _plan_of_versions(
-    records: Sequence[Record], fresh: list[Record], current: dict[str, tuple[str, Place]]
-) -> Plan:
-    before, places = dict(current), dict(current)
-    behind: set[int] = set()
-    plan = Plan(sorted(fresh, key=lambda each: each.timestamp))
-    plan.arrived = _one_after_another(plan.fresh, _now_behind(current))
-    new: dict[str, Record] = {}
-    for record, arrived in zip(plan.fresh, plan.arrived, strict=True):
-        record_id, moment = record.record_id, microseconds(record.timestamp)
-        returned = None
-        if record_id not in before:
-            new[record_id] = record
-        if (known := places.get(record_id)) is not None:
-            if moment < known[1][1]:
-                behind.add(id(record))
-            elif known[1][0] != NEVER:
-                returned = arrived
-        if id(record) not in behind:
-            place = NEVER if returned is None else returned, moment, arrived
-            places[record_id] = record.version, place
-        plan.returned.append(returned)
-    plan.new = list(new.values())
-    passed = {(each.record_id, each.version) for each in plan.fresh if id(each) in behind}
-    older: list[Record] = []
-    written = {(each.record_id, each.version) for each in plan.fresh}
-    for record in records:
-        key = record.record_id, record.version
-        if record.record_id in before and key not in written:
-            if before[record.record_id][0] != record.version:
-                older.append(record)
-        elif key in passed:
-            older.append(record)
-    plan.superseded = last_said(records, older)
+def plan_return_all(last: Mapping[str, Record], stored: pa.Table, deleted: pa.Table | None) -> Plan:
+    """Return what makes versions the current ones where a row is kept for each of them."""
+    current = current_of(stored, deleted)
+    plan = Plan()
+    back = [
+        record
+        for record_id, record in last.items()
+        if record_id not in current or current[record_id][0] != record.version
+    ]
+    plan.again = back
+    _bring_back(plan, back, stored, _now_behind(current))
     return plan
 
 
-def plan_return_all(
-    last: Mapping[str, Record], stored: pa.Table, deleted: pa.Table | None
-) -> tuple[Plan, dict[tuple[str, str], int]]:
-    """Return what makes versions the current ones where a row is kept for each of them.
-
-    That is what to add, and when those return that are there.
-    """
-    current = current_of(stored, deleted)
-    now = _now_behind(current)
-    there = set(zip(stored["record_id"].to_pylist(), stored["version"].to_pylist(), strict=True))
-    plan, back = Plan(), {}
-    for record_id, record in last.items():
-        if record_id in current and current[record_id][0] == record.version:
-            continue
-        if (record_id, record.version) in there:
-            back[record_id, record.version] = now
+def _bring_back(plan: Plan, records: Sequence[Record], stored: pa.Table, now: int) -> None:
+    """Make versions current that are there, or that were deleted, and are stored again."""
+    if not records:
+        return
+    pairs = zip(stored["record_id"].to_pylist(), stored["version"].to_pylist(), strict=True)
+    rows = {pair: number for number, pair in enumerate(pairs)}  # the later ones are last
+    numbers = []
+    for record in records:
+        if (number := rows.get((record.record_id, record.version))) is not None:
+            numbers.append(number)
         else:
             plan.fresh.append(record)
-    plan.arrived = [now] * len(plan.fresh)
-    plan.returned = [now] * len(plan.fresh)
-    return plan, back
+            plan.arrived.append(now)
+            plan.returned.append(now)
+    if numbers:
+        instants = pa.array([now] * len(numbers), pa.int64()).cast(INSTANT)
+        plan.back = set_column(stored.take(numbers), "returned_at", instants)
 
 
 def _now_behind(current: Mapping[str, tuple[str, Place]]) -> int:
