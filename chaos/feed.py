@@ -65,6 +65,12 @@ class Manner:
     delivers_all: bool
     ordered: bool
 
+    def can_show(self, fault: str | None) -> bool:
+        """Tell whether a fault that is made on purpose can do harm."""
+        if fault == "believe-order":
+            return self.ordered and self.paging != "pinned" and self.order == "newest"
+        return self.delivers_all if fault == "drop-old" else True
+
     @classmethod
     def drawn(cls, draw: random.Random) -> Manner:
         """Draw one."""

@@ -129,6 +129,8 @@ class World:
         self._tally = tally
         self._fault = fault
         self._manner = Manner.drawn(self._draw)
+        while not self._manner.can_show(fault):
+            self._manner = Manner.drawn(self._draw)
         self._keep = self._draw.choice(["all", "all", "latest"])
         self._checkpoints = self._draw.random() < 0.5
         self._feed = Feed(seed, has_old=self._manner.delivers_all)

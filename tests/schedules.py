@@ -928,7 +928,9 @@ class World:
         if self.feed.lookback is None or self.feed.overlap is None:
             return
         reach = self._looked_back()
-        if self.last_success is not None:
+        # Where one in the future is all that anybody knows, it is a first collection again.
+        is_known = self.backend.remembers or (self.last_success or self.now) <= self.now
+        if self.last_success is not None and is_known:
             if not self.backend.remembers or self.backend.position() is not None:
                 return
             reach = min(reach, self._before(self.last_success))
