@@ -519,6 +519,8 @@ class HitSink:
     ) -> WriteResult | int:
         await self._life.hit("write", "before")
         written = await self._inner.write(source_id, page, run_id=run_id, position=position)
+        if not isinstance(written, int) and written.superseded:
+            position = None  # the sink does not remember it then
         self._life.world.wrote(self._life, page, position)
         await self._life.hit("write", "after")
         return written
