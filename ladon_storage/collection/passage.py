@@ -132,7 +132,7 @@ class Passage:
         self._learns_order = self._declares_order and not is_guaranteed
         self._is_whole = turn is not None and getattr(source, "whole", source.overlap is None)
         self._is_snapshot = getattr(source, "snapshot", source.overlap is None)
-        self._returns = Returns.of(sink, is_needed=turn is not None and start.position is not None)
+        self._returns = Returns.of(sink, is_needed=turn is not None)
         self._checkpointed = time.monotonic()
         self._watermark = turn.before if turn else None
         self._began = clock()
