@@ -241,6 +241,16 @@ async def test_single_page_shows_no_order() -> None:
     assert source.ranges == [(at(1), None)]
 
 
+async def test_equal_times_show_no_order() -> None:
+    """A pass in which no time rose could have come in any order."""
+    world = World()
+    await world.run(Declared([[record("1", 1)], [record("2", 1)]]))
+    with pytest.raises(SourceError):
+        await world.run(Declared([[record("9", 9)], SourceError("down")]))
+    await world.run(source := Declared([[record("3", 2)]]))
+    assert source.ranges == [(at(1), None)]
+
+
 # A watermark in the future
 
 

@@ -54,9 +54,6 @@ QUARANTINE_MINIMUM = 10
 HOPELESS_RECORDS = 10_000
 """When so many came and none can be used, a run does not wait for the rest."""
 
-PASS_PAGES = 2
-"""So many pages with records make a pass that shows an order."""
-
 LISTED = "0" * 30
 """Stands for the digest of a document in a position: something was listed, and in no document."""
 
@@ -276,7 +273,7 @@ class Passage:
         tally, shown = self._tally, self._order_shown
         if tally.is_unchanged:
             return {"document": self._start.document, "order_shown": shown}
-        shown = shown or tally.filled_pages >= PASS_PAGES
+        shown = shown or tally.has_risen
         # What has something to be mended, or to be promoted later, is read by each run.
         known = None if tally.quarantined or tally.is_ahead else tally.document
         listed = LISTED if self._is_snapshot else None
