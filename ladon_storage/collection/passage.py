@@ -40,7 +40,7 @@ from ladon_storage.collection.resume import Start, latest
 from ladon_storage.collection.returns import Returns
 from ladon_storage.collection.tally import Tally
 from ladon_storage.collection.turn import Turn
-from ladon_storage.errors import SinkError, SourceError
+from ladon_storage.errors import ConfigurationError, SinkError, SourceError
 from ladon_storage.models import NOTHING_COLLECTED
 
 logger = logging.getLogger(__name__)
@@ -150,6 +150,7 @@ class Passage:
                     await self._progress(self._collected())
         self._refuse_a_changed_feed()
         self._refuse_a_vanished_feed()
+        self._refuse_a_missed_total()
         await self._revert()
         await self._mark_removed()
         if self._remembers and self._turn:
@@ -168,11 +169,17 @@ class Passage:
                 self._start.document,
                 start if self._turn is None else durable,
             )
-            pages: AsyncIterator[Page] = self._source.pages(  # type: ignore[call-arg]
-                start, until, known
-            )
+            pages = self._source.pages(start, until, known)  # type: ignore[call-arg]
+        else:
+            pages = self._source.pages(start, until)
+        if hasattr(pages, "__aiter__"):
             return pages
-        return self._source.pages(start, until)
+        if hasattr(pages, "close"):  # a coroutine, which would be complained about
+            pages.close()
+        raise ConfigurationError(
+            f"`pages` of source {self._source.source_id!r} gives a {type(pages).__name__}, and no "
+            "pages. Write it as `async def` with `yield`."
+        )
 
     def _collected(self) -> Collected:
         tally, start = self._tally, self._start
@@ -212,6 +219,11 @@ class Passage:
     def _count(self, page: Page) -> Page:
         """Count what was delivered, and return what of it is stored."""
         tally = self._tally
+        if not isinstance(page, Page):
+            raise ConfigurationError(
+                f"`pages` of source {self._source.source_id!r} yields a {type(page).__name__}. "
+                "Yield a Page of records and rejects."
+            )
         if page.asked_at is not None and not tally.pages:
             is_sane = page.asked_at <= self._began + _LONGEST_LEAD
             self._horizon = page.asked_at if is_sane else self._began
@@ -285,8 +297,15 @@ class Passage:
     def _see(self, page: Page, result: WriteResult | int) -> None:
         """Note what a write changed, and how late that was seen."""
         tally = self._tally
+        if not isinstance(result, int | WriteResult) or isinstance(result, bool):
+            raise SinkError(
+                f"The sink of source {self._source.source_id!r} returns a "
+                f"{type(result).__name__} from `write`. Return a WriteResult, or how many rows are "
+                "new or changed.",
+                self._source.source_id,
+            )
         written = result if isinstance(result, int) else result.written
-        if written > len(page.records):
+        if not 0 <= written <= len(page.records):
             raise SinkError(
                 f"The sink of source {self._source.source_id!r} says that it changed "
                 f"{written} rows of {len(page.records)} record"
@@ -348,15 +367,33 @@ class Passage:
 
     def _refuse_a_vanished_feed(self) -> None:
         """Refuse a listing without anything, where the last complete one had something."""
-        tally, position = self._tally, self._start.position
-        if not self._is_snapshot or tally.seen or tally.is_unchanged or self._turn is None:
+        tally, turn, position = self._tally, self._turn, self._start.position
+        if not self._is_snapshot or tally.seen or tally.is_unchanged or turn is None:
             return
-        if position is None or position.document is None or self._limits.removed_share >= 1:
+        if self._remembers:
+            had_some = position is not None and position.document is not None
+        else:  # a lookback alone moves the watermark to where it begins
+            told = turn.stored.records_collected if turn.stored else None
+            is_moved = turn.before not in (None, NOTHING_COLLECTED)
+            had_some = is_moved and (self._limits.initial_lookback is None or bool(told))
+        if not had_some or self._limits.removed_share >= 1:
             return
         raise SourceError(
             f"Source {self._source.source_id!r} lists nothing, and had records before: its answer "
             "is incomplete, or all were removed. Look at the source, and set removed_share to 1 if "
             "that is right.",
+            self._source.source_id,
+        )
+
+    def _refuse_a_missed_total(self) -> None:
+        """Refuse a reading in which less came than the source states."""
+        tally = self._tally
+        is_compared = tally.total is not None and tally.completeness != "declared"
+        if not is_compared or tally.is_unchanged or tally.seen >= (tally.total or 0):
+            return
+        raise SourceError(
+            f"Source {self._source.source_id!r} states {tally.total} records and delivered "
+            f"{tally.seen}. Look at how it is read; nothing of it was promoted.",
             self._source.source_id,
         )
 
