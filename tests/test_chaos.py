@@ -12,6 +12,8 @@ import pytest
 from chaos.collection import FAULTS
 from chaos.feed import FUTURE, OVERLAP, Feed
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
