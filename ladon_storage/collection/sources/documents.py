@@ -25,9 +25,10 @@ from typing import Any, NoReturn, TypeGuard, TypeVar, overload
 
 from pydantic import BaseModel
 
-from ladon_storage.collection.content import json_decoder, parse_json
+from ladon_storage.collection.content import json_decoder
 from ladon_storage.collection.interfaces import Known
 from ladon_storage.collection.sources.items import value_at
+from ladon_storage.collection.sources.unique_keys import KeySet, parse_around
 
 T = TypeVar("T")
 
@@ -75,16 +76,17 @@ class Document:
     items: Any
 
 
-def parse(text: bytes | str) -> Any:
-    """Return a JSON document, parsed at once.
+def parse(text: bytes | str, path: str = "") -> Any:
+    """Return a JSON document, parsed at once, whose records are at a dotted path.
 
     Raises:
-        ValueError: It is none; a `TooMuchError` if it has more values than are held at once.
+        ValueError: It is none; a `TooMuchError` if it has more values than are held at once, a
+            `DuplicateKeyError` if it has a key twice around its records or in place of them.
         RecursionError: It is nested too deeply.
     """
     if len(text) > AT_ONCE_BYTES:
         _check_size(text)
-    return parse_json(text)
+    return parse_around(text, path)
 
 
 async def read_document(body: bytes, path: str) -> Document:
@@ -95,7 +97,7 @@ async def read_document(body: bytes, path: str) -> Document:
         RecursionError: It is nested too deeply.
     """
     if len(body) <= AT_ONCE_BYTES:
-        document = parse(body)
+        document = parse(body, path)
         return Document(document, value_at(document, path))
     encoding = json.detect_encoding(body[:4])
     if encoding not in _UTF_8:
@@ -363,7 +365,7 @@ class _Scan:
         return await self._value()
 
     async def _object(self, path: str) -> dict[str, Any]:
-        reader, envelope = self._reader, dict[str, Any]()
+        reader, envelope, keys = self._reader, dict[str, Any](), KeySet()
         first, _, rest = path.partition(".")
         is_named = False
         reader.take("{")
@@ -372,6 +374,7 @@ class _Scan:
             return envelope
         while True:
             key = reader.key()
+            keys.add(key)
             if key == path:  # which may have dots itself, and goes before the one that leads down
                 is_named, self._found = True, None
                 envelope[key] = await self._descend("")
@@ -417,10 +420,13 @@ class _Scan:
             self._found = await self._value()
             return self._found
         start, count, kept = self._reader.offset, 0, list[tuple[str, Any]]()
+        keys = KeySet()
         for pair in _items(self._reader):
             count += 1
             if count > MAX_ITEMS:
                 raise TooMuchError(f"it has over {MAX_ITEMS} records")
+            if opened == "{":
+                keys.add(pair[0])
             if self._keeps:
                 kept.append(pair)
             await self._rest()
