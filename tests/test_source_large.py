@@ -226,6 +226,28 @@ async def test_more_values_than_are_held_are_refused(
         parse(body)
 
 
+@pytest.mark.parametrize("letter", ["x", "é", "\U0001f600"])
+@pytest.mark.parametrize("path", ["", "a", "b"], ids=["in a list", "at a path", "around"])
+async def test_record_is_as_long_as_is_said(
+    letter: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is bounded are the bytes of one record, wherever a window of the document ends."""
+    monkeypatch.setattr(documents, "AT_ONCE_BYTES", 10_000)
+    monkeypatch.setattr(documents, "_WINDOW_BYTES", 5_000)
+    monkeypatch.setattr(documents, "MAX_ITEM_BYTES", 100_000)
+    width = len(letter.encode())
+    around = '[{}, "z"]' if not path else '{{"a": [{}, "z"], "c": 1}}'
+
+    def body(size: int) -> bytes:
+        return around.format(json.dumps(letter * (size // width), ensure_ascii=False)).encode()
+
+    assert await read_document(body(99_000), path)
+    with pytest.raises(TooMuchError, match="has over 100000 bytes"):
+        await read_document(body(101_000), path)
+    with pytest.raises(TooMuchError, match="has over 100000 bytes"):
+        parse(body(101_000))
+
+
 async def test_commas_in_texts_are_no_values() -> None:
     """What counts is what becomes an object, and not what a long text is made of."""
     body = b'[{"a": "' + b'a,[{\\"' * 600_000 + b'"}]'

@@ -58,6 +58,9 @@ _TEXT_OR_MORE_BYTES = re.compile(_TEXT_OR_MORE.pattern.encode(), re.DOTALL)
 _UTF_8 = ("utf-8", "utf-8-sig")
 
 
+_TOO_LONG = "a record, or the document around them, has over {} bytes"
+
+
 class TooMuchError(ValueError):
     """What is said of a document of which too much would have to be held at once."""
 
@@ -85,6 +88,7 @@ def parse(text: bytes | str, path: str = "") -> Any:
         RecursionError: It is nested too deeply.
     """
     if len(text) > AT_ONCE_BYTES:
+        _check_length(text)
         _check_size(text)
     return parse_around(text, path)
 
@@ -215,6 +219,8 @@ class _Reader:
             else:
                 # A number goes on where its window ends, and a text does not.
                 if end < len(self._text) - _NEAR or self._next >= len(self._body):
+                    if 4 * (end - self._at) > MAX_ITEM_BYTES:
+                        _check_length(self._text[self._at : end])
                     self._at = end
                     return found
                 problem, place = "", end
@@ -451,12 +457,17 @@ def _more_values(sent: bytes | str) -> int:
     return sent.count(b",") + sent.count(b"[") + sent.count(b"{")
 
 
+def _check_length(sent: bytes | str) -> None:
+    """Raise a `TooMuchError` if this is longer than what is parsed at once."""
+    size = len(sent.encode("utf-8", "surrogatepass")) if isinstance(sent, str) else len(sent)
+    if size > MAX_ITEM_BYTES:
+        raise TooMuchError(_TOO_LONG.format(MAX_ITEM_BYTES))
+
+
 def _check_size(sent: bytes | str) -> None:
     """Raise a `TooMuchError` if this is too much to be parsed at once."""
     if len(sent) > 2 * MAX_ITEM_BYTES:  # with what follows it in a window
-        raise TooMuchError(
-            f"a record, or the document around them, has over {MAX_ITEM_BYTES} bytes"
-        )
+        raise TooMuchError(_TOO_LONG.format(MAX_ITEM_BYTES))
     if _more_values(sent) <= MAX_VALUES:
         return
     # There may be commas in its texts.
