@@ -53,6 +53,7 @@ from ladon_storage.collection.sources.http import OK, HttpAnswer, Keys, SourceHt
 from ladon_storage.collection.sources.items import ItemReader, value_at
 from ladon_storage.collection.sources.listing import KEY_END
 from ladon_storage.collection.sources.paging import Cursor, Got, NoPaging, Paging, Step, Where
+from ladon_storage.collection.sources.shared_ids import SharedIds
 from ladon_storage.collection.sources.times import (
     PER_SECOND,
     Form,
@@ -316,14 +317,24 @@ class Rest(BaseModel):
         ``check`` returns what is wrong with a document that looks like a page.
         """
         is_said = False
+        shared = SharedIds(self.id if isinstance(self.id, str) else " and ".join(self.id))
         async with aclosing(walk.pages()) as steps:
             async for got in steps:
                 if problem := check(got.document):
                     raise walk.error(http.masked(problem)[:_LONGEST_PROBLEM])
                 is_said = walk.completeness is not None
-                made = paged(self.read(got.items), **_marks(http, walk))
+                made = paged(shared.seen(self.read(got.items)), **_marks(http, walk))
                 async for page in in_turns(made, len(got.answer.body)):
                     yield page
+                if shared.problem:
+                    raise walk.error(f"{shared.problem}: name the path of their own ids")
+        if shared.doubt:
+            logger.warning(
+                "Source %r %s that differ; see whether that is the path of their ids.",
+                self.source_id,
+                shared.doubt,
+                extra={"source_id": self.source_id},
+            )
         if not is_said:
             yield Page(**_marks(http, walk))
 
