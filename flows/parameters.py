@@ -17,6 +17,7 @@ from prefect.flows import Flow
 from prefect.utilities.callables import get_call_parameters
 from pydantic import BaseModel
 
+from flows.ending import note_signals
 from ladon_storage.collection.interfaces import Sink, Source
 from ladon_storage.collection.secrets import check_name
 from ladon_storage.collection.sources import source_from
@@ -119,6 +120,11 @@ class CheckedFlow(Flow[P, R]):
         other = super().with_options(**options)
         other.__class__ = type(self)
         return other
+
+    def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Return validated parameters; the first that Prefect asks once it handles signals."""
+        note_signals()
+        return super().validate_parameters(parameters)
 
     def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return parameters as Prefect stores them."""
