@@ -184,7 +184,7 @@ async def test_signal_that_a_callback_loses_cancels_the_run(
     before = signal.signal(signal.SIGTERM, lambda *_: None)
 
     async def lose() -> None:
-        signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)  # type: ignore[operator, misc, arg-type]
+        signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)  # type: ignore[operator, misc]
         await asyncio.Event().wait()
 
     try:
