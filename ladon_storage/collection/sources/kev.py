@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ladon_storage.collection.interfaces import Known
 from ladon_storage.collection.records import Page, paged
-from ladon_storage.collection.sources.addresses import HttpUrl, shown
+from ladon_storage.collection.sources.addresses import SourceUrl, shown
 from ladon_storage.collection.sources.documents import (
     Document,
     in_turns,
@@ -52,7 +52,7 @@ class Kev(BaseModel):
     model_config = ConfigDict(**SETTINGS, title="CISA KEV")
 
     kind: Literal["kev"] = Field("kev", title="Kind", description="The kind of source.")
-    url: HttpUrl = Field(
+    url: SourceUrl = Field(
         "https://www.cisa.gov/sites/default/files/feeds/known_exploited_vulnerabilities.json",
         title="Address",
         description="Where the catalogue is. Needs no key.",

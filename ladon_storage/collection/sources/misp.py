@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from ladon_storage.collection.interfaces import Known
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.collection.secrets import SecretName, secret
-from ladon_storage.collection.sources.addresses import HttpUrl, shown
+from ladon_storage.collection.sources.addresses import SourceUrl, shown
 from ladon_storage.collection.sources.documents import AT_ONCE_BYTES
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
@@ -81,7 +81,7 @@ class Misp(BaseModel):
         title="Read from",
         description="An instance, which needs a key, or a feed of files.",
     )
-    url: HttpUrl = Field(
+    url: SourceUrl = Field(
         title="Address",
         description="The instance, such as https://misp.example.org, or the folder of the feed's "
         "manifest.json.",

@@ -22,13 +22,12 @@ from hashlib import blake2b
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from yarl import URL
 
 from ladon_storage.collection.durations import Days
 from ladon_storage.collection.interfaces import Known, utc_now
 from ladon_storage.collection.records import Item, Page, paged
 from ladon_storage.collection.secrets import SecretName, secret
-from ladon_storage.collection.sources.addresses import HttpUrl, is_same_host
+from ladon_storage.collection.sources.addresses import SourceUrl, is_same_host, secret_in
 from ladon_storage.collection.sources.documents import (
     Document,
     ManyItems,
@@ -141,7 +140,7 @@ class Rest(BaseModel):
 
     kind: Literal["rest"] = Field("rest", title="Kind", description="The kind of source.")
     source_id: SourceId = Field(title="Source id", description=SOURCE_ID_TEXT)
-    url: HttpUrl = Field(title="Address", description="Where the API is. Never with a key in it.")
+    url: SourceUrl = Field(title="Address", description="Where the API is. Never with a key in it.")
     method: Literal["GET", "POST"] = Field(
         "GET", title="Method", description="POST sends the body below, and must only ask."
     )
@@ -273,8 +272,12 @@ class Rest(BaseModel):
             raise ValueError("a GET has no body; set the method to POST")
         if self.whole and self.overlap is not None:
             raise ValueError("a source that is whole reads all there is; leave overlap empty")
-        if URL(self.url).password:
-            raise ValueError("the address holds a password; name it as a secret in key")
+        for name in ("params", "body"):
+            if (found := secret_in("", getattr(self, name))) is not None:
+                raise ValueError(
+                    f"{name} would hold a secret in {found}; name the secret in key, and {found} "
+                    "in key_param"
+                )
         return self
 
     @property

@@ -32,11 +32,10 @@ from hashlib import blake2b
 from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from yarl import URL
 
 from ladon_storage.collection.records import Page, Record, Reject, paged
 from ladon_storage.collection.secrets import SecretName, secret
-from ladon_storage.collection.sources.addresses import HttpUrl, shown
+from ladon_storage.collection.sources.addresses import SourceUrl, shown
 from ladon_storage.collection.sources.documents import Document, ManyItems, in_turns, is_list
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
@@ -84,7 +83,7 @@ class Taxii(BaseModel):
     model_config = ConfigDict(**SETTINGS, title="TAXII 2.1")
 
     kind: Literal["taxii"] = Field("taxii", title="Kind", description="The kind of source.")
-    url: HttpUrl = Field(
+    url: SourceUrl = Field(
         title="Address",
         description="The collection, such as "
         "https://taxii.example.org/api1/collections/91a7b528-80eb-42ed-a74d-c6fbd5a26116/.",
@@ -106,8 +105,6 @@ class Taxii(BaseModel):
     def _check(self) -> Taxii:
         if self.user and self.key is None:
             raise ValueError("a user needs a password; set key to the name of its secret")
-        if URL(self.url).password:
-            raise ValueError("the address holds a password; name it as a secret in key")
         return self
 
     @property

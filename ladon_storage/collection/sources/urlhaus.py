@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ladon_storage.collection.interfaces import Known
 from ladon_storage.collection.records import Item, Page, Reject, paged
 from ladon_storage.collection.secrets import SecretName, secret
-from ladon_storage.collection.sources.addresses import HttpUrl, shown, with_key
+from ladon_storage.collection.sources.addresses import SourceUrl, shown, with_key
 from ladon_storage.collection.sources.csv_rows import BrokenRow, read_rows
 from ladon_storage.collection.sources.documents import (
     in_turns,
@@ -105,7 +105,7 @@ class UrlHaus(BaseModel):
         description="The dump of the last 30 days, the dump of what is online, or the API's recent "
         "additions, which need a key.",
     )
-    url: HttpUrl = Field(
+    url: SourceUrl = Field(
         "",
         title="Address",
         description="Where the dump or the API is; empty: at abuse.ch. {key} in it stands for the "
