@@ -144,7 +144,7 @@ class Lines:
 
     def extent(self, added: Mapping[str, int]) -> Extent:
         """Return the extent of what was read and added here, and of files that are to be added."""
-        sizes = (self._read or {}) | added
+        sizes = {**(self._read or {}), **added}
         return Extent(len(sizes), sum(sizes.values()))
 
     def found(self) -> Extent:
