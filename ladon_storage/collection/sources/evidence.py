@@ -28,9 +28,10 @@ def names(text: str) -> frozenset[str]:
 
 _TOTALS = names(
     "total totalcount totalresults totalitems totalrecords totalelements totalhits "
-    "totalrows totalentries totalsize recordstotal numfound nbhits itemcount resultstotal"
+    "totalrows totalentries totalsize recordstotal numfound nbhits itemcount resultstotal "
+    "ntotal totalfound totalmatches totaldocs"
 )
-_UNSURE_TOTALS = frozenset({"count", "resultcount", "recordcount"})
+_UNSURE_TOTALS = names("count resultcount recordcount found totalavailable")
 _PAGE_TOTALS = names("totalpages pagecount lastpage numpages pagestotal pages totalpage pagetotal")
 _MORE = names(
     "hasmore more morepages hasnext hasnextpage moreavailable moreresults istruncated "
@@ -340,7 +341,7 @@ def _leads_on(value: object) -> bool:
         return any(_leads_on(each) for each in value.values())
     if isinstance(value, str):
         return value.strip() not in ("", "null", "0", "-1")
-    return bool(value)
+    return bool(value) and value != -1
 
 
 def _next_of(links: object) -> object:
