@@ -94,6 +94,29 @@ SIGNS: list[dict[str, Any]] = [
     {"@odata.count": 8},
     {"total_pages": 2},
     {"meta": {"last_page": 2}},
+    {"pages": 2},
+    {"pagination": {"page": 1, "pages": 2}},
+    {"result_info": {"total_pages": 2}},
+    {"result_info": {"total_count": 8}},
+    {"hydra:totalItems": 8},
+    {"hydra:view": {"hydra:next": "/feed.json?page=2"}},
+    {"link": [{"relation": "self", "url": "/"}, {"relation": "next", "url": "/feed.json?page=2"}]},
+    {"links": [{"rel": "next", "href": "/feed.json?page=2"}]},
+    {"end_of_stream": False},
+    {"after_url": "/feed.json?after=2"},
+    {"after_cursor": "abc"},
+    {"LastEvaluatedKey": {"id": 2}},
+    {"meta": {"pagination": {"cursors": {"after": "x"}}}},
+    {"is_more": True},
+    {"hasMoreItems": True},
+    {"hasMoreResults": True},
+    {"moreDataAvailable": True},
+    {"limit_reached": True},
+    {"eof": False},
+    {"has_more": "1"},
+    {"has_more": "yes"},
+    {"hits": {"total": {"value": 7, "relation": "gte"}}},
+    {"total": 7, "next": "/feed.json?page=2"},
 ]
 NO_SIGNS: list[dict[str, Any]] = [
     {"next": None},
@@ -112,8 +135,19 @@ NO_SIGNS: list[dict[str, Any]] = [
     {"total": "many", "total_count": None, "totalResults": True},
     {"total_pages": 1},
     {"hits": {"total": {"value": 7, "relation": "eq"}}},
+    {"total": 7, "_links": {"next": "/feed.json?offset=100"}},
+    {"next": "2024-02-01T00:00:00Z"},
+    {"next_page": -1},
+    {"has_more": "N", "next_cursor": "for the next time"},
+    {"eof": True, "end": 7, "last": "0"},
 ]
 HEADERS = [
+    {"Link": "</feed.json?page=2>; rel='next'"},
+    {"X-MS-Continuation": "abc"},
+    {"X-Pagination": '{"TotalCount": 8}'},
+    {"X-Pagination": '{"HasNext": true}'},
+    {"X-Has-More": "true"},
+    {"X-Total-Items": "8"},
     {"Link": '</feed.json?page=2>; rel="next"'},
     {"X-Total-Count": "8"},
     {"X-Total": "8"},
@@ -390,7 +424,212 @@ async def test_first_page_again_proves_nothing(
             await refused(feed, paging=paging)
 
 
+@pytest.mark.parametrize("end", [answer([]), Answer(b"", 204), Answer(b"no", 416)])
+@pytest.mark.parametrize(
+    ("sign", "headers"),
+    [({"total": 9}, {}), ({"total_pages": 4}, {}), ({}, {"X-Total-Pages": "4"})],
+)
+async def test_silent_end_is_bound_by_what_pages_before_it_stated(
+    sign: dict[str, Any], headers: dict[str, str], end: Answer
+) -> None:
+    """A total or a number of pages is not taken back by an answer that says nothing."""
+
+    def silenced(asked: Asked) -> Answer:
+        rows = cut(asked, 3) if asked.query["page"] in "12" else []
+        return answer(rows, headers, **sign) if rows else end
+
+    async with FeedServer(play=silenced) as feed:
+        await refused(feed, paging={"kind": "page", "end_status": [416]})
+
+
+@pytest.mark.parametrize(
+    ("last", "completeness"), [({}, "declared"), ({"has_more": False}, "last page")]
+)
+async def test_silent_end_behind_a_sign_of_more_is_only_declared(
+    last: dict[str, Any], completeness: str
+) -> None:
+    """Many APIs say that there are more on each page that is full, and no again behind it."""
+
+    def full(asked: Asked) -> Answer:
+        rows = cut(asked, 3)
+        return answer(rows, has_more=True) if rows else answer([], **last)
+
+    async with FeedServer(play=full) as feed:
+        pages = await pages_of(feed, paging={"kind": "page"})
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert pages[-1].completeness == completeness
+
+
+@pytest.mark.parametrize("kind", ["next", "cursor", "link"])
+async def test_number_of_pages_binds_whatever_leads_on(kind: str) -> None:
+    """A next link that is lost on the way is noticed by it."""
+    async with FeedServer(play=lambda _: answer(ROWS, total_pages=2, next=None)) as feed:
+        assert "there are 2 pages, and gives 1" in await refused(feed, paging={"kind": kind})
+
+
+@pytest.mark.parametrize("paging", [{"kind": "next"}, {"kind": "page"}])
+async def test_total_that_shrinks_binds_as_it_was(paging: dict[str, Any]) -> None:
+    """The smaller one is not believed before the first page states it, too."""
+
+    def shrinking(asked: Asked) -> Answer:
+        number = int(asked.query.get("page", 1))
+        rows = ROWS[number * 2 - 2 : number * 2] if number < 3 else []
+        link = "/feed.json?page=2" if number == 1 and paging["kind"] == "next" else None
+        return answer(rows, total=7 if number == 1 else 4, next=link)
+
+    async with FeedServer(play=shrinking) as feed:
+        assert "there are 7 items, and gives 4" in await refused(feed, paging=paging)
+
+
+async def test_total_that_shrank_with_the_list_is_believed() -> None:
+    """Where the first page, which is asked for again, states it as well."""
+    left = list(ROWS)
+
+    def shrinking(asked: Asked) -> Answer:
+        if asked.query["page"] == "3":
+            del left[5:]
+        return answer(cut(asked, 2, left), total=len(left))
+
+    async with FeedServer(play=shrinking) as feed:
+        pages = await pages_of(feed, paging={"kind": "page"})
+
+    assert {each.record_id for page in pages for each in page.records} == set(IDS[:5])
+    assert (pages[-1].completeness, pages[-1].total) == ("total", 5)
+
+
+async def test_counter_of_what_remains_is_read_to_its_end() -> None:
+    """It falls by a page's size each time, and its first value is the total."""
+    async with FeedServer(
+        play=lambda asked: answer(
+            cut(asked, 3), total=len(ROWS) - min((int(asked.query["page"]) - 1) * 3, 7)
+        )
+    ) as feed:
+        pages = await pages_of(feed, paging={"kind": "page"})
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert pages[-1].total == 7
+
+
+@pytest.mark.parametrize("kind", ["none", "page", "next", "cursor", "link"])
+async def test_declared_total_that_is_nowhere_fails(kind: str) -> None:
+    """A wrong path of the total compares nothing."""
+
+    def paged(asked: Asked) -> Answer:
+        return answer(cut(asked, 3) if "page" in asked.query else ROWS, found=7)
+
+    async with FeedServer(play=paged) as feed:
+        message = await refused(feed, paging={"kind": kind, "total": "meta.total"})
+    assert "says no total at 'meta.total'" in message
+
+
+@pytest.mark.parametrize("sign", [{"first": False}, {"hasPreviousPage": True}])
+async def test_first_page_that_is_not_the_first_fails(sign: dict[str, Any]) -> None:
+    """Pages that count from 0, asked for from 1 on, lack the first one."""
+    async with FeedServer(play=lambda asked: answer(cut(asked, 3), **sign)) as feed:
+        assert "is not its first" in await refused(feed, paging={"kind": "page"})
+
+
+@pytest.mark.parametrize("kind", ["page", "offset"])
+async def test_same_page_again_that_leads_on_is_no_end(kind: str) -> None:
+    """A page that has a next link, and is answered for the next one, is a limit of the API."""
+    async with FeedServer(
+        play=lambda asked: answer(ROWS[:3], next="/feed.json?page=2&offset=3")
+    ) as feed:
+        message = await refused(feed, paging={"kind": kind, "end": "repeat"})
+    assert "has a next page at 'next', and answers the same page again" in message
+
+
 # Pages that lead on.
+
+
+@pytest.mark.parametrize("name", ["isLast", "is_last", "last", "final", "end", "eof", "done"])
+async def test_declared_flag_is_read_by_its_name(name: str) -> None:
+    """What says that a page is the last one means the opposite of more."""
+
+    def paged(asked: Asked) -> Answer:
+        number = int(asked.query.get("cursor", 0))
+        rows = ROWS[number : number + 3]
+        flag: dict[str, Any] = {name: number + 3 >= len(ROWS)}
+        return answer(rows, next_cursor=str(number + 3), **flag)
+
+    async with FeedServer(play=paged) as feed:
+        assert await ids_of(feed, paging={"kind": "cursor", "more": name}) == IDS
+
+
+@pytest.mark.parametrize(
+    ("sign", "more"),
+    [
+        (lambda last: {"total": 7}, ""),
+        (lambda last: {"meta": {"has_more": not last}}, ""),
+        (lambda last: {"more": "N" if last else "Y"}, "more"),
+    ],
+)
+async def test_next_link_that_never_goes_away_leads_to_an_end(
+    sign: Callable[[bool], dict[str, Any]], more: str
+) -> None:
+    """All of a total came, or a flag says that nothing follows."""
+
+    def paged(asked: Asked) -> Answer:
+        after = int(asked.query.get("after", 0))
+        link = f"/feed.json?after={after + 3}"
+        return answer(ROWS[after : after + 3], next=link, **sign(after + 3 >= len(ROWS)))
+
+    async with FeedServer(play=paged) as feed:
+        paging = {"kind": "next", "more": more}
+        pages = await pages_of(feed, paging=paging)
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert len(feed.requests) <= 4
+
+
+async def test_link_to_itself_on_the_last_page_is_the_end() -> None:
+    """As long as another page came before."""
+
+    def paged(asked: Asked) -> Answer:
+        number = int(asked.query.get("page", 1))
+        rows = ROWS[number * 3 - 3 : number * 3]
+        return answer(rows, next=f"/feed.json?page={min(number + 1, 3)}")
+
+    async with FeedServer(play=paged) as feed:
+        assert await ids_of(feed, paging={"kind": "next"}) == IDS
+
+
+async def test_next_link_without_an_address_is_none() -> None:
+    """An object whose href is null leads nowhere."""
+    async with FeedServer(play=lambda _: answer(ROWS, next={"href": None})) as feed:
+        assert await ids_of(feed, paging={"kind": "next"}) == IDS
+
+
+async def test_next_link_in_a_header_may_say_that_it_has_no_results() -> None:
+    """As Sentry's does on the last page; another sort of quotes is understood as well."""
+
+    def paged(asked: Asked) -> Answer:
+        after = int(asked.query.get("after", 0))
+        more = str(after + 3 < len(ROWS)).lower()
+        link = f"</feed.json?after={after + 3}>; rel='next'; results=\"{more}\""
+        return answer(ROWS[after : after + 3], {"Link": link})
+
+    async with FeedServer(play=paged) as feed:
+        assert await ids_of(feed, paging={"kind": "link"}) == IDS
+    assert len(feed.requests) == 3
+
+
+async def test_cursor_that_includes_its_own_item_comes_to_an_end() -> None:
+    """The page that has nothing but what was read is the last; one that is full may not be."""
+    times = [f"2024-01-01T00:00:{number:02d}Z" for number in range(7)]
+    timed = [{**each, "at": time} for each, time in zip(ROWS, times, strict=True)]
+
+    def paged(asked: Asked) -> Answer:
+        after = asked.query.get("after", "")
+        return answer([each for each in timed if each["at"] >= after][:3])
+
+    async with FeedServer(play=paged) as feed:
+        paging = {"kind": "cursor", "path": "rows.-1.at", "parameter": "after"}
+        assert set(await ids_of(feed, paging=paging)) == set(IDS)
+        for each in timed:
+            each["at"] = times[0]
+        await refused(feed, paging=paging)
 
 
 async def test_link_that_is_always_there_ends_on_the_empty_page() -> None:

@@ -776,3 +776,81 @@ def test_parameter_with_a_harmless_name_is_taken() -> None:
         | {"params": params}
     )
     assert source.params == params  # type: ignore[attr-defined]
+
+
+# Answers that say that they failed.
+
+FAILURES: list[dict[str, Any]] = [
+    {"ok": False},
+    {"success": False},
+    {"success": "false"},
+    {"status": "error"},
+    {"status": "Failed"},
+    {"status": 500},
+    {"code": 401},
+    {"statusCode": "503"},
+    {"result": "failure"},
+    {"state": "failed"},
+    {"error": "busy"},
+    {"error": {"code": 401}},
+    {"errors": ["a shard is down"]},
+    {"errors": [{}]},
+    {"fault": {"x": 1}},
+    {"exception": "x"},
+    {"is_error": True},
+    {"error_code": 12},
+    {"errorMessage": "busy"},
+    {"timed_out": True},
+    {"_shards": {"total": 5, "failed": 2}},
+    {"partial": True},
+]
+NO_FAILURES: list[dict[str, Any]] = [
+    {"ok": True, "success": "true", "status": "ok", "code": 200, "statusCode": "200"},
+    {"error": None, "errors": [], "error_code": 0, "error_message": ""},
+    {"error": False, "errors": 0, "fault": {}, "errno": "0"},
+    {"error": {"code": 0, "message": ""}, "status": "success", "code": 1000},
+    {"error": "none", "partial": False, "timed_out": False, "message": "done"},
+    {"_shards": {"total": 5, "failed": 0}, "state": "active", "detail": "seven rows"},
+]
+
+
+@pytest.mark.parametrize("may_lack", [False, True])
+@pytest.mark.parametrize("sign", FAILURES)
+async def test_failure_beside_the_records_fails_the_run(
+    sign: dict[str, Any], may_lack: bool
+) -> None:
+    """Whatever the status, and whether or not there is a list: what came may be a part."""
+    records: list[dict[str, Any]] = [{"rows": [row(1)]}, {"rows": []}, {}]
+    for rows in records:
+        async with FeedServer(Answer.of({**rows, **sign})) as feed:
+            with pytest.raises(SourceError):
+                _ = [page async for page in api(feed, may_lack=may_lack).pages(None, None)]
+
+
+@pytest.mark.parametrize("sign", NO_FAILURES)
+async def test_word_of_success_is_no_failure(sign: dict[str, Any]) -> None:
+    """What many answers have that are all right."""
+    async with FeedServer(Answer.of({"rows": [row(1)], **sign})) as feed:
+        assert [page async for page in api(feed).pages(None, None)]
+
+
+async def test_failure_that_is_declared_as_right_is_none() -> None:
+    """What an API always says is expected of it."""
+    async with FeedServer(Answer.of({"rows": [row(1)], "code": 500})) as feed:
+        source = api(feed, expect={"code": [500]})
+        assert [page async for page in source.pages(None, None)]
+
+
+async def test_list_that_is_elsewhere_is_not_lacking() -> None:
+    """A wrong path of the records is no answer without a list."""
+    async with FeedServer(Answer.of({"data": {"items": [row(1)]}})) as feed:
+        with pytest.raises(SourceError, match=r"at 'rows', and has one at 'data\.items'"):
+            _ = [page async for page in api(feed, may_lack=True).pages(None, None)]
+
+
+async def test_answer_without_a_list_has_no_records_where_declared() -> None:
+    """Other lists, and a sentence, are no records."""
+    document = {"message": "no results", "links": [{"rel": "self"}], "tags": ["a"]}
+    async with FeedServer(Answer.of(document)) as feed:
+        pages = [page async for page in api(feed, may_lack=True).pages(None, None)]
+    assert not any(page.records for page in pages)

@@ -314,3 +314,88 @@ async def test_walk_holds_no_more_for_a_longer_list(monkeypatch: pytest.MonkeyPa
     assert len([got async for got in walk.pages()]) > 50
     assert len(walk._known) == 50
     assert json.dumps(listing.asked[-1]) == "0"
+
+
+class Opaque(Listing):
+    """A list whose cursor is an offset that nobody can tell to be one."""
+
+    async def page(self, step: Step, *, accept: Collection[int], may_be_empty: bool) -> Got:
+        """Answer as it is at this moment."""
+        if self.asked:
+            for change in self.script.pop(0) if self.script else self.always:
+                self.change(*change)
+        token = str(step.query.get("cursor", ""))
+        first = int(token[1:] or 0)
+        self.asked.append(first)
+        rows = self.rows[first : first + self._size]
+        following = f"t{first + self._size}" if first + self._size < len(self.rows) else None
+        items = [{"id": number, "v": version} for number, version in rows]
+        document: dict[str, Any] = {"rows": items, "next_cursor": following}
+        if self._total:
+            document["total"] = len(self.rows)
+        answer = HttpAnswer(URL("http://a/"), 200, CIMultiDictProxy(CIMultiDict()), b".")
+        return Got(answer, document, items)
+
+
+@pytest.mark.parametrize(
+    ("change", "total"),
+    [
+        ("rotate", True),
+        ("rotate", False),
+        ("shift", True),
+        ("to the front", True),
+        ("to the front", False),
+        ("insert", True),
+    ],
+)
+@pytest.mark.parametrize("before", [1, 2, 3])
+async def test_opaque_cursor_that_counts_is_found_out(
+    change: str, total: bool, before: int
+) -> None:
+    """A record that comes twice, or a total that changes, shows that the list moved."""
+    script: list[list[Change]] = [[] for _ in range(before - 1)] + [[(change, -1)]]
+    listing = Opaque(Cursor(), 23, 5, script, total=total)
+
+    assert listing.throughout <= set(await read(listing))
+    assert len(listing.asked) == 10
+
+
+async def test_total_is_met_by_records_that_differ() -> None:
+    """One that comes twice stands for another that never came."""
+
+    class Doubled(Opaque):
+        async def page(self, step: Step, *, accept: Collection[int], may_be_empty: bool) -> Got:
+            got = await super().page(step, accept=accept, may_be_empty=may_be_empty)
+            items = [{"id": min(each["id"], 8), "v": 0} for each in got.items]
+            return Got(got.answer, {**got.document, "rows": items}, items)
+
+    with pytest.raises(SourceError, match="there are 10 items, and gives 9 that differ"):
+        await read(Doubled(Cursor(), 10, 3, total=True))
+
+
+async def test_record_that_always_comes_twice_is_no_movement() -> None:
+    """A list that is read the same once more is taken for what it is."""
+
+    class Overlapping(Opaque):
+        async def page(self, step: Step, *, accept: Collection[int], may_be_empty: bool) -> Got:
+            got = await super().page(step, accept=accept, may_be_empty=may_be_empty)
+            items = [{"id": 0, "v": 0}, *got.items[1:]]
+            return Got(got.answer, {**got.document, "rows": items}, items)
+
+    listing = Overlapping(Cursor(), 10, 5)
+
+    assert set(await read(listing)) == {0, 1, 2, 3, 4, 6, 7, 8, 9}
+    assert listing.asked == [0, 5, 0, 5]
+
+
+async def test_total_of_more_records_than_are_told_apart_is_only_declared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is held of the ids is bounded, and what is not known is not claimed."""
+    monkeypatch.setattr(walking, "KNOWN_KEYS", 50)
+    few, many = (Walk(Listing(Offsets(limit=10), rows, 10, total=True)) for rows in (50, 60))
+    for walk in (few, many):
+        assert [got async for got in walk.pages()]
+
+    assert (few.completeness, many.completeness) == ("total", "declared")
+    assert many.total == 60

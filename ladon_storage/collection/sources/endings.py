@@ -1,7 +1,12 @@
 """Whether the end of a list is one: what was declared, and what the answers say against it.
 
 - What was not declared never makes an end; it can only contradict one.
-- A total that a list falls short of is an error, and never a shorter list.
+- A total that a list falls short of is an error, and never a shorter list. Each record counts once,
+  since one that comes twice may have taken the place of another.
+- What an earlier page stated binds an end that says nothing. Of totals that differ, the greatest
+  does, until the list is read again, or its first page, and states the smaller one.
+- "There are more" on the last page with items is no such statement: many APIs say so of any page
+  that is full. An end behind it that says nothing at all is only declared.
 """
 
 from __future__ import annotations
@@ -10,13 +15,16 @@ from ladon_storage.collection.records import Completeness
 from ladon_storage.collection.sources.evidence import (
     Total,
     declared_total,
+    flags,
+    is_over,
+    misses_front,
     promise,
+    promised_at,
     stated_pages,
-    truth,
     usual_total,
 )
 from ladon_storage.collection.sources.items import value_at
-from ladon_storage.collection.sources.listing import Api, ListPage, MovedError
+from ladon_storage.collection.sources.listing import Api, ListPage, MovedError, Tally
 from ladon_storage.collection.sources.paging import (
     Cursor,
     LinkHeader,
@@ -31,22 +39,62 @@ from ladon_storage.collection.sources.paging import (
 class Ending:
     """What one reading of a list learns about its end.
 
+    Args:
+        api: The source.
+        tally: What was delivered in the reading.
+
     Attributes:
         filled: How many pages had items.
         led_on: Whether a page led to another one.
     """
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, tally: Tally) -> None:
         self._api = api
         self._paging = api.paging
+        self._tally = tally
+        self._most: Total | None = None
         self._latest: Total | None = None
+        self._earliest: Total | None = None
+        self._pages = self._latest_pages = 0
+        self._asked = 0
+        self._largest = 0
+        self._led: str | None = None
         self.filled = 0
         self.led_on = False
 
     def note(self, page: ListPage) -> None:
-        """Add a page that has items."""
+        """Add a page that is read, also one without an item."""
+        self._asked += 1
+        if not page.keys:
+            return
+        if not self.filled:
+            self._check_front(page)
         self.filled += 1
-        self._latest = self._stated(page) or self._latest
+        self._largest = max(self._largest, page.got.count)
+        self._heed(page)
+        is_led = not isinstance(self._paging, NextLink | Cursor | LinkHeader)
+        self._led = self._promise(page, heeds_next=is_led) if page.keys else self._led
+
+    def _check_front(self, page: ListPage) -> None:
+        got = page.got
+        place = None
+        if not self._paging.only_declared:
+            place = misses_front(got.answer, got.document, got.items, self._api.records)
+        if place is not None:
+            raise self._api.error(f"says at {place!r} that the first page is not its first")
+
+    def _heed(self, page: ListPage) -> None:
+        """Remember the totals that a page states."""
+        stated, pages = self._stated(page), self._stated_pages(page)
+        if stated is not None:
+            self._earliest = self._earliest or stated
+            self._latest = stated
+            self._most = max(
+                self._most or stated, stated, key=lambda total: (total.count, total.is_sure)
+            )
+        if pages:
+            self._latest_pages = pages
+            self._pages = max(self._pages, pages)
 
     def _stated(self, page: ListPage) -> Total | None:
         got, paging = page.got, self._paging
@@ -59,73 +107,175 @@ class Ending:
             return None
         return usual_total(got.answer, got.document, got.items, self._api.records)
 
+    def _stated_pages(self, page: ListPage) -> int:
+        # The pages of an offset overlap, and may be of another size than was asked for.
+        if self._paging.only_declared or isinstance(self._paging, Offsets):
+            return 0
+        got = page.got
+        return stated_pages(got.answer, got.document, got.items, self._api.records)
+
+    def _came(self, position: int) -> int:
+        """Return how many records came, each of which counts once where they can be told."""
+        if isinstance(self._paging, NoPaging) or not self._tally.is_exact:
+            return position
+        return self._tally.versions
+
     def is_reached(self, page: ListPage, position: int, limit: int) -> bool:
         """Tell whether the declared total says that no page follows."""
         paging = self._paging
         if not isinstance(paging, PageNumbers | Offsets) or paging.end != "total":
             return False
-        total = self._stated(page)
+        total = self._most
         if total is None or not total.is_sure or total.count != position:
             return False
         # What counts the items of its page alone looks like a total on a first page that is full.
         is_full = paging.asked is None or page.got.count >= (limit or paging.asked)
         if page.keys and self.filled == 1 and is_full:
             return False
-        return self._promised(page) is None
+        return self.promised(page, position) is None
 
     def is_proven(self, page: ListPage, position: int) -> bool:
         """Tell whether a total says that all has come."""
-        total = self._latest
-        if total is None or total.count > position:
+        total = self._most
+        if total is None or total.count > self._came(position):
             return False
         asked = getattr(self._paging, "asked", None)
         return total.is_sure or (asked is not None and page.got.count > asked)
 
-    def _promised(self, page: ListPage) -> str | None:
-        """Return what says that more follows."""
+    def is_over(self, page: ListPage, position: int) -> bool:
+        """Tell whether a page without an item is the end, wherever it leads."""
+        if page.keys or self._paging.only_declared:
+            return False
+        got = page.got
+        return (self._is_whole(position) and self.filled > 0) or is_over(
+            got.answer, got.document, got.items, self._api.records
+        )
+
+    def _is_whole(self, position: int) -> bool:
+        """Tell whether just as many records came as a total states that counts no page's items."""
+        total = self._most
+        if total is None or not total.is_sure or total.count != self._came(position):
+            return False
+        return total.count > self._largest or self.filled == 1
+
+    def promised(self, page: ListPage, position: int) -> str | None:
+        """Return what says on a page that more follows."""
         paging, got = self._paging, page.got
-        if paging.only_declared:
-            return None
         heeds_next = True
         if isinstance(paging, NextLink | Cursor):
-            if paging.more and truth(value_at(got.document, paging.more)) is False:
+            if paging.more and promised_at(got.document, paging.more) is False:
                 return None
             heeds_next = not (self.led_on or _has(got.document, paging.path))
         elif isinstance(paging, LinkHeader):
             heeds_next = not self.led_on
+        is_whole = self._is_whole(position)
+        # A total that is met by several pages counts none of them.
+        heeds_next = heeds_next and not (is_whole and self.filled > 1)
+        return self._promise(page, heeds_next=heeds_next, position=position if is_whole else None)
+
+    def _promise(
+        self, page: ListPage, *, heeds_next: bool, position: int | None = None
+    ) -> str | None:
+        got = page.got
+        if self._paging.only_declared:
+            return None
         return promise(
-            got.answer, got.document, got.items, self._api.records, heeds_next=heeds_next
+            got.answer,
+            got.document,
+            got.items,
+            self._api.records,
+            heeds_next=heeds_next,
+            position=position,
+            is_alone=isinstance(self._paging, NoPaging),
         )
 
     def contradiction(self, page: ListPage, position: int, *, has_moved: bool) -> str | None:
         """Return what contradicts an end behind ``page``, as an error puts it.
 
         Raises:
-            MovedError: A total may do so because the list moved, or fell just before the end.
+            MovedError: A total may do so because the list moved.
         """
-        paging, got, last = self._paging, page.got, self._stated(page)
-        total = self._latest = self._latest or last
-        if total is not None and total.count > position:
-            if has_moved or (self.filled and last and 0 < last.count <= position):
-                raise MovedError
-            return (
-                f"says at {total.place!r} that there are {total.count} items, and gives {position}"
+        paging, came = self._paging, self._came(position)
+        if not page.keys:
+            latest = self._latest, self._latest_pages
+            self._heed(page)
+            if self.filled:  # behind the end, many say 0
+                self._latest, self._latest_pages = latest
+        total = self._most
+        if total is not None and total.count > came:
+            problem = (
+                f"says at {total.place!r} that there are {total.count} items, and gives {came}"
             )
-        if problem := self._promised(page):
-            return f"{problem}, and the reading ends{_step(paging)}"
-        if not paging.only_declared and isinstance(paging, NoPaging | PageNumbers):
-            pages = stated_pages(got.answer, got.document, got.items, self._api.records)
-            if pages > max(self.filled, 1):
-                return f"says that there are {pages} pages, and gives {self.filled}{_step(paging)}"
+            if came < position:
+                problem += " that differ"
+            if has_moved or came < position or (self._earliest or total).count != total.count:
+                raise MovedError(problem)
+            if self._latest is not None and self._latest.count != total.count:
+                raise MovedError(problem)
+            return problem
+        if total is not None and total.is_bound and total.count == came:
+            return (
+                f"says at {total.place!r} that there are more than {came} items, and gives {came}"
+            )
+        if paging.total and total is None and self.filled:
+            return f"says no total at {paging.total!r}"
+        if promised := self.promised(page, position):
+            return f"{promised}, and the reading ends{_step(paging)}"
+        came_pages = max(self._asked if self._has_cursor else self.filled, 1)
+        if self._pages > came_pages:
+            problem = (
+                f"says that there are {self._pages} pages, and gives {came_pages}{_step(paging)}"
+            )
+            if has_moved or self._latest_pages != self._pages:
+                raise MovedError(problem)
+            return problem
         return None
+
+    @property
+    def _has_cursor(self) -> bool:
+        return isinstance(self._paging, NextLink | Cursor | LinkHeader)
+
+    def has_shrunk_to(self, first: ListPage) -> bool:
+        """Tell whether the first page, asked for again, states what the last one does."""
+        has_shrunk = self._latest != self._most or self._latest_pages != self._pages
+        is_same = self._stated(first) == self._latest
+        if not (has_shrunk and is_same and self._stated_pages(first) == self._latest_pages):
+            return False
+        self._most = self._earliest = self._latest
+        self._pages = self._latest_pages
+        return True
+
+    def may_have_skipped(self) -> str | None:
+        """Return what looks as if the list moved, unless it looks the same when read again."""
+        total, tally = self._most, self._tally
+        if isinstance(self._paging, NoPaging) or not tally.has_repeated:
+            return None
+        if total is not None and total.is_sure and tally.is_exact:
+            is_short = tally.records < total.count
+            return "gives some records twice instead of others" if is_short else None
+        is_counted = isinstance(self._paging, PageNumbers | Offsets)
+        is_keyset = self.goes_by_items
+        return None if is_counted or is_keyset else "gives some records twice"
+
+    @property
+    def goes_by_items(self) -> bool:
+        """Whether a cursor is a value of the last item, so that a list that moves skips nothing."""
+        paging, records = self._paging, self._api.records
+        return isinstance(paging, Cursor) and paging.path.startswith(
+            f"{records}." if records else "-1"
+        )
 
     @property
     def total(self) -> int | None:
         """How many items the API states, where it counts all of them."""
-        return self._latest.count if self._latest is not None and self._latest.is_sure else None
+        total = self._most
+        if total is None or not total.is_sure:
+            return None
+        is_of_page = self.filled > 1 and total.count <= self._largest
+        return None if is_of_page else total.count
 
-    def completeness(self, position: int) -> Completeness:
-        """Return how an end is known that nothing contradicts."""
+    def completeness(self, page: ListPage, position: int) -> Completeness:
+        """Return how an end behind ``page`` is known that nothing contradicts."""
         paging = self._paging
         if paging.only_declared or getattr(paging, "stable", False):
             return "declared"
@@ -133,7 +283,13 @@ class Ending:
             if self.total is None and self._api.is_round(position):
                 return "declared"
             return "whole document"
-        return "total" if self.total is not None and self.total <= position else "last page"
+        if self.total is not None and self.total <= self._came(position):
+            return "total" if self._tally.is_exact else "declared"
+        got = page.got
+        is_silent = not page.keys and not flags(
+            got.answer, got.document, got.items, self._api.records
+        )
+        return "declared" if is_silent and self._led is not None else "last page"
 
 
 def _step(paging: Paging) -> str:

@@ -53,7 +53,53 @@ class Api(Protocol):
 
 
 class MovedError(Exception):
-    """The list changed so that something may have been skipped."""
+    """The list changed so that something may have been skipped; its text says how that shows."""
+
+
+class Tally:
+    """What was delivered in one reading, of which each record counts once.
+
+    Args:
+        most: How many ids are held; what comes when there are more is not told apart.
+
+    Attributes:
+        is_exact: Whether every record could be told from the others.
+        has_repeated: Whether an id came twice.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._versions: dict[int, int] = {}
+        self._others: set[int] = set()
+        self.is_exact = True
+        self.has_repeated = False
+
+    def add(self, keys: Iterable[str]) -> None:
+        """Add what was delivered, by its keys."""
+        for key in keys:
+            record, version = hash(key.partition(KEY_END)[0]), hash(key)
+            if record in self._versions:
+                self.has_repeated = True
+                if self._versions[record] == version:
+                    continue
+                if len(self._others) < self._most:
+                    self._others.add(version)
+                else:
+                    self.is_exact = False
+            elif len(self._versions) < self._most:
+                self._versions[record] = version
+            else:
+                self.is_exact = False
+
+    @property
+    def records(self) -> int:
+        """How many ids came."""
+        return len(self._versions)
+
+    @property
+    def versions(self) -> int:
+        """How many versions of records came."""
+        return len(self._versions) + len(self._others)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from yarl import URL
 
 from ladon_storage.collection.content import Number
 from ladon_storage.collection.sources.addresses import check_url
-from ladon_storage.collection.sources.evidence import names, next_in, plain, truth
+from ladon_storage.collection.sources.evidence import names, next_in, plain, promised_at
 from ladon_storage.collection.sources.fields import SETTINGS
 from ladon_storage.collection.sources.http import HttpAnswer
 from ladon_storage.collection.sources.items import value_at
@@ -241,7 +241,8 @@ class Offsets(_Counted):
 _MORE = Field(
     "",
     title="Path of more",
-    description="Where a page says whether there are more; empty: it does not.",
+    description="Where a page says whether there are more, or by a name such as isLast that there "
+    "are none; empty: it does not.",
 )
 
 
@@ -252,8 +253,10 @@ def _followed(document: object, path: str, more: str) -> Any:
         ValueError: The page says that there are more, and not where.
     """
     following = value_at(document, path)
+    if isinstance(following, dict) and "href" in following and not following["href"]:
+        following = None
     following = None if following in ("", False, [], {}) else following
-    promised = truth(value_at(document, more)) if more else None
+    promised = promised_at(document, more) if more else None
     if promised is False:
         return None
     if promised and following is None:

@@ -14,7 +14,15 @@ import copy
 import json
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sized,
+)
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -38,6 +46,7 @@ from ladon_storage.collection.sources.documents import (
     is_list,
 )
 from ladon_storage.collection.sources.evidence import names, plain
+from ladon_storage.collection.sources.failures import failure, other_list
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -179,7 +188,9 @@ class Rest(BaseModel):
         description="The records are an object whose keys are the ids, not a list.",
     )
     may_lack: bool = Field(
-        False, title="May lack", description="An answer without the list has no records."
+        False,
+        title="May lack",
+        description="An answer without the list has no records, unless it says that it failed.",
     )
     id: (
         Annotated[str, Field(title="One field")]
@@ -553,12 +564,36 @@ class _Requests:
                     f"{self.http.said(envelope)}"
                 )
         if items is None and api.may_lack and isinstance(envelope, dict):
+            self._refuse_failure(envelope, None)
+            self._refuse_other_list(envelope)
             return {} if api.keyed else []
         if not (is_keyed if api.keyed else is_list)(items):
             wanted = "an object of ids" if api.keyed else "a list"
             place = f"at {api.records!r}" if api.records else "as its whole"
             raise self.error(f"does not have {wanted} {place}{self.http.said(envelope)}")
+        self._refuse_failure(envelope, items)
         return items
+
+    def _refuse_failure(self, envelope: object, items: Sized | None) -> None:
+        """Refuse an answer that says beside its records that it failed, or is a part."""
+        api = self.api
+        if not api.records and api.keyed:
+            return  # what is there are records
+        if told := failure(envelope, items, api.records, api.expect):
+            place, value = told
+            raise self.error(
+                f"answers with {self.http.quoted(value)} at {place!r}, as if it had failed"
+                f"{self.http.said(envelope)}: declare it in expect, if it is right"
+            )
+
+    def _refuse_other_list(self, envelope: object) -> None:
+        """Refuse an answer that lacks the list, and has one of such records elsewhere."""
+        wanted = self.api.id if isinstance(self.api.id, str) else next(iter(self.api.id), "")
+        place = None if self.api.keyed or not wanted else other_list(envelope, wanted)
+        if place is not None:
+            raise self.error(
+                f"does not have a list at {self.api.records!r}, and has one at {place!r}"
+            )
 
 
 def _marks(http: SourceHttp, walk: Walk) -> dict[str, Any]:

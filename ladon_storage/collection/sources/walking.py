@@ -7,6 +7,8 @@
   changed.
 - An end is one where nothing contradicts it: a total, a "there are more", a next link or cursor.
   A list that cannot be read so ends with an error, never with less.
+- Where a page leads on by what tells nothing of its place, a record that comes twice shows that the
+  list moved. It is read again, and is taken for what it is when it comes the same once more.
 - What is held of a list does not grow with it: the keys of a page or two, and of so many rows.
 """
 
@@ -20,9 +22,11 @@ from dataclasses import replace
 
 from ladon_storage.collection.records import Completeness
 from ladon_storage.collection.sources.endings import Ending
-from ladon_storage.collection.sources.listing import Api, ListPage, MovedError
+from ladon_storage.collection.sources.listing import Api, ListPage, MovedError, Tally
 from ladon_storage.collection.sources.paging import (
     Got,
+    LinkHeader,
+    NextLink,
     Offsets,
     PageNumbers,
     Step,
@@ -67,13 +71,18 @@ class Walk:
         self._overlaps = isinstance(self._paging, Offsets) and not self._paging.stable
         self.completeness: Completeness | None = None
         self.total: int | None = None
+        self._sequence = 0
+        self._before: int | None = None
+        """What the reading before this one was, where it was one to its end."""
         self._begin()
 
     def _begin(self) -> None:
         self._known: set[int] = set()
         self._asked: set[str] = set()
         self._digests: set[int] = set()
-        self._end = Ending(self._api)
+        self._tally = Tally(KNOWN_KEYS)
+        self._end = Ending(self._api, self._tally)
+        self._sequence = 0
         self._largest = 0
         self._empty = 0
         self._repairs = 0
@@ -93,13 +102,15 @@ class Walk:
             SourceError: A page has another structure, leads nowhere or in a circle, or the end is
                 contradicted.
         """
+        reason = ""
         for reading in range(1, READINGS + 1):
             self._begin()
             try:
                 async with aclosing(self._reading()) as pages:
                     async for got in pages:
                         yield got
-            except MovedError:
+            except MovedError as error:
+                reason = f": it {error}" if str(error) else ""
                 logger.info(
                     "Source %r: its list moved while it was read (%d of %d).",
                     self._api.source_id,
@@ -110,7 +121,8 @@ class Walk:
             else:
                 return
         raise self._api.error(
-            f"changed in each of {READINGS} readings, so that records may have been skipped",
+            f"changed in each of {READINGS} readings, so that records may have been skipped"
+            f"{reason}",
             transient=True,
         )
 
@@ -137,6 +149,7 @@ class Walk:
                 again = await self._get(page.step)
                 if again.keys != page.keys:
                     if (changed := again.without(page.keys)).count:
+                        self._tally.add(again.keys)
                         yield changed
                     is_shifted = self._note_shift(page, again)
                     if is_shifted and not page.goes_on_in(coming):
@@ -144,7 +157,7 @@ class Walk:
                         page = again
                         continue
                     checked = None
-            if self._is_repeated(page, coming, before, position):
+            if self._is_repeated(page, coming, before, following, position):
                 if following.is_counted and (await self._get(following)).keys != coming.keys:
                     raise MovedError
                 page = coming
@@ -158,7 +171,7 @@ class Walk:
                 fresh = None
             async for front in self._front(first):
                 yield front
-        problem = self._judged(page, position)
+        problem = await self._judged(page, position, first)
         if fresh is not None:
             yield fresh
         if problem is not None:
@@ -181,6 +194,8 @@ class Walk:
         if step is None or isinstance(paging, PageNumbers):
             return step
         self._end.led_on = True
+        if self._end.is_over(page, position):
+            return None
         # One cursor may lead through all pages, and a link may be there always.
         if step.place == page.step.place:
             return replace(step, is_once=True) if page.keys else None
@@ -210,7 +225,12 @@ class Walk:
         return True
 
     def _is_repeated(
-        self, page: ListPage, coming: ListPage, before: ListPage | None, position: int
+        self,
+        page: ListPage,
+        coming: ListPage,
+        before: ListPage | None,
+        following: Step,
+        position: int,
     ) -> bool:
         """Tell whether a page is the last one again, and the end.
 
@@ -219,24 +239,38 @@ class Walk:
         """
         paging = self._paging
         is_numbered = isinstance(paging, PageNumbers | Offsets)
-        is_within = is_numbered and {*coming.keys} <= {*page.keys}
+        is_within = (is_numbered or self._end.goes_by_items) and {*coming.keys} <= {*page.keys}
         if not coming.keys or not (is_within or coming.keys == page.keys):
             return False
         if not isinstance(paging, PageNumbers | Offsets):
             if self._end.is_proven(page, position):
                 return True
+            if isinstance(paging, NextLink | LinkHeader) and following.place == page.step.place:
+                return self._end.filled > 1  # the last page may lead to itself
+            # Those from the last item on, of which there are no more, or all at one instant.
+            if is_within and (coming.got.count < self._largest or coming.got.count == 1):
+                return True
             raise self._api.error("leads to a page that was read already, and would never end")
         if self._is_pushed:
             raise MovedError
         has_turned = before is not None and not {*before.keys} & {*page.keys}
-        if coming.keys != page.keys or not has_turned:
-            self._refuse_the_same(paging, page, position)
+        is_last = coming.keys == page.keys and has_turned
+        self._refuse_the_same(paging, page, position, is_last=is_last)
         return True
 
     def _refuse_the_same(
-        self, paging: PageNumbers | Offsets, page: ListPage, position: int
+        self,
+        paging: PageNumbers | Offsets,
+        page: ListPage,
+        position: int,
+        *,
+        is_last: bool = False,
     ) -> None:
-        if paging.end == "repeat" or self._end.is_proven(page, position):
+        if self._end.is_proven(page, position):
+            return
+        if problem := self._end.promised(page, position):
+            raise self._api.error(f"{problem}, and answers the same page again")
+        if is_last or paging.end == "repeat":
             return
         raise self._api.error(
             "answers the same page again, whatever page it is asked for: it may have no pages, or "
@@ -297,7 +331,7 @@ class Walk:
                 fresh = None
             async for front in self._front(first):
                 yield front
-        problem = self._judged(page, position)
+        problem = await self._judged(page, position, first)
         if fresh is not None:
             yield fresh
         if problem is not None:
@@ -380,7 +414,12 @@ class Walk:
             SourceError: It was there before, or is one of too many without a record.
         """
         self._asked.add(page.step.place)
+        if page.keys and len(page.keys) != page.got.count:
+            self._tally.is_exact = False  # it is too large to be held
+        self._tally.add(page.keys)
+        self._sequence = hash((self._sequence, *page.keys))
         if not page.keys:
+            self._end.note(page)
             self._empty += 1
             if self._empty >= EMPTY_PAGES:
                 raise self._api.error(
@@ -420,6 +459,7 @@ class Walk:
             page = await self._get(step)
             if page.ids == first.ids and {*page.keys} & {*first.keys} and not is_pushed:
                 if (changed := page.without(first.keys)).count:
+                    self._tally.add(page.keys)
                     yield changed
                 return
             hashes = [hash(key) for key in page.keys]
@@ -430,6 +470,7 @@ class Walk:
             fresh = [index for index in ahead if hashes[index] not in came]
             if fresh:
                 came.update(hashes[index] for index in fresh)
+                self._tally.add(page.keys[index] for index in fresh)
                 yield page.only(fresh)
             if not ahead and step is first.step:
                 if is_pushed:
@@ -446,11 +487,25 @@ class Walk:
                 break
         raise MovedError
 
-    def _judged(self, page: ListPage, position: int) -> SourceError | None:
-        """Return what contradicts an end behind ``page``; else note how it is known."""
-        end = self._end
-        problem = end.contradiction(page, position, has_moved=self._repairs > 0)
+    async def _judged(self, page: ListPage, position: int, first: ListPage) -> SourceError | None:
+        """Return what contradicts an end behind ``page``; else note how it is known.
+
+        Raises:
+            MovedError: The list may have moved.
+        """
+        end, has_moved = self._end, self._repairs > 0
+        try:
+            problem = end.contradiction(page, position, has_moved=has_moved)
+        except MovedError:
+            is_checked = first.step.is_counted and page.step is not first.step
+            if not is_checked or not end.has_shrunk_to(await self._get(first.step)):
+                raise
+            problem = end.contradiction(page, position, has_moved=has_moved)
         if problem is not None:
             return self._api.error(problem)
-        self.total, self.completeness = end.total, end.completeness(position)
+        doubt = end.may_have_skipped()
+        before, self._before = self._before, self._sequence
+        if doubt is not None and before != self._sequence:
+            raise MovedError(doubt)
+        self.total, self.completeness = end.total, end.completeness(page, position)
         return None
