@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from ladon_storage.collection.content import json_decoder, parse_json
@@ -18,8 +19,10 @@ MOST_KEYS = 2**20
 
 _LONGEST_SHOWN = 80
 
-_BLANKS = frozenset(" \t\n\r")
 _blank = re.compile(r"[ \t\n\r]*").match
+_opening = re.compile(r"\{[ \t\n\r]*").match
+_colon = re.compile(r"[ \t\n\r]*:[ \t\n\r]*").match
+_next_or_end = re.compile(r'[ \t\n\r]*(?:,[ \t\n\r]*(?=")|\})').match
 
 
 class DuplicateKeyError(ValueError):
@@ -63,13 +66,13 @@ def parse_around(sent: str | bytes, path: str) -> Any:
     text = (
         sent if isinstance(sent, str) else sent.decode(json.detect_encoding(sent), "surrogatepass")
     )
-    start = _end_of_blank(text, 0)
+    start = _behind(_blank, text, 0)
     if not text.startswith("{", start):
         return parse_json(text)
     decoder: Any = json_decoder()
     try:
         document, end = _object(text, start, path, decoder.scan_once)
-        if _end_of_blank(text, end) == len(text):
+        if _behind(_blank, text, end) == len(text):
             return document
     except DuplicateKeyError:
         raise
@@ -82,33 +85,27 @@ def _object(text: str, start: int, path: str, scan: Any) -> tuple[dict[str, Any]
     """Return the object that begins at a place, and where it ends."""
     content: dict[str, Any] = {}
     first, _, rest = path.partition(".")
-    at = _end_of_blank(text, start + 1)
+    at = _behind(_opening, text, start)
     if text[at] == "}":
         return content, at + 1
-    while True:
-        if text[at] != '"':
-            raise _NotFollowedError
+    while text[at] == '"':
         key, at = scan(text, at)
-        at = _end_of_blank(text, at)
-        if text[at] != ":":
-            raise _NotFollowedError
+        at = _behind(_colon, text, at)
         if key in content:
             raise DuplicateKeyError(f"the key {key[:_LONGEST_SHOWN]!r} is there twice")
-        at = _end_of_blank(text, at + 1)
         if path and text[at] == "{" and key in (path, first):
             content[key], at = _object(text, at, "" if key == path else rest, scan)
         else:
             content[key], at = scan(text, at)
-        at = _end_of_blank(text, at)
-        if text[at] == "}":
-            return content, at + 1
-        if text[at] != ",":
-            raise _NotFollowedError
-        at = _end_of_blank(text, at + 1)
+        at = _behind(_next_or_end, text, at)
+        if text[at - 1] == "}":
+            return content, at
+    raise _NotFollowedError
 
 
-def _end_of_blank(text: str, at: int) -> int:
-    if text[at : at + 1] not in _BLANKS:
-        return at
-    found = _blank(text, at)
-    return at if found is None else found.end()
+def _behind(match: Callable[[str, int], re.Match[str] | None], text: str, at: int) -> int:
+    """Return the place behind what comes next."""
+    found = match(text, at)
+    if found is None:
+        raise _NotFollowedError
+    return found.end()
