@@ -427,7 +427,12 @@ async def test_first_page_again_proves_nothing(
 @pytest.mark.parametrize("end", [answer([]), Answer(b"", 204), Answer(b"no", 416)])
 @pytest.mark.parametrize(
     ("sign", "headers"),
-    [({"total": 9}, {}), ({"total_pages": 4}, {}), ({}, {"X-Total-Pages": "4"})],
+    [
+        ({"total": 9}, {}),
+        ({"total_pages": 4}, {}),
+        ({}, {"X-Total-Pages": "4"}),
+        ({}, {"Link": '</feed.json?page=4>; rel="last"'}),
+    ],
 )
 async def test_silent_end_is_bound_by_what_pages_before_it_stated(
     sign: dict[str, Any], headers: dict[str, str], end: Answer
@@ -482,19 +487,20 @@ async def test_total_that_shrinks_binds_as_it_was(paging: dict[str, Any]) -> Non
         assert "there are 7 items, and gives 4" in await refused(feed, paging=paging)
 
 
-async def test_total_that_shrank_with_the_list_is_believed() -> None:
+@pytest.mark.parametrize("number", ["3", "4"])
+async def test_total_that_shrank_with_the_list_is_believed(number: str) -> None:
     """Where the first page, which is asked for again, states it as well."""
     left = list(ROWS)
 
     def shrinking(asked: Asked) -> Answer:
-        if asked.query["page"] == "3":
+        if asked.query["page"] == number:
             del left[5:]
         return answer(cut(asked, 2, left), total=len(left))
 
     async with FeedServer(play=shrinking) as feed:
         pages = await pages_of(feed, paging={"kind": "page"})
 
-    assert {each.record_id for page in pages for each in page.records} == set(IDS[:5])
+    assert {each.record_id for page in pages for each in page.records} >= set(IDS[:5])
     assert (pages[-1].completeness, pages[-1].total) == ("total", 5)
 
 
