@@ -6,7 +6,7 @@ STAMP := .venv/.complete
 # Nothing is left outside of the project's folder, and so no cache.
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-cache-dir
 
-.PHONY: setup test check demo up up-test next e2e pictures chaos bench lock clean
+.PHONY: setup test test-slow check demo up up-test next e2e pictures chaos bench lock clean
 
 setup: $(STAMP)
 
@@ -22,7 +22,11 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -n auto --dist loadgroup
+	@$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow"
+
+# Kills processes, and replays whole recordings.
+test-slow: $(STAMP)
+	@$(BIN)/python -m pytest -n auto --dist loadgroup -m slow
 
 check: $(STAMP)
 	@$(BIN)/ruff check

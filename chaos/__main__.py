@@ -102,7 +102,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", default="1", help="what is killed when; default: %(default)s")
     parser.add_argument("--kills", type=int, help="end after so many")
     parser.add_argument("--seconds", type=float, help="end after so long; default: 60")
-    parser.add_argument("--fault", choices=FAULTS, help="what the sink does wrong on purpose")
+    parser.add_argument(
+        "--fault", choices=FAULTS, help="what the sink, or the source, does wrong on purpose"
+    )
     options = parser.parse_args()
     if options.kills is None and options.seconds is None:
         options.seconds = 60.0

@@ -13,22 +13,25 @@ import os
 import signal
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Set
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
 import stamina
 
-from chaos.feed import OVERLAP
+from chaos.feed import OVERLAP, PAGE, Manner
 from ladon_storage import StorageServiceClient, Watermark, cli
 from ladon_storage.collection import passage
 from ladon_storage.collection.engine import run
-from ladon_storage.collection.interfaces import Limits, Position, WriteResult
+from ladon_storage.collection.interfaces import Known, Limits, Position, WriteResult, utc_now
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.collection.sinks import SqlSink
 from ladon_storage.collection.sources.http import source_http
+from ladon_storage.collection.sources.paging import NextLink, Offsets, PageNumbers, Paging
+from ladon_storage.collection.sources.rest import Bound, Rest
 from ladon_storage.errors import LadonStorageError
 from ladon_storage.models import WatermarkStatus
 from ladon_storage.server.store import Store
@@ -36,8 +39,8 @@ from ladon_storage.server.store import Store
 SOURCE = "chaos"
 LEASE = timedelta(milliseconds=150)
 
-FAULTS = ("drop-page", "late-page")
-"""Errors that a sink may be given on purpose: the harness must notice each."""
+FAULTS = ("drop-page", "late-page", "drop-old", "believe-order", "skip-return")
+"""Errors that a sink or a source may be given on purpose: the harness must notice each."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +54,16 @@ class Moment:
 
 @dataclass(frozen=True)
 class Job:
-    """Say what one process collects, and where it ends."""
+    """Say what one process collects, and where it ends; its clock is ``ahead`` of the others'."""
 
     run_id: str
     service: int
     feed: int
     database: Path
     keep: Any
-    ordered: bool
+    manner: Manner
     checkpoints: bool
+    ahead: timedelta = timedelta(0)
     end: Moment | None = None
     fault: str | None = None
 
@@ -148,13 +152,14 @@ class ToldSink:
     ) -> WriteResult | int:
         """Make a page durable, unless it is to be forgotten."""
         nth = self._teller.at("write", "before")
+        claimed = len(page.records)
         if self._fault == "drop-page" and nth == 1:
             page = Page()
         if self._fault == "late-page" and len(page):
             page, self._late = self._late or Page(), page
         written = await self._inner.write(source_id, page, run_id=run_id, position=position)
         self._teller.at("write", "after")
-        return written
+        return claimed if self._late else written
 
     async def position(self, source_id: str) -> Position | None:
         """Ask the sink."""
@@ -166,22 +171,36 @@ class ToldSink:
         """Ask the sink."""
         return await self._inner.mark_removed(source_id, present, most)
 
+    async def lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
+        """Ask the sink."""
+        return await self._inner.lacking(source_id, listed)
+
+    async def revert(self, source_id: str, records: Sequence[Record], *, run_id: str = "") -> int:
+        """Make versions current again, unless that is to be forgotten."""
+        self._teller.at("revert", "before")
+        if self._fault == "skip-return":
+            return 0
+        count = await self._inner.revert(source_id, records, run_id=run_id)
+        self._teller.at("revert", "after")
+        return count
+
 
 class FeedSource:
-    """Read the feed, page by page."""
+    """Read the feed as it is at one tick, page by page."""
 
     source_id = SOURCE
     overlap = OVERLAP
 
     def __init__(self, job: Job, teller: Teller) -> None:
-        self.ordered = job.ordered
+        self.ordered = self.order_guaranteed = job.manner.ordered
+        self._delivers_all = job.manner.delivers_all
         self._url = f"http://127.0.0.1:{job.feed}/records"
         self._teller = teller
 
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
         """Yield what one tick of the feed shows."""
         asked: dict[str, str | int] = {"page": 0}
-        if start is not None:
+        if start is not None and not self._delivers_all:
             asked["start"] = start.isoformat()
         more = True
         async with source_http(SOURCE) as http:
@@ -191,12 +210,76 @@ class FeedSource:
                 self._teller.at("read", "after")
                 asked |= {"tick": body["tick"], "page": int(asked["page"]) + 1}
                 more = body["more"]
-                yield _page(body["items"])
+                yield _page(body["items"], http.asked_at)
         self._teller.say(tick=asked["tick"])
 
 
-def _page(items: list[dict[str, str]]) -> Page:
-    page = Page()
+class ListSource:
+    """Read the feed as a list by the source that is made for that, and tell its pages."""
+
+    def __init__(self, job: Job, teller: Teller) -> None:
+        manner = job.manner
+        self._inner = Rest(
+            source_id=SOURCE,
+            url=f"http://127.0.0.1:{job.feed}/list",
+            records="items",
+            timestamps=("at",),
+            since=None if manner.delivers_all else Bound(parameter="start"),
+            paging=_paging(manner),
+            ordered=manner.ordered,
+            overlap=OVERLAP,
+        )
+        self._teller = teller
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def pages(
+        self, start: datetime | None, until: datetime | None, *known: Known
+    ) -> AsyncIterator[Page]:
+        """Yield its pages."""
+        async with aclosing(self._inner.pages(start, until, *known)) as pages:  # type: ignore[type-var]
+            self._teller.at("read", "before")
+            async for page in pages:
+                self._teller.at("read", "after")
+                yield page
+                self._teller.at("read", "before")
+
+
+def _paging(manner: Manner) -> Paging:
+    total = "total" if manner.has_total and manner.cap == PAGE else ""
+    if manner.paging == "next":
+        return NextLink(total=total)
+    if manner.paging == "offset":
+        return Offsets(limit=PAGE, total=total)
+    return PageNumbers(first_number=0, size_parameter="limit", size=PAGE, total=total)
+
+
+class FaultySource:
+    """Be a source that does something wrong on purpose."""
+
+    def __init__(self, inner: FeedSource | ListSource, fault: str) -> None:
+        self._inner = inner
+        self._fault = fault
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "order_guaranteed" and self._fault == "believe-order":
+            return True
+        return getattr(self._inner, name)
+
+    async def pages(
+        self, start: datetime | None, until: datetime | None, *known: Known
+    ) -> AsyncIterator[Page]:
+        """Yield the pages, without what is older than was asked for if that is the fault."""
+        async for page in self._inner.pages(start, until, *known):
+            kept = page.records
+            if self._fault == "drop-old" and start is not None:
+                kept = [each for each in kept if each.timestamp >= start]
+            yield replace(page, records=kept)
+
+
+def _page(items: list[dict[str, str]], asked_at: datetime | None) -> Page:
+    page = Page(asked_at=asked_at)
     for item in items:
         if "id" in item:
             when = datetime.fromisoformat(item["at"])
@@ -217,14 +300,19 @@ def collect(job: Job, pipe: int) -> None:
 
 async def _collect(job: Job, teller: Teller) -> None:
     sink = SqlSink(f"sqlite:///{job.database}", keep=job.keep)
+    kind = FeedSource if job.manner.paging == "pinned" else ListSource
+    source: Any = kind(job, teller)
+    if job.fault is not None:
+        source = FaultySource(source, job.fault)
     async with StorageServiceClient(f"http://127.0.0.1:{job.service}", timeout=10) as client:
         try:
             await run(
-                FeedSource(job, teller),
+                source,
                 ToldSink(sink, teller, job.fault),
                 ToldStorage(client, teller),
                 run_id=job.run_id,
                 limits=Limits(lease=LEASE),
+                clock=lambda: utc_now() + job.ahead,
             )
         except LadonStorageError as error:
             teller.say(end=type(error).__name__, text=str(error))

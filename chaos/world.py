@@ -3,7 +3,9 @@
 - What kills, and when, is drawn from the seed, the world's number and the cycle's. A step that is
   named is met exactly. Which pages a write holds, and after how many milliseconds of a machine that
   does other things, too, a process is where, is not: what was hit is told.
-- A run that is hit by nothing must succeed, or say that another run holds the source.
+- A run that is hit by nothing must succeed, or say that another run holds the source, or that the
+  list moved faster than it could be read. In a quiet feed it must succeed.
+- A run that succeeded has all that was shown from its beginning to its end.
 """
 
 from __future__ import annotations
@@ -20,9 +22,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from chaos.collection import LEASE, SOURCE, Fuse, Job, Moment, collect, serve
-from chaos.feed import FUTURE, Feed, Ticks, Version, serve_feed
+from chaos.feed import FUTURE, Feed, Manner, Ticks, Version, serve_feed
 from chaos.processes import Child, Nursery, heard
 
 RUN_SECONDS = 30.0
@@ -35,6 +38,8 @@ POINTS = [
     *[("read", "after"), ("write", "before"), ("write", "after"), ("success", "before")],
     *[("success", "after"), ("close", "before")],
 ]
+CLOCKS = [timedelta(0)] * 3 + [timedelta(seconds=-90), timedelta(seconds=90), timedelta(days=-3)]
+CLOCKS += [timedelta(days=3)]
 LATER = [each for each in POINTS if each[0] in ("read", "write", "success", "close")]
 
 
@@ -71,7 +76,8 @@ class Plan:
         milliseconds: How long after the start, or after the step.
         rival: Whether a second run of the same source starts at the same time.
         restart: Whether a service that was killed is back while the run still goes on.
-        news: Whether the feed goes on while the run reads it.
+        news: How far the feed goes on while the run reads it.
+        ahead: How far the collection's clock is ahead of the others'.
     """
 
     victims: tuple[str, ...]
@@ -80,7 +86,8 @@ class Plan:
     milliseconds: float
     rival: bool
     restart: bool
-    news: bool
+    news: int
+    ahead: timedelta
 
 
 def draw_plan(draw: random.Random, first: bool) -> Plan:
@@ -96,7 +103,8 @@ def draw_plan(draw: random.Random, first: bool) -> Plan:
         0 if kind == "step" else draw.uniform(10, 150) if kind == "time" else draw.uniform(0, 4),
         draw.random() < 0.15,
         draw.random() < 0.5,
-        draw.random() < 0.5,
+        draw.choice([0, 0, 0, 1, 2, 3, 9]),
+        draw.choice(CLOCKS),
     )
 
 
@@ -120,10 +128,12 @@ class World:
         self._nursery = nursery
         self._tally = tally
         self._fault = fault
-        self._ordered = self._draw.random() < 0.6
+        self._manner = Manner.drawn(self._draw)
+        while not self._manner.can_show(fault):
+            self._manner = Manner.drawn(self._draw)
         self._keep = self._draw.choice(["all", "all", "latest"])
         self._checkpoints = self._draw.random() < 0.5
-        self._feed = Feed(seed)
+        self._feed = Feed(seed, has_old=self._manner.delivers_all)
         self._ticks = Ticks()
         self._fuse = Fuse()
         self._port = 0
@@ -135,7 +145,7 @@ class World:
         self._answered: set[int] = set()
         self._plan: Plan | None = None
         self._hit: set[str] = set()
-        serve_it = partial(_serve_feed, self._feed, self._ticks, self._ordered)
+        serve_it = partial(_serve_feed, self._feed, self._ticks, self._manner)
         self._feeding = nursery.fork(serve_it, folder / "feed.log")
         self._feed_port = int(self._feeding.line())
         self._service = self._started()
@@ -154,9 +164,10 @@ class World:
         self._cycle += 1
         if draw.random() < 0.5 or not self._run:
             self._run += 1
-            if draw.random() < 0.7:
-                time.sleep(LEASE.total_seconds())
+            if draw.random() < 0.5:
+                self._await_lease()
         began = self._ticks.now
+        self._ticks.coming = 0 if self._is_pinned else plan.news
         hit = self._play(plan)
         if hit or draw.random() < 0.3:
             self._restart_service(draw)
@@ -165,17 +176,21 @@ class World:
     def end(self) -> None:
         """Collect once more with nothing killed, and look whether everything is there."""
         self._plan = None
+        self._ticks.coming = 0
         self._restart_service(random.Random(0))
-        time.sleep(LEASE.total_seconds())
+        self._await_lease()
         self._run += 1
-        child = self._collecting()
+        child = self._collecting(ahead=self._draw.choice(CLOCKS))
         self._hear([child], child, None, RUN_SECONDS)
-        self._check_end(child, hit=False, rival=False, may_be_busy=False)
+        self._check_end(child, self._ticks.now, hit=False, rival=False, may_be_busy=False)
         tick = self._ticks.now
         self._look(tick)
         shown = self._feed.at(tick)
         missing = shown.versions() - self._rows
         self._demand(not missing, f"{len(missing)} versions are not in the sink: {missing}")
+        current = self._versions("WHERE replaced_at IS NULL" if self._keep == "all" else "")
+        stale = {*current} ^ shown.versions()
+        self._demand(not stale, f"the sink shows what is not: {stale}")
         with closing(sqlite3.connect(self._folder / "records.db")) as database:
             ids = [row[0] for row in database.execute("SELECT record_id FROM records")]
             raws = [row[0] for row in database.execute("SELECT raw FROM records_quarantine")]
@@ -209,7 +224,21 @@ class World:
         self._service = self._started()
         self._service.line()
 
-    def _collecting(self, run_id: str = "", end: Moment | None = None) -> Child:
+    @property
+    def _is_pinned(self) -> bool:
+        return self._manner.paging == "pinned"
+
+    def _await_lease(self) -> None:
+        """Wait until the source is free, by the service's clock, whose seconds are all it tells."""
+        found = self._told()
+        if found is not None and found["status"] == "running":
+            free = datetime.fromisoformat(found["last_run_timestamp"]) + LEASE
+            whole = free.replace(microsecond=0) + timedelta(seconds=1)
+            time.sleep(max(0.0, (whole - datetime.now(UTC)).total_seconds()))
+
+    def _collecting(
+        self, run_id: str = "", end: Moment | None = None, ahead: timedelta = timedelta(0)
+    ) -> Child:
         self._await_service()
         job = Job(
             run_id or f"run-{self._run}",
@@ -217,8 +246,9 @@ class World:
             self._feed_port,
             self._folder / "records.db",
             self._keep,
-            self._ordered,
+            self._manner,
             self._checkpoints,
+            ahead,
             end,
             self._fault,
         )
@@ -230,10 +260,11 @@ class World:
         exact = plan.moment if plan.milliseconds == 0 and "collection" in plan.victims else None
         if plan.write:
             self._fuse.set(plan.write, plan.moment.when if plan.moment else "before")
-        child = self._collecting(end=exact)
+        began = self._ticks.now
+        child = self._collecting(end=exact, ahead=plan.ahead)
         children = [child]
         if plan.rival:
-            children.append(self._collecting(f"rival-{self._run}"))
+            children.append(self._collecting(f"rival-{self._run}", ahead=-plan.ahead))
         self._hear(children, child, plan, RUN_SECONDS)
         if child.signalled and exact is not None and "collection" not in self._hit:
             self._count("collection", _phase(child))
@@ -244,7 +275,7 @@ class World:
             if killed:
                 self._demand(each is child, "a run was killed that nobody was to kill")
             else:
-                self._check_end(each, hit=hit, rival=plan.rival, may_be_busy=True)
+                self._check_end(each, began, hit=hit, rival=plan.rival, may_be_busy=True)
         return hit
 
     def _service_died(self, plan: Plan) -> bool:
@@ -275,7 +306,12 @@ class World:
             for _ in heard(listening, until):
                 for said in child.said[looked:] if plan else []:
                     assert plan is not None
-                    if plan.news and said.get("at") == "after read" and not said["nth"]:
+                    if (
+                        plan.news
+                        and self._is_pinned
+                        and said.get("at") == "after read"
+                        and not said["nth"]
+                    ):
                         self._ticks.now += 1
                     if due is None and not plan.write and _is_at(said, plan.moment):
                         due = time.monotonic() + plan.milliseconds / 1000
@@ -312,19 +348,26 @@ class World:
 
     # The oracle
 
-    def _check_end(self, child: Child, *, hit: bool, rival: bool, may_be_busy: bool) -> None:
+    def _check_end(
+        self, child: Child, began: int, *, hit: bool, rival: bool, may_be_busy: bool
+    ) -> None:
         ends = [said for said in child.said if "end" in said]
         self._demand(bool(ends), f"a run broke off: {(self._folder / 'collection.log')}")
         end = ends[-1]["end"]
         self._tally.ends[end] += 1
         self._answered |= {said["stored"] for said in child.said if "stored" in said}
         if end == "success":
-            ticks = [said["tick"] for said in child.said if "tick" in said]
+            first, last = began, self._ticks.now
+            if self._is_pinned:
+                first = last = [said["tick"] for said in child.said if "tick" in said][-1]
             if self._keep == "all":
-                missing = self._feed.at(ticks[-1]).versions() - self._rows_now()
+                shown = self._feed.throughout(first, last).versions()
+                missing = shown - self._rows_now()
                 self._demand(not missing, f"a run succeeded without {missing}")
             return
-        allowed = hit or (may_be_busy and end == "SourceBusyError") or rival
+        moves = self._plan is not None and self._plan.news > 0 and not self._is_pinned
+        moved = moves and end == "SourceError" and "changed in each" in ends[-1]["text"]
+        allowed = hit or (may_be_busy and end == "SourceBusyError") or rival or moved
         self._demand(allowed, f"a run failed that nothing was done to: {ends[-1]}")
 
     def _look(self, began: int) -> None:
@@ -339,7 +382,7 @@ class World:
         if before is not None:
             self._demand(watermark is not None and watermark >= before, "the watermark went back")
         earlier = self._position
-        kept = self._feed.at(began).versions(FUTURE) & self._feed.at(self._ticks.now).versions()
+        kept = self._feed.throughout(began, self._ticks.now)
         for what, promise, known in (
             ("watermark", watermark, before),
             ("position", position, self._position),
@@ -349,7 +392,7 @@ class World:
             if promise is None or promise == known or (earlier and promise <= earlier):
                 continue
             self._demand(promise < FUTURE, f"the {what} is in the future")
-            missing = (kept & self._feed.at(began).versions(promise)) - rows
+            missing = kept.versions(promise) - rows
             self._demand(not missing, f"the {what} {promise} passed what is not there: {missing}")
         self._watermark, self._position = watermark, position
         self._look_at_history(watermark)
@@ -372,9 +415,13 @@ class World:
         self._demand(not lost, f"writes were answered and are gone: versions {lost}")
 
     def _rows_now(self) -> set[Version]:
-        found = self._asked("SELECT record_id, json_extract(payload, '$.value') FROM records")
+        return self._versions("")
+
+    def _versions(self, which: str) -> set[Version]:
+        fields = "json_extract(payload, '$.value'), json_extract(payload, '$.at')"
+        found = self._asked(f"SELECT record_id, {fields} FROM records {which}")
         self._demand(len(found) == len(set(found)), "a version is in the sink twice")
-        return {(str(record_id), str(value)) for record_id, value in found}
+        return {(record_id, value, at) for record_id, value, at in found}
 
     def _position_now(self) -> datetime | None:
         found = self._asked("SELECT timestamp FROM ladon_positions")
@@ -388,31 +435,34 @@ class World:
             return database.execute(statement).fetchall() if tables else []
 
     def _watermark_now(self) -> datetime | None:
+        told = self._told()
+        found = told["last_successful_timestamp"] if told else None
+        return datetime.fromisoformat(found) if found else None
+
+    def _told(self) -> dict[str, Any] | None:
+        """Return what the service has of the source."""
         self._await_service()
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=RUN_SECONDS)
         with closing(connection):
             connection.request("GET", f"/api/v1/watermarks/{SOURCE}")
             answer = connection.getresponse()
             body = answer.read()
-        if answer.status == 404:
-            return None
-        found = json.loads(body)["last_successful_timestamp"]
-        return datetime.fromisoformat(found) if found else None
+        return None if answer.status == 404 else dict(json.loads(body))
 
     def _demand(self, holds: bool, what: str) -> None:
         if not holds:
             raise self._violation(what)
 
     def _violation(self, what: str) -> ViolationError:
-        kind = f"{'ordered' if self._ordered else 'unordered'}, keep={self._keep}"
+        kind = f"{self._manner}, keep={self._keep}"
         return ViolationError(
             f"{what}\n  world {self._seed} ({kind}), cycle {self._cycle}, {self._plan}\n"
             f"  its files: {self._folder}"
         )
 
 
-def _serve_feed(feed: Feed, ticks: Ticks, ordered: bool, pipe: int) -> None:
-    asyncio.run(serve_feed(feed, ticks, ordered, pipe))
+def _serve_feed(feed: Feed, ticks: Ticks, manner: Manner, pipe: int) -> None:
+    asyncio.run(serve_feed(feed, ticks, manner, pipe))
 
 
 def _is_at(said: dict[str, object], moment: Moment | None) -> bool:

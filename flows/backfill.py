@@ -19,6 +19,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from flows.collect import instant, source_fields, told_sink
 from flows.command import run_command
+from flows.ending import signals_noted
 from flows.parameters import checked_flow
 from flows.reports import harmless
 from ladon_storage.blocks import RecordSink, StorageService
@@ -71,34 +72,35 @@ async def backfill(
         window_hours: Hours of one window, which is the part that is repeated after a failure.
         limits: What makes a window fail.
     """
-    collected, (since, until) = source_from(source), _range(since, until)
-    every = list(_windows(since, until, timedelta(hours=window_hours)))
-    run_id = str(runtime.flow_run.id or uuid4())
-    storage_of_tasks = TaskStorage(await storage_settings(storage))
-    await storage_of_tasks.health_check()
-    name = _name(collected.source_id, since, until)
-    stored = await storage_of_tasks.get_watermark(name)
-    reached = stored.last_successful_timestamp if stored else None
-    left = [each for each in every if reached is None or each[1] > reached]
-    etag = stored.etag if stored else None
-    opened = await record_sink(sink)
-    read = written = 0
-    shown = await _show(None, len(every) - len(left), len(every))
-    for number, (start, end) in enumerate(left, start=len(every) - len(left) + 1):
-        done = await collect_in_task(
-            collected, opened, max(start, reached or start), end, run_id=run_id, limits=limits
-        )
-        read, written = read + done.records_read, written + done.records_written
-        answer = await storage_of_tasks.update_watermark(
-            name, end, WatermarkStatus.SUCCESS, if_match=etag, if_none_match=etag is None,
-            records_collected=written, run_id=run_id,
+    with signals_noted():
+        collected, (since, until) = source_from(source), _range(since, until)
+        every = list(_windows(since, until, timedelta(hours=window_hours)))
+        run_id = str(runtime.flow_run.id or uuid4())
+        storage_of_tasks = TaskStorage(await storage_settings(storage))
+        await storage_of_tasks.health_check()
+        name = _name(collected.source_id, since, until)
+        stored = await storage_of_tasks.get_watermark(name)
+        reached = stored.last_successful_timestamp if stored else None
+        left = [each for each in every if reached is None or each[1] > reached]
+        etag = stored.etag if stored else None
+        opened = await record_sink(sink)
+        read = written = 0
+        shown = await _show(None, len(every) - len(left), len(every))
+        for number, (start, end) in enumerate(left, start=len(every) - len(left) + 1):
+            done = await collect_in_task(
+                collected, opened, max(start, reached or start), end, run_id=run_id, limits=limits
+            )
+            read, written = read + done.records_read, written + done.records_written
+            answer = await storage_of_tasks.update_watermark(
+                name, end, WatermarkStatus.SUCCESS, if_match=etag, if_none_match=etag is None,
+                records_collected=written, run_id=run_id,
+            )  # fmt: skip
+            etag = answer.etag
+            shown = await _show(shown, number, len(every))
+        return BackfillReport(
+            source_id=collected.source_id, since=since, until=until, windows=len(every),
+            windows_done_before=len(every) - len(left), records_read=read, records_written=written,
         )  # fmt: skip
-        etag = answer.etag
-        shown = await _show(shown, number, len(every))
-    return BackfillReport(
-        source_id=collected.source_id, since=since, until=until, windows=len(every),
-        windows_done_before=len(every) - len(left), records_read=read, records_written=written,
-    )  # fmt: skip
 
 
 def _range(since: datetime, until: datetime) -> tuple[datetime, datetime]:

@@ -6,6 +6,9 @@ as they come, before Prefect's own handler acts on them, and the rest is asked f
 - SIGHUP ends a run as SIGTERM does, unless it is ignored: under ``nohup`` it stays so.
 - Handlers belong to the process: they are set by the first run in its main thread, and given back
   by the last one.
+- What a handler raises is lost where it strikes in a callback of the loop or in another task. So a
+  signal that came before a run's body ends it there, and one that came later cancels the run, if
+  it goes on as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -28,6 +31,9 @@ from prefect.exceptions import TerminationSignal
 
 T = TypeVar("T")
 
+GRACE_SECONDS = 0.5
+"""How long a run may go on after a signal before it is cancelled."""
+
 ASK_SECONDS = 3.0
 """How long Prefect may take to say whether it cancelled a run."""
 
@@ -38,29 +44,47 @@ _NAMELESS = re.compile(
 )
 
 _runs = 0
+_is_begun = False  # whether a run whose body is still to come set the handlers
 _handlers: dict[int, Any] = {}
 _signal: signal.Signals | None = None
+_bodies: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
+
+
+def note_signals() -> None:
+    """Note the signals that end this process from now on, for a run whose body is still to come."""
+    global _is_begun, _signal
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if not _runs:
+        _is_begun, _signal = True, None
+    _set_handlers()
 
 
 @contextmanager
 def signals_noted() -> Iterator[None]:
-    """Note the signals that end this process, and let SIGHUP end it as SIGTERM does."""
-    global _runs, _signal
+    """Note the signals that end this process, and let SIGHUP end it as SIGTERM does.
+
+    Raises:
+        TerminationSignal: The process was told to end before.
+        KeyboardInterrupt: It was told so by SIGINT.
+    """
+    global _is_begun, _runs, _signal
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    if not _runs:
+    if not _runs and not _is_begun:
         _signal = None
+    _is_begun = False
     _runs += 1
-    number: int
-    for number in _NOTED:
-        before = signal.getsignal(number)
-        if before not in (_note, signal.SIG_IGN, None):
-            _handlers[number] = before
-            signal.signal(number, _note)
+    _set_handlers()
+    body = _body()
+    _bodies.extend(body)
     try:
+        _end_if_told()
         yield
     finally:
+        for each in body:
+            _bodies.remove(each)
         _runs -= 1
         for number in list(_handlers) if not _runs else ():
             before = _handlers.pop(number)
@@ -68,11 +92,49 @@ def signals_noted() -> Iterator[None]:
                 signal.signal(number, before)
 
 
+def _set_handlers() -> None:
+    number: int
+    for number in _NOTED:
+        before = signal.getsignal(number)
+        if before not in (_note, signal.SIG_IGN, None):
+            _handlers[number] = before
+            signal.signal(number, _note)
+
+
+def _body() -> list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]]:
+    """Return the task in which the body of a run is, with its loop."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no loop runs
+        return []
+    return [] if task is None else [(task.get_loop(), task)]
+
+
+def _end_if_told() -> None:
+    if _signal is signal.SIGINT:
+        raise KeyboardInterrupt
+    if _signal is not None:
+        raise TerminationSignal(signal.SIGTERM)
+
+
+def _cancel_later(body: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]) -> None:
+    loop, task = body
+
+    def cancel() -> None:
+        if body in _bodies and not task.cancelling():
+            task.cancel()
+
+    with suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(loop.call_later, GRACE_SECONDS, cancel)
+
+
 def _note(number: int, frame: FrameType | None) -> None:
     """Note a signal, and let whoever handled it before handle it."""
     global _signal
     if _signal is None:
         _signal = signal.Signals(number)
+    for body in _bodies:
+        _cancel_later(body)
     if number == signal.SIGHUP:
         os.kill(os.getpid(), signal.SIGTERM)
         return

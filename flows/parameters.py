@@ -11,15 +11,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
+from urllib.parse import unquote_plus
 
 from prefect.blocks.core import Block
 from prefect.flows import Flow
 from prefect.utilities.callables import get_call_parameters
 from pydantic import BaseModel
 
+from flows.ending import note_signals
 from ladon_storage.collection.interfaces import Sink, Source
 from ladon_storage.collection.secrets import check_name
 from ladon_storage.collection.sources import source_from
+from ladon_storage.collection.sources.addresses import secret_in
 from ladon_storage.errors import ConfigurationError
 
 P = ParamSpec("P")
@@ -27,6 +30,7 @@ R = TypeVar("R")
 
 # As databases read it: a password has any character but @.
 _PASSWORD = re.compile(r"://[^:/@?#]*:[^@]+@", re.DOTALL)
+_USER = re.compile(r"\s*https?://[^/?#]*@", re.IGNORECASE)
 _SECRET_NAME = re.compile(
     r"pass|pwd|secret|token|credential|signature|authori|cookie|(^|[._-])(sig|auth|key)($|[._-])|"
     r"(api|access|account|private|sas)[._-]?key",
@@ -35,7 +39,8 @@ _SECRET_NAME = re.compile(
 _NAMES_OF_SECRETS = {"key", "url_secret", "key_header", "key_param", "key_prefix"}
 """Fields of sources that are about a secret, and hold none."""
 
-_QUERY_NAME = re.compile(r"[?&;]([^=&;#]+)=")
+# In options of a database names stand after a blank or another equals sign.
+_QUERY_NAME = re.compile(r"(?<=[?&;=\s])([^=&;#\s]+)=")
 
 
 def holds_secret(address: str) -> bool:
@@ -45,7 +50,7 @@ def holds_secret(address: str) -> bool:
     (True, False)
     """
     return _PASSWORD.search(address) is not None or any(
-        _SECRET_NAME.search(name) for name in _QUERY_NAME.findall(address)
+        _SECRET_NAME.search(name) for name in _QUERY_NAME.findall(unquote_plus(address))
     )
 
 
@@ -81,7 +86,8 @@ def _refuse_secret_source(fields: Mapping[str, Any]) -> None:
     try:
         source_from(fields)
     except ConfigurationError:
-        if _may_hold_secret(fields):
+        asked = (fields.get("params"), fields.get("body"))
+        if _may_hold_secret(fields) or secret_in("", asked):
             raise
 
 
@@ -94,7 +100,11 @@ def _may_hold_secret(value: object, name: str = "") -> bool:
         return False
     if name in _NAMES_OF_SECRETS:
         return not _is_name(value)
-    return holds_secret(value) or _SECRET_NAME.search(name) is not None
+    return (
+        holds_secret(value)
+        or _USER.match(value) is not None
+        or _SECRET_NAME.search(name) is not None
+    )
 
 
 def _is_name(value: str) -> bool:
@@ -119,6 +129,11 @@ class CheckedFlow(Flow[P, R]):
         other = super().with_options(**options)
         other.__class__ = type(self)
         return other
+
+    def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Return validated parameters; the first that Prefect asks once it handles signals."""
+        note_signals()
+        return super().validate_parameters(parameters)
 
     def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return parameters as Prefect stores them."""

@@ -15,6 +15,7 @@ from pydantic import AwareDatetime, Field
 
 from flows.collect import instant, source_fields, told_sink
 from flows.command import run_command
+from flows.ending import signals_noted
 from flows.parameters import checked_flow
 from flows.reports import artifact_key, code, completed, harmless, instant_or_never, ledger_facts
 from ladon_storage.blocks import RecordSink, StorageService
@@ -56,18 +57,19 @@ async def reconcile(
         if since is not None:
             raise ConfigurationError("Give either since or last_days, and not both.")
         since = utc_now() - timedelta(days=last_days)
-    report = await reconciliation.reconcile(
-        source_from(source),
-        await record_sink(sink),
-        TaskStorage(await storage_settings(storage)),
-        run_id=str(runtime.flow_run.id or uuid4()),
-        since=since,
-        until=until,
-        limits=limits,
-        collect=collect_in_task,
-    )
-    await _tell(report)
-    return completed(report, summary(report))
+    with signals_noted():
+        report = await reconciliation.reconcile(
+            source_from(source),
+            await record_sink(sink),
+            TaskStorage(await storage_settings(storage)),
+            run_id=str(runtime.flow_run.id or uuid4()),
+            since=since,
+            until=until,
+            limits=limits,
+            collect=collect_in_task,
+        )
+        await _tell(report)
+        return completed(report, summary(report))
 
 
 def summary(report: Reconciliation) -> str:

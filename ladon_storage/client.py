@@ -17,6 +17,7 @@ import asyncio
 import base64
 import logging
 import math
+import re
 import ssl
 import time
 import zlib
@@ -52,6 +53,7 @@ from ladon_storage.errors import (
 )
 from ladon_storage.models import (
     BASE_FIELDS,
+    SERVICE_TIME,
     HistoryPage,
     Watermark,
     WatermarkUpdate,
@@ -72,10 +74,23 @@ MAX_RETRY_AFTER_SECONDS = 300.0
 NO_VERSION = '"0"'
 """The tag with which the embedded service says that it has versions, and none of this source."""
 
-_NO_ROUTE = ("no route", "route not found", "no such route", "cannot get ")
-_NOT_FOUND = ("", "not found", "404", "404 not found", "not_found")
-_SAYING = ("error", "message", "detail", "title", "error_msg", "msg", "reason", "description")
-"""Where JSON says in words what is wrong."""
+_NO_ROUTE = re.compile(
+    r"no route|route not found|no such route|cannot get |requested url|upstream|backend|bucket|"
+    r"proxy|deployed|application|\bdns\b|\bhost\b|\bservices? \""
+)
+_NOT_FOUND = (
+    "",
+    "not found",
+    "404",
+    "404 not found",
+    "not_found",
+    "notfound",
+    "resource not found",
+)
+_ABOUT_IT = re.compile(r"watermark|collected|\bsources?(\b|_id)")
+_ROUTE = re.compile(r"\S*/?watermarks/\S*")
+_BESIDE = re.compile("path|instance|type|timestamp|method|ur[il]|.*id")
+"""What JSON says beside what is wrong."""
 _ADDITIONS = frozenset(WatermarkUpdate.model_fields) - BASE_FIELDS
 
 T = TypeVar("T")
@@ -419,7 +434,7 @@ class StorageServiceClient:
                 try:
                     answer = await self._send(pool, method, url, body, headers)
                     if answer.status == 404:
-                        await self._believe(answer, pool)
+                        await self._believe(answer, source_id, pool)
                         result = None
                     else:
                         result = read(answer, source_id)
@@ -438,7 +453,7 @@ class StorageServiceClient:
         metrics.count_request(method, answer.status)
         return result
 
-    async def _believe(self, answer: _Answer, pool: Pool) -> None:
+    async def _believe(self, answer: _Answer, source_id: str, pool: Pool) -> None:
         """Return if a 404 says that the source was never collected.
 
         Raises:
@@ -456,10 +471,14 @@ class StorageServiceClient:
             problem = "in no words of a service"
         elif _names_a_route(fields):
             problem = "in the words of a gateway"
-        elif _says_nothing(fields) and not await self._is_there(pool):
+        elif _says_nothing(fields):
+            if await self._is_there(pool):
+                return
             problem = "and to its health check too"
-        else:
+        elif _is_about(fields, source_id):
             return
+        else:
+            problem = "in words about something else"
         said = self._excerpt(answer.body)
         error = InvalidResponseError(
             f"The Storage Service at {self.base_url} answered 404 to GET, {problem}"
@@ -522,7 +541,9 @@ class StorageServiceClient:
                 else:
                     raise self._refusal(response, method, await self._words(response))
                 told = response.headers
-                return _Answer(status, told.get(hdrs.ETAG), content, told.get(hdrs.DATE))
+                # A gateway may write a `Date` of its own, by a clock that is wrong.
+                date = told.get(SERVICE_TIME) or told.get(hdrs.DATE)
+                return _Answer(status, told.get(hdrs.ETAG), content, date)
             finally:
                 response.release()
         except (aiohttp.ClientError, OSError) as error:
@@ -795,12 +816,25 @@ def _is_own(fields: dict[str, Any] | None, etag: str | None) -> bool:
     return fields is not None and (etag == NO_VERSION or fields.get("field") == "source_id")
 
 
-def _said_in(fields: dict[str, Any]) -> list[str]:
-    return [str(fields[name]).strip(" .!").lower() for name in _SAYING if fields.get(name)]
+def _said_in(value: object, name: str = "") -> list[str]:
+    """Return what a JSON value says in words, without the route that was asked."""
+    if isinstance(value, dict):
+        return [said for key, each in value.items() for said in _said_in(each, key)]
+    if isinstance(value, list):
+        return [said for each in value for said in _said_in(each, name)]
+    if not isinstance(value, str) or (name != "source_id" and _BESIDE.fullmatch(name.lower())):
+        return []
+    return [_ROUTE.sub("", value.lower()).strip(" .!")]
 
 
 def _names_a_route(fields: dict[str, Any]) -> bool:
-    return any(phrase in said for said in _said_in(fields) for phrase in _NO_ROUTE)
+    return any(_NO_ROUTE.search(said) for said in _said_in(fields))
+
+
+def _is_about(fields: dict[str, Any], source_id: str) -> bool:
+    """Tell whether a 404 is about the watermark, and not about something else there is not."""
+    named = re.compile(rf"(?<!\w){re.escape(source_id.lower())}(?!\w)")
+    return any(_ABOUT_IT.search(said) or named.search(said) for said in _said_in(fields))
 
 
 def _says_nothing(fields: dict[str, Any]) -> bool:

@@ -122,6 +122,8 @@ async def by_task(
         return call.outcome.result()
     if call.error is not None:
         raise call.error
+    if (told := _ending(running)) is not None:
+        raise told
     logger.warning("%s goes on without its task run: %s", name, _why(running))
     call.directly = asyncio.ensure_future(_awaited(directly))
     call.directly.add_done_callback(_forget)
@@ -137,6 +139,14 @@ async def _settled(call: _Call[T], running: asyncio.Future[T]) -> None:
     while not running.done() and call.silence_left() > 0:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait({running}, timeout=min(_LOOK_SECONDS, call.silence_left()))
+
+
+def _ending(running: asyncio.Future[Any]) -> BaseException | None:
+    """Return what a signal raised in a task run: it is meant for the process, not for the task."""
+    if not running.done() or running.cancelled():
+        return None
+    problem = running.exception()
+    return None if isinstance(problem, Exception) else problem
 
 
 def _why(running: asyncio.Future[Any]) -> str:

@@ -236,7 +236,7 @@ class Watermark(BaseModel):
         It is of the answer and not of the watermark: not in its JSON, and not compared.
         """
         told: str | datetime | None = self.__dict__.get(_ANSWERED_AT)
-        return instant_of(told) if isinstance(told, str) else told
+        return _told_time(told) if isinstance(told, str) else told
 
     @property
     def found_nothing(self) -> bool:
@@ -252,7 +252,7 @@ class Watermark(BaseModel):
         Args:
             body: The JSON.
             etag: The version tag that came with it.
-            answered_at: The service's time, as its ``Date`` tells it.
+            answered_at: The service's time, as a header of the answer tells it.
 
         Raises:
             ValidationError: It is none.
@@ -311,6 +311,20 @@ class Watermark(BaseModel):
         """Return the names of the fields that the service sent, so that ``dict()`` takes it."""
         return list(self.model_dump(mode="json", exclude_unset=True))
 
+
+def _told_time(text: str) -> datetime | None:
+    """Return the time of an HTTP date, or of one in RFC 3339 with its offset."""
+    if not text[:1].isdigit():
+        return instant_of(text)
+    try:
+        told = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return None if told.tzinfo is None else told.astimezone(UTC)
+
+
+SERVICE_TIME = "X-Storage-Time"
+"""The header in which the embedded service tells its time, which no gateway rewrites."""
 
 _ANSWERED_AT, _FOUND_NOTHING = "_answered_at", "_found_nothing"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Set
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -262,6 +262,41 @@ class RememberingSink(MemorySink):
             raise SourceError(f"{len(missing)} of {len(unmarked)} records disappeared", source_id)
         self.removed = (self.removed - present) | missing
         return len(missing)
+
+
+class LatestSink(RememberingSink):
+    """A sink that keeps the latest of each record, and can go back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.current: dict[str, Record] = {}
+        self.reverted: list[str] = []
+
+    async def write(
+        self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
+    ) -> WriteResult:
+        new, changed, superseded = [], [], []
+        for each in page.records:
+            known = self.current.get(each.record_id)
+            if known is None:
+                new.append(each)
+            elif known.version == each.version:
+                continue
+            elif known.timestamp > each.timestamp:
+                superseded.append(each)
+                continue
+            else:
+                changed.append(each)
+            self.current[each.record_id] = each
+        moved = None if superseded else position
+        await super().write(source_id, page, run_id=run_id, position=moved)
+        return WriteResult(new, changed, superseded)
+
+    async def revert(self, source_id: str, records: Sequence[Record], *, run_id: str = "") -> int:
+        for each in records:
+            self.current[each.record_id] = each
+            self.reverted.append(each.record_id)
+        return len(records)
 
 
 def table(path: Path, columns: str = "record_id", name: str = "records") -> list[tuple[Any, ...]]:

@@ -6,6 +6,12 @@
   What an operator went back for is due again. What nobody can know is not due: a version that no
   feed shows any more when a sink was lost, or what a source hid behind an order that it declared,
   broke, and was not caught breaking before the run was killed.
+- *Current* is the version that the feed shows of a record: the sink must show it once a run that
+  nobody disturbed was shown it, and at the end, whatever came before and at what time.
+- A worker's clock may be wrong by days. The storage's never is, nor is the feed's: who holds the
+  source, and for how long, is only a matter of the storage's. A feed that tells no time is read up
+  to the worker's now. So records from the future may be taken for past ones, and what comes too far
+  behind them is not due.
 - A killed run says nothing more, to nobody: neither the storage nor the sink hears of it again.
 """
 
@@ -16,9 +22,9 @@ import contextlib
 import random
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Set
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -38,8 +44,8 @@ from ladon_storage.errors import (
     WatermarkConflictError,
 )
 from ladon_storage.models import NOTHING_COLLECTED, Watermark, WatermarkStatus
-from tests.collecting import BEGIN, RememberingSink, ScriptedStorage, record
-from tests.service import Caller, calling, embedded_service
+from tests.collecting import BEGIN, LatestSink, RememberingSink, ScriptedStorage, record
+from tests.service import Caller, calling, embedded_service, success
 from tests.service import path as path_of
 
 SOURCE = "feed"
@@ -81,6 +87,7 @@ class Feed:
         lookback: How far back a first collection reads, in minutes.
         delivers_all: Whether it delivers everything, whatever it is asked for.
         tells_time: Whether its answers tell its own time.
+        twice: Whether it is read a second time in the same run, as a list is that moved.
         seed: The order in which it delivers.
     """
 
@@ -91,6 +98,7 @@ class Feed:
     lookback: int | None = None
     delivers_all: bool = False
     tells_time: bool = True
+    twice: bool = False
     seed: int = 0
 
 
@@ -99,7 +107,11 @@ class Feed:
 
 @dataclass(frozen=True)
 class Publish:
-    """Show a record: ``new``, ``tie``, ``late``, ``update``, ``moved``, ``future``, ``reject``."""
+    """Show a record: ``new``, ``tie``, ``late``, ``update``, ``moved``, ``future``, ``reject``.
+
+    ``ancient``: from years ago. ``older``: with another content, and a time before the one that it
+    has. ``revert``: as it was before, its time included; ``return``: as it was, with a new time.
+    """
 
     kind: str
     record_id: int = 0
@@ -125,10 +137,14 @@ class Fault:
 
 @dataclass(frozen=True)
 class Run:
-    """Collect; ``again`` under the id of the run before, unless an operator came between."""
+    """Collect; ``again`` under the id of the run before, unless an operator came between.
+
+    The worker's clock is ``ahead`` of the true time by minutes, or behind it.
+    """
 
     faults: tuple[Fault, ...] = ()
     again: bool = False
+    ahead: int = 0
 
 
 @dataclass(frozen=True)
@@ -142,7 +158,10 @@ class Both:
 
 @dataclass(frozen=True)
 class Reset:
-    """Move the watermark back by minutes, to where the last run went from, or delete it."""
+    """Move the watermark back by minutes, to where the last run went from, or delete it.
+
+    ``ahead``: another program moves it into the future by most of a day.
+    """
 
     how: str
     minutes: int = 0
@@ -160,7 +179,14 @@ class Storm:
     """Let the feed change its shape, or be repaired."""
 
 
-Step = Publish | Tick | Run | Both | Reset | Lose | Storm
+@dataclass(frozen=True)
+class Cut:
+    """Let a whole listing lack the records of so many ids, which is its fault; 0: repair it."""
+
+    ids: int
+
+
+Step = Publish | Tick | Run | Both | Reset | Lose | Storm | Cut
 
 
 class Backend(Protocol):
@@ -173,6 +199,8 @@ class Backend(Protocol):
     def storage(self) -> Storage: ...
     def sink(self) -> Sink: ...
     def rows(self) -> list[tuple[str, str]]: ...
+    def current(self) -> list[tuple[str, str]]: ...
+    def removed(self) -> set[str]: ...
     def rejects(self) -> list[str]: ...
     def position(self) -> Position | None: ...
     async def watermark(self) -> Watermark | None: ...
@@ -189,14 +217,20 @@ class Scripted:
 
     def __init__(self, world: World, *, remembers: bool = True) -> None:
         self.remembers = remembers
-        self.storage = ScriptedStorage(now=lambda: world.now)
-        self._kept = RememberingSink()
+        self.storage = ScriptedStorage(now=lambda: world.now, tells_time=True)
+        self._kept = LatestSink()
 
     def sink(self) -> Sink:
         return self._kept if self.remembers else Forgetful(self._kept)
 
     def rows(self) -> list[tuple[str, str]]:
         return [(record_id, version) for _, record_id, version in self._kept.rows]
+
+    def current(self) -> list[tuple[str, str]]:
+        return [(each.record_id, each.version) for each in self._kept.current.values()]
+
+    def removed(self) -> set[str]:
+        return self._kept.removed
 
     def rejects(self) -> list[str]:
         return [raw for _, _, raw in self._kept.rejects]
@@ -217,17 +251,14 @@ class Scripted:
 
     def backup(self) -> object:
         kept = self._kept
-        return dict(kept.rows), dict(kept.positions), set(kept.rejects)
+        kinds = (kept.rows, kept.positions, kept.rejects, kept.current, kept.removed)
+        return [each.copy() for each in kinds]
 
     def restore(self, backup: Any) -> None:
-        self._kept = kept = RememberingSink()
+        self._kept = kept = LatestSink()
         if backup is not None:
-            kept.rows, kept.positions, kept.rejects = map(type_copy, backup)
-
-
-def type_copy(value: Any) -> Any:
-    """Return a shallow copy."""
-    return value.copy()
+            kinds = (each.copy() for each in backup)
+            kept.rows, kept.positions, kept.rejects, kept.current, kept.removed = kinds
 
 
 class Real:
@@ -248,12 +279,21 @@ class Real:
     def rows(self) -> list[tuple[str, str]]:
         return [(row[0], row[1]) for row in self._table("SELECT record_id, version FROM records")]
 
+    def current(self) -> list[tuple[str, str]]:
+        current = " WHERE replaced_at IS NULL" if self.keeps_all else ""
+        rows = self._table(f"SELECT record_id, version FROM records{current}")
+        return [(row[0], row[1]) for row in rows]
+
+    def removed(self) -> set[str]:
+        rows = self._table("SELECT record_id FROM records WHERE removed_at IS NOT NULL")
+        return {row[0] for row in rows}
+
     def rejects(self) -> list[str]:
         return [row[0] for row in self._table("SELECT raw FROM records_quarantine")]
 
     def position(self) -> Position | None:
-        rows = self._table("SELECT timestamp, watermark, origin, run_id FROM ladon_positions")
-        names = ("timestamp", "watermark", "origin", "run_id")
+        names = ("timestamp", "watermark", "origin", "run_id", "order_shown")
+        rows = self._table(f"SELECT {', '.join(names)} FROM ladon_positions")
         return Position.model_validate(dict(zip(names, rows[0], strict=True))) if rows else None
 
     def _table(self, statement: str) -> list[tuple[str, ...]]:
@@ -267,7 +307,10 @@ class Real:
 
     async def reset(self, timestamp: datetime) -> None:
         body = {"timestamp": timestamp.isoformat(), "reason": "read it again"}
-        assert (await self._caller("POST", path_of(SOURCE, "/reset"), body)).status == 200
+        answer = await self._caller("POST", path_of(SOURCE, "/reset"), body)
+        if answer.status != 200:  # it takes none that moves it ahead
+            told = await self._caller("PUT", path_of(SOURCE), success(timestamp.isoformat()))
+            assert told.status == 200, told.text
 
     async def delete(self) -> None:
         assert (await self._caller("DELETE", path_of(SOURCE))).status == 204
@@ -318,6 +361,9 @@ class Life:
     def __init__(self, world: World, step: Run, run_id: str, turns: tuple[int, ...] = ()) -> None:
         self.world = world
         self.run_id = run_id
+        self.ahead = step.ahead
+        self.horizon: datetime | None = None
+        """What is later than that it takes for the future."""
         self.task = asyncio.current_task()
         self.origin: datetime | None = None
         """What is older is left out."""
@@ -325,8 +371,13 @@ class Life:
         self.fired: list[Fault] = []
         self.dead = False
         self.calls: Counter[str] = Counter()
+        self.last_call = ""
         self.due: list[Item] = []
         """What was visible and due when it began to read."""
+        self.delivered: dict[str, str] = {}
+        """The versions that it was shown, by their ids; of one that changed meanwhile the last."""
+        self.changing: set[str] = set()
+        """The ids of which it was shown several versions."""
         self.excused: list[Item] = []
         """What an operator asked for again since it began: it will be refused."""
         self.read_all = False
@@ -358,6 +409,7 @@ class Life:
             raise Killed
         if when == "before":
             self.calls[point] += 1
+            self.last_call = point
         nth = self.calls[point] - 1
         what = self.faults.get((point, nth, when))
         if what is None:
@@ -374,11 +426,19 @@ class Life:
             await asyncio.sleep(0)
         elif what == "pause":
             self.world.pass_minutes(2)
+        elif what == "ahead":
+            self.ahead += 3 * 24 * 60
+        elif what == "behind":
+            self.ahead -= 3 * 24 * 60
         elif what == "publish":
             for each in (Publish("new", nth), Publish("late", nth + 1, 3), Publish("update", nth)):
                 self.world.publish(each)
         elif what == "reset":
             await self.world.reset(Reset("back", 2))
+
+    def clock(self) -> datetime:
+        """Return what the worker takes for the time."""
+        return self.world.now + timedelta(minutes=self.ahead)
 
     @property
     def had_to_fail(self) -> bool:
@@ -459,6 +519,8 @@ class HitSink:
     ) -> WriteResult | int:
         await self._life.hit("write", "before")
         written = await self._inner.write(source_id, page, run_id=run_id, position=position)
+        if not isinstance(written, int) and written.superseded:
+            position = None  # the sink does not remember it then
         self._life.world.wrote(self._life, page, position)
         await self._life.hit("write", "after")
         return written
@@ -473,13 +535,26 @@ class HitRememberingSink(HitSink):
         return found
 
     async def mark_removed(self, source_id: str, present: Set[str], most: float) -> int:
-        return 0
+        await self._life.hit("mark", "before")
+        inner: Any = self._inner
+        before = self._life.world.backend.removed()
+        marked: int = await inner.mark_removed(source_id, present, most)
+        self._life.world.marked(self._life, before)
+        return marked
+
+    async def revert(self, source_id: str, records: Sequence[Record], *, run_id: str = "") -> int:
+        has_renewed = self._life.last_call == "running"
+        assert has_renewed, self._life.world.told("a run went back that may have lost its hold")
+        await self._life.hit("revert", "before")
+        inner: Any = self._inner
+        count: int = await inner.revert(source_id, records, run_id=run_id)
+        await self._life.hit("revert", "after")
+        return count
 
 
 class HitSource:
     """Show one run the feed."""
 
-    whole = False
     source_id = SOURCE
 
     def __init__(self, life: Life) -> None:
@@ -487,6 +562,7 @@ class HitSource:
         self.overlap = None if feed.overlap is None else timedelta(minutes=feed.overlap)
         self.ordered = feed.ordered
         self.order_guaranteed = feed.ordered and feed.honest
+        self.whole = feed.overlap is None
         self._life = life
         self._page = feed.page
         self._asked_at: datetime | None = None
@@ -498,10 +574,13 @@ class HitSource:
         if self._life.world.feed.tells_time:
             self._asked_at = self._life.world.now
         records, rejects = self._life.world.seen(self._life, start)
-        for begin in range(0, len(records), self._page):
-            yield self._page_of(records[begin : begin + self._page], [])
-            await self._life.hit("read", "after")
-            await self._life.hit("read", "before")
+        for reading in range(1 + self._life.world.feed.twice):
+            if reading:
+                records = self._life.world.shows(self._life, start)
+            for begin in range(0, len(records), self._page):
+                yield self._page_of(records[begin : begin + self._page], [])
+                await self._life.hit("read", "after")
+                await self._life.hit("read", "before")
         if rejects:
             yield self._page_of([], rejects)
         self._life.read_all = True
@@ -521,6 +600,14 @@ class World:
         self.now = BEGIN
         self.backend: Backend = Scripted(self)
         self.shown: dict[str, Item] = {}
+        self.history: dict[str, list[Item]] = {}
+        """What was ever shown of each id."""
+        self.lacks = 0
+        """How many ids a whole listing lacks by its fault."""
+        self.unsettled: set[str] = set()
+        """Ids that several runs at once were shown, or that a restored sink has as they were."""
+        self.horizon = BEGIN
+        """The latest time that a run may have taken for the present."""
         self.rejects: list[Reject] = []
         self.shown_rejects: list[Reject] = []
         self.stormy = False
@@ -543,11 +630,14 @@ class World:
             await self._do(step)
             self._settle()
             self.backups.append((self.backend.backup(), self.backend.position()))
-        self.stormy = False
+        self.stormy, self.lacks = False, 0
         self.pass_minutes(2)
         report = await self._collect(Run())
         assert report is not None, self.told("the run after everything did not succeed")
         self._require([item for item in self.shown.values() if item.due], "is not in the sink")
+        if self.backend.remembers:
+            due = {i for i, item in self.shown.items() if item.due} - self.unsettled
+            self._require_current({i: self.shown[i].record.version for i in due}, "at the end")
         assert set(self.backend.rejects()) >= {each.raw for each in self.shown_rejects}
         for kept in (self.backend.rows(), self.backend.rejects()):
             assert len(kept) == len(set(kept)), self.told("the sink has something twice")
@@ -578,6 +668,8 @@ class World:
                 self._lose(steps)
             case Storm():
                 self.stormy = not self.stormy
+            case Cut(ids):
+                self.lacks = ids if self.feed.overlap is None else 0
 
     # What happens to the feed and to what is kept of it
 
@@ -592,7 +684,21 @@ class World:
                 self.rejects.append(Reject.of("no id", {"number": len(self.rejects)}))
             return
         record_id = str(what.record_id)
+        item = self._item(record_id, what)
+        item.due = self._is_in_reach(item, self._newest())
+        self.shown[record_id] = item
+        self.history.setdefault(record_id, []).append(item)
+        if self.lives:
+            self.meanwhile.append(item)
+
+    def _item(self, record_id: str, what: Publish) -> Item:
         known = self.shown.get(record_id)
+        if known is not None and what.kind in ("revert", "return"):
+            before = self.history[record_id]
+            old = before[what.minutes % len(before)].record
+            if what.kind == "revert":
+                return Item(old)
+            return Item(replace(old, timestamp=max(self.now, known.at)))
         newest = self._newest() or self.now
         when = {
             "tie": newest,
@@ -602,18 +708,19 @@ class World:
         }.get(what.kind, self.now)
         if known is not None:
             when = max(when, known.at)
+        if what.kind == "older":
+            when -= timedelta(minutes=what.minutes)
+        elif what.kind == "ancient":
+            when = self.now - timedelta(days=400 * (1 + what.minutes))
         self.values += 1
-        item = Item(record(record_id, when, f"v{self.values}"))
-        item.due = self._is_in_reach(item, self._newest())
-        self.shown[record_id] = item
-        if self.lives:
-            self.meanwhile.append(item)
+        return Item(record(record_id, when, f"v{self.values}"))
 
     def _newest(self) -> datetime | None:
         """Return the latest time that any run may have promoted by now."""
-        times = [item.at for item in self.shown.values() if item.at <= self.now]
+        present = max(self.now, self.horizon)
+        times = [i.at for each in self.history.values() for i in each if i.at <= present]
         success = self.last_success
-        if success is not None and success != NOTHING_COLLECTED:
+        if success is not None and NOTHING_COLLECTED < success <= present:
             times.append(success)
         return max(times, default=None)
 
@@ -632,6 +739,12 @@ class World:
         """Be the operator who wants something read again."""
         if await self.backend.watermark() is None:
             return
+        if step.how == "ahead":
+            self.last_success = self.now + timedelta(hours=23)
+            await self.backend.reset(self.last_success)
+            self.changes += 1
+            self.may_repeat = False
+            return
         if step.how == "delete":
             await self.backend.delete()
             self.changes += 1
@@ -649,7 +762,7 @@ class World:
             self.last_success = to
             back_to = to if to == NOTHING_COLLECTED else self._before(to)
         if step.how == "delete" and self.feed.lookback is not None:
-            back_to = self.now - timedelta(minutes=self.feed.lookback)
+            back_to = self._looked_back()
         self.may_repeat = False
         asked = [i for i in self.shown.values() if not i.due and (not back_to or i.at >= back_to)]
         for item in asked:
@@ -662,6 +775,7 @@ class World:
             return
         backup, position = self.backups[-steps] if 0 < steps <= len(self.backups) else (None, None)
         self.backend.restore(backup)
+        self.unsettled |= self.shown.keys()
         if position is not None and self.feed.overlap is not None and not self.feed.delivers_all:
             reach = self._before(position.timestamp)
             for item in self._missing():
@@ -693,11 +807,17 @@ class World:
                 HitStorage(life),
                 run_id=life.run_id,
                 limits=limits,
-                clock=lambda: self.now,
+                clock=life.clock,
             )
         except (LadonStorageError, Killed, asyncio.CancelledError) as raised:
             error = raised
         self.lives.remove(life)
+        if not alone:
+            self.unsettled |= life.delivered.keys()
+        elif report is not None and self.backend.remembers:
+            said = {i: v for i, v in life.delivered.items() if i not in life.changing}
+            self._require_current(said, f"which {life.run_id} was shown")
+            self.unsettled -= said.keys()
         self.log.append(f"    {life.run_id}: {'success' if report else repr(error)}")
         await self._look_at_end(life, report, error, alone=alone)
         if isinstance(error, SourceError) and "has changed" in str(error):
@@ -734,7 +854,7 @@ class World:
         if alone and now is not None:
             kept = [each for each in (before, position and position.timestamp) if each]
             if self.feed.lookback is not None:
-                kept.append(self.now - timedelta(minutes=self.feed.lookback))
+                kept.append(self._looked_back())
             assert now.timestamp <= max(kept, default=NOTHING_COLLECTED), self.told(
                 "a run that refused its feed moved the position"
             )
@@ -744,11 +864,16 @@ class World:
         if stored is None or stored.status != WatermarkStatus.RUNNING:
             return False
         assert stored.last_run_timestamp is not None
-        return stored.run_id != run_id and self.now < stored.last_run_timestamp + LEASE
+        now = stored.answered_at  # by then: since, time may have passed
+        assert now is not None
+        return stored.run_id != run_id and now < stored.last_run_timestamp + LEASE
 
     def seen(self, life: Life, start: datetime | None) -> tuple[list[Record], list[Reject]]:
         """Return what a run that begins to read sees, in the order in which it sees it."""
         self.log.append(f"    {life.run_id} reads from {start and f'{start:%d %H:%M}'}")
+        # By the feed's clock if it tells the time, else by the worker's.
+        life.horizon = self.now if self.feed.tells_time else max(self.now, life.clock())
+        self.horizon = max(self.horizon, life.horizon)
         self._bound_by_lookback()
         position = self.backend.position()
         if position is not None and start is not None:
@@ -761,10 +886,8 @@ class World:
             for item in self._missing():
                 item.due = item.due and item.at >= life.origin
         life.due = [i for i in self.shown.values() if i.due and i not in life.excused]
-        records = [each.record for each in self.shown.values() if not start or each.at >= start]
-        random.Random(self.feed.seed).shuffle(records)
-        if self.feed.ordered and self.feed.honest:
-            records.sort(key=lambda each: each.timestamp)
+        life.due = [item for item in life.due if not self._is_lacking(item.record)]
+        records = self.shows(life, start)
         # Alone they would fail the run, as a feed of which nothing can be used does.
         rejects = self.shown_rejects = list(self.rejects) if records else []
         if self.stormy:
@@ -772,12 +895,44 @@ class World:
             rejects = [*rejects, *storm]
         return records, rejects
 
+    def shows(self, life: Life, start: datetime | None) -> list[Record]:
+        """Return what the feed delivers at once, in its order, and note that for a run."""
+        records = [each.record for each in self.shown.values() if not start or each.at >= start]
+        records = [each for each in records if not self._is_lacking(each)]
+        random.Random(self.feed.seed).shuffle(records)
+        if self.feed.ordered and self.feed.honest:
+            records.sort(key=lambda each: each.timestamp)
+        for each in records:
+            if life.origin is not None and each.timestamp < life.origin:
+                continue
+            if life.delivered.setdefault(each.record_id, each.version) != each.version:
+                life.changing.add(each.record_id)
+        return records
+
+    def _is_lacking(self, record: Record) -> bool:
+        return int(record.record_id) < self.lacks
+
+    def marked(self, life: Life, before: Set[str]) -> None:
+        """Look at what a run has marked as removed."""
+        assert not self.shown_rejects, self.told("nobody knows what the nameless ones are")
+        there = {record_id for record_id, _ in self.backend.rows()}
+        removed = self.backend.removed()
+        assert removed == there - life.delivered.keys(), self.told("the marks are wrong")
+        unmarked = there - before
+        assert len(removed - before) <= len(unmarked) / 2, self.told("too much was marked")
+
+    def _looked_back(self) -> datetime:
+        """Return from when on a first collection reads: a little later, since it takes its time."""
+        return self.now - timedelta(minutes=self.feed.lookback or 0) + timedelta(seconds=1)
+
     def _bound_by_lookback(self) -> None:
         """Let go what a first collection, or a dropped sink, does not reach back to."""
         if self.feed.lookback is None or self.feed.overlap is None:
             return
-        reach = self.now - timedelta(minutes=self.feed.lookback)
-        if self.last_success is not None:
+        reach = self._looked_back()
+        # Where one in the future is all that anybody knows, it is a first collection again.
+        is_known = self.backend.remembers or (self.last_success or self.now) <= self.now
+        if self.last_success is not None and is_known:
             if not self.backend.remembers or self.backend.position() is not None:
                 return
             reach = min(reach, self._before(self.last_success))
@@ -805,8 +960,11 @@ class World:
         after = NOTHING_COLLECTED if stored.found_nothing else stored.last_successful_timestamp
         if after != before:
             assert after is not None
-            assert before is None or after > before, self.told("the watermark went back")
-            assert after <= self.now, self.told("the watermark is in the future")
+            # One in the future is put right by whoever knows better.
+            is_right = before is None or after > before or before > self.now
+            assert is_right, self.told("the watermark went back")
+            present = max(self.now, life.horizon or self.now)
+            assert after <= present, self.told("the watermark is in the future")
         if stored.status == WatermarkStatus.SUCCESS:
             assert after is not None
             self._look_at_promise(life, after, "watermark")
@@ -836,6 +994,13 @@ class World:
         there = set(self.backend.rows())
         for item in items:
             assert item.key in there, self.told(f"{item.record} {what}")
+
+    def _require_current(self, versions: Mapping[str, str], what: str) -> None:
+        current = self.backend.current()
+        assert len(current) == len(dict(current)), self.told("a record is current twice")
+        there = dict(current)
+        wrong = [i for i in versions if there.get(i) != versions[i]]
+        assert not wrong, self.told(f"the sink does not show the versions of {wrong} {what}")
 
     def _missing(self) -> list[Item]:
         there = set(self.backend.rows())

@@ -39,6 +39,32 @@ NO_SERVICE = {
     "the embedded service's other routes": said(
         {"error": "There is no such route; GET /openapi.json lists all of them.", "field": None}
     ),
+    "Kubernetes's API": said(
+        {"kind": "Status", "status": "Failure", "message": 'services "kev" not found', "code": 404}
+    ),
+    "Apigee": said(
+        {
+            "fault": {
+                "faultstring": "Unable to identify proxy for host",
+                "detail": {"errorcode": "messaging.adaptors.http.flow.ApplicationNotFound"},
+            }
+        }
+    ),
+    "S3": said({"code": "NoSuchBucket", "message": "The specified bucket does not exist"}),
+    "an upstream": said({"error": "upstream service storage unavailable"}),
+    "API Gateway": said({"message": "API not deployed"}),
+    "Heroku": said({"title": "Application not found", "message": "Application not found"}),
+    "DNS": said({"errors": [{"message": "DNS resolution error"}]}),
+    "a tenant": said({"error": "tenant not found"}),
+    "Google": said(
+        {
+            "error": {
+                "code": 404,
+                "message": "The requested URL /api/v1/watermarks/kev was not found on this server.",
+            }
+        }
+    ),
+    "a handler": said({"error": "No handler for GET /api/v1/watermarks/kev"}),
     "JSON that is no object": said(b"404", "Content-Type: application/json"),
     "JSON that is declared and is none": said(b"gone", "Content-Type: application/json"),
     "bytes": said(b"\xff\xfe\x00"),
@@ -48,6 +74,8 @@ NEVER_COLLECTED = {
     "white space": said(b"\r\n"),
     "an object": said({"error": "never collected"}),
     "an object of another type": said({"detail": "unknown source"}, "Content-Type: text/plain"),
+    "the source by name": said({"errors": [{"message": "Nothing is known of kev yet"}]}),
+    "a watermark": said({"detail": "Watermark not found"}),
     "the embedded service's": said(OWN, 'ETag: "0"'),
     "the embedded service's, the tag lost on the way": said(OWN),
 }
@@ -75,7 +103,7 @@ async def test_404_that_no_service_says_is_an_error(reply: Reply) -> None:
 
 @each(NEVER_COLLECTED)
 async def test_404_of_a_base_service_is_never_collected(reply: Reply) -> None:
-    """The contract words no 404: an object is a service's, and so is nothing."""
+    """The contract words no 404: an object about the source is a service's, and so is nothing."""
     async with served(reply) as (client, _):
         assert await client.get_watermark("kev") is None
         assert client.circuit_breaker.failure_count == 0
@@ -189,3 +217,28 @@ async def test_gateway_of_the_embedded_service_is_told_from_it(tmp_path: Path) -
         state["down"] = True
         with pytest.raises(StorageError, match="404"):
             await client.watermark_history("kev")
+
+
+async def test_services_own_time_is_believed_before_a_gateways_date() -> None:
+    """A gateway writes a `Date` by its own clock, and leaves the service's header as it is."""
+    told = "2024-01-01T12:00:00.250000+00:00"
+    headers = ("Date: Mon, 01 Jan 2024 20:00:00 GMT", f"X-Storage-Time: {told}")
+    reply = http(200, b'{"source_id": "kev", "status": "running"}', *headers)
+    async with served(reply) as (client, _):
+        read = await client.get_watermark("kev")
+    assert read is not None
+    assert read.answered_at == datetime.fromisoformat(told)
+
+
+async def test_embedded_service_tells_its_time_in_a_header_of_its_own(tmp_path: Path) -> None:
+    """It is the time by which its watermarks are dated, with its fractions."""
+    async with (
+        embedded_service(tmp_path / "w.db") as address,
+        StorageServiceClient(address) as client,
+        aiohttp.ClientSession() as session,
+    ):
+        stored = await client.update_watermark("kev", JANUARY)
+        async with session.get(f"{address}/api/v1/watermarks/kev") as answer:
+            told = datetime.fromisoformat(answer.headers["X-Storage-Time"])
+    assert stored.last_run_timestamp is not None
+    assert stored.last_run_timestamp <= told

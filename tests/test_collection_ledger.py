@@ -12,7 +12,7 @@ from ladon_storage.collection.engine import Report, run
 from ladon_storage.collection.interfaces import Known, Ledger, Limits, WriteResult
 from ladon_storage.collection.lateness import BOUNDS, Lateness
 from ladon_storage.collection.records import Page, Reject
-from ladon_storage.errors import SinkError, SourceError
+from ladon_storage.errors import ConfigurationError, SinkError, SourceError
 from ladon_storage.models import NOTHING_COLLECTED
 from tests.collecting import (
     MemorySink,
@@ -161,6 +161,60 @@ async def test_end_of_the_reading_is_told() -> None:
     assert (report.completeness, report.total, report.pages) == ("total", 1, 1)
 
 
+@pytest.mark.parametrize("completeness", ["total", "last page", None])
+async def test_reading_of_less_than_the_stated_total_fails(completeness: Any) -> None:
+    """Whoever wrote the source: what it states is compared with what came."""
+    page = Page([record("1", 1)], total=500, completeness=completeness)
+    with pytest.raises(SourceError, match="states 500 records and delivered 1"):
+        await World().collect(page)
+    await World().collect(Page([record("1", 1)], total=500, completeness="declared"))
+
+
+async def test_ledger_goes_with_a_failure() -> None:
+    """The service shows what the failed run was given, and not what the one before it was."""
+    world = World()
+    await world.collect([record(str(number), number) for number in range(30)])
+    with pytest.raises(SourceError):
+        await world.collect([record("a", 40)], SourceError("down"))
+    ledger = world.storage.stored["feed"].ledger
+    assert ledger is not None
+    assert ledger["records_delivered"] == 1
+
+
+@pytest.mark.parametrize("result", [None, 1.5, "1", True, -1])
+async def test_sink_that_returns_nothing_of_use_is_told_what_to_return(result: Any) -> None:
+    """A mistake in a sink of one's own ends in a sentence."""
+
+    class Odd(MemorySink):
+        async def write(self, *arguments: Any, **options: Any) -> Any:
+            return result
+
+    with pytest.raises(SinkError, match=r"`write`"):
+        await World(Odd()).collect([record("1", 1)])
+
+
+async def test_source_that_is_none_is_told_what_is_missing() -> None:
+    """A mistake in a source of one's own ends in a sentence, too."""
+
+    class Mistaken(ScriptedSource):
+        async def pages(self, start: Any, until: Any) -> Any:  # type: ignore[override]
+            return []
+
+    class Listing(ScriptedSource):
+        async def pages(self, start: Any, until: Any) -> Any:
+            yield [record("1", 1)]
+
+    world = World()
+    with pytest.raises(ConfigurationError, match="is no source"):
+        await world.run(object())
+    with pytest.raises(ConfigurationError, match="overlap of source 'feed'"):
+        await world.run(ScriptedSource(overlap=timedelta(hours=-5)))
+    with pytest.raises(ConfigurationError, match="gives a coroutine"):
+        await world.run(Mistaken())
+    with pytest.raises(ConfigurationError, match="yields a list"):
+        await world.run(Listing())
+
+
 # The clock of the source
 
 
@@ -238,6 +292,16 @@ async def test_single_page_shows_no_order() -> None:
     with pytest.raises(SourceError):
         await world.run(Declared([[record("9", 9)], SourceError("down")]))
     await world.run(source := Declared([[record("2", 2)]]))
+    assert source.ranges == [(at(1), None)]
+
+
+async def test_equal_times_show_no_order() -> None:
+    """A pass in which no time rose could have come in any order."""
+    world = World()
+    await world.run(Declared([[record("1", 1)], [record("2", 1)]]))
+    with pytest.raises(SourceError):
+        await world.run(Declared([[record("9", 9)], SourceError("down")]))
+    await world.run(source := Declared([[record("3", 2)]]))
     assert source.ranges == [(at(1), None)]
 
 
@@ -335,6 +399,15 @@ async def test_listing_that_is_suddenly_empty_fails() -> None:
     await world.collect([], snapshot=True)
 
 
+async def test_listing_that_is_suddenly_empty_fails_without_a_memory_of_the_sink() -> None:
+    """The watermark says that there was something."""
+    world = World(MemorySink())
+    await world.collect([record("1", 1)], snapshot=True)
+    for _ in range(2):
+        with pytest.raises(SourceError, match="lists nothing"):
+            await world.collect([], snapshot=True)
+
+
 async def test_listing_that_is_empty_behind_a_crash_fails() -> None:
     """That a run did not end takes nothing away from what was known."""
     world = World()
@@ -420,6 +493,25 @@ async def test_document_with_unusable_records_is_read_again() -> None:
     world = World()
     reports = [await world.run(Spoilt("a", "1", "2")) for _ in range(2)]
     assert [each.records_quarantined for each in reports] == [1, 1]
+
+
+async def test_document_with_a_record_that_is_ahead_is_read_again() -> None:
+    """The next run promotes it, though the document has not changed."""
+
+    class Ahead(Catalogue):
+        async def pages(
+            self, start: datetime | None, until: datetime | None, known: Known
+        ) -> AsyncIterator[Page]:
+            async for page in super().pages(start, until, known):
+                yield page
+            if self.was_read:
+                yield Page([record("ahead", NOW + timedelta(seconds=2))])
+
+    world = World()
+    await world.run(Ahead("a", "1"))
+    world.now += timedelta(seconds=3)
+    await world.run(Ahead("a", "1"))
+    assert world.watermark == NOW + timedelta(seconds=2)
 
 
 async def test_document_is_read_again_where_an_operator_went_back() -> None:

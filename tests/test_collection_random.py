@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from ladon_storage.collection import passage
 from tests.schedules import (
     Both,
+    Cut,
     Fault,
     Feed,
     Lose,
@@ -47,9 +48,13 @@ def examples(number: int) -> settings:
     )
 
 
-KINDS = ["new", "new", "tie", "late", "update", "moved", "future", "reject"]
+KINDS = [
+    *["new", "new", "tie", "late", "update", "moved", "future", "reject"],
+    *["ancient", "older", "revert", "revert", "return"],
+]
 POINTS = [
     "health", "get", "running", "success", "failed", "open", "position", "read", "write",
+    "mark", "revert",
 ]  # fmt: skip
 
 publishing = st.builds(Publish, st.sampled_from(KINDS), st.integers(0, 9), st.integers(0, 6))
@@ -58,9 +63,11 @@ faults = st.builds(
     st.sampled_from([*POINTS, "read", "write", "success", "write"]),
     st.integers(0, 4),
     st.sampled_from(["before", "after"]),
-    st.sampled_from(["error", "kill", "cancel", "pause", "publish", "reset"]),
+    st.sampled_from(["error", "kill", "cancel", "pause", "publish", "reset", "ahead", "behind"]),
 )
-runs = st.builds(Run, st.lists(faults, max_size=2).map(tuple), st.booleans())
+DAYS = 3 * 24 * 60
+clocks = st.sampled_from([0, 0, 0, 2, -2, DAYS, -DAYS])
+runs = st.builds(Run, st.lists(faults, max_size=2).map(tuple), st.booleans(), clocks)
 steps: st.SearchStrategy[Step] = st.one_of(
     publishing,
     publishing,
@@ -70,23 +77,36 @@ steps: st.SearchStrategy[Step] = st.one_of(
     runs,
     st.just(Run()),
     st.builds(Both, runs, runs, st.lists(st.integers(0, 6), min_size=3, max_size=9).map(tuple)),
-    st.builds(Reset, st.sampled_from(["back", "again", "again", "delete"]), st.integers(0, 6)),
+    st.builds(
+        Reset, st.sampled_from(["back", "again", "again", "delete", "ahead"]), st.integers(0, 6)
+    ),
     st.builds(Lose, st.integers(0, 5)),
     st.just(Storm()),
+    st.builds(Cut, st.sampled_from([0, 1, 3, 8])),
 )
-feeds = st.builds(
-    Feed,
-    overlap=st.sampled_from([0, 3, 3, None]),
-    ordered=st.booleans(),
-    honest=st.booleans(),
-    page=st.integers(1, 3),
-    lookback=st.sampled_from([None, None, 30]),
-    delivers_all=st.sampled_from([False, False, True]),
-    tells_time=st.booleans(),
-    seed=st.integers(0, 99),
-).map(
-    # What a lookback leaves out of what is delivered anyway has tests of its own.
-    lambda feed: replace(feed, lookback=None) if feed.delivers_all or feed.overlap is None else feed
+feeds = (
+    st.builds(
+        Feed,
+        overlap=st.sampled_from([0, 3, 3, None]),
+        ordered=st.booleans(),
+        honest=st.booleans(),
+        page=st.integers(1, 3),
+        lookback=st.sampled_from([None, None, 30]),
+        delivers_all=st.sampled_from([False, False, True]),
+        tells_time=st.booleans(),
+        twice=st.sampled_from([False, False, True]),
+        seed=st.integers(0, 99),
+    )
+    .map(
+        # What a lookback leaves out of what is delivered anyway has tests of its own.
+        lambda feed: (
+            replace(feed, lookback=None) if feed.delivers_all or feed.overlap is None else feed
+        )
+    )
+    .map(
+        # Where a request asks for the order, no reading begins anew in the middle.
+        lambda feed: replace(feed, twice=feed.twice and not (feed.ordered and feed.honest))
+    )
 )
 early = st.builds(
     Fault,
@@ -95,8 +115,9 @@ early = st.builds(
     st.sampled_from(["before", "after"]),
     st.sampled_from(["error", "kill", "cancel"]),
 )
-# What random steps come upon too seldom: several new records, and a run; and what an operator wants
-# read again, and the run that was to read it is hit before it could.
+# What random steps come upon too seldom: several new records, and a run; what an operator wants
+# read again, and the run that was to read it is hit before it could; and a record that goes back,
+# with much later ones behind it in the same run.
 news = st.builds(
     lambda minutes, kinds, run: [
         *(
@@ -123,8 +144,28 @@ second_looks = st.builds(
     st.sampled_from(["again", "back", "delete"]),
     early,
 )
+late = st.builds(
+    Fault,
+    st.sampled_from(["write", "read", "success", "revert"]),
+    st.integers(0, 5),
+    st.sampled_from(["before", "after"]),
+    st.sampled_from(["error", "kill", "cancel"]),
+)
+goings_back = st.builds(
+    lambda record_id, kind, fault, runs: [
+        *(Tick(2), Publish("new", record_id), Tick(1), Publish("moved", record_id), Run()),
+        Publish(kind, record_id, 2),
+        *(step for n in range(1, 5) for step in (Tick(2), Publish("new", record_id + n))),
+        Run((fault,)),
+        *runs,
+    ],
+    st.integers(10, 99),
+    st.sampled_from(["revert", "revert", "older", "ancient"]),
+    late,
+    st.lists(runs, max_size=1),
+)
 schedules = st.lists(
-    st.one_of(*[steps.map(lambda step: [step])] * 8, news, news, second_looks),
+    st.one_of(*[steps.map(lambda step: [step])] * 8, news, news, second_looks, goings_back),
     min_size=8,
     max_size=30,
 ).map(lambda parts: [step for part in parts for step in part])
@@ -143,12 +184,24 @@ def _every_page(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 AFTER_BREAK = Run((Fault("write", 1, "after", "kill"),))
 THREE = [Publish("new", 0), Tick(1), Publish("new", 1), Tick(1), Publish("new", 2)]
 UNHEARD = Run((Fault("open", 0, "before", "error"),))
+GONE_BACK = [
+    *(Publish("new", 0), Tick(1), Publish("moved", 0), Run(), Publish("revert", 0)),
+    *(Tick(3), Publish("new", 1), Tick(6), Publish("new", 2), Tick(6), Publish("new", 3)),
+    Run((Fault("read", 3, "before", "kill"),)),
+]
+JUMPED = [
+    *(Publish("new", 0), Run(), Reset("ahead"), Tick(1), Publish("new", 1)),
+    *(Run((), False, DAYS), Tick(60)),
+]
 
 
 @examples(400)
 @example(Feed(overlap=0, ordered=True, honest=False, page=1, seed=7), [*THREE, AFTER_BREAK])
 @example(Feed(), [*THREE, Run(), Publish("late", 3, 6), Reset("delete"), UNHEARD])
 @example(Feed(lookback=30), [Run(), Publish("new"), Tick(60)])
+@example(Feed(lookback=30), [Publish("new"), Tick(1), Publish("new", 1), Run((), False, DAYS)])
+@example(Feed(), [*THREE, Storm(), Run(), Storm(), Publish("older", 0, 1), Run()])
+@example(Feed(ordered=True, page=1), GONE_BACK)
 @given(feeds, schedules)
 def test_any_schedule_loses_nothing_in_a_sink_that_remembers(
     feed: Feed, schedule: list[Step]
@@ -158,6 +211,7 @@ def test_any_schedule_loses_nothing_in_a_sink_that_remembers(
 
 
 @examples(200)
+@example(Feed(overlap=0), JUMPED)
 @given(feeds, schedules)
 def test_any_schedule_loses_nothing_in_a_sink_that_does_not(
     feed: Feed, schedule: list[Step]

@@ -2,54 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from ladon_storage.collection import returns
-from ladon_storage.collection.interfaces import Position, WriteResult
-from ladon_storage.collection.records import Page, Record
+from ladon_storage.collection.records import Record
 from ladon_storage.collection.returns import Returns
 from ladon_storage.errors import WatermarkConflictError
-from tests.collecting import MemorySink, RememberingSink, ScriptedSource, at, record
+from tests.collecting import LatestSink, MemorySink, ScriptedSource, at, record
 from tests.test_collection_ledger import World
-
-
-class LatestSink(RememberingSink):
-    """A sink that keeps the latest of each record, and can go back."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.current: dict[str, Record] = {}
-        self.reverted: list[str] = []
-
-    async def write(
-        self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
-    ) -> WriteResult:
-        new, changed, superseded = [], [], []
-        for each in page.records:
-            known = self.current.get(each.record_id)
-            if known is None:
-                new.append(each)
-            elif known.version == each.version:
-                continue
-            elif known.timestamp > each.timestamp:
-                superseded.append(each)
-                continue
-            else:
-                changed.append(each)
-            self.current[each.record_id] = each
-        moved = None if superseded else position
-        await super().write(source_id, page, run_id=run_id, position=moved)
-        return WriteResult(new, changed, superseded)
-
-    async def revert(self, source_id: str, records: Sequence[Record], *, run_id: str = "") -> int:
-        for each in records:
-            self.current[each.record_id] = each
-            self.reverted.append(each.record_id)
-        return len(records)
 
 
 class Guaranteed(ScriptedSource):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from ladon_storage import MockStorageClient, StorageServiceClient
 from ladon_storage.collection import turn as module
@@ -547,3 +548,10 @@ async def test_failure_says_who_ended_the_run(error: BaseException, text: str) -
     storage = ScriptedStorage()
     await held(storage).fail(error)
     assert storage.stored["feed"].error_message == text
+
+
+def test_lease_that_no_run_should_have_is_refused_when_it_is_told() -> None:
+    """A lease beyond a day fails where it is written, and no run that has begun."""
+    with pytest.raises(ValidationError, match="lease"):
+        Limits(lease=timedelta(days=100_000))
+    assert Limits(lease=timedelta(days=1)).lease == timedelta(days=1)

@@ -682,3 +682,33 @@ async def test_version_that_was_deleted_is_there_again_once_the_source_says_it_a
     assert (again.changed, known.written) == ((one,), 0)
     found = rows(lake, "payload", "returned_at")
     assert [(value, when is not None) for value, when in found] == [("a", True), ("b", False)]
+
+
+@KEEPS
+async def test_removed_record_that_was_deleted_is_stored_when_it_is_listed_again(
+    lake: Path, keep: str
+) -> None:
+    """The source took it back; what was not marked, and is deleted beside it, stays deleted."""
+    page = [record(str(n), 1) for n in range(4)]
+    await write(lake, keep, page)
+    async with sink(lake, keep) as target:
+        assert await target.mark_removed("feed", {"0", "2", "3"}, 1) == 1
+    owned(lake).delete("removed_at IS NOT NULL OR record_id = '2'")
+
+    [result, again] = await write(lake, keep, page, page)
+    assert (list(result.new), again.written) == ([page[1]], 0)
+    vacuum(lake)
+    assert (await write(lake, keep, page))[0].written == 0
+    assert ids(lake) == ["0", "1", "3"]
+
+
+async def test_removed_records_that_were_all_deleted_leave_a_table_in_order(lake: Path) -> None:
+    """There is nothing to note, and the position holds."""
+    page, position = [record("1", 1)], Position(timestamp=at(1))
+    await write(lake, "all", page, position=position)
+    async with sink(lake, "all") as target:
+        assert await target.mark_removed("feed", set(), 1) == 1
+    owned(lake).delete("removed_at IS NOT NULL")
+
+    assert await position_of(lake, "all") == position
+    assert list((await write(lake, "all", page))[0].new) == page

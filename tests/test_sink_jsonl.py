@@ -401,3 +401,63 @@ async def test_position_is_moved_after_what_it_is_about(
         await sink.write("feed", page, position=Position(timestamp=at(1)))
 
     assert moved == ["records_quarantine.jsonl", "records.jsonl", "records.json"]
+
+
+DAMAGED = {
+    "torn line": lambda path: path.write_bytes(path.read_bytes()[:-20]),
+    "cut at a line's end": lambda path: path.write_bytes(path.read_bytes().split(b"\n")[0] + b"\n"),
+    "emptied": lambda path: path.write_bytes(b""),
+    "removed": lambda path: path.unlink(),
+    "other line": lambda path: path.write_bytes(b"{}\n" + path.read_bytes()),
+    "zeros behind": lambda path: path.write_bytes(path.read_bytes() + b"\0" * 4096),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+async def test_position_is_forgotten_once_a_file_was_damaged(
+    folder: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An unchanged source is never read again behind it, and the hole would stay for ever."""
+    position = Position(timestamp=at(3), document="d")
+    async with JsonlSink(f"jsonl://{folder}") as sink:
+        await sink.write("feed", Page([record("1", 1), record("2", 2)]), position=position)
+        await sink.write("feed", Page([record("3", 3)]), position=position)
+    async with JsonlSink(f"jsonl://{folder}") as sink:
+        assert await sink.position("feed") == position
+        assert not caplog.records
+
+    DAMAGED[what](folder / "records" / "feed" / names(folder)[0])
+    async with JsonlSink(f"jsonl://{folder}") as sink:
+        assert await sink.position("feed") is None
+        assert "the position of the source 'feed' is forgotten" in caplog.text
+        assert await sink.position("other") is None
+    assert not (folder / "records" / "feed" / "position.json").exists()
+
+
+async def test_position_holds_behind_what_was_added_after_it(folder: Path) -> None:
+    """A page without a position, a return, or a crash before the position took nothing away."""
+    position = Position(timestamp=at(1), run_id="\ud800")
+    one = record("1", 1)
+    async with JsonlSink(f"jsonl://{folder}") as sink:
+        await sink.write("feed", Page([one]), position=position)
+        await sink.write("feed", Page([record("1", 2, "b")]))
+        await sink.revert("feed", [one])
+        held = await sink.position("feed")
+        assert held is not None
+        assert held.timestamp == at(1)
+        await sink.write("feed", Page(), position=position)
+    (folder / "records" / "feed" / names(folder)[1]).unlink()
+    async with JsonlSink(f"jsonl://{folder}") as sink:
+        assert await sink.position("feed") is None
+
+
+async def test_position_of_an_older_release_is_believed(folder: Path) -> None:
+    """It notes nothing of the files, and the next one does."""
+    position = Position(timestamp=at(1))
+    await write(folder, [record("1", 1)])
+    path = folder / "records" / "feed" / "position.json"
+    path.write_text(position.model_dump_json())
+    async with JsonlSink(f"jsonl://{folder}") as sink:
+        assert await sink.position("feed") == position
+        await sink.write("feed", Page(), position=position)
+        assert json.loads(path.read_bytes())["extent"][0] == 1

@@ -363,7 +363,7 @@ async def test_record_that_was_deleted_stays_deleted_until_it_changes(
         assert (await target.write("other", Page([one]))).written == 1
         assert (await target.write("feed", Page([two]))).written == 1
         result = await target.write("feed", Page([one]))
-        assert (result.written, list(result.superseded)) == (0, [one] if keep == "latest" else [])
+        assert (result.written, list(result.superseded)) == (0, [one])
     of_feed = "FROM records WHERE source_id = 'feed' ORDER BY record_id"
     assert fresh.execute(f"SELECT record_id {of_feed}") == [("1",), ("2",), ("3",), ("4",)]
     assert fresh.execute(f"SELECT version {of_feed}")[0] == (two.version,)
@@ -394,10 +394,7 @@ async def test_table_that_is_made_again_knows_nothing_of_deletions(fresh: Fresh)
     fresh.execute("DROP TABLE records")
     assert await write(fresh.sink(), *page) == 2
 
-    for statement in ("ALTER TABLE records RENAME TO archive", "DROP INDEX records_removed"):
-        fresh.execute(statement)
-    if not fresh.url.startswith("sqlite"):
-        fresh.execute("ALTER INDEX records_pkey RENAME TO archive_pkey")
+    fresh.execute("ALTER TABLE records RENAME TO archive")
     assert await write(fresh.sink(), *page) == 2
     fresh.execute("DELETE FROM archive")
     fresh.execute("DELETE FROM records WHERE record_id = '2'")
@@ -414,6 +411,175 @@ async def test_trigger_that_is_missing_is_made_again(fresh: Fresh) -> None:
     fresh.execute("DELETE FROM records")
 
     assert await write(fresh.sink(), record("1", 1)) == 0
+
+
+@pytest.mark.parametrize("keep", ["latest", "all"])
+async def test_table_that_was_renamed_is_made_again(fresh: Fresh, keep: str) -> None:
+    """However often: its indexes keep their names, and the new table has as many."""
+    position = Position(timestamp=at(1))
+    for number in range(3):
+        async with fresh.sink(keep=keep) as target:
+            assert await target.position("feed") is None
+            page = Page([record("1", 1)])
+            assert (await target.write("feed", page, position=position)).written == 1
+        assert len(indexes(fresh, "records")) == (1 if keep == "latest" else 2)
+        fresh.execute(f"ALTER TABLE records RENAME TO archive_{number}")
+        assert len(indexes(fresh, f"archive_{number}")) == (1 if keep == "latest" else 2)
+
+
+def indexes(fresh: Fresh, table: str) -> list[Any]:
+    """Return the names of the indexes of a table which a sink made for its marks."""
+    if fresh.url.startswith("sqlite"):
+        return fresh.execute(
+            f"SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = '{table}' "
+            "AND sql LIKE '%_at IS NOT NULL'"
+        )
+    return fresh.execute(
+        f"SELECT indexname FROM pg_indexes WHERE tablename = '{table}' "
+        "AND indexdef LIKE '%_at IS NOT NULL%'"
+    )
+
+
+@pytest.mark.parametrize("keep", ["latest", "all"])
+async def test_table_without_its_primary_key_is_refused_and_told_which(
+    fresh: Fresh, keep: str
+) -> None:
+    """A copy of a table has none."""
+    await write(fresh.sink(keep=keep), record("1", 1))
+    for statement in (
+        "CREATE TABLE made AS SELECT * FROM records",
+        "DROP TABLE records",
+        "ALTER TABLE made RENAME TO records",
+    ):
+        fresh.execute(statement)
+    key = r"\(source_id, record_id\)" if keep == "latest" else r"\(source_id, record_id, version\)"
+    with pytest.raises(SinkError, match=f"has no primary key; it should be {key}: give"):
+        await write(fresh.sink(keep=keep), record("1", 1))
+
+
+async def test_message_about_a_table_of_others_names_no_trigger(fresh: Fresh) -> None:
+    """It names the columns that there are."""
+    await write(fresh.sink(), record("1", 1))
+    name = "payload"
+    fresh.execute(f"ALTER TABLE records RENAME COLUMN {name} TO body")
+    with pytest.raises(SinkError, match="holds no records: it has the columns body") as raised:
+        await write(fresh.sink(), record("1", 1))
+    assert "ladon_gone" not in str(raised.value)
+
+
+def current(fresh: Fresh) -> list[Any]:
+    """Return the versions that are current, where all are kept."""
+    return fresh.execute("SELECT version FROM records WHERE replaced_at IS NULL ORDER BY record_id")
+
+
+async def test_replaced_version_that_was_deleted_is_a_change_when_the_source_returns_to_it(
+    fresh: Fresh,
+) -> None:
+    """The source says another one since; whoever thins out the history loses no present."""
+    one, two = record("1", 1, "a"), record("1", 1, "b")
+    await write(fresh.sink(keep="all"), one)
+    await write(fresh.sink(keep="all"), two)
+    fresh.execute("DELETE FROM records WHERE replaced_at IS NOT NULL")
+    async with fresh.sink(keep="all") as target:
+        assert (await target.write("feed", Page([one, two]))).written == 0
+        result = await target.write("feed", Page([one]))
+        assert (list(result.changed), list(result.superseded)) == ([one], [])
+        assert (await target.write("feed", Page([one]))).written == 0
+    assert current(fresh) == [(one.version,)]
+    assert fresh.execute("SELECT count(*) FROM records") == [(2,)]
+
+    fresh.execute("DELETE FROM records")
+    assert await write(fresh.sink(keep="all"), one) == 0
+    assert await write(fresh.sink(keep="all"), two) == 1
+    assert current(fresh) == [(two.version,)]
+
+
+async def test_deleted_version_of_an_earlier_time_waits_for_the_end_of_the_run(
+    fresh: Fresh,
+) -> None:
+    """Only then it shows whether the source went back to it, or a history was read again."""
+    one, two = record("1", 1, "a"), record("1", 2, "b")
+    await write(fresh.sink(keep="all"), one, two)
+    fresh.execute("DELETE FROM records WHERE replaced_at IS NOT NULL")
+    async with fresh.sink(keep="all") as target:
+        result = await target.write("feed", Page([one]))
+        assert (result.written, list(result.superseded)) == (0, [one])
+        assert (await target.write("feed", Page([two]))).written == 0
+        assert await target.revert("feed", [one], run_id="R") == 1
+    assert current(fresh) == [(one.version,)]
+
+
+async def test_history_read_again_does_not_bring_back_the_current_version_that_was_deleted(
+    fresh: Fresh,
+) -> None:
+    """Neither an older version that was kept, nor one that is new, is said after it."""
+    older, one, two = record("1", 0, "o"), record("1", 1, "a"), record("1", 2, "b")
+    await write(fresh.sink(keep="all"), one, two)
+    fresh.execute("DELETE FROM records WHERE replaced_at IS NULL")
+    for _ in range(2):
+        for page in ([one], [two], [one, two], [older, one, two]):
+            async with fresh.sink(keep="all") as target:
+                await target.write("feed", Page(page))
+        versions = fresh.execute("SELECT version FROM records ORDER BY record_timestamp")
+        assert versions == [(older.version,), (one.version,)]
+    assert current(fresh) == []
+    async with fresh.sink(keep="all") as target:
+        assert await target.revert("feed", [two], run_id="R") == 0
+        assert await target.revert("feed", [one], run_id="R") == 1
+        assert (await target.write("feed", Page([two]))).written == 1
+    assert current(fresh) == [(two.version,)]
+
+
+@pytest.mark.parametrize("keep", ["latest", "all"])
+async def test_removed_record_that_was_deleted_is_stored_when_it_is_listed_again(
+    fresh: Fresh, keep: str
+) -> None:
+    """The source took it back; whoever deletes what is marked does not refuse its return."""
+    one, two, rest = record("1", 1, "a"), record("1", 2, "b"), record("2", 2)
+    await write(fresh.sink(keep=keep), one, rest)
+    fresh.execute("DELETE FROM records WHERE record_id = '1'")
+    await write(fresh.sink(keep=keep), two, rest)
+    async with fresh.sink(keep=keep) as target:
+        assert await target.mark_removed("feed", {"2"}, 1) == 1
+    fresh.execute("DELETE FROM records WHERE removed_at IS NOT NULL")
+    assert await write(fresh.sink(keep=keep), one, rest) == 1
+    assert fresh.execute("SELECT count(*) FROM records") == [(2,)]
+    assert fresh.execute("SELECT count(*) FROM ladon_deleted") == [(0,)]
+
+
+@pytest.mark.parametrize("keep", ["latest", "all"])
+async def test_trigger_of_an_older_release_is_made_again(fresh: Fresh, keep: str) -> None:
+    """It noted what was removed as if that were deleted on purpose."""
+    await write(fresh.sink(keep=keep), record("1", 1), record("2", 1))
+    values = (
+        "'records', OLD.source_id, OLD.record_id, OLD.version, OLD.record_timestamp, '2024-01-01'"
+    )
+    insert = (
+        "INSERT INTO ladon_deleted "
+        "(table_name, source_id, record_id, version, record_timestamp, deleted_at) "
+        f"VALUES ({values})"
+    )
+    if fresh.url.startswith("sqlite"):
+        fresh.execute("DROP TRIGGER ladon_gone_records")
+        fresh.execute(
+            f"CREATE TRIGGER ladon_gone_records AFTER DELETE ON records BEGIN {insert}; END"
+        )
+    else:
+        fresh.execute("DROP TRIGGER ladon_gone_records ON records")
+        fresh.execute(
+            "CREATE OR REPLACE FUNCTION ladon_note_deleted() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$$ BEGIN {insert}; RETURN NULL; END $$"
+        )
+        fresh.execute(
+            "CREATE TRIGGER ladon_gone_records AFTER DELETE ON records FOR EACH ROW "
+            "EXECUTE FUNCTION ladon_note_deleted()"
+        )
+    fresh.execute("ALTER TABLE ladon_deleted DROP COLUMN replaced_at")
+    async with fresh.sink(keep=keep) as target:
+        await target.mark_removed("feed", {"2"}, 1)
+    fresh.execute("DELETE FROM records WHERE removed_at IS NOT NULL")
+
+    assert await write(fresh.sink(keep=keep), record("1", 1), record("2", 1)) == 1
 
 
 LONG = "x" * 52

@@ -262,6 +262,10 @@ async def test_kev_backfill_is_the_whole_catalogue() -> None:
         (catalogue(), "is empty"),
         (catalogue(entry("CVE-1"), count=2), "has 1 entries and states 2: it was cut off"),
         ({"vulnerabilities": [entry("CVE-1")]}, "has 1 entries and states None"),
+        (
+            catalogue(entry("CVE-1"), entry("CVE-2"), entry("CVE-1", "2025-01-25")),
+            "has 3 entries, and an id in more than one of them: 'CVE-1'; another is missing",
+        ),
     ],
 )
 async def test_malformed_catalogue_says_what_is_wrong(document: Any, message: str) -> None:

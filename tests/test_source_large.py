@@ -35,6 +35,7 @@ from ladon_storage.collection.sources.documents import (
 )
 from ladon_storage.collection.sources.http import source_http
 from ladon_storage.collection.sources.items import value_at
+from ladon_storage.collection.sources.unique_keys import DuplicateKeyError
 from ladon_storage.errors import SourceError
 from tests.collecting import record
 from tests.feed_server import Answer, Asked, FeedServer
@@ -109,6 +110,52 @@ async def test_large_document_is_read_as_a_small_one(
             assert repr(held(found.items)) == repr(value_at(whole, path))
 
 
+@pytest.mark.parametrize("is_large", [True, False])
+@pytest.mark.parametrize(
+    ("text", "path", "key"),
+    [
+        ('{"items": [{"a": 1}], "more": true, "items": []}', "items", "items"),
+        ('{"more": true, "items": [], "more": false}', "items", "more"),
+        ('{"data": {"items": [1], "items" : [2]}}', "data.items", "items"),
+        ('{"data": {"items": [1]}, "data": {"items": [2]}}', "data.items", "data"),
+        ('{ "1" : {"a": 1} ,\n"2":{}, "\\u0031" :{"a": 2}}', "", "1"),
+        ('{"data": {"1": {}, "2": {}, "1": {}}}', "data", "1"),
+        ('{"a.b": {"1": {}, "1": {}}}', "a.b", "1"),
+    ],
+)
+async def test_key_that_is_there_twice_around_records_is_refused(
+    is_large: bool, text: str, path: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A parser keeps the last of two, and the records of the other would be lost in silence."""
+    if is_large:
+        monkeypatch.setattr(documents, "AT_ONCE_BYTES", 1)
+    with pytest.raises(DuplicateKeyError, match=f"the key '{key}' is there twice"):
+        await read_document(text.encode(), path)
+
+
+@pytest.mark.parametrize("is_large", [True, False])
+async def test_key_that_is_there_twice_in_a_record_is_not_looked_for(
+    is_large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As every parser has it, the last one counts: to find it would be to parse it twice."""
+    if is_large:
+        monkeypatch.setattr(documents, "AT_ONCE_BYTES", 1)
+    found = await read_document(b'{"items": [{"a": 1, "a": 2}], "n": {"b": 1, "b": 2}}', "items")
+
+    assert (found.items, found.envelope["n"]) == ([{"a": 2}], {"b": 2})
+
+
+async def test_document_with_a_key_twice_fails_and_says_so() -> None:
+    """It is JSON, and says two things."""
+    told = r"is ambiguous, after 26 bytes .* 'items' is there twice"
+    async with (
+        FeedServer(Answer(b'{"items": [], "items": []}')) as feed,
+        source_http("feed") as http,
+    ):
+        with pytest.raises(SourceError, match=told):
+            await http.document(await http.get(feed.url), "items")
+
+
 @pytest.mark.usefixtures("small")
 async def test_envelope_is_all_but_the_records() -> None:
     """What is beside the records is there; in their place is nothing."""
@@ -177,6 +224,28 @@ async def test_more_values_than_are_held_are_refused(
         await read_document(body, "records")
     with pytest.raises(TooMuchError):
         parse(body)
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "\U0001f600"])
+@pytest.mark.parametrize("path", ["", "a", "b"], ids=["in a list", "at a path", "around"])
+async def test_record_is_as_long_as_is_said(
+    letter: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is bounded are the bytes of one record, wherever a window of the document ends."""
+    monkeypatch.setattr(documents, "AT_ONCE_BYTES", 10_000)
+    monkeypatch.setattr(documents, "_WINDOW_BYTES", 5_000)
+    monkeypatch.setattr(documents, "MAX_ITEM_BYTES", 100_000)
+    width = len(letter.encode())
+    around = '[{}, "z"]' if not path else '{{"a": [{}, "z"], "c": 1}}'
+
+    def body(size: int) -> bytes:
+        return around.format(json.dumps(letter * (size // width), ensure_ascii=False)).encode()
+
+    assert await read_document(body(99_000), path)
+    with pytest.raises(TooMuchError, match="has over 100000 bytes"):
+        await read_document(body(101_000), path)
+    with pytest.raises(TooMuchError, match="has over 100000 bytes"):
+        parse(body(101_000))
 
 
 async def test_commas_in_texts_are_no_values() -> None:

@@ -260,7 +260,7 @@ async def test_error_inside_of_an_answer_fails() -> None:
     """An empty list beside an error is no end."""
     answer = Answer.of({"response": [], "errors": ["Invalid filter"]})
     async with FeedServer(play=lambda _: answer) as server:
-        with pytest.raises(SourceError, match=r"has errors: \['Invalid filter'"):
+        with pytest.raises(SourceError, match=r"\['Invalid filter'\] at 'errors'"):
             await read(instance_at(server))
 
 
@@ -487,6 +487,53 @@ async def test_event_is_as_new_as_the_manifest_says() -> None:
         (_, page, _) = await read(feed_at(server))
 
     assert [each.timestamp for each in page.records] == [at(1)]
+
+
+async def test_file_older_than_listed_is_asked_for_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A cache may serve the file as it was: that is not the version that the manifest lists."""
+    files = Files(event(1, 1), event(2, 2), event(3, 3))
+    files.files[uuid(2)] = Answer.of(event(2, 0.5))
+    sink, storage = (
+        SqlSink(url=f"sqlite:///{tmp_path}/records.db", keep="latest"),
+        ScriptedStorage(),
+    )
+    reports = []
+    async with FeedServer(play=files) as server:
+        for number, served in enumerate([0.5, 0.5, 2, 2]):
+            files.files[uuid(2)] = Answer.of(event(2, served))
+            report = await engine.run(
+                feed_at(server), sink, storage, run_id=str(number), clock=lambda: at(60)
+            )
+            reports.append((report.records_new, report.records_changed, report.records_removed))
+        asked = [each.path for each in server.asks if uuid(2) in each.path]
+
+    assert reports == [(3, 0, 0), (0, 0, 0), (0, 1, 0), (0, 0, 0)]
+    assert len(asked) == 3
+    assert storage.stored["misp"].last_successful_timestamp == at(3)
+    assert "come in order" not in caplog.text
+    assert caplog.text.count("gives 1 files older than its manifest lists them") == 2
+
+
+async def test_file_older_than_listed_replaces_nothing(tmp_path: Path) -> None:
+    """What the sink has of the event is newer, and stays current until the listed one comes."""
+    files = Files(event(1, 5))
+    sink, storage = (
+        SqlSink(url=f"sqlite:///{tmp_path}/records.db", keep="latest"),
+        ScriptedStorage(),
+    )
+    changes = []
+    async with FeedServer(play=files) as server:
+        for number, (listed, served) in enumerate([(5, 5), (9, 2), (9, 9)]):
+            files.add(event(1, listed))
+            files.files[uuid(1)] = Answer.of(event(1, served))
+            report = await engine.run(
+                feed_at(server), sink, storage, run_id=str(number), clock=lambda: at(60)
+            )
+            changes.append(report.records_written)
+
+    assert changes == [1, 0, 1]
 
 
 @pytest.mark.parametrize("document", [{}, [], None, "x"])

@@ -545,6 +545,9 @@ SECRET = 'k3y/with "signs"+'
         SECRET.replace('"', '\\"').replace("/", "\\/"),
         SECRET.replace('"', "&quot;"),
         b64encode(SECRET.encode()).decode(),
+        SECRET.lower(),
+        SECRET.upper(),
+        quote(SECRET, safe="").upper(),
     ],
 )
 def test_secret_is_masked_in_every_form(echo: str) -> None:

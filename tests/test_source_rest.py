@@ -284,6 +284,18 @@ async def test_missing_key_is_told_before_anything_is_asked() -> None:
     assert feed.requests == []
 
 
+@pytest.mark.parametrize(
+    "key", ["hunter2secret", "sk_live_4eC39HqLyjWDarjtT1", "AKIAIOSFODNN7EXAMPLE"]
+)
+async def test_key_in_place_of_its_name_is_shown_in_part(key: str) -> None:
+    """What looks like no name may be the secret itself, pasted."""
+    async with FeedServer(play=Api()) as feed:
+        with pytest.raises(ConfigurationError, match=f"'{key[:2]}…' of source 'feed'") as caught:
+            await read(api(feed, key=key))
+
+    assert key not in str(caught.value)
+
+
 @pytest.mark.parametrize("key", [None, "FEED_KEY"])
 @pytest.mark.parametrize("paging", ["next", "link"])
 async def test_next_page_on_another_host_is_not_asked(
@@ -812,3 +824,33 @@ async def test_answer_without_a_list_has_no_records_where_declared() -> None:
     async with FeedServer(Answer.of(document)) as feed:
         pages = [page async for page in api(feed, may_lack=True).pages(None, None)]
     assert not any(page.records for page in pages)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"url": "https://127.0.0.1/?apikey=s3cret"},
+        {"params": {"access_token": "s3cret"}},
+        {"params": {"key": "k7f3b2a91c0de4f5a6b7"}},
+        {"method": "POST", "body": {"login": {"passwd": "s3cret"}}},
+    ],
+)
+def test_parameter_that_would_hold_a_secret_is_refused(settings: dict[str, Any]) -> None:
+    """Where it belongs is said, and not what it holds."""
+    with pytest.raises(ConfigurationError, match="key_param") as caught:
+        source_from(
+            {"kind": "rest", "source_id": "r", "url": "https://127.0.0.1/", "timestamps": ["at"]}
+            | settings
+        )
+    assert "s3cret" not in str(caught.value)
+    assert "k7f3" not in str(caught.value)
+
+
+def test_parameter_with_a_harmless_name_is_taken() -> None:
+    """A key alone, a page's token and an author are no secrets."""
+    params = {"key": "name", "pageToken": "x", "author": "me", "token": ""}
+    source = source_from(
+        {"kind": "rest", "source_id": "r", "url": "https://127.0.0.1/?key=id", "timestamps": ["at"]}
+        | {"params": params}
+    )
+    assert source.params == params  # type: ignore[attr-defined]

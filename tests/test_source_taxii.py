@@ -469,6 +469,120 @@ async def test_server_that_tells_times_on_some_pages_fails() -> None:
             await read(collection_at(feed.at("c")))
 
 
+# What an end is.
+
+
+OBJECTS = [stix(n) for n in range(11)]
+
+
+def in_pages(
+    *pages: dict[str, Any], dated: bool = False, headers: dict[str, str] | None = None
+) -> Any:
+    """Play a server whose `next` is the number of a page; `added_after` is honoured if ``dated``.
+
+    Object n was added at minute n. A page is what stands in it, or its four objects.
+    """
+
+    def play(asked: Asked) -> Answer:
+        after = asked.query.get("added_after")
+        first = 0
+        if dated and after is not None:
+            first = sum(at(n) <= datetime.fromisoformat(after) for n in range(len(OBJECTS)))
+        number = int(asked.query.get("next", 0))
+        page = pages[number] if not first and number < len(pages) else {}
+        if first:
+            page = {"objects": OBJECTS[first : first + 4], "more": first + 4 < len(OBJECTS)}
+        told = dict(headers or {})
+        if dated and page.get("objects"):
+            numbers = [OBJECTS.index(each) for each in page["objects"]]
+            told |= {FIRST: at(numbers[0]).isoformat(), LAST: at(numbers[-1]).isoformat()}
+        return Answer(json.dumps(page).encode(), headers=told)
+
+    return play
+
+
+@pytest.mark.parametrize("dated", [True, False])
+@pytest.mark.parametrize("more", [{}, {"more": False}, {"more": None}])
+async def test_next_is_followed_whatever_more_says(dated: bool, more: dict[str, Any]) -> None:
+    """A page that says where the next one is is not the last."""
+    pages = [
+        {"objects": OBJECTS[:4], "next": "1", **more},
+        {"objects": OBJECTS[4:8], "next": "2", **more},
+        {"objects": OBJECTS[8:]},
+    ]
+    async with FeedServer(play=in_pages(*pages, dated=dated)) as feed:
+        assert ids(await read(collection_at(feed.at("c")))) == numbered(*range(11))
+
+
+@pytest.mark.parametrize(
+    "last", [Answer(b"{}"), Answer(status=404), Answer.of({"objects": OBJECTS[:4], "next": "1"})]
+)
+async def test_next_behind_the_end_may_lead_nowhere(last: Answer) -> None:
+    """A server that says that there is no more may give a `next` for another time."""
+    first = Answer.of({"objects": OBJECTS[:4], "more": False, "next": "1"})
+    async with FeedServer(first, last) as feed:
+        assert set(ids(await read(collection_at(feed.at("c"))))) == set(numbered(*range(4)))
+    assert len(feed.asks) == 2
+
+
+@pytest.mark.parametrize(
+    "empty", [{}, {"more": False}, {"objects": []}, {"objects": [], "more": False}]
+)
+async def test_empty_page_in_place_of_more_is_asked_for_anew(empty: dict[str, Any]) -> None:
+    """What was promised is found from the last object on."""
+    pages = [{"objects": OBJECTS[:4], "more": True, "next": "1"}, empty]
+    async with FeedServer(play=in_pages(*pages, dated=True)) as feed:
+        found = ids(await read(collection_at(feed.at("c"))))
+
+    assert sorted(set(found)) == numbered(*range(11))
+
+
+async def test_empty_page_behind_the_last_object_is_the_end() -> None:
+    """A server may promise more than it has: asked anew, it shows its last objects alone."""
+    pages = [{"objects": OBJECTS[7:], "more": True, "next": "1"}, {}]
+    async with FeedServer(play=in_pages(*pages, dated=True)) as feed:
+        found = ids(await read(collection_at(feed.at("c"))))
+
+    assert found == numbered(7, 8, 9, 10, 10)
+
+
+@pytest.mark.parametrize("empty", [{}, {"objects": []}, {"objects": OBJECTS[:4]}])
+async def test_empty_page_in_place_of_more_fails_without_times(empty: dict[str, Any]) -> None:
+    """Nothing says where to ask anew; a page that came before is as good as empty."""
+    pages = [{"objects": OBJECTS[:4], "more": True, "next": "1"}, empty]
+    async with FeedServer(play=in_pages(*pages)) as feed:
+        with pytest.raises(SourceError, match="more, and then gives nothing"):
+            await read(collection_at(feed.at("c")))
+
+
+async def test_server_that_gives_nothing_anew_fails() -> None:
+    """The last object itself must come again."""
+    added = "2024-01-01T00:00:00Z"
+    body = json.dumps({"objects": OBJECTS[:4], "more": True, "next": "1"}).encode()
+    first = Answer(body, headers={FIRST: added, LAST: added})
+    async with FeedServer(first, Answer(b"{}"), Answer(b"{}")) as feed:
+        with pytest.raises(SourceError, match="more, and then gives nothing"):
+            await read(collection_at(feed.at("c")))
+    assert len(feed.asks) == 3
+
+
+@pytest.mark.parametrize("dated", [True, False])
+@pytest.mark.parametrize(
+    ("told", "is_whole"), [("items 0-3/11", False), ("items 0-10/11", True), ("items 0-3/*", True)]
+)
+async def test_fewer_objects_than_are_stated_fail(dated: bool, told: str, is_whole: bool) -> None:
+    """TAXII 2.0 states how many there are, and servers of both versions still do."""
+    page = {"objects": OBJECTS if "10" in told else OBJECTS[:4]}
+    play = in_pages(page, dated=dated, headers={"Content-Range": told})
+    async with FeedServer(play=play) as feed:
+        source = collection_at(feed.at("c"))
+        if is_whole:
+            assert len(ids(await read(source))) == len(page["objects"])
+            return
+        with pytest.raises(SourceError, match="states 11 objects, and gives 4"):
+            await read(source)
+
+
 # Answers that no good server gives.
 
 

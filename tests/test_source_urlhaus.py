@@ -35,6 +35,7 @@ HEADER = b"""################################################################
 # id,dateadded,url,url_status,last_online,threat,tags,urlhaus_link,reporter
 """
 KEY = "s3cret-key"
+OPEN = b'"2","2025-04-21 00:00:00","http://203.0.113.7/2\r\n'
 
 
 @pytest.fixture(autouse=True)
@@ -159,10 +160,22 @@ async def test_unusable_row_is_rejected_and_the_rest_goes_on(
             b"# Number of entries: 2\n" + HEADER + line(1, "2025-04-21"),
             "has 1 entries and states 2: it was cut off",
         ),
+        (
+            b"# Number of entries: 3\n"
+            + HEADER
+            + line(1, "2025-04-21") * 2
+            + line(2, "2025-04-20"),
+            "states 3 entries, and has 2 ids in 3 of them: others are missing",
+        ),
+        (HEADER + line(2, "2025-04-21") + OPEN, "was cut off: its last line is no CSV"),
+        (
+            HEADER + line(2, "2025-04-21") + b"Error: the database went away\n\n",
+            "was cut off: its last line has 1 columns instead of 9",
+        ),
     ],
     ids=[
         *("nothing", "no rows", "no entries", "cut off", "html", "no header", "not text"),
-        *("fewer entries", "fewer entries, said before"),
+        *("fewer entries", "fewer entries, said before", "fewer ids", "cut in quotes", "an error"),
     ],
 )
 async def test_dump_that_is_none_fails_the_run(body: bytes, message: str) -> None:
@@ -191,14 +204,15 @@ async def test_key_in_the_path_is_shown_nowhere(caplog: pytest.LogCaptureFixture
     assert KEY not in caplog.text
 
 
-OPEN = b'"2","2025-04-21 00:00:00","http://203.0.113.7/2\r\n'
-
-
-@pytest.mark.parametrize("around", ["good", "broken", "last"])
+@pytest.mark.parametrize("around", ["good", "broken", "last row"])
 async def test_row_with_an_open_quote_costs_itself_alone(around: str) -> None:
     """Neither the next row goes with it nor the one before, and its text is kept."""
     before, after = line(3, "2025-04-21"), line(1, "2025-04-20")
-    wrong = {"good": OPEN + after, "broken": OPEN + OPEN + after, "last": after + OPEN}[around]
+    wrong = {
+        "good": OPEN + after,
+        "broken": OPEN + OPEN + after,
+        "last row": after + OPEN + b"# end\n",
+    }[around]
 
     [page] = await dumped(HEADER + before + wrong)
 
@@ -222,7 +236,8 @@ async def test_quote_that_closes_in_the_next_row_takes_no_row(tags: str) -> None
 @pytest.mark.parametrize(("lines", "found"), [(MOST_LINES - 1, ["2"]), (MOST_LINES, [])])
 async def test_row_of_too_many_lines_is_broken(lines: int, found: list[str]) -> None:
     """An open quote is followed only so far, or a dump of them would take for ever."""
-    [page] = await dumped(HEADER + line(2, "2025-04-21", tags="a" + "\n" * lines + "b"))
+    row = line(2, "2025-04-21", tags="a" + "\n" * lines + "b")
+    [page] = await dumped(HEADER + row + b"# end\n")
 
     assert [each.record_id for each in page.records] == found
     assert bool(page.rejects) == (not found)

@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from pydantic import ValidationError
@@ -173,6 +173,7 @@ async def run(
     """
     began = time.monotonic()
     since, until = _checked_range(since, until)
+    _check_source(source)
     await storage.health_check()
     if since is not None or until is not None:
         collected = await collect(
@@ -189,11 +190,19 @@ async def run(
         return _report(source, run_id, collected, began, backfill=True)
     turn = Turn(storage, source.source_id, run_id, limits, clock)
     await turn.read()
+    so_far = Collected()
+
+    async def noted(collected: Collected) -> None:
+        nonlocal so_far
+        so_far = collected
+        if progress is not None:
+            await progress(collected)
+
     try:
         await turn.begin()
         async with turn.kept():
             collected = await collect(
-                source, sink, turn=turn, limits=limits, progress=progress, clock=clock
+                source, sink, turn=turn, limits=limits, progress=noted, clock=clock
             )
         collected = _with_lateness(collected, turn)
         after = latest(turn.before, collected.candidate)
@@ -201,9 +210,23 @@ async def run(
     except BaseException as error:
         # A coroutine that is being closed cannot await; after a conflict another run is in charge.
         if not isinstance(error, WatermarkConflictError | GeneratorExit):
-            await turn.fail(error)
+            await turn.fail(error, _kept(_with_lateness(so_far, turn)))
         raise
     return _report(source, run_id, collected, began, before=turn.before, after=after)
+
+
+def _check_source(source: Source) -> None:
+    """Refuse what is no source, or would be asked for less than there is."""
+    if not isinstance(source, Source):
+        raise ConfigurationError(
+            f"A {type(source).__name__} is no source. Give it source_id, overlap and pages."
+        )
+    overlap: object = source.overlap
+    if overlap is not None and (not isinstance(overlap, timedelta) or overlap < timedelta(0)):
+        raise ConfigurationError(
+            f"The overlap of source {source.source_id!r} is {overlap!r}. Set it to a timedelta of "
+            "0 or more, or to None for a source that is read whole."
+        )
 
 
 def _checked_range(

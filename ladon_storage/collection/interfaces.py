@@ -277,6 +277,10 @@ class LooksUp(Protocol):
         ...
 
 
+MAX_LEASE = timedelta(days=1)
+"""The longest that a run which was killed may keep others from its source."""
+
+
 class Limits(BaseModel):
     """Say where a collection starts, and what it must not go beyond."""
 
@@ -303,11 +307,11 @@ class Limits(BaseModel):
         title="Removed share",
         description="How much of a source may disappear before a run fails; 0.5 is half of it.",
     )
-    lease: Annotated[Seconds, Field(gt=timedelta(0))] = duration(
+    lease: Annotated[Seconds, Field(gt=timedelta(0), le=MAX_LEASE)] = duration(
         RUN_LEASE,
         timedelta(seconds=1),
         "Lease (seconds)",
-        "How long a run that was killed keeps others from collecting its source.",
+        "How long a run that was killed keeps others from collecting its source: at most a day.",
     )
 
 

@@ -40,7 +40,7 @@ from ladon_storage.collection.resume import Start, latest
 from ladon_storage.collection.returns import Returns
 from ladon_storage.collection.tally import Tally
 from ladon_storage.collection.turn import Turn
-from ladon_storage.errors import SinkError, SourceError
+from ladon_storage.errors import ConfigurationError, SinkError, SourceError
 from ladon_storage.models import NOTHING_COLLECTED
 
 logger = logging.getLogger(__name__)
@@ -53,9 +53,6 @@ QUARANTINE_MINIMUM = 10
 
 HOPELESS_RECORDS = 10_000
 """When so many came and none can be used, a run does not wait for the rest."""
-
-PASS_PAGES = 2
-"""So many pages with records make a pass that shows an order."""
 
 LISTED = "0" * 30
 """Stands for the digest of a document in a position: something was listed, and in no document."""
@@ -132,7 +129,7 @@ class Passage:
         self._learns_order = self._declares_order and not is_guaranteed
         self._is_whole = turn is not None and getattr(source, "whole", source.overlap is None)
         self._is_snapshot = getattr(source, "snapshot", source.overlap is None)
-        self._returns = Returns.of(sink, is_needed=turn is not None and start.position is not None)
+        self._returns = Returns.of(sink, is_needed=turn is not None)
         self._checkpointed = time.monotonic()
         self._watermark = turn.before if turn else None
         self._began = clock()
@@ -153,6 +150,7 @@ class Passage:
                     await self._progress(self._collected())
         self._refuse_a_changed_feed()
         self._refuse_a_vanished_feed()
+        self._refuse_a_missed_total()
         await self._revert()
         await self._mark_removed()
         if self._remembers and self._turn:
@@ -171,11 +169,17 @@ class Passage:
                 self._start.document,
                 start if self._turn is None else durable,
             )
-            pages: AsyncIterator[Page] = self._source.pages(  # type: ignore[call-arg]
-                start, until, known
-            )
+            pages = self._source.pages(start, until, known)  # type: ignore[call-arg]
+        else:
+            pages = self._source.pages(start, until)
+        if hasattr(pages, "__aiter__"):
             return pages
-        return self._source.pages(start, until)
+        if hasattr(pages, "close"):  # a coroutine, which would be complained about
+            pages.close()
+        raise ConfigurationError(
+            f"`pages` of source {self._source.source_id!r} gives a {type(pages).__name__}, and no "
+            "pages. Write it as `async def` with `yield`."
+        )
 
     def _collected(self) -> Collected:
         tally, start = self._tally, self._start
@@ -215,6 +219,11 @@ class Passage:
     def _count(self, page: Page) -> Page:
         """Count what was delivered, and return what of it is stored."""
         tally = self._tally
+        if not isinstance(page, Page):
+            raise ConfigurationError(
+                f"`pages` of source {self._source.source_id!r} yields a {type(page).__name__}. "
+                "Yield a Page of records and rejects."
+            )
         if page.asked_at is not None and not tally.pages:
             is_sane = page.asked_at <= self._began + _LONGEST_LEAD
             self._horizon = page.asked_at if is_sane else self._began
@@ -238,6 +247,7 @@ class Passage:
         )
         if len(times) < len(stored):
             # Asked for each page: what came up during a run of hours is not from the future.
+            tally.is_ahead = True
             future = max(self._clock(), self._horizon) + self._limits.future_skew
             tally.in_future += sum(each.timestamp > future for each in stored)
         return page
@@ -275,9 +285,9 @@ class Passage:
         tally, shown = self._tally, self._order_shown
         if tally.is_unchanged:
             return {"document": self._start.document, "order_shown": shown}
-        shown = shown or tally.filled_pages >= PASS_PAGES
-        # What has something to be mended is read, and told of, by each run.
-        known = None if tally.quarantined else tally.document
+        shown = shown or tally.has_risen
+        # What has something to be mended, or to be promoted later, is read by each run.
+        known = None if tally.quarantined or tally.is_ahead else tally.document
         listed = LISTED if self._is_snapshot else None
         return {
             "document": (known or listed) if tally.seen else None,
@@ -287,8 +297,15 @@ class Passage:
     def _see(self, page: Page, result: WriteResult | int) -> None:
         """Note what a write changed, and how late that was seen."""
         tally = self._tally
+        if not isinstance(result, int | WriteResult) or isinstance(result, bool):
+            raise SinkError(
+                f"The sink of source {self._source.source_id!r} returns a "
+                f"{type(result).__name__} from `write`. Return a WriteResult, or how many rows are "
+                "new or changed.",
+                self._source.source_id,
+            )
         written = result if isinstance(result, int) else result.written
-        if written > len(page.records):
+        if not 0 <= written <= len(page.records):
             raise SinkError(
                 f"The sink of source {self._source.source_id!r} says that it changed "
                 f"{written} rows of {len(page.records)} record"
@@ -350,15 +367,33 @@ class Passage:
 
     def _refuse_a_vanished_feed(self) -> None:
         """Refuse a listing without anything, where the last complete one had something."""
-        tally, position = self._tally, self._start.position
-        if not self._is_snapshot or tally.seen or tally.is_unchanged or self._turn is None:
+        tally, turn, position = self._tally, self._turn, self._start.position
+        if not self._is_snapshot or tally.seen or tally.is_unchanged or turn is None:
             return
-        if position is None or position.document is None or self._limits.removed_share >= 1:
+        if self._remembers:
+            had_some = position is not None and position.document is not None
+        else:  # a lookback alone moves the watermark to where it begins
+            told = turn.stored.records_collected if turn.stored else None
+            is_moved = turn.before not in (None, NOTHING_COLLECTED)
+            had_some = is_moved and (self._limits.initial_lookback is None or bool(told))
+        if not had_some or self._limits.removed_share >= 1:
             return
         raise SourceError(
             f"Source {self._source.source_id!r} lists nothing, and had records before: its answer "
             "is incomplete, or all were removed. Look at the source, and set removed_share to 1 if "
             "that is right.",
+            self._source.source_id,
+        )
+
+    def _refuse_a_missed_total(self) -> None:
+        """Refuse a reading in which less came than the source states."""
+        tally = self._tally
+        is_compared = tally.total is not None and tally.completeness != "declared"
+        if not is_compared or tally.is_unchanged or tally.seen >= (tally.total or 0):
+            return
+        raise SourceError(
+            f"Source {self._source.source_id!r} states {tally.total} records and delivered "
+            f"{tally.seen}. Look at how it is read; nothing of it was promoted.",
             self._source.source_id,
         )
 

@@ -60,11 +60,13 @@ class Start:
 
 async def find_start(source: Source, sink: Sink, turn: Turn, limits: Limits, clock: Clock) -> Start:
     """Return where a run starts, and say so where that is not simply its watermark."""
-    now = clock()
+    ours = clock()
+    # A clock that is ahead would leave out what the lookback has, and promise the future.
+    now = min(ours, turn.now())
     position = None
     if isinstance(sink, RemembersPosition):
         position = await sink.position(source.source_id)
-    limit = max(now, turn.now()) + _CLOCK_RESOLUTION
+    limit = turn.now() + _CLOCK_RESOLUTION
     if turn.before is not None and turn.before > limit:
         turn.before = durable = await _last_sane(source, turn, position, limit, limits)
     elif isinstance(sink, RemembersPosition):

@@ -44,6 +44,22 @@ def check_name(value: str) -> str:
     return value
 
 
+# Words with _ or - between them, in one case, with few digits; a single word has none.
+_PLAIN = re.compile(
+    r"_?([A-Z]+[0-9]{0,4}([_-]([A-Z]+[0-9]{0,4}|[0-9]{1,4}))+|[A-Z]{1,20})|"
+    r"_?([a-z]+[0-9]{0,4}([_-]([a-z]+[0-9]{0,4}|[0-9]{1,4}))+|[a-z]{1,20})"
+)
+
+
+def shown_name(name: str) -> str:
+    """Return the name of a secret that is not there, in part where it may be the secret itself.
+
+    >>> shown_name("ABUSE_CH_KEY"), shown_name("feed-key"), shown_name("hunter2secret")
+    ('ABUSE_CH_KEY', 'feed-key', 'hu…')
+    """
+    return name if _PLAIN.fullmatch(name) else f"{name[:2]}…"
+
+
 SecretName = Annotated[str, AfterValidator(check_name), Field(title="Name")]
 """The name of a Prefect Secret block, or of an environment variable."""
 
@@ -78,9 +94,10 @@ async def secret(name: str, source_id: str) -> str:
         found = os.environ.get(name)
     value = (found or "").strip()
     if not value:
+        told = shown_name(name)
         raise ConfigurationError(
-            f"The secret {name!r} of source {source_id!r} is not set; make a Prefect Secret block "
-            f"{name!r}, or set the environment variable {name}."
+            f"The secret {told!r} of source {source_id!r} is not set; make a Prefect Secret block "
+            f"{told!r}, or set the environment variable {told}."
         )
     if not (value.isascii() and value.isprintable()):  # no header could carry it
         raise ConfigurationError(

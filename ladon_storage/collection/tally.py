@@ -27,20 +27,22 @@ class Tally:
 
     is_first: bool
     pages: int = 0
-    filled_pages: int = 0
-    """Pages with records in them."""
     delivered: int = 0
     new: int = 0
     changed: int = 0
     quarantined: int = 0
     skipped: int = 0
     in_future: int = 0
+    is_ahead: bool = False
+    """Whether a record is later than the beginning of the reading."""
     removed: int = 0
     listed: int = 0
     nameless: int = 0
     """Rejects without an id: any record could be one of them."""
     highest: datetime | None = None
     in_order: bool = True
+    has_risen: bool = False
+    """Whether a page went on behind one before it: equal times alone show no order."""
     present: set[str] = field(default_factory=set)
     completeness: Completeness | None = None
     total: int | None = None
@@ -72,7 +74,6 @@ class Tally:
         # One that only says how the reading ended is no page of its own.
         only_ends = page.completeness is not None and not (len(page) or page.listed)
         self.pages += page.unchanged or not only_ends
-        self.filled_pages += bool(page.records)
         self.delivered += len(page)
         self.quarantined += len(page.rejects)
         self.listed += len(page.listed)
@@ -94,6 +95,7 @@ class Tally:
 
     def see_order(self, times: list[datetime]) -> bool:
         """Return whether a page is the first that goes back behind one before it."""
+        self.has_risen |= bool(times) and self.highest is not None and max(times) > self.highest
         if not self.in_order or not times or self.highest is None or min(times) >= self.highest:
             return False
         self.in_order = False

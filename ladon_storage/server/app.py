@@ -26,7 +26,7 @@ from ladon_storage.errors import (
     WatermarkConflictError,
     WatermarkInFutureError,
 )
-from ladon_storage.models import WatermarkReset, WatermarkUpdate
+from ladon_storage.models import SERVICE_TIME, WatermarkReset, WatermarkUpdate
 from ladon_storage.server import requests
 from ladon_storage.server.answers import Health, answer, problem
 from ladon_storage.server.metrics import ServiceMetrics
@@ -240,6 +240,7 @@ def _answering(
             status = response.status
             # By the clock that dates watermarks, so that a client can compare the two.
             response.headers[hdrs.DATE] = date()
+            response.headers[SERVICE_TIME] = now().isoformat()
         except web.HTTPException as error:
             status = error.status
             raise

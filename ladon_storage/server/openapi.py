@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from ladon_storage.models import (
+    SERVICE_TIME,
     HistoryPage,
     Watermark,
     WatermarkPage,
@@ -147,7 +148,8 @@ def _answer(content: type[BaseModel] | str | None) -> Schema:
         answer["content"] = _content(content)
     if content is Watermark:
         tag = {"description": "The version.", "schema": {"type": "string"}}
-        answer["headers"] = {"ETag": tag}
+        told = {"description": "The time.", "schema": {"type": "string", "format": "date-time"}}
+        answer["headers"] = {"ETag": tag, SERVICE_TIME: told}
     return answer
 
 

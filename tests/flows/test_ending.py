@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 from prefect import get_client
+from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling
 
 from flows import ending
 from flows.collect import collect
 from flows.collect_many import collect_many
+from ladon_storage.fallback import by_task
 from ladon_storage.settings import StorageSettings
 from tests.collecting import ScriptedSource, record
 from tests.feed_server import Answer, FeedServer
@@ -153,6 +155,59 @@ async def test_signals_are_given_back() -> None:
     with ending.signals_noted(), ending.signals_noted():
         assert signal.getsignal(signal.SIGTERM) is ending._note
     assert [signal.getsignal(each) for each in ending._NOTED] == before
+
+
+async def test_signal_before_the_body_of_a_run_ends_it() -> None:
+    """What Prefect's handler raised was lost while the run was set up: its body never begins."""
+    before = [signal.getsignal(each) for each in ending._NOTED]
+    began = False
+    signal.signal(signal.SIGTERM, lambda *_: None)  # as if what it raises were lost
+    try:
+        ending.note_signals()
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(TerminationSignal), ending.signals_noted():
+            began = True
+        assert ending.signal_noted() == "SIGTERM"
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+    assert not began
+    assert [signal.getsignal(each) for each in ending._NOTED] == before
+    with ending.signals_noted():
+        assert ending.signal_noted() is None
+
+
+async def test_signal_that_a_callback_loses_cancels_the_run(
+    storage: StorageSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that goes on as if there had been no signal is cancelled, and names the signal."""
+    monkeypatch.setattr(ending, "GRACE_SECONDS", 0)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+
+    async def lose() -> None:
+        signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)  # type: ignore[operator, misc]
+        await asyncio.Event().wait()
+
+    try:
+        source = ScriptedSource([[record("1", 1)], lose])
+        monkeypatch.setattr("prefect.utilities.engine._prefect_sigterm_handler", lambda *_: None)
+        with pytest.raises(asyncio.CancelledError):
+            await collect(source, {"url": f"sqlite:///{tmp_path}/r.db"}, storage)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert await reason(storage) == "ended by SIGTERM"
+
+
+async def test_signal_in_a_task_run_ends_its_caller() -> None:
+    """A task run that a signal struck is not taken for one that Prefect failed."""
+
+    async def struck() -> None:
+        raise TerminationSignal(signal.SIGTERM)
+
+    async def directly() -> None:
+        raise AssertionError("went on")
+
+    with pytest.raises(TerminationSignal):
+        await by_task("The call", struck, directly)
 
 
 async def test_error_that_says_something_keeps_its_words() -> None:

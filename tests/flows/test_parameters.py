@@ -42,6 +42,8 @@ def stored_in_prefect() -> bytes:
         "s3://bucket/records?aws_secret_access_key=x",
         "abfss://box@account/records?sv=1&sig=x",
         "s3://bucket/records?session_token=x",
+        "postgresql://ladon@db/records?options=-c%20password%3Dx",
+        "postgresql://ladon@db/records?options=-cpassword=x",
     ],
 )
 def test_address_with_a_secret_is_told_from_others(address: str) -> None:
@@ -83,6 +85,19 @@ async def test_sink_with_a_password_is_refused_before_there_is_a_run(
     assert PASSWORD.encode() not in stored_in_prefect()
 
 
+REST = {"kind": "rest", "source_id": "r", "url": "https://127.0.0.1/", "timestamps": ["at"]}
+KINDS = ("kev", "threatfox", "urlhaus", "otx", "nvd", "misp", "taxii")
+ELSEWHERE: dict[str, dict[str, Any]] = {
+    **{kind: {"kind": kind, "url": f"https://u:{PASSWORD}@127.0.0.1/"} for kind in KINDS},
+    "user alone": {"kind": "kev", "url": f"https://{PASSWORD}@127.0.0.1/"},
+    "query of kev": {"kind": "kev", "url": f"https://127.0.0.1/?accessKey={PASSWORD}"},
+    "query": {**REST, "url": f"https://127.0.0.1/?api_key={PASSWORD}"},
+    "params": {**REST, "params": {"X-Api-Key": PASSWORD}},
+    "key": {**REST, "params": {"key": f"{PASSWORD}-1"}},
+    "body": {**REST, "method": "POST", "body": {"auth": [{"token": PASSWORD}]}},
+}
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -94,8 +109,9 @@ async def test_sink_with_a_password_is_refused_before_there_is_a_run(
             "url": "https://127.0.0.1/",
             "headers": {"Authorization": PASSWORD},
         },
+        *ELSEWHERE.values(),
     ],
-    ids=["sql", "rest", "header"],
+    ids=["sql", "rest", "header", *ELSEWHERE],
 )
 async def test_source_with_a_password_is_refused_before_there_is_a_run(
     source: dict[str, Any], storage: StorageSettings, tmp_path: Path

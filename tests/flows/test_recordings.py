@@ -24,7 +24,7 @@ from tests.feed_server import Answer, FeedServer
 from tests.flaky import Flaky
 from tests.recordings import members
 
-pytestmark = pytest.mark.recordings
+pytestmark = [pytest.mark.recordings, pytest.mark.slow]
 
 OUTAGES = [("HEALTH", ""), ("GET", ""), ("PUT", '"running"'), ("PUT", '"success"')]
 """What the service fails at, in turn: the method, and what stands in the body."""

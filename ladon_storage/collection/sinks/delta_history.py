@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake.exceptions import DeltaError
 
 from ladon_storage.collection.sinks.delta_files import File, as_schema
@@ -263,10 +264,14 @@ class History:
             )
 
     def _note_deleted(self, source_id: str, day: str, removed: File, here: list[File]) -> int:
-        """Note the rows of a file that are in no other one, and return how many those are."""
+        """Note the rows of a file that are in no other one, and return how many those are.
+
+        Not those that are marked as removed: the source says them anew once it lists them.
+        """
         table, count = self._table, 0
         keys = VERSION_KEYS if self._keeps_all else (*KEYS, "collected_at")
-        for batch in table.read([removed], keys):
+        for read in table.read([removed], (*keys, "removed_at")):
+            batch = read.filter(pc.is_null(read["removed_at"])).select(keys)
             ids = batch["record_id"].unique().sort().to_pylist()
             if not ids:
                 continue

@@ -2,7 +2,8 @@
 
 - A page is a file, written whole beside its place and moved there: nobody sees half of one. The
   position is a file that is moved last, so that it never says more than what is there.
-- A file that is there is never changed. Hence every version is kept, and no other choice is.
+- A file that is there is never changed. Hence every version is kept, and no other choice is. Where
+  somebody else removes, shortens or edits one, its source is collected from its beginning.
 - It is for up to about a million versions of a source: the digests of all are kept in memory, about
   300 bytes for a record and 100 for each further version, and read again by every run. What is
   larger belongs into a database.
@@ -114,7 +115,9 @@ class JsonlSink:
         )
 
     async def position(self, source_id: str) -> Position | None:
-        """Return the last position that was written; ``None``: none was.
+        """Return the last position that was written.
+
+        ``None``: none was, or files of the source were removed, shortened or edited since.
 
         Raises:
             SinkError: The file could not be read.

@@ -5,12 +5,14 @@
 - A name is made of the content: who writes the same page writes the same file.
 - What cannot be used is moved to its place before the records, the marks after them, the position
   last: a crash in between does no harm.
+- The position notes how many files and bytes there are. Where there is less, it is forgotten.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ from ladon_storage.collection.interfaces import Position, WriteResult, run_diges
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.collection.sinks.jsonl_current import Current, digest, record_key
 from ladon_storage.collection.sinks.jsonl_lines import (
+    Extent,
     Lines,
     Moves,
     TornFileError,
@@ -36,12 +39,24 @@ from ladon_storage.collection.sinks.removal import refuse_implausible_removal
 from ladon_storage.collection.sinks.versions import last_said, latest
 from ladon_storage.errors import SinkError
 
+logger = logging.getLogger(__name__)
+
 WAIT_SECONDS = 30
 """How long a write waits for another process that writes the same source."""
 
 _POLL_SECONDS = 0.01
 _as_given = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _as_ascii = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class _NotedPosition(Position):
+    """A position, with the extent of the source's files when it was written.
+
+    Who reads an unchanged source again reads no record: without it nobody would see that files are
+    no longer there.
+    """
+
+    extent: Extent | None = None  # an older release wrote none
 
 
 class SourceFiles:
@@ -96,14 +111,15 @@ class SourceFiles:
             ]
             again, superseded = self._current.again(last_said(page.records, passed), returned)
             superseded += last_said(page.records, list(older.values()))
-            placed = added | again
+            placed, files = added | again, {}
             if placed:
                 lines = {key: self._line(placed[key], returned.get(key)) for key in placed}
                 salt = returned[next(iter(again))] if again else ""
-                self._records.add(_prefix(placed.values()), lines, moves, salt)
+                files = self._records.add(_prefix(placed.values()), lines, moves, salt)
             self._restore({record.record_id for record in page.records}, moves)
             if position is not None and not superseded:
-                moves.add(self._position_path, [_position_text(position).encode()])
+                noted = _NotedPosition(**dict(position), extent=self._records.extent(files))
+                moves.add(self._position_path, [_position_text(noted).encode()])
         for key, record in placed.items():
             self._current.see(record, key, returned.get(key))
         self._older |= older.keys()
@@ -138,9 +154,9 @@ class SourceFiles:
             return {each for each, at in listed.items() if self._current.is_before(each, at)}
 
     def position(self) -> Position | None:
-        """Return the last position that was written."""
+        """Return the last position that was written; none where the files lost anything since."""
         try:
-            return Position.model_validate_json(self._position_path.read_bytes())
+            noted = _NotedPosition.model_validate_json(self._position_path.read_bytes())
         except FileNotFoundError:
             return None
         except ValueError as error:
@@ -149,6 +165,20 @@ class SourceFiles:
                 "the source is collected from its beginning.",
                 self._source_id,
             ) from error
+        found = self._records.found()
+        if noted.extent is not None and not found.holds(noted.extent):
+            logger.warning(
+                "The folder %s had %d files of %d bytes, and has %d of %d: the position of the "
+                "source %r is forgotten, and it is collected from its beginning.",
+                *(self._folder, *noted.extent, *found, self._source_id),
+            )
+            self._forget_position()
+            return None
+        return Position(**noted.model_dump(exclude={"extent"}))
+
+    def _forget_position(self) -> None:
+        self._position_path.unlink(missing_ok=True)
+        flush_folder(self._folder)
 
     def mark_removed(self, present: Set[str], most: float) -> int:
         """List the records that are not in ``present`` as removed, and no others."""
@@ -195,8 +225,7 @@ class SourceFiles:
     def _mend(self, torn: TornFileError) -> NoReturn:
         """Put a torn file aside, and see to it that what was in it is collected again."""
         # First: a crash in between must not leave a position that says that all is there.
-        self._position_path.unlink(missing_ok=True)
-        flush_folder(self._folder)
+        self._forget_position()
         aside = mend(torn)
         raise SinkError(
             f"The file {torn.path} ended in the middle of line {torn.number}; it is now {aside}, "

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import orjson
 
@@ -64,6 +64,22 @@ class Moves:
             os.fsync(file.fileno())
 
 
+class Extent(NamedTuple):
+    """The number of files in a folder, and of bytes in all of them."""
+
+    files: int
+    bytes: int
+
+    def holds(self, noted: Extent) -> bool:
+        """Tell whether files that were noted can all be among these, and whole.
+
+        A file more is one that was added, and not noted since: its process was killed.
+        """
+        if self.files == noted.files:
+            return self.bytes == noted.bytes
+        return self.files > noted.files and self.bytes >= noted.bytes
+
+
 class TornFileError(Exception):
     """A file that ends in the middle of a line.
 
@@ -96,7 +112,7 @@ class Lines:
         self._folder = folder
         self._learn = learn
         self._forget = forget
-        self._read: set[str] | None = None
+        self._read: dict[str, int] | None = None  # each file's bytes
         self._known: set[bytes] = set()
 
     def refresh(self) -> None:
@@ -107,14 +123,15 @@ class Lines:
             SinkError: One of them has a line that no sink wrote.
         """
         names = self._names()
-        if self._read is None or not self._read <= names:
+        if self._read is None or not self._read.keys() <= names:
             for left in self._folder.glob(".*.tmp"):  # of a process that was killed
                 left.unlink()
-            self._read, self._known = set(), set()
+            self._read, self._known = {}, set()
             self._forget()
-        for name in sorted(names - self._read):
+        for name in sorted(names - self._read.keys()):
+            size = (self._folder / name).stat().st_size
             self._known.update(self._lines(name, self._learn))
-            self._read.add(name)
+            self._read[name] = size
 
     def read(self, what: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
         """Yield what a function returns of each line of all files."""
@@ -125,19 +142,38 @@ class Lines:
         """Return the keys that no line has."""
         return [key for key in keys if key not in self._known]
 
-    def add(self, prefix: str, lines: Mapping[bytes, bytes], moves: Moves, salt: str = "") -> None:
-        """Add a file with these lines, if there are any, whose name is made of all of this."""
+    def extent(self, added: Mapping[str, int]) -> Extent:
+        """Return the extent of what was read and added here, and of files that are to be added."""
+        sizes = {**(self._read or {}), **added}
+        return Extent(len(sizes), sum(sizes.values()))
+
+    def found(self) -> Extent:
+        """Return the extent of what is there now, which is not read."""
+        sizes = [(self._folder / name).stat().st_size for name in self._names()]
+        return Extent(len(sizes), sum(sizes))
+
+    def add(
+        self, prefix: str, lines: Mapping[bytes, bytes], moves: Moves, salt: str = ""
+    ) -> dict[str, int]:
+        """Add a file with these lines, if there are any, whose name is made of all of this.
+
+        Returns:
+            The file's name and its bytes.
+        """
         if not lines:
-            return
+            return {}
         digest = blake2b(b"".join(sorted(lines)) + salt.encode(), digest_size=8).hexdigest()
         name = f"{prefix}{digest}.jsonl"
+
+        added = {name: sum(len(line) + 1 for line in lines.values())}
 
         def know() -> None:
             self._known.update(lines)
             if self._read is not None:
-                self._read.add(name)
+                self._read |= added
 
         moves.add(self._folder / name, lines.values(), know)
+        return added
 
     def _names(self) -> set[str]:
         try:

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from ladon_storage.collection.interfaces import utc_now
 from ladon_storage.collection.records import Record
 from ladon_storage.collection.sinks.sql_database import Compared, Database, batches
+from ladon_storage.collection.sinks.sql_deleted import Gone, last_deleted
 from ladon_storage.collection.sinks.sql_tables import Tables
 
 _TICK = timedelta(microseconds=1)
@@ -54,19 +55,24 @@ class History:
         self._connection = connection
         self._clock = clock
 
-    def again(self, source_id: str, superseded: list[Record]) -> list[Record]:
-        """Return the versions that are there and not current, and not older than what is.
+    def again(
+        self, source_id: str, superseded: list[Record], gone: Gone = MappingProxyType({})
+    ) -> list[Record]:
+        """Return the versions that are there and not current, and not older than what is, or was.
 
         They become current at once, as what is stored does where one row is kept.
         """
         if not superseded:
             return []
-        current = self._current(source_id, {each.record_id for each in superseded})
-        return [
-            each
-            for each in superseded
-            if all(at <= each.timestamp for at, _ in current.get(each.record_id, ()))
-        ]
+        current = self.current(source_id, {each.record_id for each in superseded})
+        again = []
+        for record in superseded:
+            times = [at for at, _ in current.get(record.record_id, ())]
+            if not times and (last := last_deleted(gone.get(record.record_id, ()))):
+                times = [last.at]
+            if all(at <= record.timestamp for at in times):
+                again.append(record)
+        return again
 
     def settle(
         self,
@@ -75,10 +81,12 @@ class History:
         compared: Compared,
         said: Mapping[str, Record],
         now: datetime,
+        gone: Gone,
     ) -> list[Record]:
         """Say of versions that were added, and of those before them, which are current.
 
-        That is what the page ``said`` last of an id, unless there is something later.
+        That is what the page ``said`` last of an id, unless there is something later, or was, and
+        was deleted.
 
         Returns:
             The added ones that are older than what was there.
@@ -90,14 +98,16 @@ class History:
         several = {
             record_id: sorted(records, key=lambda each: each.timestamp)
             for record_id, records in several.items()
-            if len(records) > 1 or record_id in changed
+            if len(records) > 1 or record_id in changed or record_id in gone
         }
-        before = self._current(source_id, several.keys() & changed)
+        before = self.current(source_id, several.keys() & changed)
         replaced: list[tuple[str, str, datetime | None]] = []
         older: list[Record] = []
         for record_id, records in several.items():
             own = {each.version for each in records}
             there = sorted(each for each in before.get(record_id, []) if each[1] not in own)
+            if not there and (deleted := last_deleted(gone.get(record_id, ()))):
+                there = [(deleted.at, deleted.version)] if deleted.version not in own else []
             line = [version for _, version in there]
             last = said[record_id]
             is_passed = bool(there) and last.timestamp < there[-1][0]
@@ -117,7 +127,7 @@ class History:
         self,
         source_id: str,
         records: list[Record],
-        gone: Mapping[str, list[tuple[str, datetime]]] = MappingProxyType({}),
+        gone: Gone = MappingProxyType({}),
         before: datetime | None = None,
     ) -> int:
         """Make versions current where all are kept, and return how many were not.
@@ -136,7 +146,9 @@ class History:
             record_id, version = record.record_id, record.version
             versions = found.get(record_id, {})
             if version not in versions:
-                if version in {each for each, _ in gone.get(record_id, ())}:
+                is_there = any(replaced_at is None for _, replaced_at in versions.values())
+                last = None if is_there else last_deleted(gone.get(record_id, ()))
+                if last and last.version == version:
                     continue
                 added.append(record)
             else:
@@ -156,7 +168,7 @@ class History:
         self._replace(source_id, changes)
         return count
 
-    def _current(self, source_id: str, ids: Iterable[str]) -> dict[str, list[tuple[datetime, str]]]:
+    def current(self, source_id: str, ids: Iterable[str]) -> dict[str, list[tuple[datetime, str]]]:
         """Return time and version of what is current of each id, where all are kept."""
         found: dict[str, list[tuple[datetime, str]]] = {}
         for some in batches(ids):

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import uuid4
 
-from sqlalchemy import Column, Connection, Table, delete, insert, text
-from sqlalchemy.schema import CreateIndex
+from sqlalchemy import Column, Connection, Index, Table, delete, insert, text
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from ladon_storage.collection.sinks.sql_deleted import (
     let_readers_read,
@@ -62,7 +63,9 @@ def make_tables(connection: Connection, tables: Tables, found: Found, shown: str
     records, name = tables.records, tables.records.name
     for table in tables.all:
         if table.name not in found:
-            table.create(connection, checkfirst=False)
+            connection.execute(CreateTable(table))
+            for index in table.indexes:
+                _index(connection, index)
             continue
         for column in _missing(table, found):
             _add(connection, table, column)
@@ -73,8 +76,9 @@ def make_tables(connection: Connection, tables: Tables, found: Found, shown: str
         connection.execute(text(_REPLACED.replace("{table}", f'"{name}"')))
     if name in found and tables.deleted.name not in found:
         let_readers_read(connection, name, tables.deleted.name)
+    # One of an older release is not found.
     if trigger_of(name) not in found.get(name, ()):
-        note_deletions(connection, name)
+        note_deletions(connection, name, tables.keep)
     connection.execute(delete(tables.meta).where(tables.meta.c.table_name == name))
     connection.execute(insert(tables.meta).values(table_name=name, version=VERSION))
 
@@ -102,7 +106,24 @@ def _add(connection: Connection, table: Table, column: Column[Any]) -> None:
     connection.exec_driver_sql(f"ALTER TABLE {name} ADD COLUMN {column.name} {kind}")
     for index in table.indexes:
         if index.name == f"{table.name}_{column.name.removesuffix('_at')}":
-            connection.execute(CreateIndex(index))
+            _index(connection, index)
+
+
+def _index(connection: Connection, index: Index) -> None:
+    """Make an index, by another name where a table that was renamed has taken its own along."""
+    dialect = connection.dialect
+    made = str(CreateIndex(index).compile(dialect=dialect))
+    if connection.exec_driver_sql(_TAKEN[dialect.name], (index.name,)).first():
+        name = dialect.identifier_preparer.format_index(index)
+        made = made.replace(name, f"ladon_{uuid4().hex}", 1)
+    connection.exec_driver_sql(made)
+
+
+_TAKEN = {
+    "sqlite": "SELECT 1 FROM sqlite_master WHERE type = 'index' AND name = ? COLLATE NOCASE",
+    "postgresql": "SELECT 1 FROM pg_class WHERE relkind IN ('i', 'I') AND relname = %s "
+    "AND relnamespace = current_schema()::regnamespace",
+}
 
 
 def _check(connection: Connection, tables: Tables, found: Found, shown: str) -> None:
@@ -122,6 +143,7 @@ def _check(connection: Connection, tables: Tables, found: Found, shown: str) -> 
 def _check_is_ours(tables: Tables, columns: Mapping[str, bool], shown: str) -> None:
     """Refuse a table that no sink made, or one that was made to keep something else."""
     name = tables.records.name
+    columns = {each: is_key for each, is_key in columns.items() if each != trigger_of(name)}
     key = {column for column, is_key in columns.items() if is_key}
     for keep, expected in KEYS.items():
         if columns.keys() >= _FIRST_COLUMNS and key == set(expected):
@@ -131,6 +153,12 @@ def _check_is_ours(tables: Tables, columns: Mapping[str, bool], shown: str) -> N
                 f"The table {name!r} of the sink {shown} was made with keep={keep!r}, not "
                 f"{tables.keep!r}; use that, or another table."
             )
+    if columns.keys() >= _FIRST_COLUMNS:
+        found = f"has the primary key ({', '.join(sorted(key))})" if key else "has no primary key"
+        raise SinkError(
+            f"The table {name!r} of the sink {shown} {found}; it should be "
+            f"({', '.join(KEYS[tables.keep])}): give the table that key, or use another table."
+        )
     raise SinkError(
         f"The table {name!r} of the sink {shown} holds no records: it has the columns "
         f"{', '.join(sorted(columns))}; use another table."

@@ -88,6 +88,7 @@ WHERE c.relnamespace = current_schema()::regnamespace AND c.relname = ANY(%s)
 AND a.attnum > 0 AND NOT a.attisdropped
 UNION ALL SELECT c.relname, t.tgname, false
 FROM pg_class AS c JOIN pg_trigger AS t ON t.tgrelid = c.oid AND NOT t.tgisinternal
+AND t.tgname LIKE 'ladon\\_gone\\_%%' AND t.tgnargs = 2
 WHERE c.relnamespace = current_schema()::regnamespace AND c.relname = ANY(%s)
 """
 

@@ -19,7 +19,7 @@ from ladon_storage.collection.interfaces import Position, WriteResult, run_diges
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.collection.sinks.removal import refuse_implausible_removal
 from ladon_storage.collection.sinks.sql_database import Compared, Database, batches
-from ladon_storage.collection.sinks.sql_deleted import Deletions
+from ladon_storage.collection.sinks.sql_deleted import Deleted, Deletions, Gone
 from ladon_storage.collection.sinks.sql_history import History, RunClock
 from ladon_storage.collection.sinks.sql_tables import Tables
 from ladon_storage.collection.sinks.versions import last_said, latest
@@ -99,16 +99,20 @@ class Rows:
             if is_last:
                 database.begin_writing(connection, source_id)
             compared, are_marked = Compared(), False
+            gone: dict[str, list[Deleted]] = {}
             if records:
                 are_marked, are_deleted, *rest = self._conditions(source_id)
                 compared = database.compare(connection, source_id, records, are_replaced=any(rest))
                 if are_deleted:
-                    compared = self._deletions.without(source_id, compared)
+                    gone = self._deletions.of(
+                        source_id, [*compared.new, *compared.changed, *compared.superseded]
+                    )
+                    compared = self._without(source_id, records, compared, gone)
             unknown = [*compared.new, *compared.changed]
             if self._keeps_all:
                 unknown = _distinct(unknown)
             superseded = last_said(records, compared.superseded)
-            again = self._history.again(source_id, superseded) if self._keeps_all else []
+            again = self._again(source_id, superseded, gone)
             if not (unknown or again or are_marked or beside.is_needed):
                 return WriteResult(superseded=superseded)
             if not is_last:
@@ -129,9 +133,9 @@ class Rows:
                     return None
                 if self._keeps_all:
                     said = {each.record_id: each for each in latest(records)}
-                    older = self._history.settle(source_id, unknown, compared, said, now)
+                    older = self._history.settle(source_id, unknown, compared, said, now, gone)
             if again:
-                again = self._history.again(source_id, superseded)
+                again = self._again(source_id, superseded, gone)
                 written += self._history.make_current(source_id, again)
                 made = {id(each) for each in again}
                 superseded = [each for each in superseded if id(each) not in made]
@@ -142,6 +146,20 @@ class Rows:
         changed = [each for each in unknown if (each.record_id, each.version) not in versions]
         # Fewer were written where somebody else writes without waiting for others.
         return WriteResult(new, [*changed, *again][: max(written - len(new), 0)], superseded)
+
+    def _without(
+        self, source_id: str, records: list[Record], compared: Compared, gone: Gone
+    ) -> Compared:
+        """Take from what is not there what was deleted on purpose, and is not said anew."""
+        if not gone:
+            return compared
+        current = self._history.current(source_id, gone) if self._keeps_all else {}
+        said = {each.record_id: each for each in latest(records)}
+        return self._deletions.without(compared, gone, current, said)
+
+    def _again(self, source_id: str, superseded: list[Record], gone: Gone) -> list[Record]:
+        """Return the versions that are there, and become current again at once."""
+        return self._history.again(source_id, superseded, gone) if self._keeps_all else []
 
     def revert(self, source_id: str, records: Sequence[Record]) -> int:
         """Make versions the current ones, and return how many rows that changed.
@@ -164,7 +182,7 @@ class Rows:
                         for each in records
                         if each.record_id not in missing
                         or each.record_id not in gone
-                        or gone[each.record_id][-1][0] != each.version
+                        or gone[each.record_id][-1].version != each.version
                     ]
                 return database.store(connection, source_id, records, self._clock.now(), "any")
             return self._history.make_current(source_id, records, gone, self._clock.opened)
@@ -179,7 +197,7 @@ class Rows:
             if lacking and self._conditions(source_id)[1]:
                 for ids in batches(lacking & storable.keys()):
                     for record_id, versions in self._deletions.of_ids(source_id, ids).items():
-                        if any(at >= storable[record_id] for _, at in versions):
+                        if any(each.at >= storable[record_id] for each in versions):
                             lacking.discard(record_id)
         return lacking
 

@@ -35,7 +35,8 @@ _POLL_SECONDS = 0.005
 _FOUND = """
 SELECT page.value, t.name, t.pk FROM json_each(?) AS page
 CROSS JOIN pragma_table_info(page.value) AS t
-UNION ALL SELECT tbl_name, name, 0 FROM sqlite_master WHERE type = 'trigger'
+UNION ALL SELECT tbl_name, name, 0 FROM sqlite_master
+WHERE type = 'trigger' AND name LIKE 'ladon\\_gone\\_%' ESCAPE '\\' AND sql LIKE '%OLD.removed_at%'
 """
 
 # Rows are passed as JSON, so that thousands of them are one step of SQLite, during which other

@@ -117,6 +117,7 @@ class Tables:
             *(_key(each) for each in ("table_name", "source_id", "record_id", "version")),
             Column("record_timestamp", Instant, nullable=False),
             Column("deleted_at", Instant, nullable=False),
+            Column("replaced_at", Instant),
         )
         meta = Table(
             "ladon_meta", metadata, _key("table_name"), Column("version", Integer, nullable=False)
@@ -201,7 +202,9 @@ class Tables:
         """What was deleted of the ``ids`` of a ``source_id``, the last deleted at the end."""
         deleted = self.deleted.c
         return (
-            select(deleted.record_id, deleted.version, deleted.record_timestamp)
+            select(
+                deleted.record_id, deleted.version, deleted.record_timestamp, deleted.replaced_at
+            )
             .where(
                 deleted.table_name == self.records.name,
                 deleted.source_id == bindparam("source_id"),

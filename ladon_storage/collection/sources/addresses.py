@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Annotated
 from urllib.parse import quote
 
@@ -27,6 +29,50 @@ def check_url(value: str) -> str:
 
 HttpUrl = Annotated[str, AfterValidator(check_url)]
 """An http or https address, kept as it was written."""
+
+_SECRET_NAME = re.compile(
+    r"secret|passw|passphrase|pwd$|credential|authorization|^x?auth$|^(bearer|jwt|sig|signature)$|"
+    r"(api|access|auth|private|account|subscription|licen[sc]e)key|"
+    r"(?<!page)(?<!next)(?<!sync)(?<!skip)(?<!start)(?<!continuation)token"
+)
+_RANDOM = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[A-Za-z0-9_-]{16,}")
+
+
+def secret_in(name: str, value: object) -> str | None:
+    """Return the name of the parameter that looks as if it held a secret, of ``value`` or in it.
+
+    >>> secret_in("", {"page": 1, "filter": {"apiKey": "hunter2"}})
+    'apiKey'
+    >>> secret_in("", {"page_token": "x", "author": "me", "key": "name", "token": ""})
+    """
+    if isinstance(value, Mapping):
+        found = (secret_in(str(key), each) for key, each in value.items())
+        return next((each for each in found if each is not None), None)
+    if isinstance(value, list | tuple):
+        return next((each for each in (secret_in(name, one) for one in value) if each), None)
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        return None
+    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    # What is called a key alone may be a field's name.
+    is_key = plain == "key" and _RANDOM.fullmatch(str(value)) is not None
+    return name if is_key or _SECRET_NAME.search(plain) else None
+
+
+def _keep_secrets_out(value: str) -> str:
+    url = URL(value)
+    if url.user or url.password:
+        raise ValueError("the address holds a password or a user; name it as a secret in key")
+    for name, text in url.query.items():
+        if secret_in(name, text):
+            raise ValueError(
+                f"the address would hold a secret in {name}; name the secret in key, where the "
+                "source takes one in its query with key_param"
+            )
+    return value
+
+
+SourceUrl = Annotated[HttpUrl, AfterValidator(_keep_secrets_out)]
+"""The address of a source, which Prefect stores and shows: without secrets."""
 
 
 def shown(url: str | URL) -> str:

@@ -25,9 +25,10 @@ from typing import Any, NoReturn, TypeGuard, TypeVar, overload
 
 from pydantic import BaseModel
 
-from ladon_storage.collection.content import json_decoder, parse_json
+from ladon_storage.collection.content import json_decoder
 from ladon_storage.collection.interfaces import Known
 from ladon_storage.collection.sources.items import value_at
+from ladon_storage.collection.sources.unique_keys import KeySet, parse_around
 
 T = TypeVar("T")
 
@@ -57,6 +58,9 @@ _TEXT_OR_MORE_BYTES = re.compile(_TEXT_OR_MORE.pattern.encode(), re.DOTALL)
 _UTF_8 = ("utf-8", "utf-8-sig")
 
 
+_TOO_LONG = "a record, or the document around them, has over {} bytes"
+
+
 class TooMuchError(ValueError):
     """What is said of a document of which too much would have to be held at once."""
 
@@ -75,16 +79,18 @@ class Document:
     items: Any
 
 
-def parse(text: bytes | str) -> Any:
-    """Return a JSON document, parsed at once.
+def parse(text: bytes | str, path: str = "") -> Any:
+    """Return a JSON document, parsed at once, whose records are at a dotted path.
 
     Raises:
-        ValueError: It is none; a `TooMuchError` if it has more values than are held at once.
+        ValueError: It is none; a `TooMuchError` if it has more values than are held at once, a
+            `DuplicateKeyError` if it has a key twice around its records or in place of them.
         RecursionError: It is nested too deeply.
     """
     if len(text) > AT_ONCE_BYTES:
+        _check_length(text)
         _check_size(text)
-    return parse_json(text)
+    return parse_around(text, path)
 
 
 async def read_document(body: bytes, path: str) -> Document:
@@ -95,7 +101,7 @@ async def read_document(body: bytes, path: str) -> Document:
         RecursionError: It is nested too deeply.
     """
     if len(body) <= AT_ONCE_BYTES:
-        document = parse(body)
+        document = parse(body, path)
         return Document(document, value_at(document, path))
     encoding = json.detect_encoding(body[:4])
     if encoding not in _UTF_8:
@@ -213,6 +219,8 @@ class _Reader:
             else:
                 # A number goes on where its window ends, and a text does not.
                 if end < len(self._text) - _NEAR or self._next >= len(self._body):
+                    if 4 * (end - self._at) > MAX_ITEM_BYTES:
+                        _check_length(self._text[self._at : end])
                     self._at = end
                     return found
                 problem, place = "", end
@@ -363,7 +371,7 @@ class _Scan:
         return await self._value()
 
     async def _object(self, path: str) -> dict[str, Any]:
-        reader, envelope = self._reader, dict[str, Any]()
+        reader, envelope, keys = self._reader, dict[str, Any](), KeySet()
         first, _, rest = path.partition(".")
         is_named = False
         reader.take("{")
@@ -372,6 +380,7 @@ class _Scan:
             return envelope
         while True:
             key = reader.key()
+            keys.add(key)
             if key == path:  # which may have dots itself, and goes before the one that leads down
                 is_named, self._found = True, None
                 envelope[key] = await self._descend("")
@@ -417,10 +426,13 @@ class _Scan:
             self._found = await self._value()
             return self._found
         start, count, kept = self._reader.offset, 0, list[tuple[str, Any]]()
+        keys = KeySet()
         for pair in _items(self._reader):
             count += 1
             if count > MAX_ITEMS:
                 raise TooMuchError(f"it has over {MAX_ITEMS} records")
+            if opened == "{":
+                keys.add(pair[0])
             if self._keeps:
                 kept.append(pair)
             await self._rest()
@@ -445,12 +457,17 @@ def _more_values(sent: bytes | str) -> int:
     return sent.count(b",") + sent.count(b"[") + sent.count(b"{")
 
 
+def _check_length(sent: bytes | str) -> None:
+    """Raise a `TooMuchError` if this is longer than what is parsed at once."""
+    size = len(sent.encode("utf-8", "surrogatepass")) if isinstance(sent, str) else len(sent)
+    if size > MAX_ITEM_BYTES:
+        raise TooMuchError(_TOO_LONG.format(MAX_ITEM_BYTES))
+
+
 def _check_size(sent: bytes | str) -> None:
     """Raise a `TooMuchError` if this is too much to be parsed at once."""
     if len(sent) > 2 * MAX_ITEM_BYTES:  # with what follows it in a window
-        raise TooMuchError(
-            f"a record, or the document around them, has over {MAX_ITEM_BYTES} bytes"
-        )
+        raise TooMuchError(_TOO_LONG.format(MAX_ITEM_BYTES))
     if _more_values(sent) <= MAX_VALUES:
         return
     # There may be commas in its texts.

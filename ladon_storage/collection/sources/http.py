@@ -42,6 +42,7 @@ from ladon_storage.collection.sources.fields import MAX_ANSWER_BYTES, Connection
 from ladon_storage.collection.sources.hosts import Admission, admitted, host_of
 from ladon_storage.collection.sources.packing import ACCEPTED
 from ladon_storage.collection.sources.redirects import redirected
+from ladon_storage.collection.sources.unique_keys import DuplicateKeyError
 from ladon_storage.collection.sources.waits import (
     MAX_RETRY_AFTER_SECONDS,
     has_no_requests_left,
@@ -483,4 +484,6 @@ def _wait_before_retry(error: Exception) -> bool | float:
 def _unparsed(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "is not JSON: it is nested too deeply"
+    if isinstance(error, DuplicateKeyError):
+        return f"is ambiguous: {error}"
     return f"{'is too much' if isinstance(error, TooMuchError) else 'is not JSON'}: {error}"

@@ -3,11 +3,13 @@
 - Each run reads the whole catalogue: an entry that CISA changes keeps its ``dateAdded``, and only a
   sink that knows the last version can tell.
 - A catalogue that is cut off or empty was published before. Where the number of entries is not the
-  one that the catalogue itself states, nothing of it is taken.
+  one that the catalogue itself states, nothing of it is taken; an entry that is there twice is
+  counted in place of one that is missing.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any, Literal
@@ -16,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ladon_storage.collection.interfaces import Known
 from ladon_storage.collection.records import Page, paged
-from ladon_storage.collection.sources.addresses import HttpUrl, shown
+from ladon_storage.collection.sources.addresses import SourceUrl, shown
 from ladon_storage.collection.sources.documents import (
     Document,
     in_turns,
@@ -50,7 +52,7 @@ class Kev(BaseModel):
     model_config = ConfigDict(**SETTINGS, title="CISA KEV")
 
     kind: Literal["kev"] = Field("kev", title="Kind", description="The kind of source.")
-    url: HttpUrl = Field(
+    url: SourceUrl = Field(
         "https://www.cisa.gov/sites/default/files/feeds/known_exploited_vulnerabilities.json",
         title="Address",
         description="Where the catalogue is. Needs no key.",
@@ -93,6 +95,12 @@ class Kev(BaseModel):
         if catalogue.get("count") != len(entries):
             stated = http.quoted(catalogue.get("count"))
             raise self._error(f"has {len(entries)} entries and states {stated}: it was cut off")
+        ids = [record_id for each in entries if (record_id := _ENTRIES.record_id(each))]
+        if len(set(ids)) < len(ids):
+            raise self._error(
+                f"has {len(entries)} entries, and an id in more than one of them: "
+                f"{http.quoted(Counter(ids).most_common(1)[0][0])}; another is missing"
+            )
         return entries
 
     def _error(self, problem: str) -> SourceError:

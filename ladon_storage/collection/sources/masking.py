@@ -4,12 +4,13 @@
   had a part in is masked before it is in a message, and before it is cut: half a secret is not
   found.
 - A secret is looked for in the forms in which services write it: as it is, percent-encoded, in
-  JSON, in HTML, in Base64.
+  JSON, in HTML, in Base64; and in small or in capital letters, as some of them fold what they echo.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterable
 from html import escape
@@ -34,7 +35,10 @@ class Mask:
     def __init__(self, secrets: Iterable[str]) -> None:
         forms = {form for each in secrets for form in _forms(each) if len(form) >= _SHORTEST}
         # The longest first: a header holds the key that it is made of.
-        self._forms = sorted(forms, key=len, reverse=True)
+        self._forms = [
+            re.compile(re.escape(form), re.IGNORECASE)
+            for form in sorted(forms, key=len, reverse=True)
+        ]
 
     def __bool__(self) -> bool:
         return bool(self._forms)
@@ -42,7 +46,7 @@ class Mask:
     def of(self, text: str) -> str:
         """Return ``text`` with three stars in place of each secret."""
         for form in self._forms:
-            text = text.replace(form, _MASK)
+            text = form.sub(_MASK, text)
         return text
 
     def clean(self, error: BaseException) -> None:
@@ -79,14 +83,8 @@ def _forms(secret: str) -> set[str]:
     for each in plain:
         encoded = {quote(each, safe=""), quote(each), quote_plus(each)}
         forms |= encoded | {form.replace("%", "%25") for form in encoded}
-        forms |= {_lower_escapes(form) for form in encoded}
         in_json = json.dumps(each)[1:-1]
         forms |= {in_json, in_json.replace("/", "\\/"), repr(each)[1:-1], escape(each)}
         for coded in (b64encode(each.encode()), urlsafe_b64encode(each.encode())):
             forms |= {coded.decode(), coded.decode().rstrip("=")}
     return forms
-
-
-def _lower_escapes(text: str) -> str:
-    first, *rest = text.split("%")
-    return first + "".join(f"%{each[:2].lower()}{each[2:]}" for each in rest)

@@ -10,11 +10,14 @@
   quarantine, and the rest goes on.
 - An event of a feed is as new as the manifest says: a file that was changed after the manifest was
   read must not move the watermark beyond the others that changed with it.
+- A file that is older than the manifest says, as a cache serves it, is not what is listed. It is as
+  new as it says itself, so that the sink goes on to lack what is listed, and it replaces nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Set
 from contextlib import aclosing
@@ -28,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from ladon_storage.collection.interfaces import Known
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.collection.secrets import SecretName, secret
-from ladon_storage.collection.sources.addresses import HttpUrl, shown
+from ladon_storage.collection.sources.addresses import SourceUrl, shown
 from ladon_storage.collection.sources.documents import AT_ONCE_BYTES
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
@@ -60,6 +63,8 @@ _OURS = frozenset({"returnFormat", "limit", "page", "order", "timestamp"})
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _moment = unix_moment()
 
+logger = logging.getLogger("ladon_storage.collection")
+
 
 class Misp(BaseModel):
     """Collect MISP's events, each with its attributes and objects.
@@ -76,7 +81,7 @@ class Misp(BaseModel):
         title="Read from",
         description="An instance, which needs a key, or a feed of files.",
     )
-    url: HttpUrl = Field(
+    url: SourceUrl = Field(
         title="Address",
         description="The instance, such as https://misp.example.org, or the folder of the feed's "
         "manifest.json.",
@@ -189,20 +194,43 @@ class Misp(BaseModel):
             page.listed.extend(sorted(listed.keys() - wanted))
             yield replace(page, total=len(manifest), asked_at=http.asked_at)
             events = sorted((listed[uuid], uuid) for uuid in wanted)
-            refused = 0
+            refused, stale = 0, list[Record]()
             for first in range(0, len(events), PAGE_EVENTS):
-                page = Page()
+                page, old = Page(), list[Record]()
                 for moment, uuid in events[first : first + PAGE_EVENTS]:
                     found, status = await self._event(http, uuid, moment, manifest[uuid])
                     refused += status in _REFUSED
-                    if isinstance(found, Record):
-                        page.records.append(found)
-                    else:
+                    if isinstance(found, Reject):
                         page.rejects.append(found)
+                    elif found.timestamp < moment:
+                        old.append(found)
+                    else:
+                        page.records.append(found)
                 yield page
+                if old:
+                    yield await _undated(old, known)
+                stale += old
+            self._warn_of_stale_files(stale, listed)
             if refused and refused == len(events):
                 await self._refuse_a_closed_feed(http, listed, wanted)
             yield Page(completeness="whole document")
+
+    def _warn_of_stale_files(self, stale: list[Record], listed: Mapping[str, datetime]) -> None:
+        if not stale:
+            return
+        first = stale[0]
+        logger.warning(
+            "The feed of source %r at %s gives %d files older than its manifest lists them, as "
+            "%s of %s in place of %s; each run asks for them until they are as listed. See whether "
+            "a cache stands before the feed.",
+            self.source_id,
+            shown(self.url),
+            len(stale),
+            first.record_id,
+            first.timestamp.isoformat(),
+            listed[first.record_id].isoformat(),
+            extra={"source_id": self.source_id},
+        )
 
     async def _refuse_a_closed_feed(
         self, http: SourceHttp, listed: Mapping[str, datetime], wanted: Set[str]
@@ -288,11 +316,32 @@ def _read_event(
     try:
         event = http.parsed(answer)
         if value_at(event, "Event.uuid") == uuid:
-            return Record.of(uuid, moment, event)
+            return Record.of(uuid, min(moment, _own_time(event, moment)), event)
         problem = "Event.uuid: is not the one that the manifest lists"
     except (SourceError, ValueError) as error:
         problem = str(error)
     return Reject(problem, answer.body[:_LONGEST_RAW].decode(errors="replace"), uuid)
+
+
+def _own_time(event: object, listed: datetime) -> datetime:
+    try:
+        return _moment(value_at(event, "Event.timestamp"))
+    except ValueError:
+        return listed
+
+
+async def _undated(old: list[Record], known: Known | None) -> Page:
+    """Return the page of events older than listed: no more than named, where the sink has newer.
+
+    It is in no order, and the source has not gone back to them.
+    """
+    ids = {each.record_id: each.timestamp for each in old}
+    lacking = ids.keys() if known is None else await known.lacking(ids)
+    return Page(
+        [each for each in old if each.record_id in lacking],
+        listed=sorted(ids.keys() - lacking),
+        undated=True,
+    )
 
 
 def _listed_at(uuid: str, entry: object) -> datetime:

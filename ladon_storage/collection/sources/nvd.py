@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ladon_storage.collection.interfaces import utc_now
 from ladon_storage.collection.records import Page
 from ladon_storage.collection.secrets import SecretName
-from ladon_storage.collection.sources.addresses import HttpUrl
+from ladon_storage.collection.sources.addresses import SourceUrl
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -53,7 +53,7 @@ class Nvd(BaseModel):
     model_config = ConfigDict(**SETTINGS, title="NVD")
 
     kind: Literal["nvd"] = Field("nvd", title="Kind", description="The kind of source.")
-    url: HttpUrl = Field(
+    url: SourceUrl = Field(
         "https://services.nvd.nist.gov/rest/json/cves/2.0",
         title="Address",
         description="Where the API is. Needs no key, and is ten times as fast with one.",

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ladon_storage.collection.records import Page
 from ladon_storage.collection.secrets import SecretName
-from ladon_storage.collection.sources.addresses import HttpUrl
+from ladon_storage.collection.sources.addresses import SourceUrl
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -42,7 +42,7 @@ class Otx(BaseModel):
     model_config = ConfigDict(**SETTINGS, title="AlienVault OTX")
 
     kind: Literal["otx"] = Field("otx", title="Kind", description="The kind of source.")
-    url: HttpUrl = Field(
+    url: SourceUrl = Field(
         "https://otx.alienvault.com/api/v1/pulses/subscribed",
         title="Address",
         description="Where the subscribed pulses are.",

@@ -30,13 +30,12 @@ from hashlib import blake2b
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from yarl import URL
 
 from ladon_storage.collection.durations import Days
 from ladon_storage.collection.interfaces import Known, utc_now
 from ladon_storage.collection.records import Item, Page, paged
 from ladon_storage.collection.secrets import SecretName, secret
-from ladon_storage.collection.sources.addresses import HttpUrl, is_same_host
+from ladon_storage.collection.sources.addresses import SourceUrl, is_same_host, secret_in
 from ladon_storage.collection.sources.documents import (
     Document,
     ManyItems,
@@ -62,6 +61,7 @@ from ladon_storage.collection.sources.http import OK, HttpAnswer, Keys, SourceHt
 from ladon_storage.collection.sources.items import ItemReader, value_at
 from ladon_storage.collection.sources.listing import KEY_END
 from ladon_storage.collection.sources.paging import Cursor, Got, NoPaging, Paging, Step, Where
+from ladon_storage.collection.sources.shared_ids import SharedIds
 from ladon_storage.collection.sources.times import (
     PER_SECOND,
     Form,
@@ -149,7 +149,7 @@ class Rest(BaseModel):
 
     kind: Literal["rest"] = Field("rest", title="Kind", description="The kind of source.")
     source_id: SourceId = Field(title="Source id", description=SOURCE_ID_TEXT)
-    url: HttpUrl = Field(title="Address", description="Where the API is. Never with a key in it.")
+    url: SourceUrl = Field(title="Address", description="Where the API is. Never with a key in it.")
     method: Literal["GET", "POST"] = Field(
         "GET", title="Method", description="POST sends the body below, and must only ask."
     )
@@ -283,8 +283,12 @@ class Rest(BaseModel):
             raise ValueError("a GET has no body; set the method to POST")
         if self.whole and self.overlap is not None:
             raise ValueError("a source that is whole reads all there is; leave overlap empty")
-        if URL(self.url).password:
-            raise ValueError("the address holds a password; name it as a secret in key")
+        for name in ("params", "body"):
+            if (found := secret_in("", getattr(self, name))) is not None:
+                raise ValueError(
+                    f"{name} would hold a secret in {found}; name the secret in key, and {found} "
+                    "in key_param"
+                )
         return self
 
     @property
@@ -327,14 +331,24 @@ class Rest(BaseModel):
         ``check`` returns what is wrong with a document that looks like a page.
         """
         is_said = False
+        shared = SharedIds(self.id if isinstance(self.id, str) else " and ".join(self.id))
         async with aclosing(walk.pages()) as steps:
             async for got in steps:
                 if problem := check(got.document):
                     raise walk.error(http.masked(problem)[:_LONGEST_PROBLEM])
                 is_said = walk.completeness is not None
-                made = paged(self.read(got.items), **_marks(http, walk))
+                made = paged(shared.seen(self.read(got.items)), **_marks(http, walk))
                 async for page in in_turns(made, len(got.answer.body)):
                     yield page
+                if shared.problem:
+                    raise walk.error(f"{shared.problem}: name the path of their own ids")
+        if shared.doubt:
+            logger.warning(
+                "Source %r %s that differ; see whether that is the path of their ids.",
+                self.source_id,
+                shared.doubt,
+                extra={"source_id": self.source_id},
+            )
         if not is_said:
             yield Page(**_marks(http, walk))
 

@@ -9,6 +9,10 @@
 - `next` belongs to the question that it came with, and expires. Where it did, or where there is
   more without it, the question begins anew at the last object, that one's instant included: ties
   may be wider than a page. If they are wider than any page that the server gives, the run fails.
+- An empty page is no end where more was promised: without an object it says nothing about where
+  the promise went. The question begins anew at the last object, which must come again; of a server
+  that tells no times, the run fails. A `next` is followed whatever `more` says, and a page that
+  brings less than its `Content-Range` states is none.
 - A server may give one and the same `next` for every page. What must not repeat is the page.
 - A server that does not say when objects were added, or in no form that can be read, is read whole
   each time. Its objects are stored by the times that they have themselves, and no watermark moves.
@@ -22,17 +26,16 @@ import re
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from yarl import URL
 
 from ladon_storage.collection.records import Page, Record, Reject, paged
 from ladon_storage.collection.secrets import SecretName, secret
-from ladon_storage.collection.sources.addresses import HttpUrl, shown
+from ladon_storage.collection.sources.addresses import SourceUrl, shown
 from ladon_storage.collection.sources.documents import Document, ManyItems, in_turns, is_list
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
@@ -55,6 +58,7 @@ _SECOND = timedelta(seconds=1)
 _MILLISECOND = timedelta(milliseconds=1)
 _MICROSECOND = timedelta(microseconds=1)
 _FRACTION = re.compile(r":\d\d[.,](\d+)")
+_CONTENT_RANGE = re.compile(r"^\s*items\b.*/\s*(\d{1,18})\s*$", re.IGNORECASE)
 _WITHOUT_OBJECTS = frozenset({"more", "next"})
 """What an envelope without objects has; what else comes without them is a refusal."""
 
@@ -79,7 +83,7 @@ class Taxii(BaseModel):
     model_config = ConfigDict(**SETTINGS, title="TAXII 2.1")
 
     kind: Literal["taxii"] = Field("taxii", title="Kind", description="The kind of source.")
-    url: HttpUrl = Field(
+    url: SourceUrl = Field(
         title="Address",
         description="The collection, such as "
         "https://taxii.example.org/api1/collections/91a7b528-80eb-42ed-a74d-c6fbd5a26116/.",
@@ -101,8 +105,6 @@ class Taxii(BaseModel):
     def _check(self) -> Taxii:
         if self.user and self.key is None:
             raise ValueError("a user needs a password; set key to the name of its secret")
-        if URL(self.url).password:
-            raise ValueError("the address holds a password; name it as a secret in key")
         return self
 
     @property
@@ -160,24 +162,31 @@ class Taxii(BaseModel):
     async def _envelopes(self, http: SourceHttp, place: _Place) -> AsyncGenerator[_Envelope, None]:
         """Yield each page as it arrives; after an interruption some objects come again."""
         reached: _Envelope | None = None
-        seen: set[bytes] = set()
+        question = _Question()
         while True:
             answer = await self._ask(http, place)
             if answer.status in OK:
                 envelope = self._opened(http, answer, await http.document(answer, "objects"))
-                if envelope.more and envelope.digest in seen:
+                was_over, is_first = question.is_over, question.last is None
+                repeats, lacks = question.repeats(envelope), question.lacks(envelope)
+                if envelope.goes_on and repeats and not was_over:
                     self._fail("gives a page again that was read already, and would never end")
-                seen.add(envelope.digest)
+                question.add(envelope)
                 yield envelope
                 if envelope.added is not None:
                     reached = envelope
-                if not envelope.more:
-                    return
-                if envelope.next is not None:
+                if envelope.goes_on and envelope.next is not None and not repeats:
                     place = _Place(place.after, place.limit, envelope.next, place.most)
                     continue
+                if (was_over and repeats) or not (envelope.goes_on or (lacks and not was_over)):
+                    self._check_total(question)
+                    return
+                if lacks and (is_first or reached is None):
+                    self._fail("says that there is more, and then gives nothing")
+            elif question.is_over:
+                return
             place = self._anew(place, reached)
-            seen.clear()
+            question = _Question(is_renewed=True)
 
     async def _ask(self, http: SourceHttp, place: _Place) -> HttpAnswer:
         # All of it again with each `next`: a server refuses one that comes with another question.
@@ -204,11 +213,16 @@ class Taxii(BaseModel):
             self._fail(f"answers a `next` that is a {type(following).__name__}")
         return _Envelope(
             objects,
-            bool(document.get("more")),
-            following,
+            None if document.get("more") is None else bool(document["more"]),
+            following or None,
             _added(answer) if objects else None,
             len(answer.body),
+            _total(answer),
         )
+
+    def _check_total(self, question: _Question) -> None:
+        if question.total is not None and question.objects < question.total:
+            self._fail(f"states {question.total} objects, and gives {question.objects}")
 
     def _anew(self, place: _Place, reached: _Envelope | None) -> _Place:
         """Return where to go on without `next`: at the instant of the last object, with it."""
@@ -287,15 +301,27 @@ def _added(answer: HttpAnswer) -> _Added | None:
     return _Added(found[0][0], last, step)
 
 
+def _total(answer: HttpAnswer) -> int | None:
+    """Return how many objects a server says that there are, as TAXII 2.0 had it."""
+    found = _CONTENT_RANGE.search(answer.headers.get("Content-Range", ""))
+    return int(found[1]) if found else None
+
+
 @dataclass(frozen=True)
 class _Envelope:
     """Be a page as it arrived."""
 
     objects: Sequence[Any]
-    more: bool
+    more: bool | None
     next: str | None
     added: _Added | None
     size: int
+    total: int | None = None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether another page is asked for: a `next` says so, too, whatever `more` says."""
+        return bool(self.more) or self.next is not None
 
     @property
     def digest(self) -> bytes:
@@ -305,6 +331,48 @@ class _Envelope:
         return blake2b(
             repr(self.objects).encode(errors="backslashreplace"), digest_size=16
         ).digest()
+
+
+@dataclass
+class _Question:
+    """What came in answer to one question, page by page."""
+
+    is_renewed: bool = False
+    last: _Envelope | None = None
+    objects: int = 0
+    seen: set[bytes] = field(default_factory=set)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a page said that there is no more, and had a `next` all the same."""
+        return self.last is not None and self.last.more is False
+
+    @property
+    def total(self) -> int | None:
+        """How many objects the last page said that there are."""
+        return None if self.last is None else self.last.total
+
+    def repeats(self, envelope: _Envelope) -> bool:
+        """Return whether a page came before."""
+        return envelope.digest in self.seen
+
+    def add(self, envelope: _Envelope) -> None:
+        """Note a page."""
+        self.seen.add(envelope.digest)
+        self.objects += len(envelope.objects)
+        self.last = envelope
+
+    def lacks(self, envelope: _Envelope) -> bool:
+        """Return whether more was promised, and a page that is the last one gives none of it.
+
+        One of a server without times that says itself that it is the last is believed: no other
+        question could show more.
+        """
+        if envelope.objects and not self.repeats(envelope):
+            return False
+        if self.last is None:
+            return self.is_renewed
+        return envelope.more is None or self.last.added is not None
 
 
 @dataclass

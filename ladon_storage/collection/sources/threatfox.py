@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ladon_storage.collection.interfaces import Known, utc_now
 from ladon_storage.collection.records import Page, paged
 from ladon_storage.collection.secrets import SecretName, secret
-from ladon_storage.collection.sources.addresses import HttpUrl, shown, with_key
+from ladon_storage.collection.sources.addresses import SourceUrl, shown, with_key
 from ladon_storage.collection.sources.documents import (
     Document,
     in_turns,
@@ -75,7 +75,7 @@ class ThreatFox(BaseModel):
         title="Read from",
         description="The export of recent indicators, or the API, which needs a key.",
     )
-    url: HttpUrl = Field(
+    url: SourceUrl = Field(
         "",
         title="Address",
         description="Where the export or the API is; empty: at abuse.ch. {key} in it is replaced "

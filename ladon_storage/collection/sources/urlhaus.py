@@ -3,7 +3,9 @@
 - An address is as new as the last time that it was seen online: by ``dateadded`` alone, one that
   changed later would never be collected again.
 - A dump is newest first, so that one which was cut off ends in the middle of a line, or early; an
-  empty one was never right. Where it states its number of entries, that is compared.
+  empty one was never right; nor one whose last line is no row, but a part of one or an error.
+  Where it states its number of entries, that is compared, and no id is there twice in place of one
+  that is missing.
 - The dump of 30 days, or a full answer of the API with its 1,000 addresses of 3 days, must reach
   back to what is durable: what lies between is lost there, and the run fails. What came is stored.
 - abuse.ch wants the key in the path of newer addresses of dumps: ``{key}`` in the address stands
@@ -23,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ladon_storage.collection.interfaces import Known
 from ladon_storage.collection.records import Item, Page, Reject, paged
 from ladon_storage.collection.secrets import SecretName, secret
-from ladon_storage.collection.sources.addresses import HttpUrl, shown, with_key
+from ladon_storage.collection.sources.addresses import SourceUrl, shown, with_key
 from ladon_storage.collection.sources.csv_rows import BrokenRow, read_rows
 from ladon_storage.collection.sources.documents import (
     in_turns,
@@ -103,7 +105,7 @@ class UrlHaus(BaseModel):
         description="The dump of the last 30 days, the dump of what is online, or the API's recent "
         "additions, which need a key.",
     )
-    url: HttpUrl = Field(
+    url: SourceUrl = Field(
         "",
         title="Address",
         description="Where the dump or the API is; empty: at abuse.ch. {key} in it stands for the "
@@ -208,20 +210,32 @@ class UrlHaus(BaseModel):
         blocks = self._blocks(body)
         head = next(blocks)
         columns, place = self._header(head)
-        count = 0
+        stated = _STATED.search(head)
+        count, rows, ids = 0, 0, set[str]()
+        row: list[str] | BrokenRow = []
         for row in self._cells(head, blocks, place, len(columns)):
             count += 1
             if isinstance(row, BrokenRow):
                 yield _rejected(row.reason, row.text)
-            elif not all(map(_is_text, row)):
+                continue
+            if stated:
+                rows += 1
+                ids.add(row[0])  # by the header
+            if not all(map(_is_text, row)):
                 yield _rejected("is not UTF-8", ",".join(row))
             else:
                 yield from _URLS.read([span.seen(dict(zip(columns, row, strict=True)))])
-        stated = _STATED.search(head)
         if stated and int(stated[1]) != count:
             raise self._error(f"has {count} entries and states {stated[1]}: it was cut off")
         if not count:
             raise self._error("is empty")
+        if isinstance(row, BrokenRow) and not _last_line(body).startswith(b"#"):
+            raise self._error(f"was cut off: its last line {row.reason}")
+        if stated and len(ids) < rows:
+            raise self._error(
+                f"states {count} entries, and has {len(ids)} ids in {rows} of them: others are "
+                "missing"
+            )
 
     def _cells(
         self, head: str, blocks: Iterator[str], place: int, width: int
@@ -282,6 +296,10 @@ class _Span:
         self.oldest = added if self.oldest is None else min(self.oldest, added)
         self.newest = added if self.newest is None else max(self.newest, added)
         return item
+
+
+def _last_line(body: bytes) -> bytes:
+    return body[-_LONGEST_RAW:].rstrip().rpartition(b"\n")[2]
 
 
 def _is_text(cell: str) -> bool:

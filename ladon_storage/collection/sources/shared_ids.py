@@ -1,0 +1,66 @@
+"""Whether records that differ share their ids, because the path of the id leads to something else.
+
+A sink keeps one record of an id, or its versions: where the path is that of a kind or of a state,
+hundreds of records become one in silence. Versions of a record differ in their times, too. So what
+counts is how many contents there are to one id at one time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+from ladon_storage.collection.records import Item, Record
+
+FEWEST = 10
+"""Contents from which on their ids tell something."""
+
+MOST = 10_000
+"""Contents of one run that are looked at."""
+
+
+class SharedIds:
+    """The ids, times and contents of the first records of a run.
+
+    >>> from datetime import UTC
+    >>> moment = datetime(2024, 1, 1, tzinfo=UTC)
+    >>> shared = SharedIds("kind")
+    >>> _ = list(shared.seen(Record.of("a", moment, {"n": n}) for n in range(20)))
+    >>> shared.problem
+    "has the same id, at 'kind', in all 20 records, which differ"
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._ids: set[str] = set()
+        self._places: set[tuple[str, datetime]] = set()
+        self._contents: set[str] = set()
+
+    def seen(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Note what is read, and yield it."""
+        for item in items:
+            if isinstance(item, Record) and len(self._contents) < MOST:
+                self._ids.add(item.record_id)
+                self._places.add((item.record_id, item.timestamp))
+                self._contents.add(item.version)
+            yield item
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong where all records are taken for one."""
+        if len(self._ids) == 1 and self._share_places:
+            count = len(self._contents)
+            return f"has the same id, at {self._path!r}, in all {count} records, which differ"
+        return None
+
+    @property
+    def doubt(self) -> str | None:
+        """What is doubtful where few ids are those of many records."""
+        if self._share_places or (len(self._ids) == 1 and len(self._contents) >= FEWEST):
+            return f"has {len(self._ids)} ids, at {self._path!r}, in {len(self._contents)} records"
+        return None
+
+    @property
+    def _share_places(self) -> bool:
+        contents = len(self._contents)
+        return contents >= FEWEST and 2 * len(self._places) < contents
