@@ -37,11 +37,11 @@ _MORE = names(
     "hasmore more morepages hasnext hasnextpage moreavailable moreresults istruncated "
     "truncated incompleteresults ismore hasmoreitems hasmoreresults hasmorepages hasmorerecords "
     "hasmoredata moreitems morerecords moredata moredataavailable ismoreavailable limitreached "
-    "resultstruncated hasnextlink"
+    "resultstruncated hasnextlink moreitemsincollection"
 )
 _LAST = names(
     "islast islastpage last lastpage done isdone final isfinal end isend eof iseof complete "
-    "iscomplete finished isfinished endofstream endoflist endofresults"
+    "iscomplete finished isfinished endofstream endoflist endofresults exhausted"
 )
 _FIRST = names("first isfirst firstpage isfirstpage")
 _BEFORE = names("hasprevious hasprev hasprevpage haspreviouspage")
@@ -67,11 +67,15 @@ _TOTAL_HEADERS = (
     "Total-Count",
     "X-Total-Results",
     "X-Total-Items",
+    "Total",
+    "X-Pagination-Total-Count",
+    "Pagination-Count",
 )
 _UNSURE_HEADERS = ("X-Result-Count", "X-Count")
-_PAGE_HEADERS = ("X-Total-Pages", "X-WP-TotalPages", "X-Page-Count")
+_PAGE_HEADERS = ("X-Total-Pages", "X-WP-TotalPages", "X-Page-Count", "X-Pagination-Page-Count")
 _CURSOR_HEADERS = (
     "X-Next-Page",
+    "X-Next",
     "X-Next-Cursor",
     "X-Continuation-Token",
     "X-Next-Token",
