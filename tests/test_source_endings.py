@@ -113,6 +113,8 @@ SIGNS: list[dict[str, Any]] = [
     {"moreDataAvailable": True},
     {"limit_reached": True},
     {"eof": False},
+    {"exhausted": False},
+    {"moreItemsInCollection": True},
     {"has_more": "1"},
     {"has_more": "yes"},
     {"hits": {"total": {"value": 7, "relation": "gte"}}},
@@ -148,6 +150,9 @@ HEADERS = [
     {"X-Pagination": '{"HasNext": true}'},
     {"X-Has-More": "true"},
     {"X-Total-Items": "8"},
+    {"Pagination-Count": "8"},
+    {"X-Pagination-Page-Count": "2"},
+    {"X-Next": "/feed.json?page=2"},
     {"Link": '</feed.json?page=2>; rel="next"'},
     {"X-Total-Count": "8"},
     {"X-Total": "8"},
@@ -427,7 +432,12 @@ async def test_first_page_again_proves_nothing(
 @pytest.mark.parametrize("end", [answer([]), Answer(b"", 204), Answer(b"no", 416)])
 @pytest.mark.parametrize(
     ("sign", "headers"),
-    [({"total": 9}, {}), ({"total_pages": 4}, {}), ({}, {"X-Total-Pages": "4"})],
+    [
+        ({"total": 9}, {}),
+        ({"total_pages": 4}, {}),
+        ({}, {"X-Total-Pages": "4"}),
+        ({}, {"Link": '</feed.json?page=4>; rel="last"'}),
+    ],
 )
 async def test_silent_end_is_bound_by_what_pages_before_it_stated(
     sign: dict[str, Any], headers: dict[str, str], end: Answer
@@ -482,19 +492,20 @@ async def test_total_that_shrinks_binds_as_it_was(paging: dict[str, Any]) -> Non
         assert "there are 7 items, and gives 4" in await refused(feed, paging=paging)
 
 
-async def test_total_that_shrank_with_the_list_is_believed() -> None:
+@pytest.mark.parametrize("number", ["3", "4"])
+async def test_total_that_shrank_with_the_list_is_believed(number: str) -> None:
     """Where the first page, which is asked for again, states it as well."""
     left = list(ROWS)
 
     def shrinking(asked: Asked) -> Answer:
-        if asked.query["page"] == "3":
+        if asked.query["page"] == number:
             del left[5:]
         return answer(cut(asked, 2, left), total=len(left))
 
     async with FeedServer(play=shrinking) as feed:
         pages = await pages_of(feed, paging={"kind": "page"})
 
-    assert {each.record_id for page in pages for each in page.records} == set(IDS[:5])
+    assert {each.record_id for page in pages for each in page.records} >= set(IDS[:5])
     assert (pages[-1].completeness, pages[-1].total) == ("total", 5)
 
 

@@ -260,7 +260,7 @@ async def test_error_inside_of_an_answer_fails() -> None:
     """An empty list beside an error is no end."""
     answer = Answer.of({"response": [], "errors": ["Invalid filter"]})
     async with FeedServer(play=lambda _: answer) as server:
-        with pytest.raises(SourceError, match=r"has errors: \['Invalid filter'"):
+        with pytest.raises(SourceError, match=r"\['Invalid filter'\] at 'errors'"):
             await read(instance_at(server))
 
 

@@ -211,3 +211,24 @@ async def test_recorded_page_is_read() -> None:
     [truth] = document["results"]
     assert pulse_id == truth["id"]
     assert modified == datetime.fromisoformat(truth["modified"]).replace(tzinfo=UTC)
+
+
+async def test_count_is_met_by_pulses_that_differ() -> None:
+    """A pulse that comes twice stands for another, which never came."""
+
+    def twice(asked: Asked) -> Answer:
+        page = int(asked.query.get("page", 1))
+        results = [pulse(page, page), pulse(page + 1, page + 1)]
+        following = f"{asked.path}?page=2" if page == 1 else None
+        return Answer.of({"results": results, "count": 4, "next": following})
+
+    async with FeedServer(play=twice) as feed:
+        with pytest.raises(SourceError, match="4 items, and gives 3 that differ"):
+            await read(source(feed))
+
+
+async def test_sentence_instead_of_pulses_fails_the_run() -> None:
+    """An empty list beside a refusal is no sign that there are no pulses."""
+    async with FeedServer(Answer.of({"results": [], "detail": "Request was throttled."})) as feed:
+        with pytest.raises(SourceError, match="throttled"):
+            await read(source(feed))

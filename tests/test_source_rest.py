@@ -748,36 +748,6 @@ async def test_source_of_ones_own_is_one_small_class() -> None:
     assert storage.stored["tides"].last_successful_timestamp == at(30)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"url": "https://127.0.0.1/?apikey=s3cret"},
-        {"params": {"access_token": "s3cret"}},
-        {"params": {"key": "k7f3b2a91c0de4f5a6b7"}},
-        {"method": "POST", "body": {"login": {"passwd": "s3cret"}}},
-    ],
-)
-def test_parameter_that_would_hold_a_secret_is_refused(settings: dict[str, Any]) -> None:
-    """Where it belongs is said, and not what it holds."""
-    with pytest.raises(ConfigurationError, match="key_param") as caught:
-        source_from(
-            {"kind": "rest", "source_id": "r", "url": "https://127.0.0.1/", "timestamps": ["at"]}
-            | settings
-        )
-    assert "s3cret" not in str(caught.value)
-    assert "k7f3" not in str(caught.value)
-
-
-def test_parameter_with_a_harmless_name_is_taken() -> None:
-    """A key alone, a page's token and an author are no secrets."""
-    params = {"key": "name", "pageToken": "x", "author": "me", "token": ""}
-    source = source_from(
-        {"kind": "rest", "source_id": "r", "url": "https://127.0.0.1/?key=id", "timestamps": ["at"]}
-        | {"params": params}
-    )
-    assert source.params == params  # type: ignore[attr-defined]
-
-
 # Answers that say that they failed.
 
 FAILURES: list[dict[str, Any]] = [
@@ -854,3 +824,33 @@ async def test_answer_without_a_list_has_no_records_where_declared() -> None:
     async with FeedServer(Answer.of(document)) as feed:
         pages = [page async for page in api(feed, may_lack=True).pages(None, None)]
     assert not any(page.records for page in pages)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"url": "https://127.0.0.1/?apikey=s3cret"},
+        {"params": {"access_token": "s3cret"}},
+        {"params": {"key": "k7f3b2a91c0de4f5a6b7"}},
+        {"method": "POST", "body": {"login": {"passwd": "s3cret"}}},
+    ],
+)
+def test_parameter_that_would_hold_a_secret_is_refused(settings: dict[str, Any]) -> None:
+    """Where it belongs is said, and not what it holds."""
+    with pytest.raises(ConfigurationError, match="key_param") as caught:
+        source_from(
+            {"kind": "rest", "source_id": "r", "url": "https://127.0.0.1/", "timestamps": ["at"]}
+            | settings
+        )
+    assert "s3cret" not in str(caught.value)
+    assert "k7f3" not in str(caught.value)
+
+
+def test_parameter_with_a_harmless_name_is_taken() -> None:
+    """A key alone, a page's token and an author are no secrets."""
+    params = {"key": "name", "pageToken": "x", "author": "me", "token": ""}
+    source = source_from(
+        {"kind": "rest", "source_id": "r", "url": "https://127.0.0.1/?key=id", "timestamps": ["at"]}
+        | {"params": params}
+    )
+    assert source.params == params  # type: ignore[attr-defined]

@@ -29,6 +29,12 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 HANGING = Answer(b'{"count": 2', stall_at=5)
 
 
+@pytest.fixture(autouse=True)
+def _no_signal_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test be told of the signal of another one."""
+    monkeypatch.setattr(ending, "_signal", None)
+
+
 async def reason(storage: StorageSettings, source_id: str = "feed") -> str | None:
     """Return the error of a watermark that says failed, with no success before."""
     async with storage.client() as client:

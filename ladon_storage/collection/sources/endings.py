@@ -17,7 +17,9 @@ from ladon_storage.collection.sources.evidence import (
     declared_total,
     flags,
     is_over,
+    linked,
     misses_front,
+    number_in,
     promise,
     promised_at,
     stated_pages,
@@ -111,8 +113,12 @@ class Ending:
         # The pages of an offset overlap, and may be of another size than was asked for.
         if self._paging.only_declared or isinstance(self._paging, Offsets):
             return 0
-        got = page.got
-        return stated_pages(got.answer, got.document, got.items, self._api.records)
+        got, paging, last = page.got, self._paging, 0
+        if isinstance(paging, PageNumbers):
+            link = linked(got.answer.headers.getall("Link", []), "last")
+            number = number_in(link, paging.parameter) if link is not None else None
+            last = 0 if number is None else number - paging.first_number + 1
+        return max(stated_pages(got.answer, got.document, got.items, self._api.records), last)
 
     def _came(self, position: int) -> int:
         """Return how many records came, each of which counts once where they can be told."""
@@ -197,10 +203,10 @@ class Ending:
         """
         paging, came = self._paging, self._came(position)
         if not page.keys:
-            latest = self._latest, self._latest_pages
+            latest = self._latest
             self._heed(page)
-            if self.filled:  # behind the end, many say 0
-                self._latest, self._latest_pages = latest
+            if latest is not None and self._latest is not None and not self._latest.count:
+                self._latest = latest  # behind the end, many say 0
         total = self._most
         if total is not None and total.count > came:
             problem = (
@@ -253,9 +259,10 @@ class Ending:
         if total is not None and total.is_sure and tally.is_exact:
             is_short = tally.records < total.count
             return "gives some records twice instead of others" if is_short else None
-        is_counted = isinstance(self._paging, PageNumbers | Offsets)
-        is_keyset = self.goes_by_items
-        return None if is_counted or is_keyset else "gives some records twice"
+        is_declared = getattr(self._paging, "stable", False)
+        if is_declared or isinstance(self._paging, PageNumbers | Offsets) or self.goes_by_items:
+            return None
+        return "gives some records twice"
 
     @property
     def goes_by_items(self) -> bool:

@@ -37,11 +37,11 @@ _MORE = names(
     "hasmore more morepages hasnext hasnextpage moreavailable moreresults istruncated "
     "truncated incompleteresults ismore hasmoreitems hasmoreresults hasmorepages hasmorerecords "
     "hasmoredata moreitems morerecords moredata moredataavailable ismoreavailable limitreached "
-    "resultstruncated hasnextlink"
+    "resultstruncated hasnextlink moreitemsincollection"
 )
 _LAST = names(
     "islast islastpage last lastpage done isdone final isfinal end isend eof iseof complete "
-    "iscomplete finished isfinished endofstream endoflist endofresults"
+    "iscomplete finished isfinished endofstream endoflist endofresults exhausted"
 )
 _FIRST = names("first isfirst firstpage isfirstpage")
 _BEFORE = names("hasprevious hasprev hasprevpage haspreviouspage")
@@ -67,11 +67,15 @@ _TOTAL_HEADERS = (
     "Total-Count",
     "X-Total-Results",
     "X-Total-Items",
+    "Total",
+    "X-Pagination-Total-Count",
+    "Pagination-Count",
 )
 _UNSURE_HEADERS = ("X-Result-Count", "X-Count")
-_PAGE_HEADERS = ("X-Total-Pages", "X-WP-TotalPages", "X-Page-Count")
+_PAGE_HEADERS = ("X-Total-Pages", "X-WP-TotalPages", "X-Page-Count", "X-Pagination-Page-Count")
 _CURSOR_HEADERS = (
     "X-Next-Page",
+    "X-Next",
     "X-Next-Cursor",
     "X-Continuation-Token",
     "X-Next-Token",
@@ -171,7 +175,8 @@ def promise(
         is_link = name in _LINKS and not (isinstance(value, str) and _DATE.fullmatch(value))
         if is_link and _leads_on(value) and not _leads_nowhere(answer, value, position):
             return f"has a next page at {place!r}"
-        if name in ("link", "links") and _next_of(value) is not None:
+        listed = _next_of(value) if name in ("link", "links") else None
+        if listed is not None and not _leads_nowhere(answer, listed, position):
             return f"has a next page at {place!r}"
         if name in _CURSORS and _leads_on(value) and (is_alone or name != "cursorsafter"):
             return f"has a cursor at {place!r}"
@@ -212,9 +217,15 @@ def stated_pages(answer: HttpAnswer, document: object, items: object, records: s
 
 
 def next_in(headers: list[str]) -> str | None:
-    """Return the address of the next page in the values of `Link` headers.
+    """Return the address of the next page in the values of `Link` headers."""
+    return linked(headers, "next")
 
-    >>> next_in(['<https://example.org/?page=1>; rel="prev", </?page=3>; title="a, b"; rel=next'])
+
+def linked(headers: list[str], relation: str) -> str | None:
+    """Return the address of the page that stands so to this one, by the values of `Link` headers.
+
+    >>> linked(['<http://example.org/?page=1>; rel="prev", </?page=3>; title="a, b"; rel=next'],
+    ...        "next")
     '/?page=3'
     """
     for value in headers:
@@ -223,9 +234,21 @@ def next_in(headers: list[str]) -> str | None:
                 name.lower(): value.strip("\"'").lower()
                 for name, value in reversed(_PARAMETER.findall(parameters))
             }
-            if "next" in told.get("rel", "").split() and told.get("results") != "false":
+            if relation in told.get("rel", "").split() and told.get("results") != "false":
                 return str(target)
     return None
+
+
+def number_in(link: str, parameter: str) -> int | None:
+    """Return the number that a parameter of a link has.
+
+    >>> number_in("/x?page=5", "page"), number_in("/x?page=five", "page")
+    (5, None)
+    """
+    try:
+        return _count(URL(link).query.get(parameter))
+    except ValueError:
+        return None
 
 
 def truth(value: object) -> bool | None:
