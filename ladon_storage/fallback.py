@@ -78,17 +78,22 @@ def body(call: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any
 
     @functools.wraps(call)
     async def made(*arguments: P.args, **named: P.kwargs) -> T:
-        caller = _under_way.get()
-        if caller is None:
-            return await call(*arguments, **named)
-        token = _under_way.set(None)  # a task that the body runs is another call
-        try:
-            outcome: T = await caller.attempt(functools.partial(call, *arguments, **named))
-            return outcome
-        finally:
-            _under_way.reset(token)
+        # By a function that is imported: what this one names goes to other processes with it.
+        return await _attempted(functools.partial(call, *arguments, **named))
 
     return made
+
+
+async def _attempted(make: Callable[[], Awaitable[T]]) -> T:
+    caller = _under_way.get()
+    if caller is None:
+        return await make()
+    token = _under_way.set(None)  # a task that the body runs is another call
+    try:
+        outcome: T = await caller.attempt(make)
+        return outcome
+    finally:
+        _under_way.reset(token)
 
 
 async def by_task(

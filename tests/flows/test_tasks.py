@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import cloudpickle  # type: ignore[import-untyped]
 import pytest
 from prefect import flow, get_client, unmapped
 from prefect.cache_policies import NO_CACHE
@@ -276,3 +277,19 @@ async def test_unhealthy_service_means_the_mock_in_development(
         return await tasks.read_watermark("feed", storage)
 
     assert await recovered() is None
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        tasks.check_storage_health,
+        tasks.read_watermark,
+        tasks.write_success_watermark,
+        tasks.write_failure_watermark,
+        tasks.collect_source,
+    ],
+    ids=lambda task: task.name,
+)
+def test_task_can_be_sent_to_another_process(task: Any) -> None:
+    """Task runners on other machines take a task by its bytes."""
+    assert cloudpickle.loads(cloudpickle.dumps(task)).name == task.name
