@@ -36,6 +36,8 @@ from prefect.concurrency import services
 services._no_limits_cache = TTLCache(1, 0)
 from flows import collect, ending, reports
 from ladon_storage import fallback
+
+pytestmark = pytest.mark.slow
 fallback.PATIENCE_SECONDS = ending.ASK_SECONDS = reports.PREFECT_SECONDS = 0.5
 sys.exit(collect.main(sys.argv[1:]))
 """
