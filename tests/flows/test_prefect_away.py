@@ -18,6 +18,8 @@ from tests.feed_server import Answer, Asked, FeedServer
 from tests.flaky import Flaky
 from tests.flows.away import Away
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 CATALOGUE = {
     "count": 2,
@@ -36,8 +38,6 @@ from prefect.concurrency import services
 services._no_limits_cache = TTLCache(1, 0)
 from flows import collect, ending, reports
 from ladon_storage import fallback
-
-pytestmark = pytest.mark.slow
 fallback.PATIENCE_SECONDS = ending.ASK_SECONDS = reports.PREFECT_SECONDS = 0.5
 sys.exit(collect.main(sys.argv[1:]))
 """
