@@ -6,7 +6,7 @@ STAMP := .venv/.complete
 # Nothing is left outside of the project's folder, and so no cache.
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-cache-dir
 
-.PHONY: setup test test-slow check demo up up-test next e2e pictures chaos bench lock clean
+.PHONY: setup test test-slow away-test check demo up up-test next e2e pictures chaos bench lock clean
 
 setup: $(STAMP)
 
@@ -26,7 +26,11 @@ test: $(STAMP)
 
 # Kills processes, and replays whole recordings.
 test-slow: $(STAMP)
-	@$(BIN)/python -m pytest -n auto --dist loadgroup -m slow
+	@$(BIN)/python -m pytest -n auto --dist loadgroup -m slow --ignore tests/flows/test_prefect_away.py
+
+# Stops and kills a Prefect server under a run, and waits for the outcome in real time.
+away-test: $(STAMP)
+	@$(BIN)/python -m pytest tests/flows/test_prefect_away.py
 
 check: $(STAMP)
 	@$(BIN)/ruff check
