@@ -25,6 +25,7 @@ LAYERS = [
     "mock",
     "settings",
     "collection",
+    "probing",
     "blocks",
     "events",
     "fallback",
@@ -40,6 +41,7 @@ FORBIDDEN = {
     "client": {"server", "collection", "mock", "circuits"},
     "mock": {"client", "server"},
     "collection": {"client", "mock", "server", "settings", "metrics"},
+    "probing": {"client", "mock", "server", "settings", "metrics"},
     "server": {"client", "mock", "breaker", "settings", "collection", "blocks", "tasks", "events"},
 }
 
