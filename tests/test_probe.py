@@ -85,6 +85,7 @@ def rows(count: int = COUNT, **fields: Any) -> list[dict[str, Any]]:
 
 
 ROWS = rows(id=int, updated_at=iso)
+NUMBERS_OF_SEVEN = ["1", "2", "3", "4", "5", "6", "7"]
 NUMBERS = sorted(str(each["id"]) for each in ROWS)
 
 
@@ -121,6 +122,91 @@ async def test_kind_that_needs_a_key_is_not_proposed_without_one() -> None:
         assert found.settings["kind"] == "rest"
         assert "key" not in found.settings
         assert await collected(found.source()) == sorted(SHAPES["otx"].ids)
+
+
+def _threatfox(_: str, asked: Asked) -> Answer:
+    if asked.body != {"query": "get_iocs", "days": 7}:
+        return answer({"query_status": "illegal_days", "data": "none"})
+    data = rows(id=str, ioc="192.0.2.1:80", first_seen=lambda n: f"{instant(n):%F %T} UTC")
+    return answer({"query_status": "ok", "data": data})
+
+
+ABUSE_CH: list[tuple[dict[str, Any], str]] = [
+    ({}, "rest"),
+    ({"headers": {"Auth-Key": SECRET}}, "threatfox"),
+    ({"key": "FEED_KEY", "key_header": "Auth-Key"}, "threatfox"),
+]
+
+
+@pytest.mark.parametrize(("asks", "kind"), ABUSE_CH)
+async def test_api_that_takes_a_question_is_asked_it(
+    asks: dict[str, Any], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body makes a POST, and is a setting of the source where no kind knows the API."""
+    async with served(_threatfox) as feed:
+        found = await guess(feed.at("v1/"), body={"query": "get_iocs", "days": 7}, **asks)
+        assert found.settings["kind"] == kind
+        monkeypatch.setenv(found.settings.get("key", "NO_KEY"), SECRET)
+        assert await collected(found.source()) == NUMBERS, found.toml
+
+
+@pytest.mark.parametrize("path", ["root/collections/91a7b528/", "root/collections/91a7b528"])
+async def test_taxii_collection_is_recognised_by_its_own_address(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address of a collection is enough, and a user in it is one of the source."""
+
+    def play(base: str, asked: Asked) -> Answer:
+        if "Basic" not in asked.headers.get("Authorization", ""):
+            return answer({}, 401)
+        if not asked.path.endswith("/objects/"):
+            media = {"Content-Type": "application/taxii+json;version=2.1"}
+            return answer({"id": "91a7b528", "title": "a", "can_read": True}, headers=media)
+        return SHAPES["taxii"].play(base, asked)
+
+    async with served(play) as feed:
+        found = await guess(feed.at(path).replace("://", f"://reader:{SECRET}@"))
+        assert found.settings["kind"] == "taxii"
+        assert found.settings["user"] == "reader"
+        assert SECRET not in found.model_dump_json()
+        monkeypatch.setenv(found.settings["key"], SECRET)
+        assert await collected(found.source()) == sorted(SHAPES["taxii"].ids)
+
+
+async def test_misp_instance_without_a_key_is_paged_in_its_body() -> None:
+    """A page and a limit in the body are the paging of the body."""
+    shape = SHAPES["misp"]
+    async with served(shape.play) as feed:
+        found = await guess(feed.at(shape.path), body=shape.asks["body"])
+        assert found.settings["kind"] == "rest"
+        assert found.settings["body"] == {"returnFormat": "json"}
+        assert found.settings["paging"]["where"] == "body"
+        assert await collected(found.source()) == NUMBERS, found.toml
+
+
+def _refusing(name: str, first: int, total: bool) -> Play:
+    """Return an API of one page today, which refuses what lies beyond its end."""
+
+    def play(_: str, asked: Asked) -> Answer:
+        number = int(asked.query.get(name, first))
+        skipped = number if name == "offset" else (number - first) * 100
+        if skipped >= 7:
+            return answer({"code": "invalid page"}, 400)
+        return answer({"items": ROWS[skipped:7], **({"total": 7} if total else {})})
+
+    return play
+
+
+@pytest.mark.parametrize("total", [True, False])
+@pytest.mark.parametrize(("name", "first"), [("page", 1), ("page", 0), ("offset", 0)])
+async def test_paging_of_the_address_is_kept_where_all_fits_on_one_page(
+    name: str, first: int, total: bool
+) -> None:
+    """Tomorrow's second page is read, and today's refusal beyond the end is no failure."""
+    async with served(_refusing(name, first, total)) as feed:
+        found = await guess(feed.at(f"items?{name}={first}&limit=100"))
+        assert found.settings["paging"]["parameter"] == name
+        assert await collected(found.source()) == NUMBERS_OF_SEVEN
 
 
 def _paged(name: str, **more: Any) -> Play:

@@ -7,21 +7,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
-
-from yarl import URL
 
 from ladon_storage.collection.content import canonical_text, without
 from ladon_storage.collection.sources import Rest, source_from
 from ladon_storage.collection.sources.http import SourceHttp
 from ladon_storage.collection.sources.paging import Got, PageNumbers, Step
 from ladon_storage.errors import ConfigurationError, SourceError
-from ladon_storage.probing.pagings import Evidence, Proposal, proposals, says_more, total_of
+from ladon_storage.probing.pagings import (
+    Evidence,
+    Proposal,
+    proposals,
+    says_more,
+    total_of,
+    without_paging,
+)
 
 MAX_REQUESTS = 3
 """Requests after the first one."""
+
+_REFUSED = re.compile(r"answered (400|404|416|422) from")
+"""What APIs answer that refuse a page beyond the end."""
 
 _ROUND = 5
 """A page whose size is a multiple of this may be as large as a page can be."""
@@ -77,6 +86,8 @@ async def confirm(
             result.unsure += attempt.unsure
             _note_end(result, seen)
             return result
+        if not more and attempt.is_end and not _is_mere_convention(proposal):
+            waiting = waiting or attempt.proposal
         tried.append(f"{proposal.paging.get('parameter') or proposal.paging['kind']}: {problem}")
     result.proposal = waiting
     _note_unconfirmed(result, seen, more, tried, is_full=is_full, is_asked=http is not None)
@@ -112,9 +123,9 @@ def _note_unconfirmed(
             )
             return
         result.unsure.append(f"the paging: the API {more}, and no next page came ({failed})")
-    elif result.proposal is not None:
+    elif result.proposal is not None and is_asked:
         kind = result.proposal.paging["kind"]
-        result.unsure.append(f"the paging: {kind!r} could not be tried, as there is one page")
+        result.unsure.append(f"the paging: {kind!r} could not be confirmed, as there is one page")
     elif is_full:
         after = f", and no next page came ({failed})" if failed else ""
         result.unsure.append(
@@ -134,6 +145,7 @@ class _Attempt:
         items: The records of the next page.
         unsure: What stays open.
         requests: How many requests it took.
+        is_end: Whether the answer is that of a page beyond the end.
     """
 
     def __init__(
@@ -152,6 +164,7 @@ class _Attempt:
         self.items: Any = None
         self.unsure: list[str] = []
         self.requests = 0
+        self.is_end = False
 
     async def run(self) -> str | None:
         """Return why no next page came; ``None``: one did."""
@@ -160,6 +173,7 @@ class _Attempt:
         except ConfigurationError as error:
             return str(error)
         except SourceError as error:
+            self._heed_status(str(error))
             return str(error).partition(";")[0]
         except ValueError as error:
             return f"the answer {error}"
@@ -180,6 +194,7 @@ class _Attempt:
             return "it leads nowhere"
         coming = await self._fetch(source, following)
         if not coming.count:
+            self.is_end = True
             return "the next page has no records"
         if self._is_same(source, coming.items, got.items):
             return "it answers the same page"
@@ -190,20 +205,22 @@ class _Attempt:
             return index
         return None
 
+    def _heed_status(self, problem: str) -> None:
+        """Take a refusal for that of a page beyond the end, where pages are counted."""
+        found = _REFUSED.search(problem)
+        if found is not None and self.proposal.paging["kind"] in ("page", "offset"):
+            self.is_end = True
+            paging = {**self.proposal.paging, "end_status": [int(found[1])]}
+            self.proposal = replace(self.proposal, paging=paging)
+
     async def _fetch(self, source: Rest, step: Step) -> Got:
         self.requests += 1
         return await source.fetch(self._http, step)
 
     def _source(self, proposal: Proposal) -> Rest:
-        url = URL(self._settings["url"])
-        left = [(k, v) for k, v in url.query.items() if k.strip() not in proposal.drops]
         # The key is in the requests already, and need not be known by its name.
-        settings = {
-            **{k: v for k, v in self._settings.items() if not k.startswith("key_")},
-            "url": str(url.with_query(left)),
-            "paging": proposal.paging,
-            **proposal.changes,
-        }
+        named = {k: v for k, v in self._settings.items() if not k.startswith("key_")}
+        settings = without_paging(named, proposal)
         settings.pop("key", None)
         source = source_from(settings)
         if not isinstance(source, Rest):
@@ -235,7 +252,7 @@ class _Attempt:
         page = await self._fetch(source, paging.first())
         if page.count and not self._is_same(source, page.items, self._seen.items):
             changed = {**self.proposal.paging, "first_number": 0}
-            self.proposal = Proposal(changed, self.proposal.reason, drops=self.proposal.drops)
+            self.proposal = replace(self.proposal, paging=changed)
 
     def _shifts(self, document: Any) -> str | None:
         """Return what is wrong with a link whose place in a list of links is another each time."""

@@ -247,6 +247,8 @@ def _own_kind(question: _Question, first: First) -> tuple[str, dict[str, Any], s
         return None
     provider, settings = found
     own = {"key": access.settings["key"]} if has_key and provider.kind != "kev" else {}
+    if provider.kind == "taxii" and access.user:
+        own["user"] = access.user
     name = question.name if question.is_named else provider.kind
     described = {"source_id": name, **settings, **own}
     try:
@@ -272,6 +274,8 @@ def _finished(
     if own is not None:
         kind, settings, service = own
         reason = f"the answer is that of {service}, which this kind knows"
+        if settings.get("user"):
+            notes = [f"store the password as the secret {settings['key']}, and not in a file"]
         found = Finding(field="kind", value=kind, reason=reason)
         return _guess(question, settings, (found,), (), notes, None, requests)
     if draft is None:

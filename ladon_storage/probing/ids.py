@@ -73,7 +73,8 @@ class Id:
 def find_id(items: Sequence[dict[str, Any]], times: Times) -> Id:
     """Return what tells records from each other.
 
-    >>> find_id([{"ip": "a", "port": 1}, {"ip": "a", "port": 2}], Times()).paths
+    >>> items = [{"ip": ip, "port": port} for ip in "ab" for port in (22, 443)]
+    >>> find_id(items, Times()).paths
     ('ip', 'port')
     """
     items = items[:_MOST_COMPARED]
@@ -145,17 +146,20 @@ def _is_unique(
     counts_times: bool = False,
 ) -> bool:
     """Return whether no two records share an id that are neither the same nor two versions."""
+    keys = [tuple(_text(value_at(item, path)) for path in paths) for item in items]
+    distinct = len(set(keys))
+    if distinct == len(items):
+        return True
+    # Two versions of a few records are usual; a hundred of each are the records of something.
+    if 2 * distinct < len(items):
+        return False
     seen: dict[tuple[str, ...], str] = {}
-    keys = set[tuple[str, ...]]()
-    for item in items:
-        key = tuple(_text(value_at(item, path)) for path in paths)
+    for key, item in zip(keys, items, strict=True):
         when = "" if counts_times else str(times.of(item))
         content = _content(item)
         if seen.setdefault((*key, when), content) != content:
             return False
-        keys.add(key)
-    # Two versions of a few records are usual; a hundred of each are the records of something.
-    return 2 * len(keys) >= len(items) or len(items) == 1
+    return True
 
 
 def _combined(

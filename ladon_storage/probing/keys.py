@@ -36,6 +36,7 @@ class Access:
         settings: What a source needs for the key: its name, and where it goes.
         headers: Headers without secrets.
         keys: The keys themselves; ``None``: there are none.
+        user: The user of the address, whose password is the key.
         notes: What the person has to do.
         problem: Why no source can be made of it.
     """
@@ -44,6 +45,7 @@ class Access:
     settings: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
     keys: Keys | None = None
+    user: str = ""
     notes: tuple[str, ...] = ()
     problem: str | None = None
 
@@ -82,7 +84,9 @@ async def access_of(
         problem = "the request has several keys, and a source sends one"
     chosen = {"key": secret_name, **places}
     keys = _keys(bare, chosen, value, [each[1] for each in found])
-    return Access(bare, chosen, plain_headers, keys, (note, *_of_path(bare)), problem)
+    return Access(
+        bare, chosen, plain_headers, keys, url.user or "", (note, *_of_path(bare)), problem
+    )
 
 
 def proposed_name(name: str, places: Mapping[str, Any]) -> str:

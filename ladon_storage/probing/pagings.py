@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from yarl import URL
@@ -113,7 +113,7 @@ class Proposal:
         reason: What speaks for it.
         can_be_tried: Whether the answer says that there is a next page.
         changes: Other settings that it needs.
-        drops: Parameters of the address that are the paging's.
+        drops: Parameters of the address or the body that are the paging's.
     """
 
     paging: dict[str, Any]
@@ -132,6 +132,17 @@ def proposals(seen: Evidence) -> Iterator[Proposal]:
     yield from _by_count(seen)
     yield from _by_last_id(seen)
     yield from _by_convention(seen)
+
+
+def without_paging(settings: Mapping[str, Any], proposal: Proposal) -> dict[str, Any]:
+    """Return settings whose address and body are without what is the paging's."""
+    url = URL(settings["url"])
+    left = [(k, v) for k, v in url.query.items() if k.strip() not in proposal.drops]
+    settings = {**settings, "url": str(url.with_query(left)), **proposal.changes}
+    if isinstance(settings.get("body"), dict) and proposal.paging.get("where") == "body":
+        body = {k: v for k, v in settings["body"].items() if k not in proposal.drops}
+        settings = {**settings, "body": {**body, **proposal.changes.get("body", {})}}
+    return {**settings, "paging": proposal.paging}
 
 
 def says_more(seen: Evidence) -> str | None:
@@ -333,7 +344,8 @@ def _by_count(seen: Evidence) -> Iterator[Proposal]:
     }
     told = {**dict(_numbers(said)), **dict(_numbers(seen.query))}
     for name, value in told.items():
-        source = "the address" if name in seen.query else "the answer"
+        asked = "the body" if seen.where == "body" else "the address"
+        source = asked if name in seen.query else "the answer"
         if plain(name) in _OFFSETS and value == 0:
             yield _offset(seen, name, sizes, f"{source} has the offset {name}")
         elif plain(name) in _PAGES and value in (0, 1) and plain(name) != "number":
@@ -356,7 +368,8 @@ def _by_convention(seen: Evidence) -> Iterator[Proposal]:
     document = seen.document if isinstance(seen.document, dict) else {}
     if "X-WP-Total" in seen.answer.headers:
         sizes = {"per_page": seen.count} if seen.count > 1 else {}
-        yield _page(seen, "page", 1, sizes, "WordPress counts pages")
+        found = _page(seen, "page", 1, sizes, "WordPress counts pages")
+        yield replace(found, paging={**found.paging, "end_status": [400]})
     if seen.method == "POST" and _is_misp(seen):
         yield _page(seen, "page", 1, {"limit": seen.count}, "MISP counts pages by page and limit")
     if "success" in document and seen.records == "result.results":
@@ -392,11 +405,11 @@ def _offset(seen: Evidence, name: str, sizes: Mapping[str, int], reason: str) ->
 
 def _counted(seen: Evidence, paging: dict[str, Any], names: set[str], reason: str) -> Proposal:
     total = total_of(seen)
-    if total is not None and total[1] > seen.count:
+    if total is not None:
         paging |= {"end": "total", "total": total[0]}
     if seen.where == "body":
         paging |= {"where": "body"}
-    return Proposal(paging, reason, True, drops=frozenset(names & seen.asked.keys()))
+    return Proposal(paging, reason, True, drops=frozenset(names & seen.query.keys()))
 
 
 def _numbers(said: Mapping[str, Any]) -> Iterator[tuple[str, int]]:

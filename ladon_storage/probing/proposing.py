@@ -15,7 +15,7 @@ from ladon_storage.collection.sources.http import HttpAnswer, SourceHttp
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.probing.confirming import Confirmed, confirm
 from ladon_storage.probing.ids import find_id
-from ladon_storage.probing.pagings import Evidence, Proposal
+from ladon_storage.probing.pagings import Evidence, Proposal, without_paging
 from ladon_storage.probing.ranges import bounds_of
 from ladon_storage.probing.records import Candidate, empty_lists, find_records, sampled
 from ladon_storage.probing.times import Times, find_times
@@ -97,6 +97,8 @@ async def draft_of(
         url, method, body, answer, document, candidate.path, items, _single_id(draft, candidate)
     )
     confirmed = await confirm(draft.settings, seen, http)
+    if http is None and confirmed.proposal is not None:
+        confirmed.proposal.paging.pop("keep_host", None)  # a sample may be from anywhere
     _take_paging(draft, candidate, confirmed, is_asked=http is not None)
     _check(draft, [*candidate.items, *_objects(confirmed.items)])
     return draft
@@ -211,6 +213,8 @@ def _set_records(draft: Draft, candidate: Candidate) -> None:
 def _set_fields(draft: Draft, candidate: Candidate, items: Sequence[dict[str, Any]]) -> None:
     """Set the id and the times, by all the records that came."""
     times = find_times(sampled(items))
+    if lacking := [item for item in items if times.of(item) is None]:
+        times = find_times([*sampled(items), *sampled(lacking)])
     draft.field_doubts = list(times.doubts)
     if not candidate.is_keyed:
         found = find_id(items, times)
@@ -239,7 +243,7 @@ def _take_paging(
     draft.unsure += confirmed.unsure
     proposal = confirmed.proposal
     if proposal is not None:
-        _set_paging(draft, proposal, is_confirmed=confirmed.is_confirmed)
+        _set_paging(draft, proposal, _how(is_confirmed=confirmed.is_confirmed, is_asked=is_asked))
     elif confirmed.problem is not None:
         draft.problem = confirmed.problem
     if more and proposal is not None:
@@ -248,14 +252,15 @@ def _take_paging(
         draft.unsure.append("anything about more pages: a sample was read, and nothing was asked")
 
 
-def _set_paging(draft: Draft, proposal: Proposal, *, is_confirmed: bool) -> None:
-    how = "and the next page came by it" if is_confirmed else "not tried: there is one page"
+def _how(*, is_confirmed: bool, is_asked: bool) -> str:
+    if is_confirmed:
+        return "and the next page came by it"
+    return "not tried: there is one page" if is_asked else "not tried: nothing was asked"
+
+
+def _set_paging(draft: Draft, proposal: Proposal, how: str) -> None:
+    draft.settings = without_paging(draft.settings, proposal)
     draft.set("paging", proposal.paging, f"{proposal.reason}, {how}")
-    draft.settings |= proposal.changes
-    if proposal.drops:
-        url = URL(draft.settings["url"])
-        left = [(k, v) for k, v in url.query.items() if k.strip() not in proposal.drops]
-        draft.settings["url"] = str(url.with_query(left))
 
 
 def _order(draft: Draft, first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) -> str:

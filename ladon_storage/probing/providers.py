@@ -141,7 +141,9 @@ def _urlhaus(seen: Seen) -> dict[str, Any] | None:
 
 
 def _urlhaus_dump(seen: Seen) -> dict[str, Any] | None:
-    if seen.document is None and b"URLhaus Database Dump (CSV" in seen.answer.body[:2_000]:
+    start = seen.answer.body[:2_000]
+    columns = b"id,dateadded,url,url_status" in start.replace(b'"', b"").replace(b" ", b"")
+    if seen.document is None and (columns or b"URLhaus Database Dump (CSV" in start):
         is_online = "online" in seen.url.path
         return {"via": "online" if is_online else "recent", "url": str(seen.url)}
     return None

@@ -17,7 +17,7 @@ from typing import Any
 
 from ladon_storage.collection.content import Number
 from ladon_storage.collection.sources.items import NO_TIME, value_at
-from ladon_storage.collection.sources.times import moment_of
+from ladon_storage.collection.sources.times import Moment, moment_of
 from ladon_storage.probing.leaves import distance, paths_of, wrapper_of
 
 # The first that matches counts: what is to be found in the name, its rank, and what it means.
@@ -89,6 +89,9 @@ _OTHERS = re.compile(
 _LEAST_READ = 0.9
 """The share of a field's values that are read as times, at least."""
 
+_FEW = 5
+"""Values of which one is read in a form that is looked at further."""
+
 
 @dataclass(frozen=True)
 class Times:
@@ -114,7 +117,7 @@ class Times:
 
     def of(self, item: object) -> datetime | None:
         """Return the latest time of a record; ``None``: it has none that can be read."""
-        moment, found = moment_of(self.forms), []
+        moment, found = _moment_of(self.forms), []
         for path in self.paths:
             value = value_at(item, path)
             if value is None or is_filler(value):
@@ -124,6 +127,11 @@ class Times:
             except ValueError:
                 continue
         return max(found, default=None)
+
+
+@lru_cache(maxsize=64)
+def _moment_of(forms: tuple[str, ...]) -> Moment:
+    return moment_of(forms)
 
 
 def meaning_of(path: str) -> tuple[int, str]:
@@ -235,7 +243,10 @@ def _form_of(values: list[object], *, is_named: bool) -> str | None:
             isinstance(each, str) and _YEAR.search(each) for each in values
         ):
             continue
-        read = sum(_is_read(form, str(each)) for each in values)
+        texts = [str(each) for each in values]
+        if not any(_is_read(form, each) for each in texts[:_FEW]):
+            continue
+        read = sum(_is_read(form, each) for each in texts)
         if read >= _LEAST_READ * len(values):
             return form if is_named or form == "iso" else None
     return None
@@ -254,7 +265,7 @@ def _is_read(form: str, value: str) -> bool:
     if len(value) > 64:
         return False
     try:
-        moment_of(form)(value)
+        _moment_of((form,))(value)
     except ValueError:
         return False
     return True
