@@ -18,7 +18,7 @@ from ladon_storage.collection.interfaces import Source
 from ladon_storage.collection.records import Page, Record
 from ladon_storage.collection.sources import Rest, source_from
 from ladon_storage.errors import ConfigurationError
-from ladon_storage.probing import Guess, guess, try_source
+from ladon_storage.probing import Guess, guess, guessing, try_source
 from tests.api_shapes import COUNT, SHAPES, Shape, answer, instant, iso, uuid
 from tests.collecting import MemorySink, ScriptedStorage
 from tests.feed_server import Answer, Asked, FeedServer
@@ -477,6 +477,11 @@ NONE: dict[str, tuple[Play, str]] = {
     "no list": (always({"version": 1, "name": "api"}), "no list of records"),
     "texts": (always(["a", "b"]), "list of str values"),
     "records without a time": (always(rows(id=int, name="a")), "have no time in any field"),
+    "a list for each day": (
+        always({"days": {f"2024-01-0{day}": rows(3, id=int, at=iso) for day in range(1, 8)}}),
+        "The records are in 7 lists",
+    ),
+    "lists in a list": (always([rows(3, id=int, at=iso)] * 2), "The records are in 2 lists"),
     "a missing page": (always({}, 404), "answered 404"),
     "a refusal": (always({"message": "since is required"}, 400), "'since is required'"),
     "another method": (always({}, 405), "another method"),
@@ -649,6 +654,23 @@ async def test_large_answer_is_read_in_bounded_time() -> None:
     found = await guess("https://example.org/items", sample=json.dumps({"data": items}).encode())
     assert found.settings["id"] == "id"
     assert time.monotonic() - began < 10
+
+
+async def test_answer_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would fill the memory is not read, and the next step is said."""
+    monkeypatch.setattr(guessing, "MAX_ANSWER_BYTES", 1_000)
+    found = await proposed(always({"items": ROWS}))
+    assert "larger than 1000 bytes" in str(found.problem)
+    assert "sample" in str(found.problem)
+
+
+@pytest.mark.parametrize(
+    "asks", [{"method": "PUT"}, {"headers": {"X-A": "a\nb"}}, {"key": "NOT_SET_KEY"}]
+)
+async def test_question_that_cannot_be_asked_is_a_configuration_error(asks: dict[str, Any]) -> None:
+    """What a person gave wrong is refused before anything is asked."""
+    with pytest.raises(ConfigurationError):
+        await guess("http://127.0.0.1:1/items", **asks)
 
 
 async def test_unreachable_host_is_told_at_once() -> None:

@@ -15,7 +15,7 @@ from ladon_storage.collection.sources.http import OK, HttpAnswer, SourceHttp
 from ladon_storage.collection.sources.taxii import MEDIA_TYPE
 from ladon_storage.probing.providers import is_taxii
 
-MAX_ANSWER_BYTES = 32 * 2**20
+MAX_ANSWER_BYTES = 64 * 2**20
 """The largest answer from which a proposal is made."""
 
 _REFUSED = (400, 401, 402, 403, 404, 405, 406, 407, 410, 415, 422, 429, 500, 502, 503, 504)

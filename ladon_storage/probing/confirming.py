@@ -17,14 +17,8 @@ from ladon_storage.collection.sources import Rest, source_from
 from ladon_storage.collection.sources.http import SourceHttp
 from ladon_storage.collection.sources.paging import Got, PageNumbers, Step
 from ladon_storage.errors import ConfigurationError, SourceError
-from ladon_storage.probing.pagings import (
-    Evidence,
-    Proposal,
-    proposals,
-    says_more,
-    total_of,
-    without_paging,
-)
+from ladon_storage.probing.pagings import proposals
+from ladon_storage.probing.signs import Evidence, Proposal, says_more, total_of, without_paging
 
 MAX_REQUESTS = 3
 """Requests after the first one."""

@@ -145,6 +145,9 @@ async def guess(
     """
     address = _checked(url or _NO_URL)
     is_named, name = bool(name), name or name_of(address)
+    for header, value in (headers or {}).items():
+        if not (f"{header}{value}".isascii() and f"{header}{value}".isprintable()):
+            raise ConfigurationError("A header has other characters than printable ASCII.")
     settings = {
         "key": key,
         "key_header": key_header,
@@ -153,6 +156,8 @@ async def guess(
     }
     access = await access_of(address, name, headers or {}, settings)
     method = method.upper() or ("POST" if body is not None else "GET")
+    if method not in ("GET", "POST"):
+        raise ConfigurationError(f"The method {method} asks for no records; use GET or POST.")
     question = _Question(name, is_named, access, method, body)
     if access.problem is not None:
         return _refused(question, f"No source can be made: {access.problem}.", 0)
@@ -214,7 +219,13 @@ async def _asked(question: _Question, connection: Connection | None) -> Guess:
                 )
                 draft = await _drafted(question, first, http)
         except SourceError as error:
-            return _refused(question, str(error), 1)
+            problem = str(error)
+            if "sends more than" in problem:
+                problem = (
+                    f"The answer is larger than {MAX_ANSWER_BYTES} bytes; ask for a smaller page "
+                    "or range, or give a sample."
+                )
+            return _refused(question, problem, 1)
     return _finished(question, first, draft, 1, connection=connection)
 
 

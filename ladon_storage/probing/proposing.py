@@ -15,9 +15,9 @@ from ladon_storage.collection.sources.http import HttpAnswer, SourceHttp
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.probing.confirming import Confirmed, confirm
 from ladon_storage.probing.ids import find_id
-from ladon_storage.probing.pagings import Evidence, Proposal, without_paging
 from ladon_storage.probing.ranges import bounds_of
-from ladon_storage.probing.records import Candidate, empty_lists, find_records, sampled
+from ladon_storage.probing.records import Candidate, empty_lists, find_records, sampled, spread
+from ladon_storage.probing.signs import Evidence, Proposal, without_paging
 from ladon_storage.probing.times import Times, find_times
 
 _MOST_NAMED = 3
@@ -112,6 +112,12 @@ def value_items(document: Any, candidate: Candidate) -> Any:
 
 
 def _without_records(document: object, found: Sequence[Candidate]) -> str | None:
+    if found and (places := spread(found)):
+        some = ", ".join(repr(place) for place in places[:_MOST_NAMED])
+        return (
+            f"The records are in {len(places)} lists, such as {some}, and a rest source reads "
+            "one; ask for another view of them, or write a source of your own."
+        )
     if found:
         if found[0].has_time:
             return None
@@ -127,9 +133,9 @@ def _without_records(document: object, found: Sequence[Candidate]) -> str | None
             "whether the API has the records themselves."
         )
     if lists := empty_lists(document):
-        places = ", ".join(repr(path or "the top") for path in lists[:_MOST_NAMED])
+        some = ", ".join(repr(path or "the top") for path in lists[:_MOST_NAMED])
         return (
-            f"The list at {places} is empty, so that nothing is known of its records; ask for a "
+            f"The list at {some} is empty, so that nothing is known of its records; ask for a "
             "range that has some, or give a sample."
         )
     if isinstance(document, dict) and isinstance(

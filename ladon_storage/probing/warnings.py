@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from ladon_storage.collection.interfaces import Limits, Source
 from ladon_storage.collection.records import Record
@@ -23,9 +22,7 @@ from ladon_storage.collection.sources.paging import (
     PageNumbers,
     Paging,
 )
-
-if TYPE_CHECKING:
-    from ladon_storage.probing.trial import Trial
+from ladon_storage.probing.results import Trial
 
 _WIDEST_ZONE = timedelta(hours=14)
 _ENDS = {
