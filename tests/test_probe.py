@@ -405,7 +405,15 @@ IDS: dict[str, tuple[list[dict[str, Any]], str | list[str]]] = {
         rows(id=lambda n: n // 2, name=lambda n: f"n{n}", modified=iso),
         "id",
     ),
-    "no field": (rows(at=iso, value=lambda n: [n]), "at"),
+    "a time that differs by chance": (rows(at=iso, value=lambda n: [n]), []),
+    "a series": (
+        rows(station_id=lambda n: n % 2, at=lambda n: iso(n // 2), value=lambda n: [n]),
+        ["station_id", "at"],
+    ),
+    "a message of Slack": (
+        rows(user=lambda n: f"U{n % 4}", ts=lambda n: f"{1_700_000_000 + n}.000100"),
+        "ts",
+    ),
     "nothing": (rows(at=iso(1), value=lambda n: [n]), []),
 }
 

@@ -18,7 +18,14 @@ from ladon_storage.collection.sources.http import SourceHttp
 from ladon_storage.collection.sources.paging import Got, PageNumbers, Step
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.probing.pagings import proposals
-from ladon_storage.probing.signs import Evidence, Proposal, says_more, total_of, without_paging
+from ladon_storage.probing.signs import (
+    Evidence,
+    Proposal,
+    is_as_asked,
+    says_more,
+    total_of,
+    without_paging,
+)
 
 MAX_REQUESTS = 3
 """Requests after the first one."""
@@ -57,7 +64,7 @@ async def confirm(
     """Return the first way of paging by which the next page comes."""
     result = Confirmed()
     more = says_more(seen)
-    is_full = seen.count >= 2 * _ROUND and seen.count % _ROUND == 0
+    is_full = (seen.count >= 2 * _ROUND and seen.count % _ROUND == 0) or is_as_asked(seen)
     waiting: Proposal | None = None
     tried: list[str] = []
     for proposal in proposals(seen):

@@ -18,7 +18,7 @@ from yarl import URL
 from ladon_storage.collection.content import Number
 from ladon_storage.collection.sources.evidence import names, next_in, plain
 from ladon_storage.collection.sources.items import value_at
-from ladon_storage.probing.signs import Evidence, Proposal, beside, total_of
+from ladon_storage.probing.signs import SIZES, Evidence, Proposal, beside, total_of
 
 _LINKS = names(
     "next nextlink nextpage nexturl nexthref nexturi nextpageurl nextpagelink nextrecordsurl"
@@ -56,10 +56,6 @@ _SENT_AS = {
 }
 _OFFSETS = names("offset start startindex startat skip from startposition firstresult")
 _PAGES = names("page pagenumber pageno pageindex pagenum currentpage number p pg")
-_SIZES = names(
-    "limit perpage pagesize size rows maxresults resultsperpage top count itemsperpage pagelimit "
-    "maxitems numperpage"
-)
 _LAST_IDS = ("starting_after", "after", "after_id", "since_id")
 
 
@@ -129,7 +125,7 @@ def _by_listed_link(seen: Evidence, place: str, links: list[Any]) -> Iterator[Pr
 
 def _counted_as(seen: Evidence, target: URL, reason: str) -> Iterator[Proposal]:
     sizes = {
-        name: int(v) for name, v in target.query.items() if plain(name) in _SIZES and v.isdecimal()
+        name: int(v) for name, v in target.query.items() if plain(name) in SIZES and v.isdecimal()
     }
     for name, value in target.query.items():
         if plain(name) in _OFFSETS and value == str(seen.count):
@@ -234,7 +230,7 @@ def _by_count(seen: Evidence) -> Iterator[Proposal]:
     said = dict[str, Any]()
     for place, _, value in beside(seen.document, seen.records):
         said.setdefault(place.rpartition(".")[2], value)
-    sizes = {name: v for name, v in _numbers({**said, **seen.query}) if plain(name) in _SIZES}
+    sizes = {name: v for name, v in _numbers({**said, **seen.query}) if plain(name) in SIZES}
     sizes = {
         name: v for name, v in sizes.items() if v >= seen.count > 0 and _is_asked(seen, name, v)
     }

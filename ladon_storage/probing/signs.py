@@ -8,8 +8,14 @@ from typing import Any
 
 from yarl import URL
 
-from ladon_storage.collection.sources.evidence import plain, promise, usual_total
+from ladon_storage.collection.sources.evidence import names, plain, promise, usual_total
 from ladon_storage.collection.sources.http import HttpAnswer
+
+SIZES = names(
+    "limit perpage pagesize size rows maxresults resultsperpage top count itemsperpage pagelimit "
+    "maxitems numperpage"
+)
+"""What parameters are called that say how many records a page has."""
 
 _DEPTH = 6
 
@@ -85,6 +91,12 @@ def says_more(seen: Evidence) -> str | None:
         return told
     total = total_of(seen)
     return f"states {total[1]} records at {total[0]!r}" if total and total[1] > seen.count else None
+
+
+def is_as_asked(seen: Evidence) -> bool:
+    """Return whether there are just as many records as were asked for at most."""
+    sizes = [str(value) for name, value in seen.query.items() if plain(name) in SIZES]
+    return seen.count > 0 and str(seen.count) in sizes
 
 
 def total_of(seen: Evidence) -> tuple[str, int] | None:
