@@ -316,7 +316,6 @@ async def test_parameters_of_the_address_become_the_paging_and_the_range() -> No
 
     path = "items?q=a&page=1&size=5&updated_since=2024-01-01T00:00:00Z"
     found = await proposed(play, path)
-    assert found.url.endswith("updated_since=2024-01-01T00:00:00Z")
     assert found.settings["url"].endswith("/items?q=a")
     assert found.settings["since"] == {"parameter": "updated_since", "form": "%Y-%m-%dT%H:%M:%SZ"}
     assert found.settings["paging"] == {
@@ -614,6 +613,28 @@ async def test_key_of_an_address_is_in_no_message(url: str) -> None:
     except ConfigurationError as error:
         told = f"{error} {error.__cause__} {error.__context__}"
     assert SECRET not in told
+
+
+async def test_key_in_the_path_of_a_dump_is_taken_out_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A kind that takes a key in its path has a place for it there."""
+    part = "0123456789abcdef" * 3
+    lines = "".join(
+        f'"{n}","{instant(n):%F %T}","http://192.0.2.1/{n}","online","","a","b","c","d"\r\n'
+        for n in range(COUNT, 0, -1)
+    )
+    dump = "id,dateadded,url,url_status,last_online,threat,tags,urlhaus_link,reporter\r\n" + lines
+
+    def play(_: str, asked: Asked) -> Answer:
+        return Answer(dump.encode()) if f"/{part}/" in asked.path else answer({}, 403)
+
+    async with served(play) as feed:
+        found = await guess(feed.at(f"exports/{part}/csv_online/"))
+        assert found.settings["kind"] == "urlhaus"
+        assert part not in found.model_dump_json()
+        monkeypatch.setenv(found.settings["key"], part)
+        assert await collected(found.source()) == NUMBERS
 
 
 async def test_key_that_an_answer_repeats_is_masked() -> None:

@@ -27,10 +27,12 @@ from ladon_storage.collection.sources.http import SourceHttp, source_http
 from ladon_storage.collection.sources.observing import observed_by
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.probing.answers import MAX_ANSWER_BYTES, First, ask_first, from_sample
-from ladon_storage.probing.keys import Access, access_of
+from ladon_storage.probing.keys import Access, access_of, key_in_path, proposed_name
 from ladon_storage.probing.proposing import Draft, draft_of
 from ladon_storage.probing.providers import Seen, recognised
 from ladon_storage.probing.toml import table
+
+_WITH_KEY_IN_PATH = ("threatfox", "urlhaus")
 
 _NO_URL = "https://api.example.org/"
 
@@ -261,6 +263,10 @@ def _own_kind(question: _Question, first: First) -> tuple[str, dict[str, Any], s
     if provider.kind == "taxii" and access.user:
         own["user"] = access.user
     name = question.name if question.is_named else provider.kind
+    part = key_in_path(access.url)
+    if part and provider.kind in _WITH_KEY_IN_PATH:
+        settings["url"] = str(settings["url"]).replace(part, "{key}")
+        own = {"key": proposed_name(name, {})}
     described = {"source_id": name, **settings, **own}
     try:
         source_from(described)
@@ -285,6 +291,8 @@ def _finished(
     if own is not None:
         kind, settings, service = own
         reason = f"the answer is that of {service}, which this kind knows"
+        if "{key}" in settings.get("url", ""):
+            notes = [f"store the key of the path as the secret {settings['key']}"]
         if settings.get("user"):
             notes = [f"store the password as the secret {settings['key']}, and not in a file"]
         found = Finding(field="kind", value=kind, reason=reason)
@@ -320,7 +328,7 @@ def _guess(
 ) -> Guess:
     return Guess(
         name=settings.get("source_id", question.name),
-        url=str(question.access.url),
+        url=settings.get("url") or str(question.access.url),
         settings=settings,
         findings=findings,
         unsure=tuple(unsure),

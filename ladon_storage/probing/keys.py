@@ -145,7 +145,16 @@ def _keys(
     return Keys(str(url), {header: text}, hidden=[value, *(hidden or ())])
 
 
+def key_in_path(url: URL) -> str:
+    """Return the part of a path that may be a key; empty: there is none.
+
+    >>> key_in_path(URL("https://example.org/exports/0123456789abcdef0123456789abcdef/recent.csv"))
+    '0123456789abcdef0123456789abcdef'
+    """
+    return next((part for part in url.path.split("/") if _HEX.fullmatch(part)), "")
+
+
 def _of_path(url: URL) -> tuple[str, ...]:
-    if any(_HEX.fullmatch(part) for part in url.path.split("/")):
-        return ("whether the long part of the path is a key: a source has no secret place for it",)
+    if key_in_path(url):
+        return ("see whether the long part of the path is a key: this kind shows its path",)
     return ()
