@@ -115,8 +115,12 @@ class Database(Protocol):
 
     def mark(
         self, connection: Connection, source_id: str, ids: list[str], removed_at: datetime | None
-    ) -> None:
-        """Mark records that have no mark; ``None`` takes it from those that have one."""
+    ) -> int:
+        """Mark records that have no mark; ``None`` takes it from those that have one.
+
+        Returns:
+            How many rows that changed.
+        """
         ...
 
 

@@ -224,10 +224,10 @@ class Postgresql:
 
     def mark(
         self, connection: Connection, source_id: str, ids: list[str], removed_at: datetime | None
-    ) -> None:
+    ) -> int:
         """Send the ids as an array."""
         marking = self._unmark if removed_at is None else self._mark
-        connection.exec_driver_sql(marking, (removed_at, source_id, ids))
+        return connection.exec_driver_sql(marking, (removed_at, source_id, ids)).rowcount
 
 
 @lru_cache  # it holds no connection, and the statements that it has compiled

@@ -223,11 +223,11 @@ class Sqlite:
 
     def mark(
         self, connection: Connection, source_id: str, ids: list[str], removed_at: datetime | None
-    ) -> None:
+    ) -> int:
         """Pass the ids as one JSON text."""
         at = None if removed_at is None else instant_text(removed_at)
         marking = self._unmark if removed_at is None else self._mark
-        connection.exec_driver_sql(marking, (at, source_id, json.dumps(ids)))
+        return connection.exec_driver_sql(marking, (at, source_id, json.dumps(ids))).rowcount
 
 
 def _inserted(records: list[Record]) -> Iterator[str]:
