@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ladon_storage.collection import returns
+from ladon_storage.collection.interfaces import WriteResult
 from ladon_storage.collection.records import Page, Record
 from ladon_storage.collection.returns import Returns
 from ladon_storage.errors import WatermarkConflictError
@@ -76,6 +77,29 @@ async def test_crash_behind_a_return_reads_it_again() -> None:
     await world.run(source := Guaranteed(pages))
     assert source.ranges == [(at(5), None)]
     assert sink.current["2"].timestamp == at(9.5)
+
+
+async def test_checkpoint_waits_for_a_return_where_no_position_does() -> None:
+    """A sink that remembers nothing has the watermark alone to say where the next run begins."""
+
+    class Forgetful(MemorySink):
+        """A sink that can go back, and remembers no position."""
+
+        kept = LatestSink()
+        revert = kept.revert
+
+        async def write(self, source_id: str, page: Page, **more: Any) -> WriteResult:
+            return await self.kept.write(source_id, page)
+
+    world = World(Forgetful())
+    await world.run(Guaranteed([[record("1", 9, "B")], [record("2", 10)]]))
+    pages: list[Any] = [[record("2", 9.5, "A"), record("3", 20)], [record("4", 21)]]
+    with pytest.raises(OSError, match="down"):
+        await world.run(Guaranteed([*pages, OSError("down")]))
+    assert world.watermark == at(10)
+    await world.run(source := Guaranteed(pages))
+    assert source.ranges == [(at(5), None)]
+    assert Forgetful.kept.current["2"].timestamp == at(9.5)
 
 
 async def test_position_follows_where_nothing_was_gone_back_to() -> None:
