@@ -89,6 +89,8 @@ AND a.attnum > 0 AND NOT a.attisdropped
 UNION ALL SELECT c.relname, t.tgname, false
 FROM pg_class AS c JOIN pg_trigger AS t ON t.tgrelid = c.oid AND NOT t.tgisinternal
 AND t.tgname LIKE 'ladon\\_gone\\_%%' AND t.tgnargs = 2
+AND EXISTS (SELECT FROM pg_trigger AS o WHERE o.tgrelid = c.oid AND o.tgname = 'ladon_void_'
+            || substr(t.tgname, 12))
 WHERE c.relnamespace = current_schema()::regnamespace AND c.relname = ANY(%s)
 """
 
