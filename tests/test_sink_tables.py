@@ -373,6 +373,17 @@ async def test_record_that_was_deleted_stays_deleted_until_it_changes(
     assert await write(fresh.sink(keep=keep), record("1", 3, "c"), rest) == 1
 
 
+@pytest.mark.parametrize("keep", ["latest", "all"])
+async def test_record_that_was_deleted_and_changes_is_no_new_one(fresh: Fresh, keep: str) -> None:
+    """The sink had it: a reconciliation would call it missed."""
+    await write(fresh.sink(keep=keep), record("1", 1))
+    fresh.execute("DELETE FROM records")
+    changed, new = record("1", 2, "b"), record("2", 2)
+    async with fresh.sink(keep=keep) as target:
+        result = await target.write("feed", Page([changed, new]))
+    assert (list(result.new), list(result.changed)) == ([new], [changed])
+
+
 async def test_older_page_does_not_bring_back_what_was_deleted(fresh: Fresh) -> None:
     """Where one row is kept, a page that is replayed is no change at the source."""
     old, new = record("1", 1, "a"), record("1", 2, "b")

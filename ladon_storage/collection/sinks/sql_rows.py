@@ -159,7 +159,11 @@ class Rows:
             return compared
         current = self._history.current(source_id, gone) if self._keeps_all else {}
         said = {each.record_id: each for each in latest(records)}
-        return self._deletions.without(compared, gone, current, said)
+        wanted = self._deletions.without(compared, gone, current, said)
+        # The sink had them: they were not missed.
+        again = [each for each in wanted.new if each.record_id in gone]
+        new = [each for each in wanted.new if each.record_id not in gone]
+        return Compared(new, [*wanted.changed, *again], wanted.superseded)
 
     def _again(self, source_id: str, superseded: list[Record], gone: Gone) -> list[Record]:
         """Return the versions that are there, and become current again at once."""
