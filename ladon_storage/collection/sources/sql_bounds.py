@@ -57,7 +57,9 @@ class Bounds:
         if (per_second := PER_SECOND.get(self.times)) is not None:
             return self.time.compared < raw(_seconds(_YEAR_1) * per_second)
         if self.dialect in MYSQL:
-            return self.time.compared == raw(_NO_TIME)
+            if isinstance(self.kind, types.TIMESTAMP):
+                return self.time.compared == raw(_NO_TIME)
+            return self.time.compared < raw(self._year_1())
         if self.dialect == "postgresql":
             return self.time.compared < raw(self._year_1())
         return None
