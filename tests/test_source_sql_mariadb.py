@@ -417,3 +417,22 @@ async def test_time_before_year_one_is_quarantined_by_a_later_run(base: Base, ki
 
     assert ids([each for page in pages for each in page.records]) == ["1"]
     assert sorted(str(each.record_id) for page in pages for each in page.rejects) == ["2", "3"]
+
+
+async def read_and_alter(source: SqlTable, base: Base, statement: str) -> None:
+    async for page in source.pages(None, None):
+        if ids(page.records) == ["2", "3"]:
+            base.run(statement)
+
+
+async def test_table_that_is_altered_while_it_is_read_is_refused(base: Base) -> None:
+    """Days are before their times: what is left to read may be behind the last page."""
+    base.run(
+        "CREATE TABLE events (id int PRIMARY KEY, updated_at datetime);"
+        "INSERT INTO events SELECT seq, '2024-01-01 12:00' + INTERVAL seq SECOND FROM seq_0_to_9"
+    )
+
+    with pytest.raises(SourceError, match="its column 'updated_at' became another type while"):
+        await read_and_alter(
+            base.source(page_size=2), base, "ALTER TABLE events MODIFY updated_at date"
+        )

@@ -136,6 +136,8 @@ class TableReader:
         self._nullable: list[ColumnElement[Any]] = []
         self._single: list[int] = []
         """Where in a row numbers of single precision are."""
+        self._key_kinds: list[Any] = []
+        """What the driver says of the types of the timestamp and the id."""
         self._page_ids: list[str] = []
         self._same_pages = 0
         """How many pages had the same rows as the one that is remembered."""
@@ -274,7 +276,28 @@ class TableReader:
 
     def _rows(self, statement: Select[Any]) -> list[Row]:
         with self._engine.connect() as connection, connection.begin():
-            return [self._row(each) for each in connection.execute(statement)]
+            result = connection.execute(statement)
+            self._refuse_altered(result.cursor)
+            return [self._row(each) for each in result]
+
+    def _refuse_altered(self, cursor: Any) -> None:
+        """Refuse a table of which a time or an id became another type since the first statement.
+
+        Rows may have moved behind the last key by that: a day is before each time of it.
+        """
+        wide, deep = len(self.names), len(self._keys)
+        kinds = [each[1] for each in cursor.description[wide : wide + deep]]
+        if self._key_kinds and kinds != self._key_kinds:
+            names = (self._layout.time_column, *self._layout.id_columns)
+            changed = next(
+                name
+                for name, one, other in zip(names, kinds, self._key_kinds, strict=True)
+                if one != other
+            )
+            raise self._error(
+                f"its column {changed!r} became another type while it was read", "run again"
+            )
+        self._key_kinds = kinds
 
     def _row(self, found: Sequence[Any]) -> Row:
         wide, deep = len(self.names), len(self._keys)
