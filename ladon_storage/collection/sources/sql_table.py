@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import pairwise
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ class TableReader:
         """Where in a row numbers of single precision are."""
         self._key_kinds: list[Any] = []
         """What the driver says of the types of the timestamp and the id."""
-        self._page_ids: list[str] = []
+        self._page_ids: list[Sequence[Any]] = []
         self._same_pages = 0
         """How many pages had the same rows as the one that is remembered."""
         self._pages = 0
@@ -333,15 +334,16 @@ class TableReader:
         One page is remembered at a time, each for as long as all before it.
         """
         self._pages += 1
-        ids = [", ".join(map(repr, row.ids)) for row in rows]
-        if more and ids == self._page_ids:
+        known = self._page_ids
+        if more and all(map(eq, (row.ids for row in rows), known)) and len(rows) == len(known):
             self._same_pages += 1
         elif self._pages.bit_count() == 1:
-            self._page_ids, self._same_pages = ids, 0
+            self._page_ids, self._same_pages = [row.ids for row in rows], 0
         if self._same_pages == _MOST_SAME_PAGES:
+            first, last = (", ".join(map(repr, row.ids)) for row in (rows[0], rows[-1]))
             raise self._error(
-                f"its timestamps change while it is read: the rows with the ids {ids[0]} to "
-                f"{ids[-1]} came {_MOST_SAME_PAGES + 1} times, the last time at {rows[-1].time}",
+                f"its timestamps change while it is read: the rows with the ids {first} to "
+                f"{last} came {_MOST_SAME_PAGES + 1} times, the last time at {rows[-1].time}",
                 "name a column that changes with the row alone",
             )
 
