@@ -119,6 +119,15 @@ SIGNS: list[dict[str, Any]] = [
     {"has_more": "yes"},
     {"hits": {"total": {"value": 7, "relation": "gte"}}},
     {"total": 7, "next": "/feed.json?page=2"},
+    {"total": "1,330"},
+    {"total": "1 330"},
+    {"total": "1\u202f330"},
+    {"total": "1.234.567"},
+    {"total": "10000+"},
+    {"total": ">10,000"},
+    {"total": "over 10000"},
+    {"total": "7+"},
+    {"total": {"count": 330}},
 ]
 NO_SIGNS: list[dict[str, Any]] = [
     {"next": None},
@@ -142,6 +151,11 @@ NO_SIGNS: list[dict[str, Any]] = [
     {"next_page": -1},
     {"has_more": "N", "next_cursor": "for the next time"},
     {"eof": True, "end": 7, "last": "0"},
+    {"total": "5+"},
+    {"total": "about 330"},
+    {"total": -1},
+    {"total": {"count": 7}},
+    {"total": {"value": 5, "relation": "gte"}},
 ]
 HEADERS = [
     {"Link": "</feed.json?page=2>; rel='next'"},
@@ -162,6 +176,10 @@ HEADERS = [
     {"X-Next-Page": "2"},
     {"Content-Range": "items 0-6/330"},
     {"Content-Range": "0-6/8"},
+    {"Content-Range": "items=0-6/330"},
+    {"X-Total-Count": "1,330"},
+    {"X-Total-Count": "7+"},
+    {"Next-Range": "id 7..; max=7"},
 ]
 NO_HEADERS = [
     {"Link": '</feed.json?page=1>; rel="first", </feed.json>; rel="next"'},
@@ -452,23 +470,129 @@ async def test_silent_end_is_bound_by_what_pages_before_it_stated(
         await refused(feed, paging={"kind": "page", "end_status": [416]})
 
 
+NEXT = "/feed.json?page=9"
+
+
 @pytest.mark.parametrize(
-    ("last", "completeness"), [({}, "declared"), ({"has_more": False}, "last page")]
+    ("sign", "end", "outcome"),
+    [
+        ({"has_more": True}, answer([]), "says at 'has_more' that there are more, and then"),
+        ({"has_more": True}, Answer(b"", 204), "says at 'has_more' that there are more, and then"),
+        ({"next": NEXT}, Answer(b"", 204), "has a next page at 'next', and then"),
+        ({"next": NEXT, "api": 1, "took": 3}, answer([]), "has no 'api' nor 'took' on its last"),
+        ({"has_more": True}, answer([], has_more=False), "last page"),
+        ({"next": NEXT}, answer([], next=None), "last page"),
+        ({"next": NEXT}, answer([]), "declared"),
+        ({"has_more": True}, Answer(b"no", 416), "declared"),
+        ({"took": 3}, answer([]), "last page"),
+        ({"has_more": True, "total": 7}, answer([]), "total"),
+    ],
 )
-async def test_silent_end_behind_a_sign_of_more_is_only_declared(
-    last: dict[str, Any], completeness: str
+async def test_silent_end_behind_a_sign_of_more_is_asked_again_and_refused(
+    sign: dict[str, Any], end: Answer, outcome: str
 ) -> None:
-    """Many APIs say that there are more on each page that is full, and no again behind it."""
+    """A flag is not taken back in silence; a link may be, by a list that is empty."""
 
     def full(asked: Asked) -> Answer:
         rows = cut(asked, 3)
-        return answer(rows, has_more=True) if rows else answer([], **last)
+        return answer(rows, **sign) if rows else end
 
     async with FeedServer(play=full) as feed:
-        pages = await pages_of(feed, paging={"kind": "page"})
+        paging = {"kind": "page", "end_status": [416]}
+        if outcome in ("declared", "last page", "total"):
+            pages = await pages_of(feed, paging=paging)
+            assert [each.record_id for page in pages for each in page.records] == IDS
+            assert pages[-1].completeness == outcome
+        else:
+            assert outcome in await refused(feed, paging=paging)
+            assert [each.query["page"] for each in feed.asks].count("4") == 2
+
+
+async def test_list_without_a_link_behind_a_page_that_had_one_is_refused() -> None:
+    """Pages by number that are bare lists: a header says that there are more, then nothing does."""
+
+    def linked(asked: Asked) -> Answer:
+        rows = cut(asked, 2) if asked.query["page"] in "12" else []
+        headers = {"Link": f"<{NEXT}>; rel=next"} if rows else {}
+        return Answer(json.dumps(rows).encode(), 200, headers)
+
+    async with FeedServer(play=linked) as feed:
+        message = await refused(feed, records="", paging={"kind": "page"})
+        assert "has a next link in its header Link, and then" in message
+
+
+@pytest.mark.parametrize("kind", ["next", "cursor", "link"])
+async def test_chain_that_breaks_off_is_asked_again_and_refused(kind: str) -> None:
+    """A link that leads to no content leads nowhere; one to an empty list leads to the end."""
+    ends = [Answer(b"", 204), answer([])]
+
+    def chained(asked: Asked) -> Answer:
+        number = int(asked.query.get("cursor", 1))
+        if number == 4:
+            return end
+        link = f"/feed.json?cursor={number + 1}"
+        headers = {"Link": f"<{link}>; rel=next"}
+        return answer(cut_at(number), headers, next=link, next_cursor=str(number + 1))
+
+    def cut_at(number: int) -> list[Any]:
+        return ROWS[number * 3 - 3 : number * 3]
+
+    for end in ends:
+        async with FeedServer(play=chained) as feed:
+            if end.status == 200:
+                assert await ids_of(feed, paging={"kind": kind}) == IDS
+            else:
+                message = await refused(feed, paging={"kind": kind})
+                assert "leads to a page that has no content" in message
+                assert [each.query.get("cursor") for each in feed.asks].count("4") == 2
+
+
+@pytest.mark.parametrize("kind", ["next", "link"])
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_page_that_lost_its_next_link_once_is_asked_again(kind: str, is_lost: bool) -> None:
+    """No link on the last page is how many end, so that one is believed that says so twice."""
+    asked_before = set[str]()
+
+    def forgetful(asked: Asked) -> Answer:
+        number = asked.query.get("p", "1")
+        rows = ROWS[int(number) * 2 - 2 : int(number) * 2]
+        link = f"/feed.json?p={int(number) + 1}"
+        is_there = number != "4" and (number != "2" or not is_lost or number in asked_before)
+        asked_before.add(number)
+        if not is_there:
+            return answer(rows)
+        return answer(rows, {"Link": f"<{link}>; rel=next"}, next=link)
+
+    async with FeedServer(play=forgetful) as feed:
+        assert await ids_of(feed, paging={"kind": kind}) == IDS
+
+
+async def test_page_that_lost_its_envelope_is_not_the_last() -> None:
+    """Where no field is left of what stood around each list before."""
+
+    def cut_off(asked: Asked) -> Answer:
+        if "p" in asked.query:
+            return answer(ROWS[3:5])
+        return answer(ROWS[:3], next="/feed.json?p=2", version=2, took=3)
+
+    async with FeedServer(play=cut_off) as feed:
+        assert "has no 'took' nor 'version'" in await refused(feed, paging={"kind": "next"})
+
+
+async def test_flag_that_the_last_page_leaves_out_is_only_declared() -> None:
+    """Some leave out what is false; whether that was so is not known."""
+
+    def omitting(asked: Asked) -> Answer:
+        number = int(asked.query.get("cursor", 0))
+        rows = ROWS[number : number + 3]
+        more = {"more": True, "next_cursor": str(number + 3)} if number + 3 < len(ROWS) else {}
+        return answer(rows, **more)
+
+    async with FeedServer(play=omitting) as feed:
+        pages = await pages_of(feed, paging={"kind": "cursor", "more": "more"})
 
     assert [each.record_id for page in pages for each in page.records] == IDS
-    assert pages[-1].completeness == completeness
+    assert pages[-1].completeness == "declared"
 
 
 @pytest.mark.parametrize("kind", ["next", "cursor", "link"])

@@ -17,14 +17,17 @@ from ladon_storage.collection.sources.evidence import (
     declared_total,
     flags,
     is_over,
+    is_sign,
     linked,
     misses_front,
+    next_in,
     number_in,
     promise,
     promised_at,
     stated_pages,
     usual_total,
 )
+from ladon_storage.collection.sources.http import OK, HttpAnswer
 from ladon_storage.collection.sources.items import value_at
 from ladon_storage.collection.sources.listing import Api, ListPage, MovedError, Tally
 from ladon_storage.collection.sources.paging import (
@@ -58,24 +61,31 @@ class Ending:
         self._latest: Total | None = None
         self._earliest: Total | None = None
         self._pages = self._latest_pages = 0
+        self._last: HttpAnswer | None = None
+        self._around: set[str] | None = None
+        self._lost: list[str] = []
         self._asked = 0
         self._largest = 0
         self._led: str | None = None
+        self._flagged = self._flagged_before = False
         self.filled = 0
         self.led_on = False
 
     def note(self, page: ListPage) -> None:
         """Add a page that is read, also one without an item."""
         self._asked += 1
+        self._note_envelope(page)
         if not page.keys:
             return
         if not self.filled:
             self._check_front(page)
         self.filled += 1
         self._largest = max(self._largest, page.got.count)
+        self._last = page.got.answer
         self._heed(page)
         is_led = not isinstance(self._paging, NextLink | Cursor | LinkHeader)
-        self._led = self._promise(page, heeds_next=is_led) if page.keys else self._led
+        self._led = self._promise(page, heeds_next=is_led)
+        self._flagged_before, self._flagged = self._flagged, self._says_more(page) is True
 
     def _check_front(self, page: ListPage) -> None:
         got = page.got
@@ -237,6 +247,68 @@ class Ending:
             return problem
         return None
 
+    def _says_more(self, page: ListPage) -> bool | None:
+        """Return what a page says by a flag about whether there are more."""
+        got, more = page.got, getattr(self._paging, "more", "")
+        if more and (told := promised_at(got.document, more)) is not None:
+            return told
+        if self._promise(page, heeds_next=False) is not None:
+            return True
+        return False if is_over(got.answer, got.document, got.items, self._api.records) else None
+
+    def breaks_off(self, page: ListPage, position: int) -> str | None:
+        """Return what an end takes back in silence, as an error puts it.
+
+        A list that has no next link may be the last by links, with records or without; one that
+        lacks the flag of more behind a page that had it is none, nor is an answer without a list,
+        or without all that stood around each list before it.
+        """
+        got, paging = page.got, self._paging
+        if not self.filled or paging.only_declared or self.is_proven(page, position):
+            return None
+        if got.document is None and got.answer.status not in OK:
+            return None  # by a status that was declared
+        is_led = self._has_cursor and not self.goes_by_items and not page.step.is_once
+        if is_led and self.led_on and got.document is None:
+            return "leads to a page that has no content, not even an empty list"
+        led = self._led
+        is_last = page.keys and self.lacks_sign(page, position)
+        if self._lost and (is_last or (not page.keys and (led or (is_led and self.led_on)))):
+            return f"has no {' nor '.join(map(repr, self._lost))} on its last page, as before"
+        if not self._is_silent(page) or led is None:
+            return None
+        is_linked = self._last is not None and next_in(self._last.headers.getall("Link", []))
+        if self._flagged or got.document is None or (is_linked and not self._has_cursor):
+            return f"{led}, and then has no records, and nothing that says that it ends"
+        return None
+
+    def _note_envelope(self, page: ListPage) -> None:
+        """Remember what stands around each list, and whether all of it is lost."""
+        document, paging = page.got.document, self._paging
+        if not isinstance(document, dict) or not self._api.records:
+            return
+        path = paging.path if isinstance(paging, NextLink | Cursor) else ""
+        known = {each.partition(".")[0] for each in (self._api.records, path)}
+        around = {key for key in document if key not in known and not is_sign(key)}
+        self._lost = sorted(self._around or ()) if not (self._around or set()) & around else []
+        if page.keys:
+            self._around = around if self._around is None else self._around & around
+
+    def _is_silent(self, page: ListPage) -> bool:
+        got = page.got
+        return not page.keys and not flags(got.answer, got.document, got.items, self._api.records)
+
+    def lacks_sign(self, page: ListPage, position: int) -> bool:
+        """Tell whether a last page has no place for what led on from each page before it."""
+        paging = self._paging
+        if not (page.keys and self.led_on) or page.step.is_once or self.goes_by_items:
+            return False
+        if paging.only_declared or self.is_proven(page, position):
+            return False
+        if isinstance(paging, NextLink | Cursor):
+            return not _has(page.got.document, paging.path) and self._says_more(page) is None
+        return isinstance(paging, LinkHeader) and "Link" not in page.got.answer.headers
+
     @property
     def _has_cursor(self) -> bool:
         return isinstance(self._paging, NextLink | Cursor | LinkHeader)
@@ -292,11 +364,10 @@ class Ending:
             return "whole document"
         if self.total is not None and self.total <= self._came(position):
             return "total" if self._tally.is_exact else "declared"
-        got = page.got
-        is_silent = not page.keys and not flags(
-            got.answer, got.document, got.items, self._api.records
-        )
-        return "declared" if is_silent and self._led is not None else "last page"
+        if page.keys:  # some leave a flag out that says no
+            is_left_out = self._flagged_before and self._says_more(page) is None
+            return "declared" if is_left_out else "last page"
+        return "declared" if self._is_silent(page) and self._led is not None else "last page"
 
 
 def _step(paging: Paging) -> str:

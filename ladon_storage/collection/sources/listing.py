@@ -115,6 +115,13 @@ class ListPage:
         """What tells its items, whatever their version."""
         return [key.partition(KEY_END)[0] for key in self.keys]
 
+    @property
+    def begins_where_asked(self) -> bool:
+        """Tell whether its first id is the place it was asked for by, so that it did not shift."""
+        place = str(self.step.number)
+        values = map(str, (*self.step.query.values(), *self.step.body.values()))
+        return bool(self.keys) and self.ids[0] == place and place in values
+
     def without(self, known: Iterable[str]) -> Got:
         """Return it without the items that are known."""
         known = frozenset(known)

@@ -24,6 +24,7 @@ from ladon_storage.collection.records import Completeness
 from ladon_storage.collection.sources.endings import Ending
 from ladon_storage.collection.sources.listing import Api, ListPage, MovedError, Tally
 from ladon_storage.collection.sources.paging import (
+    Cursor,
     Got,
     LinkHeader,
     NextLink,
@@ -138,12 +139,15 @@ class Walk:
         before: ListPage | None = None
         fresh: Got | None = page.got
         position, is_counted, checked = page.got.count, False, None
-        while (following := self._following(page, position)) is not None:
+        while True:
+            page, following = await self._led_from(page, position)
+            if following is None:
+                break
             if fresh is not None:
                 yield fresh
                 fresh = None
             coming = await self._get(following)
-            if following.is_counted and page.keys:
+            if following.is_counted and page.keys and not self._is_in_place(coming):
                 is_counted = True
                 checked = page.step
                 again = await self._get(page.step)
@@ -177,6 +181,16 @@ class Walk:
         if problem is not None:
             raise problem
 
+    async def _led_from(self, page: ListPage, position: int) -> tuple[ListPage, Step | None]:
+        """Return how the next page is asked for, and the page that says so."""
+        following = self._following(page, position)
+        if following is None and self._end.lacks_sign(page, position):
+            again = await self._get(page.step)
+            if again.keys != page.keys:
+                raise MovedError
+            page, following = again, self._following(again, position)
+        return page, following
+
     def _following(self, page: ListPage, position: int) -> Step | None:
         """Return how the next page is asked for; ``None`` at the end."""
         paging, problem = self._paging, ""
@@ -204,6 +218,10 @@ class Walk:
                 raise self._api.error("leads to a page that was read already, and would never end")
             return None
         return step
+
+    def _is_in_place(self, coming: ListPage) -> bool:
+        """Tell whether a page is known to follow, as its cursor is the id of its first item."""
+        return isinstance(self._paging, Cursor) and coming.begins_where_asked
 
     def _note_shift(self, page: ListPage, again: ListPage) -> bool:
         """Return whether a page shifted that was asked for again, and is gone on from.
@@ -503,9 +521,11 @@ class Walk:
             problem = end.contradiction(page, position, has_moved=has_moved)
         if problem is not None:
             return self._api.error(problem)
-        doubt = end.may_have_skipped()
+        doubt, silent = end.may_have_skipped(), end.breaks_off(page, position)
         before, self._before = self._before, self._sequence
-        if doubt is not None and before != self._sequence:
-            raise MovedError(doubt)
+        if (doubt or silent) and before != self._sequence:
+            raise MovedError(silent or doubt)
+        if silent is not None:
+            return self._api.error(silent)
         self.total, self.completeness = end.total, end.completeness(page, position)
         return None
