@@ -585,8 +585,8 @@ async def test_flag_that_the_last_page_leaves_out_is_only_declared() -> None:
     def omitting(asked: Asked) -> Answer:
         number = int(asked.query.get("cursor", 0))
         rows = ROWS[number : number + 3]
-        more = {"more": True, "next_cursor": str(number + 3)} if number + 3 < len(ROWS) else {}
-        return answer(rows, **more)
+        is_last = number + 3 >= len(ROWS)
+        return answer(rows) if is_last else answer(rows, more=True, next_cursor=str(number + 3))
 
     async with FeedServer(play=omitting) as feed:
         pages = await pages_of(feed, paging={"kind": "cursor", "more": "more"})
@@ -658,11 +658,224 @@ async def test_declared_total_that_is_nowhere_fails(kind: str) -> None:
     assert "says no total at 'meta.total'" in message
 
 
+@pytest.mark.parametrize("kind", ["none", "page", "offset", "next"])
+@pytest.mark.parametrize(
+    ("sign", "is_other"),
+    [({"total": 99}, True), ({"info": {"count": 99, "pages": 40}}, True), ({"count": 99}, False)],
+)
+async def test_total_of_all_times_is_not_that_of_a_range(
+    kind: str, sign: dict[str, Any], is_other: bool
+) -> None:
+    """A total is that of the list unless a range in which nothing is has the same one."""
+
+    def ranged(asked: Asked) -> Answer:
+        is_ahead = asked.query["since"] > "2025"
+        rows = [] if is_ahead else ROWS if kind in ("none", "next") else cut(asked, 3)
+        told = sign if is_other or not is_ahead else {"count": 0}
+        return answer(rows, next=None, **told)
+
+    paging = {"kind": kind}
+    async with FeedServer(play=ranged) as feed:
+        source = api(feed, paging=paging, since={"parameter": "since"})
+        if is_other:
+            pages = [page async for page in source.pages(at(0), None)]
+            assert [each.record_id for page in pages for each in page.records] == IDS
+            assert pages[-1].completeness in ("last page", "whole document")
+        else:
+            with pytest.raises(SourceError, match="at 'count' that there are 99 items, and gives"):
+                _ = [page async for page in source.pages(at(0), None)]
+        declared = api(
+            feed, paging={**paging, "total": next(iter(sign))}, since={"parameter": "since"}
+        )
+        with pytest.raises(SourceError, match=r"there are 99 items|says no total"):
+            _ = [page async for page in declared.pages(at(0), None)]
+
+
+async def test_total_is_that_of_the_list_where_the_range_is_not_heeded() -> None:
+    """An API that answers the same for each range leaves out what its total counts."""
+    async with FeedServer(play=lambda asked: answer(cut(asked, 3), total=99)) as feed:
+        source = api(feed, paging={"kind": "page"}, since={"parameter": "since"})
+        with pytest.raises(SourceError, match="there are 99 items, and gives 7"):
+            _ = [page async for page in source.pages(at(0), None)]
+
+
 @pytest.mark.parametrize("sign", [{"first": False}, {"hasPreviousPage": True}])
 async def test_first_page_that_is_not_the_first_fails(sign: dict[str, Any]) -> None:
     """Pages that count from 0, asked for from 1 on, lack the first one."""
     async with FeedServer(play=lambda asked: answer(cut(asked, 3), **sign)) as feed:
         assert "is not its first" in await refused(feed, paging={"kind": "page"})
+
+
+@pytest.mark.parametrize("rows", [ROWS, ROWS[:2]])
+async def test_list_that_counts_from_zero_is_not_read_from_one(rows: list[Any]) -> None:
+    """Its first page would be missed, which may be all there is; the one before is asked once."""
+
+    def zero_based(asked: Asked) -> Answer:
+        first = int(asked.query["page"]) * 3
+        return answer(rows[first : first + 3])
+
+    async with FeedServer(play=zero_based) as feed:
+        message = await refused(feed, paging={"kind": "page"})
+        whole = await ids_of(feed, paging={"kind": "page", "first_number": 0})
+
+    assert "has records on page 0 that are on no page from 1 on" in message
+    assert whole == IDS[: len(rows)]
+
+
+@pytest.mark.parametrize(
+    "zero",
+    [
+        answer(ROWS[:3]),
+        answer(ROWS[6:]),
+        answer(ROWS),
+        answer([]),
+        answer([], error="no such page"),
+        Answer(b"", 204),
+        Answer(b"no", 400),
+        Answer(b"no", 404),
+        Answer(b"no", 500),
+        Answer(b"<html>"),
+    ],
+)
+async def test_page_before_the_first_that_has_nothing_else_is_no_evidence(zero: Answer) -> None:
+    """A page 0 that is the first one, the last one, all or an error is asked for once."""
+    async with FeedServer(
+        play=lambda asked: zero if asked.query["page"] == "0" else answer(cut(asked, 3))
+    ) as feed:
+        pages = await pages_of(feed, paging={"kind": "page"})
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert pages[-1].completeness == "last page"
+    assert [each.query["page"] for each in feed.asks].count("0") == 1
+
+
+@pytest.mark.parametrize("fields", [{"stable": True}, {"only_declared": True}, {"total": "total"}])
+async def test_page_before_the_first_is_not_asked_where_the_end_is_known(
+    fields: dict[str, Any],
+) -> None:
+    """A total proves all of it; a declaration is believed."""
+    async with FeedServer(play=lambda asked: answer(cut(asked, 3), total=7)) as feed:
+        assert await ids_of(feed, paging={"kind": "page", **fields}) == IDS
+
+    assert "0" not in [each.query["page"] for each in feed.asks]
+
+
+@pytest.mark.parametrize(
+    ("zero", "rows", "is_read"), [(1, ROWS, True), (1, ROWS[:2], True), (9, ROWS, False)]
+)
+async def test_list_that_counts_from_one_may_be_read_from_zero(
+    zero: int, rows: list[Any], is_read: bool
+) -> None:
+    """A page 0 that is page 1 costs a request; one that is empty is not taken for the end."""
+
+    def one_based(asked: Asked) -> Answer:
+        number = int(asked.query["page"]) or zero
+        return answer(rows[number * 3 - 3 : number * 3])
+
+    async with FeedServer(play=one_based) as feed:
+        paging = {"kind": "page", "first_number": 0}
+        if is_read:
+            assert await ids_of(feed, paging=paging) == IDS[: len(rows)]
+        else:
+            assert "has records on page 1" in await refused(feed, paging=paging)
+
+
+@pytest.mark.parametrize("is_turned", [False, True])
+async def test_page_that_comes_twice_is_only_the_last_where_none_is_behind_it(
+    is_turned: bool,
+) -> None:
+    """The last page may come again in another order; a page in the middle that does is none."""
+    numbers = [1, 2, 2, 3]
+
+    def repeating(asked: Asked) -> Answer:
+        number = int(asked.query["page"])
+        rows = ROWS[(min(number, 3) - 1) * 3 :][:3]
+        if not is_turned:
+            rows = ROWS[numbers[number - 1] * 3 - 3 :][:3] if number < 5 else []
+        return answer(rows[:: -1 if number > 3 else 1])
+
+    async with FeedServer(play=repeating) as feed:
+        if is_turned:
+            assert await ids_of(feed, paging={"kind": "page"}) == IDS
+        else:
+            message = await refused(feed, paging={"kind": "page"})
+            assert "answers one page twice, and another one behind it" in message
+
+
+@pytest.mark.parametrize("status", [400, 404, 410, 416, 422])
+@pytest.mark.parametrize(
+    ("sign", "headers"), [({"total": 7}, {}), ({"pages": 3}, {}), ({}, {"X-WP-Total": "7"})]
+)
+async def test_refusal_behind_all_that_was_stated_is_an_end(
+    status: int, sign: dict[str, Any], headers: dict[str, str]
+) -> None:
+    """Whatever the status: a total, or a number of pages, is met. Before that it is none."""
+
+    def beyond(asked: Asked) -> Answer:
+        rows = cut(asked, 3) if int(asked.query["page"]) <= last else []
+        return answer(rows, headers, **sign) if rows else Answer(b"no", status)
+
+    last = 9
+    async with FeedServer(play=beyond) as feed:
+        assert await ids_of(feed, paging={"kind": "page"}) == IDS
+        last = 2
+        await refused(feed, paging={"kind": "page"})
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "is_end"),
+    [
+        (400, b'{"code": "rest_post_invalid_page_number", "data": {"status": 400}}', True),
+        (416, b"", True),
+        (400, b'{"code": "rest_forbidden"}', False),
+        (400, b"[]", False),
+        (422, b"", False),
+    ],
+)
+async def test_refusal_that_says_what_it_means_is_an_end(
+    status: int, body: bytes, is_end: bool
+) -> None:
+    """As WordPress does, and HTTP itself by 416; any other names the setting."""
+    async with FeedServer(
+        play=lambda asked: answer(rows) if (rows := cut(asked, 3)) else Answer(body, status)
+    ) as feed:
+        if is_end:
+            assert await ids_of(feed, paging={"kind": "page"}) == IDS
+        else:
+            message = await refused(feed, paging={"kind": "page"})
+            assert f"answered {status}" in message
+            assert "in end_status" in message
+
+
+@pytest.mark.parametrize(("wrong", "asked"), [("", 4), ("1", 5), ("2", 5)])
+async def test_flag_of_no_more_on_a_page_that_is_full_is_tried(wrong: str, asked: int) -> None:
+    """Its link may be for the next time, and leads to nothing new then."""
+
+    def flagged(asked: Asked) -> Answer:
+        number = int(asked.query.get("p", 1))
+        rows = ROWS[:6][number * 2 - 2 : number * 2]
+        more = number < 3 and str(number) != wrong
+        return answer(rows, has_more=more, next_cursor=str(number + 1))
+
+    async with FeedServer(play=flagged) as feed:
+        paging = {"kind": "cursor", "parameter": "p", "more": "has_more", "stable": True}
+        assert await ids_of(feed, paging=paging) == IDS[:6]
+    assert len(feed.requests) == asked
+
+
+async def test_credentials_in_a_next_link_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would stand beside the source's own key."""
+    monkeypatch.setenv("FEED_KEY", "s3cret")
+
+    def linked(asked: Asked) -> Answer:
+        if "p" in asked.query:
+            return answer(ROWS[4:], next=None)
+        host = feed.url.removeprefix("http://")
+        return answer(ROWS[:4], next=f"http://user:word@{host}?p=2")
+
+    async with FeedServer(play=linked) as feed:
+        assert await ids_of(feed, key="FEED_KEY", paging={"kind": "next"}) == IDS
+    assert {each.headers["Authorization"] for each in feed.asks} == {"s3cret"}
 
 
 @pytest.mark.parametrize("kind", ["page", "offset"])

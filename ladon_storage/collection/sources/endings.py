@@ -64,6 +64,8 @@ class Ending:
         self._last: HttpAnswer | None = None
         self._around: set[str] | None = None
         self._lost: list[str] = []
+        self._counts_others = False
+        """Whether the total is that of another list, such as of all times."""
         self._asked = 0
         self._largest = 0
         self._led: str | None = None
@@ -115,13 +117,13 @@ class Ending:
             if total is None and page.keys and getattr(paging, "end", "") == "total":
                 raise self._api.error(f"says no total at {paging.total!r}")
             return total
-        if paging.only_declared:
+        if paging.only_declared or self._counts_others:
             return None
         return usual_total(got.answer, got.document, got.items, self._api.records)
 
     def _stated_pages(self, page: ListPage) -> int:
         # The pages of an offset overlap, and may be of another size than was asked for.
-        if self._paging.only_declared or isinstance(self._paging, Offsets):
+        if self._paging.only_declared or isinstance(self._paging, Offsets) or self._counts_others:
             return 0
         got, paging, last = page.got, self._paging, 0
         if isinstance(paging, PageNumbers):
@@ -157,6 +159,14 @@ class Ending:
             return False
         asked = getattr(self._paging, "asked", None)
         return total.is_sure or (asked is not None and page.got.count > asked)
+
+    @property
+    def is_met(self) -> bool:
+        """Whether all came that the pages state, so that a refusal of the next one is an end."""
+        total, tally = self._most, self._tally
+        if total is not None:
+            return total.is_sure and tally.is_exact and total.count == tally.versions
+        return 0 < self._pages == self.filled
 
     def is_over(self, page: ListPage, position: int) -> bool:
         """Tell whether a page without an item is the end, wherever it leads."""
@@ -312,6 +322,23 @@ class Ending:
     @property
     def _has_cursor(self) -> bool:
         return isinstance(self._paging, NextLink | Cursor | LinkHeader)
+
+    def is_short(self, position: int) -> bool:
+        """Tell whether fewer came than a total or a number of pages says that was not declared."""
+        total, pages = self._most, max(self._asked if self._has_cursor else self.filled, 1)
+        is_short = total is not None and total.count > self._came(position)
+        return not self._paging.total and (is_short or self._pages > pages)
+
+    def disregard(self, nothing: ListPage) -> None:
+        """Believe no number that an empty page of another range states as well."""
+        total, most = self._stated(nothing), self._most
+        count = most.count if most is not None else None
+        stated = total.count if total is not None else None
+        if nothing.keys or (stated, self._stated_pages(nothing)) != (count, self._pages):
+            return
+        self._most = self._latest = self._earliest = None
+        self._pages = self._latest_pages = 0
+        self._counts_others = True
 
     def has_shrunk_to(self, first: ListPage) -> bool:
         """Tell whether the first page, asked for again, states what the last one does."""

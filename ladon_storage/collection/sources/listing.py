@@ -35,6 +35,10 @@ class Api(Protocol):
         """Return a page; one with a status of ``accept``, or an empty body, has no items."""
         ...
 
+    async def nothing(self, step: Step) -> Got | None:
+        """Return a page of a range that has nothing yet; ``None`` where no range was asked."""
+        ...
+
     async def keys(self, items: Any) -> list[str]:
         """Return what tells each item at its version from others: its id, `KEY_END`, its times."""
         ...
@@ -90,6 +94,10 @@ class Tally:
                 self._versions[record] = version
             else:
                 self.is_exact = False
+
+    def has(self, key: str) -> bool:
+        """Tell whether a record came, at any version, as far as ids are held."""
+        return hash(key.partition(KEY_END)[0]) in self._versions
 
     @property
     def records(self) -> int:

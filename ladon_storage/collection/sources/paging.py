@@ -186,13 +186,14 @@ class PageNumbers(_Counted):
 
     def first(self) -> Step:
         """Return the first page."""
-        return self._numbered(self.first_number)
+        return self.numbered(self.first_number)
 
     def after(self, step: Step, got: Got) -> Step | None:
         """Return the page after ``step``; ``None`` after an empty one."""
-        return self._numbered(step.number + 1) if got.count else None
+        return self.numbered(step.number + 1) if got.count else None
 
-    def _numbered(self, number: int) -> Step:
+    def numbered(self, number: int) -> Step:
+        """Return the page of a number."""
         values = {self.parameter: number}
         if self.size_parameter and self.size:
             values[self.size_parameter] = self.size

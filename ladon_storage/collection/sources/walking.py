@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -53,20 +53,30 @@ KNOWN_KEYS = 100_000
 
 SMALLEST_PAGE = 100
 
+_BEYOND = 416
+"""What HTTP itself calls a range that lies beyond the end."""
+
+_DENIALS = frozenset({400, 404, 410, 422})
+"""What APIs answer beyond the end, and to any request that is wrong."""
+
+_ERRORS = range(400, 600)
+
 
 class Walk:
     """One walk through a list.
 
     Args:
         api: The source.
+        is_known: Whether the number of its first page is known, and not only declared.
 
     Attributes:
         completeness: How the end was known; ``None`` before it.
         total: How many items the API states.
     """
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, *, is_known: bool = False) -> None:
         self._api = api
+        self._is_known = is_known
         self._paging = api.paging
         self._limit = self._paging.limit if isinstance(self._paging, Offsets) else 0
         self._overlaps = isinstance(self._paging, Offsets) and not self._paging.stable
@@ -140,7 +150,18 @@ class Walk:
         fresh: Got | None = page.got
         position, is_counted, checked = page.got.count, False, None
         while True:
-            page, following = await self._led_from(page, position)
+            following = self._following(page, position)
+            if following is None and self._is_doubtful(page, position, is_counted=is_counted):
+                again = await self._get(page.step)
+                if again.keys != page.keys:
+                    if (changed := again.without(page.keys)).count:
+                        self._tally.add(again.keys)
+                        yield changed
+                    self._note_shift(page, again)
+                    position += again.got.count - page.got.count
+                page, is_counted = again, is_counted or again.step.is_counted
+                following = self._following(page, position)
+            following = following or await self._denied(page, position)
             if following is None:
                 break
             if fresh is not None:
@@ -161,9 +182,11 @@ class Walk:
                         page = again
                         continue
                     checked = None
+            if self._counts_from_one(page, coming, first):
+                page = coming
+                continue
             if self._is_repeated(page, coming, before, following, position):
-                if following.is_counted and (await self._get(following)).keys != coming.keys:
-                    raise MovedError
+                await self._check_repeated(page, coming, position)
                 page = coming
                 break
             before, page = page, self._taken(coming)
@@ -181,15 +204,31 @@ class Walk:
         if problem is not None:
             raise problem
 
-    async def _led_from(self, page: ListPage, position: int) -> tuple[ListPage, Step | None]:
-        """Return how the next page is asked for, and the page that says so."""
-        following = self._following(page, position)
-        if following is None and self._end.lacks_sign(page, position):
-            again = await self._get(page.step)
-            if again.keys != page.keys:
-                raise MovedError
-            page, following = again, self._following(again, position)
-        return page, following
+    def _is_doubtful(self, page: ListPage, position: int, *, is_counted: bool) -> bool:
+        """Tell whether the last page of a chain is asked again before it is believed."""
+        if not page.keys or self._end.is_proven(page, position):
+            return False
+        return is_counted or self._end.lacks_sign(page, position)
+
+    async def _denied(self, page: ListPage, position: int) -> Step | None:
+        """Return where a page leads that says by its declared flag that there are no more.
+
+        Such a link may be for the next time. One from a page that is full is tried.
+        """
+        paging = self._paging
+        if not isinstance(paging, NextLink | Cursor) or not paging.more or page.step.is_once:
+            return None
+        is_full = page.keys and page.got.count >= self._largest
+        if paging.only_declared or not is_full or self._end.is_proven(page, position):
+            return None
+        try:
+            step = paging.model_copy(update={"more": ""}).after(page.step, page.got)
+        except ValueError:
+            return None
+        if step is None or step.place in self._asked:
+            return None
+        there = await self._asked_beside(step)
+        return None if all(map(self._tally.has, there)) else step
 
     def _following(self, page: ListPage, position: int) -> Step | None:
         """Return how the next page is asked for; ``None`` at the end."""
@@ -272,9 +311,31 @@ class Walk:
         if self._is_pushed:
             raise MovedError
         has_turned = before is not None and not {*before.keys} & {*page.keys}
-        is_last = coming.keys == page.keys and has_turned
+        is_last = sorted(coming.keys) == sorted(page.keys) and has_turned
         self._refuse_the_same(paging, page, position, is_last=is_last)
         return True
+
+    def _counts_from_one(self, page: ListPage, coming: ListPage, first: ListPage) -> bool:
+        """Tell whether page 0 may be page 1 by another number, which the next page shows."""
+        paging = self._paging
+        is_first = isinstance(paging, PageNumbers) and page is first and not paging.first_number
+        return is_first and bool(page.keys) and coming.keys == page.keys
+
+    async def _check_repeated(self, page: ListPage, coming: ListPage, position: int) -> None:
+        """Ask for what is behind a page that came twice.
+
+        Raises:
+            MovedError: It is another page, or none that comes the same again.
+        """
+        if not coming.step.is_counted or not coming.keys:
+            return
+        if {*(await self._get(coming.step)).keys} != {*coming.keys}:
+            raise MovedError
+        step = self._paging.after(coming.step, coming.got)
+        if not isinstance(self._paging, PageNumbers) or self._end.is_proven(page, position):
+            return
+        if step is not None and {*(await self._get(step)).keys} - {*page.keys}:
+            raise MovedError("answers one page twice, and another one behind it")
 
     def _refuse_the_same(
         self,
@@ -392,21 +453,20 @@ class Walk:
         while True:
             if isinstance(paging, Offsets) and step.size > max(self._limit, 2):
                 step = paging.skipping(step.number, self._limit)
-            accept = set[int]()
+            ends = set[int]()
             if self._end.filled and isinstance(paging, PageNumbers | Offsets):
-                accept.update(paging.end_status)
-                accept.update({404} if isinstance(paging, PageNumbers) else ())
+                ends.update(paging.end_status, (_BEYOND,), _DENIALS)
             smaller = set[int]()
             if isinstance(paging, Offsets) and self._limit > SMALLEST_PAGE:
-                smaller.update(paging.too_large)
+                smaller = {*paging.too_large} - {*paging.end_status}
             got = await self._api.page(
-                step, accept=accept | smaller, may_be_empty=self._end.filled > 0
+                step, accept=ends | smaller, may_be_empty=self._end.filled > 0
             )
             status = got.answer.status
-            if isinstance(paging, Offsets) and status in smaller and status not in accept:
+            if status in smaller:
                 self._limit = max(self._limit // 2, SMALLEST_PAGE)
                 continue
-            if status == 404 and not self._means_the_end(got):
+            if status in _DENIALS and not self._means_the_end(got):
                 raise self._api.refusal(got)
             keys = tuple(await self._api.keys(got.items))
             if step.is_counted and len(keys) != got.count:
@@ -417,13 +477,22 @@ class Walk:
             return ListPage(step, got, keys)
 
     def _means_the_end(self, got: Got) -> bool:
-        """Tell whether a 404 says that a page lies beyond the end, as Django's says by itself."""
-        if 404 in getattr(self._paging, "end_status", ()):
+        """Tell whether a refusal says that a page lies beyond the end.
+
+        It does where that was declared, where all came that the pages state, and where it is what
+        Django REST framework or WordPress say then.
+        """
+        status = got.answer.status
+        if status in getattr(self._paging, "end_status", ()) or self._end.is_met:
             return True
         try:
-            return bool(json.loads(got.answer.body) == {"detail": "Invalid page."})
+            document = json.loads(got.answer.body)
         except ValueError:
             return False
+        if status == 400:
+            code = document.get("code") if isinstance(document, dict) else None
+            return code == "rest_post_invalid_page_number"
+        return status == 404 and bool(document == {"detail": "Invalid page."})
 
     def _taken(self, page: ListPage) -> ListPage:
         """Return a page that was added to what is read of the list.
@@ -448,7 +517,7 @@ class Walk:
         digest = hash(page.keys)
         if digest in self._digests:
             if page.step.is_counted:
-                raise MovedError
+                raise MovedError("gives a page that was read already")
             raise self._api.error("leads to a page that was read already, and would never end")
         self._digests.add(digest)
         self._largest = max(self._largest, page.got.count)
@@ -512,6 +581,8 @@ class Walk:
             MovedError: The list may have moved.
         """
         end, has_moved = self._end, self._repairs > 0
+        if end.is_short(position) and (nothing := await self._nothing(first)) is not None:
+            end.disregard(nothing)
         try:
             problem = end.contradiction(page, position, has_moved=has_moved)
         except MovedError:
@@ -527,5 +598,43 @@ class Walk:
             raise MovedError(silent or doubt)
         if silent is not None:
             return self._api.error(silent)
-        self.total, self.completeness = end.total, end.completeness(page, position)
+        completeness = end.completeness(page, position)
+        missed = None if completeness in ("total", "declared") else await self._missed(first)
+        if missed is not None:
+            return self._api.error(missed)
+        self.total, self.completeness = end.total, completeness
         return None
+
+    async def _missed(self, first: ListPage) -> str | None:
+        """Return on which page before the first one, or behind an empty one, there are others."""
+        paging = self._paging
+        if not isinstance(paging, PageNumbers) or self._is_known:
+            return None
+        number = paging.first_number
+        beside = [number - 1] if number else [] if first.keys else [number + 1]
+        for each in beside:
+            there = await self._asked_beside(paging.numbered(each))
+            if not there or any(map(self._tally.has, there)):
+                continue
+            if (await self._get(first.step)).keys != first.keys:
+                raise MovedError
+            return f"has records on page {each} that are on no page from {number} on, the first one"
+        return None
+
+    async def _nothing(self, first: ListPage) -> ListPage | None:
+        """Return the first page of a range without records, where a range was asked."""
+        try:
+            got = await self._api.nothing(first.step)
+            return (
+                None if got is None else ListPage(first.step, got, await self._api.keys(got.items))
+            )
+        except SourceError:
+            return None
+
+    async def _asked_beside(self, step: Step) -> Sequence[str]:
+        """Return what is on a page that may not exist; where it is refused, nothing."""
+        try:
+            got = await self._api.page(step, accept=_ERRORS, may_be_empty=True)
+            return await self._api.keys(got.items)
+        except SourceError:
+            return []
