@@ -777,7 +777,9 @@ async def test_list_that_counts_from_one_may_be_read_from_zero(
         if is_read:
             assert await ids_of(feed, paging=paging) == IDS[: len(rows)]
         else:
-            assert "has records on page 1" in await refused(feed, paging=paging)
+            assert "has records on page 1, and none on the one before" in await refused(
+                feed, paging=paging
+            )
 
 
 @pytest.mark.parametrize("is_turned", [False, True])
@@ -888,7 +890,116 @@ async def test_same_page_again_that_leads_on_is_no_end(kind: str) -> None:
     assert "has a next page at 'next', and answers the same page again" in message
 
 
+@pytest.mark.parametrize("pages", [[ROWS[:3], [], ROWS[3:]], [[], ROWS]])
+async def test_empty_page_in_front_of_another_is_no_end(pages: list[list[Any]]) -> None:
+    """Where an empty page says nothing, the one behind it is looked at."""
+
+    def filtered(asked: Asked) -> Answer:
+        number = int(asked.query["page"])
+        return answer(pages[number - 1] if 0 < number <= len(pages) else [])
+
+    async with FeedServer(play=filtered) as feed:
+        assert "and none on the one before" in await refused(feed, paging={"kind": "page"})
+
+
+@pytest.mark.parametrize("paging", [{"kind": "page", "size": 3}, {"kind": "offset", "limit": 3}])
+@pytest.mark.parametrize("is_stale", [False, True])
+async def test_total_that_counts_until_now_ends_nothing(
+    paging: dict[str, Any], is_stale: bool
+) -> None:
+    """Neither that of the items so far, nor one that is behind; more than it says prove nothing."""
+
+    def so_far(asked: Asked) -> Answer:
+        rows = cut(asked, 3)
+        first = int(asked.query.get("offset", (int(asked.query.get("page", 1)) - 1) * 3))
+        return answer(rows, total=6 if is_stale else first + len(rows))
+
+    async with FeedServer(play=so_far) as feed:
+        pages = await pages_of(feed, paging={**paging, "end": "total", "total": "total"})
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert pages[-1].completeness == ("last page" if is_stale else "total")
+
+
+@pytest.mark.parametrize("total", [{}, {"totalResults": 7}])
+async def test_offsets_that_count_from_one_are_read_once(total: dict[str, Any]) -> None:
+    """As those of SCIM do, for which 0 is 1; nothing moved there."""
+
+    def scim(asked: Asked) -> Answer:
+        first = max(int(asked.query["startIndex"]), 1) - 1
+        return answer(ROWS[first : first + int(asked.query["count"])], **total)
+
+    paging = {"parameter": "startIndex", "limit_parameter": "count", "limit": 3}
+    async with FeedServer(play=scim) as feed:
+        assert await ids_of(feed, paging={"kind": "offset", **paging}) == IDS
+
+
+@pytest.mark.parametrize(
+    "window", [lambda first: first >= 4, lambda first: first in (3, 6), lambda first: first > 0]
+)
+async def test_offsets_that_are_no_offsets_fail_soon(window: Callable[[int], bool]) -> None:
+    """What is not given again where it was is asked for a few times, and not a thousand."""
+
+    def odd(asked: Asked) -> Answer:
+        first = int(asked.query["offset"])
+        return answer([] if window(first) else ROWS[first : first + int(asked.query["limit"])])
+
+    async with FeedServer(play=odd) as feed:
+        await refused(feed, paging={"kind": "offset", "limit": 3})
+    assert len(feed.requests) < 150
+
+
+async def test_number_of_each_page_is_not_that_of_all() -> None:
+    """Where it is 6 on an empty sixth page, too, it counts what was asked for."""
+    async with FeedServer(
+        play=lambda asked: answer(cut(asked, 3), pages=int(asked.query["page"]))
+    ) as feed:
+        assert await ids_of(feed, paging={"kind": "page"}) == IDS
+
+
 # Pages that lead on.
+
+
+@pytest.mark.parametrize("end", ["0", 0, None, ""])
+async def test_cursor_that_leads_to_the_beginning_is_the_end(end: Any) -> None:
+    """As that of Redis does, and of old Twitter."""
+
+    def scan(asked: Asked) -> Answer:
+        number = int(asked.query.get("cursor", 0))
+        following = {0: "17", 17: "4", 4: end}[number]
+        first = [0, 17, 4].index(number) * 3
+        return answer(ROWS[first : first + 3], next_cursor=following)
+
+    async with FeedServer(play=scan) as feed:
+        pages = await pages_of(feed, paging={"kind": "cursor"})
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert pages[-1].completeness == "last page"
+
+
+async def test_cursor_of_an_item_may_be_zero() -> None:
+    """An item may well have a 0 where a cursor is."""
+    scored = [{**each, "score": number - 3} for number, each in enumerate(ROWS)]
+
+    def search(asked: Asked) -> Answer:
+        after = int(asked.query.get("after", -9))
+        return answer([each for each in scored if each["score"] > after][:2])
+
+    async with FeedServer(play=search) as feed:
+        paging = {"kind": "cursor", "path": "rows.-1.score", "parameter": "after"}
+        assert await ids_of(feed, paging=paging) == IDS
+
+
+async def test_link_of_another_document_is_not_followed() -> None:
+    """A Link with an anchor says what follows something else."""
+    link = '<http://other.invalid/>; rel="next"; anchor="#chapter2", </feed.json?p=2>; rel="next"'
+
+    def anchored(asked: Asked) -> Answer:
+        is_first = "p" not in asked.query
+        return answer(ROWS[:4] if is_first else ROWS[4:], {"Link": link} if is_first else {})
+
+    async with FeedServer(play=anchored) as feed:
+        assert await ids_of(feed, paging={"kind": "link"}) == IDS
 
 
 @pytest.mark.parametrize("name", ["isLast", "is_last", "last", "final", "end", "eof", "done"])

@@ -61,6 +61,8 @@ class Ending:
         self._latest: Total | None = None
         self._earliest: Total | None = None
         self._pages = self._latest_pages = 0
+        self._is_numbered = True
+        """Whether each page states its own number alone, which looks like that of all pages."""
         self._last: HttpAnswer | None = None
         self._around: set[str] | None = None
         self._lost: list[str] = []
@@ -69,7 +71,7 @@ class Ending:
         self._asked = 0
         self._largest = 0
         self._led: str | None = None
-        self._flagged = self._flagged_before = False
+        self._flagged = self._flagged_before = self._has_shrunk = False
         self.filled = 0
         self.led_on = False
 
@@ -106,6 +108,7 @@ class Ending:
             self._most = max(
                 self._most or stated, stated, key=lambda total: (total.count, total.is_sure)
             )
+        self._is_numbered &= pages in (0, self._asked)
         if pages:
             self._latest_pages = pages
             self._pages = max(self._pages, pages)
@@ -146,16 +149,18 @@ class Ending:
         total = self._most
         if total is None or not total.is_sure or total.count != position:
             return False
-        # What counts the items of its page alone looks like a total on a first page that is full.
+        # What counts the items of its page alone, or those until now, looks like a total on one
+        # that is full.
         is_full = paging.asked is None or page.got.count >= (limit or paging.asked)
-        if page.keys and self.filled == 1 and is_full:
+        is_certain = isinstance(paging, Offsets) and self.filled > 1 and total == self._earliest
+        if page.keys and is_full and not is_certain:
             return False
         return self.promised(page, position) is None
 
     def is_proven(self, page: ListPage, position: int) -> bool:
         """Tell whether a total says that all has come."""
         total = self._most
-        if total is None or total.count > self._came(position):
+        if total is None or total.count != self._came(position):
             return False
         asked = getattr(self._paging, "asked", None)
         return total.is_sure or (asked is not None and page.got.count > asked)
@@ -248,7 +253,7 @@ class Ending:
         if promised := self.promised(page, position):
             return f"{promised}, and the reading ends{_step(paging)}"
         came_pages = max(self._asked if self._has_cursor else self.filled, 1)
-        if self._pages > came_pages:
+        if self._pages > came_pages and not self._is_numbered:
             problem = (
                 f"says that there are {self._pages} pages, and gives {came_pages}{_step(paging)}"
             )
@@ -285,7 +290,7 @@ class Ending:
         is_last = page.keys and self.lacks_sign(page, position)
         if self._lost and (is_last or (not page.keys and (led or (is_led and self.led_on)))):
             return f"has no {' nor '.join(map(repr, self._lost))} on its last page, as before"
-        if not self._is_silent(page) or led is None:
+        if not self.is_silent(page) or led is None:
             return None
         is_linked = self._last is not None and next_in(self._last.headers.getall("Link", []))
         if self._flagged or got.document is None or (is_linked and not self._has_cursor):
@@ -304,7 +309,8 @@ class Ending:
         if page.keys:
             self._around = around if self._around is None else self._around & around
 
-    def _is_silent(self, page: ListPage) -> bool:
+    def is_silent(self, page: ListPage) -> bool:
+        """Tell whether an empty page says nothing by what could lead on or end a list."""
         got = page.got
         return not page.keys and not flags(got.answer, got.document, got.items, self._api.records)
 
@@ -348,6 +354,7 @@ class Ending:
             return False
         self._most = self._earliest = self._latest
         self._pages = self._latest_pages
+        self._has_shrunk = True
         return True
 
     def may_have_skipped(self) -> str | None:
@@ -389,12 +396,13 @@ class Ending:
             if self.total is None and self._api.is_round(position):
                 return "declared"
             return "whole document"
-        if self.total is not None and self.total <= self._came(position):
+        is_met = self.total == self._came(position) or self._has_shrunk
+        if self.total is not None and is_met:
             return "total" if self._tally.is_exact else "declared"
         if page.keys:  # some leave a flag out that says no
             is_left_out = self._flagged_before and self._says_more(page) is None
             return "declared" if is_left_out else "last page"
-        return "declared" if self._is_silent(page) and self._led is not None else "last page"
+        return "declared" if self.is_silent(page) and self._led is not None else "last page"
 
 
 def _step(paging: Paging) -> str:

@@ -245,6 +245,8 @@ def linked(headers: list[str], relation: str) -> str | None:
                 name.lower(): value.strip("\"'").lower()
                 for name, value in reversed(_PARAMETER.findall(parameters))
             }
+            if "anchor" in told:
+                continue  # it is of another document
             if relation in told.get("rel", "").split() and told.get("results") != "false":
                 return str(target)
     return None

@@ -257,10 +257,14 @@ def _followed(document: object, path: str, more: str) -> Any:
     Raises:
         ValueError: The page says that there are more, and not where.
     """
-    following = value_at(document, path)
+    following: Any = value_at(document, path)
     if isinstance(following, dict) and "href" in following and not following["href"]:
         following = None
-    following = None if following in ("", False, [], {}) else following
+    is_of_item = "-1" in path.split(".")
+    # Where a list begins, it does not go on; an item may well have a 0.
+    ends = ("",) if is_of_item else ("", "0", 0)
+    if following in ([], {}) or following is False or following in ends:
+        following = None
     promised = promised_at(document, more) if more else None
     if promised is False:
         return None

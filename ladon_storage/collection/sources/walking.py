@@ -22,6 +22,7 @@ from dataclasses import replace
 
 from ladon_storage.collection.records import Completeness
 from ladon_storage.collection.sources.endings import Ending
+from ladon_storage.collection.sources.http import OK
 from ladon_storage.collection.sources.listing import Api, ListPage, MovedError, Tally
 from ladon_storage.collection.sources.paging import (
     Cursor,
@@ -41,6 +42,9 @@ READINGS = 5
 
 REPAIRS = 1_000
 """How often a reading goes back a page and on from a record that it has."""
+
+FRUITLESS = 5
+"""How often a reading goes back a page and finds nothing new."""
 
 EMPTY_PAGES = 1_000
 """Pages without a record, one after another, after which a list with cursors does not end."""
@@ -83,6 +87,8 @@ class Walk:
         self.completeness: Completeness | None = None
         self.total: int | None = None
         self._sequence = 0
+        self._base = 0
+        """What is added to an offset, where the API counts its items from 1 on."""
         self._before: int | None = None
         """What the reading before this one was, where it was one to its end."""
         self._begin()
@@ -96,7 +102,7 @@ class Walk:
         self._sequence = 0
         self._largest = 0
         self._empty = 0
-        self._repairs = 0
+        self._repairs = self._fruitless = 0
         self._is_pushed = False
         """Whether something came in front of what was read."""
         self._is_drawn = False
@@ -433,6 +439,9 @@ class Walk:
             MovedError: More was removed in front of it than a page has.
         """
         coming = await self._get(paging.skipping(position - 1, max(self._limit, 2)))
+        if page.step.number == 0 and await self._is_from_one(paging, page, coming):
+            self._base = 1
+            coming = await self._get(paging.skipping(position - 1, max(self._limit, 2)))
         if coming.keys and coming.keys[0] in page.keys:
             pushed = len(page.keys) - 1 - page.keys.index(coming.keys[0])
             # A page that lacks what was filtered out of it is longer than it looks.
@@ -444,7 +453,17 @@ class Walk:
         coming = await self._get(paging.skipping(page.step.number, max(self._limit, 2)))
         if not coming.keys or coming.keys[0] not in page.keys:
             raise MovedError
+        self._fruitless += 1
+        if self._fruitless > FRUITLESS:
+            raise MovedError(f"does not give again what it gave, from {position - 1} on")
         return coming
+
+    async def _is_from_one(self, paging: Offsets, page: ListPage, coming: ListPage) -> bool:
+        """Tell whether the first item is at 1, as SCIM has it: at 0 and at 1 there is the same."""
+        if self._base or len(page.keys) < 3 or coming.keys[:1] != page.keys[-2:-1]:
+            return False
+        there = [await self._get(paging.skipping(offset, page.step.size)) for offset in (0, 1)]
+        return all(each.keys == page.keys for each in there)
 
     # What both have in common.
 
@@ -459,8 +478,11 @@ class Walk:
             smaller = set[int]()
             if isinstance(paging, Offsets) and self._limit > SMALLEST_PAGE:
                 smaller = {*paging.too_large} - {*paging.end_status}
+            asked = step
+            if isinstance(paging, Offsets) and self._base:
+                asked = paging.skipping(step.number + self._base, step.size)
             got = await self._api.page(
-                step, accept=ends | smaller, may_be_empty=self._end.filled > 0
+                asked, accept=ends | smaller, may_be_empty=self._end.filled > 0
             )
             status = got.answer.status
             if status in smaller:
@@ -513,7 +535,7 @@ class Walk:
                     f"leads on from page to page, {self._empty} times without a record"
                 )
             return page
-        self._empty = 0
+        self._empty = self._fruitless = 0
         digest = hash(page.keys)
         if digest in self._digests:
             if page.step.is_counted:
@@ -599,25 +621,30 @@ class Walk:
         if silent is not None:
             return self._api.error(silent)
         completeness = end.completeness(page, position)
-        missed = None if completeness in ("total", "declared") else await self._missed(first)
+        missed = None if completeness in ("total", "declared") else await self._missed(first, page)
         if missed is not None:
             return self._api.error(missed)
         self.total, self.completeness = end.total, completeness
         return None
 
-    async def _missed(self, first: ListPage) -> str | None:
+    async def _missed(self, first: ListPage, last: ListPage) -> str | None:
         """Return on which page before the first one, or behind an empty one, there are others."""
         paging = self._paging
         if not isinstance(paging, PageNumbers) or self._is_known:
             return None
         number = paging.first_number
-        beside = [number - 1] if number else [] if first.keys else [number + 1]
+        beside = [number - 1] if number else []
+        if last.got.answer.status in OK and self._end.is_silent(last):
+            beside.append(last.step.number + 1)
         for each in beside:
             there = await self._asked_beside(paging.numbered(each))
             if not there or any(map(self._tally.has, there)):
                 continue
-            if (await self._get(first.step)).keys != first.keys:
+            asked = first if each < number else last
+            if (await self._get(asked.step)).keys != asked.keys:
                 raise MovedError
+            if each > number:
+                return f"has records on page {each}, and none on the one before"
             return f"has records on page {each} that are on no page from {number} on, the first one"
         return None
 
