@@ -5,8 +5,8 @@
   since one that comes twice may have taken the place of another.
 - What an earlier page stated binds an end that says nothing. Of totals that differ, the greatest
   does, until the list is read again, or its first page, and states the smaller one.
-- "There are more" on the last page with items is no such statement: many APIs say so of any page
-  that is full. An end behind it that says nothing at all is only declared.
+- "There are more" is taken back by a page that says the contrary. A page that says nothing does not,
+  but for a list without a next link: where there is no link, no page follows.
 """
 
 from __future__ import annotations
