@@ -5,7 +5,7 @@
   since one that comes twice may have taken the place of another.
 - What an earlier page stated binds an end that says nothing. Of totals that differ, the greatest
   does, until the list is read again, or its first page, and states the smaller one.
-- "There are more" is taken back by a page that says the contrary. A page that says nothing does not,
+- "There are more" is taken back by a page that says the contrary. One that says nothing does not,
   but for a list without a next link: where there is no link, no page follows.
 """
 

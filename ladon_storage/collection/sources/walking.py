@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
 from ladon_storage.collection.records import Completeness
+from ladon_storage.collection.sources.beside import Beside
 from ladon_storage.collection.sources.endings import Ending
 from ladon_storage.collection.sources.http import OK
 from ladon_storage.collection.sources.listing import Api, ListPage, MovedError, Tally
@@ -63,8 +64,6 @@ _BEYOND = 416
 _DENIALS = frozenset({400, 404, 410, 422})
 """What APIs answer beyond the end, and to any request that is wrong."""
 
-_ERRORS = range(400, 600)
-
 
 class Walk:
     """One walk through a list.
@@ -99,6 +98,7 @@ class Walk:
         self._digests: set[int] = set()
         self._tally = Tally(KNOWN_KEYS)
         self._end = Ending(self._api, self._tally)
+        self._beside = Beside(self._api, self._tally)
         self._sequence = 0
         self._largest = 0
         self._empty = 0
@@ -158,11 +158,10 @@ class Walk:
         while True:
             following = self._following(page, position)
             if following is None and self._is_doubtful(page, position, is_counted=is_counted):
-                again = await self._get(page.step)
+                again, changed = await self._again(page)
+                if changed is not None:
+                    yield changed
                 if again.keys != page.keys:
-                    if (changed := again.without(page.keys)).count:
-                        self._tally.add(again.keys)
-                        yield changed
                     self._note_shift(page, again)
                     position += again.got.count - page.got.count
                 page, is_counted = again, is_counted or again.step.is_counted
@@ -177,11 +176,10 @@ class Walk:
             if following.is_counted and page.keys and not self._is_in_place(coming):
                 is_counted = True
                 checked = page.step
-                again = await self._get(page.step)
+                again, changed = await self._again(page)
+                if changed is not None:
+                    yield changed
                 if again.keys != page.keys:
-                    if (changed := again.without(page.keys)).count:
-                        self._tally.add(again.keys)
-                        yield changed
                     is_shifted = self._note_shift(page, again)
                     if is_shifted and not page.goes_on_in(coming):
                         position += again.got.count - page.got.count
@@ -210,6 +208,15 @@ class Walk:
         if problem is not None:
             raise problem
 
+    async def _again(self, page: ListPage) -> tuple[ListPage, Got | None]:
+        """Return a page as it is now, and what is new on it."""
+        again = await self._get(page.step)
+        changed = again.without(page.keys)
+        if again.keys == page.keys or not changed.count:
+            return again, None
+        self._tally.add(again.keys)
+        return again, changed
+
     def _is_doubtful(self, page: ListPage, position: int, *, is_counted: bool) -> bool:
         """Tell whether the last page of a chain is asked again before it is believed."""
         if not page.keys or self._end.is_proven(page, position):
@@ -233,8 +240,7 @@ class Walk:
             return None
         if step is None or step.place in self._asked:
             return None
-        there = await self._asked_beside(step)
-        return None if all(map(self._tally.has, there)) else step
+        return step if await self._beside.has_others(step) else None
 
     def _following(self, page: ListPage, position: int) -> Step | None:
         """Return how the next page is asked for; ``None`` at the end."""
@@ -603,7 +609,7 @@ class Walk:
             MovedError: The list may have moved.
         """
         end, has_moved = self._end, self._repairs > 0
-        if end.is_short(position) and (nothing := await self._nothing(first)) is not None:
+        if end.is_short(position) and (nothing := await self._beside.nothing(first)):
             end.disregard(nothing)
         try:
             problem = end.contradiction(page, position, has_moved=has_moved)
@@ -628,40 +634,21 @@ class Walk:
         return None
 
     async def _missed(self, first: ListPage, last: ListPage) -> str | None:
-        """Return on which page before the first one, or behind an empty one, there are others."""
+        """Return what says that a page beside those that were read has other records."""
         paging = self._paging
         if not isinstance(paging, PageNumbers) or self._is_known:
             return None
-        number = paging.first_number
-        beside = [number - 1] if number else []
-        if last.got.answer.status in OK and self._end.is_silent(last):
-            beside.append(last.step.number + 1)
-        for each in beside:
-            there = await self._asked_beside(paging.numbered(each))
-            if not there or any(map(self._tally.has, there)):
-                continue
-            asked = first if each < number else last
-            if (await self._get(asked.step)).keys != asked.keys:
-                raise MovedError
-            if each > number:
-                return f"has records on page {each}, and none on the one before"
-            return f"has records on page {each} that are on no page from {number} on, the first one"
-        return None
-
-    async def _nothing(self, first: ListPage) -> ListPage | None:
-        """Return the first page of a range without records, where a range was asked."""
-        try:
-            got = await self._api.nothing(first.step)
-            return (
-                None if got is None else ListPage(first.step, got, await self._api.keys(got.items))
-            )
-        except SourceError:
+        is_silent = last.got.answer.status in OK and self._end.is_silent(last)
+        number = await self._beside.page_of_others(paging, last, is_silent=is_silent)
+        if number is None:
             return None
-
-    async def _asked_beside(self, step: Step) -> Sequence[str]:
-        """Return what is on a page that may not exist; where it is refused, nothing."""
-        try:
-            got = await self._api.page(step, accept=_ERRORS, may_be_empty=True)
-            return await self._api.keys(got.items)
-        except SourceError:
-            return []
+        is_before = number < paging.first_number
+        asked = first if is_before else last
+        if (await self._get(asked.step)).keys != asked.keys:
+            raise MovedError
+        if is_before:
+            begin = paging.first_number
+            return (
+                f"has records on page {number} that are on no page from {begin} on, the first one"
+            )
+        return f"has records on page {number}, and none on the one before"
