@@ -69,7 +69,7 @@ class Ending:
         self._counts_others = False
         """Whether the total is that of another list, such as of all times."""
         self._asked = 0
-        self._largest = 0
+        self._largest = self._first = 0
         self._led: str | None = None
         self._flagged = self._flagged_before = self._has_shrunk = False
         self.filled = 0
@@ -83,6 +83,7 @@ class Ending:
             return
         if not self.filled:
             self._check_front(page)
+            self._first = page.got.count
         self.filled += 1
         self._largest = max(self._largest, page.got.count)
         self._last = page.got.answer
@@ -152,7 +153,8 @@ class Ending:
         # What counts the items of its page alone, or those until now, looks like a total on one
         # that is full.
         is_full = paging.asked is None or page.got.count >= (limit or paging.asked)
-        is_certain = isinstance(paging, Offsets) and self.filled > 1 and total == self._earliest
+        earliest = self._earliest
+        is_certain = isinstance(paging, Offsets) and earliest and earliest.count > self._first
         if page.keys and is_full and not is_certain:
             return False
         return self.promised(page, position) is None
