@@ -15,6 +15,7 @@ from prefect import get_client
 from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling
+from yarl import URL
 
 from flows import ending
 from flows.collect import collect
@@ -182,25 +183,74 @@ async def test_signal_before_the_body_of_a_run_ends_it() -> None:
         assert ending.signal_noted() is None
 
 
-async def test_signal_that_a_callback_loses_cancels_the_run(
-    storage: StorageSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+STRIKES = """
+import asyncio, os, signal, sys
+from aiohttp.client_proto import ResponseHandler
+from flows import collect, ending
+how, number, feed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+received = ResponseHandler.data_received
+
+def tell():
+    os.kill(os.getpid(), number)
+
+def strike(self, data):
+    if self.transport.get_extra_info("peername")[1] != feed:
+        return received(self, data)
+    ResponseHandler.data_received = received
+    if how == "protocol":
+        tell()
+    elif how == "callback":
+        asyncio.get_running_loop().call_soon(tell)
+    elif how == "task":
+        tasks.append(asyncio.ensure_future(told()))
+    elif how == "finalizer":
+        Finalized()
+    elif how == "twice":
+        tell()
+        os.kill(os.getpid(), signal.SIGTERM)
+    elif how == "stuck":
+        ending.GRACE_SECONDS = 0.1
+        tell()
+        while True:
+            pass
+    received(self, data)
+
+async def told():
+    tell()
+
+class Finalized:
+    def __del__(self):
+        tell()
+
+tasks = []
+ResponseHandler.data_received = strike
+sys.exit(collect.main(sys.argv[4:]))
+"""
+PLACES = ["protocol", "callback", "task", "finalizer", "twice", "stuck"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("place", PLACES)
+async def test_signal_is_lost_nowhere(
+    place: str,
+    number: signal.Signals,
+    storage: StorageSettings,
+    service: Flaky,
+    tmp_path: Path,
 ) -> None:
-    """A run that goes on as if there had been no signal is cancelled, and names the signal."""
-    monkeypatch.setattr(ending, "GRACE_SECONDS", 0)
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
-
-    async def lose() -> None:
-        signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)  # type: ignore[operator, misc]
-        await asyncio.Event().wait()
-
-    try:
-        source = ScriptedSource([[record("1", 1)], lose])
-        monkeypatch.setattr("prefect.utilities.engine._prefect_sigterm_handler", lambda *_: None)
-        with pytest.raises(asyncio.CancelledError):
-            await collect(source, {"url": f"sqlite:///{tmp_path}/r.db"}, storage)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert await reason(storage) == "ended by SIGTERM"
+    """Wherever the process is when a signal strikes, the run ends by it and names it."""
+    async with FeedServer(HANGING) as feed:
+        source = json.dumps({"kind": "kev", "url": feed.url})
+        running = await process(
+            *(sys.executable, "-c", STRIKES, place, str(int(number)), str(URL(feed.url).port)),
+            source,
+            f"sqlite:///{tmp_path}/r.db",
+            service=service.url,
+        )
+        output, _ = await asyncio.wait_for(running.communicate(), 60)
+    assert running.returncode not in (0, 1), output.decode()
+    assert await reason(storage, "kev") == f"ended by {number.name}", output.decode()
+    assert "Fatal error" not in output.decode() or place == "stuck"
 
 
 async def test_signal_in_a_task_run_ends_its_caller() -> None:
