@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,9 @@ from tests.feed_server import Answer, FeedServer
 from tests.flaky import Flaky
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+SECONDS = 180
+"""How long a run in a process may take on a machine on which Prefect's own server stalls."""
+
 HANGING = Answer(b'{"count": 2', stall_at=5)
 
 
@@ -45,8 +50,10 @@ async def reason(storage: StorageSettings, source_id: str = "feed") -> str | Non
     return stored.error_message
 
 
-async def process(*command: str, service: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
+@asynccontextmanager
+async def process(*command: str, service: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a command that knows the tests' servers, no longer than the block."""
+    running = await asyncio.create_subprocess_exec(
         *command,
         cwd=ROOT,
         env={
@@ -57,6 +64,12 @@ async def process(*command: str, service: str) -> asyncio.subprocess.Process:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
+    try:
+        yield running
+    finally:
+        if running.returncode is None:
+            running.kill()
+            await running.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -66,13 +79,11 @@ async def test_signal_ends_a_run_and_is_named(
     """The command line writes failed with the signal's name, and ends with an error."""
     async with FeedServer(HANGING) as feed:
         source = json.dumps({"kind": "kev", "url": feed.url})
-        running = await process(
-            sys.executable, "-m", "flows.collect", source, f"sqlite:///{tmp_path}/r.db",
-            service=service.url,
-        )  # fmt: skip
-        await asyncio.wait_for(feed.asked.wait(), 60)
-        running.send_signal(number)
-        output, _ = await asyncio.wait_for(running.communicate(), 60)
+        command = (sys.executable, "-m", "flows.collect", source, f"sqlite:///{tmp_path}/r.db")
+        async with process(*command, service=service.url) as running:
+            await asyncio.wait_for(feed.asked.wait(), SECONDS)
+            running.send_signal(number)
+            output, _ = await asyncio.wait_for(running.communicate(), SECONDS)
     assert running.returncode != 0, output.decode()
     assert await reason(storage, "kev") == f"ended by {number.name}", output.decode()
 
@@ -87,17 +98,15 @@ async def test_hangup_that_is_ignored_ends_no_run(
     }
     async with FeedServer() as feed:
         source = json.dumps({"kind": "kev", "url": feed.url})
-        running = await process(
-            "nohup", sys.executable, "-m", "flows.collect", source, f"sqlite:///{tmp_path}/r.db",
-            service=service.url,
-        )  # fmt: skip
+        command = (sys.executable, "-m", "flows.collect", source, f"sqlite:///{tmp_path}/r.db")
+        async with process("nohup", *command, service=service.url) as running:
 
-        def play(_asked: object) -> Answer:
-            running.send_signal(signal.SIGHUP)
-            return Answer.of(document)
+            def play(_asked: object) -> Answer:
+                running.send_signal(signal.SIGHUP)
+                return Answer.of(document)
 
-        feed.play = play
-        output, _ = await asyncio.wait_for(running.communicate(), 60)
+            feed.play = play
+            output, _ = await asyncio.wait_for(running.communicate(), SECONDS)
     assert running.returncode == 0, output.decode()
     async with storage.client() as client:
         stored = await client.get_watermark("kev")
@@ -227,10 +236,11 @@ ResponseHandler.data_received = strike
 sys.exit(collect.main(sys.argv[4:]))
 """
 PLACES = ["protocol", "callback", "task", "finalizer", "twice", "stuck"]
+STRUCK = [(place, signal.SIGTERM) for place in PLACES]
+STRUCK += [("protocol", signal.SIGHUP), ("protocol", signal.SIGINT), ("stuck", signal.SIGINT)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("place", "number"), STRUCK)
 async def test_signal_is_lost_nowhere(
     place: str,
     number: signal.Signals,
@@ -241,13 +251,11 @@ async def test_signal_is_lost_nowhere(
     """Wherever the process is when a signal strikes, the run ends by it and names it."""
     async with FeedServer(HANGING) as feed:
         source = json.dumps({"kind": "kev", "url": feed.url})
-        running = await process(
-            *(sys.executable, "-c", STRIKES, place, str(int(number)), str(URL(feed.url).port)),
-            source,
-            f"sqlite:///{tmp_path}/r.db",
-            service=service.url,
-        )
-        output, _ = await asyncio.wait_for(running.communicate(), 60)
+        port = str(URL(feed.url).port)
+        command = (sys.executable, "-c", STRIKES, place, str(int(number)), port)
+        sink = f"sqlite:///{tmp_path}/r.db"
+        async with process(*command, source, sink, service=service.url) as running:
+            output, _ = await asyncio.wait_for(running.communicate(), SECONDS)
     assert running.returncode not in (0, 1), output.decode()
     assert await reason(storage, "kev") == f"ended by {number.name}", output.decode()
     assert "Fatal error" not in output.decode() or place == "stuck"
@@ -273,3 +281,30 @@ async def test_error_that_says_something_keeps_its_words() -> None:
         "SourceError: CancelledError at the feed"
     )
     assert await named.named("CancelledError") == "ended by a cancellation"
+
+
+async def test_error_after_a_signal_names_the_signal() -> None:
+    """Whatever a run ends with once a signal was noted, its outcome names the signal first."""
+
+    async def body() -> None:
+        with ending.signals_noted():
+            named = ending.Ending()
+            os.kill(os.getpid(), signal.SIGHUP)
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            said = await named.named("SourceError: 410")
+            raise LookupError(said)
+
+    with pytest.raises(TerminationSignal) as told:
+        await asyncio.ensure_future(body())
+    assert str(told.value.__cause__) == "ended by SIGHUP: SourceError: 410"
+
+
+async def test_signal_that_comes_too_late_to_cancel_is_not_lost() -> None:
+    """A body that was done when the signal came has its outcome, and the process is told then."""
+    with pytest.raises(KeyboardInterrupt), ending.signals_noted():
+        os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.sleep(0)
+    task = asyncio.current_task()
+    assert task
+    assert not task.cancelling()
