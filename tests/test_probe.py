@@ -229,7 +229,7 @@ def _numbered(first: int, **more: Any) -> Play:
 
 def _spring(_: str, asked: Asked) -> Answer:
     number = int(asked.query.get("page", 0))
-    state = {"last": number == 2, "totalPages": 3, "totalElements": COUNT, "number": number}
+    state = {"last": number >= 2, "totalPages": 3, "totalElements": COUNT, "number": number}
     return answer({"content": ROWS[number * 10 : number * 10 + 10], **state})
 
 
