@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 import tomllib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -477,7 +478,18 @@ NONE: dict[str, tuple[Play, str]] = {
     "CSV": (lambda _, __: Answer(b"id,name,at\n1,a,2024-01-01\n"), "looks like CSV"),
     "JSON lines": (lambda _, __: Answer(b'{"id": 1}\n{"id": 2}\n'), "JSON document in each line"),
     "nothing": (lambda _, __: Answer(b""), "is empty"),
-    "cut JSON": (lambda _, __: Answer(b'{"items": [{"id": 1'), "is not JSON"),
+    "cut JSON": (lambda _, __: Answer(b'{"items": [{"id": 1'), "is not valid"),
+    "no number": (lambda _, __: Answer(b'[{"id": 1, "at": "2024-01-01", "x": NaN}]'), "not valid"),
+    "keys with dots": (always({"a.b": {"c.d": ROWS}}), "no list of records"),
+    "a redirect": (lambda _, __: Answer(b"", 302, {"Location": "https://a.example.org/"}), "site"),
+    "a link that is none": (
+        always({"items": ROWS[:10], "next": "http://[::1"}),
+        "no way to the next page",
+    ),
+    "a header that is none": (
+        always(ROWS[:10], headers={"Link": '<http://[::1>; rel="next"'}),
+        "no way to the next page",
+    ),
     "deep JSON": (lambda _, __: Answer(b"[" * 100_000), "is "),
     "no records": (always({"items": []}), "The list at 'items' is empty"),
     "an empty list": (always([]), "is empty"),
@@ -847,6 +859,19 @@ async def test_trial_of_no_source_is_a_configuration_error() -> None:
     """What describes no source is refused as everywhere."""
     with pytest.raises(ConfigurationError, match="kind should be one of"):
         await try_source({"kind": "kve"})
+
+
+async def test_trial_of_a_table_ends_after_a_few_pages(tmp_path: Path) -> None:
+    """A source that asks no HTTP is tried as well, and not read to its end."""
+    with closing(sqlite3.connect(tmp_path / "t.db")) as database, database:
+        database.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, updated_at TEXT)")
+        values = [(number, iso(number)) for number in range(5_000)]
+        database.executemany("INSERT INTO t VALUES (?, ?)", values)
+    url = f"sqlite:///{tmp_path / 't.db'}"
+    trial = await try_source({"kind": "sql", "source_id": "t", "url": url, "table": "t"})
+    assert trial.ok
+    assert trial.delivered == 3_000
+    assert trial.paging == "The reading goes on: there is more than the trial reads."
 
 
 class Endless:

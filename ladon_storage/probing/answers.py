@@ -141,6 +141,8 @@ def _what_else(body: bytes, answer: HttpAnswer) -> str:
             "has a JSON document in each line, and a source reads one document; see whether the "
             "API has that as well."
         )
+    if body[:1] in (b"{", b"["):
+        return "begins as JSON and is not valid: it was cut off, or has what JSON has not."
     if "csv" in media or lines[0].count(b",") > 1:
         return "looks like CSV, not JSON; write a source of your own for it."
     return "is not JSON; see what the address answers."

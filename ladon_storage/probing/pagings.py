@@ -117,7 +117,8 @@ def _by_listed_link(seen: Evidence, place: str, links: list[Any]) -> Iterator[Pr
         target = link.get("href") or link.get("url")
         if isinstance(target, str):
             reason = f"the next address in {place} counts"
-            yield from _counted_as(seen, seen.answer.url.join(URL(target)), reason)
+            if (joined := _joined(seen, target)) is not None:
+                yield from _counted_as(seen, joined, reason)
             path = f"{place}.{links.index(link)}.{'href' if 'href' in link else 'url'}"
             paging = {"kind": "next", "path": path} | _keeping(seen, target)
             yield Proposal(paging, f"{path} has the next address")
@@ -325,8 +326,17 @@ def _says_no_more(seen: Evidence, path: str) -> bool:
 
 def _keeping(seen: Evidence, link: str) -> dict[str, bool]:
     """Return the setting for links that name another host than the one that was asked."""
-    target = seen.answer.url.join(URL(link))
-    return {"keep_host": True} if target.authority != seen.answer.url.authority else {}
+    target = _joined(seen, link)
+    if target is None or target.authority == seen.answer.url.authority:
+        return {}
+    return {"keep_host": True}
+
+
+def _joined(seen: Evidence, link: str) -> URL | None:
+    try:
+        return seen.answer.url.join(URL(link))
+    except ValueError:
+        return None
 
 
 def _is_link(value: str) -> bool:

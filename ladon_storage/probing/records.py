@@ -12,6 +12,7 @@ from math import log2
 from typing import Any
 
 from ladon_storage.collection.sources.evidence import names, plain
+from ladon_storage.collection.sources.items import value_at
 from ladon_storage.probing.times import find_times
 
 _USUAL = names(
@@ -71,8 +72,18 @@ def find_records(document: object) -> list[Candidate]:
     >>> [(each.path, each.count) for each in found]
     [('data.rows', 1)]
     """
-    found = [each for each in _candidates(document, "", _DEPTH) if each is not None]
+    found = [
+        each
+        for each in _candidates(document, "", _DEPTH)
+        if each is not None and _is_at(document, each)
+    ]
     return sorted(found, key=lambda each: -each.merit)
+
+
+def _is_at(document: object, candidate: Candidate) -> bool:
+    """Return whether a source would find the records at the path: keys may have dots."""
+    there = value_at(document, candidate.path)
+    return isinstance(there, dict if candidate.is_keyed else list)
 
 
 def spread(found: Sequence[Candidate]) -> list[str]:

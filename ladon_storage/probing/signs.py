@@ -8,7 +8,13 @@ from typing import Any
 
 from yarl import URL
 
-from ladon_storage.collection.sources.evidence import names, plain, promise, usual_total
+from ladon_storage.collection.sources.evidence import (
+    declared_total,
+    names,
+    plain,
+    promise,
+    usual_total,
+)
 from ladon_storage.collection.sources.http import HttpAnswer
 
 SIZES = names(
@@ -103,6 +109,9 @@ def total_of(seen: Evidence) -> tuple[str, int] | None:
     """Return where an answer states how many records there are, and how many."""
     total = usual_total(seen.answer, seen.document, seen.items, seen.records)
     if total is None or total.is_bound or not (total.is_sure or total.count > seen.count):
+        return None
+    declared = declared_total(seen.answer, seen.document, total.place)
+    if declared is None or declared.count != total.count:  # its path has dots of its own
         return None
     return total.place, total.count
 

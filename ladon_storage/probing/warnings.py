@@ -41,7 +41,7 @@ def describe_paging(paging: Paging | None, trial: Trial) -> str:
         way = f" by {_way(paging)}" if paging is not None else ""
         return f"The reading goes on{way}."
     if not trial.is_finished:
-        return "The reading goes on with records that came with the same answer."
+        return "The reading goes on: there is more than the trial reads."
     if trial.completeness is None:
         return "The reading ends here. The source does not say how it knows the end."
     return f"The reading ends here: {_ENDS[trial.completeness]}."

@@ -299,7 +299,7 @@ class SourceHttp:
                 try:
                     return await self._attempted(request)
                 except SourceError as error:
-                    if error.transient:
+                    if error.transient and observer() is None:
                         logger.warning(
                             "%s (attempt %d of %d)",
                             error,
