@@ -92,11 +92,15 @@ class Guess(BaseModel):
         return source_from(tomllib.loads(self.toml)["sources"][self.name])
 
 
-class _Unseen:
-    """An observer that makes each request be made once."""
+class _Count:
+    """An observer that counts requests, each of which is made once."""
+
+    def __init__(self) -> None:
+        self.requests = 0
 
     def asking(self, method: str, url: str, body: str | None) -> None:
-        """Let it pass."""
+        """Count it, and let it pass."""
+        self.requests += 1
 
     def answered(self, answer: HttpAnswer) -> None:
         """Let it pass."""
@@ -207,8 +211,8 @@ def _bytes_of(sample: Path | bytes) -> bytes:
 
 
 async def _asked(question: _Question, connection: Connection | None) -> Guess:
-    access, draft, first = question.access, None, First()
-    with observed_by(_Unseen()):
+    access, draft, first, count = question.access, None, First(), _Count()
+    with observed_by(count):
         try:
             async with source_http(
                 question.name,
@@ -227,8 +231,8 @@ async def _asked(question: _Question, connection: Connection | None) -> Guess:
                     f"The answer is larger than {MAX_ANSWER_BYTES} bytes; ask for a smaller page "
                     "or range, or give a sample."
                 )
-            return _refused(question, problem, 1)
-    return _finished(question, first, draft, 1, connection=connection)
+            return _refused(question, problem, count.requests)
+    return _finished(question, first, draft, count.requests, connection=connection)
 
 
 async def _drafted(question: _Question, first: First, http: SourceHttp | None) -> Draft | None:
@@ -299,7 +303,6 @@ def _finished(
         return _guess(question, settings, (found,), (), notes, None, requests)
     if draft is None:
         return _refused(question, first.problem or "Nothing was found in the answer.", requests)
-    requests += draft.requests
     if draft.problem is not None:
         return _refused(question, draft.problem, requests, tuple(draft.unsure))
     if connection is not None:

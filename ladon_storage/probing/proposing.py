@@ -42,7 +42,6 @@ class Draft:
         reasons: Why each is as it is.
         unsure: What could not be found out.
         problem: Why there is no source.
-        requests: How many requests were made for it, after the first.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
@@ -51,7 +50,6 @@ class Draft:
     field_doubts: list[str] = field(default_factory=list)
     """What could not be found out of the id and the times, by the pages so far."""
     problem: str | None = None
-    requests: int = 0
 
     def set(self, name: str, value: object, reason: str = "") -> None:
         """Set a setting, for a reason."""
@@ -242,7 +240,6 @@ def _single_id(draft: Draft, candidate: Candidate) -> str | None:
 def _take_paging(
     draft: Draft, candidate: Candidate, confirmed: Confirmed, *, is_asked: bool
 ) -> None:
-    draft.requests = confirmed.requests
     more = _objects(confirmed.items)
     if more:
         _set_fields(draft, candidate, [*candidate.items, *more])
