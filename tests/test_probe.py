@@ -546,7 +546,7 @@ async def test_round_number_of_records_is_doubted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "body", "told"),
+    ("headers", "body", "text"),
     [
         ({"WWW-Authenticate": "Bearer realm=x"}, {}, 'key_prefix to "Bearer "'),
         ({"WWW-Authenticate": "Basic realm=x"}, {}, 'key_prefix to "Basic "'),
@@ -556,11 +556,11 @@ async def test_round_number_of_records_is_doubted() -> None:
 )
 @pytest.mark.parametrize("status", [401, 403])
 async def test_refusal_says_which_fields_hold_the_key(
-    status: int, headers: dict[str, str], body: dict[str, str], told: str
+    status: int, headers: dict[str, str], body: dict[str, str], text: str
 ) -> None:
-    """Who is refused reads where the key goes, and that a source has its name."""
+    """The problem names the fields that hold a key, and that a source has its name alone."""
     found = await proposed(always(body, status, headers))
-    assert told in str(found.problem)
+    assert text in str(found.problem)
     assert "secret" in str(found.problem)
 
 
@@ -619,12 +619,12 @@ async def test_key_is_used_and_returned_nowhere(
     ],
 )
 async def test_key_of_an_address_is_in_no_message(url: str) -> None:
-    """What fails is told without the key that the address had."""
+    """An error names no key that the address had."""
     try:
-        told = (await guess(url)).model_dump_json()
+        text = (await guess(url)).model_dump_json()
     except ConfigurationError as error:
-        told = f"{error} {error.__cause__} {error.__context__}"
-    assert SECRET not in told
+        text = f"{error} {error.__cause__} {error.__context__}"
+    assert SECRET not in text
 
 
 async def test_key_in_the_path_of_a_dump_is_taken_out_of_it(
@@ -650,7 +650,7 @@ async def test_key_in_the_path_of_a_dump_is_taken_out_of_it(
 
 
 async def test_key_that_an_answer_repeats_is_masked() -> None:
-    """A refusal that has the key in its text is told without it."""
+    """A refusal that repeats the key is reported without it."""
     play = always({"message": f"the key {SECRET} is not valid"}, 400)
     found = await proposed(play, f"items?api_key={SECRET}")
     assert "is not valid" in str(found.problem)
@@ -714,7 +714,7 @@ async def test_question_that_cannot_be_asked_is_a_configuration_error(asks: dict
         await guess("http://127.0.0.1:1/items", **asks)
 
 
-async def test_unreachable_host_is_told_at_once() -> None:
+async def test_unreachable_host_is_reported_at_once() -> None:
     """Nothing is asked again and again while a person waits."""
     began = time.monotonic()
     found = await guess("http://127.0.0.1:1/items")
@@ -796,10 +796,10 @@ WARNINGS: dict[str, tuple[list[Any], str]] = {
 @pytest.mark.parametrize("name", WARNINGS)
 async def test_trial_warns_of_what_a_run_would_meet(name: str) -> None:
     """Doubtful times, ids and rejects are said before anything is collected."""
-    items, told = WARNINGS[name]
+    items, text = WARNINGS[name]
     async with served(always({"items": items})) as feed:
         trial = await try_source(api(feed))
-    assert any(told in each for each in trial.warnings), trial.warnings
+    assert any(text in each for each in trial.warnings), trial.warnings
 
 
 async def test_trial_keeps_rejects_with_their_reasons() -> None:
@@ -827,7 +827,7 @@ async def test_trial_warns_of_an_order_that_is_declared_and_wrong() -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "told"),
+    ("script", "text"),
     [
         (answer({}, 503), "answered 503"),
         (answer({}, 429, {"Retry-After": "300"}), "answered 429"),
@@ -836,12 +836,12 @@ async def test_trial_warns_of_an_order_that_is_declared_and_wrong() -> None:
         (Answer(b"{}", cut_at=1), "cut its answer off"),
     ],
 )
-async def test_trial_of_a_failing_source_is_a_result_at_once(script: Answer, told: str) -> None:
+async def test_trial_of_a_failing_source_is_a_result_at_once(script: Answer, text: str) -> None:
     """A failure is not waited for and repeated, and the requests tell what was answered."""
     began = time.monotonic()
     async with FeedServer(script) as feed:
         trial = await try_source(api(feed))
-    assert told in str(trial.error)
+    assert text in str(trial.error)
     assert not trial.ok
     assert len(trial.requests) == 1
     assert time.monotonic() - began < 5

@@ -196,7 +196,7 @@ def _checked(url: str) -> URL:
         return URL(check_url(url))
     except ValueError as error:
         problem = str(error)
-    # Not chained and not shown: what is no address may have a key anywhere.
+    # Neither chained nor repeated: what is no address may hold a key anywhere.
     raise ConfigurationError(f"The address {problem}.")
 
 

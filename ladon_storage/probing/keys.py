@@ -130,9 +130,9 @@ def _in_headers(headers: Mapping[str, str]) -> list[tuple[dict[str, Any], str, s
 def _in_user(url: URL) -> list[tuple[dict[str, Any], str, str]]:
     if not (url.user or url.password):
         return []
-    told = b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
+    encoded = b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
     where = "the address (the base64 text of user:password)"
-    return [({"key_prefix": "Basic "}, told, where)]
+    return [({"key_prefix": "Basic "}, encoded, where)]
 
 
 def _keys(

@@ -235,8 +235,8 @@ def _by_count(seen: Evidence) -> Iterator[Proposal]:
     sizes = {
         name: v for name, v in sizes.items() if v >= seen.count > 0 and _is_asked(seen, name, v)
     }
-    told = {**dict(_numbers(said)), **dict(_numbers(seen.query))}
-    for name, value in told.items():
+    numbers = {**dict(_numbers(said)), **dict(_numbers(seen.query))}
+    for name, value in numbers.items():
         asked = "the body" if seen.where == "body" else "the address"
         source = asked if name in seen.query else "the answer"
         if plain(name) in _OFFSETS and value == 0:

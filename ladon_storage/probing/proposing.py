@@ -269,7 +269,7 @@ def _set_paging(draft: Draft, proposal: Proposal, how: str) -> None:
 def _order(draft: Draft, first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) -> str:
     times = Times(tuple(draft.settings["timestamps"]), _forms(draft.settings))
     one, two = (
-        [told for item in items if (told := times.of(item)) is not None]
+        [instant for item in items if (instant := times.of(item)) is not None]
         for items in (first, second)
     )
     if one and two and max(one) <= min(two) and min(one) < max(two):

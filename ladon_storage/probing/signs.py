@@ -92,9 +92,9 @@ def without_paging(settings: Mapping[str, Any], proposal: Proposal) -> dict[str,
 
 def says_more(seen: Evidence) -> str | None:
     """Return what says in an answer that there are more records than it has."""
-    told = promise(seen.answer, seen.document, seen.items, seen.records)
-    if told is not None:
-        return told
+    promised = promise(seen.answer, seen.document, seen.items, seen.records)
+    if promised is not None:
+        return promised
     total = total_of(seen)
     return f"states {total[1]} records at {total[0]!r}" if total and total[1] > seen.count else None
 

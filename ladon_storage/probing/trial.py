@@ -66,8 +66,8 @@ class _Watch:
             self.next = self.requests.pop()
 
     def answered(self, answer: HttpAnswer) -> None:
-        told = {"status": answer.status, "bytes": len(answer.body)}
-        self.requests.append(self.requests.pop().model_copy(update=told))
+        answered = {"status": answer.status, "bytes": len(answer.body)}
+        self.requests.append(self.requests.pop().model_copy(update=answered))
         self.first = self.first or answer
 
 
@@ -178,8 +178,8 @@ def _result(
     trial = Trial(
         source_id=source.source_id,
         kind=str(getattr(source, "kind", type(source).__name__)),
-        records=tuple(_shown(each) for each in found[:records]),
-        rejects=tuple(_refused(each) for each in rejects[:records]),
+        records=tuple(_stored(each) for each in found[:records]),
+        rejects=tuple(_rejected(each) for each in rejects[:records]),
         delivered=len(found) + len(rejects),
         rejected=len(rejects),
         reasons=reasons,
@@ -216,7 +216,7 @@ def _total(source: Source, pages: list[Page], first: HttpAnswer | None) -> int |
     return total.count if total is not None and total.is_sure else None
 
 
-def _shown(record: Record) -> TrialRecord:
+def _stored(record: Record) -> TrialRecord:
     return TrialRecord(
         record_id=record.record_id,
         timestamp=record.timestamp,
@@ -225,7 +225,7 @@ def _shown(record: Record) -> TrialRecord:
     )
 
 
-def _refused(reject: Reject) -> TrialReject:
+def _rejected(reject: Reject) -> TrialReject:
     return TrialReject(reason=reject.reason, record_id=reject.record_id, raw=_cut(reject.raw))
 
 
