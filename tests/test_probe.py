@@ -481,6 +481,10 @@ NONE: dict[str, tuple[Play, str]] = {
     "cut JSON": (lambda _, __: Answer(b'{"items": [{"id": 1'), "is not valid"),
     "no number": (lambda _, __: Answer(b'[{"id": 1, "at": "2024-01-01", "x": NaN}]'), "not valid"),
     "keys with dots": (always({"a.b": {"c.d": ROWS}}), "no list of records"),
+    "collections of TAXII": (
+        always({"collections": [{"id": uuid(1), "title": "a", "can_read": True}]}),
+        "not of a collection",
+    ),
     "a redirect": (lambda _, __: Answer(b"", 302, {"Location": "https://a.example.org/"}), "site"),
     "a link that is none": (
         always({"items": ROWS[:10], "next": "http://[::1"}),

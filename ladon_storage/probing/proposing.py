@@ -12,6 +12,7 @@ from ladon_storage.collection.content import Number
 from ladon_storage.collection.records import Reject
 from ladon_storage.collection.sources import Rest, source_from
 from ladon_storage.collection.sources.http import HttpAnswer, SourceHttp
+from ladon_storage.collection.sources.items import value_at
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.probing.confirming import Confirmed, confirm
 from ladon_storage.probing.ids import find_id
@@ -110,6 +111,13 @@ def value_items(document: Any, candidate: Candidate) -> Any:
 
 
 def _without_records(document: object, found: Sequence[Candidate]) -> str | None:
+    if value_at(document, "collections.0.can_read") is not None or (
+        isinstance(document, dict) and {"title", "versions"} <= {*document}
+    ):
+        return (
+            "The address is one of a TAXII server, not of a collection; give one such as "
+            "https://taxii.example.org/api1/collections/91a7b528-80eb-42ed-a74d-c6fbd5a26116/."
+        )
     if found and (places := spread(found)):
         some = ", ".join(repr(place) for place in places[:_MOST_NAMED])
         return (
