@@ -16,6 +16,7 @@ PACKAGE = ROOT / "ladon_storage"
 LAYERS = [
     "errors",
     "models",
+    "registry",
     "breaker",
     "metrics",
     "tracing",
@@ -25,6 +26,8 @@ LAYERS = [
     "mock",
     "settings",
     "collection",
+    "project_tables",
+    "project",
     "blocks",
     "events",
     "fallback",
