@@ -66,11 +66,12 @@ from ladon_storage.collection.interfaces import (
 from ladon_storage.collection.secrets import secrets_from
 from ladon_storage.collection.sources import source_from
 from ladon_storage.collection.sources.http import shared_connections
+from ladon_storage.connect import shared_client
 from ladon_storage.errors import CollectionError, ConfigurationError, LadonStorageError
 from ladon_storage.events import FAILED, GAP, emit_of_source
 from ladon_storage.metrics import count_collected
 from ladon_storage.models import Watermark, WatermarkStatus
-from ladon_storage.settings import StorageSettings, shared_client
+from ladon_storage.settings import StorageSettings
 from ladon_storage.tasks import TaskStorage, record_sink, secret_block, storage_settings
 
 logger = logging.getLogger("ladon_storage.flows")

@@ -14,10 +14,11 @@ from flows.command import run_command
 from flows.reports import harmless
 from ladon_storage.blocks import StorageService
 from ladon_storage.collection.interfaces import utc_now
+from ladon_storage.connect import shared_client
 from ladon_storage.errors import CollectionError, ConfigurationError
 from ladon_storage.events import STALE, emit_of_source
 from ladon_storage.models import SourceId, collected_up_to, is_ahead
-from ladon_storage.settings import StorageSettings, shared_client
+from ladon_storage.settings import StorageSettings
 from ladon_storage.tasks import check_storage_health, storage_settings
 
 _HOUR = timedelta(hours=1)

@@ -26,13 +26,15 @@ LAYERS = [
     "mock",
     "settings",
     "collection",
+    "server",
+    "embedded",
+    "connect",
     "project_tables",
     "project",
     "blocks",
     "events",
     "fallback",
     "tasks",
-    "server",
     "cli",
 ]
 MAY_IMPORT_PREFECT = {"blocks", "events", "tasks"}

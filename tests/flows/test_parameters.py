@@ -11,8 +11,8 @@ from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_HOME
 from pydantic import SecretStr
 
 from flows import backfill, collect, collect_many
-from flows.parameters import holds_secret
 from ladon_storage.blocks import RecordSink
+from ladon_storage.collection.secrets import holds_secret
 from ladon_storage.collection.sinks import sink_from
 from ladon_storage.errors import ConfigurationError, LadonStorageError
 from ladon_storage.settings import StorageSettings

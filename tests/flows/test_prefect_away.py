@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL
 
+from ladon_storage.connect import new_client
 from ladon_storage.models import Watermark
 from ladon_storage.settings import StorageSettings
 from tests.collecting import table
@@ -68,7 +69,7 @@ async def outcome_through(
             stderr=log,
         )
         try:
-            async with asyncio.timeout(60), storage.client() as client:
+            async with asyncio.timeout(60), new_client(storage) as client:
                 while True:
                     watermark = await client.get_watermark("kev")
                     if watermark and watermark.status in ("success", "failed"):
