@@ -121,8 +121,8 @@ class Registry:
         article = f"no {self.what}"
         if not isinstance(found, type):
             raise ConfigurationError(
-                f"{name!r} is {article}: it is a {type(found).__name__}, not a class. Name a "
-                "class, whose fields the configuration gives."
+                f"{name!r} is {article}: it is of the type {type(found).__name__}, not a class. "
+                "Name a class, whose fields the configuration gives."
             )
         if lacking := [each for each in self.methods if not callable(_static(found, each))]:
             raise ConfigurationError(

@@ -29,7 +29,6 @@ LAYERS = [
     "server",
     "embedded",
     "connect",
-    "project_tables",
     "project",
     "blocks",
     "events",
