@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 import threading
 import traceback
+from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -405,3 +407,24 @@ async def test_full_disk_is_said(path: Path) -> None:
         connection.exec_driver_sql("PRAGMA max_page_count = 100000").close()
         connection.commit()
         assert (await target.write("feed", page)).written == 200
+
+
+TAKEN_AWAY: dict[str, Callable[[Path], object]] = {
+    "removed": lambda path: path.unlink(),
+    "moved": lambda path: path.rename(path.with_name("other.db")),
+    "replaced": lambda path: shutil.move(shutil.copy(path, path.with_name("other.db")), path),
+}
+
+
+@pytest.mark.parametrize("how", TAKEN_AWAY)
+async def test_file_that_is_taken_away_during_a_run_fails_it(path: Path, how: str) -> None:
+    """What can be written to a file that nobody finds again is not durable."""
+    async with SqlSink(f"sqlite:///{path}") as sink:
+        await sink.write("feed", Page([record("1", 1), record("2", 2)]))
+        TAKEN_AWAY[how](path)
+        with pytest.raises(SinkError, match="moved, removed or replaced while a run"):
+            await sink.write("feed", Page([record("3", 3)]))
+        with pytest.raises(SinkError, match="moved, removed or replaced while a run"):
+            await sink.revert("feed", [record("1", 0, "b")])
+        with pytest.raises(SinkError, match="moved, removed or replaced while a run"):
+            await sink.mark_removed("feed", {"2", "3"}, 1)

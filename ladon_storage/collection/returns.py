@@ -16,7 +16,7 @@ MAX_IDS = 2**18
 """Ids of one run that are remembered; of what comes behind them nothing is taken for a return."""
 
 MAX_RETURNS = 10_000
-"""Records of one run that wait for its end."""
+"""Records of one run that wait for its end. What is beyond is left to the runs that follow."""
 
 
 class Returns:
@@ -30,6 +30,9 @@ class Returns:
         self._sink = sink
         self._delivered: set[int] = set()
         self._waiting: dict[str, Record] = {}
+        self._left: set[int] = set()
+        self.unknown = 0
+        """How many records may be returns, and came behind the ids that are remembered."""
 
     @classmethod
     def of(cls, sink: Sink, *, is_needed: bool) -> Returns:
@@ -41,12 +44,22 @@ class Returns:
         """What waits for the end of the run."""
         return list(self._waiting.values())
 
+    @property
+    def are_pending(self) -> bool:
+        """Whether something is to become current that is not yet."""
+        return bool(self._waiting or self._left)
+
+    @property
+    def left(self) -> int:
+        """How many more the source went back to than may wait."""
+        return len(self._left)
+
     def note(self, delivered: Sequence[Record], superseded: Sequence[Record]) -> None:
         """Hear of what was delivered together, and of what of it the sink passed over."""
         if self._sink is None:
             return
         is_full = len(self._delivered) >= MAX_IDS
-        if superseded or self._waiting:
+        if superseded or self.are_pending:
             passed = {id(each) for each in superseded}
             last: dict[str, Record] = {}
             for each in delivered:
@@ -54,13 +67,24 @@ class Returns:
                 if known is None or each.timestamp >= known.timestamp:
                     last[each.record_id] = each
             for record_id, record in last.items():
-                is_first = not is_full and hash(record_id) not in self._delivered
+                number = hash(record_id)
                 if id(record) not in passed:
                     self._waiting.pop(record_id, None)
-                elif (is_first or record_id in self._waiting) and len(self._waiting) < MAX_RETURNS:
+                    self._left.discard(number)
+                elif record_id in self._waiting:
                     self._waiting[record_id] = record
+                elif number not in self._delivered:
+                    self._wait(record, is_full=is_full)
         if not is_full:
             self._delivered.update(hash(each.record_id) for each in delivered)
+
+    def _wait(self, record: Record, *, is_full: bool) -> None:
+        if is_full:
+            self.unknown += 1
+        elif len(self._waiting) < MAX_RETURNS:
+            self._waiting[record.record_id] = record
+        else:
+            self._left.add(hash(record.record_id))
 
     async def revert(self, source_id: str, run_id: str) -> int:
         """Make them the current ones, and return how many more changed by that.

@@ -356,9 +356,10 @@ class Store:
             files = [each for each in files if only and each.may_hold(only[0], only[-1])]
         if not listed:
             return lacking
+        deleted = self._history.deleted(source_id, list(listed))
         for found in (
             self._records.read(files, names, only),
-            self._history.batches(source_id),
+            deleted.to_batches() if deleted is not None else (),
         ):
             for batch in found:
                 ids, times = batch["record_id"], batch["record_timestamp"].cast(pa.int64())

@@ -180,6 +180,7 @@ def plan_all(records: Sequence[Record], stored: pa.Table, deleted: pa.Table | No
     plan.arrived = _one_after_another(plan.fresh, now)
     newest = {each.record_id: each for each in plan.fresh}
     are_fresh = {id(each) for each in plan.fresh}
+    there = current_of(stored)
     returned: set[int] = set()
     back: list[Record] = []
     for record_id, record in latest_of(records).items():
@@ -190,7 +191,9 @@ def plan_all(records: Sequence[Record], stored: pa.Table, deleted: pa.Table | No
         if record.version == version:
             other = newest.get(record_id)
             is_hidden = other is not None and microseconds(other.timestamp) >= moment
-            if is_hidden and returned_at == NEVER:
+            # One that was deleted stays so.
+            is_there = there.get(record_id, ("",))[0] == version
+            if is_hidden and returned_at == NEVER and is_there:
                 back.append(record)
         elif microseconds(record.timestamp) < moment:
             plan.superseded.append(record)

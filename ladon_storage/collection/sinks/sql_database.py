@@ -66,6 +66,10 @@ class Database(Protocol):
         """Return what opens connections on which a commit is durable."""
         ...
 
+    def place(self) -> object:
+        """Return what another database at the same address would have another one of."""
+        ...
+
     def begin_writing(self, connection: Connection, source_id: str) -> None:
         """Let the transaction write a source's rows, waiting for others that do."""
         ...
@@ -115,8 +119,12 @@ class Database(Protocol):
 
     def mark(
         self, connection: Connection, source_id: str, ids: list[str], removed_at: datetime | None
-    ) -> None:
-        """Mark records that have no mark; ``None`` takes it from those that have one."""
+    ) -> int:
+        """Mark records that have no mark; ``None`` takes it from those that have one.
+
+        Returns:
+            How many rows that changed.
+        """
         ...
 
 

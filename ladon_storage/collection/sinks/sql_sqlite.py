@@ -126,7 +126,8 @@ class Sqlite:
                 f"write its address as {self.example}."
             )
         self._url = url
-        self._folder = Path(url.database).parent
+        self._path = Path(url.database)
+        self._folder = self._path.parent
         self._keep = keep
         insert = _INSERT.replace("{page}", _PAGE)
         self._inserts = {rule: statement(insert, table, keep, rule) for rule in RULES}
@@ -145,6 +146,14 @@ class Sqlite:
                 f"The sink's folder {self._folder} does not exist; make it, or correct the address."
             )
         return _engine(self._url)
+
+    def place(self) -> tuple[int, int] | None:
+        """Return the file's number: one that was removed can be written to while it is open."""
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
 
     def begin_writing(self, connection: Connection, source_id: str) -> None:
         """Take the file's only lock at once: what reads first cannot wait for who writes."""
@@ -223,11 +232,11 @@ class Sqlite:
 
     def mark(
         self, connection: Connection, source_id: str, ids: list[str], removed_at: datetime | None
-    ) -> None:
+    ) -> int:
         """Pass the ids as one JSON text."""
         at = None if removed_at is None else instant_text(removed_at)
         marking = self._unmark if removed_at is None else self._mark
-        connection.exec_driver_sql(marking, (at, source_id, json.dumps(ids)))
+        return connection.exec_driver_sql(marking, (at, source_id, json.dumps(ids))).rowcount
 
 
 def _inserted(records: list[Record]) -> Iterator[str]:
