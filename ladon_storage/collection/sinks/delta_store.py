@@ -248,7 +248,9 @@ class Store:
         if plan.superseded:  # a crash before it is known what is current must read them again
             numbers = None
         # Whatever its version is, a record that a page has is there.
-        back = known.marked & {each.record_id for each in records} if records else set()
+        back: set[str] = set()
+        if records and known.marked:
+            back = known.marked.intersection(each.record_id for each in records)
         result = WriteResult(tuple(plan.new), tuple(plan.changed), tuple(plan.superseded))
         if not plan.changes_rows and numbers is None and not back:
             return result

@@ -64,6 +64,8 @@ class Plan:
     @property
     def changed(self) -> list[Record]:
         """What is stored of ids that there were, or becomes current again."""
+        if len(self.new) == len(self.fresh):
+            return list(self.again)
         new = {id(each) for each in self.new}
         changed = {id(each): each for each in (*self.fresh, *self.again) if id(each) not in new}
         return list(changed.values())
