@@ -286,7 +286,7 @@ class Store:
         if (plan.back is not None or any(plan.returned)) and not table.has_column(RETURNED.name):
             table.add_column(RETURNED.name)
         rows = record_rows(plan.fresh, plan.arrived, plan.returned)
-        added = dict(by_day(rows, [each.timestamp.date() for each in plan.fresh]))
+        added = dict(by_day(rows, [each.timestamp for each in plan.fresh]))
         rewrite = Rewrite(table, source_id)
         if plan.replaced or plan.back is not None or back:
             self._rewrite(source_id, rewrite, plan, back, added)
