@@ -124,3 +124,19 @@ async def test_memory_of_the_ids_of_a_run_is_bounded(monkeypatch: pytest.MonkeyP
     late = record("3", 1)
     known.note([late], [late])
     assert known.records == []
+
+
+async def test_id_that_is_delivered_often_takes_the_place_of_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A listing of each record's history has as many ids as it has records."""
+    known = Returns(LatestSink())
+    monkeypatch.setattr(returns, "MAX_IDS", 3)
+    for minute in range(5):
+        known.note([record("1", minute), record("2", minute)], [])
+    late = record("3", 1)
+    known.note([late], [late])
+    assert known.records == [late]
+    again = record("1", 1)
+    known.note([again], [again])
+    assert known.records == [late]

@@ -209,7 +209,10 @@ class Sqlite:
         page = orjson.dumps({each.record_id: each.version for each in records}).decode()
         found = connection.exec_driver_sql(self._not_as_it_is, (page, source_id)).scalar_one()
         unknown = set(orjson.loads(found))
-        return [each for each in records if each.record_id in unknown] if unknown else []
+        if not unknown:
+            return []
+        left = [each for each in records if each.record_id in unknown]
+        return left if len(left) == len(unknown) else records
 
     def are_unknown(self, connection: Connection, source_id: str, ids: list[str]) -> bool:
         """Stop at the first that is there."""
