@@ -118,7 +118,8 @@ class Ending:
         got, paging = page.got, self._paging
         if paging.total:
             total = declared_total(got.answer, got.document, paging.total)
-            if total is None and page.keys and getattr(paging, "end", "") == "total":
+            is_end = getattr(paging, "end", "") == "total"
+            if total is None and is_end and (page.keys or self._most is None):
                 raise self._api.error(f"says no total at {paging.total!r}")
             return total
         if paging.only_declared or self._counts_others:
