@@ -16,6 +16,7 @@ PACKAGE = ROOT / "ladon_storage"
 LAYERS = [
     "errors",
     "models",
+    "registry",
     "breaker",
     "metrics",
     "tracing",
@@ -25,11 +26,14 @@ LAYERS = [
     "mock",
     "settings",
     "collection",
+    "server",
+    "embedded",
+    "connect",
+    "project",
     "blocks",
     "events",
     "fallback",
     "tasks",
-    "server",
     "cli",
 ]
 MAY_IMPORT_PREFECT = {"blocks", "events", "tasks"}
