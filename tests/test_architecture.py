@@ -16,6 +16,7 @@ PACKAGE = ROOT / "ladon_storage"
 LAYERS = [
     "errors",
     "models",
+    "registry",
     "breaker",
     "metrics",
     "tracing",
@@ -26,11 +27,14 @@ LAYERS = [
     "settings",
     "collection",
     "probing",
+    "server",
+    "embedded",
+    "connect",
+    "project",
     "blocks",
     "events",
     "fallback",
     "tasks",
-    "server",
     "cli",
 ]
 MAY_IMPORT_PREFECT = {"blocks", "events", "tasks"}

@@ -190,3 +190,19 @@ def test_return_that_may_not_wait_is_none_once_its_listing_says_more() -> None:
     newer = [record(each.record_id, 9, "B") for each in again]
     known.note(newer, [])
     assert (len(known.records), known.left) == (returns.MAX_RETURNS - 1, 0)
+
+
+async def test_id_that_is_delivered_often_takes_the_place_of_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A listing of each record's history has as many ids as it has records."""
+    known = Returns(LatestSink())
+    monkeypatch.setattr(returns, "MAX_IDS", 3)
+    for minute in range(5):
+        known.note([record("1", minute), record("2", minute)], [])
+    late = record("3", 1)
+    known.note([late], [late])
+    assert known.records == [late]
+    again = record("1", 1)
+    known.note([again], [again])
+    assert known.records == [late]

@@ -75,6 +75,20 @@ async def test_page_of_any_size_is_stored_whole(
     assert table(path, "record_id") == [(each.record_id,) for each in page]
 
 
+async def test_ids_of_any_characters_are_found_and_told_apart(path: Path) -> None:
+    """What JSON escapes, in which ids are looked up, is the same id before and after."""
+    ids = [*map(chr, range(1, 128)), "\\n", "\\u0001", 'a"b', "a'b", "é", "🦜", "\u2028", "$.a"]
+    page = [record(each, 1) for each in ids]
+    newer = [record(each, 2, "b") for each in ids]
+
+    assert await write(sink(path), page, page, newer, newer[:5] + page[5:]) == [
+        len(ids),
+        0,
+        len(ids),
+        0,
+    ]
+
+
 @pytest.mark.parametrize(
     ("pages", "counts", "expected"),
     [

@@ -298,7 +298,7 @@ async def test_empty_page_without_a_total_fails(total: object) -> None:
     """A service that tells no total is not believed to have nothing."""
     page: dict[str, Any] = {"totalResults": total, "vulnerabilities": []}
     async with FeedServer(Answer(body=json.dumps(page).encode())) as feed:
-        with pytest.raises(SourceError, match="says no total at 'totalResults'|JSON"):
+        with pytest.raises(SourceError, match=r"says no total at 'totalResults'|JSON"):
             await read(Nvd(url=feed.url))
 
 

@@ -234,7 +234,11 @@ class Passage:
             tally.skipped += len(page.records) - len(stored)
             page = replace(page, records=stored)
         dated = [] if page.undated else stored
-        times = [each.timestamp for each in dated if each.timestamp <= self._horizon]
+        times = [each.timestamp for each in dated]
+        last = max(times, default=None)
+        if last is not None and last > self._horizon:
+            times = [each for each in times if each <= self._horizon]
+            last = max(times, default=None)
         if self._declares_order and tally.see_order(times):
             _tell(
                 logging.WARNING,
@@ -243,9 +247,8 @@ class Passage:
                 f"{min(times).isoformat()} comes after {tally.highest}; it is read to its "
                 "end before anything more is promoted. Do not declare an order.",
             )
-        tally.highest = max(
-            times if tally.highest is None else [tally.highest, *times], default=None
-        )
+        if last is not None and (tally.highest is None or last > tally.highest):
+            tally.highest = last
         if len(times) < len(stored):
             # Asked for each page: what came up during a run of hours is not from the future.
             tally.is_ahead = True

@@ -17,6 +17,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
+from operator import attrgetter
 from typing import Any, Literal, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -149,7 +150,7 @@ def statement(template: str, table: str, keep: Keep, rule: Rule = "newer") -> st
 
 def by_id(records: list[Record]) -> list[Record]:
     """Return records in the order in which every sink writes them."""
-    return sorted(records, key=lambda record: record.record_id)
+    return sorted(records, key=attrgetter("record_id"))
 
 
 def split(compared: Compared, there: Container[str]) -> Compared:
