@@ -11,7 +11,12 @@ from pathlib import Path
 
 import prefect
 import pytest
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_HOME,
+    PREFECT_SERVER_DATABASE_CONNECTION_URL,
+    temporary_settings,
+)
 
 from demo.stage import prefect_server
 from flows import home
@@ -75,7 +80,9 @@ def test_revisions_of_the_installed_prefect_are_where_they_are_looked_for() -> N
 def test_home_is_checked_only_where_prefect_would_open_it(tmp_path: Path) -> None:
     """With a Prefect API, no command opens the database of the home."""
     database_at(tmp_path, UNKNOWN)
-    with temporary_settings({PREFECT_HOME: tmp_path}, restore_defaults={PREFECT_API_URL}):
+    # Other tests of the same process have a Prefect server.
+    theirs = {PREFECT_API_URL, PREFECT_SERVER_DATABASE_CONNECTION_URL}
+    with temporary_settings({PREFECT_HOME: tmp_path}, restore_defaults=theirs):
         with pytest.raises(ConfigurationError, match=UNKNOWN):
             check_home()
         with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}):
