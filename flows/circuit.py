@@ -32,9 +32,10 @@ from flows.home import check_home
 from ladon_storage.blocks import StorageService
 from ladon_storage.breaker import CircuitState
 from ladon_storage.circuits import service_key
+from ladon_storage.connect import shared_client
 from ladon_storage.errors import ConfigurationError, LadonStorageError, StorageError
 from ladon_storage.events import CLOSED, OPENED, resource_id
-from ladon_storage.settings import StorageSettings, shared_client
+from ladon_storage.settings import StorageSettings
 from ladon_storage.tasks import storage_settings
 
 # Never collected, and read all the same: 404 is an answer of a service that works.

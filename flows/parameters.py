@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
-from urllib.parse import unquote_plus
 
 from prefect.blocks.core import Block
 from prefect.flows import Flow
@@ -20,38 +19,17 @@ from pydantic import BaseModel
 
 from flows.ending import note_signals
 from ladon_storage.collection.interfaces import Sink, Source
-from ladon_storage.collection.secrets import check_name
-from ladon_storage.collection.sources import source_from
+from ladon_storage.collection.secrets import SECRET_FIELD, check_name, holds_secret
+from ladon_storage.collection.sources import SOURCES, source_from
 from ladon_storage.collection.sources.addresses import secret_in
 from ladon_storage.errors import ConfigurationError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# As databases read it: a password has any character but @.
-_PASSWORD = re.compile(r"://[^:/@?#]*:[^@]+@", re.DOTALL)
 _USER = re.compile(r"\s*https?://[^/?#]*@", re.IGNORECASE)
-_SECRET_NAME = re.compile(
-    r"pass|pwd|secret|token|credential|signature|authori|cookie|(^|[._-])(sig|auth|key)($|[._-])|"
-    r"(api|access|account|private|sas)[._-]?key",
-    re.IGNORECASE,
-)
 _NAMES_OF_SECRETS = {"key", "url_secret", "key_header", "key_param", "key_prefix"}
 """Fields of sources that are about a secret, and hold none."""
-
-# In options of a database names stand after a blank or another equals sign.
-_QUERY_NAME = re.compile(r"(?<=[?&;=\s])([^=&;#\s]+)=")
-
-
-def holds_secret(address: str) -> bool:
-    """Tell whether an address has a password or a token in it.
-
-    >>> holds_secret("postgresql://user:p/w@db/records"), holds_secret("sqlite:///records.db")
-    (True, False)
-    """
-    return _PASSWORD.search(address) is not None or any(
-        _SECRET_NAME.search(name) for name in _QUERY_NAME.findall(unquote_plus(address))
-    )
 
 
 def refuse_secrets(parameters: Mapping[str, Any]) -> None:
@@ -73,10 +51,23 @@ def refuse_secrets(parameters: Mapping[str, Any]) -> None:
             "A sink that is told by a text is the name of a Record Sink block, not an address; "
             "write an address as {'url': …}."
         )
+    if isinstance(sink, Mapping) and _own_may_hold_secret(sink):
+        raise ConfigurationError(
+            "A field of the sink looks as if it held a secret, and Prefect stores and shows the "
+            "parameters of a run. Give the class the name of the secret, and let it look it up."
+        )
     source, sources = parameters.get("source"), parameters.get("sources")
+    listed = sources if isinstance(sources, list) else []
+    for each in (source, *listed):
+        if isinstance(each, Mapping) and _is_own(each) and _own_may_hold_secret(each):
+            raise ConfigurationError(
+                "A field of the source looks as if it held a secret, and Prefect stores and shows "
+                "the parameters of a run. Give the class the name of the secret, and let it look "
+                "it up."
+            )
     if isinstance(source, Mapping):
         source_from(source)  # refuses what holds a secret, among what else is wrong
-    for each in sources if isinstance(sources, list) else ():
+    for each in listed:
         if isinstance(each, Mapping):
             _refuse_secret_source(each)
 
@@ -103,8 +94,24 @@ def _may_hold_secret(value: object, name: str = "") -> bool:
     return (
         holds_secret(value)
         or _USER.match(value) is not None
-        or _SECRET_NAME.search(name) is not None
+        or SECRET_FIELD.search(name) is not None
     )
+
+
+def _is_own(fields: Mapping[str, Any]) -> bool:
+    """Return whether a class of one's own gets these fields; ours know what is a secret."""
+    return fields.get("kind") not in SOURCES.shipped
+
+
+def _own_may_hold_secret(value: object, name: str = "") -> bool:
+    if isinstance(value, Mapping):
+        return any(_own_may_hold_secret(each, str(key)) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return any(_own_may_hold_secret(each, name) for each in value)
+    if not isinstance(value, str):
+        return False
+    named = SECRET_FIELD.search(name) is not None and bool(value) and not _is_name(value)
+    return named or holds_secret(value)
 
 
 def _is_name(value: str) -> bool:

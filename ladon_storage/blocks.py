@@ -15,19 +15,18 @@ from typing import Literal
 from prefect.blocks.core import Block
 from pydantic import Field, HttpUrl, SecretStr, ValidationError
 
-from ladon_storage.client import StorageServiceClient
 from ladon_storage.collection.interfaces import Sink
 from ladon_storage.collection.sinks import sink_from
-from ladon_storage.mock import MockStorageClient
+from ladon_storage.connect import StorageClient, new_client
 from ladon_storage.settings import StorageSettings
 
 
 def _logo() -> HttpUrl | None:
     try:
-        url = StorageSettings(url=os.environ.get("STORAGE_SERVICE_URL")).url
+        settings = StorageSettings(url=os.environ.get("STORAGE_SERVICE_URL"))
     except ValidationError:  # there is none, or none that makes sense: tasks say so
         return None
-    return HttpUrl(f"{url}/logo.svg")
+    return None if settings.is_file else HttpUrl(f"{settings.url}/logo.svg")
 
 
 class StorageService(Block, StorageSettings):
@@ -56,16 +55,17 @@ class StorageService(Block, StorageSettings):
     # reference, and refuses it, so that nobody could choose one in a form.
     url: str = Field(
         title="URL",
-        description="Address of the Storage Service, such as https://storage.example:8000.",
+        description="Address of the Storage Service, such as https://storage.example:8000, or of a "
+        "file on this host, such as sqlite:///ladon.db.",
     )
 
-    def get_client(self) -> StorageServiceClient | MockStorageClient:
+    def get_client(self) -> StorageClient:
         """Return a new client, to be used with ``async with`` on one event loop.
 
         Raises:
             ConfigurationError: The settings make no sense together, or a file cannot be read.
         """
-        return self.client()
+        return new_client(self)
 
 
 class RecordSink(Block):

@@ -1,33 +1,26 @@
 """Where the Storage Service is and how to speak to it: from the environment, or from a block.
 
-- Settings are values: they may be parameters, be pickled and be compared. Clients are not; one
-  process keeps one client for equal settings, so that its circuit and its pools are shared.
+- Settings are values: they may be parameters, be pickled and be compared. Clients are not, and are
+  made of settings in `connect`.
 - Secrets are `SecretStr`: a password that stands in the URL is taken out of it at once, so that no
   ``repr``, error, log or stored parameter can show it.
-- The mock replaces the service in development only, and never without a warning. In any other
-  environment a missing service is an error: a forgotten variable must not lose watermarks.
+- In any environment but development a missing service is an error: a forgotten variable must not
+  lose watermarks.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import threading
-from collections.abc import Callable, Mapping
-from functools import partial
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from yarl import URL
 
-from ladon_storage.breaker import CircuitChange
-from ladon_storage.circuits import SharedCircuit, circuit_of, default_url
-from ladon_storage.client import StorageServiceClient
+from ladon_storage.circuits import default_url
 from ladon_storage.errors import ConfigurationError
-from ladon_storage.mock import MockStorageClient
-
-logger = logging.getLogger(__name__)
 
 VARIABLES = {
     "url": "STORAGE_SERVICE_URL",
@@ -37,7 +30,7 @@ VARIABLES = {
 }
 """The variable of each setting that the environment can give."""
 
-_WILL_NOT_PERSIST = "Watermarks are kept in memory and will not persist: "
+_FILE = re.compile(r"sqlite:///(?!:memory:)[^?#@\0]*[^?#@\0/.]", re.IGNORECASE)
 
 
 class StorageSettings(BaseModel):
@@ -53,7 +46,10 @@ class StorageSettings(BaseModel):
     url: str | None = Field(
         default=None,
         title="URL",
-        description="Address of the Storage Service, such as https://storage.example:8000.",
+        description=(
+            "Address of the Storage Service, such as https://storage.example:8000, or of a file "
+            "on this host, such as sqlite:///ladon.db."
+        ),
     )
     token: SecretStr | None = Field(
         default=None, description="Bearer token that the Storage Service asks for."
@@ -124,6 +120,8 @@ class StorageSettings(BaseModel):
             return values
         if not values["url"].strip():
             return {**values, "url": None}
+        if _FILE.fullmatch(values["url"].strip()):
+            return {**values, "url": values["url"].strip()}
         try:
             url = URL(values["url"].strip())
             usable = url.scheme in ("http", "https") and url.host
@@ -132,7 +130,8 @@ class StorageSettings(BaseModel):
         if not usable or url.query or url.fragment:
             # Neither kept nor repeated: what cannot be read as an address may hold a password.
             raise ValueError(
-                "url should look like https://storage.example:8000, without a query or fragment"
+                "url should look like https://storage.example:8000, without a query or fragment, "
+                "or like sqlite:///ladon.db"
             )
         taken = {"url": str(url.with_user(None))}
         if url.user:
@@ -149,6 +148,11 @@ class StorageSettings(BaseModel):
                 "block's URL), or ENVIRONMENT=development to keep watermarks in memory"
             )
         return self
+
+    @property
+    def is_file(self) -> bool:
+        """Whether watermarks are in a file of this host instead of a service."""
+        return bool(self.url and _FILE.fullmatch(self.url))
 
     @property
     def is_development(self) -> bool:
@@ -175,104 +179,6 @@ class StorageSettings(BaseModel):
 
     def in_flow_runs(self) -> Self:
         """Return these settings with the circuit that flow runs share, unless they name a store."""
-        if self.circuit_url or not self.url:
+        if self.circuit_url or not self.url or self.is_file:
             return self
         return self.model_copy(update={"circuit_url": SecretStr(default_url())})
-
-    def _circuit(self) -> SharedCircuit | None:
-        if not (self.url and self.circuit_url):
-            return None
-        circuit = circuit_of(self.url, self.circuit_url.get_secret_value())
-        for listener in _listeners:
-            circuit.add_listener(partial(listener, circuit.key))
-        return circuit
-
-    def client(self) -> StorageServiceClient | MockStorageClient:
-        """Return a new client with these settings; the caller closes it.
-
-        Raises:
-            ConfigurationError: They make no sense together, or a file cannot be read.
-        """
-        if not self.url:
-            logger.warning(
-                "%sno STORAGE_SERVICE_URL is set, and the environment is %s.",
-                _WILL_NOT_PERSIST,
-                self.environment,
-            )
-            return MockStorageClient()
-        url = URL(self.url)
-        if self.username or self.password:
-            password = self.password.get_secret_value() if self.password else None
-            url = url.with_user(self.username or "").with_password(password)
-        return StorageServiceClient(
-            str(url),
-            timeout=self.timeout,
-            verify_ssl=self.verify_ssl,
-            environment=self.environment,
-            max_connections=self.max_connections,
-            max_connections_per_host=self.max_connections_per_host,
-            token=self.token.get_secret_value() if self.token else None,
-            circuit_breaker=self._circuit(),
-            ca_file=self.ca_file,
-            client_cert=self.client_cert,
-            client_key=self.client_key,
-            allow_unverified_ssl=self.allow_unverified_ssl,
-        )
-
-
-_listeners: list[Callable[[str, CircuitChange], object]] = []
-
-
-def on_circuit_change(listener: Callable[[str, CircuitChange], object]) -> None:
-    """Call ``listener`` with the service's address and each change of its circuit made here.
-
-    It is told of circuits that processes share, of clients that are made from now on.
-    """
-    _listeners.append(listener)
-
-
-_lock = threading.Lock()
-_clients: dict[StorageSettings, StorageServiceClient | MockStorageClient] = {}
-_mocks_in_use: dict[StorageSettings, MockStorageClient] = {}
-
-
-def shared_client(settings: StorageSettings) -> StorageServiceClient | MockStorageClient:
-    """Return the process's client for ``settings``: one circuit, and one pool for each event loop.
-
-    Nobody needs to close it: each of its pools ends with its event loop.
-
-    Raises:
-        ConfigurationError: The settings make no sense together, or a file cannot be read.
-    """
-    key = _plain(settings)
-    with _lock:
-        if key not in _clients:
-            _clients[key] = key.client()
-        return _mocks_in_use.get(key) or _clients[key]
-
-
-async def check_health(settings: StorageSettings) -> bool:
-    """Tell whether the service is healthy; in development let the mock stand in if it is not.
-
-    A service whose circuit is open counts as unhealthy, and is not asked. The mock stands in for
-    these settings, in this process, until a check finds the service healthy.
-
-    Raises:
-        StorageUnhealthyError: The service is unhealthy or unreachable, in production.
-    """
-    shared_client(settings)
-    key = _plain(settings)
-    healthy = await _clients[key].health_check(through_circuit=True)
-    with _lock:
-        if healthy:
-            _mocks_in_use.pop(key, None)
-        elif key.is_development and key not in _mocks_in_use:
-            _mocks_in_use[key] = MockStorageClient()
-            logger.warning("%sthe Storage Service at %s is unhealthy.", _WILL_NOT_PERSIST, key.url)
-    return healthy
-
-
-def _plain(settings: StorageSettings) -> StorageSettings:
-    """Return what of ``settings`` decides which client it gets: a block's document does not."""
-    fields = StorageSettings.model_fields
-    return StorageSettings.model_validate({name: getattr(settings, name) for name in fields})

@@ -1,7 +1,7 @@
 """Prefect tasks: each call of the Storage Service, and the collection of one source, as a task run.
 
 - Tasks take a block, settings or a block's name, never a live client: a submitted task runs on an
-  event loop of its own, where another loop's session fails. `settings.shared_client` has one client
+  event loop of its own, where another loop's session fails. `connect.shared_client` has one client
   for equal settings, with a pool for each loop.
 - No task is cached. A flow that is retried reads the watermark again; with Prefect's default it
   would collect from the one that its first attempt read.
@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from prefect import task
+from prefect import runtime, task
 from prefect.blocks.core import Block
 from prefect.blocks.system import Secret
 from prefect.cache_policies import NO_CACHE
@@ -46,16 +46,17 @@ from ladon_storage.collection.secrets import secrets_from
 from ladon_storage.collection.sinks import sink_from
 from ladon_storage.collection.sources import source_from
 from ladon_storage.collection.turn import Turn
+from ladon_storage.connect import (
+    check_health,
+    on_circuit_change,
+    settings_by_hand,
+    shared_client,
+)
 from ladon_storage.errors import ConfigurationError, StorageError
 from ladon_storage.events import emit_change
 from ladon_storage.fallback import body, by_task
 from ladon_storage.models import HistoryPage, Watermark, WatermarkStatus
-from ladon_storage.settings import (
-    StorageSettings,
-    check_health,
-    on_circuit_change,
-    shared_client,
-)
+from ladon_storage.settings import StorageSettings
 
 B = TypeVar("B", bound=Block)
 
@@ -63,6 +64,7 @@ Storage = StorageSettings | str | None
 """A `StorageService` block, settings, the name of a saved block, or ``None``.
 
 ``None`` is the environment where it says something, or else the block that is called ``default``.
+Where there is none either, a run by hand keeps its watermarks in a file of the working directory.
 """
 
 AnySink = Sink | RecordSink | dict[str, Any] | str | None
@@ -91,7 +93,7 @@ async def storage_settings(storage: Storage = None) -> StorageSettings:
 
     Raises:
         ConfigurationError: There is no block of that name; or it is ``None``, the environment is
-            not complete, and there is no block ``default``.
+            not complete, and there is no block ``default``, in a run of a deployment.
     """
     if storage is None:
         settings = await _default_settings()
@@ -111,6 +113,8 @@ async def _default_settings() -> StorageSettings:
         try:
             return await _block(StorageService, DEFAULT_BLOCK)
         except ConfigurationError:
+            if not _is_deployed():
+                return settings_by_hand()
             block = f"{StorageService.get_block_type_slug()}/{DEFAULT_BLOCK}"
             raise ConfigurationError(f"{str(incomplete)[:-1]}; or save a block {block}.") from None
 
@@ -125,6 +129,12 @@ async def _block(kind: type[B], name: str) -> B:
         ) from None
     block: B = loaded
     return block
+
+
+def _is_deployed() -> bool:
+    """Return whether this is a run of a deployment, whose working directory may end with it."""
+    # A process that was begun for a run has the variable; there, Prefect would ask its API.
+    return bool(os.environ.get("PREFECT__FLOW_RUN_ID") or runtime.deployment.id)
 
 
 def _is_in_a_run() -> bool:

@@ -1,4 +1,4 @@
-"""One contract, kept by the mock, by the embedded service, and by one that knows nothing else."""
+"""One contract: of the mock, a file, the embedded service, and one that knows nothing else."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from ladon_storage import (
     WatermarkConflictError,
     WatermarkInFutureError,
 )
+from ladon_storage.embedded import EmbeddedStorage
 from ladon_storage.models import NOTHING_COLLECTED, age_seconds, collected_up_to, is_ahead
 from tests.base_service import base_service
 from tests.clock import FakeClock
 from tests.service import embedded_service
 
-Client = StorageServiceClient | MockStorageClient
+Client = StorageServiceClient | EmbeddedStorage | MockStorageClient
 
 JANUARY = datetime(2024, 1, 1, 12, tzinfo=UTC)
 FEBRUARY = datetime(2024, 2, 1, 12, tzinfo=UTC)
@@ -43,13 +44,17 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture(params=["mock", "embedded", "base"])
+@pytest.fixture(params=["mock", "file", "embedded", "base"])
 async def client(
     request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock
 ) -> AsyncIterator[Client]:
     """Hand out each client of the contract in turn."""
     if request.param == "mock":
         yield MockStorageClient(clock=clock.now)
+        return
+    if request.param == "file":
+        async with EmbeddedStorage(tmp_path / "watermarks.db", clock=clock.now) as in_file:
+            yield in_file
         return
     service = (
         embedded_service(tmp_path / "watermarks.db", now=clock.now)
@@ -70,7 +75,7 @@ def _far_from_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-extended = pytest.mark.parametrize("client", ["mock", "embedded"], indirect=True)
+extended = pytest.mark.parametrize("client", ["mock", "file", "embedded"], indirect=True)
 """Marks what goes beyond the base contract."""
 
 
@@ -497,9 +502,10 @@ async def test_base_service_is_not_asked_for_a_history(client: Client) -> None:
         "__aexit__",
     ],
 )  # fmt: skip
-def test_mock_has_the_clients_signature(name: str) -> None:
-    """Whoever calls one can call the other."""
-    ours, theirs = (getattr(each, name) for each in (MockStorageClient, StorageServiceClient))
+@pytest.mark.parametrize("other", [MockStorageClient, EmbeddedStorage])
+def test_others_have_the_clients_signature(name: str, other: type) -> None:
+    """A caller of one can call the other."""
+    ours, theirs = (getattr(each, name) for each in (other, StorageServiceClient))
     assert inspect.signature(ours) == inspect.signature(theirs)
 
 

@@ -21,11 +21,12 @@ from ladon_storage import (
     MockStorageClient,
     StorageServiceClient,
     StorageUnhealthyError,
-    settings,
+    connect,
 )
 from ladon_storage.circuits import SharedCircuit
+from ladon_storage.connect import check_health, new_client, shared_client
 from ladon_storage.errors import StorageResponseError
-from ladon_storage.settings import StorageSettings, check_health, shared_client
+from ladon_storage.settings import StorageSettings
 from tests.raw_server import RawServer, http, watermark
 
 ADDRESS = "https://storage.example:8000"
@@ -36,8 +37,8 @@ SECRET = "s3cret-7Hq"
 @pytest.fixture(autouse=True)
 def _clients(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the process's clients of other tests apart."""
-    monkeypatch.setattr(settings, "_clients", {})
-    monkeypatch.setattr(settings, "_mocks_in_use", {})
+    monkeypatch.setattr(connect, "_clients", {})
+    monkeypatch.setattr(connect, "_mocks_in_use", {})
 
 
 def test_environment_says_where_and_how() -> None:
@@ -178,7 +179,7 @@ def test_other_settings_have_a_client_of_their_own(other: dict[str, Any]) -> Non
 def test_client_that_is_asked_for_is_a_new_one() -> None:
     """What the caller closes is the caller's own."""
     mine = StorageSettings(url=ADDRESS)
-    assert len({mine.client(), mine.client(), shared_client(mine)}) == 3
+    assert len({new_client(mine), new_client(mine), shared_client(mine)}) == 3
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,7 @@ async def test_credentials_reach_the_service() -> None:
         host = server.url.removeprefix("http://")
         password = {"url": f"http://us%40er:p%2Fw%3A%C3%BC@{host}"}
         for given in (password, {"url": server.url, "token": SECRET}):
-            async with StorageSettings.model_validate(given).client() as client:
+            async with new_client(StorageSettings.model_validate(given)) as client:
                 await client.get_watermark("kev")
     basic = base64.b64encode("us@er:p/w:ü".encode())
     assert b"Authorization: Basic " + basic in server.requests[0]
@@ -269,10 +270,10 @@ def test_every_setting_reaches_the_client(monkeypatch: pytest.MonkeyPatch) -> No
     }
     made: dict[str, Any] = {}
     monkeypatch.setattr(
-        settings, "StorageServiceClient", lambda url, **options: made.update(url=url, **options)
+        connect, "StorageServiceClient", lambda url, **options: made.update(url=url, **options)
     )
     there = StorageSettings.model_validate({"url": ADDRESS, **given, "circuit_url": "memory://"})
-    there.client()
+    new_client(there)
     circuit = made.pop("circuit_breaker")
     assert isinstance(circuit, SharedCircuit)
     assert circuit.key == f"{ADDRESS}"
@@ -284,13 +285,14 @@ def test_every_setting_reaches_the_client(monkeypatch: pytest.MonkeyPatch) -> No
 def test_circuit_is_shared_where_a_store_is_named(tmp_path: Path) -> None:
     """Clients of a service have its circuit, whatever else their settings are; no others do."""
     there = {"url": ADDRESS, "circuit_url": f"sqlite:///{tmp_path}/circuits.db"}
-    one = StorageSettings.model_validate(there).client()
+    one = new_client(StorageSettings.model_validate(there))
     one.circuit_breaker.trip()
-    another = StorageSettings.model_validate({**there, "url": f"{ADDRESS}/", "timeout": 3}).client()
+    beside = {**there, "url": f"{ADDRESS}/", "timeout": 3}
+    another = new_client(StorageSettings.model_validate(beside))
     assert another.circuit_breaker.state == "open"
-    elsewhere = StorageSettings.model_validate({**there, "url": "http://other.example"}).client()
+    elsewhere = new_client(StorageSettings.model_validate({**there, "url": "http://other.example"}))
     assert elsewhere.circuit_breaker.state == "closed"
-    plain = StorageSettings(url=ADDRESS).client()
+    plain = new_client(StorageSettings(url=ADDRESS))
     assert type(plain.circuit_breaker) is CircuitBreaker
 
 
@@ -315,7 +317,7 @@ def test_circuit_store_that_does_not_exist_is_told_when_the_client_is_made() -> 
     """The sentence quotes nothing of an address that may hold a password."""
     wrong = StorageSettings(url=ADDRESS, circuit_url=SecretStr(f"reddis://:{SECRET}@redis"))
     with pytest.raises(ConfigurationError, match="STORAGE_CIRCUIT_URL") as caught:
-        wrong.client()
+        new_client(wrong)
     assert SECRET not in str(caught.value)
 
 
@@ -323,11 +325,11 @@ def test_changes_of_shared_circuits_are_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Whoever asked is told of each change that is made here, with the service's address."""
-    monkeypatch.setattr(settings, "_listeners", [])
+    monkeypatch.setattr(connect, "_listeners", [])
     told: list[tuple[str, str]] = []
-    settings.on_circuit_change(lambda service, change: told.append((service, change.after)))
+    connect.on_circuit_change(lambda service, change: told.append((service, change.after)))
     there = StorageSettings(url=ADDRESS, circuit_url=SecretStr(f"sqlite:///{tmp_path}/c.db"))
-    one, another = there.client(), there.client()
+    one, another = new_client(there), new_client(there)
     one.circuit_breaker.trip()
     another.circuit_breaker.reset()
     assert told == [(ADDRESS, "open"), (ADDRESS, "closed")]
@@ -376,7 +378,7 @@ async def test_health_check_that_does_not_speak_of_the_service_is_no_failure() -
 def test_file_that_is_missing_is_told_when_the_client_is_made() -> None:
     """A block may be saved before its files are where it runs; a run finds out at once."""
     with pytest.raises(ConfigurationError, match="ca_file"):
-        StorageSettings(url=ADDRESS, ca_file=Path("missing.pem")).client()
+        new_client(StorageSettings(url=ADDRESS, ca_file=Path("missing.pem")))
 
 
 async def test_checks_at_once_share_one_mock() -> None:
@@ -419,6 +421,6 @@ async def test_password_without_a_user_is_sent() -> None:
     """Some proxies ask for nothing else."""
     async with RawServer(watermark()) as server:
         url = server.url.replace("//", f"//:{SECRET}@")
-        async with StorageSettings(url=url).client() as client:
+        async with new_client(StorageSettings(url=url)) as client:
             await client.get_watermark("kev")
     assert b"Authorization" in server.requests[0]

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Annotated
+from urllib.parse import unquote_plus
 
 from pydantic import AfterValidator, Field
 
@@ -42,6 +43,30 @@ def check_name(value: str) -> str:
             "letters, digits, - and _"
         )
     return value
+
+
+# As databases read it: a password has any character but @.
+_PASSWORD = re.compile(r"://[^:/@?#]*:[^@]+@", re.DOTALL)
+SECRET_FIELD = re.compile(
+    r"pass|pwd|secret|token|credential|signature|authori|cookie|(^|[._-])(sig|auth|key)($|[._-])|"
+    r"(api|access|account|private|sas)[._-]?key",
+    re.IGNORECASE,
+)
+"""Names of fields that may hold a secret."""
+
+# In options of a database names stand after a blank or another equals sign.
+_QUERY_NAME = re.compile(r"(?<=[?&;=\s])([^=&;#\s]+)=")
+
+
+def holds_secret(address: str) -> bool:
+    """Return whether an address has a password or a token in it.
+
+    >>> holds_secret("postgresql://user:p/w@db/records"), holds_secret("sqlite:///records.db")
+    (True, False)
+    """
+    return _PASSWORD.search(address) is not None or any(
+        SECRET_FIELD.search(name) for name in _QUERY_NAME.findall(unquote_plus(address))
+    )
 
 
 # Words with _ or - between them, in one case, with few digits; a single word has none.
@@ -88,20 +113,33 @@ async def secret(name: str, source_id: str) -> str:
     Raises:
         ConfigurationError: There is none, or it is empty or no text of one line.
     """
+    return await named_secret(name, f"of source {source_id!r}")
+
+
+async def named_secret(name: str, owner: str) -> str:
+    """Return the secret that is called ``name``.
+
+    Args:
+        name: The name.
+        owner: What needs it, for errors, such as ``of the sink``.
+
+    Raises:
+        ConfigurationError: There is none, or it is empty or no text of one line.
+    """
     lookup = _lookup.get()
     found = await lookup(name) if lookup is not None else None
     if not found:
         found = os.environ.get(name)
     value = (found or "").strip()
+    shown = shown_name(name)
     if not value:
-        told = shown_name(name)
         raise ConfigurationError(
-            f"The secret {told!r} of source {source_id!r} is not set; make a Prefect Secret block "
-            f"{told!r}, or set the environment variable {told}."
+            f"The secret {shown!r} {owner} is not set; make a Prefect Secret block "
+            f"{shown!r}, or set the environment variable {shown}."
         )
     if not (value.isascii() and value.isprintable()):  # no header could carry it
         raise ConfigurationError(
-            f"The secret {name!r} of source {source_id!r} has other characters than printable "
-            "ASCII; set it anew."
+            f"The secret {shown!r} {owner} has other characters than printable ASCII. Store it "
+            "again."
         )
     return value

@@ -109,7 +109,8 @@ class Store:
     async def close(self) -> None:
         """Finish the writes that wait, and close the file."""
         await self._writer.close()
-        await asyncio.to_thread(self._scans.shutdown)
+        # In this thread: while the interpreter ends, no other takes work.
+        self._scans.shutdown()
         self._reader.close()
         self._scanner.close()
 

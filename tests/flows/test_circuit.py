@@ -22,9 +22,10 @@ from flows.circuit import deploy, probe_storage
 from ladon_storage import cli, tasks
 from ladon_storage.circuits import SharedCircuit
 from ladon_storage.circuits.sqlite import SqliteStore
+from ladon_storage.connect import shared_client
 from ladon_storage.errors import CircuitOpenError, ConfigurationError, StorageResponseError
 from ladon_storage.events import resource_id
-from ladon_storage.settings import StorageSettings, shared_client
+from ladon_storage.settings import StorageSettings
 from tests.flaky import Flaky
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -21,6 +21,7 @@ from flows import collect as module
 from flows.collect import collect, collect_kev
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.sources import KINDS
+from ladon_storage.connect import new_client
 from ladon_storage.errors import (
     ConfigurationError,
     SourceError,
@@ -33,6 +34,7 @@ from ladon_storage.settings import StorageSettings
 from tests.collecting import ScriptedSource, at, record, table
 from tests.feed_server import Answer, FeedServer
 from tests.flaky import Flaky
+from tests.service import embedded_service
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CATALOGUE = {
@@ -49,7 +51,7 @@ def sink(folder: Path, **fields: str) -> dict[str, str]:
 
 
 async def watermark(storage: StorageSettings, source_id: str) -> Watermark | None:
-    async with storage.client() as client:
+    async with new_client(storage) as client:
         return await client.get_watermark(source_id)
 
 
@@ -107,6 +109,7 @@ async def test_blocks_called_default_are_used_where_nothing_is_said(
 ) -> None:
     """A deployment needs no parameters but its source; the environment goes before the block."""
     monkeypatch.delenv("STORAGE_SERVICE_URL", raising=False)
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "a-deployment")
     with pytest.raises(
         ConfigurationError,
         match=r"set STORAGE_SERVICE_URL .* or save a block ladon-storage-service/default\.",
@@ -128,10 +131,38 @@ async def test_blocks_called_default_are_used_where_nothing_is_said(
         await StorageService.adelete("default")
 
 
-async def test_environment_without_a_service_fails_the_run(tmp_path: Path) -> None:
-    """In production, which is the default, a missing address says what to set."""
+@pytest.mark.parametrize(
+    "variable", ["ENVIRONMENT", "PREFECT__RUNTIME__DEPLOYMENT__ID"], ids=["production", "deployed"]
+)
+async def test_environment_without_a_service_fails_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """In production, and in a run of a deployment, a missing address says what to set."""
+    monkeypatch.setenv(variable, "production")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigurationError, match="STORAGE_SERVICE_URL"):
         await collect(ScriptedSource([]), sink(tmp_path))
+    assert not (tmp_path / "ladon.db").exists()
+
+
+async def test_run_by_hand_without_a_service_keeps_its_watermark_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where nothing is configured, the next run resumes from the file, which one line names."""
+    monkeypatch.delenv("STORAGE_SERVICE_URL", raising=False)
+    monkeypatch.delenv("ENVIRONMENT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    source = ScriptedSource([[record("1", 1)]], [[record("2", 2)]])
+    await collect(source, sink(tmp_path))
+    report = await collect(source, sink(tmp_path))
+    assert (report.watermark_before, report.watermark_after) == (at(1), at(2))
+    said = [each for each in caplog.messages if "No Storage Service is configured" in each]
+    assert len(said) == 1
+    assert str(tmp_path / "ladon.db") in said[0]
+    async with embedded_service(tmp_path / "ladon.db") as address:
+        stored = await watermark(StorageSettings(url=address), "feed")
+    assert stored
+    assert stored.last_successful_timestamp == at(2)
 
 
 async def test_unhealthy_service_fails_before_anything_is_collected(
@@ -196,7 +227,7 @@ async def test_run_that_lost_to_another_fails_and_leaves_it_alone(
     """A watermark that moved during the run is not overwritten, neither by success nor failure."""
 
     async def faster() -> None:
-        async with storage.client() as client:
+        async with new_client(storage) as client:
             await client.update_watermark("feed", at(50))
 
     source = ScriptedSource([[record("1", 1)], faster])

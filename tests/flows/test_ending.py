@@ -22,6 +22,7 @@ from yarl import URL
 from flows import ending
 from flows.collect import collect
 from flows.collect_many import collect_many
+from ladon_storage.connect import new_client
 from ladon_storage.fallback import by_task
 from ladon_storage.settings import StorageSettings
 from tests.collecting import ScriptedSource, record
@@ -43,7 +44,7 @@ def _no_signal_before(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def reason(storage: StorageSettings, source_id: str = "feed") -> str | None:
     """Return the error of a watermark that says failed, with no success before."""
-    async with storage.client() as client:
+    async with new_client(storage) as client:
         stored = await client.get_watermark(source_id)
     assert stored
     assert (stored.status, stored.last_successful_timestamp) == ("failed", None)
@@ -108,7 +109,7 @@ async def test_hangup_that_is_ignored_ends_no_run(
             feed.play = play
             output, _ = await asyncio.wait_for(running.communicate(), SECONDS)
     assert running.returncode == 0, output.decode()
-    async with storage.client() as client:
+    async with new_client(storage) as client:
         stored = await client.get_watermark("kev")
     assert stored
     assert stored.status == "success"
@@ -139,7 +140,7 @@ async def test_cancellation_in_prefect_is_named(storage: StorageSettings, tmp_pa
         collect(hanging_source(started), {"url": f"sqlite:///{tmp_path}/r.db"}, storage)
     )
     await started.wait()
-    async with storage.client() as client, get_client() as prefect:
+    async with new_client(storage) as client, get_client() as prefect:
         stored = await client.get_watermark("feed")
         assert stored
         await prefect.set_flow_run_state(stored.run_id, Cancelling(), force=True)  # type: ignore[arg-type]

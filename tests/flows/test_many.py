@@ -19,6 +19,7 @@ from flows import freshness as freshness_module
 from flows.backfill import backfill
 from flows.collect_many import collect_many
 from flows.freshness import Freshness, StaleWatermarkError, check_freshness
+from ladon_storage.connect import new_client
 from ladon_storage.errors import (
     CollectionError,
     ConfigurationError,
@@ -82,7 +83,7 @@ async def test_many_sources_are_collected_in_one_run(
     assert (again.sources, again.records_written) == (30, 0)
     assert len(table(tmp_path / "records.db")) == 30
     assert service.calls.count("HEALTH") == 2
-    async with storage.client() as client:
+    async with new_client(storage) as client:
         watermark = await client.get_watermark("many-29")
     assert watermark
     assert watermark.last_successful_timestamp == datetime(2024, 1, 1, tzinfo=UTC)
@@ -156,6 +157,68 @@ async def test_sources_of_a_file_are_collected(
     assert (report.sources, report.records_written) == (2, 2)
 
 
+PROJECT = """
+[storage]
+url = "{storage}"
+[sinks.records]
+url = "sqlite:///records.db"
+[sources.one]
+kind = "kev"
+url = "{feed}/x"
+freshness.max_age_hours = 24
+[sources.two]
+kind = "kev"
+url = "{feed}/x"
+freshness.max_age_hours = 100000
+[sources.own]
+kind = "tests.own_classes:Tickets"
+project = "p"
+limits.initial_lookback = 3650
+"""
+
+
+async def test_project_is_collected_and_checked(
+    storage: StorageSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A `ladon.toml` is all that a run needs: sources, also of one's own, sink, limits, storage."""
+    monkeypatch.delenv("STORAGE_SERVICE_URL", raising=False)
+    file = tmp_path / "ladon.toml"
+    async with catalogues() as url:
+        file.write_text(PROJECT.format(storage=storage.url, feed=url))
+        report = await collect_many(file=str(file))
+    assert report.sources == 3
+    async with new_client(storage) as client:
+        for name in ("one", "two", "own"):
+            stored = await client.get_watermark(name)
+            assert stored
+            assert stored.status == "success"
+    assert (tmp_path / "records.db").exists()
+    with pytest.raises(StaleWatermarkError, match="1 of 2 sources are stale: one"):
+        await check_freshness(file=str(file))
+
+
+async def test_project_of_several_sinks_needs_a_name(
+    storage: StorageSettings, tmp_path: Path
+) -> None:
+    """One run has one sink, and does not choose it; two sources of one name are refused as ever."""
+    text = PROJECT.format(storage=storage.url, feed="http://127.0.0.1:9/")
+    other = (
+        text.replace('kind = "tests', 'sink = "other"\nkind = "tests')
+        .replace(
+            "[sources.one]",
+            '[sinks.other]\nurl = "sqlite:///o.db"\n[sources.one]\nsink = "records"',
+        )
+        .replace("[sources.two]", '[sources.two]\nsink = "records"')
+    )
+    file = tmp_path / "ladon.toml"
+    file.write_text(other)
+    with pytest.raises(ConfigurationError, match="go to several sinks, other, records"):
+        await collect_many(file=str(file))
+    file.write_text(text + 'source_id = "one"\n')
+    with pytest.raises(ConfigurationError, match="Several sources are called 'one'"):
+        await collect_many(file=str(file))
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
@@ -199,7 +262,7 @@ async def test_backfill_goes_window_by_window_and_resumes(
     ]
     assert (report.windows, report.windows_done_before, report.records_written) == (4, 2, 2)
     assert len(table(tmp_path / "records.db")) == 4
-    async with storage.client() as client:
+    async with new_client(storage) as client:
         assert await client.get_watermark("archive") is None
     again = await backfill(source, sink=sink(tmp_path), storage=storage, **past)
     assert (again.windows_done_before, again.records_read) == (4, 0)
@@ -235,7 +298,7 @@ async def test_empty_backfill_is_refused(storage: StorageSettings, tmp_path: Pat
 async def test_stale_watermark_fails_the_check_and_is_an_event(storage: StorageSettings) -> None:
     """Too old, or never collected: both are told, and the run's state is the alert."""
     now = datetime.now(UTC)
-    async with storage.client() as client:
+    async with new_client(storage) as client:
         await client.update_watermark("fresh", now - timedelta(hours=1))
         await client.update_watermark("old", now - timedelta(hours=30))
         await client.update_watermark("dead", now, "failed", "boom")
@@ -283,7 +346,7 @@ async def test_watermark_in_the_future_is_wrong_and_not_fresh(
 ) -> None:
     """It fails with how far ahead it is and what to do; clocks may differ by seconds."""
     now = datetime.now(UTC)
-    async with storage.client() as client:
+    async with new_client(storage) as client:
         await client.update_watermark("ahead", now + timedelta(hours=3))
         await client.update_watermark("skewed", now + timedelta(seconds=20))
     with pytest.raises(StaleWatermarkError, match=r"ahead \(3\.0 h ahead\); set .* by a reset"):
@@ -297,7 +360,7 @@ async def test_source_without_records_is_never_collected(
     storage: StorageSettings, service: Flaky
 ) -> None:
     """A success of a run that stored nothing is no watermark of the year 1 for who reads it."""
-    async with storage.client() as client:
+    async with new_client(storage) as client:
         await client.update_watermark("nothing", NOTHING_COLLECTED)
     with pytest.raises(StaleWatermarkError, match=r"nothing \(never collected"):
         await check_freshness([Freshness(source_id="nothing", max_age_hours=1e9)], storage)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL
 
+from ladon_storage.connect import new_client
 from ladon_storage.models import Watermark
 from ladon_storage.settings import StorageSettings
 from tests.collecting import table
@@ -65,7 +66,7 @@ async def outcome_through(
         await asyncio.sleep(0.1)
 
     async def outcome() -> Watermark:
-        async with storage.client() as client:
+        async with new_client(storage) as client:
             while True:
                 watermark = await client.get_watermark("kev")
                 if watermark and watermark.status in ("success", "failed"):

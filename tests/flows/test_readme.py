@@ -16,6 +16,7 @@ from prefect.settings import PREFECT_API_URL
 
 from demo import kev
 from ladon_storage.blocks import RecordSink, StorageService
+from ladon_storage.connect import new_client
 from ladon_storage.settings import StorageSettings
 from tests.collecting import table
 from tests.documents import ROOT, examples
@@ -63,7 +64,7 @@ async def test_own_flow_writes_its_watermark(
 ) -> None:
     """The tasks alone, in a stranger's flow, keep the source's watermark."""
     await printed(OWN_FLOW, tmp_path, service)
-    async with storage.client() as client:
+    async with new_client(storage) as client:
         watermark = await client.get_watermark("tickets")
     assert watermark
     assert watermark["last_successful_timestamp"] == "2026-01-01T00:00:00+00:00"

@@ -16,6 +16,7 @@ import pytest
 from flows.collect import collect
 from ladon_storage.collection.engine import Report
 from ladon_storage.collection.sources import Kev, ThreatFox
+from ladon_storage.connect import new_client
 from ladon_storage.errors import SourceError, StorageError
 from ladon_storage.models import Watermark
 from ladon_storage.settings import StorageSettings
@@ -74,7 +75,7 @@ async def test_forty_threatfox_polls_lose_nothing_and_repeat_nothing(
 
 
 async def watermark(storage: StorageSettings) -> Watermark:
-    async with storage.client() as client:
+    async with new_client(storage) as client:
         stored = await client.get_watermark("kev")
     assert stored
     return stored

@@ -22,6 +22,7 @@ from pydantic import SecretStr
 
 from ladon_storage import tasks
 from ladon_storage.collection.interfaces import Collected
+from ladon_storage.connect import shared_client
 from ladon_storage.errors import (
     CircuitOpenError,
     StorageResponseError,
@@ -29,7 +30,7 @@ from ladon_storage.errors import (
     WatermarkConflictError,
 )
 from ladon_storage.models import Watermark
-from ladon_storage.settings import StorageSettings, shared_client
+from ladon_storage.settings import StorageSettings
 from tests.collecting import ScriptedSource, record, table
 from tests.flaky import Flaky, flaky_service
 

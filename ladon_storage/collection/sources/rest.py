@@ -393,6 +393,15 @@ class Rest(BaseModel):
         """Return the walk through a range of an API whose way of paging is known, not declared."""
         return Walk(_Requests(self, http, self.bounds_of(start, until)), is_known=True)
 
+    async def fetch(self, http: SourceHttp, step: Step) -> Got:
+        """Return one page of the API, without a walk that judges it.
+
+        Raises:
+            SourceError: It did not arrive, or has another structure.
+        """
+        requests = _Requests(self, http, self.bounds_of(None, None))
+        return await requests.page(step, accept=(), may_be_empty=True)
+
     def bounds_of(
         self, start: datetime | None, until: datetime | None
     ) -> dict[Where, dict[str, Any]]:

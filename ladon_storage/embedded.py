@@ -1,0 +1,343 @@
+"""The Storage Service's own store inside this process, with the interface of its client.
+
+- The rules are the service's, because the store is: compare-and-set, leases, refusals, history.
+  `ladon-storage serve` may serve the same file, now or later.
+- A file has one store in a process, on an event loop of its own, which all event loops and threads
+  call. SQLite's locks keep the processes of one host apart.
+- What is acknowledged is on disk. The store is closed when its last client is closed, or with the
+  process, so that the file is whole without the two beside it.
+- A store is not used behind a fork: the child opens its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextvars
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from ladon_storage.breaker import CircuitBreaker
+from ladon_storage.errors import (
+    ConfigurationError,
+    DatabaseError,
+    StorageResponseError,
+    StorageUnhealthyError,
+)
+from ladon_storage.models import HistoryPage, Watermark, WatermarkUpdate, check_source_id
+from ladon_storage.server.store import Store
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Clock = Callable[[], datetime]
+
+SCHEME = "sqlite:///"
+CLOSING_SECONDS = 10.0
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def file_of(url: str) -> Path:
+    """Return the file that a storage address names, absolute.
+
+    Raises:
+        ConfigurationError: It names none.
+
+    >>> str(file_of("sqlite:////var/lib/ladon.db"))
+    '/var/lib/ladon.db'
+    """
+    name = url.strip()[len(SCHEME) :]
+    is_file = url.strip().lower().startswith(SCHEME) and name and name.strip("/.")
+    if not is_file or name.startswith(":memory:") or any(mark in name for mark in "?#\0"):
+        # Not repeated: what stands before an @ may be a password.
+        raise ConfigurationError(
+            "The storage's address names no file. Write it as sqlite:///ladon.db, or as "
+            "sqlite:////var/lib/ladon.db for one anywhere."
+        )
+    return Path(name).absolute()
+
+
+class EmbeddedStorage:
+    """Watermarks in a file of this host, with the same interface and rules as the service's client.
+
+    Args:
+        path: The file; created at the first call if it does not exist.
+        environment: In ``production`` an unhealthy file raises, elsewhere it does not.
+        clock: The storage's time.
+
+    Raises:
+        ConfigurationError: At the first call: the file cannot be a database of this program.
+
+    Example:
+        ```python
+        async with EmbeddedStorage("ladon.db") as storage:
+            watermark = await storage.get_watermark("kev")
+        ```
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        environment: str = "production",
+        clock: Clock = _utc_now,
+    ) -> None:
+        self.circuit_breaker = CircuitBreaker()
+        self.path = Path(path).absolute()
+        self.environment = environment
+        self._clock = clock
+        self._uses = _Uses(self.path, clock)
+        # At exit every store is closed anyway.
+        weakref.finalize(self, self._uses.release).atexit = False
+
+    def __repr__(self) -> str:
+        return f"<EmbeddedStorage in {str(self.path)!r}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the file unless another client of this process uses it; the next call opens it."""
+        closing = self._uses.release()
+        if closing is not None:
+            await asyncio.wrap_future(closing)
+
+    async def health_check(self, *, through_circuit: bool = False) -> bool:
+        """Return whether the file is read and written.
+
+        Raises:
+            StorageUnhealthyError: It is not, in production.
+            ConfigurationError: The file cannot be a database of this program.
+        """
+        try:
+            await self._call(lambda store: store.check())
+        except StorageResponseError as error:
+            text = f"The storage in {str(self.path)!r} is unhealthy: {error}"
+            if self.environment.strip().lower() == "production":
+                raise StorageUnhealthyError(text, error.status) from error
+            logger.warning("%s (health_check_failed)", text)
+            return False
+        return True
+
+    async def get_watermark(self, source_id: str) -> Watermark | None:
+        """Return the watermark of ``source_id``, or ``None`` if it was never collected.
+
+        Raises:
+            ValueError: ``source_id`` cannot name a source.
+            StorageError: The file could not be read.
+        """
+        check_source_id(source_id)
+
+        async def get(store: Store) -> Watermark | None:
+            return store.get(source_id)
+
+        stored = await self._call(get)
+        return None if stored is None else stored.as_answered(self._clock())
+
+    async def watermark_history(
+        self, source_id: str, *, moved: bool = False, limit: int = 100, before: int | None = None
+    ) -> HistoryPage | None:
+        """Return a page of the changes of a watermark, the latest first.
+
+        Raises:
+            ValueError: ``source_id`` cannot name a source.
+            StorageError: The file could not be read.
+        """
+        check_source_id(source_id)
+        return await self._call(
+            lambda store: store.history(source_id, moved=moved, limit=limit, before=before)
+        )
+
+    async def update_watermark(
+        self,
+        source_id: str,
+        timestamp: datetime,
+        status: str = "success",
+        error_message: str | None = None,
+        *,
+        if_match: str | None = None,
+        if_none_match: bool = False,
+        records_collected: int | None = None,
+        run_id: str | None = None,
+        lease: timedelta | None = None,
+        ledger: Mapping[str, Any] | None = None,
+    ) -> Watermark:
+        """Write the outcome of a run, and return what is stored.
+
+        Raises:
+            TypeError: ``timestamp`` is no datetime.
+            ValueError: Another argument makes no sense.
+            WatermarkConflictError: Another run, or a later success, was faster.
+            WatermarkInFutureError: It is a success far ahead of the clock.
+            StorageError: The file could not be written.
+        """
+        check_source_id(source_id)
+        update = WatermarkUpdate.of(
+            timestamp,
+            status,
+            error_message,
+            records_collected=records_collected,
+            run_id=run_id,
+            lease=lease,
+            ledger=ledger,
+        )
+        stored = await self._call(
+            lambda store: store.put(
+                source_id,
+                update,
+                actor=f"process {os.getpid()}",
+                if_match=() if if_match is None else (if_match,),
+                if_none_match=if_none_match,
+            )
+        )
+        return stored.watermark.as_answered(self._clock())
+
+    async def _call(self, act: Callable[[Store], Awaitable[T]]) -> T:
+        try:
+            return await asyncio.wrap_future(self._uses.submit(act))
+        except DatabaseError as error:
+            # What the service's client says where the service answers with this error.
+            raise StorageResponseError(
+                f"The storage in {str(self.path)!r}: {error}", 503
+            ) from error
+
+
+class _Uses:
+    """The share that one client has in the store of a file."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._path = path
+        self._clock = clock
+        self._store: _SharedStore | None = None
+
+    def submit(self, act: Callable[[Store], Awaitable[T]]) -> Future[T]:
+        """Begin a call of the store, which is opened where it is not."""
+        with _lock:  # so that no call comes after the store's end
+            while self._store is None or self._store.pid != os.getpid() or self._store.is_closing:
+                key = (os.getpid(), self._path, self._clock)
+                store = _stores.get(key) or _SharedStore(key)
+                # Collecting garbage may have released its last other client just now.
+                store.clients += 1
+                _stores[key] = self._store = store
+            return self._store.submit(act)
+
+    def release(self) -> Future[None] | None:
+        """Give the share back; return the closing of the store where it was the last."""
+        with _lock:
+            store, self._store = self._store, None
+            if store is None or store.pid != os.getpid():
+                return None
+            store.clients -= 1
+            if store.clients:
+                return None
+            if _stores.get(store.key) is store:
+                del _stores[store.key]
+            return store.close()
+
+
+class _SharedStore:
+    """The store of one file in this process, on an event loop and a thread of its own."""
+
+    def __init__(self, key: tuple[int, Path, Clock]) -> None:
+        self.key = key
+        self.pid, path, clock = key
+        self.clients = 0
+        self.is_closing = False
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._run, name="ladon-storage-embedded", daemon=True
+        )
+        self._thread.start()
+        self._store: asyncio.Task[Store] | None = None
+        self._open = partial(Store.open, path, clock)
+
+    def submit(self, act: Callable[[Store], Awaitable[T]]) -> Future[T]:
+        """Begin a call on the store's loop."""
+
+        async def call() -> T:
+            if (task := asyncio.current_task()) is not None:
+                self._calls.add(task)
+                task.add_done_callback(self._calls.discard)
+            if self._store is None or _has_failed(self._store):
+                self._store = self._loop.create_task(self._open())
+            # A caller that is cancelled does not take the file from the others.
+            return await act(await asyncio.shield(self._store))
+
+        def begin() -> Future[T]:
+            return asyncio.run_coroutine_threadsafe(call(), self._loop)
+
+        # In a context of its own: the store outlives the run that happens to call it first, and
+        # what it logs later is no line of that run.
+        return contextvars.Context().run(begin)
+
+    def close(self) -> Future[None]:
+        """Close the store when its calls have ended, then its loop and its thread."""
+        self.is_closing = True
+
+        async def close() -> None:
+            if self._calls:
+                await asyncio.wait(self._calls)
+            if self._store is not None and not _has_failed(self._store):
+                await (await self._store).close()
+
+        closing = asyncio.run_coroutine_threadsafe(close(), self._loop)
+        closing.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._loop.stop))
+        return closing
+
+    def join(self) -> None:
+        """Wait for the thread to end."""
+        self._thread.join(CLOSING_SECONDS)
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_forever()
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        finally:
+            self._loop.close()
+
+
+def _has_failed(opening: asyncio.Task[Store]) -> bool:
+    return opening.done() and (opening.cancelled() or opening.exception() is not None)
+
+
+_lock = threading.RLock()
+_stores: dict[tuple[int, Path, Clock], _SharedStore] = {}
+
+
+def _renew_lock() -> None:
+    """Have a lock that no thread of the parent holds."""
+    global _lock
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
+
+
+@atexit.register
+def _close_what_is_open() -> None:
+    for key, store in list(_stores.items()):
+        if key[0] == os.getpid():
+            del _stores[key]
+            store.close()
+            store.join()

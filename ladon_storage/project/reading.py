@@ -1,0 +1,212 @@
+"""From the text of a ``ladon.toml`` to its tables, or to one sentence on what is wrong.
+
+- What is wrong is told with the file, the table and the key, and never with the value.
+- Relative paths become those of the file's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from ladon_storage.collection.interfaces import Limits
+from ladon_storage.collection.secrets import holds_secret
+from ladon_storage.errors import ConfigurationError
+from ladon_storage.project.tables import (
+    Defaults,
+    Freshness,
+    Schedule,
+    SinkTable,
+    SourceTable,
+    StorageTable,
+)
+from ladon_storage.registry import Problem, made, nearest, sentence, unknown
+
+_TABLES: dict[str, type[BaseModel]] = {
+    "storage": StorageTable,
+    "sinks": SinkTable,
+    "defaults": Defaults,
+    "sources": SourceTable,
+}
+SETTINGS = tuple(name for name in SourceTable.model_fields if name != "kind")
+"""Keys of a source's table that are not its class's."""
+
+_BELOW = {
+    **dict.fromkeys(Limits.model_fields, "limits"),
+    **dict.fromkeys(Schedule.model_fields, "schedule"),
+    **dict.fromkeys(Freshness.model_fields, "freshness"),
+}
+_EXAMPLES = {
+    "limits": "initial_lookback = 30",
+    "schedule": 'cron = "0 6 * * *"',
+    "freshness": "max_age_hours = 48",
+}
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+_USERINFO = re.compile(r"://[^/?#]*:[^/?#]*@")
+_PATH = re.compile(r"(sqlite:///|jsonl://|delta://)(?![/:]|file:)(?=.)(.*)", re.DOTALL)
+
+
+def _document(file: Path) -> dict[str, Any]:
+    try:
+        # Some editors begin a file with a mark, which is no TOML.
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        problem = "does not exist. Write one with `ladon-storage init`, or set LADON_FILE"
+    except UnicodeDecodeError:
+        problem = "is not UTF-8. Save it as UTF-8"
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+    except ValueError as error:
+        problem = f"is not TOML: {error}"
+    raise ConfigurationError(f"The file {str(file)!r} {problem}.")
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Return the tables of a file, each checked, and the file's path.
+
+    Raises:
+        ConfigurationError: It cannot be read, or something in it is wrong.
+    """
+    document = _document(file)
+    for problem in unknown(document, _TABLES):
+        raise error_at(file, "", problem)
+    for name, value in document.items():
+        if not isinstance(value, dict):
+            what = f"[{name}.NAME]" if name in ("sinks", "sources") else f"[{name}]"
+            raise error_at(
+                file, "", Problem(name, f"should be a table. Write {what} above its keys")
+            )
+    tables: dict[str, Any] = {"path": file}
+    folder = file.absolute().parent
+    for name in ("storage", "defaults"):
+        tables[name] = _table_of(file, name, document.get(name, {}), folder)
+    defaults = document.get("defaults", {})
+    for name in ("sinks", "sources"):
+        tables[name] = {}
+        for key, fields in document.get(name, {}).items():
+            place = table_place(name, key)
+            if not isinstance(fields, dict):
+                text = f"should be a table. Write [{place}] above its keys"
+                raise error_at(file, name, Problem(key, text))
+            if name == "sources":
+                fields = _with_defaults(fields, defaults)
+            tables[name][key] = _table_of(file, place, fields, folder)
+    _check_sinks(file, tables)
+    return tables
+
+
+def _check_sinks(file: Path, tables: dict[str, Any]) -> None:
+    """Refuse a name of a sink of which there is no table."""
+    sinks: dict[str, SinkTable] = tables["sinks"]
+    named: dict[str, Defaults] = {"defaults": tables["defaults"]}
+    named |= {table_place("sources", name): each for name, each in tables["sources"].items()}
+    for place, table in named.items():
+        if table.sink is not None and table.sink not in sinks:
+            hint = nearest(table.sink, sinks) or (
+                f"; there are {', '.join(sinks)}" if sinks else ""
+            )
+            text = f"There is no table [{table_place('sinks', table.sink)}]{hint}"
+            raise error_at(file, place, Problem("sink", text))
+
+
+def _with_defaults(fields: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Return a source's table with what it does not say itself; limits are merged one by one."""
+    merged = {**defaults, **fields}
+    limits = defaults.get("limits"), fields.get("limits", {})
+    if all(isinstance(each, dict) for each in limits):
+        merged["limits"] = {**limits[0], **limits[1]}  # type: ignore[dict-item]
+    return merged
+
+
+def _table_of(file: Path, place: str, fields: dict[str, Any], folder: Path) -> BaseModel:
+    _refuse_passwords(file, place, fields)
+    kind = _TABLES[place.partition(".")[0]]
+    anchored = {name: _anchored(name, value, folder) for name, value in fields.items()}
+    table, problems = made(kind, anchored)
+    if problems:
+        problem = placed(problems[0])
+        if problem == Problem("kind", "Field required"):
+            near = next((each for each in fields if nearest(each, ["kind"])), None)
+            if near is not None:
+                problem = Problem(near, "There is no such key; did you mean 'kind'?")
+        raise error_at(file, place, problem)
+    found: BaseModel = table
+    return found
+
+
+def _refuse_passwords(file: Path, place: str, value: object, key: str = "") -> None:
+    """Refuse a text that is an address with a password in it, wherever it stands."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            _refuse_passwords(file, place, each, f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for each in value:
+            _refuse_passwords(file, place, each, key)
+    elif isinstance(value, str):
+        table = place.partition(".")[0]
+        # Sources judge the queries of their addresses themselves: a page token is no secret.
+        if _USERINFO.search(value) or (table in ("sinks", "storage") and holds_secret(value)):
+            raise error_at(file, place, Problem(key, f"holds a password. {_WHERE_TO[table]}"))
+
+
+_SECRET = "a Prefect Secret block or an environment variable"  # noqa: S105 - where secrets are
+_WHERE_TO = {
+    "storage": f"Keep it in {_SECRET}, and set password, token or circuit_url_secret to its name",
+    "sinks": f"Keep the whole address in {_SECRET}, and set url_secret to its name",
+    "sources": f"Keep it in {_SECRET}, and set the source's key or url_secret to its name",
+    "defaults": f"Keep it in {_SECRET}",
+}
+
+
+def _anchored(name: str, value: Any, folder: Path) -> Any:
+    """Return an address or a path that starts at the file's folder where it is relative."""
+    if folder == Path.cwd():
+        return value
+    if isinstance(value, dict):
+        return {below: _anchored(below, each, folder) for below, each in value.items()}
+    if not isinstance(value, str):
+        return value
+    if name in ("ca_file", "client_cert", "client_key"):
+        return str(folder / value)
+    if name in ("url", "circuit_url") and (match := _PATH.fullmatch(value)):
+        return f"{match[1]}{folder / match[2]}"
+    return value
+
+
+def placed(problem: Problem) -> Problem:
+    """Return a problem with a hint at the table that a misplaced key belongs to."""
+    key = problem.field
+    if problem.text.startswith("There is no such field"):
+        if key in _BELOW:
+            return Problem(key, f"There is no such key here. Write it as {_BELOW[key]}.{key}")
+        if key == "limits.overlap":
+            return Problem(key, "There is no such key here. Write overlap beside the source's kind")
+    if problem.text.startswith("Input should be a valid dictionary") and key in _EXAMPLES:
+        return Problem(key, f"should be a table. Write {key}.{_EXAMPLES[key]}")
+    return problem
+
+
+def error_at(file: Path, table: str, problem: Problem) -> ConfigurationError:
+    """Return the error of a problem, with the file, the table and the key."""
+    *below, key = problem.field.split(".") if problem.field else [""]
+    place = ".".join(filter(None, (table, *below)))
+    text = problem.text.removeprefix("Value error, ").replace("no such field", "no such key")
+    if text == "Field required":
+        text = "is missing"
+    where = " ".join(filter(None, (f"[{place}]" if place else "", key)))
+    return ConfigurationError(sentence(f"{file}: {where}: {text}"))
+
+
+def table_place(kind: str, name: str) -> str:
+    """Return the name of a table as it stands between its brackets."""
+    return f"{kind}.{_key_text(name)}"
+
+
+def _key_text(name: str) -> str:
+    """Return a key as TOML writes it."""
+    return name if _BARE.fullmatch(name) else json.dumps(name, ensure_ascii=False)

@@ -1,0 +1,201 @@
+"""The tables of ``ladon.toml`` as models: what each key means, and what it may be."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from cronsim import CronSim, CronSimError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from ladon_storage.collection.durations import Seconds
+from ladon_storage.collection.interfaces import Limits
+from ladon_storage.collection.secrets import SecretName
+from ladon_storage.collection.sources.times import ZoneName
+
+_STRICT = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+_ALIASES = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
+# What Prefect's cron does not know, and the one that checks it here does.
+_FOREIGN = re.compile(r"\dL|\dW|LW", re.IGNORECASE)
+
+
+def check_cron(value: str) -> str:
+    """Return ``value`` if it is a cron expression of five fields.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if value in _ALIASES:
+        return value
+    example = "such as 0 6 * * * for each day at six"
+    if len(value.split()) != 5:
+        raise ValueError(f"should have five fields, {example}")
+    try:
+        CronSim(value, datetime.now(UTC))
+    except CronSimError as error:
+        raise ValueError(f"is no cron expression ({error}); write one {example}") from None
+    if _FOREIGN.search(value):
+        raise ValueError(f"has L or W where Prefect knows none; write one {example}")
+    return value
+
+
+class Schedule(BaseModel):
+    """When a deployment of the source runs, as Prefect's schedules mean it.
+
+    >>> Schedule(cron="0 6 * * *").prefect()
+    {'cron': '0 6 * * *', 'timezone': 'UTC'}
+    """
+
+    model_config = _STRICT
+
+    cron: Annotated[str, AfterValidator(check_cron)] | None = Field(
+        None, description="Cron expression of five fields, such as `0 6 * * *`."
+    )
+    interval: Annotated[Seconds, Field(gt=timedelta(0))] | None = Field(
+        None, description="Time between two runs: seconds, or an ISO 8601 duration."
+    )
+    anchor_date: datetime | None = Field(
+        None, description="A time from which the intervals are counted; only with `interval`."
+    )
+    timezone: ZoneName = Field("UTC", description="Time zone of the schedule, by its IANA name.")
+    active: bool = Field(
+        True, description="Whether the schedule runs. `false` alone overrides a default schedule."
+    )
+
+    @model_validator(mode="after")
+    def _have_one_rhythm(self) -> Self:
+        given = [name for name in ("cron", "interval") if getattr(self, name) is not None]
+        if len(given) == 2:
+            raise ValueError("has cron and interval; remove one of them")
+        if not given and self.active:
+            raise ValueError("has neither cron nor interval; set one of them")
+        if self.anchor_date is not None and "interval" not in given:
+            raise ValueError("has an anchor_date and no interval; remove it")
+        return self
+
+    def prefect(self) -> dict[str, Any] | None:
+        """Return it as an entry of ``schedules`` in a ``prefect.yaml``; ``None``: there is none."""
+        if self.cron is None and self.interval is None:
+            return None
+        entry: dict[str, Any] = {"cron": self.cron, "anchor_date": self.anchor_date}
+        if self.interval is not None:
+            entry["interval"] = self.interval.total_seconds()
+        entry["timezone"] = self.timezone
+        if not self.active:
+            entry["active"] = False
+        return {name: value for name, value in entry.items() if value is not None}
+
+
+class Freshness(BaseModel):
+    """How old a source's watermark may be before the check of freshness fails."""
+
+    model_config = _STRICT
+
+    max_age_hours: float = Field(
+        gt=0, allow_inf_nan=False, description="Age of the watermark in hours at which it is stale."
+    )
+
+
+class Defaults(BaseModel):
+    """What holds for every source whose own table does not say it."""
+
+    model_config = _STRICT
+
+    sink: str | None = Field(
+        None,
+        description="Name of the sink: of a table `[sinks.NAME]`. With a single sink, that one.",
+    )
+    schedule: Schedule | None = Field(None, description="When the source's deployment runs.")
+    limits: Limits = Field(
+        Limits(), description="Where a first collection starts, and what makes a run fail."
+    )
+    freshness: Freshness | None = Field(None, description="How old the source's watermark may be.")
+
+
+class SourceTable(Defaults):
+    """One source: its kind, the fields of that kind, and what is to happen with it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+
+    kind: str = Field(
+        min_length=1,
+        description="A kind of this package, the name of an entry point in the group "
+        "`ladon_storage.sources`, or a class as `package.module:Class`.",
+    )
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The kind and its fields, as `source_from` takes them."""
+        return {"kind": self.kind, **(self.model_extra or {})}
+
+
+class SinkTable(BaseModel):
+    """One sink: its address, or a kind of one's own with its fields."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+
+    url: str | None = Field(
+        None, description="Address without a password, such as `sqlite:///records.db`."
+    )
+    url_secret: SecretName | None = Field(
+        None, description="Name of the secret that holds the whole address, instead of `url`."
+    )
+    table: str | None = Field(None, description="Table that holds the records; `records`.")
+    keep: Literal["latest", "all"] | None = Field(
+        None, description="Whether the latest version of each record is kept, or every one."
+    )
+    kind: str | None = Field(
+        None,
+        description="Name of an entry point in the group `ladon_storage.sinks`, or a class as "
+        "`package.module:Class`. The other keys are its fields.",
+    )
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What the table says, as `sink_from` takes it."""
+        return self.model_dump(exclude_unset=True)
+
+
+class StorageTable(BaseModel):
+    """Where watermarks are. Without a `url` the environment says it."""
+
+    model_config = _STRICT
+
+    url: str | None = Field(
+        None,
+        description="Address of the Storage Service, such as `https://storage.example:8000`, or "
+        "of a file, such as `sqlite:///ladon.db`.",
+    )
+    token: SecretName | None = Field(
+        None, description="Name of the secret that holds the service's bearer token."
+    )
+    username: str | None = Field(None, description="User name for basic authentication.")
+    password: SecretName | None = Field(
+        None, description="Name of the secret that holds the password for basic authentication."
+    )
+    environment: str = Field(
+        "production", description="In `production` an unhealthy service fails the run."
+    )
+    timeout: float = Field(30, gt=0, description="Seconds that one request may take.")
+    verify_ssl: bool = Field(True, description="Whether the service's certificate is checked.")
+    allow_unverified_ssl: bool = Field(
+        False, description="Whether production may go without checking the certificate."
+    )
+    ca_file: Path | None = Field(
+        None, description="File with the certificates of a private authority (PEM)."
+    )
+    client_cert: Path | None = Field(None, description="File with the client's certificate (PEM).")
+    client_key: Path | None = Field(None, description="File with the client's key (PEM).")
+    max_connections: int = Field(100, ge=1, description="Connections of one event loop at most.")
+    max_connections_per_host: int = Field(
+        30, ge=1, description="Connections of one event loop to one host at most."
+    )
+    circuit_url: str | None = Field(
+        None,
+        description="Where processes share the circuit, such as `sqlite:////var/lib/circuits.db`.",
+    )
+    circuit_url_secret: SecretName | None = Field(
+        None, description="Name of the secret that holds the address of the circuit's store."
+    )

@@ -1,0 +1,347 @@
+"""Classes by name: a short name of this package, an entry point, or ``package.module:Class``.
+
+- Importing a class runs its code. So a name comes from the operator's configuration alone (the
+  file, the command line, a block, a deployment's parameters), and never from a source's answers.
+- A class is judged before it is called: one without the methods of its kind is refused unmade, so
+  that no name can call an arbitrary class.
+- A name of this package wins over an entry point, so that no installed package can replace it.
+- Nothing is imported before its name is used.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from ladon_storage.errors import ConfigurationError
+
+_CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+_LONGEST = 300
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Return a hint at the nearest of the known names, or nothing where none is near.
+
+    >>> nearest("shedule", ["kind", "schedule"]), nearest("colour", ["kind"])
+    ("; did you mean 'schedule'?", '')
+    """
+    by_shape = {_shape(each): each for each in sorted(known)}
+    found = difflib.get_close_matches(_shape(str(name)[:100]), by_shape, n=1, cutoff=0.6)
+    return f"; did you mean {by_shape[found[0]]!r}?" if found else ""
+
+
+def _shape(name: str) -> str:
+    return name.strip().lower().replace("-", "_").replace(" ", "_")
+
+
+def sentence(text: str) -> str:
+    """Return a text with a full stop, unless it ends with a mark already."""
+    return text if text.endswith((".", "?")) else f"{text}."
+
+
+class Problem(NamedTuple):
+    """One field that is wrong; an empty field means the whole."""
+
+    field: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.field or 'it'}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The classes of one kind, by their names.
+
+    Args:
+        what: What an object of them is, such as ``source``.
+        group: The entry points' group.
+        shipped: The module and the name of each class of this package.
+        methods: What each class has.
+        attributes: What each object has besides.
+    """
+
+    what: str
+    group: str
+    shipped: Mapping[str, tuple[str, str]]
+    methods: tuple[str, ...]
+    attributes: tuple[str, ...] = ()
+
+    def find(self, name: object) -> type[Any]:
+        """Return the class of a name.
+
+        Raises:
+            ConfigurationError: There is none, it cannot be imported, or it is of another kind.
+        """
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f"{self._unknown()}.")
+        if name in self.shipped:
+            module, attribute = self.shipped[name]
+            found: type[Any] = getattr(import_module(module), attribute)
+            return found
+        if ":" in name:
+            return self._checked(_imported(name, self.what), name)
+        points = entry_points(group=self.group, name=name)
+        if len({each.value for each in points}) > 1:
+            values = " and ".join(sorted({repr(each.value) for each in points}))
+            raise ConfigurationError(
+                f"Several installed packages provide the {self.what} {name!r}: {values}. Name the "
+                "class itself, or uninstall one of the packages."
+            )
+        for point in points:
+            return self._checked(_loaded(point, self.what), name)
+        hint = nearest(name, self.names())
+        raise ConfigurationError(sentence(f"{self._unknown()}, not {name[:100]!r}{hint}"))
+
+    def has(self, name: str) -> bool:
+        """Return whether an installed package provides this name."""
+        return bool(entry_points(group=self.group, name=name))
+
+    def names(self) -> list[str]:
+        """Return every short name: those of this package, then those of other packages."""
+        others = {each.name for each in entry_points(group=self.group)}
+        return [*self.shipped, *sorted(others - set(self.shipped))]
+
+    def _unknown(self) -> str:
+        names = ", ".join(repr(each) for each in self.names())
+        listed = f"one of {names}, or a class" if names else "a class"
+        return f"kind should be {listed} of your own such as 'package.module:Class'"
+
+    def _checked(self, found: object, name: str) -> type[Any]:
+        article = f"no {self.what}"
+        if not isinstance(found, type):
+            raise ConfigurationError(
+                f"{name!r} is {article}: it is of the type {type(found).__name__}, not a class. "
+                "Name a class, whose fields the configuration gives."
+            )
+        if lacking := [each for each in self.methods if not callable(_static(found, each))]:
+            raise ConfigurationError(
+                f"The class {name!r} is {article}: it lacks {_listed(lacking)}. Give it what the "
+                f"{self.what.capitalize()} protocol of ladon_storage.collection.interfaces asks."
+            )
+        return found
+
+    def check_made(self, made: object, name: str) -> None:
+        """Refuse an object that lacks what each object of this kind has.
+
+        Raises:
+            ConfigurationError: It does; the message names what is missing.
+        """
+        needed = (*self.methods, *self.attributes)
+        if lacking := [each for each in needed if not _has(made, each)]:
+            raise ConfigurationError(
+                f"An object of the class {name!r} is no {self.what}: it lacks {_listed(lacking)}. "
+                f"Give it what the {self.what.capitalize()} protocol of "
+                "ladon_storage.collection.interfaces asks."
+            )
+
+
+def add_to_path(folder: Path) -> None:
+    """Let classes of modules in a folder be named; what is installed goes before them."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def _imported(name: str, what: str) -> object:
+    if not _CLASS.fullmatch(name):
+        raise ConfigurationError(
+            f"{name[:100]!r} names no class. Write the module, a colon and the class, such as "
+            "'package.module:Class'."
+        )
+    module_name, _, path = name.partition(":")
+    module = _attempted(lambda: import_module(module_name), module_name, name, what)
+    return _attribute(module, path, name)
+
+
+def _loaded(point: EntryPoint, what: str) -> object:
+    name = f"{point.module}:{point.attr}"
+    module = _attempted(lambda: import_module(point.module), point.module, name, what)
+    return _attribute(module, point.attr, name)
+
+
+def _attribute(module: object, path: str, name: str) -> object:
+    found = module
+    for part in filter(None, path.split(".")):
+        if not hasattr(found, part):
+            classes = [each for each, value in vars(found).items() if isinstance(value, type)]
+            text = f"The module of {name!r} has no class {part!r}{nearest(part, classes)}"
+            raise ConfigurationError(sentence(text))
+        found = getattr(found, part)
+    return found
+
+
+def _attempted(load: Callable[[], object], module: str, name: str, what: str) -> object:
+    try:
+        return load()
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if missing and (module == missing or module.startswith(f"{missing}.")):
+            problem = f"there is no module {missing!r}. Install it, or correct the name"
+        else:
+            problem = f"it imports {missing!r}, which is not installed. Install it"
+        cause: BaseException = error
+    except (Exception, SystemExit) as error:
+        problem = f"importing it raised {_said(error)}. Correct the module {module!r}"
+        cause = error
+    raise ConfigurationError(f"The {what} {name!r} cannot be used: {problem}.") from cause
+
+
+def _said(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:_LONGEST].rstrip(".")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _static(owner: object, name: str) -> object:
+    return inspect.getattr_static(owner, name, None)
+
+
+_NOTHING = object()
+
+
+def _has(owner: object, name: str) -> bool:
+    if inspect.getattr_static(owner, name, _NOTHING) is not _NOTHING:
+        return True
+    try:
+        return hasattr(owner, name)
+    except Exception:  # a property of a class that is not ours
+        return False
+
+
+def _listed(names: Sequence[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def fields_of(kind: type[Any]) -> dict[str, bool] | None:
+    """Return the fields that a class takes by keyword, and whether each is required.
+
+    ``None``: it takes any.
+
+    >>> class Tickets:
+    ...     def __init__(self, url: str, page_size: int = 10) -> None: ...
+    >>> fields_of(Tickets)
+    {'url': True, 'page_size': False}
+    """
+    if issubclass(kind, BaseModel):
+        if kind.model_config.get("extra") == "allow":
+            return None
+        fields: dict[str, bool] = {}
+        for name, field in kind.model_fields.items():
+            for alias in _aliases(kind, name):
+                fields[alias] = field.is_required()
+        return fields
+    try:
+        parameters = inspect.signature(kind).parameters.values()
+    except (TypeError, ValueError):  # a class of an extension
+        return None
+    if any(each.kind is each.VAR_KEYWORD for each in parameters):
+        return None
+    by_keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {each.name: each.default is each.empty for each in parameters if each.kind in by_keyword}
+
+
+def _aliases(kind: type[BaseModel], name: str) -> list[str]:
+    alias = kind.model_fields[name].validation_alias or kind.model_fields[name].alias
+    if not isinstance(alias, str):  # none, or several: pydantic tells what is missing
+        return [name]
+    config = kind.model_config
+    by_name = config.get("populate_by_name") or config.get("validate_by_name")
+    return [alias, name] if by_name else [alias]
+
+
+def made(
+    kind: type[Any], fields: Mapping[str, Any], also: Iterable[str] = ()
+) -> tuple[Any, list[Problem]]:
+    """Return an object with these fields and no problems, or ``None`` and what is wrong.
+
+    No value is repeated in a problem: a field may hold what must not be shown.
+
+    Args:
+        kind: The class.
+        fields: What it is given, by keyword.
+        also: Names that stand beside the fields where they are written, for hints.
+    """
+    if issubclass(kind, BaseModel):
+        return _validated(kind, fields, also)
+    known = fields_of(kind)
+    problems = unknown(fields, known, also)
+    problems += [
+        Problem(name, "Field required")
+        for name, required in (known or {}).items()
+        if required and name not in fields
+    ]
+    if problems:
+        return None, problems
+    try:
+        return kind(**fields), []
+    except Exception as error:  # of a class that is not ours
+        return None, [Problem("", _said(error))]
+
+
+def unknown(
+    fields: Mapping[str, Any], known: Mapping[str, Any] | None, also: Iterable[str] = ()
+) -> list[Problem]:
+    """Return a problem for each field that is not among the known ones, with the nearest name."""
+    if known is None:
+        return []
+    return [
+        Problem(str(name), f"There is no such field{_next(str(name), [*known, *also])}")
+        for name in fields
+        if name not in known
+    ]
+
+
+def _next(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    return nearest(name, names) or (f"; there are {', '.join(names)}" if names else "")
+
+
+def _validated(
+    kind: type[BaseModel], fields: Mapping[str, Any], also: Iterable[str]
+) -> tuple[Any, list[Problem]]:
+    try:
+        # A model that ignores what it does not know would ignore what is misspelt.
+        problems = unknown(fields, fields_of(kind), also)
+        if not problems:
+            return kind.model_validate(dict(fields)), []
+        kind.model_validate({name: fields[name] for name in fields if name not in dict(problems)})
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False, include_context=False)
+    except Exception as error:  # a validator of a class that is not ours
+        return None, [Problem("", _said(error))]
+    else:
+        details = []
+    # What is misspelt goes before what is missing: it is mostly the same field.
+    for each in sorted(details, key=lambda detail: detail["type"] != "extra_forbidden"):
+        place = each["loc"]
+        text = each["msg"].removeprefix("Assertion failed, ")
+        if each["type"] == "extra_forbidden":
+            known = _fields_at([kind], place[:-1])
+            text = f"There is no such field{_next(str(place[-1]), known)}"
+        problems.append(Problem(".".join(map(str, place)), text))
+    return None, problems
+
+
+def _fields_at(models: list[type[BaseModel]], place: Sequence[int | str]) -> list[str]:
+    """Return the fields of the models that stand at a place of a model's document."""
+    for part in place:
+        found = [each.model_fields[part].annotation for each in models if part in each.model_fields]
+        if found:  # else a tag of a union or the number of an entry
+            models = [model for annotation in found for model in _models_in(annotation)]
+    return list(dict.fromkeys(name for each in models for name in each.model_fields))
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for each in get_args(annotation) for model in _models_in(each)]
