@@ -21,6 +21,8 @@ from typing import Any
 
 import aiohttp
 
+from flows.home import check_database
+
 LEASE_SECONDS = 5
 """How long a run that died keeps others from its source; a minute, where nobody is waiting."""
 
@@ -73,8 +75,10 @@ async def prefect_server(
         variables: What else it finds in its environment.
 
     Raises:
+        ConfigurationError: A newer Prefect has migrated its database.
         RuntimeError: It did not start; the message names its log.
     """
+    check_database(folder / "prefect" / "prefect.db")
     port = port or free_port()
     api = f"http://127.0.0.1:{port}/api"
     log = folder / "prefect-server.log"

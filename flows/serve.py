@@ -37,7 +37,9 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from prefect.runner import Runner
 
+from flows.home import check_home
 from flows.zombies import frequency, keep_sweeping, remove_automation
+from ladon_storage.errors import ConfigurationError
 
 PROJECT = Path(__file__).resolve().parent.parent
 TABLE = PROJECT / "prefect.yaml"
@@ -146,6 +148,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--table", type=Path, default=TABLE, help="another file than prefect.yaml")
     options = parser.parse_args(arguments)
+    try:
+        check_home()
+    except ConfigurationError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - a command
+        return 1
     asyncio.run(serve(options.table.resolve()))
     return 0
 
