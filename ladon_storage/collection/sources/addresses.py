@@ -84,6 +84,19 @@ def shown(url: str | URL) -> str:
     return str(URL(url).with_user(None).with_query(None).with_fragment(None))
 
 
+def with_query(url: str | URL) -> str:
+    """Return ``url`` as `shown` does, with those parameters of its query that are no secrets.
+
+    >>> with_query("https://me:secret@feeds.example.org/recent?page=2&api_key=secret")
+    'https://feeds.example.org/recent?page=2&api_key=***'
+    """
+    query = [
+        f"{name}={'***' if secret_in(name, value) else value}"
+        for name, value in URL(url).query.items()
+    ]
+    return shown(url) + (f"?{'&'.join(query)}" if query else "")
+
+
 def is_same_host(one: str | URL, other: str | URL) -> bool:
     """Tell whether what may be told to one address may be told to the other as well.
 

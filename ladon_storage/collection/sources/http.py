@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ import stamina
 from yarl import URL
 
 from ladon_storage.collection.secrets import secret
+from ladon_storage.collection.sources.addresses import with_query
 from ladon_storage.collection.sources.documents import (
     Document,
     TooMuchError,
@@ -40,6 +42,7 @@ from ladon_storage.collection.sources.exchange import (
 )
 from ladon_storage.collection.sources.fields import MAX_ANSWER_BYTES, Connection, Rate
 from ladon_storage.collection.sources.hosts import Admission, admitted, host_of
+from ladon_storage.collection.sources.observing import observer
 from ladon_storage.collection.sources.packing import ACCEPTED
 from ladon_storage.collection.sources.redirects import redirected
 from ladon_storage.collection.sources.unique_keys import DuplicateKeyError
@@ -279,6 +282,7 @@ class SourceHttp:
         )
 
     async def _repeated(self, request: Request, attempts: int) -> HttpAnswer:
+        attempts = attempts if observer() is None else 1
         async for attempt in stamina.retry_context(
             on=_wait_before_retry,
             attempts=attempts,
@@ -318,6 +322,9 @@ class SourceHttp:
     async def _judged(self, request: Request) -> HttpAnswer:
         """Make one request if the circuits admit it, and tell them how it went."""
         self._exchange.check_host(request)
+        if (watching := observer()) is not None:
+            body = None if request.body is None else self.masked(json.dumps(request.body))
+            watching.asking(request.method, self.masked(with_query(request.url)), body)
         await admitted(request.url, self._rate)
         try:
             admission = Admission.to(request.url)
@@ -346,6 +353,8 @@ class SourceHttp:
             admission.failed()
         else:
             admission.succeeded()
+        if watching is not None:
+            watching.answered(answer)
         return answer
 
     def _is_throttled(self, answer: HttpAnswer) -> bool:

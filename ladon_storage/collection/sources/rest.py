@@ -390,6 +390,15 @@ class Rest(BaseModel):
         """Return the walk through what the API delivers when it is asked for a range."""
         return Walk(_Requests(self, http, self._bounds(start, until)))
 
+    async def fetch(self, http: SourceHttp, step: Step) -> Got:
+        """Return one page of the API, without a walk that judges it.
+
+        Raises:
+            SourceError: It did not arrive, or has another structure.
+        """
+        requests = _Requests(self, http, self._bounds(None, None))
+        return await requests.page(step, accept=(), may_be_empty=True)
+
     def _bounds(
         self, start: datetime | None, until: datetime | None
     ) -> dict[Where, dict[str, Any]]:

@@ -1,0 +1,19 @@
+"""Sources before they are collected: a trial of one, and a proposal for an address.
+
+- Nothing here writes anything, and nothing needs Prefect, a Storage Service or a sink.
+- Both are bounded: a trial ends after two pages, a proposal makes at most four requests.
+"""
+
+from ladon_storage.probing.guessing import Finding, Guess, guess
+from ladon_storage.probing.trial import Trial, TrialRecord, TrialReject, TrialRequest, try_source
+
+__all__ = [
+    "Finding",
+    "Guess",
+    "Trial",
+    "TrialRecord",
+    "TrialReject",
+    "TrialRequest",
+    "guess",
+    "try_source",
+]

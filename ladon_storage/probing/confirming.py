@@ -1,0 +1,269 @@
+"""Whether the next page comes by a way of paging: it is asked for, as the source itself would ask.
+
+- A page confirms a way if it has records, and others than the first page.
+- Where the answers say that there is more, and no way leads to it, there is no source: it would
+  read the first page alone, and fail, or be wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ladon_storage.collection.content import canonical_text, without
+from ladon_storage.collection.sources import Rest, source_from
+from ladon_storage.collection.sources.http import SourceHttp
+from ladon_storage.collection.sources.paging import Got, PageNumbers, Step
+from ladon_storage.errors import ConfigurationError, SourceError
+from ladon_storage.probing.pagings import (
+    Evidence,
+    Proposal,
+    proposals,
+    says_more,
+    total_of,
+    without_paging,
+)
+
+MAX_REQUESTS = 3
+"""Requests after the first one."""
+
+_REFUSED = re.compile(r"answered (400|404|416|422) from")
+"""What APIs answer that refuse a page beyond the end."""
+
+_ROUND = 5
+"""A page whose size is a multiple of this may be as large as a page can be."""
+
+
+@dataclass
+class Confirmed:
+    """The way of paging that was found.
+
+    Args:
+        proposal: The way; ``None``: one document.
+        is_confirmed: Whether a next page came by it.
+        items: The records of the pages that came.
+        unsure: What could not be found out.
+        problem: Why there is no source: there is more, and no way leads to it.
+        requests: How many requests were made.
+    """
+
+    proposal: Proposal | None = None
+    is_confirmed: bool = False
+    items: Any = None
+    unsure: list[str] = field(default_factory=list)
+    problem: str | None = None
+    requests: int = 0
+
+
+async def confirm(
+    settings: Mapping[str, Any], seen: Evidence, http: SourceHttp | None
+) -> Confirmed:
+    """Return the first way of paging by which the next page comes."""
+    result = Confirmed()
+    more = says_more(seen)
+    is_full = seen.count >= 2 * _ROUND and seen.count % _ROUND == 0
+    waiting: Proposal | None = None
+    tried: list[str] = []
+    for proposal in proposals(seen):
+        if not proposal.can_be_tried:
+            waiting = waiting or proposal
+            continue
+        if _is_mere_convention(proposal) and (waiting or not (more or is_full)):
+            continue
+        if http is None:
+            waiting = waiting if _is_mere_convention(proposal) else waiting or proposal
+            continue
+        if result.requests >= MAX_REQUESTS:
+            break
+        attempt = _Attempt(settings, seen, http, proposal, MAX_REQUESTS - result.requests)
+        problem = await attempt.run()
+        result.requests += attempt.requests
+        if problem is None:
+            result.proposal = attempt.proposal
+            result.is_confirmed, result.items = True, attempt.items
+            result.unsure += attempt.unsure
+            _note_end(result, seen)
+            return result
+        if not more and attempt.is_end and not _is_mere_convention(proposal):
+            waiting = waiting or attempt.proposal
+        tried.append(f"{proposal.paging.get('parameter') or proposal.paging['kind']}: {problem}")
+    result.proposal = waiting
+    _note_unconfirmed(result, seen, more, tried, is_full=is_full, is_asked=http is not None)
+    return result
+
+
+def _note_end(result: Confirmed, seen: Evidence) -> None:
+    if total_of(seen) is None:
+        result.unsure.append("how many records there are: the API states no total")
+
+
+def _note_unconfirmed(
+    result: Confirmed,
+    seen: Evidence,
+    more: str | None,
+    tried: list[str],
+    *,
+    is_full: bool,
+    is_asked: bool,
+) -> None:
+    failed = "; ".join(tried)
+    if more and is_asked:
+        if isinstance(seen.document, dict) and "_scroll_id" in seen.document:
+            failed += (
+                "; a scroll has an address of its own for its next pages, which a rest source "
+                "does not ask: sort the search, so that search_after can be used"
+            )
+        if result.proposal is None:
+            result.problem = (
+                f"The API {more}, and no way to the next page was found"
+                f"{f' ({failed})' if failed else ''}; see how the API documents its paging, and "
+                "set paging."
+            )
+            return
+        result.unsure.append(f"the paging: the API {more}, and no next page came ({failed})")
+    elif result.proposal is not None and is_asked:
+        kind = result.proposal.paging["kind"]
+        result.unsure.append(f"the paging: {kind!r} could not be confirmed, as there is one page")
+    elif is_full:
+        after = f", and no next page came ({failed})" if failed else ""
+        result.unsure.append(
+            f"whether {seen.count} records are all there is{after}: the number may be a limit"
+        )
+
+
+def _is_mere_convention(proposal: Proposal) -> bool:
+    return proposal.reason.startswith(("most APIs", "some APIs"))
+
+
+class _Attempt:
+    """One way of paging, tried.
+
+    Attributes:
+        proposal: The way, as it turned out.
+        items: The records of the next page.
+        unsure: What stays open.
+        requests: How many requests it took.
+        is_end: Whether the answer is that of a page beyond the end.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        seen: Evidence,
+        http: SourceHttp,
+        proposal: Proposal,
+        budget: int,
+    ) -> None:
+        self._settings = settings
+        self._seen = seen
+        self._http = http
+        self._budget = budget
+        self.proposal = proposal
+        self.items: Any = None
+        self.unsure: list[str] = []
+        self.requests = 0
+        self.is_end = False
+
+    async def run(self) -> str | None:
+        """Return why no next page came; ``None``: one did."""
+        try:
+            return await self._run()
+        except ConfigurationError as error:
+            return str(error)
+        except SourceError as error:
+            self._heed_status(str(error))
+            return str(error).partition(";")[0]
+        except ValueError as error:
+            return f"the answer {error}"
+
+    async def _run(self) -> str | None:
+        seen, source = self._seen, self._source(self.proposal)
+        got = Got(seen.answer, seen.document, seen.items)
+        step = source.paging.first()
+        if self.proposal.changes:
+            # Asked in another way, the first page is another answer.
+            if self._budget < 2:
+                return "there was no request left to try it"
+            got = await self._fetch(source, step)
+            if not got.count:
+                return "asked so, the first page has no records"
+        following = source.paging.after(step, got)
+        if following is None:
+            return "it leads nowhere"
+        coming = await self._fetch(source, following)
+        if not coming.count:
+            self.is_end = True
+            return "the next page has no records"
+        if self._is_same(source, coming.items, got.items):
+            return "it answers the same page"
+        self.items = coming.items
+        if isinstance(source.paging, PageNumbers):
+            await self._find_first_number(source, source.paging)
+        if (index := self._shifts(coming.document)) is not None:
+            return index
+        return None
+
+    def _heed_status(self, problem: str) -> None:
+        """Take a refusal for that of a page beyond the end, where pages are counted."""
+        found = _REFUSED.search(problem)
+        if found is not None and self.proposal.paging["kind"] in ("page", "offset"):
+            self.is_end = True
+            paging = {**self.proposal.paging, "end_status": [int(found[1])]}
+            self.proposal = replace(self.proposal, paging=paging)
+
+    async def _fetch(self, source: Rest, step: Step) -> Got:
+        self.requests += 1
+        return await source.fetch(self._http, step)
+
+    def _source(self, proposal: Proposal) -> Rest:
+        # The key is in the requests already, and need not be known by its name.
+        named = {k: v for k, v in self._settings.items() if not k.startswith("key_")}
+        settings = without_paging(named, proposal)
+        settings.pop("key", None)
+        source = source_from(settings)
+        if not isinstance(source, Rest):
+            raise TypeError("what is tried is a rest source")
+        return source
+
+    def _is_same(self, source: Rest, coming: Any, before: Any) -> bool:
+        """Return whether a page has nothing that is not on another one."""
+        if isinstance(coming, Mapping):
+            return set(coming) <= set(before)
+        reader = source.reader()
+
+        def ids(items: Any) -> set[str]:
+            return {reader.record_id(item) or repr(item) for item in items}
+
+        # An id that repeats from page to page is none, and a time may be that of the answer.
+        def contents(items: Any) -> set[bytes]:
+            return {canonical_text(without(item, source.timestamps)) for item in items}
+
+        return ids(coming) <= ids(before) and contents(coming) <= contents(before)
+
+    async def _find_first_number(self, source: Rest, paging: PageNumbers) -> None:
+        """Find out whether pages are counted from 0, where only a convention says from 1."""
+        if not _is_mere_convention(self.proposal):
+            return
+        if self.requests >= self._budget:
+            self.unsure.append("whether pages are counted from 1 or from 0")
+            return
+        page = await self._fetch(source, paging.first())
+        if page.count and not self._is_same(source, page.items, self._seen.items):
+            changed = {**self.proposal.paging, "first_number": 0}
+            self.proposal = replace(self.proposal, paging=changed)
+
+    def _shifts(self, document: Any) -> str | None:
+        """Return what is wrong with a link whose place in a list of links is another each time."""
+        parts = self.proposal.paging.get("path", "").split(".")
+        if self.proposal.paging["kind"] != "next" or not any(part.isdecimal() for part in parts):
+            return None
+        *place, index, _ = parts
+        links: Any = document
+        for part in place:
+            links = links.get(part) if isinstance(links, dict) else None
+        for position, link in enumerate(links if isinstance(links, list) else ()):
+            if isinstance(link, dict) and "next" in (link.get("rel"), link.get("relation")):
+                return None if str(position) == index else "the next link moves within its list"
+        return "the next page names no next one at this place"

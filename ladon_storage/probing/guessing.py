@@ -1,0 +1,319 @@
+"""The proposal of a source for an address: the first answer is read, and what it suggests is tried.
+
+- Nothing is taken for found that was only assumed: what was not confirmed is in `Guess.unsure`.
+- After the first request at most three more are made. A key that came with the address is used for
+  them, and is in nothing that is returned.
+- Where no source would work, none is proposed, and the problem says why.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, computed_field
+from yarl import URL
+
+from ladon_storage.collection.interfaces import Source
+from ladon_storage.collection.sources import source_from
+from ladon_storage.collection.sources.addresses import check_url
+from ladon_storage.collection.sources.exchange import HttpAnswer
+from ladon_storage.collection.sources.fields import Connection
+from ladon_storage.collection.sources.http import SourceHttp, source_http
+from ladon_storage.collection.sources.observing import observed_by
+from ladon_storage.errors import ConfigurationError, SourceError
+from ladon_storage.probing.answers import MAX_ANSWER_BYTES, First, ask_first, from_sample
+from ladon_storage.probing.keys import Access, access_of
+from ladon_storage.probing.proposing import Draft, draft_of
+from ladon_storage.probing.providers import Seen, recognised
+from ladon_storage.probing.toml import table
+
+_NO_URL = "https://api.example.org/"
+
+
+class Finding(BaseModel):
+    """A setting of a proposed source, and the reason for it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    field: str
+    value: Any
+    reason: str
+
+
+class Guess(BaseModel):
+    """A proposed source.
+
+    Args:
+        name: Its name in the file.
+        url: The address, without keys.
+        settings: The settings; empty: no source is proposed.
+        findings: Why each setting is as it is.
+        unsure: What could not be found out.
+        notes: What has to be done before the source runs.
+        problem: Why no source is proposed; ``None``: one is.
+        requests: How many requests were made.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    url: str
+    settings: dict[str, Any] = {}
+    findings: tuple[Finding, ...] = ()
+    unsure: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    problem: str | None = None
+    requests: int = 0
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def toml(self) -> str:
+        """The table of the source for ``ladon.toml``; empty where none is proposed."""
+        if not self.settings:
+            return ""
+        reasons = {finding.field: finding.reason for finding in self.findings}
+        return table(self.name, self.settings, reasons, self.unsure)
+
+    def source(self) -> Source:
+        """Return the source as the table describes it.
+
+        Raises:
+            ConfigurationError: None is proposed.
+        """
+        if not self.settings:
+            raise ConfigurationError(f"No source is proposed for {self.name!r}. {self.problem}")
+        return source_from(tomllib.loads(self.toml)["sources"][self.name])
+
+
+class _Unseen:
+    """An observer that makes each request be made once."""
+
+    def asking(self, method: str, url: str, body: str | None) -> None:
+        """Let it pass."""
+
+    def answered(self, answer: HttpAnswer) -> None:
+        """Let it pass."""
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is asked for a proposal."""
+
+    name: str
+    is_named: bool
+    access: Access
+    method: str
+    body: dict[str, Any] | None
+
+
+async def guess(
+    url: str = "",
+    *,
+    sample: Path | bytes | None = None,
+    name: str = "",
+    method: str = "",
+    body: dict[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+    key: str = "",
+    key_header: str = "",
+    key_prefix: str = "",
+    key_param: str = "",
+    connection: Connection | None = None,
+) -> Guess:
+    """Propose a source for an address, or for a sample of its answers.
+
+    Args:
+        url: The address. A key in it is taken out, and a name for it is proposed.
+        sample: A file, or the bytes, of an answer; then nothing is asked.
+        name: The name of the source; empty: it follows from the address.
+        method: ``GET`` or ``POST``; empty: ``POST`` where there is a body.
+        body: The JSON body of a POST, without secrets.
+        headers: Headers of the requests; one that holds a key is treated as one in the address.
+        key: The name of the secret that holds the key.
+        key_header: The header of the key.
+        key_prefix: What stands before it.
+        key_param: The parameter of the query that holds it, where no header can.
+        connection: A proxy, certificates and timeouts.
+
+    Raises:
+        ConfigurationError: The address is none, the sample cannot be read, or the key is not set.
+    """
+    address = _checked(url or _NO_URL)
+    is_named, name = bool(name), name or name_of(address)
+    settings = {
+        "key": key,
+        "key_header": key_header,
+        "key_prefix": key_prefix,
+        "key_param": key_param,
+    }
+    access = await access_of(address, name, headers or {}, settings)
+    method = method.upper() or ("POST" if body is not None else "GET")
+    question = _Question(name, is_named, access, method, body)
+    if access.problem is not None:
+        return _refused(question, f"No source can be made: {access.problem}.", 0)
+    if sample is not None:
+        first = from_sample(access.url, _bytes_of(sample))
+        draft = await _drafted(question, first, None)
+        return _finished(question, first, draft, 0, is_placeholder=not url)
+    return await _asked(question, connection)
+
+
+def name_of(url: URL) -> str:
+    """Return a name for the source at an address.
+
+    >>> name_of(URL("https://api.github.com/repos/a/b/issues?per_page=9"))
+    'github-issues'
+    """
+    host = url.host or ""
+    labels = [each for each in host.split(".") if each not in ("www", "api")]
+    site = labels[-2] if len(labels) > 1 and not re.fullmatch(r"[0-9.]+|.*:.*", host) else ""
+    parts = [part.rpartition(".")[0] or part for part in url.path.split("/")]
+    words = [part for part in parts if re.fullmatch(r"[A-Za-z][A-Za-z_-]{2,29}", part)]
+    usual = {"api", "rest", "json", "list", "query", "search", "feed"}
+    last = next((each for each in reversed(words) if each.lower() not in usual), "")
+    found = "-".join(dict.fromkeys(each for each in (site, last) if each)) or "feed"
+    return re.sub(r"[^a-z0-9]+", "-", found.lower()).strip("-") or "feed"
+
+
+def _checked(url: str) -> URL:
+    try:
+        return URL(check_url(url))
+    except ValueError as error:
+        problem = str(error)
+    # Not chained and not shown: what is no address may have a key anywhere.
+    raise ConfigurationError(f"The address {problem}.")
+
+
+def _bytes_of(sample: Path | bytes) -> bytes:
+    if isinstance(sample, bytes):
+        return sample
+    try:
+        return sample.read_bytes()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ConfigurationError(f"The sample {str(sample)!r} cannot be read: {reason}.") from None
+
+
+async def _asked(question: _Question, connection: Connection | None) -> Guess:
+    access, draft, first = question.access, None, First()
+    with observed_by(_Unseen()):
+        try:
+            async with source_http(
+                question.name,
+                keys=access.keys,
+                connection=connection,
+                max_bytes=MAX_ANSWER_BYTES,
+            ) as http:
+                first = await ask_first(
+                    http, access.url, question.method, question.body, access.headers
+                )
+                draft = await _drafted(question, first, http)
+        except SourceError as error:
+            return _refused(question, str(error), 1)
+    return _finished(question, first, draft, 1, connection=connection)
+
+
+async def _drafted(question: _Question, first: First, http: SourceHttp | None) -> Draft | None:
+    """Return what is found of the source; ``None``: it is one of a kind of its own, or none."""
+    if first.answer is None or first.problem or _own_kind(question, first) is not None:
+        return None
+    return await draft_of(
+        name=question.name,
+        url=question.access.url,
+        method=question.method,
+        body=question.body,
+        access=question.access.settings,
+        headers=question.access.headers,
+        answer=first.answer,
+        document=first.document,
+        http=http,
+    )
+
+
+def _own_kind(question: _Question, first: First) -> tuple[str, dict[str, Any], str] | None:
+    """Return the kind of source that the answer is of, its settings, and the service."""
+    if first.answer is None or first.answer.status not in (200, 206):
+        return None
+    access = question.access
+    has_key = "key" in access.settings
+    seen = Seen(access.url, question.method, question.body, first.answer, first.document, has_key)
+    found = recognised(seen)
+    if found is None or (found[0].needs_key and not has_key):
+        return None
+    provider, settings = found
+    own = {"key": access.settings["key"]} if has_key and provider.kind != "kev" else {}
+    if provider.kind == "taxii" and access.user:
+        own["user"] = access.user
+    name = question.name if question.is_named else provider.kind
+    described = {"source_id": name, **settings, **own}
+    try:
+        source_from(described)
+    except ConfigurationError:
+        return None
+    return provider.kind, {"kind": provider.kind, **described}, provider.name
+
+
+def _finished(
+    question: _Question,
+    first: First,
+    draft: Draft | None,
+    requests: int,
+    *,
+    is_placeholder: bool = False,
+    connection: Connection | None = None,
+) -> Guess:
+    own = _own_kind(question, first)
+    notes = list(question.access.notes)
+    if is_placeholder:
+        notes.append("set url to the address of the API")
+    if own is not None:
+        kind, settings, service = own
+        reason = f"the answer is that of {service}, which this kind knows"
+        if settings.get("user"):
+            notes = [f"store the password as the secret {settings['key']}, and not in a file"]
+        found = Finding(field="kind", value=kind, reason=reason)
+        return _guess(question, settings, (found,), (), notes, None, requests)
+    if draft is None:
+        return _refused(question, first.problem or "Nothing was found in the answer.", requests)
+    requests += draft.requests
+    if draft.problem is not None:
+        return _refused(question, draft.problem, requests, tuple(draft.unsure))
+    if connection is not None:
+        draft.unsure.append("the connection: set it as it was given for this proposal")
+    findings = tuple(
+        Finding(field=field, value=draft.settings.get(field), reason=reason)
+        for field, reason in draft.reasons.items()
+    )
+    return _guess(question, draft.settings, findings, draft.unsure, notes, None, requests)
+
+
+def _refused(
+    question: _Question, problem: str, requests: int, unsure: tuple[str, ...] = ()
+) -> Guess:
+    return _guess(question, {}, (), unsure, list(question.access.notes), problem, requests)
+
+
+def _guess(
+    question: _Question,
+    settings: dict[str, Any],
+    findings: tuple[Finding, ...],
+    unsure: list[str] | tuple[str, ...],
+    notes: list[str],
+    problem: str | None,
+    requests: int,
+) -> Guess:
+    return Guess(
+        name=settings.get("source_id", question.name),
+        url=str(question.access.url),
+        settings=settings,
+        findings=findings,
+        unsure=tuple(unsure),
+        notes=tuple(notes),
+        problem=problem,
+        requests=requests,
+    )

@@ -1,0 +1,189 @@
+"""Which field of records is their id, or which fields together.
+
+- An id is in every record, and no two different records share it. Versions of one record do, which
+  differ in their time.
+- A name weighs more than a shape: a title may be unique by chance, and changes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from ladon_storage.collection.content import Number, canonical_text
+from ladon_storage.collection.sources.items import value_at
+from ladon_storage.probing.leaves import distance, paths_of, wrapper_of
+from ladon_storage.probing.times import Times
+
+# What the name of a field is in small letters without separators, and its rank as an id.
+_NAMES: tuple[tuple[str, int], ...] = (
+    (r"(parent|user|owner|account|author|creator|category|type|group|team|org|tenant|project|"
+     r"assignee|customer|session|parentuuid|status|thread|application|app|client|request|trace)"
+     r"(u?u?id|guid|s?id)", 20),
+    (r"id", 100),
+    (r"_id|uuid|guid", 95),
+    (r"uid|objectid|recordid|itemid|eventid|nodeid|rowid|pk", 90),
+    (r".*(uuid|guid)", 85),
+    (r".*id", 80),
+    (r"sha512(hash)?|sha256(hash)?|sha1(hash)?|md5(hash)?|hash|digest|fingerprint|checksum", 60),
+    (r".*(key|code|slug|number|accession|iid|ref|reference|identifier|handle)", 52),
+    (r"self|href|url|uri|link|permalink|selflink", 50),
+    (r"ip|ipaddress|cidr|domain|host|hostname|fqdn|email|indicator|ioc|cve|name|symbol", 30),
+    (r"ts", 25),
+    # Parts of an id: alone, they differ by chance.
+    (r"prefix|asn|port|protocol|proto|version|country|type|kind|category|source|line|index|seq|"
+     r"sequence|rank|order|zone|region|.*source|.*type", 15),
+)  # fmt: skip
+_TEXTUAL = re.compile(r"title|description|summary|comment|body|text|message|note|content|details")
+_LONGEST_ID = 512
+_MOST_PARTS = 3
+_MOST_COMBINED = 10
+_MOST_COMPARED = 5_000
+
+
+@dataclass(frozen=True)
+class Id:
+    """The id of records.
+
+    Args:
+        paths: Its fields; none: the content itself is the id.
+        reason: Why these.
+        doubts: What could not be known of it.
+    """
+
+    paths: tuple[str, ...]
+    reason: str
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def setting(self) -> str | list[str]:
+        """The setting ``id`` of a source."""
+        return self.paths[0] if len(self.paths) == 1 else list(self.paths)
+
+    def of(self, item: object) -> str:
+        """Return what tells a record from others."""
+        if not self.paths:
+            return _content(item)
+        return repr([_text(value_at(item, path)) for path in self.paths])
+
+
+def find_id(items: Sequence[dict[str, Any]], times: Times) -> Id:
+    """Return what tells records from each other.
+
+    >>> items = [{"ip": ip, "port": port} for ip in "ab" for port in (22, 443)]
+    >>> find_id(items, Times()).paths
+    ('ip', 'port')
+    """
+    items = items[:_MOST_COMPARED]
+    wrapper = wrapper_of(items)
+    ranked = sorted(
+        ((_rank(path, wrapper), path) for path in paths_of(items[:200]) if _is_in_all(items, path)),
+        key=lambda each: -each[0],
+    )
+    fields = [path for rank, path in ranked if rank > 0 and path not in times.fields]
+    doubts: tuple[str, ...] = ()
+    if len(items) == 1:
+        doubts = ("one record only: nothing shows that ids are unique",)
+    repeated = ""
+    for path in fields:
+        rank = _rank(path, wrapper)
+        # Only what is called an id has versions; two of one address are two records.
+        if not _is_unique(items, (path,), times, counts_times=rank < 80):
+            repeated = repeated or path
+            continue
+        if rank < 25:
+            break  # unique by chance, perhaps: parts with better names come first
+        reason = f"{path} is in each record, and differs"
+        if rank < 50:
+            doubts += (f"whether {path} stays the same when a record changes",)
+        return Id((path,), reason, doubts)
+    if found := _combined(items, fields, times):
+        reason = f"no field alone differs in all records ({repeated or found[0]} repeats)"
+        return Id(found, reason, doubts)
+    for path in [*fields, *times.fields]:
+        if _is_unique(items, (path,), times, counts_times=True) and _is_in_all(items, path):
+            doubt = f"whether {path} is unique in all records: it is in these"
+            return Id((path,), f"{path} differs in these records", (*doubts, doubt))
+    doubt = "no fields are an id: the content is, so that a record that changes is another one"
+    return Id((), "no field, nor a few together, differ in all records", (*doubts, doubt))
+
+
+def _rank(path: str, wrapper: str) -> int:
+    last = path.rpartition(".")[2]
+    name = re.sub(r"[^a-z0-9]", "", last.lower())
+    if last == "_id":
+        name = "_id"
+    rank = next((rank for pattern, rank in _NAMES if re.fullmatch(pattern, name)), 5)
+    if _TEXTUAL.search(name):
+        rank = 2
+    deep = distance(path, wrapper)
+    # A link to itself is where hypermedia keeps the id.
+    if path.endswith(("_links.self.href", "links.self")):
+        return 45
+    return max(rank - 35 * deep, 1 if deep < 2 else 0)
+
+
+def _is_in_all(items: Sequence[dict[str, Any]], path: str) -> bool:
+    return all(_is_usable(value_at(item, path)) for item in items)
+
+
+def _is_usable(value: object) -> bool:
+    if isinstance(value, str):
+        return 0 < len(value) <= _LONGEST_ID and value.isprintable()
+    if isinstance(value, Number):
+        return value.is_whole
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_unique(
+    items: Sequence[dict[str, Any]],
+    paths: tuple[str, ...],
+    times: Times,
+    *,
+    counts_times: bool = False,
+) -> bool:
+    """Return whether no two records share an id that are neither the same nor two versions."""
+    keys = [tuple(_text(value_at(item, path)) for path in paths) for item in items]
+    distinct = len(set(keys))
+    if distinct == len(items):
+        return True
+    # Two versions of a few records are usual; a hundred of each are the records of something.
+    if 2 * distinct < len(items):
+        return False
+    seen: dict[tuple[str, ...], str] = {}
+    for key, item in zip(keys, items, strict=True):
+        when = "" if counts_times else str(times.of(item))
+        content = _content(item)
+        if seen.setdefault((*key, when), content) != content:
+            return False
+    return True
+
+
+def _combined(
+    items: Sequence[dict[str, Any]], fields: list[str], times: Times
+) -> tuple[str, ...] | None:
+    if len(items) < 2:
+        return None
+    usable = [
+        path
+        for path in fields
+        if not _TEXTUAL.search(path.lower())
+        and path not in times.fields
+        and len({_text(value_at(item, path)) for item in items}) > 1
+    ][:_MOST_COMBINED]
+    for size in range(2, _MOST_PARTS + 1):
+        for paths in combinations(usable, size):
+            if _is_unique(items, paths, times, counts_times=True):
+                return paths
+    return None
+
+
+def _text(value: object) -> str:
+    return value.text if isinstance(value, Number) else str(value)
+
+
+def _content(item: object) -> str:
+    return canonical_text(item).decode(errors="replace")

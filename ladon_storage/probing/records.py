@@ -1,0 +1,142 @@
+"""Where an answer has its records: every list of objects, and every object of objects, by merit.
+
+- A record has a time, or no source can be made of it: that weighs more than any name.
+- What stands beside records is often a list of objects, too: columns, facets, errors, links.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import log2
+from typing import Any
+
+from ladon_storage.collection.sources.evidence import names, plain
+from ladon_storage.probing.times import find_times
+
+_USUAL = names(
+    "data items results records value values entries entry features hits vulnerabilities objects "
+    "response events messages rows list elements content members incidents alerts issues posts "
+    "resources docs documents indicators urls"
+)
+_BESIDE = names(
+    "errors error warnings warning links link fields columns facets included schema metadata meta "
+    "aggregations messagesqueue filters sort sorts parameters notices profiles shards"
+)
+_DEPTH = 4
+_LEAST_OBJECTS = 0.8
+"""The share of a list's items that are objects, at least."""
+
+_LEAST_ALIKE = 0.5
+"""The share of keys that objects of records have in common, at least."""
+
+_MOST_LOOKED_AT = 200
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A place where the records may be.
+
+    Args:
+        path: Its dotted path; empty: the whole answer.
+        items: The records themselves.
+        is_keyed: Whether it is an object whose keys are the ids.
+        keys: Those keys.
+        has_time: Whether its records have a time.
+        merit: How likely it is, compared with others of the same answer.
+    """
+
+    path: str
+    items: Sequence[dict[str, Any]]
+    is_keyed: bool
+    keys: Sequence[str]
+    has_time: bool
+    merit: float
+
+    @property
+    def count(self) -> int:
+        """How many records it has."""
+        return len(self.items)
+
+
+def sampled(items: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """Return some of the items, from the whole length of the list."""
+    return items[:: max(1, len(items) // _MOST_LOOKED_AT)]
+
+
+def find_records(document: object) -> list[Candidate]:
+    """Return the places where the records may be, the most likely one first.
+
+    >>> found = find_records({"errors": [], "data": {"rows": [{"id": 1, "at": "2024-01-01"}]}})
+    >>> [(each.path, each.count) for each in found]
+    [('data.rows', 1)]
+    """
+    found = [each for each in _candidates(document, "", _DEPTH) if each is not None]
+    return sorted(found, key=lambda each: -each.merit)
+
+
+def empty_lists(document: object, path: str = "", depth: int = _DEPTH) -> list[str]:
+    """Return the paths of lists that have nothing in them, and may have records later."""
+    if document == [] and plain(path) not in _BESIDE:
+        return [path]
+    if not isinstance(document, dict) or depth == 0:
+        return []
+    return [
+        found
+        for key, each in document.items()
+        for found in empty_lists(each, _at(path, key), depth - 1)
+    ]
+
+
+def _candidates(there: object, path: str, depth: int) -> Iterator[Candidate | None]:
+    if isinstance(there, list):
+        yield _of_list(there, path)
+        # A list that holds the list beside what is around it: [{"page": 1}, [...]].
+        if depth and len(there) <= 3:
+            for index, each in enumerate(there):
+                if isinstance(each, list):
+                    yield from _candidates(each, _at(path, str(index)), 0)
+    elif isinstance(there, dict) and depth:
+        yield _of_keyed(there, path)
+        for key, each in there.items():
+            yield from _candidates(each, _at(path, key), depth - 1)
+
+
+def _of_list(there: list[Any], path: str) -> Candidate | None:
+    items = [each for each in there if isinstance(each, dict)]
+    if not items or len(items) < _LEAST_OBJECTS * len(there):
+        return None
+    return _judged(path, items, ())
+
+
+def _of_keyed(there: Mapping[str, Any], path: str) -> Candidate | None:
+    """Return an object of records; objects that are merely beside each other are none."""
+    items = [_alone(each) for each in there.values()]
+    objects = [each for each in items if isinstance(each, dict)]
+    if not objects or len(objects) < len(items) or not _look_like_ids(there):
+        return None
+    common = set.intersection(*(set(each) for each in objects))
+    widest = max(len(each) for each in objects)
+    found = _judged(path, objects, tuple(there))
+    return found if found.has_time and len(common) >= _LEAST_ALIKE * widest else None
+
+
+def _alone(value: object) -> object:
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def _look_like_ids(there: Mapping[str, Any]) -> bool:
+    """Return whether keys may be ids: several, or one that no programmer would choose."""
+    return len(there) > 1 or any(each.isdecimal() or len(each) > 30 for each in there)
+
+
+def _judged(path: str, items: list[dict[str, Any]], keys: Sequence[str]) -> Candidate:
+    has_time = bool(find_times(sampled(items)).paths)
+    name, depth = plain(path), path.count(".")
+    merit = 50.0 * has_time + min(log2(len(items) + 1), 10) - 5 * depth
+    merit += 15 * (name in _USUAL or not path) - 40 * (name in _BESIDE) - 10 * bool(keys)
+    return Candidate(path, items, bool(keys), keys, has_time, merit)
+
+
+def _at(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key

@@ -1,0 +1,317 @@
+"""The trial of a source: its first pages as they would be stored, and what a run would meet.
+
+- The source's own code reads the pages. The trial only looks on, and ends the reading after two
+  pages, when the request for the third is known and not made.
+- Whatever the source does wrong is part of the result. Only a source that is none is an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from contextlib import aclosing
+from datetime import datetime
+from typing import Any, cast
+
+from pydantic import BaseModel, ConfigDict, computed_field
+
+from ladon_storage.collection.content import parse_json
+from ladon_storage.collection.interfaces import Clock, Source, utc_now
+from ladon_storage.collection.records import Completeness, Page, Record, Reject
+from ladon_storage.collection.sources import Rest, source_from
+from ladon_storage.collection.sources.evidence import declared_total, usual_total
+from ladon_storage.collection.sources.http import HttpAnswer
+from ladon_storage.collection.sources.items import value_at
+from ladon_storage.collection.sources.observing import observed_by
+from ladon_storage.errors import LadonStorageError
+from ladon_storage.probing.warnings import describe_paging, find_warnings
+
+PAGES = 2
+"""Pages with records after which the next request is the last thing to know."""
+
+MAX_REQUESTS = 16
+"""A feed of files asks for a list, and then for ten files to make one page."""
+
+GRACE_SECONDS = 1.0
+"""How long a trial that has a page waits for another one: a rate limit may ask for more."""
+
+MAX_PAYLOAD = 2_000
+"""Characters of a record that a trial keeps."""
+
+_FROZEN = ConfigDict(frozen=True)
+
+
+class TrialRecord(BaseModel):
+    """A record as it would be stored; a long payload is cut."""
+
+    model_config = _FROZEN
+
+    record_id: str
+    timestamp: datetime
+    version: str
+    payload: str
+
+
+class TrialReject(BaseModel):
+    """An item that would go into the quarantine, and the reason."""
+
+    model_config = _FROZEN
+
+    reason: str
+    record_id: str | None
+    raw: str
+
+
+class TrialRequest(BaseModel):
+    """A request of a trial, without secrets; without a status, it was not answered."""
+
+    model_config = _FROZEN
+
+    method: str
+    url: str
+    body: str | None = None
+    status: int | None = None
+    bytes: int | None = None
+
+
+class Trial(BaseModel):
+    """The result of a trial.
+
+    Args:
+        source_id: The source.
+        kind: Its kind, or the name of its class.
+        records: The first records.
+        rejects: The first items that cannot be used.
+        delivered: How many items came, usable or not.
+        rejected: How many of them cannot be used.
+        reasons: How often each reason came, the most frequent first.
+        requests: The requests that were made.
+        next_request: The request that a run would make next; ``None``: there is none.
+        is_finished: Whether the source was read to its end.
+        paging: What the paging would do next, in a sentence.
+        completeness: How the end was known, where the source was read to it.
+        total: How many items the source states.
+        warnings: What a person should look at before a run.
+        error: Why the source could not be read; ``None``: it could.
+        seconds: How long the trial took.
+    """
+
+    model_config = _FROZEN
+
+    source_id: str
+    kind: str
+    records: tuple[TrialRecord, ...] = ()
+    rejects: tuple[TrialReject, ...] = ()
+    delivered: int = 0
+    rejected: int = 0
+    reasons: dict[str, int] = {}
+    requests: tuple[TrialRequest, ...] = ()
+    next_request: TrialRequest | None = None
+    is_finished: bool = False
+    paging: str = ""
+    completeness: Completeness | None = None
+    total: int | None = None
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+    seconds: float = 0.0
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def ok(self) -> bool:
+        """Whether the source could be read, and has a usable record."""
+        return self.error is None and self.delivered > self.rejected
+
+
+class _EnoughError(Exception):
+    """Raised in place of a request that the trial does not make."""
+
+
+class _Watch:
+    """The requests of one trial, as the source makes them."""
+
+    def __init__(self) -> None:
+        self.requests: list[TrialRequest] = []
+        self.next: TrialRequest | None = None
+        self.first: HttpAnswer | None = None
+        self.pages = 0
+
+    def asking(self, method: str, url: str, body: str | None) -> None:
+        request = TrialRequest(method=method, url=url, body=body)
+        if self.pages >= PAGES or len(self.requests) >= MAX_REQUESTS:
+            self.next = request
+            raise _EnoughError
+        self.requests.append(request)
+
+    def give_up(self) -> None:
+        """Take the request that was not answered in time for the next one."""
+        if self.requests and self.requests[-1].status is None:
+            self.next = self.requests.pop()
+
+    def answered(self, answer: HttpAnswer) -> None:
+        told = {"status": answer.status, "bytes": len(answer.body)}
+        self.requests.append(self.requests.pop().model_copy(update=told))
+        self.first = self.first or answer
+
+
+class _Messages(logging.Handler):
+    """What a source logs as a warning while it is tried."""
+
+    def __init__(self, source_id: str) -> None:
+        super().__init__(logging.WARNING)
+        self._source_id = source_id
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "source_id", None) == self._source_id:
+            self.texts.append(record.getMessage())
+
+
+async def try_source(
+    source: object,
+    *,
+    records: int = 10,
+    since: datetime | None = None,
+    seconds: float = 30.0,
+    clock: Clock = utc_now,
+) -> Trial:
+    """Ask a source for its first pages, and return what a run would store and do next.
+
+    Args:
+        source: A source, or the dictionary that describes one.
+        records: How many records and rejects the result has at most.
+        since: From when on the source is asked; ``None``: for all that it has.
+        seconds: How long the trial may take.
+        clock: The time, by which records are from the future.
+
+    Raises:
+        ConfigurationError: ``source`` describes none.
+    """
+    tried = source_from(source)
+    began = time.monotonic()
+    watch, messages = _Watch(), _Messages(tried.source_id)
+    seen: list[Page] = []
+    logger = logging.getLogger("ladon_storage")
+    logger.addHandler(messages)
+    error, is_finished = None, False
+    try:
+        with observed_by(watch):
+            async with asyncio.timeout(seconds) as limit:
+                is_finished = await _read(tried, since, watch, seen, limit)
+    except TimeoutError:
+        watch.give_up()
+        if not watch.pages:
+            error = f"Source {tried.source_id!r} gave no page in {seconds:g} s; raise the limit."
+    except LadonStorageError as failure:
+        error = str(failure)
+    finally:
+        logger.removeHandler(messages)
+    return _result(
+        tried,
+        seen,
+        watch,
+        records=records,
+        is_finished=is_finished,
+        error=error,
+        clock=clock,
+        messages=messages.texts,
+        seconds=time.monotonic() - began,
+    )
+
+
+async def _read(
+    source: Source,
+    since: datetime | None,
+    watch: _Watch,
+    seen: list[Page],
+    limit: asyncio.Timeout,
+) -> bool:
+    """Read until there is enough; return whether the source ended before that."""
+    try:
+        async with aclosing(cast(Any, source.pages(since, None))) as pages:
+            async for page in pages:
+                seen.append(page)
+                watch.pages += len(page) > 0
+                if watch.pages == 1 and (when := limit.when()) is not None:
+                    soon = asyncio.get_running_loop().time() + GRACE_SECONDS
+                    limit.reschedule(min(when, soon))
+                if watch.pages > PAGES:  # of a document, or a table, that asks for nothing more
+                    return False
+    except _EnoughError:
+        return False
+    return True
+
+
+def _result(
+    source: Source,
+    pages: list[Page],
+    watch: _Watch,
+    *,
+    records: int,
+    is_finished: bool,
+    error: str | None,
+    clock: Clock,
+    messages: list[str],
+    seconds: float,
+) -> Trial:
+    found = [record for page in pages for record in page.records]
+    rejects = [reject for page in pages for reject in page.rejects]
+    reasons = dict(Counter(each.reason for each in rejects).most_common())
+    marks = [page.completeness for page in pages if page.completeness is not None]
+    trial = Trial(
+        source_id=source.source_id,
+        kind=str(getattr(source, "kind", type(source).__name__)),
+        records=tuple(_shown(each) for each in found[:records]),
+        rejects=tuple(_refused(each) for each in rejects[:records]),
+        delivered=len(found) + len(rejects),
+        rejected=len(rejects),
+        reasons=reasons,
+        requests=tuple(watch.requests),
+        next_request=watch.next,
+        is_finished=is_finished,
+        completeness=marks[-1] if marks and is_finished else None,
+        total=_total(source, pages, watch.first),
+        error=error,
+        seconds=seconds,
+    )
+    paging = source.paging if isinstance(source, Rest) else None
+    lists = [page.records for page in pages if page.records]
+    warnings = [*find_warnings(source, trial, lists, clock()), *messages]
+    return trial.model_copy(
+        update={"paging": describe_paging(paging, trial), "warnings": tuple(warnings)}
+    )
+
+
+def _total(source: Source, pages: list[Page], first: HttpAnswer | None) -> int | None:
+    """Return the total that the source states, also where the end was not reached."""
+    stated = [page.total for page in pages if page.total is not None]
+    if stated or first is None or not isinstance(source, Rest):
+        return max(stated, default=None)
+    try:
+        document = parse_json(first.body)
+    except (ValueError, RecursionError):
+        return None
+    items = value_at(document, source.records)
+    if source.paging.total:
+        total = declared_total(first, document, source.paging.total)
+    else:
+        total = usual_total(first, document, items, source.records)
+    return total.count if total is not None and total.is_sure else None
+
+
+def _shown(record: Record) -> TrialRecord:
+    return TrialRecord(
+        record_id=record.record_id,
+        timestamp=record.timestamp,
+        version=record.version,
+        payload=_cut(record.payload),
+    )
+
+
+def _refused(reject: Reject) -> TrialReject:
+    return TrialReject(reason=reject.reason, record_id=reject.record_id, raw=_cut(reject.raw))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_PAYLOAD else f"{text[:MAX_PAYLOAD]}…"
