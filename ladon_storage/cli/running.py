@@ -1,0 +1,94 @@
+"""How a verb runs: its event loop, the signals that end it, and whether Prefect runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import threading
+import tomllib
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_NAMELESS = re.compile(r"(cancelled|CancelledError)\b")
+
+
+class Ended(BaseException):
+    """Raised when a signal ended a verb, after it has written what it had to.
+
+    Args:
+        number: The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"Ended by {signal.Signals(number).name}.")
+        self.number = number
+
+
+class Signals:
+    """The signals that end a verb's task, which may still write why it failed."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def watch(self) -> None:
+        """Cancel the current task on a signal, from now on; only in the main thread."""
+        task = asyncio.current_task()
+        if task is None or threading.current_thread() is not threading.main_thread():
+            return
+        for number in _SIGNALS:
+            # Under nohup a verb is to outlive its terminal.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                task.get_loop().add_signal_handler(number, self._end, task, number)
+
+    def _end(self, task: asyncio.Task[Any], number: int) -> None:
+        self.number = self.number or number
+        task.cancel()
+
+    async def named(self, message: str) -> str:
+        """Return a failure's message; the signal, where it says only that a run was cancelled."""
+        if self.number is not None and _NAMELESS.match(message):
+            return f"ended by {signal.Signals(self.number).name}"
+        return message
+
+
+def run(work: Coroutine[Any, Any, T], signals: Signals | None = None) -> T:
+    """Run a coroutine to its end.
+
+    Raises:
+        Ended: A signal ended it.
+    """
+    noted = signals or Signals()
+
+    async def watched() -> T:
+        noted.watch()
+        return await work
+
+    try:
+        return asyncio.run(watched())
+    except asyncio.CancelledError:
+        if noted.number is None:
+            raise
+        raise Ended(noted.number) from None
+
+
+def is_prefect_configured(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether a Prefect API is configured, without importing Prefect.
+
+    It is by ``PREFECT_API_URL``, in the environment or in the active profile.
+    """
+    if "PREFECT_API_URL" in environ:
+        return bool(environ["PREFECT_API_URL"])
+    home = Path(environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    file = Path(environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml").expanduser()
+    with suppress(OSError, ValueError, AttributeError):
+        profiles = tomllib.loads(file.read_text(encoding="utf-8"))
+        name = environ.get("PREFECT_PROFILE") or profiles.get("active")
+        return bool(profiles["profiles"].get(name, {}).get("PREFECT_API_URL"))
+    return False

@@ -1,0 +1,41 @@
+"""Flows as a verb runs them: Prefect is imported here, and nowhere before it is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from prefect.exceptions import TerminationSignal
+from prefect.settings import (
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    temporary_settings,
+)
+
+from flows.ending import signal_noted
+from ladon_storage.cli.running import Ended
+
+T = TypeVar("T")
+
+
+def run_flows(begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run what ``begin`` returns, which runs flows.
+
+    Raises:
+        Ended: A signal ended it.
+    """
+    try:
+        # A fresh Prefect database takes longer than the 20 s that Prefect waits for it.
+        with temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120}):
+            return asyncio.run(begin())
+    except TerminationSignal:
+        ended = True
+    except BaseExceptionGroup as group:
+        if not group.subgroup(TerminationSignal):
+            raise
+        ended = True
+    except KeyboardInterrupt:
+        ended = False
+    name = signal_noted() or ("SIGTERM" if ended else "SIGINT")
+    raise Ended(signal.Signals[name])
