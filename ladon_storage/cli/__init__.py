@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from cyclopts import CycloptsError
 
     from ladon_storage.cli.app import app
-    from ladon_storage.cli.running import Ended
+    from ladon_storage.cli.ended import Ended
 
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     if tokens[:1] == ["--json"]:  # a verb's option, wherever it stands

@@ -56,7 +56,7 @@ circuit = _app(
     _OPERATE,
     13,
 )
-watermarks = _app("watermarks", "List and show watermarks.", _OPERATE, 17)
+watermarks = _app("watermarks", "Show watermarks.", _OPERATE, 17)
 
 _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
     (
@@ -128,7 +128,6 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
         circuit, "reset", "circuit:reset", None,
         f"Close it: every process may call the service again.{_CIRCUIT_PLACE}",
     ),
-    (watermarks, "list", "watermarks:list_all", None, f"List the watermarks.\n\n{_FILE}"),
     (watermarks, "show", "watermarks:show", None, f"Show one watermark.\n\n{_FILE}"),
     (
         app, "doctor", "doctor", _OPERATE,

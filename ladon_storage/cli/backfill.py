@@ -21,6 +21,7 @@ def backfill(
     source: Source,
     since: Annotated[str, Parameter(help="First instant, such as 2024-01-01.")],
     until: Annotated[str, Parameter(help="Instant before which it ends.")],
+    /,
     *,
     sink: SinkText = None,
     window_hours: Annotated[

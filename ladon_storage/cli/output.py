@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Json = Annotated[
-    bool, Parameter(name="--json", negative=(), help="Print JSON instead of text and tables.")
+    bool,
+    Parameter(
+        name="--json",
+        negative=(),
+        show_default=False,
+        help="Print JSON instead of text and tables.",
+    ),
 ]
 """The option of each verb that prints data."""
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 def reconcile(
     source: Source,
+    /,
     *,
     sink: SinkText = None,
     since: Annotated[

@@ -13,22 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ladon_storage.cli.ended import Ended
+
 T = TypeVar("T")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _NAMELESS = re.compile(r"(cancelled|CancelledError)\b")
-
-
-class Ended(BaseException):
-    """Raised when a signal ended a verb, after it has written what it had to.
-
-    Args:
-        number: The signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"Ended by {signal.Signals(number).name}.")
-        self.number = number
 
 
 class Signals:

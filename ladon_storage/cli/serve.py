@@ -8,6 +8,9 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from ladon_storage.cli.output import print_text
 from ladon_storage.errors import ConfigurationError
@@ -17,23 +20,14 @@ TOKEN_VARIABLE = "STORAGE_SERVICE_TOKEN"  # noqa: S105 - the name of a variable,
 
 def serve(
     *,
-    database: Path,
-    host: str = "127.0.0.1",
-    port: int = 8080,
-    token_file: Path | None = None,
+    database: Annotated[Path, Parameter(help="The file; created if it does not exist.")],
+    host: Annotated[str, Parameter(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="Port to listen at; 0 chooses a free one.")] = 8080,
+    token_file: Annotated[
+        Path | None, Parameter(help=f"A file with the token; goes before {TOKEN_VARIABLE}.")
+    ] = None,
 ) -> None:
-    """Run the Storage Service over one SQLite file.
-
-    It prints its address on standard output when it answers, logs to standard error, and ends on
-    SIGTERM, SIGINT or SIGHUP when the requests in flight are finished. Its token is in
-    STORAGE_SERVICE_TOKEN or a file; only a loopback address needs none.
-
-    Args:
-        database: The file; created if it does not exist.
-        host: Address to listen at.
-        port: Port to listen at; 0 chooses a free one.
-        token_file: A file with the token; goes before STORAGE_SERVICE_TOKEN.
-    """
+    """Run the Storage Service over one SQLite file."""
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def source_check(
     *names: Annotated[str, Parameter(help="Names of the file; by default all.")],
-    offline: Annotated[bool, Parameter(help="Ask neither the storage nor a source.")] = False,
+    offline: Annotated[
+        bool, Parameter(show_default=False, help="Ask neither the storage nor a source.")
+    ] = False,
     file: File = None,
     json: Json = False,
 ) -> int:

@@ -13,6 +13,7 @@ from ladon_storage.errors import ConfigurationError
 
 def source_guess(
     url: Annotated[str, Parameter(help="Address of a list of the API.")] = "",
+    /,
     *,
     sample: Annotated[
         Path | None, Parameter(help="A file with an answer; then nothing is asked.")

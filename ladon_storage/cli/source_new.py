@@ -116,6 +116,7 @@ def test_unusable_item_is_rejected_with_a_reason() -> None:
 
 def source_new(
     name: Annotated[str, Parameter(help="Name of the source and of its module, such as tickets.")],
+    /,
 ) -> None:
     """Write a source class of one's own with its test."""
     from ladon_storage.collection.sources import SOURCES

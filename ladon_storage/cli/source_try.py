@@ -28,6 +28,7 @@ _PAYLOAD = 300
 
 def source_try(
     source: Source,
+    /,
     *,
     records: Annotated[int, Parameter(help="Records and rejects to print at most.")] = 10,
     since: Annotated[

@@ -14,7 +14,7 @@ from prefect.settings import (
 )
 
 from flows.ending import signal_noted
-from ladon_storage.cli.running import Ended
+from ladon_storage.cli.ended import Ended
 
 T = TypeVar("T")
 
