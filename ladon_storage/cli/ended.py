@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 
-class Ended(BaseException):  # noqa: N818 - as KeyboardInterrupt, it is no error
+class Ended(BaseException):
     """Raised when a signal ended a verb, after it has written what it had to.
 
     Args:

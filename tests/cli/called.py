@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,7 +76,16 @@ def called_in(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PREFECT_HOME", str(folder / "prefect"))
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    modules = set(sys.modules)
     yield Command(folder, capsys)
+    for each in [each for each in set(sys.modules) - modules if _is_below(each, folder)]:
+        del sys.modules[each]
     package = logging.getLogger("ladon_storage")
-    for each in [each for each in package.handlers if isinstance(each, NoteHandler)]:
-        package.removeHandler(each)
+    for handler in [each for each in package.handlers if isinstance(each, NoteHandler)]:
+        package.removeHandler(handler)
+
+
+def _is_below(module: str, folder: Path) -> bool:
+    file = getattr(sys.modules[module], "__file__", None)
+    return file is not None and Path(file).is_relative_to(folder)

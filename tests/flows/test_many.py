@@ -19,6 +19,7 @@ from flows import freshness as freshness_module
 from flows.backfill import backfill
 from flows.collect_many import collect_many
 from flows.freshness import Freshness, check_freshness
+from ladon_storage.collection.freshness import StaleWatermarkError
 from ladon_storage.connect import new_client
 from ladon_storage.errors import (
     CollectionError,

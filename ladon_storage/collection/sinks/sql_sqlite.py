@@ -144,7 +144,8 @@ class Sqlite:
             raise SinkError(
                 f"The sink's folder {self._folder} does not exist; make it, or correct the address."
             )
-        return _engine(self._url)
+        # The engine of a relative path keeps the folder in which it was made.
+        return _engine(self._url, None if self._folder.is_absolute() else Path.cwd())
 
     def begin_writing(self, connection: Connection, source_id: str) -> None:
         """Take the file's only lock at once: what reads first cannot wait for who writes."""
@@ -249,7 +250,7 @@ def _json(rows: list[Any]) -> str:
 
 
 @lru_cache  # it holds no connection, and the statements that it has compiled
-def _engine(url: URL) -> Engine:
+def _engine(url: URL, folder: Path | None) -> Engine:
     # Without an isolation level the driver begins nothing by itself: it would begin too late.
     arguments = {"timeout": WAIT_SECONDS, "isolation_level": None}
     engine = create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
