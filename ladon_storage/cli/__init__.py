@@ -17,6 +17,9 @@ from ladon_storage.errors import ConfigurationError, LadonStorageError
 DONE, FAILED, USAGE = 0, 1, 2
 """The exit codes; a signal that ended the command has 128 and its number."""
 
+TRACEBACK_VARIABLE = "LADON_TRACEBACK"
+"""The variable with which an error that is none of this package's keeps its traceback."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit code."""
@@ -44,9 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("Ended by SIGINT.")
         return 130
-    except BrokenPipeError:
+    except BrokenPipeError:  # before what follows, of which it is one
         # What reads the output has gone; the interpreter would complain when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        from ladon_storage.cli.output import said
+
+        _say(f"{said(error)}. Set {TRACEBACK_VARIABLE}=1 to see where it comes from.")
         return FAILED
     if not tokens:  # the help was printed in place of what was meant
         return USAGE

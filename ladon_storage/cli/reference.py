@@ -26,6 +26,8 @@ Standard output has the data, and standard error everything else. With `--json` 
 In a pipe there are no colours, and each row of a table is one line. `NO_COLOR` takes the colours
 away on a terminal too.
 
+An error of a class of your own is one sentence too. `LADON_TRACEBACK=1` prints its traceback.
+
 A password never stands on a command line: sinks, sources and secrets are named.
 """
 

@@ -68,17 +68,23 @@ def run(work: Coroutine[Any, Any, T], signals: Signals | None = None) -> T:
         raise Ended(noted.number) from None
 
 
-def is_prefect_configured(environ: Mapping[str, str] = os.environ) -> bool:
-    """Return whether a Prefect API is configured, without importing Prefect.
+def prefect_setting(name: str, environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return a setting of Prefect by the environment or the active profile, without Prefect.
 
-    It is by ``PREFECT_API_URL``, in the environment or in the active profile.
+    ``None``: neither has it.
     """
-    if "PREFECT_API_URL" in environ:
-        return bool(environ["PREFECT_API_URL"])
+    if name in environ:
+        return environ[name]
     home = Path(environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
     file = Path(environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml").expanduser()
-    with suppress(OSError, ValueError, AttributeError):
+    with suppress(OSError, ValueError, AttributeError, KeyError):
         profiles = tomllib.loads(file.read_text(encoding="utf-8"))
-        name = environ.get("PREFECT_PROFILE") or profiles.get("active")
-        return bool(profiles["profiles"].get(name, {}).get("PREFECT_API_URL"))
-    return False
+        active = environ.get("PREFECT_PROFILE") or profiles.get("active")
+        found = profiles["profiles"].get(active, {}).get(name)
+        return None if found is None else str(found)
+    return None
+
+
+def is_prefect_configured(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether a Prefect API is configured, in the environment or the active profile."""
+    return bool(prefect_setting("PREFECT_API_URL", environ))
