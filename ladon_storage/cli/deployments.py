@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx
 from prefect import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.deployments.runner import RunnerDeployment
-from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
 from prefect.types.entrypoint import EntrypointType
 
@@ -90,32 +89,20 @@ def _schedule(described: dict[str, Any]) -> DeploymentScheduleCreate:
 
 
 async def changes(made: Sequence[RunnerDeployment]) -> list[Change]:
-    """Return what registering deployments would change, and keep their switches as they are.
-
-    Raises:
-        ConfigurationError: Prefect's API does not answer.
-    """
+    """Return what registering deployments would change, and keep their switches as they are."""
     found = []
-    try:
-        async with get_client() as client:
-            for each in made:
-                try:
-                    existing = await client.read_deployment_by_name(each.full_name)
-                except ObjectNotFound:
-                    found.append(Change(each.full_name, "create", _told(each), "it is not there"))
-                    continue
-                differences = _differences(each, existing)
-                keep_switches(each, existing)
-                change = "update" if differences else "keep"
-                found.append(Change(each.full_name, change, _told(each), ", ".join(differences)))
-    except (httpx.HTTPError, PrefectHTTPStatusError, RuntimeError) as error:
-        problem = f"{type(error).__name__}"
-    else:
-        return found
-    raise ConfigurationError(
-        f"Prefect's API does not answer ({problem}); check PREFECT_API_URL, and see "
-        "`ladon-storage doctor`."
-    )
+    async with get_client() as client:
+        for each in made:
+            try:
+                existing = await client.read_deployment_by_name(each.full_name)
+            except ObjectNotFound:
+                found.append(Change(each.full_name, "create", _schedules(each), "it is not there"))
+                continue
+            differences = _differences(each, existing)
+            keep_switches(each, existing)
+            change = "update" if differences else "keep"
+            found.append(Change(each.full_name, change, _schedules(each), ", ".join(differences)))
+    return found
 
 
 def _differences(each: RunnerDeployment, existing: DeploymentResponse) -> list[str]:
@@ -130,7 +117,7 @@ def _differences(each: RunnerDeployment, existing: DeploymentResponse) -> list[s
     return [name for name, (wanted, there) in pairs.items() if wanted != there]
 
 
-def _told(each: RunnerDeployment) -> str:
+def _schedules(each: RunnerDeployment) -> str:
     schedules = [one.schedule for one in each.schedules or []]
     texts = [
         one.cron if isinstance(one, CronSchedule) else f"every {getattr(one, 'interval', '')}"
