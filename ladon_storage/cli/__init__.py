@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tokens = [*tokens[1:], "--json"]
     try:
         outcome = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()  # here, where a reader that has gone is no surprise
     except CycloptsError as error:
         chain = " ".join(error.command_chain or ())
         called = f"ladon-storage {chain}".strip()
@@ -64,4 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _say(sentence: str) -> None:
-    print(f"ladon-storage: {sentence}", file=sys.stderr)  # noqa: T201 - the command's own output
+    # A part of it may come from a source, and would act on the terminal.
+    shown = "".join(each if each.isprintable() else " " for each in sentence)
+    print(f"ladon-storage: {shown}", file=sys.stderr)  # noqa: T201 - the command's own output

@@ -18,6 +18,7 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 Json = Annotated[
     bool,
@@ -31,6 +32,8 @@ Json = Annotated[
 """The option of each verb that prints data."""
 
 _PIPE_WIDTH = 10_000
+_LEAST_CELL = 10
+"""Columns of a terminal that a cell of a table needs, so that what is folded can be read."""
 
 
 def _print(shown: Any) -> None:
@@ -70,13 +73,35 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     from rich.table import Table
     from rich.text import Text
 
+    texts = [[Text(_cell(each), style=_style(each)) for each in row] for row in rows]
+    if _is_too_narrow(columns, texts):
+        for row in texts:
+            facts = [
+                (name.removesuffix("#"), each.plain)
+                for name, each in zip(columns, row, strict=True)
+            ]
+            print_facts([*facts, ("", "")])
+        return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         name = column.removesuffix("#")
         table.add_column(name, justify="right" if column.endswith("#") else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_cell(each), style=_style(each)) for each in row))
+    for row in texts:
+        table.add_row(*row)
     _print(table)
+
+
+def _is_too_narrow(columns: Sequence[str], rows: Sequence[Sequence[Text]]) -> bool:
+    """Return whether a terminal has no room for a table, even with its cells folded."""
+    if not sys.stdout.isatty():
+        return False
+    from rich.console import Console
+
+    widths = [
+        max([len(name), *(row[number].cell_len for row in rows)]) + 2
+        for number, name in enumerate(columns)
+    ]
+    return Console().width < min(sum(widths), _LEAST_CELL * len(columns))
 
 
 def print_heading(text: str) -> None:
@@ -154,6 +179,8 @@ class NoteHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print the message of a record."""
+        if record.name == "ladon_storage.client":  # what it says is the verb's error as well
+            return
         from ladon_storage.collection.summaries import cut
 
         note(cut(record.getMessage(), 2_000))

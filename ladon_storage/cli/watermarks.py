@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from ladon_storage.cli.options import File
 from ladon_storage.cli.output import Json, log_to_notes, print_facts, print_json
+from ladon_storage.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,8 +26,13 @@ def show(
     """Show one watermark."""
     from ladon_storage.cli import running
     from ladon_storage.cli.output import note
+    from ladon_storage.models import check_source_id
 
     log_to_notes()
+    try:
+        check_source_id(source_id)
+    except ValueError as error:
+        raise ConfigurationError(f"{source_id[:100]!r} names no watermark: {error}.") from None
     found = running.run(_show(file, source_id))
     if found is None:
         note(f"ladon-storage: There is no watermark {source_id!r}; it was never collected.")

@@ -162,6 +162,26 @@ def test_misspelt_name_of_the_file_names_the_nearest(ladon: Command) -> None:
     assert "did you mean 'tickets'?" in ladon("collect", "tikets").sentence
 
 
+def test_terminal_without_room_for_a_table_gets_a_line_for_each_fact(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Eight columns on thirty characters would be a column of letters each."""
+    from ladon_storage.cli import output
+
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    columns = ("source", "outcome", "read#", "watermark")
+    output.print_table(columns, [("kev", "done", 3, "2024-01-01")])
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert [line.split() for line in shown.splitlines()[:4]] == [
+        ["source", "kev"],
+        ["outcome", "done"],
+        ["read", "3"],
+        ["watermark", "2024-01-01"],
+    ]
+
+
 async def test_limits_of_the_command_line_are_added_to_those_of_the_file(ladon: Command) -> None:
     """What the file says besides holds."""
     from ladon_storage.cli.choosing import with_limits

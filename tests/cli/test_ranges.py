@@ -97,3 +97,11 @@ def test_freshness_without_a_limit_is_refused(ladon: Command, name: str) -> None
     assert (called.code, called.out) == (2, "")
     assert "kev=48" in called.sentence
     assert ladon("freshness").code == 2
+
+
+@pytest.mark.parametrize("name", ["", "a" * 300])
+def test_name_that_no_watermark_has_is_refused(ladon: Command, name: str) -> None:
+    """It is a usage error, not a question to the storage."""
+    called = ladon("watermarks", "show", name)
+    assert called.code == 2
+    assert "names no watermark" in called.sentence
