@@ -80,8 +80,8 @@ def port_near(wanted: int, name: str) -> int:
 async def storage_service(folder: Path, port: int) -> AsyncIterator[str]:
     """Run the Storage Service, and give its address."""
     service = StorageService(folder, port)
-    await service.start()
     try:
+        await service.start()
         yield service.url
     finally:
         await service.stop()
@@ -175,8 +175,13 @@ async def main(arguments: list[str] | None = None) -> int:
     running = asyncio.ensure_future(
         up(options.folder.resolve(), options.prefect_port, options.storage_port)
     )
+
+    def end() -> None:
+        if not running.cancelling():  # cut short, the ending would leave parts behind
+            running.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
+        asyncio.get_running_loop().add_signal_handler(number, end)
     try:
         await running
     except asyncio.CancelledError:

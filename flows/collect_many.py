@@ -45,6 +45,7 @@ from ladon_storage.collection.engine import Report, run
 from ladon_storage.collection.interfaces import (
     Ledger,
     Limits,
+    Sink,
     Storage,
 )
 from ladon_storage.collection.secrets import secrets_from
@@ -56,8 +57,9 @@ from ladon_storage.connect import shared_client
 from ladon_storage.errors import CollectionError, ConfigurationError, LadonStorageError
 from ladon_storage.events import FAILED, GAP, emit_of_source
 from ladon_storage.metrics import count_collected
+from ladon_storage.project import Project
 from ladon_storage.settings import StorageSettings
-from ladon_storage.tasks import TaskStorage, record_sink, secret_block, storage_settings
+from ladon_storage.tasks import AnySink, TaskStorage, record_sink, secret_block, storage_settings
 
 logger = logging.getLogger("ladon_storage.flows")
 
@@ -109,40 +111,45 @@ async def collect_many(
 
     Args:
         sources: The sources, each told apart by its ``kind``; empty where a file is given.
-        file: Path of a TOML or JSON file with a list ``sources``, as the worker sees it.
-        sink: Where records go: a Record Sink block; empty for the one called default.
-        storage: Where the watermarks are: a Storage Service block; empty for the environment of
-            the worker, or else the block called default.
+        file: Path of a ``ladon.toml``, or of a TOML or JSON file with a list ``sources``, as the
+            worker sees it.
+        sink: Where records go: a Record Sink block; empty for the one that a ``ladon.toml`` names,
+            or else the one called default.
+        storage: Where the watermarks are: a Storage Service block; empty for what a ``ladon.toml``
+            says, for the environment of the worker, or else the block called default.
         concurrency: How many sources are collected at once.
-        limits: Where a first collection starts, and what makes a source fail.
+        limits: Where a first collection starts, and what makes a source fail; the sources of a
+            ``ladon.toml`` have their own.
     """
     if concurrency < 1:
         raise ConfigurationError(f"concurrency should be 1 or more, not {concurrency}.")
-    told = _sources(sources, file)
+    project = _project(sources, file)
+    opening: AnySink = sink
+    if project is None:
+        told = [(each, limits) for each in _sources(sources, file)]
+    else:
+        told = [(_fields_of(project, name), project.limits_of(name)) for name in project.sources]
+        _check_names([fields for fields, _ in told])
+        opening = _only_sink(project) if opening is None else opening
+        if storage is None:
+            with secrets_from(secret_block):
+                storage = await project.storage_settings()
     settings = await storage_settings(storage)
     with signals_noted():
         await TaskStorage(settings).health_check()
         checked = CheckedStorage(shared_client(settings), Ending().named)
-        async with await record_sink(sink) as opened, shared_connections():
-            many = _Many(
-                SharedSink(opened, is_open=True),
-                checked,
-                limits,
-                str(runtime.flow_run.id or uuid4()),
-                len(told),
-            )
+        async with await record_sink(opening) as opened, shared_connections():
+            shared = SharedSink(opened, is_open=True)
+            many = _Many(shared, checked, str(runtime.flow_run.id or uuid4()), len(told))
             with secrets_from(secret_block):
                 await many.collect(told, concurrency)
         return await many.ended()
 
 
 class _Many:
-    def __init__(
-        self, sink: Any, storage: Storage, limits: Limits, run_id: str, count: int
-    ) -> None:
+    def __init__(self, sink: Any, storage: Storage, run_id: str, count: int) -> None:
         self._sink = sink
         self._storage = storage
-        self._limits = limits
         self._run_id = run_id
         self._count = count
         self._began = time.monotonic()
@@ -153,13 +160,15 @@ class _Many:
         self._rows: list[tuple[bool, int, int, dict[str, Any]]] = []
         self._numbers = itertools.count()
 
-    async def collect(self, sources: Iterable[SourceFields], concurrency: int) -> None:
+    async def collect(
+        self, sources: Iterable[tuple[SourceFields, Limits]], concurrency: int
+    ) -> None:
         """Take sources one after another, so many at once, until there is none left."""
         left = enumerate(sources)
 
         async def work() -> None:
-            for number, fields in left:
-                await self._collect_one(number, fields)
+            for number, (fields, limits) in left:
+                await self._collect_one(number, fields, limits)
 
         watching = asyncio.create_task(self._watch())
         try:
@@ -170,14 +179,14 @@ class _Many:
             watching.cancel()
             await asyncio.wait({watching})
 
-    async def _collect_one(self, number: int, fields: SourceFields) -> None:
+    async def _collect_one(self, number: int, fields: SourceFields, limits: Limits) -> None:
         name = str(fields.get("source_id") or fields.get("kind") or f"number {number + 1}")
         began = time.monotonic()
         try:
             source = source_from(fields)
             name = source.source_id
             report = await run(
-                source, self._sink, self._storage, run_id=self._run_id, limits=self._limits
+                source, self._sink, self._storage, run_id=self._run_id, limits=limits
             )
         except Exception as error:
             self._failed(name, error, time.monotonic() - began)
@@ -297,18 +306,37 @@ def _row(
     }
 
 
+def _project(sources: list[SourceFields] | None, file: str | None) -> Project | None:
+    """Return the project of a file that is a ``ladon.toml``, whose sources have names."""
+    if sources or not file or not isinstance(_document(Path(file)).get("sources"), dict):
+        return None
+    return Project.load(file, check_sources=False)
+
+
+def _fields_of(project: Project, name: str) -> SourceFields:
+    """Return a source's fields; of one that cannot be made what its run fails with."""
+    try:
+        return project.source_fields(name)
+    except ConfigurationError:
+        return {"source_id": name, **project.sources[name].fields}
+
+
+def _only_sink(project: Project) -> Sink:
+    """Return the sink to which all sources of a project go."""
+    names = sorted({project.sink_of(name) for name in project.sources})
+    if len(names) > 1:
+        raise ConfigurationError(
+            f"The sources of {str(project.path)!r} go to several sinks, {', '.join(names)}, and "
+            "one run has one. Name a sink, or collect them by their own deployments."
+        )
+    return project.sink(names[0])
+
+
 def _sources(sources: list[SourceFields] | None, file: str | None) -> list[SourceFields]:
     if bool(sources) == bool(file):
         raise ConfigurationError("Give either sources or a file that lists them, and one of both.")
     told = sources if sources else _from_file(Path(str(file)))
-    names = Counter(
-        str(each.get("source_id") or each.get("kind")) for each in told if isinstance(each, dict)
-    )
-    twice = [name for name, count in names.items() if count > 1]
-    if twice:
-        raise ConfigurationError(
-            f"Several sources are called {twice[0]!r}; give each a source_id of its own."
-        )
+    _check_names(told)
     if wrong := [each for each in told if not isinstance(each, dict)]:
         raise ConfigurationError(
             f"A source is told by a table of fields, such as its kind, not by a "
@@ -317,7 +345,26 @@ def _sources(sources: list[SourceFields] | None, file: str | None) -> list[Sourc
     return told
 
 
+def _check_names(told: list[SourceFields]) -> None:
+    """Refuse two sources of one name: each would undo what the other does."""
+    names = Counter(
+        str(each.get("source_id") or each.get("kind")) for each in told if isinstance(each, dict)
+    )
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise ConfigurationError(
+            f"Several sources are called {twice[0]!r}; give each a source_id of its own."
+        )
+
+
 def _from_file(path: Path) -> list[SourceFields]:
+    listed = _document(path).get("sources")
+    if not isinstance(listed, list) or not listed:
+        raise ConfigurationError(f"The file {str(path)!r} has no list of sources; add [[sources]].")
+    return listed
+
+
+def _document(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
@@ -326,10 +373,7 @@ def _from_file(path: Path) -> list[SourceFields]:
             f"The file {str(path)!r} of sources cannot be read ({error}); name a TOML or JSON file "
             "that the worker has."
         ) from None
-    listed = document.get("sources") if isinstance(document, dict) else document
-    if not isinstance(listed, list) or not listed:
-        raise ConfigurationError(f"The file {str(path)!r} has no list of sources; add [[sources]].")
-    return listed
+    return document if isinstance(document, dict) else {"sources": document}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,18 +1,25 @@
 """Who ended a run: a signal, a cancellation in Prefect, the run's own timeout.
 
-What reaches a run that is told to end is a `CancelledError`, whoever told it. So signals are noted
-as they come, before Prefect's own handler acts on them, and the rest is asked for.
+What reaches a run that is told to end is a `CancelledError`, and it names no cause. So signals are
+noted as they come, and the rest is asked for.
 
+- A handler raises nothing into a run: an exception that strikes in a callback of the loop, a parser
+  or another task is lost there, or changes what they do. The loop cancels the run instead, and the
+  signal's exception is raised where the run has ended, its outcome written: Prefect and the process
+  then end as they would have.
+- Only a run that keeps its loop from turning is struck by the exception, after a while.
+- Before the body of a run there is nothing to cancel. The handler that was there before handles the
+  signal, and if what it raises is lost, the body does not begin.
+- A further SIGTERM or SIGHUP changes nothing: the outcome is being written. A second SIGINT goes to
+  the handler that was there before, as a person who insists means it.
 - SIGHUP ends a run as SIGTERM does, unless it is ignored: under ``nohup`` it stays so.
 - Handlers belong to the process: they are set by the first run in its main thread, and given back
-  by the last one.
-- What a handler raises is lost where it strikes in a callback of the loop or in another task. So a
-  signal that came before a run's body ends it there, and one that came later cancels the run, if
-  it goes on as if nothing had happened.
+  by the last one. A run in another thread ends with those of the main thread.
 """
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import os
 import re
@@ -31,8 +38,8 @@ from prefect.exceptions import TerminationSignal
 
 T = TypeVar("T")
 
-GRACE_SECONDS = 0.5
-"""How long a run may go on after a signal before it is cancelled."""
+GRACE_SECONDS = 5.0
+"""How long a run may keep its loop from turning before a signal's exception strikes it there."""
 
 ASK_SECONDS = 3.0
 """How long Prefect may take to say whether it cancelled a run."""
@@ -47,7 +54,49 @@ _runs = 0
 _is_begun = False  # whether a run whose body is still to come set the handlers
 _handlers: dict[int, Any] = {}
 _signal: signal.Signals | None = None
-_bodies: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
+_bodies: list[_Body] = []
+
+
+class _Body:
+    """The body of a run in its task, which its own loop cancels where a signal ends it."""
+
+    def __init__(self, task: asyncio.Task[Any] | None) -> None:
+        self.task = task
+        self.signal: signal.Signals | None = None
+        self.is_in_main_thread = threading.current_thread() is threading.main_thread()
+        self._asked_at = 0.0
+        self._is_cancelled = False
+
+    def end(self, number: signal.Signals) -> bool:
+        """Have the run cancelled; return whether it ends by that. For a signal's handler."""
+        if self.task is None:
+            return False
+        if self.signal is not None:
+            return True
+        self.signal, self._asked_at = number, time.monotonic()
+        with suppress(RuntimeError):  # the loop is closed
+            self.task.get_loop().call_soon_threadsafe(self._cancel)
+            return True
+        return False
+
+    def is_stuck(self) -> bool:
+        """Return whether the loop has not turned for a while since the run was to be cancelled."""
+        return (
+            self.signal is not None
+            and not self._is_cancelled
+            and self.is_in_main_thread
+            and time.monotonic() - self._asked_at >= GRACE_SECONDS
+        )
+
+    def leave(self) -> None:
+        """Take the run's cancellation back: the signal's exception stands for it."""
+        if self._is_cancelled and self.task is not None and self not in _bodies:
+            self.task.uncancel()
+
+    def _cancel(self) -> None:
+        if self.task is not None and self in _bodies:
+            self._is_cancelled = True
+            self.task.cancel()
 
 
 def note_signals() -> None:
@@ -64,32 +113,61 @@ def note_signals() -> None:
 def signals_noted() -> Iterator[None]:
     """Note the signals that end this process, and let SIGHUP end it as SIGTERM does.
 
+    A signal cancels the task of the block; its exception is raised behind it.
+
     Raises:
-        TerminationSignal: The process was told to end before.
+        TerminationSignal: The process was told to end.
         KeyboardInterrupt: It was told so by SIGINT.
     """
-    global _is_begun, _runs, _signal
-    if threading.current_thread() is not threading.main_thread():
+    body = _present_body() or _Body(_present_task())
+    if body.is_in_main_thread:
+        _take_handlers()
+    _bodies.append(body)
+    try:
+        _end_if_told(body)
         yield
-        return
+    except (GeneratorExit, TerminationSignal, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        if body.is_in_main_thread and body.signal is not None:
+            raise _exception_of(body.signal) from error
+        raise
+    else:
+        if body.is_in_main_thread and body.signal is not None:
+            raise _exception_of(body.signal)
+    finally:
+        _bodies.remove(body)
+        body.leave()
+        if body.is_in_main_thread:
+            _give_handlers_back()
+
+
+def _end_if_told(body: _Body) -> None:
+    """Raise what a signal raised before the body, where that was lost."""
+    if body.is_in_main_thread and _signal is not None and body.signal is None:
+        raise _exception_of(_signal)
+
+
+def _present_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no loop runs
+        return None
+
+
+def _present_body() -> _Body | None:
+    """Return the body that this task is in: that of a flow around this one, too."""
+    task = _present_task()
+    return next((each for each in _bodies if each.task is task is not None), None)
+
+
+def _take_handlers() -> None:
+    global _is_begun, _runs, _signal
     if not _runs and not _is_begun:
         _signal = None
     _is_begun = False
     _runs += 1
     _set_handlers()
-    body = _body()
-    _bodies.extend(body)
-    try:
-        _end_if_told()
-        yield
-    finally:
-        for each in body:
-            _bodies.remove(each)
-        _runs -= 1
-        for number in list(_handlers) if not _runs else ():
-            before = _handlers.pop(number)
-            if signal.getsignal(number) is _note:  # nobody set another one meanwhile
-                signal.signal(number, before)
 
 
 def _set_handlers() -> None:
@@ -101,40 +179,49 @@ def _set_handlers() -> None:
             signal.signal(number, _note)
 
 
-def _body() -> list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]]:
-    """Return the task in which the body of a run is, with its loop."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:  # no loop runs
-        return []
-    return [] if task is None else [(task.get_loop(), task)]
+def _give_handlers_back() -> None:
+    global _runs
+    _runs -= 1
+    for number in list(_handlers) if not _runs else ():
+        before = _handlers.pop(number)
+        if signal.getsignal(number) is _note:  # another one may have been set meanwhile
+            signal.signal(number, before)
 
 
-def _end_if_told() -> None:
-    if _signal is signal.SIGINT:
-        raise KeyboardInterrupt
-    if _signal is not None:
-        raise TerminationSignal(signal.SIGTERM)
-
-
-def _cancel_later(body: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]) -> None:
-    loop, task = body
-
-    def cancel() -> None:
-        if body in _bodies and not task.cancelling():
-            task.cancel()
-
-    with suppress(RuntimeError):  # the loop is closed
-        loop.call_soon_threadsafe(loop.call_later, GRACE_SECONDS, cancel)
+def _exception_of(number: signal.Signals) -> BaseException:
+    if number is signal.SIGINT:
+        return KeyboardInterrupt()
+    return TerminationSignal(signal.SIGTERM)
 
 
 def _note(number: int, frame: FrameType | None) -> None:
-    """Note a signal, and let whoever handled it before handle it."""
+    """Note a signal, and have the runs cancelled that are in their bodies."""
     global _signal
+    is_first = _signal is None
     if _signal is None:
         _signal = signal.Signals(number)
-    for body in _bodies:
-        _cancel_later(body)
+    ended = [each.end(_signal) for each in tuple(_bodies)]
+    if any(each.is_stuck() for each in tuple(_bodies)):
+        raise _exception_of(_signal)
+    if ended and all(ended) and (is_first or number != signal.SIGINT):
+        if is_first:
+            with suppress(RuntimeError):  # there can be no more threads
+                # Not `threading`: its lock may be held by what the signal interrupted.
+                _thread.start_new_thread(_insist, (number,))
+        return
+    _pass_on(number, frame)
+
+
+def _insist(number: int) -> None:
+    """Send a signal again where a run keeps its loop from turning."""
+    time.sleep(GRACE_SECONDS)
+    main = threading.main_thread().ident
+    if main is not None and any(each.is_stuck() for each in tuple(_bodies)):
+        signal.pthread_kill(main, number)
+
+
+def _pass_on(number: int, frame: FrameType | None) -> None:
+    """Let the handler that was there before handle a signal."""
     if number == signal.SIGHUP:
         os.kill(os.getpid(), signal.SIGTERM)
         return
@@ -152,11 +239,12 @@ def signal_noted() -> str | None:
 
 
 class Ending:
-    """How one run came to its end, asked for when it was cancelled."""
+    """How one run came to its end, asked for when it was cancelled; made in its body."""
 
     def __init__(self, seconds: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
         self._began = seconds()
+        self._body = _present_body()
         context = FlowRunContext.get()
         self._timeout = context.flow.timeout_seconds if context and context.flow else None
         self._said: str | None = None
@@ -168,19 +256,26 @@ class Ending:
         return self._said
 
     async def named(self, message: str) -> str:
-        """Return an error message; who ended the run, where it says only that it was."""
-        return await self.said() if _NAMELESS.match(message) else message
+        """Return an error message, with who ended the run where it was told to end."""
+        if _NAMELESS.match(message):
+            return await self.said()
+        return message if self._signal is None else f"{await self.said()}: {message}"
+
+    @property
+    def _signal(self) -> signal.Signals | None:
+        return None if self._body is None else self._body.signal
 
     async def _who(self) -> str:
         if self._timeout and self._seconds() - self._began >= self._timeout:
             return f"its timeout of {self._timeout:g} s"
-        if _signal not in (None, signal.SIGTERM):
-            return _signal.name
+        number = self._signal
+        if number not in (None, signal.SIGTERM):
+            return number.name
         cancelled = await self._is_cancelled()
         if cancelled:
             return "a cancellation in Prefect"
-        if _signal is not None:
-            return _signal.name
+        if number is not None:
+            return number.name
         if cancelled is None:
             return "a cancellation; Prefect did not answer whether it was its own"
         return "a cancellation"
@@ -195,12 +290,6 @@ class Ending:
                 state = (await client.read_flow_run(run_id)).state
             return state is not None and state.type in (StateType.CANCELLING, StateType.CANCELLED)
         return None
-
-
-def is_an_ending(error: BaseException | None) -> bool:
-    """Tell whether an error says only that a run was cancelled or told to end."""
-    told = (asyncio.CancelledError, TerminationSignal, KeyboardInterrupt, SystemExit)
-    return isinstance(error, told)
 
 
 async def finished(work: Coroutine[Any, Any, T], seconds: float) -> T | None:

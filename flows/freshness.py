@@ -14,17 +14,20 @@ from ladon_storage.blocks import StorageService
 from ladon_storage.collection import freshness
 from ladon_storage.collection.freshness import Age, Freshness, Verdict
 from ladon_storage.collection.interfaces import utc_now
+from ladon_storage.collection.secrets import secrets_from
 from ladon_storage.connect import shared_client
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.events import STALE, emit_of_source
+from ladon_storage.project import Project
 from ladon_storage.settings import StorageSettings
-from ladon_storage.tasks import check_storage_health, storage_settings
+from ladon_storage.tasks import check_storage_health, secret_block, storage_settings
 
 
 @flow(name="check-freshness")
 async def check_freshness(
-    sources: list[Freshness],
+    sources: list[Freshness] | None = None,
     storage: StorageService | StorageSettings | str | None = None,
+    file: str | None = None,
 ) -> dict[str, float]:
     """Fail, and emit an event for each, when watermarks are older than they may be.
 
@@ -32,10 +35,17 @@ async def check_freshness(
     well until then.
 
     Args:
-        sources: The sources, and how old the watermark of each may be.
-        storage: Where the watermarks are: a Storage Service block; empty for the environment of
-            the worker, or else the block called default.
+        sources: The sources, and how old the watermark of each may be; empty where a file is given.
+        storage: Where the watermarks are: a Storage Service block; empty for what the file says,
+            for the environment of the worker, or else the block called default.
+        file: Path of a ``ladon.toml`` whose sources have a freshness, as the worker sees it.
     """
+    if file:
+        project = Project.load(file, check_sources=False)
+        sources = [*(sources or ()), *_limits_of(project)]
+        if storage is None:
+            with secrets_from(secret_block):
+                storage = await project.storage_settings()
     if not sources:
         raise ConfigurationError("Name at least one source, or nothing is ever stale.")
     settings = await storage_settings(storage)
@@ -76,6 +86,17 @@ def _row(age: Age) -> dict[str, object]:
         "hours behind": "never collected" if hours is None else round(hours, 2),
         "limit (hours)": age.max_age_hours,
     }
+
+
+def _limits_of(project: Project) -> list[Freshness]:
+    """Return the limits of the sources that have one, by the names of their watermarks."""
+    return [
+        Freshness(
+            source_id=project.source(name).source_id, max_age_hours=table.freshness.max_age_hours
+        )
+        for name, table in project.sources.items()
+        if table.freshness is not None
+    ]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from flows.ending import note_signals
 from ladon_storage.collection.interfaces import Sink, Source
 from ladon_storage.collection.secrets import SECRET_FIELD, check_name, holds_secret
-from ladon_storage.collection.sources import source_from
+from ladon_storage.collection.sources import SOURCES, source_from
 from ladon_storage.collection.sources.addresses import secret_in
 from ladon_storage.errors import ConfigurationError
 
@@ -51,10 +51,23 @@ def refuse_secrets(parameters: Mapping[str, Any]) -> None:
             "A sink that is told by a text is the name of a Record Sink block, not an address; "
             "write an address as {'url': …}."
         )
+    if isinstance(sink, Mapping) and _own_may_hold_secret(sink):
+        raise ConfigurationError(
+            "A field of the sink looks as if it held a secret, and Prefect stores and shows the "
+            "parameters of a run. Give the class the name of the secret, and let it look it up."
+        )
     source, sources = parameters.get("source"), parameters.get("sources")
+    listed = sources if isinstance(sources, list) else []
+    for each in (source, *listed):
+        if isinstance(each, Mapping) and _is_own(each) and _own_may_hold_secret(each):
+            raise ConfigurationError(
+                "A field of the source looks as if it held a secret, and Prefect stores and shows "
+                "the parameters of a run. Give the class the name of the secret, and let it look "
+                "it up."
+            )
     if isinstance(source, Mapping):
         source_from(source)  # refuses what holds a secret, among what else is wrong
-    for each in sources if isinstance(sources, list) else ():
+    for each in listed:
         if isinstance(each, Mapping):
             _refuse_secret_source(each)
 
@@ -83,6 +96,22 @@ def _may_hold_secret(value: object, name: str = "") -> bool:
         or _USER.match(value) is not None
         or SECRET_FIELD.search(name) is not None
     )
+
+
+def _is_own(fields: Mapping[str, Any]) -> bool:
+    """Return whether a class of one's own gets these fields; ours know what is a secret."""
+    return fields.get("kind") not in SOURCES.shipped
+
+
+def _own_may_hold_secret(value: object, name: str = "") -> bool:
+    if isinstance(value, Mapping):
+        return any(_own_may_hold_secret(each, str(key)) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return any(_own_may_hold_secret(each, name) for each in value)
+    if not isinstance(value, str):
+        return False
+    named = SECRET_FIELD.search(name) is not None and bool(value) and not _is_name(value)
+    return named or holds_secret(value)
 
 
 def _is_name(value: str) -> bool:

@@ -28,7 +28,7 @@ from prefect.artifacts import (
 )
 from prefect.states import Completed
 
-from flows.ending import Ending, finished, is_an_ending
+from flows.ending import Ending, finished
 from ladon_storage.collection.engine import Report
 from ladon_storage.collection.interfaces import Collected, Ledger, Source, utc_now
 from ladon_storage.collection.summaries import (
@@ -164,9 +164,8 @@ class RunReporter:
         """Return why the run failed, or who ended it; nothing where it completed."""
         if error is None:
             return ""
-        if self.ending is not None and is_an_ending(error):
-            return await self.ending.said()
-        return one_line(error)
+        why = one_line(error)
+        return why if self.ending is None else await self.ending.named(why)
 
     def _page(self, why: str, runs_before: list[str]) -> str:
         now, counts, report = utc_now(), self.so_far, self.report

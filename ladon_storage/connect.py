@@ -64,10 +64,10 @@ def settings_by_hand(
             file,
             VARIABLES["url"],
         )
-    return _validated(environ, f"{SCHEME}{file}")
+    return _settings_of(f"{SCHEME}{file}")
 
 
-def _validated(environ: Mapping[str, str], url: str) -> StorageSettings:
+def _settings_of(url: str) -> StorageSettings:
     try:
         return StorageSettings(url=url)
     except ValidationError:

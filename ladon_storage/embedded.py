@@ -214,7 +214,7 @@ class EmbeddedStorage:
 
     async def _call(self, act: Callable[[Store], Awaitable[T]]) -> T:
         try:
-            return await asyncio.wrap_future(self._uses.opened().submit(act))
+            return await asyncio.wrap_future(self._uses.submit(act))
         except DatabaseError as error:
             # What the service's client says where the service answers with this error.
             raise StorageResponseError(
@@ -230,14 +230,16 @@ class _Uses:
         self._clock = clock
         self._store: _SharedStore | None = None
 
-    def opened(self) -> _SharedStore:
-        with _lock:
-            if self._store is None or self._store.pid != os.getpid():
+    def submit(self, act: Callable[[Store], Awaitable[T]]) -> Future[T]:
+        """Begin a call of the store, which is opened where it is not."""
+        with _lock:  # so that no call comes after the store's end
+            while self._store is None or self._store.pid != os.getpid() or self._store.is_closing:
                 key = (os.getpid(), self._path, self._clock)
-                self._store = _stores.get(key) or _SharedStore(key)
-                _stores[key] = self._store
-                self._store.clients += 1
-            return self._store
+                store = _stores.get(key) or _SharedStore(key)
+                # Collecting garbage may have released its last other client just now.
+                store.clients += 1
+                _stores[key] = self._store = store
+            return self._store.submit(act)
 
     def release(self) -> Future[None] | None:
         """Give the share back; return the closing of the store where it was the last."""
@@ -248,7 +250,8 @@ class _Uses:
             store.clients -= 1
             if store.clients:
                 return None
-            _stores.pop(store.key, None)
+            if _stores.get(store.key) is store:
+                del _stores[store.key]
             return store.close()
 
 
@@ -259,6 +262,8 @@ class _SharedStore:
         self.key = key
         self.pid, path, clock = key
         self.clients = 0
+        self.is_closing = False
+        self._calls: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._run, name="ladon-storage-embedded", daemon=True
@@ -271,6 +276,9 @@ class _SharedStore:
         """Begin a call on the store's loop."""
 
         async def call() -> T:
+            if (task := asyncio.current_task()) is not None:
+                self._calls.add(task)
+                task.add_done_callback(self._calls.discard)
             if self._store is None or _has_failed(self._store):
                 self._store = self._loop.create_task(self._open())
             # A caller that is cancelled does not take the file from the others.
@@ -284,9 +292,12 @@ class _SharedStore:
         return contextvars.Context().run(begin)
 
     def close(self) -> Future[None]:
-        """Close the store, and end its loop and its thread."""
+        """Close the store when its calls have ended, then its loop and its thread."""
+        self.is_closing = True
 
         async def close() -> None:
+            if self._calls:
+                await asyncio.wait(self._calls)
             if self._store is not None and not _has_failed(self._store):
                 await (await self._store).close()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -63,6 +65,33 @@ async def test_success_is_written_only_after_the_sink_was_left() -> None:
 
     assert storage.calls == ["health", "get", "running", "failed"]
     assert storage.stored["feed"].last_successful_timestamp is None
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_objects_of_the_process_are_no_garbage_to_look_for_during_a_run(fails: bool) -> None:
+    """They are set aside as long as records are made, and looked at again afterwards."""
+    seen: list[int] = []
+
+    def look() -> None:
+        seen.append(gc.get_freeze_count())
+        if fails:
+            raise SourceError("the feed is gone")
+
+    with pytest.raises(SourceError) if fails else nullcontext():
+        await collected(ScriptedSource([look]), MemorySink(), ScriptedStorage())
+
+    assert seen[0] > 0
+    assert gc.get_freeze_count() == 0
+
+
+async def test_objects_that_the_program_set_aside_stay_so() -> None:
+    """What a server did before it forked is its own."""
+    gc.freeze()
+    try:
+        await collected(ScriptedSource([[record("1", 10)]]), MemorySink(), ScriptedStorage())
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
 
 
 async def test_report_says_what_the_run_did() -> None:

@@ -23,7 +23,7 @@ from ladon_storage.errors import (
     StorageResponseError,
     WatermarkConflictError,
 )
-from ladon_storage.models import NOTHING_COLLECTED
+from ladon_storage.models import NOTHING_COLLECTED, Watermark, WatermarkStatus
 from tests.base_service import base_service
 from tests.clock import FakeClock
 from tests.collecting import MemorySink, ScriptedSource, ScriptedStorage, at, record
@@ -555,3 +555,40 @@ def test_lease_that_no_run_should_have_is_refused_when_it_is_told() -> None:
     with pytest.raises(ValidationError, match="lease"):
         Limits(lease=timedelta(days=100_000))
     assert Limits(lease=timedelta(days=1)).lease == timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_believed"),
+    [
+        ({"last_successful_timestamp": at(-1)}, False),
+        ({"last_successful_timestamp": at(99)}, False),
+        ({"status": WatermarkStatus.FAILED}, False),
+        ({"last_successful_timestamp": at(1).replace(microsecond=999_999)}, True),
+        ({"last_successful_timestamp": None}, True),
+        ({"status": "stored"}, True),
+        ({"status": None}, True),
+    ],
+)
+async def test_success_that_the_service_did_not_store_is_none(
+    fields: dict[str, Any], is_believed: bool
+) -> None:
+    """An answer of 200 that shows another watermark than was sent is no proof of it."""
+
+    class Answering(ScriptedStorage):
+        """A storage whose answer to a success is made up."""
+
+        async def update_watermark(self, *args: Any, **more: Any) -> Watermark:
+            answer = await super().update_watermark(*args, **more)
+            is_success = answer.status == WatermarkStatus.SUCCESS
+            return answer.model_copy(update=fields) if is_success else answer
+
+    storage = Answering(now=lambda: at(5))
+    collecting = run(
+        ScriptedSource([[record("1", 1)]]), MemorySink(), storage, run_id="R", clock=lambda: at(5)
+    )
+    if is_believed:
+        assert (await collecting).watermark_after == at(1)
+        return
+    with pytest.raises(InvalidResponseError, match="did not store that"):
+        await collecting
+    assert storage.stored["feed"].status == WatermarkStatus.FAILED

@@ -13,7 +13,8 @@ from tests.documents import ROOT, examples
 from tests.service import embedded_service
 
 DOCUMENTS = [
-    ROOT / "docs" / f"{name}.md" for name in ("STORAGE_CLIENT_GUIDE", "CIRCUIT", "COLLECTIONS")
+    ROOT / "docs" / f"{name}.md"
+    for name in ("STORAGE_CLIENT_GUIDE", "CIRCUIT", "COLLECTIONS", "LADON_TOML")
 ]
 ADDRESS = "http://storage.example:8000"
 

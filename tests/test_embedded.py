@@ -225,6 +225,22 @@ async def test_cancelled_caller_does_not_take_the_file_from_others(tmp_path: Pat
             await first
 
 
+async def test_close_waits_for_the_calls_that_have_begun(tmp_path: Path) -> None:
+    """A client that is closed while others of its calls run loses none of them, nor hangs."""
+    storage = EmbeddedStorage(tmp_path / "ladon.db")
+    for turn in range(5):
+        writes = [
+            asyncio.create_task(storage.update_watermark(f"source-{number}", JANUARY))
+            for number in range(8)
+        ]
+        await asyncio.sleep(0)  # they have begun
+        await storage.close()
+        assert len(await asyncio.gather(*writes)) == 8, turn
+        assert await storage.get_watermark("source-7")
+    await storage.close()
+    assert os.listdir(tmp_path) == ["ladon.db"]
+
+
 async def test_file_that_cannot_be_is_a_setting_that_is_wrong(tmp_path: Path) -> None:
     """A missing folder and another program's file are one sentence each, and may be mended."""
     missing = EmbeddedStorage(tmp_path / "no" / "ladon.db")

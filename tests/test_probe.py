@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 import tomllib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ladon_storage.collection.interfaces import Source
 from ladon_storage.collection.records import Page, Record
 from ladon_storage.collection.sources import Rest, source_from
 from ladon_storage.errors import ConfigurationError
-from ladon_storage.probing import Guess, guess, try_source
+from ladon_storage.probing import Guess, guess, guessing, try_source
 from tests.api_shapes import COUNT, SHAPES, Shape, answer, instant, iso, uuid
 from tests.collecting import MemorySink, ScriptedStorage
 from tests.feed_server import Answer, Asked, FeedServer
@@ -229,7 +230,7 @@ def _numbered(first: int, **more: Any) -> Play:
 
 def _spring(_: str, asked: Asked) -> Answer:
     number = int(asked.query.get("page", 0))
-    state = {"last": number == 2, "totalPages": 3, "totalElements": COUNT, "number": number}
+    state = {"last": number >= 2, "totalPages": 3, "totalElements": COUNT, "number": number}
     return answer({"content": ROWS[number * 10 : number * 10 + 10], **state})
 
 
@@ -316,7 +317,6 @@ async def test_parameters_of_the_address_become_the_paging_and_the_range() -> No
 
     path = "items?q=a&page=1&size=5&updated_since=2024-01-01T00:00:00Z"
     found = await proposed(play, path)
-    assert found.url.endswith("updated_since=2024-01-01T00:00:00Z")
     assert found.settings["url"].endswith("/items?q=a")
     assert found.settings["since"] == {"parameter": "updated_since", "form": "%Y-%m-%dT%H:%M:%SZ"}
     assert found.settings["paging"] == {
@@ -405,7 +405,15 @@ IDS: dict[str, tuple[list[dict[str, Any]], str | list[str]]] = {
         rows(id=lambda n: n // 2, name=lambda n: f"n{n}", modified=iso),
         "id",
     ),
-    "no field": (rows(at=iso, value=lambda n: [n]), "at"),
+    "a time that differs by chance": (rows(at=iso, value=lambda n: [n]), []),
+    "a series": (
+        rows(station_id=lambda n: n % 2, at=lambda n: iso(n // 2), value=lambda n: [n]),
+        ["station_id", "at"],
+    ),
+    "a message of Slack": (
+        rows(user=lambda n: f"U{n % 4}", ts=lambda n: f"{1_700_000_000 + n}.000100"),
+        "ts",
+    ),
     "nothing": (rows(at=iso(1), value=lambda n: [n]), []),
 }
 
@@ -470,13 +478,33 @@ NONE: dict[str, tuple[Play, str]] = {
     "CSV": (lambda _, __: Answer(b"id,name,at\n1,a,2024-01-01\n"), "looks like CSV"),
     "JSON lines": (lambda _, __: Answer(b'{"id": 1}\n{"id": 2}\n'), "JSON document in each line"),
     "nothing": (lambda _, __: Answer(b""), "is empty"),
-    "cut JSON": (lambda _, __: Answer(b'{"items": [{"id": 1'), "is not JSON"),
+    "cut JSON": (lambda _, __: Answer(b'{"items": [{"id": 1'), "is not valid"),
+    "no number": (lambda _, __: Answer(b'[{"id": 1, "at": "2024-01-01", "x": NaN}]'), "not valid"),
+    "keys with dots": (always({"a.b": {"c.d": ROWS}}), "no list of records"),
+    "collections of TAXII": (
+        always({"collections": [{"id": uuid(1), "title": "a", "can_read": True}]}),
+        "not of a collection",
+    ),
+    "a redirect": (lambda _, __: Answer(b"", 302, {"Location": "https://a.example.org/"}), "site"),
+    "a link that is none": (
+        always({"items": ROWS[:10], "next": "http://[::1"}),
+        "no way to the next page",
+    ),
+    "a header that is none": (
+        always(ROWS[:10], headers={"Link": '<http://[::1>; rel="next"'}),
+        "no way to the next page",
+    ),
     "deep JSON": (lambda _, __: Answer(b"[" * 100_000), "is "),
     "no records": (always({"items": []}), "The list at 'items' is empty"),
     "an empty list": (always([]), "is empty"),
     "no list": (always({"version": 1, "name": "api"}), "no list of records"),
     "texts": (always(["a", "b"]), "list of str values"),
     "records without a time": (always(rows(id=int, name="a")), "have no time in any field"),
+    "a list for each day": (
+        always({"days": {f"2024-01-0{day}": rows(3, id=int, at=iso) for day in range(1, 8)}}),
+        "The records are in 7 lists",
+    ),
+    "lists in a list": (always([rows(3, id=int, at=iso)] * 2), "The records are in 2 lists"),
     "a missing page": (always({}, 404), "answered 404"),
     "a refusal": (always({"message": "since is required"}, 400), "'since is required'"),
     "another method": (always({}, 405), "another method"),
@@ -522,7 +550,7 @@ async def test_round_number_of_records_is_doubted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "body", "told"),
+    ("headers", "body", "text"),
     [
         ({"WWW-Authenticate": "Bearer realm=x"}, {}, 'key_prefix to "Bearer "'),
         ({"WWW-Authenticate": "Basic realm=x"}, {}, 'key_prefix to "Basic "'),
@@ -532,11 +560,11 @@ async def test_round_number_of_records_is_doubted() -> None:
 )
 @pytest.mark.parametrize("status", [401, 403])
 async def test_refusal_says_which_fields_hold_the_key(
-    status: int, headers: dict[str, str], body: dict[str, str], told: str
+    status: int, headers: dict[str, str], body: dict[str, str], text: str
 ) -> None:
-    """Who is refused reads where the key goes, and that a source has its name."""
+    """The problem names the fields that hold a key, and that a source has its name alone."""
     found = await proposed(always(body, status, headers))
-    assert told in str(found.problem)
+    assert text in str(found.problem)
     assert "secret" in str(found.problem)
 
 
@@ -595,16 +623,38 @@ async def test_key_is_used_and_returned_nowhere(
     ],
 )
 async def test_key_of_an_address_is_in_no_message(url: str) -> None:
-    """What fails is told without the key that the address had."""
+    """An error names no key that the address had."""
     try:
-        told = (await guess(url)).model_dump_json()
+        text = (await guess(url)).model_dump_json()
     except ConfigurationError as error:
-        told = f"{error} {error.__cause__} {error.__context__}"
-    assert SECRET not in told
+        text = f"{error} {error.__cause__} {error.__context__}"
+    assert SECRET not in text
+
+
+async def test_key_in_the_path_of_a_dump_is_taken_out_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A kind that takes a key in its path has a place for it there."""
+    part = "0123456789abcdef" * 3
+    lines = "".join(
+        f'"{n}","{instant(n):%F %T}","http://192.0.2.1/{n}","online","","a","b","c","d"\r\n'
+        for n in range(COUNT, 0, -1)
+    )
+    dump = "id,dateadded,url,url_status,last_online,threat,tags,urlhaus_link,reporter\r\n" + lines
+
+    def play(_: str, asked: Asked) -> Answer:
+        return Answer(dump.encode()) if f"/{part}/" in asked.path else answer({}, 403)
+
+    async with served(play) as feed:
+        found = await guess(feed.at(f"exports/{part}/csv_online/"))
+        assert found.settings["kind"] == "urlhaus"
+        assert part not in found.model_dump_json()
+        monkeypatch.setenv(found.settings["key"], part)
+        assert await collected(found.source()) == NUMBERS
 
 
 async def test_key_that_an_answer_repeats_is_masked() -> None:
-    """A refusal that has the key in its text is told without it."""
+    """A refusal that repeats the key is reported without it."""
     play = always({"message": f"the key {SECRET} is not valid"}, 400)
     found = await proposed(play, f"items?api_key={SECRET}")
     assert "is not valid" in str(found.problem)
@@ -651,7 +701,24 @@ async def test_large_answer_is_read_in_bounded_time() -> None:
     assert time.monotonic() - began < 10
 
 
-async def test_unreachable_host_is_told_at_once() -> None:
+async def test_answer_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would fill the memory is not read, and the next step is said."""
+    monkeypatch.setattr(guessing, "MAX_ANSWER_BYTES", 1_000)
+    found = await proposed(always({"items": ROWS}))
+    assert "larger than 1000 bytes" in str(found.problem)
+    assert "sample" in str(found.problem)
+
+
+@pytest.mark.parametrize(
+    "asks", [{"method": "PUT"}, {"headers": {"X-A": "a\nb"}}, {"key": "NOT_SET_KEY"}]
+)
+async def test_question_that_cannot_be_asked_is_a_configuration_error(asks: dict[str, Any]) -> None:
+    """What a person gave wrong is refused before anything is asked."""
+    with pytest.raises(ConfigurationError):
+        await guess("http://127.0.0.1:1/items", **asks)
+
+
+async def test_unreachable_host_is_reported_at_once() -> None:
     """Nothing is asked again and again while a person waits."""
     began = time.monotonic()
     found = await guess("http://127.0.0.1:1/items")
@@ -733,10 +800,10 @@ WARNINGS: dict[str, tuple[list[Any], str]] = {
 @pytest.mark.parametrize("name", WARNINGS)
 async def test_trial_warns_of_what_a_run_would_meet(name: str) -> None:
     """Doubtful times, ids and rejects are said before anything is collected."""
-    items, told = WARNINGS[name]
+    items, text = WARNINGS[name]
     async with served(always({"items": items})) as feed:
         trial = await try_source(api(feed))
-    assert any(told in each for each in trial.warnings), trial.warnings
+    assert any(text in each for each in trial.warnings), trial.warnings
 
 
 async def test_trial_keeps_rejects_with_their_reasons() -> None:
@@ -764,7 +831,7 @@ async def test_trial_warns_of_an_order_that_is_declared_and_wrong() -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "told"),
+    ("script", "text"),
     [
         (answer({}, 503), "answered 503"),
         (answer({}, 429, {"Retry-After": "300"}), "answered 429"),
@@ -773,12 +840,12 @@ async def test_trial_warns_of_an_order_that_is_declared_and_wrong() -> None:
         (Answer(b"{}", cut_at=1), "cut its answer off"),
     ],
 )
-async def test_trial_of_a_failing_source_is_a_result_at_once(script: Answer, told: str) -> None:
+async def test_trial_of_a_failing_source_is_a_result_at_once(script: Answer, text: str) -> None:
     """A failure is not waited for and repeated, and the requests tell what was answered."""
     began = time.monotonic()
     async with FeedServer(script) as feed:
         trial = await try_source(api(feed))
-    assert told in str(trial.error)
+    assert text in str(trial.error)
     assert not trial.ok
     assert len(trial.requests) == 1
     assert time.monotonic() - began < 5
@@ -796,6 +863,19 @@ async def test_trial_of_no_source_is_a_configuration_error() -> None:
     """What describes no source is refused as everywhere."""
     with pytest.raises(ConfigurationError, match="kind should be one of"):
         await try_source({"kind": "kve"})
+
+
+async def test_trial_of_a_table_ends_after_a_few_pages(tmp_path: Path) -> None:
+    """A source that asks no HTTP is tried as well, and not read to its end."""
+    with closing(sqlite3.connect(tmp_path / "t.db")) as database, database:
+        database.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, updated_at TEXT)")
+        values = [(number, iso(number)) for number in range(5_000)]
+        database.executemany("INSERT INTO t VALUES (?, ?)", values)
+    url = f"sqlite:///{tmp_path / 't.db'}"
+    trial = await try_source({"kind": "sql", "source_id": "t", "url": url, "table": "t"})
+    assert trial.ok
+    assert trial.delivered == 3_000
+    assert trial.paging == "The reading goes on: there is more than the trial reads."
 
 
 class Endless:

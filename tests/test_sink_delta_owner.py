@@ -6,8 +6,11 @@ The owner uses deltalake, as another program would.
 from __future__ import annotations
 
 import json
+import random
+import sqlite3
 import struct
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from deltalake.schema import ArrayType, PrimitiveType  # noqa: E402
 from ladon_storage.collection.interfaces import Position, WriteResult  # noqa: E402
 from ladon_storage.collection.records import Page, Record  # noqa: E402
 from ladon_storage.collection.sinks import (  # noqa: E402
+    SqlSink,
     delta_history,
     delta_known,
     delta_rewrite,
@@ -712,3 +716,101 @@ async def test_removed_records_that_were_all_deleted_leave_a_table_in_order(lake
 
     assert await position_of(lake, "all") == position
     assert list((await write(lake, "all", page))[0].new) == page
+
+
+@KEEPS
+async def test_version_that_was_deleted_twice_stays_deleted(lake: Path, keep: str) -> None:
+    """What its source said last before the last deletion is what is not stored again."""
+    a, b = record("1", 1, "a"), record("1", 1, "b")
+    for each in (a, b, a, b, a):
+        [result] = await write(lake, keep, [each])
+        assert result.written == 1
+        owned(lake).delete("record_id = '1'")
+        [result] = await write(lake, keep, [each])
+        assert (result.written, result.superseded) == (0, ())
+
+
+@KEEPS
+async def test_removal_makes_nothing_of_what_was_deleted_before(lake: Path, keep: str) -> None:
+    """A record that is listed again after it was removed, and taken out for that, is stored."""
+    one, two = record("1", 1, "a"), record("1", 2, "b")
+    await write(lake, keep, [one])
+    owned(lake).delete("record_id = '1'")
+    await write(lake, keep, [two])
+    async with sink(lake, keep) as target:
+        await target.mark_removed("feed", set(), 1)
+    owned(lake).delete("removed_at IS NOT NULL")
+
+    async with sink(lake, keep) as target:
+        assert await target.lacking("feed", {"1": at(1)}) == {"1"}
+        assert list((await target.write("feed", Page([one]))).new) == [one]
+
+
+async def test_deleted_version_is_not_brought_back_by_an_older_one(lake: Path) -> None:
+    """It is still what the source says, and the older one is new."""
+    one, two = record("1", 3, "a"), record("1", 3, "b")
+    await write(lake, "all", [one])
+    owned(lake).delete("record_id = '1'")
+    [result] = await write(lake, "all", [record("1", 5, "a"), two])
+
+    assert list(result.changed) == [two]
+    assert rows(lake, "payload") == [("b",)]
+
+
+@KEEPS
+async def test_deletion_that_another_run_noted_holds_for_a_run_that_knew_of_others(
+    lake: Path, keep: str
+) -> None:
+    """What was noted is read again."""
+    page = [record("1", 1), record("2", 1), record("3", 1)]
+    await write(lake, keep, page)
+    owned(lake).delete("record_id = '1'")
+    async with sink(lake, keep) as target:
+        assert (await target.write("feed", Page(page))).written == 0
+        owned(lake).delete("record_id = '2'")
+        await write(lake, keep, [record("1", 1)], source_id="other")
+        assert (await target.write("feed", Page([record("4", 1)]))).written == 1
+        assert (await target.write("feed", Page(page))).written == 0
+
+
+@pytest.mark.parametrize("seed", range(2))
+@KEEPS
+async def test_deletions_are_treated_as_those_of_a_table_of_sqlite(
+    lake: Path, tmp_path: Path, keep: Any, seed: int
+) -> None:
+    """Whatever is said, removed and deleted in whatever order: rows and counts are the same."""
+    chance = random.Random(seed)
+    path = tmp_path / "records.db"
+
+    def table(columns: str) -> list[Any]:
+        with closing(sqlite3.connect(path)) as connection:
+            return connection.execute(f"SELECT {columns} FROM records").fetchall()
+
+    def delete(where: str) -> None:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute(f"DELETE FROM records WHERE {where}")
+        owned(lake).delete(where)
+
+    for _ in range(8):
+        page = [
+            record(chance.choice("123"), chance.choice([1, 2, 3, 3]), chance.choice("abc"))
+            for _ in range(chance.randint(1, 3))
+        ]
+        told = []
+        for target in (SqlSink(f"sqlite:///{path}", keep=keep), sink(lake, keep)):
+            async with target:
+                result = await target.write("feed", Page(page))
+                counts = [sorted(map(id, each)) for each in (result.new, result.superseded)]
+                returned = await target.revert("feed", list(result.superseded), run_id="R")
+                removed = await target.mark_removed("feed", {each.record_id for each in page}, 1)
+                told.append((counts, result.written + returned, removed))
+        assert told[0] == told[1]
+        found = [
+            (*each[:2], each[2] is not None) for each in table("record_id, version, removed_at")
+        ]
+        same = rows(lake, "record_id", "version", "removed_at")
+        assert sorted((*each[:2], each[2] is not None) for each in same) == sorted(found)
+        wheres = [f"record_id = '{page[0].record_id}'", "removed_at IS NOT NULL", "1 = 1"]
+        wheres += [f"version = '{page[0].version}'"]
+        if chance.random() < 0.5:
+            delete(chance.choice(wheres))

@@ -434,6 +434,34 @@ async def test_position_is_forgotten_once_a_file_was_damaged(
     assert not (folder / "records" / "feed" / "position.json").exists()
 
 
+@pytest.mark.parametrize("has_written", [False, True])
+async def test_files_that_are_removed_during_a_run_fail_it(folder: Path, has_written: bool) -> None:
+    """The position that it would write says nothing of what was in them."""
+    position = Position(timestamp=at(1))
+    await write(folder, [record("1", 1)], [record("2", 2)])
+    async with JsonlSink(f"jsonl://{folder}") as sink:
+        await sink.write("feed", Page(), position=position)
+    async with JsonlSink(f"jsonl://{folder}") as sink:
+        assert await sink.position("feed") == position
+        if has_written:
+            await sink.write("feed", Page([record("3", 3)]))
+        (folder / "records" / "feed" / names(folder)[0]).unlink()
+        with pytest.raises(SinkError, match="removed or shortened while a run"):
+            await sink.write("feed", Page([record("4", 4)]), position=Position(timestamp=at(4)))
+    async with JsonlSink(f"jsonl://{folder}") as sink:
+        assert await sink.position("feed") is None
+        assert (await sink.write("feed", Page([record("1", 1)]))).written == 1
+
+
+async def test_rejects_that_are_removed_during_a_run_are_no_loss(folder: Path) -> None:
+    """The quarantine is for people, who may empty it at any time."""
+    async with JsonlSink(f"jsonl://{folder}") as sink:
+        await sink.write("feed", Page([], [Reject.of("no id", 7)]))
+        for path in (folder / "records_quarantine" / "feed").iterdir():
+            path.unlink()
+        assert (await sink.write("feed", Page([record("1", 1)]))).written == 1
+
+
 async def test_position_holds_behind_what_was_added_after_it(folder: Path) -> None:
     """A page without a position, a return, or a crash before the position took nothing away."""
     position = Position(timestamp=at(1), run_id="\ud800")

@@ -181,6 +181,7 @@ async def test_role_that_may_read_and_write_rows_goes_on_after_a_migration(
     postgres.execute(f"{grant} {role}", database)
     for statement in (
         "DROP TRIGGER ladon_gone_records ON records",
+        "DROP TRIGGER ladon_void_records ON records",
         "DROP TABLE ladon_deleted",
         "DROP FUNCTION ladon_note_deleted",
         "ALTER TABLE records DROP replaced_at",
@@ -215,14 +216,40 @@ async def test_whoever_may_delete_rows_can(postgres: PostgresServer, database: s
     assert await write(sink(postgres, database), record("1", 2, "b")) == 1
 
 
-async def test_table_that_was_truncated_is_filled_by_what_is_delivered(
+@pytest.mark.parametrize("keep", ["latest", "all"])
+async def test_table_that_was_truncated_stays_empty_until_the_source_says_more(
+    postgres: PostgresServer, database: str, keep: str
+) -> None:
+    """It is a deletion of every row; what was removed at the source may come back, as there."""
+    listed = [record(each, 1) for each in "123"]
+    await write(sink(postgres, database, keep), *listed)
+    async with sink(postgres, database, keep) as target:
+        await target.mark_removed("feed", {"1", "2"}, 0.5)
+    role = f"editor_{database}"
+    postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'w'")
+    postgres.execute(f"GRANT TRUNCATE ON records TO {role}", database)
+    url = f"postgresql://{role}:w@127.0.0.1:{postgres.port}/{database}"
+    with psycopg.connect(url) as other:
+        other.execute("TRUNCATE records")
+
+    assert await write(sink(postgres, database, keep), *listed) == 1
+    assert await write(sink(postgres, database, keep), record("1", 2, "b")) == 1
+    assert postgres.execute("SELECT record_id FROM records ORDER BY 1", database) == [
+        ("1",),
+        ("3",),
+    ]
+
+
+async def test_truncation_is_noted_though_the_sink_of_before_did_not(
     postgres: PostgresServer, database: str
 ) -> None:
-    """That notes nothing: it is for starting over, and not for single records."""
-    await write(sink(postgres, database), record("1", 1), record("2", 2))
+    """The trigger is made where it is missing, as that of a deletion is."""
+    await write(sink(postgres, database), record("1", 1))
+    postgres.execute("DROP TRIGGER ladon_void_records ON records", database)
+    await write(sink(postgres, database), record("1", 1))
     postgres.execute("TRUNCATE records", database)
 
-    assert await write(sink(postgres, database), record("1", 1)) == 1
+    assert await write(sink(postgres, database), record("1", 1)) == 0
 
 
 async def test_runs_that_add_different_versions_at_once_leave_one_current(

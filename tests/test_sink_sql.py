@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 import threading
 import traceback
+from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -71,6 +73,20 @@ async def test_page_of_any_size_is_stored_whole(
         0,
     ]
     assert table(path, "record_id") == [(each.record_id,) for each in page]
+
+
+async def test_ids_of_any_characters_are_found_and_told_apart(path: Path) -> None:
+    """What JSON escapes, in which ids are looked up, is the same id before and after."""
+    ids = [*map(chr, range(1, 128)), "\\n", "\\u0001", 'a"b', "a'b", "é", "🦜", "\u2028", "$.a"]
+    page = [record(each, 1) for each in ids]
+    newer = [record(each, 2, "b") for each in ids]
+
+    assert await write(sink(path), page, page, newer, newer[:5] + page[5:]) == [
+        len(ids),
+        0,
+        len(ids),
+        0,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -417,3 +433,24 @@ async def test_relative_address_starts_at_the_working_directory_of_now(
         async with SqlSink("sqlite:///relative.db") as target:
             assert (await target.write("feed", Page([record("1", 1)]))).written == 1
         assert (tmp_path / name / "relative.db").exists()
+
+
+TAKEN_AWAY: dict[str, Callable[[Path], object]] = {
+    "removed": lambda path: path.unlink(),
+    "moved": lambda path: path.rename(path.with_name("other.db")),
+    "replaced": lambda path: shutil.move(shutil.copy(path, path.with_name("other.db")), path),
+}
+
+
+@pytest.mark.parametrize("how", TAKEN_AWAY)
+async def test_file_that_is_taken_away_during_a_run_fails_it(path: Path, how: str) -> None:
+    """What can be written to a file that nobody finds again is not durable."""
+    async with SqlSink(f"sqlite:///{path}") as sink:
+        await sink.write("feed", Page([record("1", 1), record("2", 2)]))
+        TAKEN_AWAY[how](path)
+        with pytest.raises(SinkError, match="moved, removed or replaced while a run"):
+            await sink.write("feed", Page([record("3", 3)]))
+        with pytest.raises(SinkError, match="moved, removed or replaced while a run"):
+            await sink.revert("feed", [record("1", 0, "b")])
+        with pytest.raises(SinkError, match="moved, removed or replaced while a run"):
+            await sink.mark_removed("feed", {"2", "3"}, 1)

@@ -373,6 +373,17 @@ async def test_record_that_was_deleted_stays_deleted_until_it_changes(
     assert await write(fresh.sink(keep=keep), record("1", 3, "c"), rest) == 1
 
 
+@pytest.mark.parametrize("keep", ["latest", "all"])
+async def test_record_that_was_deleted_and_changes_is_no_new_one(fresh: Fresh, keep: str) -> None:
+    """The sink had it: a reconciliation would call it missed."""
+    await write(fresh.sink(keep=keep), record("1", 1))
+    fresh.execute("DELETE FROM records")
+    changed, new = record("1", 2, "b"), record("2", 2)
+    async with fresh.sink(keep=keep) as target:
+        result = await target.write("feed", Page([changed, new]))
+    assert (list(result.new), list(result.changed)) == ([new], [changed])
+
+
 async def test_older_page_does_not_bring_back_what_was_deleted(fresh: Fresh) -> None:
     """Where one row is kept, a page that is replayed is no change at the source."""
     old, new = record("1", 1, "a"), record("1", 2, "b")
@@ -593,6 +604,69 @@ async def test_table_of_a_long_name_has_its_trigger(fresh: Fresh) -> None:
 
     assert await write(fresh.sink(LONG), record("1", 1)) == 0
     assert await write(fresh.sink(LONG[:-1] + "y"), record("1", 1), record("2", 2)) == 1
+
+
+SWALLOWED = {
+    "sqlite": [
+        "CREATE TRIGGER no_{event} BEFORE {event} ON records WHEN NEW.record_id = '1' "
+        "BEGIN SELECT RAISE(IGNORE); END"
+    ],
+    "postgresql": [
+        "CREATE OR REPLACE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "IF NEW.record_id = '1' THEN RETURN NULL; END IF; RETURN NEW; END $$",
+        "CREATE TRIGGER no_{event} BEFORE {event} ON records FOR EACH ROW EXECUTE FUNCTION no()",
+    ],
+}
+
+
+def swallow(fresh: Fresh, event: str) -> None:
+    for statement in SWALLOWED[fresh.url.partition(":")[0]]:
+        fresh.execute(statement.replace("{event}", event))
+
+
+@pytest.mark.parametrize("keep", ["latest", "all"])
+@pytest.mark.parametrize("others", [[], [record("2", 2), record("3", 3)]])
+async def test_row_that_a_trigger_of_the_owner_swallows_fails_its_page(
+    fresh: Fresh, keep: str, others: list[Record]
+) -> None:
+    """Nothing counts as stored that is not there, and nothing of its page is."""
+    async with fresh.sink(keep=keep) as target:
+        await target.write("feed", Page([record("0", 0)]))
+        swallow(fresh, "INSERT")
+        position = Position(timestamp=at(3))
+        with pytest.raises(SinkError, match="left out 1 of the rows"):
+            await target.write("feed", Page([record("1", 1), *others]), position=position)
+        assert await target.position("feed") is None
+        assert (await target.write("feed", Page(others))).written == len(others)
+    assert len(fresh.execute("SELECT * FROM records")) == 1 + len(others)
+
+
+async def test_change_that_a_trigger_of_the_owner_swallows_fails_its_page(fresh: Fresh) -> None:
+    """Neither an update, nor a return, nor a mark is counted where the row stays as it was."""
+    old, new = record("1", 1), record("1", 2, "b")
+    await write(fresh.sink(), new, record("2", 2))
+    swallow(fresh, "UPDATE")
+    async with fresh.sink() as target:
+        with pytest.raises(SinkError, match="left out 1 of the rows"):
+            await target.write("feed", Page([record("1", 3, "c")]))
+        with pytest.raises(SinkError, match="left out 1 of the rows"):
+            await target.revert("feed", [old], run_id="R")
+        with pytest.raises(SinkError, match="left out 1 of the rows"):
+            await target.mark_removed("feed", {"2"}, 1)
+    assert fresh.execute("SELECT version FROM records WHERE record_id = '1'") == [(new.version,)]
+
+
+async def test_return_that_a_trigger_of_the_owner_swallows_fails_where_all_is_kept(
+    fresh: Fresh,
+) -> None:
+    """A version that stays replaced is not the current one."""
+    old, new = record("1", 1), record("1", 2, "b")
+    await write(fresh.sink(keep="all"), old)
+    await write(fresh.sink(keep="all"), new)
+    swallow(fresh, "UPDATE")
+    async with fresh.sink(keep="all") as target:
+        with pytest.raises(SinkError, match="left out 1 of the rows"):
+            await target.revert("feed", [old], run_id="R")
 
 
 _COLUMNS = "source_id, record_id, version, record_timestamp, payload, collected_at, removed_at"

@@ -119,6 +119,15 @@ SIGNS: list[dict[str, Any]] = [
     {"has_more": "yes"},
     {"hits": {"total": {"value": 7, "relation": "gte"}}},
     {"total": 7, "next": "/feed.json?page=2"},
+    {"total": "1,330"},
+    {"total": "1 330"},
+    {"total": "1\u202f330"},
+    {"total": "1.234.567"},
+    {"total": "10000+"},
+    {"total": ">10,000"},
+    {"total": "over 10000"},
+    {"total": "7+"},
+    {"total": {"count": 330}},
 ]
 NO_SIGNS: list[dict[str, Any]] = [
     {"next": None},
@@ -142,6 +151,11 @@ NO_SIGNS: list[dict[str, Any]] = [
     {"next_page": -1},
     {"has_more": "N", "next_cursor": "for the next time"},
     {"eof": True, "end": 7, "last": "0"},
+    {"total": "5+"},
+    {"total": "about 330"},
+    {"total": -1},
+    {"total": {"count": 7}},
+    {"total": {"value": 5, "relation": "gte"}},
 ]
 HEADERS = [
     {"Link": "</feed.json?page=2>; rel='next'"},
@@ -162,6 +176,10 @@ HEADERS = [
     {"X-Next-Page": "2"},
     {"Content-Range": "items 0-6/330"},
     {"Content-Range": "0-6/8"},
+    {"Content-Range": "items=0-6/330"},
+    {"X-Total-Count": "1,330"},
+    {"X-Total-Count": "7+"},
+    {"Next-Range": "id 7..; max=7"},
 ]
 NO_HEADERS = [
     {"Link": '</feed.json?page=1>; rel="first", </feed.json>; rel="next"'},
@@ -452,23 +470,129 @@ async def test_silent_end_is_bound_by_what_pages_before_it_stated(
         await refused(feed, paging={"kind": "page", "end_status": [416]})
 
 
+NEXT = "/feed.json?page=9"
+
+
 @pytest.mark.parametrize(
-    ("last", "completeness"), [({}, "declared"), ({"has_more": False}, "last page")]
+    ("sign", "end", "outcome"),
+    [
+        ({"has_more": True}, answer([]), "says at 'has_more' that there are more, and then"),
+        ({"has_more": True}, Answer(b"", 204), "says at 'has_more' that there are more, and then"),
+        ({"next": NEXT}, Answer(b"", 204), "has a next page at 'next', and then"),
+        ({"next": NEXT, "api": 1, "took": 3}, answer([]), "has no 'api' nor 'took' on its last"),
+        ({"has_more": True}, answer([], has_more=False), "last page"),
+        ({"next": NEXT}, answer([], next=None), "last page"),
+        ({"next": NEXT}, answer([]), "declared"),
+        ({"has_more": True}, Answer(b"no", 416), "declared"),
+        ({"took": 3}, answer([]), "last page"),
+        ({"has_more": True, "total": 7}, answer([]), "total"),
+    ],
 )
-async def test_silent_end_behind_a_sign_of_more_is_only_declared(
-    last: dict[str, Any], completeness: str
+async def test_silent_end_behind_a_sign_of_more_is_asked_again_and_refused(
+    sign: dict[str, Any], end: Answer, outcome: str
 ) -> None:
-    """Many APIs say that there are more on each page that is full, and no again behind it."""
+    """A flag is not taken back in silence; a link may be, by a list that is empty."""
 
     def full(asked: Asked) -> Answer:
         rows = cut(asked, 3)
-        return answer(rows, has_more=True) if rows else answer([], **last)
+        return answer(rows, **sign) if rows else end
 
     async with FeedServer(play=full) as feed:
-        pages = await pages_of(feed, paging={"kind": "page"})
+        paging = {"kind": "page", "end_status": [416]}
+        if outcome in ("declared", "last page", "total"):
+            pages = await pages_of(feed, paging=paging)
+            assert [each.record_id for page in pages for each in page.records] == IDS
+            assert pages[-1].completeness == outcome
+        else:
+            assert outcome in await refused(feed, paging=paging)
+            assert [each.query["page"] for each in feed.asks].count("4") == 2
+
+
+async def test_list_without_a_link_behind_a_page_that_had_one_is_refused() -> None:
+    """Pages by number that are bare lists: a header says that there are more, then nothing does."""
+
+    def linked(asked: Asked) -> Answer:
+        rows = cut(asked, 2) if asked.query["page"] in "12" else []
+        headers = {"Link": f"<{NEXT}>; rel=next"} if rows else {}
+        return Answer(json.dumps(rows).encode(), 200, headers)
+
+    async with FeedServer(play=linked) as feed:
+        message = await refused(feed, records="", paging={"kind": "page"})
+        assert "has a next link in its header Link, and then" in message
+
+
+@pytest.mark.parametrize("kind", ["next", "cursor", "link"])
+async def test_chain_that_breaks_off_is_asked_again_and_refused(kind: str) -> None:
+    """A link that leads to no content leads nowhere; one to an empty list leads to the end."""
+    ends = [Answer(b"", 204), answer([])]
+
+    def chained(asked: Asked) -> Answer:
+        number = int(asked.query.get("cursor", 1))
+        if number == 4:
+            return end
+        link = f"/feed.json?cursor={number + 1}"
+        headers = {"Link": f"<{link}>; rel=next"}
+        return answer(cut_at(number), headers, next=link, next_cursor=str(number + 1))
+
+    def cut_at(number: int) -> list[Any]:
+        return ROWS[number * 3 - 3 : number * 3]
+
+    for end in ends:
+        async with FeedServer(play=chained) as feed:
+            if end.status == 200:
+                assert await ids_of(feed, paging={"kind": kind}) == IDS
+            else:
+                message = await refused(feed, paging={"kind": kind})
+                assert "leads to a page that has no content" in message
+                assert [each.query.get("cursor") for each in feed.asks].count("4") == 2
+
+
+@pytest.mark.parametrize("kind", ["next", "link"])
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_page_that_lost_its_next_link_once_is_asked_again(kind: str, is_lost: bool) -> None:
+    """No link on the last page is how many end, so that one is believed that says so twice."""
+    asked_before = set[str]()
+
+    def forgetful(asked: Asked) -> Answer:
+        number = asked.query.get("p", "1")
+        rows = ROWS[int(number) * 2 - 2 : int(number) * 2]
+        link = f"/feed.json?p={int(number) + 1}"
+        is_there = number != "4" and (number != "2" or not is_lost or number in asked_before)
+        asked_before.add(number)
+        if not is_there:
+            return answer(rows)
+        return answer(rows, {"Link": f"<{link}>; rel=next"}, next=link)
+
+    async with FeedServer(play=forgetful) as feed:
+        assert await ids_of(feed, paging={"kind": kind}) == IDS
+
+
+async def test_page_that_lost_its_envelope_is_not_the_last() -> None:
+    """Where no field is left of what stood around each list before."""
+
+    def cut_off(asked: Asked) -> Answer:
+        if "p" in asked.query:
+            return answer(ROWS[3:5])
+        return answer(ROWS[:3], next="/feed.json?p=2", version=2, took=3)
+
+    async with FeedServer(play=cut_off) as feed:
+        assert "has no 'took' nor 'version'" in await refused(feed, paging={"kind": "next"})
+
+
+async def test_flag_that_the_last_page_leaves_out_is_only_declared() -> None:
+    """Some leave out what is false; whether that was so is not known."""
+
+    def omitting(asked: Asked) -> Answer:
+        number = int(asked.query.get("cursor", 0))
+        rows = ROWS[number : number + 3]
+        is_last = number + 3 >= len(ROWS)
+        return answer(rows) if is_last else answer(rows, more=True, next_cursor=str(number + 3))
+
+    async with FeedServer(play=omitting) as feed:
+        pages = await pages_of(feed, paging={"kind": "cursor", "more": "more"})
 
     assert [each.record_id for page in pages for each in page.records] == IDS
-    assert pages[-1].completeness == completeness
+    assert pages[-1].completeness == "declared"
 
 
 @pytest.mark.parametrize("kind", ["next", "cursor", "link"])
@@ -534,11 +658,226 @@ async def test_declared_total_that_is_nowhere_fails(kind: str) -> None:
     assert "says no total at 'meta.total'" in message
 
 
+@pytest.mark.parametrize("kind", ["none", "page", "offset", "next"])
+@pytest.mark.parametrize(
+    ("sign", "is_other"),
+    [({"total": 99}, True), ({"info": {"count": 99, "pages": 40}}, True), ({"count": 99}, False)],
+)
+async def test_total_of_all_times_is_not_that_of_a_range(
+    kind: str, sign: dict[str, Any], is_other: bool
+) -> None:
+    """A total is that of the list unless a range in which nothing is has the same one."""
+
+    def ranged(asked: Asked) -> Answer:
+        is_ahead = asked.query["since"] > "2025"
+        rows = [] if is_ahead else ROWS if kind in ("none", "next") else cut(asked, 3)
+        told = sign if is_other or not is_ahead else {"count": 0}
+        return answer(rows, next=None, **told)
+
+    paging = {"kind": kind}
+    async with FeedServer(play=ranged) as feed:
+        source = api(feed, paging=paging, since={"parameter": "since"})
+        if is_other:
+            pages = [page async for page in source.pages(at(0), None)]
+            assert [each.record_id for page in pages for each in page.records] == IDS
+            assert pages[-1].completeness in ("last page", "whole document")
+        else:
+            with pytest.raises(SourceError, match="at 'count' that there are 99 items, and gives"):
+                _ = [page async for page in source.pages(at(0), None)]
+        declared = api(
+            feed, paging={**paging, "total": next(iter(sign))}, since={"parameter": "since"}
+        )
+        with pytest.raises(SourceError, match=r"there are 99 items|says no total"):
+            _ = [page async for page in declared.pages(at(0), None)]
+
+
+async def test_total_is_that_of_the_list_where_the_range_is_not_heeded() -> None:
+    """An API that answers the same for each range leaves out what its total counts."""
+    async with FeedServer(play=lambda asked: answer(cut(asked, 3), total=99)) as feed:
+        source = api(feed, paging={"kind": "page"}, since={"parameter": "since"})
+        with pytest.raises(SourceError, match="there are 99 items, and gives 7"):
+            _ = [page async for page in source.pages(at(0), None)]
+
+
 @pytest.mark.parametrize("sign", [{"first": False}, {"hasPreviousPage": True}])
 async def test_first_page_that_is_not_the_first_fails(sign: dict[str, Any]) -> None:
     """Pages that count from 0, asked for from 1 on, lack the first one."""
     async with FeedServer(play=lambda asked: answer(cut(asked, 3), **sign)) as feed:
         assert "is not its first" in await refused(feed, paging={"kind": "page"})
+
+
+@pytest.mark.parametrize("rows", [ROWS, ROWS[:2]])
+async def test_list_that_counts_from_zero_is_not_read_from_one(rows: list[Any]) -> None:
+    """Its first page would be missed, which may be all there is; the one before is asked once."""
+
+    def zero_based(asked: Asked) -> Answer:
+        first = int(asked.query["page"]) * 3
+        return answer(rows[first : first + 3])
+
+    async with FeedServer(play=zero_based) as feed:
+        message = await refused(feed, paging={"kind": "page"})
+        whole = await ids_of(feed, paging={"kind": "page", "first_number": 0})
+
+    assert "has records on page 0 that are on no page from 1 on" in message
+    assert whole == IDS[: len(rows)]
+
+
+@pytest.mark.parametrize(
+    "zero",
+    [
+        answer(ROWS[:3]),
+        answer(ROWS[6:]),
+        answer(ROWS),
+        answer([]),
+        answer([], error="no such page"),
+        Answer(b"", 204),
+        Answer(b"no", 400),
+        Answer(b"no", 404),
+        Answer(b"no", 500),
+        Answer(b"<html>"),
+    ],
+)
+async def test_page_before_the_first_that_has_nothing_else_is_no_evidence(zero: Answer) -> None:
+    """A page 0 that is the first one, the last one, all or an error is asked for once."""
+    async with FeedServer(
+        play=lambda asked: zero if asked.query["page"] == "0" else answer(cut(asked, 3))
+    ) as feed:
+        pages = await pages_of(feed, paging={"kind": "page"})
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert pages[-1].completeness == "last page"
+    assert [each.query["page"] for each in feed.asks].count("0") == 1
+
+
+@pytest.mark.parametrize("fields", [{"stable": True}, {"only_declared": True}, {"total": "total"}])
+async def test_page_before_the_first_is_not_asked_where_the_end_is_known(
+    fields: dict[str, Any],
+) -> None:
+    """A total proves all of it; a declaration is believed."""
+    async with FeedServer(play=lambda asked: answer(cut(asked, 3), total=7)) as feed:
+        assert await ids_of(feed, paging={"kind": "page", **fields}) == IDS
+
+    assert "0" not in [each.query["page"] for each in feed.asks]
+
+
+@pytest.mark.parametrize(
+    ("zero", "rows", "is_read"), [(1, ROWS, True), (1, ROWS[:2], True), (9, ROWS, False)]
+)
+async def test_list_that_counts_from_one_may_be_read_from_zero(
+    zero: int, rows: list[Any], is_read: bool
+) -> None:
+    """A page 0 that is page 1 costs a request; one that is empty is not taken for the end."""
+
+    def one_based(asked: Asked) -> Answer:
+        number = int(asked.query["page"]) or zero
+        return answer(rows[number * 3 - 3 : number * 3])
+
+    async with FeedServer(play=one_based) as feed:
+        paging = {"kind": "page", "first_number": 0}
+        if is_read:
+            assert await ids_of(feed, paging=paging) == IDS[: len(rows)]
+        else:
+            assert "has records on page 1, and none on the one before" in await refused(
+                feed, paging=paging
+            )
+
+
+@pytest.mark.parametrize("is_turned", [False, True])
+async def test_page_that_comes_twice_is_only_the_last_where_none_is_behind_it(
+    is_turned: bool,
+) -> None:
+    """The last page may come again in another order; a page in the middle that does is none."""
+    numbers = [1, 2, 2, 3]
+
+    def repeating(asked: Asked) -> Answer:
+        number = int(asked.query["page"])
+        rows = ROWS[(min(number, 3) - 1) * 3 :][:3]
+        if not is_turned:
+            rows = ROWS[numbers[number - 1] * 3 - 3 :][:3] if number < 5 else []
+        return answer(rows[:: -1 if number > 3 else 1])
+
+    async with FeedServer(play=repeating) as feed:
+        if is_turned:
+            assert await ids_of(feed, paging={"kind": "page"}) == IDS
+        else:
+            message = await refused(feed, paging={"kind": "page"})
+            assert "answers one page twice, and another one behind it" in message
+
+
+@pytest.mark.parametrize("status", [400, 404, 410, 416, 422])
+@pytest.mark.parametrize(
+    ("sign", "headers"), [({"total": 7}, {}), ({"pages": 3}, {}), ({}, {"X-WP-Total": "7"})]
+)
+async def test_refusal_behind_all_that_was_stated_is_an_end(
+    status: int, sign: dict[str, Any], headers: dict[str, str]
+) -> None:
+    """Whatever the status: a total, or a number of pages, is met. Before that it is none."""
+
+    def beyond(asked: Asked) -> Answer:
+        rows = cut(asked, 3) if int(asked.query["page"]) <= last else []
+        return answer(rows, headers, **sign) if rows else Answer(b"no", status)
+
+    last = 9
+    async with FeedServer(play=beyond) as feed:
+        assert await ids_of(feed, paging={"kind": "page"}) == IDS
+        last = 2
+        await refused(feed, paging={"kind": "page"})
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "is_end"),
+    [
+        (400, b'{"code": "rest_post_invalid_page_number", "data": {"status": 400}}', True),
+        (416, b"", True),
+        (400, b'{"code": "rest_forbidden"}', False),
+        (400, b"[]", False),
+        (422, b"", False),
+    ],
+)
+async def test_refusal_that_says_what_it_means_is_an_end(
+    status: int, body: bytes, is_end: bool
+) -> None:
+    """As WordPress does, and HTTP itself by 416; any other names the setting."""
+    async with FeedServer(
+        play=lambda asked: answer(rows) if (rows := cut(asked, 3)) else Answer(body, status)
+    ) as feed:
+        if is_end:
+            assert await ids_of(feed, paging={"kind": "page"}) == IDS
+        else:
+            message = await refused(feed, paging={"kind": "page"})
+            assert f"answered {status}" in message
+            assert "in end_status" in message
+
+
+@pytest.mark.parametrize(("wrong", "asked"), [("", 4), ("1", 5), ("2", 5)])
+async def test_flag_of_no_more_on_a_page_that_is_full_is_tried(wrong: str, asked: int) -> None:
+    """Its link may be for the next time, and leads to nothing new then."""
+
+    def flagged(asked: Asked) -> Answer:
+        number = int(asked.query.get("p", 1))
+        rows = ROWS[:6][number * 2 - 2 : number * 2]
+        more = number < 3 and str(number) != wrong
+        return answer(rows, has_more=more, next_cursor=str(number + 1))
+
+    async with FeedServer(play=flagged) as feed:
+        paging = {"kind": "cursor", "parameter": "p", "more": "has_more", "stable": True}
+        assert await ids_of(feed, paging=paging) == IDS[:6]
+    assert len(feed.requests) == asked
+
+
+async def test_credentials_in_a_next_link_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would stand beside the source's own key."""
+    monkeypatch.setenv("FEED_KEY", "s3cret")
+
+    def linked(asked: Asked) -> Answer:
+        if "p" in asked.query:
+            return answer(ROWS[4:], next=None)
+        host = feed.url.removeprefix("http://")
+        return answer(ROWS[:4], next=f"http://user:word@{host}?p=2")
+
+    async with FeedServer(play=linked) as feed:
+        assert await ids_of(feed, key="FEED_KEY", paging={"kind": "next"}) == IDS
+    assert {each.headers["Authorization"] for each in feed.asks} == {"s3cret"}
 
 
 @pytest.mark.parametrize("kind", ["page", "offset"])
@@ -551,7 +890,116 @@ async def test_same_page_again_that_leads_on_is_no_end(kind: str) -> None:
     assert "has a next page at 'next', and answers the same page again" in message
 
 
+@pytest.mark.parametrize("pages", [[ROWS[:3], [], ROWS[3:]], [[], ROWS]])
+async def test_empty_page_in_front_of_another_is_no_end(pages: list[list[Any]]) -> None:
+    """Where an empty page says nothing, the one behind it is looked at."""
+
+    def filtered(asked: Asked) -> Answer:
+        number = int(asked.query["page"])
+        return answer(pages[number - 1] if 0 < number <= len(pages) else [])
+
+    async with FeedServer(play=filtered) as feed:
+        assert "and none on the one before" in await refused(feed, paging={"kind": "page"})
+
+
+@pytest.mark.parametrize("paging", [{"kind": "page", "size": 3}, {"kind": "offset", "limit": 3}])
+@pytest.mark.parametrize("is_stale", [False, True])
+async def test_total_that_counts_until_now_ends_nothing(
+    paging: dict[str, Any], is_stale: bool
+) -> None:
+    """Neither that of the items so far, nor one that is behind; more than it says prove nothing."""
+
+    def so_far(asked: Asked) -> Answer:
+        rows = cut(asked, 3)
+        first = int(asked.query.get("offset", (int(asked.query.get("page", 1)) - 1) * 3))
+        return answer(rows, total=6 if is_stale else first + len(rows))
+
+    async with FeedServer(play=so_far) as feed:
+        pages = await pages_of(feed, paging={**paging, "end": "total", "total": "total"})
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert pages[-1].completeness == ("last page" if is_stale else "total")
+
+
+@pytest.mark.parametrize("total", [{}, {"totalResults": 7}])
+async def test_offsets_that_count_from_one_are_read_once(total: dict[str, Any]) -> None:
+    """As those of SCIM do, for which 0 is 1; nothing moved there."""
+
+    def scim(asked: Asked) -> Answer:
+        first = max(int(asked.query["startIndex"]), 1) - 1
+        return answer(ROWS[first : first + int(asked.query["count"])], **total)
+
+    paging = {"parameter": "startIndex", "limit_parameter": "count", "limit": 3}
+    async with FeedServer(play=scim) as feed:
+        assert await ids_of(feed, paging={"kind": "offset", **paging}) == IDS
+
+
+@pytest.mark.parametrize(
+    "window", [lambda first: first >= 4, lambda first: first in (3, 6), lambda first: first > 0]
+)
+async def test_offsets_that_are_no_offsets_fail_soon(window: Callable[[int], bool]) -> None:
+    """What is not given again where it was is asked for a few times, and not a thousand."""
+
+    def odd(asked: Asked) -> Answer:
+        first = int(asked.query["offset"])
+        return answer([] if window(first) else ROWS[first : first + int(asked.query["limit"])])
+
+    async with FeedServer(play=odd) as feed:
+        await refused(feed, paging={"kind": "offset", "limit": 3})
+    assert len(feed.requests) < 150
+
+
+async def test_number_of_each_page_is_not_that_of_all() -> None:
+    """Where it is 6 on an empty sixth page, too, it counts what was asked for."""
+    async with FeedServer(
+        play=lambda asked: answer(cut(asked, 3), pages=int(asked.query["page"]))
+    ) as feed:
+        assert await ids_of(feed, paging={"kind": "page"}) == IDS
+
+
 # Pages that lead on.
+
+
+@pytest.mark.parametrize("end", ["0", 0, None, ""])
+async def test_cursor_that_leads_to_the_beginning_is_the_end(end: Any) -> None:
+    """As that of Redis does, and of old Twitter."""
+
+    def scan(asked: Asked) -> Answer:
+        number = int(asked.query.get("cursor", 0))
+        following = {0: "17", 17: "4", 4: end}[number]
+        first = [0, 17, 4].index(number) * 3
+        return answer(ROWS[first : first + 3], next_cursor=following)
+
+    async with FeedServer(play=scan) as feed:
+        pages = await pages_of(feed, paging={"kind": "cursor"})
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert pages[-1].completeness == "last page"
+
+
+async def test_cursor_of_an_item_may_be_zero() -> None:
+    """An item may well have a 0 where a cursor is."""
+    scored = [{**each, "score": number - 3} for number, each in enumerate(ROWS)]
+
+    def search(asked: Asked) -> Answer:
+        after = int(asked.query.get("after", -9))
+        return answer([each for each in scored if each["score"] > after][:2])
+
+    async with FeedServer(play=search) as feed:
+        paging = {"kind": "cursor", "path": "rows.-1.score", "parameter": "after"}
+        assert await ids_of(feed, paging=paging) == IDS
+
+
+async def test_link_of_another_document_is_not_followed() -> None:
+    """A Link with an anchor says what follows something else."""
+    link = '<http://other.invalid/>; rel="next"; anchor="#chapter2", </feed.json?p=2>; rel="next"'
+
+    def anchored(asked: Asked) -> Answer:
+        is_first = "p" not in asked.query
+        return answer(ROWS[:4] if is_first else ROWS[4:], {"Link": link} if is_first else {})
+
+    async with FeedServer(play=anchored) as feed:
+        assert await ids_of(feed, paging={"kind": "link"}) == IDS
 
 
 @pytest.mark.parametrize("name", ["isLast", "is_last", "last", "final", "end", "eof", "done"])

@@ -92,7 +92,7 @@ async def test_large_document_is_read_as_a_small_one(
 ) -> None:
     """Whatever is sent: the same records at the same paths, or an error where that is one."""
 
-    async def few(_: object) -> bool:
+    def few(_: object) -> bool:
         return keeps
 
     monkeypatch.setattr(documents._Scan, "_has_few_values", few)
@@ -344,6 +344,58 @@ def test_hostile_document_takes_little_and_holds_nothing(name: str) -> None:
 
     assert longest < 1
     assert mebibytes < 500
+
+
+async def test_record_of_very_many_values_holds_no_loop() -> None:
+    """One record is one step of the parser, which takes a second for a million of numbers."""
+    numbers = ",".join(map(str, range(1_000_000, 1_300_000)))
+    longest = 0.0
+
+    async def beat() -> None:
+        nonlocal longest
+        while True:
+            began = time.thread_time()
+            await asyncio.sleep(0)
+            longest = max(longest, time.thread_time() - began)
+
+    beating = asyncio.create_task(beat())
+    await asyncio.sleep(0)
+    began = time.process_time()
+    document = await read_document(f'{{"a": [{{"b": [{numbers}]}}]}}'.encode(), "a")
+    took = time.process_time() - began
+    await asyncio.sleep(0)
+    beating.cancel()
+
+    assert len(document.items[0]["b"]) == 300_000
+    assert longest < took / 10
+
+
+async def test_cancelled_reading_leaves_no_thread_that_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A run that was told to end is not held up by the rest of a large document."""
+    begun, ended, outcome = threading.Event(), threading.Event(), []
+    read = documents._Scan.read
+
+    def noted(scan: documents._Scan, path: str) -> Document:
+        begun.set()
+        try:
+            return read(scan, path)
+        except BaseException as error:
+            outcome.append(type(error))
+            raise
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(documents._Scan, "read", noted)
+    reading = asyncio.create_task(read_document(b"[" + b'{"a":1},' * 1_000_000 + b"0]", ""))
+    assert await asyncio.to_thread(begun.wait, 30)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+
+    assert await asyncio.to_thread(ended.wait, 30)
+    assert outcome == [asyncio.CancelledError]
 
 
 async def test_unpacking_does_not_hold_the_loop() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import logging
 import ssl
+import time
 import traceback
 import zlib
 from base64 import b64encode
@@ -548,6 +550,18 @@ SECRET = 'k3y/with "signs"+'
         SECRET.lower(),
         SECRET.upper(),
         quote(SECRET, safe="").upper(),
+        quote(SECRET, safe="+/"),
+        str(URL(f"http://x/{quote(SECRET, safe='')}")).removeprefix("http://x/"),
+        quote(SECRET.replace('"', '\\"'), safe=""),
+        "".join(f"\\u{ord(each):04x}" for each in SECRET),
+        "".join(f"%{ord(each):02x}" for each in SECRET),
+        "".join(f"&#{ord(each)};" for each in SECRET),
+        "".join(f"&amp;#x{ord(each):X};" for each in SECRET),
+        SECRET.replace('"', '""'),
+        b64encode(f"me:{SECRET}".encode()).decode().removeprefix("bWU6"),
+        quote(b64encode(SECRET.encode()).decode(), safe=""),
+        SECRET.encode().hex(),
+        SECRET.encode().hex(":"),
     ],
 )
 def test_secret_is_masked_in_every_form(echo: str) -> None:
@@ -556,6 +570,50 @@ def test_secret_is_masked_in_every_form(echo: str) -> None:
 
     assert masked == "no such key: ***." or masked == "no such key: Bearer ***."
     assert Mask(["", "a"]).of("a cat") == "a cat"
+
+
+@pytest.mark.parametrize("user", ["", "a", "ab", "abc", "user:", "Bearer "])
+def test_secret_is_masked_within_longer_base64(user: str) -> None:
+    """What is encoded along with a key shifts its characters, and hides it from no one."""
+    echo = b64encode(f"{user}{SECRET}:more".encode()).decode()
+
+    masked = Mask([SECRET]).of(f"no: {echo}")
+
+    assert "***" in masked
+    certain = b64encode(SECRET.encode()).decode()[4:-4]
+    assert certain not in masked
+    assert len(masked) < len(f"no: {echo}") - len(SECRET)
+
+
+def test_text_of_many_backslashes_is_masked_at_once() -> None:
+    """How a text was escaped can be tried in as many ways as there are; only one of them is."""
+    began = time.monotonic()
+
+    assert Mask(["a\\\"''b"]).of("a\\\\\\\"''b") == "***"
+    assert Mask(["\\" * 30 + "/key"]).of("\\" * 10_000) == "\\" * 10_000
+    assert Mask(["'" * 30 + "/key"]).of("'" * 10_000) == "'" * 10_000
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("length", range(60, 90))
+async def test_key_in_a_refused_answer_is_masked_before_it_is_cut(length: int) -> None:
+    """A key that is there twice, or a packing that nobody asked for, may hold a secret."""
+    padded = "x" * length + "SECRET-KEY" + "y" * 500
+    twice = json.dumps({padded: 1})[:-1] + f', "{padded}": 2}}'
+    async with FeedServer(
+        Answer(twice.encode()), Answer(headers={"Content-Encoding": padded[length - 35 :]})
+    ) as feed:
+        keys = Keys(feed.url, {"Auth-Key": "SECRET-KEY"})
+        async with source_http("feed", keys=keys) as client:
+            answer = await client.get(feed.url)
+            with pytest.raises(SourceError, match="is ambiguous") as twofold:
+                await client.document(answer, "rows")
+            with pytest.raises(SourceError, match="is packed as") as packed:
+                await client.get(feed.url, is_query=False)
+
+    for caught in (twofold, packed):
+        assert "SECR" not in str(caught.value)
+        assert len(str(caught.value)) < 600
 
 
 async def leave(keys: Keys, error: Exception) -> None:

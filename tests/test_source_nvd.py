@@ -293,6 +293,15 @@ async def test_page_that_is_empty_before_the_total_fails() -> None:
             await read(Nvd(url=feed.url))
 
 
+@pytest.mark.parametrize("total", [None, "", "no", float("inf"), []])
+async def test_empty_page_without_a_total_fails(total: object) -> None:
+    """A service that tells no total is not believed to have nothing."""
+    page: dict[str, Any] = {"totalResults": total, "vulnerabilities": []}
+    async with FeedServer(Answer(body=json.dumps(page).encode())) as feed:
+        with pytest.raises(SourceError, match=r"says no total at 'totalResults'|JSON"):
+            await read(Nvd(url=feed.url))
+
+
 async def test_unusable_cve_is_rejected() -> None:
     """One bad entry does not hold the others back."""
     page = {"totalResults": 3, "vulnerabilities": [cve(1, 1), {"cve": {}}, {"cve": {"id": "x"}}]}

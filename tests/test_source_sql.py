@@ -719,7 +719,7 @@ async def test_password_is_in_no_error(
         ({"url": "sqlite:///a.db", "url_secret": "A"}, "should have either url or url_secret"),
         ({"url": "sqlite:///a.db", "zone": "Mars/Base"}, "should be a time zone"),
         ({"url": "sqlite:///a.db", "page_size": 0}, "page_size"),
-        ({"url": "sqlite:///a.db", "offset": 3}, "offset: Extra inputs are not permitted"),
+        ({"url": "sqlite:///a.db", "offset": 3}, "offset: There is no such field"),
         ({"url": "sqlite:///a.db", "overlap": -1}, "overlap"),
     ],
 )
@@ -1005,3 +1005,89 @@ async def test_timestamp_that_sorts_before_all_is_quarantined_in_each_run(
     assert ids([each for page in pages for each in page.records]) == ["4", "1"]
     rejected = sorted(each.record_id or "" for page in pages for each in page.rejects)
     assert rejected == ["2", "3", "5", "6"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "times", "none"),
+    [
+        ("timestamptz", "datetime", ["'-infinity'", "'0044-03-15 BC'"]),
+        ("timestamp", "datetime", ["'-infinity'", "'0044-03-15 BC'"]),
+        ("date", "datetime", ["'-infinity'", "'0044-03-15 BC'"]),
+        ("float8", "seconds", ["'-infinity'", "-1e18"]),
+        ("numeric", "seconds", ["-1e18", "-1e17"]),
+        ("text", "seconds", ["'-999999999999'", "'-99999999999'"]),
+    ],
+)
+async def test_time_before_all_calendars_is_quarantined_by_a_later_run(
+    base: Base, kind: str, times: str, none: list[str]
+) -> None:
+    """What is smaller than any time is behind each watermark, and yet no row goes unseen."""
+    usual = "'2024-01-01'" if times == "datetime" else "'1704067200'"
+    base.run(f"CREATE TABLE events (id int, updated_at {kind})")
+    base.run(f"INSERT INTO events VALUES (1, {usual})")
+    source = base.source(times=times)
+    assert ids(await records(source)) == ["1"]
+
+    base.run(f"INSERT INTO events VALUES (2, {none[0]}), (3, {none[1]}), (4, {usual})")
+    pages = await read(source, utc("2023-12-31"))
+
+    assert ids([each for page in pages for each in page.records]) == ["1", "4"]
+    assert sorted(str(each.record_id) for page in pages for each in page.rejects) == ["2", "3"]
+
+
+@pytest.mark.parametrize("kind", ["citext", "text", "timestamptz"])
+async def test_domain_is_read_as_the_type_below_it(base: Base, kind: str) -> None:
+    """A type by another name is compared as what it is, also over two names."""
+    if kind == "citext":
+        base.run("CREATE EXTENSION IF NOT EXISTS citext")
+    base.run(f"CREATE DOMAIN one AS {kind}")
+    base.run("CREATE DOMAIN other AS one")
+    id_type, time_type = ("int", "other") if kind == "timestamptz" else ("other", "timestamptz")
+    base.run(f"CREATE TABLE events (id {id_type}, updated_at {time_type})")
+    names = list("123456") if kind == "timestamptz" else list("aAbBcC")
+    base.run(
+        "INSERT INTO events VALUES " + ", ".join(f"('{each}', '2024-01-01')" for each in names)
+    )
+
+    assert sorted(ids(await records(base.source(page_size=1)))) == sorted(names)
+
+
+async def read_for_a_while(source: SqlTable) -> None:
+    count = 0
+    async for _ in source.pages(None, None):
+        count += 1
+        assert count < 1_000
+
+
+@pytest.mark.parametrize("step", ["1 microsecond", "10 milliseconds"])
+async def test_view_that_tells_the_present_is_refused(base: Base, step: str) -> None:
+    """Rows that are newer whenever they are looked at keep a run at its first pages for ever.
+
+    That may be each page, or only each time that a coarse clock goes on.
+    """
+    base.run("CREATE TABLE plain AS SELECT generate_series(0, 999) AS id")
+    now = f"date_bin('{step}', clock_timestamp(), '2024-01-01')"
+    base.run(f"CREATE VIEW events AS SELECT id, {now} AS updated_at FROM plain")
+    with pytest.raises(SourceError, match=r"its timestamps change .* came 5 times"):
+        await read_for_a_while(base.source(page_size=2))
+
+
+async def read_and_alter(source: SqlTable, base: Base, statement: str) -> None:
+    async for page in source.pages(None, None):
+        if ids(page.records) == ["2", "3"]:
+            base.run(statement)
+
+
+@pytest.mark.parametrize("column", ["updated_at", "id"])
+async def test_table_that_is_altered_while_it_is_read_is_refused(base: Base, column: str) -> None:
+    """Days are before their times, and other ids in another order: what is left may be behind."""
+    base.run("CREATE TABLE events (id text PRIMARY KEY, updated_at timestamptz)")
+    base.run(
+        "INSERT INTO events SELECT i, '2024-01-01T12:00:00Z'::timestamptz + i * interval '1 s'"
+        " FROM generate_series(0, 9) i"
+    )
+    kind = {"updated_at": "date", "id": "varchar(40)"}[column]
+    altered = f"ALTER TABLE events ALTER {column} TYPE {kind}"
+
+    with pytest.raises(SourceError, match=f"its column '{column}' became another type while"):
+        await read_and_alter(base.source(page_size=2), base, altered)

@@ -403,3 +403,36 @@ async def test_server_that_tells_values_otherwise_is_set(base: Base) -> None:
         base.run("SET GLOBAL sql_mode = DEFAULT, GLOBAL time_zone = SYSTEM")
 
     assert after == before
+
+
+@pytest.mark.parametrize("kind", ["datetime(6)", "date"])
+async def test_time_before_year_one_is_quarantined_by_a_later_run(base: Base, kind: str) -> None:
+    """A year 0 is behind each watermark, as no time at all is, and yet no such row goes unseen."""
+    base.run(
+        f"CREATE TABLE events (id int PRIMARY KEY, updated_at {kind});"
+        "INSERT INTO events VALUES (1, '2024-01-01'), (2, '0000-00-00'), (3, '0000-12-31')"
+    )
+
+    pages = await read(base.source(), utc("2023-12-31"))
+
+    assert ids([each for page in pages for each in page.records]) == ["1"]
+    assert sorted(str(each.record_id) for page in pages for each in page.rejects) == ["2", "3"]
+
+
+async def read_and_alter(source: SqlTable, base: Base, statement: str) -> None:
+    async for page in source.pages(None, None):
+        if ids(page.records) == ["2", "3"]:
+            base.run(statement)
+
+
+async def test_table_that_is_altered_while_it_is_read_is_refused(base: Base) -> None:
+    """Days are before their times: what is left to read may be behind the last page."""
+    base.run(
+        "CREATE TABLE events (id int PRIMARY KEY, updated_at datetime);"
+        "INSERT INTO events SELECT seq, '2024-01-01 12:00' + INTERVAL seq SECOND FROM seq_0_to_9"
+    )
+
+    with pytest.raises(SourceError, match="its column 'updated_at' became another type while"):
+        await read_and_alter(
+            base.source(page_size=2), base, "ALTER TABLE events MODIFY updated_at date"
+        )

@@ -591,6 +591,9 @@ async def test_fewer_objects_than_are_stated_fail(dated: bool, told: str, is_who
     [
         ([], {}, "no envelope with a list of objects"),
         ({"objects": {}}, {}, "no envelope with a list of objects"),
+        ({"objects": [], "title": "Unauthorized"}, {}, "beside its objects; it says title 'Unau"),
+        ({"objects": [], "http_status": "500"}, {}, "answers an error beside its objects"),
+        ({"objects": [{"id": "a"}], "error_code": "E7"}, {}, "objects; it says error_code 'E7'"),
         ({"objects": None}, {}, "no envelope with a list of objects"),
         ({"objects": [{"id": "a"}], "more": True}, {}, "neither where nor when it was added"),
         ({"objects": [], "next": 7, "more": True}, {}, "a `next` that is a int"),
@@ -636,7 +639,7 @@ async def test_earliest_start_asks_for_everything() -> None:
         ({"user": "me"}, "a user needs a password"),
         ({"url": "https://me:SECRET@taxii.example.org/c/"}, "the address holds a password"),
         ({"limit": 0}, "limit"),
-        ({"added_after": "2024"}, "added_after: Extra inputs"),
+        ({"added_after": "2024"}, "added_after: There is no such field"),
     ],
 )
 def test_wrong_setting_is_named(fields: dict[str, Any], message: str) -> None:

@@ -87,6 +87,33 @@ def test_instant_is_read_in_every_iso_form(told: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("told", "seconds"),
+    [
+        ("2024-08-27T12.5Z", 1_800),
+        ("2024-08-27T12,5", 1_800),
+        ("2024-08-27 12.25+00:00", 900),
+        ("20240827T12.5Z", 1_800),
+        ("2024-08-27T12:00.5Z", 30),
+        ("2024-08-27T12:00,50", 30),
+        ("2024-08-27T1200.5", 30),
+        ("2024-W35-2T12:00.5Z", 30),
+        ("2024-08-27T12:00.00000001", 0),
+        ("2024-08-27T120000.5Z", 0.5),
+        ("2024-W35-2T12:00:00.5", 0.5),
+    ],
+)
+def test_fraction_is_one_of_the_smallest_unit(told: str, seconds: float) -> None:
+    """ISO 8601 has fractions of minutes and hours as well; Python reads each as one of a second."""
+    assert any_moment()(told) == iso_moment()(told) == MOMENT + timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("told", ["2024-W35-2+02:00", "2024W352+02:00", "2024-08-27+02:00"])
+def test_offset_of_a_day_is_no_time_of_it(told: str) -> None:
+    """A day may have an offset, as in XML; Python reads its sign as what stands before a time."""
+    assert any_moment()(told) == datetime(2024, 8, 26, 22, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
     "told",
     [
         "Tue, 27 Aug 2024 12:00:00 GMT",
@@ -130,6 +157,7 @@ def test_instant_is_read_where_it_can_be_one_alone(told: Any) -> None:
         *("2024-02-30", "2024-08-27T25:00", "2024-08-27T24:00:01", "2024-08-27T12:61", "2024-367"),
         *("2024-08-27T12:00:61Z", "Foo 27 2024", "31 Feb 2024", "2023-366", "2024-08-27T12+99:00"),
         *("0", "1", "12", "9" * 20, "9" * 9_999, "1e999", "nan", "inf", "1_724_760_000"),
+        *("2024-08-27512:00", "2024-W35-2x12:00", "2024-08-27T12.5:00"),
         *("17247600001234567", "9999-12-31T24:00", "2024-08-27T12Z" + " " * 99 + "x", "٢٠٢٤٠٨٢٧"),
         *(0, -1, True, False, 1e300, float("nan"), parse_json("1e400"), [], {}, ["2024-08-27"]),
     ],

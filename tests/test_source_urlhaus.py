@@ -154,6 +154,7 @@ async def test_unusable_row_is_rejected_and_the_rest_goes_on(
         (HEADER + line(1, "2025-04-21")[:-9], "it ends in the middle of a line"),
         (b"<html>\n</html>\n", "has no line that names the columns"),
         (line(1, "2025-04-21"), "has no line that names the columns"),
+        (HEADER.replace(b"reporter", b"id") + line(1, "2025-04-21"), "names a column twice"),
         (HEADER.replace(b"id,", b"\xff,") + b"\n", "has no line that names the columns"),
         (HEADER + line(1, "2025-04-21") + b"# Number of entries: 2\n", "1 entries and states 2"),
         (
@@ -174,7 +175,16 @@ async def test_unusable_row_is_rejected_and_the_rest_goes_on(
         ),
     ],
     ids=[
-        *("nothing", "no rows", "no entries", "cut off", "html", "no header", "not text"),
+        *(
+            "nothing",
+            "no rows",
+            "no entries",
+            "cut off",
+            "html",
+            "no header",
+            "column twice",
+            "not text",
+        ),
         *("fewer entries", "fewer entries, said before", "fewer ids", "cut in quotes", "an error"),
     ],
 )
@@ -369,7 +379,16 @@ async def test_wrong_key_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(feed.requests) == 1
 
 
-@pytest.mark.parametrize("document", [{}, [], {"query_status": "ok"}, {"query_status": "x"}])
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        [],
+        {"query_status": "ok"},
+        {"query_status": "x"},
+        {"query_status": "no_results", "urls": [{"id": 1}]},
+    ],
+)
 async def test_api_says_no_inside_of_an_answer(document: Any) -> None:
     """Only the status ok with a list is a success."""
     async with FeedServer(Answer.of(document)) as feed:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from hashlib import sha256
+from itertools import product
 from typing import Any
 
 import pytest
@@ -105,6 +108,9 @@ class Listing:
                 rows.insert(at, (number, version + 1))
         self.throughout &= {number for number, _ in rows}
 
+    async def nothing(self, step: Step) -> None:
+        """No range is asked."""
+
     async def keys(self, items: Any) -> list[str]:
         """Tell rows by id and version."""
         return [f"{item['id']}{KEY_END}{item['v']}" for item in items]
@@ -163,6 +169,17 @@ async def test_row_that_leaves_and_one_that_enters_hide_nothing(kind: str) -> No
         listing = Listing(paging_of(kind, 3), 9, 3, script, total=True)
         found = await read(listing)
         assert listing.throughout <= set(found), before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_row_that_leaves_and_one_that_is_put_back_hide_nothing(kind: str) -> None:
+    """Between any two or three requests, where what was asked again looks as it did."""
+    for before, gap, place in product(range(10), range(3), range(0, 9, 2)):
+        script: list[list[Change]] = [[] for _ in range(before + gap + 1)]
+        script[before].append(("delete", place))
+        script[before + gap].append(("put", place))
+        listing = Listing(paging_of(kind, 3), 11, 3, script)
+        assert listing.throughout <= set(await read(listing)), (before, gap, place)
 
 
 script_of_one = st.sampled_from(CHANGES).flatmap(
@@ -225,8 +242,7 @@ async def test_list_that_stays_is_read_once(kind: str) -> None:
 
     assert await read(listing) == list(range(95))
     pages = 11 if kind == "offset" else 10
-    most = {"offset": pages + 3, "page": 2 * pages + 2, "next": 2 * pages, "cursor": 2 * pages}
-    assert len(listing.asked) <= most[kind]
+    assert len(listing.asked) <= (pages + 3 if kind == "offset" else 2 * pages + 4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -287,22 +303,25 @@ async def test_offsets_that_are_rounded_to_pages_are_read_whole() -> None:
         assert listing.throughout <= set(await read(listing)), before
 
 
-async def test_list_with_cursors_is_not_asked_twice() -> None:
-    """A cursor stays where it is when rows move."""
+@pytest.mark.parametrize("apart", [1, 3])
+async def test_list_with_cursors_is_not_asked_twice(apart: int) -> None:
+    """A cursor that is an id stays where it is when rows move, also where ids count the rows."""
 
     class Keyset(Listing):
         async def page(self, step: Step, *, accept: Collection[int], may_be_empty: bool) -> Got:
             first = int(step.query.get("cursor", 0))
             self.asked.append(first)
-            items = [{"id": each, "v": 0} for each in range(first, min(first + 10, 95))]
-            document = {"rows": items, "next_cursor": first + 10 if first < 90 else None}
+            last = min(first + 10 * apart, 95 * apart)
+            items = [{"id": each, "v": 0} for each in range(first, last, apart)]
+            following = first + 10 * apart if first < 90 * apart else None
+            document = {"rows": items, "next_cursor": following}
             url = URL("http://a/")
             return Got(HttpAnswer(url, 200, CIMultiDictProxy(CIMultiDict()), b"."), document, items)
 
     listing = Keyset(Cursor(), 95, 10)
 
-    assert await read(listing) == list(range(95))
-    assert listing.asked == list(range(0, 95, 10))
+    assert await read(listing) == list(range(0, 95 * apart, apart))
+    assert listing.asked == list(range(0, 95 * apart, 10 * apart))
 
 
 async def test_walk_holds_no_more_for_a_longer_list(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,18 +336,20 @@ async def test_walk_holds_no_more_for_a_longer_list(monkeypatch: pytest.MonkeyPa
 
 
 class Opaque(Listing):
-    """A list whose cursor is an offset that nobody can tell to be one."""
+    """A list whose cursor is an offset; by the hash of it, unless its tokens are others."""
+
+    tokens: Sequence[str] = [sha256(str(offset).encode()).hexdigest() for offset in range(50)]
 
     async def page(self, step: Step, *, accept: Collection[int], may_be_empty: bool) -> Got:
         """Answer as it is at this moment."""
         if self.asked:
             for change in self.script.pop(0) if self.script else self.always:
                 self.change(*change)
-        token = str(step.query.get("cursor", ""))
-        first = int(token[1:] or 0)
+        first = self.tokens.index(str(step.query.get("cursor", self.tokens[0])))
         self.asked.append(first)
         rows = self.rows[first : first + self._size]
-        following = f"t{first + self._size}" if first + self._size < len(self.rows) else None
+        last = first + self._size
+        following = self.tokens[last] if last < len(self.rows) else None
         items = [{"id": number, "v": version} for number, version in rows]
         document: dict[str, Any] = {"rows": items, "next_cursor": following}
         if self._total:
@@ -349,7 +370,7 @@ class Opaque(Listing):
     ],
 )
 @pytest.mark.parametrize("before", [1, 2, 3])
-async def test_opaque_cursor_that_counts_is_found_out(
+async def test_cursor_that_hides_its_offset_is_found_out_by_what_it_yields(
     change: str, total: bool, before: int
 ) -> None:
     """A record that comes twice, or a total that changes, shows that the list moved."""
@@ -358,6 +379,32 @@ async def test_opaque_cursor_that_counts_is_found_out(
 
     assert listing.throughout <= set(await read(listing))
     assert len(listing.asked) == 10
+
+
+def packed(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode()
+
+
+TOKENS: dict[str, Callable[[int], str]] = {
+    "number": str,
+    "text": lambda offset: f"t{offset}",
+    "packed": lambda offset: packed(str(offset)),
+    "unpadded": lambda offset: packed(f"offset={offset}").rstrip("="),
+    "json": lambda offset: packed(json.dumps({"v": 2, "offset": offset})),
+    "relay": lambda offset: packed(f"arrayconnection:{offset - 1}"),
+    "page": lambda offset: packed(f"page:{offset // 5 + 1}:of"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("token", TOKENS)
+async def test_opaque_cursor_that_counts_is_checked_as_an_offset(token: str, change: str) -> None:
+    """One that is or holds the number of items or pages before it shifts when the list does."""
+    for before in range(12):
+        script: list[list[Change]] = [[]] * before + [[(change, 0)]]
+        listing = Opaque(Cursor(), 23, 5, script)
+        listing.tokens = ["", *map(TOKENS[token], range(1, 50))]
+        assert listing.throughout <= set(await read(listing)), before
 
 
 async def test_total_is_met_by_records_that_differ() -> None:

@@ -32,7 +32,7 @@ _LONGEST_FLOAT = 400
 _REMEMBERED = 2**12
 """How many different numbers of a document are read only once."""
 
-_SCALARS = {str, int, bool, type(None)}
+_SCALARS = frozenset({str, int, bool, type(None)})
 
 
 class Number:
@@ -176,7 +176,7 @@ as_anything = _encoder(_marked_anything)
 def payload_text(content: object) -> str:
     """Return JSON as it was given, in valid UTF-8."""
     try:
-        return orjson.dumps(content, default=_fragment).decode()
+        return orjson.dumps(content, _fragment).decode()
     except TypeError:  # an integer beyond 64 bits, deep nesting, or half of a surrogate pair
         payload = _as_given(content)
     try:
@@ -192,9 +192,11 @@ def canonical_text(content: object) -> bytes:
     Raises:
         ValueError: The content has ``NaN`` or an infinity.
     """
-    if _is_plain(content):
+    # Most items are flat, and the first question is asked of each: here it costs no call.
+    is_flat = type(content) is dict and _SCALARS.issuperset(map(type, content.values()))
+    if is_flat or _is_plain(content):
         try:
-            text = orjson.dumps(content, option=orjson.OPT_SORT_KEYS, default=_canonical_fragment)
+            text = orjson.dumps(content, _canonical_fragment, orjson.OPT_SORT_KEYS)
         except TypeError:  # as above
             return _in_order(content).encode()
         if text.isascii() and b"\x7f" not in text:  # json escapes that, too

@@ -16,7 +16,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -128,7 +131,26 @@ async def collect(
             progress=progress,
             selected=selected,
         )
-        return await passage.through(until)
+        with _objects_set_aside():
+            return await passage.through(until)
+
+
+@contextmanager
+def _objects_set_aside() -> Iterator[None]:
+    """Let the garbage collector pass over the objects that there are, while a run makes records.
+
+    Records live as long as a page does, so that it looks through all objects of the process every
+    few pages: an eighth of the cost of a first collection. Where something is set aside already,
+    by another run or by the program, nothing more is, and it is left as it is.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 async def run(

@@ -37,7 +37,7 @@ from ladon_storage.collection.interfaces import (
 )
 from ladon_storage.collection.records import Page, Record
 from ladon_storage.collection.resume import Start, latest
-from ladon_storage.collection.returns import Returns
+from ladon_storage.collection.returns import MAX_IDS, Returns
 from ladon_storage.collection.tally import Tally
 from ladon_storage.collection.turn import Turn
 from ladon_storage.errors import ConfigurationError, SinkError, SourceError
@@ -210,10 +210,11 @@ class Passage:
         if self._is_ordered and tally.highest is not None:
             # What a changed feed hides is read again once it is repaired, so it must not be passed.
             # What the source may have gone back to is not durable before the end.
-            is_sound = tally.in_order and not self._has_changed() and not self._returns.records
+            is_sound = tally.in_order and not self._has_changed()
+            is_sound = is_sound and not self._returns.are_pending
             promoted = latest(self._start.durable, tally.highest if is_sound else None)
         await self._write(Page.of(pages), promoted)
-        if promoted is not None and not self._returns.records:
+        if promoted is not None and not self._returns.are_pending:
             await self._checkpoint(promoted)
 
     def _count(self, page: Page) -> Page:
@@ -233,7 +234,11 @@ class Passage:
             tally.skipped += len(page.records) - len(stored)
             page = replace(page, records=stored)
         dated = [] if page.undated else stored
-        times = [each.timestamp for each in dated if each.timestamp <= self._horizon]
+        times = [each.timestamp for each in dated]
+        last = max(times, default=None)
+        if last is not None and last > self._horizon:
+            times = [each for each in times if each <= self._horizon]
+            last = max(times, default=None)
         if self._declares_order and tally.see_order(times):
             _tell(
                 logging.WARNING,
@@ -242,9 +247,8 @@ class Passage:
                 f"{min(times).isoformat()} comes after {tally.highest}; it is read to its "
                 "end before anything more is promoted. Do not declare an order.",
             )
-        tally.highest = max(
-            times if tally.highest is None else [tally.highest, *times], default=None
-        )
+        if last is not None and (tally.highest is None or last > tally.highest):
+            tally.highest = last
         if len(times) < len(stored):
             # Asked for each page: what came up during a run of hours is not from the future.
             tally.is_ahead = True
@@ -287,7 +291,8 @@ class Passage:
             return {"document": self._start.document, "order_shown": shown}
         shown = shown or tally.has_risen
         # What has something to be mended, or to be promoted later, is read by each run.
-        known = None if tally.quarantined or tally.is_ahead else tally.document
+        is_read_again = tally.quarantined or tally.is_ahead or self._returns.left
+        known = None if is_read_again else tally.document
         listed = LISTED if self._is_snapshot else None
         return {
             "document": (known or listed) if tally.seen else None,
@@ -399,11 +404,12 @@ class Passage:
 
     async def _revert(self) -> None:
         """Make current again what the source went back to, if the run still holds the source."""
-        records = self._returns.records
-        if not records or self._turn is None:
+        if not self._returns.are_pending or self._turn is None:
             return
         await self._turn.begin()
         self._tally.changed += await self._returns.revert(self._source.source_id, self._run_id)
+        if self._returns.left:  # what is not current yet is read again by the next run
+            self._tally.highest = None
 
     async def _mark_removed(self) -> None:
         tally = self._tally
@@ -438,6 +444,22 @@ class Passage:
                 source,
                 f"Records of source {source.source_id!r} from the future: {tally.in_future}; "
                 "stored, and moving no watermark.",
+            )
+        if self._returns.left:
+            _tell(
+                logging.WARNING,
+                source,
+                f"Source {source.source_id!r} went back to earlier versions of more records than a "
+                f"run takes: {self._returns.left} of them are not current yet. The watermark "
+                "stays, so that the next run goes on with them.",
+            )
+        if self._returns.unknown:
+            _tell(
+                logging.WARNING,
+                source,
+                f"Source {source.source_id!r} delivered {self._returns.unknown} records older than "
+                f"those in the sink behind its first {MAX_IDS} ids: where it went back to them, "
+                "the sink still shows the later ones.",
             )
         overlap = source.overlap
         if overlap and tally.behind > _NARROW * overlap:

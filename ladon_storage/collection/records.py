@@ -212,8 +212,8 @@ class Page:
     @property
     def characters(self) -> int:
         """About how much text is in it, by which its memory is bounded."""
-        texts = sum(len(each.payload) for each in self.records)
-        texts += sum(len(each.raw) for each in self.rejects)
+        texts = sum(map(len, [each.payload for each in self.records]))
+        texts += sum(map(len, [each.raw for each in self.rejects]))
         return texts + _ITEM_CHARACTERS * (len(self) + len(self.listed))
 
     @classmethod

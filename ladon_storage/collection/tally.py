@@ -95,8 +95,10 @@ class Tally:
 
     def see_order(self, times: list[datetime]) -> bool:
         """Return whether a page is the first that goes back behind one before it."""
-        self.has_risen |= bool(times) and self.highest is not None and max(times) > self.highest
-        if not self.in_order or not times or self.highest is None or min(times) >= self.highest:
+        if not times or self.highest is None:
+            return False
+        self.has_risen = self.has_risen or max(times) > self.highest
+        if not self.in_order or min(times) >= self.highest:
             return False
         self.in_order = False
         return True

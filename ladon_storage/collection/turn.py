@@ -323,7 +323,22 @@ class Turn:
             self._unanswered = None
             self._etag = answer.etag
             self._hear(answer)
+            if status is WatermarkStatus.SUCCESS:
+                self._refuse_if_not_stored(answer, timestamp)
             return answer
+
+    def _refuse_if_not_stored(self, answer: Watermark, timestamp: datetime) -> None:
+        """Refuse an answer that shows another success than the one that was written."""
+        stored = answer.last_successful_timestamp
+        if timestamp == NOTHING_COLLECTED or stored is None:  # a field may be missing
+            return
+        is_other = answer.status in (WatermarkStatus.FAILED, WatermarkStatus.RUNNING)
+        if is_other or abs(stored - timestamp) >= _CLOCK_RESOLUTION:  # it may keep seconds
+            raise InvalidResponseError(
+                f"Watermark {self._source_id!r} was written as success at {timestamp.isoformat()}, "
+                f"and the service answers that it is {answer.status} at {stored.isoformat()}: it "
+                "did not store that. Look at the service, and run again."
+            )
 
     def _takes(self, name: str) -> bool:
         kinds = (each.kind for each in self._knows.values())

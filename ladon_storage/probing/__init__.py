@@ -5,7 +5,8 @@
 """
 
 from ladon_storage.probing.guessing import Finding, Guess, guess
-from ladon_storage.probing.trial import Trial, TrialRecord, TrialReject, TrialRequest, try_source
+from ladon_storage.probing.results import Trial, TrialRecord, TrialReject, TrialRequest
+from ladon_storage.probing.trial import try_source
 
 __all__ = [
     "Finding",

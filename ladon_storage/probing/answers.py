@@ -15,7 +15,7 @@ from ladon_storage.collection.sources.http import OK, HttpAnswer, SourceHttp
 from ladon_storage.collection.sources.taxii import MEDIA_TYPE
 from ladon_storage.probing.providers import is_taxii
 
-MAX_ANSWER_BYTES = 32 * 2**20
+MAX_ANSWER_BYTES = 64 * 2**20
 """The largest answer from which a proposal is made."""
 
 _REFUSED = (400, 401, 402, 403, 404, 405, 406, 407, 410, 415, 422, 429, 500, 502, 503, 504)
@@ -141,6 +141,8 @@ def _what_else(body: bytes, answer: HttpAnswer) -> str:
             "has a JSON document in each line, and a source reads one document; see whether the "
             "API has that as well."
         )
+    if body[:1] in (b"{", b"["):
+        return "begins as JSON and is not valid: it was cut off, or has what JSON has not."
     if "csv" in media or lines[0].count(b",") > 1:
         return "looks like CSV, not JSON; write a source of your own for it."
     return "is not JSON; see what the address answers."

@@ -17,10 +17,11 @@ from ladon_storage.collection.sources import Rest, source_from
 from ladon_storage.collection.sources.http import SourceHttp
 from ladon_storage.collection.sources.paging import Got, PageNumbers, Step
 from ladon_storage.errors import ConfigurationError, SourceError
-from ladon_storage.probing.pagings import (
+from ladon_storage.probing.pagings import proposals
+from ladon_storage.probing.signs import (
     Evidence,
     Proposal,
-    proposals,
+    is_as_asked,
     says_more,
     total_of,
     without_paging,
@@ -63,7 +64,7 @@ async def confirm(
     """Return the first way of paging by which the next page comes."""
     result = Confirmed()
     more = says_more(seen)
-    is_full = seen.count >= 2 * _ROUND and seen.count % _ROUND == 0
+    is_full = (seen.count >= 2 * _ROUND and seen.count % _ROUND == 0) or is_as_asked(seen)
     waiting: Proposal | None = None
     tried: list[str] = []
     for proposal in proposals(seen):

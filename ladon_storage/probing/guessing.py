@@ -27,10 +27,12 @@ from ladon_storage.collection.sources.http import SourceHttp, source_http
 from ladon_storage.collection.sources.observing import observed_by
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.probing.answers import MAX_ANSWER_BYTES, First, ask_first, from_sample
-from ladon_storage.probing.keys import Access, access_of
+from ladon_storage.probing.keys import Access, access_of, key_in_path, proposed_name
 from ladon_storage.probing.proposing import Draft, draft_of
 from ladon_storage.probing.providers import Seen, recognised
 from ladon_storage.probing.toml import table
+
+_WITH_KEY_IN_PATH = ("threatfox", "urlhaus")
 
 _NO_URL = "https://api.example.org/"
 
@@ -90,11 +92,15 @@ class Guess(BaseModel):
         return source_from(tomllib.loads(self.toml)["sources"][self.name])
 
 
-class _Unseen:
-    """An observer that makes each request be made once."""
+class _Count:
+    """An observer that counts requests, each of which is made once."""
+
+    def __init__(self) -> None:
+        self.requests = 0
 
     def asking(self, method: str, url: str, body: str | None) -> None:
-        """Let it pass."""
+        """Count it, and let it pass."""
+        self.requests += 1
 
     def answered(self, answer: HttpAnswer) -> None:
         """Let it pass."""
@@ -145,6 +151,9 @@ async def guess(
     """
     address = _checked(url or _NO_URL)
     is_named, name = bool(name), name or name_of(address)
+    for header, value in (headers or {}).items():
+        if not (f"{header}{value}".isascii() and f"{header}{value}".isprintable()):
+            raise ConfigurationError("A header has other characters than printable ASCII.")
     settings = {
         "key": key,
         "key_header": key_header,
@@ -153,6 +162,8 @@ async def guess(
     }
     access = await access_of(address, name, headers or {}, settings)
     method = method.upper() or ("POST" if body is not None else "GET")
+    if method not in ("GET", "POST"):
+        raise ConfigurationError(f"The method {method} asks for no records; use GET or POST.")
     question = _Question(name, is_named, access, method, body)
     if access.problem is not None:
         return _refused(question, f"No source can be made: {access.problem}.", 0)
@@ -185,7 +196,7 @@ def _checked(url: str) -> URL:
         return URL(check_url(url))
     except ValueError as error:
         problem = str(error)
-    # Not chained and not shown: what is no address may have a key anywhere.
+    # Neither chained nor repeated: what is no address may hold a key anywhere.
     raise ConfigurationError(f"The address {problem}.")
 
 
@@ -200,8 +211,8 @@ def _bytes_of(sample: Path | bytes) -> bytes:
 
 
 async def _asked(question: _Question, connection: Connection | None) -> Guess:
-    access, draft, first = question.access, None, First()
-    with observed_by(_Unseen()):
+    access, draft, first, count = question.access, None, First(), _Count()
+    with observed_by(count):
         try:
             async with source_http(
                 question.name,
@@ -214,8 +225,14 @@ async def _asked(question: _Question, connection: Connection | None) -> Guess:
                 )
                 draft = await _drafted(question, first, http)
         except SourceError as error:
-            return _refused(question, str(error), 1)
-    return _finished(question, first, draft, 1, connection=connection)
+            problem = str(error)
+            if "sends more than" in problem:
+                problem = (
+                    f"The answer is larger than {MAX_ANSWER_BYTES} bytes; ask for a smaller page "
+                    "or range, or give a sample."
+                )
+            return _refused(question, problem, count.requests)
+    return _finished(question, first, draft, count.requests, connection=connection)
 
 
 async def _drafted(question: _Question, first: First, http: SourceHttp | None) -> Draft | None:
@@ -250,6 +267,10 @@ def _own_kind(question: _Question, first: First) -> tuple[str, dict[str, Any], s
     if provider.kind == "taxii" and access.user:
         own["user"] = access.user
     name = question.name if question.is_named else provider.kind
+    part = key_in_path(access.url)
+    if part and provider.kind in _WITH_KEY_IN_PATH:
+        settings["url"] = str(settings["url"]).replace(part, "{key}")
+        own = {"key": proposed_name(name, {})}
     described = {"source_id": name, **settings, **own}
     try:
         source_from(described)
@@ -274,13 +295,14 @@ def _finished(
     if own is not None:
         kind, settings, service = own
         reason = f"the answer is that of {service}, which this kind knows"
+        if "{key}" in settings.get("url", ""):
+            notes = [f"store the key of the path as the secret {settings['key']}"]
         if settings.get("user"):
             notes = [f"store the password as the secret {settings['key']}, and not in a file"]
         found = Finding(field="kind", value=kind, reason=reason)
         return _guess(question, settings, (found,), (), notes, None, requests)
     if draft is None:
         return _refused(question, first.problem or "Nothing was found in the answer.", requests)
-    requests += draft.requests
     if draft.problem is not None:
         return _refused(question, draft.problem, requests, tuple(draft.unsure))
     if connection is not None:
@@ -309,7 +331,7 @@ def _guess(
 ) -> Guess:
     return Guess(
         name=settings.get("source_id", question.name),
-        url=str(question.access.url),
+        url=settings.get("url") or str(question.access.url),
         settings=settings,
         findings=findings,
         unsure=tuple(unsure),

@@ -38,6 +38,13 @@ _NAMES: tuple[tuple[str, int], ...] = (
      r"sequence|rank|order|zone|region|.*source|.*type", 15),
 )  # fmt: skip
 _TEXTUAL = re.compile(r"title|description|summary|comment|body|text|message|note|content|details")
+_SLACK = re.compile(r"1\d{9}\.\d{6}")
+_CALLED_ID, _LASTING, _ALONE, _PART = 80, 50, 25, 15
+"""Ranks from which a field is called an id, keeps its value, is one alone, or may be a part."""
+
+_ENOUGH = 10
+"""Records in which a field of any name does not differ by chance alone."""
+
 _LONGEST_ID = 512
 _MOST_PARTS = 3
 _MOST_COMBINED = 10
@@ -78,37 +85,43 @@ def find_id(items: Sequence[dict[str, Any]], times: Times) -> Id:
     ('ip', 'port')
     """
     items = items[:_MOST_COMPARED]
-    wrapper = wrapper_of(items)
-    ranked = sorted(
-        ((_rank(path, wrapper), path) for path in paths_of(items[:200]) if _is_in_all(items, path)),
-        key=lambda each: -each[0],
-    )
-    fields = [path for rank, path in ranked if rank > 0 and path not in times.fields]
+    fields = _ranked(items, times)
     doubts: tuple[str, ...] = ()
     if len(items) == 1:
         doubts = ("one record only: nothing shows that ids are unique",)
-    repeated = ""
-    for path in fields:
-        rank = _rank(path, wrapper)
+    for path, rank in fields.items():
         # Only what is called an id has versions; two of one address are two records.
-        if not _is_unique(items, (path,), times, counts_times=rank < 80):
-            repeated = repeated or path
+        if rank < _ALONE or not _is_unique(items, (path,), times, counts_times=rank < _CALLED_ID):
             continue
-        if rank < 25:
-            break  # unique by chance, perhaps: parts with better names come first
-        reason = f"{path} is in each record, and differs"
-        if rank < 50:
+        if rank < _LASTING:
             doubts += (f"whether {path} stays the same when a record changes",)
-        return Id((path,), reason, doubts)
-    if found := _combined(items, fields, times):
-        reason = f"no field alone differs in all records ({repeated or found[0]} repeats)"
-        return Id(found, reason, doubts)
-    for path in [*fields, *times.fields]:
-        if _is_unique(items, (path,), times, counts_times=True) and _is_in_all(items, path):
+        return Id((path,), f"{path} is in each record, and differs", doubts)
+    parts = [path for path, rank in fields.items() if rank >= _PART]
+    found = _combined(items, parts, ()) or _combined(items, parts, times.fields)
+    if found:
+        doubt = f"whether {' and '.join(found)} are unique in all records: they are in these"
+        return Id(found, "no field alone differs in all records", (*doubts, doubt))
+    for path in fields:
+        if len(items) >= _ENOUGH and _is_unique(items, (path,), times, counts_times=True):
             doubt = f"whether {path} is unique in all records: it is in these"
             return Id((path,), f"{path} differs in these records", (*doubts, doubt))
     doubt = "no fields are an id: the content is, so that a record that changes is another one"
-    return Id((), "no field, nor a few together, differ in all records", (*doubts, doubt))
+    return Id((), "no field, nor a few together, are an id", (*doubts, doubt))
+
+
+def _ranked(items: Sequence[dict[str, Any]], times: Times) -> dict[str, int]:
+    """Return the fields that may be the id, or a part of it, by their rank."""
+    wrapper = wrapper_of(items)
+    ranked = {}
+    for path in paths_of(items[:200]):
+        values = [value_at(item, path) for item in items]
+        if not all(map(_is_usable, values)):
+            continue
+        if all(isinstance(each, str) and _SLACK.fullmatch(each) for each in values):
+            ranked[path] = _CALLED_ID  # the time of a message is its id there
+        elif path not in times.fields and (rank := _rank(path, wrapper)) > 0:
+            ranked[path] = rank
+    return dict(sorted(ranked.items(), key=lambda each: -each[1]))
 
 
 def _rank(path: str, wrapper: str) -> int:
@@ -124,10 +137,6 @@ def _rank(path: str, wrapper: str) -> int:
     if path.endswith(("_links.self.href", "links.self")):
         return 45
     return max(rank - 35 * deep, 1 if deep < 2 else 0)
-
-
-def _is_in_all(items: Sequence[dict[str, Any]], path: str) -> bool:
-    return all(_is_usable(value_at(item, path)) for item in items)
 
 
 def _is_usable(value: object) -> bool:
@@ -163,22 +172,28 @@ def _is_unique(
 
 
 def _combined(
-    items: Sequence[dict[str, Any]], fields: list[str], times: Times
+    items: Sequence[dict[str, Any]], parts: list[str], instants: Sequence[str]
 ) -> tuple[str, ...] | None:
+    """Return a few parts that together differ in all records, with one of ``instants`` if any."""
     if len(items) < 2:
         return None
-    usable = [
-        path
-        for path in fields
-        if not _TEXTUAL.search(path.lower())
-        and path not in times.fields
-        and len({_text(value_at(item, path)) for item in items}) > 1
-    ][:_MOST_COMBINED]
-    for size in range(2, _MOST_PARTS + 1):
+    usable = [path for path in parts if len({_text(value_at(item, path)) for item in items}) > 1][
+        :_MOST_COMBINED
+    ]
+    usable = usable or parts[:1]
+    for size in range(1 if instants else 2, _MOST_PARTS + 1 - bool(instants)):
         for paths in combinations(usable, size):
-            if _is_unique(items, paths, times, counts_times=True):
-                return paths
+            for instant in instants or ("",):
+                chosen = (*paths, instant) if instant else paths
+                if _is_in_all(items, chosen) and _is_unique(
+                    items, chosen, Times(), counts_times=True
+                ):
+                    return chosen
     return None
+
+
+def _is_in_all(items: Sequence[dict[str, Any]], paths: tuple[str, ...]) -> bool:
+    return all(_is_usable(value_at(item, path)) for item in items for path in paths)
 
 
 def _text(value: object) -> str:

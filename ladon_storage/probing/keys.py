@@ -130,9 +130,9 @@ def _in_headers(headers: Mapping[str, str]) -> list[tuple[dict[str, Any], str, s
 def _in_user(url: URL) -> list[tuple[dict[str, Any], str, str]]:
     if not (url.user or url.password):
         return []
-    told = b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
+    encoded = b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
     where = "the address (the base64 text of user:password)"
-    return [({"key_prefix": "Basic "}, told, where)]
+    return [({"key_prefix": "Basic "}, encoded, where)]
 
 
 def _keys(
@@ -145,7 +145,16 @@ def _keys(
     return Keys(str(url), {header: text}, hidden=[value, *(hidden or ())])
 
 
+def key_in_path(url: URL) -> str:
+    """Return the part of a path that may be a key; empty: there is none.
+
+    >>> key_in_path(URL("https://example.org/exports/0123456789abcdef0123456789abcdef/recent.csv"))
+    '0123456789abcdef0123456789abcdef'
+    """
+    return next((part for part in url.path.split("/") if _HEX.fullmatch(part)), "")
+
+
 def _of_path(url: URL) -> tuple[str, ...]:
-    if any(_HEX.fullmatch(part) for part in url.path.split("/")):
-        return ("whether the long part of the path is a key: a source has no secret place for it",)
+    if key_in_path(url):
+        return ("see whether the long part of the path is a key: this kind shows its path",)
     return ()

@@ -10,21 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from yarl import URL
 
 from ladon_storage.collection.content import Number
-from ladon_storage.collection.sources.evidence import (
-    names,
-    next_in,
-    plain,
-    promise,
-    usual_total,
-)
-from ladon_storage.collection.sources.http import HttpAnswer
+from ladon_storage.collection.sources.evidence import names, next_in, plain
 from ladon_storage.collection.sources.items import value_at
+from ladon_storage.probing.signs import SIZES, Evidence, Proposal, beside, total_of
 
 _LINKS = names(
     "next nextlink nextpage nexturl nexthref nexturi nextpageurl nextpagelink nextrecordsurl"
@@ -62,65 +56,7 @@ _SENT_AS = {
 }
 _OFFSETS = names("offset start startindex startat skip from startposition firstresult")
 _PAGES = names("page pagenumber pageno pageindex pagenum currentpage number p pg")
-_SIZES = names(
-    "limit perpage pagesize size rows maxresults resultsperpage top count itemsperpage pagelimit "
-    "maxitems numperpage"
-)
-_INNER_DEPTH = 6
 _LAST_IDS = ("starting_after", "after", "after_id", "since_id")
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """A first answer, and what was found in it."""
-
-    url: URL
-    method: str
-    body: Mapping[str, Any] | None
-    answer: HttpAnswer
-    document: Any
-    records: str
-    items: Any
-    id: str | None
-
-    @property
-    def count(self) -> int:
-        """How many records it has."""
-        return len(self.items)
-
-    @property
-    def asked(self) -> dict[str, str]:
-        """The parameters of the address."""
-        return {name.strip(): value for name, value in self.url.query.items()}
-
-    @property
-    def query(self) -> Mapping[str, Any]:
-        """The parameters that were asked with, those of the body where there is one."""
-        return self.body if self.method == "POST" and self.body is not None else self.asked
-
-    @property
-    def where(self) -> str:
-        """Where parameters go."""
-        return "body" if self.method == "POST" and self.body is not None else "query"
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A way of paging.
-
-    Args:
-        paging: The setting.
-        reason: What speaks for it.
-        can_be_tried: Whether the answer says that there is a next page.
-        changes: Other settings that it needs.
-        drops: Parameters of the address or the body that are the paging's.
-    """
-
-    paging: dict[str, Any]
-    reason: str
-    can_be_tried: bool = True
-    changes: dict[str, Any] = field(default_factory=dict)
-    drops: frozenset[str] = frozenset()
 
 
 def proposals(seen: Evidence) -> Iterator[Proposal]:
@@ -132,50 +68,6 @@ def proposals(seen: Evidence) -> Iterator[Proposal]:
     yield from _by_count(seen)
     yield from _by_last_id(seen)
     yield from _by_convention(seen)
-
-
-def without_paging(settings: Mapping[str, Any], proposal: Proposal) -> dict[str, Any]:
-    """Return settings whose address and body are without what is the paging's."""
-    url = URL(settings["url"])
-    left = [(k, v) for k, v in url.query.items() if k.strip() not in proposal.drops]
-    settings = {**settings, "url": str(url.with_query(left)), **proposal.changes}
-    if isinstance(settings.get("body"), dict) and proposal.paging.get("where") == "body":
-        body = {k: v for k, v in settings["body"].items() if k not in proposal.drops}
-        settings = {**settings, "body": {**body, **proposal.changes.get("body", {})}}
-    return {**settings, "paging": proposal.paging}
-
-
-def says_more(seen: Evidence) -> str | None:
-    """Return what says in an answer that there are more records than it has."""
-    told = promise(seen.answer, seen.document, seen.items, seen.records)
-    if told is not None:
-        return told
-    total = total_of(seen)
-    return f"states {total[1]} records at {total[0]!r}" if total and total[1] > seen.count else None
-
-
-def total_of(seen: Evidence) -> tuple[str, int] | None:
-    """Return where an answer states how many records there are, and how many."""
-    total = usual_total(seen.answer, seen.document, seen.items, seen.records)
-    if total is None or total.is_bound or not (total.is_sure or total.count > seen.count):
-        return None
-    return total.place, total.count
-
-
-def beside(document: object, records: str) -> Iterator[tuple[str, str, Any]]:
-    """Yield the path, the plain name and the value of all that stands around the records."""
-    yield from _within(document, "", records, _INNER_DEPTH)
-
-
-def _within(there: object, path: str, records: str, depth: int) -> Iterator[tuple[str, str, Any]]:
-    if not isinstance(there, dict) or depth == 0:
-        return
-    for key, value in there.items():
-        place = f"{path}.{key}" if path else key
-        if place == records:
-            continue
-        yield place, plain(key), value
-        yield from _within(value, place, records, depth - 1)
 
 
 def _by_header(seen: Evidence) -> Iterator[Proposal]:
@@ -225,7 +117,8 @@ def _by_listed_link(seen: Evidence, place: str, links: list[Any]) -> Iterator[Pr
         target = link.get("href") or link.get("url")
         if isinstance(target, str):
             reason = f"the next address in {place} counts"
-            yield from _counted_as(seen, seen.answer.url.join(URL(target)), reason)
+            if (joined := _joined(seen, target)) is not None:
+                yield from _counted_as(seen, joined, reason)
             path = f"{place}.{links.index(link)}.{'href' if 'href' in link else 'url'}"
             paging = {"kind": "next", "path": path} | _keeping(seen, target)
             yield Proposal(paging, f"{path} has the next address")
@@ -233,7 +126,7 @@ def _by_listed_link(seen: Evidence, place: str, links: list[Any]) -> Iterator[Pr
 
 def _counted_as(seen: Evidence, target: URL, reason: str) -> Iterator[Proposal]:
     sizes = {
-        name: int(v) for name, v in target.query.items() if plain(name) in _SIZES and v.isdecimal()
+        name: int(v) for name, v in target.query.items() if plain(name) in SIZES and v.isdecimal()
     }
     for name, value in target.query.items():
         if plain(name) in _OFFSETS and value == str(seen.count):
@@ -338,12 +231,12 @@ def _by_count(seen: Evidence) -> Iterator[Proposal]:
     said = dict[str, Any]()
     for place, _, value in beside(seen.document, seen.records):
         said.setdefault(place.rpartition(".")[2], value)
-    sizes = {name: v for name, v in _numbers({**said, **seen.query}) if plain(name) in _SIZES}
+    sizes = {name: v for name, v in _numbers({**said, **seen.query}) if plain(name) in SIZES}
     sizes = {
         name: v for name, v in sizes.items() if v >= seen.count > 0 and _is_asked(seen, name, v)
     }
-    told = {**dict(_numbers(said)), **dict(_numbers(seen.query))}
-    for name, value in told.items():
+    numbers = {**dict(_numbers(said)), **dict(_numbers(seen.query))}
+    for name, value in numbers.items():
         asked = "the body" if seen.where == "body" else "the address"
         source = asked if name in seen.query else "the answer"
         if plain(name) in _OFFSETS and value == 0:
@@ -433,8 +326,17 @@ def _says_no_more(seen: Evidence, path: str) -> bool:
 
 def _keeping(seen: Evidence, link: str) -> dict[str, bool]:
     """Return the setting for links that name another host than the one that was asked."""
-    target = seen.answer.url.join(URL(link))
-    return {"keep_host": True} if target.authority != seen.answer.url.authority else {}
+    target = _joined(seen, link)
+    if target is None or target.authority == seen.answer.url.authority:
+        return {}
+    return {"keep_host": True}
+
+
+def _joined(seen: Evidence, link: str) -> URL | None:
+    try:
+        return seen.answer.url.join(URL(link))
+    except ValueError:
+        return None
 
 
 def _is_link(value: str) -> bool:

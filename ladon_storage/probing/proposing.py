@@ -12,12 +12,13 @@ from ladon_storage.collection.content import Number
 from ladon_storage.collection.records import Reject
 from ladon_storage.collection.sources import Rest, source_from
 from ladon_storage.collection.sources.http import HttpAnswer, SourceHttp
+from ladon_storage.collection.sources.items import value_at
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.probing.confirming import Confirmed, confirm
 from ladon_storage.probing.ids import find_id
-from ladon_storage.probing.pagings import Evidence, Proposal, without_paging
 from ladon_storage.probing.ranges import bounds_of
-from ladon_storage.probing.records import Candidate, empty_lists, find_records, sampled
+from ladon_storage.probing.records import Candidate, empty_lists, find_records, sampled, spread
+from ladon_storage.probing.signs import Evidence, Proposal, without_paging
 from ladon_storage.probing.times import Times, find_times
 
 _MOST_NAMED = 3
@@ -42,7 +43,6 @@ class Draft:
         reasons: Why each is as it is.
         unsure: What could not be found out.
         problem: Why there is no source.
-        requests: How many requests were made for it, after the first.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
@@ -51,7 +51,6 @@ class Draft:
     field_doubts: list[str] = field(default_factory=list)
     """What could not be found out of the id and the times, by the pages so far."""
     problem: str | None = None
-    requests: int = 0
 
     def set(self, name: str, value: object, reason: str = "") -> None:
         """Set a setting, for a reason."""
@@ -112,6 +111,19 @@ def value_items(document: Any, candidate: Candidate) -> Any:
 
 
 def _without_records(document: object, found: Sequence[Candidate]) -> str | None:
+    if value_at(document, "collections.0.can_read") is not None or (
+        isinstance(document, dict) and {"title", "versions"} <= {*document}
+    ):
+        return (
+            "The address is one of a TAXII server, not of a collection; give one such as "
+            "https://taxii.example.org/api1/collections/91a7b528-80eb-42ed-a74d-c6fbd5a26116/."
+        )
+    if found and (places := spread(found)):
+        some = ", ".join(repr(place) for place in places[:_MOST_NAMED])
+        return (
+            f"The records are in {len(places)} lists, such as {some}, and a rest source reads "
+            "one; ask for another view of them, or write a source of your own."
+        )
     if found:
         if found[0].has_time:
             return None
@@ -127,9 +139,9 @@ def _without_records(document: object, found: Sequence[Candidate]) -> str | None
             "whether the API has the records themselves."
         )
     if lists := empty_lists(document):
-        places = ", ".join(repr(path or "the top") for path in lists[:_MOST_NAMED])
+        some = ", ".join(repr(path or "the top") for path in lists[:_MOST_NAMED])
         return (
-            f"The list at {places} is empty, so that nothing is known of its records; ask for a "
+            f"The list at {some} is empty, so that nothing is known of its records; ask for a "
             "range that has some, or give a sample."
         )
     if isinstance(document, dict) and isinstance(
@@ -236,7 +248,6 @@ def _single_id(draft: Draft, candidate: Candidate) -> str | None:
 def _take_paging(
     draft: Draft, candidate: Candidate, confirmed: Confirmed, *, is_asked: bool
 ) -> None:
-    draft.requests = confirmed.requests
     more = _objects(confirmed.items)
     if more:
         _set_fields(draft, candidate, [*candidate.items, *more])
@@ -266,7 +277,7 @@ def _set_paging(draft: Draft, proposal: Proposal, how: str) -> None:
 def _order(draft: Draft, first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) -> str:
     times = Times(tuple(draft.settings["timestamps"]), _forms(draft.settings))
     one, two = (
-        [told for item in items if (told := times.of(item)) is not None]
+        [instant for item in items if (instant := times.of(item)) is not None]
         for items in (first, second)
     )
     if one and two and max(one) <= min(two) and min(one) < max(two):

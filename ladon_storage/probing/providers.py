@@ -58,8 +58,8 @@ def recognised(seen: Seen) -> tuple[Provider, dict[str, Any]] | None:
 
 
 def is_taxii(url: URL) -> bool:
-    """Return whether an address is one of a TAXII collection, by its path."""
-    return _COLLECTION.match(url.path) is not None
+    """Return whether an address is one of TAXII, by its path."""
+    return "/collections/" in f"{url.path}/" or "/taxii2" in url.path
 
 
 def _has(item: object, *paths: str) -> bool:

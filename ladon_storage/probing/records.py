@@ -12,6 +12,7 @@ from math import log2
 from typing import Any
 
 from ladon_storage.collection.sources.evidence import names, plain
+from ladon_storage.collection.sources.items import value_at
 from ladon_storage.probing.times import find_times
 
 _USUAL = names(
@@ -71,8 +72,47 @@ def find_records(document: object) -> list[Candidate]:
     >>> [(each.path, each.count) for each in found]
     [('data.rows', 1)]
     """
-    found = [each for each in _candidates(document, "", _DEPTH) if each is not None]
+    found = [
+        each
+        for each in _candidates(document, "", _DEPTH)
+        if each is not None and _is_at(document, each)
+    ]
     return sorted(found, key=lambda each: -each.merit)
+
+
+def _is_at(document: object, candidate: Candidate) -> bool:
+    """Return whether a source would find the records at the path: keys may have dots."""
+    there = value_at(document, candidate.path)
+    return isinstance(there, dict if candidate.is_keyed else list)
+
+
+def spread(found: Sequence[Candidate]) -> list[str]:
+    """Return the places of lists over which the records are spread: by day, by page, by kind.
+
+    >>> days = {f"2024-01-0{day}": [{"id": day, "at": "2024-01-01"}] for day in (1, 2)}
+    >>> sorted(spread(find_records({"days": days})))
+    ['days.2024-01-01', 'days.2024-01-02']
+    """
+    best = found[0]
+    above, _, name = best.path.rpartition(".")
+    if not name or best.is_keyed:
+        return []
+    alike = [
+        each.path
+        for each in found
+        if each.has_time
+        and not each.is_keyed
+        and each.path.rpartition(".")[0] == above
+        and {*each.items[0]} & {*best.items[0]} >= {*best.items[0]} - {*_optional(best)}
+    ]
+    is_named = any(character.isdigit() for character in name)
+    return alike if len(alike) > 1 and (is_named or len(alike) > 2) else []
+
+
+def _optional(candidate: Candidate) -> set[str]:
+    """Return the fields that not all records of a place have."""
+    fields: list[set[str]] = [set(item) for item in candidate.items]
+    return set[str]().union(*fields) - fields[0].intersection(*fields)
 
 
 def empty_lists(document: object, path: str = "", depth: int = _DEPTH) -> list[str]:

@@ -201,14 +201,14 @@ def _field(items: Sequence[dict[str, Any]], path: str, wrapper: str) -> _Field |
     rank, meaning = meaning_of(path)
     present = {index: value_at(item, path) for index, item in enumerate(items)}
     present = {index: value for index, value in present.items() if value is not None}
-    told = {index: value for index, value in present.items() if not is_filler(value)}
-    form = _form_of(list(told.values()), is_named=rank > 0) if told else None
+    usable = {index: value for index, value in present.items() if not is_filler(value)}
+    form = _form_of(list(usable.values()), is_named=rank > 0) if usable else None
     if form is None:
         return None
     deep = distance(path, wrapper)
     # The times of what belongs to a record, such as its author, are not its own.
     rank = max(rank, 5) - 15 * deep - 25 * bool(_OTHERS.search(path.rpartition(".")[0].lower()))
-    texts = [value for value in told.values() if isinstance(value, str)]
+    texts = [value for value in usable.values() if isinstance(value, str)]
     rank -= 4 * (bool(texts) and all(_DAY.fullmatch(each.strip()) for each in texts))
     fillers = [value for value in present.values() if _is_declared_filler(value)]
     return _Field(
@@ -216,7 +216,7 @@ def _field(items: Sequence[dict[str, Any]], path: str, wrapper: str) -> _Field |
         rank,
         meaning or "looks like a time",
         form,
-        frozenset(told),
+        frozenset(usable),
         frozenset(fillers),
         tuple(_doubts(path, texts, form, meaning_of(path)[0])),
     )

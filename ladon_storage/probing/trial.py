@@ -15,17 +15,16 @@ from contextlib import aclosing
 from datetime import datetime
 from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, computed_field
-
 from ladon_storage.collection.content import parse_json
 from ladon_storage.collection.interfaces import Clock, Source, utc_now
-from ladon_storage.collection.records import Completeness, Page, Record, Reject
+from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.collection.sources import Rest, source_from
 from ladon_storage.collection.sources.evidence import declared_total, usual_total
 from ladon_storage.collection.sources.http import HttpAnswer
 from ladon_storage.collection.sources.items import value_at
 from ladon_storage.collection.sources.observing import observed_by
 from ladon_storage.errors import LadonStorageError
+from ladon_storage.probing.results import Trial, TrialRecord, TrialReject, TrialRequest
 from ladon_storage.probing.warnings import describe_paging, find_warnings
 
 PAGES = 2
@@ -39,89 +38,6 @@ GRACE_SECONDS = 1.0
 
 MAX_PAYLOAD = 2_000
 """Characters of a record that a trial keeps."""
-
-_FROZEN = ConfigDict(frozen=True)
-
-
-class TrialRecord(BaseModel):
-    """A record as it would be stored; a long payload is cut."""
-
-    model_config = _FROZEN
-
-    record_id: str
-    timestamp: datetime
-    version: str
-    payload: str
-
-
-class TrialReject(BaseModel):
-    """An item that would go into the quarantine, and the reason."""
-
-    model_config = _FROZEN
-
-    reason: str
-    record_id: str | None
-    raw: str
-
-
-class TrialRequest(BaseModel):
-    """A request of a trial, without secrets; without a status, it was not answered."""
-
-    model_config = _FROZEN
-
-    method: str
-    url: str
-    body: str | None = None
-    status: int | None = None
-    bytes: int | None = None
-
-
-class Trial(BaseModel):
-    """The result of a trial.
-
-    Args:
-        source_id: The source.
-        kind: Its kind, or the name of its class.
-        records: The first records.
-        rejects: The first items that cannot be used.
-        delivered: How many items came, usable or not.
-        rejected: How many of them cannot be used.
-        reasons: How often each reason came, the most frequent first.
-        requests: The requests that were made.
-        next_request: The request that a run would make next; ``None``: there is none.
-        is_finished: Whether the source was read to its end.
-        paging: What the paging would do next, in a sentence.
-        completeness: How the end was known, where the source was read to it.
-        total: How many items the source states.
-        warnings: What a person should look at before a run.
-        error: Why the source could not be read; ``None``: it could.
-        seconds: How long the trial took.
-    """
-
-    model_config = _FROZEN
-
-    source_id: str
-    kind: str
-    records: tuple[TrialRecord, ...] = ()
-    rejects: tuple[TrialReject, ...] = ()
-    delivered: int = 0
-    rejected: int = 0
-    reasons: dict[str, int] = {}
-    requests: tuple[TrialRequest, ...] = ()
-    next_request: TrialRequest | None = None
-    is_finished: bool = False
-    paging: str = ""
-    completeness: Completeness | None = None
-    total: int | None = None
-    warnings: tuple[str, ...] = ()
-    error: str | None = None
-    seconds: float = 0.0
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def ok(self) -> bool:
-        """Whether the source could be read, and has a usable record."""
-        return self.error is None and self.delivered > self.rejected
 
 
 class _EnoughError(Exception):
@@ -150,8 +66,8 @@ class _Watch:
             self.next = self.requests.pop()
 
     def answered(self, answer: HttpAnswer) -> None:
-        told = {"status": answer.status, "bytes": len(answer.body)}
-        self.requests.append(self.requests.pop().model_copy(update=told))
+        answered = {"status": answer.status, "bytes": len(answer.body)}
+        self.requests.append(self.requests.pop().model_copy(update=answered))
         self.first = self.first or answer
 
 
@@ -262,8 +178,8 @@ def _result(
     trial = Trial(
         source_id=source.source_id,
         kind=str(getattr(source, "kind", type(source).__name__)),
-        records=tuple(_shown(each) for each in found[:records]),
-        rejects=tuple(_refused(each) for each in rejects[:records]),
+        records=tuple(_stored(each) for each in found[:records]),
+        rejects=tuple(_rejected(each) for each in rejects[:records]),
         delivered=len(found) + len(rejects),
         rejected=len(rejects),
         reasons=reasons,
@@ -300,7 +216,7 @@ def _total(source: Source, pages: list[Page], first: HttpAnswer | None) -> int |
     return total.count if total is not None and total.is_sure else None
 
 
-def _shown(record: Record) -> TrialRecord:
+def _stored(record: Record) -> TrialRecord:
     return TrialRecord(
         record_id=record.record_id,
         timestamp=record.timestamp,
@@ -309,7 +225,7 @@ def _shown(record: Record) -> TrialRecord:
     )
 
 
-def _refused(reject: Reject) -> TrialReject:
+def _rejected(reject: Reject) -> TrialReject:
     return TrialReject(reason=reject.reason, record_id=reject.record_id, raw=_cut(reject.raw))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from ladon_storage.collection.interfaces import Limits, Source
 from ladon_storage.collection.records import Record
@@ -23,9 +22,7 @@ from ladon_storage.collection.sources.paging import (
     PageNumbers,
     Paging,
 )
-
-if TYPE_CHECKING:
-    from ladon_storage.probing.trial import Trial
+from ladon_storage.probing.results import Trial
 
 _WIDEST_ZONE = timedelta(hours=14)
 _ENDS = {
@@ -44,7 +41,7 @@ def describe_paging(paging: Paging | None, trial: Trial) -> str:
         way = f" by {_way(paging)}" if paging is not None else ""
         return f"The reading goes on{way}."
     if not trial.is_finished:
-        return "The reading goes on with records that came with the same answer."
+        return "The reading goes on: there is more than the trial reads."
     if trial.completeness is None:
         return "The reading ends here. The source does not say how it knows the end."
     return f"The reading ends here: {_ENDS[trial.completeness]}."

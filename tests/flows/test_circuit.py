@@ -64,11 +64,11 @@ def shared(storage: StorageSettings) -> SharedCircuit:
     return found
 
 
-def let_the_timeout_pass(storage: StorageSettings) -> None:
-    """Set the store's clock ahead, for this process."""
+def set_clock(storage: StorageSettings, seconds: float) -> None:
+    """Let the store's clock stand still, for this process: Prefect may take longer than a probe."""
     found = shared(storage)
     assert isinstance(found.store, SqliteStore)
-    found.store._clock = lambda: time.monotonic() + 61
+    found.store._clock = lambda: seconds
     found._fresh_until = 0.0
 
 
@@ -104,6 +104,8 @@ async def test_collections_are_paused_while_the_circuit_is_open(
         async def reading() -> None:
             await tasks.read_watermark("feed", storage)
 
+        began = time.monotonic()
+        set_clock(storage, began)
         assert await probe_storage(storage) == "closed"
         assert service.calls == []  # nothing to find out
         service.fail(503, "GET")
@@ -116,7 +118,7 @@ async def test_collections_are_paused_while_the_circuit_is_open(
 
         assert await probe_storage(storage) == "open"
         assert len(service.calls) == 5  # not its time yet
-        let_the_timeout_pass(storage)
+        set_clock(storage, began + 61)
         service.heal()
         assert await probe_storage(storage) == "closed"
         await until(lambda: is_paused(False))

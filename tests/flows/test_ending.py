@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from prefect import get_client
 from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling
+from yarl import URL
 
 from flows import ending
 from flows.collect import collect
@@ -27,6 +30,9 @@ from tests.feed_server import Answer, FeedServer
 from tests.flaky import Flaky
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+SECONDS = 180
+"""How long a run in a process may take on a machine on which Prefect's own server stalls."""
+
 HANGING = Answer(b'{"count": 2', stall_at=5)
 
 
@@ -45,8 +51,10 @@ async def reason(storage: StorageSettings, source_id: str = "feed") -> str | Non
     return stored.error_message
 
 
-async def process(*command: str, service: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
+@asynccontextmanager
+async def process(*command: str, service: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a command that knows the tests' servers, no longer than the block."""
+    running = await asyncio.create_subprocess_exec(
         *command,
         cwd=ROOT,
         env={
@@ -57,6 +65,12 @@ async def process(*command: str, service: str) -> asyncio.subprocess.Process:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
+    try:
+        yield running
+    finally:
+        if running.returncode is None:
+            running.kill()
+            await running.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -66,13 +80,11 @@ async def test_signal_ends_a_run_and_is_named(
     """The command line writes failed with the signal's name, and ends with an error."""
     async with FeedServer(HANGING) as feed:
         source = json.dumps({"kind": "kev", "url": feed.url})
-        running = await process(
-            sys.executable, "-m", "flows.collect", source, f"sqlite:///{tmp_path}/r.db",
-            service=service.url,
-        )  # fmt: skip
-        await asyncio.wait_for(feed.asked.wait(), 60)
-        running.send_signal(number)
-        output, _ = await asyncio.wait_for(running.communicate(), 60)
+        command = (sys.executable, "-m", "flows.collect", source, f"sqlite:///{tmp_path}/r.db")
+        async with process(*command, service=service.url) as running:
+            await asyncio.wait_for(feed.asked.wait(), SECONDS)
+            running.send_signal(number)
+            output, _ = await asyncio.wait_for(running.communicate(), SECONDS)
     assert running.returncode != 0, output.decode()
     assert await reason(storage, "kev") == f"ended by {number.name}", output.decode()
 
@@ -87,17 +99,15 @@ async def test_hangup_that_is_ignored_ends_no_run(
     }
     async with FeedServer() as feed:
         source = json.dumps({"kind": "kev", "url": feed.url})
-        running = await process(
-            "nohup", sys.executable, "-m", "flows.collect", source, f"sqlite:///{tmp_path}/r.db",
-            service=service.url,
-        )  # fmt: skip
+        command = (sys.executable, "-m", "flows.collect", source, f"sqlite:///{tmp_path}/r.db")
+        async with process("nohup", *command, service=service.url) as running:
 
-        def play(_asked: object) -> Answer:
-            running.send_signal(signal.SIGHUP)
-            return Answer.of(document)
+            def play(_asked: object) -> Answer:
+                running.send_signal(signal.SIGHUP)
+                return Answer.of(document)
 
-        feed.play = play
-        output, _ = await asyncio.wait_for(running.communicate(), 60)
+            feed.play = play
+            output, _ = await asyncio.wait_for(running.communicate(), SECONDS)
     assert running.returncode == 0, output.decode()
     async with new_client(storage) as client:
         stored = await client.get_watermark("kev")
@@ -183,25 +193,73 @@ async def test_signal_before_the_body_of_a_run_ends_it() -> None:
         assert ending.signal_noted() is None
 
 
-async def test_signal_that_a_callback_loses_cancels_the_run(
-    storage: StorageSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+STRIKES = """
+import asyncio, os, signal, sys
+from aiohttp.client_proto import ResponseHandler
+from flows import collect, ending
+how, number, feed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+received = ResponseHandler.data_received
+
+def tell():
+    os.kill(os.getpid(), number)
+
+def strike(self, data):
+    if self.transport.get_extra_info("peername")[1] != feed:
+        return received(self, data)
+    ResponseHandler.data_received = received
+    if how == "protocol":
+        tell()
+    elif how == "callback":
+        asyncio.get_running_loop().call_soon(tell)
+    elif how == "task":
+        tasks.append(asyncio.ensure_future(told()))
+    elif how == "finalizer":
+        Finalized()
+    elif how == "twice":
+        tell()
+        os.kill(os.getpid(), signal.SIGTERM)
+    elif how == "stuck":
+        ending.GRACE_SECONDS = 0.1
+        tell()
+        while True:
+            pass
+    received(self, data)
+
+async def told():
+    tell()
+
+class Finalized:
+    def __del__(self):
+        tell()
+
+tasks = []
+ResponseHandler.data_received = strike
+sys.exit(collect.main(sys.argv[4:]))
+"""
+PLACES = ["protocol", "callback", "task", "finalizer", "twice", "stuck"]
+STRUCK = [(place, signal.SIGTERM) for place in PLACES]
+STRUCK += [("protocol", signal.SIGHUP), ("protocol", signal.SIGINT), ("stuck", signal.SIGINT)]
+
+
+@pytest.mark.parametrize(("place", "number"), STRUCK)
+async def test_signal_is_lost_nowhere(
+    place: str,
+    number: signal.Signals,
+    storage: StorageSettings,
+    service: Flaky,
+    tmp_path: Path,
 ) -> None:
-    """A run that goes on as if there had been no signal is cancelled, and names the signal."""
-    monkeypatch.setattr(ending, "GRACE_SECONDS", 0)
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
-
-    async def lose() -> None:
-        signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)  # type: ignore[operator, misc]
-        await asyncio.Event().wait()
-
-    try:
-        source = ScriptedSource([[record("1", 1)], lose])
-        monkeypatch.setattr("prefect.utilities.engine._prefect_sigterm_handler", lambda *_: None)
-        with pytest.raises(asyncio.CancelledError):
-            await collect(source, {"url": f"sqlite:///{tmp_path}/r.db"}, storage)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert await reason(storage) == "ended by SIGTERM"
+    """Wherever the process is when a signal strikes, the run ends by it and names it."""
+    async with FeedServer(HANGING) as feed:
+        source = json.dumps({"kind": "kev", "url": feed.url})
+        port = str(URL(feed.url).port)
+        command = (sys.executable, "-c", STRIKES, place, str(int(number)), port)
+        sink = f"sqlite:///{tmp_path}/r.db"
+        async with process(*command, source, sink, service=service.url) as running:
+            output, _ = await asyncio.wait_for(running.communicate(), SECONDS)
+    assert running.returncode not in (0, 1), output.decode()
+    assert await reason(storage, "kev") == f"ended by {number.name}", output.decode()
+    assert "Fatal error" not in output.decode() or place == "stuck"
 
 
 async def test_signal_in_a_task_run_ends_its_caller() -> None:
@@ -224,3 +282,30 @@ async def test_error_that_says_something_keeps_its_words() -> None:
         "SourceError: CancelledError at the feed"
     )
     assert await named.named("CancelledError") == "ended by a cancellation"
+
+
+async def test_error_after_a_signal_names_the_signal() -> None:
+    """Whatever a run ends with once a signal was noted, its outcome names the signal first."""
+
+    async def body() -> None:
+        with ending.signals_noted():
+            named = ending.Ending()
+            os.kill(os.getpid(), signal.SIGHUP)
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            said = await named.named("SourceError: 410")
+            raise LookupError(said)
+
+    with pytest.raises(TerminationSignal) as told:
+        await asyncio.ensure_future(body())
+    assert str(told.value.__cause__) == "ended by SIGHUP: SourceError: 410"
+
+
+async def test_signal_that_comes_too_late_to_cancel_is_not_lost() -> None:
+    """A body that was done when the signal came has its outcome, and the process is told then."""
+    with pytest.raises(KeyboardInterrupt), ending.signals_noted():
+        os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.sleep(0)
+    task = asyncio.current_task()
+    assert task
+    assert not task.cancelling()

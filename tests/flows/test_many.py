@@ -18,8 +18,8 @@ from flows import collect_many as many_module
 from flows import freshness as freshness_module
 from flows.backfill import backfill
 from flows.collect_many import collect_many
-from flows.freshness import Freshness, check_freshness
-from ladon_storage.collection.freshness import StaleWatermarkError
+from flows.freshness import check_freshness
+from ladon_storage.collection.freshness import Freshness, StaleWatermarkError
 from ladon_storage.connect import new_client
 from ladon_storage.errors import (
     CollectionError,
@@ -156,6 +156,68 @@ async def test_sources_of_a_file_are_collected(
         (tmp_path / name).write_text(text)
         report = await collect_many(file=str(tmp_path / name), sink=sink(tmp_path), storage=storage)
     assert (report.sources, report.records_written) == (2, 2)
+
+
+PROJECT = """
+[storage]
+url = "{storage}"
+[sinks.records]
+url = "sqlite:///records.db"
+[sources.one]
+kind = "kev"
+url = "{feed}/x"
+freshness.max_age_hours = 24
+[sources.two]
+kind = "kev"
+url = "{feed}/x"
+freshness.max_age_hours = 100000
+[sources.own]
+kind = "tests.own_classes:Tickets"
+project = "p"
+limits.initial_lookback = 3650
+"""
+
+
+async def test_project_is_collected_and_checked(
+    storage: StorageSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A `ladon.toml` is all that a run needs: sources, also of one's own, sink, limits, storage."""
+    monkeypatch.delenv("STORAGE_SERVICE_URL", raising=False)
+    file = tmp_path / "ladon.toml"
+    async with catalogues() as url:
+        file.write_text(PROJECT.format(storage=storage.url, feed=url))
+        report = await collect_many(file=str(file))
+    assert report.sources == 3
+    async with new_client(storage) as client:
+        for name in ("one", "two", "own"):
+            stored = await client.get_watermark(name)
+            assert stored
+            assert stored.status == "success"
+    assert (tmp_path / "records.db").exists()
+    with pytest.raises(StaleWatermarkError, match="1 of 2 sources are stale: one"):
+        await check_freshness(file=str(file))
+
+
+async def test_project_of_several_sinks_needs_a_name(
+    storage: StorageSettings, tmp_path: Path
+) -> None:
+    """One run has one sink, and does not choose it; two sources of one name are refused as ever."""
+    text = PROJECT.format(storage=storage.url, feed="http://127.0.0.1:9/")
+    other = (
+        text.replace('kind = "tests', 'sink = "other"\nkind = "tests')
+        .replace(
+            "[sources.one]",
+            '[sinks.other]\nurl = "sqlite:///o.db"\n[sources.one]\nsink = "records"',
+        )
+        .replace("[sources.two]", '[sources.two]\nsink = "records"')
+    )
+    file = tmp_path / "ladon.toml"
+    file.write_text(other)
+    with pytest.raises(ConfigurationError, match="go to several sinks, other, records"):
+        await collect_many(file=str(file))
+    file.write_text(text + 'source_id = "one"\n')
+    with pytest.raises(ConfigurationError, match="Several sources are called 'one'"):
+        await collect_many(file=str(file))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_HOME
 from pydantic import SecretStr
 
 from flows import backfill, collect, collect_many
+from flows.parameters import refuse_secrets
 from ladon_storage.blocks import RecordSink
 from ladon_storage.collection.secrets import holds_secret
 from ladon_storage.collection.sinks import sink_from
@@ -86,6 +87,32 @@ async def test_sink_with_a_password_is_refused_before_there_is_a_run(
 
 
 REST = {"kind": "rest", "source_id": "r", "url": "https://127.0.0.1/", "timestamps": ["at"]}
+OWN = "tests.own_classes:TicketsOfAny"
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"sink": {"kind": "tests.own_classes:Memory", "name": f"amqp://me:{PASSWORD}@queue"}},
+        {"sink": {"kind": "tests.own_classes:Memory", "token": f"{PASSWORD} x"}},
+        {"source": {"kind": OWN, "address": f"https://me:{PASSWORD}@api"}},
+        {"source": {"kind": OWN, "deep": [{"api_key": f"{PASSWORD}.{PASSWORD}"}]}},
+        {"sources": [{"kind": "kev"}, {"kind": OWN, "password": f"{PASSWORD}!"}]},
+    ],
+)
+def test_secret_for_a_class_of_ones_own_is_refused(parameters: dict[str, Any]) -> None:
+    """A class of one's own does not know that Prefect shows its fields, so it is asked for them."""
+    with pytest.raises(ConfigurationError, match="Give the class the name of the secret") as caught:
+        refuse_secrets(parameters)
+    assert PASSWORD not in str(caught.value)
+
+
+def test_name_of_a_secret_for_a_class_of_ones_own_is_allowed() -> None:
+    """What names a secret holds none."""
+    refuse_secrets({"source": {"kind": OWN, "token": "TICKETS_TOKEN", "address": "https://api"}})
+    refuse_secrets({"sink": {"url_secret": "RECORDS_URL", "table": "tokens"}})
+
+
 KINDS = ("kev", "threatfox", "urlhaus", "otx", "nvd", "misp", "taxii")
 ELSEWHERE: dict[str, dict[str, Any]] = {
     **{kind: {"kind": kind, "url": f"https://u:{PASSWORD}@127.0.0.1/"} for kind in KINDS},

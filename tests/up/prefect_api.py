@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,10 @@ CATALOGUE = {
         {"cveID": "CVE-2024-0002", "dateAdded": "2024-01-02"},
     ],
 }
+END_SECONDS = 150
+"""Longer than all parts take to end one after another, each of them forcibly."""
+
+STARTS_PARTS = {"demo.up"}
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
@@ -81,7 +87,11 @@ class PrefectApi:
 
 @asynccontextmanager
 async def module(folder: Path, *command: str, **variables: str) -> AsyncIterator[Process]:
-    """Run ``python -m command`` in the project's folder until the block ends."""
+    """Run ``python -m command`` in the project's folder until the block ends.
+
+    What it started ends too, where it was killed or did not come to that: parts of it have groups
+    of their own, and know ``folder``.
+    """
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", *command, cwd=PROJECT, env=environment(folder, **variables),
         stdin=DEVNULL, stdout=PIPE, stderr=None, start_new_session=True,
@@ -89,7 +99,13 @@ async def module(folder: Path, *command: str, **variables: str) -> AsyncIterator
     try:
         yield process
     finally:
-        await ended(process)
+        try:
+            await ended(process, seconds=END_SECONDS)
+        finally:
+            # What a test stopped cannot end by itself.
+            for part, _ in processes_of(folder) if command[0] in STARTS_PARTS else ():
+                with suppress(ProcessLookupError):
+                    os.kill(part, signal.SIGKILL)
         assert process.stdout
         await process.stdout.read()
 
@@ -107,7 +123,7 @@ def processes_of(folder: Path) -> list[tuple[int, str]]:
             known = (each / "environ").read_bytes() + (each / "cmdline").read_bytes()
         except OSError:  # it ended, or is somebody else's
             continue
-        if str(folder).encode() in known:
+        if int(each.name) != os.getpid() and str(folder).encode() in known:
             command = (each / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             found.append((int(each.name), command))
     return found

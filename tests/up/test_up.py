@@ -59,7 +59,8 @@ async def test_up_runs_deployments_and_finds_its_data_again(tmp_path: Path) -> N
             paused = await api.ask("GET", "deployments/name/collect-otx/otx")
             assert paused["paused"]
             await api.ask("POST", f"deployments/{paused['id']}/resume_deployment")
-            process.send_signal(signal.SIGINT)
+            for number in (signal.SIGINT, signal.SIGTERM):  # a person who insists
+                process.send_signal(number)
             assert await asyncio.wait_for(process.wait(), 60) == 0
     assert left_of(folder) == []
     assert len(table(folder / "records.db")) == 2

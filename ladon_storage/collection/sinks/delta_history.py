@@ -3,7 +3,8 @@
 - The log is read from the commit on that was looked at last. What this sink committed names a page,
   and everything else is somebody else's.
 - Rows that a commit of somebody else's took out, and that are not in the table, were deleted on
-  purpose. They are noted in a table beside it, `<table>_deleted`, before anything is looked up.
+  purpose. They are noted in a table beside it, `<table>_deleted`, before anything is looked up. A
+  note without a version says that none before it holds: the record was removed at its source.
 - A table that was restored, or repaired after files were lost, lacks rows that nobody meant to
   delete. Its positions stay ahead of its rows, so that those written before do not hold any more:
   what does is the position at the version that was restored.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -45,6 +46,10 @@ _SEEN, _RESTORED, _RESTORED_TO = "ladon-seen", "ladon-restored", "ladon-restored
 _HAS_DELETED, _HAS_RESTORED, _FLAGS, _NUMBERED = 1, 2, 4, 2**40
 
 Numbers = Callable[[str], int | None]
+
+_NOTED = (*VERSION_KEYS, "deleted_at")
+_NOTED_ROW = ("record_id", "version", "collected_at", "returned_at")
+"""What tells a row that was deleted from one of the same version that was stored after that."""
 
 
 @dataclass(slots=True)
@@ -156,13 +161,7 @@ class History:
         """Return what was deleted on purpose of some ids; ``None``: nothing was in the table."""
         if not self._has_deleted:
             return None
-        return self._known_of(source_id).find_places(ids)
-
-    def batches(self, source_id: str) -> Iterator[pa.RecordBatch]:
-        """Yield ids and times of all that was deleted on purpose of a source."""
-        if self._has_deleted:
-            table = self._deleted_table()
-            yield from table.read(table.files(source_id), ("record_id", "record_timestamp"))
+        return _holding(self._known_of(source_id).find(ids))
 
     def position_numbers(self, number: str) -> tuple[Numbers, bool]:
         """Return what looks up the numbers of a position that holds, and whether it is the last.
@@ -223,7 +222,10 @@ class History:
             return
         found.is_changed = found.is_changed or bool(actions["remove"] or actions["add"])
         removed = [each for each in actions["remove"] if each.get("dataChange", True)]
-        if removed and not is_noted and not operation.startswith("UPDATE"):
+        if removed and is_noted and self._deleted:  # by another run
+            self._deleted.refresh()
+            self._known.clear()
+        elif removed and not is_noted and not operation.startswith("UPDATE"):
             self._see_removed(version, removed, actions["add"], found.deleted)
 
     def _see_removed(
@@ -266,32 +268,47 @@ class History:
     def _note_deleted(self, source_id: str, day: str, removed: File, here: list[File]) -> int:
         """Note the rows of a file that are in no other one, and return how many those are.
 
-        Not those that are marked as removed: the source says them anew once it lists them.
+        Not those that are marked as removed: the source says them anew once it lists them, and what
+        was noted of them before holds no more.
         """
         table, count = self._table, 0
         keys = VERSION_KEYS if self._keeps_all else (*KEYS, "collected_at")
-        for read in table.read([removed], (*keys, "removed_at")):
-            batch = read.filter(pc.is_null(read["removed_at"])).select(keys)
+        for batch in table.read([removed], (*keys, "removed_at")):
             ids = batch["record_id"].unique().sort().to_pylist()
             if not ids:
                 continue
             near = [each for each in here if each.may_hold(ids[0], ids[-1])]
-            rows = _others(pa.Table.from_batches([batch]), _pairs(self._present(near, ids)))
-            if not rows.num_rows:
-                continue
-            # Noted before, too, where a run died behind that: each is once in what is noted.
+            there = _keys_of(self._present(near, ids), VERSION_KEYS[:2])
+            rows = _others(pa.Table.from_batches([batch]), there)
+            is_said = pc.is_null(rows["removed_at"])
+            unsaid, rows = rows.filter(pc.invert(is_said)), rows.filter(is_said)
             count += rows.num_rows
-            known = self._known_of(source_id)
-            rows = _others(rows, _pairs([known.find(ids)]))
-            if not rows.num_rows:
-                continue
-            now = pa.array([now_in_microseconds()] * rows.num_rows, pa.int64()).cast(INSTANT)
-            rows = rows.append_column("deleted_at", now)
-            rows = as_schema(rows, without_partitions(DELETED))
-            deleted = self._deleted_table()
-            deleted.commit([deleted.add(source_id, day, rows)], {})
-            known.add(rows)
+            noted = self._known_of(source_id).find(rows["record_id"].unique().to_pylist())
+            # Noted before, too, where a run died behind that: each is once in what is noted.
+            rows = _others(rows, _keys_of([noted], _NOTED_ROW), _NOTED_ROW)
+            self._append(source_id, day, rows)
+            noted = self.deleted(source_id, unsaid["record_id"].unique().to_pylist())
+            if noted is not None and noted.num_rows:
+                ids = noted["record_id"].unique()
+                unsaid = unsaid.filter(pc.is_in(unsaid["record_id"], ids))
+                nothing = pa.array([""] * unsaid.num_rows, pa.string())
+                place = unsaid.schema.get_field_index("version")
+                self._append(source_id, day, unsaid.set_column(place, "version", nothing))
         return count
+
+    def _append(self, source_id: str, day: str, rows: pa.Table) -> None:
+        """Add what was deleted to what is noted, behind all that is."""
+        if not rows.num_rows:
+            return
+        known = self._known_of(source_id)
+        noted = known.find(rows["record_id"].unique().to_pylist())["deleted_at"].cast(pa.int64())
+        now = max([now_in_microseconds(), *(each + 1 for each in noted.to_pylist())])
+        instants = pa.array([now] * rows.num_rows, pa.int64()).cast(INSTANT)
+        rows = rows.append_column("deleted_at", instants)
+        rows = as_schema(rows, without_partitions(DELETED))
+        deleted = self._deleted_table()
+        deleted.commit([deleted.add(source_id, day, rows)], {})
+        known.add(rows)
 
     def _present(self, files: list[File], ids: list[str]) -> Iterator[pa.Table]:
         for file in files:
@@ -336,7 +353,7 @@ class History:
 
     def _known_of(self, source_id: str) -> Known:
         if source_id not in self._known:
-            self._known[source_id] = Known(self._deleted_table(), source_id)
+            self._known[source_id] = Known(self._deleted_table(), source_id, _NOTED)
         return self._known[source_id]
 
 
@@ -361,18 +378,35 @@ def _file(action: dict[str, Any]) -> File:
     return File(unquote(action["path"]), 0, None, day, None, None, None, named=action["path"])
 
 
-def _others(rows: pa.Table, pairs: set[tuple[str, str]]) -> pa.Table:
-    """Return the rows of other versions."""
-    columns = rows["record_id"].to_pylist(), rows["version"].to_pylist()
-    return rows.filter(pa.array([each not in pairs for each in zip(*columns, strict=True)]))
+def _others(
+    rows: pa.Table, known: set[tuple[Any, ...]], keys: Sequence[str] = VERSION_KEYS[:2]
+) -> pa.Table:
+    """Return the rows that are not known by their keys."""
+    return rows.filter(pa.array([each not in known for each in _tuples(rows, keys)], pa.bool_()))
 
 
-def _pairs(tables: Any) -> set[tuple[str, str]]:
-    return {
-        pair
-        for rows in tables
-        for pair in zip(rows["record_id"].to_pylist(), rows["version"].to_pylist(), strict=True)
-    }
+def _keys_of(tables: Any, keys: Sequence[str]) -> set[tuple[Any, ...]]:
+    return {each for rows in tables for each in _tuples(rows, keys)}
+
+
+def _tuples(rows: Any, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    there = set(rows.schema.names)
+    nothing = [None] * rows.num_rows
+    columns = [rows[name].to_pylist() if name in there else nothing for name in keys]
+    return zip(*columns, strict=True)
+
+
+def _holding(noted: pa.Table) -> pa.Table:
+    """Return what of the notes about deletions holds: of each version the last, in their order."""
+    noted = noted.sort_by("deleted_at")
+    last: dict[str, dict[str, int]] = {}
+    for number, (record_id, version) in enumerate(_tuples(noted, VERSION_KEYS[:2])):
+        if version:
+            last.setdefault(record_id, {})[version] = number
+        else:
+            last.pop(record_id, None)
+    held = sorted(number for each in last.values() for number in each.values())
+    return noted.take(pa.array(held, pa.int64()))
 
 
 def _nothing(_: str) -> None:

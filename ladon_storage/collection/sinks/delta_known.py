@@ -75,9 +75,10 @@ class Known:
     Args:
         table: The table.
         source_id: The source.
+        keys: The columns that are known.
     """
 
-    def __init__(self, table: Table, source_id: str) -> None:
+    def __init__(self, table: Table, source_id: str, keys: Sequence[str] = KEYS) -> None:
         self.number: int | None = None
         """The number of the source's last commit, once it was read: what is known is true as long
         as it is."""
@@ -93,7 +94,7 @@ class Known:
         self._marked: set[str] | None = None
         self._table = table
         self._source_id = source_id
-        self._keys: Sequence[str] = KEYS
+        self._keys = keys
         self._held: list[pa.RecordBatch] | None = None
         self._filter: Filter | None = None
         self._pages = 0

@@ -73,9 +73,9 @@ def record_rows(
         pa.array([each.version for each in records], pa.string()),
         pa.array([each.timestamp for each in records], INSTANT),
         pa.array([each.payload for each in records], pa.string()),
-        pa.array(arrived, pa.int64()).cast(INSTANT),
+        pa.array(arrived, INSTANT),
         pa.nulls(count, INSTANT),
-        pa.array(returned, pa.int64()).cast(INSTANT),
+        pa.array(returned, INSTANT),
     ]
     return pa.Table.from_arrays(columns, schema=without_partitions(RECORDS).append(RETURNED))
 

@@ -248,7 +248,9 @@ class Store:
         if plan.superseded:  # a crash before it is known what is current must read them again
             numbers = None
         # Whatever its version is, a record that a page has is there.
-        back = known.marked & {each.record_id for each in records} if records else set()
+        back: set[str] = set()
+        if records and known.marked:
+            back = known.marked.intersection(each.record_id for each in records)
         result = WriteResult(tuple(plan.new), tuple(plan.changed), tuple(plan.superseded))
         if not plan.changes_rows and numbers is None and not back:
             return result
@@ -284,7 +286,7 @@ class Store:
         if (plan.back is not None or any(plan.returned)) and not table.has_column(RETURNED.name):
             table.add_column(RETURNED.name)
         rows = record_rows(plan.fresh, plan.arrived, plan.returned)
-        added = dict(by_day(rows, [each.timestamp.date() for each in plan.fresh]))
+        added = dict(by_day(rows, [each.timestamp for each in plan.fresh]))
         rewrite = Rewrite(table, source_id)
         if plan.replaced or plan.back is not None or back:
             self._rewrite(source_id, rewrite, plan, back, added)
@@ -356,9 +358,10 @@ class Store:
             files = [each for each in files if only and each.may_hold(only[0], only[-1])]
         if not listed:
             return lacking
+        deleted = self._history.deleted(source_id, list(listed))
         for found in (
             self._records.read(files, names, only),
-            self._history.batches(source_id),
+            deleted.to_batches() if deleted is not None else (),
         ):
             for batch in found:
                 ids, times = batch["record_id"], batch["record_timestamp"].cast(pa.int64())

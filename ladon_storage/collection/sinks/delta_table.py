@@ -17,7 +17,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -351,14 +351,17 @@ class Table:
         }
 
 
-def by_day(rows: pa.Table, days: Sequence[date]) -> Iterator[tuple[str, pa.Table]]:
-    """Yield the rows of each day with its name as a partition's value."""
-    if len(set(days)) == 1:
-        yield days[0].isoformat(), rows
+def by_day(rows: pa.Table, times: Sequence[datetime]) -> Iterator[tuple[str, pa.Table]]:
+    """Yield the rows of each day of their times with its name as a partition's value."""
+    if not times:
+        return
+    first = min(times).date()
+    if max(times).date() == first:
+        yield first.isoformat(), rows
         return
     numbers: dict[date, list[int]] = {}
-    for number, day in enumerate(days):
-        numbers.setdefault(day, []).append(number)
+    for number, moment in enumerate(times):
+        numbers.setdefault(moment.date(), []).append(number)
     for day, those in sorted(numbers.items()):
         yield day.isoformat(), rows.take(those)
 

@@ -26,7 +26,7 @@ from ladon_storage.collection.sinks.delta_rows import (
     microseconds,
     now_in_microseconds,
 )
-from ladon_storage.collection.sinks.versions import last_said
+from ladon_storage.collection.sinks.versions import last_said, latest_by_id
 
 Place = tuple[int, int, int]
 """Where a version stands among those of its record, by `ORDER`."""
@@ -64,6 +64,8 @@ class Plan:
     @property
     def changed(self) -> list[Record]:
         """What is stored of ids that there were, or becomes current again."""
+        if len(self.new) == len(self.fresh):
+            return list(self.again)
         new = {id(each) for each in self.new}
         changed = {id(each): each for each in (*self.fresh, *self.again) if id(each) not in new}
         return list(changed.values())
@@ -84,20 +86,10 @@ class Plan:
         return dict(zip(pairs, _numbers(self.back["returned_at"]), strict=True))
 
 
-def latest_of(records: Iterable[Record]) -> dict[str, Record]:
-    """Return the latest record of each id; at equal times what stands later."""
-    latest: dict[str, Record] = {}
-    for record in records:
-        known = latest.get(record.record_id)
-        if known is None or record.timestamp >= known.timestamp:
-            latest[record.record_id] = record
-    return latest
-
-
 def plan_latest(records: Sequence[Record], stored: pa.Table, deleted: pa.Table | None) -> Plan:
     """Return what to do with a page where one row is kept for each record."""
     plan = Plan()
-    latest = latest_of(records)
+    latest = latest_by_id(records)
     rows = _by_id(stored)
     gone = _by_id(deleted) if deleted is not None else {}
     known = gone | rows
@@ -121,7 +113,7 @@ def plan_latest(records: Sequence[Record], stored: pa.Table, deleted: pa.Table |
         ]
         plan.superseded = last_said(records, older)
     plan.fresh = list(latest.values())
-    plan.new = [each for each in plan.fresh if each.record_id not in known]
+    plan.new = [each for each in plan.fresh if each.record_id not in known] if known else plan.fresh
     plan.arrived = [now_in_microseconds()] * len(plan.fresh)
     plan.returned = [None] * len(plan.fresh)
     return plan
@@ -180,9 +172,10 @@ def plan_all(records: Sequence[Record], stored: pa.Table, deleted: pa.Table | No
     plan.arrived = _one_after_another(plan.fresh, now)
     newest = {each.record_id: each for each in plan.fresh}
     are_fresh = {id(each) for each in plan.fresh}
+    there = current_of(stored)
     returned: set[int] = set()
     back: list[Record] = []
-    for record_id, record in latest_of(records).items():
+    for record_id, record in latest_by_id(records).items():
         if record_id not in current:
             plan.new.append(record)
             continue
@@ -190,7 +183,9 @@ def plan_all(records: Sequence[Record], stored: pa.Table, deleted: pa.Table | No
         if record.version == version:
             other = newest.get(record_id)
             is_hidden = other is not None and microseconds(other.timestamp) >= moment
-            if is_hidden and returned_at == NEVER:
+            # One that was deleted stays so.
+            is_there = there.get(record_id, ("",))[0] == version
+            if is_hidden and returned_at == NEVER and is_there:
                 back.append(record)
         elif microseconds(record.timestamp) < moment:
             plan.superseded.append(record)
@@ -241,7 +236,7 @@ def _plan_of_unknown(fresh: list[Record]) -> Plan:
     plan = Plan(fresh, [now] * len(fresh), [None] * len(fresh))
     plan.new = fresh
     if len({each.record_id for each in fresh}) < len(fresh):
-        plan.new = list(latest_of(fresh).values())
+        plan.new = list(latest_by_id(fresh).values())
         plan.fresh = sorted(fresh, key=lambda each: each.timestamp)
         plan.arrived = _one_after_another(plan.fresh, now)
     return plan

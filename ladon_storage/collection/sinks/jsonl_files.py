@@ -5,7 +5,8 @@
 - A name is made of the content: who writes the same page writes the same file.
 - What cannot be used is moved to its place before the records, the marks after them, the position
   last: a crash in between does no harm.
-- The position notes how many files and bytes there are. Where there is less, it is forgotten.
+- The position notes how many files and bytes there are. Where there is less, it is forgotten, and
+  where that happens during a run, the run fails: its own position would hide the hole.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ class SourceFiles:
         self._folder = folder / table / name
         self._current = Current()
         self._older: set[bytes] = set()
+        self._found: Extent | None = None
+        """The extent with which a position was believed, until the files are read."""
         self._records = Lines(self._folder, self._current.learn, self._current.forget)
         self._rejects = Lines(
             folder / f"{table}_quarantine" / name, lambda line: digest(line["raw"])
@@ -158,6 +161,7 @@ class SourceFiles:
         try:
             noted = _NotedPosition.model_validate_json(self._position_path.read_bytes())
         except FileNotFoundError:
+            self._records.forget()
             return None
         except ValueError as error:
             raise SinkError(
@@ -173,7 +177,9 @@ class SourceFiles:
                 *(self._folder, *noted.extent, *found, self._source_id),
             )
             self._forget_position()
+            self._records.forget()
             return None
+        self._found = found
         return Position(**noted.model_dump(exclude={"extent"}))
 
     def _forget_position(self) -> None:
@@ -216,11 +222,23 @@ class SourceFiles:
                         ) from None
                 time.sleep(_POLL_SECONDS)
             try:
-                self._records.refresh()
+                are_there = self._records.refresh()
                 self._rejects.refresh()
             except TornFileError as torn:
                 self._mend(torn)
+            found, self._found = self._found, None
+            if not are_there or (found and not self._records.extent({}).holds(found)):
+                self._refuse_lost_files()
             yield
+
+    def _refuse_lost_files(self) -> NoReturn:
+        self._forget_position()
+        raise SinkError(
+            f"Files of the folder {self._folder} were removed or shortened while a run collected "
+            "into it. Run again: the source is collected from its beginning, which brings back "
+            "what was lost.",
+            self._source_id,
+        )
 
     def _mend(self, torn: TornFileError) -> NoReturn:
         """Put a torn file aside, and see to it that what was in it is collected again."""

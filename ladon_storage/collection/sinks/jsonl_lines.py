@@ -115,15 +115,19 @@ class Lines:
         self._read: dict[str, int] | None = None  # each file's bytes
         self._known: set[bytes] = set()
 
-    def refresh(self) -> None:
+    def refresh(self) -> bool:
         """Read the files that appeared since; all of them again, where one is no longer there.
+
+        Returns:
+            Whether all that were known are there.
 
         Raises:
             TornFileError: One of them ends in the middle of a line.
             SinkError: One of them has a line that no sink wrote.
         """
         names = self._names()
-        if self._read is None or not self._read.keys() <= names:
+        are_there = self._read is None or self._read.keys() <= names
+        if self._read is None or not are_there:
             for left in self._folder.glob(".*.tmp"):  # of a process that was killed
                 left.unlink()
             self._read, self._known = {}, set()
@@ -132,6 +136,11 @@ class Lines:
             size = (self._folder / name).stat().st_size
             self._known.update(self._lines(name, self._learn))
             self._read[name] = size
+        return are_there
+
+    def forget(self) -> None:
+        """Read all files again when they are read the next time."""
+        self._read = None
 
     def read(self, what: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
         """Yield what a function returns of each line of all files."""

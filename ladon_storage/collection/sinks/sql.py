@@ -82,6 +82,7 @@ class SqlSink:
         self._thread: SinkThread | None = None
         self._connection: Connection | None = None
         self._rows: Rows | None = None
+        self._place: object = None
 
     def __repr__(self) -> str:
         return f"SqlSink({self._shown!r}, table={self._tables.records.name!r}, keep={self._keep!r})"
@@ -117,7 +118,7 @@ class SqlSink:
             SinkError: The database refused it; nothing of the page was stored.
         """
         return await self._do(
-            lambda: self._opened().write(source_id, page, run_id, position),
+            lambda: self._changed(lambda rows: rows.write(source_id, page, run_id, position)),
             "store a page",
             source_id,
         )
@@ -140,7 +141,7 @@ class SqlSink:
             SinkError: The database refused it; none was.
         """
         return await self._do(
-            lambda: self._opened().mark_removed(source_id, present, most),
+            lambda: self._changed(lambda rows: rows.mark_removed(source_id, present, most)),
             "mark what was removed",
             source_id,
         )
@@ -155,7 +156,7 @@ class SqlSink:
             SinkError: The database refused it; none is.
         """
         return await self._do(
-            lambda: self._opened().revert(source_id, records),
+            lambda: self._changed(lambda rows: rows.revert(source_id, records)),
             "make an earlier version current",
             source_id,
         )
@@ -197,6 +198,7 @@ class SqlSink:
     def _open(self) -> None:
         self._connection = connection = self._database.engine().connect()
         self._make(connection)
+        self._place = self._database.place()
         self._rows = Rows(self._database, self._tables, connection)
 
     def _make(self, connection: Connection) -> None:
@@ -214,6 +216,17 @@ class SqlSink:
         if self._rows is None:
             raise SinkError(f"The sink {self._shown} could not be opened; open it again.")
         return self._rows
+
+    def _changed(self, change: Callable[[Rows], T]) -> T:
+        """Change rows, and return when that is durable where the next run looks for it."""
+        result = change(self._opened())
+        if self._database.place() != self._place:
+            raise SinkError(
+                f"The file of the sink {self._shown} was moved, removed or replaced while a run "
+                "collected into it, so that what it stored is not there. Run again: it goes on "
+                "where the file that is there now ends."
+            )
+        return result
 
     def _close(self) -> None:
         connection, self._connection, self._rows = self._connection, None, None

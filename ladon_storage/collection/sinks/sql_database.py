@@ -17,6 +17,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
+from operator import attrgetter
 from typing import Any, Literal, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -64,6 +65,10 @@ class Database(Protocol):
 
     def engine(self) -> Engine:
         """Return what opens connections on which a commit is durable."""
+        ...
+
+    def place(self) -> object:
+        """Return what another database at the same address would have another one of."""
         ...
 
     def begin_writing(self, connection: Connection, source_id: str) -> None:
@@ -115,8 +120,12 @@ class Database(Protocol):
 
     def mark(
         self, connection: Connection, source_id: str, ids: list[str], removed_at: datetime | None
-    ) -> None:
-        """Mark records that have no mark; ``None`` takes it from those that have one."""
+    ) -> int:
+        """Mark records that have no mark; ``None`` takes it from those that have one.
+
+        Returns:
+            How many rows that changed.
+        """
         ...
 
 
@@ -141,7 +150,7 @@ def statement(template: str, table: str, keep: Keep, rule: Rule = "newer") -> st
 
 def by_id(records: list[Record]) -> list[Record]:
     """Return records in the order in which every sink writes them."""
-    return sorted(records, key=lambda record: record.record_id)
+    return sorted(records, key=attrgetter("record_id"))
 
 
 def split(compared: Compared, there: Container[str]) -> Compared:

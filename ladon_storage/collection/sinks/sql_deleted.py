@@ -1,8 +1,8 @@
 """What the owner of a table deleted on purpose: noted by a trigger, and not stored again.
 
-- The trigger is the table's own, so that it sees every ``DELETE``, whoever runs it. Nothing that a
-  sink does deletes a row. ``TRUNCATE`` and ``DROP TABLE`` note nothing: what is delivered after
-  them is stored again.
+- The trigger is the table's own, so that it sees every ``DELETE`` and ``TRUNCATE``, whoever runs
+  it. Nothing that a sink does deletes a row. ``DROP TABLE`` notes nothing: what is delivered after
+  it is stored again.
 - What was deleted stays deleted as long as the source goes on saying it. Another version is a
   change, and so is one that was deleted and comes back after another.
 - What is marked as removed is no longer said. Deleting it notes nothing, and forgets what was noted
@@ -37,36 +37,38 @@ END
 """
 
 # With the rights of who made it: whoever may delete a record need not know of this table.
+# What is truncated is in no transition table, and still there before that.
 _POSTGRESQL_FUNCTION = """
 CREATE OR REPLACE FUNCTION {schema}.ladon_note_deleted() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    gone text := CASE TG_OP WHEN 'TRUNCATE' THEN format('%%I.%%I', TG_TABLE_SCHEMA, TG_TABLE_NAME)
+                 ELSE 'gone' END;
+    replaced text := CASE TG_ARGV[1] WHEN 'all' THEN 'replaced_at' ELSE 'NULL::timestamptz' END;
 BEGIN
-DELETE FROM {schema}.ladon_deleted AS noted USING gone WHERE gone.removed_at IS NOT NULL
-AND noted.table_name = TG_ARGV[0] AND noted.source_id = gone.source_id
-AND noted.record_id = gone.record_id;
-IF TG_ARGV[1] = 'all' THEN
-    INSERT INTO {schema}.ladon_deleted
+EXECUTE format('DELETE FROM {schema}.ladon_deleted AS noted USING %%s AS gone
+    WHERE gone.removed_at IS NOT NULL AND noted.table_name = $1
+    AND noted.source_id = gone.source_id AND noted.record_id = gone.record_id', gone)
+USING TG_ARGV[0];
+EXECUTE format('INSERT INTO {schema}.ladon_deleted
     (table_name, source_id, record_id, version, record_timestamp, deleted_at, replaced_at)
-    SELECT TG_ARGV[0], source_id, record_id, version, record_timestamp, clock_timestamp(),
-           replaced_at FROM gone WHERE removed_at IS NULL
+    SELECT $1, source_id, record_id, version, record_timestamp, clock_timestamp(), %%s
+    FROM %%s AS gone WHERE removed_at IS NULL
     ON CONFLICT (table_name, source_id, record_id, version) DO UPDATE
     SET record_timestamp = excluded.record_timestamp, deleted_at = excluded.deleted_at,
-        replaced_at = excluded.replaced_at;
-ELSE
-    INSERT INTO {schema}.ladon_deleted
-    (table_name, source_id, record_id, version, record_timestamp, deleted_at, replaced_at)
-    SELECT TG_ARGV[0], source_id, record_id, version, record_timestamp, clock_timestamp(),
-           NULL::timestamptz FROM gone WHERE removed_at IS NULL
-    ON CONFLICT (table_name, source_id, record_id, version) DO UPDATE
-    SET record_timestamp = excluded.record_timestamp, deleted_at = excluded.deleted_at,
-        replaced_at = excluded.replaced_at;
-END IF;
+        replaced_at = excluded.replaced_at', replaced, gone)
+USING TG_ARGV[0];
 RETURN NULL;
 END $$
 """
 
 _POSTGRESQL = """
 CREATE TRIGGER "{trigger}" AFTER DELETE ON "{table}" REFERENCING OLD TABLE AS gone
+FOR EACH STATEMENT EXECUTE FUNCTION {schema}.ladon_note_deleted('{table}', '{keep}')
+"""
+
+_POSTGRESQL_TRUNCATED = """
+CREATE TRIGGER "{truncated}" BEFORE TRUNCATE ON "{table}"
 FOR EACH STATEMENT EXECUTE FUNCTION {schema}.ladon_note_deleted('{table}', '{keep}')
 """
 
@@ -96,9 +98,14 @@ def trigger_of(table: str) -> str:
     return f"ladon_gone_{table}"  # with the longest name of a table the 63 bytes of PostgreSQL
 
 
+def _truncated_of(table: str) -> str:
+    return f"ladon_void_{table}"
+
+
 def note_deletions(connection: Connection, table: str, keep: Keep) -> None:
     """Make the trigger of a table, and take it from a table that had this name before."""
     names = {"table": table, "trigger": trigger_of(table), "keep": keep, "replaced": "NULL"}
+    names["truncated"] = _truncated_of(table)
     if connection.dialect.name == "sqlite":
         if keep == "all":
             names["replaced"] = "OLD.replaced_at"
@@ -108,12 +115,13 @@ def note_deletions(connection: Connection, table: str, keep: Keep) -> None:
     names["schema"] = connection.exec_driver_sql(
         "SELECT quote_ident(current_schema())"
     ).scalar_one()
-    # That of an older release knows nothing of marks.
-    if not connection.exec_driver_sql(_POSTGRESQL_IS_MADE, ("%removed_at%",)).scalar_one():
+    # That of an older release knows less.
+    if not connection.exec_driver_sql(_POSTGRESQL_IS_MADE, ("%TRUNCATE%",)).scalar_one():
         connection.exec_driver_sql(_POSTGRESQL_FUNCTION.format(**names))
-    for (other,) in connection.exec_driver_sql(_POSTGRESQL_OTHERS, (names["trigger"],)).all():
-        connection.exec_driver_sql(f'DROP TRIGGER "{names["trigger"]}" ON {other}')
-    connection.exec_driver_sql(_POSTGRESQL.format(**names))
+    for kind, made in (("trigger", _POSTGRESQL), ("truncated", _POSTGRESQL_TRUNCATED)):
+        for (other,) in connection.exec_driver_sql(_POSTGRESQL_OTHERS, (names[kind],)).all():
+            connection.exec_driver_sql(f'DROP TRIGGER "{names[kind]}" ON {other}')
+        connection.exec_driver_sql(made.format(**names))
 
 
 def let_readers_read(connection: Connection, table: str, name: str) -> None:

@@ -89,6 +89,8 @@ AND a.attnum > 0 AND NOT a.attisdropped
 UNION ALL SELECT c.relname, t.tgname, false
 FROM pg_class AS c JOIN pg_trigger AS t ON t.tgrelid = c.oid AND NOT t.tgisinternal
 AND t.tgname LIKE 'ladon\\_gone\\_%%' AND t.tgnargs = 2
+AND EXISTS (SELECT FROM pg_trigger AS o WHERE o.tgrelid = c.oid AND o.tgname = 'ladon_void_'
+            || substr(t.tgname, 12))
 WHERE c.relnamespace = current_schema()::regnamespace AND c.relname = ANY(%s)
 """
 
@@ -140,6 +142,9 @@ class Postgresql:
     def engine(self) -> Engine:
         """Return what connects, and notices when a connection is lost."""
         return _engine(self._url)
+
+    def place(self) -> None:
+        """Tell nothing: the server knows where its tables are."""
 
     def begin_writing(self, connection: Connection, source_id: str) -> None:
         """Take the source's lock; of its own accord a transaction waits for single rows alone."""
@@ -224,10 +229,10 @@ class Postgresql:
 
     def mark(
         self, connection: Connection, source_id: str, ids: list[str], removed_at: datetime | None
-    ) -> None:
+    ) -> int:
         """Send the ids as an array."""
         marking = self._unmark if removed_at is None else self._mark
-        connection.exec_driver_sql(marking, (removed_at, source_id, ids))
+        return connection.exec_driver_sql(marking, (removed_at, source_id, ids)).rowcount
 
 
 @lru_cache  # it holds no connection, and the statements that it has compiled

@@ -23,6 +23,7 @@ from ladon_storage.collection.sinks.sql_deleted import Deleted, Deletions, Gone
 from ladon_storage.collection.sinks.sql_history import History, RunClock
 from ladon_storage.collection.sinks.sql_tables import Tables
 from ladon_storage.collection.sinks.versions import last_said, latest
+from ladon_storage.errors import SinkError
 
 
 class Rows:
@@ -128,9 +129,12 @@ class Rows:
             if unknown:
                 now = self._clock.now()
                 written = database.store(connection, source_id, unknown, now)
-                if written != len(unknown) and not is_last:
-                    transaction.rollback()
-                    return None
+                if written != len(unknown):
+                    if not is_last:
+                        transaction.rollback()
+                        return None
+                    left = database.compare(connection, source_id, unknown, are_replaced=False)
+                    self._refuse_left_out(source_id, len(left.new) + len(left.changed))
                 if self._keeps_all:
                     said = {each.record_id: each for each in latest(records)}
                     older = self._history.settle(source_id, unknown, compared, said, now, gone)
@@ -155,7 +159,11 @@ class Rows:
             return compared
         current = self._history.current(source_id, gone) if self._keeps_all else {}
         said = {each.record_id: each for each in latest(records)}
-        return self._deletions.without(compared, gone, current, said)
+        wanted = self._deletions.without(compared, gone, current, said)
+        # The sink had them: they were not missed.
+        again = [each for each in wanted.new if each.record_id in gone]
+        new = [each for each in wanted.new if each.record_id not in gone]
+        return Compared(new, [*wanted.changed, *again], wanted.superseded)
 
     def _again(self, source_id: str, superseded: list[Record], gone: Gone) -> list[Record]:
         """Return the versions that are there, and become current again at once."""
@@ -184,8 +192,24 @@ class Rows:
                         or each.record_id not in gone
                         or gone[each.record_id][-1].version != each.version
                     ]
-                return database.store(connection, source_id, records, self._clock.now(), "any")
-            return self._history.make_current(source_id, records, gone, self._clock.opened)
+                count = database.store(connection, source_id, records, self._clock.now(), "any")
+            else:
+                count = self._history.make_current(source_id, records, gone, self._clock.opened)
+            left = database.compare(connection, source_id, records, are_replaced=True)
+            lost = [each for each in (*left.new, *left.changed) if each.record_id not in gone]
+            self._refuse_left_out(source_id, len(lost) + len(left.superseded))
+            return count
+
+    def _refuse_left_out(self, source_id: str, count: int) -> None:
+        """Refuse rows that were written without an error, and are not there."""
+        if count > 0:
+            raise SinkError(
+                f"The table {self._tables.records.name!r} left out {count} of the rows that were "
+                f"written for source {source_id!r}: a trigger, a rule, a policy or a constraint of "
+                "its owner does that, and none of them was stored. Take it away, or use another "
+                "table.",
+                source_id,
+            )
 
     def lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
         """Return the ids of which there is no row of that time or later, and none was deleted."""
@@ -229,7 +253,8 @@ class Rows:
             missing, back = self._mistaken(source_id, present, most)
             for ids, removed_at in ((missing, now), (back, None)):
                 for batch in batches(sorted(ids)):
-                    self._database.mark(connection, source_id, list(batch), removed_at)
+                    marked = self._database.mark(connection, source_id, batch, removed_at)
+                    self._refuse_left_out(source_id, len(batch) - marked)
         return len(missing)
 
     def _mistaken(

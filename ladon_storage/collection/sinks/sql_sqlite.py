@@ -39,8 +39,9 @@ UNION ALL SELECT tbl_name, name, 0 FROM sqlite_master
 WHERE type = 'trigger' AND name LIKE 'ladon\\_gone\\_%' ESCAPE '\\' AND sql LIKE '%OLD.removed_at%'
 """
 
-# Rows are passed as JSON, so that thousands of them are one step of SQLite, during which other
-# threads run. An instant without microseconds is written shorter in JSON than in the table.
+# What is looked up is passed as JSON, so that thousands of records are one step of SQLite, during
+# which other threads run. An instant without microseconds is written shorter in JSON than in the
+# table.
 _PAGE = """
 WITH page AS (
     SELECT key, json_extract(value, '$[0]') AS record_id, json_extract(value, '$[1]') AS version,
@@ -52,7 +53,14 @@ WITH page AS (
 
 _INSERT = """
 INSERT INTO {table} (source_id, record_id, version, record_timestamp, payload, collected_at)
-{page} SELECT ?, record_id, version, record_timestamp, payload, ? FROM page WHERE true {on_conflict}
+VALUES {rows} {on_conflict}
+"""
+
+# Each record of a page that is known is found by this alone, which costs less than `_COMPARED`.
+_NOT_AS_IT_IS = """
+SELECT json_group_array(page.key) FROM json_each(?) AS page
+LEFT JOIN {table} AS t ON t.source_id = ? AND t.record_id = page.key
+WHERE t.version IS NOT page.value
 """
 
 # A record is new (0), changes a row (1) or is superseded (2). What is told is that, and three times
@@ -89,8 +97,11 @@ SELECT 1 FROM {table} AS t
 WHERE t.source_id = ? AND t.record_id = page.key AND t.record_timestamp >= page.value)
 """
 
+_INSERTED_ROWS = 100
+"""So many rows make one statement; more of them make none cheaper."""
+
 _INSERTED_CHARACTERS = 2**18
-"""So many characters of payloads make one JSON text, which is a few times in memory."""
+"""So many characters of payloads end a statement, which is a few times in memory."""
 
 _MARK = """
 UPDATE {table} SET removed_at = ?
@@ -126,16 +137,17 @@ class Sqlite:
                 f"write its address as {self.example}."
             )
         self._url = url
-        self._folder = Path(url.database).parent
+        self._path = Path(url.database)
+        self._folder = self._path.parent
         self._keep = keep
-        insert = _INSERT.replace("{page}", _PAGE)
-        self._inserts = {rule: statement(insert, table, keep, rule) for rule in RULES}
+        self._inserts = {rule: statement(_INSERT, table, keep, rule) for rule in RULES}
         self._compared, self._unknown, self._unknown_or_replaced = (
             statement(each.replace("{page}", _PAGE), table, keep)
             for each in (_COMPARED, _UNKNOWN, _UNKNOWN_OR_REPLACED)
         )
-        self._mark, self._unmark, self._there, self._lacking = (
-            statement(each, table, keep) for each in (_MARK, _UNMARK, _THERE, _LACKING)
+        self._mark, self._unmark, self._there, self._lacking, self._not_as_it_is = (
+            statement(each, table, keep)
+            for each in (_MARK, _UNMARK, _THERE, _LACKING, _NOT_AS_IT_IS)
         )
 
     def engine(self) -> Engine:
@@ -146,6 +158,14 @@ class Sqlite:
             )
         # The engine of a relative path keeps the folder in which it was made.
         return _engine(self._url, None if self._folder.is_absolute() else Path.cwd())
+
+    def place(self) -> tuple[int, int] | None:
+        """Return the file's number: one that was removed can be written to while it is open."""
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
 
     def begin_writing(self, connection: Connection, source_id: str) -> None:
         """Take the file's only lock at once: what reads first cannot wait for who writes."""
@@ -172,6 +192,10 @@ class Sqlite:
         are_replaced: bool,
     ) -> Compared:
         """Let SQLite compare: a row that is fetched costs more than one that is looked up."""
+        if self._keep == "latest":
+            records = self._without_known(connection, source_id, records)
+            if not records:
+                return Compared()
         page = _json([(each.record_id, each.version, each.timestamp) for each in records])
         asked = self._compared
         if self._keep == "all":
@@ -187,6 +211,18 @@ class Sqlite:
             there = self._ids_there(connection, source_id, ids)
             return split(compared, there)
         return compared
+
+    def _without_known(
+        self, connection: Connection, source_id: str, records: list[Record]
+    ) -> list[Record]:
+        """Leave out the records, each of another id, that are there in the same version."""
+        page = orjson.dumps({each.record_id: each.version for each in records}).decode()
+        found = connection.exec_driver_sql(self._not_as_it_is, (page, source_id)).scalar_one()
+        unknown = set(orjson.loads(found))
+        if not unknown:
+            return []
+        left = [each for each in records if each.record_id in unknown]
+        return left if len(left) == len(unknown) else records
 
     def are_unknown(self, connection: Connection, source_id: str, ids: list[str]) -> bool:
         """Stop at the first that is there."""
@@ -213,35 +249,46 @@ class Sqlite:
         now: datetime,
         rule: Rule = "newer",
     ) -> int:
-        """Pass the rows as JSON: a statement for each record costs twice as much."""
-        collected_at = instant_text(now)
-        return sum(
-            connection.exec_driver_sql(
-                self._inserts[rule], (rows, source_id, collected_at)
-            ).rowcount
-            for rows in _inserted(by_id(records))
-        )
+        """Pass a hundred rows at once: one statement for each costs more, and so does JSON."""
+        insert, collected_at, written = self._inserts[rule], instant_text(now), 0
+        for some in _inserted(by_id(records)):
+            values = [source_id, collected_at]
+            for each in some:
+                values += each.record_id, each.version, instant_text(each.timestamp), each.payload
+            asked = insert.replace("{rows}", _rows(len(some)))
+            written += connection.exec_driver_sql(asked, tuple(values)).rowcount
+        return written
 
     def mark(
         self, connection: Connection, source_id: str, ids: list[str], removed_at: datetime | None
-    ) -> None:
+    ) -> int:
         """Pass the ids as one JSON text."""
         at = None if removed_at is None else instant_text(removed_at)
         marking = self._unmark if removed_at is None else self._mark
-        connection.exec_driver_sql(marking, (at, source_id, json.dumps(ids)))
+        return connection.exec_driver_sql(marking, (at, source_id, json.dumps(ids))).rowcount
 
 
-def _inserted(records: list[Record]) -> Iterator[str]:
-    """Yield the texts by which all records are inserted."""
-    rows, characters = [], 0
-    for each in records:
-        rows.append((each.record_id, each.version, each.timestamp, each.payload))
+def _inserted(records: list[Record]) -> Iterator[list[Record]]:
+    """Yield what one statement inserts."""
+    first, characters = 0, 0
+    for place, each in enumerate(records, 1):
         characters += len(each.payload)
-        if characters >= _INSERTED_CHARACTERS:
-            yield _json(rows)
-            rows, characters = [], 0
-    if rows:
-        yield _json(rows)
+        if characters >= _INSERTED_CHARACTERS or place - first == _INSERTED_ROWS:
+            yield records[first:place]
+            first, characters = place, 0
+    if first < len(records):
+        yield records[first:]
+
+
+@lru_cache(_INSERTED_ROWS)
+def _rows(count: int) -> str:
+    """Return the places of so many rows; the first two values are the same in each.
+
+    >>> _rows(2)
+    '(?1,?3,?4,?5,?6,?2),(?1,?7,?8,?9,?10,?2)'
+    """
+    rows = ((4 * row + each for each in (3, 4, 5, 6)) for row in range(count))
+    return ",".join(f"(?1,{','.join(f'?{place}' for place in row)},?2)" for row in rows)
 
 
 def _json(rows: list[Any]) -> str:

@@ -9,12 +9,21 @@ from ladon_storage.collection.records import Record
 
 def latest(records: Iterable[Record]) -> list[Record]:
     """Return the newest record of each id; at equal times the one that arrived later."""
-    found: dict[str, Record] = {}
+    return list(latest_by_id(records).values())
+
+
+def latest_by_id(records: Iterable[Record]) -> dict[str, Record]:
+    """Return the newest record of each id by its id, as `latest` does."""
+    records = list(records)
+    found = {each.record_id: each for each in records}
+    if len(found) == len(records):  # as in nearly every page
+        return found
+    found.clear()
     for record in records:
         known = found.get(record.record_id)
         if known is None or record.timestamp >= known.timestamp:
             found[record.record_id] = record
-    return list(found.values())
+    return found
 
 
 def last_said(records: Sequence[Record], superseded: Sequence[Record]) -> list[Record]:

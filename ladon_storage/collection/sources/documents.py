@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -47,7 +46,6 @@ MAX_ITEMS = 10_000_000
 _VERSION = version("ladon-storage")
 
 _WINDOW_BYTES = 2**18
-_TURN_SECONDS = 0.02
 _NEAR = 16
 """So near to its end a window may break off a number, a word or an escape."""
 
@@ -108,7 +106,11 @@ async def read_document(body: bytes, path: str) -> Document:
         if len(body) > MAX_ITEM_BYTES:
             raise TooMuchError(f"it is larger than {MAX_ITEM_BYTES} bytes, and no UTF-8")
         body = body.decode(encoding).encode("utf-8", "surrogatepass")
-    return await _Scan(body, len("\ufeff".encode()) if encoding == "utf-8-sig" else 0).read(path)
+    scan = _Scan(body, len("\ufeff".encode()) if encoding == "utf-8-sig" else 0)
+    try:
+        return await asyncio.to_thread(scan.read, path)
+    finally:
+        scan.is_wanted = False
 
 
 def document_digest(source: BaseModel, body: bytes) -> str:
@@ -334,7 +336,7 @@ class ManyKeyed(_Many, Mapping[str, Any]):
 
 
 class _Scan:
-    """One pass over a large document."""
+    """One pass over a large document, in a thread, which ends once nothing waits for it."""
 
     def __init__(self, body: bytes, start: int) -> None:
         self._body = body
@@ -343,34 +345,34 @@ class _Scan:
         self._keeps = False
         self._around = 0
         self._values_around = 0
-        self._rested = time.monotonic()
+        self.is_wanted = True
 
-    async def read(self, path: str) -> Document:
-        self._keeps = len(self._body) <= 2 * MAX_ITEM_BYTES and await self._has_few_values()
-        envelope = await self._descend(path)
+    def read(self, path: str) -> Document:
+        self._keeps = len(self._body) <= 2 * MAX_ITEM_BYTES and self._has_few_values()
+        envelope = self._descend(path)
         if self._reader.peek():
             self._reader.fail("extra data")
         return Document(envelope, self._found)
 
-    async def _has_few_values(self) -> bool:
+    def _has_few_values(self) -> bool:
         count = 0
         for first in range(0, len(self._body), AT_ONCE_BYTES):
             count += _more_values(self._body[first : first + AT_ONCE_BYTES])
-            await self._rest()
+            self._go_on()
         return count <= MAX_VALUES
 
-    async def _descend(self, path: str) -> Any:
+    def _descend(self, path: str) -> Any:
         """Return what comes next, without the records, which are at the path from here on."""
         if not path:
-            return await self._records()
+            return self._records()
         opened = self._reader.peek()
         if opened == "{":
-            return await self._object(path)
+            return self._object(path)
         if opened == "[":
-            return await self._list(path)
-        return await self._value()
+            return self._list(path)
+        return self._value()
 
-    async def _object(self, path: str) -> dict[str, Any]:
+    def _object(self, path: str) -> dict[str, Any]:
         reader, envelope, keys = self._reader, dict[str, Any](), KeySet()
         first, _, rest = path.partition(".")
         is_named = False
@@ -383,16 +385,16 @@ class _Scan:
             keys.add(key)
             if key == path:  # which may have dots itself, and goes before the one that leads down
                 is_named, self._found = True, None
-                envelope[key] = await self._descend("")
+                envelope[key] = self._descend("")
             elif key == first and not is_named:
                 self._found = None
-                envelope[key] = await self._descend(rest)
+                envelope[key] = self._descend(rest)
             else:
-                envelope[key] = await self._value()
+                envelope[key] = self._value()
             if reader.take(",}") == "}":
                 return envelope
 
-    async def _list(self, path: str) -> list[Any]:
+    def _list(self, path: str) -> list[Any]:
         reader, envelope = self._reader, list[Any]()
         first, _, rest = path.partition(".")
         reader.take("[")
@@ -401,11 +403,11 @@ class _Scan:
             return envelope
         while True:
             is_here = first.isdecimal() and int(first) == len(envelope)
-            envelope.append(await (self._descend(rest) if is_here else self._value()))
+            envelope.append(self._descend(rest) if is_here else self._value())
             if reader.take(",]") == "]":
                 return envelope
 
-    async def _value(self) -> Any:
+    def _value(self) -> Any:
         """Return a value that is around the records; all of them are bounded together."""
         before = self._reader.place
         value = self._reader.value()
@@ -416,14 +418,14 @@ class _Scan:
             raise TooMuchError(
                 f"around its records it has more than {MAX_ITEM_BYTES} bytes or {MAX_VALUES} values"
             )
-        await self._rest()
+        self._go_on()
         return value
 
-    async def _records(self) -> Any:
+    def _records(self) -> Any:
         """Go behind the records, and return what stands in their place."""
         opened = self._reader.peek()
         if opened not in ("[", "{"):
-            self._found = await self._value()
+            self._found = self._value()
             return self._found
         start, count, kept = self._reader.offset, 0, list[tuple[str, Any]]()
         keys = KeySet()
@@ -435,7 +437,7 @@ class _Scan:
                 keys.add(pair[0])
             if self._keeps:
                 kept.append(pair)
-            await self._rest()
+            self._go_on()
         if self._keeps:
             self._found = [item for _, item in kept] if opened == "[" else dict(kept)
         else:
@@ -443,11 +445,9 @@ class _Scan:
             self._found = many(self._body, start, self._reader.offset, count)
         return [] if opened == "[" else {}
 
-    async def _rest(self) -> None:
-        """Let others have their turn, if it is time."""
-        if time.monotonic() - self._rested > _TURN_SECONDS:
-            await asyncio.sleep(0)
-            self._rested = time.monotonic()
+    def _go_on(self) -> None:
+        if not self.is_wanted:
+            raise asyncio.CancelledError
 
 
 def _more_values(sent: bytes | str) -> int:

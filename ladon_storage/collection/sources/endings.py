@@ -5,8 +5,8 @@
   since one that comes twice may have taken the place of another.
 - What an earlier page stated binds an end that says nothing. Of totals that differ, the greatest
   does, until the list is read again, or its first page, and states the smaller one.
-- "There are more" on the last page with items is no such statement: many APIs say so of any page
-  that is full. An end behind it that says nothing at all is only declared.
+- "There are more" is taken back by a page that says the contrary. One that says nothing does not,
+  but for a list without a next link: where there is no link, no page follows.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from ladon_storage.collection.sources.evidence import (
     declared_total,
     flags,
     is_over,
+    is_sign,
     linked,
     misses_front,
+    next_in,
     number_in,
     promise,
     promised_at,
     stated_pages,
     usual_total,
 )
+from ladon_storage.collection.sources.http import OK, HttpAnswer
 from ladon_storage.collection.sources.items import value_at
 from ladon_storage.collection.sources.listing import Api, ListPage, MovedError, Tally
 from ladon_storage.collection.sources.paging import (
@@ -58,24 +61,36 @@ class Ending:
         self._latest: Total | None = None
         self._earliest: Total | None = None
         self._pages = self._latest_pages = 0
+        self._is_numbered = True
+        """Whether each page states its own number alone, which looks like that of all pages."""
+        self._last: HttpAnswer | None = None
+        self._around: set[str] | None = None
+        self._lost: list[str] = []
+        self._counts_others = False
+        """Whether the total is that of another list, such as of all times."""
         self._asked = 0
-        self._largest = 0
+        self._largest = self._first = 0
         self._led: str | None = None
+        self._flagged = self._flagged_before = self._has_shrunk = False
         self.filled = 0
         self.led_on = False
 
     def note(self, page: ListPage) -> None:
         """Add a page that is read, also one without an item."""
         self._asked += 1
+        self._note_envelope(page)
         if not page.keys:
             return
         if not self.filled:
             self._check_front(page)
+            self._first = page.got.count
         self.filled += 1
         self._largest = max(self._largest, page.got.count)
+        self._last = page.got.answer
         self._heed(page)
         is_led = not isinstance(self._paging, NextLink | Cursor | LinkHeader)
-        self._led = self._promise(page, heeds_next=is_led) if page.keys else self._led
+        self._led = self._promise(page, heeds_next=is_led)
+        self._flagged_before, self._flagged = self._flagged, self._says_more(page) is True
 
     def _check_front(self, page: ListPage) -> None:
         got = page.got
@@ -94,6 +109,7 @@ class Ending:
             self._most = max(
                 self._most or stated, stated, key=lambda total: (total.count, total.is_sure)
             )
+        self._is_numbered &= pages in (0, self._asked)
         if pages:
             self._latest_pages = pages
             self._pages = max(self._pages, pages)
@@ -102,16 +118,17 @@ class Ending:
         got, paging = page.got, self._paging
         if paging.total:
             total = declared_total(got.answer, got.document, paging.total)
-            if total is None and page.keys and getattr(paging, "end", "") == "total":
+            is_end = getattr(paging, "end", "") == "total"
+            if total is None and is_end and (page.keys or self._most is None):
                 raise self._api.error(f"says no total at {paging.total!r}")
             return total
-        if paging.only_declared:
+        if paging.only_declared or self._counts_others:
             return None
         return usual_total(got.answer, got.document, got.items, self._api.records)
 
     def _stated_pages(self, page: ListPage) -> int:
         # The pages of an offset overlap, and may be of another size than was asked for.
-        if self._paging.only_declared or isinstance(self._paging, Offsets):
+        if self._paging.only_declared or isinstance(self._paging, Offsets) or self._counts_others:
             return 0
         got, paging, last = page.got, self._paging, 0
         if isinstance(paging, PageNumbers):
@@ -134,19 +151,30 @@ class Ending:
         total = self._most
         if total is None or not total.is_sure or total.count != position:
             return False
-        # What counts the items of its page alone looks like a total on a first page that is full.
+        # What counts the items of its page alone, or those until now, looks like a total on one
+        # that is full.
         is_full = paging.asked is None or page.got.count >= (limit or paging.asked)
-        if page.keys and self.filled == 1 and is_full:
+        earliest = self._earliest
+        is_certain = isinstance(paging, Offsets) and earliest and earliest.count > self._first
+        if page.keys and is_full and not is_certain:
             return False
         return self.promised(page, position) is None
 
     def is_proven(self, page: ListPage, position: int) -> bool:
         """Tell whether a total says that all has come."""
         total = self._most
-        if total is None or total.count > self._came(position):
+        if total is None or total.count != self._came(position):
             return False
         asked = getattr(self._paging, "asked", None)
         return total.is_sure or (asked is not None and page.got.count > asked)
+
+    @property
+    def is_met(self) -> bool:
+        """Whether all came that the pages state, so that a refusal of the next one is an end."""
+        total, tally = self._most, self._tally
+        if total is not None:
+            return total.is_sure and tally.is_exact and total.count == tally.versions
+        return 0 < self._pages == self.filled
 
     def is_over(self, page: ListPage, position: int) -> bool:
         """Tell whether a page without an item is the end, wherever it leads."""
@@ -228,7 +256,7 @@ class Ending:
         if promised := self.promised(page, position):
             return f"{promised}, and the reading ends{_step(paging)}"
         came_pages = max(self._asked if self._has_cursor else self.filled, 1)
-        if self._pages > came_pages:
+        if self._pages > came_pages and not self._is_numbered:
             problem = (
                 f"says that there are {self._pages} pages, and gives {came_pages}{_step(paging)}"
             )
@@ -237,9 +265,89 @@ class Ending:
             return problem
         return None
 
+    def _says_more(self, page: ListPage) -> bool | None:
+        """Return what a page says by a flag about whether there are more."""
+        got, more = page.got, getattr(self._paging, "more", "")
+        if more and (told := promised_at(got.document, more)) is not None:
+            return told
+        if self._promise(page, heeds_next=False) is not None:
+            return True
+        return False if is_over(got.answer, got.document, got.items, self._api.records) else None
+
+    def breaks_off(self, page: ListPage, position: int) -> str | None:
+        """Return what an end takes back in silence, as an error puts it.
+
+        A list that has no next link may be the last by links, with records or without; one that
+        lacks the flag of more behind a page that had it is none, nor is an answer without a list,
+        or without all that stood around each list before it.
+        """
+        got, paging = page.got, self._paging
+        if not self.filled or paging.only_declared or self.is_proven(page, position):
+            return None
+        if got.document is None and got.answer.status not in OK:
+            return None  # by a status that was declared
+        is_led = self._has_cursor and not self.goes_by_items and not page.step.is_once
+        if is_led and self.led_on and got.document is None:
+            return "leads to a page that has no content, not even an empty list"
+        led = self._led
+        is_last = page.keys and self.lacks_sign(page, position)
+        if self._lost and (is_last or (not page.keys and (led or (is_led and self.led_on)))):
+            return f"has no {' nor '.join(map(repr, self._lost))} on its last page, as before"
+        if not self.is_silent(page) or led is None:
+            return None
+        is_linked = self._last is not None and next_in(self._last.headers.getall("Link", []))
+        if self._flagged or got.document is None or (is_linked and not self._has_cursor):
+            return f"{led}, and then has no records, and nothing that says that it ends"
+        return None
+
+    def _note_envelope(self, page: ListPage) -> None:
+        """Remember what stands around each list, and whether all of it is lost."""
+        document, paging = page.got.document, self._paging
+        if not isinstance(document, dict) or not self._api.records:
+            return
+        path = paging.path if isinstance(paging, NextLink | Cursor) else ""
+        known = {each.partition(".")[0] for each in (self._api.records, path)}
+        around = {key for key in document if key not in known and not is_sign(key)}
+        self._lost = sorted(self._around or ()) if not (self._around or set()) & around else []
+        if page.keys:
+            self._around = around if self._around is None else self._around & around
+
+    def is_silent(self, page: ListPage) -> bool:
+        """Tell whether an empty page says nothing by what could lead on or end a list."""
+        got = page.got
+        return not page.keys and not flags(got.answer, got.document, got.items, self._api.records)
+
+    def lacks_sign(self, page: ListPage, position: int) -> bool:
+        """Tell whether a last page has no place for what led on from each page before it."""
+        paging = self._paging
+        if not (page.keys and self.led_on) or page.step.is_once or self.goes_by_items:
+            return False
+        if paging.only_declared or self.is_proven(page, position):
+            return False
+        if isinstance(paging, NextLink | Cursor):
+            return not _has(page.got.document, paging.path) and self._says_more(page) is None
+        return isinstance(paging, LinkHeader) and "Link" not in page.got.answer.headers
+
     @property
     def _has_cursor(self) -> bool:
         return isinstance(self._paging, NextLink | Cursor | LinkHeader)
+
+    def is_short(self, position: int) -> bool:
+        """Tell whether fewer came than a total or a number of pages says that was not declared."""
+        total, pages = self._most, max(self._asked if self._has_cursor else self.filled, 1)
+        is_short = total is not None and total.count > self._came(position)
+        return not self._paging.total and (is_short or self._pages > pages)
+
+    def disregard(self, nothing: ListPage) -> None:
+        """Believe no number that an empty page of another range states as well."""
+        total, most = self._stated(nothing), self._most
+        count = most.count if most is not None else None
+        stated = total.count if total is not None else None
+        if nothing.keys or (stated, self._stated_pages(nothing)) != (count, self._pages):
+            return
+        self._most = self._latest = self._earliest = None
+        self._pages = self._latest_pages = 0
+        self._counts_others = True
 
     def has_shrunk_to(self, first: ListPage) -> bool:
         """Tell whether the first page, asked for again, states what the last one does."""
@@ -249,6 +357,7 @@ class Ending:
             return False
         self._most = self._earliest = self._latest
         self._pages = self._latest_pages
+        self._has_shrunk = True
         return True
 
     def may_have_skipped(self) -> str | None:
@@ -290,13 +399,13 @@ class Ending:
             if self.total is None and self._api.is_round(position):
                 return "declared"
             return "whole document"
-        if self.total is not None and self.total <= self._came(position):
+        is_met = self.total == self._came(position) or self._has_shrunk
+        if self.total is not None and is_met:
             return "total" if self._tally.is_exact else "declared"
-        got = page.got
-        is_silent = not page.keys and not flags(
-            got.answer, got.document, got.items, self._api.records
-        )
-        return "declared" if is_silent and self._led is not None else "last page"
+        if page.keys:  # some leave a flag out that says no
+            is_left_out = self._flagged_before and self._says_more(page) is None
+            return "declared" if is_left_out else "last page"
+        return "declared" if self.is_silent(page) and self._led is not None else "last page"
 
 
 def _step(paging: Paging) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from yarl import URL
@@ -80,9 +80,13 @@ _CURSOR_HEADERS = (
     "X-Continuation-Token",
     "X-Next-Token",
     "X-MS-Continuation",
+    "Next-Range",
 )
 _PAGING_HEADERS = ("X-Pagination", "Pagination", "X-Paging")
-_CONTENT_RANGE = re.compile(r"\s*(?:[a-z-]+\s+)?(?:\d+-\d+|\*)/(\d+)\s*", re.IGNORECASE)
+_CONTENT_RANGE = re.compile(r"\s*(?:[a-z-]+[\s=]\s*)?(?:\d+-\d+|\*)/(\d+)\s*", re.IGNORECASE)
+_GROUPED = re.compile(r"\d{1,3}(?:([,.'_ \u00a0\u202f\u2019])\d{3})(?:\1\d{3})*")
+_BOUND = re.compile(r"(?:>=?|≥|over|more than)\s*(\S.*)|(.*\S)\s*\+", re.IGNORECASE)
+_COUNTS = ("value", "count", "total")
 
 _VALUE = r"(?:\"[^\"]*\"|'[^']*'|[^\"';,\s]*)"
 _PARAMETER = re.compile(rf";\s*([^\s=;,]+)\s*(?:=\s*({_VALUE}))?")
@@ -191,10 +195,17 @@ def is_over(answer: HttpAnswer, document: object, items: object, records: str) -
 
 def flags(answer: HttpAnswer, document: object, items: object, records: str) -> bool:
     """Tell whether an answer has a flag of more, a next link or a cursor, whatever it says."""
-    return bool(answer.headers.getall("Link", [])) or any(
-        name in _MORE or name in _LAST or name in _LINKS or name in _CURSORS
-        for _, name, _ in _said(answer, document, items, records)
+    usual = ("Link", "X-Has-More", *_CURSOR_HEADERS)
+    said = _said(answer, document, items, records)
+    return any(header in answer.headers for header in usual) or any(
+        is_sign(name) and name not in _INNER for _, name, _ in said
     )
+
+
+def is_sign(name: str) -> bool:
+    """Tell whether a name is that of a flag of more, a next link or a cursor, or of their place."""
+    told = plain(name)
+    return any(told in each for each in (_MORE, _LAST, _LINKS, _CURSORS, _INNER))
 
 
 def misses_front(answer: HttpAnswer, document: object, items: object, records: str) -> str | None:
@@ -234,6 +245,8 @@ def linked(headers: list[str], relation: str) -> str | None:
                 name.lower(): value.strip("\"'").lower()
                 for name, value in reversed(_PARAMETER.findall(parameters))
             }
+            if "anchor" in told:
+                continue  # it is of another document
             if relation in told.get("rel", "").split() and told.get("results") != "false":
                 return str(target)
     return None
@@ -312,31 +325,38 @@ def plain(name: str) -> str:
 def _totals_of_headers(answer: HttpAnswer) -> Iterator[Total]:
     for headers, is_sure in ((_TOTAL_HEADERS, True), (_UNSURE_HEADERS, False)):
         for header in headers:
-            count = _count(answer.headers.get(header))
-            if count is not None:
-                yield Total(count, header, is_sure)
+            total = _exact(answer.headers.get(header), header)
+            if total is not None:
+                yield replace(total, is_sure=is_sure and total.is_sure)
     ranged = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
     if ranged:
         yield Total(int(ranged[1]), "Content-Range")
 
 
 def _exact(value: object, place: str) -> Total | None:
-    count = _count(value)
-    return None if count is None else Total(count, place)
+    """Return a total that is a number, also one that is a text such as 1,330 or 10000+."""
+    bound = _BOUND.fullmatch(value.strip()) if isinstance(value, str) else None
+    count = _count(value if bound is None else bound[1] or bound[2])
+    if count is None:
+        return None
+    return Total(count, place, is_sure=bound is None, is_bound=bound is not None)
 
 
 def _bounded(value: object, place: str) -> Total | None:
     """Return a total that says whether it is exact, as Elasticsearch's does."""
     if not isinstance(value, Mapping):
         return None
-    count = _count(value.get("value"))
-    is_sure = value.get("relation", "eq") == "eq"
-    return None if count is None else Total(count, place, is_sure, is_bound=not is_sure)
+    total = next((_exact(value[name], place) for name in _COUNTS if name in value), None)
+    if total is None or value.get("relation", "eq") == "eq":
+        return total
+    return replace(total, is_sure=False, is_bound=True)
 
 
 def _count(value: object) -> int | None:
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdecimal():
         return int(value) if len(value) < 20 else None
+    if isinstance(value, str) and (grouped := _GROUPED.fullmatch(value.strip())):
+        return int(value.strip().replace(grouped[1], ""))
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

@@ -36,6 +36,7 @@ OK = (200, 201, 203, 204)
 
 _CHUNK_BYTES = 2**16
 _BLANK_BYTES = 64
+_LONGEST_PROBLEM = 200
 _DATE_STEP = timedelta(seconds=1)
 _MAX_DATE_AHEAD = timedelta(days=1)
 _TOO_LONG, _TOO_MANY = "Got more than", "Too many headers"
@@ -250,7 +251,7 @@ class Exchange:
                     raise self._too_large(url)
             unpacker.finish()
         except PackingError as error:
-            problem = str(error)
+            problem = self.masked(str(error))[:_LONGEST_PROBLEM]
         else:
             return body.getvalue()
         raise self.error(url, problem, "see what it answers", transient=True)

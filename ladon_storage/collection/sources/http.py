@@ -86,6 +86,9 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LONGEST = 10_000
 """Characters of a text that are looked at before it is cut."""
 
+_LONGEST_PROBLEM = 200
+"""Characters that are shown of what is wrong with a document."""
+
 _REASONS = (
     "query_status",
     "error",
@@ -142,7 +145,7 @@ class SourceHttp:
 
     def quoted(self, value: object, most: int = 80) -> str:
         """Return how a value of an answer is shown in a message: masked, and cut to ``most``."""
-        text = self.masked(repr(value[:_LONGEST] if isinstance(value, str) else value))
+        text = self.masked(repr(value)[:_LONGEST])
         return text if len(text) <= most else f"{text[: most - 1]}…"
 
     def said(self, document: object) -> str:
@@ -224,7 +227,8 @@ class SourceHttp:
 
     def _refused(self, answer: HttpAnswer, problem: str) -> SourceError:
         problem = "is not JSON: it is empty" if answer.is_empty else problem
-        what, _, why = problem.partition(": ")
+        what, _, why = self.masked(problem).partition(": ")
+        why = why if len(why) <= _LONGEST_PROBLEM else f"{why[:_LONGEST_PROBLEM]}…"
         return self.error(
             f"The document of source {self._source_id!r} at {self.shown(answer.url)} {what}, after "
             f"{len(answer.body)} bytes that arrived whole: {why}; nothing of it was stored",
@@ -295,7 +299,7 @@ class SourceHttp:
                 try:
                     return await self._attempted(request)
                 except SourceError as error:
-                    if error.transient:
+                    if error.transient and observer() is None:
                         logger.warning(
                             "%s (attempt %d of %d)",
                             error,

@@ -35,6 +35,10 @@ class Api(Protocol):
         """Return a page; one with a status of ``accept``, or an empty body, has no items."""
         ...
 
+    async def nothing(self, step: Step) -> Got | None:
+        """Return a page of a range that has nothing yet; ``None`` where no range was asked."""
+        ...
+
     async def keys(self, items: Any) -> list[str]:
         """Return what tells each item at its version from others: its id, `KEY_END`, its times."""
         ...
@@ -91,6 +95,10 @@ class Tally:
             else:
                 self.is_exact = False
 
+    def has(self, key: str) -> bool:
+        """Tell whether a record came, at any version, as far as ids are held."""
+        return hash(key.partition(KEY_END)[0]) in self._versions
+
     @property
     def records(self) -> int:
         """How many ids came."""
@@ -114,6 +122,13 @@ class ListPage:
     def ids(self) -> list[str]:
         """What tells its items, whatever their version."""
         return [key.partition(KEY_END)[0] for key in self.keys]
+
+    @property
+    def begins_where_asked(self) -> bool:
+        """Tell whether its first id is the place it was asked for by, so that it did not shift."""
+        place = str(self.step.number)
+        values = map(str, (*self.step.query.values(), *self.step.body.values()))
+        return bool(self.keys) and self.ids[0] == place and place in values
 
     def without(self, known: Iterable[str]) -> Got:
         """Return it without the items that are known."""

@@ -3,25 +3,35 @@
 - An API may echo its caller's key in an error, a next link or a status. So a text that an answer
   had a part in is masked before it is in a message, and before it is cut: half a secret is not
   found.
-- A secret is looked for in the forms in which services write it: as it is, percent-encoded, in
-  JSON, in HTML, in Base64; and in small or in capital letters, as some of them fold what they echo.
+- A secret is looked for character by character, since any of them may be percent-encoded or escaped
+  for JSON or HTML: an address that was read and written again has only some of them so.
+- In Base64 and in hexadecimal digits it is found within a longer text, too. All forms are found in
+  small and in capital letters, as some services fold what they echo.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from base64 import b64encode, urlsafe_b64encode
-from collections.abc import Iterable
-from html import escape
-from urllib.parse import quote, quote_plus
+from base64 import b64encode
+from collections.abc import Iterable, Iterator
+from html.entities import codepoint2name
+from itertools import groupby
 
 from ladon_storage.errors import CollectionError
 
 _SHORTEST = 4
 """Characters of the shortest secret that is masked: a shorter one is part of any sentence."""
 
+_SHORTEST_CODED = 5
+"""Characters that are certain of the shortest secret in Base64 or hexadecimal digits."""
+
 _MASK = "***"
+
+_TWICE = "\"'\\"
+"""Characters that some write twice in a text between quotes."""
+
+_BACKSLASHES = r"(?:\\|%(?:25)*5C){0,4}+"
+"""What stands before a character that is escaped, as often as it was."""
 
 
 class Mask:
@@ -33,11 +43,12 @@ class Mask:
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        forms = {form for each in secrets for form in _forms(each) if len(form) >= _SHORTEST}
+        plain = {part for each in secrets for part in _parts(each) if len(part) >= _SHORTEST}
         # The longest first: a header holds the key that it is made of.
         self._forms = [
-            re.compile(re.escape(form), re.IGNORECASE)
-            for form in sorted(forms, key=len, reverse=True)
+            re.compile(form, re.IGNORECASE)
+            for each in sorted(plain, key=len, reverse=True)
+            for form in _forms(each)
         ]
 
     def __bool__(self) -> bool:
@@ -71,20 +82,54 @@ class Mask:
         return self.of(text) != text
 
 
-def _forms(secret: str) -> set[str]:
-    if not secret:
-        return set()
-    plain = {secret}
-    # "Bearer abc": the scheme is no secret, and what stands behind it is one by itself.
+def _parts(secret: str) -> set[str]:
+    """Return a secret, and what is one by itself in it: what stands behind "Bearer"."""
     scheme, _, credentials = secret.partition(" ")
-    if credentials and scheme.isalpha():
-        plain.add(credentials.strip())
-    forms = set(plain)
-    for each in plain:
-        encoded = {quote(each, safe=""), quote(each), quote_plus(each)}
-        forms |= encoded | {form.replace("%", "%25") for form in encoded}
-        in_json = json.dumps(each)[1:-1]
-        forms |= {in_json, in_json.replace("/", "\\/"), repr(each)[1:-1], escape(each)}
-        for coded in (b64encode(each.encode()), urlsafe_b64encode(each.encode())):
-            forms |= {coded.decode(), coded.decode().rstrip("=")}
-    return forms
+    return {secret, credentials.strip()} if credentials and scheme.isalpha() else {secret}
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """Yield the expressions of what services make of a secret."""
+    yield "".join(_run(one, len(list(same))) for one, same in groupby(secret))
+    sent = secret.encode(errors="surrogatepass")
+    if 2 * len(sent) > _SHORTEST_CODED:
+        yield "[\\s:]?".join(f"{byte:02x}" for byte in sent)
+    # Three bytes are four characters, so that it matters where among them it begins.
+    for before in range(3):
+        coded = b64encode(bytes(before) + sent).decode().rstrip("=")
+        certain = coded[before + bool(before) : -1 if (before + len(sent)) % 3 else None]
+        if len(certain) >= _SHORTEST_CODED:
+            around = "[A-Za-z0-9+/_-]?" if before else ""
+            yield around + "".join(map(_coded, certain)) + "[A-Za-z0-9+/_-]?(?:=|%3D){0,2}"
+
+
+def _run(one: str, count: int) -> str:
+    """Return the expression of a character that is there a number of times."""
+    most = 4 * count if one in _TWICE else count
+    return _character(one) + ("" if most == 1 else f"{{{count},{most}}}+")
+
+
+def _character(one: str) -> str:
+    """Return the expression of a character as it is, and as it is quoted."""
+    number = ord(one)
+    sent = one.encode(errors="surrogatepass").hex()
+    units = one.encode("utf-16-be", "surrogatepass").hex()
+    plain = re.escape(one)
+    percent = "".join(f"%(?:25)*{sent[at : at + 2]}" for at in range(0, len(sent), 2))
+    forms = [
+        plain if one == "\\" else _BACKSLASHES + plain,
+        "".join(rf"\\{{1,4}}u{units[at : at + 4]}" for at in range(0, len(units), 4)),
+        rf"\\{{1,4}}x{number:02x}",
+        ("" if one == "\\" else _BACKSLASHES) + percent,
+        f"&(?:amp;)*#(?:0*{number}|x0*{number:x});",
+    ]
+    if name := codepoint2name.get(number):
+        forms.append(f"&(?:amp;)*{name};")
+    if one == " ":
+        forms.append(r"\+")
+    return f"(?:{'|'.join(forms)})"
+
+
+def _coded(one: str) -> str:
+    """Return the expression of a character of Base64, of which there are two alphabets."""
+    return {"+": "(?:[+-]|%2B)", "/": r"(?:\\{0,2}/|_|%2F)"}.get(one, one)

@@ -142,7 +142,7 @@ class Unpacker:
         name = packing.strip().lower().removeprefix("x-")
         self._name = "" if name == "identity" else name
         if self._name and self._name not in _STREAMS:
-            raise PackingError(f"is packed as {self._name[:40]!r}, which was not asked for")
+            raise PackingError(f"is packed as {self._name!r}, which was not asked for")
         self._stream: _Stream | None = None
 
     def unpacked(self, data: bytes) -> Iterator[bytes]:

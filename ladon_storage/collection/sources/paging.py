@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,7 +36,8 @@ class Step:
         url: Its own address; ``None``: the source's.
         query: Parameters that are added to the address.
         body: Values that are put into the body, by their dotted paths.
-        number: The page's number, or its offset.
+        number: The page's number, or its offset; of one that is led to, how many items came before.
+        index: How many pages came before one that is led to.
         size: How many items are asked for, where they are skipped.
         is_counted: Whether it is found by counting, so that it shifts when the list does.
         is_once: Whether asking moves the cursor, so that the same request must not be repeated.
@@ -44,6 +47,7 @@ class Step:
     query: Mapping[str, str | int] = field(default_factory=dict)
     body: Mapping[str, Any] = field(default_factory=dict)
     number: int = 0
+    index: int = 0
     size: int = 0
     is_counted: bool = False
     is_once: bool = False
@@ -182,13 +186,14 @@ class PageNumbers(_Counted):
 
     def first(self) -> Step:
         """Return the first page."""
-        return self._numbered(self.first_number)
+        return self.numbered(self.first_number)
 
     def after(self, step: Step, got: Got) -> Step | None:
         """Return the page after ``step``; ``None`` after an empty one."""
-        return self._numbered(step.number + 1) if got.count else None
+        return self.numbered(step.number + 1) if got.count else None
 
-    def _numbered(self, number: int) -> Step:
+    def numbered(self, number: int) -> Step:
+        """Return the page of a number."""
         values = {self.parameter: number}
         if self.size_parameter and self.size:
             values[self.size_parameter] = self.size
@@ -252,10 +257,14 @@ def _followed(document: object, path: str, more: str) -> Any:
     Raises:
         ValueError: The page says that there are more, and not where.
     """
-    following = value_at(document, path)
+    following: Any = value_at(document, path)
     if isinstance(following, dict) and "href" in following and not following["href"]:
         following = None
-    following = None if following in ("", False, [], {}) else following
+    is_of_item = "-1" in path.split(".")
+    # Where a list begins, it does not go on; an item may well have a 0.
+    ends = ("",) if is_of_item else ("", "0", 0)
+    if following in ([], {}) or following is False or following in ends:
+        following = None
     promised = promised_at(document, more) if more else None
     if promised is False:
         return None
@@ -288,7 +297,11 @@ class _Linked(_Shifting, ABC):
         if link is None:
             return None
         target = _linked(got.answer, link, keep_host=self.keep_host)
-        return Step(url=target, is_counted=not self.stable and _is_counted(target))
+        number, index = step.number + got.count, step.index + 1
+        is_counted = any(_counts(*each, number, index) for each in target.query.items())
+        return Step(
+            url=target, number=number, index=index, is_counted=is_counted and not self.stable
+        )
 
     @abstractmethod
     def _link(self, got: Got) -> object:
@@ -359,9 +372,10 @@ class Cursor(_Shifting):
         if cursor is None:
             return None
         cursor = _in_query(cursor, self.path) if self.where == "query" else _in_body(cursor)
-        is_number = str(cursor).isdecimal() and plain(self.parameter) in _COUNTING
+        number, index = step.number + got.count, step.index + 1
+        is_counted = not self.stable and _counts(self.parameter, cursor, number, index)
         placed = _placed(self.where, **{self.parameter: cursor})
-        return Step(**placed, is_counted=is_number and not self.stable)
+        return Step(**placed, number=number, index=index, is_counted=is_counted)
 
 
 def _in_query(cursor: object, path: str) -> str | int:
@@ -404,6 +418,8 @@ def _linked(answer: HttpAnswer, link: object, *, keep_host: bool = False) -> URL
         there = URL(link.strip())
         if not there.host and (there.scheme or link.strip().startswith("//")):
             raise ValueError  # noqa: TRY301
+        if there.raw_user is not None:
+            there = there.with_user(None)  # the source's own credentials are the only ones
         target = home.join(there)
         if keep_host:
             target = _at_home(home, target)
@@ -426,8 +442,55 @@ def _at_home(home: URL, target: URL) -> URL:
     return URL(at_home + query, encoded=True)
 
 
-def _is_counted(target: URL) -> bool:
-    """Tell whether a link counts items or pages."""
-    return any(
-        plain(name) in _COUNTING and value.isdecimal() for name, value in target.query.items()
-    )
+def _counts(name: str, cursor: object, number: int, index: int) -> bool:
+    """Tell whether a cursor counts items or pages, also one that was packed to look like none.
+
+    A number that is how many items came is taken for an offset; where it is an id that happens to
+    be the same, the check costs requests and nothing else.
+
+    >>> _counts("cursor", "b2Zmc2V0OjIw", 20, 1), _counts("page", "7", 20, 1)
+    (True, True)
+    >>> _counts("cursor", "2024-01-05T00:00:00Z", 20, 1), _counts("after", 4711, 20, 1)
+    (False, False)
+    """
+    if isinstance(cursor, dict | list):
+        return any(
+            _counts(name if isinstance(cursor, list) else str(key), each, number, index)
+            for key, each in (cursor.items() if isinstance(cursor, dict) else enumerate(cursor))
+        )
+    text, name = str(cursor), plain(name)
+    if text.isdecimal() and name in _COUNTING:
+        return True
+    texts = [_unpacked(text)] if name in _BY_ITEM else [text, _unpacked(text)]
+    return any(_counts_in(each, number, index) for each in texts)
+
+
+def _counts_in(text: str, number: int, index: int) -> bool:
+    """Tell whether a text names a place, or has one alone: of items that came, or of pages."""
+    if any(plain(name) in _COUNTING for name in _NAMED_NUMBER.findall(text)):
+        return True
+    found = [int(each) for each in _NUMBER.findall(text)]
+    if len(found) != 1:
+        return False
+    is_item = found[0] in {number - 1, number, number + 1}
+    return is_item or (index > 1 and found[0] in {index, index + 1})
+
+
+def _unpacked(text: str) -> str:
+    """Return the text that is in one of base64, or nothing."""
+    if not _BASE64.fullmatch(text) or len(text) > _LONGEST_CURSOR:
+        return ""
+    try:
+        packed = text.rstrip("=").translate(str.maketrans("-_", "+/"))
+        return base64.b64decode(packed + "=" * (-len(packed) % 4)).decode()
+    except ValueError:
+        return ""
+
+
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{2,}={0,2}")
+_LONGEST_CURSOR = 2_000
+_BY_ITEM = names(
+    "after afterid sinceid minid maxid lastid startingafter startafter before beforeid"
+)
+_NUMBER = re.compile(r"(?<!\d)\d{1,18}(?!\d)")
+_NAMED_NUMBER = re.compile(r"([A-Za-z][A-Za-z_-]*)[\"']?\s*[:=]\s*[\"']?\d{1,18}(?!\w)")

@@ -87,6 +87,9 @@ _AT_A_STRETCH = 5_000
 _MOST_KEYS = 100_000
 """Items of a page that are told one from another."""
 
+_AHEAD = timedelta(days=1)
+"""How far ahead a range is in which there is nothing, also by whole days."""
+
 _LIMITS = names(
     "limit perpage pagesize size max maxresults resultsperpage rows top pagelimit count"
 )
@@ -311,7 +314,7 @@ class Rest(BaseModel):
         """
         async with self.http() as http:
             is_whole = isinstance(self.paging, NoPaging) and self.snapshot and until is None
-            requests = _Requests(self, http, self._bounds(start, until), is_whole, known)
+            requests = _Requests(self, http, self.bounds_of(start, until), is_whole, known)
             async with aclosing(self.walked(http, Walk(requests))) as pages:
                 async for page in pages:
                     if is_whole:
@@ -387,8 +390,8 @@ class Rest(BaseModel):
         )
 
     def walk(self, http: SourceHttp, start: datetime | None, until: datetime | None) -> Walk:
-        """Return the walk through what the API delivers when it is asked for a range."""
-        return Walk(_Requests(self, http, self._bounds(start, until)))
+        """Return the walk through a range of an API whose way of paging is known, not declared."""
+        return Walk(_Requests(self, http, self.bounds_of(start, until)), is_known=True)
 
     async def fetch(self, http: SourceHttp, step: Step) -> Got:
         """Return one page of the API, without a walk that judges it.
@@ -396,12 +399,13 @@ class Rest(BaseModel):
         Raises:
             SourceError: It did not arrive, or has another structure.
         """
-        requests = _Requests(self, http, self._bounds(None, None))
+        requests = _Requests(self, http, self.bounds_of(None, None))
         return await requests.page(step, accept=(), may_be_empty=True)
 
-    def _bounds(
+    def bounds_of(
         self, start: datetime | None, until: datetime | None
     ) -> dict[Where, dict[str, Any]]:
+        """Return what a request is given that asks for a range."""
         bounds: dict[Where, dict[str, Any]] = {"query": {}, "body": {}}
         if until is None and (start is not None or self.since is None):
             until = utc_now()  # for an API that wants both ends
@@ -474,6 +478,16 @@ class _Requests:
             around.append(items[-1])
         return Got(answer, document.envelope, items)
 
+    async def nothing(self, step: Step) -> Got | None:
+        """Return a page of a range that has nothing yet; ``None`` where no range was asked."""
+        api = self.api
+        since = api.since
+        if since is None or since.parameter not in self.bounds[since.where]:
+            return None
+        ahead = utc_now() + _AHEAD
+        beside = replace(self, bounds=api.bounds_of(ahead, ahead), is_whole=False)
+        return await beside.page(step, accept=(), may_be_empty=True)
+
     async def keys(self, items: Any) -> list[str]:
         """Return the id and the times of each item as they are, or all of one without an id.
 
@@ -518,7 +532,8 @@ class _Requests:
         """Return the error that says that the status of an answer is none to go on from."""
         return SourceError(
             f"Source {self.source_id!r} answered {got.answer.status} from "
-            f"{self.http.shown(got.answer.url)}; check its address and what it requires.",
+            f"{self.http.shown(got.answer.url)}, behind pages that it gave; see what it requires, "
+            "or name the status in end_status, if it means that there are no more pages.",
             self.source_id,
         )
 

@@ -20,6 +20,9 @@ from ladon_storage.collection.sources.times import earliest_wall, latest_wall
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+_YEAR_1 = datetime(1, 1, 1, tzinfo=UTC)
+"""Before it are minus infinity, what is BC, and counts that no calendar has."""
+
 _BEFORE_ANY_TEXT = "1900-"
 """What is smaller is hardly a time: an empty text, a day before its year, a number in SQLite."""
 
@@ -51,8 +54,14 @@ class Bounds:
         """Return the condition of timestamps that are none and smaller than any, if any can be."""
         if self.is_text:
             return self.time.compared < raw(_BEFORE_ANY_TEXT)
-        if self.dialect in MYSQL and self.times == "datetime":
-            return self.time.compared == raw(_NO_TIME)
+        if (per_second := PER_SECOND.get(self.times)) is not None:
+            return self.time.compared < raw(_seconds(_YEAR_1) * per_second)
+        if self.dialect in MYSQL:
+            if isinstance(self.kind, types.TIMESTAMP):
+                return self.time.compared == raw(_NO_TIME)
+            return self.time.compared < raw(self._year_1())
+        if self.dialect == "postgresql":
+            return self.time.compared < raw(self._year_1())
         return None
 
     def within(self, start: datetime | None, until: datetime | None) -> list[ColumnElement[bool]]:
@@ -90,6 +99,11 @@ class Bounds:
             last = raw(_seconds(upper) + 1)  # it rounds to milliseconds
             limits.append(func.coalesce(second, last) <= last)
         return limits
+
+    def _year_1(self) -> datetime | date:
+        if isinstance(self.kind, types.Date):
+            return _YEAR_1.date()
+        return _YEAR_1 if getattr(self.kind, "timezone", False) else _YEAR_1.replace(tzinfo=None)
 
     def _local(self, instant: datetime, direction: int) -> datetime | date | str:
         """Return the bound of a range as the column would have it."""

@@ -30,7 +30,7 @@ from sqlalchemy import (
     types,
 )
 from sqlalchemy.dialects import mysql
-from sqlalchemy.dialects.postgresql import CITEXT
+from sqlalchemy.dialects.postgresql import CITEXT, DOMAIN
 
 from ladon_storage.collection.sources.sql_sessions import MYSQL
 
@@ -54,7 +54,9 @@ class KeyColumn:
         if dialect == "sqlite":
             compared = plain.collate("BINARY") if by_bytes else plain
         elif dialect == "postgresql":
-            if isinstance(kind, CITEXT) or getattr(kind, "collation", None):
+            has_collation = getattr(kind, "collation", None)
+            kind = base_type(kind)
+            if isinstance(kind, CITEXT) or has_collation or getattr(kind, "collation", None):
                 compared = cast(plain, Text).collate("C")
             elif isinstance(kind, types.REAL):
                 compared = cast(plain, types.DOUBLE_PRECISION)
@@ -68,6 +70,13 @@ class KeyColumn:
             elif isinstance(kind, mysql.FLOAT):
                 return cls(with_all_digits(plain), with_all_digits(plain))
         return cls(compared, plain)
+
+
+def base_type(kind: types.TypeEngine[Any]) -> types.TypeEngine[Any]:
+    """Return the type that values have which are of a domain, or of a domain over one."""
+    while isinstance(kind, DOMAIN):
+        kind = kind.data_type
+    return kind
 
 
 def with_all_digits(single: ColumnElement[Any]) -> ColumnElement[Any]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import pairwise
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from sqlalchemy.exc import NoSuchTableError, SAWarning
 from ladon_storage.collection.sources.sql_bounds import Bounds
 from ladon_storage.collection.sources.sql_keys import (
     KeyColumn,
+    base_type,
     behind,
     compares_by_bytes,
     number_of_text,
@@ -54,6 +56,9 @@ _NOW = {
     **dict.fromkeys(MYSQL, "SELECT UTC_TIMESTAMP(6)"),
 }
 """How a server tells its time; SQLite has none, and no other is tested."""
+
+_MOST_SAME_PAGES = 4
+"""Pages that may have the rows of an earlier one, at later times."""
 
 Key = tuple[Any, ...]
 """The timestamp and the id of a row, as the database compares them."""
@@ -132,6 +137,12 @@ class TableReader:
         self._nullable: list[ColumnElement[Any]] = []
         self._single: list[int] = []
         """Where in a row numbers of single precision are."""
+        self._key_kinds: list[Any] = []
+        """What the driver says of the types of the timestamp and the id."""
+        self._page_ids: list[Sequence[Any]] = []
+        self._same_pages = 0
+        """How many pages had the same rows as the one that is remembered."""
+        self._pages = 0
 
     def open(self) -> None:
         """Learn the columns.
@@ -161,7 +172,7 @@ class TableReader:
                 raise self._error(
                     f"it has no column {name!r} but {', '.join(known)}", "correct the column"
                 )
-        self._kind = known[layout.time_column]["type"]
+        self._kind = base_type(known[layout.time_column]["type"])
         is_instant = self._dialect in MYSQL and isinstance(self._kind, types.TIMESTAMP)
         self.zone = UTC if is_instant else layout.zone
         by_bytes = compares_by_bytes(
@@ -214,6 +225,7 @@ class TableReader:
         rows = self._rows(self._selected().where(and_(*limits)).order_by(*order).limit(size + 1))
         self._refuse_ties(rows)
         taken, more = rows[:size], len(rows) > size
+        self._refuse_moving(taken, more=more)
         if more and taken[-1].key == after:
             raise self._error(
                 f"it has more than {size} rows within one microsecond, finer than its driver tells",
@@ -265,7 +277,28 @@ class TableReader:
 
     def _rows(self, statement: Select[Any]) -> list[Row]:
         with self._engine.connect() as connection, connection.begin():
-            return [self._row(each) for each in connection.execute(statement)]
+            result = connection.execute(statement)
+            self._refuse_altered(result.cursor)
+            return [self._row(each) for each in result]
+
+    def _refuse_altered(self, cursor: Any) -> None:
+        """Refuse a table of which a time or an id became another type since the first statement.
+
+        Rows may have moved behind the last key by that: a day is before each time of it.
+        """
+        wide, deep = len(self.names), len(self._keys)
+        kinds = [each[1] for each in cursor.description[wide : wide + deep]]
+        if self._key_kinds and kinds != self._key_kinds:
+            names = (self._layout.time_column, *self._layout.id_columns)
+            changed = next(
+                name
+                for name, one, other in zip(names, kinds, self._key_kinds, strict=True)
+                if one != other
+            )
+            raise self._error(
+                f"its column {changed!r} became another type while it was read", "run again"
+            )
+        self._key_kinds = kinds
 
     def _row(self, found: Sequence[Any]) -> Row:
         wide, deep = len(self.names), len(self._keys)
@@ -293,6 +326,26 @@ class TableReader:
                     "end between them",
                     "name a column whose values are unique",
                 )
+
+    def _refuse_moving(self, rows: list[Row], *, more: bool) -> None:
+        """Refuse a view that tells the present as a timestamp: behind each page are all its rows.
+
+        Rows that are written meanwhile come again as well, but hardly just those of a full page.
+        One page is remembered at a time, each for as long as all before it.
+        """
+        self._pages += 1
+        known = self._page_ids
+        if more and all(map(eq, (row.ids for row in rows), known)) and len(rows) == len(known):
+            self._same_pages += 1
+        elif self._pages.bit_count() == 1:
+            self._page_ids, self._same_pages = [row.ids for row in rows], 0
+        if self._same_pages == _MOST_SAME_PAGES:
+            first, last = (", ".join(map(repr, row.ids)) for row in (rows[0], rows[-1]))
+            raise self._error(
+                f"its timestamps change while it is read: the rows with the ids {first} to "
+                f"{last} came {_MOST_SAME_PAGES + 1} times, the last time at {rows[-1].time}",
+                "name a column that changes with the row alone",
+            )
 
     def _comparable(self, plain: KeyColumn) -> KeyColumn:
         """Return the timestamp as the database compares it."""

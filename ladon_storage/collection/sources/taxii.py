@@ -37,6 +37,7 @@ from ladon_storage.collection.records import Page, Record, Reject, paged
 from ladon_storage.collection.secrets import SecretName, secret
 from ladon_storage.collection.sources.addresses import SourceUrl, shown
 from ladon_storage.collection.sources.documents import Document, ManyItems, in_turns, is_list
+from ladon_storage.collection.sources.failures import failure
 from ladon_storage.collection.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -208,6 +209,8 @@ class Taxii(BaseModel):
             objects = []
         if not isinstance(document, dict) or not is_list(objects):
             self._fail(f"answers no envelope with a list of objects{http.said(document)}")
+        if failure(document, objects, "objects") or ("title" in document and not objects):
+            self._fail(f"answers an error beside its objects{http.said(document)}")
         following = document.get("next")
         if not isinstance(following, str | None):
             self._fail(f"answers a `next` that is a {type(following).__name__}")

@@ -164,9 +164,10 @@ class ThreatFox(BaseModel):
         answer = await http.post(self.url, question, is_query=True)
         document = await http.document(answer, "data")
         status = value_at(document.envelope, "query_status")
-        if status == "no_result":
-            return []
         found = document.items
+        # What comes with it is a sentence; indicators would contradict it.
+        if status == "no_result" and not (is_list(found) and found):
+            return []
         if status != "ok" or not is_list(found):
             raise self._error(
                 f"answers {http.quoted(status)} with data of type {type(found).__name__}"

@@ -48,6 +48,11 @@ _BASIC = re.compile(
     rf"(?::?(?P<second>\d\d)(?:[.,](?P<fraction>\d+))?)?(?:\s?{_ZONE})?"
 )
 _ORDINAL = re.compile(rf"(?P<year>\d{{4}})-(?P<ordinal>\d{{3}})(?:[T\s]{_CLOCK})?(?:\s?{_ZONE})?")
+_OTHER_ISO = re.compile(
+    r"(?P<day>\d{4}-?W\d\d(?:-?\d)?|\d{4}-\d\d-\d\d|\d{8})"
+    r"(?:[T\s](?P<hour>\d\d)(?::?(?P<minute>\d\d)(?::?(?P<second>\d\d))?)?"
+    r"(?:[.,](?P<fraction>\d+))?)?(?:\s?(?P<zone>Z|[+-]\d\d[\d:.]*))?"
+)
 _DIGITS = re.compile(r"(\d{8})(?:(\d\d)(\d\d)(?:(\d\d)(\d{1,9})?)?)?")
 _DOT_NET = re.compile(r"/Date\((-?\d{1,17})(?:[+-]\d{4})?\)/")
 _MONTH = "|".join(f"{name[:3]}(?:{name[3:]})?" for name in MONTHS).upper().replace("SEP(", "SEPT?(")
@@ -80,10 +85,9 @@ def read_iso(text: str) -> datetime:
             return _read(found)
     if digits := _DIGITS.fullmatch(told):
         return _of_digits(digits)
-    # Python takes any character for what separates a date and a time, also a digit.
-    if told[:9].isdigit():
-        raise ValueError("no ISO 8601")
-    return datetime.fromisoformat(told)
+    if found := _OTHER_ISO.fullmatch(told):
+        return _of_other_iso(found)
+    raise ValueError("no ISO 8601")
 
 
 def read_text(text: str) -> datetime:
@@ -165,6 +169,21 @@ def _of_digits(found: re.Match[str]) -> datetime:
     date, hour, minute, second, fraction = found.groups()
     day = datetime.strptime(date, "%Y%m%d")  # noqa: DTZ007 - naive until a zone is applied
     return clocked(day, int(hour or 0), int(minute or 0), int(second or 0), fraction)
+
+
+def _of_other_iso(found: re.Match[str]) -> datetime:
+    # Python knows the days and the offsets. Of times it takes any fraction for one of a second, and
+    # any character before them, also the sign of an offset.
+    hour, minute, second, fraction = found.group("hour", "minute", "second", "fraction")
+    day = datetime.fromisoformat(found["day"])
+    of_second = fraction if second else None
+    told = clocked(day, int(hour or 0), int(minute or 0), int(second or 0), of_second)
+    if fraction and not second:
+        unit = timedelta(minutes=1) if minute else timedelta(hours=1)
+        told += unit * int(fraction) // 10 ** len(fraction)
+    if found["zone"] is None:
+        return told
+    return told.replace(tzinfo=datetime.fromisoformat(f"2000-01-01T00:00{found['zone']}").tzinfo)
 
 
 def _read(found: re.Match[str]) -> datetime:

@@ -129,7 +129,13 @@ def _text_moment(read_slowly: Callable[[str], datetime], other: Moment, zone: tz
         if not isinstance(value, str):
             return earliest(other(value), zone)
         # Nearly all are written like this, and what is quicker knows nothing else for certain.
-        if value[10:11] in "T " and value[4:5] == "-":
+        # Without a colon a fraction is one of an hour or a minute, which Python does not know.
+        if (
+            value[4:5] == "-"
+            and value[10:11] in "T "
+            and value[13:14] in ":"
+            and value[16:17] in ":"
+        ):
             try:
                 if value.endswith(" UTC"):
                     return to_utc(datetime.fromisoformat(value[:-4]))

@@ -17,7 +17,8 @@ from ladon_storage.collection.content import json_decoder, parse_json
 MOST_KEYS = 2**20
 """Keys of one object that are remembered; one that comes twice behind them is not found."""
 
-_LONGEST_SHOWN = 80
+_LONGEST_SHOWN = 10_000
+"""Characters of a key in a message, which is cut where it was masked."""
 
 _blank = re.compile(r"[ \t\n\r]*").match
 _opening = re.compile(r"\{[ \t\n\r]*").match

@@ -175,9 +175,9 @@ class UrlHaus(BaseModel):
     async def _asked(self, http: SourceHttp, answer: HttpAnswer) -> Sequence[Any]:
         document = await http.document(answer, "urls")
         status = value_at(document.envelope, "query_status")
-        if status == "no_results":
-            return []
         items = document.items
+        if status == "no_results" and not items:
+            return []
         if status != "ok" or not is_list(items):
             raise self._error(
                 f"answers {http.quoted(status)} with urls of type {type(items).__name__}"
@@ -265,7 +265,10 @@ class UrlHaus(BaseModel):
         for line in _HEADER_LINE.finditer(text):
             cells = [cell.strip(' "') for cell in line[0].lstrip("# ").split(",")]
             if cells[0] == "id" and "dateadded" in cells:
-                return [cell.strip() for cell in cells], line.end()
+                columns = [cell.strip() for cell in cells]
+                if len(set(columns)) < len(columns):  # of two the last one would count, also of ids
+                    raise self._error("names a column twice")
+                return columns, line.end()
             if not line[0].startswith("#") and line[0].strip():
                 break
         raise self._error("has no line that names the columns id and dateadded")

@@ -21,9 +21,12 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from ladon_storage.collection.records import Completeness
+from ladon_storage.collection.sources.beside import Beside
 from ladon_storage.collection.sources.endings import Ending
+from ladon_storage.collection.sources.http import OK
 from ladon_storage.collection.sources.listing import Api, ListPage, MovedError, Tally
 from ladon_storage.collection.sources.paging import (
+    Cursor,
     Got,
     LinkHeader,
     NextLink,
@@ -41,6 +44,9 @@ READINGS = 5
 REPAIRS = 1_000
 """How often a reading goes back a page and on from a record that it has."""
 
+FRUITLESS = 5
+"""How often a reading goes back a page and finds nothing new."""
+
 EMPTY_PAGES = 1_000
 """Pages without a record, one after another, after which a list with cursors does not end."""
 
@@ -52,26 +58,36 @@ KNOWN_KEYS = 100_000
 
 SMALLEST_PAGE = 100
 
+_BEYOND = 416
+"""What HTTP itself calls a range that lies beyond the end."""
+
+_DENIALS = frozenset({400, 404, 410, 422})
+"""What APIs answer beyond the end, and to any request that is wrong."""
+
 
 class Walk:
     """One walk through a list.
 
     Args:
         api: The source.
+        is_known: Whether the number of its first page is known, and not only declared.
 
     Attributes:
         completeness: How the end was known; ``None`` before it.
         total: How many items the API states.
     """
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, *, is_known: bool = False) -> None:
         self._api = api
+        self._is_known = is_known
         self._paging = api.paging
         self._limit = self._paging.limit if isinstance(self._paging, Offsets) else 0
         self._overlaps = isinstance(self._paging, Offsets) and not self._paging.stable
         self.completeness: Completeness | None = None
         self.total: int | None = None
         self._sequence = 0
+        self._base = 0
+        """What is added to an offset, where the API counts its items from 1 on."""
         self._before: int | None = None
         """What the reading before this one was, where it was one to its end."""
         self._begin()
@@ -82,10 +98,11 @@ class Walk:
         self._digests: set[int] = set()
         self._tally = Tally(KNOWN_KEYS)
         self._end = Ending(self._api, self._tally)
+        self._beside = Beside(self._api, self._tally)
         self._sequence = 0
         self._largest = 0
         self._empty = 0
-        self._repairs = 0
+        self._repairs = self._fruitless = 0
         self._is_pushed = False
         """Whether something came in front of what was read."""
         self._is_drawn = False
@@ -138,28 +155,42 @@ class Walk:
         before: ListPage | None = None
         fresh: Got | None = page.got
         position, is_counted, checked = page.got.count, False, None
-        while (following := self._following(page, position)) is not None:
+        while True:
+            following = self._following(page, position)
+            if following is None and self._is_doubtful(page, position, is_counted=is_counted):
+                again, changed = await self._again(page)
+                if changed is not None:
+                    yield changed
+                if again.keys != page.keys:
+                    self._note_shift(page, again)
+                    position += again.got.count - page.got.count
+                page, is_counted = again, is_counted or again.step.is_counted
+                following = self._following(page, position)
+            following = following or await self._denied(page, position)
+            if following is None:
+                break
             if fresh is not None:
                 yield fresh
                 fresh = None
             coming = await self._get(following)
-            if following.is_counted and page.keys:
+            if following.is_counted and page.keys and not self._is_in_place(coming):
                 is_counted = True
                 checked = page.step
-                again = await self._get(page.step)
+                again, changed = await self._again(page)
+                if changed is not None:
+                    yield changed
                 if again.keys != page.keys:
-                    if (changed := again.without(page.keys)).count:
-                        self._tally.add(again.keys)
-                        yield changed
                     is_shifted = self._note_shift(page, again)
                     if is_shifted and not page.goes_on_in(coming):
                         position += again.got.count - page.got.count
                         page = again
                         continue
                     checked = None
+            if self._counts_from_one(page, coming, first):
+                page = coming
+                continue
             if self._is_repeated(page, coming, before, following, position):
-                if following.is_counted and (await self._get(following)).keys != coming.keys:
-                    raise MovedError
+                await self._check_repeated(page, coming, position)
                 page = coming
                 break
             before, page = page, self._taken(coming)
@@ -176,6 +207,40 @@ class Walk:
             yield fresh
         if problem is not None:
             raise problem
+
+    async def _again(self, page: ListPage) -> tuple[ListPage, Got | None]:
+        """Return a page as it is now, and what is new on it."""
+        again = await self._get(page.step)
+        changed = again.without(page.keys)
+        if again.keys == page.keys or not changed.count:
+            return again, None
+        self._tally.add(again.keys)
+        return again, changed
+
+    def _is_doubtful(self, page: ListPage, position: int, *, is_counted: bool) -> bool:
+        """Tell whether the last page of a chain is asked again before it is believed."""
+        if not page.keys or self._end.is_proven(page, position):
+            return False
+        return is_counted or self._end.lacks_sign(page, position)
+
+    async def _denied(self, page: ListPage, position: int) -> Step | None:
+        """Return where a page leads that says by its declared flag that there are no more.
+
+        Such a link may be for the next time. One from a page that is full is tried.
+        """
+        paging = self._paging
+        if not isinstance(paging, NextLink | Cursor) or not paging.more or page.step.is_once:
+            return None
+        is_full = page.keys and page.got.count >= self._largest
+        if paging.only_declared or not is_full or self._end.is_proven(page, position):
+            return None
+        try:
+            step = paging.model_copy(update={"more": ""}).after(page.step, page.got)
+        except ValueError:
+            return None
+        if step is None or step.place in self._asked:
+            return None
+        return step if await self._beside.has_others(step) else None
 
     def _following(self, page: ListPage, position: int) -> Step | None:
         """Return how the next page is asked for; ``None`` at the end."""
@@ -204,6 +269,10 @@ class Walk:
                 raise self._api.error("leads to a page that was read already, and would never end")
             return None
         return step
+
+    def _is_in_place(self, coming: ListPage) -> bool:
+        """Tell whether a page is known to follow, as its cursor is the id of its first item."""
+        return isinstance(self._paging, Cursor) and coming.begins_where_asked
 
     def _note_shift(self, page: ListPage, again: ListPage) -> bool:
         """Return whether a page shifted that was asked for again, and is gone on from.
@@ -254,9 +323,31 @@ class Walk:
         if self._is_pushed:
             raise MovedError
         has_turned = before is not None and not {*before.keys} & {*page.keys}
-        is_last = coming.keys == page.keys and has_turned
+        is_last = sorted(coming.keys) == sorted(page.keys) and has_turned
         self._refuse_the_same(paging, page, position, is_last=is_last)
         return True
+
+    def _counts_from_one(self, page: ListPage, coming: ListPage, first: ListPage) -> bool:
+        """Tell whether page 0 may be page 1 by another number, which the next page shows."""
+        paging = self._paging
+        is_first = isinstance(paging, PageNumbers) and page is first and not paging.first_number
+        return is_first and bool(page.keys) and coming.keys == page.keys
+
+    async def _check_repeated(self, page: ListPage, coming: ListPage, position: int) -> None:
+        """Ask for what is behind a page that came twice.
+
+        Raises:
+            MovedError: It is another page, or none that comes the same again.
+        """
+        if not coming.step.is_counted or not coming.keys:
+            return
+        if {*(await self._get(coming.step)).keys} != {*coming.keys}:
+            raise MovedError
+        step = self._paging.after(coming.step, coming.got)
+        if not isinstance(self._paging, PageNumbers) or self._end.is_proven(page, position):
+            return
+        if step is not None and {*(await self._get(step)).keys} - {*page.keys}:
+            raise MovedError("answers one page twice, and another one behind it")
 
     def _refuse_the_same(
         self,
@@ -354,6 +445,9 @@ class Walk:
             MovedError: More was removed in front of it than a page has.
         """
         coming = await self._get(paging.skipping(position - 1, max(self._limit, 2)))
+        if page.step.number == 0 and await self._is_from_one(paging, page, coming):
+            self._base = 1
+            coming = await self._get(paging.skipping(position - 1, max(self._limit, 2)))
         if coming.keys and coming.keys[0] in page.keys:
             pushed = len(page.keys) - 1 - page.keys.index(coming.keys[0])
             # A page that lacks what was filtered out of it is longer than it looks.
@@ -365,7 +459,17 @@ class Walk:
         coming = await self._get(paging.skipping(page.step.number, max(self._limit, 2)))
         if not coming.keys or coming.keys[0] not in page.keys:
             raise MovedError
+        self._fruitless += 1
+        if self._fruitless > FRUITLESS:
+            raise MovedError(f"does not give again what it gave, from {position - 1} on")
         return coming
+
+    async def _is_from_one(self, paging: Offsets, page: ListPage, coming: ListPage) -> bool:
+        """Tell whether the first item is at 1, as SCIM has it: at 0 and at 1 there is the same."""
+        if self._base or len(page.keys) < 3 or coming.keys[:1] != page.keys[-2:-1]:
+            return False
+        there = [await self._get(paging.skipping(offset, page.step.size)) for offset in (0, 1)]
+        return all(each.keys == page.keys for each in there)
 
     # What both have in common.
 
@@ -374,21 +478,23 @@ class Walk:
         while True:
             if isinstance(paging, Offsets) and step.size > max(self._limit, 2):
                 step = paging.skipping(step.number, self._limit)
-            accept = set[int]()
+            ends = set[int]()
             if self._end.filled and isinstance(paging, PageNumbers | Offsets):
-                accept.update(paging.end_status)
-                accept.update({404} if isinstance(paging, PageNumbers) else ())
+                ends.update(paging.end_status, (_BEYOND,), _DENIALS)
             smaller = set[int]()
             if isinstance(paging, Offsets) and self._limit > SMALLEST_PAGE:
-                smaller.update(paging.too_large)
+                smaller = {*paging.too_large} - {*paging.end_status}
+            asked = step
+            if isinstance(paging, Offsets) and self._base:
+                asked = paging.skipping(step.number + self._base, step.size)
             got = await self._api.page(
-                step, accept=accept | smaller, may_be_empty=self._end.filled > 0
+                asked, accept=ends | smaller, may_be_empty=self._end.filled > 0
             )
             status = got.answer.status
-            if isinstance(paging, Offsets) and status in smaller and status not in accept:
+            if status in smaller:
                 self._limit = max(self._limit // 2, SMALLEST_PAGE)
                 continue
-            if status == 404 and not self._means_the_end(got):
+            if status in _DENIALS and not self._means_the_end(got):
                 raise self._api.refusal(got)
             keys = tuple(await self._api.keys(got.items))
             if step.is_counted and len(keys) != got.count:
@@ -399,13 +505,22 @@ class Walk:
             return ListPage(step, got, keys)
 
     def _means_the_end(self, got: Got) -> bool:
-        """Tell whether a 404 says that a page lies beyond the end, as Django's says by itself."""
-        if 404 in getattr(self._paging, "end_status", ()):
+        """Tell whether a refusal says that a page lies beyond the end.
+
+        It does where that was declared, where all came that the pages state, and where it is what
+        Django REST framework or WordPress say then.
+        """
+        status = got.answer.status
+        if status in getattr(self._paging, "end_status", ()) or self._end.is_met:
             return True
         try:
-            return bool(json.loads(got.answer.body) == {"detail": "Invalid page."})
+            document = json.loads(got.answer.body)
         except ValueError:
             return False
+        if status == 400:
+            code = document.get("code") if isinstance(document, dict) else None
+            return code == "rest_post_invalid_page_number"
+        return status == 404 and bool(document == {"detail": "Invalid page."})
 
     def _taken(self, page: ListPage) -> ListPage:
         """Return a page that was added to what is read of the list.
@@ -426,11 +541,11 @@ class Walk:
                     f"leads on from page to page, {self._empty} times without a record"
                 )
             return page
-        self._empty = 0
+        self._empty = self._fruitless = 0
         digest = hash(page.keys)
         if digest in self._digests:
             if page.step.is_counted:
-                raise MovedError
+                raise MovedError("gives a page that was read already")
             raise self._api.error("leads to a page that was read already, and would never end")
         self._digests.add(digest)
         self._largest = max(self._largest, page.got.count)
@@ -494,6 +609,8 @@ class Walk:
             MovedError: The list may have moved.
         """
         end, has_moved = self._end, self._repairs > 0
+        if end.is_short(position) and (nothing := await self._beside.nothing(first)):
+            end.disregard(nothing)
         try:
             problem = end.contradiction(page, position, has_moved=has_moved)
         except MovedError:
@@ -503,9 +620,35 @@ class Walk:
             problem = end.contradiction(page, position, has_moved=has_moved)
         if problem is not None:
             return self._api.error(problem)
-        doubt = end.may_have_skipped()
+        doubt, silent = end.may_have_skipped(), end.breaks_off(page, position)
         before, self._before = self._before, self._sequence
-        if doubt is not None and before != self._sequence:
-            raise MovedError(doubt)
-        self.total, self.completeness = end.total, end.completeness(page, position)
+        if (doubt or silent) and before != self._sequence:
+            raise MovedError(silent or doubt)
+        if silent is not None:
+            return self._api.error(silent)
+        completeness = end.completeness(page, position)
+        missed = None if completeness in ("total", "declared") else await self._missed(first, page)
+        if missed is not None:
+            return self._api.error(missed)
+        self.total, self.completeness = end.total, completeness
         return None
+
+    async def _missed(self, first: ListPage, last: ListPage) -> str | None:
+        """Return what says that a page beside those that were read has other records."""
+        paging = self._paging
+        if not isinstance(paging, PageNumbers) or self._is_known:
+            return None
+        is_silent = last.got.answer.status in OK and self._end.is_silent(last)
+        number = await self._beside.page_of_others(paging, last, is_silent=is_silent)
+        if number is None:
+            return None
+        is_before = number < paging.first_number
+        asked = first if is_before else last
+        if (await self._get(asked.step)).keys != asked.keys:
+            raise MovedError
+        if is_before:
+            begin = paging.first_number
+            return (
+                f"has records on page {number} that are on no page from {begin} on, the first one"
+            )
+        return f"has records on page {number}, and none on the one before"

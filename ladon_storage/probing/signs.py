@@ -1,0 +1,132 @@
+"""A first answer as evidence of its paging, and what in it says that there is more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from yarl import URL
+
+from ladon_storage.collection.sources.evidence import (
+    declared_total,
+    names,
+    plain,
+    promise,
+    usual_total,
+)
+from ladon_storage.collection.sources.http import HttpAnswer
+
+SIZES = names(
+    "limit perpage pagesize size rows maxresults resultsperpage top count itemsperpage pagelimit "
+    "maxitems numperpage"
+)
+"""What parameters are called that say how many records a page has."""
+
+_DEPTH = 6
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A first answer, and what was found in it."""
+
+    url: URL
+    method: str
+    body: Mapping[str, Any] | None
+    answer: HttpAnswer
+    document: Any
+    records: str
+    items: Any
+    id: str | None
+
+    @property
+    def count(self) -> int:
+        """How many records it has."""
+        return len(self.items)
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """The parameters of the address."""
+        return {name.strip(): value for name, value in self.url.query.items()}
+
+    @property
+    def query(self) -> Mapping[str, Any]:
+        """The parameters that were asked with, those of the body where there is one."""
+        return self.body if self.method == "POST" and self.body is not None else self.asked
+
+    @property
+    def where(self) -> str:
+        """Where parameters go."""
+        return "body" if self.method == "POST" and self.body is not None else "query"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A way of paging.
+
+    Args:
+        paging: The setting.
+        reason: What speaks for it.
+        can_be_tried: Whether the answer says that there is a next page.
+        changes: Other settings that it needs.
+        drops: Parameters of the address or the body that are the paging's.
+    """
+
+    paging: dict[str, Any]
+    reason: str
+    can_be_tried: bool = True
+    changes: dict[str, Any] = field(default_factory=dict)
+    drops: frozenset[str] = frozenset()
+
+
+def without_paging(settings: Mapping[str, Any], proposal: Proposal) -> dict[str, Any]:
+    """Return settings whose address and body are without what is the paging's."""
+    url = URL(settings["url"])
+    left = [(k, v) for k, v in url.query.items() if k.strip() not in proposal.drops]
+    settings = {**settings, "url": str(url.with_query(left)), **proposal.changes}
+    if isinstance(settings.get("body"), dict) and proposal.paging.get("where") == "body":
+        body = {k: v for k, v in settings["body"].items() if k not in proposal.drops}
+        settings = {**settings, "body": {**body, **proposal.changes.get("body", {})}}
+    return {**settings, "paging": proposal.paging}
+
+
+def says_more(seen: Evidence) -> str | None:
+    """Return what says in an answer that there are more records than it has."""
+    promised = promise(seen.answer, seen.document, seen.items, seen.records)
+    if promised is not None:
+        return promised
+    total = total_of(seen)
+    return f"states {total[1]} records at {total[0]!r}" if total and total[1] > seen.count else None
+
+
+def is_as_asked(seen: Evidence) -> bool:
+    """Return whether there are just as many records as were asked for at most."""
+    sizes = [str(value) for name, value in seen.query.items() if plain(name) in SIZES]
+    return seen.count > 0 and str(seen.count) in sizes
+
+
+def total_of(seen: Evidence) -> tuple[str, int] | None:
+    """Return where an answer states how many records there are, and how many."""
+    total = usual_total(seen.answer, seen.document, seen.items, seen.records)
+    if total is None or total.is_bound or not (total.is_sure or total.count > seen.count):
+        return None
+    declared = declared_total(seen.answer, seen.document, total.place)
+    if declared is None or declared.count != total.count:  # its path has dots of its own
+        return None
+    return total.place, total.count
+
+
+def beside(document: object, records: str) -> Iterator[tuple[str, str, Any]]:
+    """Yield the path, the plain name and the value of all that stands around the records."""
+    yield from _within(document, "", records, _DEPTH)
+
+
+def _within(there: object, path: str, records: str, depth: int) -> Iterator[tuple[str, str, Any]]:
+    if not isinstance(there, dict) or depth == 0:
+        return
+    for key, value in there.items():
+        place = f"{path}.{key}" if path else key
+        if place == records:
+            continue
+        yield place, plain(key), value
+        yield from _within(value, place, records, depth - 1)
