@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from ladon_storage.cli import DONE, FAILED, USAGE
 from ladon_storage.cli.options import SOURCE_HELP, File, LimitsText, Prefect, SinkText
 from ladon_storage.cli.output import Json, log_to_notes, note, print_json, print_table
 from ladon_storage.errors import ConfigurationError
@@ -79,6 +80,7 @@ class Outcome:
     report: Report | None = None
     error: str | None = None
     seconds: float = 0.0
+    is_configuration: bool = False
 
 
 async def _by_engine(
@@ -93,7 +95,6 @@ async def _by_engine(
     from ladon_storage.collection.sources.http import shared_connections
 
     storage = await checked_storage(project, signals.named)
-    run_id = str(uuid4())
     sinks: dict[str, SharedSink] = {}
     with display() as shown:
 
@@ -105,7 +106,8 @@ async def _by_engine(
                 source,
                 sinks[job.sink.name],
                 storage,
-                run_id=run_id,
+                # Each its own: a run may take the lease of one of its name.
+                run_id=str(uuid4()),
                 limits=job.limits,
                 progress=shown.follow(source.source_id),
             )
@@ -166,7 +168,12 @@ async def _outcome(job: Job, one: Callable[[Job], Awaitable[Report]]) -> Outcome
     try:
         report = await one(job)
     except Exception as error:
-        return Outcome(job.source.name, error=said(error), seconds=time.monotonic() - began)
+        return Outcome(
+            job.source.name,
+            error=said(error),
+            seconds=time.monotonic() - began,
+            is_configuration=isinstance(error, ConfigurationError),
+        )
     return Outcome(job.source.name, report, seconds=report.seconds)
 
 
@@ -188,7 +195,9 @@ def _tell(outcomes: Sequence[Outcome], *, as_json: bool) -> int:
             note(f"{each.name}: {summary(report)}")
     for each in failed:
         note(f"{each.name} failed: {each.error}")
-    return 1 if failed else 0
+    if not failed:
+        return DONE
+    return USAGE if all(each.is_configuration for each in failed) else FAILED
 
 
 def _row(outcome: Outcome) -> tuple[object, ...]:

@@ -50,6 +50,14 @@ class Own(BaseModel):
         yield Page(records=[Record.of("1", datetime(2024, 1, 1, tzinfo=UTC), {"title": "one"})])
 
 
+class Slow(Own):
+    async def pages(self, start, until):
+        import asyncio
+        await asyncio.sleep(0.5)
+        async for page in super().pages(start, until):
+            yield page
+
+
 class Broken(Own):
     source_id: str = "broken"
 

@@ -107,6 +107,55 @@ async def test_source_that_fails_says_why_once(ladon: Command) -> None:
     assert "403" in (watermark.error_message or "")
 
 
+async def test_two_names_of_one_source_are_not_collected_at_once(ladon: Command) -> None:
+    """The second finds the source held, or another run faster; nothing is stored twice."""
+    async with FeedServer(play=lambda asked: catalogue(1, 2)) as feed:
+        ladon.write("ladon.toml", project(feed))
+        ladon.write("own.py", OWN)
+        ladon.write(
+            "ladon.toml",
+            project(
+                feed, '[sources.a]\nkind = "own:Slow"\n[sources.b]\nkind = "own:Slow"\n'
+            ).replace('"own:Slow"', '"own:Slow"\nsource_id = "same"'),
+        )
+        called = await ladon.later("collect", "a", "b", "--json")
+    assert sorted(each["outcome"] for each in called.json) == ["done", "failed"]
+    assert called.code == 1
+    assert stored(ladon.folder) == ["1"]
+
+
+def test_only_wrong_configuration_exits_with_2(ladon: Command) -> None:
+    """A source that no run can begin is told apart from one that failed."""
+    ladon.write(
+        "ladon.toml",
+        '[storage]\nurl = "sqlite:///ladon.db"\n[sinks.r]\nurl = "sqlite:///r.db"\n'
+        '[sources.wrong]\nkind = "rest"\n',
+    )
+    called = ladon("collect", "wrong")
+    assert called.code == 2
+    assert "[sources.wrong]" in called.err
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        '{"kind": "rest", "url": "https://u:s3cret-word@x.example/", "id": "id"}',
+        '{"kind": "rest", "url": "https://x.example/?api_key=s3cret-word", "id": "id"}',
+        '{"kind": "sql", "url": "postgresql://u:s3cret-word@x.example/db", "table": "t"}',
+        '{"kind": "otx", "key": "s3cret word"}',
+    ],
+)
+@pytest.mark.parametrize("verb", [["collect"], ["source", "try"], ["reconcile"]])
+def test_secret_in_a_source_of_the_command_line_is_refused(
+    ladon: Command, source: str, verb: list[str]
+) -> None:
+    """No verb takes it, or repeats it."""
+    sink = SINK if verb[0] != "source" else ()
+    called = ladon(*verb, source, *sink)
+    assert called.code == 2
+    assert "s3cret" not in called.err + called.out
+
+
 @pytest.mark.parametrize(
     "sink",
     [
