@@ -128,6 +128,11 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
         circuit, "reset", "circuit:reset", None,
         f"Close it: every process may call the service again.{_CIRCUIT_PLACE}",
     ),
+    (
+        circuit, "automate", "circuit:automate", None,
+        "Pause deployments while it is open, by automations of Prefect.\n\nThey are resumed when "
+        "it closes. Automations of an earlier call are replaced.",
+    ),
     (watermarks, "show", "watermarks:show", None, f"Show one watermark.\n\n{_FILE}"),
     (
         app, "doctor", "doctor", _OPERATE,

@@ -52,6 +52,34 @@ def reset(*, service: Service = None, reason: Reason = None, json: Json = False)
     _act("reset", service, reason, json)
 
 
+def automate(
+    *,
+    deployment: Annotated[
+        tuple[str, ...], Parameter(help="Deployment, as collect-kev/kev; repeatable.")
+    ] = (),
+    work_pool: Annotated[tuple[str, ...], Parameter(help="Work pool; repeatable.")] = (),
+    service: Service = None,
+    json: Json = False,
+) -> None:
+    """Pause deployments while it is open, by automations of Prefect."""
+    from flows.circuit import deploy
+    from ladon_storage.cli.with_prefect import run_flows
+
+    address = _address(service)
+    made = run_flows(lambda: deploy(address, deployment, work_pool))
+    if json:
+        print_json(made)
+    else:
+        print_text("\n".join(made))
+
+
+def _address(service: str | None) -> str:
+    address = service or os.environ.get(SERVICE_VARIABLE) or ""
+    if not address:
+        raise ConfigurationError(f"There is no service; set {SERVICE_VARIABLE} or --service.")
+    return address
+
+
 def _act(act: str, service: str | None, reason: str | None, as_json: bool) -> None:
     """Show or change the circuit, and print its state after that.
 
@@ -63,9 +91,7 @@ def _act(act: str, service: str | None, reason: str | None, as_json: bool) -> No
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
-    address = service or os.environ.get(SERVICE_VARIABLE) or ""
-    if not address:
-        raise ConfigurationError(f"There is no service; set {SERVICE_VARIABLE} or --service.")
+    address = _address(service)
     store = default_url()
     if store == "memory://":
         raise ConfigurationError(

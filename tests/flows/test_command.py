@@ -163,3 +163,20 @@ async def test_doctor_asks_prefect_and_the_storage(
     assert checks["storage"]["verdict"] == checks["Prefect API"]["verdict"] == "failed"
     assert "PREFECT_API_URL" in checks["Prefect API"]["next_step"]
     assert checks["log"]["verdict"] == "warning"
+
+
+async def test_automations_of_a_circuit_are_made_for_deployments_that_exist(
+    ladon: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both automations are named; without a deployment, or of one that is not there, none is."""
+    monkeypatch.setenv("STORAGE_SERVICE_URL", "http://storage.example:8000")
+    async with get_client() as client:
+        await client.create_work_pool(WorkPoolCreate(name="of-the-circuit", type="process"))
+    made = await ladon.later("circuit", "automate", "--work-pool", "of-the-circuit", "--json")
+    assert made.code == 0
+    assert [each.partition(":")[0] for each in made.json] == [
+        "Pause collections while the circuit is open",
+        "Resume collections when the circuit closes",
+    ]
+    for arguments in ((), ("--deployment", "nosuch/one")):
+        assert (await ladon.later("circuit", "automate", *arguments)).code == 2
