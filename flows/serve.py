@@ -78,14 +78,18 @@ def _schedule(described: dict[str, Any]) -> DeploymentScheduleCreate:
 async def serve(table: Path = TABLE) -> None:
     """Register the deployments of ``table``, and run what is due until the process is ended."""
     os.chdir(PROJECT)  # what entrypoints are relative to, here and in each run
-    served = deployments(table)
+    await serve_deployments(deployments(table))
+
+
+async def serve_deployments(served: list[RunnerDeployment]) -> None:
+    """Register deployments, and run what is due until the process is ended."""
     async with get_client() as client:
         for each in served:
             try:
                 existing = await client.read_deployment_by_name(each.full_name)
             except ObjectNotFound:
                 continue
-            _keep_switches(each, existing)
+            keep_switches(each, existing)
             await _forget_missed(client, existing)
     await remove_automation()
     # Paused when it ends, a deployment would wait for somebody to switch it on again.
@@ -115,7 +119,8 @@ async def _until_signalled(runner: Runner) -> None:
         await running
 
 
-def _keep_switches(served: RunnerDeployment, existing: DeploymentResponse) -> None:
+def keep_switches(served: RunnerDeployment, existing: DeploymentResponse) -> None:
+    """Keep paused what a person paused, and active what a person switched on."""
     served.paused = existing.paused
     active = {str(each.schedule): each.active for each in existing.schedules}
     for schedule in served.schedules or []:
