@@ -574,6 +574,11 @@ class HitSource:
         if self._life.world.feed.tells_time:
             self._asked_at = self._life.world.now
         records, rejects = self._life.world.seen(self._life, start)
+        # How many pages a write takes is a matter of time: what came in order before the first sign
+        # of a storm may be passed, and so the storm comes first.
+        if self.ordered and self._life.world.stormy:
+            yield self._page_of([], rejects)
+            rejects = []
         for reading in range(1 + self._life.world.feed.twice):
             if reading:
                 records = self._life.world.shows(self._life, start)

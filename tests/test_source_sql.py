@@ -719,7 +719,7 @@ async def test_password_is_in_no_error(
         ({"url": "sqlite:///a.db", "url_secret": "A"}, "should have either url or url_secret"),
         ({"url": "sqlite:///a.db", "zone": "Mars/Base"}, "should be a time zone"),
         ({"url": "sqlite:///a.db", "page_size": 0}, "page_size"),
-        ({"url": "sqlite:///a.db", "offset": 3}, "offset: Extra inputs are not permitted"),
+        ({"url": "sqlite:///a.db", "offset": 3}, "offset: There is no such field"),
         ({"url": "sqlite:///a.db", "overlap": -1}, "overlap"),
     ],
 )

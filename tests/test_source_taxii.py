@@ -639,7 +639,7 @@ async def test_earliest_start_asks_for_everything() -> None:
         ({"user": "me"}, "a user needs a password"),
         ({"url": "https://me:SECRET@taxii.example.org/c/"}, "the address holds a password"),
         ({"limit": 0}, "limit"),
-        ({"added_after": "2024"}, "added_after: Extra inputs"),
+        ({"added_after": "2024"}, "added_after: There is no such field"),
     ],
 )
 def test_wrong_setting_is_named(fields: dict[str, Any], message: str) -> None:
