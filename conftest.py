@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+from pathlib import Path
+
+import certifi
 
 # Before anything imports Prefect, which reads its settings once.
 for name in list(os.environ):
@@ -13,3 +16,12 @@ _prefect_home = tempfile.TemporaryDirectory(prefix="ladon-storage-prefect-")
 os.environ["PREFECT_HOME"] = _prefect_home.name
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
+
+# Each client of HTTP reads all certificates that it is to trust, which takes longer than a request.
+# The servers of the tests are on loopback, and those with TLS have certificates of their own.
+_first, _end, _ = (
+    Path(certifi.where()).read_text("ascii", "ignore").partition("-----END CERTIFICATE-----")
+)
+_certificate = Path(_prefect_home.name, "certificate.pem")
+_certificate.write_text(f"{_first}{_end}\n", "ascii")
+os.environ["SSL_CERT_FILE"] = os.environ["PREFECT_API_SSL_CERT_FILE"] = str(_certificate)

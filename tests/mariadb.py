@@ -64,6 +64,7 @@ class MariaServer:
             database=database or None,
             charset="utf8mb4",
             autocommit=True,
+            ssl_disabled=True,  # otherwise each connection first reads the machine's certificates
             init_command="SET time_zone = '+00:00', sql_mode = ''",
             client_flag=pymysql.constants.CLIENT.MULTI_STATEMENTS,
         )

@@ -195,36 +195,48 @@ JUMPED = [
 ]
 
 
-@examples(400)
-@example(Feed(overlap=0, ordered=True, honest=False, page=1, seed=7), [*THREE, AFTER_BREAK])
-@example(Feed(), [*THREE, Run(), Publish("late", 3, 6), Reset("delete"), UNHEARD])
-@example(Feed(lookback=30), [Run(), Publish("new"), Tick(60)])
-@example(Feed(lookback=30), [Publish("new"), Tick(1), Publish("new", 1), Run((), False, DAYS)])
-@example(Feed(), [*THREE, Storm(), Run(), Storm(), Publish("older", 0, 1), Run()])
-@example(Feed(ordered=True, page=1), GONE_BACK)
-@given(feeds, schedules)
-def test_any_schedule_loses_nothing_in_a_sink_that_remembers(
-    feed: Feed, schedule: list[Step]
-) -> None:
+def deeply(few: int, many: int) -> pytest.MarkDecorator:
+    """Play few schedules, and many where slow tests run."""
+    return pytest.mark.parametrize("number", [few, pytest.param(many, marks=pytest.mark.slow)])
+
+
+@deeply(120, 1200)
+def test_any_schedule_loses_nothing_in_a_sink_that_remembers(number: int) -> None:
     """Each promise holds when it is made, and at the end all that is due is there, once."""
-    asyncio.run(played(World(feed), schedule))
+
+    @examples(number)
+    @example(Feed(overlap=0, ordered=True, honest=False, page=1, seed=7), [*THREE, AFTER_BREAK])
+    @example(Feed(), [*THREE, Run(), Publish("late", 3, 6), Reset("delete"), UNHEARD])
+    @example(Feed(lookback=30), [Run(), Publish("new"), Tick(60)])
+    @example(Feed(lookback=30), [Publish("new"), Tick(1), Publish("new", 1), Run((), False, DAYS)])
+    @example(Feed(), [*THREE, Storm(), Run(), Storm(), Publish("older", 0, 1), Run()])
+    @example(Feed(ordered=True, page=1), GONE_BACK)
+    @given(feeds, schedules)
+    def check(feed: Feed, schedule: list[Step]) -> None:
+        asyncio.run(played(World(feed), schedule))
+
+    check()
 
 
-@examples(200)
-@example(Feed(overlap=0), JUMPED)
-@given(feeds, schedules)
-def test_any_schedule_loses_nothing_in_a_sink_that_does_not(
-    feed: Feed, schedule: list[Step]
-) -> None:
+@deeply(60, 600)
+def test_any_schedule_loses_nothing_in_a_sink_that_does_not(number: int) -> None:
     """The watermark alone is enough, as long as the sink keeps what it has."""
-    world = World(feed)
-    world.backend = Scripted(world, remembers=False)
-    asyncio.run(played(world, schedule))
+
+    @examples(number)
+    @example(Feed(overlap=0), JUMPED)
+    @given(feeds, schedules)
+    def check(feed: Feed, schedule: list[Step]) -> None:
+        world = World(feed)
+        world.backend = Scripted(world, remembers=False)
+        asyncio.run(played(world, schedule))
+
+    check()
 
 
+@deeply(6, 60)
 @pytest.mark.parametrize("keep", ["latest", "all"])
 def test_any_schedule_loses_nothing_between_real_service_and_table(
-    keep: str, tmp_path_factory: pytest.TempPathFactory
+    keep: str, number: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """What holds in memory holds where a request and a transaction can fail in the middle."""
 
@@ -233,7 +245,7 @@ def test_any_schedule_loses_nothing_between_real_service_and_table(
         async with real_parts(world, tmp_path_factory.mktemp("world"), keep):
             await played(world, schedule)
 
-    @examples(6)
+    @examples(number)
     @given(feeds, schedules)
     def check(feed: Feed, schedule: list[Step]) -> None:
         asyncio.run(play(feed, schedule))

@@ -132,12 +132,21 @@ ACTS: dict[str, Callable[[Path], Any]] = {
     "check": lambda lake: owned(lake).alter.add_constraint({"known": "record_id <> ''"}),
     "repair": lambda lake: owned(lake).repair(),
 }
+ALL_ACTS = [list(ACTS), list(reversed(ACTS))]
+STRANGE = "a b/ü%=?#"
 
 
 @KEEPS
 @pytest.mark.parametrize("held", [True, False])
-@pytest.mark.parametrize("source_id", ["feed", "a b/ü%=?#"])
-@pytest.mark.parametrize("acts", [*([each] for each in ACTS), list(ACTS), list(reversed(ACTS))])
+@pytest.mark.parametrize(
+    ("source_id", "acts"),
+    [
+        *(("feed", [each]) for each in ACTS),
+        *((STRANGE, each) for each in ALL_ACTS),
+        *(pytest.param(STRANGE, [each], marks=pytest.mark.slow) for each in ACTS),
+        *(pytest.param("feed", each, marks=pytest.mark.slow) for each in ALL_ACTS),
+    ],
+)
 async def test_table_is_collected_into_after_what_its_owner_did(
     lake: Path,
     keep: str,

@@ -135,6 +135,9 @@ async def collect(
             return await passage.through(until)
 
 
+_are_set_aside = False
+
+
 @contextmanager
 def _objects_set_aside() -> Iterator[None]:
     """Let the garbage collector pass over the objects that there are, while a run makes records.
@@ -143,13 +146,17 @@ def _objects_set_aside() -> Iterator[None]:
     few pages: an eighth of the cost of a first collection. Where something is set aside already,
     by another run or by the program, nothing more is, and it is left as it is.
     """
-    if gc.get_freeze_count():
+    global _are_set_aside
+    # Counting takes as long as looking through them: not once for each run of many at a time.
+    if _are_set_aside or gc.get_freeze_count():
         yield
         return
     gc.freeze()
+    _are_set_aside = True
     try:
         yield
     finally:
+        _are_set_aside = False
         gc.unfreeze()
 
 

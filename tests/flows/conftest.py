@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,17 +10,22 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL
 from prefect.tasks import Task
-from prefect.testing.utilities import prefect_test_harness
 from yarl import URL
 
 from ladon_storage import tasks
 from ladon_storage.settings import StorageSettings
 from tests.flaky import Flaky, flaky_service
+from tests.flows.forks import Forks, forking
 
 
 @pytest.fixture(scope="session", autouse=True)
 def prefect_server(pytestconfig: pytest.Config) -> Iterator[None]:
     """Run Prefect over a database of its own; a fresh one takes longer than Prefect waits."""
+    # Not above: it imports the whole server, also where no test of this folder runs.
+    from prefect.testing.utilities import prefect_test_harness
+
+    # Schedules are tested with servers of their own; here each would put a hundred runs into one.
+    os.environ["PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED"] = "false"
     with prefect_test_harness(server_startup_timeout=180):
         # Prefect leaves connections to its own server open; any other that is left is our fault.
         port = URL(str(PREFECT_API_URL.value())).port
@@ -27,6 +33,13 @@ def prefect_server(pytestconfig: pytest.Config) -> Iterator[None]:
         warnings.filterwarnings("ignore", unclosed, ResourceWarning)  # in the test that began it
         pytestconfig.addinivalue_line("filterwarnings", f"ignore:{unclosed}:ResourceWarning")
         yield
+
+
+@pytest.fixture(scope="session")
+def forks(prefect_server: None) -> Iterator[Forks]:
+    """Import the flows once for the processes that run them at this server."""
+    with forking(PREFECT_API_URL=str(PREFECT_API_URL.value())) as made:
+        yield made
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

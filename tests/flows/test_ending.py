@@ -28,11 +28,13 @@ from ladon_storage.settings import StorageSettings
 from tests.collecting import ScriptedSource, record
 from tests.feed_server import Answer, FeedServer
 from tests.flaky import Flaky
+from tests.flows.forks import Forks
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS = 180
 """How long a run in a process may take on a machine on which Prefect's own server stalls."""
 
+COMMAND = "import sys; from flows import collect; sys.exit(collect.main())"
 HANGING = Answer(b'{"count": 2', stall_at=5)
 
 
@@ -75,18 +77,27 @@ async def process(*command: str, service: str) -> AsyncIterator[asyncio.subproce
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 async def test_signal_ends_a_run_and_is_named(
-    number: signal.Signals, storage: StorageSettings, service: Flaky, tmp_path: Path
+    number: signal.Signals,
+    storage: StorageSettings,
+    service: Flaky,
+    tmp_path: Path,
+    forks: Forks,
 ) -> None:
     """The command line writes failed with the signal's name, and ends with an error."""
     async with FeedServer(HANGING) as feed:
         source = json.dumps({"kind": "kev", "url": feed.url})
-        command = (sys.executable, "-m", "flows.collect", source, f"sqlite:///{tmp_path}/r.db")
-        async with process(*command, service=service.url) as running:
+        async with forks.run(
+            COMMAND,
+            source,
+            f"sqlite:///{tmp_path}/r.db",
+            folder=tmp_path,
+            STORAGE_SERVICE_URL=service.url,
+        ) as running:
             await asyncio.wait_for(feed.asked.wait(), SECONDS)
             running.send_signal(number)
-            output, _ = await asyncio.wait_for(running.communicate(), SECONDS)
-    assert running.returncode != 0, output.decode()
-    assert await reason(storage, "kev") == f"ended by {number.name}", output.decode()
+            _, log = await asyncio.wait_for(running.communicate(), SECONDS)
+    assert running.returncode != 0, log
+    assert await reason(storage, "kev") == f"ended by {number.name}", log
 
 
 async def test_hangup_that_is_ignored_ends_no_run(
@@ -248,18 +259,20 @@ async def test_signal_is_lost_nowhere(
     storage: StorageSettings,
     service: Flaky,
     tmp_path: Path,
+    forks: Forks,
 ) -> None:
     """Wherever the process is when a signal strikes, the run ends by it and names it."""
     async with FeedServer(HANGING) as feed:
         source = json.dumps({"kind": "kev", "url": feed.url})
         port = str(URL(feed.url).port)
-        command = (sys.executable, "-c", STRIKES, place, str(int(number)), port)
-        sink = f"sqlite:///{tmp_path}/r.db"
-        async with process(*command, source, sink, service=service.url) as running:
-            output, _ = await asyncio.wait_for(running.communicate(), SECONDS)
-    assert running.returncode not in (0, 1), output.decode()
-    assert await reason(storage, "kev") == f"ended by {number.name}", output.decode()
-    assert "Fatal error" not in output.decode() or place == "stuck"
+        arguments = (place, str(int(number)), port, source, f"sqlite:///{tmp_path}/r.db")
+        async with forks.run(
+            STRIKES, *arguments, folder=tmp_path, STORAGE_SERVICE_URL=service.url
+        ) as running:
+            _, log = await asyncio.wait_for(running.communicate(), SECONDS)
+    assert running.returncode not in (0, 1), log
+    assert await reason(storage, "kev") == f"ended by {number.name}", log
+    assert "Fatal error" not in log or place == "stuck"
 
 
 async def test_signal_in_a_task_run_ends_its_caller() -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
-from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +19,7 @@ from tests.collecting import table
 from tests.documents import ROOT, examples
 from tests.feed_server import Answer, FeedServer
 from tests.flaky import Flaky
+from tests.flows.forks import Forks
 
 FIRST, OWN_FLOW, BLOCKS = (code for _, code in examples(ROOT / "README.md"))
 CATALOGUE = Answer.of(
@@ -29,30 +27,30 @@ CATALOGUE = Answer.of(
 )
 
 
-async def printed(code: str, folder: Path, service: Flaky) -> str:
+async def printed(code: str, folder: Path, service: Flaky, forks: Forks) -> str:
     """Run an example as a script, and return what it prints."""
-    script = folder / "example.py"
-    script.write_text(code)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, str(script), cwd=folder, stdout=PIPE, stderr=PIPE,
-        env=os.environ | {
-            "PYTHONPATH": str(ROOT),
-            "PREFECT_API_URL": str(PREFECT_API_URL.value()),
-            "STORAGE_SERVICE_URL": service.url,
-        },
-    )  # fmt: skip
-    output, errors = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == 0, errors.decode()
-    return output.decode()
+    (folder / "example.py").write_text(code)
+    async with forks.run(
+        "import os, runpy, sys; os.chdir(sys.argv[1]); "
+        "runpy.run_path('example.py', run_name='__main__')",
+        str(folder),
+        folder=folder,
+        STORAGE_SERVICE_URL=service.url,
+    ) as running:
+        output, errors = await asyncio.wait_for(running.communicate(), 60)
+    assert running.returncode == 0, errors
+    return output
 
 
-async def test_first_example_collects_the_catalogue(service: Flaky, tmp_path: Path) -> None:
+async def test_first_example_collects_the_catalogue(
+    service: Flaky, tmp_path: Path, forks: Forks
+) -> None:
     """It has at most 15 lines, and a second run writes nothing."""
     assert len(FIRST.strip().splitlines()) <= 15
     async with FeedServer(CATALOGUE, CATALOGUE) as feed:
         code = FIRST.replace('{"kind": "kev"}', f'{{"kind": "kev", "url": "{feed.url}"}}')
         assert code != FIRST
-        outputs = [await printed(code, tmp_path, service) for _ in range(2)]
+        outputs = [await printed(code, tmp_path, service, forks) for _ in range(2)]
     assert outputs == [
         f"{written} new or changed up to 2024-01-01 00:00:00+00:00\n" for written in (1, 0)
     ]
@@ -60,19 +58,19 @@ async def test_first_example_collects_the_catalogue(service: Flaky, tmp_path: Pa
 
 
 async def test_own_flow_writes_its_watermark(
-    service: Flaky, storage: StorageSettings, tmp_path: Path
+    service: Flaky, storage: StorageSettings, tmp_path: Path, forks: Forks
 ) -> None:
     """The tasks alone, in a stranger's flow, keep the source's watermark."""
-    await printed(OWN_FLOW, tmp_path, service)
+    await printed(OWN_FLOW, tmp_path, service, forks)
     async with new_client(storage) as client:
         watermark = await client.get_watermark("tickets")
     assert watermark
     assert watermark["last_successful_timestamp"] == "2026-01-01T00:00:00+00:00"
 
 
-async def test_blocks_are_saved_and_loaded(service: Flaky, tmp_path: Path) -> None:
+async def test_blocks_are_saved_and_loaded(service: Flaky, tmp_path: Path, forks: Forks) -> None:
     """What the example saves is there for the forms, its secrets hidden."""
-    await printed(BLOCKS, tmp_path, service)
+    await printed(BLOCKS, tmp_path, service, forks)
     storage: Any = await StorageService.aload("default")
     sink: Any = await RecordSink.aload("default")
     assert (storage.url, sink.table) == ("http://127.0.0.1:8080", "records")
