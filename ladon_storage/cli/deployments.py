@@ -16,7 +16,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
 from prefect.types.entrypoint import EntrypointType
 
-from flows import collect as flows
+from flows import collect as collecting
 from flows.serve import keep_switches, serve_deployments
 from ladon_storage.collection.sources import SOURCES
 from ladon_storage.errors import ConfigurationError
@@ -53,7 +53,9 @@ def _deployment(project: Project, name: str) -> RunnerDeployment:
     sink_name = project.sink_of(name)
     sink = _absolute(project.sinks[sink_name], folder)
     has_form = table.kind in SOURCES.shipped and sink.keys() <= _FORM_FIELDS
-    flow: Flow[..., Any] = getattr(flows, f"collect_{table.kind}") if has_form else flows.collect
+    flow: Flow[..., Any] = (
+        getattr(collecting, f"collect_{table.kind}") if has_form else collecting.collect
+    )
     parameters: dict[str, Any] = {"source": project.source_fields(name), "sink": sink}
     if limits := project.limits_of(name).model_dump(mode="json", exclude_unset=True):
         parameters["limits"] = limits

@@ -22,6 +22,7 @@ from flows import reports
 from flows.collect import collect
 from ladon_storage.collection.interfaces import Collected
 from ladon_storage.collection.records import Page, Reject
+from ladon_storage.collection.summaries import summary
 from ladon_storage.errors import SourceError
 from ladon_storage.settings import StorageSettings
 from tests.collecting import ScriptedSource, at, record
@@ -89,7 +90,7 @@ async def test_ledger_stands_on_the_page_and_in_the_state(
     source = ScriptedSource([page], source_id="ledger", overlap=timedelta(hours=6))
     state = await collect(source, sink(tmp_path), storage, return_state=True)
     report = await state.result()
-    told = reports.summary(report)
+    told = summary(report)
     assert state.message == told
     assert told.endswith("0 known; 2 quarantined: 'at: missing' (2)")
     page_text = await page_of("ledger")
