@@ -194,6 +194,11 @@ JUMPED = [
     *(Run((), False, DAYS), Tick(60)),
 ]
 
+WRITTEN_OVER = [
+    *(Publish("new"), Run(), Storm(), Publish("late", 1, 1)),
+    *(Reset("back", 1), Reset("ahead")),
+]
+
 
 def deeply(few: int, many: int) -> pytest.MarkDecorator:
     """Play few schedules, and many where slow tests run."""
@@ -211,6 +216,7 @@ def test_any_schedule_loses_nothing_in_a_sink_that_remembers(number: int) -> Non
     @example(Feed(lookback=30), [Publish("new"), Tick(1), Publish("new", 1), Run((), False, DAYS)])
     @example(Feed(), [*THREE, Storm(), Run(), Storm(), Publish("older", 0, 1), Run()])
     @example(Feed(ordered=True, page=1), GONE_BACK)
+    @example(Feed(overlap=0, ordered=False, honest=False, page=1), WRITTEN_OVER)
     @given(feeds, schedules)
     def check(feed: Feed, schedule: list[Step]) -> None:
         asyncio.run(played(World(feed), schedule))
