@@ -6,7 +6,7 @@ STAMP := .venv/.complete
 # Nothing is left outside of the project's folder, and so no cache.
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-cache-dir
 
-.PHONY: setup test test-slow away-test check demo up up-test next e2e pictures chaos bench lock clean
+.PHONY: setup test test-quick test-slow check demo up up-test next e2e pictures chaos bench lock clean
 
 setup: $(STAMP)
 
@@ -24,13 +24,14 @@ $(STAMP): requirements.lock pyproject.toml
 test: $(STAMP)
 	@$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow"
 
-# Kills processes, and replays whole recordings.
-test-slow: $(STAMP)
-	@$(BIN)/python -m pytest -n auto --dist loadgroup -m slow --ignore tests/flows/test_prefect_away.py
+# While you write: no flows, and nothing of Delta tables, of servers of databases, or of many processes.
+test-quick: $(STAMP)
+	@$(BIN)/python -m pytest -n auto -m "not slow" --ignore tests/flows --ignore tests/up \
+	  -k "not (postgres or mariadb or delta or process or benchmark or packaging or scenario or hostile)"
 
-# Stops and kills a Prefect server under a run, and waits for the outcome in real time.
-away-test: $(STAMP)
-	@$(BIN)/python -m pytest tests/flows/test_prefect_away.py
+# Kills processes, loses Prefect under runs, and replays whole recordings.
+test-slow: $(STAMP)
+	@$(BIN)/python -m pytest -n auto --dist loadgroup -m slow
 
 check: $(STAMP)
 	@$(BIN)/ruff check
