@@ -7,101 +7,31 @@ settings reaches them.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
-import signal
-import socket
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
-from collections.abc import AsyncIterator
+from asyncio.subprocess import DEVNULL, PIPE
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
+from ladon_storage.cli.local import LocalService, ended, environment, free_port, prefect_server
+
+__all__ = [
+    "LEASE_SECONDS",
+    "PROJECT",
+    "FlowRun",
+    "StorageService",
+    "ended",
+    "environment",
+    "free_port",
+    "prefect_server",
+    "run_flow",
+]
 
 LEASE_SECONDS = 5
 """How long a run that died keeps others from its source; a minute, where nobody is waiting."""
 
 PROJECT = Path(__file__).resolve().parent.parent
-
-
-def environment(folder: Path, **variables: str) -> dict[str, str]:
-    """Return the environment of a process that knows only this demonstration's Prefect."""
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PREFECT_", "STORAGE_")) and name != "ENVIRONMENT"
-    }
-    return inherited | {
-        "PREFECT_HOME": str(folder / "prefect"),
-        "PREFECT_LOGGING_LEVEL": "ERROR",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        "PYTHONUNBUFFERED": "1",
-        **variables,
-    }
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-async def ended(process: Process, *, seconds: float = 20) -> None:
-    """End a process and what it started, forcibly if it takes longer than ``seconds``."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), seconds)
-            return
-
-
-@contextlib.asynccontextmanager
-async def prefect_server(
-    folder: Path, port: int | None = None, **variables: str
-) -> AsyncIterator[str]:
-    """Run a Prefect server on loopback, and give the address of its API.
-
-    Args:
-        folder: Where its database and its log are.
-        port: Where it listens; a free port unless given.
-        variables: What else it finds in its environment.
-
-    Raises:
-        RuntimeError: It did not start; the message names its log.
-    """
-    port = port or free_port()
-    api = f"http://127.0.0.1:{port}/api"
-    log = folder / "prefect-server.log"
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1",
-            env=environment(
-                folder, PREFECT_SERVER_API_HOST="127.0.0.1", PREFECT_SERVER_API_PORT=str(port),
-                **variables,
-            ),
-            stdin=DEVNULL, stdout=output, stderr=STDOUT, start_new_session=True,
-        )  # fmt: skip
-    try:
-        async with aiohttp.ClientSession() as session:
-            for _ in range(600):
-                with contextlib.suppress(aiohttp.ClientError):
-                    async with session.get(f"{api}/health") as answer:
-                        if answer.status == 200:
-                            break
-                if process.returncode is not None:
-                    raise RuntimeError(f"The Prefect server did not start; read {log}.")
-                await asyncio.sleep(0.2)
-            else:
-                raise RuntimeError(f"The Prefect server did not answer in time; read {log}.")
-        yield api
-    finally:
-        await ended(process)
 
 
 @dataclass(frozen=True)
@@ -133,33 +63,8 @@ async def run_flow(
     return FlowRun(None, (errors.decode().strip().splitlines() or [""])[-1])
 
 
-class StorageService:
-    """An embedded Storage Service in a process of its own, on the same port each time."""
-
-    def __init__(self, folder: Path, port: int = 0) -> None:
-        self._folder = folder
-        self._port = port
-        self._process: Process | None = None
-
-    @property
-    def url(self) -> str:
-        """Its address."""
-        return f"http://127.0.0.1:{self._port}"
-
-    async def start(self) -> None:
-        """Start it, and return when it answers."""
-        with (self._folder / "storage-service.log").open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "ladon_storage.cli", "serve",
-                "--database", str(self._folder / "storage.db"), "--port", str(self._port),
-                env=environment(self._folder), stdin=DEVNULL, stdout=PIPE, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
-        assert self._process.stdout
-        address = (await self._process.stdout.readline()).decode().strip()
-        if not address:
-            raise RuntimeError(f"The Storage Service did not start; read {self._folder}.")
-        self._port = int(address.rpartition(":")[2])
+class StorageService(LocalService):
+    """An embedded Storage Service that a test or the demonstration kills."""
 
     async def kill(self) -> None:
         """Kill it as a crash does: without a chance to finish anything."""
@@ -176,8 +81,3 @@ class StorageService:
         )  # fmt: skip
         if await process.wait():
             raise RuntimeError("The circuit could not be closed; its message is above.")
-
-    async def stop(self) -> None:
-        """End it in good order."""
-        if self._process and self._process.returncode is None:
-            await ended(self._process)

@@ -22,6 +22,7 @@ from pathlib import Path
 from rich.console import Console
 
 from demo.stage import PROJECT, StorageService, ended, environment, free_port, prefect_server
+from ladon_storage.errors import ConfigurationError
 
 PREFECT_PORT, STORAGE_PORT = 4200, 8080
 HEARTBEAT_SECONDS = 30
@@ -186,7 +187,7 @@ async def main(arguments: list[str] | None = None) -> int:
         await running
     except asyncio.CancelledError:
         console.print("Ended.")
-    except RuntimeError as error:
+    except (RuntimeError, ConfigurationError) as error:
         console.print(str(error))
         return 1
     return 0

@@ -1,21 +1,16 @@
-"""A past range, read window by window, and resumed where it broke off.
-
-The watermark of the source is left alone. How far a backfill is stands in a watermark of its own,
-whose name has the range, so that the same backfill goes on after its last whole window.
-"""
+"""The flow over a past range, read window by window, and resumed where it broke off."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any
 from uuid import uuid4
 
 from prefect import runtime
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, Field
 
 from flows.collect import instant, source_fields, told_sink
 from flows.command import run_command
@@ -23,10 +18,10 @@ from flows.ending import signals_noted
 from flows.parameters import checked_flow
 from flows.reports import harmless
 from ladon_storage.blocks import RecordSink, StorageService
+from ladon_storage.collection import backfill as backfilling
+from ladon_storage.collection.backfill import BackfillReport
 from ladon_storage.collection.interfaces import Limits, Sink, Source
 from ladon_storage.collection.sources import source_from
-from ladon_storage.errors import ConfigurationError
-from ladon_storage.models import WatermarkStatus
 from ladon_storage.settings import StorageSettings
 from ladon_storage.tasks import (
     TaskStorage,
@@ -34,20 +29,6 @@ from ladon_storage.tasks import (
     record_sink,
     storage_settings,
 )
-
-
-class BackfillReport(BaseModel):
-    """Say what a backfill did; windows that an earlier one had finished are not read again."""
-
-    model_config = ConfigDict(frozen=True)
-
-    source_id: str
-    since: datetime
-    until: datetime
-    windows: int
-    windows_done_before: int
-    records_read: int
-    records_written: int
 
 
 @checked_flow("backfill")
@@ -73,57 +54,24 @@ async def backfill(
         limits: What makes a window fail.
     """
     with signals_noted():
-        collected, (since, until) = source_from(source), _range(since, until)
-        every = list(_windows(since, until, timedelta(hours=window_hours)))
-        run_id = str(runtime.flow_run.id or uuid4())
-        storage_of_tasks = TaskStorage(await storage_settings(storage))
-        await storage_of_tasks.health_check()
-        name = _name(collected.source_id, since, until)
-        stored = await storage_of_tasks.get_watermark(name)
-        reached = stored.last_successful_timestamp if stored else None
-        left = [each for each in every if reached is None or each[1] > reached]
-        etag = stored.etag if stored else None
-        opened = await record_sink(sink)
-        read = written = 0
-        shown = await _show(None, len(every) - len(left), len(every))
-        for number, (start, end) in enumerate(left, start=len(every) - len(left) + 1):
-            done = await collect_in_task(
-                collected, opened, max(start, reached or start), end, run_id=run_id, limits=limits
-            )
-            read, written = read + done.records_read, written + done.records_written
-            answer = await storage_of_tasks.update_watermark(
-                name, end, WatermarkStatus.SUCCESS, if_match=etag, if_none_match=etag is None,
-                records_collected=written, run_id=run_id,
-            )  # fmt: skip
-            etag = answer.etag
-            shown = await _show(shown, number, len(every))
-        return BackfillReport(
-            source_id=collected.source_id, since=since, until=until, windows=len(every),
-            windows_done_before=len(every) - len(left), records_read=read, records_written=written,
-        )  # fmt: skip
+        artifact: Any = None
 
+        async def windows(done: int, of: int) -> None:
+            nonlocal artifact
+            artifact = await _show(artifact, done, of)
 
-def _range(since: datetime, until: datetime) -> tuple[datetime, datetime]:
-    if since >= until:
-        raise ConfigurationError(
-            f"A backfill from {since.isoformat()} until {until.isoformat()} is empty; "
-            "set until to a later instant than since."
+        return await backfilling.backfill(
+            source_from(source),
+            await record_sink(sink),
+            TaskStorage(await storage_settings(storage)),
+            since,
+            until,
+            window=timedelta(hours=window_hours),
+            run_id=str(runtime.flow_run.id or uuid4()),
+            limits=limits,
+            collect=collect_in_task,
+            windows=windows,
         )
-    return since.astimezone(UTC), until.astimezone(UTC)
-
-
-def _windows(
-    since: datetime, until: datetime, length: timedelta
-) -> Iterator[tuple[datetime, datetime]]:
-    start = since
-    while start < until:
-        end = min(start + length, until)
-        yield start, end
-        start = end
-
-
-def _name(source_id: str, since: datetime, until: datetime) -> str:
-    return f"{source_id}/backfill/{since:%Y%m%dT%H%M%S.%fZ}/{until:%Y%m%dT%H%M%S.%fZ}"
 
 
 async def _show(artifact: Any, done: int, of: int) -> Any:

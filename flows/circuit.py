@@ -28,6 +28,7 @@ from prefect.events.actions import (
 from prefect.events.schemas.automations import Posture
 from prefect.exceptions import ObjectNotFound
 
+from flows.home import check_home
 from ladon_storage.blocks import StorageService
 from ladon_storage.breaker import CircuitState
 from ladon_storage.circuits import service_key
@@ -159,6 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         address = StorageSettings.from_environment().url or ""
         if not address:
             raise ConfigurationError("There is no service to watch; set STORAGE_SERVICE_URL.")
+        check_home()
         for name in asyncio.run(deploy(address, options.deployment, options.work_pool)):
             print(name)  # noqa: T201 - a command
     except LadonStorageError as error:

@@ -22,7 +22,7 @@ from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 from flows.command import run_command
 from flows.ending import Ending, signals_noted
 from flows.parameters import checked_flow
-from flows.reports import completed, reported, summary
+from flows.reports import completed, reported
 from flows.turns import turn_of
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.engine import Report, run
@@ -40,6 +40,7 @@ from ladon_storage.collection.sources import (
     UrlHaus,
     source_from,
 )
+from ladon_storage.collection.summaries import summary
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.settings import StorageSettings
 from ladon_storage.tasks import TaskStorage, collect_in_task, storage_settings

@@ -23,10 +23,8 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Iterable
-from datetime import datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from uuid import uuid4
 
 from prefect import runtime
@@ -41,36 +39,24 @@ from flows.collect import told_sink
 from flows.command import run_command
 from flows.ending import Ending, signals_noted
 from flows.parameters import checked_flow
-from flows.reports import (
-    COUNTS,
-    PROGRESS_SECONDS,
-    completed,
-    harmless,
-    instant_or_never,
-    one_line,
-    summary,
-)
+from flows.reports import COUNTS, PROGRESS_SECONDS, completed, harmless
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.engine import Report, run
 from ladon_storage.collection.interfaces import (
-    KeepsHistory,
     Ledger,
     Limits,
-    LooksUp,
-    MarksRemoved,
-    RemembersPosition,
-    Reverts,
     Sink,
     Storage,
 )
 from ladon_storage.collection.secrets import secrets_from
+from ladon_storage.collection.sharing import CheckedStorage, SharedSink
 from ladon_storage.collection.sources import source_from
 from ladon_storage.collection.sources.http import shared_connections
+from ladon_storage.collection.summaries import instant_or_never, one_line, summary
 from ladon_storage.connect import shared_client
 from ladon_storage.errors import CollectionError, ConfigurationError, LadonStorageError
 from ladon_storage.events import FAILED, GAP, emit_of_source
 from ladon_storage.metrics import count_collected
-from ladon_storage.models import Watermark, WatermarkStatus
 from ladon_storage.project import Project
 from ladon_storage.settings import StorageSettings
 from ladon_storage.tasks import AnySink, TaskStorage, record_sink, secret_block, storage_settings
@@ -151,68 +137,13 @@ async def collect_many(
     settings = await storage_settings(storage)
     with signals_noted():
         await TaskStorage(settings).health_check()
-        checked = Checked(shared_client(settings), Ending())
+        checked = CheckedStorage(shared_client(settings), Ending().named)
         async with await record_sink(opening) as opened, shared_connections():
-            many = _Many(Shared(opened), checked, str(runtime.flow_run.id or uuid4()), len(told))
+            shared = SharedSink(opened, is_open=True)
+            many = _Many(shared, checked, str(runtime.flow_run.id or uuid4()), len(told))
             with secrets_from(secret_block):
                 await many.collect(told, concurrency)
         return await many.ended()
-
-
-class Checked:
-    """A storage whose health is known, and which writes who ended a run that was told to end."""
-
-    def __init__(self, storage: Storage, ending: Ending) -> None:
-        self.get_watermark = storage.get_watermark
-        if isinstance(storage, KeepsHistory):
-            self.watermark_history = storage.watermark_history
-        self._storage = storage
-        self._ending = ending
-
-    async def health_check(self) -> bool:
-        """Return ``True``, without asking again."""
-        return True
-
-    async def update_watermark(
-        self,
-        source_id: str,
-        timestamp: datetime,
-        status: WatermarkStatus = WatermarkStatus.SUCCESS,
-        error_message: str | None = None,
-        **fields: Any,
-    ) -> Watermark:
-        """Write the watermark and return what is stored."""
-        if status is WatermarkStatus.FAILED:
-            error_message = await self._ending.named(error_message or "failed")
-        return await self._storage.update_watermark(
-            source_id, timestamp, status, error_message, **fields
-        )
-
-
-class Shared:
-    """Lend an open sink to one run after another, and to several at once."""
-
-    def __init__(self, opened: Sink) -> None:
-        self.write = opened.write
-        if isinstance(opened, RemembersPosition):
-            self.position = opened.position
-        if isinstance(opened, MarksRemoved):
-            self.mark_removed = opened.mark_removed
-        if isinstance(opened, Reverts):
-            self.revert = opened.revert
-        if isinstance(opened, LooksUp):
-            self.lacking = opened.lacking
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Leave it open: it is closed by who opened it."""
 
 
 class _Many:

@@ -15,6 +15,7 @@ from prefect.settings import (
 )
 
 from flows.ending import signal_noted
+from flows.home import check_home
 from ladon_storage.errors import LadonStorageError
 
 T = TypeVar("T")
@@ -23,6 +24,7 @@ T = TypeVar("T")
 def run_command(begin: Callable[[], Coroutine[Any, Any, T]], shown: Callable[[T], str]) -> int:
     """Run what ``begin`` gives, print its outcome as ``shown``, and return the exit code."""
     try:
+        check_home()
         # A fresh Prefect database takes longer than the 20 s that Prefect waits for it.
         with temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120}):
             outcome = asyncio.run(begin())

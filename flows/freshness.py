@@ -4,45 +4,23 @@ from __future__ import annotations
 
 import argparse
 import sys
-from datetime import timedelta
 
 from prefect import flow
 from prefect.artifacts import acreate_table_artifact
-from pydantic import BaseModel, ConfigDict, Field
 
 from flows.command import run_command
 from flows.reports import harmless
 from ladon_storage.blocks import StorageService
+from ladon_storage.collection import freshness
+from ladon_storage.collection.freshness import Age, Freshness, Verdict
 from ladon_storage.collection.interfaces import utc_now
 from ladon_storage.collection.secrets import secrets_from
 from ladon_storage.connect import shared_client
-from ladon_storage.errors import CollectionError, ConfigurationError
+from ladon_storage.errors import ConfigurationError
 from ladon_storage.events import STALE, emit_of_source
-from ladon_storage.models import SourceId, collected_up_to, is_ahead
 from ladon_storage.project import Project
 from ladon_storage.settings import StorageSettings
 from ladon_storage.tasks import check_storage_health, secret_block, storage_settings
-
-_HOUR = timedelta(hours=1)
-_NAMED = 10
-
-
-class StaleWatermarkError(CollectionError):
-    """Say which sources are further behind than they may be, or ahead of the time."""
-
-
-class Freshness(BaseModel):
-    """Say how old the watermark of a source may be."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    source_id: SourceId = Field(title="Source id", description="The name of the watermark.")
-    max_age_hours: float = Field(
-        24,
-        gt=0,
-        title="Maximal age (hours)",
-        description="How old the watermark may be: its distance from now, not from the last run.",
-    )
 
 
 @flow(name="check-freshness")
@@ -73,40 +51,41 @@ async def check_freshness(
     settings = await storage_settings(storage)
     await check_storage_health(settings)
     client = shared_client(settings)
-    rows, stale, wrong, ages = [], [], [], {}
-    for each in sources:
-        watermark = await client.get_watermark(each.source_id)
-        success = collected_up_to(watermark)
-        # By the service's clock, where its answer tells it: it is what a lease is judged by, too.
-        now = (watermark.answered_at if watermark else None) or utc_now()
-        age = None if success is None else (now - success) / _HOUR
-        is_wrong = is_ahead(success, now)
-        is_stale = not is_wrong and (age is None or age > each.max_age_hours)
-        rows.append(
-            {
-                "source": each.source_id,
-                "stale": "in the future" if is_wrong else "yes" if is_stale else "",
-                "hours behind": "never collected" if age is None else round(age, 2),
-                "limit (hours)": each.max_age_hours,
-            }
-        )
-        if age is not None:
-            ages[each.source_id] = round(max(age, 0.0), 2)
-        if is_stale:
-            behind = "never collected" if age is None else f"{age:.1f} h behind"
-            stale.append(f"{each.source_id} ({behind}, limit {each.max_age_hours:g} h)")
-        elif is_wrong:
-            wrong.append(f"{each.source_id} ({-(age or 0):.1f} h ahead)")
-        if is_stale or is_wrong:
-            told = {"age_hours": age, "max_age_hours": each.max_age_hours, "in_future": is_wrong}
-            emit_of_source(STALE, each.source_id, told)
+    found = await freshness.ages(client, sources, utc_now)
+    for each in found:
+        if each.verdict is not Verdict.FRESH:
+            emit_of_source(
+                STALE,
+                each.source_id,
+                {
+                    "age_hours": each.age_hours,
+                    "max_age_hours": each.max_age_hours,
+                    "in_future": each.verdict is Verdict.AHEAD,
+                },
+            )
     async with harmless("write the table"):
         await acreate_table_artifact(
-            rows, key="ladon-freshness", description="How old the watermarks of sources are."
+            [_row(each) for each in found],
+            key="ladon-freshness",
+            description="How old the watermarks of sources are.",
         )
-    if stale or wrong:
-        raise StaleWatermarkError(_said(stale, wrong, len(sources)))
-    return ages
+    freshness.check_fresh(found)
+    return {
+        each.source_id: round(max(each.age_hours, 0.0), 2)
+        for each in found
+        if each.age_hours is not None
+    }
+
+
+def _row(age: Age) -> dict[str, object]:
+    hours = age.age_hours
+    stale = {Verdict.FRESH: "", Verdict.AHEAD: "in the future"}.get(age.verdict, "yes")
+    return {
+        "source": age.source_id,
+        "stale": stale,
+        "hours behind": "never collected" if hours is None else round(hours, 2),
+        "limit (hours)": age.max_age_hours,
+    }
 
 
 def _limits_of(project: Project) -> list[Freshness]:
@@ -118,29 +97,6 @@ def _limits_of(project: Project) -> list[Freshness]:
         for name, table in project.sources.items()
         if table.freshness is not None
     ]
-
-
-def _said(stale: list[str], wrong: list[str], of: int) -> str:
-    """Return in a sentence each what is stale and what is wrong, and what to do about it."""
-    sentences = []
-    if stale:
-        sentences.append(
-            f"{len(stale)} of {of} sources are stale: {_first(stale)}; "
-            "see why their last runs failed, or did not start."
-        )
-    if wrong:
-        sentences.append(
-            f"The watermarks of {len(wrong)} of {of} sources are in the future, and so wrong: "
-            f"{_first(wrong)}; set them back to where records are durable by a reset "
-            "(POST /api/v1/watermarks/{source_id}/reset with a timestamp and a reason), and see "
-            "whose clock is wrong."
-        )
-    return " ".join(sentences)
-
-
-def _first(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{', '.join(names[:_NAMED])}{more}"
 
 
 def main(arguments: list[str] | None = None) -> int:

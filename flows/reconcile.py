@@ -17,12 +17,13 @@ from flows.collect import instant, source_fields, told_sink
 from flows.command import run_command
 from flows.ending import signals_noted
 from flows.parameters import checked_flow
-from flows.reports import artifact_key, code, completed, harmless, instant_or_never, ledger_facts
+from flows.reports import artifact_key, code, completed, harmless, ledger_facts
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection import reconciliation
 from ladon_storage.collection.interfaces import Limits, Sink, Source, utc_now
 from ladon_storage.collection.reconciliation import Reconciliation
 from ladon_storage.collection.sources import source_from
+from ladon_storage.collection.summaries import instant_or_never
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.events import MISSED, emit_of_source
 from ladon_storage.settings import StorageSettings

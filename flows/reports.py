@@ -14,9 +14,9 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -31,6 +31,13 @@ from prefect.states import Completed
 from flows.ending import Ending, finished
 from ladon_storage.collection.engine import Report
 from ladon_storage.collection.interfaces import Collected, Ledger, Source, utc_now
+from ladon_storage.collection.summaries import (
+    cut,
+    instant_or_never,
+    instant_text,
+    one_line,
+    summary,
+)
 from ladon_storage.events import COLLECTED, FAILED, GAP, emit_of_source
 from ladon_storage.metrics import count_collected
 from ladon_storage.models import meant
@@ -49,7 +56,6 @@ TOLD_SECONDS = 30.0
 LAST_RUNS = 20
 _BARS = "▁▂▃▄▅▆▇█"
 _RUN = re.compile(r"^\| \d{4}-.*\|$", re.MULTILINE)
-_LONGEST_ERROR = 300
 _REASONS = 3
 COUNTS = {
     "pages",
@@ -179,7 +185,7 @@ class RunReporter:
                 ("lag", _lag(meant(report.watermark_after), now)),
             ]
         elif report is not None:
-            told = f"{_instant(report.start)} to {_instant(report.until)}"
+            told = f"{instant_text(report.start)} to {instant_text(report.until)}"
             facts.append(("backfill", told))
         facts.append(("duration", f"{seconds:.1f} s"))
         lines = [f"# {self.source_id}: {ended}", ""]
@@ -239,54 +245,11 @@ def _picture(runs: list[str]) -> str:
     )
 
 
-def summary(ledger: Ledger) -> str:
-    """Return what a run did in one line, as its state message.
-
-    >>> summary(Ledger(records_new=12, records_known=1200, records_quarantined=2,
-    ...     reasons={"at: missing": 2}))
-    "12 new, 0 changed, 1,200 known; 2 quarantined: 'at: missing' (2)"
-    """
-    text = (
-        f"{ledger.records_new:,} new, {ledger.records_changed:,} changed, "
-        f"{ledger.records_known:,} known"
-    )
-    if ledger.records_skipped:
-        text += f", {ledger.records_skipped:,} skipped"
-    if ledger.records_removed:
-        text += f", {ledger.records_removed:,} removed at the source"
-    if ledger.records_quarantined:
-        text += f"; {ledger.records_quarantined:,} quarantined: {most_frequent(ledger.reasons)}"
-    if ledger.gap is not None:
-        text += f"; a gap: {_instant(ledger.gap.start)} to {_instant(ledger.gap.end)} is lost"
-    return text
-
-
-def most_frequent(reasons: Mapping[str, int]) -> str:
-    """Return the most frequent reasons of a quarantine in one line."""
-    told = [f"{_cut(reason)!r} ({count:,})" for reason, count in list(reasons.items())[:_REASONS]]
-    more = len(reasons) - len(told)
-    return ", ".join(told) + (f" and {more} more" if more > 0 else "")
-
-
 def completed(report: R, message: str) -> R:
     """Return what makes a flow complete with a state message, and return ``report``."""
     state: Any = Completed(message=message, data=report)
     returned: R = state
     return returned
-
-
-def instant_or_never(watermark: datetime | None) -> str:
-    """Return a watermark as people read it.
-
-    >>> instant_or_never(None)
-    'never collected'
-    """
-    known = meant(watermark)
-    return "never collected" if known is None else _instant(known)
-
-
-def _instant(value: datetime | None) -> str:
-    return "open" if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def ledger_facts(ledger: Ledger) -> list[tuple[str, str]]:
@@ -316,15 +279,15 @@ def ledger_facts(ledger: Ledger) -> list[tuple[str, str]]:
     gap = ledger.gap
     if gap is None:
         return [*facts, ("gap", "none is known")]
-    return [*facts, ("**gap**", f"lost: {_instant(gap.start)} to {_instant(gap.end)}")]
+    return [*facts, ("**gap**", f"lost: {instant_text(gap.start)} to {instant_text(gap.end)}")]
 
 
 def _asked_for(ledger: Ledger) -> str:
     start = meant(ledger.start)
     if start is None and ledger.until is None:
         return "all that the source has"
-    begin = "the beginning" if start is None else _instant(start)
-    return f"{begin} to {'now' if ledger.until is None else _instant(ledger.until)}"
+    begin = "the beginning" if start is None else instant_text(start)
+    return f"{begin} to {'now' if ledger.until is None else instant_text(ledger.until)}"
 
 
 def _end_of(ledger: Ledger) -> str:
@@ -371,22 +334,10 @@ def _lag(watermark: datetime | None, now: datetime) -> str:
     return f"{days} d {rest // 60} h" if days else f"{rest // 60} h {rest % 60} min"
 
 
-def one_line(error: BaseException) -> str:
-    """Return an error as one line that a table can hold."""
-    return _cut(f"{type(error).__name__}: {error}").replace("|", "/")
-
-
 def code(text: str) -> str:
     """Return a text that may come from a feed as Markdown that shows it, and does nothing else.
 
     >>> code("![a|b](http://tracker.example/x.png) <b>")
     '`![a/b](http://tracker.example/x.png) <b>`'
     """
-    return f"`{_cut(text).replace('`', chr(39)).replace('|', '/') or '-'}`"
-
-
-def _cut(text: str) -> str:
-    """Return a text as one line without what a terminal or a page would act on."""
-    visible = "".join(each if each.isprintable() else " " for each in text)
-    line = " ".join(visible.split())
-    return line if len(line) <= _LONGEST_ERROR else f"{line[:_LONGEST_ERROR]} …"
+    return f"`{cut(text).replace('`', chr(39)).replace('|', '/') or '-'}`"

@@ -37,7 +37,9 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from prefect.runner import Runner
 
+from flows.home import check_home
 from flows.zombies import frequency, keep_sweeping, remove_automation
+from ladon_storage.errors import ConfigurationError
 
 PROJECT = Path(__file__).resolve().parent.parent
 TABLE = PROJECT / "prefect.yaml"
@@ -76,14 +78,18 @@ def _schedule(described: dict[str, Any]) -> DeploymentScheduleCreate:
 async def serve(table: Path = TABLE) -> None:
     """Register the deployments of ``table``, and run what is due until the process is ended."""
     os.chdir(PROJECT)  # what entrypoints are relative to, here and in each run
-    served = deployments(table)
+    await serve_deployments(deployments(table))
+
+
+async def serve_deployments(served: list[RunnerDeployment]) -> None:
+    """Register deployments, and run what is due until the process is ended."""
     async with get_client() as client:
         for each in served:
             try:
                 existing = await client.read_deployment_by_name(each.full_name)
             except ObjectNotFound:
                 continue
-            _keep_switches(each, existing)
+            keep_switches(each, existing)
             await _forget_missed(client, existing)
     await remove_automation()
     # Paused when it ends, a deployment would wait for somebody to switch it on again.
@@ -113,7 +119,8 @@ async def _until_signalled(runner: Runner) -> None:
         await running
 
 
-def _keep_switches(served: RunnerDeployment, existing: DeploymentResponse) -> None:
+def keep_switches(served: RunnerDeployment, existing: DeploymentResponse) -> None:
+    """Keep paused what a person paused, and active what a person switched on."""
     served.paused = existing.paused
     active = {str(each.schedule): each.active for each in existing.schedules}
     for schedule in served.schedules or []:
@@ -146,6 +153,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--table", type=Path, default=TABLE, help="another file than prefect.yaml")
     options = parser.parse_args(arguments)
+    try:
+        check_home()
+    except ConfigurationError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - a command
+        return 1
     asyncio.run(serve(options.table.resolve()))
     return 0
 

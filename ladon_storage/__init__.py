@@ -2,34 +2,40 @@
 
 This is the client's part, which does not import Prefect. The tasks are in `ladon_storage.tasks`,
 the blocks in `ladon_storage.blocks`, the settings in `ladon_storage.settings`.
+
+A name is imported at its first use: the command's help needs none of them.
 """
 
-from importlib.metadata import version
+from __future__ import annotations
 
-from ladon_storage.breaker import CircuitBreaker, CircuitChange, CircuitState
-from ladon_storage.client import StorageServiceClient
-from ladon_storage.errors import (
-    CircuitOpenError,
-    CollectionError,
-    ConfigurationError,
-    InvalidResponseError,
-    LadonStorageError,
-    PoolTimeoutError,
-    SinkError,
-    SourceBusyError,
-    SourceError,
-    StorageConnectionError,
-    StorageError,
-    StorageResponseError,
-    StorageTimeoutError,
-    StorageUnhealthyError,
-    WatermarkConflictError,
-    WatermarkInFutureError,
-)
-from ladon_storage.mock import MockStorageClient
-from ladon_storage.models import Watermark, WatermarkStatus
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__version__ = version("ladon-storage")
+if TYPE_CHECKING:
+    from ladon_storage.breaker import CircuitBreaker, CircuitChange, CircuitState
+    from ladon_storage.client import StorageServiceClient
+    from ladon_storage.errors import (
+        CircuitOpenError,
+        CollectionError,
+        ConfigurationError,
+        InvalidResponseError,
+        LadonStorageError,
+        PoolTimeoutError,
+        SinkError,
+        SourceBusyError,
+        SourceError,
+        StorageConnectionError,
+        StorageError,
+        StorageResponseError,
+        StorageTimeoutError,
+        StorageUnhealthyError,
+        WatermarkConflictError,
+        WatermarkInFutureError,
+    )
+    from ladon_storage.mock import MockStorageClient
+    from ladon_storage.models import Watermark, WatermarkStatus
+
+    __version__: str
 
 __all__ = [
     "CircuitBreaker",
@@ -57,3 +63,29 @@ __all__ = [
     "WatermarkStatus",
     "__version__",
 ]
+
+_MODULES = {
+    **dict.fromkeys(("CircuitBreaker", "CircuitChange", "CircuitState"), "breaker"),
+    "StorageServiceClient": "client",
+    "MockStorageClient": "mock",
+    **dict.fromkeys(("Watermark", "WatermarkStatus"), "models"),
+}
+"""The module of each name that is not an error."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        found: Any = version("ladon-storage")
+    else:
+        module = import_module(f"{__name__}.{_MODULES.get(name, 'errors')}")
+        found = getattr(module, name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

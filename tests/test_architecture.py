@@ -39,7 +39,7 @@ LAYERS = [
     "tasks",
     "cli",
 ]
-MAY_IMPORT_PREFECT = {"blocks", "events", "tasks"}
+MAY_IMPORT_PREFECT = {"blocks", "events", "tasks", "cli"}
 FORBIDDEN = {
     "errors": set(LAYERS),
     "breaker": {"models", "metrics", "aiohttp", "asyncio", "prometheus_client"},

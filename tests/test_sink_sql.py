@@ -423,6 +423,18 @@ async def test_full_disk_is_said(path: Path) -> None:
         assert (await target.write("feed", page)).written == 200
 
 
+async def test_relative_address_starts_at_the_working_directory_of_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that changes its folder writes into the database of the folder that it is in."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        async with SqlSink("sqlite:///relative.db") as target:
+            assert (await target.write("feed", Page([record("1", 1)]))).written == 1
+        assert (tmp_path / name / "relative.db").exists()
+
+
 TAKEN_AWAY: dict[str, Callable[[Path], object]] = {
     "removed": lambda path: path.unlink(),
     "moved": lambda path: path.rename(path.with_name("other.db")),

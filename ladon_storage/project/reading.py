@@ -173,9 +173,17 @@ def _anchored(name: str, value: Any, folder: Path) -> Any:
         return value
     if name in ("ca_file", "client_cert", "client_key"):
         return str(folder / value)
-    if name in ("url", "circuit_url") and (match := _PATH.fullmatch(value)):
-        return f"{match[1]}{folder / match[2]}"
-    return value
+    return anchored_address(value, folder) if name in ("url", "circuit_url") else value
+
+
+def anchored_address(address: str, folder: Path) -> str:
+    """Return an address with an absolute path, which starts at a folder where it was relative.
+
+    >>> anchored_address("sqlite:///records.db", Path("/srv"))
+    'sqlite:////srv/records.db'
+    """
+    match = _PATH.fullmatch(address)
+    return f"{match[1]}{folder / match[2]}" if match else address
 
 
 def placed(problem: Problem) -> Problem:

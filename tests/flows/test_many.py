@@ -18,7 +18,8 @@ from flows import collect_many as many_module
 from flows import freshness as freshness_module
 from flows.backfill import backfill
 from flows.collect_many import collect_many
-from flows.freshness import Freshness, StaleWatermarkError, check_freshness
+from flows.freshness import check_freshness
+from ladon_storage.collection.freshness import Freshness, StaleWatermarkError
 from ladon_storage.connect import new_client
 from ladon_storage.errors import (
     CollectionError,

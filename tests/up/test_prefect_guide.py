@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import sys
@@ -123,15 +124,16 @@ class Follower:
 
     def local(self, text: str) -> str:
         """Return ``text`` with this test's addresses."""
+        kev = json.dumps({"kind": "kev", "url": self.feed})
         for there, here in {
             "http://127.0.0.1:4200/api": self.place.api.api,
             "http://127.0.0.1:8080": self.place.service,
             "https://mirror.example/kev.json": self.feed,
             "sqlite:////var/lib/ladon/records.db": f"sqlite:///{self.folder}/records.db",
             "sqlite:///records.db": f"sqlite:///{self.folder}/records.db",
-            "flows.collect kev": f"""flows.collect '{{"kind": "kev", "url": "{self.feed}"}}'""",
-            "flows.backfill kev": f"""flows.backfill '{{"kind": "kev", "url": "{self.feed}"}}'""",
-            "flows.reconcile kev": f"""flows.reconcile '{{"kind": "kev", "url": "{self.feed}"}}'""",
+            "storage collect kev": f"storage collect '{kev}'",
+            "storage backfill kev": f"storage backfill '{kev}'",
+            "storage reconcile kev": f"storage reconcile '{kev}'",
             "-m flows.serve": f"-m flows.serve --table {self.folder}/prefect.yaml",
             "deploy --all": f"deploy --prefect-file {self.folder}/prefect.yaml --all",
             "sources.toml": str(self.folder / "sources.toml"),

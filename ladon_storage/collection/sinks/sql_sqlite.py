@@ -156,7 +156,8 @@ class Sqlite:
             raise SinkError(
                 f"The sink's folder {self._folder} does not exist; make it, or correct the address."
             )
-        return _engine(self._url)
+        # The engine of a relative path keeps the folder in which it was made.
+        return _engine(self._url, None if self._folder.is_absolute() else Path.cwd())
 
     def place(self) -> tuple[int, int] | None:
         """Return the file's number: one that was removed can be written to while it is open."""
@@ -296,7 +297,7 @@ def _json(rows: list[Any]) -> str:
 
 
 @lru_cache  # it holds no connection, and the statements that it has compiled
-def _engine(url: URL) -> Engine:
+def _engine(url: URL, folder: Path | None) -> Engine:
     # Without an isolation level the driver begins nothing by itself: it would begin too late.
     arguments = {"timeout": WAIT_SECONDS, "isolation_level": None}
     engine = create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)

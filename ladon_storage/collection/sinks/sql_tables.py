@@ -147,7 +147,7 @@ class Tables:
         )
 
     @cached_property
-    def conditions(self) -> Select[Any]:
+    def conditions(self) -> Select[*tuple[Any, ...]]:
         """What of a ``source_id`` there is at all: marked, deleted and replaced rows."""
         records, deleted = self.records.c, self.deleted.c
         of_source = records.source_id == bindparam("source_id")

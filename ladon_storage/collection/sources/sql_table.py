@@ -351,7 +351,7 @@ class TableReader:
         """Return the timestamp as the database compares it."""
         times, kind = self._layout.times, self._kind
         if times in PER_SECOND:
-            if isinstance(kind, types.Integer | types.Numeric):
+            if isinstance(kind, types.Integer | types.Numeric | types.Float):
                 return plain
             if isinstance(kind, types.String | types.NullType):
                 number = number_of_text(column(self._layout.time_column))

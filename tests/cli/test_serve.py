@@ -1,4 +1,4 @@
-"""The command ``ladon-storage``: what it prints, what it needs, and what it exits with."""
+"""``ladon-storage serve``: what it prints, what it needs, and what it exits with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import re
 import signal
 import socket
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,9 +13,7 @@ from typing import Any, cast
 import pytest
 
 from ladon_storage import cli
-from ladon_storage.circuits import SharedCircuit, circuit_of, default_url
-from ladon_storage.circuits.sqlite import SqliteStore
-from ladon_storage.errors import CircuitOpenError
+from ladon_storage.cli.serve import TOKEN_VARIABLE, token_from
 from ladon_storage.server import serving
 from ladon_storage.server.database import open_database
 from tests.service import calling, path, service_process
@@ -30,7 +27,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave no token in the environment, and the process's logging as it was."""
-    monkeypatch.delenv(cli.TOKEN_VARIABLE, raising=False)
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
     for name in ("logThreads", "logProcesses", "logMultiprocessing"):
         monkeypatch.setattr(logging, name, True)
 
@@ -74,7 +71,7 @@ async def test_serve_prints_its_address_alone_and_ends_on_a_signal(
 
 async def test_serve_takes_its_token_from_the_environment(file: Path) -> None:
     """With the variable set, requests need the token, and no log line tells it."""
-    environment = {cli.TOKEN_VARIABLE: "correct-horse"}
+    environment = {TOKEN_VARIABLE: "correct-horse"}
     async with service_process(file, environment=environment) as service:
         async with calling(service.address) as call:
             assert (await call("GET", path("kev"))).status == 401
@@ -90,12 +87,12 @@ def test_token_file_goes_before_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The flag is the nearer word, and the line's end is no part of the token."""
-    monkeypatch.setenv(cli.TOKEN_VARIABLE, "from-environment")
+    monkeypatch.setenv(TOKEN_VARIABLE, "from-environment")
     (tmp_path / "token").write_text("from-file\n")
-    assert cli._token(tmp_path / "token") == "from-file"
-    assert cli._token(None) == "from-environment"
-    monkeypatch.delenv(cli.TOKEN_VARIABLE)
-    assert cli._token(None) is None
+    assert token_from(tmp_path / "token") == "from-file"
+    assert token_from(None) == "from-environment"
+    monkeypatch.delenv(TOKEN_VARIABLE)
+    assert token_from(None) is None
 
 
 @pytest.mark.parametrize("token", ["", " \n", "two words", "tökén", "line\nline", "nul\x00"])
@@ -114,8 +111,8 @@ def test_empty_token_in_the_environment_is_refused(
     file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A variable that is set and empty is a mistake, not the wish for no token."""
-    monkeypatch.setenv(cli.TOKEN_VARIABLE, "")
-    assert cli.TOKEN_VARIABLE in refused(capsys, "--database", file)
+    monkeypatch.setenv(TOKEN_VARIABLE, "")
+    assert TOKEN_VARIABLE in refused(capsys, "--database", file)
 
 
 def test_token_file_that_is_missing_is_refused(
@@ -130,7 +127,7 @@ def test_host_beyond_loopback_without_a_token_is_refused(
 ) -> None:
     """The sentence says what to set."""
     sentence = refused(capsys, "--database", file, "--host", "0.0.0.0")
-    assert cli.TOKEN_VARIABLE in sentence
+    assert TOKEN_VARIABLE in sentence
     assert "--token-file" in sentence
 
 
@@ -154,7 +151,7 @@ def test_host_that_does_not_exist_is_refused(
     file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A name that does not resolve is a sentence, not a traceback."""
-    monkeypatch.setenv(cli.TOKEN_VARIABLE, "token")
+    monkeypatch.setenv(TOKEN_VARIABLE, "token")
     for host in ("example.invalid", "a" * 70 + ".invalid", "127.0.0.1x"):
         assert host in refused(capsys, "--database", file, "--port", 0, "--host", host)
 
@@ -171,110 +168,6 @@ def test_database_that_cannot_be_used_is_refused(
     connection.execute("PRAGMA user_version = 99")
     connection.close()
     assert "upgrade" in refused(capsys, "--database", file)
-
-
-@pytest.mark.parametrize("arguments", [[], ["serve"], ["serve", "--token", "x"], ["unknown"]])
-def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Missing and unknown arguments are usage errors; a token is no argument at all."""
-    with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
-    assert caught.value.code == 2
-    assert "usage:" in capsys.readouterr().err
-
-
-def test_every_command_and_flag_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
-    """Help says what each command and flag does."""
-    explained = []
-
-    def check(parser: Any, *names: str) -> None:
-        for action in parser._actions:
-            for name, below in (action.choices or {}).items() if is_command(action) else ():
-                with pytest.raises(SystemExit) as caught:
-                    cli.main([*names, name, "--help"])
-                assert caught.value.code == 0
-                assert name in capsys.readouterr().out
-                assert below.description
-                assert all(each.help for each in below._actions)
-                explained.append(" ".join([*names, name]))
-                check(below, *names, name)
-
-    check(cli._parser())
-    assert explained == ["serve", "circuit", "circuit show", "circuit trip", "circuit reset"]
-
-
-def is_command(action: Any) -> bool:
-    return action.dest in ("command", "act")
-
-
-@pytest.fixture
-def circuit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SharedCircuit:
-    """Return the circuit that the command works on, as another process has it."""
-    url = f"sqlite:///{tmp_path}/circuits.db"
-    monkeypatch.setenv("STORAGE_CIRCUIT_URL", url)
-    monkeypatch.setenv("STORAGE_SERVICE_URL", "http://user:s3cret@storage.example:8000/")
-    return circuit_of("http://storage.example:8000", url)
-
-
-def test_circuit_is_shown_tripped_and_reset(
-    circuit: SharedCircuit, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What an operator does holds in every process, and each act shows what is now."""
-    assert cli.main(["circuit", "show"]) == 0
-    assert (
-        "state     closed\nfailures  0\nreason    no call has failed\n" in capsys.readouterr().out
-    )
-    assert cli.main(["circuit", "trip", "--reason", "moving house"]) == 0
-    shown = capsys.readouterr().out
-    assert "service   http://storage.example:8000\n" in shown
-    assert "state     open\n" in shown
-    assert "moving house" in shown
-    assert re.search(r"probe     in (59|60) s", shown)
-    assert "s3cret" not in shown
-    with pytest.raises(CircuitOpenError):
-        circuit.acquire()
-    assert cli.main(["circuit", "reset", "--service", "http://storage.example:8000"]) == 0
-    assert "reset by hand" in capsys.readouterr().out
-    assert circuit_of("http://storage.example:8000", default_url()).state == "closed"
-    assert cli.main(["circuit", "show", "--service", "http://other.example"]) == 0
-    assert "no call has failed" in capsys.readouterr().out
-
-
-def test_circuit_that_is_probed_says_so(
-    circuit: SharedCircuit, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Half open is shown with the end of the probe's lease."""
-    circuit.trip()
-    assert isinstance(circuit.store, SqliteStore)
-    circuit.store._clock = lambda: time.monotonic() + 61
-    circuit._fresh_until = 0
-    circuit.acquire()
-    assert cli.main(["circuit", "show"]) == 0
-    assert "state     half_open" in (shown := capsys.readouterr().out)
-    assert "given up in" in shown
-
-
-def test_circuit_without_a_service_or_a_shared_store_is_refused(
-    circuit: SharedCircuit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The sentence says which variable to set."""
-    monkeypatch.setenv("STORAGE_CIRCUIT_URL", "memory://")
-    assert cli.main(["circuit", "show"]) == 2
-    assert "STORAGE_CIRCUIT_URL" in capsys.readouterr().err
-    monkeypatch.delenv("STORAGE_SERVICE_URL")
-    assert cli.main(["circuit", "trip"]) == 2
-    assert "STORAGE_SERVICE_URL" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("act", ["show", "trip", "reset"])
-def test_circuit_whose_store_fails_exits_with_1(
-    circuit: SharedCircuit, act: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """An operator is not told that something was done which no other process knows of."""
-    (tmp_path / "circuits.db").write_bytes(b"no database" * 100)
-    assert cli.main(["circuit", act]) == 1
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert "not a database" in output.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

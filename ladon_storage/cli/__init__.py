@@ -1,0 +1,70 @@
+"""The command ``ladon-storage``: a verb a module, each of which imports what it needs when called.
+
+- Importing this package, and its help, imports neither Prefect nor aiohttp.
+- A verb returns its exit code, or nothing for 0. What is wrong it raises; here it becomes one
+  sentence on standard error and an exit code.
+- Data goes to standard output, everything else to standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from ladon_storage.errors import ConfigurationError, LadonStorageError
+
+DONE, FAILED, USAGE = 0, 1, 2
+"""The exit codes; a signal that ended the command has 128 and its number."""
+
+TRACEBACK_VARIABLE = "LADON_TRACEBACK"
+"""The variable with which an error that is none of this package's keeps its traceback."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command, and return its exit code."""
+    from cyclopts import CycloptsError
+
+    from ladon_storage.cli.app import app
+    from ladon_storage.cli.ended import Ended
+
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    if tokens[:1] == ["--json"]:  # a verb's option, wherever it stands
+        tokens = [*tokens[1:], "--json"]
+    try:
+        outcome = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()  # here, where a reader that has gone is no surprise
+    except CycloptsError as error:
+        chain = " ".join(error.command_chain or ())
+        called = f"ladon-storage {chain}".strip()
+        _say(f'{" ".join(str(error).split())} See "{called} --help".')
+        return USAGE
+    except LadonStorageError as error:
+        _say(str(error))
+        return USAGE if isinstance(error, ConfigurationError) else FAILED
+    except Ended as ended:
+        _say(str(ended))
+        return 128 + ended.number
+    except KeyboardInterrupt:
+        _say("Ended by SIGINT.")
+        return 130
+    except BrokenPipeError:  # before what follows, of which it is one
+        # What reads the output has gone; the interpreter would complain when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        from ladon_storage.cli.output import said
+
+        _say(f"{said(error)}. Set {TRACEBACK_VARIABLE}=1 to see where it comes from.")
+        return FAILED
+    if not tokens:  # the help was printed in place of what was meant
+        return USAGE
+    return outcome if isinstance(outcome, int) else DONE
+
+
+def _say(sentence: str) -> None:
+    # A part of it may come from a source, and would act on the terminal.
+    shown = "".join(each if each.isprintable() else " " for each in sentence)
+    print(f"ladon-storage: {shown}", file=sys.stderr)  # noqa: T201 - the command's own output

@@ -1,0 +1,159 @@
+"""The verbs of ``ladon-storage``, each by the place of its function, imported when it is called."""
+
+from __future__ import annotations
+
+from cyclopts import App, Group, Parameter
+
+_CIRCUIT_PLACE = (
+    "\n\nIt is kept where STORAGE_CIRCUIT_URL says, or in the file in Prefect's home that flow "
+    "runs use."
+)
+_RUNS = (
+    "\n\nWhere a Prefect API is configured, its flows run it; elsewhere the same engine does, at "
+    "once. "
+)
+_FILE = "The file is ladon.toml in the working directory unless --file or LADON_FILE names another."
+
+DESCRIPTION = (
+    "Collect feeds, APIs and tables, and resume exactly where durable data ends."
+    "\n\nExit codes: 0 done; 1 failed; 2 the usage or the configuration is wrong; 128 and the "
+    "signal's number where a signal ended it. Standard output has the data, standard error "
+    "everything else."
+)
+
+_OTHER = Group("Other", sort_key=9)
+_COLLECT = Group("Collect", sort_key=1)
+_SOURCES = Group("Sources", sort_key=2)
+_OPERATE = Group("Operate", sort_key=3)
+
+
+def _version() -> str:
+    from ladon_storage import __version__
+
+    return __version__
+
+
+def _app(name: str, description: str, group: Group | None = None, place: int = 0) -> App:
+    return App(
+        name=name,
+        help=description,
+        group=group,
+        sort_key=place,
+        # Markdown would be read by a parser, at each start.
+        help_format="plaintext",
+        version=_version,
+        version_flags=["--version"] if group is None else [],
+        group_commands=_OTHER if group is None else None,
+        default_parameter=Parameter(negative=()),
+    )
+
+
+app = _app("ladon-storage", DESCRIPTION)
+source = _app("source", "Try, propose, check and write sources.", _SOURCES, 5)
+circuit = _app(
+    "circuit",
+    f"Show or change the circuit of a service that processes share.{_CIRCUIT_PLACE}",
+    _OPERATE,
+    13,
+)
+watermarks = _app("watermarks", "Show watermarks.", _OPERATE, 17)
+
+_VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
+    (
+        app, "collect", "collect", _COLLECT,
+        f"Collect sources from where durable data ends.{_RUNS}{_FILE} Where nothing says where "
+        "watermarks are kept, they are in ladon.db in the working directory.",
+    ),
+    (
+        app, "backfill", "backfill", _COLLECT,
+        f"Read a past range of a source again.{_RUNS}The watermark stays as it is. Repeated, a "
+        "backfill that failed resumes after its last whole window.",
+    ),
+    (
+        app, "reconcile", "reconcile", _COLLECT,
+        "Find and store what regular runs missed."
+        f"{_RUNS}It reads a range, or all that the source has, and compares it with the sink.",
+    ),
+    (
+        app, "freshness", "freshness", _COLLECT,
+        "Fail where watermarks are too old."
+        f"{_RUNS}Limits come from the file, or stand beside the names: kev=48 for 48 hours. The "
+        "exit code is 1 where a source is stale, was never collected, or is ahead of the time.",
+    ),
+    (app, "init", "init", _SOURCES, "Write a ladon.toml with commented examples."),
+    (
+        source, "try", "source_try", None,
+        "Ask a source for its first pages; store nothing."
+        "\n\nIt prints records as they would be stored, what would be rejected and why, the next "
+        "request, and what a person should look at before a run. It needs neither Prefect nor a "
+        "service nor a sink.",
+    ),
+    (
+        source, "guess", "source_guess", None,
+        "Propose a source for the address of a JSON API."
+        "\n\nIt prints a table for ladon.toml on standard output. At most four requests are made; "
+        "what they could not confirm is said.",
+    ),
+    (
+        source, "check", "source_check", None,
+        f"Check the file, its secrets and its sources.\n\n{_FILE}",
+    ),
+    (
+        source, "new", "source_new", None,
+        "Write a source class of one's own with its test."
+        "\n\nBoth files run as they are written. A file that exists is left alone.",
+    ),
+    (
+        app, "deploy", "deploy", _OPERATE,
+        f"Make or update Prefect deployments of the file.\n\n{_FILE}",
+    ),
+    (app, "up", "up", _OPERATE, "Run Prefect, a Storage Service and deployments here."),
+    (
+        app, "serve", "serve", _OPERATE,
+        "Run the Storage Service over one SQLite file."
+        "\n\nIt prints its address on standard output when it answers, logs to standard error, and "
+        "ends on SIGTERM, SIGINT or SIGHUP when the requests in flight are finished. Its token is "
+        "in STORAGE_SERVICE_TOKEN or a file; only a loopback address needs none.",
+    ),
+    (
+        circuit, "show", "circuit:show", None,
+        f"Show its state, and why and when that changed.{_CIRCUIT_PLACE}",
+    ),
+    (
+        circuit, "trip", "circuit:trip", None,
+        "Open it: no process calls the service until the timeout is over and a probe succeeds."
+        f"{_CIRCUIT_PLACE}",
+    ),
+    (
+        circuit, "reset", "circuit:reset", None,
+        f"Close it: every process may call the service again.{_CIRCUIT_PLACE}",
+    ),
+    (
+        circuit, "automate", "circuit:automate", None,
+        "Pause deployments while it is open, by automations of Prefect.\n\nThey are resumed when "
+        "it closes. Automations of an earlier call are replaced.",
+    ),
+    (watermarks, "show", "watermarks:show", None, f"Show one watermark.\n\n{_FILE}"),
+    (
+        app, "doctor", "doctor", _OPERATE,
+        "Check Prefect, the service, blocks, versions and clocks."
+        "\n\nEach check has a verdict, and a next step where it is not well.",
+    ),
+)  # fmt: skip
+"""Each verb: its parent, its name, its module and function, its group, and its help."""
+
+for _number, (_parent, _name, _place, _group, _help) in enumerate(_VERBS):
+    _module, _, _function = _place.partition(":")
+    _parent.command(
+        f"ladon_storage.cli.{_module}:{_function or _module}",
+        name=_name,
+        help=_help,
+        group=_group,
+        sort_key=_number,
+        help_format="plaintext",
+        default_parameter=Parameter(negative=()),
+        version_flags=[],
+    )
+for _each in (source, circuit, watermarks):
+    app.command(_each)
+app.register_install_completion_command(help="Install completion for the shell.", group=_OTHER)

@@ -1,0 +1,106 @@
+"""``ladon-storage backfill``: a past range of one source, window by window."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from ladon_storage.cli.options import File, LimitsText, Prefect, SinkText, Source
+from ladon_storage.cli.output import Json, log_to_notes, print_facts, print_json
+from ladon_storage.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from ladon_storage.cli.running import Signals
+    from ladon_storage.cli.single import Single
+    from ladon_storage.collection.backfill import BackfillReport
+
+
+def backfill(
+    source: Source,
+    since: Annotated[str, Parameter(help="First instant, such as 2024-01-01.")],
+    until: Annotated[str, Parameter(help="Instant before which it ends.")],
+    /,
+    *,
+    sink: SinkText = None,
+    window_hours: Annotated[
+        float, Parameter(help="Hours of the part that is repeated after a failure.")
+    ] = 24,
+    limits: LimitsText = None,
+    file: File = None,
+    prefect: Prefect = None,
+    json: Json = False,
+) -> None:
+    """Read a past range of a source again."""
+    from ladon_storage.cli import choosing, running, single
+
+    log_to_notes()
+    if not 0 < window_hours < 1e6:
+        raise ConfigurationError(f"--window-hours is {window_hours:g}. Set it to more than 0.")
+    begin, end = choosing.instant(since, "SINCE"), choosing.instant(until, "UNTIL")
+    job = single.single(source, sink, limits, file, prefect)
+    if job.with_prefect:
+        report = _by_flow(job, begin, end, window_hours)
+    else:
+        signals = running.Signals()
+        report = running.run(
+            _by_engine(job, begin, end, timedelta(hours=window_hours), signals), signals
+        )
+    if json:
+        print_json(report.model_dump(mode="json"))
+        return
+    done = report.windows_done_before
+    before = f", {done:,} of them by an earlier backfill" if done else ""
+    print_facts(
+        [
+            ("source", report.source_id),
+            ("range", f"{report.since.isoformat()} to {report.until.isoformat()}"),
+            ("windows", f"{report.windows:,}{before}"),
+            ("read", f"{report.records_read:,}"),
+            ("new or changed", f"{report.records_written:,}"),
+        ]
+    )
+
+
+async def _by_engine(
+    job: Single, since: datetime, until: datetime, window: timedelta, signals: Signals
+) -> BackfillReport:
+    from uuid import uuid4
+
+    from ladon_storage.cli.progress import display
+    from ladon_storage.cli.storing import checked_storage
+    from ladon_storage.collection.backfill import backfill as run
+
+    with display() as shown:
+        return await run(
+            job.source.make(),
+            job.sink.make(),
+            await checked_storage(job.project, signals.named),
+            since,
+            until,
+            window=window,
+            run_id=str(uuid4()),
+            limits=job.limits,
+            windows=shown.windows(job.source.name),
+        )
+
+
+def _by_flow(job: Single, since: datetime, until: datetime, window_hours: float) -> BackfillReport:
+    from flows.backfill import backfill as flow
+    from ladon_storage.cli.choosing import file_settings
+    from ladon_storage.cli.with_prefect import run_flows
+
+    async def run() -> BackfillReport:
+        report: BackfillReport = await flow(
+            job.source.fields(),
+            since,
+            until,
+            job.sink.described,
+            await file_settings(job.project),
+            window_hours=window_hours,
+            limits=job.limits,
+        )
+        return report
+
+    return run_flows(run)

@@ -1,0 +1,149 @@
+"""``ladon-storage circuit``: the circuit of a service, where processes share it.
+
+It is kept where STORAGE_CIRCUIT_URL says, or in the file in Prefect's home that flow runs use.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from ladon_storage.cli.output import Json, print_json, print_text
+from ladon_storage.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from ladon_storage.breaker import CircuitChange
+    from ladon_storage.circuits import SharedCircuit
+
+SERVICE_VARIABLE = "STORAGE_SERVICE_URL"
+
+Service = Annotated[
+    str | None,
+    Parameter(help=f"Address of the service; goes before {SERVICE_VARIABLE}."),
+]
+Reason = Annotated[str | None, Parameter(help="The reason, for people who look at the circuit.")]
+
+
+def show(*, service: Service = None, json: Json = False) -> None:
+    """Show its state, and why and when that changed.
+
+    It is kept where STORAGE_CIRCUIT_URL says, or in the file in Prefect's home that flow runs use.
+    """
+    _act("show", service, None, json)
+
+
+def trip(*, service: Service = None, reason: Reason = None, json: Json = False) -> None:
+    """Open it: no process calls the service until the timeout is over and a probe succeeds.
+
+    It is kept where STORAGE_CIRCUIT_URL says, or in the file in Prefect's home that flow runs use.
+    """
+    _act("trip", service, reason, json)
+
+
+def reset(*, service: Service = None, reason: Reason = None, json: Json = False) -> None:
+    """Close it: every process may call the service again.
+
+    It is kept where STORAGE_CIRCUIT_URL says, or in the file in Prefect's home that flow runs use.
+    """
+    _act("reset", service, reason, json)
+
+
+def automate(
+    *,
+    deployment: Annotated[
+        tuple[str, ...], Parameter(help="Deployment, as collect-kev/kev; repeatable.")
+    ] = (),
+    work_pool: Annotated[tuple[str, ...], Parameter(help="Work pool; repeatable.")] = (),
+    service: Service = None,
+    json: Json = False,
+) -> None:
+    """Pause deployments while it is open, by automations of Prefect."""
+    from flows.circuit import deploy
+    from ladon_storage.cli.with_prefect import run_flows
+
+    address = _address(service)
+    made = run_flows(lambda: deploy(address, deployment, work_pool))
+    if json:
+        print_json(made)
+    else:
+        print_text("\n".join(made))
+
+
+def _address(service: str | None) -> str:
+    address = service or os.environ.get(SERVICE_VARIABLE) or ""
+    if not address:
+        raise ConfigurationError(f"There is no service; set {SERVICE_VARIABLE} or --service.")
+    return address
+
+
+def _act(act: str, service: str | None, reason: str | None, as_json: bool) -> None:
+    """Show or change the circuit, and print its state after that.
+
+    Raises:
+        CircuitStoreError: Its store does not answer.
+    """
+    from ladon_storage.circuits import VARIABLE, circuit_of, default_url
+
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    address = _address(service)
+    store = default_url()
+    if store == "memory://":
+        raise ConfigurationError(
+            f"{VARIABLE} keeps circuits in the memory of each process; set a shared store."
+        )
+    circuit = circuit_of(address, store)
+    changes: list[CircuitChange] = []
+    circuit.add_listener(changes.append)
+    if act == "trip":
+        circuit.trip(reason or "tripped by hand")
+    elif act == "reset":
+        circuit.reset(reason or "reset by hand")
+    facts = _facts(circuit)
+    if as_json:
+        print_json(facts)
+    else:
+        print_text(_shown(facts))
+    if changes:
+        # Imported only here: Prefect takes two seconds, and `show` and `serve` have no use for it.
+        from ladon_storage.events import emit_where_prefect_is
+
+        for change in changes:
+            emit_where_prefect_is(circuit.key, change)
+
+
+def _facts(circuit: SharedCircuit) -> dict[str, Any]:
+    from ladon_storage.breaker import CircuitState
+
+    record = circuit.shared_record()
+    if circuit.lost is not None:
+        raise circuit.lost
+    state, _, failures, wait = record.circuit
+    return {
+        "service": circuit.key,
+        "store": circuit.store.place,
+        "state": str(state),
+        "failures": failures,
+        "reason": record.reason,
+        "since": str(record.since) if record.since else None,
+        "probe_in_seconds": wait if state is not CircuitState.CLOSED else None,
+    }
+
+
+def _shown(facts: dict[str, Any]) -> str:
+    lines = [
+        f"{name:<9} {facts[name]}" for name in ("service", "store", "state", "failures", "reason")
+    ]
+    if facts["since"]:
+        lines.append(f"since     {facts['since']}")
+    wait = facts["probe_in_seconds"]
+    if facts["state"] == "open":
+        lines.append(f"probe     in {wait:.0f} s")
+    elif facts["state"] == "half_open":
+        lines.append(f"probe     in flight, given up in {wait:.0f} s")
+    return "\n".join(lines)

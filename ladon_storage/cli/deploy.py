@@ -1,0 +1,84 @@
+"""``ladon-storage deploy``: a Prefect deployment for each source of the file.
+
+- Without a work pool, ``--serve`` runs them in this process; with ``--pool`` workers do.
+- What a person paused or switched on in the UI stays so: the file says how a deployment begins.
+- No secret is a parameter of a deployment: the file's names of secrets are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from ladon_storage.cli.options import File
+from ladon_storage.cli.output import Json, log_to_notes, note, print_json, print_table
+from ladon_storage.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from ladon_storage.cli.deployments import Change
+
+
+def deploy(
+    *names: Annotated[str, Parameter(help="Names of the file; by default all.")],
+    serve: Annotated[
+        bool, Parameter(show_default=False, help="Run what is due in this process, until a signal.")
+    ] = False,
+    pool: Annotated[
+        str | None, Parameter(help="Work pool whose workers run them, instead of --serve.")
+    ] = None,
+    dry_run: Annotated[
+        bool, Parameter(show_default=False, help="Print what would change, and change nothing.")
+    ] = False,
+    file: File = None,
+    json: Json = False,
+) -> None:
+    """Make or update Prefect deployments of the file."""
+    from ladon_storage.cli.running import is_prefect_configured
+    from ladon_storage.project.project import Project
+
+    log_to_notes()
+    if serve and pool:
+        raise ConfigurationError("Give either --serve or --pool, and not both.")
+    if not (serve or pool or dry_run):
+        raise ConfigurationError(
+            "Say where the deployments run: --serve for this process, or --pool NAME for the "
+            "workers of a work pool. --dry-run prints what would change."
+        )
+    project = Project.load(file)
+    for name in names:
+        project.limits_of(name)  # refuses a name that is not there
+    if not is_prefect_configured():
+        raise ConfigurationError(
+            "No Prefect API is configured; set PREFECT_API_URL, or start one with "
+            "`ladon-storage up`."
+        )
+    from ladon_storage.cli import deployments
+    from ladon_storage.cli.with_prefect import run_flows
+
+    chosen = list(names or project.sources)
+    made = deployments.deployments(project, chosen)
+    changes = run_flows(lambda: deployments.changes(made))
+    if json:
+        print_json([each._asdict() for each in changes])
+    else:
+        _show(changes)
+    if project.storage.token or project.storage.password:
+        note(
+            "The storage's secret is no parameter of a deployment. Give workers "
+            "STORAGE_SERVICE_URL and STORAGE_SERVICE_TOKEN, or save a Storage Service block "
+            "called default."
+        )
+    if dry_run:
+        return
+    if pool:
+        run_flows(lambda: deployments.apply(made, pool))
+    else:
+        run_flows(lambda: deployments.serve(made))
+
+
+def _show(changes: list[Change]) -> None:
+    print_table(
+        ("deployment", "change", "schedule", "because"),
+        ((each.deployment, each.change, each.schedule, each.because) for each in changes),
+    )

@@ -1,0 +1,209 @@
+"""``ladon-storage doctor``: what collections need on this host, each with a verdict.
+
+It asks Prefect's API itself: importing Prefect takes two seconds, and fails where it is broken.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from ladon_storage.cli.checks import Check, attempted, tell
+from ladon_storage.cli.options import File
+from ladon_storage.cli.output import Json
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from ladon_storage.project.project import Project
+
+MAX_SKEW = timedelta(seconds=5)
+"""How far two clocks may be apart: a lease of a minute bears more, and a warning is in time."""
+
+_PREFECT = ((3, 8), (4, 0))
+_BLOCKS = (
+    ("ladon-storage-service", "Storage Service"),
+    ("ladon-record-sink", "Record Sink"),
+)
+_SECONDS = 5.0
+_SAVE = "Register with `prefect block register -m ladon_storage.blocks`, and save it in the UI."
+
+
+def doctor(*, file: File = None, json: Json = False) -> int:
+    """Check Prefect, the service, blocks, versions and clocks."""
+    from ladon_storage.cli import running
+    from ladon_storage.cli.choosing import load_project
+    from ladon_storage.errors import ConfigurationError
+
+    checks = [_versions(), _prefect_version()]
+    project = None
+    try:
+        project = load_project(file)
+    except ConfigurationError as error:
+        checks.append(Check("file", "failed", str(error)))
+    else:
+        checks.append(_file(project))
+    checks += running.run(_asked(project))
+    checks.append(_log_settings())
+    return tell(checks, as_json=json)
+
+
+def _versions() -> Check:
+    return Check(
+        "versions",
+        "ok",
+        f"ladon-storage {version('ladon-storage')}, Python {platform.python_version()}",
+    )
+
+
+def _prefect_version() -> Check:
+    try:
+        found = version("prefect")
+    except PackageNotFoundError:
+        return Check("Prefect", "failed", "it is not installed", "pip install ladon-storage")
+    numbers = tuple(int(each) for each in found.split(".")[:2] if each.isdigit())
+    least, beyond = _PREFECT
+    if not least <= numbers < beyond:
+        wanted = f"prefect>={'.'.join(map(str, least))},<{beyond[0]}"
+        return Check("Prefect", "failed", f"version {found}", f"pip install '{wanted}'")
+    return Check("Prefect", "ok", f"version {found}")
+
+
+def _file(project: Project | None) -> Check:
+    if project is None:
+        return Check("file", "warning", "there is no ladon.toml here", "ladon-storage init")
+    wrong = [str(error) for _, error in project.problems() if error is not None]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        return Check("file", "failed", f"{wrong[0]}{more}", "ladon-storage source check")
+    return Check("file", "ok", f"{project.path}: {len(project.sources)} sources")
+
+
+async def _asked(project: Project | None) -> list[Check]:
+    return [await attempted("storage", _storage(project)), *await _prefect()]
+
+
+async def _storage(project: Project | None) -> Check:
+    from ladon_storage.cli.choosing import storage_settings
+    from ladon_storage.connect import new_client
+
+    settings = await storage_settings(project)
+    if not settings.url:
+        text = "watermarks are kept in memory"
+        return Check("storage", "warning", text, "Set [storage] url, or STORAGE_SERVICE_URL.")
+    strict = settings.model_copy(update={"environment": "production"})
+    async with new_client(strict) as client:
+        await client.health_check()
+        # An answer that is a watermark has the service's time.
+        watermark = await client.get_watermark(_first(project))
+    told = watermark.answered_at if watermark is not None else None
+    skew = _skew(told)
+    if skew is not None and abs(skew) > MAX_SKEW:
+        return Check(
+            "storage", "warning", f"its clock is {_apart(skew)}", "Synchronise the clocks."
+        )
+    return Check("storage", "ok", f"{settings.url} is healthy")
+
+
+def _first(project: Project | None) -> str:
+    return next(iter(project.sources), "doctor") if project else "doctor"
+
+
+async def _prefect() -> list[Check]:
+    import aiohttp
+
+    from ladon_storage.cli.running import prefect_setting
+
+    address = (prefect_setting("PREFECT_API_URL") or "").rstrip("/")
+    if not address:
+        return [
+            Check(
+                "Prefect API", "warning", "none is configured: verbs run without Prefect",
+                "ladon-storage up, or set PREFECT_API_URL.",
+            )
+        ]  # fmt: skip
+    key = prefect_setting("PREFECT_API_KEY")
+    login = prefect_setting("PREFECT_API_AUTH_STRING")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    auth = aiohttp.BasicAuth(*login.split(":", 1)) if login and ":" in login else None
+    timeout = aiohttp.ClientTimeout(total=_SECONDS)
+    try:
+        async with aiohttp.ClientSession(headers=headers, auth=auth, timeout=timeout) as session:
+            return await _api(session, address)
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        text = f"{address} does not answer ({type(error).__name__})"
+        return [Check("Prefect API", "failed", text, "Start it, or correct PREFECT_API_URL.")]
+
+
+async def _api(session: aiohttp.ClientSession, address: str) -> list[Check]:
+    async with session.get(f"{address}/health") as answer:
+        if answer.status != 200:
+            step = "Correct PREFECT_API_URL, which ends with /api, and PREFECT_API_KEY."
+            return [Check("Prefect API", "failed", f"{address} answers {answer.status}", step)]
+        date = answer.headers.get("Date")
+    checks = [Check("Prefect API", "ok", address)]
+    async with session.get(f"{address}/admin/version") as answer:
+        if answer.status == 200:
+            checks.append(_server(str(await answer.json())))
+    told = parsedate_to_datetime(date) if date else None
+    skew = _skew(told)
+    if skew is not None:
+        # The header has whole seconds.
+        is_far = abs(skew) > MAX_SKEW + timedelta(seconds=1)
+        text = f"Prefect's is {_apart(skew)}" if is_far else "Prefect's is that of this host"
+        step = "Synchronise the clocks: schedules go by Prefect's." if is_far else ""
+        checks.append(Check("clock", "warning" if is_far else "ok", text, step))
+    for slug, title in _BLOCKS:
+        path = f"block_types/slug/{slug}/block_documents/name/default"
+        async with session.get(f"{address}/{path}") as answer:
+            checks.append(_block(title, answer.status))
+    return checks
+
+
+def _server(told: str) -> Check:
+    here = version("prefect")
+    if _minor(told) != _minor(here):
+        text = f"version {told}, and {here} here"
+        return Check("Prefect server", "warning", text, "Install the same minor version.")
+    return Check("Prefect server", "ok", f"version {told}")
+
+
+def _minor(text: str) -> list[str]:
+    return text.split(".")[:2]
+
+
+def _block(title: str, status: int) -> Check:
+    what = f"block {title}"
+    if status == 200:
+        return Check(what, "ok", "default is saved")
+    if status == 404:
+        text = "default is not saved: runs need the environment or the file"
+        return Check(what, "warning", text, _SAVE)
+    return Check(what, "failed", f"Prefect answers {status}", "Check PREFECT_API_KEY.")
+
+
+def _log_settings() -> Check:
+    from ladon_storage.cli.running import prefect_setting
+
+    level = (prefect_setting("PREFECT_LOGGING_LEVEL") or "INFO").upper()
+    number: Any = logging.getLevelName(level)
+    if not isinstance(number, int):
+        step = "Set PREFECT_LOGGING_LEVEL to INFO."
+        return Check("log", "failed", f"PREFECT_LOGGING_LEVEL is {level!r}", step)
+    if number > logging.INFO:
+        text = f"PREFECT_LOGGING_LEVEL is {level}: the UI shows less than a run says"
+        return Check("log", "warning", text, "Set PREFECT_LOGGING_LEVEL to INFO.")
+    return Check("log", "ok", f"PREFECT_LOGGING_LEVEL is {level}")
+
+
+def _skew(told: datetime | None) -> timedelta | None:
+    return None if told is None else told - datetime.now(UTC)
+
+
+def _apart(skew: timedelta) -> str:
+    seconds = skew.total_seconds()
+    return f"{abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} this host's"

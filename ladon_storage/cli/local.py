@@ -1,0 +1,141 @@
+"""The processes that ``ladon-storage up`` runs on this host: a Prefect server, a Storage Service.
+
+Everything that they write stays in one folder, and none of the user's own Prefect settings reaches
+them. Everything listens on loopback alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+
+from ladon_storage.errors import LadonStorageError
+
+
+class NotStartedError(LadonStorageError, RuntimeError):
+    """Raised when a process did not start, or ended by itself; the message names its log."""
+
+
+def environment(folder: Path, **variables: str) -> dict[str, str]:
+    """Return the environment of a process that knows only the Prefect of this folder."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PREFECT_", "STORAGE_")) and name != "ENVIRONMENT"
+    }
+    return inherited | {
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_LOGGING_LEVEL": "ERROR",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PYTHONUNBUFFERED": "1",
+        **variables,
+    }
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def ended(process: Process, *, seconds: float = 20) -> None:
+    """End a process and what it started, forcibly if it takes longer than ``seconds``."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), seconds)
+            return
+
+
+@contextlib.asynccontextmanager
+async def prefect_server(
+    folder: Path, port: int | None = None, **variables: str
+) -> AsyncIterator[str]:
+    """Run a Prefect server on loopback, and give the address of its API.
+
+    Args:
+        folder: Where its database and its log are.
+        port: Where it listens; a free port unless given.
+        variables: What else it finds in its environment.
+
+    Raises:
+        ConfigurationError: A newer Prefect has migrated its database.
+        NotStartedError: It did not start; the message names its log.
+    """
+    from flows.home import check_database
+
+    check_database(folder / "prefect" / "prefect.db")
+    port = port or free_port()
+    api = f"http://127.0.0.1:{port}/api"
+    log = folder / "prefect-server.log"
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1",
+            env=environment(
+                folder, PREFECT_SERVER_API_HOST="127.0.0.1", PREFECT_SERVER_API_PORT=str(port),
+                **variables,
+            ),
+            stdin=DEVNULL, stdout=output, stderr=STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        async with aiohttp.ClientSession() as session:
+            for _ in range(600):
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with session.get(f"{api}/health") as answer:
+                        if answer.status == 200:
+                            break
+                if process.returncode is not None:
+                    raise NotStartedError(f"The Prefect server did not start; read {log}.")
+                await asyncio.sleep(0.2)
+            else:
+                raise NotStartedError(f"The Prefect server did not answer in time; read {log}.")
+        yield api
+    finally:
+        await ended(process)
+
+
+class LocalService:
+    """An embedded Storage Service in a process of its own, on the same port each time."""
+
+    def __init__(self, folder: Path, port: int = 0, database: Path | None = None) -> None:
+        self._folder = folder
+        self._database = database or folder / "storage.db"
+        self._port = port
+        self._process: Process | None = None
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self._port}"
+
+    async def start(self) -> None:
+        """Start it, and return when it answers."""
+        with (self._folder / "storage-service.log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "ladon_storage.cli", "serve",
+                "--database", str(self._database), "--port", str(self._port),
+                env=environment(self._folder), stdin=DEVNULL, stdout=PIPE, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        assert self._process.stdout  # noqa: S101 - it is a pipe
+        address = (await self._process.stdout.readline()).decode().strip()
+        if not address:
+            raise NotStartedError(f"The Storage Service did not start; read {self._folder}.")
+        self._port = int(address.rpartition(":")[2])
+
+    async def stop(self) -> None:
+        """End it in good order."""
+        if self._process and self._process.returncode is None:
+            await ended(self._process)

@@ -1,0 +1,48 @@
+"""Options that several verbs have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+SOURCE_HELP = (
+    "name of the file; or a kind such as kev, package.module:Class, a JSON object with a kind, or "
+    "a file that holds one."
+)
+"""How a source is named."""
+
+Source = Annotated[str, Parameter(help=f"A {SOURCE_HELP}")]
+File = Annotated[
+    Path | None,
+    Parameter(
+        name="--file",
+        help="The file with sources and sinks; by default what LADON_FILE names, or "
+        "ladon.toml here.",
+    ),
+]
+SinkText = Annotated[
+    str | None,
+    Parameter(
+        name="--sink",
+        help="Where records go, instead of what the file says: a name of the file, an address "
+        "without a password, or a JSON object; with Prefect also a Record Sink block.",
+    ),
+]
+LimitsText = Annotated[
+    str | None,
+    Parameter(
+        name="--limits",
+        help='Where a first run starts and what makes it fail, as JSON: {"initial_lookback": 30}.',
+    ),
+]
+Prefect = Annotated[
+    bool | None,
+    Parameter(
+        name="--prefect",
+        negative="--no-prefect",
+        help="Whether Prefect's flows run it; by default they do where PREFECT_API_URL is set, in "
+        "the environment or in Prefect's active profile.",
+    ),
+]

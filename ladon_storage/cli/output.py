@@ -1,0 +1,195 @@
+"""What the command prints: data on standard output, everything else on standard error.
+
+- ``--json`` prints data for programs, and nothing else on standard output.
+- A table in a pipe has no colours, and one line for each row, whatever its width.
+- What comes from a source is printed without characters that a terminal would act on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+Json = Annotated[
+    bool,
+    Parameter(
+        name="--json",
+        negative=(),
+        show_default=False,
+        help="Print JSON instead of text and tables.",
+    ),
+]
+"""The option of each verb that prints data."""
+
+_PIPE_WIDTH = 10_000
+_LEAST_CELL = 10
+"""Columns of a terminal that a cell of a table needs, so that what is folded can be read."""
+
+
+def _print(shown: Any) -> None:
+    """Print what rich shows on standard output."""
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        Console(highlight=False).print(shown)
+        return
+    console = Console(width=_PIPE_WIDTH, highlight=False)
+    with console.capture() as captured:
+        console.print(shown)
+    for line in captured.get().splitlines():
+        print_text(line.rstrip())
+
+
+@cache
+def note_console() -> Console:
+    """Return the console of standard error."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """Print data as JSON."""
+    sys.stdout.write(f"{json.dumps(value, indent=2)}\n")
+
+
+def print_text(text: str) -> None:
+    """Print data as it is."""
+    sys.stdout.write(f"{text}\n")
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table; a column whose name ends with a number sign is aligned to the right."""
+    from rich.table import Table
+    from rich.text import Text
+
+    texts = [[Text(_cell(each), style=_style(each)) for each in row] for row in rows]
+    if _is_too_narrow(columns, texts):
+        for row in texts:
+            facts = [
+                (name.removesuffix("#"), each.plain)
+                for name, each in zip(columns, row, strict=True)
+            ]
+            print_facts([*facts, ("", "")])
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        name = column.removesuffix("#")
+        table.add_column(name, justify="right" if column.endswith("#") else "left", overflow="fold")
+    for row in texts:
+        table.add_row(*row)
+    _print(table)
+
+
+def _is_too_narrow(columns: Sequence[str], rows: Sequence[Sequence[Text]]) -> bool:
+    """Return whether a terminal has no room for a table, even with its cells folded."""
+    if not sys.stdout.isatty():
+        return False
+    from rich.console import Console
+
+    widths = [
+        max([len(name), *(row[number].cell_len for row in rows)]) + 2
+        for number, name in enumerate(columns)
+    ]
+    return Console().width < min(sum(widths), _LEAST_CELL * len(columns))
+
+
+def print_heading(text: str) -> None:
+    """Print a heading above a table."""
+    from rich.text import Text
+
+    _print(Text(f"\n{text}", style="bold"))
+
+
+def print_facts(facts: Sequence[tuple[str, str]]) -> None:
+    """Print facts, a line each, with their names before them."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from ladon_storage.collection.summaries import cut
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in facts:
+        table.add_row(name, Text(cut(text, 2_000)))
+    _print(table)
+
+
+def _cell(value: object) -> str:
+    from ladon_storage.collection.summaries import cut
+
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else cut(str(value), 2_000)
+
+
+_STYLES = {
+    "ok": "green",
+    "done": "green",
+    "fresh": "green",
+    "failed": "bold red",
+    "wrong": "bold red",
+    "stale": "bold red",
+    "never collected": "yellow",
+    "in the future": "bold red",
+    "warning": "yellow",
+}
+
+
+def _style(value: object) -> str:
+    return _STYLES.get(str(value), "")
+
+
+def note(text: str) -> None:
+    """Print a sentence for a person on standard error."""
+    from rich.text import Text
+
+    note_console().print(Text(text), soft_wrap=True)
+
+
+def said(error: Exception) -> str:
+    """Return an error as one line; with its place in the code, where it is none of ours."""
+    from pathlib import Path
+    from traceback import extract_tb
+
+    from ladon_storage.collection.summaries import cut
+    from ladon_storage.errors import LadonStorageError
+
+    if isinstance(error, LadonStorageError):
+        return cut(str(error), 2_000)
+    place = ""
+    if frames := extract_tb(error.__traceback__):
+        place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+    return cut(f"{type(error).__name__}: {error}", 2_000) + place
+
+
+class NoteHandler(logging.Handler):
+    """Log records as sentences on standard error, above a progress display if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message of a record."""
+        if record.name == "ladon_storage.client":  # what it says is the verb's error as well
+            return
+        from ladon_storage.collection.summaries import cut
+
+        note(cut(record.getMessage(), 2_000))
+
+
+def log_to_notes() -> None:
+    """Print the package's warnings as sentences on standard error."""
+    package = logging.getLogger("ladon_storage")
+    if not any(isinstance(each, NoteHandler) for each in package.handlers):
+        package.addHandler(NoteHandler(logging.WARNING))
+    # It says of each retry what the package says in a sentence.
+    logging.getLogger("stamina").addHandler(logging.NullHandler())

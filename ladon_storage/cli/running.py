@@ -1,0 +1,90 @@
+"""How a verb runs: its event loop, the signals that end it, and whether Prefect runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import threading
+import tomllib
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ladon_storage.cli.ended import Ended
+
+T = TypeVar("T")
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_NAMELESS = re.compile(r"(cancelled|CancelledError)\b")
+
+
+class Signals:
+    """The signals that end a verb's task, which may still write why it failed."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def watch(self) -> None:
+        """Cancel the current task on a signal, from now on; only in the main thread."""
+        task = asyncio.current_task()
+        if task is None or threading.current_thread() is not threading.main_thread():
+            return
+        for number in _SIGNALS:
+            # Under nohup a verb is to outlive its terminal.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                task.get_loop().add_signal_handler(number, self._end, task, number)
+
+    def _end(self, task: asyncio.Task[Any], number: int) -> None:
+        self.number = self.number or number
+        task.cancel()
+
+    async def named(self, message: str) -> str:
+        """Return a failure's message; the signal, where it says only that a run was cancelled."""
+        if self.number is not None and _NAMELESS.match(message):
+            return f"ended by {signal.Signals(self.number).name}"
+        return message
+
+
+def run(work: Coroutine[Any, Any, T], signals: Signals | None = None) -> T:
+    """Run a coroutine to its end.
+
+    Raises:
+        Ended: A signal ended it.
+    """
+    noted = signals or Signals()
+
+    async def watched() -> T:
+        noted.watch()
+        return await work
+
+    try:
+        return asyncio.run(watched())
+    except asyncio.CancelledError:
+        if noted.number is None:
+            raise
+        raise Ended(noted.number) from None
+
+
+def prefect_setting(name: str, environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return a setting of Prefect by the environment or the active profile, without Prefect.
+
+    ``None``: neither has it.
+    """
+    if name in environ:
+        return environ[name]
+    home = Path(environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    file = Path(environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml").expanduser()
+    with suppress(OSError, ValueError, AttributeError, KeyError):
+        profiles = tomllib.loads(file.read_text(encoding="utf-8"))
+        active = environ.get("PREFECT_PROFILE") or profiles.get("active")
+        found = profiles["profiles"].get(active, {}).get(name)
+        return None if found is None else str(found)
+    return None
+
+
+def is_prefect_configured(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether a Prefect API is configured, in the environment or the active profile."""
+    return bool(prefect_setting("PREFECT_API_URL", environ))

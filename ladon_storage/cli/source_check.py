@@ -1,0 +1,98 @@
+"""``ladon-storage source check``: the file, its secrets and its sources, each with a verdict."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from ladon_storage.cli.checks import Check, attempted, tell
+from ladon_storage.cli.options import File
+from ladon_storage.cli.output import Json
+
+if TYPE_CHECKING:
+    from ladon_storage.project.project import Project
+
+
+def source_check(
+    *names: Annotated[str, Parameter(help="Names of the file; by default all.")],
+    offline: Annotated[
+        bool, Parameter(show_default=False, help="Ask neither the storage nor a source.")
+    ] = False,
+    file: File = None,
+    json: Json = False,
+) -> int:
+    """Check the file, its secrets and its sources."""
+    from ladon_storage.cli import running
+    from ladon_storage.project.project import Project
+
+    project = Project.load(file, check_sources=False)
+    for name in names:
+        project.limits_of(name)  # refuses a name that is not there
+    return tell(running.run(_checks(project, names, offline=offline)), as_json=json)
+
+
+async def _checks(project: Project, names: Sequence[str], *, offline: bool) -> list[Check]:
+    chosen = names or list(project.sources)
+    checks = [Check("file", "ok", f"{project.path}: {len(project.sources)} sources")]
+    checks.append(await attempted("storage", _storage(project, offline=offline)))
+    sinks = project.sinks if not names else {project.sink_of(name) for name in names}
+    checks += [await attempted(f"sink {each}", _sink(project, each)) for each in sinks]
+    slots = asyncio.Semaphore(4)
+
+    async def check(name: str) -> Check:
+        async with slots:
+            return await attempted(f"source {name}", _source(project, name, offline=offline))
+
+    checks += await asyncio.gather(*map(check, chosen))
+    return checks
+
+
+async def _storage(project: Project, *, offline: bool) -> Check:
+    from ladon_storage.cli.choosing import storage_settings
+    from ladon_storage.connect import new_client
+
+    settings = await storage_settings(project)
+    if not settings.url:
+        text = "watermarks are kept in memory"
+        return Check("storage", "warning", text, "Set [storage] url, or STORAGE_SERVICE_URL.")
+    if offline:
+        return Check("storage", "ok", f"{settings.url}, not asked")
+    async with new_client(settings.model_copy(update={"environment": "production"})) as client:
+        await client.health_check()
+    return Check("storage", "ok", f"{settings.url} is healthy")
+
+
+async def _sink(project: Project, name: str) -> Check:
+    from ladon_storage.collection.secrets import named_secret
+
+    project.sink(name)
+    table = project.sinks[name]
+    if table.url_secret:
+        await named_secret(table.url_secret, f"of the sink {name!r}")
+        return Check(f"sink {name}", "ok", "its secret is set")
+    return Check(f"sink {name}", "ok", table.url or table.kind or "")
+
+
+async def _source(project: Project, name: str, *, offline: bool) -> Check:
+    from ladon_storage.probing import try_source
+
+    source = project.source(name)
+    if project.sinks:
+        project.sink_of(name)
+    if offline:
+        return Check(f"source {name}", "ok", f"{project.sources[name].kind}, not asked")
+    trial = await try_source(source, records=0, seconds=15)
+    what, retry = f"source {name}", f"ladon-storage source try {name}"
+    if trial.error is not None:
+        return Check(what, "failed", trial.error, retry)
+    usable = trial.delivered - trial.rejected
+    text = f"{usable:,} of {trial.delivered:,} items of the first pages are usable"
+    if not trial.ok:
+        reason = next(iter(trial.reasons), "nothing was delivered")
+        return Check(what, "failed", f"{text}: {reason}", retry)
+    if trial.rejected:
+        return Check(what, "warning", text, retry)
+    return Check(what, "ok", text)

@@ -1,0 +1,75 @@
+"""``ladon-storage source guess``: a source that an answer of an API suggests, as TOML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ladon_storage.cli.output import Json, note, print_json, print_text
+from ladon_storage.errors import ConfigurationError
+
+
+def source_guess(
+    url: Annotated[str, Parameter(help="Address of a list of the API.")] = "",
+    /,
+    *,
+    sample: Annotated[
+        Path | None, Parameter(help="A file with an answer; then nothing is asked.")
+    ] = None,
+    name: Annotated[str, Parameter(help="Name of the source; by default by the address.")] = "",
+    body: Annotated[str | None, Parameter(help="JSON object to POST, without secrets.")] = None,
+    header: Annotated[
+        tuple[str, ...], Parameter(help="A header, as 'Accept: application/json'; repeatable.")
+    ] = (),
+    key: Annotated[
+        str, Parameter(help="Name of the environment variable that holds the API's key.")
+    ] = "",
+    key_header: Annotated[str, Parameter(help="Header of the key.")] = "",
+    key_prefix: Annotated[str, Parameter(help="What stands before the key, as 'Bearer '.")] = "",
+    key_param: Annotated[str, Parameter(help="Query parameter of the key.")] = "",
+    json: Json = False,
+) -> int:
+    """Propose a source for the address of a JSON API."""
+    from ladon_storage.cli import choosing, running
+    from ladon_storage.probing import guess
+
+    if not url and sample is None:
+        raise ConfigurationError("Give the address of an API, or an answer of it as --sample FILE.")
+    found = running.run(
+        guess(
+            url,
+            sample=sample,
+            name=name,
+            body=None if body is None else choosing.json_object(body, "The value of --body"),
+            headers=dict(map(_header, header)),
+            key=key,
+            key_header=key_header,
+            key_prefix=key_prefix,
+            key_param=key_param,
+        )
+    )
+    if json:
+        print_json(found.model_dump(mode="json"))
+    elif found.toml:
+        print_text(found.toml.rstrip("\n"))
+    for each in found.notes:
+        note(each)
+    if found.problem is not None:
+        note(f"ladon-storage: {found.problem}")
+        return 1
+    if not json:
+        note(
+            f"Put this into ladon.toml, then run `ladon-storage source try {found.name}`. "
+            f"Requests made: {found.requests}."
+        )
+    return 0
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        # Not repeated: it may be a key.
+        raise ConfigurationError("A --header has no name; write it as 'Accept: application/json'.")
+    return name.strip(), value.strip()

@@ -1,0 +1,141 @@
+"""``ladon-storage source new``: a source class of one's own with its test, ready to run."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ladon_storage.cli.output import note, print_text
+from ladon_storage.cli.writing import write_new
+from ladon_storage.errors import ConfigurationError
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,50}")
+
+_CLASS = '''"""The source {name}: what it reads, and what its records are."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pydantic import BaseModel
+
+from ladon_storage.collection.records import Page, Record, Reject
+
+
+class {cls}(BaseModel):
+    """A source of a class of one's own; its fields are the keys of its table in ladon.toml."""
+
+    source_id: str = "{name}"
+    page_size: int = 2
+
+    @property
+    def overlap(self) -> timedelta:
+        """How far before the watermark a run reads again, for records that come late."""
+        return timedelta(hours=1)
+
+    async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
+        """Yield all that is at least as young as ``start``; ``None``: all there is."""
+        items = await self.fetch(start)
+        for first in range(0, len(items), self.page_size):
+            page = Page()
+            for item in items[first : first + self.page_size]:
+                read = self.read(item)
+                if isinstance(read, Record):
+                    page.records.append(read)
+                else:
+                    page.rejects.append(read)
+            yield page
+
+    def read(self, item: dict[str, Any]) -> Record | Reject:
+        """Return an item as a record; what cannot be used is a reject with its reason."""
+        try:
+            time = datetime.fromisoformat(item["updated_at"])
+            return Record.of(str(item["id"]), time, item)
+        except (KeyError, TypeError, ValueError) as error:
+            return Reject.of(f"{{type(error).__name__}}: {{error}}", item)
+
+    async def fetch(self, start: datetime | None) -> list[dict[str, Any]]:
+        """Return the items of your system from ``start`` on: replace these three."""
+        items = [
+            {{"id": number, "updated_at": f"2024-01-0{{number}}T00:00:00+00:00", "title": "Text"}}
+            for number in (1, 2, 3)
+        ]
+        begin = start or datetime.min.replace(tzinfo=UTC)
+        return [each for each in items if datetime.fromisoformat(str(each["updated_at"])) >= begin]
+'''
+
+_TEST = '''"""What must hold for {cls}, however it reads: run it with `pytest test_{name}.py`."""
+
+import asyncio
+from pathlib import Path
+
+from {name} import {cls}
+
+from ladon_storage.collection.engine import Report, run
+from ladon_storage.collection.sinks import sink_from
+from ladon_storage.embedded import EmbeddedStorage
+
+
+def collected(folder: Path, run_id: str) -> Report:
+    """Return the report of one run into the files of a folder."""
+
+    async def collect() -> Report:
+        async with EmbeddedStorage(folder / "ladon.db") as storage:
+            sink = sink_from({{"url": f"sqlite:///{{folder}}/records.db"}})
+            return await run({cls}(), sink, storage, run_id=run_id)
+
+    return asyncio.run(collect())
+
+
+def test_run_stores_every_record(tmp_path: Path) -> None:
+    """What is delivered is stored, and nothing of it is rejected."""
+    report = collected(tmp_path, "first")
+    assert report.records_new == report.records_delivered > 0
+    assert report.reasons == {{}}
+
+
+def test_second_run_stores_nothing_twice(tmp_path: Path) -> None:
+    """The overlap is read again, and adds nothing; the watermark stays."""
+    first = collected(tmp_path, "first")
+    second = collected(tmp_path, "second")
+    assert second.records_written == 0
+    assert second.watermark_after == first.watermark_after
+
+
+def test_unusable_item_is_rejected_with_a_reason() -> None:
+    """An item without an id or a time does not end the run, and is not lost."""
+    reject = {cls}().read({{"title": "neither id nor time"}})
+    assert "updated_at" in reject.reason
+'''
+
+
+def source_new(
+    name: Annotated[str, Parameter(help="Name of the source and of its module, such as tickets.")],
+    /,
+) -> None:
+    """Write a source class of one's own with its test."""
+    from ladon_storage.collection.sources import SOURCES
+
+    if not _NAME.fullmatch(name) or keyword.iskeyword(name):
+        raise ConfigurationError(
+            f"{name[:100]!r} cannot be the name of a module; write it in small letters, digits and "
+            "underscores, such as tickets."
+        )
+    if name in SOURCES.shipped:
+        raise ConfigurationError(f"{name!r} is a kind of this package; choose another name.")
+    cls = "".join(part.capitalize() for part in name.split("_") if part)
+    files = write_new(
+        {
+            f"{name}.py": _CLASS.format(name=name, cls=cls),
+            f"test_{name}.py": _TEST.format(name=name, cls=cls),
+        }
+    )
+    for each in files:
+        print_text(str(each))
+    note(f"Next: `ladon-storage source try {name}:{cls}`, and `pytest test_{name}.py`.")
+    note(f'In ladon.toml: [sources.{name}] with kind = "{name}:{cls}".')

@@ -1,0 +1,28 @@
+"""The storage of a verb that runs without Prefect."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from ladon_storage.cli.choosing import storage_settings
+from ladon_storage.collection.sharing import CheckedStorage
+from ladon_storage.connect import check_health, shared_client
+from ladon_storage.project.project import Project
+
+
+async def checked_storage(
+    project: Project | None, named: Callable[[str], Awaitable[str]]
+) -> CheckedStorage:
+    """Return the storage, which was healthy just now.
+
+    Args:
+        project: The file, which may say where it is.
+        named: Returns what a watermark says of a failure.
+
+    Raises:
+        ConfigurationError: The settings make no sense.
+        StorageUnhealthyError: It is unhealthy, in production.
+    """
+    settings = await storage_settings(project)
+    await check_health(settings)
+    return CheckedStorage(shared_client(settings), named)

@@ -1,0 +1,71 @@
+"""Flows as a verb runs them: Prefect is imported here, and nowhere before it is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from prefect import get_client
+from prefect.exceptions import TerminationSignal
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    temporary_settings,
+)
+from yarl import URL
+
+from flows.ending import signal_noted
+from ladon_storage.cli.ended import Ended
+from ladon_storage.collection.secrets import secrets_from
+from ladon_storage.errors import ConfigurationError
+from ladon_storage.tasks import secret_block
+
+T = TypeVar("T")
+
+
+def run_flows(begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run what ``begin`` returns, which runs flows.
+
+    Raises:
+        Ended: A signal ended it.
+    """
+    try:
+        # A fresh Prefect database takes longer than the 20 s that Prefect waits for it.
+        with temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120}):
+            return asyncio.run(_reached(begin))
+    except TerminationSignal:
+        ended = True
+    except BaseExceptionGroup as group:
+        if not group.subgroup(TerminationSignal):
+            raise
+        ended = True
+    except KeyboardInterrupt:
+        ended = False
+    name = signal_noted() or ("SIGTERM" if ended else "SIGINT")
+    raise Ended(signal.Signals[name])
+
+
+async def _reached(begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Return what ``begin`` returns, if the API that is configured answers.
+
+    Raises:
+        ConfigurationError: It does not.
+    """
+    address = PREFECT_API_URL.value()
+    if address:
+        try:
+            async with get_client() as client:
+                await client.hello()
+        except Exception as error:  # whatever Prefect's API says
+            problem = type(error).__name__
+        else:
+            problem = ""
+        if problem:
+            raise ConfigurationError(
+                f"Prefect's API at {URL(address).with_user(None)} does not answer as one "
+                f"({problem}); start it, correct PREFECT_API_URL, or give --no-prefect."
+            )
+    with secrets_from(secret_block):
+        return await begin()

@@ -1,0 +1,120 @@
+"""A past range, read window by window, and resumed where it broke off.
+
+The watermark of the source is left alone. How far a backfill is stands in a watermark of its own,
+whose name has the range, so that the same backfill resumes after its last whole window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+
+from pydantic import BaseModel, ConfigDict
+
+from ladon_storage.collection import engine
+from ladon_storage.collection.interfaces import Limits, Sink, Source, Storage
+from ladon_storage.errors import ConfigurationError
+from ladon_storage.models import WatermarkStatus
+
+Windows = Callable[[int, int], Awaitable[None]]
+"""Hears how many windows are done, and how many there are."""
+
+
+class BackfillReport(BaseModel):
+    """The result of a backfill; windows that an earlier one had finished are not read again."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source_id: str
+    since: datetime
+    until: datetime
+    windows: int
+    windows_done_before: int
+    records_read: int
+    records_written: int
+
+
+async def backfill(
+    source: Source,
+    sink: Sink,
+    storage: Storage,
+    since: datetime,
+    until: datetime,
+    *,
+    window: timedelta = timedelta(days=1),
+    run_id: str,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    collect: engine.Collect = engine.collect,
+    windows: Windows | None = None,
+) -> BackfillReport:
+    """Read a past range again, window by window; resume where the same backfill broke off.
+
+    Args:
+        source: What is collected.
+        sink: Where it becomes durable; entered and left for each window.
+        storage: Where the backfill's progress is.
+        since: The first instant.
+        until: The instant before which it ends.
+        window: The part that is repeated after a failure.
+        run_id: The name of this run, as the service records it.
+        limits: What makes a window fail.
+        collect: What reads and writes the pages: the engine's `collect`, or a wrapper of it.
+        windows: Hears of each window.
+
+    Raises:
+        ConfigurationError: The range or the window is empty.
+        LadonStorageError: The storage, the source or the sink failed.
+    """
+    since, until = _range(since, until)
+    if window <= timedelta(0):
+        raise ConfigurationError(f"The window of a backfill is {window}. Set it to more than 0.")
+    every = list(_windows(since, until, window))
+    await storage.health_check()
+    name = _name(source.source_id, since, until)
+    stored = await storage.get_watermark(name)
+    reached = stored.last_successful_timestamp if stored else None
+    left = [each for each in every if reached is None or each[1] > reached]
+    etag = stored.etag if stored else None
+    read = written = 0
+    done = len(every) - len(left)
+    if windows is not None:
+        await windows(done, len(every))
+    for number, (start, end) in enumerate(left, start=done + 1):
+        collected = await collect(
+            source, sink, max(start, reached or start), end, run_id=run_id, limits=limits
+        )
+        read, written = read + collected.records_read, written + collected.records_written
+        answer = await storage.update_watermark(
+            name, end, WatermarkStatus.SUCCESS, if_match=etag, if_none_match=etag is None,
+            records_collected=written, run_id=run_id,
+        )  # fmt: skip
+        etag = answer.etag
+        if windows is not None:
+            await windows(number, len(every))
+    return BackfillReport(
+        source_id=source.source_id, since=since, until=until, windows=len(every),
+        windows_done_before=done, records_read=read, records_written=written,
+    )  # fmt: skip
+
+
+def _range(since: datetime, until: datetime) -> tuple[datetime, datetime]:
+    if since >= until:
+        raise ConfigurationError(
+            f"A backfill from {since.isoformat()} until {until.isoformat()} is empty; "
+            "set until to a later instant than since."
+        )
+    return since.astimezone(UTC), until.astimezone(UTC)
+
+
+def _windows(
+    since: datetime, until: datetime, length: timedelta
+) -> Iterator[tuple[datetime, datetime]]:
+    start = since
+    while start < until:
+        end = min(start + length, until)
+        yield start, end
+        start = end
+
+
+def _name(source_id: str, since: datetime, until: datetime) -> str:
+    return f"{source_id}/backfill/{since:%Y%m%dT%H%M%S.%fZ}/{until:%Y%m%dT%H%M%S.%fZ}"

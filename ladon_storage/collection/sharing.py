@@ -1,0 +1,99 @@
+"""One sink and one storage for many runs: opened once, and asked for its health once.
+
+- A sink is opened by the first run that needs it, inside of that run, so that a sink that cannot be
+  opened fails the runs that need it, and their watermarks say so.
+- It stays open until the last run has ended: `SharedSink.close` ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+
+from ladon_storage.collection.interfaces import KeepsHistory, Sink, Storage
+from ladon_storage.models import Watermark, WatermarkStatus
+
+_OPTIONAL = ("position", "mark_removed", "revert", "lacking")
+"""Methods that not every sink has; which ones, is known when it is open."""
+
+
+class CheckedStorage:
+    """A storage whose health is known, and which says of a failed run why it ended.
+
+    Args:
+        storage: The storage.
+        named: Returns what the watermark says of a failure, such as which signal ended a run.
+    """
+
+    def __init__(self, storage: Storage, named: Callable[[str], Awaitable[str]]) -> None:
+        self.get_watermark = storage.get_watermark
+        if isinstance(storage, KeepsHistory):
+            self.watermark_history = storage.watermark_history
+        self._storage = storage
+        self._named = named
+
+    async def health_check(self) -> bool:
+        """Return ``True``, without asking again."""
+        return True
+
+    async def update_watermark(
+        self,
+        source_id: str,
+        timestamp: datetime,
+        status: WatermarkStatus = WatermarkStatus.SUCCESS,
+        error_message: str | None = None,
+        **fields: Any,
+    ) -> Watermark:
+        """Write the watermark and return what is stored."""
+        if status is WatermarkStatus.FAILED:
+            error_message = await self._named(error_message or "failed")
+        return await self._storage.update_watermark(
+            source_id, timestamp, status, error_message, **fields
+        )
+
+
+class SharedSink:
+    """A sink that one run after another enters, and several at once.
+
+    Args:
+        sink: The sink.
+        is_open: Whether it is open already, and closed by its owner.
+    """
+
+    def __init__(self, sink: Sink, *, is_open: bool = False) -> None:
+        self._sink = sink
+        self._opening = asyncio.Lock()
+        self._entered = AsyncExitStack()
+        self._is_open = is_open
+        self.write = sink.write
+        if is_open:
+            self._take_methods()
+
+    def _take_methods(self) -> None:
+        for name in _OPTIONAL:
+            if hasattr(self._sink, name):
+                setattr(self, name, getattr(self._sink, name))
+
+    async def __aenter__(self) -> Self:
+        async with self._opening:
+            if not self._is_open:
+                await self._entered.enter_async_context(self._sink)
+                self._is_open = True
+                self._take_methods()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave it open for the other runs."""
+
+    async def close(self) -> None:
+        """Close the sink if a run has opened it."""
+        await self._entered.aclose()

@@ -1,0 +1,78 @@
+"""What became of a run, in words: for Prefect's pages, the log, and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from ladon_storage.collection.interfaces import Ledger
+from ladon_storage.models import meant
+
+_REASONS = 3
+_LONGEST_ERROR = 300
+
+
+def summary(ledger: Ledger) -> str:
+    """Return what a run did in one line.
+
+    >>> summary(Ledger(records_new=12, records_known=1200, records_quarantined=2,
+    ...     reasons={"at: missing": 2}))
+    "12 new, 0 changed, 1,200 known; 2 quarantined: 'at: missing' (2)"
+    """
+    text = (
+        f"{ledger.records_new:,} new, {ledger.records_changed:,} changed, "
+        f"{ledger.records_known:,} known"
+    )
+    if ledger.records_skipped:
+        text += f", {ledger.records_skipped:,} skipped"
+    if ledger.records_removed:
+        text += f", {ledger.records_removed:,} removed at the source"
+    if ledger.records_quarantined:
+        text += f"; {ledger.records_quarantined:,} quarantined: {most_frequent(ledger.reasons)}"
+    if ledger.gap is not None:
+        text += (
+            f"; a gap: {instant_text(ledger.gap.start)} to {instant_text(ledger.gap.end)} is lost"
+        )
+    return text
+
+
+def most_frequent(reasons: Mapping[str, int]) -> str:
+    """Return the most frequent reasons of a quarantine in one line."""
+    named = [f"{cut(reason)!r} ({count:,})" for reason, count in list(reasons.items())[:_REASONS]]
+    more = len(reasons) - len(named)
+    return ", ".join(named) + (f" and {more} more" if more > 0 else "")
+
+
+def instant_or_never(watermark: datetime | None) -> str:
+    """Return a watermark as people read it.
+
+    >>> instant_or_never(None)
+    'never collected'
+    """
+    known = meant(watermark)
+    return "never collected" if known is None else instant_text(known)
+
+
+def instant_text(value: datetime | None) -> str:
+    """Return a time to the second in UTC.
+
+    >>> instant_text(datetime(2024, 1, 2, tzinfo=UTC))
+    '2024-01-02 00:00:00 UTC'
+    """
+    return "open" if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error as one line that a table can hold."""
+    return cut(f"{type(error).__name__}: {error}").replace("|", "/")
+
+
+def cut(text: str, longest: int = _LONGEST_ERROR) -> str:
+    r"""Return a text as one line without characters that a terminal or a page would act on.
+
+    >>> cut("red \x1b[31m text")
+    'red [31m text'
+    """
+    visible = "".join(each if each.isprintable() else " " for each in text)
+    line = " ".join(visible.split())
+    return line if len(line) <= longest else f"{line[:longest]} …"

@@ -1,0 +1,98 @@
+"""``ladon-storage circuit``: what an operator sees and changes of a shared circuit."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from ladon_storage import cli
+from ladon_storage.circuits import SharedCircuit, circuit_of, default_url
+from ladon_storage.circuits.sqlite import SqliteStore
+from ladon_storage.errors import CircuitOpenError
+
+
+@pytest.fixture
+def circuit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SharedCircuit:
+    """Return the circuit that the command works on, as another process has it."""
+    url = f"sqlite:///{tmp_path}/circuits.db"
+    monkeypatch.setenv("STORAGE_CIRCUIT_URL", url)
+    monkeypatch.setenv("STORAGE_SERVICE_URL", "http://user:s3cret@storage.example:8000/")
+    return circuit_of("http://storage.example:8000", url)
+
+
+def test_circuit_is_shown_tripped_and_reset(
+    circuit: SharedCircuit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What an operator does holds in every process, and each act shows what is now."""
+    assert cli.main(["circuit", "show"]) == 0
+    assert (
+        "state     closed\nfailures  0\nreason    no call has failed\n" in capsys.readouterr().out
+    )
+    assert cli.main(["circuit", "trip", "--reason", "moving house"]) == 0
+    shown = capsys.readouterr().out
+    assert "service   http://storage.example:8000\n" in shown
+    assert "state     open\n" in shown
+    assert "moving house" in shown
+    assert re.search(r"probe     in (59|60) s", shown)
+    assert "s3cret" not in shown
+    with pytest.raises(CircuitOpenError):
+        circuit.acquire()
+    assert cli.main(["circuit", "reset", "--service", "http://storage.example:8000"]) == 0
+    assert "reset by hand" in capsys.readouterr().out
+    assert circuit_of("http://storage.example:8000", default_url()).state == "closed"
+    assert cli.main(["circuit", "show", "--service", "http://other.example"]) == 0
+    assert "no call has failed" in capsys.readouterr().out
+
+
+def test_circuit_that_is_probed_says_so(
+    circuit: SharedCircuit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half open is shown with the end of the probe's lease."""
+    circuit.trip()
+    assert isinstance(circuit.store, SqliteStore)
+    circuit.store._clock = lambda: time.monotonic() + 61
+    circuit._fresh_until = 0
+    circuit.acquire()
+    assert cli.main(["circuit", "show"]) == 0
+    assert "state     half_open" in (shown := capsys.readouterr().out)
+    assert "given up in" in shown
+
+
+def test_circuit_without_a_service_or_a_shared_store_is_refused(
+    circuit: SharedCircuit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sentence says which variable to set."""
+    monkeypatch.setenv("STORAGE_CIRCUIT_URL", "memory://")
+    assert cli.main(["circuit", "show"]) == 2
+    assert "STORAGE_CIRCUIT_URL" in capsys.readouterr().err
+    monkeypatch.delenv("STORAGE_SERVICE_URL")
+    assert cli.main(["circuit", "trip"]) == 2
+    assert "STORAGE_SERVICE_URL" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("act", ["show", "trip", "reset"])
+def test_circuit_whose_store_fails_exits_with_1(
+    circuit: SharedCircuit, act: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An operator is not told that something was done which no other process knows of."""
+    (tmp_path / "circuits.db").write_bytes(b"no database" * 100)
+    assert cli.main(["circuit", act]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "not a database" in output.err.splitlines()[-1]
+
+
+def test_circuit_is_data_for_programs(
+    circuit: SharedCircuit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With ``--json``, before or behind the verb, the state is one JSON object."""
+    circuit.trip("moving house")
+    for arguments in (["--json", "circuit", "show"], ["circuit", "show", "--json"]):
+        assert cli.main(arguments) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert (facts["state"], facts["service"]) == ("open", "http://storage.example:8000")
+        assert 0 < facts["probe_in_seconds"] <= 60

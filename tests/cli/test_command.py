@@ -1,0 +1,135 @@
+"""The command as a whole: its help, its exit codes, what it imports, and its reference."""
+
+from __future__ import annotations
+
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cyclopts import App
+
+from ladon_storage.cli.app import app
+from ladon_storage.cli.reference import reference
+from tests.cli.called import Command
+from tests.documents import ROOT
+
+HELP_CPU_SECONDS = 0.6
+"""Three times of what the help may take on an idle machine: other tests run beside."""
+
+
+def verbs(parent: App = app, *names: str) -> list[tuple[str, ...]]:
+    """Return every verb below an app, by its names."""
+    found = []
+    for name in parent:
+        if name.startswith("-"):
+            continue
+        below = verbs(parent[name], *names, name)
+        found += below or [(*names, name)]
+    return found
+
+
+def imported_by(*arguments: str, folder: Path) -> set[str]:
+    """Return the packages that a call of the command imports, in a process of its own."""
+    code = (
+        "import sys\n"
+        "from ladon_storage.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: sys.stderr.write('IMPORTED ' + ' '.join(sys.modules))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return {each.partition(".")[0] for each in done.stderr.rpartition("IMPORTED ")[2].split()}
+
+
+def test_help_names_every_verb(ladon: Command) -> None:
+    """The help lists what there is, with a sentence each, and each verb has a help of its own."""
+    shown = ladon("--help")
+    assert (shown.code, shown.err) == (0, "")
+    for name in {names[0] for names in verbs()}:
+        assert re.search(rf"^│ {name} +[A-Z]", shown.out, re.MULTILINE), name
+    for names in verbs():
+        each = ladon(*names, "--help")
+        assert each.code == 0
+        assert each.out.startswith(f"Usage: ladon-storage {' '.join(names)}")
+        assert "\x1b" not in each.out
+
+
+def test_help_needs_neither_prefect_nor_aiohttp(tmp_path: Path) -> None:
+    """The help of the command and of a verb is at once: it imports nothing that is slow."""
+    slow = {"prefect", "aiohttp", "pydantic", "sqlalchemy", "fastapi", "deltalake"}
+    for arguments in (["--help"], ["collect", "--help"], ["--version"]):
+        assert not imported_by(*arguments, folder=tmp_path) & slow, arguments
+
+
+def test_help_is_at_once(tmp_path: Path) -> None:
+    """The whole process takes little time of the processor."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "ladon_storage.cli", "--help"]
+    subprocess.run(command, cwd=tmp_path, stdout=subprocess.DEVNULL, check=True, timeout=60)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < HELP_CPU_SECONDS
+
+
+def test_version_is_the_packages(ladon: Command) -> None:
+    """``--version`` prints the version and nothing else."""
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", ladon("--version").out)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["serve"], ["serve", "--token", "x"], ["unknown"], ["circuit", "shwo"], ["collect", "--al"]],
+)
+def test_wrong_usage_is_one_sentence_and_exits_with_2(ladon: Command, arguments: list[str]) -> None:
+    """Missing and unknown arguments are usage errors; a token is no argument at all."""
+    called = ladon(*arguments)
+    assert (called.code, called.out) == (2, "")
+    assert re.fullmatch(r'ladon-storage: .+ See "ladon-storage.* --help"\.', called.sentence)
+
+
+def test_call_without_a_verb_prints_the_help_and_exits_with_2(ladon: Command) -> None:
+    """A script that forgot the verb must not take it for done."""
+    called = ladon()
+    assert called.code == 2
+    assert "collect" in called.out
+
+
+def test_reference_is_current() -> None:
+    """``docs/COMMANDS.md`` is what the command says of itself, with every verb and option."""
+    written = (ROOT / "docs" / "COMMANDS.md").read_text(encoding="utf-8")
+    assert written == reference(), "python -m ladon_storage.cli.reference > docs/COMMANDS.md"
+    for names in verbs():
+        assert f"ladon-storage {' '.join(names)}" in written
+
+
+def test_every_option_is_explained() -> None:
+    """No argument of a verb is without a help of its own."""
+    for names in verbs():
+        verb = app
+        for name in names:
+            verb = verb[name]
+        for argument in verb.assemble_argument_collection():
+            assert argument.parameter.help, (names, argument.name)
+            assert argument.name in reference()
+
+
+def test_reader_that_goes_away_ends_the_command_without_a_traceback(tmp_path: Path) -> None:
+    """Piped into ``head``, the command ends in silence."""
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m ladon_storage.cli --help | true"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr

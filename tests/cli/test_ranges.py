@@ -1,0 +1,107 @@
+"""``ladon-storage backfill``, ``reconcile`` and ``freshness``, without Prefect."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from ladon_storage.embedded import EmbeddedStorage
+from ladon_storage.models import WatermarkStatus
+from tests.cli.called import Command
+from tests.cli.feeds import catalogue, project
+from tests.collecting import at
+from tests.feed_server import FeedServer
+
+
+async def test_backfill_resumes_after_its_last_window(ladon: Command) -> None:
+    """The same range again reads nothing, and the watermark of the source stays."""
+    range_ = ("2024-01-01", "2024-01-03")
+    async with FeedServer(play=lambda asked: catalogue(1, 2, 9)) as feed:
+        ladon.write("ladon.toml", project(feed))
+        first = await ladon.later("backfill", "kev", *range_, "--json")
+        asked = len(feed.requests)
+        second = await ladon.later("backfill", "kev", *range_)
+        assert len(feed.requests) == asked == 2
+    assert first.code == second.code == 0
+    assert (first.json["windows"], first.json["records_written"]) == (2, 3)
+    assert re.search(r"windows +2, 2 of them by an earlier backfill", second.out)
+    assert (await ladon.later("watermarks", "show", "kev")).code == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["2024-01-02", "2024-01-01"], "is empty"),
+        (["2024-01-01", "later"], "UNTIL is no time"),
+        (["2024-01-01T00:00:00", "2024-01-02"], "SINCE has no UTC offset"),
+        (["2024-01-01", "2024-01-02", "--window-hours", "0"], "--window-hours"),
+        (["2024-01-01", "2024-01-02", "--window-hours", "nan"], "--window-hours"),
+    ],
+)
+def test_backfill_of_no_range_is_refused(
+    ladon: Command, arguments: list[str], expected: str
+) -> None:
+    """One sentence, and exit code 2."""
+    sink = ("--sink", "sqlite:///records.db")
+    called = ladon("backfill", "kev", *arguments, *sink)
+    assert called.code == 2
+    assert expected in called.err.splitlines()[-1]
+
+
+async def test_reconciliation_finds_what_was_missed(ladon: Command) -> None:
+    """What is in the source and not in the sink is stored, counted and named."""
+    answers = [catalogue(1, 5), catalogue(1, 2, 5)]
+    async with FeedServer(*answers) as feed:
+        ladon.write("ladon.toml", project(feed))
+        assert (await ladon.later("collect", "kev")).code == 0
+        called = await ladon.later("reconcile", "kev")
+    assert called.code == 0
+    assert re.search(r"missed +1 of 3", called.out)
+    assert "CVE-2024-0002" in called.out
+
+
+def test_reconciliation_of_what_was_never_collected_is_refused(ladon: Command) -> None:
+    """The sentence says what to do first."""
+    called = ladon("reconcile", "kev", "--sink", "sqlite:///records.db")
+    assert called.code == 2
+    assert "collect it first" in called.err
+
+
+async def test_freshness_takes_limits_from_the_file_and_says_why_the_last_run_failed(
+    ladon: Command,
+) -> None:
+    """Stale sources exit with 1, and the reason of the last failure stands beside."""
+    async with FeedServer(catalogue(1)) as feed:
+        ladon.write("ladon.toml", project(feed, "freshness.max_age_hours = 48\n"))
+    async with EmbeddedStorage(ladon.folder / "ladon.db") as storage:
+        await storage.update_watermark("kev", at(1))
+        await storage.update_watermark(
+            "kev", at(2), WatermarkStatus.FAILED, error_message="SourceError: the key is wrong"
+        )
+    called = await ladon.later("freshness")
+    assert called.code == 1
+    assert called.out.splitlines()[1].split()[:2] == ["kev", "stale"]
+    assert "SourceError: the key is wrong" in called.out
+    assert "its last run failed: SourceError: the key is wrong" in called.err
+    data = await ladon.later("freshness", "kev=1e9", "nothing=1", "--json")
+    assert data.code == 1
+    assert [each["verdict"] for each in data.json] == ["fresh", "never collected"]
+    assert (await ladon.later("freshness", "kev=1e9")).code == 0
+
+
+@pytest.mark.parametrize("name", ["kev", "kev=", "kev=soon", "=3", "kev=-1", "kev=nan"])
+def test_freshness_without_a_limit_is_refused(ladon: Command, name: str) -> None:
+    """A check that checks nothing must not be green."""
+    called = ladon("freshness", name)
+    assert (called.code, called.out) == (2, "")
+    assert "kev=48" in called.sentence
+    assert ladon("freshness").code == 2
+
+
+@pytest.mark.parametrize("name", ["", "a" * 300])
+def test_name_that_no_watermark_has_is_refused(ladon: Command, name: str) -> None:
+    """It is a usage error, not a question to the storage."""
+    called = ladon("watermarks", "show", name)
+    assert called.code == 2
+    assert "names no watermark" in called.sentence

@@ -1,0 +1,183 @@
+"""``ladon-storage init`` and ``source …``: from an address to a source that is checked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.called import Command
+from tests.cli.feeds import OWN, catalogue, kev, project
+from tests.feed_server import Answer, FeedServer
+from tests.service import START_SECONDS
+
+
+def rest(feed: FeedServer) -> str:
+    """Return a rest source of a feed, by its link to the next page."""
+    return json.dumps(
+        {
+            "kind": "rest",
+            "source_id": "things",
+            "url": feed.url,
+            "records": "data",
+            "id": "id",
+            "timestamps": ["at"],
+        }
+    )
+
+
+async def test_try_shows_records_rejects_and_requests(ladon: Command) -> None:
+    """What would be stored and what would not, by the first pages alone; nothing is written."""
+    items = [{"id": "a", "at": "2024-01-01T00:00:00Z"}, {"id": "b", "at": "never"}]
+    async with FeedServer(Answer.of({"data": items}), Answer.of({"data": items})) as feed:
+        shown = await ladon.later("source", "try", rest(feed))
+        data = await ladon.later("source", "try", rest(feed), "--json")
+        address = feed.url
+    assert shown.code == data.code == 0
+    assert "2 items: 1 usable, 1 rejected" in shown.out
+    assert f"GET {address} -> 200" in shown.out
+    assert "2024-01-01T00:00:00+00:00" in shown.out
+    assert "\x1b" not in shown.out
+    assert [each["record_id"] for each in data.json["records"]] == ["a"]
+    assert len(data.json["rejects"]) == 1
+    assert list(ladon.folder.iterdir()) == []
+
+
+async def test_try_of_a_source_that_fails_exits_with_1_and_says_why(ladon: Command) -> None:
+    """The reason is a sentence on standard error, also where a class of one's own raises."""
+    ladon.write("own.py", OWN)
+    async with FeedServer(Answer(status=403)) as feed:
+        refused = await ladon.later("source", "try", kev(feed))
+    assert refused.code == 1
+    assert "403" in refused.err
+    raised = await ladon.later("source", "try", "own:Broken")
+    assert raised.code == 1
+    assert "raised KeyError: 'missing' (own.py, line " in raised.sentence
+
+
+@pytest.mark.parametrize("form", ["name", "json file", "toml file", "class"])
+async def test_source_is_named_in_each_form(ladon: Command, form: str) -> None:
+    """A name of the file, a file of its own, and a class are tried alike."""
+    async with FeedServer(catalogue(1)) as feed:
+        ladon.write("own.py", OWN)
+        ladon.write("kev.json", kev(feed))
+        ladon.write("other.toml", project(feed))
+        if form == "name":
+            ladon.write("ladon.toml", project(feed))
+        text = {"name": "kev", "json file": "kev.json", "toml file": "other.toml"}
+        called = await ladon.later("source", "try", text.get(form, "own:Own"), "--json")
+    assert called.code == 0
+    assert len(called.json["records"]) == 1
+
+
+async def test_guess_prints_a_table_that_can_be_tried(ladon: Command) -> None:
+    """Standard output is a ladon.toml of its own, whose source works."""
+    items = [{"id": f"x{n}", "updated": f"2024-01-0{n}T00:00:00Z"} for n in range(1, 5)]
+    async with FeedServer(play=lambda asked: Answer.of({"items": items})) as feed:
+        guessed = await ladon.later("source", "guess", feed.url, "--name", "things")
+        assert guessed.code == 0
+        ladon.write("ladon.toml", guessed.out)
+        tried = await ladon.later("source", "try", "things", "--json")
+    assert tried.code == 0
+    assert len(tried.json["records"]) == 4
+
+
+def test_guess_that_finds_nothing_says_so(ladon: Command) -> None:
+    """No table is printed, the reason is a sentence, and the exit code is 1."""
+    ladon.write("answer.json", '{"data": []}')
+    called = ladon("source", "guess", "--sample", "answer.json")
+    assert (called.code, called.out) == (1, "")
+    assert "is empty" in called.err
+    assert ladon("source", "guess").code == 2
+    assert ladon("source", "guess", "no address").code == 2
+    assert "--header" in ladon("source", "guess", "http://x.example", "--header", "k3y").sentence
+
+
+async def test_check_gives_each_thing_a_verdict(
+    ladon: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file, the storage, each sink and each source; one that is wrong hides no other."""
+    monkeypatch.delenv("NO_SUCH_URL", raising=False)
+    async with FeedServer(catalogue(1)) as feed:
+        more = (
+            '[sinks.far]\nurl_secret = "NO_SUCH_URL"\n[sources.odd]\nkind = "rest"\nsink = "far"\n'
+        )
+        text = project(feed, 'sink = "records"\n' + more)
+        ladon.write("ladon.toml", text)
+        called = await ladon.later("source", "check", "--json")
+        offline = await ladon.later("source", "check", "kev", "--offline", "--json")
+    verdicts = {each["what"]: each for each in called.json}
+    assert called.code == 1
+    assert {name: each["verdict"] for name, each in verdicts.items()} == {
+        "file": "ok",
+        "storage": "ok",
+        "sink records": "ok",
+        "sink far": "failed",
+        "source kev": "ok",
+        "source odd": "failed",
+    }
+    assert "NO_SUCH_URL" in verdicts["sink far"]["finding"]
+    assert "[sources.odd]" in verdicts["source odd"]["finding"]
+    assert offline.code == 0
+    assert "not asked" in offline.json[-1]["finding"]
+
+
+def test_check_without_a_file_says_how_to_write_one(ladon: Command) -> None:
+    """The first step has a next step."""
+    called = ladon("source", "check")
+    assert called.code == 2
+    assert "ladon-storage init" in called.sentence
+
+
+def test_init_writes_a_file_that_is_right_and_replaces_none(ladon: Command) -> None:
+    """What is written passes its own check; a second call leaves it as it is."""
+    called = ladon("init")
+    file = ladon.folder / "ladon.toml"
+    assert (called.code, called.out) == (0, f"{file}\n")
+    assert ladon("source", "check", "--offline").code == 0
+    file.write_text("# mine\n")
+    again = ladon("init")
+    assert again.code == 2
+    assert "exists already" in again.sentence
+    assert file.read_text() == "# mine\n"
+
+
+async def test_new_source_and_its_test_run_as_they_are_written(ladon: Command) -> None:
+    """The class is a source, and its test passes, in a process that knows nothing else."""
+    assert ladon("source", "new", "tickets_of_now").code == 0
+    tried = await ladon.later("source", "try", "tickets_of_now:TicketsOfNow", "--json")
+    assert tried.code == 0
+    assert tried.json["delivered"] == 3
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly",
+        "-c", os.devnull, "--rootdir", str(ladon.folder), "test_tickets_of_now.py",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ladon.folder), *_path()])},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    output, _ = await asyncio.wait_for(process.communicate(), START_SECONDS)
+    assert process.returncode == 0, output.decode()
+    assert b"3 passed" in output
+
+
+def _path() -> list[str]:
+    return [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+
+
+@pytest.mark.parametrize("name", ["Ti-ckets", "../x", "class", "kev", "", "1a", "é"])
+def test_new_source_of_a_name_that_cannot_be_is_refused(ladon: Command, name: str) -> None:
+    """Nothing is written for what cannot be imported, or would hide a kind of this package."""
+    called = ladon("source", "new", name)
+    assert called.code == 2
+    assert list(ladon.folder.iterdir()) == []
+
+
+def test_new_source_leaves_files_alone(ladon: Command) -> None:
+    """Where one of the two files exists, neither is written."""
+    ladon.write("test_tickets.py", "# mine")
+    assert ladon("source", "new", "tickets").code == 2
+    assert [each.name for each in ladon.folder.iterdir()] == ["test_tickets.py"]
+    assert Path("test_tickets.py").read_text() == "# mine"

@@ -1,0 +1,182 @@
+"""The command where Prefect runs its verbs: the flows, and the deployments of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect import get_client
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from tests.cli.called import Command, called_in
+from tests.cli.feeds import OWN, catalogue, project
+from tests.feed_server import FeedServer
+
+SCHEDULE = 'schedule.cron = "0 6 * * *"\n'
+
+
+async def runs(client: PrefectClient) -> int:
+    """Return how many flow runs Prefect knows."""
+    answer = await client.request("POST", "/flow_runs/count", json={})
+    return int(answer.json())
+
+
+@pytest.fixture
+def ladon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Command]:
+    """Give the command in an empty folder, with this Prefect configured."""
+    with called_in(tmp_path, monkeypatch, capsys) as command:
+        monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
+        yield command
+
+
+async def test_collect_runs_the_flow_where_prefect_is_configured(ladon: Command) -> None:
+    """Prefect knows the run, the file says everything, and the outcome is the same table."""
+    async with FeedServer(catalogue(1, 2)) as feed:
+        ladon.write("own.py", OWN)
+        ladon.write("ladon.toml", project(feed, '[sources.broken]\nkind = "own:Broken"\n'))
+        async with get_client() as client:
+            before = await runs(client)
+            called = await ladon.later("collect", "kev", "broken", "--json")
+            assert await runs(client) == before + 2
+    assert called.code == 1
+    done, failed = called.json
+    assert (done["outcome"], done["records_new"]) == ("done", 2)
+    assert failed["error"].startswith("KeyError: 'missing' (own.py, line ")
+
+
+async def test_no_prefect_collects_at_once_where_prefect_is_configured(ladon: Command) -> None:
+    """``--no-prefect`` leaves Prefect out of it."""
+    async with FeedServer(catalogue(1)) as feed, get_client() as client:
+        ladon.write("ladon.toml", project(feed))
+        before = await runs(client)
+        assert (await ladon.later("collect", "kev", "--no-prefect")).code == 0
+        assert await runs(client) == before
+
+
+async def test_stale_source_fails_the_flow_and_the_command(ladon: Command) -> None:
+    """What the flow raises is one sentence, and exit code 1."""
+    ladon.write("ladon.toml", '[storage]\nurl = "sqlite:///ladon.db"\n')
+    called = await ladon.later("freshness", "kev=1")
+    assert (called.code, called.out) == (1, "")
+    assert "kev (never collected, limit 1 h)" in called.err.splitlines()[-1]
+
+
+async def test_backfill_and_reconciliation_run_as_flows(ladon: Command) -> None:
+    """Both verbs print what their flows return."""
+    async with FeedServer(play=lambda asked: catalogue(1, 2)) as feed:
+        ladon.write("ladon.toml", project(feed))
+        filled = await ladon.later("backfill", "kev", "2024-01-01", "2024-01-03", "--json")
+        assert (await ladon.later("collect", "kev")).code == 0
+        compared = await ladon.later("reconcile", "kev", "--json")
+    assert (filled.code, filled.json["windows"]) == (0, 2)
+    assert (compared.code, compared.json["missed"]) == (0, 0)
+
+
+async def test_deploy_says_what_it_changes_and_keeps_what_a_person_switched(
+    ladon: Command,
+) -> None:
+    """A dry run changes nothing; a deployment that is paused in the UI stays paused."""
+    name = "collect-kev/kev"
+    async with FeedServer(catalogue(1)) as feed, get_client() as client:
+        ladon.write("own.py", OWN)
+        more = SCHEDULE + '[sources.mine]\nkind = "own:Own"\n'
+        ladon.write("ladon.toml", project(feed, more))
+        await client.create_work_pool(WorkPoolCreate(name="of-the-command", type="process"))
+        planned = await ladon.later("deploy", "--dry-run", "--json")
+        assert {each["deployment"]: each["change"] for each in planned.json} == {
+            name: "create",
+            "collect/mine": "create",
+        }
+        with pytest.raises(ObjectNotFound):
+            await client.read_deployment_by_name(name)
+        assert (await ladon.later("deploy", "--pool", "of-the-command")).code == 0
+        made = await client.read_deployment_by_name(name)
+        assert made.parameters["sink"] == {"url": f"sqlite:///{ladon.folder}/records.db"}
+        assert made.parameters["storage"] == {"url": f"sqlite:///{ladon.folder}/ladon.db"}
+        assert made.entrypoint == "flows.collect.collect_kev"
+        await client.pause_deployment(made.id)
+        ladon.write("ladon.toml", project(feed, more.replace("0 6", "0 7")))
+        changed = await ladon.later("deploy", "kev", "--pool", "of-the-command", "--json")
+        assert changed.json[0]["because"] == "schedule"
+        made = await client.read_deployment_by_name(name)
+        assert made.paused
+        assert [str(each.schedule.cron) for each in made.schedules] == ["0 7 * * *"]  # type: ignore[union-attr]
+        kept = await ladon.later("deploy", "--dry-run", "--json")
+        assert {each["change"] for each in kept.json} == {"keep"}
+        missing = await ladon.later("deploy", "--pool", "nowhere")
+        assert missing.code == 2
+        assert "prefect work-pool create nowhere" in missing.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["deploy"], "--serve"),
+        (["deploy", "--serve", "--pool", "x"], "not both"),
+        (["deploy", "nosuch", "--dry-run"], "nosuch"),
+    ],
+)
+async def test_deploy_that_cannot_be_meant_is_refused(
+    ladon: Command, arguments: list[str], expected: str
+) -> None:
+    """One sentence, before Prefect is asked."""
+    ladon.write("ladon.toml", '[sinks.r]\nurl = "sqlite:///r.db"\n[sources.kev]\nkind = "kev"\n')
+    called = ladon(*arguments)
+    assert called.code == 2
+    assert expected in called.sentence
+
+
+async def test_prefect_that_does_not_answer_is_one_sentence(
+    ladon: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything begins, each verb says so, and what to do."""
+    ladon.write("ladon.toml", '[sinks.r]\nurl = "sqlite:///r.db"\n[sources.kev]\nkind = "kev"\n')
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        for verb in ("collect", "reconcile"):
+            called = await ladon.later(verb, "kev")
+            assert called.code == 2, called
+            assert "Prefect's API at http://127.0.0.1:9/api does not answer" in called.err
+
+
+async def test_doctor_asks_prefect_and_the_storage(
+    ladon: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each check has a verdict; one that fails has a next step, and exit code 1."""
+    ladon.write("ladon.toml", '[storage]\nurl = "sqlite:///ladon.db"\n')
+    well = await ladon.later("doctor", "--json")
+    verdicts = {each["what"]: each["verdict"] for each in well.json}
+    assert well.code == 0
+    for name in ("versions", "Prefect", "file", "storage", "Prefect API", "Prefect server"):
+        assert verdicts[name] == "ok", name
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "ERROR")
+    ladon.write("ladon.toml", '[storage]\nurl = "http://127.0.0.1:9"\n')
+    ill = await ladon.later("doctor", "--json")
+    checks = {each["what"]: each for each in ill.json}
+    assert ill.code == 1
+    assert checks["storage"]["verdict"] == checks["Prefect API"]["verdict"] == "failed"
+    assert "PREFECT_API_URL" in checks["Prefect API"]["next_step"]
+    assert checks["log"]["verdict"] == "warning"
+
+
+async def test_automations_of_a_circuit_are_made_for_deployments_that_exist(
+    ladon: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both automations are named; without a deployment, or of one that is not there, none is."""
+    monkeypatch.setenv("STORAGE_SERVICE_URL", "http://storage.example:8000")
+    async with get_client() as client:
+        await client.create_work_pool(WorkPoolCreate(name="of-the-circuit", type="process"))
+    made = await ladon.later("circuit", "automate", "--work-pool", "of-the-circuit", "--json")
+    assert made.code == 0
+    assert [each.partition(":")[0] for each in made.json] == [
+        "Pause collections while the circuit is open",
+        "Resume collections when the circuit closes",
+    ]
+    for arguments in ((), ("--deployment", "nosuch/one")):
+        assert (await ladon.later("circuit", "automate", *arguments)).code == 2

@@ -1,0 +1,48 @@
+"""``ladon-storage up``: what a folder with a ladon.toml needs, and nothing of a checkout."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from asyncio.subprocess import PIPE, STDOUT
+from pathlib import Path
+
+from tests.cli.feeds import catalogue, project
+from tests.collecting import table
+from tests.feed_server import FeedServer
+from tests.up.prefect_api import PrefectApi
+
+
+async def test_up_runs_what_the_file_says_and_ends_on_a_signal(tmp_path: Path) -> None:
+    """A deployment of the file completes a run, and a signal ends every process with 0."""
+    async with FeedServer(play=lambda asked: catalogue(1, 2)) as feed:
+        (tmp_path / "ladon.toml").write_text(project(feed))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "ladon_storage.cli", "up",
+            "--prefect-port", "0", "--storage-port", "0",
+            cwd=tmp_path, env=dict(os.environ), stdout=PIPE, stderr=STDOUT,
+        )  # fmt: skip
+        assert process.stdout is not None
+        printed = ""
+        try:
+            async with asyncio.timeout(180):
+                while "Ctrl-C" not in printed:
+                    line = (await process.stdout.readline()).decode()
+                    assert line, printed
+                    printed += line
+            prefect = re.search(r"Prefect UI +(http://127\.0\.0\.1:\d+)\n", printed)
+            assert prefect, printed
+            api = PrefectApi(f"{prefect[1]}/api")
+            run = await api.run(await api.trigger("collect-kev/kev"))
+            assert run["state_type"] == "COMPLETED", run["state"]["message"]
+            process.send_signal(signal.SIGINT)
+            assert await asyncio.wait_for(process.wait(), 90) == 0
+        finally:
+            if process.returncode is None:
+                process.send_signal(signal.SIGTERM)
+            await process.communicate()
+    assert len(table(tmp_path / "records.db")) == 2
+    assert (tmp_path / "ladon.db").exists()
