@@ -24,7 +24,7 @@ define environment
 @$(1)/bin/python -m pip $(PIP_OPTIONS) install --no-deps --no-build-isolation --editable .
 endef
 
-.PHONY: setup test test-slow away-test check demo up up-test oldest e2e pictures chaos bench lock clean
+.PHONY: setup test test-quick test-slow check demo up up-test oldest e2e pictures chaos bench lock clean
 
 setup: $(STAMP)
 	@:
@@ -44,13 +44,14 @@ $(CHECK_STAMP): $(STAMP) .ci/check.lock
 test: $(STAMP)
 	@$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow"
 
-# Kills processes, and replays whole recordings.
-test-slow: $(STAMP)
-	@$(BIN)/python -m pytest -n auto --dist loadgroup -m slow --ignore tests/flows/test_prefect_away.py
+# While you write: no flows, and nothing of Delta tables, of servers of databases, or of many processes.
+test-quick: $(STAMP)
+	@$(BIN)/python -m pytest -n auto -m "not slow" --ignore tests/flows --ignore tests/up \
+	  -k "not (postgres or mariadb or delta or process or benchmark or packaging or scenario or hostile)"
 
-# Stops and kills a Prefect server under a run, and waits for the outcome in real time.
-away-test: $(STAMP)
-	@$(BIN)/python -m pytest tests/flows/test_prefect_away.py
+# Kills processes, loses Prefect under runs, and replays whole recordings.
+test-slow: $(STAMP)
+	@$(BIN)/python -m pytest -n auto --dist loadgroup -m slow
 
 check: $(CHECK_STAMP)
 	@$(BIN)/ruff check

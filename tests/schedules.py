@@ -620,6 +620,7 @@ class World:
         self.went_from: datetime | None = None
         self.failed: list[Life] = []
         self.meanwhile: list[Item] = []
+        self.asked_again: list[Item] = []
         self.lives: list[Life] = []
         self.may_repeat = False
         self.changes = 0
@@ -747,6 +748,10 @@ class World:
         if step.how == "ahead":
             self.last_success = self.now + timedelta(hours=23)
             await self.backend.reset(self.last_success)
+            # The other program writes over what an operator wanted, before a run has heard of it.
+            for item in self._missing():
+                item.due = item.due and item not in self.asked_again
+            self.asked_again = []
             self.changes += 1
             self.may_repeat = False
             return
@@ -772,6 +777,7 @@ class World:
         asked = [i for i in self.shown.values() if not i.due and (not back_to or i.at >= back_to)]
         for item in asked:
             item.due = True
+        self.asked_again += asked
         for life in self.lives:
             life.excused += asked
 

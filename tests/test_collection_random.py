@@ -194,6 +194,11 @@ JUMPED = [
     *(Run((), False, DAYS), Tick(60)),
 ]
 
+WRITTEN_OVER = [
+    *(Publish("new"), Run(), Storm(), Publish("late", 1, 1)),
+    *(Reset("back", 1), Reset("ahead")),
+]
+
 
 def deeply(few: int, many: int) -> pytest.MarkDecorator:
     """Play few schedules, and many where slow tests run."""
@@ -211,6 +216,7 @@ def test_any_schedule_loses_nothing_in_a_sink_that_remembers(number: int) -> Non
     @example(Feed(lookback=30), [Publish("new"), Tick(1), Publish("new", 1), Run((), False, DAYS)])
     @example(Feed(), [*THREE, Storm(), Run(), Storm(), Publish("older", 0, 1), Run()])
     @example(Feed(ordered=True, page=1), GONE_BACK)
+    @example(Feed(overlap=0, ordered=False, honest=False, page=1), WRITTEN_OVER)
     @given(feeds, schedules)
     def check(feed: Feed, schedule: list[Step]) -> None:
         asyncio.run(played(World(feed), schedule))
@@ -233,10 +239,9 @@ def test_any_schedule_loses_nothing_in_a_sink_that_does_not(number: int) -> None
     check()
 
 
-@deeply(6, 60)
 @pytest.mark.parametrize("keep", ["latest", "all"])
 def test_any_schedule_loses_nothing_between_real_service_and_table(
-    keep: str, number: int, tmp_path_factory: pytest.TempPathFactory
+    keep: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """What holds in memory holds where a request and a transaction can fail in the middle."""
 
@@ -245,7 +250,7 @@ def test_any_schedule_loses_nothing_between_real_service_and_table(
         async with real_parts(world, tmp_path_factory.mktemp("world"), keep):
             await played(world, schedule)
 
-    @examples(number)
+    @examples(6)
     @given(feeds, schedules)
     def check(feed: Feed, schedule: list[Step]) -> None:
         asyncio.run(play(feed, schedule))
