@@ -237,7 +237,7 @@ async def file_settings(project: Project | None) -> StorageSettings | None:
     return None if project is None else await project.storage_settings()
 
 
-async def storage_settings(project: Project | None) -> StorageSettings:
+async def settings_of(project: Project | None) -> StorageSettings:
     """Return where watermarks are: by the file, the environment, or the file ``ladon.db`` here.
 
     Raises:

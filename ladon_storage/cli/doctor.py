@@ -88,10 +88,10 @@ async def _asked(project: Project | None) -> list[Check]:
 
 
 async def _storage(project: Project | None) -> Check:
-    from ladon_storage.cli.choosing import storage_settings
+    from ladon_storage.cli.choosing import settings_of
     from ladon_storage.connect import new_client
 
-    settings = await storage_settings(project)
+    settings = await settings_of(project)
     if not settings.url:
         text = "watermarks are kept in memory"
         return Check("storage", "warning", text, "Set [storage] url, or STORAGE_SERVICE_URL.")

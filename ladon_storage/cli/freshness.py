@@ -92,11 +92,11 @@ def _limit(project: Project | None, text: str) -> Freshness:
 
 
 async def _ages(project: Project | None, limits: Sequence[Freshness]) -> list[Age]:
-    from ladon_storage.cli.choosing import storage_settings
+    from ladon_storage.cli.choosing import settings_of
     from ladon_storage.collection.freshness import ages
     from ladon_storage.connect import check_health, shared_client
 
-    settings = await storage_settings(project)
+    settings = await settings_of(project)
     await check_health(settings)
     return await ages(shared_client(settings), limits)
 

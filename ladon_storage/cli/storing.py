@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from ladon_storage.cli.choosing import storage_settings
+from ladon_storage.cli.choosing import settings_of
 from ladon_storage.collection.sharing import CheckedStorage
 from ladon_storage.connect import check_health, shared_client
 from ladon_storage.project.project import Project
@@ -23,6 +23,6 @@ async def checked_storage(
         ConfigurationError: The settings make no sense.
         StorageUnhealthyError: It is unhealthy, in production.
     """
-    settings = await storage_settings(project)
+    settings = await settings_of(project)
     await check_health(settings)
     return CheckedStorage(shared_client(settings), named)

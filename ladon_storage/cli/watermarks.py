@@ -48,8 +48,8 @@ def show(
 
 
 async def _show(file: Path | None, source_id: str) -> Watermark | None:
-    from ladon_storage.cli.choosing import load_project, storage_settings
+    from ladon_storage.cli.choosing import load_project, settings_of
     from ladon_storage.connect import shared_client
 
-    settings = await storage_settings(load_project(file))
+    settings = await settings_of(load_project(file))
     return await shared_client(settings).get_watermark(source_id)

@@ -39,6 +39,13 @@ async def addresses(process: Process) -> tuple[PrefectApi, str, str]:
     return PrefectApi(f"{prefect[1]}/api"), storage[1], printed
 
 
+async def ended_runs(folder: Path) -> None:
+    """Wait for the processes of runs: Prefect cancels a completed one that has not ended."""
+    async with asyncio.timeout(60):
+        while any("prefect.engine" in each for each in left_of(folder)):
+            await asyncio.sleep(0.2)
+
+
 async def test_up_runs_deployments_and_finds_its_data_again(tmp_path: Path) -> None:
     """A run completes, SIGINT ends every process, and the next start has runs and watermark."""
     folder = tmp_path / "local"
@@ -56,6 +63,7 @@ async def test_up_runs_deployments_and_finds_its_data_again(tmp_path: Path) -> N
             run_id = await api.trigger("collect-kev/kev", source={"kind": "kev", "url": feed.url})
             run = await api.run(run_id)
             assert run["state_type"] == "COMPLETED", run["state"]["message"]
+            await ended_runs(folder)
             paused = await api.ask("GET", "deployments/name/collect-otx/otx")
             assert paused["paused"]
             await api.ask("POST", f"deployments/{paused['id']}/resume_deployment")
