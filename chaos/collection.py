@@ -24,17 +24,17 @@ import stamina
 
 from chaos.feed import OVERLAP, PAGE, Manner
 from ladon_storage import StorageServiceClient, Watermark, cli
-from ladon_storage.collection import passage
-from ladon_storage.collection.engine import run
-from ladon_storage.collection.interfaces import Known, Limits, Position, WriteResult, utc_now
+from ladon_storage.collection import extraction as passage
+from ladon_storage.collection.protocols import Known, Limits, Position, WriteResult, utc_now
 from ladon_storage.collection.records import Page, Record, Reject
-from ladon_storage.collection.sinks import SqlSink
-from ladon_storage.collection.sources.http import source_http
-from ladon_storage.collection.sources.paging import NextLink, Offsets, PageNumbers, Paging
-from ladon_storage.collection.sources.rest import Bound, Rest
+from ladon_storage.collection.run import run
 from ladon_storage.errors import LadonStorageError
 from ladon_storage.models import WatermarkStatus
 from ladon_storage.server.store import Store
+from ladon_storage.sinks import SqlSink
+from ladon_storage.sources.http.client import source_http
+from ladon_storage.sources.rest.pagination import NextLink, Offsets, PageNumbers, Paging
+from ladon_storage.sources.rest.source import Bound, Rest
 
 SOURCE = "chaos"
 LEASE = timedelta(milliseconds=150)

@@ -18,12 +18,12 @@ from pathlib import Path
 from pydantic import ValidationError
 from yarl import URL
 
-from ladon_storage.breaker import CircuitChange
-from ladon_storage.circuits import SharedCircuit, circuit_of
-from ladon_storage.client import StorageServiceClient
+from ladon_storage.circuit.breaker import CircuitChange
+from ladon_storage.circuit.urls import SharedCircuit, circuit_of
+from ladon_storage.client.client import StorageServiceClient
+from ladon_storage.client.mock import MockStorageClient
 from ladon_storage.embedded import SCHEME, EmbeddedStorage, file_of
 from ladon_storage.errors import ConfigurationError
-from ladon_storage.mock import MockStorageClient
 from ladon_storage.settings import VARIABLES, StorageSettings
 
 logger = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from ladon_storage.breaker import CircuitBreaker
+from ladon_storage.circuit.breaker import CircuitBreaker
 from ladon_storage.errors import (
     ConfigurationError,
     DatabaseError,

@@ -127,7 +127,7 @@ class Registry:
         if lacking := [each for each in self.methods if not callable(_static(found, each))]:
             raise ConfigurationError(
                 f"The class {name!r} is {article}: it lacks {_listed(lacking)}. Give it what the "
-                f"{self.what.capitalize()} protocol of ladon_storage.collection.interfaces asks."
+                f"{self.what.capitalize()} protocol of ladon_storage.collection.protocols asks."
             )
         return found
 
@@ -142,7 +142,7 @@ class Registry:
             raise ConfigurationError(
                 f"An object of the class {name!r} is no {self.what}: it lacks {_listed(lacking)}. "
                 f"Give it what the {self.what.capitalize()} protocol of "
-                "ladon_storage.collection.interfaces asks."
+                "ladon_storage.collection.protocols asks."
             )
 
 

@@ -19,7 +19,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from yarl import URL
 
-from ladon_storage.circuits import default_url
+from ladon_storage.circuit.urls import default_url
 from ladon_storage.errors import ConfigurationError
 
 VARIABLES = {

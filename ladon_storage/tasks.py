@@ -31,9 +31,11 @@ from prefect.logging.handlers import APILogHandler
 from prefect.tasks import Task, exponential_backoff
 
 from ladon_storage.blocks import RecordSink, StorageService
-from ladon_storage.breaker import CircuitChange
-from ladon_storage.collection import engine
-from ladon_storage.collection.interfaces import (
+from ladon_storage.circuit.breaker import CircuitChange
+from ladon_storage.collection import run as engine
+from ladon_storage.collection.credentials import secrets_from
+from ladon_storage.collection.lease import Turn
+from ladon_storage.collection.protocols import (
     Clock,
     Collected,
     Limits,
@@ -42,10 +44,6 @@ from ladon_storage.collection.interfaces import (
     Source,
     utc_now,
 )
-from ladon_storage.collection.secrets import secrets_from
-from ladon_storage.collection.sinks import sink_from
-from ladon_storage.collection.sources import source_from
-from ladon_storage.collection.turn import Turn
 from ladon_storage.connect import (
     check_health,
     on_circuit_change,
@@ -57,6 +55,8 @@ from ladon_storage.events import emit_change
 from ladon_storage.fallback import body, by_task
 from ladon_storage.models import HistoryPage, Watermark, WatermarkStatus
 from ladon_storage.settings import StorageSettings
+from ladon_storage.sinks import sink_from
+from ladon_storage.sources import source_from
 
 B = TypeVar("B", bound=Block)
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from ladon_storage import ConfigurationError, WatermarkConflictError, embedded
-from ladon_storage.collection.engine import run
+from ladon_storage.client.mock import MockStorageClient
+from ladon_storage.collection.run import run
 from ladon_storage.connect import check_health, new_client, settings_by_hand, shared_client
 from ladon_storage.embedded import EmbeddedStorage
 from ladon_storage.errors import StorageResponseError, StorageUnhealthyError
-from ladon_storage.mock import MockStorageClient
 from ladon_storage.settings import StorageSettings
 from tests.collecting import MemorySink, ScriptedSource, at, record
 from tests.service import embedded_service

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from ladon_storage.collection.engine import run
-from ladon_storage.collection.interfaces import Source
+from ladon_storage.collection.protocols import Source
 from ladon_storage.collection.records import Page, Record
-from ladon_storage.collection.sources import Rest, source_from
+from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.probing import Guess, guess, guessing, try_source
+from ladon_storage.sources import Rest, source_from
 from tests.api_shapes import COUNT, SHAPES, Shape, answer, instant, iso, uuid
 from tests.collecting import MemorySink, ScriptedStorage
 from tests.feed_server import Answer, Asked, FeedServer

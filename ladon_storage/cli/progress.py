@@ -10,7 +10,7 @@ from rich.progress import Progress as Bars
 from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from ladon_storage.cli.output import note_console
-from ladon_storage.collection.interfaces import Collected, Progress
+from ladon_storage.collection.protocols import Collected, Progress
 
 
 class Display:

@@ -16,10 +16,10 @@ from prefect.settings import (
 )
 from yarl import URL
 
-from flows.ending import signal_noted
 from ladon_storage.cli.ended import Ended
-from ladon_storage.collection.secrets import secrets_from
+from ladon_storage.collection.credentials import secrets_from
 from ladon_storage.errors import ConfigurationError
+from ladon_storage.flows.ending import signal_noted
 from ladon_storage.tasks import secret_block
 
 T = TypeVar("T")

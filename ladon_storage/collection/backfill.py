@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict
 
-from ladon_storage.collection import engine
-from ladon_storage.collection.interfaces import Limits, Sink, Source, Storage
+from ladon_storage.collection import run as engine
+from ladon_storage.collection.protocols import Limits, Sink, Source, Storage
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.models import WatermarkStatus
 

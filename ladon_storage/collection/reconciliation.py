@@ -15,8 +15,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from ladon_storage.collection import engine
-from ladon_storage.collection.interfaces import (
+from ladon_storage.collection import run as engine
+from ladon_storage.collection.protocols import (
     Clock,
     Collected,
     Ledger,

@@ -13,7 +13,8 @@ import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ladon_storage.collection.interfaces import (
+from ladon_storage.collection.lease import Turn
+from ladon_storage.collection.protocols import (
     Clock,
     Gap,
     Limits,
@@ -22,7 +23,6 @@ from ladon_storage.collection.interfaces import (
     Sink,
     Source,
 )
-from ladon_storage.collection.turn import Turn
 from ladon_storage.models import NOTHING_COLLECTED, WatermarkStatus
 
 logger = logging.getLogger("ladon_storage.collection")

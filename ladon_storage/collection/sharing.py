@@ -14,7 +14,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
-from ladon_storage.collection.interfaces import KeepsHistory, Sink, Storage
+from ladon_storage.collection.protocols import KeepsHistory, Sink, Storage
 from ladon_storage.models import Watermark, WatermarkStatus
 
 _OPTIONAL = ("position", "mark_removed", "revert", "lacking")

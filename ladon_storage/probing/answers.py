@@ -10,10 +10,10 @@ from typing import Any
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from ladon_storage.collection.content import parse_json
-from ladon_storage.collection.sources.http import OK, HttpAnswer, SourceHttp
-from ladon_storage.collection.sources.taxii import MEDIA_TYPE
+from ladon_storage.collection.json_values import parse_json
 from ladon_storage.probing.providers import is_taxii
+from ladon_storage.sources.http.client import OK, HttpAnswer, SourceHttp
+from ladon_storage.sources.taxii import MEDIA_TYPE
 
 MAX_ANSWER_BYTES = 64 * 2**20
 """The largest answer from which a proposal is made."""

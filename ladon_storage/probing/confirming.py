@@ -12,10 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ladon_storage.collection.content import canonical_text, without
-from ladon_storage.collection.sources import Rest, source_from
-from ladon_storage.collection.sources.http import SourceHttp
-from ladon_storage.collection.sources.paging import Got, PageNumbers, Step
+from ladon_storage.collection.json_values import canonical_text, without
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.probing.pagings import proposals
 from ladon_storage.probing.signs import (
@@ -26,6 +23,9 @@ from ladon_storage.probing.signs import (
     total_of,
     without_paging,
 )
+from ladon_storage.sources import Rest, source_from
+from ladon_storage.sources.http.client import SourceHttp
+from ladon_storage.sources.rest.pagination import Got, PageNumbers, Step
 
 MAX_REQUESTS = 3
 """Requests after the first one."""

@@ -18,19 +18,19 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, computed_field
 from yarl import URL
 
-from ladon_storage.collection.interfaces import Source
-from ladon_storage.collection.sources import source_from
-from ladon_storage.collection.sources.addresses import check_url
-from ladon_storage.collection.sources.exchange import HttpAnswer
-from ladon_storage.collection.sources.fields import Connection
-from ladon_storage.collection.sources.http import SourceHttp, source_http
-from ladon_storage.collection.sources.observing import observed_by
+from ladon_storage.collection.protocols import Source
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.probing.answers import MAX_ANSWER_BYTES, First, ask_first, from_sample
 from ladon_storage.probing.keys import Access, access_of, key_in_path, proposed_name
 from ladon_storage.probing.proposing import Draft, draft_of
 from ladon_storage.probing.providers import Seen, recognised
 from ladon_storage.probing.toml import table
+from ladon_storage.sources import source_from
+from ladon_storage.sources.fields import Connection
+from ladon_storage.sources.http.client import SourceHttp, source_http
+from ladon_storage.sources.http.observing import observed_by
+from ladon_storage.sources.http.transport import HttpAnswer
+from ladon_storage.sources.http.urls import check_url
 
 _WITH_KEY_IN_PATH = ("threatfox", "urlhaus")
 

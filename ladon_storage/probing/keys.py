@@ -14,9 +14,9 @@ from typing import Any
 
 from yarl import URL
 
-from ladon_storage.collection.secrets import secret
-from ladon_storage.collection.sources.addresses import secret_in
-from ladon_storage.collection.sources.http import Keys
+from ladon_storage.collection.credentials import secret
+from ladon_storage.sources.http.client import Keys
+from ladon_storage.sources.http.urls import secret_in
 
 _RANDOM = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[A-Za-z0-9_-]{20,}")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}")

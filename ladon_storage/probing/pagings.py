@@ -15,10 +15,10 @@ from typing import Any
 
 from yarl import URL
 
-from ladon_storage.collection.content import Number
-from ladon_storage.collection.sources.evidence import names, next_in, plain
-from ladon_storage.collection.sources.items import value_at
+from ladon_storage.collection.json_values import Number
 from ladon_storage.probing.signs import SIZES, Evidence, Proposal, beside, total_of
+from ladon_storage.sources.json.items import value_at
+from ladon_storage.sources.rest.page_metadata import names, next_in, plain
 
 _LINKS = names(
     "next nextlink nextpage nexturl nexthref nexturi nextpageurl nextpagelink nextrecordsurl"

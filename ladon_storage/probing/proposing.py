@@ -8,11 +8,8 @@ from typing import Any
 
 from yarl import URL
 
-from ladon_storage.collection.content import Number
+from ladon_storage.collection.json_values import Number
 from ladon_storage.collection.records import Reject
-from ladon_storage.collection.sources import Rest, source_from
-from ladon_storage.collection.sources.http import HttpAnswer, SourceHttp
-from ladon_storage.collection.sources.items import value_at
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.probing.confirming import Confirmed, confirm
 from ladon_storage.probing.ids import find_id
@@ -20,6 +17,9 @@ from ladon_storage.probing.ranges import bounds_of
 from ladon_storage.probing.records import Candidate, empty_lists, find_records, sampled, spread
 from ladon_storage.probing.signs import Evidence, Proposal, without_paging
 from ladon_storage.probing.times import Times, find_times
+from ladon_storage.sources import Rest, source_from
+from ladon_storage.sources.http.client import HttpAnswer, SourceHttp
+from ladon_storage.sources.json.items import value_at
 
 _MOST_NAMED = 3
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from yarl import URL
 
-from ladon_storage.collection.sources.evidence import (
+from ladon_storage.sources.http.client import HttpAnswer
+from ladon_storage.sources.rest.page_metadata import (
     declared_total,
     names,
     plain,
     promise,
     usual_total,
 )
-from ladon_storage.collection.sources.http import HttpAnswer
 
 SIZES = names(
     "limit perpage pagesize size rows maxresults resultsperpage top count itemsperpage pagelimit "

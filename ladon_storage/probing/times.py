@@ -15,10 +15,10 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from ladon_storage.collection.content import Number
-from ladon_storage.collection.sources.items import NO_TIME, value_at
-from ladon_storage.collection.sources.times import Moment, moment_of
+from ladon_storage.collection.json_values import Number
 from ladon_storage.probing.leaves import distance, paths_of, wrapper_of
+from ladon_storage.sources.json.items import NO_TIME, value_at
+from ladon_storage.sources.timestamps import Moment, moment_of
 
 # The first that matches counts: what is to be found in the name, its rank, and what it means.
 _MEANINGS: tuple[tuple[str, int, str], ...] = (

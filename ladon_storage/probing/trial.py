@@ -15,17 +15,17 @@ from contextlib import aclosing
 from datetime import datetime
 from typing import Any, cast
 
-from ladon_storage.collection.content import parse_json
-from ladon_storage.collection.interfaces import Clock, Source, utc_now
+from ladon_storage.collection.json_values import parse_json
+from ladon_storage.collection.protocols import Clock, Source, utc_now
 from ladon_storage.collection.records import Page, Record, Reject
-from ladon_storage.collection.sources import Rest, source_from
-from ladon_storage.collection.sources.evidence import declared_total, usual_total
-from ladon_storage.collection.sources.http import HttpAnswer
-from ladon_storage.collection.sources.items import value_at
-from ladon_storage.collection.sources.observing import observed_by
 from ladon_storage.errors import LadonStorageError
 from ladon_storage.probing.results import Trial, TrialRecord, TrialReject, TrialRequest
 from ladon_storage.probing.warnings import describe_paging, find_warnings
+from ladon_storage.sources import Rest, source_from
+from ladon_storage.sources.http.client import HttpAnswer
+from ladon_storage.sources.http.observing import observed_by
+from ladon_storage.sources.json.items import value_at
+from ladon_storage.sources.rest.page_metadata import declared_total, usual_total
 
 PAGES = 2
 """Pages with records after which the next request is the last thing to know."""

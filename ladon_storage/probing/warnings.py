@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from ladon_storage.collection.interfaces import Limits, Source
+from ladon_storage.collection.protocols import Limits, Source
 from ladon_storage.collection.records import Record
-from ladon_storage.collection.sources import Rest
-from ladon_storage.collection.sources.paging import (
+from ladon_storage.probing.results import Trial
+from ladon_storage.sources import Rest
+from ladon_storage.sources.rest.pagination import (
     Cursor,
     LinkHeader,
     NextLink,
@@ -22,7 +23,6 @@ from ladon_storage.collection.sources.paging import (
     PageNumbers,
     Paging,
 )
-from ladon_storage.probing.results import Trial
 
 _WIDEST_ZONE = timedelta(hours=14)
 _ENDS = {

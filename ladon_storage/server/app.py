@@ -28,9 +28,9 @@ from ladon_storage.errors import (
 )
 from ladon_storage.models import SERVICE_TIME, WatermarkReset, WatermarkUpdate
 from ladon_storage.server import requests
-from ladon_storage.server.answers import Health, answer, problem
 from ladon_storage.server.metrics import ServiceMetrics
 from ladon_storage.server.openapi import document
+from ladon_storage.server.responses import Health, answer, problem
 from ladon_storage.server.store import Store
 
 logger = logging.getLogger(__name__)

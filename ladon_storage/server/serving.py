@@ -18,9 +18,9 @@ from typing import Any
 from aiohttp import web
 
 from ladon_storage.errors import ConfigurationError
-from ladon_storage.server.answers import Protocol
 from ladon_storage.server.app import InFlight, application
 from ladon_storage.server.requests import BODY_TIMEOUT_SECONDS
+from ladon_storage.server.responses import Protocol
 from ladon_storage.server.store import Store
 
 ANSWER_SECONDS = 5.0

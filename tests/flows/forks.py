@@ -126,7 +126,7 @@ def _become(asked: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    import flows.collect  # noqa: F401
+    import ladon_storage.flows.collect  # noqa: F401
 
     # At the top of the module, where code ends as a script does.
     exec(compile(_become(_asked(sys.argv[1])), "<string>", "exec"), {"__name__": "__main__"})

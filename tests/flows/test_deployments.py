@@ -22,12 +22,12 @@ from prefect.events.schemas.automations import Posture
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Running
 
-from flows import zombies
-from flows.serve import TABLE, deployments
-from flows.turns import VARIABLE, limit_name, turn_of
 from ladon_storage import blocks
-from ladon_storage.collection.sources import KINDS, source_from
 from ladon_storage.errors import SourceBusyError
+from ladon_storage.flows import zombies
+from ladon_storage.flows.concurrency import VARIABLE, limit_name, turn_of
+from ladon_storage.flows.serve import TABLE, deployments
+from ladon_storage.sources import KINDS, source_from
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -94,7 +94,7 @@ def facts(deployment: DeploymentResponse) -> dict[str, Any]:
 
 
 async def test_deployed_and_served_are_the_same(tmp_path: Path) -> None:
-    """`prefect deploy --all` and `python -m flows.serve` make the same of `prefect.yaml`."""
+    """`prefect deploy --all` and the flow `serve` make the same of `prefect.yaml`."""
     async with get_client() as client:
         served = {}
         for each in deployments():

@@ -13,12 +13,6 @@ import pytest
 from aiohttp import web
 from prefect.artifacts import Artifact
 
-from flows import backfill as backfill_module
-from flows import collect_many as many_module
-from flows import freshness as freshness_module
-from flows.backfill import backfill
-from flows.collect_many import collect_many
-from flows.freshness import check_freshness
 from ladon_storage.collection.freshness import Freshness, StaleWatermarkError
 from ladon_storage.connect import new_client
 from ladon_storage.errors import (
@@ -27,11 +21,17 @@ from ladon_storage.errors import (
     SourceError,
     StorageUnhealthyError,
 )
+from ladon_storage.flows import backfill as backfill_module
+from ladon_storage.flows import collect_many as many_module
+from ladon_storage.flows import freshness as freshness_module
+from ladon_storage.flows.backfill import backfill
+from ladon_storage.flows.collect_many import collect_many
+from ladon_storage.flows.freshness import check_freshness
 from ladon_storage.models import NOTHING_COLLECTED
 from ladon_storage.settings import StorageSettings
 from tests.collecting import ScriptedSource, record, table
 from tests.flaky import Flaky
-from tests.flows.test_reports import events_of
+from tests.flows.test_artifacts import events_of
 
 DAY = timedelta(days=1)
 

@@ -21,7 +21,7 @@ from prefect.tasks import Task
 from pydantic import SecretStr
 
 from ladon_storage import tasks
-from ladon_storage.collection.interfaces import Collected
+from ladon_storage.collection.protocols import Collected
 from ladon_storage.connect import shared_client
 from ladon_storage.errors import (
     CircuitOpenError,
@@ -215,7 +215,7 @@ async def test_library_logs_reach_the_run(service: Flaky, storage: StorageSettin
 
 def test_library_logs_outside_of_a_run_are_silent() -> None:
     """A record from outside of any run is no warning of Prefect's, and no request."""
-    logging.getLogger("ladon_storage.client").info("outside")
+    logging.getLogger("ladon_storage.client.client").info("outside")
 
 
 async def test_no_secret_reaches_prefect(tmp_path: Path) -> None:

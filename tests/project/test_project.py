@@ -16,10 +16,10 @@ from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from pydantic import SecretStr
 
 from ladon_storage import ConfigurationError
-from ladon_storage.collection.secrets import secrets_from
-from ladon_storage.collection.sources import Kev, SqlTable, source_from
+from ladon_storage.collection.credentials import secrets_from
 from ladon_storage.project import Project, Schedule, StorageTable, example
 from ladon_storage.settings import StorageSettings
+from ladon_storage.sources import Kev, SqlTable, source_from
 
 FILE = """
 [storage]

@@ -17,7 +17,7 @@ import yaml
 
 from demo.stage import PROJECT, environment
 from demo.up import RUNS
-from flows.serve import TABLE
+from ladon_storage.flows.serve import TABLE
 from tests.feed_server import Answer, FeedServer
 from tests.up.place import Place
 from tests.up.prefect_api import CATALOGUE
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 GUIDE = PROJECT / "docs" / "PREFECT.md"
 STEPS = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 STAYS_UP = {
-    ".venv/bin/python -m flows.serve": "Serving.",
+    ".venv/bin/python -m ladon_storage.flows.serve": "Serving.",
     ".venv/bin/prefect worker start --pool ladon": "started",
 }
 """What a person ends by Ctrl-C, and what it prints when it works."""

@@ -1,0 +1,642 @@
+"""Any JSON API, by configuration alone.
+
+- The answers decide nothing that was not declared: another structure fails the run, a next page on
+  another host is not asked. They may contradict, which fails the run as well.
+- What the API is asked for selects nothing here: a range in days, or an API that knows no range, is
+  only slower.
+- An API that wants both ends of a range is asked until now: what is later comes with the next run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import logging
+import re
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sized,
+)
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from hashlib import blake2b
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from ladon_storage.collection.credentials import SecretName, secret
+from ladon_storage.collection.durations import Days
+from ladon_storage.collection.protocols import Known, utc_now
+from ladon_storage.collection.records import Item, Page, paged
+from ladon_storage.errors import SourceError
+from ladon_storage.models import SourceId
+from ladon_storage.sources.fields import (
+    KEY_TEXT,
+    SETTINGS,
+    SOURCE_ID_TEXT,
+    Connection,
+    Overlap,
+    Rate,
+    connection_field,
+    overlap_field,
+)
+from ladon_storage.sources.http.client import OK, HttpAnswer, Keys, SourceHttp, source_http
+from ladon_storage.sources.http.urls import SourceUrl, is_same_host, secret_in
+from ladon_storage.sources.json.documents import (
+    Document,
+    ManyItems,
+    ManyKeyed,
+    document_digest,
+    in_turns,
+    is_keyed,
+    is_list,
+)
+from ladon_storage.sources.json.items import ItemReader, value_at
+from ladon_storage.sources.rest.failures import failure, other_list
+from ladon_storage.sources.rest.fetching import Walk
+from ladon_storage.sources.rest.listing import KEY_END
+from ladon_storage.sources.rest.page_metadata import names, plain
+from ladon_storage.sources.rest.pagination import Cursor, Got, NoPaging, Paging, Step, Where
+from ladon_storage.sources.rest.shared_ids import SharedIds
+from ladon_storage.sources.timestamps import (
+    PER_SECOND,
+    Form,
+    ReadForm,
+    ZoneName,
+    moment_of,
+    written,
+    zone_of,
+)
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_PROBLEM = 200
+"""Characters of what an API says against its own answer."""
+
+_SECRET_HEADERS = ("authorization", "cookie", "key", "token", "secret")
+_AT_A_STRETCH = 5_000
+"""Items that are looked at before others have their turn."""
+
+_MOST_KEYS = 100_000
+"""Items of a page that are told one from another."""
+
+_AHEAD = timedelta(days=1)
+"""How far ahead a range is in which there is nothing, also by whole days."""
+
+_LIMITS = names(
+    "limit perpage pagesize size max maxresults resultsperpage rows top pagelimit count"
+)
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def _check_header(name: str) -> str:
+    if not _HEADER_NAME.fullmatch(name):
+        raise ValueError("should be the name of a header, such as X-Api-Key")
+    return name
+
+
+def _check_headers(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        for name, text in value.items():
+            _check_header(str(name))
+            if not (str(text).isascii() and str(text).isprintable()):
+                raise ValueError(f"{name} should have printable ASCII characters alone")
+            if any(part in str(name).lower() for part in _SECRET_HEADERS):
+                raise ValueError(
+                    f"{name} would hold a secret; name the secret in key, and {name} in key_header"
+                )
+    return value
+
+
+class Bound(BaseModel):
+    """Say how an API is told the beginning or the end of what it shall yield."""
+
+    model_config = ConfigDict(**SETTINGS, title="Bound")
+
+    parameter: str = Field(
+        min_length=1, title="Parameter", description="What the instant is called; dots lead down."
+    )
+    where: Where = Field(
+        "query", title="Place", description="Whether the instant is in the query or the body."
+    )
+    form: Form = Field(
+        "iso",
+        title="Format",
+        description="iso, date, seconds, milliseconds, microseconds or nanoseconds from 1970 on, "
+        "or a pattern such as %Y-%m-%dT%H:%M:%SZ.",
+    )
+    zone: ZoneName = Field(
+        "UTC",
+        title="Time zone",
+        description="The zone in which the API reads a date, or a pattern that tells no zone. One "
+        "that ends in a literal Z is UTC.",
+    )
+
+
+class Rest(BaseModel):
+    """Collect a JSON API.
+
+    >>> Rest(source_id="quakes", url="https://example.org/quakes", records="features",
+    ...      id="id", timestamps=("properties.updated",), timestamp_format="milliseconds").overlap
+    datetime.timedelta(days=1)
+    """
+
+    model_config = ConfigDict(**SETTINGS, title="JSON API")
+
+    kind: Literal["rest"] = Field("rest", title="Kind", description="The kind of source.")
+    source_id: SourceId = Field(title="Source id", description=SOURCE_ID_TEXT)
+    url: SourceUrl = Field(title="Address", description="Where the API is. Never with a key in it.")
+    method: Literal["GET", "POST"] = Field(
+        "GET", title="Method", description="POST sends the body below, and must only ask."
+    )
+    headers: Annotated[dict[str, str], BeforeValidator(_check_headers)] = Field(
+        {}, title="Headers", description="Headers without secrets, sent with each request."
+    )
+    params: dict[str, str | int] = Field(
+        {}, title="Parameters", description="Parameters of the query, without secrets."
+    )
+    body: Annotated[dict[str, Any], Field(title="JSON")] | None = Field(
+        None, title="Body", description="The JSON body of a POST, without secrets."
+    )
+    key: SecretName | None = Field(None, title="Name of the key", description=KEY_TEXT)
+    key_header: Annotated[str, AfterValidator(_check_header)] = Field(
+        "Authorization", title="Header of the key", description="The header that holds the key."
+    )
+    key_prefix: str = Field(
+        "", title="Before the key", description="What stands before the key, such as 'Bearer '."
+    )
+    key_param: str = Field(
+        "",
+        title="Parameter of the key",
+        description="The parameter of the query that holds the key, where no header can.",
+    )
+    expect: dict[str, list[str | int | bool]] = Field(
+        {},
+        title="Expected values",
+        description="Paths in each answer, and which values there mean that it is one.",
+    )
+    records: str = Field(
+        "", title="Path of the records", description="Where the list is; empty: it is the answer."
+    )
+    keyed: bool = Field(
+        False,
+        title="Keyed",
+        description="The records are an object whose keys are the ids, not a list.",
+    )
+    may_lack: bool = Field(
+        False,
+        title="May lack",
+        description="An answer without the list has no records, unless it says that it failed.",
+    )
+    id: (
+        Annotated[str, Field(title="One field")]
+        | Annotated[tuple[str, ...], Field(title="Several fields")]
+    ) = Field(
+        "id",
+        title="Path of the id",
+        description="Where a record has its id, or a list of places where fields are that only "
+        "together are one; an empty list: it is the hash of the content. Unused if keyed.",
+    )
+    timestamps: tuple[str, ...] = Field(
+        min_length=1,
+        title="Paths of the times",
+        description="Where a record has its times; the latest counts.",
+    )
+    timestamp_format: (
+        Annotated[ReadForm, Field(title="One form")]
+        | Annotated[tuple[ReadForm, ...], Field(min_length=1, title="Several forms")]
+    ) = Field(
+        "iso",
+        title="Format of the times",
+        description="iso: ISO 8601, and whatever else is one instant alone, such as RFC 2822, "
+        "Apr 16, 2025 7:00 AM, or a count from 1970 on whose size tells its unit. Or seconds, "
+        "milliseconds, microseconds or nanoseconds from 1970 on, or a pattern such as "
+        "%d/%m/%Y %H:%M. Several in a list are tried in their order.",
+    )
+    no_time: tuple[str | int, ...] = Field(
+        (),
+        title="No time",
+        description="Values that mean that there is no time, such as 0 or 1970-01-01T00:00:00Z, "
+        "beside the usual ones: null, nothing, None, N/A, -, never, 0000-00-00.",
+    )
+    unversioned: tuple[str, ...] = Field(
+        (),
+        title="Without a version",
+        description="Paths of fields that make no new version of a record when they alone change, "
+        "such as queried_at. The record keeps them as they were when its version was first stored.",
+    )
+    zone: ZoneName = Field(
+        "UTC",
+        title="Time zone",
+        description="The zone of the records' times that say none, such as UTC.",
+    )
+    since: Bound | None = Field(
+        None, title="Since", description="How the API is told where to begin; empty: not at all."
+    )
+    until: Bound | None = Field(
+        None, title="Until", description="How the API is told where to end; empty: not at all."
+    )
+    paging: Paging = Field(
+        NoPaging(), title="Paging", description="How one page leads to the next."
+    )
+    ordered: bool = Field(
+        False,
+        title="Ordered",
+        description="No record is older than one on a page before, so that a run can go on where "
+        "it broke off.",
+    )
+    overlap: Overlap | None = overlap_field(
+        timedelta(hours=24), "Empty: each run reads all there is."
+    )
+    whole: bool = Field(
+        False,
+        title="Whole",
+        description="A run lists all there is, so that what is missing was removed. Needs an empty "
+        "overlap.",
+    )
+    retention: Annotated[Days, Field(gt=timedelta(0))] | None = Field(
+        None,
+        title="Retention (days)",
+        description="How long the API keeps what it yields; empty: for ever.",
+    )
+    rate: Rate | None = Field(
+        None, title="Rate limit", description="How many requests the API takes; empty: any."
+    )
+
+    throttled: tuple[int, ...] = Field(
+        (),
+        title="Throttled",
+        description="Statuses by which the API says that there were too many requests, beside 429.",
+    )
+    connection: Connection | None = connection_field()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        in_body = [self.since, self.until, self.paging]
+        if self.method == "GET" and (
+            self.body is not None or any(getattr(each, "where", "") == "body" for each in in_body)
+        ):
+            raise ValueError("a GET has no body; set the method to POST")
+        if self.whole and self.overlap is not None:
+            raise ValueError("a source that is whole reads all there is; leave overlap empty")
+        for name in ("params", "body"):
+            if (found := secret_in("", getattr(self, name))) is not None:
+                raise ValueError(
+                    f"{name} would hold a secret in {found}; name the secret in key, and {found} "
+                    "in key_param"
+                )
+        return self
+
+    @property
+    def snapshot(self) -> bool:
+        """Whether it delivers all that it has, whatever it is asked for."""
+        return self.since is None
+
+    @property
+    def uses_known(self) -> bool:
+        """``True``: one document that the sink has is not read again."""
+        return True
+
+    async def pages(
+        self, start: datetime | None, until: datetime | None, known: Known | None = None
+    ) -> AsyncIterator[Page]:
+        """Yield what the API delivers when it is asked for a range, as its pages come.
+
+        The last page says how the end was known. A list that moved is read again, so that a record
+        may come more than once.
+        """
+        async with self.http() as http:
+            is_whole = isinstance(self.paging, NoPaging) and self.snapshot and until is None
+            requests = _Requests(self, http, self.bounds_of(start, until), is_whole, known)
+            async with aclosing(self.walked(http, Walk(requests))) as pages:
+                async for page in pages:
+                    if is_whole:
+                        page = replace(
+                            page, document=requests.document, unchanged=requests.is_known
+                        )
+                    yield page
+
+    async def walked(
+        self,
+        http: SourceHttp,
+        walk: Walk,
+        check: Callable[[object], str | None] = lambda _: None,
+    ) -> AsyncGenerator[Page, None]:
+        """Yield the pages of a walk, the last one with what proves the end.
+
+        ``check`` returns what is wrong with a document that looks like a page.
+        """
+        is_said = False
+        shared = SharedIds(self.id if isinstance(self.id, str) else " and ".join(self.id))
+        async with aclosing(walk.pages()) as steps:
+            async for got in steps:
+                if problem := check(got.document):
+                    raise walk.error(http.masked(problem)[:_LONGEST_PROBLEM])
+                is_said = walk.completeness is not None
+                made = paged(shared.seen(self.read(got.items)), **_marks(http, walk))
+                async for page in in_turns(made, len(got.answer.body)):
+                    yield page
+                if shared.problem:
+                    raise walk.error(f"{shared.problem}: name the path of their own ids")
+        if shared.doubt:
+            logger.warning(
+                "Source %r %s that differ; see whether that is the path of their ids.",
+                self.source_id,
+                shared.doubt,
+                extra={"source_id": self.source_id},
+            )
+        if not is_said:
+            yield Page(**_marks(http, walk))
+
+    @asynccontextmanager
+    async def http(self) -> AsyncIterator[SourceHttp]:
+        """Give the HTTP of one run, with the key in it."""
+        keys = None
+        if self.key is not None:
+            value = await secret(self.key, self.source_id)
+            if self.key_param:
+                keys = Keys(self.url, params={self.key_param: value})
+            else:
+                keys = Keys(self.url, {self.key_header: self.key_prefix + value}, hidden=(value,))
+        async with source_http(
+            self.source_id,
+            keys=keys,
+            rate=self.rate,
+            throttled=self.throttled,
+            connection=self.connection,
+        ) as http:
+            yield http
+
+    def read(self, items: Any) -> Iterator[Item]:
+        """Yield the records of a page, and what cannot be used."""
+        reader = self.reader()
+        return (reader.read_keyed if self.keyed else reader.read)(items)
+
+    def reader(self) -> ItemReader:
+        """Return what makes records of the items."""
+        return ItemReader(
+            None if self.keyed else self.id,
+            self.timestamps,
+            moment_of(self.timestamp_format, zone_of(self.zone)),
+            self.no_time,
+            self.unversioned,
+        )
+
+    def walk(self, http: SourceHttp, start: datetime | None, until: datetime | None) -> Walk:
+        """Return the walk through a range of an API whose way of paging is known, not declared."""
+        return Walk(_Requests(self, http, self.bounds_of(start, until)), is_known=True)
+
+    async def fetch(self, http: SourceHttp, step: Step) -> Got:
+        """Return one page of the API, without a walk that judges it.
+
+        Raises:
+            SourceError: It did not arrive, or has another structure.
+        """
+        requests = _Requests(self, http, self.bounds_of(None, None))
+        return await requests.page(step, accept=(), may_be_empty=True)
+
+    def bounds_of(
+        self, start: datetime | None, until: datetime | None
+    ) -> dict[Where, dict[str, Any]]:
+        """Return what a request is given that asks for a range."""
+        bounds: dict[Where, dict[str, Any]] = {"query": {}, "body": {}}
+        if until is None and (start is not None or self.since is None):
+            until = utc_now()  # for an API that wants both ends
+        for bound, instant, up in ((self.since, start, False), (self.until, until, True)):
+            if bound is not None and instant is not None:
+                text = written(instant, bound.form, zone_of(bound.zone), up=up)
+                value = int(text) if bound.form in PER_SECOND else text
+                bounds[bound.where][bound.parameter] = value
+        return bounds
+
+
+@dataclass
+class _Requests:
+    """The requests of one walk through an API, and what is made of their answers.
+
+    Args:
+        is_whole: Whether the one answer is all that the API has.
+        known: What the sink has of it.
+
+    Attributes:
+        document: The digest of that answer.
+        is_known: Whether the sink has all its records, so that none was read.
+    """
+
+    api: Rest
+    http: SourceHttp
+    bounds: Mapping[Where, dict[str, Any]]
+    is_whole: bool = False
+    known: Known | None = None
+    document: str | None = None
+    is_known: bool = False
+
+    @property
+    def source_id(self) -> str:
+        return self.api.source_id
+
+    @property
+    def paging(self) -> Paging:
+        return self.api.paging
+
+    @property
+    def records(self) -> str:
+        return self.api.records
+
+    async def page(self, step: Step, *, accept: Collection[int], may_be_empty: bool) -> Got:
+        """Return a page; one with a status of ``accept``, or an empty body, has no items."""
+        # A page may call itself a part; one document that does lacks the rest.
+        usual = OK if isinstance(self.api.paging, NoPaging) else (*OK, 206)
+        answer = await self._ask(step, (*usual, *accept))
+        nothing: Any = {} if self.api.keyed else []
+        if answer.status in accept:
+            return Got(answer, None, nothing)
+        if answer.is_empty:
+            if self.api.may_lack or (answer.status == 204 and may_be_empty):
+                return Got(answer, None, nothing)
+            raise self.error(
+                f"answered {answer.status} with nothing in it: set may_lack, if that means that "
+                "there are no records"
+            )
+        if self.is_whole:
+            self.document = document_digest(self.api, answer.body)
+            if self.known is not None and self.known.document == self.document:
+                self.is_known = True
+                return Got(answer, None, nothing)
+        document = await self.http.document(answer, self.api.records)
+        items = self._items(document)
+        # What is around the records of a large document is without them.
+        around = value_at(document.envelope, self.api.records)
+        if isinstance(self.api.paging, Cursor) and around == [] and len(items):
+            around.append(items[-1])
+        return Got(answer, document.envelope, items)
+
+    async def nothing(self, step: Step) -> Got | None:
+        """Return a page of a range that has nothing yet; ``None`` where no range was asked."""
+        api = self.api
+        since = api.since
+        if since is None or since.parameter not in self.bounds[since.where]:
+            return None
+        ahead = utc_now() + _AHEAD
+        beside = replace(self, bounds=api.bounds_of(ahead, ahead), is_whole=False)
+        return await beside.page(step, accept=(), may_be_empty=True)
+
+    async def keys(self, items: Any) -> list[str]:
+        """Return the id and the times of each item as they are, or all of one without an id.
+
+        One document has nothing to be told from, and what is too much to be held is told as whole.
+        """
+        api = self.api
+        if isinstance(api.paging, NoPaging):
+            return ["document"] if len(items) else []
+        if isinstance(items, ManyItems | ManyKeyed) and len(items) > _MOST_KEYS:
+            return [items.digest().hex()]
+        if api.keyed:
+            return [f"{key}{KEY_END}{_times(item, api.timestamps)}" for key, item in items.items()]
+        reader = api.reader()
+        found = list[str]()
+        for item in items:
+            if len(found) % _AT_A_STRETCH == 0:
+                await asyncio.sleep(0)
+            record_id = reader.record_id(item)
+            if record_id is None:
+                text = json.dumps(item, sort_keys=True, default=repr)
+                found.append(blake2b(text.encode(errors="replace"), digest_size=16).hexdigest())
+            else:
+                found.append(f"{record_id}{KEY_END}{_times(item, api.timestamps)}")
+        return found
+
+    def is_round(self, count: int) -> bool:
+        """Tell whether just so many items came as a parameter asks for at most."""
+        params = self.api.params.items()
+        limits = [str(value) for name, value in params if plain(name) in _LIMITS]
+        is_round = count > 0 and str(count) in limits
+        if is_round:
+            logger.warning(
+                "Source %r got just the %d records that its parameters ask for at most, and "
+                "declares no paging: whether there are more is not known. Declare its paging.",
+                self.source_id,
+                count,
+                extra={"source_id": self.source_id},
+            )
+        return is_round
+
+    def refusal(self, got: Got) -> SourceError:
+        """Return the error that says that the status of an answer is none to go on from."""
+        return SourceError(
+            f"Source {self.source_id!r} answered {got.answer.status} from "
+            f"{self.http.shown(got.answer.url)}, behind pages that it gave; see what it requires, "
+            "or name the status in end_status, if it means that there are no more pages.",
+            self.source_id,
+        )
+
+    def error(self, problem: str, *, transient: bool = False) -> SourceError:
+        """Return the error that says what is wrong with the API."""
+        step = (
+            "collect it again later"
+            if transient
+            else "see whether it has changed, or how its source is set up"
+        )
+        subject = f"The API of source {self.source_id!r} at {self.http.shown(self.api.url)}"
+        return self.http.error(f"{subject} {problem}", step, transient=transient)
+
+    async def _ask(self, step: Step, accept: Collection[int]) -> HttpAnswer:
+        api = self.api
+        if step.url is not None and not is_same_host(api.url, step.url):
+            raise self.error(
+                f"leads to a next page on another host, {self.http.shown(step.url)}, which is not "
+                "asked; set keep_host, if that is the same service behind a gateway"
+            )
+        # An address that the API itself gave has all the parameters.
+        query = {**api.params, **self.bounds["query"], **step.query} if step.url is None else {}
+        url = step.url or api.url
+        if api.method == "GET":
+            return await self.http.get(
+                url,
+                params=query,
+                headers=api.headers,
+                accept=accept,
+                is_query=not step.is_once,
+            )
+        body = copy.deepcopy(api.body or {})
+        for path, value in {**self.bounds["body"], **step.body}.items():
+            _put(body, path, value)
+        return await self.http.post(
+            url,
+            body,
+            is_query=not step.is_once,
+            params=query,
+            headers=api.headers,
+            accept=accept,
+        )
+
+    def _items(self, document: Document) -> Any:
+        """Return the list of a page, or the object whose keys are the ids."""
+        api, envelope, items = self.api, document.envelope, document.items
+        for path, values in api.expect.items():
+            found = value_at(envelope, path)
+            if not any(type(each) is type(found) and each == found for each in values):
+                raise self.error(
+                    f"has {self.http.quoted(found)} at {path!r} instead of {values!r}"
+                    f"{self.http.said(envelope)}"
+                )
+        if items is None and api.may_lack and isinstance(envelope, dict):
+            self._refuse_failure(envelope, None)
+            self._refuse_other_list(envelope)
+            return {} if api.keyed else []
+        if not (is_keyed if api.keyed else is_list)(items):
+            wanted = "an object of ids" if api.keyed else "a list"
+            place = f"at {api.records!r}" if api.records else "as its whole"
+            raise self.error(f"does not have {wanted} {place}{self.http.said(envelope)}")
+        self._refuse_failure(envelope, items)
+        return items
+
+    def _refuse_failure(self, envelope: object, items: Sized | None) -> None:
+        """Refuse an answer that says beside its records that it failed, or is a part."""
+        api = self.api
+        if not api.records and api.keyed:
+            return  # what is there are records
+        if told := failure(envelope, items, api.records, api.expect):
+            place, value = told
+            raise self.error(
+                f"answers with {self.http.quoted(value)} at {place!r}, as if it had failed"
+                f"{self.http.said(envelope)}: declare it in expect, if it is right"
+            )
+
+    def _refuse_other_list(self, envelope: object) -> None:
+        """Refuse an answer that lacks the list, and has one of such records elsewhere."""
+        wanted = self.api.id if isinstance(self.api.id, str) else next(iter(self.api.id), "")
+        place = None if self.api.keyed or not wanted else other_list(envelope, wanted)
+        if place is not None:
+            raise self.error(
+                f"does not have a list at {self.api.records!r}, and has one at {place!r}"
+            )
+
+
+def _marks(http: SourceHttp, walk: Walk) -> dict[str, Any]:
+    return {
+        "asked_at": http.asked_at,
+        "completeness": walk.completeness,
+        "total": walk.total,
+    }
+
+
+def _times(item: object, paths: tuple[str, ...]) -> str:
+    return repr([value_at(item, path) for path in paths])
+
+
+def _put(body: dict[str, Any], path: str, value: object) -> None:
+    *above, name = path.split(".")
+    for each in above:
+        below = body.setdefault(each, {})
+        if not isinstance(below, dict):
+            below = body[each] = {}
+        body = below
+    body[name] = value
