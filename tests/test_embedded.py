@@ -281,7 +281,7 @@ async def test_address_of_a_file_is_a_storage(
     address = f"sqlite:///{tmp_path}/ladon.db" if url == "absolute" else url
     settings = StorageSettings.from_environment({"STORAGE_SERVICE_URL": address})
     assert settings.is_file
-    assert settings.in_flow_runs() is settings
+    assert settings.with_shared_circuit() is settings
     assert await check_health(settings) is True
     client = shared_client(settings)
     assert isinstance(client, EmbeddedStorage)

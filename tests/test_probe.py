@@ -19,7 +19,7 @@ from ladon_storage.collection.records import Page, Record
 from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.probing import Guess, guess, guessing, try_source
-from ladon_storage.sources import Rest, source_from
+from ladon_storage.sources import RestApi, source_from
 from tests.api_shapes import COUNT, SHAPES, Shape, answer, instant, iso, uuid
 from tests.collecting import MemorySink, ScriptedStorage
 from tests.feed_server import Answer, Asked, FeedServer
@@ -750,10 +750,10 @@ async def test_trial_of_a_shape_has_records_and_the_next_request_within_two_seco
     assert trial.delivered >= (COUNT if trial.is_finished else 19)
 
 
-def api(feed: FeedServer, **fields: Any) -> Rest:
+def api(feed: FeedServer, **fields: Any) -> RestApi:
     described = {"kind": "rest", "source_id": "feed", "url": feed.at("items"), "records": "items"}
     source = source_from({**described, "timestamps": ["updated_at"], **fields})
-    assert isinstance(source, Rest)
+    assert isinstance(source, RestApi)
     return source
 
 

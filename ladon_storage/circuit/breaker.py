@@ -78,7 +78,7 @@ class CircuitRecord(NamedTuple):
     """
 
     state: CircuitState
-    era: int
+    generation: int
     failures: int
     wait: float
 
@@ -162,7 +162,7 @@ class CircuitBreaker:
         self._notifying = threading.Lock()
         self._changes: deque[CircuitChange] = deque()
         self._state = _CLOSED
-        self._era = 0
+        self._generation = 0
         # Above 0 in every state but a closed one without failures, where a success changes nothing.
         self._failures = 0
         # When the next probe may be admitted: the end of the timeout, or of the probe's lease.
@@ -192,14 +192,14 @@ class CircuitBreaker:
         """Return what this circuit knows now."""
         with self._lock:
             wait = 0.0 if self._state is _CLOSED else max(self._next_probe - self._clock(), 0.0)
-            return CircuitRecord(self._state, self._era, self._failures, wait)
+            return CircuitRecord(self._state, self._generation, self._failures, wait)
 
     def adopt(self, record: CircuitRecord) -> None:
         """Go on from what another circuit knew; no listener is told, since nothing changed."""
         with self._lock:
             self._next_probe = self._clock() + record.wait
             self._failures = record.failures
-            self._state, self._era = record.state, record.era
+            self._state, self._generation = record.state, record.generation
 
     async def call(self, func: Callable[[], Awaitable[T]]) -> T:
         """Await ``func()`` if the circuit admits it, and judge the service by how it ends.
@@ -207,7 +207,7 @@ class CircuitBreaker:
         Raises:
             CircuitOpenError: The call was rejected; ``func`` was not called.
         """
-        era = self._era
+        era = self._generation
         if self._state is not _CLOSED:
             # `check`, without its frame: a rejection must cost next to nothing.
             wait = self._next_probe - self._clock()
@@ -267,16 +267,16 @@ class CircuitBreaker:
         Raises:
             CircuitOpenError: The circuit is open, or its probe is under way.
         """
-        permit = self._era
+        permit = self._generation
         if self._state is _CLOSED:
             return permit
         with self._lock:
             if self._state is _CLOSED:
-                return self._era
+                return self._generation
             self.check()
             self._next_probe = self._clock() + self.probe_lease_seconds
-            self._era += 1
-            permit = self._era
+            self._generation += 1
+            permit = self._generation
             if self._state is _OPEN:
                 self._change(_HALF_OPEN, "the timeout has passed")
         self._notify()
@@ -291,18 +291,18 @@ class CircuitBreaker:
         if not self._failures:
             return
         with self._lock:
-            if permit != self._era or self._state is _OPEN:
+            if permit != self._generation or self._state is _OPEN:
                 return
             self._failures = 0
             if self._state is _HALF_OPEN:
-                self._era += 1
+                self._generation += 1
                 self._change(_CLOSED, "the probe succeeded")
         self._notify()
 
     def failure(self, permit: int) -> None:
         """Judge the call of ``permit``: the service failed."""
         with self._lock:
-            if permit != self._era or self._state is _OPEN:
+            if permit != self._generation or self._state is _OPEN:
                 return
             self._failures += 1
             if self._state is _HALF_OPEN:
@@ -314,7 +314,7 @@ class CircuitBreaker:
     def release(self, permit: int) -> None:
         """Give ``permit`` back without a verdict: the call says nothing about the service."""
         with self._lock:
-            if permit == self._era and self._state is _HALF_OPEN:
+            if permit == self._generation and self._state is _HALF_OPEN:
                 self._next_probe = self._clock()
 
     def trip(self, reason: str = "tripped by hand") -> None:
@@ -328,13 +328,13 @@ class CircuitBreaker:
         """Close the circuit now; verdicts of calls that are under way are discarded."""
         with self._lock:
             self._failures = 0
-            self._era += 1
+            self._generation += 1
             self._change(_CLOSED, reason)
         self._notify()
 
     def _open(self, reason: str) -> None:
         self._next_probe = self._clock() + self.timeout_seconds
-        self._era += 1
+        self._generation += 1
         self._change(_OPEN, reason)
 
     def _change(self, state: CircuitState, reason: str) -> None:

@@ -35,7 +35,7 @@ from ladon_storage.circuit.breaker import (
     CircuitState,
     Listener,
 )
-from ladon_storage.circuit.stores import CircuitStore, Stored
+from ladon_storage.circuit.stores import CircuitStore, VersionedText
 from ladon_storage.errors import CircuitOpenError, CircuitStoreError, CircuitUndecidedError
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ FRESH_SECONDS = 0.1
 TRUSTED_SECONDS = 10.0
 RETRY_SECONDS = 5.0
 # Between processes that fail at once; each round is one in which another one had its way.
-ROUNDS = 50
+MAX_CAS_ATTEMPTS = 50
 LONGEST_PAUSE_SECONDS = 0.05
 
 Event = Literal["acquire", "success", "failure", "release", "trip", "reset", "record"]
@@ -63,7 +63,7 @@ class SharedRecord(NamedTuple):
     """
 
     circuit: CircuitRecord = CircuitRecord(CircuitState.CLOSED, 0, 0, 0.0)
-    under_way: int = 0
+    in_flight: int = 0
     trusted: float = 0.0
     reason: str = "no call has failed"
     since: str = ""
@@ -122,12 +122,12 @@ class SharedCircuit(CircuitBreaker):
         self.key = key
         self.store = store
         self._deciding = threading.Lock()
-        self._trial = _Trial(self)
+        self._simulation = _Simulation(self)
         self._last = SharedRecord()
         self._fresh_until = -math.inf
         self._trusted_until = -math.inf
         self._retry_at = -math.inf
-        self.lost: CircuitStoreError | None = None
+        self.store_error: CircuitStoreError | None = None
         """Why the store did not answer; ``None`` while it does."""
 
     @property
@@ -179,7 +179,7 @@ class SharedCircuit(CircuitBreaker):
         """
         now = self._clock()
         if now < self._fresh_until:
-            permit = self._era
+            permit = self._generation
             if self._state is not CircuitState.CLOSED:
                 wait = self._next_probe - now
                 if wait > 0:
@@ -232,26 +232,27 @@ class SharedCircuit(CircuitBreaker):
         return getattr(CircuitBreaker, event)(self, *arguments)
 
     def _agree(self, event: Event, *arguments: object) -> Any:
-        for _ in range(ROUNDS):
+        for _ in range(MAX_CAS_ATTEMPTS):
             stored = self.store.read(self.key)
             before = self._known(stored, event)
             try:
-                outcome, after, changes = self._trial.of(before, event, *arguments)
+                outcome, after, changes = self._simulation.of(before, event, *arguments)
             except CircuitOpenError:
-                if not self.lost or self._swap(stored, before):
+                if not self.store_error or self._swap(stored, before):
                     self._learn(before)
                     raise
                 continue
-            if (after == before and not self.lost) or self._swap(stored, after):
+            if (after == before and not self.store_error) or self._swap(stored, after):
                 self._learn(after)
                 self._changes.extend(changes)
                 return outcome
         raise CircuitStoreError(
-            f"The circuit store {self.store.place} was changed by others {ROUNDS} times in a row; "
+            f"The circuit store {self.store.place} was changed by others {MAX_CAS_ATTEMPTS} times "
+            "in a row; "
             "see what writes there."
         )
 
-    def _known(self, stored: Stored, event: Event) -> SharedRecord:
+    def _known(self, stored: VersionedText, event: Event) -> SharedRecord:
         try:
             return _record(stored, self.store.place)
         except CircuitStoreError:
@@ -259,16 +260,16 @@ class SharedCircuit(CircuitBreaker):
                 raise
             return SharedRecord()  # an operator's word replaces what nobody can read
 
-    def _swap(self, stored: Stored, record: SharedRecord) -> bool:
-        return self.store.swap(self.key, stored.tag, _text(record, stored.now))
+    def _swap(self, stored: VersionedText, record: SharedRecord) -> bool:
+        return self.store.compare_and_set(self.key, stored.tag, _text(record, stored.now))
 
     def _learn(self, record: SharedRecord) -> None:
         self.adopt(record.circuit)
         self._last = record
         now = self._clock()
         self._fresh_until, self._trusted_until = now + FRESH_SECONDS, now + record.trusted
-        if self.lost:
-            self.lost = None
+        if self.store_error:
+            self.store_error = None
             logger.info("The circuit store %s answers again.", self.store.place)
 
     def _lose(self, error: CircuitStoreError) -> None:
@@ -277,14 +278,14 @@ class SharedCircuit(CircuitBreaker):
             listener()
         now = self._clock()
         self._retry_at, self._fresh_until, self._trusted_until = now + RETRY_SECONDS, now, now
-        if not self.lost:
+        if not self.store_error:
             logger.warning(
                 "%s Meanwhile the circuit of %s is each process's own.", error, self.name
             )
-        self.lost = error
+        self.store_error = error
 
 
-class _Trial(CircuitBreaker):
+class _Simulation(CircuitBreaker):
     """Let an event happen to a record, and tell what would come of it.
 
     Its clock stands still at 0, since a record's seconds count from now. Beside what its base does,
@@ -300,7 +301,7 @@ class _Trial(CircuitBreaker):
             probe_lease_seconds=circuit.probe_lease_seconds,
             name=circuit.name,
         )
-        self._under_way = 0
+        self._in_flight = 0
         self._trusted = 0.0
         self._reason = self._since = ""
 
@@ -314,11 +315,11 @@ class _Trial(CircuitBreaker):
         """
         self._changes.clear()
         self.adopt(record.circuit)
-        _, self._under_way, self._trusted, self._reason, self._since = record
+        _, self._in_flight, self._trusted, self._reason, self._since = record
         outcome = getattr(self, event)(*arguments)
         after = SharedRecord(
-            CircuitRecord(self._state, self._era, self._failures, self._next_probe),
-            self._under_way,
+            CircuitRecord(self._state, self._generation, self._failures, self._next_probe),
+            self._in_flight,
             self._trusted,
             self._reason,
             self._since,
@@ -329,18 +330,18 @@ class _Trial(CircuitBreaker):
         permit = super().acquire()
         if self._state is CircuitState.CLOSED and (self._failures or not self._trusted):
             if not self._next_probe:
-                self._under_way = 0
-            if self._under_way + self._failures >= self.failure_threshold:
+                self._in_flight = 0
+            if self._in_flight + self._failures >= self.failure_threshold:
                 raise CircuitUndecidedError(self.name, self._next_probe)
-            self._under_way += 1
+            self._in_flight += 1
             self._next_probe = self.probe_lease_seconds
         return permit
 
     def success(self, permit: int) -> None:
-        is_late = permit != self._era or self._state is CircuitState.OPEN
+        is_late = permit != self._generation or self._state is CircuitState.OPEN
         super().success(permit)
         if not is_late:
-            self._under_way, self._next_probe, self._trusted = 0, 0.0, TRUSTED_SECONDS
+            self._in_flight, self._next_probe, self._trusted = 0, 0.0, TRUSTED_SECONDS
 
     def failure(self, permit: int) -> None:
         self._end_one(permit)
@@ -351,12 +352,12 @@ class _Trial(CircuitBreaker):
         super().release(permit)
 
     def _end_one(self, permit: int) -> None:
-        if permit == self._era and self._state is CircuitState.CLOSED:
-            self._under_way = max(self._under_way - 1, 0)
+        if permit == self._generation and self._state is CircuitState.CLOSED:
+            self._in_flight = max(self._in_flight - 1, 0)
 
     def _change(self, state: CircuitState, reason: str) -> None:
         super()._change(state, reason)
-        self._under_way, self._trusted, self._reason = 0, 0.0, reason
+        self._in_flight, self._trusted, self._reason = 0, 0.0, reason
         self._since = datetime.now(UTC).isoformat(timespec="seconds")
         if state is CircuitState.CLOSED:
             self._next_probe = 0.0
@@ -371,11 +372,11 @@ def _text(record: SharedRecord, now: float) -> str:
     return json.dumps(
         {
             "state": circuit.state,
-            "era": circuit.era,
+            "era": circuit.generation,
             "failures": circuit.failures,
             "until": now + circuit.wait,
             "span": circuit.wait,
-            "under_way": record.under_way,
+            "under_way": record.in_flight,
             "trusted_until": now + record.trusted,
             "trusted_span": record.trusted,
             "reason": record.reason,
@@ -384,7 +385,7 @@ def _text(record: SharedRecord, now: float) -> str:
     )
 
 
-def _record(stored: Stored, place: str) -> SharedRecord:
+def _record(stored: VersionedText, place: str) -> SharedRecord:
     """Return what is kept, with seconds from now.
 
     Raises:

@@ -26,8 +26,8 @@ from ladon_storage.errors import ConfigurationError
 
 __all__ = ["SharedCircuit", "circuit_of", "default_url", "service_key", "store_at"]
 
-VARIABLE = "STORAGE_CIRCUIT_URL"
-FILE = "ladon-storage-circuits.db"
+CIRCUIT_URL_VARIABLE = "STORAGE_CIRCUIT_URL"
+CIRCUIT_FILE = "ladon-storage-circuits.db"
 
 _memory = MemoryStore()
 
@@ -35,7 +35,7 @@ _memory = MemoryStore()
 def default_url(environ: Mapping[str, str] = os.environ) -> str:
     """Return where flow runs share their circuits: what is set, or a file in Prefect's home."""
     home = Path(environ.get("PREFECT_HOME") or "~/.prefect").expanduser().absolute()
-    return environ.get(VARIABLE) or f"sqlite:///{quote(str(home / FILE))}"
+    return environ.get(CIRCUIT_URL_VARIABLE) or f"sqlite:///{quote(str(home / CIRCUIT_FILE))}"
 
 
 def circuit_of(service: str, url: str) -> SharedCircuit:
@@ -69,7 +69,8 @@ def store_at(url: str) -> CircuitStore:
         return _memory
     raise ConfigurationError(
         f"The address of the circuit store should look like sqlite:////var/lib/circuits.db, "
-        f"redis://redis.example:6379/0 or memory://; set {VARIABLE}, or the block's field, to one."
+        f"redis://redis.example:6379/0 or memory://; set {CIRCUIT_URL_VARIABLE}, or the block's "
+        "field, to one."
     )
 
 

@@ -86,7 +86,7 @@ def _act(act: str, service: str | None, reason: str | None, as_json: bool) -> No
     Raises:
         CircuitStoreError: Its store does not answer.
     """
-    from ladon_storage.circuit.urls import VARIABLE, circuit_of, default_url
+    from ladon_storage.circuit.urls import CIRCUIT_URL_VARIABLE, circuit_of, default_url
 
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
@@ -95,7 +95,8 @@ def _act(act: str, service: str | None, reason: str | None, as_json: bool) -> No
     store = default_url()
     if store == "memory://":
         raise ConfigurationError(
-            f"{VARIABLE} keeps circuits in the memory of each process; set a shared store."
+            f"{CIRCUIT_URL_VARIABLE} keeps circuits in the memory of each process; set a shared "
+            "store."
         )
     circuit = circuit_of(address, store)
     changes: list[CircuitChange] = []
@@ -121,8 +122,8 @@ def _facts(circuit: SharedCircuit) -> dict[str, Any]:
     from ladon_storage.circuit.breaker import CircuitState
 
     record = circuit.shared_record()
-    if circuit.lost is not None:
-        raise circuit.lost
+    if circuit.store_error is not None:
+        raise circuit.store_error
     state, _, failures, wait = record.circuit
     return {
         "service": circuit.key,

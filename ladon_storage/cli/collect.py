@@ -109,7 +109,7 @@ async def _by_engine(
                 # Each its own: a run may take the lease of one of its name.
                 run_id=str(uuid4()),
                 limits=job.limits,
-                progress=shown.follow(source.source_id),
+                on_progress=shown.follow(source.source_id),
             )
 
         try:

@@ -105,7 +105,7 @@ async def _by_engine(
             since=since,
             until=until,
             limits=job.limits,
-            progress=shown.follow(job.source.name),
+            on_progress=shown.follow(job.source.name),
         )
 
 

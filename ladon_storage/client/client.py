@@ -64,7 +64,7 @@ from ladon_storage.models import (
 
 logger = logging.getLogger(__name__)
 
-API = "api/v1/watermarks"
+API_PATH = "api/v1/watermarks"
 LONGEST_EXCERPT = 300
 LONGEST_ERROR_BODY = 16_384
 # A refusal has arrived; its words are worth no more waiting than this.
@@ -98,7 +98,7 @@ T = TypeVar("T")
 _DISTRUST = (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch, ssl.SSLError)
 
 
-class _Answer(NamedTuple):
+class _Response(NamedTuple):
     status: int
     etag: str | None
     body: bytes
@@ -168,7 +168,7 @@ class StorageServiceClient:
         self.max_connections = max_connections
         self.max_connections_per_host = max_connections_per_host
         self.circuit_breaker = circuit_breaker or CircuitBreaker()
-        self._watermarks = f"{self.base_url}/{API}/"
+        self._watermarks = f"{self.base_url}/{API_PATH}/"
         self._max_response_bytes = max_response_bytes
         # None before the first answer that could tell.
         self._extended: bool | None = None
@@ -375,14 +375,14 @@ class StorageServiceClient:
             raise unhealthy
         return False
 
-    async def _ask_health(self) -> _Answer:
+    async def _ask_health(self) -> _Response:
         pool = await self._pools.take(self.timeout)
         try:
             return await self._send(pool, "GET", URL(f"{self.base_url}/health"))
         finally:
             pool.give()
 
-    async def _probe_health(self) -> _Answer:
+    async def _probe_health(self) -> _Response:
         permit = await self.circuit_breaker.admit()
         try:
             answer = await self._ask_health()
@@ -415,7 +415,7 @@ class StorageServiceClient:
         method: str,
         source_id: str,
         url: URL,
-        read: Callable[[_Answer, str], T],
+        read: Callable[[_Response, str], T],
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
     ) -> T | None:
@@ -453,7 +453,7 @@ class StorageServiceClient:
         metrics.count_request(method, answer.status)
         return result
 
-    async def _believe(self, answer: _Answer, source_id: str, pool: Pool) -> None:
+    async def _believe(self, answer: _Response, source_id: str, pool: Pool) -> None:
         """Return if a 404 says that the source was never collected.
 
         Raises:
@@ -507,12 +507,12 @@ class StorageServiceClient:
         url: URL,
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
-    ) -> _Answer:
+    ) -> _Response:
         """Return an answer of 2xx, or the 404 of a GET, and raise everything else as ours."""
         tracer = tracing.tracer()
         if tracer is None:
             return await self._ask(pool, method, url, body, headers)
-        with tracing.request_span(tracer, method, url, API) as span:
+        with tracing.request_span(tracer, method, url, API_PATH) as span:
             answer = await self._ask(pool, method, url, body, headers)
             span.set_attribute("http.response.status_code", answer.status)
         return answer
@@ -524,7 +524,7 @@ class StorageServiceClient:
         url: URL,
         body: bytes | None,
         headers: dict[str, str] | None,
-    ) -> _Answer:
+    ) -> _Response:
         started = time.perf_counter()
         try:
             # Not `async with`: aiohttp enters two contexts of its own around this same release.
@@ -539,11 +539,11 @@ class StorageServiceClient:
                 elif status == 404 and method == "GET":
                     content = await self._read_soon(response)
                 else:
-                    raise self._refusal(response, method, await self._words(response))
+                    raise self._refusal(response, method, await self._error_text(response))
                 told = response.headers
                 # A gateway may write a `Date` of its own, by a clock that is wrong.
                 date = told.get(SERVICE_TIME) or told.get(hdrs.DATE)
-                return _Answer(status, told.get(hdrs.ETAG), content, date)
+                return _Response(status, told.get(hdrs.ETAG), content, date)
             finally:
                 response.release()
         except (aiohttp.ClientError, OSError) as error:
@@ -586,7 +586,7 @@ class StorageServiceClient:
             )
         return body
 
-    async def _words(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _error_text(self, response: aiohttp.ClientResponse) -> bytes:
         """Return what the service says of an error.
 
         Whatever keeps it from arriving, the status stays what it is.
@@ -606,7 +606,7 @@ class StorageServiceClient:
     def _excerpt(self, body: bytes) -> str:
         """Return what an answer says on one line, without our secrets."""
         # Hidden before it is cut: the beginning of a secret tells as much.
-        return self._without_secrets(_sentence(body))[:LONGEST_EXCERPT]
+        return self._without_secrets(_one_line(body))[:LONGEST_EXCERPT]
 
     def _without_secrets(self, text: str) -> str:
         for secret in self._secrets:
@@ -625,7 +625,7 @@ class StorageServiceClient:
             return WatermarkInFutureError(said, status)
         location = response.headers.get(hdrs.LOCATION)
         if status < 400 and location is not None:
-            place = self._without_secrets(_bare(location))[:LONGEST_EXCERPT]
+            place = self._without_secrets(_redact_url(location))[:LONGEST_EXCERPT]
             said = f"it redirects to {place}; set that address."
         # By the clock that named the instant.
         now = instant_of(response.headers.get(hdrs.DATE)) or datetime.now(UTC)
@@ -707,10 +707,10 @@ def _address(base_url: str, token: str | None) -> tuple[URL, dict[str, str], tup
             raise ConfigurationError(
                 "The token of the Storage Service should be visible ASCII characters; set another."
             )
-        return bare, {"Authorization": f"Bearer {token}"}, _shapes(token)
+        return bare, {"Authorization": f"Bearer {token}"}, _secret_encodings(token)
     if user or password:
         basic = base64.b64encode(f"{user}:{password}".encode()).decode()
-        return bare, {"Authorization": f"Basic {basic}"}, _shapes(basic, password)
+        return bare, {"Authorization": f"Basic {basic}"}, _secret_encodings(basic, password)
     return bare, {}, ()
 
 
@@ -719,7 +719,7 @@ def _url(watermarks: str, source_id: str) -> URL:
     return URL(watermarks + quote(source_id, safe=""), encoded=True)
 
 
-def _shapes(*secrets: str) -> tuple[str, ...]:
+def _secret_encodings(*secrets: str) -> tuple[str, ...]:
     """Return secrets in each shape in which a service may repeat them, the longest first."""
     shapes = {
         shape
@@ -737,7 +737,7 @@ def _is_failure(error: BaseException) -> bool:
     return isinstance(error, StorageConnectionError | InvalidResponseError)
 
 
-def _watermark(answer: _Answer, source_id: str) -> Watermark:
+def _watermark(answer: _Response, source_id: str) -> Watermark:
     """Return the watermark of a 2xx.
 
     Raises:
@@ -757,7 +757,7 @@ def _watermark(answer: _Answer, source_id: str) -> Watermark:
     )
 
 
-def _checked(answer: _Answer, source_id: str) -> Watermark:
+def _checked(answer: _Response, source_id: str) -> Watermark:
     if answer.status not in (200, 201):
         raise ValueError("is not one of the contract's")
     try:
@@ -780,7 +780,7 @@ def _checked(answer: _Answer, source_id: str) -> Watermark:
     return watermark
 
 
-def _history(answer: _Answer, source_id: str) -> HistoryPage:
+def _history(answer: _Response, source_id: str) -> HistoryPage:
     """Return the page of a 2xx.
 
     Raises:
@@ -842,7 +842,7 @@ def _says_nothing(fields: dict[str, Any]) -> bool:
     return all(said in _NOT_FOUND for said in _said_in(fields))
 
 
-def _unhealthy(answer: _Answer) -> str | None:
+def _unhealthy(answer: _Response) -> str | None:
     """Return what keeps an answer from being a healthy service's, or ``None``."""
     if answer.status != 200:
         return f"it answered {answer.status} to its health check."
@@ -871,7 +871,7 @@ def _unpacked(body: bytes, encoding: str, limit: int) -> bytes:
         ) from None
 
 
-def _sentence(body: bytes) -> str:
+def _one_line(body: bytes) -> str:
     """Return what the service says of an error, on one line, in JSON's ``error`` or as it is."""
     text = body.decode("utf-8", "replace")
     try:
@@ -890,7 +890,7 @@ def _next_step(status: int) -> str:
     return "try again later." if status >= 500 or status == 429 else "check its address."
 
 
-def _bare(location: str) -> str:
+def _redact_url(location: str) -> str:
     """Return an address without what may be secret in it."""
     try:
         return str(URL(location).with_query(None).with_fragment(None).with_user(None))

@@ -91,7 +91,7 @@ observe_latency = _LATENCY.observe
 """Note how many seconds a request took."""
 
 
-class Pool(Protocol):
+class HasConnections(Protocol):
     """Count the connections of one pool."""
 
     @property
@@ -107,11 +107,11 @@ class Pool(Protocol):
 
 # A set that another thread adds to cannot be walked.
 _lock = threading.Lock()
-_pools: WeakSet[Pool] = WeakSet()
+_pools: WeakSet[HasConnections] = WeakSet()
 _circuits: WeakSet[CircuitBreaker] = WeakSet()
 
 
-def watch_pool(pool: Pool) -> None:
+def watch_pool(pool: HasConnections) -> None:
     """Count the connections of ``pool`` while it lives."""
     with _lock:
         _pools.add(pool)

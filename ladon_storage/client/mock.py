@@ -18,9 +18,9 @@ from ladon_storage.models import (
     Watermark,
     WatermarkChange,
     WatermarkUpdate,
+    apply_update,
     check_source_id,
     meant,
-    updated,
 )
 
 
@@ -133,7 +133,7 @@ class MockStorageClient:
         )
         now = self._clock()
         try:
-            new = updated(
+            new = apply_update(
                 stored,
                 source_id,
                 update,

@@ -18,7 +18,7 @@ _OTHER_REASONS = "other reasons"
 
 
 @dataclass
-class Tally:
+class ExtractionCounts:
     """The counts of one run.
 
     Args:
@@ -107,7 +107,7 @@ class Tally:
         """Return why records were quarantined, the most frequent reasons first."""
         return self._reasons.most_common(count)
 
-    def counts(self) -> dict[str, Any]:
+    def as_fields(self) -> dict[str, Any]:
         """Return the fields of a `Ledger` that are counted here."""
         self._lateness, self.delays = self._lateness + Lateness.of(self.delays), []
         usable = self.delivered - self.quarantined - self.skipped

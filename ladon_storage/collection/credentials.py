@@ -1,6 +1,6 @@
 """Find the keys of sources: what is configured is the name of a secret, never the secret.
 
-- A name is looked up by whatever `secrets_from` set for the present context, then in the process's
+- A name is looked up by whatever `secret_lookup` set for the present context, then in the process's
   environment. Whoever can read Prefect's Secret blocks passes a lookup in; this module cannot.
 - A name is shown in errors, so that what looks like a key is refused as a name, unshown.
 """
@@ -90,14 +90,14 @@ SecretName = Annotated[str, AfterValidator(check_name), Field(title="Name")]
 
 
 @contextmanager
-def secrets_from(lookup: Lookup) -> Iterator[None]:
+def secret_lookup(lookup: Lookup) -> Iterator[None]:
     """Look secrets up by ``lookup`` first, in this context and in tasks that start in it.
 
     >>> import asyncio
     >>> async def vault(name: str) -> str | None:
     ...     return "s3cret" if name == "feed-key" else None
-    >>> with secrets_from(vault):
-    ...     asyncio.run(secret("feed-key", "feed"))
+    >>> with secret_lookup(vault):
+    ...     asyncio.run(resolve_secret("feed-key", "feed"))
     's3cret'
     """
     token = _lookup.set(lookup)
@@ -107,7 +107,7 @@ def secrets_from(lookup: Lookup) -> Iterator[None]:
         _lookup.reset(token)
 
 
-async def secret(name: str, source_id: str) -> str:
+async def resolve_secret(name: str, source_id: str) -> str:
     """Return the secret that is called ``name``, for the source that needs it.
 
     Raises:

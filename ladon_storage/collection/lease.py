@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ladon_storage.collection.protocols import Clock, KeepsHistory, Limits, Storage
+from ladon_storage.collection.protocols import Clock, Limits, SupportsHistory, WatermarkStore
 from ladon_storage.errors import (
     InvalidResponseError,
     SourceBusyError,
@@ -30,14 +30,14 @@ from ladon_storage.errors import (
     StorageResponseError,
     WatermarkConflictError,
 )
-from ladon_storage.models import NOTHING_COLLECTED, ChangeAction, Watermark, WatermarkStatus
+from ladon_storage.models import EMPTY_WATERMARK, ChangeAction, Watermark, WatermarkStatus
 
 logger = logging.getLogger(__name__)
 
 FAILURE_SECONDS = 30.0
 """How long a failed or cancelled run may take to write that it failed."""
 
-BEATS_PER_LEASE = 3
+RENEWALS_PER_LEASE = 3
 
 HISTORY_PAGES, CHANGES_PER_PAGE = 20, 25
 """How far back a sane watermark is looked for. A change has a ledger and an error message, and a
@@ -50,7 +50,7 @@ _CLOCK_RESOLUTION = timedelta(seconds=1)
 _LONGEST_ERROR = 2_000
 
 
-class Turn:
+class SourceLease:
     """Hold the watermark of one source for one run.
 
     Args:
@@ -64,7 +64,7 @@ class Turn:
 
     def __init__(
         self,
-        storage: Storage,
+        storage: WatermarkStore,
         source_id: str,
         run_id: str,
         limits: Limits,
@@ -76,7 +76,7 @@ class Turn:
         self.stored: Watermark | None = None
         """The watermark as the run found it."""
         self.before: datetime | None = None
-        """Its last success; `NOTHING_COLLECTED` where that found nothing."""
+        """Its last success; `EMPTY_WATERMARK` where that found nothing."""
         self._storage = storage
         self._knows = inspect.signature(storage.update_watermark).parameters
         self._monotonic = monotonic
@@ -102,9 +102,7 @@ class Turn:
             return
         self._hear(stored)
         self._refuse_if_held(stored)
-        self.before = (
-            NOTHING_COLLECTED if stored.found_nothing else stored.last_successful_timestamp
-        )
+        self.before = EMPTY_WATERMARK if stored.found_nothing else stored.last_successful_timestamp
         self._etag = stored.etag
         if self.before is None and stored.status == WatermarkStatus.SUCCESS:
             # Taken for "never collected", it would be overwritten, and the mistake leave no trace.
@@ -133,7 +131,7 @@ class Turn:
         Raises:
             StorageError: The history could not be read.
         """
-        if not isinstance(self._storage, KeepsHistory):
+        if not isinstance(self._storage, SupportsHistory):
             return None
         before: int | None = None
         for _ in range(HISTORY_PAGES):
@@ -179,7 +177,7 @@ class Turn:
             until,
         )
 
-    async def begin(self) -> None:
+    async def acquire(self) -> None:
         """Write `running`: from now on the source is held."""
         dated = self.now()
         stored = await self._hold()
@@ -192,7 +190,7 @@ class Turn:
         return await self._write(WatermarkStatus.RUNNING, self.now(), lease=self._limits.lease)
 
     @contextlib.asynccontextmanager
-    async def kept(self) -> AsyncIterator[None]:
+    async def renewed(self) -> AsyncIterator[None]:
         """Renew the lease in the background, and end the run when another one took over.
 
         Raises:
@@ -200,7 +198,7 @@ class Turn:
         """
         owner = asyncio.current_task()
         assert owner is not None  # noqa: S101 - a coroutine runs in a task
-        beating = asyncio.create_task(self._beat(owner), name=f"lease of {self._source_id}")
+        beating = asyncio.create_task(self._renew(owner), name=f"lease of {self._source_id}")
         try:
             yield
         except GeneratorExit:  # a coroutine that is being closed cannot await
@@ -216,8 +214,8 @@ class Turn:
             raise
         await _ended(beating)
 
-    async def _beat(self, owner: asyncio.Task[object]) -> None:
-        pause = self._limits.lease.total_seconds() / BEATS_PER_LEASE
+    async def _renew(self, owner: asyncio.Task[object]) -> None:
+        pause = self._limits.lease.total_seconds() / RENEWALS_PER_LEASE
         while True:
             await asyncio.sleep(pause)
             try:
@@ -240,13 +238,13 @@ class Turn:
         await self._write(WatermarkStatus.SUCCESS, timestamp, records=records)
         await self._hold()
 
-    async def succeed(
+    async def commit(
         self, timestamp: datetime, records: int, ledger: Mapping[str, Any] | None = None
     ) -> None:
         """Write `success` and what the run was given, and let the source go."""
         await self._write(WatermarkStatus.SUCCESS, timestamp, records=records, ledger=ledger)
 
-    async def fail(self, error: BaseException, ledger: Mapping[str, Any] | None = None) -> None:
+    async def abort(self, error: BaseException, ledger: Mapping[str, Any] | None = None) -> None:
         """Write `failed` for at most `FAILURE_SECONDS`; that it failed too is a note on ``error``.
 
         In a task of its own, which cancelling this one again does not reach.
@@ -330,7 +328,7 @@ class Turn:
     def _refuse_if_not_stored(self, answer: Watermark, timestamp: datetime) -> None:
         """Refuse an answer that shows another success than the one that was written."""
         stored = answer.last_successful_timestamp
-        if timestamp == NOTHING_COLLECTED or stored is None:  # a field may be missing
+        if timestamp == EMPTY_WATERMARK or stored is None:  # a field may be missing
             return
         is_other = answer.status in (WatermarkStatus.FAILED, WatermarkStatus.RUNNING)
         if is_other or abs(stored - timestamp) >= _CLOCK_RESOLUTION:  # it may keep seconds

@@ -15,7 +15,7 @@ from typing import Self
 
 from ladon_storage.collection.records import Page
 
-AHEAD_CHARACTERS = 2**20
+MAX_PREFETCH_CHARS = 2**20
 """So many characters of pages wait for the sink before the source is made to wait."""
 
 _HANDOVER_SECONDS = 1e-6
@@ -27,13 +27,13 @@ a loop that takes less for a page does so each time, and has it back before the 
 
 
 @contextlib.asynccontextmanager
-async def read_ahead(pages: AsyncIterator[Page]) -> AsyncIterator[AsyncIterator[list[Page]]]:
+async def prefetch(pages: AsyncIterator[Page]) -> AsyncIterator[AsyncIterator[list[Page]]]:
     """Iterate ``pages`` in a task of its own, yield those that wait, and close it at the end.
 
     One task runs the whole iterator, as the timeouts inside of it need. What it raises is raised
     where its next page would have come, after the pages before it.
     """
-    ahead = _Ahead(pages)
+    ahead = _Prefetch(pages)
     try:
         yield ahead
     except GeneratorExit:  # a coroutine that is being closed cannot await
@@ -45,7 +45,7 @@ async def read_ahead(pages: AsyncIterator[Page]) -> AsyncIterator[AsyncIterator[
     await ahead.close()
 
 
-class _Ahead:
+class _Prefetch:
     def __init__(self, pages: AsyncIterator[Page]) -> None:
         self._pages = pages
         self._waiting: list[Page] = []
@@ -86,7 +86,7 @@ class _Ahead:
                     self._waiting.append(page)
                     self._characters += page.characters
                     self._changed.set()
-                    if self._characters < AHEAD_CHARACTERS:
+                    if self._characters < MAX_PREFETCH_CHARS:
                         await asyncio.sleep(0)  # the sink's turn, if it has nothing to do
                         time.sleep(_HANDOVER_SECONDS)  # noqa: ASYNC251 - its thread's, if it has
                     else:

@@ -28,7 +28,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class Storage(Protocol):
+class WatermarkStore(Protocol):
     """Keep one watermark for each source: a storage client, or what calls one."""
 
     async def health_check(self) -> bool:
@@ -60,7 +60,7 @@ class Storage(Protocol):
 
 
 @runtime_checkable
-class KeepsHistory(Protocol):
+class SupportsHistory(Protocol):
     """Be a storage that knows the changes of a watermark."""
 
     async def watermark_history(
@@ -83,13 +83,13 @@ class Source(Protocol):
     - ``ordered`` (``False``): no record on a later page is older than one on a page before, so that
       a run can promote what it has after each page. It is believed once a whole pass has shown it,
       or where ``order_guaranteed`` (``False``) says that the request itself asks for the order.
-    - ``whole`` (``overlap is None``): a run lists all that there is, so that what is missing was
-      removed at the source.
+    - ``full_snapshot`` (``overlap is None``): a run lists all that there is, so that what is
+      missing was removed at the source.
     - ``retention`` (``None``): how long the source keeps what it yields. A watermark that is older
       means a gap.
-    - ``snapshot`` (``overlap is None``): it delivers all that it has, whatever it is asked for, so
-      that an answer without anything, after others with something, is an error.
-    - ``uses_known`` (``False``): ``pages`` takes a third argument, a `Known`.
+    - ``ignores_range`` (``overlap is None``): it delivers all that it has, whatever it is asked
+      for, so that an answer without anything, after others with something, is an error.
+    - ``uses_known`` (``False``): ``pages`` takes a third argument, a `KnownContent`.
     """
 
     @property
@@ -111,7 +111,7 @@ class Source(Protocol):
         ...
 
 
-class Known(Protocol):
+class KnownContent(Protocol):
     """What the sink knows of a source, for a source that need not read it again."""
 
     @property
@@ -204,7 +204,7 @@ class WriteResult:
 class Sink(Protocol):
     """Make records durable. Entered before its first page and left after its last.
 
-    It may do more: `RemembersPosition`, `MarksRemoved`, `Reverts`, `LooksUp`.
+    It may do more: `SupportsPosition`, `SupportsRemoval`, `SupportsReversion`, `SupportsLookup`.
     """
 
     async def __aenter__(self) -> Self: ...
@@ -231,7 +231,7 @@ class Sink(Protocol):
 
 
 @runtime_checkable
-class RemembersPosition(Protocol):
+class SupportsPosition(Protocol):
     """Be a sink that remembers up to where it is durable."""
 
     async def position(self, source_id: str) -> Position | None:
@@ -240,22 +240,22 @@ class RemembersPosition(Protocol):
 
 
 @runtime_checkable
-class MarksRemoved(Protocol):
+class SupportsRemoval(Protocol):
     """Be a sink that marks what its source no longer lists."""
 
-    async def mark_removed(self, source_id: str, present: Set[str], most: float) -> int:
-        """Mark the records whose ids are not in ``present``, and return how many are new there.
+    async def mark_removed(self, source_id: str, listed_ids: Set[str], max_share: float) -> int:
+        """Mark the records whose ids are not in ``listed_ids``, and return how many are new there.
 
         A record that is back loses its mark. Nothing is deleted.
 
         Raises:
-            SourceError: More than the share ``most`` of what is not marked would be; none was.
+            SourceError: More than the share ``max_share`` of what is not marked would be; none was.
         """
         ...
 
 
 @runtime_checkable
-class Reverts(Protocol):
+class SupportsReversion(Protocol):
     """A sink that can make an earlier version the current one again."""
 
     async def revert(self, source_id: str, records: Sequence[Record], *, run_id: str = ...) -> int:
@@ -269,7 +269,7 @@ class Reverts(Protocol):
 
 
 @runtime_checkable
-class LooksUp(Protocol):
+class SupportsLookup(Protocol):
     """A sink that tells which of a source's records it lacks."""
 
     async def lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
@@ -380,11 +380,11 @@ class Ledger(BaseModel):
         return self.records_new + self.records_changed
 
 
-class Collected(Ledger):
+class ExtractionResult(Ledger):
     """What was read and made durable; ``candidate`` is what the watermark may become."""
 
     candidate: datetime | None = None
 
 
-Progress = Callable[[Collected], Awaitable[None]]
+OnProgress = Callable[[ExtractionResult], Awaitable[None]]
 """Hear after each page what has become durable so far; the next page waits for it."""

@@ -11,26 +11,26 @@ from array import array
 from collections.abc import Sequence
 from operator import attrgetter
 
-from ladon_storage.collection.protocols import Reverts, Sink
+from ladon_storage.collection.protocols import Sink, SupportsReversion
 from ladon_storage.collection.records import Record
 
 MAX_IDS = 2**18
 """Ids of one run that are remembered; of what comes behind them nothing is taken for a return."""
 
-MAX_RETURNS = 10_000
+MAX_REVERSIONS = 10_000
 """Records of one run that wait for its end. What is beyond is left to the runs that follow."""
 
 _id_of = attrgetter("record_id")
 
 
-class Returns:
+class Reversions:
     """The records of one run to which its source may have gone back.
 
     Args:
         sink: Where they would become current again; ``None``: it cannot do that, or need not.
     """
 
-    def __init__(self, sink: Reverts | None) -> None:
+    def __init__(self, sink: SupportsReversion | None) -> None:
         self._sink = sink
         self._hashes = array("q")
         self._delivered: set[int] | None = None
@@ -42,9 +42,9 @@ class Returns:
         """How many records may be returns, and came behind the ids that are remembered."""
 
     @classmethod
-    def of(cls, sink: Sink, *, is_needed: bool) -> Returns:
+    def of(cls, sink: Sink, *, is_needed: bool) -> Reversions:
         """Return what is asked of a sink, if it can do that."""
-        return cls(sink if is_needed and isinstance(sink, Reverts) else None)
+        return cls(sink if is_needed and isinstance(sink, SupportsReversion) else None)
 
     @property
     def records(self) -> list[Record]:
@@ -106,7 +106,7 @@ class Returns:
     def _wait(self, record: Record, *, is_full: bool) -> None:
         if is_full:
             self.unknown += 1
-        elif len(self._waiting) < MAX_RETURNS:
+        elif len(self._waiting) < MAX_REVERSIONS:
             self._waiting[record.record_id] = record
         else:
             self._left.add(hash(record.record_id))

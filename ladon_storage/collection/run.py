@@ -25,21 +25,21 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from ladon_storage.collection.extraction import Passage, Range
+from ladon_storage.collection.extraction import Extraction, Range
 from ladon_storage.collection.lateness import Lateness
-from ladon_storage.collection.lease import Turn
+from ladon_storage.collection.lease import SourceLease
 from ladon_storage.collection.protocols import (
     Clock,
-    Collected,
+    ExtractionResult,
     Ledger,
     Limits,
-    Progress,
+    OnProgress,
     Sink,
     Source,
-    Storage,
+    WatermarkStore,
     utc_now,
 )
-from ladon_storage.collection.resume import Start, find_start, latest
+from ladon_storage.collection.resume import ResumePoint, latest, plan_resume
 from ladon_storage.errors import ConfigurationError, WatermarkConflictError
 from ladon_storage.models import meant, to_utc
 
@@ -59,8 +59,8 @@ class Report(Ledger):
     seconds: float
 
 
-class Collect(Protocol):
-    """Be `collect`, or what wraps it."""
+class ExtractCallable(Protocol):
+    """Be `extract`, or what wraps it."""
 
     async def __call__(
         self,
@@ -70,29 +70,29 @@ class Collect(Protocol):
         until: datetime | None = None,
         *,
         bounded: bool = ...,
-        turn: Turn | None = None,
+        lease: SourceLease | None = None,
         run_id: str = ...,
         limits: Limits = ...,
-        progress: Progress | None = None,
+        on_progress: OnProgress | None = None,
         clock: Clock = ...,
-    ) -> Collected:
+    ) -> ExtractionResult:
         """Collect what there is, and return when it is durable."""
         ...
 
 
-async def collect(
+async def extract(
     source: Source,
     sink: Sink,
     start: datetime | None = None,
     until: datetime | None = None,
     *,
     bounded: bool = False,
-    turn: Turn | None = None,
+    lease: SourceLease | None = None,
     run_id: str = "",
     limits: Limits = Limits(),  # noqa: B008 - frozen
-    progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
     clock: Clock = utc_now,
-) -> Collected:
+) -> ExtractionResult:
     """Make a source's pages durable one after another, the next one read while one is written.
 
     When it returns, everything that it counted is durable. When it raises, whole pages are.
@@ -100,39 +100,39 @@ async def collect(
     Args:
         source: What is collected.
         sink: Where it becomes durable; entered and left.
-        start: The first instant that the source is asked for, where there is no ``turn``.
+        start: The first instant that the source is asked for, where there is no ``lease``.
         until: The instant before which it is asked to end.
         bounded: Whether what it delivers besides is left out, and counted as skipped.
-        turn: The run's hold on the watermark, from which it starts, and which it moves on the way.
+        lease: The run's hold on the watermark, from which it starts, and which it moves on the way.
         run_id: The run, as the quarantine records it.
         limits: Where a first collection starts, and what is too much.
-        progress: Who hears of each page.
+        on_progress: Who hears of each page.
         clock: The time, as an aware datetime.
 
     Raises:
         SourceError: The source failed, or has changed beyond the limits.
         SinkError: The sink failed.
-        WatermarkConflictError: Another run took over; only with ``turn``.
+        WatermarkConflictError: Another run took over; only with ``lease``.
     """
     async with sink:
-        if turn is None:
-            begin, selected = Start(start), Range(start, until) if bounded else Range()
+        if lease is None:
+            begin, selected = ResumePoint(start), Range(start, until) if bounded else Range()
         else:
-            begin, run_id = await find_start(source, sink, turn, limits, clock), turn.run_id
+            begin, run_id = await plan_resume(source, sink, lease, limits, clock), lease.run_id
             selected = Range(begin.origin)
-        passage = Passage(
+        passage = Extraction(
             source,
             sink,
             begin,
             run_id,
             limits,
             clock,
-            turn=turn,
-            progress=progress,
+            lease=lease,
+            on_progress=on_progress,
             selected=selected,
         )
         with _objects_set_aside():
-            return await passage.through(until)
+            return await passage.run(until)
 
 
 _are_set_aside = False
@@ -163,14 +163,14 @@ def _objects_set_aside() -> Iterator[None]:
 async def run(
     source: Source,
     sink: Sink,
-    storage: Storage,
+    storage: WatermarkStore,
     *,
     run_id: str,
     since: datetime | None = None,
     until: datetime | None = None,
     limits: Limits = Limits(),  # noqa: B008 - frozen
-    progress: Progress | None = None,
-    collect: Collect = collect,
+    on_progress: OnProgress | None = None,
+    extract: ExtractCallable = extract,
     clock: Clock = utc_now,
 ) -> Report:
     """Collect a source from where durable data ends, and write the outcome back.
@@ -184,14 +184,14 @@ async def run(
 
     Args:
         source: What is collected.
-        sink: Where it becomes durable; entered and left by ``collect``.
+        sink: Where it becomes durable; entered and left by ``extract``.
         storage: Where the watermark is.
         run_id: The name of this run, as the service records it.
         since: The first instant of a backfill; naive is UTC.
         until: The instant before which a backfill ends; naive is UTC.
         limits: Where a first collection starts, what is too much, and how long a lease is.
-        progress: Who hears of each page.
-        collect: What reads and writes the pages: `collect` of this module, or a wrapper of it.
+        on_progress: Who hears of each page.
+        extract: What reads and writes the pages: `extract` of this module, or a wrapper of it.
         clock: The time, as an aware datetime.
 
     Raises:
@@ -205,7 +205,7 @@ async def run(
     _check_source(source)
     await storage.health_check()
     if since is not None or until is not None:
-        collected = await collect(
+        collected = await extract(
             source,
             sink,
             since,
@@ -213,35 +213,35 @@ async def run(
             bounded=True,
             run_id=run_id,
             limits=limits,
-            progress=progress,
+            on_progress=on_progress,
             clock=clock,
         )
         return _report(source, run_id, collected, began, backfill=True)
-    turn = Turn(storage, source.source_id, run_id, limits, clock)
-    await turn.read()
-    so_far = Collected()
+    lease = SourceLease(storage, source.source_id, run_id, limits, clock)
+    await lease.read()
+    so_far = ExtractionResult()
 
-    async def noted(collected: Collected) -> None:
+    async def noted(collected: ExtractionResult) -> None:
         nonlocal so_far
         so_far = collected
-        if progress is not None:
-            await progress(collected)
+        if on_progress is not None:
+            await on_progress(collected)
 
     try:
-        await turn.begin()
-        async with turn.kept():
-            collected = await collect(
-                source, sink, turn=turn, limits=limits, progress=noted, clock=clock
+        await lease.acquire()
+        async with lease.renewed():
+            collected = await extract(
+                source, sink, lease=lease, limits=limits, on_progress=noted, clock=clock
             )
-        collected = _with_lateness(collected, turn)
-        after = latest(turn.before, collected.candidate)
-        await turn.succeed(after, collected.records_written, _kept(collected))
+        collected = _with_lateness(collected, lease)
+        after = latest(lease.before, collected.candidate)
+        await lease.commit(after, collected.records_written, _kept(collected))
     except BaseException as error:
         # A coroutine that is being closed cannot await; after a conflict another run is in charge.
         if not isinstance(error, WatermarkConflictError | GeneratorExit):
-            await turn.fail(error, _kept(_with_lateness(so_far, turn)))
+            await lease.abort(error, _kept(_with_lateness(so_far, lease)))
         raise
-    return _report(source, run_id, collected, began, before=turn.before, after=after)
+    return _report(source, run_id, collected, began, before=lease.before, after=after)
 
 
 def _check_source(source: Source) -> None:
@@ -271,9 +271,9 @@ def _checked_range(
     return since, until
 
 
-def _with_lateness(collected: Collected, turn: Turn) -> Collected:
+def _with_lateness(collected: ExtractionResult, lease: SourceLease) -> ExtractionResult:
     """Return what was collected, with the lateness of all runs whose ledgers the service keeps."""
-    told = getattr(turn.stored, "ledger", None) or {}
+    told = getattr(lease.stored, "ledger", None) or {}
     try:
         before = Lateness.model_validate(told.get("lateness") or {})
     except ValidationError:  # of another program, or another release
@@ -281,7 +281,7 @@ def _with_lateness(collected: Collected, turn: Turn) -> Collected:
     return collected.model_copy(update={"lateness": before + collected.lateness})
 
 
-def _kept(collected: Collected) -> dict[str, Any]:
+def _kept(collected: ExtractionResult) -> dict[str, Any]:
     """Return the ledger as the service keeps it."""
     return collected.model_dump(mode="json", exclude={"candidate"}, exclude_none=True)
 
@@ -289,7 +289,7 @@ def _kept(collected: Collected) -> dict[str, Any]:
 def _report(
     source: Source,
     run_id: str,
-    collected: Collected,
+    collected: ExtractionResult,
     began: float,
     *,
     backfill: bool = False,

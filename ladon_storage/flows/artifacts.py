@@ -29,7 +29,7 @@ from prefect.artifacts import (
 from prefect.states import Completed
 
 from ladon_storage.client.metrics import count_collected
-from ladon_storage.collection.protocols import Collected, Ledger, Source, utc_now
+from ladon_storage.collection.protocols import ExtractionResult, Ledger, Source, utc_now
 from ladon_storage.collection.run import Report
 from ladon_storage.collection.summaries import (
     cut,
@@ -89,7 +89,7 @@ class RunReporter:
 
     source_id: str
     began: datetime = field(default_factory=utc_now)
-    so_far: Collected = field(default_factory=Collected)
+    so_far: ExtractionResult = field(default_factory=ExtractionResult)
     report: Report | None = None
     ending: Ending | None = None
     overlap: timedelta | None = None
@@ -98,7 +98,7 @@ class RunReporter:
     _shown: float = float("-inf")
     _showing: asyncio.Task[None] | None = None
 
-    async def progress(self, so_far: Collected) -> None:
+    async def progress(self, so_far: ExtractionResult) -> None:
         """Hear of a page, and show it at most every `PROGRESS_SECONDS`; no page waits for that."""
         self.so_far = so_far
         if self._showing is not None and not self._showing.done():
@@ -119,13 +119,13 @@ class RunReporter:
             f"{self.source_id}: page {counts.pages}, {counts.records_read:,} records read, "
             f"{counts.records_written:,} new or changed"
         )
-        async with harmless("show the progress"):
+        async with best_effort("show the progress"):
             if self._artifact is None:
                 self._artifact = await acreate_progress_artifact(share, description=text)
             else:
                 await aupdate_progress_artifact(self._artifact, share, description=text)
 
-    async def told(self, error: BaseException | None) -> None:
+    async def publish(self, error: BaseException | None) -> None:
         """Write the source's page, and emit what people automate on."""
         await self._shown_so_far()
         why = await self._why(error)
@@ -138,7 +138,7 @@ class RunReporter:
             emit_of_source(FAILED, self.source_id, counts | {"error": why})
         elif self.report is not None:
             self._completed(self.report)
-        async with harmless("write the artifact"):
+        async with best_effort("write the artifact"):
             key = artifact_key(self.source_id)
             before = await Artifact.aget(key)
             text = before.data if before and isinstance(before.data, str) else ""
@@ -195,7 +195,7 @@ class RunReporter:
         lines += [
             "## Last runs",
             "",
-            f"`{_picture(runs)}` new or changed, oldest first",
+            f"`{_sparkline(runs)}` new or changed, oldest first",
         ]
         lines += ["", "| began (UTC) | ended | read | new or changed | seconds |"]
         lines += ["|---|---|---:|---:|---:|", *runs]
@@ -203,7 +203,7 @@ class RunReporter:
 
 
 @contextlib.asynccontextmanager
-async def reported(source: Source, ending: Ending | None = None) -> AsyncIterator[RunReporter]:
+async def report_run(source: Source, ending: Ending | None = None) -> AsyncIterator[RunReporter]:
     """Follow a run, and tell how it ended, also where it was cancelled or told to end."""
     reporter = RunReporter(source.source_id, ending=ending, overlap=source.overlap)
     try:
@@ -211,13 +211,13 @@ async def reported(source: Source, ending: Ending | None = None) -> AsyncIterato
     except GeneratorExit:
         raise
     except BaseException as error:
-        await finished(reporter.told(error), TOLD_SECONDS)
+        await finished(reporter.publish(error), TOLD_SECONDS)
         raise
-    await reporter.told(None)
+    await reporter.publish(None)
 
 
 @contextlib.asynccontextmanager
-async def harmless(aim: str) -> AsyncIterator[None]:
+async def best_effort(aim: str) -> AsyncIterator[None]:
     """Log what keeps Prefect from being told, or takes it too long, and go on."""
     try:
         async with asyncio.timeout(PREFECT_SECONDS):
@@ -226,7 +226,7 @@ async def harmless(aim: str) -> AsyncIterator[None]:
         logger.warning("Prefect could not %s: %s", aim, one_line(error))
 
 
-def _share(so_far: Collected, now: datetime) -> float:
+def _share(so_far: ExtractionResult, now: datetime) -> float:
     """Return how much of its range a run has read, in percent; nobody knows it before the end."""
     if so_far.start is None or so_far.candidate is None or so_far.candidate <= so_far.start:
         return 0.0
@@ -234,7 +234,7 @@ def _share(so_far: Collected, now: datetime) -> float:
     return min(99.0, 100 * (so_far.candidate - so_far.start).total_seconds() / max(whole, 1.0))
 
 
-def _picture(runs: list[str]) -> str:
+def _sparkline(runs: list[str]) -> str:
     """Return a bar for each run, the oldest first; a failed one is a cross."""
     cells = [[cell.strip() for cell in run.strip("|").split("|")] for run in reversed(runs)]
     written = [int(each[3].replace(",", "")) for each in cells]

@@ -16,8 +16,8 @@ from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection import backfill as backfilling
 from ladon_storage.collection.backfill import BackfillReport
 from ladon_storage.collection.protocols import Limits, Sink, Source
-from ladon_storage.flows.artifacts import harmless
-from ladon_storage.flows.collect import instant, source_fields, told_sink
+from ladon_storage.flows.artifacts import best_effort
+from ladon_storage.flows.collect import parse_sink, parse_source, parse_timestamp
 from ladon_storage.flows.command import run_command
 from ladon_storage.flows.ending import signals_noted
 from ladon_storage.flows.parameters import checked_flow
@@ -26,8 +26,8 @@ from ladon_storage.sources import source_from
 from ladon_storage.tasks import (
     TaskStorage,
     collect_in_task,
-    record_sink,
-    storage_settings,
+    resolve_sink,
+    resolve_storage,
 )
 
 
@@ -62,8 +62,8 @@ async def backfill(
 
         return await backfilling.backfill(
             source_from(source),
-            await record_sink(sink),
-            TaskStorage(await storage_settings(storage)),
+            await resolve_sink(sink),
+            TaskStorage(await resolve_storage(storage)),
             since,
             until,
             window=timedelta(hours=window_hours),
@@ -76,7 +76,7 @@ async def backfill(
 
 async def _show(artifact: Any, done: int, of: int) -> Any:
     share, text = 100 * done / of, f"{done:,} of {of:,} windows"
-    async with harmless("show the progress"):
+    async with best_effort("show the progress"):
         if artifact is None:
             return await acreate_progress_artifact(share, description=text)
         await aupdate_progress_artifact(artifact, share, description=text)
@@ -93,17 +93,17 @@ def main(arguments: list[str] | None = None) -> int:
         "source", help="a kind, a JSON object with a kind, or a file that holds one"
     )
     parser.add_argument("sink", help="address of the sink, or the name of a block")
-    parser.add_argument("since", type=instant, help="first instant, with its offset")
-    parser.add_argument("until", type=instant, help="instant before which it ends")
+    parser.add_argument("since", type=parse_timestamp, help="first instant, with its offset")
+    parser.add_argument("until", type=parse_timestamp, help="instant before which it ends")
     parser.add_argument("--keep", default="latest", choices=["latest", "all"])
     parser.add_argument("--window-hours", type=float, default=24, help="default: %(default)s")
     options = parser.parse_args(arguments)
     return run_command(
         lambda: backfill(
-            source_fields(options.source),
+            parse_source(options.source),
             options.since,
             options.until,
-            told_sink(options.sink, keep=options.keep),
+            parse_sink(options.sink, keep=options.keep),
             window_hours=options.window_hours,
         ),
         lambda report: report.model_dump_json(indent=2),

@@ -36,7 +36,7 @@ from ladon_storage.errors import ConfigurationError, LadonStorageError, StorageE
 from ladon_storage.events import CLOSED, OPENED, resource_id
 from ladon_storage.flows.home import check_home
 from ladon_storage.settings import StorageSettings
-from ladon_storage.tasks import storage_settings
+from ladon_storage.tasks import resolve_storage
 
 # Never collected, and read all the same: 404 is an answer of a service that works.
 PROBED = "circuit-probe"
@@ -49,7 +49,7 @@ async def probe_storage(storage: StorageService | StorageSettings | str | None =
     Args:
         storage: The Storage Service: a block, its name, or nothing for the environment.
     """
-    client = shared_client(await storage_settings(storage))
+    client = shared_client(await resolve_storage(storage))
     if client.circuit_breaker.state is not CircuitState.CLOSED:
         with suppress(StorageError):
             await client.get_watermark(PROBED)

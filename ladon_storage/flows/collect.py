@@ -24,9 +24,9 @@ from ladon_storage.collection.protocols import Limits, Sink, Source
 from ladon_storage.collection.run import Report, run
 from ladon_storage.collection.summaries import summary
 from ladon_storage.errors import ConfigurationError
-from ladon_storage.flows.artifacts import completed, reported
+from ladon_storage.flows.artifacts import completed, report_run
 from ladon_storage.flows.command import run_command
-from ladon_storage.flows.concurrency import turn_of
+from ladon_storage.flows.concurrency import source_slot
 from ladon_storage.flows.ending import Ending, signals_noted
 from ladon_storage.flows.parameters import checked_flow
 from ladon_storage.settings import StorageSettings
@@ -36,14 +36,14 @@ from ladon_storage.sources import (
     Misp,
     Nvd,
     Otx,
-    Rest,
+    RestApi,
     SqlTable,
     Taxii,
     ThreatFox,
     UrlHaus,
     source_from,
 )
-from ladon_storage.tasks import TaskStorage, collect_in_task, storage_settings
+from ladon_storage.tasks import TaskStorage, collect_in_task, resolve_storage
 
 
 @checked_flow("collect")
@@ -69,17 +69,17 @@ async def collect(
     collected = source_from(source)
     with signals_noted():
         ending = Ending()
-        async with reported(collected, ending) as reporter, turn_of(collected.source_id):
+        async with report_run(collected, ending) as reporter, source_slot(collected.source_id):
             reporter.report = await run(
                 collected,
                 _resolved(sink),
-                TaskStorage(await storage_settings(storage), ending.named),
+                TaskStorage(await resolve_storage(storage), ending.named),
                 run_id=str(runtime.flow_run.id or uuid4()),
                 since=since,
                 until=until,
                 limits=limits,
-                progress=reporter.progress,
-                collect=collect_in_task,
+                on_progress=reporter.progress,
+                extract=collect_in_task,
             )
     return completed(reporter.report, summary(reporter.report))
 
@@ -145,7 +145,7 @@ collect_misp = _flow_of(Misp)
 collect_nvd = _flow_of(Nvd)
 collect_taxii = _flow_of(Taxii)
 collect_sql = _flow_of(SqlTable)
-collect_rest = _flow_of(Rest)
+collect_rest = _flow_of(RestApi)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -167,17 +167,19 @@ def main(arguments: list[str] | None = None) -> int:
         "--keep", default="latest", choices=["latest", "all"], help="versions to keep (%(default)s)"
     )
     parser.add_argument(
-        "--since", type=instant, help="first instant of a backfill, with its offset"
+        "--since", type=parse_timestamp, help="first instant of a backfill, with its offset"
     )
-    parser.add_argument("--until", type=instant, help="instant before which a backfill ends")
+    parser.add_argument(
+        "--until", type=parse_timestamp, help="instant before which a backfill ends"
+    )
     parser.add_argument(
         "--limits", default="{}", help='what makes a run fail, as JSON: {"initial_lookback": 30}'
     )
     options = parser.parse_args(arguments)
-    sink = told_sink(options.sink, table=options.table, keep=options.keep)
+    sink = parse_sink(options.sink, table=options.table, keep=options.keep)
     return run_command(
         lambda: collect(
-            source_fields(options.source),
+            parse_source(options.source),
             sink,
             since=options.since,
             until=options.until,
@@ -199,7 +201,7 @@ def _limits(text: str) -> Limits:
     )
 
 
-def source_fields(text: str) -> dict[str, Any]:
+def parse_source(text: str) -> dict[str, Any]:
     """Return the source that a command line tells: a kind, a JSON object, or a file with one.
 
     Raises:
@@ -215,12 +217,12 @@ def source_fields(text: str) -> dict[str, Any]:
         raise ConfigurationError(f"The source is no JSON object with a kind: {error}.") from None
 
 
-def told_sink(text: str, **fields: Any) -> dict[str, Any] | str:
+def parse_sink(text: str, **fields: Any) -> dict[str, Any] | str:
     """Return the sink that a command line tells: an address with its fields, or a block's name."""
     return {"url": text, **fields} if "://" in text else text
 
 
-def instant(text: str) -> datetime:
+def parse_timestamp(text: str) -> datetime:
     """Return the instant that a command line tells, with its offset."""
     told = datetime.fromisoformat(text)
     if told.tzinfo is None:

@@ -37,12 +37,12 @@ from pydantic import BaseModel, ConfigDict
 
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.client.metrics import count_collected
-from ladon_storage.collection.credentials import secrets_from
+from ladon_storage.collection.credentials import secret_lookup
 from ladon_storage.collection.protocols import (
     Ledger,
     Limits,
     Sink,
-    Storage,
+    WatermarkStore,
 )
 from ladon_storage.collection.run import Report, run
 from ladon_storage.collection.sharing import CheckedStorage, SharedSink
@@ -50,8 +50,8 @@ from ladon_storage.collection.summaries import instant_or_never, one_line, summa
 from ladon_storage.connect import shared_client
 from ladon_storage.errors import CollectionError, ConfigurationError, LadonStorageError
 from ladon_storage.events import FAILED, GAP, emit_of_source
-from ladon_storage.flows.artifacts import COUNTS, PROGRESS_SECONDS, completed, harmless
-from ladon_storage.flows.collect import told_sink
+from ladon_storage.flows.artifacts import COUNTS, PROGRESS_SECONDS, best_effort, completed
+from ladon_storage.flows.collect import parse_sink
 from ladon_storage.flows.command import run_command
 from ladon_storage.flows.ending import Ending, signals_noted
 from ladon_storage.flows.parameters import checked_flow
@@ -59,7 +59,7 @@ from ladon_storage.project import Project
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sources import source_from
 from ladon_storage.sources.http.client import shared_connections
-from ladon_storage.tasks import AnySink, TaskStorage, record_sink, secret_block, storage_settings
+from ladon_storage.tasks import SinkLike, TaskStorage, resolve_sink, resolve_storage, secret_block
 
 logger = logging.getLogger("ladon_storage.flows")
 
@@ -124,7 +124,7 @@ async def collect_many(
     if concurrency < 1:
         raise ConfigurationError(f"concurrency should be 1 or more, not {concurrency}.")
     project = _project(sources, file)
-    opening: AnySink = sink
+    opening: SinkLike = sink
     if project is None:
         told = [(each, limits) for each in _sources(sources, file)]
     else:
@@ -132,22 +132,22 @@ async def collect_many(
         _check_names([fields for fields, _ in told])
         opening = _only_sink(project) if opening is None else opening
         if storage is None:
-            with secrets_from(secret_block):
+            with secret_lookup(secret_block):
                 storage = await project.storage_settings()
-    settings = await storage_settings(storage)
+    settings = await resolve_storage(storage)
     with signals_noted():
         await TaskStorage(settings).health_check()
         checked = CheckedStorage(shared_client(settings), Ending().named)
-        async with await record_sink(opening) as opened, shared_connections():
+        async with await resolve_sink(opening) as opened, shared_connections():
             shared = SharedSink(opened, is_open=True)
-            many = _Many(shared, checked, str(runtime.flow_run.id or uuid4()), len(told))
-            with secrets_from(secret_block):
+            many = _Fleet(shared, checked, str(runtime.flow_run.id or uuid4()), len(told))
+            with secret_lookup(secret_block):
                 await many.collect(told, concurrency)
-        return await many.ended()
+        return await many.finish()
 
 
-class _Many:
-    def __init__(self, sink: Any, storage: Storage, run_id: str, count: int) -> None:
+class _Fleet:
+    def __init__(self, sink: Any, storage: WatermarkStore, run_id: str, count: int) -> None:
         self._sink = sink
         self._storage = storage
         self._run_id = run_id
@@ -232,7 +232,7 @@ class _Many:
     async def _watch(self) -> None:
         """Show how many sources have ended, every two seconds."""
         artifact = None
-        async with harmless("show the progress"):
+        async with best_effort("show the progress"):
             while True:
                 await asyncio.sleep(PROGRESS_SECONDS)
                 share = 100 * self._sums["ended"] / max(self._count, 1)
@@ -245,7 +245,7 @@ class _Many:
                 else:
                     await aupdate_progress_artifact(artifact, share, description=text)
 
-    async def ended(self) -> ManyReport:
+    async def finish(self) -> ManyReport:
         """Write the table, and return the report.
 
         Raises:
@@ -254,7 +254,7 @@ class _Many:
         sums = self._sums
         rows = [row for *_, row in sorted(self._rows, key=lambda entry: entry[:3], reverse=True)]
         shown = f"{len(rows)} of {self._count:,}" if self._count > len(rows) else f"{len(rows)}"
-        async with harmless("write the table"):
+        async with best_effort("write the table"):
             await acreate_table_artifact(
                 rows,
                 key="ladon-collect-many",
@@ -390,7 +390,7 @@ def main(arguments: list[str] | None = None) -> int:
     return run_command(
         lambda: collect_many(
             file=options.file,
-            sink=told_sink(options.sink, keep=options.keep),
+            sink=parse_sink(options.sink, keep=options.keep),
             concurrency=options.concurrency,
         ),
         lambda report: report.model_dump_json(indent=2),

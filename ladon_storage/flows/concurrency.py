@@ -21,7 +21,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from ladon_storage.errors import SourceBusyError
 from ladon_storage.flows.artifacts import artifact_key
 
-VARIABLE = "LADON_ONE_RUN_PER_SOURCE"
+CONCURRENCY_VARIABLE = "LADON_ONE_RUN_PER_SOURCE"
 LEASE_SECONDS = 60  # the least that Prefect takes
 WAIT_SECONDS = 3_600.0
 
@@ -36,13 +36,13 @@ def limit_name(source_id: str) -> str:
 
 
 @asynccontextmanager
-async def turn_of(source_id: str, seconds: float = WAIT_SECONDS) -> AsyncIterator[None]:
+async def source_slot(source_id: str, seconds: float = WAIT_SECONDS) -> AsyncIterator[None]:
     """Wait for other runs of this source if that is asked for, and keep them waiting meanwhile.
 
     Raises:
         SourceBusyError: The slot was not free within ``seconds``.
     """
-    if os.environ.get(VARIABLE) != "wait":
+    if os.environ.get(CONCURRENCY_VARIABLE) != "wait":
         yield
         return
     name = limit_name(source_id)

@@ -10,17 +10,17 @@ from prefect.artifacts import acreate_table_artifact
 
 from ladon_storage.blocks import StorageService
 from ladon_storage.collection import freshness
-from ladon_storage.collection.credentials import secrets_from
+from ladon_storage.collection.credentials import secret_lookup
 from ladon_storage.collection.freshness import Age, Freshness, Verdict
 from ladon_storage.collection.protocols import utc_now
 from ladon_storage.connect import shared_client
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.events import STALE, emit_of_source
-from ladon_storage.flows.artifacts import harmless
+from ladon_storage.flows.artifacts import best_effort
 from ladon_storage.flows.command import run_command
 from ladon_storage.project import Project
 from ladon_storage.settings import StorageSettings
-from ladon_storage.tasks import check_storage_health, secret_block, storage_settings
+from ladon_storage.tasks import check_storage_health, resolve_storage, secret_block
 
 
 @flow(name="check-freshness")
@@ -44,11 +44,11 @@ async def check_freshness(
         project = Project.load(file, check_sources=False)
         sources = [*(sources or ()), *_limits_of(project)]
         if storage is None:
-            with secrets_from(secret_block):
+            with secret_lookup(secret_block):
                 storage = await project.storage_settings()
     if not sources:
         raise ConfigurationError("Name at least one source, or nothing is ever stale.")
-    settings = await storage_settings(storage)
+    settings = await resolve_storage(storage)
     await check_storage_health(settings)
     client = shared_client(settings)
     found = await freshness.ages(client, sources, utc_now)
@@ -63,7 +63,7 @@ async def check_freshness(
                     "in_future": each.verdict is Verdict.AHEAD,
                 },
             )
-    async with harmless("write the table"):
+    async with best_effort("write the table"):
         await acreate_table_artifact(
             [_row(each) for each in found],
             key="ladon-freshness",

@@ -20,14 +20,14 @@ from ladon_storage.collection.reconciliation import Reconciliation
 from ladon_storage.collection.summaries import instant_or_never
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.events import MISSED, emit_of_source
-from ladon_storage.flows.artifacts import artifact_key, code, completed, harmless, ledger_facts
-from ladon_storage.flows.collect import instant, source_fields, told_sink
+from ladon_storage.flows.artifacts import artifact_key, best_effort, code, completed, ledger_facts
+from ladon_storage.flows.collect import parse_sink, parse_source, parse_timestamp
 from ladon_storage.flows.command import run_command
 from ladon_storage.flows.ending import signals_noted
 from ladon_storage.flows.parameters import checked_flow
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sources import source_from
-from ladon_storage.tasks import TaskStorage, collect_in_task, record_sink, storage_settings
+from ladon_storage.tasks import TaskStorage, collect_in_task, resolve_sink, resolve_storage
 
 logger = logging.getLogger("ladon_storage.flows")
 
@@ -61,13 +61,13 @@ async def reconcile(
     with signals_noted():
         report = await reconciliation.reconcile(
             source_from(source),
-            await record_sink(sink),
-            TaskStorage(await storage_settings(storage)),
+            await resolve_sink(sink),
+            TaskStorage(await resolve_storage(storage)),
             run_id=str(runtime.flow_run.id or uuid4()),
             since=since,
             until=until,
             limits=limits,
-            collect=collect_in_task,
+            extract=collect_in_task,
         )
         await _tell(report)
         return completed(report, summary(report))
@@ -88,7 +88,7 @@ async def _tell(report: Reconciliation) -> None:
     logger.log(level, "Source %r: %s%s", report.source_id, summary(report), ids and f": {ids}")
     if report.missed:
         emit_of_source(MISSED, report.source_id, report.model_dump(mode="json"))
-    async with harmless("write the artifact"):
+    async with best_effort("write the artifact"):
         await acreate_markdown_artifact(
             _page(report),
             key=f"{artifact_key(report.source_id)}-reconciliation",
@@ -127,15 +127,19 @@ def main(arguments: list[str] | None = None) -> int:
         "source", help="a kind, a JSON object with a kind, or a file that holds one"
     )
     parser.add_argument("sink", help="address of the sink, or the name of a block")
-    parser.add_argument("since", nargs="?", type=instant, help="first instant, with its offset")
-    parser.add_argument("until", nargs="?", type=instant, help="instant before which it ends")
+    parser.add_argument(
+        "since", nargs="?", type=parse_timestamp, help="first instant, with its offset"
+    )
+    parser.add_argument(
+        "until", nargs="?", type=parse_timestamp, help="instant before which it ends"
+    )
     parser.add_argument("--table", default="records", help="table of the sink (%(default)s)")
     parser.add_argument("--keep", default="latest", choices=["latest", "all"])
     options = parser.parse_args(arguments)
     return run_command(
         lambda: reconcile(
-            source_fields(options.source),
-            told_sink(options.sink, table=options.table, keep=options.keep),
+            parse_source(options.source),
+            parse_sink(options.sink, table=options.table, keep=options.keep),
             since=options.since,
             until=options.until,
         ),

@@ -42,10 +42,10 @@ from ladon_storage.flows.home import check_home
 from ladon_storage.flows.zombies import frequency, keep_sweeping, remove_automation
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
-TABLE = PROJECT / "prefect.yaml"
+DEPLOYMENTS_FILE = PROJECT / "prefect.yaml"
 
 
-def deployments(table: Path = TABLE) -> list[RunnerDeployment]:
+def deployments(table: Path = DEPLOYMENTS_FILE) -> list[RunnerDeployment]:
     """Return the deployments that ``table`` describes."""
     described = yaml.safe_load(table.read_text(encoding="utf-8"))["deployments"]
     return [_deployment(each) for each in described]
@@ -75,7 +75,7 @@ def _schedule(described: dict[str, Any]) -> DeploymentScheduleCreate:
     return DeploymentScheduleCreate(schedule=kind(**described), active=True)
 
 
-async def serve(table: Path = TABLE) -> None:
+async def serve(table: Path = DEPLOYMENTS_FILE) -> None:
     """Register the deployments of ``table``, and run what is due until the process is ended."""
     os.chdir(PROJECT)  # what entrypoints are relative to, here and in each run
     await serve_deployments(deployments(table))
@@ -151,7 +151,9 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m ladon_storage.flows.serve",
         description="Run the deployments of prefect.yaml, by their schedules and on demand.",
     )
-    parser.add_argument("--table", type=Path, default=TABLE, help="another file than prefect.yaml")
+    parser.add_argument(
+        "--table", type=Path, default=DEPLOYMENTS_FILE, help="another file than prefect.yaml"
+    )
     options = parser.parse_args(arguments)
     try:
         check_home()

@@ -12,7 +12,7 @@ from yarl import URL
 
 from ladon_storage.collection.json_values import parse_json
 from ladon_storage.probing.providers import is_taxii
-from ladon_storage.sources.http.client import OK, HttpAnswer, SourceHttp
+from ladon_storage.sources.http.client import OK, HttpResponse, SourceHttp
 from ladon_storage.sources.taxii import MEDIA_TYPE
 
 MAX_ANSWER_BYTES = 64 * 2**20
@@ -44,7 +44,7 @@ class First:
         problem: Why no source can be made of it.
     """
 
-    answer: HttpAnswer | None = None
+    answer: HttpResponse | None = None
     document: Any = None
     problem: str | None = None
 
@@ -52,7 +52,7 @@ class First:
 def from_sample(url: URL, sample: bytes) -> First:
     """Return the answer that a sample is."""
     headers = CIMultiDictProxy(CIMultiDict[str]())
-    return _read(HttpAnswer(url, 200, headers, sample), "The sample")
+    return _read(HttpResponse(url, 200, headers, sample), "The sample")
 
 
 async def ask_first(
@@ -62,7 +62,7 @@ async def ask_first(
     headers = {**({"Accept": MEDIA_TYPE} if is_taxii(url) else {}), **headers}
     accept = (*OK, 206, *_REFUSED)
     if method == "POST":
-        answer = await http.post(url, body, is_query=True, headers=headers, accept=accept)
+        answer = await http.post(url, body, idempotent=True, headers=headers, accept=accept)
     else:
         answer = await http.get(url, headers=headers, accept=accept)
     if answer.status in _REFUSED:
@@ -71,7 +71,7 @@ async def ask_first(
     return _read(answer, "The answer")
 
 
-def _step(answer: HttpAnswer) -> str:
+def _step(answer: HttpResponse) -> str:
     if answer.status not in (401, 403):
         step = _STEPS.get(answer.status, "try again later")
         return f"{step}{_reason(answer)}"
@@ -99,7 +99,7 @@ def _step(answer: HttpAnswer) -> str:
     )
 
 
-def _reason(answer: HttpAnswer) -> str:
+def _reason(answer: HttpResponse) -> str:
     """Return what an API says of its refusal, where that is a short text."""
     try:
         document = parse_json(answer.body)
@@ -114,7 +114,7 @@ def _reason(answer: HttpAnswer) -> str:
     return ""
 
 
-def _read(answer: HttpAnswer, subject: str) -> First:
+def _read(answer: HttpResponse, subject: str) -> First:
     body = answer.body.lstrip(b"\xef\xbb\xbf \t\r\n")
     if not body:
         return First(answer, None, f"{subject} is empty; ask for a range that has records.")
@@ -127,7 +127,7 @@ def _read(answer: HttpAnswer, subject: str) -> First:
     return First(answer, None, f"{subject} {_what_else(body, answer)}")
 
 
-def _what_else(body: bytes, answer: HttpAnswer) -> str:
+def _what_else(body: bytes, answer: HttpResponse) -> str:
     """Return what an answer is that is no JSON, and what to do."""
     start = body[:200].lower()
     media = answer.headers.get("Content-Type", "").lower()

@@ -29,7 +29,7 @@ from ladon_storage.sources import source_from
 from ladon_storage.sources.fields import Connection
 from ladon_storage.sources.http.client import SourceHttp, source_http
 from ladon_storage.sources.http.observing import observed_by
-from ladon_storage.sources.http.transport import HttpAnswer
+from ladon_storage.sources.http.transport import HttpResponse
 from ladon_storage.sources.http.urls import check_url
 
 _WITH_KEY_IN_PATH = ("threatfox", "urlhaus")
@@ -102,7 +102,7 @@ class _Count:
         """Count it, and let it pass."""
         self.requests += 1
 
-    def answered(self, answer: HttpAnswer) -> None:
+    def answered(self, answer: HttpResponse) -> None:
         """Let it pass."""
 
 
@@ -216,7 +216,7 @@ async def _asked(question: _Question, connection: Connection | None) -> Guess:
         try:
             async with source_http(
                 question.name,
-                keys=access.keys,
+                credentials=access.keys,
                 connection=connection,
                 max_bytes=MAX_ANSWER_BYTES,
             ) as http:

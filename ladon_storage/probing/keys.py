@@ -14,8 +14,8 @@ from typing import Any
 
 from yarl import URL
 
-from ladon_storage.collection.credentials import secret
-from ladon_storage.sources.http.client import Keys
+from ladon_storage.collection.credentials import resolve_secret
+from ladon_storage.sources.http.client import Credentials
 from ladon_storage.sources.http.urls import secret_in
 
 _RANDOM = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[A-Za-z0-9_-]{20,}")
@@ -44,7 +44,7 @@ class Access:
     url: URL
     settings: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
-    keys: Keys | None = None
+    keys: Credentials | None = None
     user: str = ""
     notes: tuple[str, ...] = ()
     problem: str | None = None
@@ -72,7 +72,7 @@ async def access_of(
     found = _in_headers(headers) + _in_user(url)
     found += [({"key_param": key}, value, "the address") for key, value, is_key in query if is_key]
     if named.get("key"):
-        value = await secret(named["key"], name)
+        value = await resolve_secret(named["key"], name)
         return Access(bare, named, plain_headers, _keys(bare, named, value))
     if not found:
         return Access(bare, {}, plain_headers, notes=_of_path(bare))
@@ -137,12 +137,12 @@ def _in_user(url: URL) -> list[tuple[dict[str, Any], str, str]]:
 
 def _keys(
     url: URL, settings: Mapping[str, Any], value: str, hidden: list[str] | None = None
-) -> Keys:
+) -> Credentials:
     if param := settings.get("key_param"):
-        return Keys(str(url), params={param: value}, hidden=hidden or ())
+        return Credentials(str(url), params={param: value}, redact=hidden or ())
     header = settings.get("key_header") or "Authorization"
     text = f"{settings.get('key_prefix') or ''}{value}"
-    return Keys(str(url), {header: text}, hidden=[value, *(hidden or ())])
+    return Credentials(str(url), {header: text}, redact=[value, *(hidden or ())])
 
 
 def key_in_path(url: URL) -> str:

@@ -17,8 +17,8 @@ from ladon_storage.probing.ranges import bounds_of
 from ladon_storage.probing.records import Candidate, empty_lists, find_records, sampled, spread
 from ladon_storage.probing.signs import Evidence, Proposal, without_paging
 from ladon_storage.probing.times import Times, find_times
-from ladon_storage.sources import Rest, source_from
-from ladon_storage.sources.http.client import HttpAnswer, SourceHttp
+from ladon_storage.sources import RestApi, source_from
+from ladon_storage.sources.http.client import HttpResponse, SourceHttp
 from ladon_storage.sources.json.items import value_at
 
 _MOST_NAMED = 3
@@ -67,7 +67,7 @@ async def draft_of(
     body: dict[str, Any] | None,
     access: Mapping[str, Any],
     headers: Mapping[str, str],
-    answer: HttpAnswer,
+    answer: HttpResponse,
     document: Any,
     http: SourceHttp | None,
 ) -> Draft:
@@ -312,11 +312,13 @@ def _check(draft: Draft, items: Sequence[dict[str, Any]]) -> None:
     except ConfigurationError as error:
         draft.problem = f"The settings that were found make no source: {error}"
         return
-    if not isinstance(source, Rest):
+    if not isinstance(source, RestApi):
         raise TypeError("a draft is a rest source")
     keyed = {str(index): item for index, item in enumerate(items)}
     rejects = [
-        each for each in source.read(keyed if source.keyed else items) if isinstance(each, Reject)
+        each
+        for each in source.read(keyed if source.records_keyed_by_id else items)
+        if isinstance(each, Reject)
     ]
     if len(rejects) == len(items):
         draft.problem = f"No record could be used: {rejects[0].reason}."
@@ -338,5 +340,5 @@ def _plain(value: Any) -> Any:
 
 
 def _ordered(settings: dict[str, Any]) -> dict[str, Any]:
-    order = [name for name in Rest.model_fields if name in settings]
+    order = [name for name in RestApi.model_fields if name in settings]
     return {name: settings[name] for name in order}

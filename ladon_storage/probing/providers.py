@@ -13,7 +13,7 @@ from typing import Any
 
 from yarl import URL
 
-from ladon_storage.sources.http.client import HttpAnswer
+from ladon_storage.sources.http.client import HttpResponse
 from ladon_storage.sources.json.items import value_at
 
 _COLLECTION = re.compile(r"^(.*/collections/[^/]+/?)(objects/?)?$")
@@ -27,7 +27,7 @@ class Seen:
     url: URL
     method: str
     body: Any
-    answer: HttpAnswer
+    answer: HttpResponse
     document: Any
     has_key: bool
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from yarl import URL
 
-from ladon_storage.sources.http.client import HttpAnswer
+from ladon_storage.sources.http.client import HttpResponse
 from ladon_storage.sources.rest.page_metadata import (
     declared_total,
     names,
@@ -33,7 +33,7 @@ class Evidence:
     url: URL
     method: str
     body: Mapping[str, Any] | None
-    answer: HttpAnswer
+    answer: HttpResponse
     document: Any
     records: str
     items: Any

@@ -5,8 +5,9 @@ from __future__ import annotations
 from ladon_storage.errors import SourceError
 
 
-def refuse_implausible_removal(source_id: str, missing: int, known: int, most: float) -> None:
-    """Refuse to mark ``missing`` of ``known`` records as removed, where that is more than ``most``.
+def refuse_implausible_removal(source_id: str, missing: int, known: int, max_share: float) -> None:
+    """Refuse to mark ``missing`` of ``known`` records as removed, where that is more than
+    ``max_share``.
 
     Raises:
         SourceError: It is.
@@ -20,10 +21,11 @@ may disappear at once: its answer is incomplete, or the limit is too low; nothin
 removed; look at the source, and set removed_share if that is right.
     """
     # Rounded: 0.29 of 100 is a little less than 29.
-    if missing > round(most * known, 6):
+    if missing > round(max_share * known, 6):
         raise SourceError(
             f"Source {source_id!r} no longer lists {missing} of its {known} records, and "
-            f"{most:.0%} may disappear at once: its answer is incomplete, or the limit is too low; "
+            f"{max_share:.0%} may disappear at once: its answer is incomplete, or the limit is too "
+            "low; "
             "nothing was marked as removed; look at the source, and set removed_share if that is "
             "right.",
             source_id,

@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class SinkThread:
+class WorkerThread:
     """Do one piece of work after another, in one thread.
 
     Cancelling who waits for a piece does not end it: `close` waits for it, so that a run which was

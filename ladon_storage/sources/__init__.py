@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from ladon_storage.sources.misp import Misp
     from ladon_storage.sources.nvd import Nvd
     from ladon_storage.sources.otx import Otx
-    from ladon_storage.sources.rest.source import Rest
+    from ladon_storage.sources.rest.source import RestApi
     from ladon_storage.sources.sql.source import SqlTable
     from ladon_storage.sources.taxii import Taxii
     from ladon_storage.sources.threatfox import ThreatFox
     from ladon_storage.sources.urlhaus import UrlHaus
 
     KINDS: tuple[type[BaseModel], ...]
-    AnySource = ThreatFox | UrlHaus | Kev | Otx | Nvd | Misp | Taxii | Rest | SqlTable
+    AnySource = ThreatFox | UrlHaus | Kev | Otx | Nvd | Misp | Taxii | RestApi | SqlTable
 
 __all__ = [
     "KINDS",
@@ -41,7 +41,7 @@ __all__ = [
     "Misp",
     "Nvd",
     "Otx",
-    "Rest",
+    "RestApi",
     "SqlTable",
     "Taxii",
     "ThreatFox",

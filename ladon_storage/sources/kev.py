@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ladon_storage.collection.protocols import Known
+from ladon_storage.collection.protocols import KnownContent
 from ladon_storage.collection.records import Page, paged
 from ladon_storage.errors import SourceError
 from ladon_storage.models import SourceId
@@ -27,7 +27,7 @@ from ladon_storage.sources.fields import (
     connection_field,
 )
 from ladon_storage.sources.http.client import SourceHttp, source_http
-from ladon_storage.sources.http.urls import SourceUrl, shown
+from ladon_storage.sources.http.urls import SourceUrl, redact_url
 from ladon_storage.sources.json.documents import (
     Document,
     in_turns,
@@ -36,10 +36,10 @@ from ladon_storage.sources.json.documents import (
     whole_document,
 )
 from ladon_storage.sources.json.items import ItemReader
-from ladon_storage.sources.timestamps import any_moment
+from ladon_storage.sources.timestamps import any_timestamps
 
 # A day is read as its first instant.
-_ENTRIES = ItemReader("cveID", ("dateAdded",), any_moment())
+_ENTRIES = ItemReader("cveID", ("dateAdded",), any_timestamps())
 
 
 class Kev(BaseModel):
@@ -71,7 +71,7 @@ class Kev(BaseModel):
         return True
 
     async def pages(
-        self, start: datetime | None, until: datetime | None, known: Known | None = None
+        self, start: datetime | None, until: datetime | None, known: KnownContent | None = None
     ) -> AsyncIterator[Page]:
         """Yield all entries, in the catalogue's order; none of a catalogue that is known."""
         async with source_http(self.source_id, connection=self.connection) as http:
@@ -105,7 +105,7 @@ class Kev(BaseModel):
 
     def _error(self, problem: str) -> SourceError:
         return SourceError(
-            f"The catalogue of source {self.source_id!r} at {shown(self.url)} {problem}; "
+            f"The catalogue of source {self.source_id!r} at {redact_url(self.url)} {problem}; "
             "nothing of it was stored, see what CISA publishes.",
             self.source_id,
         )

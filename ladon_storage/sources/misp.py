@@ -28,8 +28,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from ladon_storage.collection.credentials import SecretName, secret
-from ladon_storage.collection.protocols import Known
+from ladon_storage.collection.credentials import SecretName, resolve_secret
+from ladon_storage.collection.protocols import KnownContent
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.errors import SourceError
 from ladon_storage.models import SourceId
@@ -42,13 +42,13 @@ from ladon_storage.sources.fields import (
     connection_field,
     overlap_field,
 )
-from ladon_storage.sources.http.client import OK, HttpAnswer, Keys, SourceHttp, source_http
-from ladon_storage.sources.http.urls import SourceUrl, shown
+from ladon_storage.sources.http.client import OK, Credentials, HttpResponse, SourceHttp, source_http
+from ladon_storage.sources.http.urls import SourceUrl, redact_url
 from ladon_storage.sources.json.documents import AT_ONCE_BYTES
 from ladon_storage.sources.json.items import value_at
-from ladon_storage.sources.rest.pagination import PageNumbers
-from ladon_storage.sources.rest.source import Rest
-from ladon_storage.sources.timestamps import unix_moment, written
+from ladon_storage.sources.rest.pagination import PageNumberPagination
+from ladon_storage.sources.rest.source import RestApi
+from ladon_storage.sources.timestamps import format_timestamp, unix_timestamps
 
 PAGE_EVENTS = 10
 """Events of a feed that become durable at once: one may have a hundred thousand attributes."""
@@ -61,7 +61,7 @@ _REFUSED = (403, 404, 410)
 
 _OURS = frozenset({"returnFormat", "limit", "page", "order", "timestamp"})
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_moment = unix_moment()
+_moment = unix_timestamps()
 
 logger = logging.getLogger("ladon_storage.collection")
 
@@ -69,7 +69,7 @@ logger = logging.getLogger("ladon_storage.collection")
 class Misp(BaseModel):
     """Collect MISP's events, each with its attributes and objects.
 
-    >>> Misp(via="feed", url="https://feeds.example.org/osint/").whole
+    >>> Misp(via="feed", url="https://feeds.example.org/osint/").full_snapshot
     True
     """
 
@@ -91,7 +91,7 @@ class Misp(BaseModel):
     overlap: Overlap = overlap_field(
         timedelta(hours=24), "As long as an event may be on its way from where it was made."
     )
-    limit: int = Field(
+    page_size: int = Field(
         50,
         ge=1,
         le=10_000,
@@ -116,7 +116,7 @@ class Misp(BaseModel):
         return self
 
     @property
-    def whole(self) -> bool:
+    def full_snapshot(self) -> bool:
         """Whether a run lists all that there is."""
         return self.via == "feed"
 
@@ -136,7 +136,7 @@ class Misp(BaseModel):
         return self.via == "feed"
 
     async def pages(
-        self, start: datetime | None, until: datetime | None, known: Known | None = None
+        self, start: datetime | None, until: datetime | None, known: KnownContent | None = None
     ) -> AsyncIterator[Page]:
         """Yield the events that an instance finds from ``start`` to ``until``.
 
@@ -156,12 +156,12 @@ class Misp(BaseModel):
     ) -> AsyncGenerator[Page, None]:
         body: dict[str, Any] = {**self.filters, "returnFormat": "json", "order": "Event.id asc"}
         if start is not None or until is not None:
-            since = "0" if start is None else written(start, "seconds")
+            since = "0" if start is None else format_timestamp(start, "seconds")
             # One that is asked for alone is the beginning; both are included.
             body["timestamp"] = (
-                since if until is None else [since, written(until, "seconds", up=True)]
+                since if until is None else [since, format_timestamp(until, "seconds", up=True)]
             )
-        api = Rest(
+        api = RestApi(
             source_id=self.source_id,
             connection=self.connection,
             url=f"{self.url.rstrip('/')}/events/restSearch",
@@ -172,21 +172,27 @@ class Misp(BaseModel):
             id="Event.uuid",
             timestamps=("Event.timestamp",),
             timestamp_format="seconds",
-            paging=PageNumbers(where="body", size_parameter="limit", size=self.limit),
+            paging=PageNumberPagination(
+                location="body", size_parameter="limit", page_size=self.page_size
+            ),
         )
         async with api.http() as http:
-            pages = api.walked(http, api.walk(http, start, until), check=_refuse_errors)
+            pages = api.fetch_pages(http, api.fetcher(http, start, until), check=_refuse_errors)
             async with aclosing(pages):
                 async for page in pages:
                     yield page
 
     async def _fed(
-        self, start: datetime | None, until: datetime | None, known: Known | None
+        self, start: datetime | None, until: datetime | None, known: KnownContent | None
     ) -> AsyncGenerator[Page, None]:
         keys = None
         if self.key is not None:
-            keys = Keys(self.url, {"Authorization": await secret(self.key, self.source_id)})
-        async with source_http(self.source_id, keys=keys, connection=self.connection) as http:
+            keys = Credentials(
+                self.url, {"Authorization": await resolve_secret(self.key, self.source_id)}
+            )
+        async with source_http(
+            self.source_id, credentials=keys, connection=self.connection
+        ) as http:
             answer = await http.get(self._file("manifest.json"))
             manifest = (await http.document(answer, "")).items
             page, listed = self._listed(http, manifest)
@@ -224,7 +230,7 @@ class Misp(BaseModel):
             "%s of %s in place of %s; each run asks for them until they are as listed. See whether "
             "a cache stands before the feed.",
             self.source_id,
-            shown(self.url),
+            redact_url(self.url),
             len(stale),
             first.record_id,
             first.timestamp.isoformat(),
@@ -283,7 +289,8 @@ class Misp(BaseModel):
 
     def _error(self, problem: str, step: str) -> SourceError:
         return SourceError(
-            f"The manifest of source {self.source_id!r} at {shown(self.url)} {problem}; {step}.",
+            f"The manifest of source {self.source_id!r} at {redact_url(self.url)} {problem}; "
+            f"{step}.",
             self.source_id,
         )
 
@@ -292,7 +299,7 @@ async def _wanted(
     listed: Mapping[str, datetime],
     start: datetime | None,
     until: datetime | None,
-    known: Known | None,
+    known: KnownContent | None,
 ) -> Set[str]:
     """Return which events are read: of a range with an end those in it, else what is not known."""
     if until is None and known is not None:
@@ -311,7 +318,7 @@ def _refuse_errors(document: object) -> str | None:
 
 
 def _read_event(
-    http: SourceHttp, answer: HttpAnswer, uuid: str, moment: datetime
+    http: SourceHttp, answer: HttpResponse, uuid: str, moment: datetime
 ) -> Record | Reject:
     try:
         event = http.parsed(answer)
@@ -330,7 +337,7 @@ def _own_time(event: object, listed: datetime) -> datetime:
         return listed
 
 
-async def _undated(old: list[Record], known: Known | None) -> Page:
+async def _undated(old: list[Record], known: KnownContent | None) -> Page:
     """Return the page of events older than listed: no more than named, where the sink has newer.
 
     It is in no order, and the source has not gone back to them.

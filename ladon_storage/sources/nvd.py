@@ -32,8 +32,8 @@ from ladon_storage.sources.fields import (
     overlap_field,
 )
 from ladon_storage.sources.http.urls import SourceUrl
-from ladon_storage.sources.rest.pagination import Offsets
-from ladon_storage.sources.rest.source import Bound, Rest
+from ladon_storage.sources.rest.pagination import OffsetPagination
+from ladon_storage.sources.rest.source import RestApi, TimeParameter
 
 LONGEST_WINDOW = timedelta(days=120)
 
@@ -74,16 +74,16 @@ class Nvd(BaseModel):
         api, total, count = self._api(), 0, 0
         async with api.http() as http:
             for first, last in _windows(start, until, utc_now()):
-                walk = api.walk(http, first, last)
-                async with aclosing(api.walked(http, walk)) as pages:
+                walk = api.fetcher(http, first, last)
+                async with aclosing(api.fetch_pages(http, walk)) as pages:
                     async for page in pages:
                         yield page
                 total, count = total + (walk.total or 0), count + 1
         if count > 1:
             yield Page(completeness="total", total=total)
 
-    def _api(self) -> Rest:
-        return Rest(
+    def _api(self) -> RestApi:
+        return RestApi(
             source_id=self.source_id,
             connection=self.connection,
             url=self.url,
@@ -92,18 +92,18 @@ class Nvd(BaseModel):
             records="vulnerabilities",
             id="cve.id",
             timestamps=("cve.lastModified",),
-            since=Bound(parameter="lastModStartDate", form=_FORM),
-            until=Bound(parameter="lastModEndDate", form=_FORM),
-            paging=Offsets(
+            since=TimeParameter(parameter="lastModStartDate", format=_FORM),
+            until=TimeParameter(parameter="lastModEndDate", format=_FORM),
+            paging=OffsetPagination(
                 parameter="startIndex",
-                limit_parameter="resultsPerPage",
-                limit=self.page_size,
+                size_parameter="resultsPerPage",
+                page_size=self.page_size,
                 end="total",
                 total="totalResults",
                 too_large=(404,),
             ),
             rate=RATE if self.key is None else RATE_WITH_KEY,
-            throttled=(403,),
+            throttle_statuses=(403,),
         )
 
 

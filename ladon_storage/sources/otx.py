@@ -28,8 +28,8 @@ from ladon_storage.sources.fields import (
     overlap_field,
 )
 from ladon_storage.sources.http.urls import SourceUrl
-from ladon_storage.sources.rest.pagination import NextLink
-from ladon_storage.sources.rest.source import Bound, Rest
+from ladon_storage.sources.rest.pagination import NextLinkPagination
+from ladon_storage.sources.rest.source import RestApi, TimeParameter
 
 
 class Otx(BaseModel):
@@ -50,7 +50,7 @@ class Otx(BaseModel):
     key: SecretName = Field(title="Name of the key", description=KEY_TEXT)
     source_id: SourceId = Field("otx", title="Source id", description=SOURCE_ID_TEXT)
     overlap: Overlap = overlap_field(timedelta(hours=24))
-    limit: int = Field(
+    page_size: int = Field(
         50, ge=1, le=1_000, title="Limit", description="How many pulses a page is asked to have."
     )
     connection: Connection | None = connection_field()
@@ -60,20 +60,20 @@ class Otx(BaseModel):
 
         A list that shifted may be read again, so that a pulse may come more than once.
         """
-        api = Rest(
+        api = RestApi(
             source_id=self.source_id,
             connection=self.connection,
             url=self.url,
-            params={"limit": self.limit},
+            params={"limit": self.page_size},
             key=self.key,
             key_header="X-OTX-API-KEY",
             records="results",
             timestamps=("modified",),
-            since=Bound(parameter="modified_since", form="%Y-%m-%dT%H:%M:%SZ"),
-            paging=NextLink(path="next", total="count"),
+            since=TimeParameter(parameter="modified_since", format="%Y-%m-%dT%H:%M:%SZ"),
+            paging=NextLinkPagination(path="next", total="count"),
         )
         async with api.http() as http:
-            walk = api.walk(http, start, until)
-            async with aclosing(api.walked(http, walk)) as pages:
+            walk = api.fetcher(http, start, until)
+            async with aclosing(api.fetch_pages(http, walk)) as pages:
                 async for page in pages:
                     yield page

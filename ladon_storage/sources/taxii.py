@@ -33,7 +33,7 @@ from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ladon_storage.collection.credentials import SecretName, secret
+from ladon_storage.collection.credentials import SecretName, resolve_secret
 from ladon_storage.collection.records import Page, Record, Reject, paged
 from ladon_storage.errors import SourceError
 from ladon_storage.models import SourceId
@@ -46,11 +46,11 @@ from ladon_storage.sources.fields import (
     connection_field,
     overlap_field,
 )
-from ladon_storage.sources.http.client import OK, HttpAnswer, Keys, SourceHttp, source_http
-from ladon_storage.sources.http.urls import SourceUrl, shown
+from ladon_storage.sources.http.client import OK, Credentials, HttpResponse, SourceHttp, source_http
+from ladon_storage.sources.http.urls import SourceUrl, redact_url
 from ladon_storage.sources.json.documents import Document, ManyItems, in_turns, is_list
 from ladon_storage.sources.rest.failures import failure
-from ladon_storage.sources.timestamps import any_moment, written
+from ladon_storage.sources.timestamps import any_timestamps, format_timestamp
 
 MEDIA_TYPE = "application/taxii+json;version=2.1"
 
@@ -71,7 +71,7 @@ NO_TIME = datetime.min.replace(tzinfo=UTC)
 
 logger = logging.getLogger("ladon_storage.collection")
 
-_moment = any_moment()
+_moment = any_timestamps()
 
 
 class Taxii(BaseModel):
@@ -97,7 +97,7 @@ class Taxii(BaseModel):
     key: SecretName | None = Field(None, title="Name of the key", description=KEY_TEXT)
     source_id: SourceId = Field("taxii", title="Source id", description=SOURCE_ID_TEXT)
     overlap: Overlap = overlap_field(timedelta(hours=1))
-    limit: int = Field(
+    page_size: int = Field(
         500, ge=1, le=100_000, title="Limit (objects)", description="What a page is asked to have."
     )
     connection: Connection | None = connection_field()
@@ -123,9 +123,9 @@ class Taxii(BaseModel):
 
         Where the server does not say when, all that it has is yielded, in pages that are undated.
         """
-        place: _Place | None = _Place(_before(start, _MILLISECOND), self.limit)
+        place: _Place | None = _Place(_before(start, _MILLISECOND), self.page_size)
         async with source_http(
-            self.source_id, keys=await self._keys(), connection=self.connection
+            self.source_id, credentials=await self._keys(), connection=self.connection
         ) as http:
             while place is not None:
                 asked, place = place, None
@@ -136,7 +136,7 @@ class Taxii(BaseModel):
                             self._warn_of_no_times(order)
                             if asked.after is not None:
                                 # Nobody knows what such an answer leaves out.
-                                place = _Place(None, self.limit)
+                                place = _Place(None, self.page_size)
                                 break
                         if order.is_over(envelope):
                             break
@@ -154,7 +154,7 @@ class Taxii(BaseModel):
                 "The collection of source %r at %s does not say when its objects were added, in "
                 "%s and %s: all of it is read each time, and no watermark moves.",
                 self.source_id,
-                shown(self.url),
+                redact_url(self.url),
                 _FIRST,
                 _LAST,
                 extra={"source_id": self.source_id},
@@ -189,11 +189,11 @@ class Taxii(BaseModel):
             place = self._anew(place, reached)
             question = _Question(is_renewed=True)
 
-    async def _ask(self, http: SourceHttp, place: _Place) -> HttpAnswer:
+    async def _ask(self, http: SourceHttp, place: _Place) -> HttpResponse:
         # All of it again with each `next`: a server refuses one that comes with another question.
         params: dict[str, str | int] = {"limit": place.limit, "match[version]": "all"}
         if place.after is not None:
-            params["added_after"] = written(place.after, "iso")
+            params["added_after"] = format_timestamp(place.after, "iso")
         if place.next is not None:
             params["next"] = place.next
         return await http.get(
@@ -203,7 +203,7 @@ class Taxii(BaseModel):
             accept=OK if place.next is None else (*OK, *_EXPIRED),
         )
 
-    def _opened(self, http: SourceHttp, answer: HttpAnswer, found: Document) -> _Envelope:
+    def _opened(self, http: SourceHttp, answer: HttpResponse, found: Document) -> _Envelope:
         document, objects = found.envelope, found.items
         if isinstance(document, dict) and _WITHOUT_OBJECTS.issuperset(document):
             objects = []
@@ -233,7 +233,7 @@ class Taxii(BaseModel):
             self._fail("says that there is more, and neither where nor when it was added")
         after = _before(reached.added.last, reached.added.step)
         if after is not None and (place.after is None or after > place.after):
-            return _Place(after, self.limit)
+            return _Place(after, self.page_size)
         # All that came was added at one instant, and there is more of it.
         if len(reached.objects) <= place.most:
             self._fail(
@@ -242,18 +242,19 @@ class Taxii(BaseModel):
             )
         return _Place(place.after, place.limit * 2, None, len(reached.objects))
 
-    async def _keys(self) -> Keys | None:
+    async def _keys(self) -> Credentials | None:
         if self.key is None:
             return None
-        value = await secret(self.key, self.source_id)
+        value = await resolve_secret(self.key, self.source_id)
         told = f"Bearer {value}"
         if self.user:
             told = f"Basic {b64encode(f'{self.user}:{value}'.encode()).decode()}"
-        return Keys(self.url, {"Authorization": told}, hidden=(value,))
+        return Credentials(self.url, {"Authorization": told}, redact=(value,))
 
     def _fail(self, problem: str) -> NoReturn:
         raise SourceError(
-            f"The collection of source {self.source_id!r} at {shown(self.url)} {problem}; nothing "
+            f"The collection of source {self.source_id!r} at {redact_url(self.url)} {problem}; "
+            "nothing "
             "beyond it was stored, see what is wrong with the server.",
             self.source_id,
         )
@@ -285,7 +286,7 @@ class _Added:
     step: timedelta
 
 
-def _added(answer: HttpAnswer) -> _Added | None:
+def _added(answer: HttpResponse) -> _Added | None:
     """Return when the objects of an answer were added; ``None``: it does not say."""
     found = []
     for name in (_FIRST, _LAST):
@@ -304,7 +305,7 @@ def _added(answer: HttpAnswer) -> _Added | None:
     return _Added(found[0][0], last, step)
 
 
-def _total(answer: HttpAnswer) -> int | None:
+def _total(answer: HttpResponse) -> int | None:
     """Return how many objects a server says that there are, as TAXII 2.0 had it."""
     found = _CONTENT_RANGE.search(answer.headers.get("Content-Range", ""))
     return int(found[1]) if found else None

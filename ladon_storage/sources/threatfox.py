@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ladon_storage.collection.credentials import SecretName, secret
-from ladon_storage.collection.protocols import Known, utc_now
+from ladon_storage.collection.credentials import SecretName, resolve_secret
+from ladon_storage.collection.protocols import KnownContent, utc_now
 from ladon_storage.collection.records import Page, paged
 from ladon_storage.errors import SourceError
 from ladon_storage.models import SourceId
@@ -33,8 +33,8 @@ from ladon_storage.sources.fields import (
     connection_field,
     overlap_field,
 )
-from ladon_storage.sources.http.client import Keys, SourceHttp, source_http
-from ladon_storage.sources.http.urls import SourceUrl, shown, with_key
+from ladon_storage.sources.http.client import Credentials, SourceHttp, source_http
+from ladon_storage.sources.http.urls import SourceUrl, redact_url, with_key
 from ladon_storage.sources.json.documents import (
     Document,
     in_turns,
@@ -44,7 +44,7 @@ from ladon_storage.sources.json.documents import (
     whole_document,
 )
 from ladon_storage.sources.json.items import ItemReader, value_at
-from ladon_storage.sources.timestamps import any_moment
+from ladon_storage.sources.timestamps import any_timestamps
 
 MAX_DAYS = 7
 """How many days the API goes back."""
@@ -56,8 +56,8 @@ _ADDRESSES = {
     "export": "https://threatfox.abuse.ch/export/json/recent/",
     "api": "https://threatfox-api.abuse.ch/api/v1/",
 }
-_INDICATORS = ItemReader(None, ("first_seen_utc", "last_seen_utc"), any_moment())
-_FOUND = ItemReader("id", ("first_seen", "last_seen"), any_moment())
+_INDICATORS = ItemReader(None, ("first_seen_utc", "last_seen_utc"), any_timestamps())
+_FOUND = ItemReader("id", ("first_seen", "last_seen"), any_timestamps())
 
 
 class ThreatFox(BaseModel):
@@ -116,7 +116,7 @@ class ThreatFox(BaseModel):
         return EXPORT_KEEPS if self.url == _ADDRESSES["export"] else None
 
     @property
-    def snapshot(self) -> bool:
+    def ignores_range(self) -> bool:
         """Whether it delivers all that it has, whatever it is asked for."""
         return self.via == "export"
 
@@ -126,15 +126,17 @@ class ThreatFox(BaseModel):
         return True
 
     async def pages(
-        self, start: datetime | None, until: datetime | None, known: Known | None = None
+        self, start: datetime | None, until: datetime | None, known: KnownContent | None = None
     ) -> AsyncIterator[Page]:
         """Yield all indicators of the export, or those that the API is asked for.
 
         None is yielded of an export that is known.
         """
-        key = await secret(self.key, self.source_id) if self.key else None
-        keys = None if key is None else Keys(self.url, {"Auth-Key": key})
-        async with source_http(self.source_id, keys=keys, connection=self.connection) as http:
+        key = await resolve_secret(self.key, self.source_id) if self.key else None
+        keys = None if key is None else Credentials(self.url, {"Auth-Key": key})
+        async with source_http(
+            self.source_id, credentials=keys, connection=self.connection
+        ) as http:
             if self.via == "api":
                 found = await self._asked(http, start)
                 items = replace(_FOUND, unversioned=self.unversioned).read(found)
@@ -161,7 +163,7 @@ class ThreatFox(BaseModel):
 
     async def _asked(self, http: SourceHttp, start: datetime | None) -> Sequence[Any]:
         question = {"query": "get_iocs", "days": days_back(start, utc_now())}
-        answer = await http.post(self.url, question, is_query=True)
+        answer = await http.post(self.url, question, idempotent=True)
         document = await http.document(answer, "data")
         status = value_at(document.envelope, "query_status")
         found = document.items
@@ -177,7 +179,7 @@ class ThreatFox(BaseModel):
 
     def _error(self, problem: str) -> SourceError:
         return SourceError(
-            f"The {self.via} of source {self.source_id!r} at {shown(self.url)} {problem}; "
+            f"The {self.via} of source {self.source_id!r} at {redact_url(self.url)} {problem}; "
             "see whether the feed has changed.",
             self.source_id,
         )

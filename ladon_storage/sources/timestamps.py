@@ -27,7 +27,7 @@ from ladon_storage.sources.timestamp_texts import (
     since_1970,
 )
 
-Moment = Callable[[object], datetime]
+TimestampParser = Callable[[object], datetime]
 """Return the instant that a value of an item says.
 
 Raises:
@@ -52,7 +52,7 @@ PER_SECOND = {
 """How a count from 1970 on is called, and how many of it are a second."""
 
 
-def moment_of(forms: str | Sequence[str], zone: tzinfo = UTC) -> Moment:
+def timestamp_parser(forms: str | Sequence[str], zone: tzinfo = UTC) -> TimestampParser:
     """Return how times are read that are written in one form, or each in one of several.
 
     A form is one of `PER_SECOND`, a pattern such as ``%d.%m.%Y``, or ``iso``: any text, and any
@@ -61,11 +61,11 @@ def moment_of(forms: str | Sequence[str], zone: tzinfo = UTC) -> Moment:
     Raises:
         ValueError: There is no such form.
 
-    >>> moment_of(["%d.%m.%Y", "iso"])("27.08.2024").isoformat()
+    >>> timestamp_parser(["%d.%m.%Y", "iso"])("27.08.2024").isoformat()
     '2024-08-27T00:00:00+00:00'
     """
     names = [forms] if isinstance(forms, str) else list(forms)
-    moments = [_moment_of(name, zone) for name in names]
+    moments = [_parser_of(name, zone) for name in names]
     if len(moments) == 1:
         return moments[0]
 
@@ -80,11 +80,11 @@ def moment_of(forms: str | Sequence[str], zone: tzinfo = UTC) -> Moment:
     return read
 
 
-def _moment_of(form: str, zone: tzinfo) -> Moment:
+def _parser_of(form: str, zone: tzinfo) -> TimestampParser:
     if form in PER_SECOND:
-        return unix_moment(PER_SECOND[form])
+        return unix_timestamps(PER_SECOND[form])
     if form == "iso":
-        return any_moment(zone)
+        return any_timestamps(zone)
     of_pattern = time_patterns.reader_of(form)
 
     def read(value: object) -> datetime:
@@ -95,19 +95,19 @@ def _moment_of(form: str, zone: tzinfo) -> Moment:
     return read
 
 
-def iso_moment(zone: tzinfo = UTC) -> Moment:
+def iso_timestamps(zone: tzinfo = UTC) -> TimestampParser:
     """Return how ISO 8601 texts are read; one without offset is in ``zone``, " UTC" is an offset.
 
-    >>> iso_moment()("2026-07-08 19:05:04 UTC").isoformat()
+    >>> iso_timestamps()("2026-07-08 19:05:04 UTC").isoformat()
     '2026-07-08T19:05:04+00:00'
     """
-    return _text_moment(read_iso, parse_timestamp, zone)
+    return _text_parser(read_iso, parse_timestamp, zone)
 
 
-def any_moment(zone: tzinfo = UTC) -> Moment:
+def any_timestamps(zone: tzinfo = UTC) -> TimestampParser:
     """Return how what can be one instant alone is read: texts, and counts from 1970 on.
 
-    >>> [any_moment()(each).isoformat() for each in ("Aug 27, 2024 2:00 PM", 1724767200000)]
+    >>> [any_timestamps()(each).isoformat() for each in ("Aug 27, 2024 2:00 PM", 1724767200000)]
     ['2024-08-27T14:00:00+00:00', '2024-08-27T14:00:00+00:00']
     """
 
@@ -119,10 +119,12 @@ def any_moment(zone: tzinfo = UTC) -> Moment:
                 pass
         return parse_timestamp(value)
 
-    return _text_moment(read_text, counted, zone)
+    return _text_parser(read_text, counted, zone)
 
 
-def _text_moment(read_slowly: Callable[[str], datetime], other: Moment, zone: tzinfo) -> Moment:
+def _text_parser(
+    read_slowly: Callable[[str], datetime], other: TimestampParser, zone: tzinfo
+) -> TimestampParser:
     def read(value: object) -> datetime:
         if isinstance(value, datetime):
             return earliest(value, zone)
@@ -150,10 +152,10 @@ def _text_moment(read_slowly: Callable[[str], datetime], other: Moment, zone: tz
     return read
 
 
-def unix_moment(per_second: int = 1) -> Moment:
+def unix_timestamps(per_second: int = 1) -> TimestampParser:
     """Return how counts from 1970 on are read, as numbers or as texts of digits.
 
-    >>> unix_moment(1_000)("1517966996303").isoformat()
+    >>> unix_timestamps(1_000)("1517966996303").isoformat()
     '2018-02-07T01:29:56.303000+00:00'
     """
 
@@ -273,7 +275,7 @@ def zone_of(name: str) -> tzinfo:
 ZoneName = Annotated[str, AfterValidator(check_zone)]
 
 
-def check_form(value: str) -> str:
+def check_format(value: str) -> str:
     """Return ``value`` if it says how an instant is written.
 
     Raises:
@@ -287,12 +289,12 @@ def check_form(value: str) -> str:
     return value
 
 
-Form = Annotated[str, AfterValidator(check_form)]
-"""How an instant is written: a name of `written`, or a pattern of strftime."""
+TimestampFormat = Annotated[str, AfterValidator(check_format)]
+"""How an instant is written: a name of `format_timestamp`, or a pattern of strftime."""
 
 
-def check_read_form(value: str) -> str:
-    """Return ``value`` if it says how a time is read, as `moment_of` has it.
+def check_readable_format(value: str) -> str:
+    """Return ``value`` if it says how a time is read, as `timestamp_parser` has it.
 
     Raises:
         ValueError: It does not.
@@ -306,11 +308,11 @@ def check_read_form(value: str) -> str:
     return value
 
 
-ReadForm = Annotated[str, AfterValidator(check_read_form)]
+ReadableFormat = Annotated[str, AfterValidator(check_readable_format)]
 """How a time is read."""
 
 
-def written(instant: datetime, form: str, zone: tzinfo = UTC, *, up: bool = False) -> str:
+def format_timestamp(instant: datetime, form: str, zone: tzinfo = UTC, *, up: bool = False) -> str:
     """Return an instant as a source wants it, rounded down to what the form tells, or ``up``.
 
     What tells no offset is a time on the clock of ``zone``: the earliest that the clock shows from
@@ -318,9 +320,10 @@ def written(instant: datetime, form: str, zone: tzinfo = UTC, *, up: bool = Fals
     zone, such as a literal ``Z``, is in that one.
 
     >>> moment = datetime(2024, 1, 2, 3, 4, 5, 600_000, tzinfo=UTC)
-    >>> [written(moment, form) for form in ("iso", "seconds", "milliseconds", "date")]
+    >>> [format_timestamp(moment, form) for form in ("iso", "seconds", "milliseconds", "date")]
     ['2024-01-02T03:04:05.600000Z', '1704164645', '1704164645600', '2024-01-02']
-    >>> written(moment, "date", up=True), written(moment, "%d.%m.%Y %H:%M", up=True)
+    >>> format_timestamp(moment, "date", up=True), format_timestamp(moment, "%d.%m.%Y %H:%M",
+    ...     up=True)
     ('2024-01-03', '02.01.2024 03:05')
     """
     if form == "iso":

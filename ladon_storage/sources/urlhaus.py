@@ -22,8 +22,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ladon_storage.collection.credentials import SecretName, secret
-from ladon_storage.collection.protocols import Known
+from ladon_storage.collection.credentials import SecretName, resolve_secret
+from ladon_storage.collection.protocols import KnownContent
 from ladon_storage.collection.records import Item, Page, Reject, paged
 from ladon_storage.errors import SourceError
 from ladon_storage.models import SourceId
@@ -37,8 +37,8 @@ from ladon_storage.sources.fields import (
     connection_field,
     overlap_field,
 )
-from ladon_storage.sources.http.client import HttpAnswer, Keys, SourceHttp, source_http
-from ladon_storage.sources.http.urls import SourceUrl, shown, with_key
+from ladon_storage.sources.http.client import Credentials, HttpResponse, SourceHttp, source_http
+from ladon_storage.sources.http.urls import SourceUrl, redact_url, with_key
 from ladon_storage.sources.json.documents import (
     in_turns,
     is_known,
@@ -46,7 +46,7 @@ from ladon_storage.sources.json.documents import (
     whole_document,
 )
 from ladon_storage.sources.json.items import ItemReader, value_at
-from ladon_storage.sources.timestamps import any_moment
+from ladon_storage.sources.timestamps import any_timestamps
 
 API_LIMIT = 1_000
 """How many addresses the API gives at most."""
@@ -85,8 +85,8 @@ class _UrlReader(ItemReader):
         return None
 
 
-_URLS = _UrlReader("id", ("date_added", "dateadded", "last_online"), any_moment())
-_ADDED = ItemReader("id", ("date_added", "dateadded"), any_moment())
+_URLS = _UrlReader("id", ("date_added", "dateadded", "last_online"), any_timestamps())
+_ADDED = ItemReader("id", ("date_added", "dateadded"), any_timestamps())
 
 
 class UrlHaus(BaseModel):
@@ -140,7 +140,7 @@ class UrlHaus(BaseModel):
         return True
 
     async def pages(
-        self, start: datetime | None, until: datetime | None, known: Known | None = None
+        self, start: datetime | None, until: datetime | None, known: KnownContent | None = None
     ) -> AsyncIterator[Page]:
         """Yield all addresses of the dump or the answer, in the feed's order.
 
@@ -148,11 +148,13 @@ class UrlHaus(BaseModel):
             SourceError: It did not arrive, is none, or does not reach back to what is durable. In
                 that case alone its addresses were yielded before.
         """
-        key = await secret(self.key, self.source_id) if self.key else None
-        keys = None if key is None else Keys(self.url, {"Auth-Key": key})
+        key = await resolve_secret(self.key, self.source_id) if self.key else None
+        keys = None if key is None else Credentials(self.url, {"Auth-Key": key})
         url = with_key(self.url, key)
         span = _Span()
-        async with source_http(self.source_id, keys=keys, connection=self.connection) as http:
+        async with source_http(
+            self.source_id, credentials=keys, connection=self.connection
+        ) as http:
             marks: dict[str, Any] = {"completeness": "whole document"}
             if self.via == "api":
                 answer = await http.get(url)
@@ -172,7 +174,7 @@ class UrlHaus(BaseModel):
             if must_reach is not None:
                 self._refuse_gap(span, must_reach)
 
-    async def _asked(self, http: SourceHttp, answer: HttpAnswer) -> Sequence[Any]:
+    async def _asked(self, http: SourceHttp, answer: HttpResponse) -> Sequence[Any]:
         document = await http.document(answer, "urls")
         status = value_at(document.envelope, "query_status")
         items = document.items
@@ -275,7 +277,8 @@ class UrlHaus(BaseModel):
 
     def _error(self, problem: str) -> SourceError:
         return SourceError(
-            f"The {self.via} feed of source {self.source_id!r} at {shown(self.url)} {problem}; "
+            f"The {self.via} feed of source {self.source_id!r} at {redact_url(self.url)} "
+            f"{problem}; "
             "see whether the feed has changed.",
             self.source_id,
         )

@@ -66,7 +66,7 @@ async def live(service: str, store: str, timeout_seconds: float, lease_seconds: 
                 await client.update_watermark(source_id, datetime.now(UTC), status)
     except LadonStorageError as error:
         run.error, run.cause = type(error).__name__, type(error.__cause__).__name__
-    run.lost = str(circuit.lost or "")
+    run.lost = str(circuit.store_error or "")
     return run
 
 

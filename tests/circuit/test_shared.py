@@ -22,7 +22,7 @@ from ladon_storage.circuit.shared import (
     TRUSTED_SECONDS,
     SharedCircuit,
 )
-from ladon_storage.circuit.stores import CircuitStore, MemoryStore, Stored
+from ladon_storage.circuit.stores import CircuitStore, MemoryStore, VersionedText
 from ladon_storage.errors import CircuitOpenError, CircuitStoreError, CircuitUndecidedError
 from tests.clock import FakeClock
 
@@ -41,20 +41,20 @@ class Ground:
         self.before_swap: Callable[[], object] = lambda: None
         self.ahead = 0.0
 
-    def read(self, key: str) -> Stored:
+    def read(self, key: str) -> VersionedText:
         self.reads += 1
         if self.is_down:
             raise CircuitStoreError("The circuit store is down.")
         stored = self.kept.read(key)
         return stored._replace(now=stored.now + self.ahead)
 
-    def swap(self, key: str, tag: int, text: str) -> bool:
+    def compare_and_set(self, key: str, tag: int, text: str) -> bool:
         self.writes += 1
         if self.is_down or self.is_read_only:
             raise CircuitStoreError("The circuit store is read-only.")
         act, self.before_swap = self.before_swap, lambda: None
         act()
-        return self.kept.swap(key, tag, text)
+        return self.kept.compare_and_set(key, tag, text)
 
     def close(self) -> None:
         pass
@@ -365,11 +365,11 @@ def test_store_that_is_down_leaves_the_own_circuit_in_charge(
     assert errors() - before == ground.reads == 4
     [line] = [each for each in caplog.messages if "is down" in each]
     assert "process's own" in line
-    assert circuit.lost
+    assert circuit.store_error
     ground.is_down = False
     clock.advance(RETRY_SECONDS)
     assert circuit.state is CLOSED
-    assert not circuit.lost
+    assert not circuit.store_error
     assert caplog.messages[-1] == "The circuit store the ground answers again."
 
 
@@ -427,7 +427,7 @@ def test_store_that_takes_no_writes_does_not_open_the_own_circuit_either(
     ground.is_down, ground.is_read_only = False, True
     clock.advance(RETRY_SECONDS)
     succeed(circuit)
-    assert circuit.lost
+    assert circuit.store_error
 
 
 def test_store_that_comes_back_has_the_last_word(
@@ -465,14 +465,14 @@ def test_damaged_record_is_a_store_that_fails_until_an_operator_resets_it(
 ) -> None:
     """20. What is no record is neither believed nor replaced by a call."""
     for text in ("no JSON", "[]", "{}", '{"state": "ajar"}', '"closed"'):
-        ground.kept.swap("the feed", ground.kept.read("the feed").tag, text)
+        ground.kept.compare_and_set("the feed", ground.kept.read("the feed").tag, text)
         circuit = process()
         succeed(circuit)
-        assert circuit.lost
+        assert circuit.store_error
         assert ground.kept.read("the feed").text == text
     operator = process()
     operator.reset()
-    assert not operator.lost
+    assert not operator.store_error
     assert process().state is CLOSED
 
 
@@ -487,7 +487,7 @@ def test_damaged_field_raises_nothing(
     process().trip()
     kept = json.loads(ground.kept.read("the feed").text)
     kept[field] = value
-    ground.kept.swap("the feed", ground.kept.read("the feed").tag, json.dumps(kept))
+    ground.kept.compare_and_set("the feed", ground.kept.read("the feed").tag, json.dumps(kept))
     circuit = process()
     for _ in range(3):
         with contextlib.suppress(CircuitOpenError):
@@ -568,11 +568,11 @@ def test_store_that_others_never_leave_alone_is_given_up(process: Process, groun
 
     def interfere() -> None:
         ground.before_swap = interfere
-        ground.kept.swap("the feed", ground.kept.read("the feed").tag, "")
+        ground.kept.compare_and_set("the feed", ground.kept.read("the feed").tag, "")
 
     ground.before_swap = interfere
     succeed(circuit)
-    assert "times in a row" in str(circuit.lost)
+    assert "times in a row" in str(circuit.store_error)
 
 
 def test_record_tells_people_what_happened(process: Process, clock: FakeClock) -> None:

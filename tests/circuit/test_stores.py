@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ladon_storage.circuit import urls as circuits
-from ladon_storage.circuit.stores import NOTHING, CircuitStore, MemoryStore
+from ladon_storage.circuit.stores import NO_TAG, CircuitStore, MemoryStore
 from ladon_storage.circuit.stores.redis import PREFIX, RedisStore
 from ladon_storage.circuit.stores.sqlite import SqliteStore
 from ladon_storage.circuit.urls import default_url, service_key, store_at
@@ -51,25 +51,25 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
 def test_store_keeps_what_was_swapped_in_for_others(make: Make) -> None:
     """A text is there for whoever reads next, under its own key only."""
     one, another = make(), make()
-    assert one.read("a")[1:] == (NOTHING, "")
-    assert one.swap("a", NOTHING, "first ünï")
+    assert one.read("a")[1:] == (NO_TAG, "")
+    assert one.compare_and_set("a", NO_TAG, "first ünï")
     found = another.read("a")
     assert found.text == "first ünï"
-    assert found.tag != NOTHING
-    assert another.read("b").tag == NOTHING
-    assert another.swap("a", found.tag, "second")
+    assert found.tag != NO_TAG
+    assert another.read("b").tag == NO_TAG
+    assert another.compare_and_set("a", found.tag, "second")
     assert one.read("a").text == "second"
 
 
 def test_store_refuses_who_read_an_older_text(make: Make) -> None:
     """Compare-and-set: neither a lost first write nor a lost later one replaces anything."""
     one, another = make(), make()
-    assert one.swap("a", NOTHING, "first")
-    assert not another.swap("a", NOTHING, "late")
+    assert one.compare_and_set("a", NO_TAG, "first")
+    assert not another.compare_and_set("a", NO_TAG, "late")
     tag = another.read("a").tag
-    assert one.swap("a", tag, "first")  # the same text is another change
-    assert not another.swap("a", tag, "late")
-    assert not another.swap("b", tag, "of nothing")
+    assert one.compare_and_set("a", tag, "first")  # the same text is another change
+    assert not another.compare_and_set("a", tag, "late")
+    assert not another.compare_and_set("b", tag, "of nothing")
     assert one.read("a").text == "first"
 
 
@@ -80,7 +80,7 @@ def test_store_lets_one_of_many_win(make: Make) -> None:
 
     def swap(store: CircuitStore, tag: int) -> bool:
         barrier.wait()
-        return store.swap("a", tag, "mine")
+        return store.compare_and_set("a", tag, "mine")
 
     with ThreadPoolExecutor(len(stores)) as threads:
         for _ in range(20):
@@ -98,7 +98,7 @@ def test_store_has_a_clock_that_all_share(make: Make) -> None:
 def test_closed_store_opens_again(make: Make) -> None:
     """`close` gives up what is open, and nothing else."""
     store = make()
-    store.swap("a", NOTHING, "kept")
+    store.compare_and_set("a", NO_TAG, "kept")
     store.close()
     store.close()
     assert store.read("a").text == "kept"
@@ -108,7 +108,7 @@ def failing(store: CircuitStore, act: str = "read") -> float:
     """Check that the store fails, and return how many seconds that took."""
     started = time.perf_counter()
     with pytest.raises(CircuitStoreError) as caught:
-        store.read("a") if act == "read" else store.swap("a", NOTHING, "text")
+        store.read("a") if act == "read" else store.compare_and_set("a", NO_TAG, "text")
     took = time.perf_counter() - started
     assert store.place in str(caught.value)
     assert PASSWORD not in f"{caught.value!r} {caught.value.__cause__!r} {store.place}"
@@ -121,7 +121,7 @@ def test_runs_that_seed_random_have_their_own_tags_and_their_own_numbers(tmp_pat
     for name in ("a", "b"):
         random.seed(42)
         store = SqliteStore(tmp_path / "circuits.db")
-        store.swap(name, NOTHING, "kept")
+        store.compare_and_set(name, NO_TAG, "kept")
         tags.append(store.read(name).tag)
         numbers.append(random.random())
     assert tags[0] != tags[1]
@@ -131,7 +131,7 @@ def test_runs_that_seed_random_have_their_own_tags_and_their_own_numbers(tmp_pat
 def test_locked_file_costs_a_bounded_time(tmp_path: Path) -> None:
     """20. Another process that holds the file is not waited for longer than 10 ms."""
     store = SqliteStore(tmp_path / "circuits.db")
-    store.swap("a", NOTHING, "kept")
+    store.compare_and_set("a", NO_TAG, "kept")
     other = sqlite3.connect(tmp_path / "circuits.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     assert store.read("a").text == "kept"  # a write of another process holds no reader up
@@ -150,7 +150,7 @@ def test_file_appears_whole(tmp_path: Path) -> None:
     file = tmp_path / "circuits.db"
     stores = [SqliteStore(file) for _ in range(8)]
     with ThreadPoolExecutor(len(stores)) as threads:
-        assert list(threads.map(lambda each: each.read("a").tag, stores)) == [NOTHING] * 8
+        assert list(threads.map(lambda each: each.read("a").tag, stores)) == [NO_TAG] * 8
     for each in stores:
         each.close()
     assert [each.name for each in tmp_path.iterdir()] == [file.name]
@@ -167,7 +167,7 @@ def test_damaged_file_is_an_error_and_left_as_it_is(tmp_path: Path) -> None:
 
 def test_file_without_a_folder_is_an_error(tmp_path: Path) -> None:
     """One missing folder is made, as Prefect's home on a new machine; two are a misspelt path."""
-    assert SqliteStore(tmp_path / "home" / "circuits.db").read("a").tag == NOTHING
+    assert SqliteStore(tmp_path / "home" / "circuits.db").read("a").tag == NO_TAG
     failing(SqliteStore(tmp_path / "a" / "b" / "circuits.db"))
     failing(SqliteStore(tmp_path))
 
@@ -175,7 +175,7 @@ def test_file_without_a_folder_is_an_error(tmp_path: Path) -> None:
 def test_read_only_file_is_read_and_not_written(tmp_path: Path) -> None:
     """20. Who may not write is told so at the first write."""
     file = tmp_path / "circuits.db"
-    SqliteStore(file).swap("a", NOTHING, "kept")
+    SqliteStore(file).compare_and_set("a", NO_TAG, "kept")
     os.chmod(tmp_path, 0o555)
     os.chmod(file, 0o444)
     try:
@@ -197,12 +197,12 @@ def test_read_only_file_is_read_and_not_written(tmp_path: Path) -> None:
 def test_file_is_not_shared_through_a_fork(tmp_path: Path) -> None:
     """A child opens the file for itself, and both go on."""
     store = SqliteStore(tmp_path / "circuits.db")
-    store.swap("a", NOTHING, "parent's")
+    store.compare_and_set("a", NO_TAG, "parent's")
     parents = store._opened
     process = os.fork()
     if not process:
         try:
-            swapped = store.swap("a", store.read("a").tag, "child's")
+            swapped = store.compare_and_set("a", store.read("a").tag, "child's")
             os._exit(0 if swapped and store._opened != parents else 1)
         except BaseException:
             os._exit(2)
@@ -229,7 +229,7 @@ def test_redis_that_does_not_answer_costs_a_bounded_time() -> None:
 def test_redis_that_hangs_and_wakes_is_used_again(redis_server: RedisServer) -> None:
     """20. While it is stopped calls fail soon; a late answer is no answer to a later question."""
     store = RedisStore(redis_server.url(wait_seconds=5))
-    store.swap("a", NOTHING, "kept")
+    store.compare_and_set("a", NO_TAG, "kept")
     store._seconds = 0.01
     redis_server.pause()
     try:
@@ -247,13 +247,13 @@ def test_redis_that_hangs_and_wakes_is_used_again(redis_server: RedisServer) -> 
 def test_redis_that_was_restarted_is_empty_and_used_again(redis_server: RedisServer) -> None:
     """What a lost store held is gone; a new connection is made."""
     store = RedisStore(redis_server.url())
-    store.swap("a", NOTHING, "lost")
+    store.compare_and_set("a", NO_TAG, "lost")
     redis_server.stop()
     redis_server.start()
     store = store if redis_server.url() == store._url else RedisStore(redis_server.url())
     with contextlib.suppress(CircuitStoreError):  # of the connection that was cut
         store.read("a")
-    assert store.read("a").tag == NOTHING
+    assert store.read("a").tag == NO_TAG
 
 
 def test_redis_refuses_without_telling_the_password(redis_server: RedisServer) -> None:
@@ -272,18 +272,18 @@ def test_redis_refuses_without_telling_the_password(redis_server: RedisServer) -
 
 def test_redis_forgets_what_nobody_asks_for(redis_server: RedisServer) -> None:
     """A circuit of a service that is gone does not stay for ever."""
-    RedisStore(redis_server.url()).swap("a", NOTHING, "text")
+    RedisStore(redis_server.url()).compare_and_set("a", NO_TAG, "text")
     assert int(redis_server.command("TTL", f"{PREFIX}a").strip(":\r\n")) > 24 * 3600
 
 
 def test_redis_is_spoken_to_by_each_process_for_itself(redis_server: RedisServer) -> None:
     """A child of a fork has no thread of its parent's, and starts its own."""
     store = RedisStore(redis_server.url())
-    store.swap("a", NOTHING, "parent's")
+    store.compare_and_set("a", NO_TAG, "parent's")
     process = os.fork()
     if not process:
         try:
-            os._exit(0 if store.swap("a", store.read("a").tag, "child's") else 1)
+            os._exit(0 if store.compare_and_set("a", store.read("a").tag, "child's") else 1)
         except BaseException:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0

@@ -23,7 +23,7 @@ from ladon_storage import (
     WatermarkInFutureError,
 )
 from ladon_storage.embedded import EmbeddedStorage
-from ladon_storage.models import NOTHING_COLLECTED, age_seconds, collected_up_to, is_ahead
+from ladon_storage.models import EMPTY_WATERMARK, age_seconds, collected_up_to, is_ahead
 from tests.base_service import base_service
 from tests.clock import FakeClock
 from tests.service import embedded_service
@@ -388,7 +388,7 @@ async def test_watermark_in_the_future_can_be_put_right(client: Client, clock: F
 
 async def test_success_that_found_nothing_reads_as_never_collected(client: Client) -> None:
     """The year 1 is on the wire, since the contract wants a timestamp, and nowhere else."""
-    written = await client.update_watermark("kev", NOTHING_COLLECTED)
+    written = await client.update_watermark("kev", EMPTY_WATERMARK)
     read = await client.get_watermark("kev")
     assert read == written
     for watermark in (written, read, pickle.loads(pickle.dumps(read))):
@@ -535,7 +535,7 @@ def test_watermark_in_the_future_is_never_fresh(ahead: timedelta, age: float, wr
     assert is_ahead(JANUARY + ahead, JANUARY) is wrong
 
 
-@pytest.mark.parametrize("success", [None, NOTHING_COLLECTED])
+@pytest.mark.parametrize("success", [None, EMPTY_WATERMARK])
 def test_source_that_was_never_collected_is_infinitely_old(success: datetime | None) -> None:
     """To whoever reads, a source that had nothing yet was never collected."""
     assert age_seconds(success, JANUARY) == math.inf

@@ -38,7 +38,7 @@ SECRET = "s3cret-7Hq"
 def _clients(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the process's clients of other tests apart."""
     monkeypatch.setattr(connect, "_clients", {})
-    monkeypatch.setattr(connect, "_mocks_in_use", {})
+    monkeypatch.setattr(connect, "_fallbacks", {})
 
 
 def test_environment_says_where_and_how() -> None:
@@ -301,16 +301,16 @@ def test_circuit_store_of_flow_runs_is_the_default_and_not_forced(
 ) -> None:
     """Settings that name a store keep it; without a service there is nothing to protect."""
     monkeypatch.setenv("PREFECT_HOME", "/home")
-    here = StorageSettings(url=ADDRESS).in_flow_runs()
+    here = StorageSettings(url=ADDRESS).with_shared_circuit()
     assert here.circuit_url == SecretStr("sqlite:////home/ladon-storage-circuits.db")
     monkeypatch.setenv("STORAGE_CIRCUIT_URL", "redis://redis.example")
-    assert StorageSettings(url=ADDRESS).in_flow_runs().circuit_url == SecretStr(
+    assert StorageSettings(url=ADDRESS).with_shared_circuit().circuit_url == SecretStr(
         "redis://redis.example"
     )
     own = StorageSettings(url=ADDRESS, circuit_url=SecretStr("memory://"))
-    assert own.in_flow_runs() is own
+    assert own.with_shared_circuit() is own
     nowhere = StorageSettings(environment="development")
-    assert nowhere.in_flow_runs() is nowhere
+    assert nowhere.with_shared_circuit() is nowhere
 
 
 def test_circuit_store_that_does_not_exist_is_told_when_the_client_is_made() -> None:

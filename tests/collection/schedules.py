@@ -31,7 +31,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from ladon_storage import StorageServiceClient
-from ladon_storage.collection.protocols import Limits, Position, Sink, Storage, WriteResult
+from ladon_storage.collection.protocols import Limits, Position, Sink, WatermarkStore, WriteResult
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.collection.run import Report, run
 from ladon_storage.errors import (
@@ -42,7 +42,7 @@ from ladon_storage.errors import (
     StorageConnectionError,
     WatermarkConflictError,
 )
-from ladon_storage.models import NOTHING_COLLECTED, Watermark, WatermarkStatus
+from ladon_storage.models import EMPTY_WATERMARK, Watermark, WatermarkStatus
 from ladon_storage.sinks import SqlSink
 from tests.collecting import BEGIN, LatestSink, RememberingSink, ScriptedStorage, record
 from tests.service import Caller, calling, embedded_service, success
@@ -196,7 +196,7 @@ class Backend(Protocol):
     keeps_all: bool
 
     @property
-    def storage(self) -> Storage: ...
+    def storage(self) -> WatermarkStore: ...
     def sink(self) -> Sink: ...
     def rows(self) -> list[tuple[str, str]]: ...
     def current(self) -> list[tuple[str, str]]: ...
@@ -534,11 +534,11 @@ class HitRememberingSink(HitSink):
         found: Position | None = await self._inner.position(source_id)  # type: ignore[attr-defined]
         return found
 
-    async def mark_removed(self, source_id: str, present: Set[str], most: float) -> int:
+    async def mark_removed(self, source_id: str, listed_ids: Set[str], max_share: float) -> int:
         await self._life.hit("mark", "before")
         inner: Any = self._inner
         before = self._life.world.backend.removed()
-        marked: int = await inner.mark_removed(source_id, present, most)
+        marked: int = await inner.mark_removed(source_id, listed_ids, max_share)
         self._life.world.marked(self._life, before)
         return marked
 
@@ -562,7 +562,7 @@ class HitSource:
         self.overlap = None if feed.overlap is None else timedelta(minutes=feed.overlap)
         self.ordered = feed.ordered
         self.order_guaranteed = feed.ordered and feed.honest
-        self.whole = feed.overlap is None
+        self.full_snapshot = feed.overlap is None
         self._life = life
         self._page = feed.page
         self._asked_at: datetime | None = None
@@ -726,7 +726,7 @@ class World:
         present = max(self.now, self.horizon)
         times = [i.at for each in self.history.values() for i in each if i.at <= present]
         success = self.last_success
-        if success is not None and NOTHING_COLLECTED < success <= present:
+        if success is not None and EMPTY_WATERMARK < success <= present:
             times.append(success)
         return max(times, default=None)
 
@@ -737,7 +737,7 @@ class World:
 
     def _before(self, promise: datetime) -> datetime:
         """Return from where on a run reads again that is durable up to ``promise``."""
-        if promise == NOTHING_COLLECTED:
+        if promise == EMPTY_WATERMARK:
             return promise
         return promise - timedelta(minutes=self.feed.overlap or 0)
 
@@ -762,7 +762,7 @@ class World:
             back_to = None
         else:
             current = self.last_success
-            if current is None or current == NOTHING_COLLECTED:
+            if current is None or current == EMPTY_WATERMARK:
                 return  # there is nothing to go back from, and going on is not asked for
             to = current - timedelta(minutes=step.minutes)
             if step.how == "again" and self.went_from is not None:
@@ -770,7 +770,7 @@ class World:
             await self.backend.reset(to)
             self.changes += 1
             self.last_success = to
-            back_to = to if to == NOTHING_COLLECTED else self._before(to)
+            back_to = to if to == EMPTY_WATERMARK else self._before(to)
         if step.how == "delete" and self.feed.lookback is not None:
             back_to = self._looked_back()
         self.may_repeat = False
@@ -866,7 +866,7 @@ class World:
             kept = [each for each in (before, position and position.timestamp) if each]
             if self.feed.lookback is not None:
                 kept.append(self._looked_back())
-            assert now.timestamp <= max(kept, default=NOTHING_COLLECTED), self.told(
+            assert now.timestamp <= max(kept, default=EMPTY_WATERMARK), self.told(
                 "a run that refused its feed moved the position"
             )
 
@@ -968,7 +968,7 @@ class World:
             )
         self.changes += 1
         life.knows = self.changes
-        after = NOTHING_COLLECTED if stored.found_nothing else stored.last_successful_timestamp
+        after = EMPTY_WATERMARK if stored.found_nothing else stored.last_successful_timestamp
         if after != before:
             assert after is not None
             # One in the future is put right by whoever knows better.

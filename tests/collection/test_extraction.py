@@ -19,8 +19,8 @@ from ladon_storage.collection.protocols import Gap, Limits, Position
 from ladon_storage.collection.records import Page, Reject
 from ladon_storage.collection.run import Report, run
 from ladon_storage.errors import SinkError, SourceError, StorageConnectionError
-from ladon_storage.models import NOTHING_COLLECTED
-from ladon_storage.sinks.worker import SinkThread
+from ladon_storage.models import EMPTY_WATERMARK
+from ladon_storage.sinks.worker import WorkerThread
 from tests.collecting import (
     MemorySink,
     RememberingSink,
@@ -403,7 +403,7 @@ async def test_nothing_waits_for_company() -> None:
 async def test_source_waits_when_enough_is_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow a sink is, memory does not grow with what the source has."""
     big = [record(str(number), number, value="x" * 1_000) for number in range(10)]
-    monkeypatch.setattr(ahead, "AHEAD_CHARACTERS", 3_000)
+    monkeypatch.setattr(ahead, "MAX_PREFETCH_CHARS", 3_000)
     fetched: list[int] = []
 
     async def write_slowly() -> None:
@@ -420,7 +420,7 @@ async def test_source_waits_when_enough_is_read_ahead(monkeypatch: pytest.Monkey
 
 async def test_source_that_never_waits_leaves_the_thread_of_the_sink_its_turn() -> None:
     """Pages of a millisecond would keep the interpreter for as long as there are any."""
-    thread, began, pages = SinkThread(), threading.Event(), range(100)
+    thread, began, pages = WorkerThread(), threading.Event(), range(100)
     await thread.do(int)
     seen: list[bool] = []
 
@@ -620,9 +620,9 @@ async def test_implausible_loss_fails_the_run() -> None:
 async def test_listed_and_rejected_records_have_not_disappeared() -> None:
     """What a source lists without its content, or with a broken one, is still there."""
     world = World()
-    await world.run([record("1", 1), record("2", 2), record("3", 3)], whole=True)
+    await world.run([record("1", 1), record("2", 2), record("3", 3)], full_snapshot=True)
     page = Page([], [Reject("no time", "{}", "2")], ["3"])
-    report = await world.run([record("1", 1)], page, whole=True)
+    report = await world.run([record("1", 1)], page, full_snapshot=True)
     assert report.records_removed == 0
 
 
@@ -646,5 +646,5 @@ async def test_incremental_source_and_backfill_mark_nothing() -> None:
 
 def test_nothing_is_older_than_the_watermark_of_nothing() -> None:
     """No record can be skipped by it."""
-    assert datetime.min.replace(tzinfo=UTC) == NOTHING_COLLECTED
+    assert datetime.min.replace(tzinfo=UTC) == EMPTY_WATERMARK
     assert resume.latest(None, at(1), at(3), at(2)) == at(3)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from ladon_storage import MockStorageClient, StorageServiceClient
 from ladon_storage.collection import lease as module
-from ladon_storage.collection.lease import Turn
+from ladon_storage.collection.lease import SourceLease
 from ladon_storage.collection.protocols import Limits
 from ladon_storage.collection.run import Report, run
 from ladon_storage.errors import (
@@ -23,7 +23,7 @@ from ladon_storage.errors import (
     StorageResponseError,
     WatermarkConflictError,
 )
-from ladon_storage.models import NOTHING_COLLECTED, Watermark, WatermarkStatus
+from ladon_storage.models import EMPTY_WATERMARK, Watermark, WatermarkStatus
 from tests.base_service import base_service
 from tests.clock import FakeClock
 from tests.collecting import MemorySink, ScriptedSource, ScriptedStorage, at, record
@@ -199,15 +199,15 @@ async def test_lease_ends_with_the_run() -> None:
 
 def test_lease_leaves_room_for_lost_renewals() -> None:
     """Two renewals may be lost before anybody else takes the source."""
-    assert module.BEATS_PER_LEASE >= 3
+    assert module.RENEWALS_PER_LEASE >= 3
 
 
 def held(
     storage: Any, *, ahead: timedelta = timedelta(0), lease: float = 60, run_id: str = "run-1"
-) -> Turn:
+) -> SourceLease:
     """Return a run's hold whose worker's clock is ``ahead`` of the service's, which is at NOW."""
     limits = Limits(lease=timedelta(seconds=lease))
-    return Turn(storage, "feed", run_id, limits, lambda: NOW + ahead)
+    return SourceLease(storage, "feed", run_id, limits, lambda: NOW + ahead)
 
 
 @pytest.mark.parametrize(
@@ -226,9 +226,9 @@ async def test_workers_clock_does_not_judge_a_lease(ahead: timedelta) -> None:
         await held(storage, ahead=ahead).read()
     assert caught.value.until == NOW + timedelta(seconds=1)
     running(storage, seconds_ago=60)
-    turn = held(storage, ahead=ahead)
-    await turn.read()
-    await turn.begin()
+    lease = held(storage, ahead=ahead)
+    await lease.read()
+    await lease.acquire()
     assert storage.stored["feed"].run_id == "run-1"
 
 
@@ -239,7 +239,7 @@ async def test_lease_is_that_of_who_holds_it(readers: float) -> None:
     storage = MockStorageClient(clock=clock.now)
     other = held(storage, lease=600, run_id="other")
     await other.read()
-    await other.begin()
+    await other.acquire()
     clock.advance(599)
     with pytest.raises(SourceBusyError) as caught:
         await held(storage, lease=readers).read()
@@ -271,25 +271,25 @@ async def test_now_is_the_services_time_and_what_passed_since() -> None:
     clock, ours = FakeClock(NOW), FakeClock()
     storage = MockStorageClient(clock=clock.now)
     await storage.update_watermark("feed", at(1))
-    turn = Turn(storage, "feed", "run-1", Limits(), lambda: at(7), monotonic=ours)
-    assert turn.now() == at(7)
-    await turn.read()
+    lease = SourceLease(storage, "feed", "run-1", Limits(), lambda: at(7), monotonic=ours)
+    assert lease.now() == at(7)
+    await lease.read()
     ours.advance(5)
-    assert turn.now() == NOW + timedelta(seconds=5)
+    assert lease.now() == NOW + timedelta(seconds=5)
     clock.advance(9)
-    await turn.begin()
-    assert turn.now() == NOW + timedelta(seconds=9)
+    await lease.acquire()
+    assert lease.now() == NOW + timedelta(seconds=9)
 
 
 async def test_begin_renewal_and_failure_are_dated_by_the_services_time() -> None:
     """A service that takes these timestamps for its own record gets its own time back."""
     storage = ScriptedStorage(now=lambda: NOW, tells_time=True)
     storage.put("feed", status="success", last_successful_timestamp=at(1))
-    turn = Turn(storage, "feed", "run-1", Limits(), lambda: at(7), monotonic=FakeClock())
-    await turn.read()
-    await turn.begin()
-    await turn.checkpoint(at(2), 1)
-    await turn.fail(StorageConnectionError("no answer"))
+    lease = SourceLease(storage, "feed", "run-1", Limits(), lambda: at(7), monotonic=FakeClock())
+    await lease.read()
+    await lease.acquire()
+    await lease.checkpoint(at(2), 1)
+    await lease.abort(StorageConnectionError("no answer"))
     told = [each["timestamp"] for each in storage.updates if each["status"] != "success"]
     assert told == [NOW] * 3
 
@@ -303,15 +303,15 @@ async def test_lease_and_clock_hold_over_a_real_service(tmp_path: Path) -> None:
     ):
         other = held(client, lease=600, run_id="other", ahead=timedelta(days=1))
         await other.read()
-        await other.begin()
+        await other.acquire()
         clock.advance(599)
         with pytest.raises(SourceBusyError):
             await held(client, ahead=timedelta(days=9), lease=1).read()
         clock.advance(2)
-        turn = held(client, ahead=timedelta(days=-9), lease=3600)
-        await turn.read()
-        await turn.begin()
-        assert turn.now() >= NOW + timedelta(seconds=601)
+        lease = held(client, ahead=timedelta(days=-9), lease=3600)
+        await lease.read()
+        await lease.acquire()
+        assert lease.now() >= NOW + timedelta(seconds=601)
 
 
 async def test_base_service_gets_no_lease_and_no_ledger() -> None:
@@ -320,12 +320,12 @@ async def test_base_service_gets_no_lease_and_no_ledger() -> None:
         base_service(lambda: datetime.now(UTC)) as address,
         StorageServiceClient(address) as client,
     ):
-        turn = held(client)
-        await turn.read()
-        await turn.begin()
+        lease = held(client)
+        await lease.read()
+        await lease.acquire()
         with pytest.raises(SourceBusyError):
             await held(client, run_id="late", ahead=timedelta(days=9)).read()
-        await turn.succeed(at(1), 1, {"pages": 1})
+        await lease.commit(at(1), 1, {"pages": 1})
         read = await client.get_watermark("feed")
         assert read is not None
         assert (read.last_successful_timestamp, read.ledger, read.lease_seconds) == (
@@ -369,24 +369,24 @@ async def test_storage_of_ones_own_may_know_neither_lease_nor_ledger() -> None:
 async def test_ledger_goes_with_the_outcome_and_stays_until_the_next_one_is_told() -> None:
     """What a run was given is kept with its success or failure, and in its line of history."""
     storage = MockStorageClient(clock=lambda: NOW)
-    turn = held(storage)
-    await turn.read()
-    await turn.begin()
-    await turn.checkpoint(at(1), 1)
-    await turn.succeed(at(2), 2, {"pages": 2, "start": at(0)})
+    lease = held(storage)
+    await lease.read()
+    await lease.acquire()
+    await lease.checkpoint(at(1), 1)
+    await lease.commit(at(2), 2, {"pages": 2, "start": at(0)})
     told = {"pages": 2, "start": "2024-01-01T00:00:00Z"}
-    turn = held(storage)
-    await turn.read()
-    assert turn.stored is not None
-    assert turn.stored.ledger == told
-    await turn.begin()
-    await turn.fail(StorageConnectionError("no answer"))
+    lease = held(storage)
+    await lease.read()
+    assert lease.stored is not None
+    assert lease.stored.ledger == told
+    await lease.acquire()
+    await lease.abort(StorageConnectionError("no answer"))
     stored = await storage.get_watermark("feed")
     assert stored is not None
     assert (stored.status, stored.ledger) == ("failed", told)
-    turn = held(storage)
-    await turn.read()
-    await turn.fail(StorageConnectionError("no answer"), {"pages": 1})
+    lease = held(storage)
+    await lease.read()
+    await lease.abort(StorageConnectionError("no answer"), {"pages": 1})
     history = await storage.watermark_history("feed")
     assert history is not None
     assert [change.ledger for change in history.changes if change.ledger] == [{"pages": 1}, told]
@@ -400,7 +400,7 @@ async def test_last_sane_watermark_is_found_in_the_history(tmp_path: Path) -> No
         calling(address) as call,
         StorageServiceClient(address) as client,
     ):
-        turn = held(client)
+        lease = held(client)
         await client.update_watermark("feed", at(9))
         reset = {"timestamp": at(5).isoformat(), "reason": "test"}
         await call("POST", path("feed", "/reset"), reset)
@@ -408,11 +408,11 @@ async def test_last_sane_watermark_is_found_in_the_history(tmp_path: Path) -> No
             await client.update_watermark("feed", at(6), "running")
         await client.update_watermark("feed", NOW + timedelta(hours=9))
         await client.update_watermark("feed", NOW, "failed")
-        assert await turn.last_sane(NOW) == at(5)
-        assert await turn.last_sane(at(4)) is None
+        assert await lease.last_sane(NOW) == at(5)
+        assert await lease.last_sane(at(4)) is None
         await call("DELETE", path("feed"))
         await client.update_watermark("feed", NOW + timedelta(hours=9))
-        assert await turn.last_sane(NOW) is None
+        assert await lease.last_sane(NOW) is None
 
 
 async def test_last_sane_watermark_is_not_looked_for_without_end(
@@ -451,10 +451,10 @@ async def test_history_that_is_not_there_is_none_and_one_that_fails_is_an_error(
 async def test_success_that_found_nothing_is_no_damaged_watermark() -> None:
     """A source that had nothing yet is collected again; a success without a timestamp is not."""
     storage = MockStorageClient()
-    await storage.update_watermark("feed", NOTHING_COLLECTED)
-    turn = held(storage)
-    await turn.read()
-    assert turn.before == NOTHING_COLLECTED
+    await storage.update_watermark("feed", EMPTY_WATERMARK)
+    lease = held(storage)
+    await lease.read()
+    assert lease.before == EMPTY_WATERMARK
     damaged = ScriptedStorage()
     damaged.put("feed", status="success", last_successful_timestamp=None)
     with pytest.raises(InvalidResponseError):
@@ -465,14 +465,14 @@ async def test_conflict_with_another_status_of_ones_own_run_is_a_conflict() -> N
     """A write whose answer was lost has its own status; under another one it is not that write."""
     storage = ScriptedStorage()
     storage.put("feed", status="success", last_successful_timestamp=at(5))
-    turn = held(storage)
-    await turn.read()
-    await turn.begin()
+    lease = held(storage)
+    await lease.read()
+    await lease.acquire()
     storage.plan("success", lost_answer(storage, status="running", run_id="run-1"))
     with pytest.raises(StorageConnectionError):
-        await turn.checkpoint(at(6), 1)
+        await lease.checkpoint(at(6), 1)
     with pytest.raises(WatermarkConflictError):
-        await turn.succeed(at(7), 1)
+        await lease.commit(at(7), 1)
     assert storage.stored["feed"].status == "running"
 
 
@@ -480,17 +480,17 @@ async def test_answer_that_came_ends_the_search_for_a_lost_one() -> None:
     """After a write that was answered, a conflict is not explained by an answer lost before it."""
     storage = ScriptedStorage()
     storage.put("feed", status="success", last_successful_timestamp=at(5))
-    turn = held(storage)
-    await turn.read()
+    lease = held(storage)
+    await lease.read()
     storage.plan("running", StorageConnectionError("never arrived"))
     with pytest.raises(StorageConnectionError):
-        await turn.begin()
-    await turn.begin()
+        await lease.acquire()
+    await lease.acquire()
     # An impostor under the same name, such as the same flow run started twice.
     storage.put("feed", status="running", run_id="run-1", last_successful_timestamp=at(5))
     reads = storage.calls.count("get")
     with pytest.raises(WatermarkConflictError):
-        await turn.succeed(at(7), 1)
+        await lease.commit(at(7), 1)
     assert storage.calls.count("get") == reads
     assert storage.stored["feed"].status == "running"
 
@@ -499,17 +499,17 @@ async def test_lost_answer_explains_one_conflict() -> None:
     """Once a lost write was found, the next conflict is another run's, whatever its name is."""
     storage = ScriptedStorage()
     storage.put("feed", status="success", last_successful_timestamp=at(5))
-    turn = held(storage)
-    await turn.read()
+    lease = held(storage)
+    await lease.read()
     impostor = {"status": "success", "run_id": "run-1", "last_successful_timestamp": at(5)}
     lose = lost_answer(storage, status="success", run_id="run-1")
     storage.plan("success", lose, None, lambda: storage.put("feed", **impostor))
     with pytest.raises(StorageConnectionError):
-        await turn.succeed(at(7), 1)
+        await lease.commit(at(7), 1)
     with pytest.raises(WatermarkConflictError):
-        await turn.succeed(at(7), 1)
+        await lease.commit(at(7), 1)
     with pytest.raises(WatermarkConflictError):
-        await turn.succeed(at(7), 1)
+        await lease.commit(at(7), 1)
     assert storage.stored["feed"].last_successful_timestamp == at(5)
 
 
@@ -525,9 +525,9 @@ async def test_first_write_in_our_time_is_written_again_in_the_services() -> Non
         return stored.as_answered(NOW)
 
     storage.update_watermark = dated_by_us  # type: ignore[method-assign]
-    turn = held(storage, ahead=timedelta(days=1))
-    await turn.read()
-    await turn.begin()
+    lease = held(storage, ahead=timedelta(days=1))
+    await lease.read()
+    await lease.acquire()
     written = storage.stored["feed"].last_run_timestamp
     assert written is not None
     assert NOW <= written < NOW + timedelta(seconds=30)
@@ -546,7 +546,7 @@ async def test_first_write_in_our_time_is_written_again_in_the_services() -> Non
 async def test_failure_says_who_ended_the_run(error: BaseException, text: str) -> None:
     """The reason that is recorded is one line, and for a cancelled run what is known of who did."""
     storage = ScriptedStorage()
-    await held(storage).fail(error)
+    await held(storage).abort(error)
     assert storage.stored["feed"].error_message == text
 
 

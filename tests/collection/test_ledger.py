@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from ladon_storage.collection.lateness import BOUNDS, Lateness
-from ladon_storage.collection.protocols import Known, Ledger, Limits, WriteResult
+from ladon_storage.collection.protocols import KnownContent, Ledger, Limits, WriteResult
 from ladon_storage.collection.records import Page, Reject
 from ladon_storage.collection.run import Report, run
 from ladon_storage.errors import ConfigurationError, SinkError, SourceError
-from ladon_storage.models import NOTHING_COLLECTED
+from ladon_storage.models import EMPTY_WATERMARK
 from tests.collecting import (
     MemorySink,
     RememberingSink,
@@ -127,15 +127,17 @@ async def test_operator_who_goes_back_behind_the_origin_is_heeded() -> None:
 async def test_ledger_goes_with_the_success(monkeypatch: pytest.MonkeyPatch) -> None:
     """The service that keeps it is told what was asked for and given."""
     told: list[Mapping[str, Any] | None] = []
-    from ladon_storage.collection.lease import Turn
+    from ladon_storage.collection.lease import SourceLease
 
-    succeed = Turn.succeed
+    succeed = SourceLease.commit
 
-    async def noted(turn: Turn, timestamp: datetime, records: int, ledger: Any = None) -> None:
+    async def noted(
+        lease: SourceLease, timestamp: datetime, records: int, ledger: Any = None
+    ) -> None:
         told.append(ledger)
-        await succeed(turn, timestamp, records, ledger)
+        await succeed(lease, timestamp, records, ledger)
 
-    monkeypatch.setattr(Turn, "succeed", noted)
+    monkeypatch.setattr(SourceLease, "commit", noted)
     await World().collect(Page([record("1", 1)], [Reject.of("no id", {})], total=2))
     [ledger] = told
     assert ledger is not None
@@ -392,38 +394,38 @@ async def test_completed_run_says_what_it_quarantined(caplog: pytest.LogCaptureF
 async def test_listing_that_is_suddenly_empty_fails() -> None:
     """It always had something: nothing at all is an incomplete answer until somebody says more."""
     world = World()
-    await world.collect([record("1", 1)], snapshot=True)
+    await world.collect([record("1", 1)], ignores_range=True)
     with pytest.raises(SourceError, match="lists nothing, and had records before"):
-        await world.collect([], snapshot=True)
-    await world.collect([], snapshot=True, limits=Limits(removed_share=1))
-    await world.collect([], snapshot=True)
+        await world.collect([], ignores_range=True)
+    await world.collect([], ignores_range=True, limits=Limits(removed_share=1))
+    await world.collect([], ignores_range=True)
 
 
 async def test_listing_that_is_suddenly_empty_fails_without_a_memory_of_the_sink() -> None:
     """The watermark says that there was something."""
     world = World(MemorySink())
-    await world.collect([record("1", 1)], snapshot=True)
+    await world.collect([record("1", 1)], ignores_range=True)
     for _ in range(2):
         with pytest.raises(SourceError, match="lists nothing"):
-            await world.collect([], snapshot=True)
+            await world.collect([], ignores_range=True)
 
 
 async def test_listing_that_is_empty_behind_a_crash_fails() -> None:
     """That a run did not end takes nothing away from what was known."""
     world = World()
-    await world.collect([record("1", 1)], snapshot=True)
+    await world.collect([record("1", 1)], ignores_range=True)
     with pytest.raises(SourceError, match="down"):
-        await world.collect([record("2", 2)], SourceError("down"), snapshot=True)
+        await world.collect([record("2", 2)], SourceError("down"), ignores_range=True)
     with pytest.raises(SourceError, match="lists nothing"):
-        await world.collect([], snapshot=True)
+        await world.collect([], ignores_range=True)
 
 
 async def test_source_that_never_had_anything_may_have_nothing() -> None:
     """A first collection of nothing is one, and so are those behind it."""
     world = World()
     for _ in range(3):
-        await world.collect([], snapshot=True)
-    assert world.watermark == NOTHING_COLLECTED
+        await world.collect([], ignores_range=True)
+    assert world.watermark == EMPTY_WATERMARK
 
 
 # A document that has not changed
@@ -443,7 +445,7 @@ class Catalogue:
         self.was_read = False
 
     async def pages(
-        self, start: datetime | None, until: datetime | None, known: Known
+        self, start: datetime | None, until: datetime | None, known: KnownContent
     ) -> AsyncIterator[Page]:
         if known.document == self.digest:
             yield Page(document=self.digest, unchanged=True, completeness="whole document")
@@ -483,7 +485,7 @@ async def test_document_with_unusable_records_is_read_again() -> None:
 
     class Spoilt(Catalogue):
         async def pages(
-            self, start: datetime | None, until: datetime | None, known: Known
+            self, start: datetime | None, until: datetime | None, known: KnownContent
         ) -> AsyncIterator[Page]:
             async for page in super().pages(start, until, known):
                 yield page
@@ -500,7 +502,7 @@ async def test_document_with_a_record_that_is_ahead_is_read_again() -> None:
 
     class Ahead(Catalogue):
         async def pages(
-            self, start: datetime | None, until: datetime | None, known: Known
+            self, start: datetime | None, until: datetime | None, known: KnownContent
         ) -> AsyncIterator[Page]:
             async for page in super().pages(start, until, known):
                 yield page

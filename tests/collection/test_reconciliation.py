@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from ladon_storage.collection.protocols import Limits, RemembersPosition
+from ladon_storage.collection.protocols import Limits, SupportsPosition
 from ladon_storage.collection.reconciliation import NAMED, Reconciliation, reconcile
 from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError, SourceError
-from ladon_storage.models import NOTHING_COLLECTED
+from ladon_storage.models import EMPTY_WATERMARK
 from ladon_storage.sinks import sink_from
 from tests.collecting import ScriptedSource, ScriptedStorage, Step, at, record, table
 
@@ -87,7 +87,7 @@ async def test_position_and_watermark_stay_where_they_are(tmp_path: Path) -> Non
         before = await sink.position("feed")
     await again(tmp_path, storage, [[record("2", 2), record("500", 500)]])
     async with sink_of(tmp_path) as sink:
-        assert isinstance(sink, RemembersPosition)
+        assert isinstance(sink, SupportsPosition)
         assert await sink.position("feed") == before
     assert len(storage.updates) == 2, "running and success of the regular run"
 
@@ -110,7 +110,7 @@ async def test_what_lies_before_the_first_collection_is_not_missed(tmp_path: Pat
     assert (report.missed_ids, report.ledger.records_skipped) == (("60",), 1)
 
 
-@pytest.mark.parametrize("last", [None, NOTHING_COLLECTED])
+@pytest.mark.parametrize("last", [None, EMPTY_WATERMARK])
 async def test_source_that_was_never_collected_is_refused(last: Any, tmp_path: Path) -> None:
     """Without regular runs everything would be missed."""
     storage = ScriptedStorage()

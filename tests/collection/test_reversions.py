@@ -10,7 +10,7 @@ import pytest
 from ladon_storage.collection import reversions as returns
 from ladon_storage.collection.protocols import WriteResult
 from ladon_storage.collection.records import Page, Record
-from ladon_storage.collection.reversions import Returns
+from ladon_storage.collection.reversions import Reversions
 from ladon_storage.errors import WatermarkConflictError
 from tests.collecting import LatestSink, MemorySink, ScriptedSource, at, record
 from tests.collection.test_ledger import World
@@ -142,7 +142,7 @@ async def test_sink_that_cannot_go_back_is_not_asked_to() -> None:
 
 async def test_memory_of_the_ids_of_a_run_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes behind as many ids is taken for no return."""
-    known = Returns(LatestSink())
+    known = Reversions(LatestSink())
     monkeypatch.setattr(returns, "MAX_IDS", 2)
     known.note([record("1", 1), record("2", 1)], [])
     late = record("3", 1)
@@ -167,7 +167,7 @@ async def test_more_returns_than_may_wait_are_left_to_the_next_runs(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The document is read again, and the watermark stays, until all of them are current."""
-    monkeypatch.setattr(returns, "MAX_RETURNS", 2)
+    monkeypatch.setattr(returns, "MAX_REVERSIONS", 2)
     world = World(sink := LatestSink())
     old = Page([*(record(each, 5, "A") for each in "12345"), record("6", 7)], document="a" * 30)
     await world.run(ScriptedSource([[record(each, 6, "B") for each in "12345"]], overlap=None))
@@ -182,21 +182,21 @@ async def test_more_returns_than_may_wait_are_left_to_the_next_runs(
 
 def test_return_that_may_not_wait_is_none_once_its_listing_says_more() -> None:
     """A history of whatever length is no return."""
-    known = Returns(LatestSink())
-    older = [record(str(number), 5, "A") for number in range(returns.MAX_RETURNS + 2)]
+    known = Reversions(LatestSink())
+    older = [record(str(number), 5, "A") for number in range(returns.MAX_REVERSIONS + 2)]
     known.note(older, older)
-    assert (len(known.records), known.left) == (returns.MAX_RETURNS, 2)
+    assert (len(known.records), known.left) == (returns.MAX_REVERSIONS, 2)
     again = [*older[:1], *older[-2:]]
     newer = [record(each.record_id, 9, "B") for each in again]
     known.note(newer, [])
-    assert (len(known.records), known.left) == (returns.MAX_RETURNS - 1, 0)
+    assert (len(known.records), known.left) == (returns.MAX_REVERSIONS - 1, 0)
 
 
 async def test_id_that_is_delivered_often_takes_the_place_of_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A listing of each record's history has as many ids as it has records."""
-    known = Returns(LatestSink())
+    known = Reversions(LatestSink())
     monkeypatch.setattr(returns, "MAX_IDS", 3)
     for minute in range(5):
         known.note([record("1", minute), record("2", minute)], [])

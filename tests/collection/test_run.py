@@ -14,8 +14,8 @@ import pytest
 
 from ladon_storage.collection import lease as turn
 from ladon_storage.collection.lateness import Lateness
-from ladon_storage.collection.protocols import Collected
-from ladon_storage.collection.run import Report, collect, run
+from ladon_storage.collection.protocols import ExtractionResult
+from ladon_storage.collection.run import Report, extract, run
 from ladon_storage.errors import (
     ConfigurationError,
     InvalidResponseError,
@@ -275,11 +275,11 @@ async def test_any_failure_is_written_and_goes_on_unchanged(
     storage = ScriptedStorage()
     storage.put("feed", status="success", last_successful_timestamp=at(5))
 
-    async def fail(*_: Any, **__: Any) -> Collected:
+    async def fail(*_: Any, **__: Any) -> ExtractionResult:
         raise error
 
     with pytest.raises(type(error)) as caught:
-        await collected(ScriptedSource(), MemorySink(), storage, collect=fail)
+        await collected(ScriptedSource(), MemorySink(), storage, extract=fail)
 
     assert caught.value is error
     assert not getattr(error, "__notes__", [])
@@ -400,11 +400,11 @@ async def test_closing_the_coroutine_writes_nothing() -> None:
         def __await__(self) -> Any:
             yield
 
-    async def hang(*_: Any, **__: Any) -> Collected:
+    async def hang(*_: Any, **__: Any) -> ExtractionResult:
         await Pause()
-        return Collected()
+        return ExtractionResult()
 
-    coroutine = collected(source, MemorySink(), storage, collect=hang)
+    coroutine = collected(source, MemorySink(), storage, extract=hang)
     coroutine.send(None)
     coroutine.close()
 
@@ -521,7 +521,7 @@ async def test_records_from_the_future_are_counted_and_warned_of(
         [record("3", limit + timedelta(days=1))],
     ]
 
-    outcome = await collect(ScriptedSource(pages), MemorySink(), None, clock=now)
+    outcome = await extract(ScriptedSource(pages), MemorySink(), None, clock=now)
 
     assert (outcome.candidate, outcome.records_in_future) == (now(), 2)
     assert outcome.records_written == 4
@@ -533,7 +533,7 @@ async def test_time_is_asked_for_each_page() -> None:
     times = iter([at(0), at(60)])
     source = ScriptedSource([[record("1", 0)], [record("2", 60)]])
 
-    outcome = await collect(source, MemorySink(), None, clock=lambda: next(times))
+    outcome = await extract(source, MemorySink(), None, clock=lambda: next(times))
 
     assert (outcome.candidate, outcome.records_in_future) == (at(0), 0)
 
@@ -542,7 +542,7 @@ async def test_candidate_needs_no_order() -> None:
     """The greatest timestamp counts, wherever in the pages it is."""
     source = ScriptedSource([[record("1", 9), record("2", 3)], [record("3", 5)]])
 
-    outcome = await collect(source, MemorySink(), None, clock=now)
+    outcome = await extract(source, MemorySink(), None, clock=now)
 
     assert outcome.candidate == at(9)
 
@@ -565,7 +565,7 @@ async def test_source_that_is_no_generator_can_be_collected() -> None:
         def pages(self, start: datetime | None, until: datetime | None) -> Any:
             return Pages()
 
-    outcome = await collect(Plain(), MemorySink(), None, clock=now)
+    outcome = await extract(Plain(), MemorySink(), None, clock=now)
 
     assert outcome.records_written == 1
 

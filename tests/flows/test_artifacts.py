@@ -18,7 +18,7 @@ from prefect.client.schemas.filters import (
 )
 from prometheus_client import REGISTRY
 
-from ladon_storage.collection.protocols import Collected
+from ladon_storage.collection.protocols import ExtractionResult
 from ladon_storage.collection.records import Page, Reject
 from ladon_storage.collection.summaries import summary
 from ladon_storage.errors import SourceError
@@ -159,7 +159,7 @@ async def test_slow_prefect_holds_no_page_up(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(reports, "PREFECT_SECONDS", 0.05)
     async with asyncio.timeout(5):
         for number in range(3):
-            await reporter.progress(Collected(pages=number))
+            await reporter.progress(ExtractionResult(pages=number))
         await reporter._shown_so_far()
 
 
@@ -243,7 +243,7 @@ async def test_pages_that_come_fast_are_not_all_shown(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(reporter, "_show", show)
     for number in range(1, 60):
-        await reporter.progress(Collected(pages=number))
+        await reporter.progress(ExtractionResult(pages=number))
         await asyncio.sleep(0)
         seconds[0] += 0.125
     assert shown == [1, 17, 33, 49]

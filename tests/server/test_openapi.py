@@ -13,9 +13,9 @@ from fastapi.openapi.models import OpenAPI
 # Its types are a package of their own, for this one test.
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
-from ladon_storage.server.app import OPEN_ROUTES, application
+from ladon_storage.server.app import OPEN_ROUTES, create_app
 from ladon_storage.server.openapi import document
-from ladon_storage.server.store import Store
+from ladon_storage.server.store import WatermarkDatabase
 from tests.service import Caller, calling, embedded_service, path, success
 
 DOCUMENT: dict[str, Any] = json.loads(document())
@@ -40,10 +40,10 @@ def operations() -> dict[tuple[str, str], dict[str, Any]]:
 
 async def test_every_route_is_described_and_nothing_else(tmp_path: Path) -> None:
     """The routes of the application and those of the document are the same."""
-    store = await Store.open(tmp_path / "w.db")
+    store = await WatermarkDatabase.open(tmp_path / "w.db")
     routes = {
         (route.method, route.resource.canonical)
-        for route in application(store).router.routes()
+        for route in create_app(store).router.routes()
         if route.resource is not None and route.method != "HEAD"
     }
     await store.close()

@@ -16,7 +16,7 @@ from ladon_storage.errors import ConfigurationError, DatabaseError, WatermarkCon
 from ladon_storage.models import Watermark, WatermarkStatus, WatermarkUpdate
 from ladon_storage.server import database
 from ladon_storage.server.database import migrate, migrations, open_database
-from ladon_storage.server.store import Store
+from ladon_storage.server.store import WatermarkDatabase
 from tests.service import calling, embedded_service, path, success
 
 
@@ -26,8 +26,8 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def store(file: Path) -> AsyncIterator[Store]:
-    opened = await Store.open(file)
+async def store(file: Path) -> AsyncIterator[WatermarkDatabase]:
+    opened = await WatermarkDatabase.open(file)
     yield opened
     await opened.close()
 
@@ -36,7 +36,7 @@ def update(day: int, **more: Any) -> WatermarkUpdate:
     return WatermarkUpdate(timestamp=datetime(2024, 1, day, tzinfo=UTC), **more)
 
 
-def commits(store: Store) -> list[str]:
+def commits(store: WatermarkDatabase) -> list[str]:
     """Return a list that gets each COMMIT of the store from now on."""
     seen: list[str] = []
     connection = store._writer._connection
@@ -44,7 +44,7 @@ def commits(store: Store) -> list[str]:
     return seen
 
 
-async def test_refused_write_leaves_its_group_alone(store: Store) -> None:
+async def test_refused_write_leaves_its_group_alone(store: WatermarkDatabase) -> None:
     """Writes that wait together share one commit, and a refused one takes only itself back."""
     await store.put("b", update(9))
     seen = commits(store)
@@ -64,7 +64,7 @@ async def test_refused_write_leaves_its_group_alone(store: Store) -> None:
     assert [len((await store.history(name)).changes) for name in "abcd"] == [1, 1, 0, 1]
 
 
-async def test_change_that_fails_halfway_takes_back_what_it_wrote(store: Store) -> None:
+async def test_change_that_fails_halfway_takes_back_what_it_wrote(store: WatermarkDatabase) -> None:
     """A change is whole or nothing, also when it fails after its first statement."""
 
     def halfway(connection: sqlite3.Connection) -> None:
@@ -80,7 +80,7 @@ async def test_change_that_fails_halfway_takes_back_what_it_wrote(store: Store) 
 
 
 async def test_failed_commit_acknowledges_nothing(
-    store: Store, caplog: pytest.LogCaptureFixture
+    store: WatermarkDatabase, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where the commit fails, every write of the group fails, and none is stored."""
     writes = [store.put("a", update(1)), store.put("b", update(1))]
@@ -95,7 +95,7 @@ async def test_failed_commit_acknowledges_nothing(
     assert "attempt to write a readonly database" in caplog.text
 
 
-async def test_cancelled_writer_does_not_stop_the_others(store: Store) -> None:
+async def test_cancelled_writer_does_not_stop_the_others(store: WatermarkDatabase) -> None:
     """A request that is given up changes nothing for the requests that wait with it."""
     tasks = [asyncio.create_task(store.put(name, update(1))) for name in "abc"]
     await asyncio.sleep(0)
@@ -108,7 +108,7 @@ async def test_cancelled_writer_does_not_stop_the_others(store: Store) -> None:
 
 async def test_close_finishes_what_waits_and_refuses_what_follows(file: Path) -> None:
     """Every write that was accepted is stored when the database is closed, and none after."""
-    store = await Store.open(file)
+    store = await WatermarkDatabase.open(file)
     writes = [asyncio.create_task(store.put(f"s{n}", update(1))) for n in range(150)]
     await asyncio.sleep(0)
     await store.close()
@@ -137,7 +137,7 @@ async def test_watermark_outlives_the_service(file: Path) -> None:
     assert stored[0] != stored[1]
 
 
-async def test_instants_are_stored_exactly(store: Store) -> None:
+async def test_instants_are_stored_exactly(store: WatermarkDatabase) -> None:
     """The first and the last microsecond that exist come back as they went in."""
     store.now = lambda: datetime.max.replace(tzinfo=UTC)
     for text in ("0001-01-01T00:00:00", "1969-12-31T23:59:59.999999", "9999-12-31T23:59:59.999999"):
@@ -155,7 +155,7 @@ async def test_earlier_schema_is_migrated(file: Path, version: int) -> None:
     migrate(connection, to=version)
     assert connection.execute("PRAGMA user_version").fetchone() == (version,)
     connection.close()
-    store = await Store.open(file)
+    store = await WatermarkDatabase.open(file)
     assert (await store.put("kev", update(1))).created
     await store.close()
 
@@ -172,7 +172,7 @@ async def test_watermarks_of_an_earlier_schema_are_kept(file: Path) -> None:
         "INSERT INTO watermarks VALUES ('kev', 7, 5, 9, 'running', NULL, 3, 'run-1')"
     )
     connection.close()
-    store = await Store.open(file)
+    store = await WatermarkDatabase.open(file)
     read = store.get("kev")
     assert read is not None
     assert dict(read) == {
@@ -254,7 +254,7 @@ async def test_locked_database_is_503_and_unhealthy(
         assert (await call("GET", "/health")).status == 200
 
 
-async def test_short_lock_is_waited_for(file: Path, store: Store) -> None:
+async def test_short_lock_is_waited_for(file: Path, store: WatermarkDatabase) -> None:
     """Another program's lock delays a write and stops nothing else; then the write is stored."""
     other = sqlite3.connect(file, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -270,7 +270,7 @@ async def test_short_lock_is_waited_for(file: Path, store: Store) -> None:
 
 async def test_full_disk_is_503_and_passes(file: Path) -> None:
     """Where nothing more fits, writes fail and reads go on, until there is room again."""
-    store = await Store.open(file)
+    store = await WatermarkDatabase.open(file)
     connection = store._writer._connection
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages}")
@@ -295,7 +295,7 @@ async def test_file_replaced_under_the_service_is_unhealthy(file: Path) -> None:
         assert (await call("GET", "/health")).status == 200
 
 
-async def test_damaged_database_is_503(store: Store) -> None:
+async def test_damaged_database_is_503(store: WatermarkDatabase) -> None:
     """A table that cannot be read is an outage: never a missing watermark."""
     store._writer._connection.execute("DROP TABLE watermarks")
     with pytest.raises(DatabaseError, match="could not be read"):
@@ -306,7 +306,7 @@ async def test_damaged_database_is_503(store: Store) -> None:
         await store.check()
 
 
-async def test_commits_are_synced(store: Store) -> None:
+async def test_commits_are_synced(store: WatermarkDatabase) -> None:
     """The log is synced at each commit, as an acknowledged write must outlive the power."""
     connection = store._writer._connection
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
@@ -370,7 +370,7 @@ def test_read_only_file_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) 
         open_database(file)
 
 
-async def test_store_answers_with_the_models_of_the_contract(store: Store) -> None:
+async def test_store_answers_with_the_models_of_the_contract(store: WatermarkDatabase) -> None:
     """A read watermark is the written one, tag and all."""
     stored = await store.put("kev", update(1, run_id="r", records_collected=2), actor="x")
     read = store.get("kev")
@@ -379,7 +379,7 @@ async def test_store_answers_with_the_models_of_the_contract(store: Store) -> No
     assert read.etag == stored.watermark.etag == '"1"'
 
 
-async def test_writer_that_died_is_an_outage(store: Store) -> None:
+async def test_writer_that_died_is_an_outage(store: WatermarkDatabase) -> None:
     """Where nothing applies changes any more, they fail at once, and so does the health check."""
     store._writer._task.cancel()
     await asyncio.wait([store._writer._task])

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from ladon_storage.collection.protocols import (
-    LooksUp,
-    MarksRemoved,
     Position,
-    RemembersPosition,
-    Reverts,
     Sink,
+    SupportsLookup,
+    SupportsPosition,
+    SupportsRemoval,
+    SupportsReversion,
     WriteResult,
 )
 from ladon_storage.collection.records import Page, Record, Reject
@@ -82,10 +82,10 @@ def test_sink_does_all_that_a_sink_may_do(ours: Place) -> None:
     """The engine looks for these methods, and does without what it does not find."""
     sink = ours.make()
     assert isinstance(sink, Sink)
-    assert isinstance(sink, RemembersPosition)
-    assert isinstance(sink, MarksRemoved)
-    assert isinstance(sink, Reverts)
-    assert isinstance(sink, LooksUp)
+    assert isinstance(sink, SupportsPosition)
+    assert isinstance(sink, SupportsRemoval)
+    assert isinstance(sink, SupportsReversion)
+    assert isinstance(sink, SupportsLookup)
 
 
 async def test_same_records_again_change_nothing(place: Place) -> None:

@@ -25,10 +25,10 @@ deltalake = pytest.importorskip("deltalake")
 import pyarrow as pa  # noqa: E402
 
 from ladon_storage.collection.protocols import (  # noqa: E402
-    MarksRemoved,
     Position,
-    RemembersPosition,
     Sink,
+    SupportsPosition,
+    SupportsRemoval,
 )
 from ladon_storage.collection.records import Page, Record, Reject  # noqa: E402
 from ladon_storage.errors import ConfigurationError, SinkError, SourceError  # noqa: E402
@@ -111,8 +111,8 @@ def test_sink_can_do_all_that_the_engine_asks_for(lake: Path) -> None:
     """It remembers a position and marks what was removed."""
     target = sink(lake)
     assert isinstance(target, Sink)
-    assert isinstance(target, RemembersPosition)
-    assert isinstance(target, MarksRemoved)
+    assert isinstance(target, SupportsPosition)
+    assert isinstance(target, SupportsRemoval)
     assert repr(target) == f"DeltaSink('delta://{lake}', table='records', keep='latest')"
 
 
@@ -321,7 +321,7 @@ async def test_crash_between_quarantine_and_page_replays_both(
         def fail(*_: object) -> int:
             raise OSError("the disk is full")
 
-        broken.setattr(delta_store.Store, "_store", fail)
+        broken.setattr(delta_store.DeltaWriter, "_store", fail)
         with pytest.raises(SinkError, match="could not store a page: OSError: the disk is full"):
             await write(sink(lake), page)
     assert rows(lake, "record_id") == []
@@ -531,7 +531,7 @@ async def test_version_of_several_times_in_a_page_is_of_the_latest(lake: Path) -
 
 def test_filter_never_misses_what_was_added() -> None:
     """A text that was added may be there; nearly all others are known not to be."""
-    known = delta_known.Filter()
+    known = delta_known.BloomFilter()
     added = [f"id-{n}" for n in range(20_000)]
     known.add(added)
     assert known.maybe(added) == added
@@ -622,7 +622,7 @@ async def test_page_that_always_comes_too_late_fails(
         raise deltalake.exceptions.CommitFailedError("Concurrent transaction failed")
 
     async with sink(lake) as target:
-        monkeypatch.setattr(delta_table.Table, "commit", refuse)
+        monkeypatch.setattr(delta_table.ManagedTable, "commit", refuse)
         with pytest.raises(SinkError, match="could not store a page: CommitFailedError") as caught:
             await target.write("feed", Page([record("1", 1)]))
     assert tries == delta_store.ATTEMPTS
@@ -811,7 +811,7 @@ async def test_error_of_the_storage_shows_no_secret(
         raise OSError("PUT https://account/lake?sig=SIGNED-SECRET said KEY-SECRET is wrong\nmore")
 
     async with sink(lake) as target:
-        monkeypatch.setattr(delta_store.Store, "_store", fail)
+        monkeypatch.setattr(delta_store.DeltaWriter, "_store", fail)
         with pytest.raises(SinkError, match=r"account/lake\?… said … is wrong") as caught:
             await target.write("feed", Page([record("1", 1)]))
     assert "SECRET" not in "".join(traceback.format_exception(caught.value))
@@ -846,14 +846,14 @@ async def test_cancelled_write_leaves_nothing_behind(
     threads = set(threading.enumerate())
     target = sink(lake)
     writing, go = threading.Event(), threading.Event()
-    real = delta_table.Table.commit
+    real = delta_table.ManagedTable.commit
 
     def slow(*arguments: Any, **named: Any) -> None:
         writing.set()
         assert go.wait(10)
         real(*arguments, **named)
 
-    monkeypatch.setattr(delta_table.Table, "commit", slow)
+    monkeypatch.setattr(delta_table.ManagedTable, "commit", slow)
     running = asyncio.create_task(write(target, [record("1", 1)]))
     assert await asyncio.to_thread(writing.wait, 10)
     running.cancel()

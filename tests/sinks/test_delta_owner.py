@@ -493,13 +493,13 @@ async def test_look_at_the_log_stays_short(lake: Path, monkeypatch: pytest.Monke
     for n in range(20):
         await write(lake, "latest", [record(str(n), n)])
     looked: list[int] = []
-    real = delta_table.Table.commit_text
+    real = delta_table.ManagedTable.commit_text
 
     def note(self: Any, version: int) -> str | None:
         looked.append(version)
         return real(self, version)
 
-    monkeypatch.setattr(delta_table.Table, "commit_text", note)
+    monkeypatch.setattr(delta_table.ManagedTable, "commit_text", note)
     await write(lake, "latest", [record("1", 1)], source_id="idle")
     assert len(looked) <= 8
 
@@ -602,7 +602,7 @@ async def test_commit_that_fails_in_the_middle_leaves_nothing_wrong(
     first = [record(str(n), n) for n in range(4)]
     await write(lake, keep, first, position=Position(timestamp=at(4)))
     owned(lake).delete("record_id = '1'")
-    real = delta_table.Table.commit
+    real = delta_table.ManagedTable.commit
     # The note of a deletion, that it was seen, and the page.
     for failing in (0, 1, 1):
         done, changed = 0, record("0", 9, "z")
@@ -615,7 +615,7 @@ async def test_commit_that_fails_in_the_middle_leaves_nothing_wrong(
             real(self, actions, names)
 
         with monkeypatch.context() as broken:
-            broken.setattr(delta_table.Table, "commit", fail)
+            broken.setattr(delta_table.ManagedTable, "commit", fail)
             with pytest.raises(SinkError, match="the disk is full"):
                 await write(lake, keep, [*first, changed], position=Position(timestamp=at(9)))
 

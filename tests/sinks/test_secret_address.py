@@ -8,19 +8,19 @@ import pytest
 
 from ladon_storage import ConfigurationError, SinkError
 from ladon_storage.client.mock import MockStorageClient
-from ladon_storage.collection.credentials import secrets_from
+from ladon_storage.collection.credentials import secret_lookup
 from ladon_storage.collection.protocols import (
-    LooksUp,
-    MarksRemoved,
-    RemembersPosition,
-    Reverts,
     Sink,
+    SupportsLookup,
+    SupportsPosition,
+    SupportsRemoval,
+    SupportsReversion,
 )
 from ladon_storage.collection.run import run
 from ladon_storage.sinks import sink_from
 from tests.collecting import ScriptedSource, record, table
 
-OPTIONAL = (RemembersPosition, MarksRemoved, Reverts, LooksUp)
+OPTIONAL = (SupportsPosition, SupportsRemoval, SupportsReversion, SupportsLookup)
 
 
 async def test_address_is_looked_up_when_the_sink_is_opened(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ async def test_address_is_looked_up_when_the_sink_is_opened(tmp_path: Path) -> N
     sink = sink_from({"url_secret": "RECORDS"})
     storage = MockStorageClient()
     source = ScriptedSource([[record("1", 1)]], [[record("1", 1), record("2", 2)]])
-    with secrets_from(vault):
+    with secret_lookup(vault):
         await run(source, sink, storage, run_id="one")
         report = await run(source, sink, storage, run_id="two")
     assert (report.records_new, report.records_known) == (1, 1)

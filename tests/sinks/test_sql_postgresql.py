@@ -16,7 +16,7 @@ from ladon_storage.collection.records import Page, Record
 from ladon_storage.errors import SinkError
 from ladon_storage.sinks import SqlSink
 from ladon_storage.sinks.sql import postgresql as sql_postgresql
-from ladon_storage.sinks.sql.errors import told
+from ladon_storage.sinks.sql.errors import describe
 from tests.collecting import at, record
 from tests.postgres import PASSWORD, PostgresServer
 
@@ -330,7 +330,7 @@ async def test_server_that_lets_nobody_in_is_a_clear_error(
 )
 def test_every_failure_has_a_next_step(error: type[psycopg.Error], step: str) -> None:
     """What cannot be provoked here has its sentence too; only the first line is kept."""
-    said, told_step, cause = told(DBAPIError("", None, error("It failed.\nDETAIL: CONTENT")))
+    said, told_step, cause = describe(DBAPIError("", None, error("It failed.\nDETAIL: CONTENT")))
 
     assert (said, str(cause)) == ("It failed.", "It failed.")
     assert told_step.startswith(step)

@@ -13,7 +13,7 @@ from ladon_storage.collection.json_values import parse_json
 from ladon_storage.collection.protocols import Source
 from ladon_storage.collection.records import Record, Reject
 from ladon_storage.errors import ConfigurationError, SourceError
-from ladon_storage.sources import Kev, Nvd, Otx, Rest, ThreatFox, UrlHaus, source_from, threatfox
+from ladon_storage.sources import Kev, Nvd, Otx, RestApi, ThreatFox, UrlHaus, source_from, threatfox
 from tests.collecting import ScriptedSource
 from tests.feed_server import Answer, Asked, FeedServer
 from tests.recordings import members
@@ -420,14 +420,14 @@ async def test_threatfox_export_may_have_the_key_in_its_path() -> None:
     assert "s3cret" not in str(caught.value)
 
 
-SOURCES = [ThreatFox, UrlHaus, Kev, Otx, Nvd, Rest]
+SOURCES = [ThreatFox, UrlHaus, Kev, Otx, Nvd, RestApi]
 EXAMPLES = [
     ThreatFox(),
     UrlHaus(),
     Kev(),
     Otx(key="OTX_KEY"),
     Nvd(),
-    Rest(source_id="api", url="https://example.org/", timestamps=("at",)),
+    RestApi(source_id="api", url="https://example.org/", timestamps=("at",)),
 ]
 
 

@@ -20,12 +20,12 @@ from aiolimiter import AsyncLimiter
 from yarl import URL
 
 from ladon_storage.circuit.breaker import CircuitBreaker, CircuitState
-from ladon_storage.collection.credentials import secret, secrets_from
+from ladon_storage.collection.credentials import resolve_secret, secret_lookup
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sources.fields import Connection, Rate
 from ladon_storage.sources.http import client as http
 from ladon_storage.sources.http import hosts
-from ladon_storage.sources.http.client import Keys, _retry_after, source_http
+from ladon_storage.sources.http.client import Credentials, _retry_after, source_http
 from ladon_storage.sources.http.hosts import circuit_of, host_circuit_of, host_of
 from ladon_storage.sources.http.transport import Route
 from ladon_storage.sources.http.urls import is_same_host
@@ -409,9 +409,9 @@ def test_circuits_of_paths_are_bounded_and_what_is_open_stays(
 async def test_only_failures_count_against_a_host(answer: Answer, failures: int) -> None:
     """Outages count, and being asked to wait does not."""
     async with FeedServer(*[answer] * 2) as feed:
-        async with source_http("feed", throttled={403}) as client:
+        async with source_http("feed", throttle_statuses={403}) as client:
             with pytest.raises(SourceError):
-                await client.post(feed.url, {}, is_query=False)
+                await client.post(feed.url, {}, idempotent=False)
 
         assert circuit(feed).failure_count == failures
 
@@ -430,7 +430,7 @@ async def test_throttling_never_opens_a_circuit(answer: Answer) -> None:
     """However often a host asks to wait, it is there; it closes no circuit either."""
     async with FeedServer(*[answer] * 4 * http.ATTEMPTS) as feed:
         circuit(feed).failure(circuit(feed).acquire())
-        async with source_http("feed", throttled={403}) as client:
+        async with source_http("feed", throttle_statuses={403}) as client:
             for _ in range(4):
                 with pytest.raises(SourceError) as caught:
                     await client.get(feed.url)
@@ -501,7 +501,7 @@ async def test_post_is_repeated_only_if_it_asks(is_query: bool, requests: int) -
         source_http("feed") as client,
     ):
         try:
-            answer = await client.post(feed.url, {"q": 1}, is_query=is_query, params={"p": "a+b"})
+            answer = await client.post(feed.url, {"q": 1}, idempotent=is_query, params={"p": "a+b"})
         except SourceError:
             assert not is_query
         else:
@@ -538,8 +538,8 @@ def redirect(to: str, status: int = 302) -> Answer:
 async def test_redirect_on_the_same_host_keeps_the_key() -> None:
     """A feed that moved on its host is followed, with what it requires."""
     async with FeedServer(redirect("/api/moved"), Answer.of(1)) as feed:
-        keys = Keys(feed.url, {"Auth-Key": "SECRET"}, {"token": "SECRET"})
-        async with source_http("feed", keys=keys) as client:
+        keys = Credentials(feed.url, {"Auth-Key": "SECRET"}, {"token": "SECRET"})
+        async with source_http("feed", credentials=keys) as client:
             assert await client.get_json(feed.url) == 1
 
     assert [each.headers["Auth-Key"] for each in feed.asks] == ["SECRET"] * 2
@@ -550,8 +550,8 @@ async def test_redirect_on_the_same_host_keeps_the_key() -> None:
 async def test_key_is_sent_to_no_other_host(leads: str) -> None:
     """Neither a redirect nor an address in a feed makes us give a key away."""
     async with FeedServer(Answer.of(1)) as other, FeedServer(redirect(other.url)) as feed:
-        keys = Keys(feed.url, {"Auth-Key": "SECRET"})
-        async with source_http("feed", keys=keys) as client:
+        keys = Credentials(feed.url, {"Auth-Key": "SECRET"})
+        async with source_http("feed", credentials=keys) as client:
             with pytest.raises(SourceError) as caught:
                 await client.get_json(feed.url if leads == "redirect" else other.url)
 
@@ -564,8 +564,8 @@ async def test_redirect_to_another_host_is_followed_if_allowed_without_what_is_c
     """Neither user nor headers nor keys go along; what kind of answer is wanted does."""
     async with FeedServer(Answer.of(1)) as other, FeedServer(redirect(other.url, 301)) as feed:
         allowed = Connection(redirects_to=(host_of(URL(other.url)),))
-        keys = Keys(feed.url, {"Auth-Key": "SECRET"}, {"token": "SECRET"})
-        async with source_http("feed", keys=keys, connection=allowed) as client:
+        keys = Credentials(feed.url, {"Auth-Key": "SECRET"}, {"token": "SECRET"})
+        async with source_http("feed", credentials=keys, connection=allowed) as client:
             answer = await client.get(
                 feed.url.replace("://", "://me:SECRET@"),
                 headers={"X-Tenant": "SECRET", "Accept": "text/csv"},
@@ -635,7 +635,7 @@ async def test_post_is_not_redirected() -> None:
         source_http("feed") as client,
     ):
         with pytest.raises(SourceError, match="redirects nowhere"):
-            await client.post(feed.url, {}, is_query=True)
+            await client.post(feed.url, {}, idempotent=True)
 
     assert len(feed.requests) == 1
 
@@ -678,8 +678,8 @@ async def test_key_is_in_no_error_and_no_log(
     caplog.set_level(logging.DEBUG)
     async with FeedServer(*[answer] * 20) as feed:
         url = feed.at("SEC%2FRET/recent.csv")
-        keys = Keys(feed.url, {"Auth-Key": "SEC/RET"}, {"token": "SEC/RET"}, ["SEC/RET"])
-        async with source_http("feed", max_bytes=1_000, keys=keys) as client:
+        keys = Credentials(feed.url, {"Auth-Key": "SEC/RET"}, {"token": "SEC/RET"}, ["SEC/RET"])
+        async with source_http("feed", max_bytes=1_000, credentials=keys) as client:
             with pytest.raises(SourceError) as caught:
                 await client.get_json(url)
 
@@ -697,7 +697,7 @@ async def test_refused_connection_with_a_key_is_not_chained() -> None:
     """What aiohttp keeps of a request stays out of our errors."""
     async with FeedServer() as feed:
         url = feed.url
-    async with source_http("feed", keys=Keys(url, {"Auth-Key": "SECRET"})) as client:
+    async with source_http("feed", credentials=Credentials(url, {"Auth-Key": "SECRET"})) as client:
         with pytest.raises(SourceError) as caught:
             await client.get(url)
 
@@ -777,7 +777,7 @@ async def test_throttled_without_a_hint_waits_for_the_window_to_pass(waits: list
     """A host that does not say when to come back is asked when its own window is over."""
     async with FeedServer(Answer(status=403), Answer(status=429), Answer.of(1)) as feed:
         rate = Rate(requests=5, seconds=30)
-        async with source_http("feed", rate=rate, throttled={403}) as client:
+        async with source_http("feed", rate=rate, throttle_statuses={403}) as client:
             await client.get_json(feed.url)
 
     assert [wait for wait in waits if wait >= 1] == [30, 30]
@@ -787,7 +787,7 @@ def test_limiters_of_closed_loops_are_let_go(pauses: list[float]) -> None:
     """Each run may have a loop of its own; what its limiters hold goes with it."""
     rate = Rate(requests=5, seconds=30)
     for _ in range(3):
-        asyncio.run(hosts.admitted(URL("http://example.invalid/"), rate))
+        asyncio.run(hosts.wait_for_rate_limit(URL("http://example.invalid/"), rate))
 
     assert sum(loop.is_closed() for loop in hosts._limiters) <= 1
     assert pauses == []
@@ -797,7 +797,7 @@ async def test_secret_is_found_in_the_environment(monkeypatch: pytest.MonkeyPatc
     """Without anything else a name is that of an environment variable."""
     monkeypatch.setenv("FEED_KEY", " s3cret\n")
 
-    assert await secret("FEED_KEY", "feed") == "s3cret"
+    assert await resolve_secret("FEED_KEY", "feed") == "s3cret"
 
 
 async def test_secret_is_looked_up_first_where_a_lookup_is_set(
@@ -810,10 +810,10 @@ async def test_secret_is_looked_up_first_where_a_lookup_is_set(
     async def lookup(name: str) -> str | None:
         return {"FEED_KEY": "vault"}.get(name)
 
-    with secrets_from(lookup):
-        assert await asyncio.create_task(secret("FEED_KEY", "feed")) == "vault"
-        assert await secret("OTHER", "feed") == "environment"
-    assert await secret("FEED_KEY", "feed") == "environment"
+    with secret_lookup(lookup):
+        assert await asyncio.create_task(resolve_secret("FEED_KEY", "feed")) == "vault"
+        assert await resolve_secret("OTHER", "feed") == "environment"
+    assert await resolve_secret("FEED_KEY", "feed") == "environment"
 
 
 @pytest.mark.parametrize("value", [None, "", " \n"])
@@ -826,7 +826,7 @@ async def test_missing_secret_says_what_to_set(
         monkeypatch.setenv("FEED_KEY", value)
 
     with pytest.raises(ConfigurationError) as caught:
-        await secret("FEED_KEY", "feed")
+        await resolve_secret("FEED_KEY", "feed")
 
     assert "'FEED_KEY' of source 'feed' is not set" in str(caught.value)
     assert "environment variable FEED_KEY" in str(caught.value)
@@ -840,6 +840,6 @@ async def test_secret_that_no_header_carries_is_refused_unshown(
     monkeypatch.setenv("FEED_KEY", value)
 
     with pytest.raises(ConfigurationError, match="other characters") as caught:
-        await secret("FEED_KEY", "feed")
+        await resolve_secret("FEED_KEY", "feed")
 
     assert "RET" not in str(caught.value)

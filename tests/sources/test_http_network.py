@@ -30,9 +30,9 @@ from ladon_storage.sources.fields import Connection
 from ladon_storage.sources.http import client as http
 from ladon_storage.sources.http import decompression as packing
 from ladon_storage.sources.http import hosts
-from ladon_storage.sources.http.client import Keys, shared_connections, source_http
+from ladon_storage.sources.http.client import Credentials, shared_connections, source_http
 from ladon_storage.sources.http.proxies import proxy_of
-from ladon_storage.sources.http.redaction import Mask
+from ladon_storage.sources.http.redaction import Redactor
 from ladon_storage.sources.http.retry_after import wait_of
 from tests.feed_server import Answer, FeedServer
 from tests.raw_server import RawServer, Reply
@@ -412,7 +412,7 @@ async def test_few_packed_bytes_fill_no_memory() -> None:
         error = await failure(feed.url, Connection(max_bytes=2**20))
 
     assert "sends more than 1048576 bytes" in str(error)
-    steps = list(packing.Unpacker("gzip").unpacked(bomb))
+    steps = list(packing.Decompressor("gzip").unpacked(bomb))
     assert max(map(len, steps)) <= packing.STEP_BYTES
 
 
@@ -569,10 +569,10 @@ SECRET = 'k3y/with "signs"+'
 )
 def test_secret_is_masked_in_every_form(echo: str) -> None:
     """However an API echoes a key, it does not come out."""
-    masked = Mask([f"Bearer {SECRET}"]).of(f"no such key: {echo}.")
+    masked = Redactor([f"Bearer {SECRET}"]).of(f"no such key: {echo}.")
 
     assert masked == "no such key: ***." or masked == "no such key: Bearer ***."
-    assert Mask(["", "a"]).of("a cat") == "a cat"
+    assert Redactor(["", "a"]).of("a cat") == "a cat"
 
 
 @pytest.mark.parametrize("user", ["", "a", "ab", "abc", "user:", "Bearer "])
@@ -580,7 +580,7 @@ def test_secret_is_masked_within_longer_base64(user: str) -> None:
     """What is encoded along with a key shifts its characters, and hides it from no one."""
     echo = b64encode(f"{user}{SECRET}:more".encode()).decode()
 
-    masked = Mask([SECRET]).of(f"no: {echo}")
+    masked = Redactor([SECRET]).of(f"no: {echo}")
 
     assert "***" in masked
     certain = b64encode(SECRET.encode()).decode()[4:-4]
@@ -592,9 +592,9 @@ def test_text_of_many_backslashes_is_masked_at_once() -> None:
     """How a text was escaped can be tried in as many ways as there are; only one of them is."""
     began = time.monotonic()
 
-    assert Mask(["a\\\"''b"]).of("a\\\\\\\"''b") == "***"
-    assert Mask(["\\" * 30 + "/key"]).of("\\" * 10_000) == "\\" * 10_000
-    assert Mask(["'" * 30 + "/key"]).of("'" * 10_000) == "'" * 10_000
+    assert Redactor(["a\\\"''b"]).of("a\\\\\\\"''b") == "***"
+    assert Redactor(["\\" * 30 + "/key"]).of("\\" * 10_000) == "\\" * 10_000
+    assert Redactor(["'" * 30 + "/key"]).of("'" * 10_000) == "'" * 10_000
     assert time.monotonic() - began < 5
 
 
@@ -606,28 +606,28 @@ async def test_key_in_a_refused_answer_is_masked_before_it_is_cut(length: int) -
     async with FeedServer(
         Answer(twice.encode()), Answer(headers={"Content-Encoding": padded[length - 35 :]})
     ) as feed:
-        keys = Keys(feed.url, {"Auth-Key": "SECRET-KEY"})
-        async with source_http("feed", keys=keys) as client:
+        keys = Credentials(feed.url, {"Auth-Key": "SECRET-KEY"})
+        async with source_http("feed", credentials=keys) as client:
             answer = await client.get(feed.url)
             with pytest.raises(SourceError, match="is ambiguous") as twofold:
                 await client.document(answer, "rows")
             with pytest.raises(SourceError, match="is packed as") as packed:
-                await client.get(feed.url, is_query=False)
+                await client.get(feed.url, idempotent=False)
 
     for caught in (twofold, packed):
         assert "SECR" not in str(caught.value)
         assert len(str(caught.value)) < 600
 
 
-async def leave(keys: Keys, error: Exception) -> None:
-    async with source_http("feed", keys=keys):
+async def leave(keys: Credentials, error: Exception) -> None:
+    async with source_http("feed", credentials=keys):
         raise error
 
 
 async def test_error_of_a_source_is_masked_whoever_says_it() -> None:
     """What a provider makes of an answer passes the same place, and so does what is behind it."""
     async with FeedServer() as feed:
-        keys = Keys(feed.url, {"Authorization": "Bearer SECRET-KEY"})
+        keys = Credentials(feed.url, {"Authorization": "Bearer SECRET-KEY"})
         missing = KeyError("SECRET-KEY")
         said = SourceError("The API answers 'SECRET-KEY'.", "feed")
         said.__context__ = ValueError("no such key: SECRET-KEY")
@@ -644,8 +644,8 @@ async def test_error_of_a_source_is_masked_whoever_says_it() -> None:
 
 async def test_value_is_masked_before_it_is_cut() -> None:
     """Half a key, at the end of what is shown, is half a key too many."""
-    keys = Keys("https://feed.example/", {"Auth-Key": "SECRET-KEY"})
-    async with source_http("feed", keys=keys) as client:
+    keys = Credentials("https://feed.example/", {"Auth-Key": "SECRET-KEY"})
+    async with source_http("feed", credentials=keys) as client:
         for length in range(60, 90):
             assert "SECR" not in client.quoted("x" * length + "SECRET-KEY", 80)
         assert len(client.quoted("x" * 10**6)) == 80

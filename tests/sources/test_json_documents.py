@@ -18,10 +18,10 @@ import pytest
 
 from ladon_storage.collection import records
 from ladon_storage.collection.json_values import parse_json
-from ladon_storage.collection.protocols import Known
+from ladon_storage.collection.protocols import KnownContent
 from ladon_storage.collection.records import Page, Reject
 from ladon_storage.errors import SourceError
-from ladon_storage.sources import Kev, Rest, ThreatFox, UrlHaus, urlhaus
+from ladon_storage.sources import Kev, RestApi, ThreatFox, UrlHaus, urlhaus
 from ladon_storage.sources.http.client import source_http
 from ladon_storage.sources.json import documents
 from ladon_storage.sources.json.documents import (
@@ -432,7 +432,7 @@ class Sink:
         return set(listed)
 
 
-async def read(source: Any, known: Known | None, until: Any = None) -> list[Page]:
+async def read(source: Any, known: KnownContent | None, until: Any = None) -> list[Page]:
     return [page async for page in source.pages(None, until, known)]
 
 
@@ -490,8 +490,8 @@ def test_digest_of_a_large_document_is_quick() -> None:
     assert time.thread_time() - began < 0.5
 
 
-def api(url: str, **more: Any) -> Rest:
-    return Rest(source_id="feed", url=url, timestamps=("at",), **more)
+def api(url: str, **more: Any) -> RestApi:
+    return RestApi(source_id="feed", url=url, timestamps=("at",), **more)
 
 
 def item(number: int) -> dict[str, Any]:
@@ -511,7 +511,7 @@ async def test_api_with_a_large_document_is_collected_whole(
         found = {str(each["id"]): each for each in found}
     body = {"total": 2_500, "data": {"items": found}}
     async with FeedServer(Answer.of(body), Answer.of(body | {"total": 2_501})) as feed:
-        source = api(feed.url, records="data.items", keyed=keyed)
+        source = api(feed.url, records="data.items", records_keyed_by_id=keyed)
         pages = await read(source, None)
         with pytest.raises(SourceError, match="2501 items, and gives 2500"):
             await read(source, None)

@@ -92,7 +92,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def instance_at(server: FeedServer, **fields: Any) -> Misp:
-    return Misp(url=server.at("misp"), key="MISP_KEY", **{"limit": 2, **fields})
+    return Misp(url=server.at("misp"), key="MISP_KEY", **{"page_size": 2, **fields})
 
 
 # An instance.
@@ -225,7 +225,7 @@ async def test_instance_that_ignores_the_limit_is_whole_where_it_says_so(
     page = json.dumps({"response": [event(n, n) for n in first]}).encode()
     answer = Answer(page, headers={"X-Result-Count": stated})
     async with FeedServer(play=lambda _: answer) as server:
-        source = instance_at(server, limit=3)
+        source = instance_at(server, page_size=3)
         if is_whole:
             assert ids(await read(source)) == [uuid(n) for n in first]
         else:
@@ -243,7 +243,7 @@ async def test_instance_that_gives_fewer_than_it_counts_fails() -> None:
 
     async with FeedServer(play=broken) as server:
         with pytest.raises(SourceError, match="that there are 7 items, and gives 3"):
-            await read(instance_at(server, limit=3))
+            await read(instance_at(server, page_size=3))
 
 
 async def test_event_that_is_deleted_meanwhile_pulls_none_out() -> None:

@@ -36,7 +36,7 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Rate | None]]:
     async def admitted(_: URL, rate: Rate | None) -> None:
         asked.append(rate)
 
-    monkeypatch.setattr(http, "admitted", admitted)
+    monkeypatch.setattr(http, "wait_for_rate_limit", admitted)
     monkeypatch.setattr(nvd, "utc_now", lambda: NOW)
     monkeypatch.setenv("NVD_KEY", KEY)
     with stamina.set_testing(True, attempts=http.ATTEMPTS, cap=True):

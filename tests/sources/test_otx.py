@@ -91,7 +91,7 @@ async def read(
 async def test_pulses_are_read_to_the_last_page() -> None:
     """`next` is followed; times without a zone are UTC; the key is on every request."""
     async with FeedServer(play=Service(*(pulse(n, n) for n in range(5)))) as feed:
-        assert await read(source(feed, limit=2)) == [(f"p{n}", at(n)) for n in range(5)]
+        assert await read(source(feed, page_size=2)) == [(f"p{n}", at(n)) for n in range(5)]
 
     # Each page is looked at again behind the next one, and the first one at the end.
     pages = [each.query.get("page") for each in feed.asks]
@@ -120,7 +120,7 @@ async def test_list_that_shifted_is_read_on_where_it_is() -> None:
     service.between = once
     async with FeedServer(play=service) as feed:
         sink, storage = MemorySink(), ScriptedStorage()
-        await run(source(feed, limit=2), sink, storage, run_id="r", clock=lambda: at(99))
+        await run(source(feed, page_size=2), sink, storage, run_id="r", clock=lambda: at(99))
 
     # Page 1 has p0 and p1, then p0 moves behind p3: page 2 would have p3 and p0, without p2.
     assert sorted(set(sink.ids)) == ["p0", "p1", "p2", "p3"]
@@ -139,7 +139,7 @@ async def test_list_that_shifts_every_time_fails_the_run() -> None:
     service.between = always
     async with FeedServer(play=service) as feed:
         with pytest.raises(SourceError, match="changed in each of 5 readings") as caught:
-            await read(source(feed, limit=2))
+            await read(source(feed, page_size=2))
 
     assert caught.value.transient
 
@@ -161,7 +161,7 @@ async def test_gateway_that_times_out_is_asked_again() -> None:
         return answers.pop() if answers and "page" in asked.query else service(asked)
 
     async with FeedServer(play=slow) as feed:
-        assert len(await read(source(feed, limit=2))) == 4
+        assert len(await read(source(feed, page_size=2))) == 4
 
 
 async def test_wrong_key_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,12 +22,12 @@ from ladon_storage.collection.records import Page, Record, paged
 from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sinks import SqlSink
-from ladon_storage.sources import Rest, source_from
+from ladon_storage.sources import RestApi, source_from
 from ladon_storage.sources.http import client as http
-from ladon_storage.sources.http.client import HttpAnswer, source_http
+from ladon_storage.sources.http.client import HttpResponse, source_http
 from ladon_storage.sources.http.hosts import circuit_of
 from ladon_storage.sources.rest.page_metadata import next_in
-from ladon_storage.sources.rest.pagination import Got, NextLink, Step
+from ladon_storage.sources.rest.pagination import NextLinkPagination, PageRequest, PageResponse
 from tests.collecting import MemorySink, ScriptedStorage, at, table
 from tests.feed_server import Answer, Asked, FeedServer
 from tests.recordings import recording
@@ -80,7 +80,7 @@ class Api:
         return Answer(json.dumps(document).encode(), headers={"Link": link})
 
 
-def api(feed: FeedServer, **fields: Any) -> Rest:
+def api(feed: FeedServer, **fields: Any) -> RestApi:
     """Return a source as a file or a form describes it."""
     described = {
         "kind": "rest",
@@ -91,7 +91,7 @@ def api(feed: FeedServer, **fields: Any) -> Rest:
         **fields,
     }
     source = source_from(described)
-    assert isinstance(source, Rest)
+    assert isinstance(source, RestApi)
     return source
 
 
@@ -392,9 +392,11 @@ def test_link_header_is_read_in_every_form(headers: list[str], link: str | None)
 )
 def test_next_link_of_a_service_behind_tls_stays_there(link: str, expected: str) -> None:
     """A service that takes itself for http is asked as it was before."""
-    answer = HttpAnswer(URL("https://a.org/x"), 200, CIMultiDictProxy(CIMultiDict()), b"")
+    answer = HttpResponse(URL("https://a.org/x"), 200, CIMultiDictProxy(CIMultiDict()), b"")
 
-    step = NextLink(path="next").after(Step(), Got(answer, {"next": link}, []))
+    step = NextLinkPagination(path="next").next_request(
+        PageRequest(), PageResponse(answer, {"next": link}, [])
+    )
 
     assert step
     assert str(step.url) == expected
@@ -413,9 +415,11 @@ def test_next_link_of_a_service_behind_tls_stays_there(link: str, expected: str)
 def test_next_link_of_a_backend_can_be_kept_on_the_host(link: str, expected: str) -> None:
     """Scheme, host, port and a prefix that only the gateway has are those that were configured."""
     url = URL("https://me@a.org:8443/api/x?p=1")
-    answer = HttpAnswer(url, 200, CIMultiDictProxy(CIMultiDict()), b"")
+    answer = HttpResponse(url, 200, CIMultiDictProxy(CIMultiDict()), b"")
 
-    step = NextLink(keep_host=True).after(Step(), Got(answer, {"next": link}, []))
+    step = NextLinkPagination(keep_host=True).next_request(
+        PageRequest(), PageResponse(answer, {"next": link}, [])
+    )
 
     assert step
     assert str(step.url) == expected
@@ -463,7 +467,7 @@ async def test_keyed_records_have_their_keys_as_ids() -> None:
     """An object of ids, with an object each, or a list of one."""
     document = {"rows": {"a": {"at": "2024-01-01"}, "b": [{"at": "2024-01-01"}], "c": 7}}
     async with FeedServer(Answer.of(document)) as feed:
-        [page] = [page async for page in api(feed, keyed=True).pages(None, None)]
+        [page] = [page async for page in api(feed, records_keyed_by_id=True).pages(None, None)]
 
     assert [each.record_id for each in page.records] == ["a", "b"]
     assert [each.record_id for each in page.rejects] == ["c"]
@@ -595,11 +599,11 @@ async def test_engine_heeds_what_is_declared() -> None:
     """Order, whole and retention are attributes that the engine looks at."""
     async with FeedServer() as feed:
         plain = api(feed)
-        full = api(feed, ordered=True, overlap=None, whole=True, retention="P30D")
+        full = api(feed, ordered=True, overlap=None, full_snapshot=True, retention="P30D")
 
-    assert (plain.ordered, plain.whole, plain.retention) == (False, False, None)
+    assert (plain.ordered, plain.full_snapshot, plain.retention) == (False, False, None)
     assert plain.overlap == timedelta(hours=24)
-    assert (full.ordered, full.whole, full.retention) == (True, True, timedelta(days=30))
+    assert (full.ordered, full.full_snapshot, full.retention) == (True, True, timedelta(days=30))
     assert full.overlap is None
 
 
@@ -795,7 +799,7 @@ async def test_failure_beside_the_records_fails_the_run(
     for rows in records:
         async with FeedServer(Answer.of({**rows, **sign})) as feed:
             with pytest.raises(SourceError):
-                _ = [page async for page in api(feed, may_lack=may_lack).pages(None, None)]
+                _ = [page async for page in api(feed, records_optional=may_lack).pages(None, None)]
 
 
 @pytest.mark.parametrize("sign", NO_FAILURES)
@@ -808,7 +812,7 @@ async def test_word_of_success_is_no_failure(sign: dict[str, Any]) -> None:
 async def test_failure_that_is_declared_as_right_is_none() -> None:
     """What an API always says is expected of it."""
     async with FeedServer(Answer.of({"rows": [row(1)], "code": 500})) as feed:
-        source = api(feed, expect={"code": [500]})
+        source = api(feed, expected_values={"code": [500]})
         assert [page async for page in source.pages(None, None)]
 
 
@@ -816,14 +820,14 @@ async def test_list_that_is_elsewhere_is_not_lacking() -> None:
     """A wrong path of the records is no answer without a list."""
     async with FeedServer(Answer.of({"data": {"items": [row(1)]}})) as feed:
         with pytest.raises(SourceError, match=r"at 'rows', and has one at 'data\.items'"):
-            _ = [page async for page in api(feed, may_lack=True).pages(None, None)]
+            _ = [page async for page in api(feed, records_optional=True).pages(None, None)]
 
 
 async def test_answer_without_a_list_has_no_records_where_declared() -> None:
     """Other lists, and a sentence, are no records."""
     document = {"message": "no results", "links": [{"rel": "self"}], "tags": ["a"]}
     async with FeedServer(Answer.of(document)) as feed:
-        pages = [page async for page in api(feed, may_lack=True).pages(None, None)]
+        pages = [page async for page in api(feed, records_optional=True).pages(None, None)]
     assert not any(page.records for page in pages)
 
 

@@ -235,7 +235,7 @@ async def test_keys_of_keyed_records_are_no_signs() -> None:
     """A record whose id is next is a record."""
     document = {"next": {"at": "2024-01-01"}, "total": {"at": "2024-01-01"}}
     async with FeedServer(play=lambda _: Answer.of(document)) as feed:
-        assert await ids_of(feed, records="", keyed=True) == ["next", "total"]
+        assert await ids_of(feed, records="", records_keyed_by_id=True) == ["next", "total"]
 
 
 @pytest.mark.parametrize(("limit", "completeness"), [(7, "declared"), (8, "whole document")])
@@ -1285,7 +1285,7 @@ async def test_answer_without_a_body_is_nothing_where_it_was_declared(
 ) -> None:
     """Else it is no answer, and the error names the setting."""
     async with FeedServer(play=lambda _: Answer(body if status == 200 else b"", status)) as feed:
-        assert await ids_of(feed, may_lack=True) == []
+        assert await ids_of(feed, records_optional=True) == []
         assert "set may_lack" in await refused(feed)
 
 

@@ -16,18 +16,18 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from ladon_storage.errors import SourceError
-from ladon_storage.sources.http.client import HttpAnswer
+from ladon_storage.sources.http.client import HttpResponse
 from ladon_storage.sources.rest import fetching as walking
-from ladon_storage.sources.rest.fetching import Walk
+from ladon_storage.sources.rest.fetching import PageFetcher
 from ladon_storage.sources.rest.listing import KEY_END
 from ladon_storage.sources.rest.pagination import (
-    Cursor,
-    Got,
-    NextLink,
-    Offsets,
-    PageNumbers,
-    Paging,
-    Step,
+    CursorPagination,
+    NextLinkPagination,
+    OffsetPagination,
+    PageNumberPagination,
+    PageRequest,
+    PageResponse,
+    Pagination,
 )
 
 Change = tuple[str, int]
@@ -49,7 +49,7 @@ class Listing:
 
     def __init__(
         self,
-        paging: Paging,
+        paging: Pagination,
         rows: int,
         size: int,
         script: Iterable[Collection[Change]] = (),
@@ -66,13 +66,15 @@ class Listing:
         self._total = total
         self._next = 1_000
 
-    async def page(self, step: Step, *, accept: Collection[int], may_be_empty: bool) -> Got:
+    async def page(
+        self, step: PageRequest, *, accept: Collection[int], may_be_empty: bool
+    ) -> PageResponse:
         """Answer as it is at this moment."""
         if self.asked:
             for change in self.script.pop(0) if self.script else self.always:
                 self.change(*change)
         query = {**(step.url or URL("http://a")).query, **step.query}
-        if isinstance(self.paging, Offsets):
+        if isinstance(self.paging, OffsetPagination):
             first, size = int(query["offset"]), min(int(query["limit"]), self._size)
         else:
             first, size = (int(query.get("page", 1)) - 1) * self._size, self._size
@@ -81,14 +83,16 @@ class Listing:
         document: dict[str, Any] = {"rows": items}
         if self._total:
             document["total"] = len(self.rows)
-        if isinstance(self.paging, NextLink):
+        if isinstance(self.paging, NextLinkPagination):
             more = first + size < len(self.rows)
             document["next"] = f"?page={first // self._size + 2}" if more else None
-        if isinstance(self.paging, Cursor):
+        if isinstance(self.paging, CursorPagination):
             more = first + size < len(self.rows)
             document["next_page"] = first // self._size + 2 if more else None
         url = step.url or URL("http://a/")
-        return Got(HttpAnswer(url, 200, CIMultiDictProxy(CIMultiDict()), b"."), document, items)
+        return PageResponse(
+            HttpResponse(url, 200, CIMultiDictProxy(CIMultiDict()), b"."), document, items
+        )
 
     def change(self, kind: str, at: int) -> None:
         """Change the list: a row that is moved was updated, and so has another version."""
@@ -108,7 +112,7 @@ class Listing:
                 rows.insert(at, (number, version + 1))
         self.throughout &= {number for number, _ in rows}
 
-    async def nothing(self, step: Step) -> None:
+    async def nothing(self, step: PageRequest) -> None:
         """No range is asked."""
 
     async def keys(self, items: Any) -> list[str]:
@@ -118,7 +122,7 @@ class Listing:
     def is_round(self, count: int) -> bool:
         return False
 
-    def refusal(self, got: Got) -> SourceError:
+    def refusal(self, got: PageResponse) -> SourceError:
         return SourceError("refused")
 
     def error(self, problem: str, *, transient: bool = False) -> SourceError:
@@ -127,16 +131,16 @@ class Listing:
 
 async def read(listing: Listing) -> list[int]:
     """Return the ids that were read, as often as they were."""
-    walk = Walk(listing)
+    walk = PageFetcher(listing)
     return [item["id"] async for got in walk.pages() for item in got.items]
 
 
-def paging_of(kind: str, limit: int) -> Paging:
-    pagings: dict[str, Paging] = {
-        "cursor": Cursor(path="next_page", parameter="page"),
-        "offset": Offsets(limit=limit),
-        "page": PageNumbers(),
-        "next": NextLink(),
+def paging_of(kind: str, limit: int) -> Pagination:
+    pagings: dict[str, Pagination] = {
+        "cursor": CursorPagination(path="next_page", parameter="page"),
+        "offset": OffsetPagination(page_size=limit),
+        "page": PageNumberPagination(),
+        "next": NextLinkPagination(),
     }
     return pagings[kind]
 
@@ -227,7 +231,7 @@ async def test_offsets_overlap_so_that_no_change_is_overlooked(
         [(kind, 0 if kind == "put" else at) for kind, at in each]
         for each in script
     ]
-    listing = Listing(Offsets(limit=size), rows, size, changes, total=total)
+    listing = Listing(OffsetPagination(page_size=size), rows, size, changes, total=total)
     try:
         found = await read(listing)
     except SourceError:
@@ -250,7 +254,7 @@ async def test_list_that_is_declared_stable_is_not_checked(kind: str) -> None:
     """One request for a page, and the run says that this was only declared."""
     paging = paging_of(kind, 10).model_copy(update={"stable": True})
     listing = Listing(paging, 95, 10)
-    walk = Walk(listing)
+    walk = PageFetcher(listing)
 
     found = [item["id"] async for got in walk.pages() for item in got.items]
 
@@ -292,14 +296,16 @@ async def test_offsets_that_are_rounded_to_pages_are_read_whole() -> None:
     """Where one from before answers the page before, each page is asked for again instead."""
 
     class Rounded(Listing):
-        async def page(self, step: Step, *, accept: Collection[int], may_be_empty: bool) -> Got:
+        async def page(
+            self, step: PageRequest, *, accept: Collection[int], may_be_empty: bool
+        ) -> PageResponse:
             offset = int(step.query["offset"]) // 10 * 10
-            rounded = Step(query={**step.query, "offset": offset})
+            rounded = PageRequest(query={**step.query, "offset": offset})
             return await super().page(rounded, accept=accept, may_be_empty=may_be_empty)
 
     for before in range(20):
         script: list[list[Change]] = [[]] * before + [[("shift", 0)]]
-        listing = Rounded(Offsets(limit=10), 45, 10, script)
+        listing = Rounded(OffsetPagination(page_size=10), 45, 10, script)
         assert listing.throughout <= set(await read(listing)), before
 
 
@@ -308,7 +314,9 @@ async def test_list_with_cursors_is_not_asked_twice(apart: int) -> None:
     """A cursor that is an id stays where it is when rows move, also where ids count the rows."""
 
     class Keyset(Listing):
-        async def page(self, step: Step, *, accept: Collection[int], may_be_empty: bool) -> Got:
+        async def page(
+            self, step: PageRequest, *, accept: Collection[int], may_be_empty: bool
+        ) -> PageResponse:
             first = int(step.query.get("cursor", 0))
             self.asked.append(first)
             last = min(first + 10 * apart, 95 * apart)
@@ -316,9 +324,11 @@ async def test_list_with_cursors_is_not_asked_twice(apart: int) -> None:
             following = first + 10 * apart if first < 90 * apart else None
             document = {"rows": items, "next_cursor": following}
             url = URL("http://a/")
-            return Got(HttpAnswer(url, 200, CIMultiDictProxy(CIMultiDict()), b"."), document, items)
+            return PageResponse(
+                HttpResponse(url, 200, CIMultiDictProxy(CIMultiDict()), b"."), document, items
+            )
 
-    listing = Keyset(Cursor(), 95, 10)
+    listing = Keyset(CursorPagination(), 95, 10)
 
     assert await read(listing) == list(range(0, 95 * apart, apart))
     assert listing.asked == list(range(0, 95 * apart, 10 * apart))
@@ -327,8 +337,8 @@ async def test_list_with_cursors_is_not_asked_twice(apart: int) -> None:
 async def test_walk_holds_no_more_for_a_longer_list(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is known again at its front is bounded."""
     monkeypatch.setattr(walking, "KNOWN_KEYS", 50)
-    listing = Listing(Offsets(limit=10), 500, 10)
-    walk = Walk(listing)
+    listing = Listing(OffsetPagination(page_size=10), 500, 10)
+    walk = PageFetcher(listing)
 
     assert len([got async for got in walk.pages()]) > 50
     assert len(walk._known) == 50
@@ -340,7 +350,9 @@ class Opaque(Listing):
 
     tokens: Sequence[str] = [sha256(str(offset).encode()).hexdigest() for offset in range(50)]
 
-    async def page(self, step: Step, *, accept: Collection[int], may_be_empty: bool) -> Got:
+    async def page(
+        self, step: PageRequest, *, accept: Collection[int], may_be_empty: bool
+    ) -> PageResponse:
         """Answer as it is at this moment."""
         if self.asked:
             for change in self.script.pop(0) if self.script else self.always:
@@ -354,8 +366,8 @@ class Opaque(Listing):
         document: dict[str, Any] = {"rows": items, "next_cursor": following}
         if self._total:
             document["total"] = len(self.rows)
-        answer = HttpAnswer(URL("http://a/"), 200, CIMultiDictProxy(CIMultiDict()), b".")
-        return Got(answer, document, items)
+        answer = HttpResponse(URL("http://a/"), 200, CIMultiDictProxy(CIMultiDict()), b".")
+        return PageResponse(answer, document, items)
 
 
 @pytest.mark.parametrize(
@@ -375,7 +387,7 @@ async def test_cursor_that_hides_its_offset_is_found_out_by_what_it_yields(
 ) -> None:
     """A record that comes twice, or a total that changes, shows that the list moved."""
     script: list[list[Change]] = [[] for _ in range(before - 1)] + [[(change, -1)]]
-    listing = Opaque(Cursor(), 23, 5, script, total=total)
+    listing = Opaque(CursorPagination(), 23, 5, script, total=total)
 
     assert listing.throughout <= set(await read(listing))
     assert len(listing.asked) == 10
@@ -402,7 +414,7 @@ async def test_opaque_cursor_that_counts_is_checked_as_an_offset(token: str, cha
     """One that is or holds the number of items or pages before it shifts when the list does."""
     for before in range(12):
         script: list[list[Change]] = [[]] * before + [[(change, 0)]]
-        listing = Opaque(Cursor(), 23, 5, script)
+        listing = Opaque(CursorPagination(), 23, 5, script)
         listing.tokens = ["", *map(TOKENS[token], range(1, 50))]
         assert listing.throughout <= set(await read(listing)), before
 
@@ -411,25 +423,29 @@ async def test_total_is_met_by_records_that_differ() -> None:
     """One that comes twice stands for another that never came."""
 
     class Doubled(Opaque):
-        async def page(self, step: Step, *, accept: Collection[int], may_be_empty: bool) -> Got:
+        async def page(
+            self, step: PageRequest, *, accept: Collection[int], may_be_empty: bool
+        ) -> PageResponse:
             got = await super().page(step, accept=accept, may_be_empty=may_be_empty)
             items = [{"id": min(each["id"], 8), "v": 0} for each in got.items]
-            return Got(got.answer, {**got.document, "rows": items}, items)
+            return PageResponse(got.answer, {**got.document, "rows": items}, items)
 
     with pytest.raises(SourceError, match="there are 10 items, and gives 9 that differ"):
-        await read(Doubled(Cursor(), 10, 3, total=True))
+        await read(Doubled(CursorPagination(), 10, 3, total=True))
 
 
 async def test_record_that_always_comes_twice_is_no_movement() -> None:
     """A list that is read the same once more is taken for what it is."""
 
     class Overlapping(Opaque):
-        async def page(self, step: Step, *, accept: Collection[int], may_be_empty: bool) -> Got:
+        async def page(
+            self, step: PageRequest, *, accept: Collection[int], may_be_empty: bool
+        ) -> PageResponse:
             got = await super().page(step, accept=accept, may_be_empty=may_be_empty)
             items = [{"id": 0, "v": 0}, *got.items[1:]]
-            return Got(got.answer, {**got.document, "rows": items}, items)
+            return PageResponse(got.answer, {**got.document, "rows": items}, items)
 
-    listing = Overlapping(Cursor(), 10, 5)
+    listing = Overlapping(CursorPagination(), 10, 5)
 
     assert set(await read(listing)) == {0, 1, 2, 3, 4, 6, 7, 8, 9}
     assert listing.asked == [0, 5, 0, 5]
@@ -440,7 +456,10 @@ async def test_total_of_more_records_than_are_told_apart_is_only_declared(
 ) -> None:
     """What is held of the ids is bounded, and what is not known is not claimed."""
     monkeypatch.setattr(walking, "KNOWN_KEYS", 50)
-    few, many = (Walk(Listing(Offsets(limit=10), rows, 10, total=True)) for rows in (50, 60))
+    few, many = (
+        PageFetcher(Listing(OffsetPagination(page_size=10), rows, 10, total=True))
+        for rows in (50, 60)
+    )
     for walk in (few, many):
         assert [got async for got in walk.pages()]
 

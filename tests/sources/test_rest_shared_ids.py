@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ladon_storage.errors import SourceError
-from ladon_storage.sources import Rest, source_from
+from ladon_storage.sources import RestApi, source_from
 from tests.collecting import at
 from tests.feed_server import Answer, FeedServer
 
@@ -24,7 +24,7 @@ async def read(rows: list[Any], size: int, **fields: Any) -> int:
     async with FeedServer(*map(Answer.of, [*pages, [], [], []])) as feed:
         described = {"kind": "rest", "source_id": "feed", "url": feed.url, "timestamps": ["at"]}
         source = source_from({"id": "kind", "paging": {"kind": "page"}, **described, **fields})
-        assert isinstance(source, Rest)
+        assert isinstance(source, RestApi)
         return sum([len(page.records) async for page in source.pages(None, None)])
 
 

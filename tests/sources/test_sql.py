@@ -204,7 +204,7 @@ async def test_view_is_read_like_a_table(file: File) -> None:
     file.fill((1, None), (2, "2024-01-01 00:02:00"))
     file.run("CREATE VIEW seen AS SELECT id, coalesce(updated_at, '2024-01-01') AS at FROM events")
 
-    found = await records(file.source(table="seen", time_column="at"))
+    found = await records(file.source(table="seen", timestamp_column="at"))
 
     assert [(each.record_id, each.timestamp) for each in found] == [("1", at(0)), ("2", at(2))]
 
@@ -225,7 +225,7 @@ async def test_words_of_sql_are_names(tmp_path: Path) -> None:
     file.run("INSERT INTO \"order by; --\" VALUES (1, '2024-01-01', 'x')")
 
     (found,) = await records(
-        file.source(table="order by; --", id_column="select", time_column="from where")
+        file.source(table="order by; --", id_column="select", timestamp_column="from where")
     )
 
     assert json.loads(found.payload)["a%(b)s:c"] == "x"
@@ -237,7 +237,7 @@ async def test_words_of_sql_are_names(tmp_path: Path) -> None:
 async def test_numbers_as_text_are_compared_as_numbers(file: File) -> None:
     """Scenario 14: "10" is after "9"; what is no number goes into the quarantine."""
     file.fill((1, "9"), (2, "10"), (3, "x"), (4, None), kind="TEXT")
-    source = file.source(times="seconds", page_size=1)
+    source = file.source(timestamp_format="seconds", page_size=1)
 
     pages = await read(source)
     again = await records(source, datetime.fromtimestamp(10, UTC))
@@ -266,7 +266,7 @@ async def test_timestamp_is_never_rounded_up(
 ) -> None:
     """It is cut to microseconds, and the row is read again from exactly that instant on."""
     file.fill((1, value), kind="NUMERIC" if times.endswith("seconds") else "TEXT")
-    source = file.source(times=times)
+    source = file.source(timestamp_format=times)
 
     (found,) = await records(source)
 
@@ -281,7 +281,7 @@ async def test_texts_with_offsets_are_compared_as_instants(file: File) -> None:
     """Scenario 11: as texts they sort in another order, so that they promise none."""
     file.fill((1, "2024-01-01T05:00:00+05:00"), (2, "2024-01-01T01:00:00Z"), kind="TEXT")
     file.fill((3, "2023-12-31T23:00:00-12:00"), kind="TEXT")
-    source = file.source(times="text")
+    source = file.source(timestamp_format="text")
 
     for start, until, expected in ((0, 59, "1"), (1, 659, "2"), (61, 661, "3")):
         assert ids(await records(source, at(start), at(until))) == [expected]
@@ -297,7 +297,7 @@ async def test_texts_that_sort_wrong_are_refused_where_order_was_declared(file: 
         SourceError, match=r"'2024-01-01T01:00:00' comes after .* set times to text"
     ):
         await read(file.source(page_size=1))
-    assert ids(await records(file.source(times="text"))) == ["1", "2"]
+    assert ids(await records(file.source(timestamp_format="text"))) == ["1", "2"]
 
 
 @pytest.mark.parametrize(
@@ -1026,7 +1026,7 @@ async def test_time_before_all_calendars_is_quarantined_by_a_later_run(
     usual = "'2024-01-01'" if times == "datetime" else "'1704067200'"
     base.run(f"CREATE TABLE events (id int, updated_at {kind})")
     base.run(f"INSERT INTO events VALUES (1, {usual})")
-    source = base.source(times=times)
+    source = base.source(timestamp_format=times)
     assert ids(await records(source)) == ["1"]
 
     base.run(f"INSERT INTO events VALUES (2, {none[0]}), (3, {none[1]}), (4, {usual})")

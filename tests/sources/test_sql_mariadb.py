@@ -86,7 +86,7 @@ async def test_timestamp_is_an_instant_whatever_the_zone_of_the_server(
     instant = utc("2024-07-01 10:00:00.000001")
 
     (found,) = await records(base.source(zone="Asia/Tokyo"), instant)
-    (same,) = await records(base.source(zone="Europe/Berlin", time_column="local"))
+    (same,) = await records(base.source(zone="Europe/Berlin", timestamp_column="local"))
 
     assert found.timestamp == instant
     assert same.timestamp == utc("2024-07-01 10:00:00")
@@ -281,7 +281,7 @@ async def test_names_and_views_are_read_as_they_are(base: Base) -> None:
         "CREATE VIEW events AS SELECT `select` AS id, `from %` AS updated_at FROM `a``b%s:c`"
     )
 
-    plain = base.source(table="a`b%s:c", id_column="select", time_column="from %", page_size=1)
+    plain = base.source(table="a`b%s:c", id_column="select", timestamp_column="from %", page_size=1)
 
     assert ids(await records(plain)) == ids(await records(base.source(page_size=1))) == ["A", "a"]
 
@@ -294,8 +294,10 @@ async def test_numbers_as_text_and_texts_are_times(base: Base) -> None:
         " (2, '10', '2024-01-01t00:00:01Z'), (3, 'x', '')"
     )
 
-    numbers = await read(base.source(time_column="n", times="seconds", page_size=1))
-    texts = await read(base.source(time_column="t", times="text", page_size=1), utc("2024-01-01"))
+    numbers = await read(base.source(timestamp_column="n", timestamp_format="seconds", page_size=1))
+    texts = await read(
+        base.source(timestamp_column="t", timestamp_format="text", page_size=1), utc("2024-01-01")
+    )
 
     for pages in (numbers, texts):
         assert sorted(ids([each for page in pages for each in page.records])) == ["1", "2"]

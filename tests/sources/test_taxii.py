@@ -38,7 +38,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def collection_at(url: str, **fields: Any) -> Taxii:
-    return Taxii(url=url, **{"user": USER, "key": "TAXII_KEY", "limit": 4, **fields})
+    return Taxii(url=url, **{"user": USER, "key": "TAXII_KEY", "page_size": 4, **fields})
 
 
 def through(feed: FeedServer, path: str) -> str:
@@ -148,7 +148,7 @@ async def test_ties_wider_than_a_page_are_all_read(server: TaxiiServer) -> None:
     """With `next` their number does not matter, not even beyond what the server gives at once."""
     path = server.collection(*tied(3 * LARGEST_PAGE), (at(6), stix(99)))
 
-    found = ids(await read(collection_at(server.url(path), limit=1_000)))
+    found = ids(await read(collection_at(server.url(path), page_size=1_000)))
 
     assert sorted(found) == sorted(numbered(*range(3 * LARGEST_PAGE), 99))
 

@@ -22,16 +22,16 @@ from ladon_storage.sources import source_from
 from ladon_storage.sources.json.items import ItemReader
 from ladon_storage.sources.timestamp_patterns import reader_of, zone_in
 from ladon_storage.sources.timestamps import (
-    any_moment,
-    check_form,
-    check_read_form,
+    any_timestamps,
+    check_format,
+    check_readable_format,
     earliest,
     earliest_wall,
-    iso_moment,
+    format_timestamp,
+    iso_timestamps,
     latest_wall,
-    moment_of,
-    unix_moment,
-    written,
+    timestamp_parser,
+    unix_timestamps,
 )
 from tests.collecting import MemorySink, ScriptedStorage
 from tests.feed_server import Answer, Asked, FeedServer
@@ -83,7 +83,7 @@ def utc(text: str) -> datetime:
 )
 def test_instant_is_read_in_every_iso_form(told: str) -> None:
     """RFC 3339 whole, ISO 8601 as far as Python has it, and what programs make of them."""
-    assert iso_moment()(told) == any_moment()(told) == MOMENT
+    assert iso_timestamps()(told) == any_timestamps()(told) == MOMENT
 
 
 @pytest.mark.parametrize(
@@ -104,13 +104,13 @@ def test_instant_is_read_in_every_iso_form(told: str) -> None:
 )
 def test_fraction_is_one_of_the_smallest_unit(told: str, seconds: float) -> None:
     """ISO 8601 has fractions of minutes and hours as well; Python reads each as one of a second."""
-    assert any_moment()(told) == iso_moment()(told) == MOMENT + timedelta(seconds=seconds)
+    assert any_timestamps()(told) == iso_timestamps()(told) == MOMENT + timedelta(seconds=seconds)
 
 
 @pytest.mark.parametrize("told", ["2024-W35-2+02:00", "2024W352+02:00", "2024-08-27+02:00"])
 def test_offset_of_a_day_is_no_time_of_it(told: str) -> None:
     """A day may have an offset, as in XML; Python reads its sign as what stands before a time."""
-    assert any_moment()(told) == datetime(2024, 8, 26, 22, tzinfo=UTC)
+    assert any_timestamps()(told) == datetime(2024, 8, 26, 22, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_offset_of_a_day_is_no_time_of_it(told: str) -> None:
 )
 def test_instant_is_read_where_it_can_be_one_alone(told: Any) -> None:
     """In English, as RFC 2822, as digits, and as a count whose size tells its unit."""
-    assert any_moment()(told) == MOMENT
+    assert any_timestamps()(told) == MOMENT
 
 
 @pytest.mark.parametrize(
@@ -165,15 +165,15 @@ def test_instant_is_read_where_it_can_be_one_alone(told: Any) -> None:
 def test_what_could_be_two_instants_is_none(told: Any) -> None:
     """It is quarantined with the same reason as ever, and never guessed."""
     with pytest.raises(ValueError, match="should be an ISO 8601 timestamp"):
-        any_moment()(told)
+        any_timestamps()(told)
 
 
 def test_number_is_no_iso_text() -> None:
     """Who is declared to tell ISO 8601 texts, such as a column, tells no numbers."""
     with pytest.raises(ValueError, match="should be an ISO 8601 timestamp"):
-        iso_moment()(1_724_760_000)
+        iso_timestamps()(1_724_760_000)
     with pytest.raises(ValueError, match="should be an ISO 8601 timestamp"):
-        iso_moment()("1724760000000")
+        iso_timestamps()("1724760000000")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_number_is_no_iso_text() -> None:
 )
 def test_nothing_is_read_later_than_it_was(told: str, expected: str) -> None:
     """A leap second is the end of the second before it; digits beyond microseconds are cut."""
-    assert any_moment()(told) == utc(expected)
+    assert any_timestamps()(told) == utc(expected)
 
 
 @settings(deadline=None)
@@ -205,17 +205,17 @@ def test_written_instant_is_read_again(instant: datetime, zone: str, digits: int
     assert offset is not None
     if not offset % timedelta(minutes=1):
         rfc = format_datetime(local)
-        assert any_moment(BERLIN)(rfc) == any_moment(BERLIN)(rfc.lower()) == whole
-        assert any_moment(BERLIN)(local.isoformat()) == instant
+        assert any_timestamps(BERLIN)(rfc) == any_timestamps(BERLIN)(rfc.lower()) == whole
+        assert any_timestamps(BERLIN)(local.isoformat()) == instant
     nanoseconds = (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1_000
     for power in (0, 3, 6, 9):
         count = f"{nanoseconds:010}"
         count = (
             count[: len(count) - 9 + power] + "." + count[len(count) - 9 + power :] + "9" * digits
         )
-        assert any_moment(BERLIN)(count) == instant, count
-        assert unix_moment(10**power)(parse_json(count.removesuffix("."))) == instant
-    assert any_moment()(f"{instant:%Y%m%d%H%M%S}") == whole
+        assert any_timestamps(BERLIN)(count) == instant, count
+        assert unix_timestamps(10**power)(parse_json(count.removesuffix("."))) == instant
+    assert any_timestamps()(f"{instant:%Y%m%d%H%M%S}") == whole
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_written_instant_is_read_again(instant: datetime, zone: str, digits: int
 )
 def test_count_is_read_by_its_digits(per_second: int, told: Any, expected: str) -> None:
     """Exactly, and cut to the earlier microsecond."""
-    assert unix_moment(per_second)(told) == utc(expected)
+    assert unix_timestamps(per_second)(told) == utc(expected)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_count_beyond_the_calendar_is_refused(told: Any) -> None:
     """At once, however large its exponent is."""
     for value in (told, parse_json(told) if str(told)[:1].isdecimal() else told):
         with pytest.raises(ValueError, match="should be a count from 1970 on"):
-            unix_moment()(value)
+            unix_timestamps()(value)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_count_beyond_the_calendar_is_refused(told: Any) -> None:
 )
 def test_declared_form_is_read(forms: Any, told: Any, expected: str) -> None:
     """A pattern says what the digits mean; of several forms the first that fits does."""
-    assert moment_of(forms)(told) == utc(expected)
+    assert timestamp_parser(forms)(told) == utc(expected)
 
 
 @pytest.mark.parametrize(
@@ -277,9 +277,9 @@ def test_declared_form_is_read(forms: Any, told: Any, expected: str) -> None:
 def test_text_of_another_pattern_is_refused(told: Any) -> None:
     """Whole texts alone are of a pattern, and days that there are."""
     with pytest.raises(ValueError, match=r"."):
-        moment_of("%d.%m.%Y")(told)
+        timestamp_parser("%d.%m.%Y")(told)
     with pytest.raises(ValueError, match=r"one of the forms %d\.%m\.%Y, seconds"):
-        moment_of(["%d.%m.%Y", "seconds"])(told)
+        timestamp_parser(["%d.%m.%Y", "seconds"])(told)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_text_of_another_pattern_is_refused(told: Any) -> None:
 def test_form_that_says_no_instant_is_refused(form: str, message: str) -> None:
     """It is told when the source is made."""
     with pytest.raises(ValueError, match=message):
-        check_read_form(form)
+        check_readable_format(form)
 
 
 @pytest.fixture
@@ -318,9 +318,9 @@ def test_months_are_english_in_every_locale() -> None:
     pattern = "%a %A %d %b %B %Y %I %p"
     text = "Tue Tuesday 27 Aug August 2024 12 PM"
 
-    assert written(MOMENT, pattern) == text
+    assert format_timestamp(MOMENT, pattern) == text
     assert reader_of("%A %d %B %Y %I %p")("Tuesday 27 August 2024 12 PM").hour == 12
-    assert any_moment()("27 May 2024") == utc("2024-05-27")
+    assert any_timestamps()("27 May 2024") == utc("2024-05-27")
 
 
 # Clocks of a place.
@@ -333,7 +333,7 @@ def test_local_time_is_never_read_later_than_it_was(instant: datetime, zone: str
     place = ZoneInfo(zone)
     wall = instant.astimezone(place).replace(tzinfo=None, fold=0)
 
-    read = any_moment(place)(wall.isoformat())
+    read = any_timestamps(place)(wall.isoformat())
 
     assert read <= instant
     assert read.astimezone(place).replace(tzinfo=None) == wall
@@ -353,7 +353,7 @@ def test_local_time_is_never_read_later_than_it_was(instant: datetime, zone: str
 )
 def test_ambiguous_local_time_is_the_earlier_instant(wall: Any, expected: str) -> None:
     """So no watermark passes what the clock may show again."""
-    assert any_moment(BERLIN)(wall) == utc(expected)
+    assert any_timestamps(BERLIN)(wall) == utc(expected)
 
 
 CHANGES = [
@@ -391,8 +391,8 @@ def test_clock_that_is_set_back_leaves_nothing_out(
     def shown(instant: datetime) -> str:
         return instant.astimezone(place).strftime(fine)
 
-    assert written(bound, form, place) <= shown(after)
-    assert shown(before) < written(bound, form, place, up=True) + " "
+    assert format_timestamp(bound, form, place) <= shown(after)
+    assert shown(before) < format_timestamp(bound, form, place, up=True) + " "
 
 
 def test_start_in_an_hour_that_comes_twice_is_its_beginning() -> None:
@@ -407,7 +407,7 @@ def test_start_in_an_hour_that_comes_twice_is_its_beginning() -> None:
     assert latest_wall(first, BERLIN).minute == 50
     assert earliest_wall(second, BERLIN).minute == 10
     assert latest_wall(second, BERLIN) == datetime(2024, 10, 27, 3)  # noqa: DTZ001 - a clock's
-    assert written(second, "%H:%M %z", BERLIN, up=True) == "02:10 +0100"
+    assert format_timestamp(second, "%H:%M %z", BERLIN, up=True) == "02:10 +0100"
 
 
 @pytest.mark.parametrize(
@@ -429,7 +429,7 @@ def test_start_in_an_hour_that_comes_twice_is_its_beginning() -> None:
 )
 def test_bound_is_told_in_the_zone_that_it_names(form: str, expected: str) -> None:
     """A literal Z is UTC, whatever the clock of the API is; what tells no zone is that clock's."""
-    assert written(MOMENT, check_form(form), BERLIN) == expected
+    assert format_timestamp(MOMENT, check_format(form), BERLIN) == expected
     assert zone_in("%H:%M") is None
 
 
@@ -437,7 +437,7 @@ def test_bound_at_the_ends_of_the_calendar_is_told() -> None:
     """No zone leads beyond it."""
     for instant in (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)):
         for zone in ("America/New_York", "Asia/Tokyo"):
-            assert written(instant, "date", ZoneInfo(zone), up=True)[:3] in ("000", "999")
+            assert format_timestamp(instant, "date", ZoneInfo(zone), up=True)[:3] in ("000", "999")
 
 
 async def test_row_of_the_second_hour_is_collected() -> None:
@@ -471,7 +471,9 @@ async def test_row_of_the_second_hour_is_collected() -> None:
 
 
 def reader(**fields: Any) -> ItemReader:
-    return ItemReader(**{"id": "id", "times": ("first", "last"), "moment": any_moment(), **fields})
+    return ItemReader(
+        **{"id": "id", "times": ("first", "last"), "parser": any_timestamps(), **fields}
+    )
 
 
 @pytest.mark.parametrize(
@@ -601,4 +603,4 @@ async def test_cursor_of_many_digits_is_handed_back(where: str) -> None:
 def test_offset_of_no_hour_is_read() -> None:
     """Some zones are not a whole number of hours away."""
     east = timezone(timedelta(hours=5, minutes=45))
-    assert any_moment()(MOMENT.astimezone(east).isoformat()) == MOMENT
+    assert any_timestamps()(MOMENT.astimezone(east).isoformat()) == MOMENT

@@ -17,7 +17,7 @@ import yaml
 
 from demo.stage import PROJECT, environment
 from demo.up import RUNS
-from ladon_storage.flows.serve import TABLE
+from ladon_storage.flows.serve import DEPLOYMENTS_FILE
 from tests.feed_server import Answer, FeedServer
 from tests.up.place import Place
 from tests.up.prefect_api import CATALOGUE
@@ -48,7 +48,7 @@ def steps() -> list[tuple[str, str]]:
 
 def local_table(feed: str) -> dict[str, Any]:
     """Return the table of deployments without a source on the internet that could be due."""
-    table: dict[str, Any] = yaml.safe_load(TABLE.read_text())
+    table: dict[str, Any] = yaml.safe_load(DEPLOYMENTS_FILE.read_text())
     for each in table["deployments"]:
         if each["name"] == "kev":
             each["parameters"]["source"]["url"] = feed

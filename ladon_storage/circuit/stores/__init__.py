@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-NOTHING = 0
+NO_TAG = 0
 """The tag of a key under which nothing is kept."""
 
 
-class Stored(NamedTuple):
+class VersionedText(NamedTuple):
     """Be a store's answer: its time in seconds, and the text with the tag of its last change."""
 
     now: float
@@ -35,7 +35,7 @@ class CircuitStore(Protocol):
         """Where it is, as messages name it: without a password."""
         ...
 
-    def read(self, key: str) -> Stored:
+    def read(self, key: str) -> VersionedText:
         """Return what is kept under ``key``.
 
         Raises:
@@ -43,7 +43,7 @@ class CircuitStore(Protocol):
         """
         ...
 
-    def swap(self, key: str, tag: int, text: str) -> bool:
+    def compare_and_set(self, key: str, tag: int, text: str) -> bool:
         """Keep ``text`` if what is kept still has ``tag``, and tell whether it had.
 
         Raises:
@@ -76,14 +76,14 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._kept: dict[str, tuple[int, str]] = {}
 
-    def read(self, key: str) -> Stored:
+    def read(self, key: str) -> VersionedText:
         """Return what is kept under ``key``."""
-        return Stored(self._clock(), *self._kept.get(key, (NOTHING, "")))
+        return VersionedText(self._clock(), *self._kept.get(key, (NO_TAG, "")))
 
-    def swap(self, key: str, tag: int, text: str) -> bool:
+    def compare_and_set(self, key: str, tag: int, text: str) -> bool:
         """Keep ``text`` if what is kept still has ``tag``, and tell whether it had."""
         with self._lock:
-            if self._kept.get(key, (NOTHING, ""))[0] != tag:
+            if self._kept.get(key, (NO_TAG, ""))[0] != tag:
                 return False
             self._kept[key] = new_tag(), text
             return True

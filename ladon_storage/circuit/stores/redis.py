@@ -17,7 +17,7 @@ from typing import Any
 
 from yarl import URL
 
-from ladon_storage.circuit.stores import Stored, new_tag
+from ladon_storage.circuit.stores import VersionedText, new_tag
 from ladon_storage.errors import CircuitStoreError, ConfigurationError
 
 WAIT_SECONDS = 0.02
@@ -75,21 +75,21 @@ class RedisStore:
         self._asked: SimpleQueue[tuple[Call, Future[Any]] | None] = SimpleQueue()
         self._last: Future[Any] | None = None
 
-    def read(self, key: str) -> Stored:
+    def read(self, key: str) -> VersionedText:
         """Return what is kept under ``key``.
 
         Raises:
             CircuitStoreError: The server does not answer, or not soon enough.
         """
 
-        def read() -> Stored:
+        def read() -> VersionedText:
             seconds, microseconds, tag, text = self._client.eval(_READ, 1, PREFIX + key)
-            return Stored(int(seconds) + int(microseconds) / 1e6, int(tag), text)
+            return VersionedText(int(seconds) + int(microseconds) / 1e6, int(tag), text)
 
-        answer: Stored = self._run(read)
+        answer: VersionedText = self._run(read)
         return answer
 
-    def swap(self, key: str, tag: int, text: str) -> bool:
+    def compare_and_set(self, key: str, tag: int, text: str) -> bool:
         """Keep ``text`` if what is kept still has ``tag``, and tell whether it had.
 
         Raises:

@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from weakref import WeakSet
 
-from ladon_storage.circuit.stores import NOTHING, Stored, new_tag
+from ladon_storage.circuit.stores import NO_TAG, VersionedText, new_tag
 from ladon_storage.errors import CircuitStoreError
 
 BUSY_SECONDS = 0.01
@@ -68,22 +68,22 @@ class SqliteStore:
         _stores.add(self)
         self._end: weakref.finalize[..., SqliteStore] | None = None
 
-    def read(self, key: str) -> Stored:
+    def read(self, key: str) -> VersionedText:
         """Return what is kept under ``key``.
 
         Raises:
             CircuitStoreError: The file is locked, damaged, or cannot be opened.
         """
         found = self._execute(_READ, key).fetchone()
-        return Stored(self._clock(), *(found or (NOTHING, "")))
+        return VersionedText(self._clock(), *(found or (NO_TAG, "")))
 
-    def swap(self, key: str, tag: int, text: str) -> bool:
+    def compare_and_set(self, key: str, tag: int, text: str) -> bool:
         """Keep ``text`` if what is kept still has ``tag``, and tell whether it had.
 
         Raises:
             CircuitStoreError: The file is locked, damaged, full or read-only.
         """
-        if tag == NOTHING:
+        if tag == NO_TAG:
             return self._execute(_INSERT, new_tag(), text, key).rowcount == 1
         return self._execute(_UPDATE, new_tag(), text, key, tag).rowcount == 1
 

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from deltalake.exceptions import DeltaError
 
 from ladon_storage.sinks.delta.files import File, as_schema
-from ladon_storage.sinks.delta.index import KEYS, VERSION_KEYS, Known
+from ladon_storage.sinks.delta.index import INDEX_COLUMNS, VERSION_KEYS, SourceIndex
 from ladon_storage.sinks.delta.rows import (
     DELETED,
     INSTANT,
@@ -34,7 +34,7 @@ from ladon_storage.sinks.delta.rows import (
     now_in_microseconds,
     without_partitions,
 )
-from ladon_storage.sinks.delta.table import Table
+from ladon_storage.sinks.delta.table import ManagedTable
 
 logger = logging.getLogger(__name__)
 
@@ -78,14 +78,14 @@ class History:
         keeps_all: Whether the records have a row for each version.
     """
 
-    def __init__(self, table: Table, address: str, *, keeps_all: bool) -> None:
+    def __init__(self, table: ManagedTable, address: str, *, keeps_all: bool) -> None:
         self._keeps_all = keeps_all
         self._table = table
         self._address = address
         self._seen: int | None = None
         self._has_deleted = self._has_restored = False
-        self._deleted: Table | None = None
-        self._known: dict[str, Known] = {}
+        self._deleted: ManagedTable | None = None
+        self._known: dict[str, SourceIndex] = {}
         self.is_cut = False
         """Whether commits that nobody looked at are no longer in the log."""
 
@@ -272,7 +272,7 @@ class History:
         was noted of them before holds no more.
         """
         table, count = self._table, 0
-        keys = VERSION_KEYS if self._keeps_all else (*KEYS, "collected_at")
+        keys = VERSION_KEYS if self._keeps_all else (*INDEX_COLUMNS, "collected_at")
         for batch in table.read([removed], (*keys, "removed_at")):
             ids = batch["record_id"].unique().sort().to_pylist()
             if not ids:
@@ -346,14 +346,14 @@ class History:
                 to = min(to, table.transaction(_RESTORED_TO) or NEVER)
         return to
 
-    def _deleted_table(self) -> Table:
+    def _deleted_table(self) -> ManagedTable:
         if self._deleted is None:
-            self._deleted = Table(self._address, DELETED, "record_id", "deletions")
+            self._deleted = ManagedTable(self._address, DELETED, "record_id", "deletions")
         return self._deleted
 
-    def _known_of(self, source_id: str) -> Known:
+    def _known_of(self, source_id: str) -> SourceIndex:
         if source_id not in self._known:
-            self._known[source_id] = Known(self._deleted_table(), source_id, _NOTED)
+            self._known[source_id] = SourceIndex(self._deleted_table(), source_id, _NOTED)
         return self._known[source_id]
 
 

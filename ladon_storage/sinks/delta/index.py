@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ladon_storage.collection.protocols import Position
-from ladon_storage.sinks.delta.table import Table
+from ladon_storage.sinks.delta.table import ManagedTable
 
-KEYS = ("record_id", "version", "record_timestamp")
+INDEX_COLUMNS = ("record_id", "version", "record_timestamp")
 ORDER = ("returned_at", "record_timestamp", "collected_at")
 """By what the current one of a record's versions is the greatest; nothing is the least."""
 
-VERSION_KEYS = (*KEYS, "collected_at", "returned_at")
+VERSION_KEYS = (*INDEX_COLUMNS, "collected_at", "returned_at")
 """What a look-up reads where all versions are kept."""
 
 HELD_ROWS = 100_000
@@ -31,7 +31,7 @@ _BITS = 2**26
 _PROBES = 4
 
 
-class Filter:
+class BloomFilter:
     """Tell of a text that it may have been added, or was certainly not; in 8 MiB.
 
     With a million texts it is wrong about one new text in 80,000, with five million about one in
@@ -69,7 +69,7 @@ class Filter:
         return found
 
 
-class Known:
+class SourceIndex:
     """Know the ids and versions that a table has of a source.
 
     Args:
@@ -78,7 +78,9 @@ class Known:
         keys: The columns that are known.
     """
 
-    def __init__(self, table: Table, source_id: str, keys: Sequence[str] = KEYS) -> None:
+    def __init__(
+        self, table: ManagedTable, source_id: str, keys: Sequence[str] = INDEX_COLUMNS
+    ) -> None:
         self.number: int | None = None
         """The number of the source's last commit, once it was read: what is known is true as long
         as it is."""
@@ -96,7 +98,7 @@ class Known:
         self._source_id = source_id
         self._keys = keys
         self._held: list[pa.RecordBatch] | None = None
-        self._filter: Filter | None = None
+        self._filter: BloomFilter | None = None
         self._pages = 0
         self._rows: int | None = None
 
@@ -128,8 +130,8 @@ class Known:
             return held.filter(pc.is_in(held["record_id"], pa.array(ids, pa.string())))
         self._pages += 1
         if self._filter is None and self._pages > FILTER_AFTER:
-            self._filter = Filter()
-            for batch in self._table.read(self._table.files(self._source_id), KEYS[:1]):
+            self._filter = BloomFilter()
+            for batch in self._table.read(self._table.files(self._source_id), INDEX_COLUMNS[:1]):
                 self._filter.add(batch["record_id"].to_pylist())
         asked = sorted(self._filter.maybe(ids) if self._filter else ids)
         if not asked:
@@ -164,7 +166,7 @@ class Known:
                 self._held = held.combine_chunks().to_batches()
             if self._rows <= HELD_ROWS:
                 return
-            self._filter = Filter()
+            self._filter = BloomFilter()
             while self._held:  # each let go at once: never is all of both in memory
                 self._filter.add(self._held.pop()["record_id"].to_pylist())
             self._held = None

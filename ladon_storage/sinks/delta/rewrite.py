@@ -16,7 +16,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from ladon_storage.sinks.delta.files import File, as_schema
 from ladon_storage.sinks.delta.rows import INSTANT
-from ladon_storage.sinks.delta.table import Table
+from ladon_storage.sinks.delta.table import ManagedTable
 
 Action = AddAction | RemoveAction
 Change = Callable[[pa.Table], pa.Table]
@@ -33,7 +33,7 @@ class Rewrite:
         source_id: The source.
     """
 
-    def __init__(self, table: Table, source_id: str) -> None:
+    def __init__(self, table: ManagedTable, source_id: str) -> None:
         self._table = table
         self._source_id = source_id
         self._done: set[str] = set()
@@ -89,8 +89,10 @@ class Rewrite:
         for part in _parts([each for each in files if each.why_it_stays is None]):
             # In order of their ids, so that a look-up reads only a part of them.
             rows = self._load(part).sort_by("record_id")
-            self.actions.append(self._table.add(self._source_id, day, rows, is_new=False))
-            self.actions += [self._table.remove(self._source_id, f, is_new=False) for f in part]
+            self.actions.append(self._table.add(self._source_id, day, rows, data_change=False))
+            self.actions += [
+                self._table.remove(self._source_id, f, data_change=False) for f in part
+            ]
 
     def _ids_in(self, file: File, wanted: pa.Array) -> set[str]:
         if not file.may_hold(wanted[0].as_py(), wanted[-1].as_py()):

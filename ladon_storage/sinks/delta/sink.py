@@ -31,8 +31,8 @@ from deltalake.exceptions import DeltaError
 from ladon_storage.collection.protocols import Position, WriteResult
 from ladon_storage.collection.records import Page, Record
 from ladon_storage.errors import ConfigurationError, SinkError
-from ladon_storage.sinks.delta.writer import Store
-from ladon_storage.sinks.worker import SinkThread
+from ladon_storage.sinks.delta.writer import DeltaWriter
+from ladon_storage.sinks.worker import WorkerThread
 
 T = TypeVar("T")
 
@@ -86,8 +86,8 @@ class DeltaSink:
         self._shown = url
         self._name = table
         self._keep = keep
-        self._thread: SinkThread | None = None
-        self._store: Store | None = None
+        self._thread: WorkerThread | None = None
+        self._store: DeltaWriter | None = None
 
     def __repr__(self) -> str:
         return f"DeltaSink({self._shown!r}, table={self._name!r}, keep={self._keep!r})"
@@ -95,7 +95,7 @@ class DeltaSink:
     async def __aenter__(self) -> Self:
         if self._thread is not None:
             raise SinkError(f"The sink {self._shown} serves another run; give each run its own.")
-        self._thread = SinkThread()
+        self._thread = WorkerThread()
         try:
             await self._do(self._open, "be opened")
         except BaseException:
@@ -129,17 +129,17 @@ class DeltaSink:
             lambda store: store.position(source_id), "read its position", source_id
         )
 
-    async def mark_removed(self, source_id: str, present: Set[str], most: float) -> int:
-        """Mark the records whose ids are not in ``present``, and return how many are new there.
+    async def mark_removed(self, source_id: str, listed_ids: Set[str], max_share: float) -> int:
+        """Mark the records whose ids are not in ``listed_ids``, and return how many are new there.
 
         A record that is back loses its mark. Nothing is deleted.
 
         Raises:
-            SourceError: More than the share ``most`` of what is not marked would be; none was.
+            SourceError: More than the share ``max_share`` of what is not marked would be; none was.
             SinkError: The storage refused it.
         """
         return await self._in_store(
-            lambda store: store.mark_removed(source_id, present, most),
+            lambda store: store.mark_removed(source_id, listed_ids, max_share),
             "mark what was removed",
             source_id,
         )
@@ -169,7 +169,7 @@ class DeltaSink:
             lambda store: store.lacking(source_id, listed), "look up what it lacks", source_id
         )
 
-    async def _in_store(self, work: Callable[[Store], T], aim: str, source_id: str) -> T:
+    async def _in_store(self, work: Callable[[DeltaWriter], T], aim: str, source_id: str) -> T:
         store = self._store
         if store is None:
             raise SinkError(
@@ -197,7 +197,7 @@ class DeltaSink:
             await thread.close(store.tidy if store and tidy else _nothing)
 
     def _open(self) -> None:
-        self._store = Store(self._root, self._name, self._keep)
+        self._store = DeltaWriter(self._root, self._name, self._keep)
 
 
 def _checked_root(url: str) -> str:

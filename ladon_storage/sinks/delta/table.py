@@ -56,7 +56,7 @@ _MADE_BY = "Made by ladon-storage: "
 _NO_CLEANUP = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
 
 
-class Table:
+class ManagedTable:
     """Be a Delta table that is partitioned by source and day, and made where it is missing.
 
     Its owner may add columns; those of a file that is written again keep their values.
@@ -192,7 +192,9 @@ class Table:
         self._log.alter.add_columns([field])
         self.refresh()
 
-    def add(self, source_id: str, day: str, rows: pa.Table, *, is_new: bool = True) -> AddAction:
+    def add(
+        self, source_id: str, day: str, rows: pa.Table, *, data_change: bool = True
+    ) -> AddAction:
         """Write a file, which belongs to the table when it is committed."""
         # Neither a separator nor a point: a name cannot lead out of the table's folder.
         folder = f"{re.sub(r'[^A-Za-z0-9_-]', '_', source_id)[:80]}/{day}"
@@ -210,9 +212,9 @@ class Table:
             _flush(*(upward if is_folder_new else upward[:2]))
         stats = json.dumps(self._stats(rows))
         partition = {"source_id": source_id, "day": day}
-        return AddAction(path, size, partition, time.time_ns() // 1_000_000, is_new, stats)
+        return AddAction(path, size, partition, time.time_ns() // 1_000_000, data_change, stats)
 
-    def remove(self, source_id: str, file: File, *, is_new: bool = True) -> RemoveAction:
+    def remove(self, source_id: str, file: File, *, data_change: bool = True) -> RemoveAction:
         """Return what takes a file out of the table when it is committed.
 
         Raises:
@@ -227,7 +229,7 @@ class Table:
             )
         partition: dict[str, str | None] = {"source_id": source_id, "day": file.day}
         now = time.time_ns() // 1_000_000
-        return RemoveAction(file.path, is_new, now, file.size, partition)
+        return RemoveAction(file.path, data_change, now, file.size, partition)
 
     def commit(self, actions: Sequence[AddAction | RemoveAction], names: Mapping[str, int]) -> None:
         """Make what was written a part of the table, all at once.

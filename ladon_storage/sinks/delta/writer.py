@@ -22,7 +22,7 @@ from ladon_storage.collection.protocols import Position, WriteResult
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.errors import SinkError
 from ladon_storage.sinks.delta.history import History, rows_name
-from ladon_storage.sinks.delta.index import ORDER, Known
+from ladon_storage.sinks.delta.index import ORDER, SourceIndex
 from ladon_storage.sinks.delta.positions import changed, numbers_of, position_of
 from ladon_storage.sinks.delta.rewrite import (
     Action,
@@ -42,7 +42,7 @@ from ladon_storage.sinks.delta.rows import (
     record_rows,
     reject_id_of,
 )
-from ladon_storage.sinks.delta.table import Table, by_day
+from ladon_storage.sinks.delta.table import ManagedTable, by_day
 from ladon_storage.sinks.delta.versions import (
     Plan,
     plan_all,
@@ -67,7 +67,7 @@ MANY_IDS = 10_000
 _REMEMBERED = 2**18
 
 
-class Store:
+class DeltaWriter:
     """Be the tables of a sink, open, for one thread at a time.
 
     Args:
@@ -80,7 +80,7 @@ class Store:
         self._quarantine_address = f"{root}/{name}_quarantine"
         self._keep = keep
         schema = RECORDS if keep == "latest" else RECORDS.append(RETURNED)
-        self._records = Table(
+        self._records = ManagedTable(
             f"{root}/{name}",
             schema,
             "record_id",
@@ -89,10 +89,10 @@ class Store:
             later=[RETURNED.name],
         )
         self._history = History(self._records, f"{root}/{name}_deleted", keeps_all=keep == "all")
-        self._quarantine: Table | None = None
+        self._quarantine: ManagedTable | None = None
         self._is_new = True  # nothing was done since it was opened, so that it is up to date
         self._has_looked = False
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, SourceIndex] = {}
         self._added: dict[tuple[str, str], int] = {}
         self._behind: set[int] = set()
         """What was added behind a later version, and counted as it was."""
@@ -123,10 +123,10 @@ class Store:
         self._is_new = False
         return self._looking(source_id, lambda: self._position_of(source_id))
 
-    def mark_removed(self, source_id: str, present: Set[str], most: float) -> int:
+    def mark_removed(self, source_id: str, listed_ids: Set[str], max_share: float) -> int:
         """Mark what is not present, unmark what is, and return how many records are newly gone."""
         self._is_new = False
-        return self._looking(source_id, lambda: self._mark(source_id, present, most))
+        return self._looking(source_id, lambda: self._mark(source_id, listed_ids, max_share))
 
     def revert(self, source_id: str, records: Sequence[Record]) -> int:
         """Make versions the current ones, and return how many were not."""
@@ -209,7 +209,7 @@ class Store:
             known.seen_at = table.version
             self._history.skip()
 
-    def _known_of(self, source_id: str) -> Known:
+    def _known_of(self, source_id: str) -> SourceIndex:
         table, known = self._records, self._known.get(source_id)
         if known is not None and known.seen_at != table.version:
             if known.number is not None and known.number == self._number_of(source_id):
@@ -217,7 +217,7 @@ class Store:
             else:
                 known = None
         if known is None:
-            known = self._known[source_id] = Known(table, source_id)
+            known = self._known[source_id] = SourceIndex(table, source_id)
         return known
 
     def _number_of(self, source_id: str) -> int:
@@ -261,7 +261,7 @@ class Store:
             self._behind |= {_hash(each) for each in plan.superseded if id(each) in fresh}
         return result
 
-    def _plan(self, source_id: str, known: Known, records: list[Record]) -> Plan:
+    def _plan(self, source_id: str, known: SourceIndex, records: list[Record]) -> Plan:
         ids = list({each.record_id: None for each in records})
         stored, deleted = known.find(ids), self._history.deleted(source_id, ids)
         if self._keep == "latest":
@@ -411,7 +411,9 @@ class Store:
 
     def _store_rejects(self, source_id: str, rejects: list[Reject], run_id: str) -> None:
         if self._quarantine is None:
-            self._quarantine = Table(self._quarantine_address, REJECTS, "reject_id", "a quarantine")
+            self._quarantine = ManagedTable(
+                self._quarantine_address, REJECTS, "reject_id", "a quarantine"
+            )
         table = self._quarantine
         new = {reject_id_of(each): each for each in reversed(rejects)}
         former = {former_reject_id_of(each): reject_id_of(each) for each in rejects}

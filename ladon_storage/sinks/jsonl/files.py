@@ -29,9 +29,9 @@ from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.errors import SinkError
 from ladon_storage.sinks.jsonl.current import Current, digest, record_key
 from ladon_storage.sinks.jsonl.lines import (
+    AtomicReplace,
     Extent,
-    Lines,
-    Moves,
+    LineFiles,
     TornFileError,
     flush_folder,
     make_folder,
@@ -78,8 +78,8 @@ class SourceFiles:
         self._older: set[bytes] = set()
         self._found: Extent | None = None
         """The extent with which a position was believed, until the files are read."""
-        self._records = Lines(self._folder, self._current.learn, self._current.forget)
-        self._rejects = Lines(
+        self._records = LineFiles(self._folder, self._current.learn, self._current.forget)
+        self._rejects = LineFiles(
             folder / f"{table}_quarantine" / name, lambda line: digest(line["raw"])
         )
         self._removed_path = folder / f"{table}_removed" / f"{name}.jsonl"
@@ -97,7 +97,7 @@ class SourceFiles:
             key = record_key(each.record_id, each.version)
             records.pop(key, None)  # what comes again is said last
             records[key] = each
-        with self._locked(), Moves() as moves:
+        with self._locked(), AtomicReplace() as moves:
             new_rejects = self._rejects.missing(rejects)
             self._rejects.add(
                 "", {k: self._rejected(rejects[k], run_id) for k in new_rejects}, moves
@@ -136,7 +136,7 @@ class SourceFiles:
 
     def revert(self, records: Sequence[Record]) -> int:
         """Add versions again, as the current ones; return how many were not, of older runs."""
-        with self._locked(), Moves() as moves:
+        with self._locked(), AtomicReplace() as moves:
             back = {
                 record_key(each.record_id, each.version): each
                 for each in latest(records)
@@ -186,15 +186,15 @@ class SourceFiles:
         self._position_path.unlink(missing_ok=True)
         flush_folder(self._folder)
 
-    def mark_removed(self, present: Set[str], most: float) -> int:
-        """List the records that are not in ``present`` as removed, and no others."""
-        with self._locked(), Moves() as moves:
+    def mark_removed(self, listed_ids: Set[str], max_share: float) -> int:
+        """List the records that are not in ``listed_ids`` as removed, and no others."""
+        with self._locked(), AtomicReplace() as moves:
             marked = self._marked()
             ids = set(self._records.read(lambda line: line["record_id"]))
             known = ids - marked.keys()
-            missing = known - present
-            refuse_implausible_removal(self._source_id, len(missing), len(known), most)
-            kept = {each: line for each, line in marked.items() if each not in present}
+            missing = known - listed_ids
+            refuse_implausible_removal(self._source_id, len(missing), len(known), max_share)
+            kept = {each: line for each, line in marked.items() if each not in listed_ids}
             if missing or len(kept) < len(marked):
                 at = utc_now().isoformat()
                 for record_id in sorted(missing):
@@ -252,7 +252,7 @@ class SourceFiles:
             self._source_id,
         )
 
-    def _restore(self, ids: set[str], moves: Moves) -> None:
+    def _restore(self, ids: set[str], moves: AtomicReplace) -> None:
         marked = self._marked()
         if not marked.keys().isdisjoint(ids):
             kept = [line for record_id, line in marked.items() if record_id not in ids]

@@ -22,7 +22,7 @@ import orjson
 from ladon_storage.errors import SinkError
 
 
-class Moves:
+class AtomicReplace:
     """Write files beside their places, and move all of them there, in order, where none failed."""
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class TornFileError(Exception):
         self.number = number
 
 
-class Lines:
+class LineFiles:
     """Know the lines of a folder's files by their keys.
 
     Args:
@@ -162,7 +162,7 @@ class Lines:
         return Extent(len(sizes), sum(sizes))
 
     def add(
-        self, prefix: str, lines: Mapping[bytes, bytes], moves: Moves, salt: str = ""
+        self, prefix: str, lines: Mapping[bytes, bytes], moves: AtomicReplace, salt: str = ""
     ) -> dict[str, int]:
         """Add a file with these lines, if there are any, whose name is made of all of this.
 
@@ -226,7 +226,7 @@ def mend(torn: TornFileError) -> Path:
     path = torn.path
     aside = path.with_name(f"{path.name}.torn")
     lines = path.read_bytes().split(b"\n")[: torn.number - 1]
-    with Moves() as moves:
+    with AtomicReplace() as moves:
         if lines:
             moves.add(path, lines)
         aside.unlink(missing_ok=True)

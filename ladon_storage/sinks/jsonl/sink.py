@@ -22,7 +22,7 @@ from ladon_storage.collection.protocols import Position, WriteResult
 from ladon_storage.collection.records import Page, Record
 from ladon_storage.errors import ConfigurationError, SinkError
 from ladon_storage.sinks.jsonl.files import SourceFiles
-from ladon_storage.sinks.worker import SinkThread
+from ladon_storage.sinks.worker import WorkerThread
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ class JsonlSink:
         self._table = table
         self._folder = Path(path)
         self._files: dict[str, SourceFiles] = {}
-        self._thread: SinkThread | None = None
+        self._thread: WorkerThread | None = None
 
     def __repr__(self) -> str:
         return f"JsonlSink({self._shown!r}, table={self._table!r}, keep='all')"
@@ -83,7 +83,7 @@ class JsonlSink:
     async def __aenter__(self) -> Self:
         if self._thread is not None:
             raise SinkError(f"The sink {self._shown} serves another run; give each run its own.")
-        self._thread = SinkThread()
+        self._thread = WorkerThread()
         try:
             await self._do(self._open, "be opened")
         except BaseException:
@@ -124,17 +124,17 @@ class JsonlSink:
         """
         return await self._do(self._of(source_id).position, "read its position", source_id)
 
-    async def mark_removed(self, source_id: str, present: Set[str], most: float) -> int:
-        """List the records whose ids are not in ``present``, and return how many are new there.
+    async def mark_removed(self, source_id: str, listed_ids: Set[str], max_share: float) -> int:
+        """List the records whose ids are not in ``listed_ids``, and return how many are new there.
 
         It reads the files of the source again.
 
         Raises:
-            SourceError: More than the share ``most`` of what is not marked would be; none was.
+            SourceError: More than the share ``max_share`` of what is not marked would be; none was.
             SinkError: A file could not be read or written.
         """
         return await self._do(
-            lambda: self._of(source_id).mark_removed(present, most),
+            lambda: self._of(source_id).mark_removed(listed_ids, max_share),
             "mark what was removed",
             source_id,
         )

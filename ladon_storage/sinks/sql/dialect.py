@@ -6,7 +6,7 @@
   statements that write repeat the conditions: another run may have been faster, and where all is
   new the read is left out.
 - Whoever writes to a source's rows waits for others that do, so that what is looked up behind
-  `Database.begin_writing` stays so.
+  `Dialect.begin_writing` stays so.
 - A page's rows are written in the order of their ids: two runs wait for each other, and never in a
   circle.
 """
@@ -23,7 +23,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from sqlalchemy import Connection, Engine
 
 from ladon_storage.collection.records import Record
-from ladon_storage.sinks.sql.tables import KEYS, Keep
+from ladon_storage.sinks.sql.tables import PRIMARY_KEYS, Keep
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ class Compared:
     superseded: list[Record] = field(default_factory=list)
 
 
-class Database(Protocol):
+class Dialect(Protocol):
     """Speak to one kind of database about one table of records."""
 
     example: str
@@ -75,11 +75,13 @@ class Database(Protocol):
         """Let the transaction write a source's rows, waiting for others that do."""
         ...
 
-    def begin_making(self, connection: Connection) -> None:
+    def begin_schema_change(self, connection: Connection) -> None:
         """Let the transaction make tables, and keep others from doing so."""
         ...
 
-    def found(self, connection: Connection, names: Sequence[str]) -> dict[str, dict[str, bool]]:
+    def existing_columns(
+        self, connection: Connection, names: Sequence[str]
+    ) -> dict[str, dict[str, bool]]:
         """Return the columns of those tables that there are, and whether each is in the key.
 
         The trigger by which deletions are noted is among the columns of its table.
@@ -118,7 +120,7 @@ class Database(Protocol):
         """Write records, and return how many rows are new or changed."""
         ...
 
-    def mark(
+    def set_removed(
         self, connection: Connection, source_id: str, ids: list[str], removed_at: datetime | None
     ) -> int:
         """Mark records that have no mark; ``None`` takes it from those that have one.
@@ -135,7 +137,7 @@ def statement(template: str, table: str, keep: Keep, rule: Rule = "newer") -> st
     >>> statement("DELETE FROM {table}", "records", "all")
     'DELETE FROM "records"'
     """
-    key = ", ".join(KEYS[keep])
+    key = ", ".join(PRIMARY_KEYS[keep])
     changes = ", ".join(f"{name} = excluded.{name}" for name in _CHANGED)
     on_conflict = f"ON CONFLICT ({key}) DO NOTHING"
     if keep == "latest" and rule != "new":

@@ -20,7 +20,7 @@ _NEXT = {
 }
 
 
-def told(error: SQLAlchemyError) -> tuple[str, str, Exception]:
+def describe(error: SQLAlchemyError) -> tuple[str, str, Exception]:
     """Return what the database said, the next step, and the error to chain.
 
     A database may repeat the content of a row in the details of its error; the chained error is of

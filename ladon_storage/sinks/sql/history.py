@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from ladon_storage.collection.protocols import utc_now
 from ladon_storage.collection.records import Record
 from ladon_storage.sinks.sql.deletions import Gone, last_deleted
-from ladon_storage.sinks.sql.dialect import Compared, Database, batches
+from ladon_storage.sinks.sql.dialect import Compared, Dialect, batches
 from ladon_storage.sinks.sql.tables import Tables
 
 _TICK = timedelta(microseconds=1)
@@ -48,7 +48,7 @@ class History:
     """
 
     def __init__(
-        self, database: Database, tables: Tables, connection: Connection, clock: RunClock
+        self, database: Dialect, tables: Tables, connection: Connection, clock: RunClock
     ) -> None:
         self._database = database
         self._tables = tables

@@ -151,11 +151,13 @@ class Postgresql:
         asked = "SELECT pg_advisory_xact_lock(%s, hashtext(%s))"
         connection.exec_driver_sql(asked, (_WRITING_LOCK, f"{self._table} {source_id}"))
 
-    def begin_making(self, connection: Connection) -> None:
+    def begin_schema_change(self, connection: Connection) -> None:
         """Take a lock: two that make one table at once do not see each other's."""
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (_MAKING_LOCK,))
 
-    def found(self, connection: Connection, names: Sequence[str]) -> dict[str, dict[str, bool]]:
+    def existing_columns(
+        self, connection: Connection, names: Sequence[str]
+    ) -> dict[str, dict[str, bool]]:
         """Ask the catalogue once, for the schema where a table would be made."""
         found: dict[str, dict[str, bool]] = {}
         for table, column, is_key in connection.exec_driver_sql(_FOUND, (list(names), list(names))):
@@ -227,7 +229,7 @@ class Postgresql:
             self._inserts[rule], (source_id, now, *map(json.dumps, columns))
         ).rowcount
 
-    def mark(
+    def set_removed(
         self, connection: Connection, source_id: str, ids: list[str], removed_at: datetime | None
     ) -> int:
         """Send the ids as an array."""

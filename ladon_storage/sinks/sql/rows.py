@@ -20,7 +20,7 @@ from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.errors import SinkError
 from ladon_storage.sinks.removal import refuse_implausible_removal
 from ladon_storage.sinks.sql.deletions import Deleted, Deletions, Gone
-from ladon_storage.sinks.sql.dialect import Compared, Database, batches
+from ladon_storage.sinks.sql.dialect import Compared, Dialect, batches
 from ladon_storage.sinks.sql.history import History, RunClock
 from ladon_storage.sinks.sql.tables import Tables
 from ladon_storage.sinks.versions import last_said, latest
@@ -35,7 +35,7 @@ class Rows:
         connection: The connection of one run.
     """
 
-    def __init__(self, database: Database, tables: Tables, connection: Connection) -> None:
+    def __init__(self, database: Dialect, tables: Tables, connection: Connection) -> None:
         self._database = database
         self._tables = tables
         self._connection = connection
@@ -52,7 +52,7 @@ class Rows:
         if not len(page) and position is None:
             return WriteResult()
         records = page.records if self._keeps_all else latest(page.records)
-        beside = _Beside(source_id, page.rejects, run_id, position)
+        beside = _Unwritten(source_id, page.rejects, run_id, position)
         if records and self._was_all_new and self._write_new(records, beside):
             return WriteResult(new=records)
         result = None
@@ -65,7 +65,7 @@ class Rows:
             self._was_all_new = len(result.new) == len(records)
         return result
 
-    def _write_new(self, records: list[Record], beside: _Beside) -> bool:
+    def _write_new(self, records: list[Record], beside: _Unwritten) -> bool:
         """Write records without looking them up; return whether they were all new.
 
         Otherwise nothing is written.
@@ -87,12 +87,12 @@ class Rows:
                 transaction.rollback()
                 return False
             if are_marked:
-                database.mark(connection, source_id, ids, None)
+                database.set_removed(connection, source_id, ids, None)
             self._write_beside(beside)
         return True
 
     def _write_compared(
-        self, records: list[Record], beside: _Beside, *, is_last: bool
+        self, records: list[Record], beside: _Unwritten, *, is_last: bool
     ) -> WriteResult | None:
         """Write what a look at the table says is needed; ``None``: somebody else was faster."""
         database, connection, source_id = self._database, self._connection, beside.source_id
@@ -124,7 +124,7 @@ class Rows:
                     return None
             if are_marked:
                 ids = [record.record_id for record in records]
-                database.mark(connection, source_id, ids, None)
+                database.set_removed(connection, source_id, ids, None)
             written, older = 0, []
             if unknown:
                 now = self._clock.now()
@@ -241,29 +241,31 @@ class Rows:
         # What an older release wrote has no such columns.
         return Position(**{k: v for k, v in row._asdict().items() if v is not None})
 
-    def mark_removed(self, source_id: str, present: Set[str], most: float) -> int:
-        """Mark the records that are not in ``present``, and no others."""
+    def mark_removed(self, source_id: str, listed_ids: Set[str], max_share: float) -> int:
+        """Mark the records that are not in ``listed_ids``, and no others."""
         connection = self._connection
         with connection.begin():  # most runs remove nothing, and need no lock
-            if not any(self._mistaken(source_id, present, most)):
+            if not any(self._removal_changes(source_id, listed_ids, max_share)):
                 return 0
         now = self._clock.now()
         with connection.begin():
             self._database.begin_writing(connection, source_id)
-            missing, back = self._mistaken(source_id, present, most)
+            missing, back = self._removal_changes(source_id, listed_ids, max_share)
             for ids, removed_at in ((missing, now), (back, None)):
                 for batch in batches(sorted(ids)):
-                    marked = self._database.mark(connection, source_id, batch, removed_at)
+                    marked = self._database.set_removed(connection, source_id, batch, removed_at)
                     self._refuse_left_out(source_id, len(batch) - marked)
         return len(missing)
 
-    def _mistaken(
+    def _removal_changes(
         self, source_id: str, present: Set[str], most: float
     ) -> tuple[set[str], set[str]]:
         """Return the ids that should be marked and are not, and those that should not be."""
         missing, back, unmarked = set(), set(), 0
         found = self._connection.execute(
-            self._tables.marks, {"source_id": source_id}, execution_options={"yield_per": 10_000}
+            self._tables.removed_flags,
+            {"source_id": source_id},
+            execution_options={"yield_per": 10_000},
         )
         for record_id, is_marked in found:
             unmarked += not is_marked
@@ -278,13 +280,13 @@ class Rows:
         """Tell whether anything of a source is marked, was deleted, or is replaced."""
         return self._connection.execute(self._tables.conditions, {"source_id": source_id}).one()
 
-    def _write_beside(self, beside: _Beside, *, with_position: bool = True) -> None:
+    def _write_beside(self, beside: _Unwritten, *, with_position: bool = True) -> None:
         if beside.rejects:
             self._quarantine(beside)
         if beside.position is not None and with_position:
             self._remember(beside.source_id, beside.position)
 
-    def _quarantine(self, beside: _Beside) -> None:
+    def _quarantine(self, beside: _Unwritten) -> None:
         now = self._clock.now()
         rows = [
             {
@@ -312,7 +314,7 @@ class Rows:
         self._connection.execute(statement, key | moved)
 
 
-class _Beside:
+class _Unwritten:
     """What is written with a page's records."""
 
     def __init__(

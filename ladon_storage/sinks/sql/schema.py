@@ -25,7 +25,7 @@ from ladon_storage.sinks.sql.deletions import (
     note_deletions,
     trigger_of,
 )
-from ladon_storage.sinks.sql.tables import KEYS, Tables
+from ladon_storage.sinks.sql.tables import PRIMARY_KEYS, Tables
 
 VERSION = 3
 _FIRST_COLUMNS = {
@@ -39,7 +39,7 @@ A table that has the trigger of `sql_deleted` has its name here, as if it were a
 """
 
 
-def are_ready(connection: Connection, tables: Tables, found: Found, shown: str) -> bool:
+def is_current(connection: Connection, tables: Tables, found: Found, shown: str) -> bool:
     """Tell whether the tables are there and of this version.
 
     Raises:
@@ -53,7 +53,7 @@ def are_ready(connection: Connection, tables: Tables, found: Found, shown: str) 
     )
 
 
-def make_tables(connection: Connection, tables: Tables, found: Found, shown: str) -> None:
+def create_or_migrate(connection: Connection, tables: Tables, found: Found, shown: str) -> None:
     """Make what is missing and migrate what is old, in the caller's exclusive transaction.
 
     Raises:
@@ -145,7 +145,7 @@ def _check_is_ours(tables: Tables, columns: Mapping[str, bool], shown: str) -> N
     name = tables.records.name
     columns = {each: is_key for each, is_key in columns.items() if each != trigger_of(name)}
     key = {column for column, is_key in columns.items() if is_key}
-    for keep, expected in KEYS.items():
+    for keep, expected in PRIMARY_KEYS.items():
         if columns.keys() >= _FIRST_COLUMNS and key == set(expected):
             if keep == tables.keep:
                 return
@@ -157,7 +157,8 @@ def _check_is_ours(tables: Tables, columns: Mapping[str, bool], shown: str) -> N
         found = f"has the primary key ({', '.join(sorted(key))})" if key else "has no primary key"
         raise SinkError(
             f"The table {name!r} of the sink {shown} {found}; it should be "
-            f"({', '.join(KEYS[tables.keep])}): give the table that key, or use another table."
+            f"({', '.join(PRIMARY_KEYS[tables.keep])}): give the table that key, or use another "
+            "table."
         )
     raise SinkError(
         f"The table {name!r} of the sink {shown} holds no records: it has the columns "

@@ -23,14 +23,14 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from ladon_storage.collection.protocols import Position, WriteResult
 from ladon_storage.collection.records import Page, Record
 from ladon_storage.errors import ConfigurationError, SinkError
-from ladon_storage.sinks.sql.dialect import Database
-from ladon_storage.sinks.sql.errors import told
+from ladon_storage.sinks.sql.dialect import Dialect
+from ladon_storage.sinks.sql.errors import describe
 from ladon_storage.sinks.sql.postgresql import Postgresql
 from ladon_storage.sinks.sql.rows import Rows
-from ladon_storage.sinks.sql.schema import are_ready, make_tables
+from ladon_storage.sinks.sql.schema import create_or_migrate, is_current
 from ladon_storage.sinks.sql.sqlite import Sqlite
-from ladon_storage.sinks.sql.tables import KEYS, Keep, Tables
-from ladon_storage.sinks.worker import SinkThread
+from ladon_storage.sinks.sql.tables import PRIMARY_KEYS, Keep, Tables
+from ladon_storage.sinks.worker import WorkerThread
 
 T = TypeVar("T")
 
@@ -73,13 +73,13 @@ class SqlSink:
                 f"The sink's table cannot be named {table!r}; use a letter, then letters, digits "
                 "and underscores, 52 at most, and no name of the sink's own, such as ladon_meta."
             )
-        if keep not in KEYS:
+        if keep not in PRIMARY_KEYS:
             raise ConfigurationError(f"The sink's keep should be 'latest' or 'all', not {keep!r}.")
         self._shown = parsed.render_as_string(hide_password=True)
         self._keep = keep
         self._tables = Tables.of(table, keep)
-        self._database: Database = _DATABASES[parsed.drivername](parsed, table, keep)
-        self._thread: SinkThread | None = None
+        self._database: Dialect = _DATABASES[parsed.drivername](parsed, table, keep)
+        self._thread: WorkerThread | None = None
         self._connection: Connection | None = None
         self._rows: Rows | None = None
         self._place: object = None
@@ -90,7 +90,7 @@ class SqlSink:
     async def __aenter__(self) -> Self:
         if self._thread is not None:
             raise SinkError(f"The sink {self._shown} serves another run; give each run its own.")
-        self._thread = SinkThread()
+        self._thread = WorkerThread()
         try:
             await self._do(self._open, "be opened")
         except BaseException:
@@ -133,15 +133,15 @@ class SqlSink:
             lambda: self._opened().position(source_id), "read its position", source_id
         )
 
-    async def mark_removed(self, source_id: str, present: Set[str], most: float) -> int:
-        """Mark the records whose ids are not in ``present``, and return how many are new there.
+    async def mark_removed(self, source_id: str, listed_ids: Set[str], max_share: float) -> int:
+        """Mark the records whose ids are not in ``listed_ids``, and return how many are new there.
 
         Raises:
-            SourceError: More than the share ``most`` of what is not marked would be; none was.
+            SourceError: More than the share ``max_share`` of what is not marked would be; none was.
             SinkError: The database refused it; none was.
         """
         return await self._do(
-            lambda: self._changed(lambda rows: rows.mark_removed(source_id, present, most)),
+            lambda: self._changed(lambda rows: rows.mark_removed(source_id, listed_ids, max_share)),
             "mark what was removed",
             source_id,
         )
@@ -181,7 +181,7 @@ class SqlSink:
         try:
             return await self._thread.do(work)
         except SQLAlchemyError as error:
-            said, step, cause = told(error)
+            said, step, cause = describe(error)
             raise SinkError(
                 f"The sink {self._shown} could not {aim}: {said}; {step}: it goes on where durable "
                 "data ends.",
@@ -204,13 +204,13 @@ class SqlSink:
     def _make(self, connection: Connection) -> None:
         names = [table.name for table in self._tables.all]
         with connection.begin():
-            found = self._database.found(connection, names)
-            if are_ready(connection, self._tables, found, self._shown):
+            found = self._database.existing_columns(connection, names)
+            if is_current(connection, self._tables, found, self._shown):
                 return
-            self._database.begin_making(connection)
+            self._database.begin_schema_change(connection)
             # Again: what was missing may have been made while this waited.
-            found = self._database.found(connection, names)
-            make_tables(connection, self._tables, found, self._shown)
+            found = self._database.existing_columns(connection, names)
+            create_or_migrate(connection, self._tables, found, self._shown)
 
     def _opened(self) -> Rows:
         if self._rows is None:

@@ -169,13 +169,15 @@ class Sqlite:
 
     def begin_writing(self, connection: Connection, source_id: str) -> None:
         """Take the file's only lock at once: what reads first cannot wait for who writes."""
-        self.begin_making(connection)
+        self.begin_schema_change(connection)
 
-    def begin_making(self, connection: Connection) -> None:
+    def begin_schema_change(self, connection: Connection) -> None:
         """Take the file's only lock."""
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    def found(self, connection: Connection, names: Sequence[str]) -> dict[str, dict[str, bool]]:
+    def existing_columns(
+        self, connection: Connection, names: Sequence[str]
+    ) -> dict[str, dict[str, bool]]:
         """Ask once, whichever tables there are."""
         found: dict[str, dict[str, bool]] = {}
         rows = connection.exec_driver_sql(_FOUND, (json.dumps(names),))
@@ -259,7 +261,7 @@ class Sqlite:
             written += connection.exec_driver_sql(asked, tuple(values)).rowcount
         return written
 
-    def mark(
+    def set_removed(
         self, connection: Connection, source_id: str, ids: list[str], removed_at: datetime | None
     ) -> int:
         """Pass the ids as one JSON text."""

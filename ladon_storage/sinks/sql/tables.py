@@ -30,7 +30,7 @@ from sqlalchemy.types import TypeEngine
 
 Keep = Literal["latest", "all"]
 
-KEYS: dict[Keep, tuple[str, ...]] = {
+PRIMARY_KEYS: dict[Keep, tuple[str, ...]] = {
     "latest": ("source_id", "record_id"),
     "all": ("source_id", "record_id", "version"),
 }
@@ -214,7 +214,7 @@ class Tables:
         )
 
     @cached_property
-    def marks(self) -> Select[Any]:
+    def removed_flags(self) -> Select[Any]:
         """Every id of a ``source_id``, and whether it is marked as removed."""
         records = self.records.c
         ids = select(records.record_id, records.removed_at.is_not(None))
@@ -226,8 +226,8 @@ def _records(metadata: MetaData, name: str, keep: Keep) -> Table:
     records = Table(
         name,
         metadata,
-        *(_key(each) for each in KEYS[keep]),
-        *([] if "version" in KEYS[keep] else [Column("version", Text, nullable=False)]),
+        *(_key(each) for each in PRIMARY_KEYS[keep]),
+        *([] if "version" in PRIMARY_KEYS[keep] else [Column("version", Text, nullable=False)]),
         Column("record_timestamp", Instant, nullable=False),
         # Not jsonb: it reorders keys, rewrites numbers and refuses \u0000. json keeps the text
         # as the source gave it, and can be asked by the same operators.

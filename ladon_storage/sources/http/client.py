@@ -22,11 +22,11 @@ import stamina
 from yarl import URL
 
 from ladon_storage.client.pool import tls_context
-from ladon_storage.collection.credentials import secret
+from ladon_storage.collection.credentials import resolve_secret
 from ladon_storage.errors import CircuitOpenError, SourceError
 from ladon_storage.sources.fields import MAX_ANSWER_BYTES, Connection, Rate
 from ladon_storage.sources.http.decompression import ACCEPTED
-from ladon_storage.sources.http.hosts import Admission, admitted, host_of
+from ladon_storage.sources.http.hosts import Admission, host_of, wait_for_rate_limit
 from ladon_storage.sources.http.observing import observer
 from ladon_storage.sources.http.redirects import redirected
 from ladon_storage.sources.http.retry_after import (
@@ -37,9 +37,9 @@ from ladon_storage.sources.http.retry_after import (
 from ladon_storage.sources.http.retry_after import retry_after as _retry_after
 from ladon_storage.sources.http.transport import (
     OK,
-    Exchange,
-    HttpAnswer,
-    Keys,
+    Credentials,
+    HttpResponse,
+    HttpTransport,
     Parameters,
     Request,
     Route,
@@ -58,8 +58,8 @@ from ladon_storage.sources.json.unique_keys import DuplicateKeyError
 __all__ = [
     "MAX_RETRY_AFTER_SECONDS",
     "OK",
-    "HttpAnswer",
-    "Keys",
+    "Credentials",
+    "HttpResponse",
     "SourceHttp",
     "_retry_after",
     "shared_connections",
@@ -110,9 +110,9 @@ class SourceHttp:
         source_id: The source, as errors name it.
         session: The connections; it belongs to `source_http`, which closes it.
         max_bytes: The largest body that is accepted, unpacked.
-        keys: The secrets; ``None``: it needs none.
+        credentials: The secrets; ``None``: it needs none.
         rate: How many requests the host takes.
-        throttled: Statuses by which the host says that they were too many, beside 429.
+        throttle_statuses: Statuses by which the host says that they were too many, beside 429.
         route: Proxy, certificates and redirects.
     """
 
@@ -122,26 +122,26 @@ class SourceHttp:
         session: aiohttp.ClientSession,
         max_bytes: int = MAX_DOCUMENT_BYTES,
         *,
-        keys: Keys | None = None,
+        credentials: Credentials | None = None,
         rate: Rate | None = None,
-        throttled: Collection[int] = (),
+        throttle_statuses: Collection[int] = (),
         route: Route | None = None,
     ) -> None:
         self._source_id = source_id
-        self._exchange = Exchange(source_id, session, max_bytes, keys, route)
+        self._transport = HttpTransport(source_id, session, max_bytes, credentials, route)
         self._rate = rate
-        self._throttled = frozenset({429, *throttled})
+        self._throttle_statuses = frozenset({429, *throttle_statuses})
 
-    def shown(self, url: str | URL) -> str:
+    def redact_url(self, url: str | URL) -> str:
         """Return an address without what may be secret, this source's keys included."""
-        return self._exchange.shown(url)
+        return self._transport.redact_url(url)
 
     def masked(self, text: str) -> str:
         """Return a text without this source's secrets, in whatever form they are in it.
 
         Every text that an answer had a part in goes through here, before it is cut.
         """
-        return self._exchange.masked(text)
+        return self._transport.masked(text)
 
     def quoted(self, value: object, most: int = 80) -> str:
         """Return how a value of an answer is shown in a message: masked, and cut to ``most``."""
@@ -164,7 +164,7 @@ class SourceHttp:
 
     def clean(self, error: BaseException) -> None:
         """Take this source's secrets out of an error and the ones behind it."""
-        self._exchange.clean(error)
+        self._transport.clean(error)
 
     def error(self, problem: str, step: str, *, transient: bool = False) -> SourceError:
         """Return a `SourceError` of the source whose text is masked: a problem, and what to do."""
@@ -173,7 +173,7 @@ class SourceHttp:
     @property
     def asked_at(self) -> datetime | None:
         """When the source was first asked, by its own clock; ``None``: it does not say."""
-        return self._exchange.asked_at
+        return self._transport.asked_at
 
     async def get_json(
         self,
@@ -189,15 +189,16 @@ class SourceHttp:
         """
         return self.parsed(await self.get(url, params=params, headers=headers))
 
-    def parsed(self, answer: HttpAnswer) -> Any:
-        """Return an answer's JSON; whoever takes none for an answer asks `HttpAnswer.is_empty`.
+    def parsed(self, answer: HttpResponse) -> Any:
+        """Return an answer's JSON; whoever takes none for an answer asks `HttpResponse.is_empty`.
 
         Raises:
             SourceError: It is none.
         """
         if answer.status == 204:
             raise SourceError(
-                f"Source {self._source_id!r} answered 204 from {self.shown(answer.url)}, without a "
+                f"Source {self._source_id!r} answered 204 from {self.redact_url(answer.url)}, "
+                "without a "
                 "document; see what it publishes.",
                 self._source_id,
             )
@@ -208,7 +209,7 @@ class SourceHttp:
         # Raised outside of the handler: the parser's error holds the whole document.
         raise self._refused(answer, problem)
 
-    async def document(self, answer: HttpAnswer, path: str) -> Document:
+    async def document(self, answer: HttpResponse, path: str) -> Document:
         """Return an answer's JSON apart from the records at a dotted path; it may be large.
 
         What is at the path is a list or a dictionary, or where it holds very much, a sequence or a
@@ -225,12 +226,13 @@ class SourceHttp:
             problem = _unparsed(error)
         raise self._refused(answer, problem)
 
-    def _refused(self, answer: HttpAnswer, problem: str) -> SourceError:
+    def _refused(self, answer: HttpResponse, problem: str) -> SourceError:
         problem = "is not JSON: it is empty" if answer.is_empty else problem
         what, _, why = self.masked(problem).partition(": ")
         why = why if len(why) <= _LONGEST_PROBLEM else f"{why[:_LONGEST_PROBLEM]}…"
         return self.error(
-            f"The document of source {self._source_id!r} at {self.shown(answer.url)} {what}, after "
+            f"The document of source {self._source_id!r} at {self.redact_url(answer.url)} {what}, "
+            "after "
             f"{len(answer.body)} bytes that arrived whole: {why}; nothing of it was stored",
             "see what the source publishes",
         )
@@ -242,8 +244,8 @@ class SourceHttp:
         params: Parameters | None = None,
         headers: Mapping[str, str] | None = None,
         accept: Collection[int] = OK,
-        is_query: bool = True,
-    ) -> HttpAnswer:
+        idempotent: bool = True,
+    ) -> HttpResponse:
         """Return the answer at ``url``; ``params`` replace what its query says of the same names.
 
         One that is no query is asked once, as its answer may be another one each time.
@@ -253,25 +255,25 @@ class SourceHttp:
                 has none of the statuses of ``accept``.
         """
         request = Request("GET", self._address(url, params), None, headers or {}, accept)
-        return await self._repeated(request, ATTEMPTS if is_query else 1)
+        return await self._send_with_retries(request, ATTEMPTS if idempotent else 1)
 
     async def post(
         self,
         url: str | URL,
         body: object,
         *,
-        is_query: bool,
+        idempotent: bool,
         params: Parameters | None = None,
         headers: Mapping[str, str] | None = None,
         accept: Collection[int] = OK,
-    ) -> HttpAnswer:
-        """Return the answer to a JSON ``body``; one that ``is_query`` changes nothing there.
+    ) -> HttpResponse:
+        """Return the answer to a JSON ``body``; one that ``idempotent`` changes nothing there.
 
         Raises:
             SourceError: As for `get`; what is no query is asked once.
         """
         request = Request("POST", self._address(url, params), body, headers or {}, accept)
-        return await self._repeated(request, ATTEMPTS if is_query else 1)
+        return await self._send_with_retries(request, ATTEMPTS if idempotent else 1)
 
     def _address(self, url: str | URL, params: Parameters | None) -> URL:
         try:
@@ -285,7 +287,7 @@ class SourceHttp:
             self._source_id,
         )
 
-    async def _repeated(self, request: Request, attempts: int) -> HttpAnswer:
+    async def _send_with_retries(self, request: Request, attempts: int) -> HttpResponse:
         attempts = attempts if observer() is None else 1
         async for attempt in stamina.retry_context(
             on=_wait_before_retry,
@@ -297,7 +299,7 @@ class SourceHttp:
         ):
             with attempt:
                 try:
-                    return await self._attempted(request)
+                    return await self._send_following_redirects(request)
                 except SourceError as error:
                     if error.transient and observer() is None:
                         logger.warning(
@@ -310,26 +312,26 @@ class SourceHttp:
                     raise
         raise AssertionError("stamina ends with a result or an error")
 
-    async def _attempted(self, request: Request) -> HttpAnswer:
+    async def _send_following_redirects(self, request: Request) -> HttpResponse:
         """Make a request and follow where it leads; each host on the way is asked as itself."""
         origin = request.url
         for _ in range(MAX_REDIRECTS + 1):
-            answer = await self._judged(request)
+            answer = await self._send_through_circuit(request)
             if answer.status in request.accept:
                 return answer
             location = answer.headers.get("Location")
             if answer.status not in _REDIRECTS or location is None:
                 self._refuse_status(answer)
-            request = redirected(self._exchange, request, location, origin)
-        raise self._exchange.error(request.url, "redirects nowhere", "check the address")
+            request = redirected(self._transport, request, location, origin)
+        raise self._transport.error(request.url, "redirects nowhere", "check the address")
 
-    async def _judged(self, request: Request) -> HttpAnswer:
+    async def _send_through_circuit(self, request: Request) -> HttpResponse:
         """Make one request if the circuits admit it, and tell them how it went."""
-        self._exchange.check_host(request)
+        self._transport.check_host(request)
         if (watching := observer()) is not None:
             body = None if request.body is None else self.masked(json.dumps(request.body))
             watching.asking(request.method, self.masked(with_query(request.url)), body)
-        await admitted(request.url, self._rate)
+        await wait_for_rate_limit(request.url, self._rate)
         try:
             admission = Admission.to(request.url)
         except CircuitOpenError as error:
@@ -341,7 +343,7 @@ class SourceHttp:
                 retry_after=error.retry_after,
             ) from None
         try:
-            answer = await self._exchange.make(request)
+            answer = await self._transport.send(request)
         except UnreachableError:
             admission.unreachable()
             raise
@@ -361,21 +363,22 @@ class SourceHttp:
             watching.answered(answer)
         return answer
 
-    def _is_throttled(self, answer: HttpAnswer) -> bool:
-        if answer.status in self._throttled:
+    def _is_throttled(self, answer: HttpResponse) -> bool:
+        if answer.status in self._throttle_statuses:
             return True
         if answer.status == 403:
             return "Retry-After" in answer.headers or has_no_requests_left(answer.headers)
         return answer.status == 503 and "Retry-After" in answer.headers
 
-    def _refuse_status(self, answer: HttpAnswer) -> NoReturn:
+    def _refuse_status(self, answer: HttpResponse) -> NoReturn:
         throttled = self._is_throttled(answer)
         transient = throttled or answer.status >= 500 or answer.status in _REPEATABLE_STATUSES
         wait = wait_of(answer.headers, throttled=throttled)
         if wait is None and throttled and self._rate is not None:
             wait = min(self._rate.seconds, MAX_RETRY_AFTER_SECONDS)
         raise SourceError(
-            f"Source {self._source_id!r} answered {answer.status} from {self.shown(answer.url)}; "
+            f"Source {self._source_id!r} answered {answer.status} from "
+            f"{self.redact_url(answer.url)}; "
             f"{_step(answer.status, transient=transient)}.",
             self._source_id,
             transient=transient,
@@ -419,9 +422,9 @@ async def source_http(
     source_id: str,
     *,
     max_bytes: int | None = None,
-    keys: Keys | None = None,
+    credentials: Credentials | None = None,
     rate: Rate | None = None,
-    throttled: Collection[int] = (),
+    throttle_statuses: Collection[int] = (),
     connection: Connection | None = None,
 ) -> AsyncIterator[SourceHttp]:
     """Give the HTTP of one source for the time of one run; the arguments are `SourceHttp`'s.
@@ -451,9 +454,9 @@ async def source_http(
             source_id,
             session,
             connection.max_bytes if max_bytes is None else max_bytes,
-            keys=keys,
+            credentials=credentials,
             rate=rate,
-            throttled=throttled,
+            throttle_statuses=throttle_statuses,
             route=route,
         )
         try:
@@ -476,7 +479,7 @@ async def _route(source_id: str, connection: Connection) -> Route:
         if connection.proxy_user:
             proxy = proxy.with_user(connection.proxy_user)
         if connection.proxy_password is not None:
-            proxy = proxy.with_password(await secret(connection.proxy_password, source_id))
+            proxy = proxy.with_password(await resolve_secret(connection.proxy_password, source_id))
     return Route(proxy, tls, connection.redirects_to)
 
 

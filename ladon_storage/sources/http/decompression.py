@@ -18,7 +18,7 @@ STEP_BYTES = 2**18
 """Unpacked bytes of one step."""
 
 
-class PackingError(ValueError):
+class DecompressionError(ValueError):
     """What is said of a body that is not packed as it says, or was cut."""
 
 
@@ -128,28 +128,28 @@ ACCEPTED = ", ".join(_STREAMS)
 _FOLLOWS = {"gzip": b"\x1f", "zstd": b"\x28" + bytes(range(0x50, 0x60))}
 
 
-class Unpacker:
+class Decompressor:
     """What unpacks one body.
 
     Args:
         packing: The answer's `Content-Encoding`; none if it is empty.
 
     Raises:
-        PackingError: It is none that was asked for.
+        DecompressionError: It is none that was asked for.
     """
 
     def __init__(self, packing: str) -> None:
         name = packing.strip().lower().removeprefix("x-")
         self._name = "" if name == "identity" else name
         if self._name and self._name not in _STREAMS:
-            raise PackingError(f"is packed as {self._name!r}, which was not asked for")
+            raise DecompressionError(f"is packed as {self._name!r}, which was not asked for")
         self._stream: _Stream | None = None
 
     def unpacked(self, data: bytes) -> Iterator[bytes]:
         """Yield what the next bytes of a body unpack to, a step at a time.
 
         Raises:
-            PackingError: They are not packed as the answer says.
+            DecompressionError: They are not packed as the answer says.
         """
         if not self._name:
             yield data
@@ -169,16 +169,16 @@ class Unpacker:
             problem = f"is not packed as {self._name}, as it says: {error}"
         else:
             return
-        raise PackingError(problem)
+        raise DecompressionError(problem)
 
     def finish(self) -> None:
         """Say that the body is over.
 
         Raises:
-            PackingError: Its stream is not: it was cut.
+            DecompressionError: Its stream is not: it was cut.
         """
         if self._stream is not None and not self._stream.is_over:
-            raise PackingError(f"was cut off within its {self._name}")
+            raise DecompressionError(f"was cut off within its {self._name}")
 
     def _following(self, data: bytes) -> bytes:
         """Return what follows a stream that is over: another one, or nothing but padding."""

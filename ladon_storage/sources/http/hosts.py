@@ -131,7 +131,7 @@ class Admission:
         self.path.release(self.permits[1])
 
 
-async def admitted(url: URL, rate: Rate | None) -> None:
+async def wait_for_rate_limit(url: URL, rate: Rate | None) -> None:
     """Return when one more request to the host keeps the rate."""
     if rate is None:
         return

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
 
-from ladon_storage.sources.http.transport import HttpAnswer
+from ladon_storage.sources.http.transport import HttpResponse
 
 
 class Observer(Protocol):
@@ -21,7 +21,7 @@ class Observer(Protocol):
         """Note a request that is about to be made; what is raised here ends the reading."""
         ...
 
-    def answered(self, answer: HttpAnswer) -> None:
+    def answered(self, answer: HttpResponse) -> None:
         """Note the answer to the last request, whatever its status."""
         ...
 

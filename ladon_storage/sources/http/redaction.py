@@ -34,10 +34,10 @@ _BACKSLASHES = r"(?:\\|%(?:25)*5C){0,4}+"
 """What stands before a character that is escaped, as often as it was."""
 
 
-class Mask:
+class Redactor:
     """The secrets of one source, and how they are taken out of texts.
 
-    >>> mask = Mask(["s3cret/key"])
+    >>> mask = Redactor(["s3cret/key"])
     >>> mask.of("no such key: s3cret%2Fkey"), bool(mask)
     ('no such key: ***', True)
     """

@@ -13,17 +13,17 @@ from dataclasses import replace
 
 from yarl import URL
 
-from ladon_storage.sources.http.transport import Exchange, Request
+from ladon_storage.sources.http.transport import HttpTransport, Request
 from ladon_storage.sources.http.urls import check_url, is_same_host
 
 _MAY_LEAVE = frozenset({"accept"})
 
 
-def redirected(exchange: Exchange, request: Request, location: str, origin: URL) -> Request:
+def redirected(transport: HttpTransport, request: Request, location: str, origin: URL) -> Request:
     """Return the request that a redirect asks for.
 
     Args:
-        exchange: What makes requests.
+        transport: What makes requests.
         request: The one that was redirected.
         location: Where it leads.
         origin: What was asked for before all redirects.
@@ -37,19 +37,20 @@ def redirected(exchange: Exchange, request: Request, location: str, origin: URL)
     except ValueError:
         target = None
     if target is None or request.method != "GET":
-        raise exchange.error(request.url, "redirects nowhere", "check the address")
+        raise transport.error(request.url, "redirects nowhere", "check the address")
     if request.url.scheme == "https" and target.scheme == "http":
-        raise exchange.error(
+        raise transport.error(
             request.url,
-            f"redirects to {exchange.shown(target)}, which is not encrypted, and was not followed",
+            f"redirects to {transport.redact_url(target)}, which is not encrypted, and was not "
+            "followed",
             "set the address to where it leads, if that is right",
         )
     is_home = is_same_host(origin, target)
-    if not (is_home or exchange.route.allows(target)):
-        exchange.check_host(replace(request, url=target))
-        raise exchange.error(
+    if not (is_home or transport.route.allows(target)):
+        transport.check_host(replace(request, url=target))
+        raise transport.error(
             request.url,
-            f"redirects to {exchange.shown(target)}, another site, and was not followed",
+            f"redirects to {transport.redact_url(target)}, another site, and was not followed",
             "set the address to where it leads, or allow the host in redirects_to of its "
             "connection",
         )

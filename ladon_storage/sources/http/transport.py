@@ -25,11 +25,11 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from ladon_storage.errors import SourceError
-from ladon_storage.sources.http.decompression import PackingError, Unpacker
+from ladon_storage.sources.http.decompression import DecompressionError, Decompressor
 from ladon_storage.sources.http.proxies import passwords, proxy_of
-from ladon_storage.sources.http.redaction import Mask
+from ladon_storage.sources.http.redaction import Redactor
 from ladon_storage.sources.http.retry_after import date_of
-from ladon_storage.sources.http.urls import is_same_host, shown
+from ladon_storage.sources.http.urls import is_same_host, redact_url
 
 OK = (200, 201, 203, 204)
 """The statuses of an answer: new, made by a proxy on its way, or without a document, too."""
@@ -45,7 +45,7 @@ Parameters = Mapping[str, str | int]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Keys:
+class Credentials:
     """The secrets of a source's requests.
 
     Args:
@@ -55,18 +55,18 @@ class Keys:
         hidden: Secrets that addresses hold otherwise.
     """
 
-    home: str
+    origin: str
     headers: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
-    hidden: Collection[str] = ()
+    redact: Collection[str] = ()
 
     @property
     def secrets(self) -> list[str]:
         """All that must not be shown."""
-        return [*self.headers.values(), *self.params.values(), *self.hidden]
+        return [*self.headers.values(), *self.params.values(), *self.redact]
 
 
-_NO_KEYS = Keys("")
+_NO_CREDENTIALS = Credentials("")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -95,7 +95,7 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class HttpAnswer:
+class HttpResponse:
     """What a source answered, whole.
 
     Args:
@@ -136,14 +136,14 @@ class UnreachableError(SourceError):
     """Say that a source's host could not be reached at all."""
 
 
-class Exchange:
+class HttpTransport:
     """The single requests of a source, and what came of them in our words.
 
     Args:
         source_id: The source, as errors name it.
         session: The connections.
         max_bytes: The largest body that is accepted, unpacked.
-        keys: The secrets; ``None``: it needs none.
+        credentials: The secrets; ``None``: it needs none.
         route: Proxy, certificates and redirects.
     """
 
@@ -152,17 +152,17 @@ class Exchange:
         source_id: str,
         session: aiohttp.ClientSession,
         max_bytes: int,
-        keys: Keys | None,
+        credentials: Credentials | None,
         route: Route | None = None,
     ) -> None:
         self._source_id = source_id
         self._session = session
         self._max_bytes = max_bytes
-        self._keys = keys
+        self._credentials = credentials
         self.route = route or Route()
         proxy = self.route.proxy
         told = [] if proxy is None or proxy.password is None else [proxy.password]
-        self._mask = Mask([*(keys or _NO_KEYS).secrets, *told, *passwords()])
+        self._mask = Redactor([*(credentials or _NO_CREDENTIALS).secrets, *told, *passwords()])
         self.asked_at: datetime | None = None
         """When the source was first asked, by its own clock; ``None``: it does not say."""
 
@@ -174,30 +174,40 @@ class Exchange:
         """Take this source's secrets out of an error and the ones behind it."""
         self._mask.clean(error)
 
-    def shown(self, url: str | URL) -> str:
+    def redact_url(self, url: str | URL) -> str:
         """Return an address without what may be secret, this source's keys included."""
-        return self.masked(shown(url))
+        return self.masked(redact_url(url))
 
     def check_host(self, request: Request) -> None:
         """Raise a `SourceError` if the keys are not for the host that is asked."""
-        if self._keys is not None and not request.has_left and not self._is_home(request.url):
+        if (
+            self._credentials is not None
+            and not request.has_left
+            and not self._is_home(request.url)
+        ):
             raise SourceError(
-                f"Source {self._source_id!r} leads from {self.shown(self._keys.home)} to "
-                f"{self.shown(request.url)}, another host, which must not get its key and was not "
+                f"Source {self._source_id!r} leads from "
+                f"{self.redact_url(self._credentials.origin)} to "
+                f"{self.redact_url(request.url)}, another host, which must not get its key and was "
+                "not "
                 "asked; set the address to that host, if it is the right one.",
                 self._source_id,
             )
 
     def _is_home(self, url: URL) -> bool:
-        return self._keys is not None and is_same_host(self._keys.home, url)
+        return self._credentials is not None and is_same_host(self._credentials.origin, url)
 
-    async def make(self, request: Request) -> HttpAnswer:
+    async def send(self, request: Request) -> HttpResponse:
         """Return the answer, whatever its status.
 
         Raises:
             SourceError: None arrived whole; ``transient`` says whether the host failed.
         """
-        keys = self._keys if self._keys is not None and self._is_home(request.url) else _NO_KEYS
+        keys = (
+            self._credentials
+            if self._credentials is not None and self._is_home(request.url)
+            else _NO_CREDENTIALS
+        )
         proxy = self.route.proxy_to(request.url)
         began = time.monotonic()
         try:
@@ -213,11 +223,11 @@ class Exchange:
                 self._note_clock(response, time.monotonic() - began)
                 wanted = response.status in request.accept
                 body = await self._body(response, request.url) if wanted else b""
-                return HttpAnswer(request.url, response.status, response.headers, body)
+                return HttpResponse(request.url, response.status, response.headers, body)
         # A TimeoutError is an OSError; a UnicodeError is what a host becomes that is no name.
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
             failure = self._translated(error, request.url, proxy)
-            hides = self._mask or proxy is not None or shown(request.url) != str(request.url)
+            hides = self._mask or proxy is not None or redact_url(request.url) != str(request.url)
             cause = None if hides else error
         raise failure from cause
 
@@ -239,7 +249,7 @@ class Exchange:
         body = io.BytesIO()
         packed = 0
         try:
-            unpacker = Unpacker(response.headers.get("Content-Encoding", ""))
+            unpacker = Decompressor(response.headers.get("Content-Encoding", ""))
             async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
                 packed += len(chunk)
                 for step in unpacker.unpacked(chunk):
@@ -250,7 +260,7 @@ class Exchange:
                 if packed > self._max_bytes:
                     raise self._too_large(url)
             unpacker.finish()
-        except PackingError as error:
+        except DecompressionError as error:
             problem = self.masked(str(error))[:_LONGEST_PROBLEM]
         else:
             return body.getvalue()
@@ -259,7 +269,7 @@ class Exchange:
     def _too_large(self, url: URL) -> SourceError:
         return SourceError(
             f"Source {self._source_id!r} sends more than {self._max_bytes} bytes from "
-            f"{self.shown(url)}; see what it publishes, or raise max_bytes of its connection.",
+            f"{self.redact_url(url)}; see what it publishes, or raise max_bytes of its connection.",
             self._source_id,
         )
 
@@ -269,7 +279,7 @@ class Exchange:
         """Say what happened without the error's own text, which may hold the address."""
         problem, step, transient = _described(error)
         if proxy is not None:
-            problem += f" through the proxy {self.shown(proxy)},"
+            problem += f" through the proxy {self.redact_url(proxy)},"
         problem = f"{problem} ({type(error).__name__})"
         return self.error(
             url, problem, step, transient=transient, kind=_kind(error) if transient else SourceError
@@ -286,7 +296,7 @@ class Exchange:
     ) -> SourceError:
         """Return the error that says what is wrong at an address, and what to do."""
         return kind(
-            self.masked(f"Source {self._source_id!r} {problem} at {self.shown(url)}; {step}."),
+            self.masked(f"Source {self._source_id!r} {problem} at {self.redact_url(url)}; {step}."),
             self._source_id,
             transient=transient,
         )

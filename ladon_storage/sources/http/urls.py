@@ -75,17 +75,17 @@ SourceUrl = Annotated[HttpUrl, AfterValidator(_keep_secrets_out)]
 """The address of a source, which Prefect stores and shows: without secrets."""
 
 
-def shown(url: str | URL) -> str:
+def redact_url(url: str | URL) -> str:
     """Return ``url`` without what may be secret.
 
-    >>> shown("https://me:secret@feeds.example.org/recent?key=secret#top")
+    >>> redact_url("https://me:secret@feeds.example.org/recent?key=secret#top")
     'https://feeds.example.org/recent'
     """
     return str(URL(url).with_user(None).with_query(None).with_fragment(None))
 
 
 def with_query(url: str | URL) -> str:
-    """Return ``url`` as `shown` does, with those parameters of its query that are no secrets.
+    """Return ``url`` as `redact_url` does, with those parameters of its query that are no secrets.
 
     >>> with_query("https://me:secret@feeds.example.org/recent?page=2&api_key=secret")
     'https://feeds.example.org/recent?page=2&api_key=***'
@@ -94,7 +94,7 @@ def with_query(url: str | URL) -> str:
         f"{name}={'***' if secret_in(name, value) else value}"
         for name, value in URL(url).query.items()
     ]
-    return shown(url) + (f"?{'&'.join(query)}" if query else "")
+    return redact_url(url) + (f"?{'&'.join(query)}" if query else "")
 
 
 def is_same_host(one: str | URL, other: str | URL) -> bool:

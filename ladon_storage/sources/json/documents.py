@@ -25,7 +25,7 @@ from typing import Any, NoReturn, TypeGuard, TypeVar, overload
 from pydantic import BaseModel
 
 from ladon_storage.collection.json_values import json_decoder
-from ladon_storage.collection.protocols import Known
+from ladon_storage.collection.protocols import KnownContent
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.json.unique_keys import KeySet, parse_around
 
@@ -133,7 +133,7 @@ def whole_document(source: BaseModel, body: bytes, until: datetime | None) -> di
     return {"completeness": "whole document", "document": digest}
 
 
-def is_known(marks: Mapping[str, Any], known: Known | None) -> bool:
+def is_known(marks: Mapping[str, Any], known: KnownContent | None) -> bool:
     """Tell whether the sink has all records of the document that has these marks."""
     document = marks["document"]
     return document is not None and known is not None and known.document == document

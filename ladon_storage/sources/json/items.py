@@ -17,7 +17,7 @@ from typing import Any
 
 from ladon_storage.collection.json_values import Number
 from ladon_storage.collection.records import Item, Record, Reject, joined_id
-from ladon_storage.sources.timestamps import Moment
+from ladon_storage.sources.timestamps import TimestampParser
 
 _INDEX = re.compile(r"-?[0-9]{1,9}")
 
@@ -71,7 +71,7 @@ class ItemReader:
 
     id: str | tuple[str, ...] | None
     times: tuple[str, ...]
-    moment: Moment
+    parser: TimestampParser
     no_time: tuple[str | int, ...] = ()
     unversioned: tuple[str, ...] = ()
 
@@ -114,7 +114,7 @@ class ItemReader:
             if value is None or value == "" or (self.no_time and self._is_declared_none(value)):
                 continue
             try:
-                found.append(self.moment(value))
+                found.append(self.parser(value))
             except ValueError as error:
                 if _is_no_time(value):
                     continue

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ladon_storage.errors import SourceError
-from ladon_storage.sources.rest.listing import Api, ListPage, Tally
-from ladon_storage.sources.rest.pagination import PageNumbers, Step
+from ladon_storage.sources.rest.listing import ListPage, PagedApi, SeenRecords
+from ladon_storage.sources.rest.pagination import PageNumberPagination, PageRequest
 
 _ERRORS = range(400, 600)
 
@@ -22,16 +22,16 @@ class Beside:
         tally: What was delivered in the reading.
     """
 
-    def __init__(self, api: Api, tally: Tally) -> None:
+    def __init__(self, api: PagedApi, tally: SeenRecords) -> None:
         self._api = api
         self._tally = tally
 
-    async def has_others(self, step: Step) -> bool:
+    async def has_others(self, step: PageRequest) -> bool:
         """Tell whether a page that may not exist has records, and one that did not come."""
         return not all(map(self._tally.has, await self._keys(step)))
 
     async def page_of_others(
-        self, paging: PageNumbers, last: ListPage, *, is_silent: bool
+        self, paging: PageNumberPagination, last: ListPage, *, is_silent: bool
     ) -> int | None:
         """Return the number of a page beside those that were read, on which there are others.
 
@@ -40,7 +40,7 @@ class Beside:
         """
         beside = [paging.first_number - 1] if paging.first_number else []
         if is_silent:
-            beside.append(last.step.number + 1)
+            beside.append(last.request.number + 1)
         for number in beside:
             there = await self._keys(paging.numbered(number))
             if there and not any(map(self._tally.has, there)):
@@ -50,13 +50,13 @@ class Beside:
     async def nothing(self, first: ListPage) -> ListPage | None:
         """Return the first page of a range without records, where a range was asked."""
         try:
-            got = await self._api.nothing(first.step)
+            got = await self._api.nothing(first.request)
             keys = () if got is None else await self._api.keys(got.items)
         except SourceError:
             return None
-        return None if got is None else ListPage(first.step, got, keys)
+        return None if got is None else ListPage(first.request, got, keys)
 
-    async def _keys(self, step: Step) -> Sequence[str]:
+    async def _keys(self, step: PageRequest) -> Sequence[str]:
         try:
             got = await self._api.page(step, accept=_ERRORS, may_be_empty=True)
             return await self._api.keys(got.items)

@@ -12,9 +12,9 @@
 from __future__ import annotations
 
 from ladon_storage.collection.records import Completeness
-from ladon_storage.sources.http.client import OK, HttpAnswer
+from ladon_storage.sources.http.client import OK, HttpResponse
 from ladon_storage.sources.json.items import value_at
-from ladon_storage.sources.rest.listing import Api, ListPage, MovedError, Tally
+from ladon_storage.sources.rest.listing import ListPage, MovedError, PagedApi, SeenRecords
 from ladon_storage.sources.rest.page_metadata import (
     Total,
     declared_total,
@@ -31,17 +31,17 @@ from ladon_storage.sources.rest.page_metadata import (
     usual_total,
 )
 from ladon_storage.sources.rest.pagination import (
-    Cursor,
-    LinkHeader,
-    NextLink,
-    NoPaging,
-    Offsets,
-    PageNumbers,
-    Paging,
+    CursorPagination,
+    LinkHeaderPagination,
+    NextLinkPagination,
+    OffsetPagination,
+    PageNumberPagination,
+    Pagination,
+    SinglePage,
 )
 
 
-class Ending:
+class Completion:
     """What one reading of a list learns about its end.
 
     Args:
@@ -53,7 +53,7 @@ class Ending:
         led_on: Whether a page led to another one.
     """
 
-    def __init__(self, api: Api, tally: Tally) -> None:
+    def __init__(self, api: PagedApi, tally: SeenRecords) -> None:
         self._api = api
         self._paging = api.paging
         self._tally = tally
@@ -63,7 +63,7 @@ class Ending:
         self._pages = self._latest_pages = 0
         self._is_numbered = True
         """Whether each page states its own number alone, which looks like that of all pages."""
-        self._last: HttpAnswer | None = None
+        self._last: HttpResponse | None = None
         self._around: set[str] | None = None
         self._lost: list[str] = []
         self._counts_others = False
@@ -83,17 +83,19 @@ class Ending:
             return
         if not self.filled:
             self._check_front(page)
-            self._first = page.got.count
+            self._first = page.response.count
         self.filled += 1
-        self._largest = max(self._largest, page.got.count)
-        self._last = page.got.answer
+        self._largest = max(self._largest, page.response.count)
+        self._last = page.response.answer
         self._heed(page)
-        is_led = not isinstance(self._paging, NextLink | Cursor | LinkHeader)
+        is_led = not isinstance(
+            self._paging, NextLinkPagination | CursorPagination | LinkHeaderPagination
+        )
         self._led = self._promise(page, heeds_next=is_led)
         self._flagged_before, self._flagged = self._flagged, self._says_more(page) is True
 
     def _check_front(self, page: ListPage) -> None:
-        got = page.got
+        got = page.response
         place = None
         if not self._paging.only_declared:
             place = misses_front(got.answer, got.document, got.items, self._api.records)
@@ -115,7 +117,7 @@ class Ending:
             self._pages = max(self._pages, pages)
 
     def _stated(self, page: ListPage) -> Total | None:
-        got, paging = page.got, self._paging
+        got, paging = page.response, self._paging
         if paging.total:
             total = declared_total(got.answer, got.document, paging.total)
             is_end = getattr(paging, "end", "") == "total"
@@ -128,10 +130,14 @@ class Ending:
 
     def _stated_pages(self, page: ListPage) -> int:
         # The pages of an offset overlap, and may be of another size than was asked for.
-        if self._paging.only_declared or isinstance(self._paging, Offsets) or self._counts_others:
+        if (
+            self._paging.only_declared
+            or isinstance(self._paging, OffsetPagination)
+            or self._counts_others
+        ):
             return 0
-        got, paging, last = page.got, self._paging, 0
-        if isinstance(paging, PageNumbers):
+        got, paging, last = page.response, self._paging, 0
+        if isinstance(paging, PageNumberPagination):
             link = linked(got.answer.headers.getall("Link", []), "last")
             number = number_in(link, paging.parameter) if link is not None else None
             last = 0 if number is None else number - paging.first_number + 1
@@ -139,23 +145,27 @@ class Ending:
 
     def _came(self, position: int) -> int:
         """Return how many records came, each of which counts once where they can be told."""
-        if isinstance(self._paging, NoPaging) or not self._tally.is_exact:
+        if isinstance(self._paging, SinglePage) or not self._tally.is_exact:
             return position
         return self._tally.versions
 
     def is_reached(self, page: ListPage, position: int, limit: int) -> bool:
         """Tell whether the declared total says that no page follows."""
         paging = self._paging
-        if not isinstance(paging, PageNumbers | Offsets) or paging.end != "total":
+        if not isinstance(paging, PageNumberPagination | OffsetPagination) or paging.end != "total":
             return False
         total = self._most
         if total is None or not total.is_sure or total.count != position:
             return False
         # What counts the items of its page alone, or those until now, looks like a total on one
         # that is full.
-        is_full = paging.asked is None or page.got.count >= (limit or paging.asked)
+        is_full = paging.requested_size is None or page.response.count >= (
+            limit or paging.requested_size
+        )
         earliest = self._earliest
-        is_certain = isinstance(paging, Offsets) and earliest and earliest.count > self._first
+        is_certain = (
+            isinstance(paging, OffsetPagination) and earliest and earliest.count > self._first
+        )
         if page.keys and is_full and not is_certain:
             return False
         return self.promised(page, position) is None
@@ -165,8 +175,8 @@ class Ending:
         total = self._most
         if total is None or total.count != self._came(position):
             return False
-        asked = getattr(self._paging, "asked", None)
-        return total.is_sure or (asked is not None and page.got.count > asked)
+        asked = getattr(self._paging, "requested_size", None)
+        return total.is_sure or (asked is not None and page.response.count > asked)
 
     @property
     def is_met(self) -> bool:
@@ -180,7 +190,7 @@ class Ending:
         """Tell whether a page without an item is the end, wherever it leads."""
         if page.keys or self._paging.only_declared:
             return False
-        got = page.got
+        got = page.response
         return (self._is_whole(position) and self.filled > 0) or is_over(
             got.answer, got.document, got.items, self._api.records
         )
@@ -194,13 +204,13 @@ class Ending:
 
     def promised(self, page: ListPage, position: int) -> str | None:
         """Return what says on a page that more follows."""
-        paging, got = self._paging, page.got
+        paging, got = self._paging, page.response
         heeds_next = True
-        if isinstance(paging, NextLink | Cursor):
+        if isinstance(paging, NextLinkPagination | CursorPagination):
             if paging.more and promised_at(got.document, paging.more) is False:
                 return None
             heeds_next = not (self.led_on or _has(got.document, paging.path))
-        elif isinstance(paging, LinkHeader):
+        elif isinstance(paging, LinkHeaderPagination):
             heeds_next = not self.led_on
         is_whole = self._is_whole(position)
         # A total that is met by several pages counts none of them.
@@ -210,7 +220,7 @@ class Ending:
     def _promise(
         self, page: ListPage, *, heeds_next: bool, position: int | None = None
     ) -> str | None:
-        got = page.got
+        got = page.response
         if self._paging.only_declared:
             return None
         return promise(
@@ -220,7 +230,7 @@ class Ending:
             self._api.records,
             heeds_next=heeds_next,
             position=position,
-            is_alone=isinstance(self._paging, NoPaging),
+            is_alone=isinstance(self._paging, SinglePage),
         )
 
     def contradiction(self, page: ListPage, position: int, *, has_moved: bool) -> str | None:
@@ -267,7 +277,7 @@ class Ending:
 
     def _says_more(self, page: ListPage) -> bool | None:
         """Return what a page says by a flag about whether there are more."""
-        got, more = page.got, getattr(self._paging, "more", "")
+        got, more = page.response, getattr(self._paging, "more", "")
         if more and (told := promised_at(got.document, more)) is not None:
             return told
         if self._promise(page, heeds_next=False) is not None:
@@ -281,12 +291,12 @@ class Ending:
         lacks the flag of more behind a page that had it is none, nor is an answer without a list,
         or without all that stood around each list before it.
         """
-        got, paging = page.got, self._paging
+        got, paging = page.response, self._paging
         if not self.filled or paging.only_declared or self.is_proven(page, position):
             return None
         if got.document is None and got.answer.status not in OK:
             return None  # by a status that was declared
-        is_led = self._has_cursor and not self.goes_by_items and not page.step.is_once
+        is_led = self._has_cursor and not self.goes_by_items and not page.request.is_once
         if is_led and self.led_on and got.document is None:
             return "leads to a page that has no content, not even an empty list"
         led = self._led
@@ -302,10 +312,10 @@ class Ending:
 
     def _note_envelope(self, page: ListPage) -> None:
         """Remember what stands around each list, and whether all of it is lost."""
-        document, paging = page.got.document, self._paging
+        document, paging = page.response.document, self._paging
         if not isinstance(document, dict) or not self._api.records:
             return
-        path = paging.path if isinstance(paging, NextLink | Cursor) else ""
+        path = paging.path if isinstance(paging, NextLinkPagination | CursorPagination) else ""
         known = {each.partition(".")[0] for each in (self._api.records, path)}
         around = {key for key in document if key not in known and not is_sign(key)}
         self._lost = sorted(self._around or ()) if not (self._around or set()) & around else []
@@ -314,23 +324,27 @@ class Ending:
 
     def is_silent(self, page: ListPage) -> bool:
         """Tell whether an empty page says nothing by what could lead on or end a list."""
-        got = page.got
+        got = page.response
         return not page.keys and not flags(got.answer, got.document, got.items, self._api.records)
 
     def lacks_sign(self, page: ListPage, position: int) -> bool:
         """Tell whether a last page has no place for what led on from each page before it."""
         paging = self._paging
-        if not (page.keys and self.led_on) or page.step.is_once or self.goes_by_items:
+        if not (page.keys and self.led_on) or page.request.is_once or self.goes_by_items:
             return False
         if paging.only_declared or self.is_proven(page, position):
             return False
-        if isinstance(paging, NextLink | Cursor):
-            return not _has(page.got.document, paging.path) and self._says_more(page) is None
-        return isinstance(paging, LinkHeader) and "Link" not in page.got.answer.headers
+        if isinstance(paging, NextLinkPagination | CursorPagination):
+            return not _has(page.response.document, paging.path) and self._says_more(page) is None
+        return (
+            isinstance(paging, LinkHeaderPagination) and "Link" not in page.response.answer.headers
+        )
 
     @property
     def _has_cursor(self) -> bool:
-        return isinstance(self._paging, NextLink | Cursor | LinkHeader)
+        return isinstance(
+            self._paging, NextLinkPagination | CursorPagination | LinkHeaderPagination
+        )
 
     def is_short(self, position: int) -> bool:
         """Tell whether fewer came than a total or a number of pages says that was not declared."""
@@ -363,13 +377,17 @@ class Ending:
     def may_have_skipped(self) -> str | None:
         """Return what looks as if the list moved, unless it looks the same when read again."""
         total, tally = self._most, self._tally
-        if isinstance(self._paging, NoPaging) or not tally.has_repeated:
+        if isinstance(self._paging, SinglePage) or not tally.has_repeated:
             return None
         if total is not None and total.is_sure and tally.is_exact:
             is_short = tally.records < total.count
             return "gives some records twice instead of others" if is_short else None
         is_declared = getattr(self._paging, "stable", False)
-        if is_declared or isinstance(self._paging, PageNumbers | Offsets) or self.goes_by_items:
+        if (
+            is_declared
+            or isinstance(self._paging, PageNumberPagination | OffsetPagination)
+            or self.goes_by_items
+        ):
             return None
         return "gives some records twice"
 
@@ -377,7 +395,7 @@ class Ending:
     def goes_by_items(self) -> bool:
         """Whether a cursor is a value of the last item, so that a list that moves skips nothing."""
         paging, records = self._paging, self._api.records
-        return isinstance(paging, Cursor) and paging.path.startswith(
+        return isinstance(paging, CursorPagination) and paging.path.startswith(
             f"{records}." if records else "-1"
         )
 
@@ -395,7 +413,7 @@ class Ending:
         paging = self._paging
         if paging.only_declared or getattr(paging, "stable", False):
             return "declared"
-        if isinstance(paging, NoPaging):
+        if isinstance(paging, SinglePage):
             if self.total is None and self._api.is_round(position):
                 return "declared"
             return "whole document"
@@ -408,8 +426,8 @@ class Ending:
         return "declared" if self.is_silent(page) and self._led is not None else "last page"
 
 
-def _step(paging: Paging) -> str:
-    if isinstance(paging, NoPaging):
+def _step(paging: Pagination) -> str:
+    if isinstance(paging, SinglePage):
         return " with one document, as no paging is declared"
     return f" by what is declared as {paging.kind!r}"
 

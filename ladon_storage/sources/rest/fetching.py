@@ -24,16 +24,16 @@ from ladon_storage.collection.records import Completeness
 from ladon_storage.errors import SourceError
 from ladon_storage.sources.http.client import OK
 from ladon_storage.sources.rest.beside import Beside
-from ladon_storage.sources.rest.completion import Ending
-from ladon_storage.sources.rest.listing import Api, ListPage, MovedError, Tally
+from ladon_storage.sources.rest.completion import Completion
+from ladon_storage.sources.rest.listing import ListPage, MovedError, PagedApi, SeenRecords
 from ladon_storage.sources.rest.pagination import (
-    Cursor,
-    Got,
-    LinkHeader,
-    NextLink,
-    Offsets,
-    PageNumbers,
-    Step,
+    CursorPagination,
+    LinkHeaderPagination,
+    NextLinkPagination,
+    OffsetPagination,
+    PageNumberPagination,
+    PageRequest,
+    PageResponse,
 )
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ _DENIALS = frozenset({400, 404, 410, 422})
 """What APIs answer beyond the end, and to any request that is wrong."""
 
 
-class Walk:
+class PageFetcher:
     """One walk through a list.
 
     Args:
@@ -77,12 +77,12 @@ class Walk:
         total: How many items the API states.
     """
 
-    def __init__(self, api: Api, *, is_known: bool = False) -> None:
+    def __init__(self, api: PagedApi, *, is_known: bool = False) -> None:
         self._api = api
         self._is_known = is_known
         self._paging = api.paging
-        self._limit = self._paging.limit if isinstance(self._paging, Offsets) else 0
-        self._overlaps = isinstance(self._paging, Offsets) and not self._paging.stable
+        self._limit = self._paging.page_size if isinstance(self._paging, OffsetPagination) else 0
+        self._overlaps = isinstance(self._paging, OffsetPagination) and not self._paging.stable
         self.completeness: Completeness | None = None
         self.total: int | None = None
         self._sequence = 0
@@ -96,8 +96,8 @@ class Walk:
         self._known: set[int] = set()
         self._asked: set[str] = set()
         self._digests: set[int] = set()
-        self._tally = Tally(KNOWN_KEYS)
-        self._end = Ending(self._api, self._tally)
+        self._tally = SeenRecords(KNOWN_KEYS)
+        self._end = Completion(self._api, self._tally)
         self._beside = Beside(self._api, self._tally)
         self._sequence = 0
         self._largest = 0
@@ -112,7 +112,7 @@ class Walk:
         """Return the error that says what is wrong with the API."""
         return self._api.error(problem)
 
-    async def pages(self) -> AsyncGenerator[Got, None]:
+    async def pages(self) -> AsyncGenerator[PageResponse, None]:
         """Yield what is new on each page; of a list that is read again, records come again.
 
         Raises:
@@ -143,18 +143,18 @@ class Walk:
             transient=True,
         )
 
-    def _reading(self) -> AsyncGenerator[Got, None]:
-        if isinstance(self._paging, Offsets) and self._overlaps:
+    def _reading(self) -> AsyncGenerator[PageResponse, None]:
+        if isinstance(self._paging, OffsetPagination) and self._overlaps:
             return self._by_offset(self._paging)
         return self._by_steps()
 
     # Pages that lead on, or have numbers.
 
-    async def _by_steps(self) -> AsyncGenerator[Got, None]:
-        page = first = self._taken(await self._get(self._paging.first()))
+    async def _by_steps(self) -> AsyncGenerator[PageResponse, None]:
+        page = first = self._taken(await self._get(self._paging.first_request()))
         before: ListPage | None = None
-        fresh: Got | None = page.got
-        position, is_counted, checked = page.got.count, False, None
+        fresh: PageResponse | None = page.response
+        position, is_counted, checked = page.response.count, False, None
         while True:
             following = self._following(page, position)
             if following is None and self._is_doubtful(page, position, is_counted=is_counted):
@@ -163,8 +163,8 @@ class Walk:
                     yield changed
                 if again.keys != page.keys:
                     self._note_shift(page, again)
-                    position += again.got.count - page.got.count
-                page, is_counted = again, is_counted or again.step.is_counted
+                    position += again.response.count - page.response.count
+                page, is_counted = again, is_counted or again.request.is_counted
                 following = self._following(page, position)
             following = following or await self._denied(page, position)
             if following is None:
@@ -175,14 +175,14 @@ class Walk:
             coming = await self._get(following)
             if following.is_counted and page.keys and not self._is_in_place(coming):
                 is_counted = True
-                checked = page.step
+                checked = page.request
                 again, changed = await self._again(page)
                 if changed is not None:
                     yield changed
                 if again.keys != page.keys:
                     is_shifted = self._note_shift(page, again)
                     if is_shifted and not page.goes_on_in(coming):
-                        position += again.got.count - page.got.count
+                        position += again.response.count - page.response.count
                         page = again
                         continue
                     checked = None
@@ -194,9 +194,9 @@ class Walk:
                 page = coming
                 break
             before, page = page, self._taken(coming)
-            fresh = page.got
-            position += page.got.count
-        if is_counted and checked != first.step and (self._end.filled > 1 or self._repairs):
+            fresh = page.response
+            position += page.response.count
+        if is_counted and checked != first.request and (self._end.filled > 1 or self._repairs):
             if fresh is not None:
                 yield fresh
                 fresh = None
@@ -208,9 +208,9 @@ class Walk:
         if problem is not None:
             raise problem
 
-    async def _again(self, page: ListPage) -> tuple[ListPage, Got | None]:
+    async def _again(self, page: ListPage) -> tuple[ListPage, PageResponse | None]:
         """Return a page as it is now, and what is new on it."""
-        again = await self._get(page.step)
+        again = await self._get(page.request)
         changed = again.without(page.keys)
         if again.keys == page.keys or not changed.count:
             return again, None
@@ -223,46 +223,50 @@ class Walk:
             return False
         return is_counted or self._end.lacks_sign(page, position)
 
-    async def _denied(self, page: ListPage, position: int) -> Step | None:
+    async def _denied(self, page: ListPage, position: int) -> PageRequest | None:
         """Return where a page leads that says by its declared flag that there are no more.
 
         Such a link may be for the next time. One from a page that is full is tried.
         """
         paging = self._paging
-        if not isinstance(paging, NextLink | Cursor) or not paging.more or page.step.is_once:
+        if (
+            not isinstance(paging, NextLinkPagination | CursorPagination)
+            or not paging.more
+            or page.request.is_once
+        ):
             return None
-        is_full = page.keys and page.got.count >= self._largest
+        is_full = page.keys and page.response.count >= self._largest
         if paging.only_declared or not is_full or self._end.is_proven(page, position):
             return None
         try:
-            step = paging.model_copy(update={"more": ""}).after(page.step, page.got)
+            step = paging.model_copy(update={"more": ""}).next_request(page.request, page.response)
         except ValueError:
             return None
         if step is None or step.place in self._asked:
             return None
         return step if await self._beside.has_others(step) else None
 
-    def _following(self, page: ListPage, position: int) -> Step | None:
+    def _following(self, page: ListPage, position: int) -> PageRequest | None:
         """Return how the next page is asked for; ``None`` at the end."""
         paging, problem = self._paging, ""
-        if isinstance(paging, PageNumbers | Offsets):
+        if isinstance(paging, PageNumberPagination | OffsetPagination):
             if not page.keys or self._end.is_reached(page, position, self._limit):
                 return None
-            if isinstance(paging, Offsets):
+            if isinstance(paging, OffsetPagination):
                 return paging.skipping(position, self._limit)
         try:
-            step = paging.after(page.step, page.got)
+            step = paging.next_request(page.request, page.response)
         except ValueError as error:
             step, problem = None, str(error)
         if problem:
             raise self._api.error(problem)
-        if step is None or isinstance(paging, PageNumbers):
+        if step is None or isinstance(paging, PageNumberPagination):
             return step
         self._end.led_on = True
         if self._end.is_over(page, position):
             return None
         # One cursor may lead through all pages, and a link may be there always.
-        if step.place == page.step.place:
+        if step.place == page.request.place:
             return replace(step, is_once=True) if page.keys else None
         if step.place in self._asked:
             if page.keys and not self._end.is_proven(page, position):
@@ -272,7 +276,7 @@ class Walk:
 
     def _is_in_place(self, coming: ListPage) -> bool:
         """Tell whether a page is known to follow, as its cursor is the id of its first item."""
-        return isinstance(self._paging, Cursor) and coming.begins_where_asked
+        return isinstance(self._paging, CursorPagination) and coming.begins_where_asked
 
     def _note_shift(self, page: ListPage, again: ListPage) -> bool:
         """Return whether a page shifted that was asked for again, and is gone on from.
@@ -298,7 +302,7 @@ class Walk:
         page: ListPage,
         coming: ListPage,
         before: ListPage | None,
-        following: Step,
+        following: PageRequest,
         position: int,
     ) -> bool:
         """Tell whether a page is the last one again, and the end.
@@ -307,17 +311,20 @@ class Walk:
             SourceError: It is the one before again, and may be all that the API ever answers.
         """
         paging = self._paging
-        is_numbered = isinstance(paging, PageNumbers | Offsets)
+        is_numbered = isinstance(paging, PageNumberPagination | OffsetPagination)
         is_within = (is_numbered or self._end.goes_by_items) and {*coming.keys} <= {*page.keys}
         if not coming.keys or not (is_within or coming.keys == page.keys):
             return False
-        if not isinstance(paging, PageNumbers | Offsets):
+        if not isinstance(paging, PageNumberPagination | OffsetPagination):
             if self._end.is_proven(page, position):
                 return True
-            if isinstance(paging, NextLink | LinkHeader) and following.place == page.step.place:
+            if (
+                isinstance(paging, NextLinkPagination | LinkHeaderPagination)
+                and following.place == page.request.place
+            ):
                 return self._end.filled > 1  # the last page may lead to itself
             # Those from the last item on, of which there are no more, or all at one instant.
-            if is_within and (coming.got.count < self._largest or coming.got.count == 1):
+            if is_within and (coming.response.count < self._largest or coming.response.count == 1):
                 return True
             raise self._api.error("leads to a page that was read already, and would never end")
         if self._is_pushed:
@@ -330,7 +337,9 @@ class Walk:
     def _counts_from_one(self, page: ListPage, coming: ListPage, first: ListPage) -> bool:
         """Tell whether page 0 may be page 1 by another number, which the next page shows."""
         paging = self._paging
-        is_first = isinstance(paging, PageNumbers) and page is first and not paging.first_number
+        is_first = (
+            isinstance(paging, PageNumberPagination) and page is first and not paging.first_number
+        )
         return is_first and bool(page.keys) and coming.keys == page.keys
 
     async def _check_repeated(self, page: ListPage, coming: ListPage, position: int) -> None:
@@ -339,19 +348,21 @@ class Walk:
         Raises:
             MovedError: It is another page, or none that comes the same again.
         """
-        if not coming.step.is_counted or not coming.keys:
+        if not coming.request.is_counted or not coming.keys:
             return
-        if {*(await self._get(coming.step)).keys} != {*coming.keys}:
+        if {*(await self._get(coming.request)).keys} != {*coming.keys}:
             raise MovedError
-        step = self._paging.after(coming.step, coming.got)
-        if not isinstance(self._paging, PageNumbers) or self._end.is_proven(page, position):
+        step = self._paging.next_request(coming.request, coming.response)
+        if not isinstance(self._paging, PageNumberPagination) or self._end.is_proven(
+            page, position
+        ):
             return
         if step is not None and {*(await self._get(step)).keys} - {*page.keys}:
             raise MovedError("answers one page twice, and another one behind it")
 
     def _refuse_the_same(
         self,
-        paging: PageNumbers | Offsets,
+        paging: PageNumberPagination | OffsetPagination,
         page: ListPage,
         position: int,
         *,
@@ -370,16 +381,16 @@ class Walk:
 
     # Pages that begin where so many items are skipped.
 
-    async def _by_offset(self, paging: Offsets) -> AsyncGenerator[Got, None]:
-        page = first = self._taken(await self._get(paging.first()))
-        fresh: Got | None = page.got
-        position = page.got.count
+    async def _by_offset(self, paging: OffsetPagination) -> AsyncGenerator[PageResponse, None]:
+        page = first = self._taken(await self._get(paging.first_request()))
+        fresh: PageResponse | None = page.response
+        position = page.response.count
         while page.keys and not self._end.is_reached(page, position, self._limit):
             if fresh is not None:
                 yield fresh
                 fresh = None
             coming = page
-            if page.got.count > 1:
+            if page.response.count > 1:
                 coming = await self._overlapping(paging, page, position)
                 if await self._is_ignored(page, coming):
                     behind = await self._get(paging.skipping(position, self._limit))
@@ -389,12 +400,12 @@ class Walk:
                     self._refuse_the_same(paging, page, position)
                     page = coming
                     break
-                position = coming.step.number + coming.got.count
+                position = coming.request.number + coming.response.count
                 new = coming.without(page.keys)
                 if new.count:
                     page, fresh = self._taken(coming), new
                     continue
-                if coming.got.count > 1:
+                if coming.response.count > 1:
                     self._repair()
                     page = coming
                     continue
@@ -403,19 +414,19 @@ class Walk:
             is_end = all(key in known or hash(key) in self._known for key in behind.keys)
             if not is_end or self._largest == 1:
                 # Pages of one do not overlap: the one before is asked again.
-                if (await self._get(coming.step)).keys != coming.keys:
+                if (await self._get(coming.request)).keys != coming.keys:
                     raise MovedError
                 if is_end and behind.keys:
                     self._refuse_the_same(paging, page, position)
-            if is_end and behind.keys and self._is_pushed and behind.got.count > 1:
+            if is_end and behind.keys and self._is_pushed and behind.response.count > 1:
                 self._repair()  # what is known was pushed there, and what is not may follow
-                page, position = behind, position + behind.got.count
+                page, position = behind, position + behind.response.count
                 continue
             if is_end:
                 page = behind
                 break
             page = self._taken(behind)
-            fresh, position = page.got, position + page.got.count
+            fresh, position = page.response, position + page.response.count
         if self._end.filled > 1 or self._repairs:
             if fresh is not None:
                 yield fresh
@@ -430,22 +441,24 @@ class Walk:
 
     async def _is_ignored(self, page: ListPage, coming: ListPage) -> bool:
         """Tell whether the API answers the same, whatever offset it is asked for."""
-        if coming.keys != page.keys or coming.step.number == page.step.number:
+        if coming.keys != page.keys or coming.request.number == page.request.number:
             return False
-        if (await self._get(page.step)).keys == page.keys:
+        if (await self._get(page.request)).keys == page.keys:
             return True
         self._is_pushed = True
         self._repair()
         return False
 
-    async def _overlapping(self, paging: Offsets, page: ListPage, position: int) -> ListPage:
+    async def _overlapping(
+        self, paging: OffsetPagination, page: ListPage, position: int
+    ) -> ListPage:
         """Return what follows a page, from one record before, which must be on that page.
 
         Raises:
             MovedError: More was removed in front of it than a page has.
         """
         coming = await self._get(paging.skipping(position - 1, max(self._limit, 2)))
-        if page.step.number == 0 and await self._is_from_one(paging, page, coming):
+        if page.request.number == 0 and await self._is_from_one(paging, page, coming):
             self._base = 1
             coming = await self._get(paging.skipping(position - 1, max(self._limit, 2)))
         if coming.keys and coming.keys[0] in page.keys:
@@ -456,7 +469,7 @@ class Walk:
             return coming
         self._repair()
         self._is_drawn = True
-        coming = await self._get(paging.skipping(page.step.number, max(self._limit, 2)))
+        coming = await self._get(paging.skipping(page.request.number, max(self._limit, 2)))
         if not coming.keys or coming.keys[0] not in page.keys:
             raise MovedError
         self._fruitless += 1
@@ -464,28 +477,30 @@ class Walk:
             raise MovedError(f"does not give again what it gave, from {position - 1} on")
         return coming
 
-    async def _is_from_one(self, paging: Offsets, page: ListPage, coming: ListPage) -> bool:
+    async def _is_from_one(
+        self, paging: OffsetPagination, page: ListPage, coming: ListPage
+    ) -> bool:
         """Tell whether the first item is at 1, as SCIM has it: at 0 and at 1 there is the same."""
         if self._base or len(page.keys) < 3 or coming.keys[:1] != page.keys[-2:-1]:
             return False
-        there = [await self._get(paging.skipping(offset, page.step.size)) for offset in (0, 1)]
+        there = [await self._get(paging.skipping(offset, page.request.size)) for offset in (0, 1)]
         return all(each.keys == page.keys for each in there)
 
     # What both have in common.
 
-    async def _get(self, step: Step) -> ListPage:
+    async def _get(self, step: PageRequest) -> ListPage:
         paging = self._paging
         while True:
-            if isinstance(paging, Offsets) and step.size > max(self._limit, 2):
+            if isinstance(paging, OffsetPagination) and step.size > max(self._limit, 2):
                 step = paging.skipping(step.number, self._limit)
             ends = set[int]()
-            if self._end.filled and isinstance(paging, PageNumbers | Offsets):
+            if self._end.filled and isinstance(paging, PageNumberPagination | OffsetPagination):
                 ends.update(paging.end_status, (_BEYOND,), _DENIALS)
             smaller = set[int]()
-            if isinstance(paging, Offsets) and self._limit > SMALLEST_PAGE:
+            if isinstance(paging, OffsetPagination) and self._limit > SMALLEST_PAGE:
                 smaller = {*paging.too_large} - {*paging.end_status}
             asked = step
-            if isinstance(paging, Offsets) and self._base:
+            if isinstance(paging, OffsetPagination) and self._base:
                 asked = paging.skipping(step.number + self._base, step.size)
             got = await self._api.page(
                 asked, accept=ends | smaller, may_be_empty=self._end.filled > 0
@@ -504,7 +519,7 @@ class Walk:
                 )
             return ListPage(step, got, keys)
 
-    def _means_the_end(self, got: Got) -> bool:
+    def _means_the_end(self, got: PageResponse) -> bool:
         """Tell whether a refusal says that a page lies beyond the end.
 
         It does where that was declared, where all came that the pages state, and where it is what
@@ -528,8 +543,8 @@ class Walk:
         Raises:
             SourceError: It was there before, or is one of too many without a record.
         """
-        self._asked.add(page.step.place)
-        if page.keys and len(page.keys) != page.got.count:
+        self._asked.add(page.request.place)
+        if page.keys and len(page.keys) != page.response.count:
             self._tally.is_exact = False  # it is too large to be held
         self._tally.add(page.keys)
         self._sequence = hash((self._sequence, *page.keys))
@@ -544,11 +559,11 @@ class Walk:
         self._empty = self._fruitless = 0
         digest = hash(page.keys)
         if digest in self._digests:
-            if page.step.is_counted:
+            if page.request.is_counted:
                 raise MovedError("gives a page that was read already")
             raise self._api.error("leads to a page that was read already, and would never end")
         self._digests.add(digest)
-        self._largest = max(self._largest, page.got.count)
+        self._largest = max(self._largest, page.response.count)
         self._end.note(page)
         for key in page.keys[: KNOWN_KEYS - len(self._known)]:
             self._known.add(hash(key))
@@ -559,14 +574,14 @@ class Walk:
         if self._repairs > REPAIRS:
             raise MovedError
 
-    async def _front(self, first: ListPage) -> AsyncGenerator[Got, None]:
+    async def _front(self, first: ListPage) -> AsyncGenerator[PageResponse, None]:
         """Yield what is in front of what was read now, as in an order of the newest first.
 
         Raises:
             MovedError: What was read is not to be found there, what came is not in front, or what
                 came or went there was not to be seen in what was read.
         """
-        step: Step | None = first.step
+        step: PageRequest | None = first.request
         is_pushed, is_drawn, came = self._is_pushed, self._is_drawn, set[int]()
         for _ in range(FRONT_PAGES):
             if step is None:
@@ -587,17 +602,17 @@ class Walk:
                 came.update(hashes[index] for index in fresh)
                 self._tally.add(page.keys[index] for index in fresh)
                 yield page.only(fresh)
-            if not ahead and step is first.step:
+            if not ahead and step is first.request:
                 if is_pushed:
                     break
                 return
             is_drawn = True  # behind the first page, and from now on
             if known or not page.keys:
                 self._known |= came
-                step, is_pushed, came = first.step, is_pushed and not came, set()
+                step, is_pushed, came = first.request, is_pushed and not came, set()
                 continue  # until nothing more came
             try:
-                step = self._paging.after(step, page.got)
+                step = self._paging.next_request(step, page.response)
             except ValueError:
                 break
         raise MovedError
@@ -614,8 +629,8 @@ class Walk:
         try:
             problem = end.contradiction(page, position, has_moved=has_moved)
         except MovedError:
-            is_checked = first.step.is_counted and page.step is not first.step
-            if not is_checked or not end.has_shrunk_to(await self._get(first.step)):
+            is_checked = first.request.is_counted and page.request is not first.request
+            if not is_checked or not end.has_shrunk_to(await self._get(first.request)):
                 raise
             problem = end.contradiction(page, position, has_moved=has_moved)
         if problem is not None:
@@ -636,15 +651,15 @@ class Walk:
     async def _missed(self, first: ListPage, last: ListPage) -> str | None:
         """Return what says that a page beside those that were read has other records."""
         paging = self._paging
-        if not isinstance(paging, PageNumbers) or self._is_known:
+        if not isinstance(paging, PageNumberPagination) or self._is_known:
             return None
-        is_silent = last.got.answer.status in OK and self._end.is_silent(last)
+        is_silent = last.response.answer.status in OK and self._end.is_silent(last)
         number = await self._beside.page_of_others(paging, last, is_silent=is_silent)
         if number is None:
             return None
         is_before = number < paging.first_number
         asked = first if is_before else last
-        if (await self._get(asked.step)).keys != asked.keys:
+        if (await self._get(asked.request)).keys != asked.keys:
             raise MovedError
         if is_before:
             begin = paging.first_number

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ladon_storage.errors import SourceError
-from ladon_storage.sources.rest.pagination import Got, Paging, Step
+from ladon_storage.sources.rest.pagination import PageRequest, PageResponse, Pagination
 
 KEY_END = "\0"
 """What is behind the id in a key, before what tells its version."""
 
 
-class Api(Protocol):
+class PagedApi(Protocol):
     """What a walk asks of the source that it goes through."""
 
     @property
@@ -22,7 +22,7 @@ class Api(Protocol):
         ...
 
     @property
-    def paging(self) -> Paging:
+    def paging(self) -> Pagination:
         """How one page leads to the next."""
         ...
 
@@ -31,11 +31,13 @@ class Api(Protocol):
         """The path of the items."""
         ...
 
-    async def page(self, step: Step, *, accept: Collection[int], may_be_empty: bool) -> Got:
+    async def page(
+        self, step: PageRequest, *, accept: Collection[int], may_be_empty: bool
+    ) -> PageResponse:
         """Return a page; one with a status of ``accept``, or an empty body, has no items."""
         ...
 
-    async def nothing(self, step: Step) -> Got | None:
+    async def nothing(self, step: PageRequest) -> PageResponse | None:
         """Return a page of a range that has nothing yet; ``None`` where no range was asked."""
         ...
 
@@ -47,7 +49,7 @@ class Api(Protocol):
         """Tell whether just so many items came as a parameter asks for at most."""
         ...
 
-    def refusal(self, got: Got) -> SourceError:
+    def refusal(self, got: PageResponse) -> SourceError:
         """Return the error that says that the status of an answer is none to go on from."""
         ...
 
@@ -60,7 +62,7 @@ class MovedError(Exception):
     """The list changed so that something may have been skipped; its text says how that shows."""
 
 
-class Tally:
+class SeenRecords:
     """What was delivered in one reading, of which each record counts once.
 
     Args:
@@ -114,8 +116,8 @@ class Tally:
 class ListPage:
     """A page, how it was asked for, and what tells its items."""
 
-    step: Step
-    got: Got
+    request: PageRequest
+    response: PageResponse
     keys: Sequence[str]
 
     @property
@@ -126,23 +128,23 @@ class ListPage:
     @property
     def begins_where_asked(self) -> bool:
         """Tell whether its first id is the place it was asked for by, so that it did not shift."""
-        place = str(self.step.number)
-        values = map(str, (*self.step.query.values(), *self.step.body.values()))
+        place = str(self.request.number)
+        values = map(str, (*self.request.query.values(), *self.request.body.values()))
         return bool(self.keys) and self.ids[0] == place and place in values
 
-    def without(self, known: Iterable[str]) -> Got:
+    def without(self, known: Iterable[str]) -> PageResponse:
         """Return it without the items that are known."""
         known = frozenset(known)
         return self.only([index for index, key in enumerate(self.keys) if key not in known])
 
-    def only(self, indexes: Collection[int]) -> Got:
+    def only(self, indexes: Collection[int]) -> PageResponse:
         """Return it with the items at these indexes alone."""
         if len(indexes) == len(self.keys):
-            return self.got
-        items, wanted = self.got.items, frozenset(indexes)
+            return self.response
+        items, wanted = self.response.items, frozenset(indexes)
         pairs = enumerate(items.items() if isinstance(items, Mapping) else items)
         left = [each for index, each in pairs if index in wanted]
-        return replace(self.got, items=dict(left) if isinstance(items, Mapping) else left)
+        return replace(self.response, items=dict(left) if isinstance(items, Mapping) else left)
 
     def goes_on_in(self, coming: ListPage) -> bool:
         """Tell whether a page begins with what was pushed there from this one, and goes on."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from yarl import URL
 
-from ladon_storage.sources.http.client import HttpAnswer
+from ladon_storage.sources.http.client import HttpResponse
 from ladon_storage.sources.json.items import value_at
 
 
@@ -113,7 +113,7 @@ class Total:
     is_bound: bool = False
 
 
-def declared_total(answer: HttpAnswer, document: object, path: str) -> Total | None:
+def declared_total(answer: HttpResponse, document: object, path: str) -> Total | None:
     """Return the total at a declared path, or in the header of that name."""
     value = value_at(document, path)
     if value is None:
@@ -126,7 +126,9 @@ def declared_total(answer: HttpAnswer, document: object, path: str) -> Total | N
     return _exact(value, path)
 
 
-def usual_total(answer: HttpAnswer, document: object, items: object, records: str) -> Total | None:
+def usual_total(
+    answer: HttpResponse, document: object, items: object, records: str
+) -> Total | None:
     """Return the largest total that stands where APIs usually put it."""
     found = list(_totals_of_headers(answer))
     for place, name, value in _said(answer, document, items, records):
@@ -140,7 +142,7 @@ def usual_total(answer: HttpAnswer, document: object, items: object, records: st
 
 
 def promise(
-    answer: HttpAnswer,
+    answer: HttpResponse,
     document: object,
     items: object,
     records: str,
@@ -187,13 +189,13 @@ def promise(
     return None
 
 
-def is_over(answer: HttpAnswer, document: object, items: object, records: str) -> bool:
+def is_over(answer: HttpResponse, document: object, items: object, records: str) -> bool:
     """Tell whether an answer says that nothing follows."""
     said = list(_said(answer, document, items, records))
     return _is_over(said) and not any(_is_more(name, value) for _, name, value in said)
 
 
-def flags(answer: HttpAnswer, document: object, items: object, records: str) -> bool:
+def flags(answer: HttpResponse, document: object, items: object, records: str) -> bool:
     """Tell whether an answer has a flag of more, a next link or a cursor, whatever it says."""
     usual = ("Link", "X-Has-More", *_CURSOR_HEADERS)
     said = _said(answer, document, items, records)
@@ -208,7 +210,7 @@ def is_sign(name: str) -> bool:
     return any(told in each for each in (_MORE, _LAST, _LINKS, _CURSORS, _INNER))
 
 
-def misses_front(answer: HttpAnswer, document: object, items: object, records: str) -> str | None:
+def misses_front(answer: HttpResponse, document: object, items: object, records: str) -> str | None:
     """Return where the first page that was asked for says that it is not the first."""
     for place, name, value in _said(answer, document, items, records):
         if (name in _FIRST and value is False) or (name in _BEFORE and value is True):
@@ -216,7 +218,7 @@ def misses_front(answer: HttpAnswer, document: object, items: object, records: s
     return None
 
 
-def stated_pages(answer: HttpAnswer, document: object, items: object, records: str) -> int:
+def stated_pages(answer: HttpResponse, document: object, items: object, records: str) -> int:
     """Return how many pages an API says that there are; 0 where it does not."""
     found = [_count(answer.headers.get(header)) for header in _PAGE_HEADERS]
     found += [
@@ -287,7 +289,7 @@ _NO = names("false 0 no n f off")
 
 
 def _said(
-    answer: HttpAnswer, document: object, items: object, records: str
+    answer: HttpResponse, document: object, items: object, records: str
 ) -> Iterator[tuple[str, str, Any]]:
     """Yield the place, the plain name and the value of all that stands beside the items."""
     above = records.rpartition(".")[0]
@@ -322,7 +324,7 @@ def plain(name: str) -> str:
     return re.sub(r"[^a-z]", "", re.split(r"[.:]", name)[-1].lower())
 
 
-def _totals_of_headers(answer: HttpAnswer) -> Iterator[Total]:
+def _totals_of_headers(answer: HttpResponse) -> Iterator[Total]:
     for headers, is_sure in ((_TOTAL_HEADERS, True), (_UNSURE_HEADERS, False)):
         for header in headers:
             total = _exact(answer.headers.get(header), header)
@@ -395,7 +397,7 @@ def _next_of(links: object) -> object:
     return None
 
 
-def _leads_nowhere(answer: HttpAnswer, link: object, position: int | None) -> bool:
+def _leads_nowhere(answer: HttpResponse, link: object, position: int | None) -> bool:
     """Tell whether a link leads to its own page, or to where the list ends by its total."""
     if isinstance(link, dict):
         link = link.get("href")

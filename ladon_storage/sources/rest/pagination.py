@@ -20,16 +20,16 @@ from yarl import URL
 
 from ladon_storage.collection.json_values import Number
 from ladon_storage.sources.fields import SETTINGS
-from ladon_storage.sources.http.client import HttpAnswer
+from ladon_storage.sources.http.client import HttpResponse
 from ladon_storage.sources.http.urls import check_url
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.page_metadata import names, next_in, plain, promised_at
 
-Where = Literal["query", "body"]
+Location = Literal["query", "body"]
 
 
 @dataclass(frozen=True)
-class Step:
+class PageRequest:
     """How one page is asked for.
 
     Args:
@@ -59,13 +59,13 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Got:
+class PageResponse:
     """A page as it arrived: the answer, its document, and the items in it.
 
     ``items`` is a list, or an object whose keys are the ids.
     """
 
-    answer: HttpAnswer
+    answer: HttpResponse
     document: Any
     items: Any
 
@@ -75,11 +75,11 @@ class Got:
         return len(self.items)
 
 
-def _placed(where: Where, **values: Any) -> dict[str, Any]:
-    return {where: values}
+def _placed(location: Location, **values: Any) -> dict[str, Any]:
+    return {location: values}
 
 
-class _Paging(BaseModel):
+class _Pagination(BaseModel):
     """Any way of paging."""
 
     model_config = SETTINGS
@@ -98,7 +98,7 @@ class _Paging(BaseModel):
     )
 
 
-class _Shifting(_Paging):
+class _ShiftingPagination(_Pagination):
     """Pages of a list that may shift while it is read."""
 
     stable: bool = Field(
@@ -109,25 +109,25 @@ class _Shifting(_Paging):
     )
 
 
-class NoPaging(_Paging):
+class SinglePage(_Pagination):
     """One document."""
 
     model_config = ConfigDict(**SETTINGS, title="One document")
 
     kind: Literal["none"] = Field("none", title="Kind", description="There is only one page.")
 
-    def first(self) -> Step:
+    def first_request(self) -> PageRequest:
         """Return the only page."""
-        return Step()
+        return PageRequest()
 
-    def after(self, step: Step, got: Got) -> None:
+    def next_request(self, step: PageRequest, got: PageResponse) -> None:
         """Return nothing: no page follows."""
 
 
-class _Counted(_Shifting, ABC):
+class _CountedPagination(_ShiftingPagination, ABC):
     """Pages that are found by counting."""
 
-    where: Where = Field(
+    location: Location = Field(
         "query", title="Place", description="Whether the parameters are in the query or the body."
     )
     end: Literal["empty", "short", "total", "repeat"] = Field(
@@ -144,19 +144,19 @@ class _Counted(_Shifting, ABC):
 
     @property
     @abstractmethod
-    def asked(self) -> int | None:
+    def requested_size(self) -> int | None:
         """How many items a page is asked to have; ``None``: as many as the source likes."""
 
     @model_validator(mode="after")
     def _check_end(self) -> Self:
         if self.end == "total" and not self.total:
             raise ValueError("a reading that ends with the total needs the path of the total")
-        if self.end == "short" and not self.asked:
+        if self.end == "short" and not self.requested_size:
             raise ValueError("a reading that ends with a short page needs the size of a page")
         return self
 
 
-class PageNumbers(_Counted):
+class PageNumberPagination(_CountedPagination):
     """Pages that have numbers."""
 
     model_config = ConfigDict(**SETTINGS, title="Page numbers")
@@ -169,55 +169,57 @@ class PageNumbers(_Counted):
     size_parameter: str = Field(
         "", title="Size parameter", description="What the size of a page is called; empty: unsaid."
     )
-    size: Annotated[int, Field(ge=1, title="Number")] | None = Field(
+    page_size: Annotated[int, Field(ge=1, title="Number")] | None = Field(
         None, title="Size", description="How many items a page is asked to have."
     )
 
     @model_validator(mode="after")
     def _check_size(self) -> Self:
-        if self.size_parameter and self.size is None:
+        if self.size_parameter and self.page_size is None:
             raise ValueError("a parameter for the size of a page needs the size")
         return self
 
     @property
-    def asked(self) -> int | None:
+    def requested_size(self) -> int | None:
         """How many items a page is asked to have."""
-        return self.size
+        return self.page_size
 
-    def first(self) -> Step:
+    def first_request(self) -> PageRequest:
         """Return the first page."""
         return self.numbered(self.first_number)
 
-    def after(self, step: Step, got: Got) -> Step | None:
+    def next_request(self, step: PageRequest, got: PageResponse) -> PageRequest | None:
         """Return the page after ``step``; ``None`` after an empty one."""
         return self.numbered(step.number + 1) if got.count else None
 
-    def numbered(self, number: int) -> Step:
+    def numbered(self, number: int) -> PageRequest:
         """Return the page of a number."""
         values = {self.parameter: number}
-        if self.size_parameter and self.size:
-            values[self.size_parameter] = self.size
-        return Step(**_placed(self.where, **values), number=number, is_counted=not self.stable)
+        if self.size_parameter and self.page_size:
+            values[self.size_parameter] = self.page_size
+        return PageRequest(
+            **_placed(self.location, **values), number=number, is_counted=not self.stable
+        )
 
 
-class Offsets(_Counted):
+class OffsetPagination(_CountedPagination):
     """Pages that begin where as many items are skipped as arrived, whatever was asked for."""
 
     model_config = ConfigDict(**SETTINGS, title="Offsets")
 
     kind: Literal["offset"] = Field("offset", title="Kind", description="Items are skipped.")
     parameter: str = Field("offset", title="Parameter", description="What the offset is called.")
-    limit_parameter: str = Field(
+    size_parameter: str = Field(
         "limit", title="Limit parameter", description="What the size of a page is called."
     )
-    limit: int = Field(
+    page_size: int = Field(
         100, ge=1, title="Limit", description="How many items a page is asked to have."
     )
 
     @property
-    def asked(self) -> int | None:
+    def requested_size(self) -> int | None:
         """How many items a page is asked to have."""
-        return self.limit
+        return self.page_size
 
     too_large: tuple[int, ...] = Field(
         (),
@@ -226,21 +228,21 @@ class Offsets(_Counted):
         "as many items then, down to a hundred.",
     )
 
-    def first(self) -> Step:
+    def first_request(self) -> PageRequest:
         """Return the first page."""
-        return self.skipping(0, self.limit)
+        return self.skipping(0, self.page_size)
 
-    def after(self, step: Step, got: Got) -> Step | None:
+    def next_request(self, step: PageRequest, got: PageResponse) -> PageRequest | None:
         """Return the page after ``step``; ``None`` after an empty one."""
-        return self.skipping(step.number + got.count, self.limit) if got.count else None
+        return self.skipping(step.number + got.count, self.page_size) if got.count else None
 
-    def skipping(self, offset: int, limit: int) -> Step:
+    def skipping(self, offset: int, limit: int) -> PageRequest:
         """Return the page of ``limit`` items behind the first ``offset`` ones."""
         values = {self.parameter: offset}
-        if self.limit_parameter:
-            values[self.limit_parameter] = limit
-        placed = _placed(self.where, **values)
-        return Step(**placed, number=offset, size=limit, is_counted=not self.stable)
+        if self.size_parameter:
+            values[self.size_parameter] = limit
+        placed = _placed(self.location, **values)
+        return PageRequest(**placed, number=offset, size=limit, is_counted=not self.stable)
 
 
 _MORE = Field(
@@ -273,7 +275,7 @@ def _followed(document: object, path: str, more: str) -> Any:
     return following
 
 
-class _Linked(_Shifting, ABC):
+class _LinkedPagination(_ShiftingPagination, ABC):
     """Pages that have the address of the next one."""
 
     keep_host: bool = Field(
@@ -283,11 +285,11 @@ class _Linked(_Shifting, ABC):
         "for services behind a gateway that name their own.",
     )
 
-    def first(self) -> Step:
+    def first_request(self) -> PageRequest:
         """Return the first page."""
-        return Step()
+        return PageRequest()
 
-    def after(self, step: Step, got: Got) -> Step | None:
+    def next_request(self, step: PageRequest, got: PageResponse) -> PageRequest | None:
         """Return the page after ``step``, or ``None`` after the last.
 
         Raises:
@@ -299,16 +301,16 @@ class _Linked(_Shifting, ABC):
         target = _linked(got.answer, link, keep_host=self.keep_host)
         number, index = step.number + got.count, step.index + 1
         is_counted = any(_counts(*each, number, index) for each in target.query.items())
-        return Step(
+        return PageRequest(
             url=target, number=number, index=index, is_counted=is_counted and not self.stable
         )
 
     @abstractmethod
-    def _link(self, got: Got) -> object:
+    def _link(self, got: PageResponse) -> object:
         """Return the address of the next page; ``None``: there is none."""
 
 
-class NextLink(_Linked):
+class NextLinkPagination(_LinkedPagination):
     """Pages that have the address of the next one in their document."""
 
     model_config = ConfigDict(**SETTINGS, title="Next link")
@@ -319,11 +321,11 @@ class NextLink(_Linked):
     )
     more: str = _MORE
 
-    def _link(self, got: Got) -> object:
+    def _link(self, got: PageResponse) -> object:
         return _followed(got.document, self.path, self.more)
 
 
-class LinkHeader(_Linked):
+class LinkHeaderPagination(_LinkedPagination):
     """Pages that have the address of the next one in ``Link: <address>; rel="next"``."""
 
     model_config = ConfigDict(**SETTINGS, title="Link header")
@@ -332,11 +334,11 @@ class LinkHeader(_Linked):
         "link", title="Kind", description="The header Link has the next address."
     )
 
-    def _link(self, got: Got) -> object:
+    def _link(self, got: PageResponse) -> object:
         return next_in(got.answer.headers.getall("Link", []))
 
 
-class Cursor(_Shifting):
+class CursorPagination(_ShiftingPagination):
     """Pages that give a cursor, which is handed back for the next one.
 
     A cursor that is a list is joined by commas in the query, and is itself in the body.
@@ -353,16 +355,16 @@ class Cursor(_Shifting):
         "item.",
     )
     parameter: str = Field("cursor", title="Parameter", description="What the cursor is called.")
-    where: Where = Field(
+    location: Location = Field(
         "query", title="Place", description="Whether the cursor is in the query or the body."
     )
     more: str = _MORE
 
-    def first(self) -> Step:
+    def first_request(self) -> PageRequest:
         """Return the first page."""
-        return Step()
+        return PageRequest()
 
-    def after(self, step: Step, got: Got) -> Step | None:
+    def next_request(self, step: PageRequest, got: PageResponse) -> PageRequest | None:
         """Return the page after ``step``, or ``None`` after the last.
 
         Raises:
@@ -371,11 +373,11 @@ class Cursor(_Shifting):
         cursor = _followed(got.document, self.path, self.more)
         if cursor is None:
             return None
-        cursor = _in_query(cursor, self.path) if self.where == "query" else _in_body(cursor)
+        cursor = _in_query(cursor, self.path) if self.location == "query" else _in_body(cursor)
         number, index = step.number + got.count, step.index + 1
         is_counted = not self.stable and _counts(self.parameter, cursor, number, index)
-        placed = _placed(self.where, **{self.parameter: cursor})
-        return Step(**placed, number=number, index=index, is_counted=is_counted)
+        placed = _placed(self.location, **{self.parameter: cursor})
+        return PageRequest(**placed, number=number, index=index, is_counted=is_counted)
 
 
 def _in_query(cursor: object, path: str) -> str | int:
@@ -397,8 +399,14 @@ def _in_body(cursor: object) -> object:
     return cursor
 
 
-Paging = Annotated[
-    NoPaging | PageNumbers | Offsets | NextLink | Cursor | LinkHeader, Field(discriminator="kind")
+Pagination = Annotated[
+    SinglePage
+    | PageNumberPagination
+    | OffsetPagination
+    | NextLinkPagination
+    | CursorPagination
+    | LinkHeaderPagination,
+    Field(discriminator="kind"),
 ]
 """Any way of paging, told by its ``kind``."""
 
@@ -408,7 +416,7 @@ _COUNTING = names(
 )
 
 
-def _linked(answer: HttpAnswer, link: object, *, keep_host: bool = False) -> URL:
+def _linked(answer: HttpResponse, link: object, *, keep_host: bool = False) -> URL:
     home = answer.url
     try:
         if isinstance(link, dict):

@@ -31,9 +31,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from ladon_storage.collection.credentials import SecretName, secret
+from ladon_storage.collection.credentials import SecretName, resolve_secret
 from ladon_storage.collection.durations import Days
-from ladon_storage.collection.protocols import Known, utc_now
+from ladon_storage.collection.protocols import KnownContent, utc_now
 from ladon_storage.collection.records import Item, Page, paged
 from ladon_storage.errors import SourceError
 from ladon_storage.models import SourceId
@@ -47,7 +47,7 @@ from ladon_storage.sources.fields import (
     connection_field,
     overlap_field,
 )
-from ladon_storage.sources.http.client import OK, HttpAnswer, Keys, SourceHttp, source_http
+from ladon_storage.sources.http.client import OK, Credentials, HttpResponse, SourceHttp, source_http
 from ladon_storage.sources.http.urls import SourceUrl, is_same_host, secret_in
 from ladon_storage.sources.json.documents import (
     Document,
@@ -60,18 +60,25 @@ from ladon_storage.sources.json.documents import (
 )
 from ladon_storage.sources.json.items import ItemReader, value_at
 from ladon_storage.sources.rest.failures import failure, other_list
-from ladon_storage.sources.rest.fetching import Walk
+from ladon_storage.sources.rest.fetching import PageFetcher
 from ladon_storage.sources.rest.listing import KEY_END
 from ladon_storage.sources.rest.page_metadata import names, plain
-from ladon_storage.sources.rest.pagination import Cursor, Got, NoPaging, Paging, Step, Where
+from ladon_storage.sources.rest.pagination import (
+    CursorPagination,
+    Location,
+    PageRequest,
+    PageResponse,
+    Pagination,
+    SinglePage,
+)
 from ladon_storage.sources.rest.shared_ids import SharedIds
 from ladon_storage.sources.timestamps import (
     PER_SECOND,
-    Form,
-    ReadForm,
+    ReadableFormat,
+    TimestampFormat,
     ZoneName,
-    moment_of,
-    written,
+    format_timestamp,
+    timestamp_parser,
     zone_of,
 )
 
@@ -115,7 +122,7 @@ def _check_headers(value: Any) -> Any:
     return value
 
 
-class Bound(BaseModel):
+class TimeParameter(BaseModel):
     """Say how an API is told the beginning or the end of what it shall yield."""
 
     model_config = ConfigDict(**SETTINGS, title="Bound")
@@ -123,10 +130,10 @@ class Bound(BaseModel):
     parameter: str = Field(
         min_length=1, title="Parameter", description="What the instant is called; dots lead down."
     )
-    where: Where = Field(
+    location: Location = Field(
         "query", title="Place", description="Whether the instant is in the query or the body."
     )
-    form: Form = Field(
+    format: TimestampFormat = Field(
         "iso",
         title="Format",
         description="iso, date, seconds, milliseconds, microseconds or nanoseconds from 1970 on, "
@@ -140,10 +147,10 @@ class Bound(BaseModel):
     )
 
 
-class Rest(BaseModel):
+class RestApi(BaseModel):
     """Collect a JSON API.
 
-    >>> Rest(source_id="quakes", url="https://example.org/quakes", records="features",
+    >>> RestApi(source_id="quakes", url="https://example.org/quakes", records="features",
     ...      id="id", timestamps=("properties.updated",), timestamp_format="milliseconds").overlap
     datetime.timedelta(days=1)
     """
@@ -169,7 +176,7 @@ class Rest(BaseModel):
     key_header: Annotated[str, AfterValidator(_check_header)] = Field(
         "Authorization", title="Header of the key", description="The header that holds the key."
     )
-    key_prefix: str = Field(
+    auth_prefix: str = Field(
         "", title="Before the key", description="What stands before the key, such as 'Bearer '."
     )
     key_param: str = Field(
@@ -177,7 +184,7 @@ class Rest(BaseModel):
         title="Parameter of the key",
         description="The parameter of the query that holds the key, where no header can.",
     )
-    expect: dict[str, list[str | int | bool]] = Field(
+    expected_values: dict[str, list[str | int | bool]] = Field(
         {},
         title="Expected values",
         description="Paths in each answer, and which values there mean that it is one.",
@@ -185,12 +192,12 @@ class Rest(BaseModel):
     records: str = Field(
         "", title="Path of the records", description="Where the list is; empty: it is the answer."
     )
-    keyed: bool = Field(
+    records_keyed_by_id: bool = Field(
         False,
         title="Keyed",
         description="The records are an object whose keys are the ids, not a list.",
     )
-    may_lack: bool = Field(
+    records_optional: bool = Field(
         False,
         title="May lack",
         description="An answer without the list has no records, unless it says that it failed.",
@@ -210,8 +217,8 @@ class Rest(BaseModel):
         description="Where a record has its times; the latest counts.",
     )
     timestamp_format: (
-        Annotated[ReadForm, Field(title="One form")]
-        | Annotated[tuple[ReadForm, ...], Field(min_length=1, title="Several forms")]
+        Annotated[ReadableFormat, Field(title="One form")]
+        | Annotated[tuple[ReadableFormat, ...], Field(min_length=1, title="Several forms")]
     ) = Field(
         "iso",
         title="Format of the times",
@@ -237,14 +244,14 @@ class Rest(BaseModel):
         title="Time zone",
         description="The zone of the records' times that say none, such as UTC.",
     )
-    since: Bound | None = Field(
+    since: TimeParameter | None = Field(
         None, title="Since", description="How the API is told where to begin; empty: not at all."
     )
-    until: Bound | None = Field(
+    until: TimeParameter | None = Field(
         None, title="Until", description="How the API is told where to end; empty: not at all."
     )
-    paging: Paging = Field(
-        NoPaging(), title="Paging", description="How one page leads to the next."
+    paging: Pagination = Field(
+        SinglePage(), title="Paging", description="How one page leads to the next."
     )
     ordered: bool = Field(
         False,
@@ -255,7 +262,7 @@ class Rest(BaseModel):
     overlap: Overlap | None = overlap_field(
         timedelta(hours=24), "Empty: each run reads all there is."
     )
-    whole: bool = Field(
+    full_snapshot: bool = Field(
         False,
         title="Whole",
         description="A run lists all there is, so that what is missing was removed. Needs an empty "
@@ -270,7 +277,7 @@ class Rest(BaseModel):
         None, title="Rate limit", description="How many requests the API takes; empty: any."
     )
 
-    throttled: tuple[int, ...] = Field(
+    throttle_statuses: tuple[int, ...] = Field(
         (),
         title="Throttled",
         description="Statuses by which the API says that there were too many requests, beside 429.",
@@ -281,10 +288,11 @@ class Rest(BaseModel):
     def _check(self) -> Self:
         in_body = [self.since, self.until, self.paging]
         if self.method == "GET" and (
-            self.body is not None or any(getattr(each, "where", "") == "body" for each in in_body)
+            self.body is not None
+            or any(getattr(each, "location", "") == "body" for each in in_body)
         ):
             raise ValueError("a GET has no body; set the method to POST")
-        if self.whole and self.overlap is not None:
+        if self.full_snapshot and self.overlap is not None:
             raise ValueError("a source that is whole reads all there is; leave overlap empty")
         for name in ("params", "body"):
             if (found := secret_in("", getattr(self, name))) is not None:
@@ -295,7 +303,7 @@ class Rest(BaseModel):
         return self
 
     @property
-    def snapshot(self) -> bool:
+    def ignores_range(self) -> bool:
         """Whether it delivers all that it has, whatever it is asked for."""
         return self.since is None
 
@@ -305,7 +313,7 @@ class Rest(BaseModel):
         return True
 
     async def pages(
-        self, start: datetime | None, until: datetime | None, known: Known | None = None
+        self, start: datetime | None, until: datetime | None, known: KnownContent | None = None
     ) -> AsyncIterator[Page]:
         """Yield what the API delivers when it is asked for a range, as its pages come.
 
@@ -313,9 +321,9 @@ class Rest(BaseModel):
         may come more than once.
         """
         async with self.http() as http:
-            is_whole = isinstance(self.paging, NoPaging) and self.snapshot and until is None
+            is_whole = isinstance(self.paging, SinglePage) and self.ignores_range and until is None
             requests = _Requests(self, http, self.bounds_of(start, until), is_whole, known)
-            async with aclosing(self.walked(http, Walk(requests))) as pages:
+            async with aclosing(self.fetch_pages(http, PageFetcher(requests))) as pages:
                 async for page in pages:
                     if is_whole:
                         page = replace(
@@ -323,10 +331,10 @@ class Rest(BaseModel):
                         )
                     yield page
 
-    async def walked(
+    async def fetch_pages(
         self,
         http: SourceHttp,
-        walk: Walk,
+        fetcher: PageFetcher,
         check: Callable[[object], str | None] = lambda _: None,
     ) -> AsyncGenerator[Page, None]:
         """Yield the pages of a walk, the last one with what proves the end.
@@ -335,16 +343,16 @@ class Rest(BaseModel):
         """
         is_said = False
         shared = SharedIds(self.id if isinstance(self.id, str) else " and ".join(self.id))
-        async with aclosing(walk.pages()) as steps:
+        async with aclosing(fetcher.pages()) as steps:
             async for got in steps:
                 if problem := check(got.document):
-                    raise walk.error(http.masked(problem)[:_LONGEST_PROBLEM])
-                is_said = walk.completeness is not None
-                made = paged(shared.seen(self.read(got.items)), **_marks(http, walk))
+                    raise fetcher.error(http.masked(problem)[:_LONGEST_PROBLEM])
+                is_said = fetcher.completeness is not None
+                made = paged(shared.seen(self.read(got.items)), **_marks(http, fetcher))
                 async for page in in_turns(made, len(got.answer.body)):
                     yield page
                 if shared.problem:
-                    raise walk.error(f"{shared.problem}: name the path of their own ids")
+                    raise fetcher.error(f"{shared.problem}: name the path of their own ids")
         if shared.doubt:
             logger.warning(
                 "Source %r %s that differ; see whether that is the path of their ids.",
@@ -353,23 +361,25 @@ class Rest(BaseModel):
                 extra={"source_id": self.source_id},
             )
         if not is_said:
-            yield Page(**_marks(http, walk))
+            yield Page(**_marks(http, fetcher))
 
     @asynccontextmanager
     async def http(self) -> AsyncIterator[SourceHttp]:
         """Give the HTTP of one run, with the key in it."""
         keys = None
         if self.key is not None:
-            value = await secret(self.key, self.source_id)
+            value = await resolve_secret(self.key, self.source_id)
             if self.key_param:
-                keys = Keys(self.url, params={self.key_param: value})
+                keys = Credentials(self.url, params={self.key_param: value})
             else:
-                keys = Keys(self.url, {self.key_header: self.key_prefix + value}, hidden=(value,))
+                keys = Credentials(
+                    self.url, {self.key_header: self.auth_prefix + value}, redact=(value,)
+                )
         async with source_http(
             self.source_id,
-            keys=keys,
+            credentials=keys,
             rate=self.rate,
-            throttled=self.throttled,
+            throttle_statuses=self.throttle_statuses,
             connection=self.connection,
         ) as http:
             yield http
@@ -377,23 +387,25 @@ class Rest(BaseModel):
     def read(self, items: Any) -> Iterator[Item]:
         """Yield the records of a page, and what cannot be used."""
         reader = self.reader()
-        return (reader.read_keyed if self.keyed else reader.read)(items)
+        return (reader.read_keyed if self.records_keyed_by_id else reader.read)(items)
 
     def reader(self) -> ItemReader:
         """Return what makes records of the items."""
         return ItemReader(
-            None if self.keyed else self.id,
+            None if self.records_keyed_by_id else self.id,
             self.timestamps,
-            moment_of(self.timestamp_format, zone_of(self.zone)),
+            timestamp_parser(self.timestamp_format, zone_of(self.zone)),
             self.no_time,
             self.unversioned,
         )
 
-    def walk(self, http: SourceHttp, start: datetime | None, until: datetime | None) -> Walk:
+    def fetcher(
+        self, http: SourceHttp, start: datetime | None, until: datetime | None
+    ) -> PageFetcher:
         """Return the walk through a range of an API whose way of paging is known, not declared."""
-        return Walk(_Requests(self, http, self.bounds_of(start, until)), is_known=True)
+        return PageFetcher(_Requests(self, http, self.bounds_of(start, until)), is_known=True)
 
-    async def fetch(self, http: SourceHttp, step: Step) -> Got:
+    async def fetch(self, http: SourceHttp, step: PageRequest) -> PageResponse:
         """Return one page of the API, without a walk that judges it.
 
         Raises:
@@ -404,16 +416,16 @@ class Rest(BaseModel):
 
     def bounds_of(
         self, start: datetime | None, until: datetime | None
-    ) -> dict[Where, dict[str, Any]]:
+    ) -> dict[Location, dict[str, Any]]:
         """Return what a request is given that asks for a range."""
-        bounds: dict[Where, dict[str, Any]] = {"query": {}, "body": {}}
+        bounds: dict[Location, dict[str, Any]] = {"query": {}, "body": {}}
         if until is None and (start is not None or self.since is None):
             until = utc_now()  # for an API that wants both ends
         for bound, instant, up in ((self.since, start, False), (self.until, until, True)):
             if bound is not None and instant is not None:
-                text = written(instant, bound.form, zone_of(bound.zone), up=up)
-                value = int(text) if bound.form in PER_SECOND else text
-                bounds[bound.where][bound.parameter] = value
+                text = format_timestamp(instant, bound.format, zone_of(bound.zone), up=up)
+                value = int(text) if bound.format in PER_SECOND else text
+                bounds[bound.location][bound.parameter] = value
         return bounds
 
 
@@ -430,11 +442,11 @@ class _Requests:
         is_known: Whether the sink has all its records, so that none was read.
     """
 
-    api: Rest
+    api: RestApi
     http: SourceHttp
-    bounds: Mapping[Where, dict[str, Any]]
-    is_whole: bool = False
-    known: Known | None = None
+    bounds: Mapping[Location, dict[str, Any]]
+    is_single: bool = False
+    known: KnownContent | None = None
     document: str | None = None
     is_known: bool = False
 
@@ -443,49 +455,51 @@ class _Requests:
         return self.api.source_id
 
     @property
-    def paging(self) -> Paging:
+    def paging(self) -> Pagination:
         return self.api.paging
 
     @property
     def records(self) -> str:
         return self.api.records
 
-    async def page(self, step: Step, *, accept: Collection[int], may_be_empty: bool) -> Got:
+    async def page(
+        self, step: PageRequest, *, accept: Collection[int], may_be_empty: bool
+    ) -> PageResponse:
         """Return a page; one with a status of ``accept``, or an empty body, has no items."""
         # A page may call itself a part; one document that does lacks the rest.
-        usual = OK if isinstance(self.api.paging, NoPaging) else (*OK, 206)
+        usual = OK if isinstance(self.api.paging, SinglePage) else (*OK, 206)
         answer = await self._ask(step, (*usual, *accept))
-        nothing: Any = {} if self.api.keyed else []
+        nothing: Any = {} if self.api.records_keyed_by_id else []
         if answer.status in accept:
-            return Got(answer, None, nothing)
+            return PageResponse(answer, None, nothing)
         if answer.is_empty:
-            if self.api.may_lack or (answer.status == 204 and may_be_empty):
-                return Got(answer, None, nothing)
+            if self.api.records_optional or (answer.status == 204 and may_be_empty):
+                return PageResponse(answer, None, nothing)
             raise self.error(
                 f"answered {answer.status} with nothing in it: set may_lack, if that means that "
                 "there are no records"
             )
-        if self.is_whole:
+        if self.is_single:
             self.document = document_digest(self.api, answer.body)
             if self.known is not None and self.known.document == self.document:
                 self.is_known = True
-                return Got(answer, None, nothing)
+                return PageResponse(answer, None, nothing)
         document = await self.http.document(answer, self.api.records)
         items = self._items(document)
         # What is around the records of a large document is without them.
         around = value_at(document.envelope, self.api.records)
-        if isinstance(self.api.paging, Cursor) and around == [] and len(items):
+        if isinstance(self.api.paging, CursorPagination) and around == [] and len(items):
             around.append(items[-1])
-        return Got(answer, document.envelope, items)
+        return PageResponse(answer, document.envelope, items)
 
-    async def nothing(self, step: Step) -> Got | None:
+    async def nothing(self, step: PageRequest) -> PageResponse | None:
         """Return a page of a range that has nothing yet; ``None`` where no range was asked."""
         api = self.api
         since = api.since
-        if since is None or since.parameter not in self.bounds[since.where]:
+        if since is None or since.parameter not in self.bounds[since.location]:
             return None
         ahead = utc_now() + _AHEAD
-        beside = replace(self, bounds=api.bounds_of(ahead, ahead), is_whole=False)
+        beside = replace(self, bounds=api.bounds_of(ahead, ahead), is_single=False)
         return await beside.page(step, accept=(), may_be_empty=True)
 
     async def keys(self, items: Any) -> list[str]:
@@ -494,11 +508,11 @@ class _Requests:
         One document has nothing to be told from, and what is too much to be held is told as whole.
         """
         api = self.api
-        if isinstance(api.paging, NoPaging):
+        if isinstance(api.paging, SinglePage):
             return ["document"] if len(items) else []
         if isinstance(items, ManyItems | ManyKeyed) and len(items) > _MOST_KEYS:
             return [items.digest().hex()]
-        if api.keyed:
+        if api.records_keyed_by_id:
             return [f"{key}{KEY_END}{_times(item, api.timestamps)}" for key, item in items.items()]
         reader = api.reader()
         found = list[str]()
@@ -528,11 +542,12 @@ class _Requests:
             )
         return is_round
 
-    def refusal(self, got: Got) -> SourceError:
+    def refusal(self, got: PageResponse) -> SourceError:
         """Return the error that says that the status of an answer is none to go on from."""
         return SourceError(
             f"Source {self.source_id!r} answered {got.answer.status} from "
-            f"{self.http.shown(got.answer.url)}, behind pages that it gave; see what it requires, "
+            f"{self.http.redact_url(got.answer.url)}, behind pages that it gave; see what it "
+            "requires, "
             "or name the status in end_status, if it means that there are no more pages.",
             self.source_id,
         )
@@ -544,14 +559,15 @@ class _Requests:
             if transient
             else "see whether it has changed, or how its source is set up"
         )
-        subject = f"The API of source {self.source_id!r} at {self.http.shown(self.api.url)}"
+        subject = f"The API of source {self.source_id!r} at {self.http.redact_url(self.api.url)}"
         return self.http.error(f"{subject} {problem}", step, transient=transient)
 
-    async def _ask(self, step: Step, accept: Collection[int]) -> HttpAnswer:
+    async def _ask(self, step: PageRequest, accept: Collection[int]) -> HttpResponse:
         api = self.api
         if step.url is not None and not is_same_host(api.url, step.url):
             raise self.error(
-                f"leads to a next page on another host, {self.http.shown(step.url)}, which is not "
+                f"leads to a next page on another host, {self.http.redact_url(step.url)}, which is "
+                "not "
                 "asked; set keep_host, if that is the same service behind a gateway"
             )
         # An address that the API itself gave has all the parameters.
@@ -563,7 +579,7 @@ class _Requests:
                 params=query,
                 headers=api.headers,
                 accept=accept,
-                is_query=not step.is_once,
+                idempotent=not step.is_once,
             )
         body = copy.deepcopy(api.body or {})
         for path, value in {**self.bounds["body"], **step.body}.items():
@@ -571,7 +587,7 @@ class _Requests:
         return await self.http.post(
             url,
             body,
-            is_query=not step.is_once,
+            idempotent=not step.is_once,
             params=query,
             headers=api.headers,
             accept=accept,
@@ -580,19 +596,19 @@ class _Requests:
     def _items(self, document: Document) -> Any:
         """Return the list of a page, or the object whose keys are the ids."""
         api, envelope, items = self.api, document.envelope, document.items
-        for path, values in api.expect.items():
+        for path, values in api.expected_values.items():
             found = value_at(envelope, path)
             if not any(type(each) is type(found) and each == found for each in values):
                 raise self.error(
                     f"has {self.http.quoted(found)} at {path!r} instead of {values!r}"
                     f"{self.http.said(envelope)}"
                 )
-        if items is None and api.may_lack and isinstance(envelope, dict):
+        if items is None and api.records_optional and isinstance(envelope, dict):
             self._refuse_failure(envelope, None)
             self._refuse_other_list(envelope)
-            return {} if api.keyed else []
-        if not (is_keyed if api.keyed else is_list)(items):
-            wanted = "an object of ids" if api.keyed else "a list"
+            return {} if api.records_keyed_by_id else []
+        if not (is_keyed if api.records_keyed_by_id else is_list)(items):
+            wanted = "an object of ids" if api.records_keyed_by_id else "a list"
             place = f"at {api.records!r}" if api.records else "as its whole"
             raise self.error(f"does not have {wanted} {place}{self.http.said(envelope)}")
         self._refuse_failure(envelope, items)
@@ -601,9 +617,9 @@ class _Requests:
     def _refuse_failure(self, envelope: object, items: Sized | None) -> None:
         """Refuse an answer that says beside its records that it failed, or is a part."""
         api = self.api
-        if not api.records and api.keyed:
+        if not api.records and api.records_keyed_by_id:
             return  # what is there are records
-        if told := failure(envelope, items, api.records, api.expect):
+        if told := failure(envelope, items, api.records, api.expected_values):
             place, value = told
             raise self.error(
                 f"answers with {self.http.quoted(value)} at {place!r}, as if it had failed"
@@ -613,18 +629,18 @@ class _Requests:
     def _refuse_other_list(self, envelope: object) -> None:
         """Refuse an answer that lacks the list, and has one of such records elsewhere."""
         wanted = self.api.id if isinstance(self.api.id, str) else next(iter(self.api.id), "")
-        place = None if self.api.keyed or not wanted else other_list(envelope, wanted)
+        place = None if self.api.records_keyed_by_id or not wanted else other_list(envelope, wanted)
         if place is not None:
             raise self.error(
                 f"does not have a list at {self.api.records!r}, and has one at {place!r}"
             )
 
 
-def _marks(http: SourceHttp, walk: Walk) -> dict[str, Any]:
+def _marks(http: SourceHttp, fetcher: PageFetcher) -> dict[str, Any]:
     return {
         "asked_at": http.asked_at,
-        "completeness": walk.completeness,
-        "total": walk.total,
+        "completeness": fetcher.completeness,
+        "total": fetcher.total,
     }
 
 

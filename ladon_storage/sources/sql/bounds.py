@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Integer, cast, func, types
 
 from ladon_storage.sources.sql.keys import KeyColumn, raw
 from ladon_storage.sources.sql.sessions import MYSQL
-from ladon_storage.sources.sql.values import PER_SECOND, Times, clock_spread, shifted
+from ladon_storage.sources.sql.values import PER_SECOND, SqlTimestampFormat, clock_spread, shifted
 from ladon_storage.sources.timestamps import earliest_wall, latest_wall
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -45,7 +45,7 @@ class Bounds:
 
     time: KeyColumn
     kind: types.TypeEngine[Any]
-    times: Times
+    timestamp_format: SqlTimestampFormat
     zone: tzinfo
     dialect: str
     is_text: bool
@@ -54,7 +54,7 @@ class Bounds:
         """Return the condition of timestamps that are none and smaller than any, if any can be."""
         if self.is_text:
             return self.time.compared < raw(_BEFORE_ANY_TEXT)
-        if (per_second := PER_SECOND.get(self.times)) is not None:
+        if (per_second := PER_SECOND.get(self.timestamp_format)) is not None:
             return self.time.compared < raw(_seconds(_YEAR_1) * per_second)
         if self.dialect in MYSQL:
             if isinstance(self.kind, types.TIMESTAMP):
@@ -66,7 +66,7 @@ class Bounds:
 
     def within(self, start: datetime | None, until: datetime | None) -> list[ColumnElement[bool]]:
         """Return what is asked for: at least all rows with ``start <= timestamp < until``."""
-        time, per_second = self.time.compared, PER_SECOND.get(self.times)
+        time, per_second = self.time.compared, PER_SECOND.get(self.timestamp_format)
         limits: list[ColumnElement[bool]] = []
         if start is not None:
             lower: Any = self._local(start, -1)

@@ -13,7 +13,7 @@ from ladon_storage.sources.sql.values import (
     clock_spread,
     id_text,
     json_value,
-    row_moment,
+    row_timestamp,
 )
 
 
@@ -27,7 +27,7 @@ class TableRows:
     must_ascend: bool
 
     def __post_init__(self) -> None:
-        self._moment = row_moment(self.layout.times, self.zone)
+        self._moment = row_timestamp(self.layout.timestamp_format, self.zone)
         self._highest: datetime | None = None
 
     def read(self, rows: list[Row]) -> Iterator[Item]:
@@ -57,7 +57,7 @@ class TableRows:
         return joined_id([json_value(each) for each in row.ids])
 
     def _moment_of(self, row: Row) -> datetime:
-        name = self.layout.time_column
+        name = self.layout.timestamp_column
         if row.time is None:
             raise ValueError(f"{name}: missing, or no number where one was declared")
         try:
@@ -70,7 +70,7 @@ class TableRows:
         # A time that a clock never showed, when it was set forward, is read as one after that.
         if highest is not None and moment + clock_spread(moment, self.zone) < highest:
             raise SourceError(
-                f"The texts in {self.layout.time_column!r} of source "
+                f"The texts in {self.layout.timestamp_column!r} of source "
                 f"{self.layout.source_id!r} sort in another order than their times: "
                 f"{row.time!r} comes after {highest.isoformat()}; set times to text.",
                 self.layout.source_id,
@@ -87,13 +87,15 @@ class TableRows:
         return content
 
     def _reject(self, reason: object, row: Row) -> Reject:
-        raw = {name: _told(value) for name, value in zip(self.names, row.values, strict=True)}
+        raw = {
+            name: _json_or_repr(value) for name, value in zip(self.names, row.values, strict=True)
+        }
         has_id = all(each is not None for each in row.ids)
-        told = ", ".join(str(_told(each)) for each in row.ids)
+        told = ", ".join(str(_json_or_repr(each)) for each in row.ids)
         return Reject.of(reason, raw, told if has_id else None)
 
 
-def _told(value: object) -> object:
+def _json_or_repr(value: object) -> object:
     try:
         return json_value(value)
     except ValueError:

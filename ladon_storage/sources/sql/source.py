@@ -23,7 +23,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from ladon_storage.collection.credentials import SecretName, secret
+from ladon_storage.collection.credentials import SecretName, resolve_secret
 from ladon_storage.collection.durations import Seconds, duration
 from ladon_storage.collection.records import (
     PAGE_RECORDS,
@@ -39,7 +39,7 @@ from ladon_storage.sources.sql.rows import TableRows
 from ladon_storage.sources.sql.sessions import is_tested, with_driver
 from ladon_storage.sources.sql.table import Key, Layout, TableReader
 from ladon_storage.sources.sql.values import (
-    Times,
+    SqlTimestampFormat,
 )
 from ladon_storage.sources.timestamps import ZoneName, zone_of
 
@@ -112,14 +112,14 @@ class SqlTable(BaseModel):
         title="Id column",
         description="A column whose values are unique, or several whose values are so together.",
     )
-    time_column: str = Field(
+    timestamp_column: str = Field(
         "updated_at",
         min_length=1,
         title="Timestamp column",
         description="A column that grows with each change of a row; with the id it should have an "
         "index.",
     )
-    times: Times = Field(
+    timestamp_format: SqlTimestampFormat = Field(
         "datetime",
         title="Timestamps are",
         description="How the column tells the time: by its own type, as ISO 8601 texts, or as "
@@ -155,7 +155,7 @@ class SqlTable(BaseModel):
     @property
     def ordered(self) -> bool:
         """Whether pages come in the order of time: the order of texts with offsets is another."""
-        return self.times != "text"
+        return self.timestamp_format != "text"
 
     @property
     def order_guaranteed(self) -> bool:
@@ -230,7 +230,7 @@ class SqlTable(BaseModel):
     async def _address(self) -> URL:
         value = self.url
         if self.url_secret is not None:
-            value = await secret(self.url_secret, self.source_id)
+            value = await resolve_secret(self.url_secret, self.source_id)
         url = parsed_address(value)
         if url is None:
             raise ConfigurationError(

@@ -47,7 +47,7 @@ from ladon_storage.sources.sql.keys import (
 from ladon_storage.sources.sql.sessions import MYSQL, reading_engine
 from ladon_storage.sources.sql.values import (
     PER_SECOND,
-    Times,
+    SqlTimestampFormat,
     single_precision,
 )
 
@@ -85,9 +85,9 @@ class Layout:
     table: str
     schema: str | None
     id_columns: tuple[str, ...]
-    time_column: str
+    timestamp_column: str
     columns: tuple[str, ...]
-    times: Times
+    timestamp_format: SqlTimestampFormat
     zone: tzinfo
     page_size: int
     timeout: timedelta
@@ -166,13 +166,13 @@ class TableReader:
             raise self._error("there is no such table or view", "correct the table or its schema")
         known = {each["name"]: each for each in found}
         self.names = layout.columns or tuple(known)
-        keys = (layout.time_column, *layout.id_columns)
-        for name in (*layout.id_columns, layout.time_column, *self.names):
+        keys = (layout.timestamp_column, *layout.id_columns)
+        for name in (*layout.id_columns, layout.timestamp_column, *self.names):
             if name not in known:
                 raise self._error(
                     f"it has no column {name!r} but {', '.join(known)}", "correct the column"
                 )
-        self._kind = base_type(known[layout.time_column]["type"])
+        self._kind = base_type(known[layout.timestamp_column]["type"])
         is_instant = self._dialect in MYSQL and isinstance(self._kind, types.TIMESTAMP)
         self.zone = UTC if is_instant else layout.zone
         by_bytes = compares_by_bytes(
@@ -184,7 +184,7 @@ class TableReader:
         ]
         self._keys[0] = self._comparable(self._keys[0])
         if self._dialect in MYSQL:
-            named = [*self.names, layout.time_column, *layout.id_columns]
+            named = [*self.names, layout.timestamp_column, *layout.id_columns]
             single = [isinstance(known[name]["type"], mysql.FLOAT) for name in named]
             self._single = [place for place, is_single in enumerate(single) if is_single]
         self._nullable = [
@@ -255,7 +255,7 @@ class TableReader:
         return rows, count
 
     def _bounds(self) -> Bounds:
-        times = self._layout.times
+        times = self._layout.timestamp_format
         return Bounds(self._keys[0], self._kind, times, self.zone, self._dialect, self.is_text)
 
     def _count(self, condition: ColumnElement[bool]) -> int:
@@ -289,7 +289,7 @@ class TableReader:
         wide, deep = len(self.names), len(self._keys)
         kinds = [each[1] for each in cursor.description[wide : wide + deep]]
         if self._key_kinds and kinds != self._key_kinds:
-            names = (self._layout.time_column, *self._layout.id_columns)
+            names = (self._layout.timestamp_column, *self._layout.id_columns)
             changed = next(
                 name
                 for name, one, other in zip(names, kinds, self._key_kinds, strict=True)
@@ -349,12 +349,12 @@ class TableReader:
 
     def _comparable(self, plain: KeyColumn) -> KeyColumn:
         """Return the timestamp as the database compares it."""
-        times, kind = self._layout.times, self._kind
+        times, kind = self._layout.timestamp_format, self._kind
         if times in PER_SECOND:
             if isinstance(kind, types.Integer | types.Numeric | types.Float):
                 return plain
             if isinstance(kind, types.String | types.NullType):
-                number = number_of_text(column(self._layout.time_column))
+                number = number_of_text(column(self._layout.timestamp_column))
                 return KeyColumn(number, number)
         elif self._dialect == "sqlite" or (times == "text" and isinstance(kind, types.String)):
             self.is_text = True
@@ -362,7 +362,7 @@ class TableReader:
         elif times == "datetime" and isinstance(kind, types.DateTime | types.Date):
             return plain
         raise self._error(
-            f"its column {self._layout.time_column!r} is of the type {kind}, not {times}",
+            f"its column {self._layout.timestamp_column!r} is of the type {kind}, not {times}",
             "set how its timestamps are written",
         )
 

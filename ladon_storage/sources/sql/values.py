@@ -20,9 +20,9 @@ from struct import pack
 from typing import Any, Literal
 
 from ladon_storage.collection.json_values import Number, parse_json
-from ladon_storage.sources.timestamps import Moment, earliest, iso_moment
+from ladon_storage.sources.timestamps import TimestampParser, earliest, iso_timestamps
 
-Times = Literal["datetime", "text", "seconds", "milliseconds"]
+SqlTimestampFormat = Literal["datetime", "text", "seconds", "milliseconds"]
 """How a column tells the time: its own type, ISO 8601 texts, or counts from 1970 on."""
 
 PER_SECOND = {"seconds": 1, "milliseconds": 1_000}
@@ -71,15 +71,15 @@ def id_text(value: object) -> str:
     return str(told)
 
 
-def row_moment(times: Times, zone: tzinfo) -> Moment:
+def row_timestamp(times: SqlTimestampFormat, zone: tzinfo) -> TimestampParser:
     """Return how the values of a timestamp column are read.
 
-    >>> row_moment("milliseconds", UTC)(Decimal("1517966996303.9999")).isoformat()
+    >>> row_timestamp("milliseconds", UTC)(Decimal("1517966996303.9999")).isoformat()
     '2018-02-07T01:29:56.303999+00:00'
     """
     if times in PER_SECOND:
         return _counted(PER_SECOND[times])
-    of_text = iso_moment(zone)
+    of_text = iso_timestamps(zone)
 
     def read(value: object) -> datetime:
         if isinstance(value, date) and not isinstance(value, datetime):
@@ -89,7 +89,7 @@ def row_moment(times: Times, zone: tzinfo) -> Moment:
     return read
 
 
-def _counted(per_second: int) -> Moment:
+def _counted(per_second: int) -> TimestampParser:
     def read(value: object) -> datetime:
         if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
             raise ValueError("should be a number")
