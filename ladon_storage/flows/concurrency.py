@@ -1,6 +1,6 @@
 """Let runs of one source wait for each other instead of failing, where that is asked for.
 
-Off unless ``LADON_ONE_RUN_PER_SOURCE=wait``: the lease on the watermark keeps runs apart anyway,
+Off unless ``LADON_SOURCE_CONCURRENCY=queue``: the lease on the watermark keeps runs apart anyway,
 and a slot of Prefect's can be left taken. Its server forgets leases when it restarts, unless it
 keeps them in files; a slot whose run was killed just before is then never given back.
 
@@ -21,7 +21,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from ladon_storage.errors import SourceBusyError
 from ladon_storage.flows.artifacts import artifact_key
 
-CONCURRENCY_VARIABLE = "LADON_ONE_RUN_PER_SOURCE"
+CONCURRENCY_VARIABLE = "LADON_SOURCE_CONCURRENCY"
 LEASE_SECONDS = 60  # the least that Prefect takes
 WAIT_SECONDS = 3_600.0
 
@@ -42,7 +42,7 @@ async def source_slot(source_id: str, seconds: float = WAIT_SECONDS) -> AsyncIte
     Raises:
         SourceBusyError: The slot was not free within ``seconds``.
     """
-    if os.environ.get(CONCURRENCY_VARIABLE) != "wait":
+    if os.environ.get(CONCURRENCY_VARIABLE) != "queue":
         yield
         return
     name = limit_name(source_id)

@@ -28,7 +28,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _USER = re.compile(r"\s*https?://[^/?#]*@", re.IGNORECASE)
-_NAMES_OF_SECRETS = {"key", "url_secret", "key_header", "key_param", "key_prefix"}
+_NAMES_OF_SECRETS = {"key", "url_secret", "key_header", "key_param", "auth_prefix"}
 """Fields of sources that are about a secret, and hold none."""
 
 

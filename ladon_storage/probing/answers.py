@@ -80,7 +80,7 @@ def _step(answer: HttpResponse) -> str:
     if scheme == "basic":
         return (
             "it asks for a user and a password. Store the base64 text of user:password as a "
-            'secret, and set key to its name and key_prefix to "Basic "'
+            'secret, and set key to its name and auth_prefix to "Basic "'
         )
     refused = "it needs a key, or the one that was sent is not right"
     if scheme != "bearer" and named is not None:
@@ -90,10 +90,10 @@ def _step(answer: HttpResponse) -> str:
         )
     if scheme == "bearer":
         return (
-            f'{refused}. Store it as a secret, and set key to its name and key_prefix to "Bearer "'
+            f'{refused}. Store it as a secret, and set key to its name and auth_prefix to "Bearer "'
         )
     return (
-        f"{refused}. Store it as a secret, set key to its name, and key_header and key_prefix as "
+        f"{refused}. Store it as a secret, set key to its name, and key_header and auth_prefix as "
         'the API documents it: mostly Authorization and "Bearer ", or X-Api-Key. key_param puts it '
         "into the query. Some APIs refuse the User-Agent as well: set headers"
     )

@@ -127,7 +127,7 @@ async def guess(
     headers: Mapping[str, str] | None = None,
     key: str = "",
     key_header: str = "",
-    key_prefix: str = "",
+    auth_prefix: str = "",
     key_param: str = "",
     connection: Connection | None = None,
 ) -> Guess:
@@ -142,7 +142,7 @@ async def guess(
         headers: Headers of the requests; one that holds a key is treated as one in the address.
         key: The name of the secret that holds the key.
         key_header: The header of the key.
-        key_prefix: What stands before it.
+        auth_prefix: What stands before it.
         key_param: The parameter of the query that holds it, where no header can.
         connection: A proxy, certificates and timeouts.
 
@@ -157,7 +157,7 @@ async def guess(
     settings = {
         "key": key,
         "key_header": key_header,
-        "key_prefix": key_prefix,
+        "auth_prefix": auth_prefix,
         "key_param": key_param,
     }
     access = await access_of(address, name, headers or {}, settings)

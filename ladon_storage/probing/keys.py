@@ -59,7 +59,7 @@ async def access_of(
         url: The address, perhaps with keys.
         name: The name of the source, after which secrets are called.
         headers: Headers, perhaps with one that holds a key.
-        settings: ``key``, ``key_header``, ``key_prefix`` and ``key_param``, where they are named.
+        settings: ``key``, ``key_header``, ``auth_prefix`` and ``key_param``, where they are named.
 
     Raises:
         ConfigurationError: The key that is named is not set.
@@ -121,7 +121,7 @@ def _in_headers(headers: Mapping[str, str]) -> list[tuple[dict[str, Any], str, s
             continue
         places = {} if name.lower() == "authorization" else {"key_header": name}
         if scheme := _SCHEME.fullmatch(value.strip()):
-            found.append(({**places, "key_prefix": f"{scheme[1]} "}, scheme[2], f"header {name}"))
+            found.append(({**places, "auth_prefix": f"{scheme[1]} "}, scheme[2], f"header {name}"))
         else:
             found.append((places, value.strip(), f"header {name}"))
     return found
@@ -132,7 +132,7 @@ def _in_user(url: URL) -> list[tuple[dict[str, Any], str, str]]:
         return []
     encoded = b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
     where = "the address (the base64 text of user:password)"
-    return [({"key_prefix": "Basic "}, encoded, where)]
+    return [({"auth_prefix": "Basic "}, encoded, where)]
 
 
 def _keys(
@@ -141,7 +141,7 @@ def _keys(
     if param := settings.get("key_param"):
         return Credentials(str(url), params={param: value}, redact=hidden or ())
     header = settings.get("key_header") or "Authorization"
-    text = f"{settings.get('key_prefix') or ''}{value}"
+    text = f"{settings.get('auth_prefix') or ''}{value}"
     return Credentials(str(url), {header: text}, redact=[value, *(hidden or ())])
 
 

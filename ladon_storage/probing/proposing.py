@@ -206,9 +206,9 @@ def _set_expected(draft: Draft, document: Any, candidate: Candidate) -> None:
             expected[name] = list(values) if name == "query_status" else [document[name]]
     if expected:
         names = ", ".join(expected)
-        draft.set("expect", expected, f"the answer says by {names} that it is right")
+        draft.set("expected_values", expected, f"the answer says by {names} that it is right")
     if "query_status" in expected:
-        draft.set("may_lack", True, "an answer without results has no list")
+        draft.set("records_optional", True, "an answer without results has no list")
 
 
 def _set_records(draft: Draft, candidate: Candidate) -> None:
@@ -217,7 +217,7 @@ def _set_records(draft: Draft, candidate: Candidate) -> None:
     if candidate.is_keyed:
         reason = f"an object of {candidate.count} records by their ids"
         draft.reasons.pop("records", None)
-        draft.set("keyed", True, reason)
+        draft.set("records_keyed_by_id", True, reason)
         if candidate.count == 1:
             draft.unsure.append("whether the key of the only record is its id")
 

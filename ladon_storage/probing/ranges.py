@@ -48,7 +48,7 @@ def bounds_of(url: URL) -> tuple[dict[str, dict[str, Any]], str]:
         words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
         end = "since" if _SINCE.search(words) else "until" if _UNTIL.search(words) else ""
         if end and end not in bounds:
-            bounds[end] = {"parameter": name, "form": form}
+            bounds[end] = {"parameter": name, "format": form}
         else:
             kept = name
     if "until" in bounds and "since" not in bounds:

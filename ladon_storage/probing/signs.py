@@ -84,7 +84,7 @@ def without_paging(settings: Mapping[str, Any], proposal: Proposal) -> dict[str,
     url = URL(settings["url"])
     left = [(k, v) for k, v in url.query.items() if k.strip() not in proposal.drops]
     settings = {**settings, "url": str(url.with_query(left)), **proposal.changes}
-    if isinstance(settings.get("body"), dict) and proposal.paging.get("where") == "body":
+    if isinstance(settings.get("body"), dict) and proposal.paging.get("location") == "body":
         body = {k: v for k, v in settings["body"].items() if k not in proposal.drops}
         settings = {**settings, "body": {**body, **proposal.changes.get("body", {})}}
     return {**settings, "paging": proposal.paging}

@@ -6,8 +6,7 @@ from ladon_storage.errors import SourceError
 
 
 def refuse_implausible_removal(source_id: str, missing: int, known: int, max_share: float) -> None:
-    """Refuse to mark ``missing`` of ``known`` records as removed, where that is more than
-    ``max_share``.
+    """Refuse to mark ``missing`` of ``known`` records as removed beyond ``max_share``.
 
     Raises:
         SourceError: It is.

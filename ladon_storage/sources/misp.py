@@ -26,7 +26,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from ladon_storage.collection.credentials import SecretName, resolve_secret
 from ladon_storage.collection.protocols import KnownContent
@@ -86,7 +86,7 @@ class Misp(BaseModel):
         description="The instance, such as https://misp.example.org, or the folder of the feed's "
         "manifest.json.",
     )
-    key: SecretName | None = Field(None, title="Name of the key", description=KEY_TEXT)
+    key: SecretName | None = Field(None, title="Key name", description=KEY_TEXT)
     source_id: SourceId = Field("misp", title="Source id", description=SOURCE_ID_TEXT)
     overlap: Overlap = overlap_field(
         timedelta(hours=24), "As long as an event may be on its way from where it was made."
@@ -95,8 +95,9 @@ class Misp(BaseModel):
         50,
         ge=1,
         le=10_000,
-        title="Limit (events)",
+        title="Page size (events)",
         description="How many events a page of an instance is asked to have.",
+        validation_alias=AliasChoices("page_size", "limit"),
     )
     filters: dict[str, JsonValue] = Field(
         {},

@@ -58,7 +58,7 @@ class Nvd(BaseModel):
         title="Address",
         description="Where the API is. Needs no key, and is ten times as fast with one.",
     )
-    key: SecretName | None = Field(None, title="Name of the key", description=KEY_TEXT)
+    key: SecretName | None = Field(None, title="Key name", description=KEY_TEXT)
     source_id: SourceId = Field("nvd", title="Source id", description=SOURCE_ID_TEXT)
     overlap: Overlap = overlap_field(timedelta(hours=24))
     page_size: int = Field(

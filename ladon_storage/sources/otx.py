@@ -47,11 +47,15 @@ class Otx(BaseModel):
         title="Address",
         description="Where the subscribed pulses are.",
     )
-    key: SecretName = Field(title="Name of the key", description=KEY_TEXT)
+    key: SecretName = Field(title="Key name", description=KEY_TEXT)
     source_id: SourceId = Field("otx", title="Source id", description=SOURCE_ID_TEXT)
     overlap: Overlap = overlap_field(timedelta(hours=24))
     page_size: int = Field(
-        50, ge=1, le=1_000, title="Limit", description="How many pulses a page is asked to have."
+        50,
+        ge=1,
+        le=1_000,
+        title="Page size",
+        description="How many pulses a page is asked to have.",
     )
     connection: Connection | None = connection_field()
 

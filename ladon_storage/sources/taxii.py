@@ -94,11 +94,15 @@ class Taxii(BaseModel):
         title="User",
         description="With a user the key is the password; without one it is a bearer token.",
     )
-    key: SecretName | None = Field(None, title="Name of the key", description=KEY_TEXT)
+    key: SecretName | None = Field(None, title="Key name", description=KEY_TEXT)
     source_id: SourceId = Field("taxii", title="Source id", description=SOURCE_ID_TEXT)
     overlap: Overlap = overlap_field(timedelta(hours=1))
     page_size: int = Field(
-        500, ge=1, le=100_000, title="Limit (objects)", description="What a page is asked to have."
+        500,
+        ge=1,
+        le=100_000,
+        title="Page size (objects)",
+        description="What a page is asked to have.",
     )
     connection: Connection | None = connection_field()
 

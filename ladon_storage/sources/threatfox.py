@@ -82,12 +82,12 @@ class ThreatFox(BaseModel):
         "by the key. What the recent export and the API no longer have is in the full export: "
         "https://threatfox.abuse.ch/export/json/full/.",
     )
-    key: SecretName | None = Field(None, title="Name of the key", description=KEY_TEXT)
+    key: SecretName | None = Field(None, title="Key name", description=KEY_TEXT)
     source_id: SourceId = Field("threatfox", title="Source id", description=SOURCE_ID_TEXT)
     overlap: Overlap = overlap_field(timedelta(hours=24))
     unversioned: tuple[str, ...] = Field(
         (),
-        title="Without a version",
+        title="Unversioned fields",
         description="Fields that make no new version of an indicator when they alone change. With "
         "last_seen_utc and last_seen, as the export and the API call it, a new sighting is none: "
         "40 recorded polls were 11,132 versions instead of 128,425, a twelfth of the storage. The "

@@ -111,7 +111,7 @@ class UrlHaus(BaseModel):
         description="Where the dump or the API is; empty: at abuse.ch. {key} in it stands for the "
         "key.",
     )
-    key: SecretName | None = Field(None, title="Name of the key", description=KEY_TEXT)
+    key: SecretName | None = Field(None, title="Key name", description=KEY_TEXT)
     source_id: SourceId = Field("urlhaus", title="Source id", description=SOURCE_ID_TEXT)
     overlap: Overlap = overlap_field(timedelta(days=3))
     connection: Connection | None = connection_field()

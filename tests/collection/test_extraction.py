@@ -56,7 +56,7 @@ class World:
         self.runs += 1
         overlap = options.pop("overlap", timedelta(0))
         self.source = kind(list(pages), overlap=overlap)
-        for name in ("retention", "whole"):
+        for name in ("retention", "full_snapshot"):
             if name in options:
                 setattr(self.source, name, options.pop(name))
         run_id = f"run-{self.runs}"

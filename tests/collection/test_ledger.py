@@ -47,7 +47,7 @@ class World:
     async def collect(self, *pages: Any, **options: Any) -> Report:
         overlap = options.pop("overlap", timedelta(0))
         source = ScriptedSource(list(pages), overlap=overlap)
-        for name in ("snapshot", "whole", "ordered"):
+        for name in ("ignores_range", "full_snapshot", "ordered"):
             if name in options:
                 setattr(source, name, options.pop(name))
         self.source = source

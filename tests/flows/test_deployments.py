@@ -215,7 +215,7 @@ async def test_runs_of_a_source_wait_for_each_other_where_it_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The limit is made where it is missing; a second run waits, and says in the end what to do."""
-    monkeypatch.setenv(CONCURRENCY_VARIABLE, "wait")
+    monkeypatch.setenv(CONCURRENCY_VARIABLE, "queue")
     async with source_slot("Feed: A"):
         async with get_client() as client:
             limit = await client.read_global_concurrency_limit_by_name(limit_name("Feed: A"))

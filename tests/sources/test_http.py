@@ -528,7 +528,7 @@ async def test_answer_has_what_was_asked_for() -> None:
     assert (answer.status, answer.headers["x-last"], answer.body) == (404, "7", b"gone")
     assert feed.requests == ["/feed.json?a=1&b=3"]
     assert feed.asks[0].headers["X-First"] == "1"
-    assert repr(answer) == "<HttpAnswer 404, 4 bytes>"
+    assert repr(answer) == "<HttpResponse 404, 4 bytes>"
 
 
 def redirect(to: str, status: int = 302) -> Answer:

@@ -288,7 +288,7 @@ async def test_filters_are_sent() -> None:
         ({}, "an instance needs a key"),
         ({"key": "K", "filters": {"page": 2, "tags": "x"}}, "the filters page are set by"),
         ({"via": "feed", "filters": {"tags": "x"}}, "a feed takes no filters"),
-        ({"key": "K", "limit": 0}, "limit"),
+        ({"key": "K", "page_size": 0}, "page_size"),
         ({"key": "K", "from": "2024-01-01"}, "from: There is no such field"),
     ],
 )

@@ -110,18 +110,23 @@ async def failure(source: Source) -> str:
 
 PAGINGS = [
     {"kind": "page"},
-    {"kind": "page", "end": "short", "size": 10},
-    {"kind": "page", "end": "total", "total": "total", "size_parameter": "limit", "size": 4},
+    {"kind": "page", "end": "short", "page_size": 10},
+    {"kind": "page", "end": "total", "total": "total", "size_parameter": "limit", "page_size": 4},
     {"kind": "offset"},
-    {"kind": "offset", "limit": 7},
-    {"kind": "offset", "end": "short", "limit": 10},
-    {"kind": "offset", "end": "total", "total": "total", "limit": 500},
-    {"kind": "offset", "where": "body", "parameter": "ask.offset", "limit_parameter": "ask.limit"},
+    {"kind": "offset", "page_size": 7},
+    {"kind": "offset", "end": "short", "page_size": 10},
+    {"kind": "offset", "end": "total", "total": "total", "page_size": 500},
+    {
+        "kind": "offset",
+        "location": "body",
+        "parameter": "ask.offset",
+        "size_parameter": "ask.limit",
+    },
     {"kind": "next", "path": "links.next"},
     {"kind": "next", "path": "links.next", "more": "more"},
     {"kind": "cursor", "path": "cursor"},
     {"kind": "cursor", "path": "cursor", "more": "more"},
-    {"kind": "cursor", "path": "cursor", "where": "body", "parameter": "ask.cursor"},
+    {"kind": "cursor", "path": "cursor", "location": "body", "parameter": "ask.cursor"},
     {"kind": "link"},
 ]
 
@@ -129,7 +134,7 @@ PAGINGS = [
 @pytest.mark.parametrize("paging", PAGINGS, ids=lambda paging: "-".join(map(str, paging.values())))
 async def test_every_way_of_paging_reads_all(paging: dict[str, Any]) -> None:
     """Each record comes once, whatever leads from page to page and ends the reading."""
-    method = "POST" if paging.get("where") == "body" else "GET"
+    method = "POST" if paging.get("location") == "body" else "GET"
     async with FeedServer(play=Api()) as feed:
         assert await read(api(feed, method=method, paging=paging)) == IDS
 
@@ -138,7 +143,7 @@ async def test_every_way_of_paging_reads_all(paging: dict[str, Any]) -> None:
 @pytest.mark.parametrize("paging", PAGINGS, ids=lambda paging: "-".join(map(str, paging.values())))
 async def test_paging_ends_where_the_last_page_is_full(paging: dict[str, Any], count: int) -> None:
     """An end that falls between two pages, and no record at all, are ends as well."""
-    method = "POST" if paging.get("where") == "body" else "GET"
+    method = "POST" if paging.get("location") == "body" else "GET"
     async with FeedServer(play=Api(ROWS[:count])) as feed:
         assert await read(api(feed, method=method, paging=paging)) == IDS[:count]
 
@@ -183,8 +188,8 @@ async def test_api_is_told_the_range_in_its_own_words(form: str, since: str, unt
     """A start is rounded down and an end up: an API that counts in days leaves nothing out."""
     async with FeedServer(play=Api(ROWS[:9])) as feed:
         bounds = {
-            "since": {"parameter": "from", "form": form},
-            "until": {"parameter": "to", "form": form},
+            "since": {"parameter": "from", "format": form},
+            "until": {"parameter": "to", "format": form},
         }
         await read(api(feed, params={"a": "b"}, **bounds), MOMENT, MOMENT)
         await read(api(feed, **bounds))
@@ -200,7 +205,7 @@ async def test_api_that_knows_only_an_end_is_asked_until_now() -> None:
     """What is later comes with the next run."""
     before = int(datetime.now(UTC).timestamp())
     async with FeedServer(play=Api(ROWS[:9])) as feed:
-        await read(api(feed, until={"parameter": "to", "form": "seconds"}))
+        await read(api(feed, until={"parameter": "to", "format": "seconds"}))
 
     assert before <= int(feed.asks[0].query["to"]) <= before + 60
 
@@ -208,7 +213,7 @@ async def test_api_that_knows_only_an_end_is_asked_until_now() -> None:
 async def test_range_is_told_in_the_zone_of_the_api() -> None:
     """That of its records is another matter; an instant with its offset is the same everywhere."""
     async with FeedServer(play=Api(ROWS[:9])) as feed:
-        since = {"parameter": "from", "form": "%Y-%m-%d %H:%M:%S", "zone": "Asia/Tokyo"}
+        since = {"parameter": "from", "format": "%Y-%m-%d %H:%M:%S", "zone": "Asia/Tokyo"}
         until = {"parameter": "to"}
         source = api(feed, since=since, until=until, zone="Europe/Berlin")
         await read(source, at(0), at(1))
@@ -223,8 +228,13 @@ async def test_body_of_a_post_is_a_template() -> None:
             feed,
             method="POST",
             body={"query": "all", "ask": {"kind": "x"}},
-            since={"parameter": "ask.from", "where": "body", "form": "seconds"},
-            paging={"kind": "cursor", "path": "cursor", "where": "body", "parameter": "ask.cursor"},
+            since={"parameter": "ask.from", "location": "body", "format": "seconds"},
+            paging={
+                "kind": "cursor",
+                "path": "cursor",
+                "location": "body",
+                "parameter": "ask.cursor",
+            },
         )
         await read(source, at(0))
         await read(source)
@@ -251,7 +261,7 @@ async def test_next_link_is_followed_as_it_is() -> None:
     ("fields", "header", "value", "path"),
     [
         ({}, "Authorization", "s3cret", "/feed.json"),
-        ({"key_prefix": "Bearer "}, "Authorization", "Bearer s3cret", "/feed.json"),
+        ({"auth_prefix": "Bearer "}, "Authorization", "Bearer s3cret", "/feed.json"),
         ({"key_header": "X-Api-Key"}, "X-Api-Key", "s3cret", "/feed.json"),
         ({"key_param": "apikey"}, "Authorization", None, "/feed.json?apikey=s3cret"),
     ],
@@ -432,11 +442,19 @@ def test_next_link_of_a_backend_can_be_kept_on_the_host(link: str, expected: str
         ({}, {}, "does not have a list at 'rows'"),
         ({"rows": {}}, {}, "does not have a list at 'rows'"),
         ({"rows": None}, {}, "does not have a list at 'rows'"),
-        ({"rows": []}, {"keyed": True}, "does not have an object of ids at 'rows'"),
+        ({"rows": []}, {"records_keyed_by_id": True}, "does not have an object of ids at 'rows'"),
         ({}, {"records": ""}, "does not have a list as its whole"),
-        ([], {"may_lack": True}, "does not have a list at 'rows'"),
-        ({"rows": []}, {"expect": {"status": ["ok"]}}, "has None at 'status' instead of ['ok']"),
-        ({"rows": [], "status": True}, {"expect": {"status": [1]}}, "has True at 'status'"),
+        ([], {"records_optional": True}, "does not have a list at 'rows'"),
+        (
+            {"rows": []},
+            {"expected_values": {"status": ["ok"]}},
+            "has None at 'status' instead of ['ok']",
+        ),
+        (
+            {"rows": [], "status": True},
+            {"expected_values": {"status": [1]}},
+            "has True at 'status'",
+        ),
     ],
 )
 async def test_document_of_another_structure_fails(
@@ -450,9 +468,9 @@ async def test_document_of_another_structure_fails(
 @pytest.mark.parametrize(
     ("document", "fields"),
     [
-        ({}, {"may_lack": True}),
-        ({}, {"may_lack": True, "keyed": True}),
-        ({"rows": [], "status": "ok"}, {"expect": {"status": ["none", "ok"]}}),
+        ({}, {"records_optional": True}),
+        ({}, {"records_optional": True, "records_keyed_by_id": True}),
+        ({"rows": [], "status": "ok"}, {"expected_values": {"status": ["none", "ok"]}}),
     ],
 )
 async def test_empty_answer_is_no_error_where_it_was_declared(
@@ -564,11 +582,11 @@ async def test_latest_of_several_times_counts() -> None:
         ({"timestamps": []}, "timestamps: "),
         ({"method": "PUT"}, "method: "),
         ({"body": {}}, "a GET has no body"),
-        ({"paging": {"kind": "cursor", "where": "body"}}, "a GET has no body"),
-        ({"since": {"parameter": "x", "where": "body"}}, "a GET has no body"),
-        ({"since": {"parameter": "x", "form": "yesterday"}}, "should be one of iso, seconds"),
+        ({"paging": {"kind": "cursor", "location": "body"}}, "a GET has no body"),
+        ({"since": {"parameter": "x", "location": "body"}}, "a GET has no body"),
+        ({"since": {"parameter": "x", "format": "yesterday"}}, "should be one of iso, seconds"),
         ({"since": {"parameter": ""}}, "since.parameter"),
-        ({"whole": True}, "leave overlap empty"),
+        ({"full_snapshot": True}, "leave overlap empty"),
         ({"url": "https://me:SECRET@example.org/"}, "the address holds a password"),
         ({"headers": {"Authorization": "SECRET"}}, "name the secret in key"),
         ({"headers": {"X-Api-Key": "SECRET"}}, "name the secret in key"),
@@ -702,7 +720,7 @@ async def test_earthquakes_are_collected_by_configuration_alone(tmp_path: Path) 
                 "kind": "rest",
                 "source_id": "usgs",
                 "url": feed.url,
-                "expect": {"type": ["FeatureCollection"]},
+                "expected_values": {"type": ["FeatureCollection"]},
                 "records": "features",
                 "timestamps": ["properties.updated", "properties.time"],
                 "timestamp_format": "milliseconds",
@@ -789,17 +807,20 @@ NO_FAILURES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("may_lack", [False, True])
+@pytest.mark.parametrize("records_optional", [False, True])
 @pytest.mark.parametrize("sign", FAILURES)
 async def test_failure_beside_the_records_fails_the_run(
-    sign: dict[str, Any], may_lack: bool
+    sign: dict[str, Any], records_optional: bool
 ) -> None:
     """Whatever the status, and whether or not there is a list: what came may be a part."""
     records: list[dict[str, Any]] = [{"rows": [row(1)]}, {"rows": []}, {}]
     for rows in records:
         async with FeedServer(Answer.of({**rows, **sign})) as feed:
             with pytest.raises(SourceError):
-                _ = [page async for page in api(feed, records_optional=may_lack).pages(None, None)]
+                _ = [
+                    page
+                    async for page in api(feed, records_optional=records_optional).pages(None, None)
+                ]
 
 
 @pytest.mark.parametrize("sign", NO_FAILURES)

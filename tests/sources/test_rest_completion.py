@@ -254,10 +254,10 @@ async def test_document_of_just_the_size_asked_for_is_no_proof(
 # Pages that are counted.
 
 SHORT = [
-    {"kind": "offset", "end": "short", "limit": 100},
-    {"kind": "offset", "limit": 2},
-    {"kind": "offset", "limit": 1},
-    {"kind": "page", "end": "short", "size": 100, "size_parameter": "limit"},
+    {"kind": "offset", "end": "short", "page_size": 100},
+    {"kind": "offset", "page_size": 2},
+    {"kind": "offset", "page_size": 1},
+    {"kind": "page", "end": "short", "page_size": 100, "size_parameter": "limit"},
     {"kind": "page"},
 ]
 
@@ -282,7 +282,7 @@ async def test_short_page_in_the_middle_is_no_end() -> None:
         return answer(pages[number - 1] if number <= len(pages) else [])
 
     async with FeedServer(play=filtered) as feed:
-        assert await ids_of(feed, paging={"kind": "page", "end": "short", "size": 2}) == IDS
+        assert await ids_of(feed, paging={"kind": "page", "end": "short", "page_size": 2}) == IDS
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ async def test_total_that_only_pages_with_items_state_is_heard() -> None:
 async def test_total_ends_a_reading_without_another_request(total: Any, asked: int) -> None:
     """Also one that is a text; pages overlap by one, and the front is looked at again."""
     async with FeedServer(play=lambda each: answer(cut(each, 3), n=total)) as feed:
-        paging = {"kind": "offset", "end": "total", "total": "n", "limit": 3}
+        paging = {"kind": "offset", "end": "total", "total": "n", "page_size": 3}
         pages = await pages_of(feed, paging=paging)
 
     assert [each.record_id for page in pages for each in page.records] == IDS
@@ -350,7 +350,7 @@ async def test_total_may_be_in_a_header() -> None:
     async with FeedServer(
         play=lambda each: answer(cut(each, 3), {"X-Found": "7"}, count=3)
     ) as feed:
-        paging = {"kind": "offset", "end": "total", "total": "X-Found", "limit": 3}
+        paging = {"kind": "offset", "end": "total", "total": "X-Found", "page_size": 3}
         pages = await pages_of(feed, paging=paging)
 
     assert (pages[-1].completeness, pages[-1].total) == ("total", 7)
@@ -367,7 +367,7 @@ async def test_total_that_is_none_ends_nothing(total: Callable[[Any], Any]) -> N
         return answer(rows, n=total(rows))
 
     async with FeedServer(play=paged) as feed:
-        for paging in ({"kind": "offset", "limit": 3}, {"kind": "page", "size": 3}):
+        for paging in ({"kind": "offset", "page_size": 3}, {"kind": "page", "page_size": 3}):
             assert await ids_of(feed, paging={**paging, "end": "total", "total": "n"}) == IDS
 
 
@@ -903,7 +903,9 @@ async def test_empty_page_in_front_of_another_is_no_end(pages: list[list[Any]]) 
         assert "and none on the one before" in await refused(feed, paging={"kind": "page"})
 
 
-@pytest.mark.parametrize("paging", [{"kind": "page", "size": 3}, {"kind": "offset", "limit": 3}])
+@pytest.mark.parametrize(
+    "paging", [{"kind": "page", "page_size": 3}, {"kind": "offset", "page_size": 3}]
+)
 @pytest.mark.parametrize("is_stale", [False, True])
 async def test_total_that_counts_until_now_ends_nothing(
     paging: dict[str, Any], is_stale: bool
@@ -930,7 +932,7 @@ async def test_offsets_that_count_from_one_are_read_once(total: dict[str, Any]) 
         first = max(int(asked.query["startIndex"]), 1) - 1
         return answer(ROWS[first : first + int(asked.query["count"])], **total)
 
-    paging = {"parameter": "startIndex", "limit_parameter": "count", "limit": 3}
+    paging = {"parameter": "startIndex", "size_parameter": "count", "limit": 3}
     async with FeedServer(play=scim) as feed:
         assert await ids_of(feed, paging={"kind": "offset", **paging}) == IDS
 
@@ -946,7 +948,7 @@ async def test_offsets_that_are_no_offsets_fail_soon(window: Callable[[int], boo
         return answer([] if window(first) else ROWS[first : first + int(asked.query["limit"])])
 
     async with FeedServer(play=odd) as feed:
-        await refused(feed, paging={"kind": "offset", "limit": 3})
+        await refused(feed, paging={"kind": "offset", "page_size": 3})
     assert len(feed.requests) < 150
 
 
@@ -1160,7 +1162,7 @@ async def test_scroll_whose_answer_was_lost_is_not_asked_again(method: str, wher
         page = answer(pages.pop(0), scroll="always-this")
         return page if len(pages) != 2 else Answer(status=503)
 
-    paging = {"kind": "cursor", "path": "scroll", "parameter": "scroll", "where": where}
+    paging = {"kind": "cursor", "path": "scroll", "parameter": "scroll", "location": where}
     async with FeedServer(play=scroll) as feed:
         assert "answered 503" in await refused(feed, method=method, paging=paging)
 
@@ -1216,7 +1218,7 @@ async def test_cursor_is_handed_back_in_the_query(cursor: Any, sent: str) -> Non
 async def test_cursor_is_itself_in_the_body(cursor: Any) -> None:
     """A list stays a list, and an object an object: search_after is one."""
     script = [answer(ROWS[:3], next_cursor=cursor), answer(ROWS[3:], next_cursor=None)]
-    paging = {"kind": "cursor", "where": "body", "parameter": "search_after"}
+    paging = {"kind": "cursor", "location": "body", "parameter": "search_after"}
     async with FeedServer(*script) as feed:
         assert await ids_of(feed, method="POST", paging=paging) == IDS
 
@@ -1236,7 +1238,7 @@ async def test_cursor_may_be_of_the_last_item(characters: int) -> None:
     paging = {
         "kind": "cursor",
         "path": "rows.-1.sort",
-        "where": "body",
+        "location": "body",
         "parameter": "search_after",
     }
     async with FeedServer(play=search) as feed:
@@ -1286,7 +1288,7 @@ async def test_answer_without_a_body_is_nothing_where_it_was_declared(
     """Else it is no answer, and the error names the setting."""
     async with FeedServer(play=lambda _: Answer(body if status == 200 else b"", status)) as feed:
         assert await ids_of(feed, records_optional=True) == []
-        assert "set may_lack" in await refused(feed)
+        assert "set records_optional" in await refused(feed)
 
 
 async def test_no_content_behind_the_last_page_is_an_end() -> None:

@@ -757,7 +757,7 @@ async def test_missing_driver_is_named() -> None:
         ({"table": "nowhere"}, "no such table or view"),
         ({"id_column": "uid"}, "no column 'uid' but id, updated_at, note"),
         ({"columns": ("id", "nothing")}, "no column 'nothing'"),
-        ({"times": "seconds"}, "is of the type TIMESTAMP, not seconds; set how"),
+        ({"timestamp_format": "seconds"}, "is of the type TIMESTAMP, not seconds; set how"),
     ],
 )
 async def test_table_that_is_not_as_declared_fails(

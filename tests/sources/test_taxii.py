@@ -638,7 +638,7 @@ async def test_earliest_start_asks_for_everything() -> None:
     [
         ({"user": "me"}, "a user needs a password"),
         ({"url": "https://me:SECRET@taxii.example.org/c/"}, "the address holds a password"),
-        ({"limit": 0}, "limit"),
+        ({"page_size": 0}, "page_size"),
         ({"added_after": "2024"}, "added_after: There is no such field"),
     ],
 )

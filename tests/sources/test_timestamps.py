@@ -451,7 +451,7 @@ async def test_row_of_the_second_hour_is_collected() -> None:
 
     storage, sink = ScriptedStorage(now=utc_now), MemorySink()
     async with FeedServer(play=play) as feed:
-        since = {"parameter": "since", "form": "%Y-%m-%dT%H:%M:%S", "zone": "America/New_York"}
+        since = {"parameter": "since", "format": "%Y-%m-%dT%H:%M:%S", "zone": "America/New_York"}
         settings = {"kind": "rest", "source_id": "feed", "url": feed.url, "timestamps": ["at"]}
         source = source_from(
             {**settings, "zone": "America/New_York", "since": since, "overlap": "PT0S"}
@@ -588,7 +588,7 @@ async def test_cursor_of_many_digits_is_handed_back(where: str) -> None:
                 "method": "POST" if where == "body" else "GET",
                 "records": "rows",
                 "timestamps": ["at"],
-                "paging": {"kind": "cursor", "where": where},
+                "paging": {"kind": "cursor", "location": where},
             }
         )
         found = [each async for page in source.pages(None, None) for each in page.records]

@@ -116,7 +116,7 @@ class HttpResponse:
         return len(self.body) <= _BLANK_BYTES and not self.body.strip()
 
     def __repr__(self) -> str:
-        return f"<HttpAnswer {self.status}, {len(self.body)} bytes>"
+        return f"<HttpResponse {self.status}, {len(self.body)} bytes>"
 
 
 @dataclass(frozen=True, slots=True, repr=False)

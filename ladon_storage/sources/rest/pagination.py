@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 from yarl import URL
 
 from ladon_storage.collection.json_values import Number
@@ -86,7 +86,7 @@ class _Pagination(BaseModel):
 
     total: str = Field(
         "",
-        title="Path of the total",
+        title="Total path",
         description="Where a page says how many items there are on all pages, or the header that "
         "does; empty: it is looked for, and only contradicts an end.",
     )
@@ -128,7 +128,9 @@ class _CountedPagination(_ShiftingPagination, ABC):
     """Pages that are found by counting."""
 
     location: Location = Field(
-        "query", title="Place", description="Whether the parameters are in the query or the body."
+        "query",
+        title="Location",
+        description="Whether the parameters are in the query or the body.",
     )
     end: Literal["empty", "short", "total", "repeat"] = Field(
         "empty",
@@ -138,7 +140,7 @@ class _CountedPagination(_ShiftingPagination, ABC):
     )
     end_status: tuple[int, ...] = Field(
         (),
-        title="Status beyond the end",
+        title="End statuses",
         description="Statuses by which the API says that a page lies beyond the end, such as 404.",
     )
 
@@ -210,10 +212,14 @@ class OffsetPagination(_CountedPagination):
     kind: Literal["offset"] = Field("offset", title="Kind", description="Items are skipped.")
     parameter: str = Field("offset", title="Parameter", description="What the offset is called.")
     size_parameter: str = Field(
-        "limit", title="Limit parameter", description="What the size of a page is called."
+        "limit", title="Size parameter", description="What the size of a page is called."
     )
     page_size: int = Field(
-        100, ge=1, title="Limit", description="How many items a page is asked to have."
+        100,
+        ge=1,
+        title="Page size",
+        description="How many items a page is asked to have.",
+        validation_alias=AliasChoices("page_size", "limit"),
     )
 
     @property
@@ -223,7 +229,7 @@ class OffsetPagination(_CountedPagination):
 
     too_large: tuple[int, ...] = Field(
         (),
-        title="Status of too large a page",
+        title="Statuses of too large a page",
         description="Statuses by which the API refuses a page as too large; it is asked for half "
         "as many items then, down to a hundred.",
     )
@@ -247,7 +253,7 @@ class OffsetPagination(_CountedPagination):
 
 _MORE = Field(
     "",
-    title="Path of more",
+    title="Has-more path",
     description="Where a page says whether there are more, or by a name such as isLast that there "
     "are none; empty: it does not.",
 )
@@ -356,7 +362,7 @@ class CursorPagination(_ShiftingPagination):
     )
     parameter: str = Field("cursor", title="Parameter", description="What the cursor is called.")
     location: Location = Field(
-        "query", title="Place", description="Whether the cursor is in the query or the body."
+        "query", title="Location", description="Whether the cursor is in the query or the body."
     )
     more: str = _MORE
 

@@ -29,7 +29,15 @@ from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 from ladon_storage.collection.credentials import SecretName, resolve_secret
 from ladon_storage.collection.durations import Days
@@ -131,13 +139,14 @@ class TimeParameter(BaseModel):
         min_length=1, title="Parameter", description="What the instant is called; dots lead down."
     )
     location: Location = Field(
-        "query", title="Place", description="Whether the instant is in the query or the body."
+        "query", title="Location", description="Whether the instant is in the query or the body."
     )
     format: TimestampFormat = Field(
         "iso",
         title="Format",
         description="iso, date, seconds, milliseconds, microseconds or nanoseconds from 1970 on, "
         "or a pattern such as %Y-%m-%dT%H:%M:%SZ.",
+        validation_alias=AliasChoices("format", "form"),
     )
     zone: ZoneName = Field(
         "UTC",
@@ -172,16 +181,16 @@ class RestApi(BaseModel):
     body: Annotated[dict[str, Any], Field(title="JSON")] | None = Field(
         None, title="Body", description="The JSON body of a POST, without secrets."
     )
-    key: SecretName | None = Field(None, title="Name of the key", description=KEY_TEXT)
+    key: SecretName | None = Field(None, title="Key name", description=KEY_TEXT)
     key_header: Annotated[str, AfterValidator(_check_header)] = Field(
-        "Authorization", title="Header of the key", description="The header that holds the key."
+        "Authorization", title="Key header", description="The header that holds the key."
     )
     auth_prefix: str = Field(
-        "", title="Before the key", description="What stands before the key, such as 'Bearer '."
+        "", title="Key prefix", description="What stands before the key, such as 'Bearer '."
     )
     key_param: str = Field(
         "",
-        title="Parameter of the key",
+        title="Key query parameter",
         description="The parameter of the query that holds the key, where no header can.",
     )
     expected_values: dict[str, list[str | int | bool]] = Field(
@@ -190,30 +199,32 @@ class RestApi(BaseModel):
         description="Paths in each answer, and which values there mean that it is one.",
     )
     records: str = Field(
-        "", title="Path of the records", description="Where the list is; empty: it is the answer."
+        "", title="Records path", description="Where the list is; empty: it is the answer."
     )
     records_keyed_by_id: bool = Field(
         False,
-        title="Keyed",
+        title="Records keyed by id",
         description="The records are an object whose keys are the ids, not a list.",
     )
     records_optional: bool = Field(
         False,
-        title="May lack",
+        title="Records optional",
         description="An answer without the list has no records, unless it says that it failed.",
+        validation_alias=AliasChoices("records_optional", "may_lack"),
     )
     id: (
         Annotated[str, Field(title="One field")]
         | Annotated[tuple[str, ...], Field(title="Several fields")]
     ) = Field(
         "id",
-        title="Path of the id",
+        title="Id path",
         description="Where a record has its id, or a list of places where fields are that only "
-        "together are one; an empty list: it is the hash of the content. Unused if keyed.",
+        "together are one; an empty list: it is the hash of the content. Unused if the records are "
+        "keyed by it.",
     )
     timestamps: tuple[str, ...] = Field(
         min_length=1,
-        title="Paths of the times",
+        title="Timestamp paths",
         description="Where a record has its times; the latest counts.",
     )
     timestamp_format: (
@@ -221,7 +232,7 @@ class RestApi(BaseModel):
         | Annotated[tuple[ReadableFormat, ...], Field(min_length=1, title="Several forms")]
     ) = Field(
         "iso",
-        title="Format of the times",
+        title="Timestamp format",
         description="iso: ISO 8601, and whatever else is one instant alone, such as RFC 2822, "
         "Apr 16, 2025 7:00 AM, or a count from 1970 on whose size tells its unit. Or seconds, "
         "milliseconds, microseconds or nanoseconds from 1970 on, or a pattern such as "
@@ -229,13 +240,13 @@ class RestApi(BaseModel):
     )
     no_time: tuple[str | int, ...] = Field(
         (),
-        title="No time",
+        title="Values for no time",
         description="Values that mean that there is no time, such as 0 or 1970-01-01T00:00:00Z, "
         "beside the usual ones: null, nothing, None, N/A, -, never, 0000-00-00.",
     )
     unversioned: tuple[str, ...] = Field(
         (),
-        title="Without a version",
+        title="Unversioned fields",
         description="Paths of fields that make no new version of a record when they alone change, "
         "such as queried_at. The record keeps them as they were when its version was first stored.",
     )
@@ -264,7 +275,7 @@ class RestApi(BaseModel):
     )
     full_snapshot: bool = Field(
         False,
-        title="Whole",
+        title="Full snapshot",
         description="A run lists all there is, so that what is missing was removed. Needs an empty "
         "overlap.",
     )
@@ -279,7 +290,7 @@ class RestApi(BaseModel):
 
     throttle_statuses: tuple[int, ...] = Field(
         (),
-        title="Throttled",
+        title="Throttle statuses",
         description="Statuses by which the API says that there were too many requests, beside 429.",
     )
     connection: Connection | None = connection_field()
@@ -293,7 +304,7 @@ class RestApi(BaseModel):
         ):
             raise ValueError("a GET has no body; set the method to POST")
         if self.full_snapshot and self.overlap is not None:
-            raise ValueError("a source that is whole reads all there is; leave overlap empty")
+            raise ValueError("a full snapshot reads all there is; leave overlap empty")
         for name in ("params", "body"):
             if (found := secret_in("", getattr(self, name))) is not None:
                 raise ValueError(
@@ -476,7 +487,8 @@ class _Requests:
             if self.api.records_optional or (answer.status == 204 and may_be_empty):
                 return PageResponse(answer, None, nothing)
             raise self.error(
-                f"answered {answer.status} with nothing in it: set may_lack, if that means that "
+                f"answered {answer.status} with nothing in it: set records_optional, if that means "
+                "that "
                 "there are no records"
             )
         if self.is_single:
@@ -623,7 +635,7 @@ class _Requests:
             place, value = told
             raise self.error(
                 f"answers with {self.http.quoted(value)} at {place!r}, as if it had failed"
-                f"{self.http.said(envelope)}: declare it in expect, if it is right"
+                f"{self.http.said(envelope)}: declare it in expected_values, if it is right"
             )
 
     def _refuse_other_list(self, envelope: object) -> None:

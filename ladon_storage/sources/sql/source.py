@@ -121,7 +121,7 @@ class SqlTable(BaseModel):
     )
     timestamp_format: SqlTimestampFormat = Field(
         "datetime",
-        title="Timestamps are",
+        title="Timestamp format",
         description="How the column tells the time: by its own type, as ISO 8601 texts, or as "
         "seconds or milliseconds from 1970 on, which may be numbers or texts of digits.",
     )
@@ -135,7 +135,7 @@ class SqlTable(BaseModel):
         PAGE_RECORDS,
         ge=1,
         le=100_000,
-        title="Page (rows)",
+        title="Page size (rows)",
         description="How many rows one statement reads.",
     )
     timeout: Annotated[Seconds, Field(gt=timedelta(0), le=timedelta(hours=1))] = duration(

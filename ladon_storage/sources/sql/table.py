@@ -73,7 +73,7 @@ class Layout:
         table: The table or view.
         schema: Where it is; ``None``: where the connection looks first.
         id_columns: The columns whose values are together an id.
-        time_column: The column of the timestamps.
+        timestamp_column: The column of the timestamps.
         columns: What is read of each row; empty: everything.
         times: How the timestamps are written.
         zone: The zone of those without an offset.
