@@ -65,9 +65,9 @@ __all__ = [
 ]
 
 _MODULES = {
-    **dict.fromkeys(("CircuitBreaker", "CircuitChange", "CircuitState"), "breaker"),
-    "StorageServiceClient": "client",
-    "MockStorageClient": "mock",
+    **dict.fromkeys(("CircuitBreaker", "CircuitChange", "CircuitState"), "circuit.breaker"),
+    "StorageServiceClient": "client.client",
+    "MockStorageClient": "client.mock",
     **dict.fromkeys(("Watermark", "WatermarkStatus"), "models"),
 }
 """The module of each name that is not an error."""

@@ -220,7 +220,7 @@ def test_sources_and_sinks_are_imported_when_they_are_named() -> None:
         "kinds = {'ladon_storage.sources.' + each for each in ('rest', 'sql', 'misp')}\n"
         "assert not kinds & set(sys.modules), kinds & set(sys.modules)\n"
         "assert 'sqlalchemy' not in sys.modules\n"
-        "from ladon_storage.sources import KINDS, AnySource, Rest\n"
-        "assert Rest in KINDS\n"
+        "from ladon_storage.sources import KINDS, AnySource, RestApi\n"
+        "assert RestApi in KINDS\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -37,7 +37,7 @@ def bounds_of(url: URL) -> tuple[dict[str, dict[str, Any]], str]:
     """Return the settings ``since`` and ``until``, and a parameter that has a time for neither.
 
     >>> bounds_of(URL("https://example.org/x?modified_since=2024-01-01&q=a"))[0]
-    {'since': {'parameter': 'modified_since', 'form': 'date'}}
+    {'since': {'parameter': 'modified_since', 'format': 'date'}}
     """
     bounds: dict[str, dict[str, Any]] = {}
     kept = ""
