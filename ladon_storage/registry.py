@@ -21,7 +21,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, ValidationError
 
 from ladon_storage.errors import ConfigurationError
 
@@ -252,7 +252,9 @@ def fields_of(kind: type[Any]) -> dict[str, bool] | None:
 
 def _aliases(kind: type[BaseModel], name: str) -> list[str]:
     alias = kind.model_fields[name].validation_alias or kind.model_fields[name].alias
-    if not isinstance(alias, str):  # none, or several: pydantic tells what is missing
+    if isinstance(alias, AliasChoices):
+        return [each for each in alias.choices if isinstance(each, str)]
+    if not isinstance(alias, str):  # none, or a path: pydantic tells what is missing
         return [name]
     config = kind.model_config
     by_name = config.get("populate_by_name") or config.get("validate_by_name")

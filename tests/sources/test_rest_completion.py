@@ -723,6 +723,17 @@ async def test_list_that_counts_from_zero_is_not_read_from_one(rows: list[Any]) 
     assert whole == IDS[: len(rows)]
 
 
+async def test_pages_of_any_number_are_no_evidence_of_a_first_one() -> None:
+    """A service that makes records of whatever number it is asked for has no page 0."""
+
+    def made(asked: Asked) -> Answer:
+        number = int(asked.query["page"])
+        return answer([row(number)]) if number <= 2 else Answer(b'{"detail": "Invalid page."}', 404)
+
+    async with FeedServer(play=made) as feed:
+        assert await ids_of(feed, paging={"kind": "page"}) == ["1", "2"]
+
+
 @pytest.mark.parametrize(
     "zero",
     [

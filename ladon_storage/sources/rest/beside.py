@@ -43,9 +43,21 @@ class Beside:
             beside.append(last.request.number + 1)
         for number in beside:
             there = await self._keys(paging.numbered(number))
-            if there and not any(map(self._tally.has, there)):
+            if not there or any(map(self._tally.has, there)):
+                continue
+            if number >= paging.first_number or await self._begins(paging, number, there):
                 return number
         return None
+
+    async def _begins(
+        self, paging: PageNumberPagination, number: int, there: Sequence[str]
+    ) -> bool:
+        """Return whether a list may begin with a page, as one that counts from 0 does.
+
+        Where the page before has records of its own, too, any number is a page, and none the first.
+        """
+        before = await self._keys(paging.numbered(number - 1))
+        return not before or bool({*before} & {*there}) or any(map(self._tally.has, before))
 
     async def nothing(self, first: ListPage) -> ListPage | None:
         """Return the first page of a range without records, where a range was asked."""
