@@ -59,7 +59,7 @@ def zone_in(pattern: str) -> tzinfo | None:
 
 
 def tells_instant(pattern: str) -> bool:
-    """Tell whether what a pattern writes is the same instant in any zone."""
+    """Return whether what a pattern writes is the same instant in any zone."""
     return bool({"%z", "%s"}.intersection(_DIRECTIVE.findall(_long(pattern))))
 
 

@@ -33,7 +33,7 @@ class Current:
         self._current.clear()
 
     def is_before(self, record_id: str, at: datetime) -> bool:
-        """Tell whether there is no line of an id, or the current one is older."""
+        """Return whether there is no line of an id, or the current one is older."""
         current = self._current.get(hash(record_id))
         return current is None or _time_of(current) < _text(at).encode()
 
@@ -56,7 +56,7 @@ class Current:
             self._current[number] = key + order
 
     def has(self, record: Record, key: bytes | None = None) -> bool:
-        """Tell whether a version is the current one."""
+        """Return whether a version is the current one."""
         key = key or record_key(record.record_id, record.version)
         return self._current.get(hash(record.record_id), b"").startswith(key)
 

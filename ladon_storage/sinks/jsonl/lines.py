@@ -71,7 +71,7 @@ class Extent(NamedTuple):
     bytes: int
 
     def holds(self, noted: Extent) -> bool:
-        """Tell whether files that were noted can all be among these, and whole.
+        """Return whether files that were noted can all be among these, and whole.
 
         A file more is one that was added, and not noted since: its process was killed.
         """

@@ -100,7 +100,7 @@ class Dialect(Protocol):
         ...
 
     def are_unknown(self, connection: Connection, source_id: str, ids: list[str]) -> bool:
-        """Tell whether there is no row at all of these ids."""
+        """Return whether there is no row at all of these ids."""
         ...
 
     def lacking(

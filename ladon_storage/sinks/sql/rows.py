@@ -277,7 +277,7 @@ class Rows:
         return missing, back
 
     def _conditions(self, source_id: str) -> Sequence[bool]:
-        """Tell whether anything of a source is marked, was deleted, or is replaced."""
+        """Return whether anything of a source is marked, was deleted, or is replaced."""
         return self._connection.execute(self._tables.conditions, {"source_id": source_id}).one()
 
     def _write_beside(self, beside: _Unwritten, *, with_position: bool = True) -> None:

@@ -40,7 +40,7 @@ A table that has the trigger of `sql_deleted` has its name here, as if it were a
 
 
 def is_current(connection: Connection, tables: Tables, found: Found, shown: str) -> bool:
-    """Tell whether the tables are there and of this version.
+    """Return whether the tables are there and of this version.
 
     Raises:
         SinkError: A table of that name is no table of this sink's.

@@ -31,7 +31,7 @@ def date_of(headers: Mapping[str, str]) -> datetime | None:
 
 
 def has_no_requests_left(headers: Mapping[str, str]) -> bool:
-    """Tell whether an answer says that its caller's requests are used up."""
+    """Return whether an answer says that its caller's requests are used up."""
     return any(headers.get(name, "").strip() == "0" for name in _REMAINING)
 
 

@@ -88,7 +88,7 @@ class Route:
         return self.proxy or proxy_of(url)
 
     def allows(self, url: URL) -> bool:
-        """Tell whether a redirect to an address of another site was allowed."""
+        """Return whether a redirect to an address of another site was allowed."""
         host = f"[{url.host}]" if ":" in (url.host or "") else url.host
         named = {f"{host}:{url.port}"} | ({str(host)} if url.is_default_port() else set())
         return not named.isdisjoint(self.redirects_to)

@@ -98,7 +98,7 @@ def with_query(url: str | URL) -> str:
 
 
 def is_same_host(one: str | URL, other: str | URL) -> bool:
-    """Tell whether what may be told to one address may be told to the other as well.
+    """Return whether what may be told to one address may be told to the other as well.
 
     >>> is_same_host("http://example.org/a", "https://example.org/b")  # no worse than it was
     True

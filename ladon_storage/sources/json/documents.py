@@ -134,7 +134,7 @@ def whole_document(source: BaseModel, body: bytes, until: datetime | None) -> di
 
 
 def is_known(marks: Mapping[str, Any], known: KnownContent | None) -> bool:
-    """Tell whether the sink has all records of the document that has these marks."""
+    """Return whether the sink has all records of the document that has these marks."""
     document = marks["document"]
     return document is not None and known is not None and known.document == document
 
@@ -150,12 +150,12 @@ async def in_turns(pages: Iterator[T], size: int) -> AsyncIterator[T]:
 
 
 def is_list(items: object) -> TypeGuard[Sequence[Any]]:
-    """Tell whether what is at the path of the records is a list."""
+    """Return whether what is at the path of the records is a list."""
     return isinstance(items, list | ManyItems)
 
 
 def is_keyed(items: object) -> TypeGuard[Mapping[str, Any]]:
-    """Tell whether what is at the path of the records is an object."""
+    """Return whether what is at the path of the records is an object."""
     return isinstance(items, dict | ManyKeyed)
 
 

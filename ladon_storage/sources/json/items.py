@@ -155,7 +155,7 @@ def _id_of(value: object) -> str | None:
 
 
 def _is_no_time(value: object) -> bool:
-    """Tell whether a value that is no time says that there is none."""
+    """Return whether a value that is no time says that there is none."""
     if isinstance(value, str):
         told = value.strip().lower()
         return told in NO_TIME or told.startswith("0000-00-00")

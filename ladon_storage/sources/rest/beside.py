@@ -27,7 +27,7 @@ class Beside:
         self._tally = tally
 
     async def has_others(self, step: PageRequest) -> bool:
-        """Tell whether a page that may not exist has records, and one that did not come."""
+        """Return whether a page that may not exist has records, and one that did not come."""
         return not all(map(self._tally.has, await self._keys(step)))
 
     async def page_of_others(

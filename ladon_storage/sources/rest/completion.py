@@ -150,7 +150,7 @@ class Completion:
         return self._tally.versions
 
     def is_reached(self, page: ListPage, position: int, limit: int) -> bool:
-        """Tell whether the declared total says that no page follows."""
+        """Return whether the declared total says that no page follows."""
         paging = self._paging
         if not isinstance(paging, PageNumberPagination | OffsetPagination) or paging.end != "total":
             return False
@@ -171,7 +171,7 @@ class Completion:
         return self.promised(page, position) is None
 
     def is_proven(self, page: ListPage, position: int) -> bool:
-        """Tell whether a total says that all has come."""
+        """Return whether a total says that all has come."""
         total = self._most
         if total is None or total.count != self._came(position):
             return False
@@ -187,7 +187,7 @@ class Completion:
         return 0 < self._pages == self.filled
 
     def is_over(self, page: ListPage, position: int) -> bool:
-        """Tell whether a page without an item is the end, wherever it leads."""
+        """Return whether a page without an item is the end, wherever it leads."""
         if page.keys or self._paging.only_declared:
             return False
         got = page.response
@@ -196,7 +196,7 @@ class Completion:
         )
 
     def _is_whole(self, position: int) -> bool:
-        """Tell whether just as many records came as a total states that counts no page's items."""
+        """Return whether just as many records came as a total states that counts no page's items."""
         total = self._most
         if total is None or not total.is_sure or total.count != self._came(position):
             return False
@@ -323,12 +323,12 @@ class Completion:
             self._around = around if self._around is None else self._around & around
 
     def is_silent(self, page: ListPage) -> bool:
-        """Tell whether an empty page says nothing by what could lead on or end a list."""
+        """Return whether an empty page says nothing by what could lead on or end a list."""
         got = page.response
         return not page.keys and not flags(got.answer, got.document, got.items, self._api.records)
 
     def lacks_sign(self, page: ListPage, position: int) -> bool:
-        """Tell whether a last page has no place for what led on from each page before it."""
+        """Return whether a last page has no place for what led on from each page before it."""
         paging = self._paging
         if not (page.keys and self.led_on) or page.request.is_once or self.goes_by_items:
             return False
@@ -347,7 +347,7 @@ class Completion:
         )
 
     def is_short(self, position: int) -> bool:
-        """Tell whether fewer came than a total or a number of pages says that was not declared."""
+        """Return whether fewer came than a total or a number of pages says that was not declared."""
         total, pages = self._most, max(self._asked if self._has_cursor else self.filled, 1)
         is_short = total is not None and total.count > self._came(position)
         return not self._paging.total and (is_short or self._pages > pages)
@@ -364,7 +364,7 @@ class Completion:
         self._counts_others = True
 
     def has_shrunk_to(self, first: ListPage) -> bool:
-        """Tell whether the first page, asked for again, states what the last one does."""
+        """Return whether the first page, asked for again, states what the last one does."""
         has_shrunk = self._latest != self._most or self._latest_pages != self._pages
         is_same = self._stated(first) == self._latest
         if not (has_shrunk and is_same and self._stated_pages(first) == self._latest_pages):
@@ -433,7 +433,7 @@ def _step(paging: Pagination) -> str:
 
 
 def _has(document: object, path: str) -> bool:
-    """Tell whether there is anything at a path, be it null."""
+    """Return whether there is anything at a path, be it null."""
     if isinstance(document, dict) and path in document:
         return True
     above, _, name = path.rpartition(".")

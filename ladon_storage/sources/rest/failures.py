@@ -112,7 +112,7 @@ def _number(value: object) -> int:
 
 
 def _says(value: object) -> bool:
-    """Tell whether a reason is one: zero, 200, an empty text and ``none`` are not."""
+    """Return whether a reason is one: zero, 200, an empty text and ``none`` are not."""
     if isinstance(value, Mapping):
         return any(_says(each) for each in value.values())
     if isinstance(value, list):

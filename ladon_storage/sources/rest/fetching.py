@@ -218,7 +218,7 @@ class PageFetcher:
         return again, changed
 
     def _is_doubtful(self, page: ListPage, position: int, *, is_counted: bool) -> bool:
-        """Tell whether the last page of a chain is asked again before it is believed."""
+        """Return whether the last page of a chain is asked again before it is believed."""
         if not page.keys or self._end.is_proven(page, position):
             return False
         return is_counted or self._end.lacks_sign(page, position)
@@ -275,7 +275,7 @@ class PageFetcher:
         return step
 
     def _is_in_place(self, coming: ListPage) -> bool:
-        """Tell whether a page is known to follow, as its cursor is the id of its first item."""
+        """Return whether a page is known to follow, as its cursor is the id of its first item."""
         return isinstance(self._paging, CursorPagination) and coming.begins_where_asked
 
     def _note_shift(self, page: ListPage, again: ListPage) -> bool:
@@ -305,7 +305,7 @@ class PageFetcher:
         following: PageRequest,
         position: int,
     ) -> bool:
-        """Tell whether a page is the last one again, and the end.
+        """Return whether a page is the last one again, and the end.
 
         Raises:
             SourceError: It is the one before again, and may be all that the API ever answers.
@@ -335,7 +335,7 @@ class PageFetcher:
         return True
 
     def _counts_from_one(self, page: ListPage, coming: ListPage, first: ListPage) -> bool:
-        """Tell whether page 0 may be page 1 by another number, which the next page shows."""
+        """Return whether page 0 may be page 1 by another number, which the next page shows."""
         paging = self._paging
         is_first = (
             isinstance(paging, PageNumberPagination) and page is first and not paging.first_number
@@ -440,7 +440,7 @@ class PageFetcher:
             raise problem
 
     async def _is_ignored(self, page: ListPage, coming: ListPage) -> bool:
-        """Tell whether the API answers the same, whatever offset it is asked for."""
+        """Return whether the API answers the same, whatever offset it is asked for."""
         if coming.keys != page.keys or coming.request.number == page.request.number:
             return False
         if (await self._get(page.request)).keys == page.keys:
@@ -480,7 +480,7 @@ class PageFetcher:
     async def _is_from_one(
         self, paging: OffsetPagination, page: ListPage, coming: ListPage
     ) -> bool:
-        """Tell whether the first item is at 1, as SCIM has it: at 0 and at 1 there is the same."""
+        """Return whether the first item is at 1, as SCIM has it: at 0 and at 1 there is the same."""
         if self._base or len(page.keys) < 3 or coming.keys[:1] != page.keys[-2:-1]:
             return False
         there = [await self._get(paging.skipping(offset, page.request.size)) for offset in (0, 1)]
@@ -520,7 +520,7 @@ class PageFetcher:
             return ListPage(step, got, keys)
 
     def _means_the_end(self, got: PageResponse) -> bool:
-        """Tell whether a refusal says that a page lies beyond the end.
+        """Return whether a refusal says that a page lies beyond the end.
 
         It does where that was declared, where all came that the pages state, and where it is what
         Django REST framework or WordPress say then.

@@ -46,7 +46,7 @@ class PagedApi(Protocol):
         ...
 
     def is_round(self, count: int) -> bool:
-        """Tell whether just so many items came as a parameter asks for at most."""
+        """Return whether just so many items came as a parameter asks for at most."""
         ...
 
     def refusal(self, got: PageResponse) -> SourceError:
@@ -98,7 +98,7 @@ class SeenRecords:
                 self.is_exact = False
 
     def has(self, key: str) -> bool:
-        """Tell whether a record came, at any version, as far as ids are held."""
+        """Return whether a record came, at any version, as far as ids are held."""
         return hash(key.partition(KEY_END)[0]) in self._versions
 
     @property
@@ -127,7 +127,7 @@ class ListPage:
 
     @property
     def begins_where_asked(self) -> bool:
-        """Tell whether its first id is the place it was asked for by, so that it did not shift."""
+        """Return whether its first id is the place it was asked for by, so that it did not shift."""
         place = str(self.request.number)
         values = map(str, (*self.request.query.values(), *self.request.body.values()))
         return bool(self.keys) and self.ids[0] == place and place in values
@@ -147,11 +147,11 @@ class ListPage:
         return replace(self.response, items=dict(left) if isinstance(items, Mapping) else left)
 
     def goes_on_in(self, coming: ListPage) -> bool:
-        """Tell whether a page begins with what was pushed there from this one, and goes on."""
+        """Return whether a page begins with what was pushed there from this one, and goes on."""
         is_within = {*coming.keys} <= {*self.keys}
         return bool(coming.keys) and coming.keys[0] in self.keys and not is_within
 
     def holds(self, first: ListPage, ahead: int) -> bool:
-        """Tell whether it still has what it had, but for what items ``ahead`` pushed off it."""
+        """Return whether it still has what it had, but for what items ``ahead`` pushed off it."""
         ids = set(self.ids)
         return all(each in ids for each in first.ids[: max(len(self.keys) - ahead, 0)])

@@ -190,13 +190,13 @@ def promise(
 
 
 def is_over(answer: HttpResponse, document: object, items: object, records: str) -> bool:
-    """Tell whether an answer says that nothing follows."""
+    """Return whether an answer says that nothing follows."""
     said = list(_said(answer, document, items, records))
     return _is_over(said) and not any(_is_more(name, value) for _, name, value in said)
 
 
 def flags(answer: HttpResponse, document: object, items: object, records: str) -> bool:
-    """Tell whether an answer has a flag of more, a next link or a cursor, whatever it says."""
+    """Return whether an answer has a flag of more, a next link or a cursor, whatever it says."""
     usual = ("Link", "X-Has-More", *_CURSOR_HEADERS)
     said = _said(answer, document, items, records)
     return any(header in answer.headers for header in usual) or any(
@@ -205,7 +205,7 @@ def flags(answer: HttpResponse, document: object, items: object, records: str) -
 
 
 def is_sign(name: str) -> bool:
-    """Tell whether a name is that of a flag of more, a next link or a cursor, or of their place."""
+    """Return whether a name is that of a flag of more, a next link or a cursor, or of their place."""
     told = plain(name)
     return any(told in each for each in (_MORE, _LAST, _LINKS, _CURSORS, _INNER))
 
@@ -398,7 +398,7 @@ def _next_of(links: object) -> object:
 
 
 def _leads_nowhere(answer: HttpResponse, link: object, position: int | None) -> bool:
-    """Tell whether a link leads to its own page, or to where the list ends by its total."""
+    """Return whether a link leads to its own page, or to where the list ends by its total."""
     if isinstance(link, dict):
         link = link.get("href")
     try:

@@ -457,7 +457,7 @@ def _at_home(home: URL, target: URL) -> URL:
 
 
 def _counts(name: str, cursor: object, number: int, index: int) -> bool:
-    """Tell whether a cursor counts items or pages, also one that was packed to look like none.
+    """Return whether a cursor counts items or pages, also one that was packed to look like none.
 
     A number that is how many items came is taken for an offset; where it is an id that happens to
     be the same, the check costs requests and nothing else.
@@ -480,7 +480,7 @@ def _counts(name: str, cursor: object, number: int, index: int) -> bool:
 
 
 def _counts_in(text: str, number: int, index: int) -> bool:
-    """Tell whether a text names a place, or has one alone: of items that came, or of pages."""
+    """Return whether a text names a place, or has one alone: of items that came, or of pages."""
     if any(plain(name) in _COUNTING for name in _NAMED_NUMBER.findall(text)):
         return True
     found = [int(each) for each in _NUMBER.findall(text)]

@@ -540,7 +540,7 @@ class _Requests:
         return found
 
     def is_round(self, count: int) -> bool:
-        """Tell whether just so many items came as a parameter asks for at most."""
+        """Return whether just so many items came as a parameter asks for at most."""
         params = self.api.params.items()
         limits = [str(value) for name, value in params if plain(name) in _LIMITS]
         is_round = count > 0 and str(count) in limits
