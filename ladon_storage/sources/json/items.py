@@ -64,7 +64,7 @@ class ItemReader:
         id: The path of the id in each item, or those of its parts; no part: the hash of the
             content. ``None`` if ids come from outside.
         times: The paths of the times, of which the latest counts.
-        moment: How a time is read.
+        parser: The parser of a time.
         no_time: Values that mean that there is no time, in addition to `NO_TIME`.
         unversioned: The paths of values that do not affect the version.
     """

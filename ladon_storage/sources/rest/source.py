@@ -446,7 +446,7 @@ class _Requests:
     """The requests of one reading of an API, and the pages made of their answers.
 
     Args:
-        is_whole: Whether the single answer is all that the API has.
+        is_single: Whether the single answer is all that the API has.
         known: What the sink has of it.
 
     Attributes:

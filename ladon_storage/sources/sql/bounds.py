@@ -37,7 +37,7 @@ class Bounds:
     Args:
         time: The column.
         kind: Its type.
-        times: How the timestamps are written.
+        timestamp_format: The format of the timestamps.
         zone: The zone of those without an offset.
         dialect: The database.
         is_text: Whether it orders the timestamps as texts.

@@ -76,7 +76,7 @@ class Layout:
         id_columns: The columns that make up the id.
         timestamp_column: The column of the timestamps.
         columns: The columns to read; empty: all of them.
-        times: How the timestamps are written.
+        timestamp_format: The format of the timestamps.
         zone: The zone of those without an offset.
         page_size: The number of rows in a page.
         timeout: The time limit of a statement.
