@@ -103,7 +103,7 @@ class _Count:
         self.requests += 1
 
     def answered(self, answer: HttpResponse) -> None:
-        """Let it pass."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True)

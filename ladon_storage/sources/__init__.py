@@ -127,7 +127,7 @@ def made_source(
     Args:
         value: The dictionary.
         source_id: The source's name where the dictionary gives none and the class takes one.
-        also: Names that stand beside the source's fields where they are written, for hints.
+        also: Further names that are written next to the source's fields, for hints.
     """
     if not isinstance(value, Mapping):
         return None, [Problem("", "Input should be a dictionary with a kind")]
@@ -160,7 +160,7 @@ def with_source_id(fields: Mapping[str, Any], source_id: str) -> dict[str, Any]:
 
 
 def _wrong(source: Any, kind: str) -> list[Problem]:
-    """Return what would make a run of a class of one's own fail at once."""
+    """Return the mistake in a user's own class that would fail a run at once, if any."""
     try:
         SOURCES.check_made(source, kind)
     except ConfigurationError as error:

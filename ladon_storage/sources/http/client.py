@@ -163,7 +163,7 @@ class SourceHttp:
         return f"; it says {', '.join(told[:3])}" if told else ""
 
     def clean(self, error: BaseException) -> None:
-        """Take this source's secrets out of an error and the ones behind it."""
+        """Remove this source's secrets from an error and its chained errors."""
         self._transport.clean(error)
 
     def error(self, problem: str, step: str, *, transient: bool = False) -> SourceError:

@@ -129,7 +129,7 @@ class Completion:
         return usual_total(got.answer, got.document, got.items, self._api.records)
 
     def _stated_pages(self, page: ListPage) -> int:
-        # The pages of an offset overlap, and may be of another size than was asked for.
+        # The pages of an offset overlap, and may have another size than was requested.
         if (
             self._paging.only_declared
             or isinstance(self._paging, OffsetPagination)
@@ -244,7 +244,7 @@ class Completion:
             latest = self._latest
             self._heed(page)
             if latest is not None and self._latest is not None and not self._latest.count:
-                self._latest = latest  # behind the end, many say 0
+                self._latest = latest  # after the end, many say 0
         total = self._most
         if total is not None and total.count > came:
             problem = (
@@ -401,7 +401,7 @@ class Completion:
 
     @property
     def total(self) -> int | None:
-        """How many items the API states, where it counts all of them."""
+        """The number of items that the API states, if it counts all of them."""
         total = self._most
         if total is None or not total.is_sure:
             return None

@@ -41,13 +41,13 @@ from ladon_storage.sources.rest.pagination import (
 logger = logging.getLogger(__name__)
 
 READINGS = 5
-"""How often a list is read if it moves every time."""
+"""The limit on readings of a list that moves every time."""
 
 REPAIRS = 1_000
-"""How often a reading goes back a page and resumes from a record that it has."""
+"""The limit on returns to the page before, to resume from a known record, in one reading."""
 
 FRUITLESS = 5
-"""How often a reading goes back a page and finds nothing new."""
+"""The limit on such returns that find nothing new."""
 
 EMPTY_PAGES = 1_000
 """Consecutive pages without a record after which a list with cursors counts as endless."""
@@ -608,7 +608,7 @@ class PageFetcher:
                 if is_pushed:
                     break
                 return
-            is_drawn = True  # behind the first page, and from now on
+            is_drawn = True  # after the first page, and from now on
             if known or not page.keys:
                 self._known |= came
                 step, is_pushed, came = first.request, is_pushed and not came, set()

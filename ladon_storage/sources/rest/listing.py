@@ -23,7 +23,7 @@ class PagedApi(Protocol):
 
     @property
     def paging(self) -> Pagination:
-        """How one page leads to the next."""
+        """The pagination."""
         ...
 
     @property
@@ -69,7 +69,7 @@ class SeenRecords:
         most: How many ids are held; records beyond that are not told apart.
 
     Attributes:
-        is_exact: Whether every record could be told from the others.
+        is_exact: Whether every record could be distinguished from the others.
         has_repeated: Whether an id came twice.
     """
 
@@ -103,12 +103,12 @@ class SeenRecords:
 
     @property
     def records(self) -> int:
-        """How many ids came."""
+        """The number of ids that came."""
         return len(self._versions)
 
     @property
     def versions(self) -> int:
-        """How many versions of records came."""
+        """The number of versions that came."""
         return len(self._versions) + len(self._others)
 
 
