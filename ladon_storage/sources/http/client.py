@@ -251,8 +251,8 @@ class SourceHttp:
         A request that is not idempotent is made once, as its answer may differ each time.
 
         Raises:
-            SourceError: It did not arrive, also not when asked for again where that makes sense, or
-                has none of the statuses of ``accept``.
+            SourceError: It did not arrive, even after retries where those make sense, or has none
+                of the statuses of ``accept``.
         """
         request = Request("GET", self._address(url, params), None, headers or {}, accept)
         return await self._send_with_retries(request, ATTEMPTS if idempotent else 1)
