@@ -631,7 +631,7 @@ async def test_return_is_current_whatever_the_clocks_of_workers_say(
 ) -> None:
     """A worker whose clock is behind goes back to a version behind the return before it."""
     now = 2 * 10**15
-    monkeypatch.setattr(module, lambda: now)
+    monkeypatch.setattr(delta_versions, "now_in_microseconds", lambda: now)
     one, two = record("1", 1, "a"), record("1", 2, "b")
     await write(lake, "all", [one], [two])
     for version in (one, two):
