@@ -121,9 +121,8 @@ async def open_artifact(page: Page, key: str) -> Locator:
     """Go from a run to what it left under this key, and return the text of it."""
     await page.get_by_role("tab", name="Artifacts").click()
     await page.get_by_role("link", name=key).click()
-    await page.wait_for_url(f"**/artifacts/key/{key}")
+    await page.wait_for_url("**/artifacts/artifact/**")
     await expect(page.get_by_role("tab", name=_OF_RUNS)).to_have_count(0)
-    await page.locator("a[href*='/artifacts/artifact/']").first.click()
     panel = page.get_by_role("tabpanel", name="Artifact", exact=True)
     await expect(panel.get_by_role("table").first).to_be_visible()
     return panel
