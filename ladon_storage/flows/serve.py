@@ -1,6 +1,7 @@
 """Serve the deployments of ``prefect.yaml``, schedules included, without a work pool.
 
 - ``prefect.yaml`` is the one table of deployments, for this command and for ``prefect deploy``.
+  Where the package is installed without a checkout, it is the working directory's.
 - What a person paused or switched on in the UI stays so: the file says how a deployment begins.
 - Runs whose process is gone without a word are swept up meanwhile.
 - A run that was missed while nobody served is not made up for: the next one collects all that is
@@ -43,8 +44,7 @@ from ladon_storage.flows.zombies import frequency, keep_sweeping, remove_automat
 
 _TABLE = "prefect.yaml"
 _CHECKOUT = Path(__file__).resolve().parent.parent.parent
-PROJECT = _CHECKOUT if (_CHECKOUT / _TABLE).is_file() else Path.cwd()
-"""Where the package is installed, there is no checkout: the table is the working directory's."""
+PROJECT = _CHECKOUT if (_CHECKOUT / _TABLE).is_file() else Path()
 
 DEPLOYMENTS_FILE = PROJECT / _TABLE
 

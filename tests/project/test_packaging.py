@@ -182,3 +182,28 @@ def test_installed_service_makes_its_database(installed: Path, tmp_path: Path) -
     assert printed.startswith(str(installed))
     assert "http://127.0.0.1:" in printed
     assert (tmp_path / "storage.db").is_file()
+
+
+def test_installed_deployments_need_no_checkout(installed: Path, tmp_path: Path) -> None:
+    """A table names flows by module path, and is the working directory's; none is one sentence."""
+    code = (
+        "from ladon_storage.flows.serve import DEPLOYMENTS_FILE, deployments, main\n"
+        "assert main([]) == 1\n"
+        "DEPLOYMENTS_FILE.write_text('deployments: [{name: kev, description: d, tags: [],'\n"
+        "    ' entrypoint: ladon_storage.flows.collect.collect_kev,'\n"
+        "    ' concurrency_limit: {limit: 1, collision_strategy: ENQUEUE}}]')\n"
+        "[made] = deployments()\n"
+        "print(DEPLOYMENTS_FILE, made.full_name, made.entrypoint)\n"
+    )
+    printed = run_installed(installed, tmp_path, code).split()
+    assert printed == [
+        "prefect.yaml",
+        "collect-kev/kev",
+        "ladon_storage.flows.collect.collect_kev",
+    ]
+
+
+def test_installed_package_has_the_alerts(installed: Path) -> None:
+    """They are those of the project, so that operators need no clone."""
+    alerts = Path("monitoring", "alerts.yml")
+    assert (installed / "ladon_storage" / alerts).read_text() == (ROOT / alerts).read_text()
