@@ -343,7 +343,7 @@ class CircuitBreaker:
             self._changes.append(CircuitChange(self.name, before, state, reason))
 
     def _notify(self) -> None:
-        # The thread that holds the lock also delivers changes that other threads add, to keep the order.
+        # The holder of the lock also delivers changes that other threads add, to keep the order.
         while self._changes and self._notifying.acquire(blocking=False):
             try:
                 while self._changes:

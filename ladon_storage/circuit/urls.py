@@ -33,7 +33,7 @@ _memory = MemoryStore()
 
 
 def default_url(environ: Mapping[str, str] = os.environ) -> str:
-    """Return the URL of the flow runs' circuits: the configured one, or a file in Prefect's home."""
+    """Return the URL of the flow runs' circuits: the one that is set, or a file of Prefect's."""
     home = Path(environ.get("PREFECT_HOME") or "~/.prefect").expanduser().absolute()
     return environ.get(CIRCUIT_URL_VARIABLE) or f"sqlite:///{quote(str(home / CIRCUIT_FILE))}"
 

@@ -508,7 +508,7 @@ class StorageServiceClient:
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
     ) -> _Response:
-        """Return a response of 2xx, or the 404 of a GET; raise all others as this package's errors."""
+        """Return a response of 2xx, or the 404 of a GET; raise this package's error otherwise."""
         tracer = tracing.tracer()
         if tracer is None:
             return await self._ask(pool, method, url, body, headers)
@@ -594,7 +594,7 @@ class StorageServiceClient:
         body = b""
         try:
             if response.status >= 500:
-                # Only the part that came with the headers: the client does not wait for a failing service.
+                # Only the part that came with the headers: a failing service is not worth a wait.
                 body = response.content.read_nowait(LONGEST_ERROR_BODY)
             else:
                 async with asyncio.timeout(ERROR_BODY_SECONDS):

@@ -118,7 +118,7 @@ def watch_pool(pool: HasConnections) -> None:
 
 
 def watch_circuit(circuit: CircuitBreaker) -> bool:
-    """Publish the state of ``circuit`` while it exists; return whether it was not published before."""
+    """Publish the state of ``circuit`` while it exists; return whether this is the first time."""
     with _lock:
         is_new = circuit not in _circuits
         _circuits.add(circuit)

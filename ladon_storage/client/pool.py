@@ -34,7 +34,7 @@ _open: set[Pool] = set()
 
 
 class Pool:
-    """The session of one event loop, with slots that are handed out in the order of the requests."""
+    """The session of one event loop, with slots that are handed out in the order of waiting."""
 
     def __init__(self, session: aiohttp.ClientSession, slots: int) -> None:
         self.session = session
@@ -94,8 +94,8 @@ class Pool:
         waiter: asyncio.Future[bool] = loop.create_future()
         deadline = loop.time() + seconds
         self._waiting.append((deadline, waiter))
-        # One timer for all: where more call at once than there are slots, nearly every call waits a
-        # little, and a timer for each would cost as much as taking the slot.
+        # One timer for all: with more calls at once than slots, nearly every call waits a little,
+        # and a timer for each would cost as much as taking the slot.
         if self._timer is None or deadline < self._timer.when():
             self._expire_at(deadline, loop)
         return waiter

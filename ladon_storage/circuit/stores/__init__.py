@@ -39,7 +39,7 @@ class CircuitStore(Protocol):
         """Return what is kept under ``key``.
 
         Raises:
-            CircuitStoreError: It could not be read, or not soon enough.
+            CircuitStoreError: The text could not be read, or not soon enough.
         """
         ...
 

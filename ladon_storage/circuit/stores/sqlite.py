@@ -131,7 +131,7 @@ class SqliteStore:
         return self._opened[1]
 
     def _make(self) -> None:
-        """Create the file next to its path, and move it there complete unless another one was faster."""
+        """Create the file next to its path, and move it there complete if none is there yet."""
         self._path.parent.mkdir(exist_ok=True)
         draft = self._path.with_name(f"{self._path.name}.{os.getpid()}.{new_tag()}")
         try:
