@@ -218,7 +218,7 @@ class Watermark(BaseModel):
     error_message: str | None = None
     records_collected: int | None = None
     # The embedded service's own: the run that wrote it last; how long that run, while it is
-    # running, holds its source after `last_run_timestamp`; and the last ledger that a run told.
+    # running, holds its source after `last_run_timestamp`; and the last ledger that a run wrote.
     run_id: str | None = None
     lease_seconds: float | None = None
     ledger: dict[str, Any] | None = None

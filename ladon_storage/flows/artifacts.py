@@ -98,7 +98,7 @@ class RunReporter:
     _showing: asyncio.Task[None] | None = None
 
     async def progress(self, so_far: ExtractionResult) -> None:
-        """Note a page, and publish progress at most every `PROGRESS_SECONDS`; no page waits for that."""
+        """Note a page; publish progress at most every `PROGRESS_SECONDS`, without a wait."""
         self.so_far = so_far
         if self._showing is not None and not self._showing.done():
             return
@@ -226,7 +226,7 @@ async def best_effort(aim: str) -> AsyncIterator[None]:
 
 
 def _share(so_far: ExtractionResult, now: datetime) -> float:
-    """Return the share of its range that a run has read, in percent; 100 is only known at the end."""
+    """Return the share of its range that a run has read, in percent; 100 is known only later."""
     if so_far.start is None or so_far.candidate is None or so_far.candidate <= so_far.start:
         return 0.0
     whole = (now - so_far.start).total_seconds()

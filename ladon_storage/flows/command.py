@@ -1,4 +1,4 @@
-"""The common part of every flow's command: run, print, and exit with 0, or with 1 and one sentence."""
+"""The common part of every flow's command: run, print, and exit with 0, or with 1 and a text."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class _Body:
         return False
 
     def is_stuck(self) -> bool:
-        """Return whether the loop has been blocked for a while since the run was to be cancelled."""
+        """Return whether the loop has been blocked for a while since the run's cancellation."""
         return (
             self.signal is not None
             and not self._is_cancelled
@@ -293,7 +293,7 @@ class Ending:
 
 
 async def finished(work: Coroutine[Any, Any, T], seconds: float) -> T | None:
-    """Return the result of ``work`` within ``seconds``, or ``None``; a cancellation does not end it."""
+    """Return the result of ``work`` within ``seconds``, or ``None``, despite a cancellation."""
     task = asyncio.ensure_future(work)
     deadline = time.monotonic() + seconds
     while not task.done() and (left := deadline - time.monotonic()) > 0:

@@ -73,7 +73,7 @@ def refuse_secrets(parameters: Mapping[str, Any]) -> None:
 
 
 def _refuse_secret_source(fields: Mapping[str, Any]) -> None:
-    """Refuse one of many sources if it may hold a secret; any other fault fails that source alone."""
+    """Refuse one of many sources if it may hold a secret; other faults fail that source alone."""
     try:
         source_from(fields)
     except ConfigurationError:
@@ -99,7 +99,7 @@ def _may_hold_secret(value: object, name: str = "") -> bool:
 
 
 def _is_own(fields: Mapping[str, Any]) -> bool:
-    """Return whether a custom class gets these fields; this package's classes know their secrets."""
+    """Return whether a custom class gets these fields; shipped classes know their secrets."""
     return fields.get("kind") not in SOURCES.shipped
 
 

@@ -72,7 +72,7 @@ class Project(BaseModel):
         return project
 
     def problems(self) -> Iterator[tuple[str, ConfigurationError | None]]:
-        """Yield each wrong sink and source by its table, such as ``sources.kev``, with the fault."""
+        """Yield each wrong sink and source by its table, such as ``sources.kev``, and its fault."""
         for name in self.sinks:
             yield table_place("sinks", name), _raised(lambda name=name: self.sink(name))
         ids: dict[str, str] = {}

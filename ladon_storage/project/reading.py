@@ -115,7 +115,7 @@ def _check_sinks(file: Path, tables: dict[str, Any]) -> None:
 
 
 def _with_defaults(fields: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Return a source's table with the defaults that it does not set; limits are merged one by one."""
+    """Return a source's table with defaults for its unset keys; limits are merged one by one."""
     merged = {**defaults, **fields}
     limits = defaults.get("limits"), fields.get("limits", {})
     if all(isinstance(each, dict) for each in limits):

@@ -13,5 +13,5 @@
     app.py         routes: no SQL
     serving.py     the service as a whole: started, answering, ended
 
-It knows neither the client nor the circuit. The rules of a write are those of ``models.apply_update``.
+It knows neither the client nor the circuit. ``models.apply_update`` has the rules of a write.
 """

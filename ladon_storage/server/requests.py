@@ -24,7 +24,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 MAX_BODY_BYTES = 1 << 20
 BODY_TIMEOUT_SECONDS = 10.0
-"""The longest time for a body to arrive; it also bounds the delay of shutdown by an unfinished one."""
+"""The longest time for a body to arrive; it also bounds how long one delays a shutdown."""
 
 Limit = Annotated[int, Field(ge=1, le=1000, description="How many on one page.")]
 

@@ -42,7 +42,7 @@ class Health(BaseModel):
 
 
 def answer(model: BaseModel, status: int = 200, *, etag: str | None = None) -> web.Response:
-    """Return a response with the set fields of a model as JSON, and its version tag if it has one."""
+    """Return a response with the set fields of a model as JSON, and its version tag if any."""
     headers = {hdrs.CONTENT_TYPE: _JSON}
     if etag is not None:
         headers[hdrs.ETAG] = etag
@@ -70,7 +70,7 @@ class Protocol(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer bytes that never became a request, or a fault below the routes; then disconnect."""
+        """Answer bytes that became no request, or a fault below the routes; then disconnect."""
         if status >= 500:
             logger.error("A request failed below its route", exc_info=exc)
         if request.writer.output_size > 0:
