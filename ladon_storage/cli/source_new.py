@@ -1,4 +1,4 @@
-"""``ladon-storage source new``: a source class of one's own with its test, ready to run."""
+"""``ladon-storage source new``: a custom source class with its test, ready to run."""
 
 from __future__ import annotations
 

@@ -128,7 +128,8 @@ class JsonlSink:
         """List the records whose ids are not in ``listed_ids``, and return how many are new there.
 
         It reads the files of the source again.
-It reads the files of the source again.
+        It reads the files of the source again.
+
         Raises:
             SourceError: More than the share ``max_share`` of what is not marked would be; none was.
             SinkError: A file could not be read or written.
