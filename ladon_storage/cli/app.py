@@ -39,7 +39,7 @@ def _app(name: str, description: str, group: Group | None = None, place: int = 0
         help=description,
         group=group,
         sort_key=place,
-        # Markdown would be read by a parser, at each start.
+        # Markdown would need a parser at each start.
         help_format="plaintext",
         version=_version,
         version_flags=["--version"] if group is None else [],

@@ -1,4 +1,4 @@
-"""``ladon-storage source new``: a source class of one's own with its test, ready to run."""
+"""``ladon-storage source new``: a custom source class with its test, ready to run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ladon_storage.collection.records import Page, Record, Reject
+from ladon_storage.collection import Page, Record, Reject
 
 
 class {cls}(BaseModel):
@@ -76,7 +76,7 @@ from pathlib import Path
 
 from {name} import {cls}
 
-from ladon_storage.collection.run import Report, run
+from ladon_storage.collection import Report, run
 from ladon_storage.sinks import sink_from
 from ladon_storage.embedded import EmbeddedStorage
 

@@ -1,10 +1,11 @@
 """Serve the deployments of ``prefect.yaml``, schedules included, without a work pool.
 
 - ``prefect.yaml`` is the one table of deployments, for this command and for ``prefect deploy``.
-- What a person paused or switched on in the UI stays so: the file says how a deployment begins.
-- Runs whose process is gone without a word are swept up meanwhile.
-- A run that was missed while nobody served is not made up for: the next one collects all that is
-  new since, and ten at once would only ask the source ten times.
+  Where the package is installed without a checkout, it is the working directory's.
+- A deployment that a user paused or resumed in the UI stays so: the file gives the first state.
+- Meanwhile, runs whose process is gone are marked as crashed.
+- Missed runs are not made up: the next one collects all new records, and ten at once would only
+  request them from the source ten times.
 """
 
 from __future__ import annotations
@@ -41,20 +42,34 @@ from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.home import check_home
 from ladon_storage.flows.zombies import frequency, keep_sweeping, remove_automation
 
-PROJECT = Path(__file__).resolve().parent.parent.parent
-DEPLOYMENTS_FILE = PROJECT / "prefect.yaml"
+_TABLE = "prefect.yaml"
+_CHECKOUT = Path(__file__).resolve().parent.parent.parent
+PROJECT = _CHECKOUT if (_CHECKOUT / _TABLE).is_file() else Path()
+
+DEPLOYMENTS_FILE = PROJECT / _TABLE
 
 
 def deployments(table: Path = DEPLOYMENTS_FILE) -> list[RunnerDeployment]:
-    """Return the deployments that ``table`` describes."""
+    """Return the deployments that ``table`` describes.
+
+    Raises:
+        ConfigurationError: There is no such file.
+    """
+    if not table.is_file():
+        raise ConfigurationError(
+            f"There is no {table}. Name another file with --table, or serve the sources of "
+            "ladon.toml with `ladon-storage deploy --serve`."
+        )
     described = yaml.safe_load(table.read_text(encoding="utf-8"))["deployments"]
     return [_deployment(each) for each in described]
 
 
 def _deployment(described: dict[str, Any]) -> RunnerDeployment:
-    # Imported once for all: Prefect's own way runs the file anew for each deployment.
-    file, _, name = described["entrypoint"].partition(":")
-    module = import_module(file.removesuffix(".py").replace("/", "."))
+    # Imported once for all: Prefect itself runs the file again for each deployment.
+    path, _, name = described["entrypoint"].replace("/", ".").replace(".py:", ":").partition(":")
+    if not name:  # a flow of an installed package, such as ladon_storage.flows.collect.collect_kev
+        path, _, name = path.rpartition(".")
+    module = import_module(path)
     deployment = RunnerDeployment.from_flow(
         getattr(module, name),
         name=described["name"],
@@ -76,13 +91,13 @@ def _schedule(described: dict[str, Any]) -> DeploymentScheduleCreate:
 
 
 async def serve(table: Path = DEPLOYMENTS_FILE) -> None:
-    """Register the deployments of ``table``, and run what is due until the process is ended."""
+    """Register the deployments of ``table``, and run the due ones until the process is ended."""
     os.chdir(PROJECT)  # what entrypoints are relative to, here and in each run
     await serve_deployments(deployments(table))
 
 
 async def serve_deployments(served: list[RunnerDeployment]) -> None:
-    """Register deployments, and run what is due until the process is ended."""
+    """Register deployments, and run the due ones until the process is ended."""
     async with get_client() as client:
         for each in served:
             try:
@@ -92,7 +107,7 @@ async def serve_deployments(served: list[RunnerDeployment]) -> None:
             keep_switches(each, existing)
             await _forget_missed(client, existing)
     await remove_automation()
-    # Paused when it ends, a deployment would wait for somebody to switch it on again.
+    # Paused at the end, a deployment would stay paused until an operator resumes it.
     runner = Runner(pause_on_shutdown=False)
     for each in served:
         await runner.aadd_deployment(each)
@@ -100,7 +115,7 @@ async def serve_deployments(served: list[RunnerDeployment]) -> None:
 
 
 async def _until_signalled(runner: Runner) -> None:
-    """Run what is due; on SIGINT or SIGTERM let the runs write their failures, and return."""
+    """Run due deployments; on SIGINT or SIGTERM let the runs write their failures, and return."""
     stop = asyncio.Event()
     running = asyncio.create_task(runner.start())
     sweeping = asyncio.create_task(keep_sweeping(frequency()))
@@ -120,7 +135,7 @@ async def _until_signalled(runner: Runner) -> None:
 
 
 def keep_switches(served: RunnerDeployment, existing: DeploymentResponse) -> None:
-    """Keep paused what a person paused, and active what a person switched on."""
+    """Keep the deployments that a user paused or resumed in that state."""
     served.paused = existing.paused
     active = {str(each.schedule): each.active for each in existing.schedules}
     for schedule in served.schedules or []:
@@ -128,9 +143,9 @@ def keep_switches(served: RunnerDeployment, existing: DeploymentResponse) -> Non
 
 
 async def _forget_missed(client: PrefectClient, existing: DeploymentResponse) -> None:
-    """Delete what the schedules made and nobody began; registering makes what is to come anew.
+    """Delete scheduled runs that have not started; registering creates the future ones again.
 
-    Prefect itself would keep what is late, and what waits for the place of another run.
+    Prefect itself would keep late runs, and runs that wait for another one's slot.
     """
     waiting = FlowRunFilter(
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
@@ -157,10 +172,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         check_home()
+        asyncio.run(serve(options.table.resolve()))
     except ConfigurationError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - a command
         return 1
-    asyncio.run(serve(options.table.resolve()))
     return 0
 
 

@@ -17,7 +17,7 @@ from ladon_storage.sources.timestamps import ZoneName
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 _ALIASES = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
-# What Prefect's cron does not know, and the one that checks it here does.
+# Names that Prefect's cron does not know, but the checking library here does.
 _FOREIGN = re.compile(r"\dL|\dW|LW", re.IGNORECASE)
 
 

@@ -16,9 +16,11 @@ from ladon_storage.errors import ConfigurationError
 from ladon_storage.registry import Registry, made, nearest, sentence
 
 if TYPE_CHECKING:
+    from ladon_storage.sinks.delta.sink import DeltaSink
+    from ladon_storage.sinks.jsonl.sink import JsonlSink
     from ladon_storage.sinks.sql.sink import SqlSink
 
-__all__ = ["SINKS", "SqlSink", "sink_from"]
+__all__ = ["SINKS", "DeltaSink", "JsonlSink", "SqlSink", "sink_from"]
 
 _SQL = (f"{__name__}.sql.sink", "SqlSink")
 _DELTA = (f"{__name__}.delta.sink", "DeltaSink")
@@ -42,10 +44,11 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,30}")
 
 
 def __getattr__(name: str) -> Any:
-    """Import `SqlSink` at its first use."""
-    if name != "SqlSink":
+    """Import a sink's class at its first use."""
+    scheme = next((each for each, (_, named) in _BY_SCHEME.items() if named == name), None)
+    if scheme is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = _class("sqlite")
+    found = globals()[name] = _class(scheme)
     return found
 
 
