@@ -47,7 +47,7 @@ class Confirmed:
         items: The records of the pages that came.
         unsure: The questions that stay open.
         problem: The reason why there is no source: there is more, and no pagination leads to it.
-        requests: How many requests were made.
+        requests: The number of requests that were made.
     """
 
     proposal: Proposal | None = None
@@ -145,7 +145,7 @@ class _Attempt:
         proposal: The pagination, as corrected by the trial.
         items: The records of the next page.
         unsure: The questions that stay open.
-        requests: How many requests it took.
+        requests: The number of requests that it took.
         is_end: Whether the answer is that of a page beyond the end.
     """
 

@@ -58,7 +58,7 @@ class Guess(BaseModel):
         unsure: The questions that stay open.
         notes: The steps that are needed before the source runs.
         problem: The reason why no source is proposed; ``None``: one is.
-        requests: How many requests were made.
+        requests: The number of requests that were made.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -52,15 +52,15 @@ class Trial(BaseModel):
         kind: Its kind, or the name of its class.
         records: The first records.
         rejects: The first unusable items.
-        delivered: How many items came, usable or not.
-        rejected: How many of them are unusable.
+        delivered: The number of items that came, usable or not.
+        rejected: The number of unusable ones.
         reasons: The count of each reason, the most frequent first.
         requests: The requests that were made.
         next_request: The next request of a run; ``None``: there is none.
         is_finished: Whether the source was read to its end.
         paging: The next step of the pagination, in a sentence.
         completeness: The proof of the end, if the source was read to it.
-        total: How many items the source states.
+        total: The number of items that the source states.
         warnings: Points to check before a run.
         error: The reason why the source could not be read; ``None``: it could.
         seconds: The duration of the trial.

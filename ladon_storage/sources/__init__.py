@@ -122,7 +122,7 @@ def source_from(value: object) -> Source:
 def made_source(
     value: object, source_id: str | None = None, also: Iterable[str] = ()
 ) -> tuple[Source | None, list[Problem]]:
-    """Return the source of a dictionary and no problems, or ``None`` and what is wrong.
+    """Return the source of a dictionary and no problems, or ``None`` and the problems.
 
     Args:
         value: The dictionary.

@@ -1,4 +1,4 @@
-"""The only HTTP client of the sources: what is retried, followed, awaited and counted.
+"""The only HTTP client of the sources: retries, redirects, waits and counts.
 
 - Retries happen here and nowhere above: after a failed connection, a timeout, a body that was cut
   off in transit, and the statuses that call for it. `Retry-After` is honoured. A POST is retried
@@ -111,7 +111,7 @@ class SourceHttp:
         session: The connections; it belongs to `source_http`, which closes it.
         max_bytes: The largest body that is accepted, unpacked.
         credentials: The secrets; ``None``: the source needs none.
-        rate: How many requests the host accepts.
+        rate: The rate of requests that the host accepts.
         throttle_statuses: Statuses by which the host reports too many requests, in addition to 429.
         route: Proxy, certificates and redirects.
     """

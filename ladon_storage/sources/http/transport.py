@@ -74,8 +74,8 @@ class Route:
     """The way that the requests of one source take.
 
     Args:
-        proxy: The proxy, with what it asks for in its address; ``None``: the environment's.
-        tls: What aiohttp takes as ``ssl``.
+        proxy: The proxy, with its credentials in its address; ``None``: the environment's.
+        tls: The ``ssl`` argument of aiohttp.
         redirects_to: Other hosts, or hosts and ports, to which redirects are followed.
     """
 

@@ -19,7 +19,7 @@ class Beside:
 
     Args:
         api: The source.
-        tally: What was delivered in the reading.
+        tally: The records delivered in the reading.
     """
 
     def __init__(self, api: PagedApi, tally: SeenRecords) -> None:

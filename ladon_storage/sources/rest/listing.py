@@ -54,7 +54,7 @@ class PagedApi(Protocol):
         ...
 
     def error(self, problem: str, *, transient: bool = False) -> SourceError:
-        """Return the error that says what is wrong with the API."""
+        """Return the error for a problem of the API."""
         ...
 
 
@@ -66,7 +66,7 @@ class SeenRecords:
     """The records of one reading, each of which counts once.
 
     Args:
-        most: How many ids are held; records beyond that are not told apart.
+        most: The number of ids that are held; records beyond that are not distinguished.
 
     Attributes:
         is_exact: Whether every record could be distinguished from the others.
