@@ -22,7 +22,7 @@ import contextlib
 import random
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -42,7 +42,13 @@ from ladon_storage.errors import (
     StorageConnectionError,
     WatermarkConflictError,
 )
-from ladon_storage.models import EMPTY_WATERMARK, Watermark, WatermarkStatus
+from ladon_storage.models import (
+    EMPTY_WATERMARK,
+    ChangeAction,
+    Watermark,
+    WatermarkChange,
+    WatermarkStatus,
+)
 from ladon_storage.sinks import SqlSink
 from tests.collecting import BEGIN, LatestSink, RememberingSink, ScriptedStorage, record
 from tests.service import Caller, calling, embedded_service, success
@@ -204,8 +210,9 @@ class Backend(Protocol):
     def rejects(self) -> list[str]: ...
     def position(self) -> Position | None: ...
     async def watermark(self) -> Watermark | None: ...
-    async def reset(self, timestamp: datetime) -> None: ...
+    async def reset(self, timestamp: datetime) -> str | None: ...
     async def delete(self) -> None: ...
+    async def changes(self) -> list[WatermarkChange]: ...
     def backup(self) -> object: ...
     def restore(self, backup: object) -> None: ...
 
@@ -241,13 +248,17 @@ class Scripted:
     async def watermark(self) -> Watermark | None:
         return self.storage.stored.get(SOURCE)
 
-    async def reset(self, timestamp: datetime) -> None:
+    async def reset(self, timestamp: datetime) -> str | None:
         stored = self.storage.stored[SOURCE].model_dump()
         stored |= {"last_successful_timestamp": timestamp, "run_id": None}
         self.storage.put(stored.pop("source_id"), **stored)
+        return self.storage.stored[SOURCE].etag
 
     async def delete(self) -> None:
         del self.storage.stored[SOURCE]
+
+    async def changes(self) -> list[WatermarkChange]:
+        return []  # it is looked at after each write, and nothing comes between
 
     def backup(self) -> object:
         kept = self._kept
@@ -305,15 +316,26 @@ class Real:
     async def watermark(self) -> Watermark | None:
         return await self.storage.get_watermark(SOURCE)
 
-    async def reset(self, timestamp: datetime) -> None:
+    async def reset(self, timestamp: datetime) -> str | None:
         body = {"timestamp": timestamp.isoformat(), "reason": "read it again"}
         answer = await self._caller("POST", path_of(SOURCE, "/reset"), body)
         if answer.status != 200:  # it takes none that moves it ahead
-            told = await self._caller("PUT", path_of(SOURCE), success(timestamp.isoformat()))
-            assert told.status == 200, told.text
+            answer = await self._caller("PUT", path_of(SOURCE), success(timestamp.isoformat()))
+            assert answer.status == 200, answer.text
+        return answer.etag
 
     async def delete(self) -> None:
         assert (await self._caller("DELETE", path_of(SOURCE))).status == 204
+
+    async def changes(self) -> list[WatermarkChange]:
+        changes: list[WatermarkChange] = []
+        before: int | None = None
+        while True:
+            page = await self.storage.watermark_history(SOURCE, before=before)
+            changes += page.changes if page else ()
+            before = page.next if page else None
+            if before is None:
+                return changes
 
     def backup(self) -> object:
         return self._path.read_bytes() if self._path.exists() else None
@@ -434,7 +456,7 @@ class Life:
             for each in (Publish("new", nth), Publish("late", nth + 1, 3), Publish("update", nth)):
                 self.world.publish(each)
         elif what == "reset":
-            await self.world.reset(Reset("back", 2))
+            await _uncut(self.world.reset(Reset("back", 2)))
 
     def clock(self) -> datetime:
         """Return what the worker takes for the time."""
@@ -446,6 +468,20 @@ class Life:
             each.what in ("error", "kill", "cancel") and each.point != "failed"
             for each in self.fired
         )
+
+
+async def _uncut(request: Coroutine[Any, Any, None]) -> None:
+    """Await an operator's request to its end, also where the run that it hits is cut off.
+
+    The service may have stored it by then, and the world would never hear of it.
+    """
+    asking = asyncio.ensure_future(request)
+    try:
+        await asyncio.shield(asking)
+    except asyncio.CancelledError:
+        await asyncio.wait({asking})
+        asking.result()
+        raise
 
 
 _ERRORS: dict[str, type[LadonStorageError]] = {
@@ -485,11 +521,10 @@ class HitStorage:
         **options: Any,
     ) -> Watermark:
         await self._life.hit(str(status), "before")
-        before = self._life.world.last_success
         stored = await self._inner.update_watermark(
             source_id, timestamp, status, error_message, **options
         )
-        self._life.world.stored(self._life, before, stored)
+        self._life.world.stored(self._life, stored)
         await self._life.hit(str(status), "after")
         return stored
 
@@ -617,6 +652,8 @@ class World:
         self.shown_rejects: list[Reject] = []
         self.stormy = False
         self.last_success: datetime | None = None
+        self.version = 0
+        """The version of the watermark that has it."""
         self.went_from: datetime | None = None
         self.failed: list[Life] = []
         self.meanwhile: list[Item] = []
@@ -647,6 +684,7 @@ class World:
         assert set(self.backend.rejects()) >= {each.raw for each in self.shown_rejects}
         for kept in (self.backend.rows(), self.backend.rejects()):
             assert len(kept) == len(set(kept)), self.told("the sink has something twice")
+        await self._look_at_changes()
         before = self.last_success
         again = await self._collect(Run())
         assert again is not None
@@ -746,8 +784,8 @@ class World:
         if await self.backend.watermark() is None:
             return
         if step.how == "ahead":
-            self.last_success = self.now + timedelta(hours=23)
-            await self.backend.reset(self.last_success)
+            to = self.now + timedelta(hours=23)
+            self._hear(await self.backend.reset(to), to)
             # The other program writes over what an operator wanted, before a run has heard of it.
             for item in self._missing():
                 item.due = item.due and item not in self.asked_again
@@ -767,9 +805,8 @@ class World:
             to = current - timedelta(minutes=step.minutes)
             if step.how == "again" and self.went_from is not None:
                 to = min(self.went_from, current)
-            await self.backend.reset(to)
+            self._hear(await self.backend.reset(to), to)
             self.changes += 1
-            self.last_success = to
             back_to = to if to == EMPTY_WATERMARK else self._before(to)
         if step.how == "delete" and self.feed.lookback is not None:
             back_to = self._looked_back()
@@ -960,26 +997,51 @@ class World:
         if position is not None:
             self._look_at_promise(life, position.timestamp, "position")
 
-    def stored(self, life: Life, before: datetime | None, stored: Watermark) -> None:
+    def stored(self, life: Life, stored: Watermark) -> None:
         """Look at a watermark that was written."""
+        before = self.last_success
+        after = EMPTY_WATERMARK if stored.found_nothing else stored.last_successful_timestamp
         if isinstance(self.backend, Scripted):  # a request takes its time, and so does its answer
             assert life.knows == self.changes, self.told(
                 f"{life.run_id} overwrote what it never saw"
             )
+            if after != before and before is not None:
+                # One in the future is put right by whoever knows better.
+                is_right = after is not None and (after > before or before > self.now)
+                assert is_right, self.told("the watermark went back")
         self.changes += 1
         life.knows = self.changes
-        after = EMPTY_WATERMARK if stored.found_nothing else stored.last_successful_timestamp
-        if after != before:
-            assert after is not None
-            # One in the future is put right by whoever knows better.
-            is_right = before is None or after > before or before > self.now
-            assert is_right, self.told("the watermark went back")
-            present = max(self.now, life.horizon or self.now)
-            assert after <= present, self.told("the watermark is in the future")
         if stored.status == WatermarkStatus.SUCCESS:
             assert after is not None
+            present = max(self.now, life.horizon or self.now)
+            is_past = after == before or after <= present
+            assert is_past, self.told("the watermark is in the future")
             self._look_at_promise(life, after, "watermark")
-        self.last_success = after
+        self._hear(stored.etag, after)
+
+    def _hear(self, etag: str | None, success: datetime | None) -> None:
+        """Note the success that an answer tells of, unless a later change is known already.
+
+        Of two requests that are stored together, a run's and an operator's, either may be answered
+        first.
+        """
+        assert etag is not None
+        version = int(etag.strip('"'))
+        if version >= self.version:
+            self.version, self.last_success = version, success
+
+    async def _look_at_changes(self) -> None:
+        """Look in the service's history for a run's write that moved the watermark back.
+
+        There is what each write found: an answer tells only what it left, and what was there before
+        may be an operator's, whose answer is still on its way.
+        """
+        for change in await self.backend.changes():
+            before, after = change.from_timestamp, change.to_timestamp
+            # One in the future, by the service's time then, is put right by whoever knows better.
+            if change.action is ChangeAction.PUT and before is not None and before <= change.at:
+                is_right = after is not None and after >= before
+                assert is_right, self.told(f"the watermark went back: {change}")
 
     def _look_at_promise(self, life: Life, until: datetime, what: str) -> None:
         # Each run reads anew what is read whole, and an order that is broken promises nothing yet.

@@ -195,6 +195,14 @@ JUMPED = [
     *(Run((), False, DAYS), Tick(60)),
 ]
 
+# The request of an operator is on its way while the run that it hits ends, killed or failed.
+CUT_OFF = [
+    *(Publish("new"), Tick(5), Publish("new", 1), Run()),
+    *(step for n in range(2, 5) for step in (Tick(2), Publish("new", n))),
+    Run((Fault("read", 2, "after", "reset"), Fault("write", 1, "before", "kill"))),
+    Run((Fault("read", 2, "after", "reset"), Fault("write", 1, "after", "error"))),
+]
+
 WRITTEN_OVER = [
     *(Publish("new"), Run(), Storm(), Publish("late", 1, 1)),
     *(Reset("back", 1), Reset("ahead")),
@@ -252,6 +260,7 @@ def test_any_schedule_loses_nothing_between_real_service_and_table(
             await played(world, schedule)
 
     @examples(6)
+    @example(Feed(page=1), CUT_OFF)
     @given(feeds, schedules)
     def check(feed: Feed, schedule: list[Step]) -> None:
         asyncio.run(play(feed, schedule))

@@ -32,6 +32,8 @@ from ladon_storage.sinks.delta import history as delta_history  # noqa: E402
 from ladon_storage.sinks.delta import index as delta_known  # noqa: E402
 from ladon_storage.sinks.delta import rewrite as delta_rewrite  # noqa: E402
 from ladon_storage.sinks.delta import table as delta_table  # noqa: E402
+from ladon_storage.sinks.delta import versions as delta_versions  # noqa: E402
+from ladon_storage.sinks.delta import writer as delta_writer  # noqa: E402
 from ladon_storage.sinks.delta.sink import DeltaSink  # noqa: E402
 from tests.collecting import at, record  # noqa: E402
 
@@ -374,7 +376,7 @@ async def test_columns_of_the_owner_keep_their_values(
 ) -> None:
     """Through a replaced row, a mark, a return, and files that are made one; new rows have none."""
     monkeypatch.setattr(delta_rewrite, "ROWS_AT_ONCE", 1000)
-    monkeypatch.setattr("ladon_storage.sinks.delta.writer.COMPACTED_FILES", 2)
+    monkeypatch.setattr(delta_writer, "COMPACTED_FILES", 2)
     first = [record(str(n), n) for n in range(6)]
     await write(lake, keep, first)
     tags = Field("tags", ArrayType(TEXT, contains_null=True), nullable=True)
@@ -529,9 +531,8 @@ async def test_version_is_current_whatever_the_clocks_of_workers_say(
     lake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker whose clock is behind does not add a version behind the one before it."""
-    module = "ladon_storage.sinks.delta.versions.now_in_microseconds"
     clock = [10**15, 10**15 - 10**9, 10**15 - 2 * 10**9]
-    monkeypatch.setattr(module, lambda: clock[0])
+    monkeypatch.setattr(delta_versions, "now_in_microseconds", lambda: clock[0])
     made = [record("1", 1, value) for value in "abc"]
     for page in made:
         await write(lake, "all", [page])
@@ -630,8 +631,7 @@ async def test_return_is_current_whatever_the_clocks_of_workers_say(
 ) -> None:
     """A worker whose clock is behind goes back to a version behind the return before it."""
     now = 2 * 10**15
-    module = "ladon_storage.sinks.delta.versions.now_in_microseconds"
-    monkeypatch.setattr(module, lambda: now)
+    monkeypatch.setattr(delta_versions, "now_in_microseconds", lambda: now)
     one, two = record("1", 1, "a"), record("1", 2, "b")
     await write(lake, "all", [one], [two])
     for version in (one, two):
