@@ -101,7 +101,7 @@ class HttpResponse:
     Args:
         url: The final address; it may hold secrets.
         status: The HTTP status.
-        headers: Its headers; names are told apart without regard to case.
+        headers: Its headers; the case of names does not matter.
         body: Its bytes, unpacked.
     """
 

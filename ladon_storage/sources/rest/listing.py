@@ -66,10 +66,10 @@ class SeenRecords:
     """The records of one reading, each of which counts once.
 
     Args:
-        most: How many ids are held; records beyond that are not told apart.
+        most: How many ids are held; records beyond that are not distinguished.
 
     Attributes:
-        is_exact: Whether every record could be told from the others.
+        is_exact: Whether every record could be distinguished from the others.
         has_repeated: Whether an id came twice.
     """
 

@@ -101,7 +101,7 @@ _AT_A_STRETCH = 5_000
 """Items that are processed before the event loop gets a turn."""
 
 _MOST_KEYS = 100_000
-"""Items of a page that are told apart."""
+"""Items of a page that are distinguished."""
 
 _AHEAD = timedelta(days=1)
 """How far in the future a range is certainly empty, even if rounded to whole days."""
