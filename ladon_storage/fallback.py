@@ -140,7 +140,7 @@ async def _awaited(begin: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _settled(call: _Call[T], running: asyncio.Future[T]) -> None:
-    """Await a cancelled body's end, and briefly its task run's, unless cancelled again."""
+    """Await a cancelled body's end, and briefly its task run's, despite further cancellations."""
     while not running.done() and call.silence_left() > 0:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait({running}, timeout=min(_LOOK_SECONDS, call.silence_left()))

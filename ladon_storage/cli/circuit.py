@@ -61,7 +61,7 @@ def automate(
     service: Service = None,
     json: Json = False,
 ) -> None:
-    """Pause deployments while it is open, by automations of Prefect."""
+    """Pause deployments while it is open, by Prefect automations."""
     from ladon_storage.cli.with_prefect import run_flows
     from ladon_storage.flows.circuit import deploy
 

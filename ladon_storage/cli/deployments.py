@@ -89,7 +89,7 @@ def _schedule(described: dict[str, Any]) -> DeploymentScheduleCreate:
 
 
 async def changes(made: Sequence[RunnerDeployment]) -> list[Change]:
-    """Return what registering deployments would change, and keep their switches as they are."""
+    """Return the changes by registering deployments; keep which of them are paused."""
     found = []
     async with get_client() as client:
         for each in made:

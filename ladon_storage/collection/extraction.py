@@ -289,7 +289,7 @@ class Extraction:
                 self._position = position
 
     def _learned(self) -> dict[str, object]:
-        """Return the position with the evidence of a complete pass about the source."""
+        """Return the fields of the position that a complete pass has established."""
         counts, shown = self._counts, self._order_shown
         if counts.is_unchanged:
             return {"document": self._start.document, "order_shown": shown}

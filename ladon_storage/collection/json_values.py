@@ -107,7 +107,7 @@ def _whole(text: str) -> int | Number:
 
 
 def _fractional(text: str) -> float | Number:
-    # Exponents can be written in several ways, and orjson writes its own.
+    # Exponents can be written in several ways, even by orjson.
     if "e" in text or "E" in text or len(text) > _LONGEST_FLOAT:
         return Number(text)
     value = float(text)

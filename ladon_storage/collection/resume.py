@@ -61,7 +61,7 @@ class ResumePoint:
 async def plan_resume(
     source: Source, sink: Sink, lease: SourceLease, limits: Limits, clock: Clock
 ) -> ResumePoint:
-    """Return where a run starts, and log it where that is not simply its watermark."""
+    """Return the resume point of a run, and log it where that is not simply its watermark."""
     ours = clock()
     # A clock that is ahead would leave out what the lookback has, and promise the future.
     now = min(ours, lease.now())

@@ -43,7 +43,7 @@ class Reversions:
 
     @classmethod
     def of(cls, sink: Sink, *, is_needed: bool) -> Reversions:
-        """Return what is asked of a sink, if it can do that."""
+        """Return the reversions of a run into a sink; inactive if the sink lacks support."""
         return cls(sink if is_needed and isinstance(sink, SupportsReversion) else None)
 
     @property

@@ -226,7 +226,7 @@ async def best_effort(aim: str) -> AsyncIterator[None]:
 
 
 def _share(so_far: ExtractionResult, now: datetime) -> float:
-    """Return the share of its range that a run has read, in percent; 100 is known only later."""
+    """Return the share of its range that a run has read, in percent; at most 99 before its end."""
     if so_far.start is None or so_far.candidate is None or so_far.candidate <= so_far.start:
         return 0.0
     whole = (now - so_far.start).total_seconds()

@@ -36,7 +36,7 @@ FILE_VARIABLE = "LADON_FILE"
 
 
 class Project(BaseModel):
-    """What a ``ladon.toml`` says.
+    """The content of a ``ladon.toml``.
 
     ``Project.load()`` reads it. The tables are as they stand in the file, except that each source
     has the defaults that it does not override, and relative paths start at the file's folder.

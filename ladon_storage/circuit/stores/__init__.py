@@ -36,7 +36,7 @@ class CircuitStore(Protocol):
         ...
 
     def read(self, key: str) -> VersionedText:
-        """Return what is kept under ``key``.
+        """Return the text stored under ``key``.
 
         Raises:
             CircuitStoreError: The text could not be read, or not soon enough.
@@ -44,7 +44,7 @@ class CircuitStore(Protocol):
         ...
 
     def compare_and_set(self, key: str, tag: int, text: str) -> bool:
-        """Keep ``text`` if what is kept still has ``tag``, and tell whether it had.
+        """Store ``text`` if the stored one still has ``tag``; return whether it had.
 
         Raises:
             CircuitStoreError: The write failed; or it may have succeeded with a late response.

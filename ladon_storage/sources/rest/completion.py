@@ -144,7 +144,7 @@ class Completion:
         return max(stated_pages(got.answer, got.document, got.items, self._api.records), last)
 
     def _came(self, position: int) -> int:
-        """Return how many records came; each counts once where records can be told apart."""
+        """Return how many records came; each counts once where records can be distinguished."""
         if isinstance(self._paging, SinglePage) or not self._tally.is_exact:
             return position
         return self._tally.versions
