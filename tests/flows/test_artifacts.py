@@ -167,16 +167,16 @@ async def test_failed_run_says_why_and_what_is_durable(
     storage: StorageSettings, tmp_path: Path
 ) -> None:
     """A failure is told as well, with what was stored before it."""
-    failing = SourceError("Source 'broken' answered 500 | twice.", "broken")
-    source = ScriptedSource([[record("1", 1)], failing], source_id="broken")
+    failing = SourceError("Source 'fails-midway' answered 500 | twice.", "fails-midway")
+    source = ScriptedSource([[record("1", 1)], failing], source_id="fails-midway")
     with pytest.raises(SourceError):
         await collect(source, sink(tmp_path), storage)
-    page = await page_of("broken")
-    assert "# broken: failed" in page
-    assert "> `SourceError: Source 'broken' answered 500 / twice.`" in page
+    page = await page_of("fails-midway")
+    assert "# fails-midway: failed" in page
+    assert "> `SourceError: Source 'fails-midway' answered 500 / twice.`" in page
     assert "| new or changed | 1 |" in page
     assert "`✗`" in page
-    (event,) = await events_of("broken", 1)
+    (event,) = await events_of("fails-midway", 1)
     assert event["event"] == "ladon.collection.failed"
     assert event["payload"]["records_written"] == 1
     assert "answered 500" in event["payload"]["error"]
