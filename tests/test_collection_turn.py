@@ -412,7 +412,12 @@ async def test_last_sane_watermark_is_found_in_the_history(tmp_path: Path) -> No
         assert await turn.last_sane(at(4)) is None
         await call("DELETE", path("feed"))
         await client.update_watermark("feed", NOW + timedelta(hours=9))
-        assert await turn.last_sane(NOW) is None
+        assert await turn.last_sane(NOW) == NOTHING_COLLECTED
+        await client.update_watermark("feed", at(7))
+        reset = {"timestamp": NOTHING_COLLECTED.isoformat(), "reason": "test"}
+        assert (await call("POST", path("feed", "/reset"), reset)).status == 200
+        await client.update_watermark("feed", NOW + timedelta(hours=9))
+        assert await turn.last_sane(NOW) == NOTHING_COLLECTED
 
 
 async def test_last_sane_watermark_is_not_looked_for_without_end(

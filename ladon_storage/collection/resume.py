@@ -3,8 +3,8 @@
 - A sink that remembers its position decides. Behind the watermark (restored from a backup, dropped)
   a run starts there, instead of leaving a hole; ahead of it (a crash) it goes on from there. A
   watermark that an operator moved back wins: what is asked for again is read again.
-- A watermark in the future is not believed. The run starts at the last instant that makes sense: by
-  the sink's position, or by the service's history.
+- A watermark in the future is not believed. The last one before it by the service's history counts
+  in its place, with the rules above; where there is no history, what the sink remembers does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ladon_storage.collection.interfaces import (
     Source,
 )
 from ladon_storage.collection.turn import Turn
-from ladon_storage.models import NOTHING_COLLECTED, WatermarkStatus
+from ladon_storage.models import NOTHING_COLLECTED, WatermarkStatus, meant
 
 logger = logging.getLogger("ladon_storage.collection")
 
@@ -68,8 +68,8 @@ async def find_start(source: Source, sink: Sink, turn: Turn, limits: Limits, clo
         position = await sink.position(source.source_id)
     limit = turn.now() + _CLOCK_RESOLUTION
     if turn.before is not None and turn.before > limit:
-        turn.before = durable = await _last_sane(source, turn, position, limit, limits)
-    elif isinstance(sink, RemembersPosition):
+        turn.before = await _last_sane(source, turn, position, limit, limits)
+    if isinstance(sink, RemembersPosition):
         durable = _durable(source, turn, position, limit)
     else:
         durable = turn.before
@@ -96,18 +96,24 @@ async def find_start(source: Source, sink: Sink, turn: Turn, limits: Limits, clo
 async def _last_sane(
     source: Source, turn: Turn, position: Position | None, limit: datetime, limits: Limits
 ) -> datetime | None:
-    """Return the last instant that can be right, of a source whose watermark is in the future."""
+    """Return the watermark that counts in place of one in the future.
+
+    The sink's position is no part of it where the service has a history: an operator may have gone
+    back behind the position, or the sink may be an older one.
+    """
     before = turn.before
     assert before is not None  # noqa: S101 - it is in the future
-    told = (position.timestamp, position.watermark) if position else ()
-    known = [each for each in (*told, await turn.last_sane(limit)) if each and each <= limit]
-    sane = max(known, default=None)
-    went_on = "from its beginning" if sane is None else f"from {sane.isoformat()}"
+    sane = await turn.last_sane(limit)
+    if sane is None and position is not None:
+        told = (position.timestamp, position.watermark)
+        sane = max((each for each in told if each and each <= limit), default=None)
+    success = meant(sane)
+    instead = "nothing" if success is None else success.isoformat()
     _tell(
         logging.WARNING if before > limit + limits.future_skew else logging.INFO,
         source,
         f"The watermark of source {source.source_id!r} is in the future, at {before.isoformat()}: "
-        f"it is not believed, and the source is read {went_on}. Look at the clock of who wrote it.",
+        f"it is not believed, and {instead} counts in its place. Look at the clock of its writer.",
     )
     return sane
 

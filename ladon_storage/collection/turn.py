@@ -30,7 +30,7 @@ from ladon_storage.errors import (
     StorageResponseError,
     WatermarkConflictError,
 )
-from ladon_storage.models import NOTHING_COLLECTED, ChangeAction, Watermark, WatermarkStatus
+from ladon_storage.models import NOTHING_COLLECTED, Watermark, WatermarkStatus
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,8 @@ class Turn:
     async def last_sane(self, limit: datetime) -> datetime | None:
         """Return the last watermark up to ``limit`` that the service's history knows.
 
-        ``None`` where it keeps no history, or knows none since the watermark was last deleted.
+        `NOTHING_COLLECTED` where it was deleted since, or moved to before all records; ``None``
+        where the service keeps no history, or knows none.
 
         Raises:
             StorageError: The history could not be read.
@@ -146,10 +147,10 @@ class Turn:
                     raise
                 return None
             for change in page.changes if page else ():
-                if change.action is ChangeAction.DELETE:
-                    return None
-                if change.to_timestamp is not None and change.to_timestamp <= limit:
-                    return change.to_timestamp
+                # One that moved to no instant was deleted, or reset to *nothing collected*.
+                moved_to = change.to_timestamp or NOTHING_COLLECTED
+                if moved_to <= limit:
+                    return moved_to
             before = page.next if page else None
             if before is None:
                 break
