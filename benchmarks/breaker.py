@@ -30,7 +30,7 @@ from benchmarks.measuring import (
     tables,
     verdict,
 )
-from ladon_storage.breaker import CircuitBreaker
+from ladon_storage.circuit.breaker import CircuitBreaker
 
 TARGET = 0.5
 # The thresholds that all have, and an open circuit that no measurement outlasts.

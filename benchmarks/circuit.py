@@ -28,7 +28,7 @@ from benchmarks.measuring import (
 )
 from benchmarks.processes import bare_handler
 from ladon_storage import CircuitBreaker, StorageServiceClient
-from ladon_storage.circuits import circuit_of
+from ladon_storage.circuit.urls import circuit_of
 
 TARGET = 1.05
 PLAIN = "a circuit of its own"

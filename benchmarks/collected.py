@@ -105,14 +105,15 @@ def _typical(run: Callable[[], None]) -> tuple[float, float]:
 class _Ours:
     def __init__(self, sink: str, folder: Path) -> None:
         from ladon_storage import MockStorageClient, StorageServiceClient
-        from ladon_storage.collection import engine, records
-        from ladon_storage.collection.sinks import SqlSink
+        from ladon_storage.collection import records
+        from ladon_storage.collection import run as engine
+        from ladon_storage.sinks import SqlSink
 
         self._engine, self._records, self._client = engine, records, StorageServiceClient
         self._memory = MockStorageClient()
         self._sink: Callable[[], Any] = lambda: SqlSink(f"sqlite:///{folder}/records.db")
         if sink == "delta":
-            from ladon_storage.collection.sinks.delta import DeltaSink
+            from ladon_storage.sinks.delta.sink import DeltaSink
 
             self._sink = lambda: DeltaSink(f"delta://{folder}/lake")
         self._folder = folder

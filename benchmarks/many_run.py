@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import StateType
 from prefect.runtime import flow_run
 
-from flows.collect_many import collect_many
+from ladon_storage.flows.collect_many import collect_many
 
 
 @task(cache_policy=NO_CACHE)

@@ -24,17 +24,22 @@ import stamina
 
 from chaos.feed import OVERLAP, PAGE, Manner
 from ladon_storage import StorageServiceClient, Watermark, cli
-from ladon_storage.collection import passage
-from ladon_storage.collection.engine import run
-from ladon_storage.collection.interfaces import Known, Limits, Position, WriteResult, utc_now
+from ladon_storage.collection import extraction as passage
+from ladon_storage.collection.protocols import KnownContent, Limits, Position, WriteResult, utc_now
 from ladon_storage.collection.records import Page, Record, Reject
-from ladon_storage.collection.sinks import SqlSink
-from ladon_storage.collection.sources.http import source_http
-from ladon_storage.collection.sources.paging import NextLink, Offsets, PageNumbers, Paging
-from ladon_storage.collection.sources.rest import Bound, Rest
+from ladon_storage.collection.run import run
 from ladon_storage.errors import LadonStorageError
 from ladon_storage.models import WatermarkStatus
-from ladon_storage.server.store import Store
+from ladon_storage.server.store import WatermarkDatabase
+from ladon_storage.sinks import SqlSink
+from ladon_storage.sources.http.client import source_http
+from ladon_storage.sources.rest.pagination import (
+    NextLinkPagination,
+    OffsetPagination,
+    PageNumberPagination,
+    Pagination,
+)
+from ladon_storage.sources.rest.source import RestApi, TimeParameter
 
 SOURCE = "chaos"
 LEASE = timedelta(milliseconds=150)
@@ -167,9 +172,9 @@ class ToldSink:
         self._teller.at("position", "after")
         return found
 
-    async def mark_removed(self, source_id: str, present: Set[str], most: float) -> int:
+    async def mark_removed(self, source_id: str, listed_ids: Set[str], max_share: float) -> int:
         """Ask the sink."""
-        return await self._inner.mark_removed(source_id, present, most)
+        return await self._inner.mark_removed(source_id, listed_ids, max_share)
 
     async def lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
         """Ask the sink."""
@@ -219,12 +224,12 @@ class ListSource:
 
     def __init__(self, job: Job, teller: Teller) -> None:
         manner = job.manner
-        self._inner = Rest(
+        self._inner = RestApi(
             source_id=SOURCE,
             url=f"http://127.0.0.1:{job.feed}/list",
             records="items",
             timestamps=("at",),
-            since=None if manner.delivers_all else Bound(parameter="start"),
+            since=None if manner.delivers_all else TimeParameter(parameter="start"),
             paging=_paging(manner),
             ordered=manner.ordered,
             overlap=OVERLAP,
@@ -235,7 +240,7 @@ class ListSource:
         return getattr(self._inner, name)
 
     async def pages(
-        self, start: datetime | None, until: datetime | None, *known: Known
+        self, start: datetime | None, until: datetime | None, *known: KnownContent
     ) -> AsyncIterator[Page]:
         """Yield its pages."""
         async with aclosing(self._inner.pages(start, until, *known)) as pages:  # type: ignore[type-var]
@@ -246,13 +251,13 @@ class ListSource:
                 self._teller.at("read", "before")
 
 
-def _paging(manner: Manner) -> Paging:
+def _paging(manner: Manner) -> Pagination:
     total = "total" if manner.has_total and manner.cap == PAGE else ""
     if manner.paging == "next":
-        return NextLink(total=total)
+        return NextLinkPagination(total=total)
     if manner.paging == "offset":
-        return Offsets(limit=PAGE, total=total)
-    return PageNumbers(first_number=0, size_parameter="limit", size=PAGE, total=total)
+        return OffsetPagination(page_size=PAGE, total=total)
+    return PageNumberPagination(first_number=0, size_parameter="limit", page_size=PAGE, total=total)
 
 
 class FaultySource:
@@ -268,7 +273,7 @@ class FaultySource:
         return getattr(self._inner, name)
 
     async def pages(
-        self, start: datetime | None, until: datetime | None, *known: Known
+        self, start: datetime | None, until: datetime | None, *known: KnownContent
     ) -> AsyncIterator[Page]:
         """Yield the pages, without what is older than was asked for if that is the fault."""
         async for page in self._inner.pages(start, until, *known):
@@ -343,13 +348,13 @@ class Fuse:
 def serve(database: Path, port: int, fuse: Fuse, pipe: int) -> None:
     """Run ``ladon-storage serve``, which prints its address into ``pipe``."""
     os.dup2(pipe, 1)
-    put = Store.put
+    put = WatermarkDatabase.put
 
-    async def counted(self: Store, *arguments: Any, **options: Any) -> Any:
+    async def counted(self: WatermarkDatabase, *arguments: Any, **options: Any) -> Any:
         fuse.burn("before")
         answer = await put(self, *arguments, **options)
         fuse.burn("after")
         return answer
 
-    Store.put = counted  # type: ignore[method-assign]
+    WatermarkDatabase.put = counted  # type: ignore[method-assign]
     cli.main(["serve", "--database", str(database), "--port", str(port)])

@@ -52,7 +52,7 @@ async def run_flow(
 ) -> FlowRun:
     """Run the ``collect`` flow in a process of its own, as Prefect runs it."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "flows.collect", json.dumps(source), f"sqlite:///{sink}",
+        sys.executable, "-m", "ladon_storage.flows.collect", json.dumps(source), f"sqlite:///{sink}",
         "--keep", keep, "--limits", json.dumps({"lease": LEASE_SECONDS}),
         cwd=PROJECT, stdin=DEVNULL, stdout=PIPE, stderr=PIPE,
         env=environment(folder, PREFECT_API_URL=api, STORAGE_SERVICE_URL=storage),

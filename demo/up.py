@@ -133,7 +133,7 @@ async def up(folder: Path, prefect_port: int, storage_port: int) -> None:
         console.print("Starting the deployments …")
         (folder / "runner.log").unlink(missing_ok=True)
         await prepared(folder, api, service)
-        runner = await run_module(folder, api, "flows.serve")
+        runner = await run_module(folder, api, "ladon_storage.flows.serve")
         parts.push_async_callback(ended_with_its_runs, runner)
         await registered(folder, runner)
         console.print(

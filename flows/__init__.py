@@ -1,1 +1,1 @@
-"""Deployable flows: thin, and made of the tasks and the engine of `ladon_storage`."""
+"""The flows as a checkout deploys them; their bodies are in `ladon_storage.flows`."""

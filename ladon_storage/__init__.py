@@ -12,8 +12,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ladon_storage.breaker import CircuitBreaker, CircuitChange, CircuitState
-    from ladon_storage.client import StorageServiceClient
+    from ladon_storage.circuit.breaker import CircuitBreaker, CircuitChange, CircuitState
+    from ladon_storage.client.client import StorageServiceClient
+    from ladon_storage.client.mock import MockStorageClient
     from ladon_storage.errors import (
         CircuitOpenError,
         CollectionError,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
         WatermarkConflictError,
         WatermarkInFutureError,
     )
-    from ladon_storage.mock import MockStorageClient
     from ladon_storage.models import Watermark, WatermarkStatus
 
     __version__: str
@@ -65,9 +65,9 @@ __all__ = [
 ]
 
 _MODULES = {
-    **dict.fromkeys(("CircuitBreaker", "CircuitChange", "CircuitState"), "breaker"),
-    "StorageServiceClient": "client",
-    "MockStorageClient": "mock",
+    **dict.fromkeys(("CircuitBreaker", "CircuitChange", "CircuitState"), "circuit.breaker"),
+    "StorageServiceClient": "client.client",
+    "MockStorageClient": "client.mock",
     **dict.fromkeys(("Watermark", "WatermarkStatus"), "models"),
 }
 """The module of each name that is not an error."""

@@ -15,10 +15,10 @@ from typing import Literal
 from prefect.blocks.core import Block
 from pydantic import Field, HttpUrl, SecretStr, ValidationError
 
-from ladon_storage.collection.interfaces import Sink
-from ladon_storage.collection.sinks import sink_from
+from ladon_storage.collection.protocols import Sink
 from ladon_storage.connect import StorageClient, new_client
 from ladon_storage.settings import StorageSettings
+from ladon_storage.sinks import sink_from
 
 
 def _logo() -> HttpUrl | None:
@@ -75,7 +75,7 @@ class RecordSink(Block):
         Collect into a saved sink:
 
         ```python
-        from flows.collect import collect
+        from ladon_storage.flows.collect import collect
         from ladon_storage.blocks import RecordSink
 
         await collect({"kind": "kev"}, sink=await RecordSink.aload("records"))

@@ -18,12 +18,12 @@ from pathlib import Path
 from pydantic import ValidationError
 from yarl import URL
 
-from ladon_storage.breaker import CircuitChange
-from ladon_storage.circuits import SharedCircuit, circuit_of
-from ladon_storage.client import StorageServiceClient
+from ladon_storage.circuit.breaker import CircuitChange
+from ladon_storage.circuit.urls import SharedCircuit, circuit_of
+from ladon_storage.client.client import StorageServiceClient
+from ladon_storage.client.mock import MockStorageClient
 from ladon_storage.embedded import SCHEME, EmbeddedStorage, file_of
 from ladon_storage.errors import ConfigurationError
-from ladon_storage.mock import MockStorageClient
 from ladon_storage.settings import VARIABLES, StorageSettings
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def on_circuit_change(listener: Callable[[str, CircuitChange], object]) -> None:
 
 _lock = threading.Lock()
 _clients: dict[StorageSettings, StorageClient] = {}
-_mocks_in_use: dict[StorageSettings, MockStorageClient] = {}
+_fallbacks: dict[StorageSettings, MockStorageClient] = {}
 _named_files: set[Path] = set()
 
 
@@ -145,11 +145,11 @@ def shared_client(settings: StorageSettings) -> StorageClient:
     Raises:
         ConfigurationError: The settings make no sense together, or a file cannot be read.
     """
-    key = _plain(settings)
+    key = _client_key(settings)
     with _lock:
         if key not in _clients:
             _clients[key] = new_client(key)
-        return _mocks_in_use.get(key) or _clients[key]
+        return _fallbacks.get(key) or _clients[key]
 
 
 async def check_health(settings: StorageSettings) -> bool:
@@ -162,18 +162,18 @@ async def check_health(settings: StorageSettings) -> bool:
         StorageUnhealthyError: The storage is unhealthy or unreachable, in production.
     """
     shared_client(settings)
-    key = _plain(settings)
+    key = _client_key(settings)
     healthy = await _clients[key].health_check(through_circuit=True)
     with _lock:
         if healthy:
-            _mocks_in_use.pop(key, None)
-        elif key.is_development and key not in _mocks_in_use:
-            _mocks_in_use[key] = MockStorageClient()
+            _fallbacks.pop(key, None)
+        elif key.is_development and key not in _fallbacks:
+            _fallbacks[key] = MockStorageClient()
             logger.warning("%sthe Storage Service at %s is unhealthy.", _WILL_NOT_PERSIST, key.url)
     return healthy
 
 
-def _plain(settings: StorageSettings) -> StorageSettings:
+def _client_key(settings: StorageSettings) -> StorageSettings:
     """Return what of ``settings`` decides which client it gets: a block's document does not.
 
     A file is one by its absolute path: the working directory may change.

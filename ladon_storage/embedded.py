@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from ladon_storage.breaker import CircuitBreaker
+from ladon_storage.circuit.breaker import CircuitBreaker
 from ladon_storage.errors import (
     ConfigurationError,
     DatabaseError,
@@ -34,7 +34,7 @@ from ladon_storage.errors import (
     StorageUnhealthyError,
 )
 from ladon_storage.models import HistoryPage, Watermark, WatermarkUpdate, check_source_id
-from ladon_storage.server.store import Store
+from ladon_storage.server.store import WatermarkDatabase
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class EmbeddedStorage:
         """
         check_source_id(source_id)
 
-        async def get(store: Store) -> Watermark | None:
+        async def get(store: WatermarkDatabase) -> Watermark | None:
             return store.get(source_id)
 
         stored = await self._call(get)
@@ -212,7 +212,7 @@ class EmbeddedStorage:
         )
         return stored.watermark.as_answered(self._clock())
 
-    async def _call(self, act: Callable[[Store], Awaitable[T]]) -> T:
+    async def _call(self, act: Callable[[WatermarkDatabase], Awaitable[T]]) -> T:
         try:
             return await asyncio.wrap_future(self._uses.submit(act))
         except DatabaseError as error:
@@ -230,7 +230,7 @@ class _Uses:
         self._clock = clock
         self._store: _SharedStore | None = None
 
-    def submit(self, act: Callable[[Store], Awaitable[T]]) -> Future[T]:
+    def submit(self, act: Callable[[WatermarkDatabase], Awaitable[T]]) -> Future[T]:
         """Begin a call of the store, which is opened where it is not."""
         with _lock:  # so that no call comes after the store's end
             while self._store is None or self._store.pid != os.getpid() or self._store.is_closing:
@@ -269,10 +269,10 @@ class _SharedStore:
             target=self._run, name="ladon-storage-embedded", daemon=True
         )
         self._thread.start()
-        self._store: asyncio.Task[Store] | None = None
-        self._open = partial(Store.open, path, clock)
+        self._store: asyncio.Task[WatermarkDatabase] | None = None
+        self._open = partial(WatermarkDatabase.open, path, clock)
 
-    def submit(self, act: Callable[[Store], Awaitable[T]]) -> Future[T]:
+    def submit(self, act: Callable[[WatermarkDatabase], Awaitable[T]]) -> Future[T]:
         """Begin a call on the store's loop."""
 
         async def call() -> T:
@@ -317,7 +317,7 @@ class _SharedStore:
             self._loop.close()
 
 
-def _has_failed(opening: asyncio.Task[Store]) -> bool:
+def _has_failed(opening: asyncio.Task[WatermarkDatabase]) -> bool:
     return opening.done() and (opening.cancelled() or opening.exception() is not None)
 
 

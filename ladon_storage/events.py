@@ -11,8 +11,8 @@ from typing import Any
 from prefect.events import emit_event
 from prefect.settings import PREFECT_API_URL
 
-from ladon_storage.breaker import CircuitChange, CircuitState
-from ladon_storage.circuits import service_key
+from ladon_storage.circuit.breaker import CircuitChange, CircuitState
+from ladon_storage.circuit.urls import service_key
 
 OPENED, HALF_OPENED, CLOSED = (
     f"ladon.circuit.{each}" for each in ("opened", "half-opened", "closed")

@@ -38,7 +38,7 @@ MAX_SOURCE_ID_LENGTH = 255
 RUN_LEASE = timedelta(minutes=1)
 """How long a run holds its source after it was last heard of, unless it is told otherwise."""
 
-NOTHING_COLLECTED = datetime.min.replace(tzinfo=UTC)
+EMPTY_WATERMARK = datetime.min.replace(tzinfo=UTC)
 """The timestamp of a success that found nothing yet, since the contract wants one for each.
 
 No record can be older, so that it skips nothing that appears later; any other, also the first of
@@ -240,7 +240,7 @@ class Watermark(BaseModel):
 
     @property
     def found_nothing(self) -> bool:
-        """Whether the source was collected and had nothing yet: `NOTHING_COLLECTED` on the wire."""
+        """Whether the source was collected and had nothing yet: `EMPTY_WATERMARK` on the wire."""
         return _FOUND_NOTHING in self.__dict__
 
     @classmethod
@@ -275,7 +275,7 @@ class Watermark(BaseModel):
         # Read only when asked for: few are.
         if answered_at is not None:
             self.__dict__[_ANSWERED_AT] = answered_at
-        if self.last_successful_timestamp == NOTHING_COLLECTED:
+        if self.last_successful_timestamp == EMPTY_WATERMARK:
             self.__dict__[_FOUND_NOTHING] = True
             self.__dict__["last_successful_timestamp"] = None
 
@@ -338,8 +338,8 @@ def collected_up_to(watermark: Watermark | None) -> datetime | None:
 
 
 def meant(success: datetime | None) -> datetime | None:
-    """Return a success's timestamp as people read it: `NOTHING_COLLECTED` is ``None``."""
-    return None if success == NOTHING_COLLECTED else success
+    """Return a success's timestamp as people read it: `EMPTY_WATERMARK` is ``None``."""
+    return None if success == EMPTY_WATERMARK else success
 
 
 def is_ahead(success: datetime | None, now: datetime) -> bool:
@@ -488,7 +488,7 @@ class HistoryPage(BaseModel):
     next: int | None
 
 
-def check_version(
+def check_precondition(
     stored: Watermark | None,
     source_id: str,
     *,
@@ -498,7 +498,7 @@ def check_version(
     """Refuse a change of any kind, when what is stored is not what its writer read.
 
     Raises:
-        WatermarkConflictError: With status 412; the arguments are those of ``updated``.
+        WatermarkConflictError: With status 412; the arguments are those of ``apply_update``.
     """
     etag = stored.etag if stored else None
     found = "at version " + etag.strip('"') if etag else "not stored"
@@ -518,7 +518,7 @@ def check_version(
         )
 
 
-def updated(
+def apply_update(
     stored: Watermark | None,
     source_id: str,
     update: WatermarkUpdate,
@@ -549,7 +549,7 @@ def updated(
             with 409 the update is a success older than the stored one, which is not in the future.
         WatermarkInFutureError: It is a success beyond now plus `MAX_AHEAD`.
     """
-    check_version(stored, source_id, if_match=if_match, if_none_match=if_none_match)
+    check_precondition(stored, source_id, if_match=if_match, if_none_match=if_none_match)
     before = stored.last_successful_timestamp if stored else None
     after = before
     if update.status is WatermarkStatus.SUCCESS:
@@ -576,11 +576,11 @@ def updated(
         error_message=update.error_message,
         records_collected=records,
         run_id=update.run_id,
-        **told(lease_seconds=update.lease_seconds if is_running else None, ledger=ledger),
+        **given(lease_seconds=update.lease_seconds if is_running else None, ledger=ledger),
     )
 
 
-def told(**additions: Any) -> dict[str, Any]:
+def given(**additions: Any) -> dict[str, Any]:
     """Return the additions that there are: an answer does not have the others, not even as null."""
     return {name: value for name, value in additions.items() if value is not None}
 

@@ -21,7 +21,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, ValidationError
 
 from ladon_storage.errors import ConfigurationError
 
@@ -127,7 +127,7 @@ class Registry:
         if lacking := [each for each in self.methods if not callable(_static(found, each))]:
             raise ConfigurationError(
                 f"The class {name!r} is {article}: it lacks {_listed(lacking)}. Give it what the "
-                f"{self.what.capitalize()} protocol of ladon_storage.collection.interfaces asks."
+                f"{self.what.capitalize()} protocol of ladon_storage.collection.protocols asks."
             )
         return found
 
@@ -142,7 +142,7 @@ class Registry:
             raise ConfigurationError(
                 f"An object of the class {name!r} is no {self.what}: it lacks {_listed(lacking)}. "
                 f"Give it what the {self.what.capitalize()} protocol of "
-                "ladon_storage.collection.interfaces asks."
+                "ladon_storage.collection.protocols asks."
             )
 
 
@@ -252,7 +252,9 @@ def fields_of(kind: type[Any]) -> dict[str, bool] | None:
 
 def _aliases(kind: type[BaseModel], name: str) -> list[str]:
     alias = kind.model_fields[name].validation_alias or kind.model_fields[name].alias
-    if not isinstance(alias, str):  # none, or several: pydantic tells what is missing
+    if isinstance(alias, AliasChoices):
+        return [each for each in alias.choices if isinstance(each, str)]
+    if not isinstance(alias, str):  # none, or a path: pydantic tells what is missing
         return [name]
     config = kind.model_config
     by_name = config.get("populate_by_name") or config.get("validate_by_name")

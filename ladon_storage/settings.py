@@ -19,7 +19,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from yarl import URL
 
-from ladon_storage.circuits import default_url
+from ladon_storage.circuit.urls import default_url
 from ladon_storage.errors import ConfigurationError
 
 VARIABLES = {
@@ -177,7 +177,7 @@ class StorageSettings(BaseModel):
         text = problem["msg"].removeprefix("Value error, ")
         raise ConfigurationError(f"The environment is not complete: {text}.")
 
-    def in_flow_runs(self) -> Self:
+    def with_shared_circuit(self) -> Self:
         """Return these settings with the circuit that flow runs share, unless they name a store."""
         if self.circuit_url or not self.url or self.is_file:
             return self

@@ -31,21 +31,19 @@ from prefect.logging.handlers import APILogHandler
 from prefect.tasks import Task, exponential_backoff
 
 from ladon_storage.blocks import RecordSink, StorageService
-from ladon_storage.breaker import CircuitChange
-from ladon_storage.collection import engine
-from ladon_storage.collection.interfaces import (
+from ladon_storage.circuit.breaker import CircuitChange
+from ladon_storage.collection import run as engine
+from ladon_storage.collection.credentials import secret_lookup
+from ladon_storage.collection.lease import SourceLease
+from ladon_storage.collection.protocols import (
     Clock,
-    Collected,
+    ExtractionResult,
     Limits,
-    Progress,
+    OnProgress,
     Sink,
     Source,
     utc_now,
 )
-from ladon_storage.collection.secrets import secrets_from
-from ladon_storage.collection.sinks import sink_from
-from ladon_storage.collection.sources import source_from
-from ladon_storage.collection.turn import Turn
 from ladon_storage.connect import (
     check_health,
     on_circuit_change,
@@ -57,17 +55,19 @@ from ladon_storage.events import emit_change
 from ladon_storage.fallback import body, by_task
 from ladon_storage.models import HistoryPage, Watermark, WatermarkStatus
 from ladon_storage.settings import StorageSettings
+from ladon_storage.sinks import sink_from
+from ladon_storage.sources import source_from
 
 B = TypeVar("B", bound=Block)
 
-Storage = StorageSettings | str | None
+StorageLike = StorageSettings | str | None
 """A `StorageService` block, settings, the name of a saved block, or ``None``.
 
 ``None`` is the environment where it says something, or else the block that is called ``default``.
 Where there is none either, a run by hand keeps its watermarks in a file of the working directory.
 """
 
-AnySink = Sink | RecordSink | dict[str, Any] | str | None
+SinkLike = Sink | RecordSink | dict[str, Any] | str | None
 """A sink, a `RecordSink` block, a description, the name of a block, or ``None``: ``default``."""
 
 DEFAULT_BLOCK = "default"
@@ -88,7 +88,7 @@ _RETRIED: dict[str, Any] = {
 }
 
 
-async def storage_settings(storage: Storage = None) -> StorageSettings:
+async def resolve_storage(storage: StorageLike = None) -> StorageSettings:
     """Return what ``storage`` stands for; in a run, with the circuit that runs share.
 
     Raises:
@@ -101,7 +101,7 @@ async def storage_settings(storage: Storage = None) -> StorageSettings:
         settings = await _block(StorageService, storage)
     else:
         settings = storage
-    return settings.in_flow_runs() if _is_in_a_run() else settings
+    return settings.with_shared_circuit() if _is_in_a_run() else settings
 
 
 async def _default_settings() -> StorageSettings:
@@ -150,7 +150,7 @@ def _emit_in_runs(service: str, change: CircuitChange) -> None:
 on_circuit_change(_emit_in_runs)
 
 
-async def record_sink(sink: AnySink = None) -> Sink:
+async def resolve_sink(sink: SinkLike = None) -> Sink:
     """Return the sink that ``sink`` stands for.
 
     Raises:
@@ -167,13 +167,13 @@ async def record_sink(sink: AnySink = None) -> Sink:
     **_RETRIED,
 )
 @body
-async def check_storage_health(storage: Storage = None) -> bool:
+async def check_storage_health(storage: StorageLike = None) -> bool:
     """Tell whether the Storage Service is healthy; in development the mock stands in if it is not.
 
     Raises:
         StorageUnhealthyError: It is unhealthy or unreachable, in production.
     """
-    return await check_health(await storage_settings(storage))
+    return await check_health(await resolve_storage(storage))
 
 
 @task(
@@ -183,13 +183,13 @@ async def check_storage_health(storage: Storage = None) -> bool:
     **_RETRIED,
 )
 @body
-async def read_watermark(source_id: str, storage: Storage = None) -> Watermark | None:
+async def read_watermark(source_id: str, storage: StorageLike = None) -> Watermark | None:
     """Return the watermark of ``source_id``; ``None`` if and only if it was never collected.
 
     Raises:
         StorageError: It could not be read, which is not the same as *never collected*.
     """
-    client = shared_client(await storage_settings(storage))
+    client = shared_client(await resolve_storage(storage))
     return await client.get_watermark(source_id)
 
 
@@ -203,7 +203,7 @@ async def read_watermark(source_id: str, storage: Storage = None) -> Watermark |
 async def write_running_watermark(
     source_id: str,
     timestamp: datetime,
-    storage: Storage = None,
+    storage: StorageLike = None,
     *,
     if_match: str | None = None,
     if_none_match: bool = False,
@@ -216,7 +216,7 @@ async def write_running_watermark(
         WatermarkConflictError: Another run wrote since the one of ``if_match`` was read.
         StorageError: It could not be written.
     """
-    client = shared_client(await storage_settings(storage))
+    client = shared_client(await resolve_storage(storage))
     return await client.update_watermark(
         source_id,
         timestamp,
@@ -238,7 +238,7 @@ async def write_running_watermark(
 async def write_success_watermark(
     source_id: str,
     timestamp: datetime,
-    storage: Storage = None,
+    storage: StorageLike = None,
     *,
     if_match: str | None = None,
     records_collected: int | None = None,
@@ -251,7 +251,7 @@ async def write_success_watermark(
         WatermarkConflictError: Another run was faster.
         StorageError: It could not be written.
     """
-    client = shared_client(await storage_settings(storage))
+    client = shared_client(await resolve_storage(storage))
     return await client.update_watermark(
         source_id,
         timestamp,
@@ -274,7 +274,7 @@ async def write_failure_watermark(
     source_id: str,
     timestamp: datetime,
     error_message: str,
-    storage: Storage = None,
+    storage: StorageLike = None,
     *,
     if_match: str | None = None,
     run_id: str | None = None,
@@ -286,7 +286,7 @@ async def write_failure_watermark(
         WatermarkConflictError: Another run was faster.
         StorageError: It could not be written.
     """
-    client = shared_client(await storage_settings(storage))
+    client = shared_client(await resolve_storage(storage))
     return await client.update_watermark(
         source_id,
         timestamp,
@@ -306,21 +306,21 @@ async def write_failure_watermark(
 @body
 async def collect_source(
     source: Source | dict[str, Any],
-    sink: AnySink = None,
+    sink: SinkLike = None,
     start: datetime | None = None,
     until: datetime | None = None,
     *,
     bounded: bool = False,
-    turn: Turn | None = None,
+    lease: SourceLease | None = None,
     run_id: str = "",
     limits: Limits = Limits(),  # noqa: B008 - frozen
-    progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
     clock: Clock = utc_now,
-) -> Collected:
+) -> ExtractionResult:
     """Make the records from ``start`` on durable and return their ledger; touch no watermark.
 
     ``start`` and ``until`` are what the source is asked for; what it delivers besides is left out
-    where the task is ``bounded``. The flow ``collect`` gives it a ``turn``, the run's hold on the
+    where the task is ``bounded``. The flow ``collect`` gives it a ``lease``, the run's hold on the
     watermark: then it starts from there, and may promote what is durable on the way.
 
     Raises:
@@ -328,17 +328,17 @@ async def collect_source(
         SinkError: The sink failed.
         ConfigurationError: ``source`` or ``sink`` makes no sense.
     """
-    with secrets_from(secret_block):
-        return await engine.collect(
+    with secret_lookup(secret_block):
+        return await engine.extract(
             source_from(source),
-            await record_sink(sink),
+            await resolve_sink(sink),
             start,
             until,
             bounded=bounded,
-            turn=turn,
+            lease=lease,
             run_id=run_id,
             limits=limits,
-            progress=progress,
+            on_progress=on_progress,
             clock=clock,
         )
 
@@ -443,9 +443,9 @@ async def collect_in_task(
     *,
     task: Task[..., Any] = collect_source,
     **options: Any,
-) -> Collected:
+) -> ExtractionResult:
     """Be `engine.collect` as a run of ``task``, or without one where Prefect keeps it away."""
-    collected: Collected = await _by_task(task, source, sink, start, until, **options)
+    collected: ExtractionResult = await _by_task(task, source, sink, start, until, **options)
     return collected
 
 

@@ -11,15 +11,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ladon_storage.collection.interfaces import Position, WriteResult
+from ladon_storage.collection.protocols import Position, WriteResult
 from ladon_storage.collection.records import Page, Record
 from ladon_storage.errors import SourceError
 from ladon_storage.models import (
     Watermark,
     WatermarkStatus,
     WatermarkUpdate,
+    apply_update,
     fitting_ledger,
-    updated,
 )
 
 BEGIN = datetime(2024, 1, 1, tzinfo=UTC)
@@ -113,7 +113,7 @@ class ScriptedStorage:
             ledger=fitting_ledger(ledger) if ledger and self._etags else None,
         )
         stored = self.stored.get(source_id)
-        new = updated(
+        new = apply_update(
             stored,
             source_id,
             update,
@@ -255,12 +255,12 @@ class RememberingSink(MemorySink):
             self.positions[source_id] = position
         return written
 
-    async def mark_removed(self, source_id: str, present: Set[str], most: float) -> int:
+    async def mark_removed(self, source_id: str, listed_ids: Set[str], max_share: float) -> int:
         unmarked = {record_id for _, record_id, _ in self.rows} - self.removed
-        missing = unmarked - present
-        if len(missing) > most * len(unmarked):
+        missing = unmarked - listed_ids
+        if len(missing) > max_share * len(unmarked):
             raise SourceError(f"{len(missing)} of {len(unmarked)} records disappeared", source_id)
-        self.removed = (self.removed - present) | missing
+        self.removed = (self.removed - listed_ids) | missing
         return len(missing)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 from aiohttp import web
 from yarl import URL
 
-from ladon_storage.collection.sources.hosts import circuit_of, host_circuit_of
+from ladon_storage.sources.http.hosts import circuit_of, host_circuit_of
 
 
 @dataclass(frozen=True)

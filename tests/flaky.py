@@ -14,8 +14,8 @@ from threading import Event
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from ladon_storage.server.app import application
-from ladon_storage.server.store import Store
+from ladon_storage.server.app import create_app
+from ladon_storage.server.store import WatermarkDatabase
 
 
 @dataclass
@@ -80,8 +80,8 @@ def flaky_service(
     ready, leave = Event(), Event()
 
     async def serve() -> None:
-        store = await Store.open(database, now)
-        app = application(store, token=token)
+        store = await WatermarkDatabase.open(database, now)
+        app = create_app(store, token=token)
         app.middlewares.insert(0, flaky.middleware)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         try:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel
 
-from ladon_storage.collection.interfaces import Position, WriteResult
+from ladon_storage.collection.protocols import Position, WriteResult
 from ladon_storage.collection.records import Page
 from tests.collecting import record
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from ladon_storage import ConfigurationError, WatermarkConflictError, embedded
-from ladon_storage.collection.engine import run
+from ladon_storage.client.mock import MockStorageClient
+from ladon_storage.collection.run import run
 from ladon_storage.connect import check_health, new_client, settings_by_hand, shared_client
 from ladon_storage.embedded import EmbeddedStorage
 from ladon_storage.errors import StorageResponseError, StorageUnhealthyError
-from ladon_storage.mock import MockStorageClient
 from ladon_storage.settings import StorageSettings
 from tests.collecting import MemorySink, ScriptedSource, at, record
 from tests.service import embedded_service
@@ -281,7 +281,7 @@ async def test_address_of_a_file_is_a_storage(
     address = f"sqlite:///{tmp_path}/ladon.db" if url == "absolute" else url
     settings = StorageSettings.from_environment({"STORAGE_SERVICE_URL": address})
     assert settings.is_file
-    assert settings.in_flow_runs() is settings
+    assert settings.with_shared_circuit() is settings
     assert await check_health(settings) is True
     client = shared_client(settings)
     assert isinstance(client, EmbeddedStorage)

@@ -19,9 +19,9 @@ from prefect.settings import (
 )
 
 from demo.stage import prefect_server
-from flows import home
-from flows.home import check_database, check_home
 from ladon_storage.errors import ConfigurationError
+from ladon_storage.flows import home
+from ladon_storage.flows.home import check_database, check_home
 
 ROOT = Path(__file__).resolve().parent.parent
 UNKNOWN = "0123456789ab"
@@ -92,9 +92,9 @@ def test_home_is_checked_only_where_prefect_would_open_it(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "command",
     [
-        ["flows.collect", "kev", "sqlite:///records.db"],
-        ["flows.serve"],
-        ["flows.circuit", "--deployment", "collect-kev/kev"],
+        ["ladon_storage.flows.collect", "kev", "sqlite:///records.db"],
+        ["ladon_storage.flows.serve"],
+        ["ladon_storage.flows.circuit", "--deployment", "collect-kev/kev"],
     ],
     ids=lambda command: command[0],
 )

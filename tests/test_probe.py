@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from ladon_storage.collection.engine import run
-from ladon_storage.collection.interfaces import Source
+from ladon_storage.collection.protocols import Source
 from ladon_storage.collection.records import Page, Record
-from ladon_storage.collection.sources import Rest, source_from
+from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.probing import Guess, guess, guessing, try_source
+from ladon_storage.sources import RestApi, source_from
 from tests.api_shapes import COUNT, SHAPES, Shape, answer, instant, iso, uuid
 from tests.collecting import MemorySink, ScriptedStorage
 from tests.feed_server import Answer, Asked, FeedServer
@@ -181,7 +181,7 @@ async def test_misp_instance_without_a_key_is_paged_in_its_body() -> None:
         found = await guess(feed.at(shape.path), body=shape.asks["body"])
         assert found.settings["kind"] == "rest"
         assert found.settings["body"] == {"returnFormat": "json"}
-        assert found.settings["paging"]["where"] == "body"
+        assert found.settings["paging"]["location"] == "body"
         assert await collected(found.source()) == NUMBERS, found.toml
 
 
@@ -318,12 +318,12 @@ async def test_parameters_of_the_address_become_the_paging_and_the_range() -> No
     path = "items?q=a&page=1&size=5&updated_since=2024-01-01T00:00:00Z"
     found = await proposed(play, path)
     assert found.settings["url"].endswith("/items?q=a")
-    assert found.settings["since"] == {"parameter": "updated_since", "form": "%Y-%m-%dT%H:%M:%SZ"}
+    assert found.settings["since"] == {"parameter": "updated_since", "format": "%Y-%m-%dT%H:%M:%SZ"}
     assert found.settings["paging"] == {
         "kind": "page",
         "parameter": "page",
         "size_parameter": "size",
-        "size": 5,
+        "page_size": 5,
         "end": "total",
         "total": "total",
     }
@@ -460,7 +460,7 @@ async def test_keyed_objects_are_found_where_they_are() -> None:
     document = {"status": "ok", "data": {f"k{each['id']}": each for each in ROWS}}
     async with served(always(document)) as feed:
         found = await guess(feed.at("items"))
-        assert found.settings["keyed"] is True
+        assert found.settings["records_keyed_by_id"] is True
         assert found.settings["records"] == "data"
         assert len(await collected(found.source())) == COUNT
 
@@ -552,8 +552,8 @@ async def test_round_number_of_records_is_doubted() -> None:
 @pytest.mark.parametrize(
     ("headers", "body", "text"),
     [
-        ({"WWW-Authenticate": "Bearer realm=x"}, {}, 'key_prefix to "Bearer "'),
-        ({"WWW-Authenticate": "Basic realm=x"}, {}, 'key_prefix to "Basic "'),
+        ({"WWW-Authenticate": "Bearer realm=x"}, {}, 'auth_prefix to "Bearer "'),
+        ({"WWW-Authenticate": "Basic realm=x"}, {}, 'auth_prefix to "Basic "'),
         ({}, {"error": "Missing header X-Api-Key"}, "key_header to X-Api-Key"),
         ({}, {"error": "unauthorized"}, "key_header"),
     ],
@@ -750,10 +750,10 @@ async def test_trial_of_a_shape_has_records_and_the_next_request_within_two_seco
     assert trial.delivered >= (COUNT if trial.is_finished else 19)
 
 
-def api(feed: FeedServer, **fields: Any) -> Rest:
+def api(feed: FeedServer, **fields: Any) -> RestApi:
     described = {"kind": "rest", "source_id": "feed", "url": feed.at("items"), "records": "items"}
     source = source_from({**described, "timestamps": ["updated_at"], **fields})
-    assert isinstance(source, Rest)
+    assert isinstance(source, RestApi)
     return source
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from ladon_storage import ConfigurationError, registry
-from ladon_storage.collection.interfaces import Sink, Source
-from ladon_storage.collection.sinks import sink_from
-from ladon_storage.collection.sources import source_from
+from ladon_storage.collection.protocols import Sink, Source
+from ladon_storage.sinks import sink_from
+from ladon_storage.sources import source_from
 from tests import own_classes
 from tests.own_classes import Memory, Tickets, TicketsData, TicketsOfAny, TicketsPlain
 
@@ -214,13 +214,13 @@ def test_sources_and_sinks_are_imported_when_they_are_named() -> None:
     """A command that names one source pays for that one: no database library, no other source."""
     code = (
         "import sys\n"
-        "from ladon_storage.collection.sinks import sink_from\n"
-        "from ladon_storage.collection.sources import source_from\n"
+        "from ladon_storage.sinks import sink_from\n"
+        "from ladon_storage.sources import source_from\n"
         "source_from({'kind': 'kev'})\n"
-        "kinds = {'ladon_storage.collection.sources.' + each for each in ('rest', 'sql', 'misp')}\n"
+        "kinds = {'ladon_storage.sources.' + each for each in ('rest', 'sql', 'misp')}\n"
         "assert not kinds & set(sys.modules), kinds & set(sys.modules)\n"
         "assert 'sqlalchemy' not in sys.modules\n"
-        "from ladon_storage.collection.sources import KINDS, AnySource, Rest\n"
-        "assert Rest in KINDS\n"
+        "from ladon_storage.sources import KINDS, AnySource, RestApi\n"
+        "assert RestApi in KINDS\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

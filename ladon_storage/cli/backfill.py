@@ -87,9 +87,9 @@ async def _by_engine(
 
 
 def _by_flow(job: Single, since: datetime, until: datetime, window_hours: float) -> BackfillReport:
-    from flows.backfill import backfill as flow
     from ladon_storage.cli.choosing import file_settings
     from ladon_storage.cli.with_prefect import run_flows
+    from ladon_storage.flows.backfill import backfill as flow
 
     async def run() -> BackfillReport:
         report: BackfillReport = await flow(

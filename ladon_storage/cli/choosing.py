@@ -18,15 +18,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ladon_storage.collection.interfaces import Limits, Sink, Source
-from ladon_storage.collection.secrets import holds_secret
-from ladon_storage.collection.sinks import sink_from
-from ladon_storage.collection.sources import SOURCES, source_from
+from ladon_storage.collection.credentials import holds_secret
+from ladon_storage.collection.protocols import Limits, Sink, Source
 from ladon_storage.connect import settings_by_hand
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.project.project import FILE_NAME, FILE_VARIABLE, Project
 from ladon_storage.registry import add_to_path, nearest
 from ladon_storage.settings import StorageSettings
+from ladon_storage.sinks import sink_from
+from ladon_storage.sources import SOURCES, source_from
 
 NO_SECRETS = (
     "has a password or a token in it, and every user of this host sees a command line. Keep the "

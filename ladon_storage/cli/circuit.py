@@ -16,8 +16,8 @@ from ladon_storage.cli.output import Json, print_json, print_text
 from ladon_storage.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from ladon_storage.breaker import CircuitChange
-    from ladon_storage.circuits import SharedCircuit
+    from ladon_storage.circuit.breaker import CircuitChange
+    from ladon_storage.circuit.urls import SharedCircuit
 
 SERVICE_VARIABLE = "STORAGE_SERVICE_URL"
 
@@ -62,8 +62,8 @@ def automate(
     json: Json = False,
 ) -> None:
     """Pause deployments while it is open, by automations of Prefect."""
-    from flows.circuit import deploy
     from ladon_storage.cli.with_prefect import run_flows
+    from ladon_storage.flows.circuit import deploy
 
     address = _address(service)
     made = run_flows(lambda: deploy(address, deployment, work_pool))
@@ -86,7 +86,7 @@ def _act(act: str, service: str | None, reason: str | None, as_json: bool) -> No
     Raises:
         CircuitStoreError: Its store does not answer.
     """
-    from ladon_storage.circuits import VARIABLE, circuit_of, default_url
+    from ladon_storage.circuit.urls import CIRCUIT_URL_VARIABLE, circuit_of, default_url
 
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
@@ -95,7 +95,8 @@ def _act(act: str, service: str | None, reason: str | None, as_json: bool) -> No
     store = default_url()
     if store == "memory://":
         raise ConfigurationError(
-            f"{VARIABLE} keeps circuits in the memory of each process; set a shared store."
+            f"{CIRCUIT_URL_VARIABLE} keeps circuits in the memory of each process; set a shared "
+            "store."
         )
     circuit = circuit_of(address, store)
     changes: list[CircuitChange] = []
@@ -118,11 +119,11 @@ def _act(act: str, service: str | None, reason: str | None, as_json: bool) -> No
 
 
 def _facts(circuit: SharedCircuit) -> dict[str, Any]:
-    from ladon_storage.breaker import CircuitState
+    from ladon_storage.circuit.breaker import CircuitState
 
     record = circuit.shared_record()
-    if circuit.lost is not None:
-        raise circuit.lost
+    if circuit.store_error is not None:
+        raise circuit.store_error
     state, _, failures, wait = record.circuit
     return {
         "service": circuit.key,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ladon_storage.cli.choosing import SinkChoice, SourceChoice
     from ladon_storage.cli.progress import Display
     from ladon_storage.cli.running import Signals
-    from ladon_storage.collection.engine import Report
+    from ladon_storage.collection.run import Report
     from ladon_storage.project.project import Project
 
 
@@ -90,9 +90,9 @@ async def _by_engine(
 
     from ladon_storage.cli.progress import display
     from ladon_storage.cli.storing import checked_storage
-    from ladon_storage.collection.engine import run
+    from ladon_storage.collection.run import run
     from ladon_storage.collection.sharing import SharedSink
-    from ladon_storage.collection.sources.http import shared_connections
+    from ladon_storage.sources.http.client import shared_connections
 
     storage = await checked_storage(project, signals.named)
     sinks: dict[str, SharedSink] = {}
@@ -109,7 +109,7 @@ async def _by_engine(
                 # Each its own: a run may take the lease of one of its name.
                 run_id=str(uuid4()),
                 limits=job.limits,
-                progress=shown.follow(source.source_id),
+                on_progress=shown.follow(source.source_id),
             )
 
         try:
@@ -121,9 +121,9 @@ async def _by_engine(
 
 
 def _by_flows(jobs: Sequence[Job], project: Project | None, concurrency: int) -> list[Outcome]:
-    from flows.collect import collect as flow
     from ladon_storage.cli.choosing import file_settings
     from ladon_storage.cli.with_prefect import run_flows
+    from ladon_storage.flows.collect import collect as flow
 
     async def one(job: Job) -> Report:
         report: Report = await flow(

@@ -16,13 +16,13 @@ from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
 from prefect.types.entrypoint import EntrypointType
 
-from flows import collect as collecting
-from flows.serve import keep_switches, serve_deployments
-from ladon_storage.collection.sources import SOURCES
 from ladon_storage.errors import ConfigurationError
+from ladon_storage.flows import collect as collecting
+from ladon_storage.flows.serve import keep_switches, serve_deployments
 from ladon_storage.project.project import Project
 from ladon_storage.project.reading import anchored_address
 from ladon_storage.project.tables import SinkTable
+from ladon_storage.sources import SOURCES
 
 TAG = "ladon"
 _FORM_FIELDS = {"url", "table", "keep"}

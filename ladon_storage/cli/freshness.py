@@ -102,9 +102,9 @@ async def _ages(project: Project | None, limits: Sequence[Freshness]) -> list[Ag
 
 
 def _by_flow(project: Project | None, limits: Sequence[Freshness], *, as_json: bool) -> None:
-    from flows.freshness import check_freshness as flow
     from ladon_storage.cli.choosing import file_settings
     from ladon_storage.cli.with_prefect import run_flows
+    from ladon_storage.flows.freshness import check_freshness as flow
 
     async def run() -> dict[str, float]:
         hours: dict[str, float] = await flow(list(limits), await file_settings(project))

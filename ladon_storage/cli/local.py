@@ -74,7 +74,7 @@ async def prefect_server(
         ConfigurationError: A newer Prefect has migrated its database.
         NotStartedError: It did not start; the message names its log.
     """
-    from flows.home import check_database
+    from ladon_storage.flows.home import check_database
 
     check_database(folder / "prefect" / "prefect.db")
     port = port or free_port()

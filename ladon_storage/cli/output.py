@@ -179,7 +179,7 @@ class NoteHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print the message of a record."""
-        if record.name == "ladon_storage.client":  # what it says is the verb's error as well
+        if record.name == "ladon_storage.client.client":  # what it says is the verb's error as well
             return
         from ladon_storage.collection.summaries import cut
 

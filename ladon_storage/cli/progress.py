@@ -10,7 +10,7 @@ from rich.progress import Progress as Bars
 from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from ladon_storage.cli.output import note_console
-from ladon_storage.collection.interfaces import Collected, Progress
+from ladon_storage.collection.protocols import ExtractionResult, OnProgress
 
 
 class Display:
@@ -33,11 +33,11 @@ class Display:
         with self._bars:
             yield
 
-    def follow(self, name: str) -> Progress:
+    def follow(self, name: str) -> OnProgress:
         """Return what hears of each page of a source, and shows it."""
         line = self._lines[name] = self._bars.add_task(name, total=None)
 
-        async def hear(so_far: Collected) -> None:
+        async def hear(so_far: ExtractionResult) -> None:
             text = (
                 f"{name}  page {so_far.pages:,}, {so_far.records_read:,} read, "
                 f"{so_far.records_written:,} new or changed"

@@ -43,7 +43,7 @@ def reconcile(
 ) -> None:
     """Find and store what regular runs missed."""
     from ladon_storage.cli import choosing, running, single
-    from ladon_storage.collection.interfaces import utc_now
+    from ladon_storage.collection.protocols import utc_now
 
     log_to_notes()
     begin = None if since is None else choosing.instant(since, "--since")
@@ -105,14 +105,14 @@ async def _by_engine(
             since=since,
             until=until,
             limits=job.limits,
-            progress=shown.follow(job.source.name),
+            on_progress=shown.follow(job.source.name),
         )
 
 
 def _by_flow(job: Single, since: datetime | None, until: datetime | None) -> Reconciliation:
-    from flows.reconcile import reconcile as flow
     from ladon_storage.cli.choosing import file_settings
     from ladon_storage.cli.with_prefect import run_flows
+    from ladon_storage.flows.reconcile import reconcile as flow
 
     async def run() -> Reconciliation:
         report: Reconciliation = await flow(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ladon_storage.cli import choosing, running
 from ladon_storage.cli.choosing import SinkChoice, SourceChoice
-from ladon_storage.collection.interfaces import Limits
+from ladon_storage.collection.protocols import Limits
 from ladon_storage.project.project import Project
 
 

@@ -66,7 +66,7 @@ async def _storage(project: Project, *, offline: bool) -> Check:
 
 
 async def _sink(project: Project, name: str) -> Check:
-    from ladon_storage.collection.secrets import named_secret
+    from ladon_storage.collection.credentials import named_secret
 
     project.sink(name)
     table = project.sinks[name]

@@ -27,7 +27,7 @@ def source_guess(
         str, Parameter(help="Name of the environment variable that holds the API's key.")
     ] = "",
     key_header: Annotated[str, Parameter(help="Header of the key.")] = "",
-    key_prefix: Annotated[str, Parameter(help="What stands before the key, as 'Bearer '.")] = "",
+    auth_prefix: Annotated[str, Parameter(help="What stands before the key, as 'Bearer '.")] = "",
     key_param: Annotated[str, Parameter(help="Query parameter of the key.")] = "",
     json: Json = False,
 ) -> int:
@@ -46,7 +46,7 @@ def source_guess(
             headers=dict(map(_header, header)),
             key=key,
             key_header=key_header,
-            key_prefix=key_prefix,
+            auth_prefix=auth_prefix,
             key_param=key_param,
         )
     )

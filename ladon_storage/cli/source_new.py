@@ -76,8 +76,8 @@ from pathlib import Path
 
 from {name} import {cls}
 
-from ladon_storage.collection.engine import Report, run
-from ladon_storage.collection.sinks import sink_from
+from ladon_storage.collection.run import Report, run
+from ladon_storage.sinks import sink_from
 from ladon_storage.embedded import EmbeddedStorage
 
 
@@ -119,7 +119,7 @@ def source_new(
     /,
 ) -> None:
     """Write a source class of one's own with its test."""
-    from ladon_storage.collection.sources import SOURCES
+    from ladon_storage.sources import SOURCES
 
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
         raise ConfigurationError(

@@ -16,10 +16,10 @@ from prefect.settings import (
 )
 from yarl import URL
 
-from flows.ending import signal_noted
 from ladon_storage.cli.ended import Ended
-from ladon_storage.collection.secrets import secrets_from
+from ladon_storage.collection.credentials import secret_lookup
 from ladon_storage.errors import ConfigurationError
+from ladon_storage.flows.ending import signal_noted
 from ladon_storage.tasks import secret_block
 
 T = TypeVar("T")
@@ -67,5 +67,5 @@ async def _reached(begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
                 f"Prefect's API at {URL(address).with_user(None)} does not answer as one "
                 f"({problem}); start it, correct PREFECT_API_URL, or give --no-prefect."
             )
-    with secrets_from(secret_block):
+    with secret_lookup(secret_block):
         return await begin()

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ladon_storage.collection.interfaces import Clock, utc_now
+from ladon_storage.collection.protocols import Clock, utc_now
 from ladon_storage.collection.summaries import cut
 from ladon_storage.errors import CollectionError
 from ladon_storage.models import SourceId, Watermark, WatermarkStatus, collected_up_to, is_ahead

@@ -15,18 +15,18 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from ladon_storage.collection import engine
-from ladon_storage.collection.interfaces import (
+from ladon_storage.collection import run as engine
+from ladon_storage.collection.protocols import (
     Clock,
-    Collected,
+    ExtractionResult,
     Ledger,
     Limits,
+    OnProgress,
     Position,
-    Progress,
-    RemembersPosition,
     Sink,
     Source,
-    Storage,
+    SupportsPosition,
+    WatermarkStore,
     WriteResult,
     utc_now,
 )
@@ -128,14 +128,14 @@ class ComparingSink:
 async def reconcile(
     source: Source,
     sink: Sink,
-    storage: Storage,
+    storage: WatermarkStore,
     *,
     run_id: str,
     since: datetime | None = None,
     until: datetime | None = None,
     limits: Limits = Limits(),  # noqa: B008 - frozen
-    progress: Progress | None = None,
-    collect: engine.Collect = engine.collect,
+    on_progress: OnProgress | None = None,
+    extract: engine.ExtractCallable = engine.extract,
     clock: Clock = utc_now,
 ) -> Reconciliation:
     """Read a source again, store what the regular runs missed, and say what that was.
@@ -148,8 +148,8 @@ async def reconcile(
         since: The first instant; naive is UTC; ``None``: from where it was first collected.
         until: The instant before which it ends; naive is UTC.
         limits: What makes it fail.
-        progress: Who hears of each page.
-        collect: What reads and writes the pages.
+        on_progress: Who hears of each page.
+        extract: What reads and writes the pages.
         clock: The time, as an aware datetime.
 
     Raises:
@@ -175,7 +175,7 @@ async def reconcile(
     # A watermark in the future proves nothing about what is still to come.
     horizon = min(watermark, clock()) - (source.overlap or timedelta(0))
     comparing = ComparingSink(sink, horizon)
-    collected: Collected = await collect(
+    collected: ExtractionResult = await extract(
         source,
         comparing,
         since,
@@ -183,7 +183,7 @@ async def reconcile(
         bounded=since is not None or until is not None,
         run_id=run_id,
         limits=limits,
-        progress=progress,
+        on_progress=on_progress,
         clock=clock,
     )
     return Reconciliation(
@@ -203,7 +203,7 @@ async def reconcile(
 
 async def _origin(source: Source, sink: Sink) -> datetime | None:
     """Return from where the source was first collected; ``None``: from its beginning."""
-    if not isinstance(sink, RemembersPosition):
+    if not isinstance(sink, SupportsPosition):
         return None
     async with sink:
         position = await sink.position(source.source_id)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, Literal, Self
 
-from ladon_storage.collection.content import (
+from ladon_storage.collection.json_values import (
     Number,
     as_anything,
     canonical_text,

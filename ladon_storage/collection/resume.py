@@ -13,17 +13,17 @@ import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ladon_storage.collection.interfaces import (
+from ladon_storage.collection.lease import SourceLease
+from ladon_storage.collection.protocols import (
     Clock,
     Gap,
     Limits,
     Position,
-    RemembersPosition,
     Sink,
     Source,
+    SupportsPosition,
 )
-from ladon_storage.collection.turn import Turn
-from ladon_storage.models import NOTHING_COLLECTED, WatermarkStatus, meant
+from ladon_storage.models import EMPTY_WATERMARK, WatermarkStatus, meant
 
 logger = logging.getLogger("ladon_storage.collection")
 
@@ -32,12 +32,12 @@ _CLOCK_RESOLUTION = timedelta(seconds=1)
 
 
 def latest(*instants: datetime | None) -> datetime:
-    """Return the latest of the instants that there are, or `NOTHING_COLLECTED`."""
-    return max((each for each in instants if each is not None), default=NOTHING_COLLECTED)
+    """Return the latest of the instants that there are, or `EMPTY_WATERMARK`."""
+    return max((each for each in instants if each is not None), default=EMPTY_WATERMARK)
 
 
 @dataclass(frozen=True)
-class Start:
+class ResumePoint:
     """Where a run starts, and what it leaves out.
 
     Args:
@@ -58,32 +58,34 @@ class Start:
     document: str | None = None
 
 
-async def find_start(source: Source, sink: Sink, turn: Turn, limits: Limits, clock: Clock) -> Start:
+async def plan_resume(
+    source: Source, sink: Sink, lease: SourceLease, limits: Limits, clock: Clock
+) -> ResumePoint:
     """Return where a run starts, and say so where that is not simply its watermark."""
     ours = clock()
     # A clock that is ahead would leave out what the lookback has, and promise the future.
-    now = min(ours, turn.now())
+    now = min(ours, lease.now())
     position = None
-    if isinstance(sink, RemembersPosition):
+    if isinstance(sink, SupportsPosition):
         position = await sink.position(source.source_id)
-    limit = turn.now() + _CLOCK_RESOLUTION
-    if turn.before is not None and turn.before > limit:
-        turn.before = await _last_sane(source, turn, position, limit, limits)
-    if isinstance(sink, RemembersPosition):
-        durable = _durable(source, turn, position, limit)
+    limit = lease.now() + _CLOCK_RESOLUTION
+    if lease.before is not None and lease.before > limit:
+        lease.before = await _last_sane(source, lease, position, limit, limits)
+    if isinstance(sink, SupportsPosition):
+        durable = _durable(source, lease, position, limit)
     else:
-        durable = turn.before
-    if durable is None or durable == NOTHING_COLLECTED:
-        origin = _origin(source, turn, limits, now)
+        durable = lease.before
+    if durable is None or durable == EMPTY_WATERMARK:
+        origin = _origin(source, lease, limits, now)
         # Where a later run goes on if there is nothing yet: its own lookback would begin later.
-        return Start(origin, origin or durable, position, origin)
+        return ResumePoint(origin, origin or durable, position, origin)
     asked = _back(durable, source.overlap)
     origin = position.origin if position else None
     if origin is not None and durable < origin:  # an operator went back behind it
         origin = asked
     _warn_of_lookback(source, now, limits, origin)
     is_continued = position is not None and position.timestamp == durable
-    return Start(
+    return ResumePoint(
         asked,
         durable,
         position,
@@ -94,16 +96,16 @@ async def find_start(source: Source, sink: Sink, turn: Turn, limits: Limits, clo
 
 
 async def _last_sane(
-    source: Source, turn: Turn, position: Position | None, limit: datetime, limits: Limits
+    source: Source, lease: SourceLease, position: Position | None, limit: datetime, limits: Limits
 ) -> datetime | None:
     """Return the watermark that counts in place of one in the future.
 
     The sink's position is no part of it where the service has a history: an operator may have gone
     back behind the position, or the sink may be an older one.
     """
-    before = turn.before
+    before = lease.before
     assert before is not None  # noqa: S101 - it is in the future
-    sane = await turn.last_sane(limit)
+    sane = await lease.last_sane(limit)
     if sane is None and position is not None:
         told = (position.timestamp, position.watermark)
         sane = max((each for each in told if each and each <= limit), default=None)
@@ -118,21 +120,21 @@ async def _last_sane(
     return sane
 
 
-def _origin(source: Source, turn: Turn, limits: Limits, now: datetime) -> datetime | None:
+def _origin(source: Source, lease: SourceLease, limits: Limits, now: datetime) -> datetime | None:
     """Return from where a source is collected into a sink that has nothing of it."""
     origin = _back(now, limits.initial_lookback)
-    if origin is None or turn.before is None or turn.before == NOTHING_COLLECTED:
+    if origin is None or lease.before is None or lease.before == EMPTY_WATERMARK:
         return origin
     # What came since the watermark was never collected, however long ago that is.
-    resumed = _back(turn.before, source.overlap)
+    resumed = _back(lease.before, source.overlap)
     return None if resumed is None else min(origin, resumed)
 
 
 def _durable(
-    source: Source, turn: Turn, position: Position | None, limit: datetime
+    source: Source, lease: SourceLease, position: Position | None, limit: datetime
 ) -> datetime | None:
     """Return the instant up to which the sink and the watermark agree that all is durable."""
-    before, stored = turn.before, turn.stored
+    before, stored = lease.before, lease.stored
     if position is None:
         if before is not None:
             _tell(

@@ -14,7 +14,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
-from ladon_storage.collection.interfaces import KeepsHistory, Sink, Storage
+from ladon_storage.collection.protocols import Sink, SupportsHistory, WatermarkStore
 from ladon_storage.models import Watermark, WatermarkStatus
 
 _OPTIONAL = ("position", "mark_removed", "revert", "lacking")
@@ -29,9 +29,9 @@ class CheckedStorage:
         named: Returns what the watermark says of a failure, such as which signal ended a run.
     """
 
-    def __init__(self, storage: Storage, named: Callable[[str], Awaitable[str]]) -> None:
+    def __init__(self, storage: WatermarkStore, named: Callable[[str], Awaitable[str]]) -> None:
         self.get_watermark = storage.get_watermark
-        if isinstance(storage, KeepsHistory):
+        if isinstance(storage, SupportsHistory):
             self.watermark_history = storage.watermark_history
         self._storage = storage
         self._named = named

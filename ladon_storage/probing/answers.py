@@ -10,10 +10,10 @@ from typing import Any
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from ladon_storage.collection.content import parse_json
-from ladon_storage.collection.sources.http import OK, HttpAnswer, SourceHttp
-from ladon_storage.collection.sources.taxii import MEDIA_TYPE
+from ladon_storage.collection.json_values import parse_json
 from ladon_storage.probing.providers import is_taxii
+from ladon_storage.sources.http.client import OK, HttpResponse, SourceHttp
+from ladon_storage.sources.taxii import MEDIA_TYPE
 
 MAX_ANSWER_BYTES = 64 * 2**20
 """The largest answer from which a proposal is made."""
@@ -44,7 +44,7 @@ class First:
         problem: Why no source can be made of it.
     """
 
-    answer: HttpAnswer | None = None
+    answer: HttpResponse | None = None
     document: Any = None
     problem: str | None = None
 
@@ -52,7 +52,7 @@ class First:
 def from_sample(url: URL, sample: bytes) -> First:
     """Return the answer that a sample is."""
     headers = CIMultiDictProxy(CIMultiDict[str]())
-    return _read(HttpAnswer(url, 200, headers, sample), "The sample")
+    return _read(HttpResponse(url, 200, headers, sample), "The sample")
 
 
 async def ask_first(
@@ -62,7 +62,7 @@ async def ask_first(
     headers = {**({"Accept": MEDIA_TYPE} if is_taxii(url) else {}), **headers}
     accept = (*OK, 206, *_REFUSED)
     if method == "POST":
-        answer = await http.post(url, body, is_query=True, headers=headers, accept=accept)
+        answer = await http.post(url, body, idempotent=True, headers=headers, accept=accept)
     else:
         answer = await http.get(url, headers=headers, accept=accept)
     if answer.status in _REFUSED:
@@ -71,7 +71,7 @@ async def ask_first(
     return _read(answer, "The answer")
 
 
-def _step(answer: HttpAnswer) -> str:
+def _step(answer: HttpResponse) -> str:
     if answer.status not in (401, 403):
         step = _STEPS.get(answer.status, "try again later")
         return f"{step}{_reason(answer)}"
@@ -80,7 +80,7 @@ def _step(answer: HttpAnswer) -> str:
     if scheme == "basic":
         return (
             "it asks for a user and a password. Store the base64 text of user:password as a "
-            'secret, and set key to its name and key_prefix to "Basic "'
+            'secret, and set key to its name and auth_prefix to "Basic "'
         )
     refused = "it needs a key, or the one that was sent is not right"
     if scheme != "bearer" and named is not None:
@@ -90,16 +90,16 @@ def _step(answer: HttpAnswer) -> str:
         )
     if scheme == "bearer":
         return (
-            f'{refused}. Store it as a secret, and set key to its name and key_prefix to "Bearer "'
+            f'{refused}. Store it as a secret, and set key to its name and auth_prefix to "Bearer "'
         )
     return (
-        f"{refused}. Store it as a secret, set key to its name, and key_header and key_prefix as "
+        f"{refused}. Store it as a secret, set key to its name, and key_header and auth_prefix as "
         'the API documents it: mostly Authorization and "Bearer ", or X-Api-Key. key_param puts it '
         "into the query. Some APIs refuse the User-Agent as well: set headers"
     )
 
 
-def _reason(answer: HttpAnswer) -> str:
+def _reason(answer: HttpResponse) -> str:
     """Return what an API says of its refusal, where that is a short text."""
     try:
         document = parse_json(answer.body)
@@ -114,7 +114,7 @@ def _reason(answer: HttpAnswer) -> str:
     return ""
 
 
-def _read(answer: HttpAnswer, subject: str) -> First:
+def _read(answer: HttpResponse, subject: str) -> First:
     body = answer.body.lstrip(b"\xef\xbb\xbf \t\r\n")
     if not body:
         return First(answer, None, f"{subject} is empty; ask for a range that has records.")
@@ -127,7 +127,7 @@ def _read(answer: HttpAnswer, subject: str) -> First:
     return First(answer, None, f"{subject} {_what_else(body, answer)}")
 
 
-def _what_else(body: bytes, answer: HttpAnswer) -> str:
+def _what_else(body: bytes, answer: HttpResponse) -> str:
     """Return what an answer is that is no JSON, and what to do."""
     start = body[:200].lower()
     media = answer.headers.get("Content-Type", "").lower()

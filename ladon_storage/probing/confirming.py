@@ -12,10 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ladon_storage.collection.content import canonical_text, without
-from ladon_storage.collection.sources import Rest, source_from
-from ladon_storage.collection.sources.http import SourceHttp
-from ladon_storage.collection.sources.paging import Got, PageNumbers, Step
+from ladon_storage.collection.json_values import canonical_text, without
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.probing.pagings import proposals
 from ladon_storage.probing.signs import (
@@ -26,6 +23,9 @@ from ladon_storage.probing.signs import (
     total_of,
     without_paging,
 )
+from ladon_storage.sources import RestApi, source_from
+from ladon_storage.sources.http.client import SourceHttp
+from ladon_storage.sources.rest.pagination import PageNumberPagination, PageRequest, PageResponse
 
 MAX_REQUESTS = 3
 """Requests after the first one."""
@@ -181,8 +181,8 @@ class _Attempt:
 
     async def _run(self) -> str | None:
         seen, source = self._seen, self._source(self.proposal)
-        got = Got(seen.answer, seen.document, seen.items)
-        step = source.paging.first()
+        got = PageResponse(seen.answer, seen.document, seen.items)
+        step = source.paging.first_request()
         if self.proposal.changes:
             # Asked in another way, the first page is another answer.
             if self._budget < 2:
@@ -190,7 +190,7 @@ class _Attempt:
             got = await self._fetch(source, step)
             if not got.count:
                 return "asked so, the first page has no records"
-        following = source.paging.after(step, got)
+        following = source.paging.next_request(step, got)
         if following is None:
             return "it leads nowhere"
         coming = await self._fetch(source, following)
@@ -200,7 +200,7 @@ class _Attempt:
         if self._is_same(source, coming.items, got.items):
             return "it answers the same page"
         self.items = coming.items
-        if isinstance(source.paging, PageNumbers):
+        if isinstance(source.paging, PageNumberPagination):
             await self._find_first_number(source, source.paging)
         if (index := self._shifts(coming.document)) is not None:
             return index
@@ -214,21 +214,21 @@ class _Attempt:
             paging = {**self.proposal.paging, "end_status": [int(found[1])]}
             self.proposal = replace(self.proposal, paging=paging)
 
-    async def _fetch(self, source: Rest, step: Step) -> Got:
+    async def _fetch(self, source: RestApi, step: PageRequest) -> PageResponse:
         self.requests += 1
         return await source.fetch(self._http, step)
 
-    def _source(self, proposal: Proposal) -> Rest:
+    def _source(self, proposal: Proposal) -> RestApi:
         # The key is in the requests already, and need not be known by its name.
         named = {k: v for k, v in self._settings.items() if not k.startswith("key_")}
         settings = without_paging(named, proposal)
         settings.pop("key", None)
         source = source_from(settings)
-        if not isinstance(source, Rest):
+        if not isinstance(source, RestApi):
             raise TypeError("what is tried is a rest source")
         return source
 
-    def _is_same(self, source: Rest, coming: Any, before: Any) -> bool:
+    def _is_same(self, source: RestApi, coming: Any, before: Any) -> bool:
         """Return whether a page has nothing that is not on another one."""
         if isinstance(coming, Mapping):
             return set(coming) <= set(before)
@@ -243,14 +243,14 @@ class _Attempt:
 
         return ids(coming) <= ids(before) and contents(coming) <= contents(before)
 
-    async def _find_first_number(self, source: Rest, paging: PageNumbers) -> None:
+    async def _find_first_number(self, source: RestApi, paging: PageNumberPagination) -> None:
         """Find out whether pages are counted from 0, where only a convention says from 1."""
         if not _is_mere_convention(self.proposal):
             return
         if self.requests >= self._budget:
             self.unsure.append("whether pages are counted from 1 or from 0")
             return
-        page = await self._fetch(source, paging.first())
+        page = await self._fetch(source, paging.first_request())
         if page.count and not self._is_same(source, page.items, self._seen.items):
             changed = {**self.proposal.paging, "first_number": 0}
             self.proposal = replace(self.proposal, paging=changed)

@@ -18,19 +18,19 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, computed_field
 from yarl import URL
 
-from ladon_storage.collection.interfaces import Source
-from ladon_storage.collection.sources import source_from
-from ladon_storage.collection.sources.addresses import check_url
-from ladon_storage.collection.sources.exchange import HttpAnswer
-from ladon_storage.collection.sources.fields import Connection
-from ladon_storage.collection.sources.http import SourceHttp, source_http
-from ladon_storage.collection.sources.observing import observed_by
+from ladon_storage.collection.protocols import Source
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.probing.answers import MAX_ANSWER_BYTES, First, ask_first, from_sample
 from ladon_storage.probing.keys import Access, access_of, key_in_path, proposed_name
 from ladon_storage.probing.proposing import Draft, draft_of
 from ladon_storage.probing.providers import Seen, recognised
 from ladon_storage.probing.toml import table
+from ladon_storage.sources import source_from
+from ladon_storage.sources.fields import Connection
+from ladon_storage.sources.http.client import SourceHttp, source_http
+from ladon_storage.sources.http.observing import observed_by
+from ladon_storage.sources.http.transport import HttpResponse
+from ladon_storage.sources.http.urls import check_url
 
 _WITH_KEY_IN_PATH = ("threatfox", "urlhaus")
 
@@ -102,7 +102,7 @@ class _Count:
         """Count it, and let it pass."""
         self.requests += 1
 
-    def answered(self, answer: HttpAnswer) -> None:
+    def answered(self, answer: HttpResponse) -> None:
         """Let it pass."""
 
 
@@ -127,7 +127,7 @@ async def guess(
     headers: Mapping[str, str] | None = None,
     key: str = "",
     key_header: str = "",
-    key_prefix: str = "",
+    auth_prefix: str = "",
     key_param: str = "",
     connection: Connection | None = None,
 ) -> Guess:
@@ -142,7 +142,7 @@ async def guess(
         headers: Headers of the requests; one that holds a key is treated as one in the address.
         key: The name of the secret that holds the key.
         key_header: The header of the key.
-        key_prefix: What stands before it.
+        auth_prefix: What stands before it.
         key_param: The parameter of the query that holds it, where no header can.
         connection: A proxy, certificates and timeouts.
 
@@ -157,7 +157,7 @@ async def guess(
     settings = {
         "key": key,
         "key_header": key_header,
-        "key_prefix": key_prefix,
+        "auth_prefix": auth_prefix,
         "key_param": key_param,
     }
     access = await access_of(address, name, headers or {}, settings)
@@ -216,7 +216,7 @@ async def _asked(question: _Question, connection: Connection | None) -> Guess:
         try:
             async with source_http(
                 question.name,
-                keys=access.keys,
+                credentials=access.keys,
                 connection=connection,
                 max_bytes=MAX_ANSWER_BYTES,
             ) as http:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from ladon_storage.collection.content import Number, canonical_text
-from ladon_storage.collection.sources.items import value_at
+from ladon_storage.collection.json_values import Number, canonical_text
 from ladon_storage.probing.leaves import distance, paths_of, wrapper_of
 from ladon_storage.probing.times import Times
+from ladon_storage.sources.json.items import value_at
 
 # What the name of a field is in small letters without separators, and its rank as an id.
 _NAMES: tuple[tuple[str, int], ...] = (

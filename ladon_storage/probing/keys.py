@@ -14,9 +14,9 @@ from typing import Any
 
 from yarl import URL
 
-from ladon_storage.collection.secrets import secret
-from ladon_storage.collection.sources.addresses import secret_in
-from ladon_storage.collection.sources.http import Keys
+from ladon_storage.collection.credentials import resolve_secret
+from ladon_storage.sources.http.client import Credentials
+from ladon_storage.sources.http.urls import secret_in
 
 _RANDOM = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[A-Za-z0-9_-]{20,}")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}")
@@ -44,7 +44,7 @@ class Access:
     url: URL
     settings: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
-    keys: Keys | None = None
+    keys: Credentials | None = None
     user: str = ""
     notes: tuple[str, ...] = ()
     problem: str | None = None
@@ -59,7 +59,7 @@ async def access_of(
         url: The address, perhaps with keys.
         name: The name of the source, after which secrets are called.
         headers: Headers, perhaps with one that holds a key.
-        settings: ``key``, ``key_header``, ``key_prefix`` and ``key_param``, where they are named.
+        settings: ``key``, ``key_header``, ``auth_prefix`` and ``key_param``, where they are named.
 
     Raises:
         ConfigurationError: The key that is named is not set.
@@ -72,7 +72,7 @@ async def access_of(
     found = _in_headers(headers) + _in_user(url)
     found += [({"key_param": key}, value, "the address") for key, value, is_key in query if is_key]
     if named.get("key"):
-        value = await secret(named["key"], name)
+        value = await resolve_secret(named["key"], name)
         return Access(bare, named, plain_headers, _keys(bare, named, value))
     if not found:
         return Access(bare, {}, plain_headers, notes=_of_path(bare))
@@ -121,7 +121,7 @@ def _in_headers(headers: Mapping[str, str]) -> list[tuple[dict[str, Any], str, s
             continue
         places = {} if name.lower() == "authorization" else {"key_header": name}
         if scheme := _SCHEME.fullmatch(value.strip()):
-            found.append(({**places, "key_prefix": f"{scheme[1]} "}, scheme[2], f"header {name}"))
+            found.append(({**places, "auth_prefix": f"{scheme[1]} "}, scheme[2], f"header {name}"))
         else:
             found.append((places, value.strip(), f"header {name}"))
     return found
@@ -132,17 +132,17 @@ def _in_user(url: URL) -> list[tuple[dict[str, Any], str, str]]:
         return []
     encoded = b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
     where = "the address (the base64 text of user:password)"
-    return [({"key_prefix": "Basic "}, encoded, where)]
+    return [({"auth_prefix": "Basic "}, encoded, where)]
 
 
 def _keys(
     url: URL, settings: Mapping[str, Any], value: str, hidden: list[str] | None = None
-) -> Keys:
+) -> Credentials:
     if param := settings.get("key_param"):
-        return Keys(str(url), params={param: value}, hidden=hidden or ())
+        return Credentials(str(url), params={param: value}, redact=hidden or ())
     header = settings.get("key_header") or "Authorization"
-    text = f"{settings.get('key_prefix') or ''}{value}"
-    return Keys(str(url), {header: text}, hidden=[value, *(hidden or ())])
+    text = f"{settings.get('auth_prefix') or ''}{value}"
+    return Credentials(str(url), {header: text}, redact=[value, *(hidden or ())])
 
 
 def key_in_path(url: URL) -> str:

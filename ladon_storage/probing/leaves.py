@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ladon_storage.collection.sources.items import value_at
+from ladon_storage.sources.json.items import value_at
 
 _DEPTH = 4
 _MOST_PATHS = 300

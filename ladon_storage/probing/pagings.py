@@ -15,10 +15,10 @@ from typing import Any
 
 from yarl import URL
 
-from ladon_storage.collection.content import Number
-from ladon_storage.collection.sources.evidence import names, next_in, plain
-from ladon_storage.collection.sources.items import value_at
+from ladon_storage.collection.json_values import Number
 from ladon_storage.probing.signs import SIZES, Evidence, Proposal, beside, total_of
+from ladon_storage.sources.json.items import value_at
+from ladon_storage.sources.rest.page_metadata import names, next_in, plain
 
 _LINKS = names(
     "next nextlink nextpage nexturl nexthref nexturi nextpageurl nextpagelink nextrecordsurl"
@@ -144,7 +144,7 @@ def _by_search(seen: Evidence) -> Iterator[Proposal]:
         "kind": "cursor",
         "path": "hits.hits.-1.sort",
         "parameter": "search_after",
-        "where": "body",
+        "location": "body",
     }
     drops = frozenset({"scroll", "size", "sort", "from", "q"} & seen.asked.keys())
     if isinstance(hits[-1], dict) and hits[-1].get("sort"):
@@ -152,7 +152,7 @@ def _by_search(seen: Evidence) -> Iterator[Proposal]:
         if seen.body is not None:
             yield Proposal(paging, reason, drops=drops)
             return
-        yield Proposal({**paging, "where": "query"}, reason)
+        yield Proposal({**paging, "location": "query"}, reason)
     time = next((p for p in ("@timestamp", "timestamp") if value_at(hits[0], f"_source.{p}")), "")
     body: dict[str, Any] = {"size": max(seen.count, 100), **(seen.body or {})}
     if "size" in seen.asked and seen.asked["size"].isdecimal():
@@ -179,7 +179,7 @@ def _by_cursor(seen: Evidence) -> Iterator[Proposal]:
             if isinstance((seen.body or {}).get("variables"), dict):  # of GraphQL
                 parameter = f"variables.{parameter}"
             paging = {"kind": "cursor", "path": place, "parameter": parameter}
-            paging |= {"where": seen.where} if seen.where == "body" else {}
+            paging |= {"location": seen.where} if seen.where == "body" else {}
             paging |= _more_of(seen)
             drops = frozenset({parameter} & seen.asked.keys())
             has_cursor = isinstance(value, str | int | Number) and value not in ("", 0, "0")
@@ -286,13 +286,13 @@ def _page(seen: Evidence, name: str, first: int, sizes: Mapping[str, int], reaso
     paging |= {"first_number": first} if first != 1 else {}
     size = next(iter(sizes.items()), None)
     if size is not None:
-        paging |= {"size_parameter": size[0], "size": size[1]}
+        paging |= {"size_parameter": size[0], "page_size": size[1]}
     return _counted(seen, paging, {name, *([size[0]] if size else [])}, reason)
 
 
 def _offset(seen: Evidence, name: str, sizes: Mapping[str, int], reason: str) -> Proposal:
     size = next(iter(sizes.items()), ("", max(seen.count, 1)))
-    paging = {"kind": "offset", "parameter": name, "limit_parameter": size[0], "limit": size[1]}
+    paging = {"kind": "offset", "parameter": name, "size_parameter": size[0], "page_size": size[1]}
     return _counted(seen, paging, {name, size[0]}, reason)
 
 
@@ -301,7 +301,7 @@ def _counted(seen: Evidence, paging: dict[str, Any], names: set[str], reason: st
     if total is not None:
         paging |= {"end": "total", "total": total[0]}
     if seen.where == "body":
-        paging |= {"where": "body"}
+        paging |= {"location": "body"}
     return Proposal(paging, reason, True, drops=frozenset(names & seen.query.keys()))
 
 

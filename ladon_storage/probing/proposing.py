@@ -8,11 +8,8 @@ from typing import Any
 
 from yarl import URL
 
-from ladon_storage.collection.content import Number
+from ladon_storage.collection.json_values import Number
 from ladon_storage.collection.records import Reject
-from ladon_storage.collection.sources import Rest, source_from
-from ladon_storage.collection.sources.http import HttpAnswer, SourceHttp
-from ladon_storage.collection.sources.items import value_at
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.probing.confirming import Confirmed, confirm
 from ladon_storage.probing.ids import find_id
@@ -20,6 +17,9 @@ from ladon_storage.probing.ranges import bounds_of
 from ladon_storage.probing.records import Candidate, empty_lists, find_records, sampled, spread
 from ladon_storage.probing.signs import Evidence, Proposal, without_paging
 from ladon_storage.probing.times import Times, find_times
+from ladon_storage.sources import RestApi, source_from
+from ladon_storage.sources.http.client import HttpResponse, SourceHttp
+from ladon_storage.sources.json.items import value_at
 
 _MOST_NAMED = 3
 
@@ -67,7 +67,7 @@ async def draft_of(
     body: dict[str, Any] | None,
     access: Mapping[str, Any],
     headers: Mapping[str, str],
-    answer: HttpAnswer,
+    answer: HttpResponse,
     document: Any,
     http: SourceHttp | None,
 ) -> Draft:
@@ -206,9 +206,9 @@ def _set_expected(draft: Draft, document: Any, candidate: Candidate) -> None:
             expected[name] = list(values) if name == "query_status" else [document[name]]
     if expected:
         names = ", ".join(expected)
-        draft.set("expect", expected, f"the answer says by {names} that it is right")
+        draft.set("expected_values", expected, f"the answer says by {names} that it is right")
     if "query_status" in expected:
-        draft.set("may_lack", True, "an answer without results has no list")
+        draft.set("records_optional", True, "an answer without results has no list")
 
 
 def _set_records(draft: Draft, candidate: Candidate) -> None:
@@ -217,7 +217,7 @@ def _set_records(draft: Draft, candidate: Candidate) -> None:
     if candidate.is_keyed:
         reason = f"an object of {candidate.count} records by their ids"
         draft.reasons.pop("records", None)
-        draft.set("keyed", True, reason)
+        draft.set("records_keyed_by_id", True, reason)
         if candidate.count == 1:
             draft.unsure.append("whether the key of the only record is its id")
 
@@ -312,11 +312,13 @@ def _check(draft: Draft, items: Sequence[dict[str, Any]]) -> None:
     except ConfigurationError as error:
         draft.problem = f"The settings that were found make no source: {error}"
         return
-    if not isinstance(source, Rest):
+    if not isinstance(source, RestApi):
         raise TypeError("a draft is a rest source")
     keyed = {str(index): item for index, item in enumerate(items)}
     rejects = [
-        each for each in source.read(keyed if source.keyed else items) if isinstance(each, Reject)
+        each
+        for each in source.read(keyed if source.records_keyed_by_id else items)
+        if isinstance(each, Reject)
     ]
     if len(rejects) == len(items):
         draft.problem = f"No record could be used: {rejects[0].reason}."
@@ -338,5 +340,5 @@ def _plain(value: Any) -> Any:
 
 
 def _ordered(settings: dict[str, Any]) -> dict[str, Any]:
-    order = [name for name in Rest.model_fields if name in settings]
+    order = [name for name in RestApi.model_fields if name in settings]
     return {name: settings[name] for name in order}

@@ -13,8 +13,8 @@ from typing import Any
 
 from yarl import URL
 
-from ladon_storage.collection.sources.http import HttpAnswer
-from ladon_storage.collection.sources.items import value_at
+from ladon_storage.sources.http.client import HttpResponse
+from ladon_storage.sources.json.items import value_at
 
 _COLLECTION = re.compile(r"^(.*/collections/[^/]+/?)(objects/?)?$")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -27,7 +27,7 @@ class Seen:
     url: URL
     method: str
     body: Any
-    answer: HttpAnswer
+    answer: HttpResponse
     document: Any
     has_key: bool
 

@@ -37,7 +37,7 @@ def bounds_of(url: URL) -> tuple[dict[str, dict[str, Any]], str]:
     """Return the settings ``since`` and ``until``, and a parameter that has a time for neither.
 
     >>> bounds_of(URL("https://example.org/x?modified_since=2024-01-01&q=a"))[0]
-    {'since': {'parameter': 'modified_since', 'form': 'date'}}
+    {'since': {'parameter': 'modified_since', 'format': 'date'}}
     """
     bounds: dict[str, dict[str, Any]] = {}
     kept = ""
@@ -48,7 +48,7 @@ def bounds_of(url: URL) -> tuple[dict[str, dict[str, Any]], str]:
         words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
         end = "since" if _SINCE.search(words) else "until" if _UNTIL.search(words) else ""
         if end and end not in bounds:
-            bounds[end] = {"parameter": name, "form": form}
+            bounds[end] = {"parameter": name, "format": form}
         else:
             kept = name
     if "until" in bounds and "since" not in bounds:

@@ -8,14 +8,14 @@ from typing import Any
 
 from yarl import URL
 
-from ladon_storage.collection.sources.evidence import (
+from ladon_storage.sources.http.client import HttpResponse
+from ladon_storage.sources.rest.page_metadata import (
     declared_total,
     names,
     plain,
     promise,
     usual_total,
 )
-from ladon_storage.collection.sources.http import HttpAnswer
 
 SIZES = names(
     "limit perpage pagesize size rows maxresults resultsperpage top count itemsperpage pagelimit "
@@ -33,7 +33,7 @@ class Evidence:
     url: URL
     method: str
     body: Mapping[str, Any] | None
-    answer: HttpAnswer
+    answer: HttpResponse
     document: Any
     records: str
     items: Any
@@ -84,7 +84,7 @@ def without_paging(settings: Mapping[str, Any], proposal: Proposal) -> dict[str,
     url = URL(settings["url"])
     left = [(k, v) for k, v in url.query.items() if k.strip() not in proposal.drops]
     settings = {**settings, "url": str(url.with_query(left)), **proposal.changes}
-    if isinstance(settings.get("body"), dict) and proposal.paging.get("where") == "body":
+    if isinstance(settings.get("body"), dict) and proposal.paging.get("location") == "body":
         body = {k: v for k, v in settings["body"].items() if k not in proposal.drops}
         settings = {**settings, "body": {**body, **proposal.changes.get("body", {})}}
     return {**settings, "paging": proposal.paging}

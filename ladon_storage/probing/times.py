@@ -15,10 +15,10 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from ladon_storage.collection.content import Number
-from ladon_storage.collection.sources.items import NO_TIME, value_at
-from ladon_storage.collection.sources.times import Moment, moment_of
+from ladon_storage.collection.json_values import Number
 from ladon_storage.probing.leaves import distance, paths_of, wrapper_of
+from ladon_storage.sources.json.items import NO_TIME, value_at
+from ladon_storage.sources.timestamps import TimestampParser, timestamp_parser
 
 # The first that matches counts: what is to be found in the name, its rank, and what it means.
 _MEANINGS: tuple[tuple[str, int, str], ...] = (
@@ -130,8 +130,8 @@ class Times:
 
 
 @lru_cache(maxsize=64)
-def _moment_of(forms: tuple[str, ...]) -> Moment:
-    return moment_of(forms)
+def _moment_of(forms: tuple[str, ...]) -> TimestampParser:
+    return timestamp_parser(forms)
 
 
 def meaning_of(path: str) -> tuple[int, str]:

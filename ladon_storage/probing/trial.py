@@ -15,17 +15,17 @@ from contextlib import aclosing
 from datetime import datetime
 from typing import Any, cast
 
-from ladon_storage.collection.content import parse_json
-from ladon_storage.collection.interfaces import Clock, Source, utc_now
+from ladon_storage.collection.json_values import parse_json
+from ladon_storage.collection.protocols import Clock, Source, utc_now
 from ladon_storage.collection.records import Page, Record, Reject
-from ladon_storage.collection.sources import Rest, source_from
-from ladon_storage.collection.sources.evidence import declared_total, usual_total
-from ladon_storage.collection.sources.http import HttpAnswer
-from ladon_storage.collection.sources.items import value_at
-from ladon_storage.collection.sources.observing import observed_by
 from ladon_storage.errors import LadonStorageError
 from ladon_storage.probing.results import Trial, TrialRecord, TrialReject, TrialRequest
 from ladon_storage.probing.warnings import describe_paging, find_warnings
+from ladon_storage.sources import RestApi, source_from
+from ladon_storage.sources.http.client import HttpResponse
+from ladon_storage.sources.http.observing import observed_by
+from ladon_storage.sources.json.items import value_at
+from ladon_storage.sources.rest.page_metadata import declared_total, usual_total
 
 PAGES = 2
 """Pages with records after which the next request is the last thing to know."""
@@ -50,7 +50,7 @@ class _Watch:
     def __init__(self) -> None:
         self.requests: list[TrialRequest] = []
         self.next: TrialRequest | None = None
-        self.first: HttpAnswer | None = None
+        self.first: HttpResponse | None = None
         self.pages = 0
 
     def asking(self, method: str, url: str, body: str | None) -> None:
@@ -65,7 +65,7 @@ class _Watch:
         if self.requests and self.requests[-1].status is None:
             self.next = self.requests.pop()
 
-    def answered(self, answer: HttpAnswer) -> None:
+    def answered(self, answer: HttpResponse) -> None:
         answered = {"status": answer.status, "bytes": len(answer.body)}
         self.requests.append(self.requests.pop().model_copy(update=answered))
         self.first = self.first or answer
@@ -191,7 +191,7 @@ def _result(
         error=error,
         seconds=seconds,
     )
-    paging = source.paging if isinstance(source, Rest) else None
+    paging = source.paging if isinstance(source, RestApi) else None
     lists = [page.records for page in pages if page.records]
     warnings = [*find_warnings(source, trial, lists, clock()), *messages]
     return trial.model_copy(
@@ -199,10 +199,10 @@ def _result(
     )
 
 
-def _total(source: Source, pages: list[Page], first: HttpAnswer | None) -> int | None:
+def _total(source: Source, pages: list[Page], first: HttpResponse | None) -> int | None:
     """Return the total that the source states, also where the end was not reached."""
     stated = [page.total for page in pages if page.total is not None]
-    if stated or first is None or not isinstance(source, Rest):
+    if stated or first is None or not isinstance(source, RestApi):
         return max(stated, default=None)
     try:
         document = parse_json(first.body)

@@ -10,19 +10,19 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from ladon_storage.collection.interfaces import Limits, Source
+from ladon_storage.collection.protocols import Limits, Source
 from ladon_storage.collection.records import Record
-from ladon_storage.collection.sources import Rest
-from ladon_storage.collection.sources.paging import (
-    Cursor,
-    LinkHeader,
-    NextLink,
-    NoPaging,
-    Offsets,
-    PageNumbers,
-    Paging,
-)
 from ladon_storage.probing.results import Trial
+from ladon_storage.sources import RestApi
+from ladon_storage.sources.rest.pagination import (
+    CursorPagination,
+    LinkHeaderPagination,
+    NextLinkPagination,
+    OffsetPagination,
+    PageNumberPagination,
+    Pagination,
+    SinglePage,
+)
 
 _WIDEST_ZONE = timedelta(hours=14)
 _ENDS = {
@@ -33,7 +33,7 @@ _ENDS = {
 }
 
 
-def describe_paging(paging: Paging | None, trial: Trial) -> str:
+def describe_paging(paging: Pagination | None, trial: Trial) -> str:
     """Return what the paging would do after the pages of a trial."""
     if trial.error is not None:
         return "Not known: the source could not be read."
@@ -47,17 +47,17 @@ def describe_paging(paging: Paging | None, trial: Trial) -> str:
     return f"The reading ends here: {_ENDS[trial.completeness]}."
 
 
-def _way(paging: Paging) -> str:
+def _way(paging: Pagination) -> str:
     match paging:
-        case PageNumbers():
+        case PageNumberPagination():
             return f"page numbers in {paging.parameter!r}"
-        case Offsets():
+        case OffsetPagination():
             return f"offsets in {paging.parameter!r}"
-        case NextLink():
+        case NextLinkPagination():
             return f"the address at {paging.path!r}"
-        case LinkHeader():
+        case LinkHeaderPagination():
             return "the Link header"
-        case Cursor():
+        case CursorPagination():
             return f"the cursor at {paging.path!r}, sent as {paging.parameter!r}"
     return "nothing that is declared"
 
@@ -119,7 +119,7 @@ def _of_ids(records: Sequence[Record]) -> Iterator[str]:
 
 
 def _of_order(source: Source, lists: Sequence[Sequence[Record]]) -> Iterator[str]:
-    if len(lists) < 2 or isinstance(getattr(source, "paging", None), NoPaging):
+    if len(lists) < 2 or isinstance(getattr(source, "paging", None), SinglePage):
         return
     ranges = [(min(times), max(times)) for times in ([r.timestamp for r in each] for each in lists)]
     rises = all(before[1] <= after[0] for before, after in pairwise(ranges))
@@ -141,7 +141,7 @@ def _of_order(source: Source, lists: Sequence[Sequence[Record]]) -> Iterator[str
 def _of_the_end(source: Source, trial: Trial) -> Iterator[str]:
     if trial.completeness == "declared":
         yield "Nothing in the answers proves the end: the run reports it as declared."
-    if not isinstance(source, Rest):
+    if not isinstance(source, RestApi):
         return
     if trial.next_request is not None:
         if trial.total is None:

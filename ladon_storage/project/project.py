@@ -18,15 +18,15 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ladon_storage.collection.interfaces import Limits, Sink, Source
-from ladon_storage.collection.secrets import named_secret
-from ladon_storage.collection.sinks import sink_from
-from ladon_storage.collection.sources import made_source, with_source_id
+from ladon_storage.collection.credentials import named_secret
+from ladon_storage.collection.protocols import Limits, Sink, Source
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.project.reading import SETTINGS, error_at, placed, read, table_place
 from ladon_storage.project.tables import Defaults, SinkTable, SourceTable, StorageTable
 from ladon_storage.registry import Problem, add_to_path, nearest, sentence
 from ladon_storage.settings import StorageSettings
+from ladon_storage.sinks import sink_from
+from ladon_storage.sources import made_source, with_source_id
 
 FILE_NAME = "ladon.toml"
 """The file's name, in the working directory."""

@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ladon_storage.collection.interfaces import Limits
-from ladon_storage.collection.secrets import holds_secret
+from ladon_storage.collection.credentials import holds_secret
+from ladon_storage.collection.protocols import Limits
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.project.tables import (
     Defaults,

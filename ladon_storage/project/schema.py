@@ -14,8 +14,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from ladon_storage.collection.sources import KINDS
 from ladon_storage.project.tables import Defaults, SinkTable, SourceTable, StorageTable
+from ladon_storage.sources import KINDS
 
 SCHEMA_FILE = Path(__file__).with_name("ladon.schema.json")
 """The schema as it is shipped."""

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal, Self
 from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from ladon_storage.collection.credentials import SecretName
 from ladon_storage.collection.durations import Seconds
-from ladon_storage.collection.interfaces import Limits
-from ladon_storage.collection.secrets import SecretName
-from ladon_storage.collection.sources.times import ZoneName
+from ladon_storage.collection.protocols import Limits
+from ladon_storage.sources.timestamps import ZoneName
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 _ALIASES = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")

@@ -28,10 +28,10 @@ from ladon_storage.errors import (
 )
 from ladon_storage.models import SERVICE_TIME, WatermarkReset, WatermarkUpdate
 from ladon_storage.server import requests
-from ladon_storage.server.answers import Health, answer, problem
 from ladon_storage.server.metrics import ServiceMetrics
 from ladon_storage.server.openapi import document
-from ladon_storage.server.store import Store
+from ladon_storage.server.responses import Health, answer, problem
+from ladon_storage.server.store import WatermarkDatabase
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Routes:
         document: What ``/openapi.json`` shows.
     """
 
-    def __init__(self, store: Store, metrics: ServiceMetrics, document: bytes) -> None:
+    def __init__(self, store: WatermarkDatabase, metrics: ServiceMetrics, document: bytes) -> None:
         self._store = store
         self._metrics = metrics
         self._document = document
@@ -197,8 +197,8 @@ class InFlight:
                 await self._none.wait()
 
 
-def application(
-    store: Store, *, token: str | None = None, in_flight: InFlight | None = None
+def create_app(
+    store: WatermarkDatabase, *, token: str | None = None, in_flight: InFlight | None = None
 ) -> web.Application:
     """Return the service over a store, which stays its caller's to close.
 

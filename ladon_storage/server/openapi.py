@@ -17,8 +17,8 @@ from ladon_storage.models import (
     WatermarkReset,
     WatermarkUpdate,
 )
-from ladon_storage.server.answers import Health, Problem
 from ladon_storage.server.requests import HistoryQuery, ListQuery
+from ladon_storage.server.responses import Health, Problem
 
 Schema = dict[str, Any]
 

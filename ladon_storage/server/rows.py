@@ -11,7 +11,7 @@ from typing import Any, overload
 
 from pydantic_core import from_json, to_json
 
-from ladon_storage.models import ChangeAction, Watermark, WatermarkChange, meant, told
+from ladon_storage.models import ChangeAction, Watermark, WatermarkChange, given, meant
 
 COLUMNS = (
     "source_id, version, last_successful_timestamp, last_run_timestamp, status, error_message, "
@@ -78,7 +78,7 @@ def to_watermark(row: tuple[Any, ...]) -> Watermark:
         error_message=error,
         records_collected=records,
         run_id=run_id,
-        **told(
+        **given(
             lease_seconds=None if lease is None else lease / 1_000_000,
             ledger=None if ledger is None else from_json(ledger),
         ),
@@ -91,7 +91,7 @@ def to_change(row: tuple[Any, ...]) -> WatermarkChange:
     for name in ("at", "timestamp", "from_timestamp", "to_timestamp"):
         fields[name] = meant(from_microseconds(fields[name]))
     ledger = fields.pop("ledger")
-    return WatermarkChange(**fields, **told(ledger=None if ledger is None else from_json(ledger)))
+    return WatermarkChange(**fields, **given(ledger=None if ledger is None else from_json(ledger)))
 
 
 def select(connection: sqlite3.Connection, source_id: str) -> Watermark | None:

@@ -18,10 +18,10 @@ from typing import Any
 from aiohttp import web
 
 from ladon_storage.errors import ConfigurationError
-from ladon_storage.server.answers import Protocol
-from ladon_storage.server.app import InFlight, application
+from ladon_storage.server.app import InFlight, create_app
 from ladon_storage.server.requests import BODY_TIMEOUT_SECONDS
-from ladon_storage.server.store import Store
+from ladon_storage.server.responses import Protocol
+from ladon_storage.server.store import WatermarkDatabase
 
 ANSWER_SECONDS = 5.0
 """How long an answer may take once its request has arrived, when the service ends."""
@@ -60,11 +60,11 @@ async def serving(
             f"{host or 'Every address'} can be reached from elsewhere, and there is no token; set "
             "STORAGE_SERVICE_TOKEN or --token-file, or listen on 127.0.0.1."
         )
-    store = await Store.open(database, now)
+    store = await WatermarkDatabase.open(database, now)
     try:
         in_flight = InFlight()
         runner = web.AppRunner(
-            application(store, token=token, in_flight=in_flight), shutdown_timeout=ANSWER_SECONDS
+            create_app(store, token=token, in_flight=in_flight), shutdown_timeout=ANSWER_SECONDS
         )
         await runner.setup()
         listener = None

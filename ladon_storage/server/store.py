@@ -33,10 +33,10 @@ from ladon_storage.models import (
     WatermarkReset,
     WatermarkStatus,
     WatermarkUpdate,
+    apply_update,
     check_not_in_future,
-    check_version,
+    check_precondition,
     meant,
-    updated,
 )
 from ladon_storage.server.database import GroupCommit, connect, open_database
 from ladon_storage.server.rows import (
@@ -57,7 +57,7 @@ logger = logging.getLogger(__name__)
 _READ_TIMEOUT_SECONDS = 1.0
 
 
-class Stored(NamedTuple):
+class StoredWatermark(NamedTuple):
     """Be a watermark that a write left, and whether the write created it."""
 
     watermark: Watermark
@@ -74,7 +74,7 @@ class Age(NamedTuple):
     lease: timedelta
 
 
-class Store:
+class WatermarkDatabase:
     """Keep watermarks in one SQLite file; made by ``open``, for one event loop.
 
     Every method raises ``DatabaseError`` when the database does not answer, and then stored
@@ -94,7 +94,7 @@ class Store:
     @classmethod
     async def open(
         cls, path: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    ) -> Store:
+    ) -> WatermarkDatabase:
         """Open the database, made and migrated where it must be.
 
         Args:
@@ -129,7 +129,7 @@ class Store:
         actor: str | None = None,
         if_match: Sequence[str] = (),
         if_none_match: bool = False,
-    ) -> Stored:
+    ) -> StoredWatermark:
         """Store the outcome of a run, by the rule of ``models.updated``.
 
         Args:
@@ -144,11 +144,11 @@ class Store:
             WatermarkInFutureError: So does its clock.
         """
 
-        def change(connection: sqlite3.Connection) -> Stored:
+        def change(connection: sqlite3.Connection) -> StoredWatermark:
             stored = select(connection, source_id)
             now = self.now()
             try:
-                new = updated(
+                new = apply_update(
                     stored,
                     source_id,
                     update,
@@ -158,7 +158,7 @@ class Store:
                 )
             except WatermarkConflictError as conflict:
                 if conflict.status == 412 and stored and _is_replay(connection, stored, update):
-                    return Stored(stored, created=False)
+                    return StoredWatermark(stored, created=False)
                 raise
             version = record(
                 connection,
@@ -172,9 +172,9 @@ class Store:
                 timestamp=update.timestamp,
                 ledger=update.ledger,
             )
-            return Stored(replace(connection, new, version), created=stored is None)
+            return StoredWatermark(replace(connection, new, version), created=stored is None)
 
-        def note(outcome: Stored) -> None:
+        def note(outcome: StoredWatermark) -> None:
             logger.info(
                 "Watermark %r: run %r from %s reported %s at %s; version %s",
                 source_id, update.run_id, actor, update.status, update.timestamp.isoformat(),
@@ -203,7 +203,7 @@ class Store:
 
         def change(connection: sqlite3.Connection) -> Watermark | None:
             stored = select(connection, source_id)
-            check_version(stored, source_id, if_match=_relevant(if_match, stored))
+            check_precondition(stored, source_id, if_match=_relevant(if_match, stored))
             if stored is None:
                 return None
             now = self.now()
@@ -241,7 +241,7 @@ class Store:
 
         def change(connection: sqlite3.Connection) -> bool:
             stored = select(connection, source_id)
-            check_version(stored, source_id, if_match=_relevant(if_match, stored))
+            check_precondition(stored, source_id, if_match=_relevant(if_match, stored))
             if stored is None:
                 return False
             record(

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ladon_storage import cli
-from ladon_storage.circuits import SharedCircuit, circuit_of, default_url
-from ladon_storage.circuits.sqlite import SqliteStore
+from ladon_storage.circuit.stores.sqlite import SqliteStore
+from ladon_storage.circuit.urls import SharedCircuit, circuit_of, default_url
 from ladon_storage.errors import CircuitOpenError
 
 

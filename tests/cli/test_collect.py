@@ -234,7 +234,7 @@ def test_terminal_without_room_for_a_table_gets_a_line_for_each_fact(
 async def test_limits_of_the_command_line_are_added_to_those_of_the_file(ladon: Command) -> None:
     """What the file says besides holds."""
     from ladon_storage.cli.choosing import with_limits
-    from ladon_storage.collection.interfaces import Limits
+    from ladon_storage.collection.protocols import Limits
 
     limits = with_limits(Limits(quarantine_share=0.25), '{"removed_share": 0.75}')
     assert (limits.quarantine_share, limits.removed_share) == (0.25, 0.75)

@@ -73,4 +73,4 @@ def service(tmp_path: Path) -> Iterator[Flaky]:
 @pytest.fixture
 def storage(service: Flaky, circuit_file: None) -> StorageSettings:
     """Return settings for ``service``, as strict as in production."""
-    return StorageSettings(url=service.url).in_flow_runs()
+    return StorageSettings(url=service.url).with_shared_circuit()

@@ -119,6 +119,9 @@ def _become(asked: dict[str, Any]) -> str:
     os.environ.clear()
     os.environ.update(asked["environment"])
     sys.argv = ["-c", *asked["arguments"]]
+    # What started the tests may ignore them, as nohup does.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         with open(f"{asked['folder']}/{name}", "wb") as file:
             os.dup2(file.fileno(), descriptor)
@@ -126,7 +129,7 @@ def _become(asked: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    import flows.collect  # noqa: F401
+    import ladon_storage.flows.collect  # noqa: F401
 
     # At the top of the module, where code ends as a script does.
     exec(compile(_become(_asked(sys.argv[1])), "<string>", "exec"), {"__name__": "__main__"})

@@ -17,14 +17,14 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import WorkPoolStatus
 from prefect.settings import PREFECT_API_URL
 
-from flows import circuit
-from flows.circuit import deploy, probe_storage
 from ladon_storage import cli, tasks
-from ladon_storage.circuits import SharedCircuit
-from ladon_storage.circuits.sqlite import SqliteStore
+from ladon_storage.circuit.stores.sqlite import SqliteStore
+from ladon_storage.circuit.urls import SharedCircuit
 from ladon_storage.connect import shared_client
 from ladon_storage.errors import CircuitOpenError, ConfigurationError, StorageResponseError
 from ladon_storage.events import resource_id
+from ladon_storage.flows import circuit
+from ladon_storage.flows.circuit import deploy, probe_storage
 from ladon_storage.settings import StorageSettings
 from tests.flaky import Flaky
 

@@ -17,10 +17,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.utilities.schema_tools import validate
 from pydantic import BaseModel
 
-from flows import collect as module
-from flows.collect import collect, collect_kev
 from ladon_storage.blocks import RecordSink, StorageService
-from ladon_storage.collection.sources import KINDS
 from ladon_storage.connect import new_client
 from ladon_storage.errors import (
     ConfigurationError,
@@ -29,8 +26,11 @@ from ladon_storage.errors import (
     StorageUnhealthyError,
     WatermarkConflictError,
 )
+from ladon_storage.flows import collect as module
+from ladon_storage.flows.collect import collect, collect_kev
 from ladon_storage.models import Watermark
 from ladon_storage.settings import StorageSettings
+from ladon_storage.sources import KINDS
 from tests.collecting import ScriptedSource, at, record, table
 from tests.feed_server import Answer, FeedServer
 from tests.flaky import Flaky
@@ -299,7 +299,7 @@ async def flow_process(*arguments: str, **environment: str) -> asyncio.subproces
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "flows.collect",
+        "ladon_storage.flows.collect",
         *arguments,
         cwd=ROOT,
         env={**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value()), **environment},

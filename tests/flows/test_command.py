@@ -99,7 +99,7 @@ async def test_deploy_says_what_it_changes_and_keeps_what_a_person_switched(
         made = await client.read_deployment_by_name(name)
         assert made.parameters["sink"] == {"url": f"sqlite:///{ladon.folder}/records.db"}
         assert made.parameters["storage"] == {"url": f"sqlite:///{ladon.folder}/ladon.db"}
-        assert made.entrypoint == "flows.collect.collect_kev"
+        assert made.entrypoint == "ladon_storage.flows.collect.collect_kev"
         await client.pause_deployment(made.id)
         ladon.write("ladon.toml", project(feed, more.replace("0 6", "0 7")))
         changed = await ladon.later("deploy", "kev", "--pool", "of-the-command", "--json")

@@ -22,18 +22,18 @@ from prefect.events.schemas.automations import Posture
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Running
 
-from flows import zombies
-from flows.serve import TABLE, deployments
-from flows.turns import VARIABLE, limit_name, turn_of
 from ladon_storage import blocks
-from ladon_storage.collection.sources import KINDS, source_from
 from ladon_storage.errors import SourceBusyError
+from ladon_storage.flows import zombies
+from ladon_storage.flows.concurrency import CONCURRENCY_VARIABLE, limit_name, source_slot
+from ladon_storage.flows.serve import DEPLOYMENTS_FILE, deployments
+from ladon_storage.sources import KINDS, source_from
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def described() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = yaml.safe_load(TABLE.read_text())["deployments"]
+    found: list[dict[str, Any]] = yaml.safe_load(DEPLOYMENTS_FILE.read_text())["deployments"]
     return found
 
 
@@ -94,7 +94,7 @@ def facts(deployment: DeploymentResponse) -> dict[str, Any]:
 
 
 async def test_deployed_and_served_are_the_same(tmp_path: Path) -> None:
-    """`prefect deploy --all` and `python -m flows.serve` make the same of `prefect.yaml`."""
+    """`prefect deploy --all` and the flow `serve` make the same of `prefect.yaml`."""
     async with get_client() as client:
         served = {}
         for each in deployments():
@@ -215,24 +215,24 @@ async def test_runs_of_a_source_wait_for_each_other_where_it_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The limit is made where it is missing; a second run waits, and says in the end what to do."""
-    monkeypatch.setenv(VARIABLE, "wait")
-    async with turn_of("Feed: A"):
+    monkeypatch.setenv(CONCURRENCY_VARIABLE, "queue")
+    async with source_slot("Feed: A"):
         async with get_client() as client:
             limit = await client.read_global_concurrency_limit_by_name(limit_name("Feed: A"))
         assert (limit.limit, limit.active_slots) == (1, 1)
         with pytest.raises(SourceBusyError, match="--active-slots 0"):
-            async with turn_of("Feed: A", seconds=0.5):
+            async with source_slot("Feed: A", seconds=0.5):
                 pass
-        async with turn_of("kev"):
+        async with source_slot("kev"):
             pass
-    async with turn_of("Feed: A", seconds=20):
+    async with source_slot("Feed: A", seconds=20):
         pass
 
 
 async def test_turns_are_off_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the variable two runs get on at once; the watermark keeps them apart."""
-    monkeypatch.delenv(VARIABLE, raising=False)
-    async with turn_of("kev"), turn_of("kev"):
+    monkeypatch.delenv(CONCURRENCY_VARIABLE, raising=False)
+    async with source_slot("kev"), source_slot("kev"):
         pass
 
 

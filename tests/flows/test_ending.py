@@ -19,11 +19,11 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling
 from yarl import URL
 
-from flows import ending
-from flows.collect import collect
-from flows.collect_many import collect_many
 from ladon_storage.connect import new_client
 from ladon_storage.fallback import by_task
+from ladon_storage.flows import ending
+from ladon_storage.flows.collect import collect
+from ladon_storage.flows.collect_many import collect_many
 from ladon_storage.settings import StorageSettings
 from tests.collecting import ScriptedSource, record
 from tests.feed_server import Answer, FeedServer
@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS = 180
 """How long a run in a process may take on a machine on which Prefect's own server stalls."""
 
-COMMAND = "import sys; from flows import collect; sys.exit(collect.main())"
+COMMAND = "import sys; from ladon_storage.flows import collect; sys.exit(collect.main())"
 HANGING = Answer(b'{"count": 2', stall_at=5)
 
 
@@ -110,7 +110,13 @@ async def test_hangup_that_is_ignored_ends_no_run(
     }
     async with FeedServer() as feed:
         source = json.dumps({"kind": "kev", "url": feed.url})
-        command = (sys.executable, "-m", "flows.collect", source, f"sqlite:///{tmp_path}/r.db")
+        command = (
+            sys.executable,
+            "-m",
+            "ladon_storage.flows.collect",
+            source,
+            f"sqlite:///{tmp_path}/r.db",
+        )
         async with process("nohup", *command, service=service.url) as running:
 
             def play(_asked: object) -> Answer:
@@ -207,7 +213,7 @@ async def test_signal_before_the_body_of_a_run_ends_it() -> None:
 STRIKES = """
 import asyncio, os, signal, sys
 from aiohttp.client_proto import ResponseHandler
-from flows import collect, ending
+from ladon_storage.flows import collect, ending
 how, number, feed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 received = ResponseHandler.data_received
 

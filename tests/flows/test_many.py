@@ -13,12 +13,6 @@ import pytest
 from aiohttp import web
 from prefect.artifacts import Artifact
 
-from flows import backfill as backfill_module
-from flows import collect_many as many_module
-from flows import freshness as freshness_module
-from flows.backfill import backfill
-from flows.collect_many import collect_many
-from flows.freshness import check_freshness
 from ladon_storage.collection.freshness import Freshness, StaleWatermarkError
 from ladon_storage.connect import new_client
 from ladon_storage.errors import (
@@ -27,11 +21,17 @@ from ladon_storage.errors import (
     SourceError,
     StorageUnhealthyError,
 )
-from ladon_storage.models import NOTHING_COLLECTED
+from ladon_storage.flows import backfill as backfill_module
+from ladon_storage.flows import collect_many as many_module
+from ladon_storage.flows import freshness as freshness_module
+from ladon_storage.flows.backfill import backfill
+from ladon_storage.flows.collect_many import collect_many
+from ladon_storage.flows.freshness import check_freshness
+from ladon_storage.models import EMPTY_WATERMARK
 from ladon_storage.settings import StorageSettings
 from tests.collecting import ScriptedSource, record, table
 from tests.flaky import Flaky
-from tests.flows.test_reports import events_of
+from tests.flows.test_artifacts import events_of
 
 DAY = timedelta(days=1)
 
@@ -362,6 +362,6 @@ async def test_source_without_records_is_never_collected(
 ) -> None:
     """A success of a run that stored nothing is no watermark of the year 1 for who reads it."""
     async with new_client(storage) as client:
-        await client.update_watermark("nothing", NOTHING_COLLECTED)
+        await client.update_watermark("nothing", EMPTY_WATERMARK)
     with pytest.raises(StaleWatermarkError, match=r"nothing \(never collected"):
         await check_freshness([Freshness(source_id="nothing", max_age_hours=1e9)], storage)

@@ -10,13 +10,13 @@ import pytest
 from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_HOME
 from pydantic import SecretStr
 
-from flows import backfill, collect, collect_many
-from flows.parameters import refuse_secrets
 from ladon_storage.blocks import RecordSink
-from ladon_storage.collection.secrets import holds_secret
-from ladon_storage.collection.sinks import sink_from
+from ladon_storage.collection.credentials import holds_secret
 from ladon_storage.errors import ConfigurationError, LadonStorageError
+from ladon_storage.flows import backfill, collect, collect_many
+from ladon_storage.flows.parameters import refuse_secrets
 from ladon_storage.settings import StorageSettings
+from ladon_storage.sinks import sink_from
 from tests.collecting import ScriptedSource, at, record
 
 PASSWORD = "hunter2-0f-the-sink"

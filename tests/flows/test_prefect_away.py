@@ -43,7 +43,7 @@ import sys
 from cachetools import TTLCache
 from prefect.concurrency import services
 services._no_limits_cache = TTLCache(1, 0)
-from flows import collect, ending, reports
+from ladon_storage.flows import collect, ending, artifacts as reports
 from ladon_storage import fallback
 fallback.PATIENCE_SECONDS = ending.ASK_SECONDS = reports.PREFECT_SECONDS = 0.5
 sys.exit(collect.main(sys.argv[1:]))

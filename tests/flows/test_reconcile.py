@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from prefect.artifacts import Artifact
 
-from flows import reconcile as module
-from flows.collect import collect
-from flows.reconcile import reconcile
 from ladon_storage.errors import ConfigurationError
+from ladon_storage.flows import reconcile as module
+from ladon_storage.flows.collect import collect
+from ladon_storage.flows.reconcile import reconcile
 from ladon_storage.settings import StorageSettings
 from tests.collecting import MemorySink, ScriptedSource, record
 from tests.flaky import Flaky
-from tests.flows.test_reports import events_of
+from tests.flows.test_artifacts import events_of
 
 
 async def test_what_was_missed_is_a_page_an_event_and_a_state(

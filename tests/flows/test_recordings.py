@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from flows.collect import collect
-from ladon_storage.collection.engine import Report
-from ladon_storage.collection.sources import Kev, ThreatFox
+from ladon_storage.collection.run import Report
 from ladon_storage.connect import new_client
 from ladon_storage.errors import SourceError, StorageError
+from ladon_storage.flows.collect import collect
 from ladon_storage.models import Watermark
 from ladon_storage.settings import StorageSettings
+from ladon_storage.sources import Kev, ThreatFox
 from tests.collecting import table
 from tests.feed_server import Answer, FeedServer
 from tests.flaky import Flaky

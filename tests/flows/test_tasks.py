@@ -21,7 +21,7 @@ from prefect.tasks import Task
 from pydantic import SecretStr
 
 from ladon_storage import tasks
-from ladon_storage.collection.interfaces import Collected
+from ladon_storage.collection.protocols import ExtractionResult
 from ladon_storage.connect import shared_client
 from ladon_storage.errors import (
     CircuitOpenError,
@@ -53,7 +53,7 @@ async def test_each_task_works_alone_in_a_flow(storage: StorageSettings, tmp_pat
     source = ScriptedSource([[record("1", 1)], [record("2", 2)]])
 
     @flow
-    async def stranger() -> tuple[Watermark | None, Collected, list[Watermark]]:
+    async def stranger() -> tuple[Watermark | None, ExtractionResult, list[Watermark]]:
         assert await tasks.check_storage_health(storage)
         before = await tasks.read_watermark("feed", storage)
         running = await tasks.write_running_watermark("feed", MOMENT, storage, run_id="r")
@@ -215,7 +215,7 @@ async def test_library_logs_reach_the_run(service: Flaky, storage: StorageSettin
 
 def test_library_logs_outside_of_a_run_are_silent() -> None:
     """A record from outside of any run is no warning of Prefect's, and no request."""
-    logging.getLogger("ladon_storage.client").info("outside")
+    logging.getLogger("ladon_storage.client.client").info("outside")
 
 
 async def test_no_secret_reaches_prefect(tmp_path: Path) -> None:

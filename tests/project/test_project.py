@@ -16,10 +16,10 @@ from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from pydantic import SecretStr
 
 from ladon_storage import ConfigurationError
-from ladon_storage.collection.secrets import secrets_from
-from ladon_storage.collection.sources import Kev, SqlTable, source_from
+from ladon_storage.collection.credentials import secret_lookup
 from ladon_storage.project import Project, Schedule, StorageTable, example
 from ladon_storage.settings import StorageSettings
+from ladon_storage.sources import Kev, SqlTable, source_from
 
 FILE = """
 [storage]
@@ -174,7 +174,7 @@ async def test_storage_has_the_secrets_that_the_file_names(
     expected = StorageSettings(
         url="https://storage.example:8000", token=SecretStr("s3cret"), timeout=7
     )
-    with secrets_from(vault):
+    with secret_lookup(vault):
         assert await project.storage_settings() == expected
     monkeypatch.delenv("STORAGE_TOKEN", raising=False)
     with pytest.raises(ConfigurationError, match=r"'STORAGE_TOKEN' of \[storage\] token is not"):

@@ -14,8 +14,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from ladon_storage.collection.interfaces import Limits
-from ladon_storage.collection.sources import KINDS
+from ladon_storage.collection.protocols import Limits
 from ladon_storage.project import (
     Freshness,
     Project,
@@ -24,6 +23,7 @@ from ladon_storage.project import (
     SourceTable,
     StorageTable,
 )
+from ladon_storage.sources import KINDS
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "LADON_TOML.md"
 MODELS: dict[str, type[BaseModel]] = {

@@ -10,9 +10,9 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from ladon_storage.collection.sources import KINDS
 from ladon_storage.project import example
 from ladon_storage.project.schema import SCHEMA_FILE, schema
+from ladon_storage.sources import KINDS
 from tests.project.test_project import FILE
 
 

@@ -17,7 +17,7 @@ import yaml
 
 from demo.stage import PROJECT, environment
 from demo.up import RUNS
-from flows.serve import TABLE
+from ladon_storage.flows.serve import DEPLOYMENTS_FILE
 from tests.feed_server import Answer, FeedServer
 from tests.up.place import Place
 from tests.up.prefect_api import CATALOGUE
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 GUIDE = PROJECT / "docs" / "PREFECT.md"
 STEPS = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 STAYS_UP = {
-    ".venv/bin/python -m flows.serve": "Serving.",
+    ".venv/bin/python -m ladon_storage.flows.serve": "Serving.",
     ".venv/bin/prefect worker start --pool ladon": "started",
 }
 """What a person ends by Ctrl-C, and what it prints when it works."""
@@ -48,7 +48,7 @@ def steps() -> list[tuple[str, str]]:
 
 def local_table(feed: str) -> dict[str, Any]:
     """Return the table of deployments without a source on the internet that could be due."""
-    table: dict[str, Any] = yaml.safe_load(TABLE.read_text())
+    table: dict[str, Any] = yaml.safe_load(DEPLOYMENTS_FILE.read_text())
     for each in table["deployments"]:
         if each["name"] == "kev":
             each["parameters"]["source"]["url"] = feed

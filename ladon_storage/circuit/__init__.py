@@ -1,0 +1,1 @@
+"""The circuit breaker, alone in a process or shared by many."""

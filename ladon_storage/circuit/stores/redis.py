@@ -1,0 +1,165 @@
+"""Circuits in Redis, for workers on many hosts; needs the extra ``redis``.
+
+- The time is the server's: a script reads it beside the record, so hosts need not agree.
+- A thread of its own speaks to the server, and a caller waits for it only so long. A name server
+  that does not answer has no timeout of its own, and a caller is an event loop.
+- The address may hold a password: it is kept here only, and no error of the driver's is quoted.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any
+
+from yarl import URL
+
+from ladon_storage.circuit.stores import VersionedText, new_tag
+from ladon_storage.errors import CircuitStoreError, ConfigurationError
+
+WAIT_SECONDS = 0.02
+PREFIX = "ladon:circuit:"
+# A circuit that nobody asks for so long is forgotten, and that is a closed one.
+KEPT_SECONDS = 7 * 24 * 3600
+
+_READ = """
+local now = redis.call('TIME')
+local kept = redis.call('HMGET', KEYS[1], 'tag', 'record')
+return {now[1], now[2], kept[1] or '0', kept[2] or ''}
+"""
+_SWAP = """
+if (redis.call('HGET', KEYS[1], 'tag') or '0') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'tag', ARGV[2], 'record', ARGV[3])
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+return 1
+"""
+
+Call = Callable[[], Any]
+
+
+class RedisStore:
+    """Keep circuits in the Redis at ``url``.
+
+    Args:
+        url: Address as redis-py takes it: ``redis://``, ``rediss://`` or ``unix://``, with
+            ``?socket_timeout=0.2`` to wait longer than 20 ms.
+
+    Raises:
+        ConfigurationError: redis-py is not installed, or does not understand the address.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            import redis
+        except ModuleNotFoundError:
+            raise ConfigurationError(
+                "A circuit in Redis needs redis-py; install ladon-storage[redis]."
+            ) from None
+        try:
+            parsed = URL(url)
+            self._seconds = float(parsed.query.get("socket_timeout", WAIT_SECONDS))
+            bare = parsed.with_user(None).with_query(None) if parsed.host else parsed.with_query({})
+            redis.ConnectionPool.from_url(url)
+        except (ValueError, TypeError):
+            raise ConfigurationError(
+                "The address of a circuit in Redis should look like redis://redis.example:6379/0; "
+                "set another."
+            ) from None
+        self.place = str(bare)
+        self._url = url
+        self._process = 0
+        self._client: Any = None
+        self._asked: SimpleQueue[tuple[Call, Future[Any]] | None] = SimpleQueue()
+        self._last: Future[Any] | None = None
+
+    def read(self, key: str) -> VersionedText:
+        """Return what is kept under ``key``.
+
+        Raises:
+            CircuitStoreError: The server does not answer, or not soon enough.
+        """
+
+        def read() -> VersionedText:
+            seconds, microseconds, tag, text = self._client.eval(_READ, 1, PREFIX + key)
+            return VersionedText(int(seconds) + int(microseconds) / 1e6, int(tag), text)
+
+        answer: VersionedText = self._run(read)
+        return answer
+
+    def compare_and_set(self, key: str, tag: int, text: str) -> bool:
+        """Keep ``text`` if what is kept still has ``tag``, and tell whether it had.
+
+        Raises:
+            CircuitStoreError: The server does not answer, not soon enough, or is read-only.
+        """
+        values = (str(tag), str(new_tag()), text, str(KEPT_SECONDS))
+        return bool(self._run(lambda: self._client.eval(_SWAP, 1, PREFIX + key, *values)))
+
+    def close(self) -> None:
+        """Let the thread close its connection and end; the next call starts another."""
+        if self._process == os.getpid():
+            self._asked.put(None)
+        self._process = 0
+
+    def __del__(self) -> None:
+        if hasattr(self, "_asked"):
+            self.close()
+
+    def _run(self, call: Call) -> Any:
+        """Let the thread make ``call``, and return its result if it comes soon."""
+        if self._process != os.getpid():
+            self._start()
+        problem: str | None = None
+        if self._last is not None and not self._last.done():
+            problem = "an earlier question is not answered yet"
+        else:
+            self._last = Future()
+            self._asked.put((call, self._last))
+            try:
+                return self._last.result(self._seconds)
+            except TimeoutError:
+                problem = f"no answer within {self._seconds:g} s"
+            except Exception as error:
+                # Not chained: the driver quotes what it was given.
+                problem = type(error).__name__
+        raise CircuitStoreError(
+            f"The circuit store {self.place} cannot be used ({problem}); see whether it runs, and "
+            "whether this user may write."
+        )
+
+    def _start(self) -> None:
+        import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        self._process = os.getpid()
+        self._last = None
+        self._asked = SimpleQueue()
+        # A late answer is still an answer: it says that the connection is there.
+        timeout = max(self._seconds, 1.0)
+        self._client = redis.Redis.from_url(
+            self._url,
+            decode_responses=True,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            retry=Retry(NoBackoff(), 0),
+            max_connections=1,
+        )
+        # Not a method: it must not keep the store alive.
+        threading.Thread(
+            target=_answer, args=(self._asked, self._client), name="ladon-circuit", daemon=True
+        ).start()
+
+
+def _answer(asked: SimpleQueue[tuple[Call, Future[Any]] | None], client: Any) -> None:
+    while (question := asked.get()) is not None:
+        call, answer = question
+        try:
+            answer.set_result(call())
+        except Exception as error:
+            answer.set_exception(error)
+        del question, call, answer
+    client.close()

@@ -1,0 +1,1 @@
+"""The client of the Storage Service, its connections, metrics and mock."""

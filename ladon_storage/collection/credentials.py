@@ -1,0 +1,145 @@
+"""Find the keys of sources: what is configured is the name of a secret, never the secret.
+
+- A name is looked up by whatever `secret_lookup` set for the present context, then in the process's
+  environment. Whoever can read Prefect's Secret blocks passes a lookup in; this module cannot.
+- A name is shown in errors, so that what looks like a key is refused as a name, unshown.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Annotated
+from urllib.parse import unquote_plus
+
+from pydantic import AfterValidator, Field
+
+from ladon_storage.errors import ConfigurationError
+
+Lookup = Callable[[str], Awaitable[str | None]]
+"""Return the secret of a name, or ``None`` where there is none."""
+
+_lookup: ContextVar[Lookup | None] = ContextVar("_lookup", default=None)
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}")
+# A UUID, or at least 32 hexadecimal digits: what these services give out as keys.
+_KEY = re.compile(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12,}")
+
+
+def check_name(value: str) -> str:
+    """Return ``value`` if it can name a secret.
+
+    Raises:
+        ValueError: It cannot, or looks like a secret itself.
+    """
+    if _KEY.fullmatch(value):
+        raise ValueError("should be the name of a secret, and looks like the secret itself")
+    if not _NAME.fullmatch(value):
+        raise ValueError(
+            "should be the name of a Prefect Secret block or of an environment variable: "
+            "letters, digits, - and _"
+        )
+    return value
+
+
+# As databases read it: a password has any character but @.
+_PASSWORD = re.compile(r"://[^:/@?#]*:[^@]+@", re.DOTALL)
+SECRET_FIELD = re.compile(
+    r"pass|pwd|secret|token|credential|signature|authori|cookie|(^|[._-])(sig|auth|key)($|[._-])|"
+    r"(api|access|account|private|sas)[._-]?key",
+    re.IGNORECASE,
+)
+"""Names of fields that may hold a secret."""
+
+# In options of a database names stand after a blank or another equals sign.
+_QUERY_NAME = re.compile(r"(?<=[?&;=\s])([^=&;#\s]+)=")
+
+
+def holds_secret(address: str) -> bool:
+    """Return whether an address has a password or a token in it.
+
+    >>> holds_secret("postgresql://user:p/w@db/records"), holds_secret("sqlite:///records.db")
+    (True, False)
+    """
+    return _PASSWORD.search(address) is not None or any(
+        SECRET_FIELD.search(name) for name in _QUERY_NAME.findall(unquote_plus(address))
+    )
+
+
+# Words with _ or - between them, in one case, with few digits; a single word has none.
+_PLAIN = re.compile(
+    r"_?([A-Z]+[0-9]{0,4}([_-]([A-Z]+[0-9]{0,4}|[0-9]{1,4}))+|[A-Z]{1,20})|"
+    r"_?([a-z]+[0-9]{0,4}([_-]([a-z]+[0-9]{0,4}|[0-9]{1,4}))+|[a-z]{1,20})"
+)
+
+
+def shown_name(name: str) -> str:
+    """Return the name of a secret that is not there, in part where it may be the secret itself.
+
+    >>> shown_name("ABUSE_CH_KEY"), shown_name("feed-key"), shown_name("hunter2secret")
+    ('ABUSE_CH_KEY', 'feed-key', 'hu…')
+    """
+    return name if _PLAIN.fullmatch(name) else f"{name[:2]}…"
+
+
+SecretName = Annotated[str, AfterValidator(check_name), Field(title="Name")]
+"""The name of a Prefect Secret block, or of an environment variable."""
+
+
+@contextmanager
+def secret_lookup(lookup: Lookup) -> Iterator[None]:
+    """Look secrets up by ``lookup`` first, in this context and in tasks that start in it.
+
+    >>> import asyncio
+    >>> async def vault(name: str) -> str | None:
+    ...     return "s3cret" if name == "feed-key" else None
+    >>> with secret_lookup(vault):
+    ...     asyncio.run(resolve_secret("feed-key", "feed"))
+    's3cret'
+    """
+    token = _lookup.set(lookup)
+    try:
+        yield
+    finally:
+        _lookup.reset(token)
+
+
+async def resolve_secret(name: str, source_id: str) -> str:
+    """Return the secret that is called ``name``, for the source that needs it.
+
+    Raises:
+        ConfigurationError: There is none, or it is empty or no text of one line.
+    """
+    return await named_secret(name, f"of source {source_id!r}")
+
+
+async def named_secret(name: str, owner: str) -> str:
+    """Return the secret that is called ``name``.
+
+    Args:
+        name: The name.
+        owner: What needs it, for errors, such as ``of the sink``.
+
+    Raises:
+        ConfigurationError: There is none, or it is empty or no text of one line.
+    """
+    lookup = _lookup.get()
+    found = await lookup(name) if lookup is not None else None
+    if not found:
+        found = os.environ.get(name)
+    value = (found or "").strip()
+    shown = shown_name(name)
+    if not value:
+        raise ConfigurationError(
+            f"The secret {shown!r} {owner} is not set; make a Prefect Secret block "
+            f"{shown!r}, or set the environment variable {shown}."
+        )
+    if not (value.isascii() and value.isprintable()):  # no header could carry it
+        raise ConfigurationError(
+            f"The secret {shown!r} {owner} has other characters than printable ASCII. Store it "
+            "again."
+        )
+    return value

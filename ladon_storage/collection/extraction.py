@@ -1,0 +1,514 @@
+"""From a source into a sink: what is durable, what is promoted, and what is wrong with the feed.
+
+- What is delivered is stored, whatever its time. Only two choices of the user leave something out,
+  a backfill's range and the initial lookback, and what they leave out is counted.
+- A position is only ever written with the page that it is about, and never says more than what is
+  durable. For a source without order that is nothing before the last page.
+- An order that was only declared is not resumed from before a whole pass has shown it. A source
+  that breaks its order is read to its end without checkpoints, and the sink's position goes back to
+  where the run began until that is done.
+- Nothing beyond the instant at which the run began to read moves the watermark, by the source's
+  clock where its answers tell it: what is stamped later may have neighbours that come later.
+- Where nothing can be used, too much cannot be, or too much disappeared, the run fails before
+  anything is promoted.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping, Set
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from ladon_storage.collection.counts import ExtractionCounts
+from ladon_storage.collection.lease import SourceLease
+from ladon_storage.collection.prefetch import prefetch
+from ladon_storage.collection.protocols import (
+    Clock,
+    ExtractionResult,
+    Limits,
+    OnProgress,
+    Position,
+    Sink,
+    Source,
+    SupportsLookup,
+    SupportsPosition,
+    SupportsRemoval,
+    WriteResult,
+)
+from ladon_storage.collection.records import Page, Record
+from ladon_storage.collection.resume import ResumePoint, latest
+from ladon_storage.collection.reversions import MAX_IDS, Reversions
+from ladon_storage.errors import ConfigurationError, SinkError, SourceError
+from ladon_storage.models import EMPTY_WATERMARK
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_SECONDS = 10.0
+"""How far apart checkpoints are where the sink remembers its position anyway."""
+
+QUARANTINE_MINIMUM = 10
+"""So many unusable records prove nothing, whatever their share, where others can be used."""
+
+HOPELESS_RECORDS = 10_000
+"""When so many came and none can be used, a run does not wait for the rest."""
+
+LISTED = "0" * 30
+"""Stands for the digest of a document in a position: something was listed, and in no document."""
+
+_LONGEST_LEAD = timedelta(days=1)
+"""A source whose clock is ahead of ours by more has a wrong clock."""
+
+_NARROW = 0.8
+"""Records first seen beyond this share of the overlap say that it is too narrow."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Which records of those that were delivered a run stores: ``since <= timestamp < until``."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def of(self, records: list[Record]) -> list[Record]:
+        """Return those of the records that are stored."""
+        since, until = self.since, self.until
+        if since is not None:
+            records = [each for each in records if each.timestamp >= since]
+        if until is not None:
+            records = [each for each in records if each.timestamp < until]
+        return records
+
+
+class Extraction:
+    """One reading of a source into an open sink.
+
+    Args:
+        source: What is collected.
+        sink: Where it becomes durable.
+        start: Where it starts.
+        run_id: The run, as the quarantine records it.
+        limits: What is too much.
+        clock: The time.
+        lease: The run's hold on the watermark; ``None`` for a reading that moves nothing.
+        on_progress: Who hears of each page.
+        selected: What is stored of what is delivered.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        sink: Sink,
+        start: ResumePoint,
+        run_id: str,
+        limits: Limits,
+        clock: Clock,
+        *,
+        lease: SourceLease | None = None,
+        on_progress: OnProgress | None = None,
+        selected: Range = Range(),
+    ) -> None:
+        self._source = source
+        self._sink = sink
+        self._start = start
+        self._run_id = run_id
+        self._limits = limits
+        self._clock = clock
+        self._lease = lease
+        self._on_progress = on_progress
+        self._selected = selected
+        self._until: datetime | None = None
+        self._counts = ExtractionCounts(
+            is_first=start.durable in (None, EMPTY_WATERMARK, start.origin)
+        )
+        self._remembers = lease is not None and isinstance(sink, SupportsPosition)
+        self._position = start.position
+        self._declares_order = bool(getattr(source, "ordered", False))
+        is_guaranteed = bool(getattr(source, "order_guaranteed", False))
+        self._order_shown = start.position is not None and start.position.order_shown
+        self._is_ordered = self._declares_order and (is_guaranteed or self._order_shown)
+        self._learns_order = self._declares_order and not is_guaranteed
+        self._is_full_snapshot = lease is not None and getattr(
+            source, "full_snapshot", source.overlap is None
+        )
+        self._ignores_range = getattr(source, "ignores_range", source.overlap is None)
+        self._reversions = Reversions.of(sink, is_needed=lease is not None)
+        self._checkpointed = time.monotonic()
+        self._watermark = lease.before if lease else None
+        self._began = clock()
+        self._horizon = self._began
+        """What is later moves no watermark: the beginning of the reading, by the source's clock."""
+
+    async def run(self, until: datetime | None) -> ExtractionResult:
+        """Make every page durable, promote what may be promoted, and count."""
+        counts, start = self._counts, self._start
+        self._until = until
+        if self._remembers and self._must_say_where_it_starts():
+            self._position = None
+            await self._write(Page(), latest(start.durable))
+        async with prefetch(self._pages(until)) as pages:
+            async for group in pages:
+                await self._take(group)
+                if self._on_progress is not None:
+                    await self._on_progress(self._collected())
+        self._refuse_a_changed_feed()
+        self._refuse_a_vanished_feed()
+        self._refuse_a_missed_total()
+        await self._revert()
+        await self._mark_removed()
+        if self._remembers and self._lease:
+            candidate = latest(start.durable, counts.highest, self._lease.before)
+            await self._write(Page(), candidate, is_last=True)
+        self._warn()
+        return self._collected()
+
+    def _pages(self, until: datetime | None) -> AsyncIterator[Page]:
+        start = self._start.instant
+        if getattr(self._source, "uses_known", False):
+            durable = None if self._counts.is_first else self._start.durable
+            known = _Known(
+                self._source,
+                self._sink,
+                self._start.document,
+                start if self._lease is None else durable,
+            )
+            pages = self._source.pages(start, until, known)  # type: ignore[call-arg]
+        else:
+            pages = self._source.pages(start, until)
+        if hasattr(pages, "__aiter__"):
+            return pages
+        if hasattr(pages, "close"):  # a coroutine, which would be complained about
+            pages.close()
+        raise ConfigurationError(
+            f"`pages` of source {self._source.source_id!r} gives a {type(pages).__name__}, and no "
+            "pages. Write it as `async def` with `yield`."
+        )
+
+    def _collected(self) -> ExtractionResult:
+        counts, start = self._counts, self._start
+        candidate = latest(start.durable, counts.highest)
+        return ExtractionResult(
+            start=start.instant,
+            until=self._until,
+            gap=start.gap,
+            candidate=None if candidate == EMPTY_WATERMARK else candidate,
+            **counts.as_fields(),
+        )
+
+    def _must_say_where_it_starts(self) -> bool:
+        """Return whether the position is wrong for this run, or of another that did not end."""
+        position = self._start.position
+        if position is None or self._lease is None:
+            return False
+        is_ahead = position.timestamp > latest(self._lease.before)
+        return position.timestamp != latest(self._start.durable) or (
+            is_ahead and not position.is_of(self._run_id)
+        )
+
+    async def _take(self, pages: list[Page]) -> None:
+        """Make pages durable together, and promote what may be promoted."""
+        pages = [self._count(page) for page in pages]
+        counts, promoted = self._counts, None
+        self._refuse_a_hopeless_feed()
+        if self._is_ordered and counts.highest is not None:
+            # What a changed feed hides is read again once it is repaired, so it must not be passed.
+            # What the source may have gone back to is not durable before the end.
+            is_sound = counts.in_order and not self._has_changed()
+            is_sound = is_sound and not self._reversions.are_pending
+            promoted = latest(self._start.durable, counts.highest if is_sound else None)
+        await self._write(Page.of(pages), promoted)
+        if promoted is not None and not self._reversions.are_pending:
+            await self._checkpoint(promoted)
+
+    def _count(self, page: Page) -> Page:
+        """Count what was delivered, and return what of it is stored."""
+        counts = self._counts
+        if not isinstance(page, Page):
+            raise ConfigurationError(
+                f"`pages` of source {self._source.source_id!r} yields a {type(page).__name__}. "
+                "Yield a Page of records and rejects."
+            )
+        if page.asked_at is not None and not counts.pages:
+            is_sane = page.asked_at <= self._began + _LONGEST_LEAD
+            self._horizon = page.asked_at if is_sane else self._began
+        counts.note(page, keeps_ids=self._is_full_snapshot)
+        stored = self._selected.of(page.records)
+        if len(stored) < len(page.records):
+            counts.skipped += len(page.records) - len(stored)
+            page = replace(page, records=stored)
+        dated = [] if page.undated else stored
+        times = [each.timestamp for each in dated]
+        last = max(times, default=None)
+        if last is not None and last > self._horizon:
+            times = [each for each in times if each <= self._horizon]
+            last = max(times, default=None)
+        if self._declares_order and counts.see_order(times):
+            _tell(
+                logging.WARNING,
+                self._source,
+                f"Source {self._source.source_id!r} declares that its pages come in order, and "
+                f"{min(times).isoformat()} comes after {counts.highest}; it is read to its "
+                "end before anything more is promoted. Do not declare an order.",
+            )
+        if last is not None and (counts.highest is None or last > counts.highest):
+            counts.highest = last
+        if len(times) < len(stored):
+            # Asked for each page: what came up during a run of hours is not from the future.
+            counts.is_ahead = True
+            future = max(self._clock(), self._horizon) + self._limits.future_skew
+            counts.in_future += sum(each.timestamp > future for each in stored)
+        return page
+
+    async def _write(self, page: Page, promoted: datetime | None, *, is_last: bool = False) -> None:
+        """Write a page with the position after it, or only the one that changed."""
+        position = self._position
+        if self._remembers and self._lease and promoted is not None:
+            position = Position(
+                timestamp=promoted,
+                watermark=self._watermark,
+                origin=self._start.origin,
+                run_id=self._run_id,
+                order_shown=self._order_shown,
+            )
+        if position is not None and self._remembers:
+            if is_last:
+                position = position.model_copy(update=self._learned())
+            elif len(page) or promoted is not None:
+                # Until the run ended, the sink has a part of another document.
+                before = self._start.position
+                had_some = before is not None and before.document is not None
+                position = position.model_copy(update={"document": LISTED if had_some else None})
+        moved = position if _differ(position, self._position) else None
+        if len(page) or moved:
+            result = await self._sink.write(
+                self._source.source_id, page, run_id=self._run_id, position=moved
+            )
+            self._see(page, result)
+            if isinstance(result, int) or not result.superseded:
+                self._position = position
+
+    def _learned(self) -> dict[str, object]:
+        """Return what a whole pass says about the source."""
+        counts, shown = self._counts, self._order_shown
+        if counts.is_unchanged:
+            return {"document": self._start.document, "order_shown": shown}
+        shown = shown or counts.has_risen
+        # What has something to be mended, or to be promoted later, is read by each run.
+        is_read_again = counts.quarantined or counts.is_ahead or self._reversions.left
+        known = None if is_read_again else counts.document
+        listed = LISTED if self._ignores_range else None
+        return {
+            "document": (known or listed) if counts.seen else None,
+            "order_shown": self._learns_order and counts.in_order and shown,
+        }
+
+    def _see(self, page: Page, result: WriteResult | int) -> None:
+        """Note what a write changed, and how late that was seen."""
+        counts = self._counts
+        if not isinstance(result, int | WriteResult) or isinstance(result, bool):
+            raise SinkError(
+                f"The sink of source {self._source.source_id!r} returns a "
+                f"{type(result).__name__} from `write`. Return a WriteResult, or how many rows are "
+                "new or changed.",
+                self._source.source_id,
+            )
+        written = result if isinstance(result, int) else result.written
+        if not 0 <= written <= len(page.records):
+            raise SinkError(
+                f"The sink of source {self._source.source_id!r} says that it changed "
+                f"{written} rows of {len(page.records)} record"
+                f"{'s' * (len(page.records) != 1)}. Correct what its `write` returns.",
+                self._source.source_id,
+            )
+        if isinstance(result, int):
+            counts.changed += result
+            return
+        counts.new += len(result.new)
+        counts.changed += len(result.changed)
+        self._reversions.note(page.records, result.superseded)
+        if counts.is_first or self._lease is None:
+            return
+        now = self._horizon + (self._clock() - self._began)
+        times = [each.timestamp for each in (*result.new, *result.changed)]
+        counts.delays += [now - each for each in times]
+        durable = self._start.durable
+        if durable is not None and times:
+            counts.behind = max(counts.behind, durable - min(times))
+
+    async def _checkpoint(self, promoted: datetime) -> None:
+        lease = self._lease
+        if lease is None or promoted <= latest(self._watermark):
+            return
+        if self._remembers and time.monotonic() - self._checkpointed < CHECKPOINT_SECONDS:
+            return
+        await lease.checkpoint(promoted, self._counts.written)
+        self._checkpointed, self._watermark = time.monotonic(), promoted
+        _tell(
+            logging.INFO,
+            self._source,
+            f"Source {self._source.source_id!r}: page {self._counts.pages}, "
+            f"{self._counts.delivered} records delivered, {self._counts.written} new or changed, "
+            f"watermark {promoted.isoformat()}.",
+        )
+
+    def _has_changed(self) -> bool:
+        counts = self._counts
+        share = self._limits.quarantine_share * counts.seen
+        return counts.quarantined > max(QUARANTINE_MINIMUM, share) or counts.is_useless
+
+    def _refuse_a_hopeless_feed(self) -> None:
+        if self._counts.is_useless and self._counts.quarantined >= HOPELESS_RECORDS:
+            self._refuse_a_changed_feed()
+
+    def _refuse_a_changed_feed(self) -> None:
+        counts = self._counts
+        if not self._has_changed():
+            return
+        reasons = "; ".join(f"{reason} ({count})" for reason, count in counts.most_frequent(3))
+        beyond = "" if counts.is_useless else f", more than {self._limits.quarantine_share:.0%}"
+        raise SourceError(
+            f"Of {counts.seen} records of source {self._source.source_id!r} {counts.quarantined} "
+            f"cannot be used{beyond}: {reasons}. The feed has changed, or the source is set up "
+            "wrong; the records are in the quarantine.",
+            self._source.source_id,
+        )
+
+    def _refuse_a_vanished_feed(self) -> None:
+        """Refuse a listing without anything, where the last complete one had something."""
+        counts, lease, position = self._counts, self._lease, self._start.position
+        if not self._ignores_range or counts.seen or counts.is_unchanged or lease is None:
+            return
+        if self._remembers:
+            had_some = position is not None and position.document is not None
+        else:  # a lookback alone moves the watermark to where it begins
+            told = lease.stored.records_collected if lease.stored else None
+            is_moved = lease.before not in (None, EMPTY_WATERMARK)
+            had_some = is_moved and (self._limits.initial_lookback is None or bool(told))
+        if not had_some or self._limits.removed_share >= 1:
+            return
+        raise SourceError(
+            f"Source {self._source.source_id!r} lists nothing, and had records before: its answer "
+            "is incomplete, or all were removed. Look at the source, and set removed_share to 1 if "
+            "that is right.",
+            self._source.source_id,
+        )
+
+    def _refuse_a_missed_total(self) -> None:
+        """Refuse a reading in which less came than the source states."""
+        counts = self._counts
+        is_compared = counts.total is not None and counts.completeness != "declared"
+        if not is_compared or counts.is_unchanged or counts.seen >= (counts.total or 0):
+            return
+        raise SourceError(
+            f"Source {self._source.source_id!r} states {counts.total} records and delivered "
+            f"{counts.seen}. Look at how it is read; nothing of it was promoted.",
+            self._source.source_id,
+        )
+
+    async def _revert(self) -> None:
+        """Make current again what the source went back to, if the run still holds the source."""
+        if not self._reversions.are_pending or self._lease is None:
+            return
+        await self._lease.acquire()
+        self._counts.changed += await self._reversions.revert(self._source.source_id, self._run_id)
+        if self._reversions.left:  # what is not current yet is read again by the next run
+            self._counts.highest = None
+
+    async def _mark_removed(self) -> None:
+        counts = self._counts
+        if (
+            not self._is_full_snapshot
+            or not isinstance(self._sink, SupportsRemoval)
+            or counts.is_unchanged
+        ):
+            return
+        if counts.nameless:
+            _tell(
+                logging.WARNING,
+                self._source,
+                f"Source {self._source.source_id!r} has {counts.nameless} records without an "
+                "id; so nobody can tell what it removed, and nothing is marked.",
+            )
+            return
+        counts.removed = await self._sink.mark_removed(
+            self._source.source_id, counts.present, self._limits.removed_share
+        )
+
+    def _warn(self) -> None:
+        """Say what a completed run leaves to be looked at."""
+        counts, source = self._counts, self._source
+        if counts.quarantined:
+            reasons = "; ".join(f"{why} ({count})" for why, count in counts.most_frequent(3))
+            _tell(
+                logging.WARNING,
+                source,
+                f"Source {source.source_id!r}: {counts.quarantined} of {counts.seen} records "
+                "cannot "
+                f"be used and are in the quarantine: {reasons}.",
+            )
+        if counts.in_future:
+            _tell(
+                logging.WARNING,
+                source,
+                f"Records of source {source.source_id!r} from the future: {counts.in_future}; "
+                "stored, and moving no watermark.",
+            )
+        if self._reversions.left:
+            _tell(
+                logging.WARNING,
+                source,
+                f"Source {source.source_id!r} went back to earlier versions of more records than a "
+                f"run takes: {self._reversions.left} of them are not current yet. The watermark "
+                "stays, so that the next run goes on with them.",
+            )
+        if self._reversions.unknown:
+            _tell(
+                logging.WARNING,
+                source,
+                f"Source {source.source_id!r} delivered {self._reversions.unknown} records older "
+                "than "
+                f"those in the sink behind its first {MAX_IDS} ids: where it went back to them, "
+                "the sink still shows the later ones.",
+            )
+        overlap = source.overlap
+        if overlap and counts.behind > _NARROW * overlap:
+            right = timedelta(hours=-(-counts.behind * 1.5 // timedelta(hours=1)))
+            _tell(
+                logging.WARNING,
+                source,
+                f"The overlap of source {source.source_id!r} is narrow: news was "
+                f"{counts.behind} behind the watermark, and the overlap is {overlap}. Set it to "
+                f"{right // timedelta(hours=1)} hours.",
+            )
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What a source may ask about itself."""
+
+    source: Source
+    sink: Sink
+    document: str | None
+    must_reach: datetime | None
+
+    async def lacking(self, listed: Mapping[str, datetime]) -> Set[str]:
+        """Ask the sink; one that does not look up lacks everything."""
+        if isinstance(self.sink, SupportsLookup):
+            return await self.sink.lacking(self.source.source_id, listed)
+        return set(listed)
+
+
+def _differ(one: Position | None, other: Position | None) -> bool:
+    """Return whether two positions say different things; the rest matters only to a crash."""
+    if one is None or other is None:
+        return one is not other
+    return _said(one) != _said(other)
+
+
+def _said(position: Position) -> tuple[object, ...]:
+    return position.timestamp, position.origin, position.document, position.order_shown
+
+
+def _tell(level: int, source: Source, text: str) -> None:
+    logger.log(level, text, extra={"source_id": source.source_id})

@@ -1,0 +1,372 @@
+"""One run's hold on a source's watermark: fence, lease, heartbeat, checkpoints, and the last word.
+
+- Each write carries the version tag that came with the one before. So whoever else wrote in
+  between, a faster run or an operator, wins, and a loser writes nothing more, not even `failed`.
+- A watermark that says `running`, and was written less than a lease ago, belongs to that run. It is
+  written anew three times a lease while the run lives, so that a killed run blocks nobody longer.
+- How long ago is told by the service alone: its time of the answer, and its time of the write. Our
+  clock stands in only for a service that does not tell the time. The lease is that of who holds it.
+- A checkpoint is `success` and then `running` again: the source stays held.
+- Nothing is written before the watermark was read: a failure that is not fenced could take the
+  watermark away from a run that is well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ladon_storage.collection.protocols import Clock, Limits, SupportsHistory, WatermarkStore
+from ladon_storage.errors import (
+    InvalidResponseError,
+    SourceBusyError,
+    StorageError,
+    StorageResponseError,
+    WatermarkConflictError,
+)
+from ladon_storage.models import EMPTY_WATERMARK, Watermark, WatermarkStatus
+
+logger = logging.getLogger(__name__)
+
+FAILURE_SECONDS = 30.0
+"""How long a failed or cancelled run may take to write that it failed."""
+
+RENEWALS_PER_LEASE = 3
+
+HISTORY_PAGES, CHANGES_PER_PAGE = 20, 25
+"""How far back a sane watermark is looked for. A change has a ledger and an error message, and a
+page of them must fit into an answer.
+"""
+
+_CLOCK_RESOLUTION = timedelta(seconds=1)
+"""Of the time that a service tells in its `Date`."""
+
+_LONGEST_ERROR = 2_000
+
+
+class SourceLease:
+    """Hold the watermark of one source for one run.
+
+    Args:
+        storage: Where the watermark is.
+        source_id: The source.
+        run_id: The run, as the service records it.
+        limits: How long a lease is.
+        clock: The time, for a service that does not tell its own.
+        monotonic: The seconds that pass.
+    """
+
+    def __init__(
+        self,
+        storage: WatermarkStore,
+        source_id: str,
+        run_id: str,
+        limits: Limits,
+        clock: Clock,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.run_id = run_id
+        self.stored: Watermark | None = None
+        """The watermark as the run found it."""
+        self.before: datetime | None = None
+        """Its last success; `EMPTY_WATERMARK` where that found nothing."""
+        self._storage = storage
+        self._knows = inspect.signature(storage.update_watermark).parameters
+        self._monotonic = monotonic
+        self._heard: tuple[datetime, float] | None = None
+        self._source_id = source_id
+        self._limits = limits
+        self._clock = clock
+        self._etag: str | None = None
+        self._writing = asyncio.Lock()
+        self._conflict: WatermarkConflictError | None = None
+        self._unanswered: WatermarkStatus | None = None
+
+    async def read(self) -> None:
+        """Read the watermark.
+
+        Raises:
+            SourceBusyError: Another run holds it.
+            InvalidResponseError: It says success, and not when.
+            StorageError: It could not be read, which is not the same as *never collected*.
+        """
+        self.stored = stored = await self._storage.get_watermark(self._source_id)
+        if stored is None:
+            return
+        self._hear(stored)
+        self._refuse_if_held(stored)
+        self.before = EMPTY_WATERMARK if stored.found_nothing else stored.last_successful_timestamp
+        self._etag = stored.etag
+        if self.before is None and stored.status == WatermarkStatus.SUCCESS:
+            # Taken for "never collected", it would be overwritten, and the mistake leave no trace.
+            raise InvalidResponseError(
+                f"Watermark {self._source_id!r} says success and has no last_successful_timestamp; "
+                "repair or delete it before collecting, since without it everything is collected "
+                "again."
+            )
+
+    def now(self) -> datetime:
+        """Return the service's time, by its last answer and what passed since; else our clock's."""
+        if self._heard is None:
+            return self._clock()
+        told, then = self._heard
+        return told + timedelta(seconds=self._monotonic() - then)
+
+    def _hear(self, answer: Watermark) -> None:
+        if answer.answered_at is not None:
+            self._heard = answer.answered_at, self._monotonic()
+
+    async def last_sane(self, limit: datetime) -> datetime | None:
+        """Return the last watermark up to ``limit`` that the service's history knows.
+
+        `EMPTY_WATERMARK` where it was deleted since, or moved to before all records; ``None``
+        where the service keeps no history, or knows none.
+
+        Raises:
+            StorageError: The history could not be read.
+        """
+        if not isinstance(self._storage, SupportsHistory):
+            return None
+        before: int | None = None
+        for _ in range(HISTORY_PAGES):
+            try:
+                page = await self._storage.watermark_history(
+                    self._source_id, moved=True, limit=CHANGES_PER_PAGE, before=before
+                )
+            except StorageResponseError as error:
+                if error.status not in (400, 405):  # a service from before this question
+                    raise
+                return None
+            for change in page.changes if page else ():
+                # One that moved to no instant was deleted, or reset to *nothing collected*.
+                moved_to = change.to_timestamp or EMPTY_WATERMARK
+                if moved_to <= limit:
+                    return moved_to
+            before = page.next if page else None
+            if before is None:
+                break
+        return None
+
+    def _refuse_if_held(self, stored: Watermark) -> None:
+        written = stored.last_run_timestamp
+        if stored.status != WatermarkStatus.RUNNING or written is None:
+            return
+        holder, now = stored.run_id, self.now()
+        lease = self._limits.lease
+        if stored.lease_seconds is not None:
+            lease = timedelta(seconds=stored.lease_seconds)
+        until = written + lease
+        # The same run may begin again: Prefect repeats a run that crashed under its own id.
+        if holder == self.run_id or until <= now:
+            return
+        # The service's clock was set back: by now a run that lives would have written again.
+        if self._heard is not None and written - lease > now:
+            return
+        named = "another run" if holder is None else f"run {holder!r}"
+        raise SourceBusyError(
+            f"Source {self._source_id!r} is being collected by {named}, last heard of at "
+            f"{written.isoformat()}; wait until it ends, or until {until.isoformat()} if it died.",
+            self._source_id,
+            holder,
+            until,
+        )
+
+    async def acquire(self) -> None:
+        """Write `running`: from now on the source is held."""
+        dated = self.now()
+        stored = await self._hold()
+        # Of a source that was never collected the first answer is this one. Where the service took
+        # our time for its own, the lease would be judged by two clocks.
+        if stored.last_run_timestamp == dated and abs(self.now() - dated) > _CLOCK_RESOLUTION:
+            await self._hold()
+
+    async def _hold(self) -> Watermark:
+        return await self._write(WatermarkStatus.RUNNING, self.now(), lease=self._limits.lease)
+
+    @contextlib.asynccontextmanager
+    async def renewed(self) -> AsyncIterator[None]:
+        """Renew the lease in the background, and end the run when another one took over.
+
+        Raises:
+            WatermarkConflictError: Another run wrote the watermark.
+        """
+        owner = asyncio.current_task()
+        assert owner is not None  # noqa: S101 - a coroutine runs in a task
+        beating = asyncio.create_task(self._renew(owner), name=f"lease of {self._source_id}")
+        try:
+            yield
+        except GeneratorExit:  # a coroutine that is being closed cannot await
+            beating.cancel()
+            raise
+        except asyncio.CancelledError:
+            await _ended(beating)
+            if self._conflict is None or owner.uncancel():
+                raise
+            raise self._conflict from None
+        except BaseException:
+            await _ended(beating)
+            raise
+        await _ended(beating)
+
+    async def _renew(self, owner: asyncio.Task[object]) -> None:
+        pause = self._limits.lease.total_seconds() / RENEWALS_PER_LEASE
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                await self._hold()
+            except WatermarkConflictError as conflict:
+                self._conflict = conflict
+                owner.cancel()
+                return
+            except StorageError as error:
+                # The run goes on: whether it still holds the source shows at its next write.
+                logger.warning(
+                    "The lease of source %r could not be renewed: %s",
+                    self._source_id,
+                    error,
+                    extra={"source_id": self._source_id},
+                )
+
+    async def checkpoint(self, timestamp: datetime, records: int) -> None:
+        """Promote what is durable in the middle of a run, and keep the source."""
+        await self._write(WatermarkStatus.SUCCESS, timestamp, records=records)
+        await self._hold()
+
+    async def commit(
+        self, timestamp: datetime, records: int, ledger: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write `success` and what the run was given, and let the source go."""
+        await self._write(WatermarkStatus.SUCCESS, timestamp, records=records, ledger=ledger)
+
+    async def abort(self, error: BaseException, ledger: Mapping[str, Any] | None = None) -> None:
+        """Write `failed` for at most `FAILURE_SECONDS`; that it failed too is a note on ``error``.
+
+        In a task of its own, which cancelling this one again does not reach.
+        """
+        message = one_line(error)
+        writing = asyncio.ensure_future(
+            self._write(WatermarkStatus.FAILED, self.now(), error_message=message, ledger=ledger)
+        )
+        deadline = time.monotonic() + FAILURE_SECONDS
+        while not writing.done() and (left := deadline - time.monotonic()) > 0:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({writing}, timeout=left)
+        problem: BaseException | None
+        if not writing.done():
+            writing.cancel()
+            problem = TimeoutError(f"no answer within {FAILURE_SECONDS:g} s")
+        elif writing.cancelled():
+            problem = asyncio.CancelledError()
+        else:
+            problem = writing.exception()
+        if problem is None:
+            return
+        note = f"That the run failed could not be written to its watermark: {one_line(problem)}"
+        error.add_note(note)
+        logger.error(
+            "Source %r: %s (the run failed with %s)",
+            self._source_id,
+            note,
+            message,
+            exc_info=problem,
+            extra={"source_id": self._source_id},
+        )
+
+    async def _write(
+        self,
+        status: WatermarkStatus,
+        timestamp: datetime,
+        *,
+        error_message: str | None = None,
+        records: int | None = None,
+        lease: timedelta | None = None,
+        ledger: Mapping[str, Any] | None = None,
+    ) -> Watermark:
+        # A storage of one's own may be older than these.
+        more = {"lease": lease, "ledger": ledger}
+        more = {name: value for name, value in more.items() if self._takes(name)}
+
+        async def put() -> Watermark:
+            return await self._storage.update_watermark(
+                self._source_id,
+                timestamp.astimezone(UTC),
+                status,
+                error_message,
+                if_match=self._etag,
+                if_none_match=self.stored is None and self._etag is None,
+                records_collected=records,
+                run_id=self.run_id,
+                **more,
+            )
+
+        async with self._writing:
+            try:
+                try:
+                    answer = await put()
+                except WatermarkConflictError:
+                    if not await self._is_our_own():
+                        raise
+                    answer = await put()
+            except WatermarkConflictError:
+                raise
+            except BaseException:
+                self._unanswered = status
+                raise
+            self._unanswered = None
+            self._etag = answer.etag
+            self._hear(answer)
+            if status is WatermarkStatus.SUCCESS:
+                self._refuse_if_not_stored(answer, timestamp)
+            return answer
+
+    def _refuse_if_not_stored(self, answer: Watermark, timestamp: datetime) -> None:
+        """Refuse an answer that shows another success than the one that was written."""
+        stored = answer.last_successful_timestamp
+        if timestamp == EMPTY_WATERMARK or stored is None:  # a field may be missing
+            return
+        is_other = answer.status in (WatermarkStatus.FAILED, WatermarkStatus.RUNNING)
+        if is_other or abs(stored - timestamp) >= _CLOCK_RESOLUTION:  # it may keep seconds
+            raise InvalidResponseError(
+                f"Watermark {self._source_id!r} was written as success at {timestamp.isoformat()}, "
+                f"and the service answers that it is {answer.status} at {stored.isoformat()}: it "
+                "did not store that. Look at the service, and run again."
+            )
+
+    def _takes(self, name: str) -> bool:
+        kinds = (each.kind for each in self._knows.values())
+        return name in self._knows or inspect.Parameter.VAR_KEYWORD in kinds
+
+    async def _is_our_own(self) -> bool:
+        """Tell whether what is stored is a write of this run whose answer was lost; go on from it.
+
+        A request that was cut off may have arrived: it is no other run.
+        """
+        if self._unanswered is None:
+            return False
+        stored = await self._storage.get_watermark(self._source_id)
+        written = (self.run_id, self._unanswered)
+        if stored is None or (stored.run_id, stored.status) != written:
+            return False
+        self._etag, self._unanswered = stored.etag, None
+        return True
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error as one line, cut to what a watermark's error message holds."""
+    text = " ".join(str(error).split())
+    if isinstance(error, asyncio.CancelledError):
+        # Who cancels may say who that is; the name of the exception tells nobody anything.
+        return f"cancelled: {text}"[:_LONGEST_ERROR] if text else "cancelled"
+    return f"{type(error).__name__}: {text}"[:_LONGEST_ERROR] if text else type(error).__name__

@@ -1,0 +1,120 @@
+"""What a source went back to: an older time, or a content that it had before.
+
+A sink does not replace what it has by something older, since a page may be replayed. Whether the
+source went back shows only at the end of a run: where the last that it said about an id is what the
+sink passed over. A listing that has an id twice has not gone back, whatever the order of the two.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from operator import attrgetter
+
+from ladon_storage.collection.protocols import Sink, SupportsReversion
+from ladon_storage.collection.records import Record
+
+MAX_IDS = 2**18
+"""Ids of one run that are remembered; of what comes behind them nothing is taken for a return."""
+
+MAX_REVERSIONS = 10_000
+"""Records of one run that wait for its end. What is beyond is left to the runs that follow."""
+
+_id_of = attrgetter("record_id")
+
+
+class Reversions:
+    """The records of one run to which its source may have gone back.
+
+    Args:
+        sink: Where they would become current again; ``None``: it cannot do that, or need not.
+    """
+
+    def __init__(self, sink: SupportsReversion | None) -> None:
+        self._sink = sink
+        self._hashes = array("q")
+        self._delivered: set[int] | None = None
+        """The same, once something was passed over: until then nothing is looked up, and a set
+        costs more than all else here."""
+        self._waiting: dict[str, Record] = {}
+        self._left: set[int] = set()
+        self.unknown = 0
+        """How many records may be returns, and came behind the ids that are remembered."""
+
+    @classmethod
+    def of(cls, sink: Sink, *, is_needed: bool) -> Reversions:
+        """Return what is asked of a sink, if it can do that."""
+        return cls(sink if is_needed and isinstance(sink, SupportsReversion) else None)
+
+    @property
+    def records(self) -> list[Record]:
+        """What waits for the end of the run."""
+        return list(self._waiting.values())
+
+    @property
+    def are_pending(self) -> bool:
+        """Whether something is to become current that is not yet."""
+        return bool(self._waiting or self._left)
+
+    @property
+    def left(self) -> int:
+        """How many more the source went back to than may wait."""
+        return len(self._left)
+
+    def note(self, delivered: Sequence[Record], superseded: Sequence[Record]) -> None:
+        """Hear of what was delivered together, and of what of it the sink passed over."""
+        if self._sink is None:
+            return
+        if superseded or self.are_pending:
+            self._note_passed(delivered, superseded)
+        self._remember(delivered)
+
+    def _note_passed(self, delivered: Sequence[Record], superseded: Sequence[Record]) -> None:
+        before = self._distinct()
+        is_full = len(before) >= MAX_IDS
+        passed = {id(each) for each in superseded}
+        last: dict[str, Record] = {}
+        for each in delivered:
+            known = last.get(each.record_id) or self._waiting.get(each.record_id)
+            if known is None or each.timestamp >= known.timestamp:
+                last[each.record_id] = each
+        for record_id, record in last.items():
+            number = hash(record_id)
+            if id(record) not in passed:
+                self._waiting.pop(record_id, None)
+                self._left.discard(number)
+            elif record_id in self._waiting:
+                self._waiting[record_id] = record
+            elif number not in before:
+                self._wait(record, is_full=is_full)
+
+    def _remember(self, delivered: Sequence[Record]) -> None:
+        hashes = map(hash, map(_id_of, delivered))
+        if self._delivered is None:
+            self._hashes.extend(hashes)
+            if len(self._hashes) >= MAX_IDS:  # of which some may be the same
+                self._distinct()
+        elif len(self._delivered) < MAX_IDS:
+            self._delivered.update(hashes)
+
+    def _distinct(self) -> set[int]:
+        """Return the hashes of the ids that were delivered."""
+        if self._delivered is None:
+            self._delivered, self._hashes = set(self._hashes), array("q")
+        return self._delivered
+
+    def _wait(self, record: Record, *, is_full: bool) -> None:
+        if is_full:
+            self.unknown += 1
+        elif len(self._waiting) < MAX_REVERSIONS:
+            self._waiting[record.record_id] = record
+        else:
+            self._left.add(hash(record.record_id))
+
+    async def revert(self, source_id: str, run_id: str) -> int:
+        """Make them the current ones, and return how many more changed by that.
+
+        A sink does not count what it has stored in this run already, behind what was current.
+        """
+        assert self._sink is not None  # noqa: S101 - nothing waits without one
+        return await self._sink.revert(source_id, self.records, run_id=run_id)

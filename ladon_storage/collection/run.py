@@ -1,0 +1,307 @@
+"""How a run commits: the one place that knows the order of storage, source and sink.
+
+::
+
+    check health -> read the watermark -> write `running` -> [page -> durable]* -> write `success`
+                                                |_____________ any failure ____-> write `failed`
+
+- The watermark moves to the greatest timestamp of durable records, at the end, and for a source
+  whose pages come in order also on the way. It never goes back, and never beyond the instant at
+  which the run began to read.
+- `resume` says where a run starts, `passage` is what happens between `running` and the outcome,
+  `turn` holds the watermark.
+- Nothing is retried here. Requests of a source are retried where they are made, calls of the
+  storage by who passes it in.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from ladon_storage.collection.extraction import Extraction, Range
+from ladon_storage.collection.lateness import Lateness
+from ladon_storage.collection.lease import SourceLease
+from ladon_storage.collection.protocols import (
+    Clock,
+    ExtractionResult,
+    Ledger,
+    Limits,
+    OnProgress,
+    Sink,
+    Source,
+    WatermarkStore,
+    utc_now,
+)
+from ladon_storage.collection.resume import ResumePoint, latest, plan_resume
+from ladon_storage.errors import ConfigurationError, WatermarkConflictError
+from ladon_storage.models import meant, to_utc
+
+
+class Report(Ledger):
+    """The result of one run: its ledger, and what became of the watermark.
+
+    A backfill neither reads nor writes the watermark, and has ``None`` for it, and so has a source
+    of which nothing was ever collected.
+    """
+
+    source_id: str
+    run_id: str
+    backfill: bool
+    watermark_before: datetime | None
+    watermark_after: datetime | None
+    seconds: float
+
+
+class ExtractCallable(Protocol):
+    """Be `extract`, or what wraps it."""
+
+    async def __call__(
+        self,
+        source: Source,
+        sink: Sink,
+        start: datetime | None = None,
+        until: datetime | None = None,
+        *,
+        bounded: bool = ...,
+        lease: SourceLease | None = None,
+        run_id: str = ...,
+        limits: Limits = ...,
+        on_progress: OnProgress | None = None,
+        clock: Clock = ...,
+    ) -> ExtractionResult:
+        """Collect what there is, and return when it is durable."""
+        ...
+
+
+async def extract(
+    source: Source,
+    sink: Sink,
+    start: datetime | None = None,
+    until: datetime | None = None,
+    *,
+    bounded: bool = False,
+    lease: SourceLease | None = None,
+    run_id: str = "",
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    on_progress: OnProgress | None = None,
+    clock: Clock = utc_now,
+) -> ExtractionResult:
+    """Make a source's pages durable one after another, the next one read while one is written.
+
+    When it returns, everything that it counted is durable. When it raises, whole pages are.
+
+    Args:
+        source: What is collected.
+        sink: Where it becomes durable; entered and left.
+        start: The first instant that the source is asked for, where there is no ``lease``.
+        until: The instant before which it is asked to end.
+        bounded: Whether what it delivers besides is left out, and counted as skipped.
+        lease: The run's hold on the watermark, from which it starts, and which it moves on the way.
+        run_id: The run, as the quarantine records it.
+        limits: Where a first collection starts, and what is too much.
+        on_progress: Who hears of each page.
+        clock: The time, as an aware datetime.
+
+    Raises:
+        SourceError: The source failed, or has changed beyond the limits.
+        SinkError: The sink failed.
+        WatermarkConflictError: Another run took over; only with ``lease``.
+    """
+    async with sink:
+        if lease is None:
+            begin, selected = ResumePoint(start), Range(start, until) if bounded else Range()
+        else:
+            begin, run_id = await plan_resume(source, sink, lease, limits, clock), lease.run_id
+            selected = Range(begin.origin)
+        passage = Extraction(
+            source,
+            sink,
+            begin,
+            run_id,
+            limits,
+            clock,
+            lease=lease,
+            on_progress=on_progress,
+            selected=selected,
+        )
+        with _objects_set_aside():
+            return await passage.run(until)
+
+
+_are_set_aside = False
+
+
+@contextmanager
+def _objects_set_aside() -> Iterator[None]:
+    """Let the garbage collector pass over the objects that there are, while a run makes records.
+
+    Records live as long as a page does, so that it looks through all objects of the process every
+    few pages: an eighth of the cost of a first collection. Where something is set aside already,
+    by another run or by the program, nothing more is, and it is left as it is.
+    """
+    global _are_set_aside
+    # Counting takes as long as looking through them: not once for each run of many at a time.
+    if _are_set_aside or gc.get_freeze_count():
+        yield
+        return
+    gc.freeze()
+    _are_set_aside = True
+    try:
+        yield
+    finally:
+        _are_set_aside = False
+        gc.unfreeze()
+
+
+async def run(
+    source: Source,
+    sink: Sink,
+    storage: WatermarkStore,
+    *,
+    run_id: str,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    on_progress: OnProgress | None = None,
+    extract: ExtractCallable = extract,
+    clock: Clock = utc_now,
+) -> Report:
+    """Collect a source from where durable data ends, and write the outcome back.
+
+    With ``since`` or ``until`` it is a backfill: it reads that range and leaves the watermark
+    alone.
+
+    On any failure, cancellation and a signal's exception included, `failed` is written, for a
+    bounded time, and the original error goes on unchanged; that `failed` could not be written is a
+    note on it. Cancelling again does not cut the writing short.
+
+    Args:
+        source: What is collected.
+        sink: Where it becomes durable; entered and left by ``extract``.
+        storage: Where the watermark is.
+        run_id: The name of this run, as the service records it.
+        since: The first instant of a backfill; naive is UTC.
+        until: The instant before which a backfill ends; naive is UTC.
+        limits: Where a first collection starts, what is too much, and how long a lease is.
+        on_progress: Who hears of each page.
+        extract: What reads and writes the pages: `extract` of this module, or a wrapper of it.
+        clock: The time, as an aware datetime.
+
+    Raises:
+        ConfigurationError: The range of the backfill is empty.
+        SourceBusyError: Another run holds the source; nothing was touched.
+        WatermarkConflictError: Another run was faster; its watermark was left as it is.
+        LadonStorageError: The storage, the source or the sink failed.
+    """
+    began = time.monotonic()
+    since, until = _checked_range(since, until)
+    _check_source(source)
+    await storage.health_check()
+    if since is not None or until is not None:
+        collected = await extract(
+            source,
+            sink,
+            since,
+            until,
+            bounded=True,
+            run_id=run_id,
+            limits=limits,
+            on_progress=on_progress,
+            clock=clock,
+        )
+        return _report(source, run_id, collected, began, backfill=True)
+    lease = SourceLease(storage, source.source_id, run_id, limits, clock)
+    await lease.read()
+    so_far = ExtractionResult()
+
+    async def noted(collected: ExtractionResult) -> None:
+        nonlocal so_far
+        so_far = collected
+        if on_progress is not None:
+            await on_progress(collected)
+
+    try:
+        await lease.acquire()
+        async with lease.renewed():
+            collected = await extract(
+                source, sink, lease=lease, limits=limits, on_progress=noted, clock=clock
+            )
+        collected = _with_lateness(collected, lease)
+        after = latest(lease.before, collected.candidate)
+        await lease.commit(after, collected.records_written, _kept(collected))
+    except BaseException as error:
+        # A coroutine that is being closed cannot await; after a conflict another run is in charge.
+        if not isinstance(error, WatermarkConflictError | GeneratorExit):
+            await lease.abort(error, _kept(_with_lateness(so_far, lease)))
+        raise
+    return _report(source, run_id, collected, began, before=lease.before, after=after)
+
+
+def _check_source(source: Source) -> None:
+    """Refuse what is no source, or would be asked for less than there is."""
+    if not isinstance(source, Source):
+        raise ConfigurationError(
+            f"A {type(source).__name__} is no source. Give it source_id, overlap and pages."
+        )
+    overlap: object = source.overlap
+    if overlap is not None and (not isinstance(overlap, timedelta) or overlap < timedelta(0)):
+        raise ConfigurationError(
+            f"The overlap of source {source.source_id!r} is {overlap!r}. Set it to a timedelta of "
+            "0 or more, or to None for a source that is read whole."
+        )
+
+
+def _checked_range(
+    since: datetime | None, until: datetime | None
+) -> tuple[datetime | None, datetime | None]:
+    since = None if since is None else to_utc(since)
+    until = None if until is None else to_utc(until)
+    if since is not None and until is not None and since >= until:
+        raise ConfigurationError(
+            f"A backfill from {since.isoformat()} until {until.isoformat()} is empty; "
+            "set until to a later instant than since."
+        )
+    return since, until
+
+
+def _with_lateness(collected: ExtractionResult, lease: SourceLease) -> ExtractionResult:
+    """Return what was collected, with the lateness of all runs whose ledgers the service keeps."""
+    told = getattr(lease.stored, "ledger", None) or {}
+    try:
+        before = Lateness.model_validate(told.get("lateness") or {})
+    except ValidationError:  # of another program, or another release
+        return collected
+    return collected.model_copy(update={"lateness": before + collected.lateness})
+
+
+def _kept(collected: ExtractionResult) -> dict[str, Any]:
+    """Return the ledger as the service keeps it."""
+    return collected.model_dump(mode="json", exclude={"candidate"}, exclude_none=True)
+
+
+def _report(
+    source: Source,
+    run_id: str,
+    collected: ExtractionResult,
+    began: float,
+    *,
+    backfill: bool = False,
+    before: datetime | None = None,
+    after: datetime | None = None,
+) -> Report:
+    return Report(
+        source_id=source.source_id,
+        run_id=run_id,
+        backfill=backfill,
+        watermark_before=meant(before),
+        watermark_after=meant(after),
+        seconds=time.monotonic() - began,
+        **{name: getattr(collected, name) for name in Ledger.model_fields},
+    )

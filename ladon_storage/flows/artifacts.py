@@ -1,0 +1,343 @@
+"""What people see of a run in Prefect: its progress, a page per source, and events to act on.
+
+- A source's artifacts share one key, so that its page is its history; each has the last runs.
+- Nothing here may fail a run that is well, or hold its pages up: Prefect being slow or away is
+  logged, and no more.
+- A failed run is told as well as a completed one, with what it had made durable until then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+from uuid import UUID
+
+from prefect.artifacts import (
+    Artifact,
+    acreate_markdown_artifact,
+    acreate_progress_artifact,
+    aupdate_progress_artifact,
+)
+from prefect.states import Completed
+
+from ladon_storage.client.metrics import count_collected
+from ladon_storage.collection.protocols import ExtractionResult, Ledger, Source, utc_now
+from ladon_storage.collection.run import Report
+from ladon_storage.collection.summaries import (
+    cut,
+    instant_or_never,
+    instant_text,
+    one_line,
+    summary,
+)
+from ladon_storage.events import COLLECTED, FAILED, GAP, emit_of_source
+from ladon_storage.flows.ending import Ending, finished
+from ladon_storage.models import meant
+
+logger = logging.getLogger("ladon_storage.flows")
+
+R = TypeVar("R")
+
+PROGRESS_SECONDS = 2.0
+PREFECT_SECONDS = 10.0
+"""How long Prefect may take to be shown something."""
+
+TOLD_SECONDS = 30.0
+"""How long a run that failed may take to tell it."""
+
+LAST_RUNS = 20
+_BARS = "▁▂▃▄▅▆▇█"
+_RUN = re.compile(r"^\| \d{4}-.*\|$", re.MULTILINE)
+_REASONS = 3
+COUNTS = {
+    "pages",
+    *(f"records_{each}" for each in ("delivered", "new", "changed", "known")),
+    *(f"records_{each}" for each in ("read", "written", "quarantined", "skipped", "removed")),
+}
+_ENDS = {
+    "total": "as many came as the source states",
+    "last page": "by the last page",
+    "whole document": "the whole document came",
+    "declared": "only declared: nothing in the answers shows it",
+}
+_GOES_ON = "The next run goes on where durable data ends."
+
+
+def artifact_key(source_id: str) -> str:
+    """Return the key of a source's artifacts: lower-case letters, digits and dashes.
+
+    >>> artifact_key("threatfox"), artifact_key("Table: Logs")
+    ('ladon-threatfox', 'ladon-table-logs-603ac4')
+    """
+    slug = re.sub(r"[^a-z0-9]+", "-", source_id.lower()).strip("-")[:60]
+    if slug != source_id:  # two ids must not share a page
+        slug = f"{slug}-{hashlib.sha256(source_id.encode()).hexdigest()[:6]}".lstrip("-")
+    return f"ladon-{slug}"
+
+
+@dataclass
+class RunReporter:
+    """Follow one run of one source, and tell Prefect how it went."""
+
+    source_id: str
+    began: datetime = field(default_factory=utc_now)
+    so_far: ExtractionResult = field(default_factory=ExtractionResult)
+    report: Report | None = None
+    ending: Ending | None = None
+    overlap: timedelta | None = None
+    seconds: Callable[[], float] = time.monotonic
+    _artifact: UUID | None = None
+    _shown: float = float("-inf")
+    _showing: asyncio.Task[None] | None = None
+
+    async def progress(self, so_far: ExtractionResult) -> None:
+        """Hear of a page, and show it at most every `PROGRESS_SECONDS`; no page waits for that."""
+        self.so_far = so_far
+        if self._showing is not None and not self._showing.done():
+            return
+        if self.seconds() - self._shown >= PROGRESS_SECONDS:
+            self._shown = self.seconds()
+            self._showing = asyncio.create_task(self._show(_share(so_far, utc_now())))
+
+    async def _shown_so_far(self) -> None:
+        """Wait for what is being shown, or drop it."""
+        if self._showing is not None:
+            await asyncio.wait({self._showing}, timeout=PREFECT_SECONDS)
+            self._showing.cancel()
+
+    async def _show(self, share: float) -> None:
+        counts = self.so_far
+        text = (
+            f"{self.source_id}: page {counts.pages}, {counts.records_read:,} records read, "
+            f"{counts.records_written:,} new or changed"
+        )
+        async with best_effort("show the progress"):
+            if self._artifact is None:
+                self._artifact = await acreate_progress_artifact(share, description=text)
+            else:
+                await aupdate_progress_artifact(self._artifact, share, description=text)
+
+    async def publish(self, error: BaseException | None) -> None:
+        """Write the source's page, and emit what people automate on."""
+        await self._shown_so_far()
+        why = await self._why(error)
+        if error is None:
+            await self._show(100.0)
+        elif self._artifact is not None:
+            await self._show(_share(self.so_far, utc_now()))
+        if error is not None:
+            counts = self.so_far.model_dump(mode="json", include=COUNTS)
+            emit_of_source(FAILED, self.source_id, counts | {"error": why})
+        elif self.report is not None:
+            self._completed(self.report)
+        async with best_effort("write the artifact"):
+            key = artifact_key(self.source_id)
+            before = await Artifact.aget(key)
+            text = before.data if before and isinstance(before.data, str) else ""
+            await acreate_markdown_artifact(
+                self._page(why, _RUN.findall(text)),
+                key=key,
+                description=f"Collections of {self.source_id}, the latest first.",
+            )
+
+    def _completed(self, report: Report) -> None:
+        count_collected(report.source_id, report.model_dump(include=COUNTS), report.reasons)
+        logger.info(
+            "Source %r is collected: %s; watermark %s.",
+            self.source_id,
+            summary(report),
+            instant_or_never(report.watermark_after),
+        )
+        emit_of_source(COLLECTED, self.source_id, report.model_dump(mode="json"))
+        if report.gap is not None:
+            emit_of_source(GAP, self.source_id, report.gap.model_dump(mode="json"))
+
+    async def _why(self, error: BaseException | None) -> str:
+        """Return why the run failed, or who ended it; nothing where it completed."""
+        if error is None:
+            return ""
+        why = one_line(error)
+        return why if self.ending is None else await self.ending.named(why)
+
+    def _page(self, why: str, runs_before: list[str]) -> str:
+        now, counts, report = utc_now(), self.so_far, self.report
+        seconds = (now - self.began).total_seconds()
+        ended = "failed" if why else "completed"
+        run = (
+            f"| {self.began:%Y-%m-%d %H:%M:%S} | {ended} | {counts.records_read:,} "
+            f"| {counts.records_written:,} | {seconds:.1f} |"
+        )
+        runs = [run, *runs_before][:LAST_RUNS]
+        facts = ledger_facts(report or counts)
+        facts += _lateness_facts(report or counts, self.overlap)
+        if report is not None and not report.backfill:
+            facts += [
+                ("watermark before", instant_or_never(report.watermark_before)),
+                ("watermark after", instant_or_never(report.watermark_after)),
+                ("lag", _lag(meant(report.watermark_after), now)),
+            ]
+        elif report is not None:
+            told = f"{instant_text(report.start)} to {instant_text(report.until)}"
+            facts.append(("backfill", told))
+        facts.append(("duration", f"{seconds:.1f} s"))
+        lines = [f"# {self.source_id}: {ended}", ""]
+        if why:
+            lines += [f"> {code(why)}", "", _GOES_ON, ""]
+        lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts), ""]
+        lines += [
+            "## Last runs",
+            "",
+            f"`{_sparkline(runs)}` new or changed, oldest first",
+        ]
+        lines += ["", "| began (UTC) | ended | read | new or changed | seconds |"]
+        lines += ["|---|---|---:|---:|---:|", *runs]
+        return "\n".join(lines) + "\n"
+
+
+@contextlib.asynccontextmanager
+async def report_run(source: Source, ending: Ending | None = None) -> AsyncIterator[RunReporter]:
+    """Follow a run, and tell how it ended, also where it was cancelled or told to end."""
+    reporter = RunReporter(source.source_id, ending=ending, overlap=source.overlap)
+    try:
+        yield reporter
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        await finished(reporter.publish(error), TOLD_SECONDS)
+        raise
+    await reporter.publish(None)
+
+
+@contextlib.asynccontextmanager
+async def best_effort(aim: str) -> AsyncIterator[None]:
+    """Log what keeps Prefect from being told, or takes it too long, and go on."""
+    try:
+        async with asyncio.timeout(PREFECT_SECONDS):
+            yield
+    except Exception as error:  # whatever Prefect's API says
+        logger.warning("Prefect could not %s: %s", aim, one_line(error))
+
+
+def _share(so_far: ExtractionResult, now: datetime) -> float:
+    """Return how much of its range a run has read, in percent; nobody knows it before the end."""
+    if so_far.start is None or so_far.candidate is None or so_far.candidate <= so_far.start:
+        return 0.0
+    whole = (now - so_far.start).total_seconds()
+    return min(99.0, 100 * (so_far.candidate - so_far.start).total_seconds() / max(whole, 1.0))
+
+
+def _sparkline(runs: list[str]) -> str:
+    """Return a bar for each run, the oldest first; a failed one is a cross."""
+    cells = [[cell.strip() for cell in run.strip("|").split("|")] for run in reversed(runs)]
+    written = [int(each[3].replace(",", "")) for each in cells]
+    most = max([*written, 1])
+    return "".join(
+        "✗" if each[1] == "failed" else _BARS[round(number / most * (len(_BARS) - 1))]
+        for each, number in zip(cells, written, strict=True)
+    )
+
+
+def completed(report: R, message: str) -> R:
+    """Return what makes a flow complete with a state message, and return ``report``."""
+    state: Any = Completed(message=message, data=report)
+    returned: R = state
+    return returned
+
+
+def ledger_facts(ledger: Ledger) -> list[tuple[str, str]]:
+    """Return the rows of a ledger, as a page shows them."""
+    pages = f"{ledger.pages:,} page{'s' * (ledger.pages != 1)}"
+    parts = (
+        f"{ledger.records_new:,} new + {ledger.records_changed:,} changed + "
+        f"{ledger.records_known:,} known + {ledger.records_quarantined:,} quarantined + "
+        f"{ledger.records_skipped:,} skipped"
+    )
+    facts = [
+        ("asked for", _asked_for(ledger)),
+        ("records read", f"{ledger.records_read:,} on {pages}"),
+        ("new or changed", f"{ledger.records_written:,}"),
+        ("delivered", f"{ledger.records_delivered:,} = {parts}"),
+        ("how the end was known", _end_of(ledger)),
+        ("quarantined", f"{ledger.records_quarantined:,}"),
+    ]
+    facts += [
+        ("quarantined because", f"{code(reason)} ({count:,})")
+        for reason, count in list(ledger.reasons.items())[:_REASONS]
+    ]
+    facts += [
+        ("removed at the source", f"{ledger.records_removed:,}"),
+        ("from the future, only stored", f"{ledger.records_in_future:,}"),
+    ]
+    gap = ledger.gap
+    if gap is None:
+        return [*facts, ("gap", "none is known")]
+    return [*facts, ("**gap**", f"lost: {instant_text(gap.start)} to {instant_text(gap.end)}")]
+
+
+def _asked_for(ledger: Ledger) -> str:
+    start = meant(ledger.start)
+    if start is None and ledger.until is None:
+        return "all that the source has"
+    begin = "the beginning" if start is None else instant_text(start)
+    return f"{begin} to {'now' if ledger.until is None else instant_text(ledger.until)}"
+
+
+def _end_of(ledger: Ledger) -> str:
+    stated = "" if ledger.total is None else f"; the source states {ledger.total:,}"
+    if ledger.completeness is None:
+        return f"not known: the source does not say{stated}"
+    return _ENDS[ledger.completeness] + stated
+
+
+def _lateness_facts(ledger: Ledger, overlap: timedelta | None) -> list[tuple[str, str]]:
+    seen, told = (
+        ledger.lateness,
+        "every run reads all there is" if overlap is None else _span(overlap),
+    )
+    facts = [("overlap", told)]
+    if not seen.count:
+        return [("lateness", "nothing new was seen yet, after the first run"), *facts]
+    quantiles = ", ".join(
+        f"p{share * 100:g} {_span(seen.quantile(share))}" for share in (0.5, 0.99)
+    )
+    text = f"{quantiles}, worst {_span(seen.worst)}, of {seen.count:,} new since the first run"
+    return [("lateness", text), *facts]
+
+
+def _span(value: timedelta | None) -> str:
+    """Return a duration in its two greatest units.
+
+    >>> _span(timedelta(hours=30)), _span(timedelta(seconds=90)), _span(timedelta(0))
+    ('1 d 6 h', '1 min 30 s', '0 s')
+    """
+    left = 0 if value is None else round(value.total_seconds())
+    parts = []
+    for unit, seconds in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, seconds)
+        parts += [f"{count} {unit}"] * bool(count)
+    return " ".join(parts[:2]) or "0 s"
+
+
+def _lag(watermark: datetime | None, now: datetime) -> str:
+    if watermark is None:
+        return "everything"
+    minutes = max(0, int((now - watermark).total_seconds() // 60))
+    days, rest = divmod(minutes, 24 * 60)
+    return f"{days} d {rest // 60} h" if days else f"{rest // 60} h {rest % 60} min"
+
+
+def code(text: str) -> str:
+    """Return a text that may come from a feed as Markdown that shows it, and does nothing else.
+
+    >>> code("![a|b](http://tracker.example/x.png) <b>")
+    '`![a/b](http://tracker.example/x.png) <b>`'
+    """
+    return f"`{cut(text).replace('`', chr(39)).replace('|', '/') or '-'}`"

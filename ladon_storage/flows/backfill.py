@@ -1,0 +1,114 @@
+"""The flow over a past range, read window by window, and resumed where it broke off."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import timedelta
+from typing import Annotated, Any
+from uuid import uuid4
+
+from prefect import runtime
+from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+from pydantic import AwareDatetime, Field
+
+from ladon_storage.blocks import RecordSink, StorageService
+from ladon_storage.collection import backfill as backfilling
+from ladon_storage.collection.backfill import BackfillReport
+from ladon_storage.collection.protocols import Limits, Sink, Source
+from ladon_storage.flows.artifacts import best_effort
+from ladon_storage.flows.collect import parse_sink, parse_source, parse_timestamp
+from ladon_storage.flows.command import run_command
+from ladon_storage.flows.ending import signals_noted
+from ladon_storage.flows.parameters import checked_flow
+from ladon_storage.settings import StorageSettings
+from ladon_storage.sources import source_from
+from ladon_storage.tasks import (
+    TaskStorage,
+    collect_in_task,
+    resolve_sink,
+    resolve_storage,
+)
+
+
+@checked_flow("backfill")
+async def backfill(
+    source: Source | dict[str, Any],
+    since: AwareDatetime,
+    until: AwareDatetime,
+    sink: Sink | RecordSink | dict[str, Any] | str | None = None,
+    storage: StorageService | StorageSettings | str | None = None,
+    window_hours: Annotated[float, Field(gt=0)] = 24,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+) -> BackfillReport:
+    """Read a past range again, window by window; go on where the same backfill broke off.
+
+    Args:
+        source: Any source, or a dictionary told apart by ``kind``, such as ``{"kind": "nvd"}``.
+        since: First instant, with its zone.
+        until: Instant before which it ends, with its zone.
+        sink: Where records go: a Record Sink block; empty for the one called default.
+        storage: Where it is remembered how far it is: a Storage Service block; empty for the
+            environment of the worker, or else the block called default.
+        window_hours: Hours of one window, which is the part that is repeated after a failure.
+        limits: What makes a window fail.
+    """
+    with signals_noted():
+        artifact: Any = None
+
+        async def windows(done: int, of: int) -> None:
+            nonlocal artifact
+            artifact = await _show(artifact, done, of)
+
+        return await backfilling.backfill(
+            source_from(source),
+            await resolve_sink(sink),
+            TaskStorage(await resolve_storage(storage)),
+            since,
+            until,
+            window=timedelta(hours=window_hours),
+            run_id=str(runtime.flow_run.id or uuid4()),
+            limits=limits,
+            collect=collect_in_task,
+            windows=windows,
+        )
+
+
+async def _show(artifact: Any, done: int, of: int) -> Any:
+    share, text = 100 * done / of, f"{done:,} of {of:,} windows"
+    async with best_effort("show the progress"):
+        if artifact is None:
+            return await acreate_progress_artifact(share, description=text)
+        await aupdate_progress_artifact(artifact, share, description=text)
+    return artifact
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Read a past range, print the report as JSON, and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ladon_storage.flows.backfill",
+        description="Read a past range of a source again.",
+    )
+    parser.add_argument(
+        "source", help="a kind, a JSON object with a kind, or a file that holds one"
+    )
+    parser.add_argument("sink", help="address of the sink, or the name of a block")
+    parser.add_argument("since", type=parse_timestamp, help="first instant, with its offset")
+    parser.add_argument("until", type=parse_timestamp, help="instant before which it ends")
+    parser.add_argument("--keep", default="latest", choices=["latest", "all"])
+    parser.add_argument("--window-hours", type=float, default=24, help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    return run_command(
+        lambda: backfill(
+            parse_source(options.source),
+            options.since,
+            options.until,
+            parse_sink(options.sink, keep=options.keep),
+            window_hours=options.window_hours,
+        ),
+        lambda report: report.model_dump_json(indent=2),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Let runs of one source wait for each other instead of failing, where that is asked for.
+
+Off unless ``LADON_SOURCE_CONCURRENCY=queue``: the lease on the watermark keeps runs apart anyway,
+and a slot of Prefect's can be left taken. Its server forgets leases when it restarts, unless it
+keeps them in files; a slot whose run was killed just before is then never given back.
+
+- The slot is no promise. Where its lease cannot be renewed, the run goes on: the watermark decides.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+from prefect import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, concurrency
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+
+from ladon_storage.errors import SourceBusyError
+from ladon_storage.flows.artifacts import artifact_key
+
+CONCURRENCY_VARIABLE = "LADON_SOURCE_CONCURRENCY"
+LEASE_SECONDS = 60  # the least that Prefect takes
+WAIT_SECONDS = 3_600.0
+
+
+def limit_name(source_id: str) -> str:
+    """Return the name of a source's limit.
+
+    >>> limit_name("kev")
+    'ladon-source-kev'
+    """
+    return artifact_key(source_id).replace("ladon-", "ladon-source-", 1)
+
+
+@asynccontextmanager
+async def source_slot(source_id: str, seconds: float = WAIT_SECONDS) -> AsyncIterator[None]:
+    """Wait for other runs of this source if that is asked for, and keep them waiting meanwhile.
+
+    Raises:
+        SourceBusyError: The slot was not free within ``seconds``.
+    """
+    if os.environ.get(CONCURRENCY_VARIABLE) != "queue":
+        yield
+        return
+    name = limit_name(source_id)
+    await _create_if_missing(name)
+    slot = concurrency(
+        name,
+        occupy=1,
+        timeout_seconds=seconds,
+        lease_duration=LEASE_SECONDS,
+        strict=True,
+        raise_on_lease_renewal_failure=False,
+    )
+    async with AsyncExitStack() as held:
+        try:
+            await held.enter_async_context(slot)
+        except AcquireConcurrencySlotTimeoutError:
+            raise SourceBusyError(
+                f"Source {source_id!r} was not free within {seconds:.0f} s; if no run of it is "
+                f"under way, give its slot back: prefect gcl update {name} --active-slots 0.",
+                source_id,
+            ) from None
+        yield
+
+
+async def _create_if_missing(name: str) -> None:
+    async with get_client() as client:
+        try:
+            await client.read_global_concurrency_limit_by_name(name)
+        except ObjectNotFound:
+            with suppress(ObjectAlreadyExists):  # another run was faster
+                await client.create_global_concurrency_limit(
+                    GlobalConcurrencyLimitCreate(name=name, limit=1)
+                )

@@ -1,0 +1,127 @@
+"""Whether sources are collected as often as they should: a run that fails is the alert."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from prefect import flow
+from prefect.artifacts import acreate_table_artifact
+
+from ladon_storage.blocks import StorageService
+from ladon_storage.collection import freshness
+from ladon_storage.collection.credentials import secret_lookup
+from ladon_storage.collection.freshness import Age, Freshness, Verdict
+from ladon_storage.collection.protocols import utc_now
+from ladon_storage.connect import shared_client
+from ladon_storage.errors import ConfigurationError
+from ladon_storage.events import STALE, emit_of_source
+from ladon_storage.flows.artifacts import best_effort
+from ladon_storage.flows.command import run_command
+from ladon_storage.project import Project
+from ladon_storage.settings import StorageSettings
+from ladon_storage.tasks import check_storage_health, resolve_storage, secret_block
+
+
+@flow(name="check-freshness")
+async def check_freshness(
+    sources: list[Freshness] | None = None,
+    storage: StorageService | StorageSettings | str | None = None,
+    file: str | None = None,
+) -> dict[str, float]:
+    """Fail, and emit an event for each, when watermarks are older than they may be.
+
+    One in the future is wrong, and no fresh one: a source that is collected no more would look
+    well until then.
+
+    Args:
+        sources: The sources, and how old the watermark of each may be; empty where a file is given.
+        storage: Where the watermarks are: a Storage Service block; empty for what the file says,
+            for the environment of the worker, or else the block called default.
+        file: Path of a ``ladon.toml`` whose sources have a freshness, as the worker sees it.
+    """
+    if file:
+        project = Project.load(file, check_sources=False)
+        sources = [*(sources or ()), *_limits_of(project)]
+        if storage is None:
+            with secret_lookup(secret_block):
+                storage = await project.storage_settings()
+    if not sources:
+        raise ConfigurationError("Name at least one source, or nothing is ever stale.")
+    settings = await resolve_storage(storage)
+    await check_storage_health(settings)
+    client = shared_client(settings)
+    found = await freshness.ages(client, sources, utc_now)
+    for each in found:
+        if each.verdict is not Verdict.FRESH:
+            emit_of_source(
+                STALE,
+                each.source_id,
+                {
+                    "age_hours": each.age_hours,
+                    "max_age_hours": each.max_age_hours,
+                    "in_future": each.verdict is Verdict.AHEAD,
+                },
+            )
+    async with best_effort("write the table"):
+        await acreate_table_artifact(
+            [_row(each) for each in found],
+            key="ladon-freshness",
+            description="How old the watermarks of sources are.",
+        )
+    freshness.check_fresh(found)
+    return {
+        each.source_id: round(max(each.age_hours, 0.0), 2)
+        for each in found
+        if each.age_hours is not None
+    }
+
+
+def _row(age: Age) -> dict[str, object]:
+    hours = age.age_hours
+    stale = {Verdict.FRESH: "", Verdict.AHEAD: "in the future"}.get(age.verdict, "yes")
+    return {
+        "source": age.source_id,
+        "stale": stale,
+        "hours behind": "never collected" if hours is None else round(hours, 2),
+        "limit (hours)": age.max_age_hours,
+    }
+
+
+def _limits_of(project: Project) -> list[Freshness]:
+    """Return the limits of the sources that have one, by the names of their watermarks."""
+    return [
+        Freshness(
+            source_id=project.source(name).source_id, max_age_hours=table.freshness.max_age_hours
+        )
+        for name, table in project.sources.items()
+        if table.freshness is not None
+    ]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Check the sources of the command line, and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ladon_storage.flows.freshness",
+        description="Fail if watermarks are too old.",
+    )
+    parser.add_argument(
+        "sources", nargs="+", type=_freshness, help="a source and its limit in hours, as kev=48"
+    )
+    options = parser.parse_args(arguments)
+    return run_command(
+        lambda: check_freshness(options.sources),
+        lambda ages: "\n".join(f"{name}: {hours:.2f} h behind" for name, hours in ages.items()),
+    )
+
+
+def _freshness(text: str) -> Freshness:
+    source_id, _, hours = text.rpartition("=")
+    try:
+        return Freshness(source_id=source_id, max_age_hours=float(hours))
+    except ValueError:
+        raise argparse.ArgumentTypeError("is no source with its hours; write kev=48") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

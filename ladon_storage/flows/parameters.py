@@ -1,0 +1,164 @@
+"""What reaches Prefect as a run's parameters: no secret, since Prefect stores and shows them.
+
+- Prefect creates a run with its parameters first and validates them then. So they are checked
+  before there is a run, and one that is refused leaves nothing there.
+- A sink or a source that is an object of one's own is told by its class alone: Prefect would store
+  whatever attributes it has.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+from prefect.blocks.core import Block
+from prefect.flows import Flow
+from prefect.utilities.callables import get_call_parameters
+from pydantic import BaseModel
+
+from ladon_storage.collection.credentials import SECRET_FIELD, check_name, holds_secret
+from ladon_storage.collection.protocols import Sink, Source
+from ladon_storage.errors import ConfigurationError
+from ladon_storage.flows.ending import note_signals
+from ladon_storage.sources import SOURCES, source_from
+from ladon_storage.sources.http.urls import secret_in
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_USER = re.compile(r"\s*https?://[^/?#]*@", re.IGNORECASE)
+_NAMES_OF_SECRETS = {"key", "url_secret", "key_header", "key_param", "auth_prefix"}
+"""Fields of sources that are about a secret, and hold none."""
+
+
+def refuse_secrets(parameters: Mapping[str, Any]) -> None:
+    """Refuse parameters with which a secret would reach Prefect.
+
+    Raises:
+        ConfigurationError: A sink's address has a password in it, or a source is set up wrong;
+            the message names neither.
+    """
+    sink = parameters.get("sink")
+    address = sink.get("url") if isinstance(sink, Mapping) else sink
+    if isinstance(address, str) and holds_secret(address):
+        raise ConfigurationError(
+            "The sink's address has a password or a token in it, and Prefect stores and shows the "
+            "parameters of a run; save the address in a Record Sink block, and name the block."
+        )
+    if isinstance(sink, str) and "://" in sink:
+        raise ConfigurationError(
+            "A sink that is told by a text is the name of a Record Sink block, not an address; "
+            "write an address as {'url': …}."
+        )
+    if isinstance(sink, Mapping) and _own_may_hold_secret(sink):
+        raise ConfigurationError(
+            "A field of the sink looks as if it held a secret, and Prefect stores and shows the "
+            "parameters of a run. Give the class the name of the secret, and let it look it up."
+        )
+    source, sources = parameters.get("source"), parameters.get("sources")
+    listed = sources if isinstance(sources, list) else []
+    for each in (source, *listed):
+        if isinstance(each, Mapping) and _is_own(each) and _own_may_hold_secret(each):
+            raise ConfigurationError(
+                "A field of the source looks as if it held a secret, and Prefect stores and shows "
+                "the parameters of a run. Give the class the name of the secret, and let it look "
+                "it up."
+            )
+    if isinstance(source, Mapping):
+        source_from(source)  # refuses what holds a secret, among what else is wrong
+    for each in listed:
+        if isinstance(each, Mapping):
+            _refuse_secret_source(each)
+
+
+def _refuse_secret_source(fields: Mapping[str, Any]) -> None:
+    """Refuse one of many sources if it may hold a secret; what else is wrong fails it alone."""
+    try:
+        source_from(fields)
+    except ConfigurationError:
+        asked = (fields.get("params"), fields.get("body"))
+        if _may_hold_secret(fields) or secret_in("", asked):
+            raise
+
+
+def _may_hold_secret(value: object, name: str = "") -> bool:
+    if isinstance(value, Mapping):
+        return any(_may_hold_secret(each, str(key)) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return any(_may_hold_secret(each, name) for each in value)
+    if not isinstance(value, str):
+        return False
+    if name in _NAMES_OF_SECRETS:
+        return not _is_name(value)
+    return (
+        holds_secret(value)
+        or _USER.match(value) is not None
+        or SECRET_FIELD.search(name) is not None
+    )
+
+
+def _is_own(fields: Mapping[str, Any]) -> bool:
+    """Return whether a class of one's own gets these fields; ours know what is a secret."""
+    return fields.get("kind") not in SOURCES.shipped
+
+
+def _own_may_hold_secret(value: object, name: str = "") -> bool:
+    if isinstance(value, Mapping):
+        return any(_own_may_hold_secret(each, str(key)) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return any(_own_may_hold_secret(each, name) for each in value)
+    if not isinstance(value, str):
+        return False
+    named = SECRET_FIELD.search(name) is not None and bool(value) and not _is_name(value)
+    return named or holds_secret(value)
+
+
+def _is_name(value: str) -> bool:
+    try:
+        check_name(value)
+    except ValueError:
+        return False
+    return True
+
+
+class CheckedFlow(Flow[P, R]):
+    """A flow whose parameters are checked before Prefect is told of them."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Begin a run, if no secret is among its parameters."""
+        given = {name: value for name, value in kwargs.items() if name not in _PREFECTS}
+        refuse_secrets(get_call_parameters(self.fn, args, given))
+        return super().__call__(*args, **kwargs)
+
+    def with_options(self, **options: Any) -> Any:
+        """Return the same flow with other options, as careful as this one."""
+        other = super().with_options(**options)
+        other.__class__ = type(self)
+        return other
+
+    def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Return validated parameters; the first that Prefect asks once it handles signals."""
+        note_signals()
+        return super().validate_parameters(parameters)
+
+    def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Return parameters as Prefect stores them."""
+        refuse_secrets(parameters)
+        told = {
+            name: f"<{type(value).__name__}>" if _is_opaque(value) else value
+            for name, value in parameters.items()
+        }
+        return super().serialize_parameters(told)
+
+
+_PREFECTS = {"return_state", "wait_for"}
+
+
+def _is_opaque(value: object) -> bool:
+    return isinstance(value, Source | Sink) and not isinstance(value, Block | BaseModel)
+
+
+def checked_flow(name: str) -> Callable[[Callable[P, R]], CheckedFlow[P, R]]:
+    """Return the decorator of a flow whose parameters are checked before Prefect has them."""
+    return lambda function: CheckedFlow(function, name=name)

@@ -1,0 +1,151 @@
+"""What the regular runs missed: a past range, or all that a source has, read again and compared."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from datetime import timedelta
+from typing import Annotated, Any
+from uuid import uuid4
+
+from prefect import runtime
+from prefect.artifacts import acreate_markdown_artifact
+from pydantic import AwareDatetime, Field
+
+from ladon_storage.blocks import RecordSink, StorageService
+from ladon_storage.collection import reconciliation
+from ladon_storage.collection.protocols import Limits, Sink, Source, utc_now
+from ladon_storage.collection.reconciliation import Reconciliation
+from ladon_storage.collection.summaries import instant_or_never
+from ladon_storage.errors import ConfigurationError
+from ladon_storage.events import MISSED, emit_of_source
+from ladon_storage.flows.artifacts import artifact_key, best_effort, code, completed, ledger_facts
+from ladon_storage.flows.collect import parse_sink, parse_source, parse_timestamp
+from ladon_storage.flows.command import run_command
+from ladon_storage.flows.ending import signals_noted
+from ladon_storage.flows.parameters import checked_flow
+from ladon_storage.settings import StorageSettings
+from ladon_storage.sources import source_from
+from ladon_storage.tasks import TaskStorage, collect_in_task, resolve_sink, resolve_storage
+
+logger = logging.getLogger("ladon_storage.flows")
+
+
+@checked_flow("reconcile")
+async def reconcile(
+    source: Source | dict[str, Any],
+    sink: Sink | RecordSink | dict[str, Any] | str | None = None,
+    storage: StorageService | StorageSettings | str | None = None,
+    since: AwareDatetime | None = None,
+    until: AwareDatetime | None = None,
+    last_days: Annotated[float, Field(gt=0)] | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+) -> Reconciliation:
+    """Read a source again, store what the regular runs missed, and say what that was.
+
+    Args:
+        source: Any source, or a dictionary told apart by ``kind``, such as ``{"kind": "nvd"}``.
+        sink: Where the regular runs store: a Record Sink block; empty for the one called default.
+        storage: Where the watermark is, which stays: a Storage Service block; empty for the
+            environment of the worker, or else the block called default.
+        since: First instant, with its zone; empty for all since it was first collected.
+        until: Instant before which it ends, with its zone.
+        last_days: How many days before now it begins, instead of since.
+        limits: What makes it fail.
+    """
+    if last_days is not None:
+        if since is not None:
+            raise ConfigurationError("Give either since or last_days, and not both.")
+        since = utc_now() - timedelta(days=last_days)
+    with signals_noted():
+        report = await reconciliation.reconcile(
+            source_from(source),
+            await resolve_sink(sink),
+            TaskStorage(await resolve_storage(storage)),
+            run_id=str(runtime.flow_run.id or uuid4()),
+            since=since,
+            until=until,
+            limits=limits,
+            extract=collect_in_task,
+        )
+        await _tell(report)
+        return completed(report, summary(report))
+
+
+def summary(report: Reconciliation) -> str:
+    """Return what was found in one line."""
+    return (
+        f"{report.missed:,} of {report.due:,} missed ({report.rate:.2%}), "
+        f"{report.changed:,} changed since"
+    )
+
+
+async def _tell(report: Reconciliation) -> None:
+    """Log what was missed, write its page, and emit what people automate on."""
+    level = logging.WARNING if report.missed else logging.INFO
+    ids = ", ".join(map(repr, report.missed_ids[:10]))
+    logger.log(level, "Source %r: %s%s", report.source_id, summary(report), ids and f": {ids}")
+    if report.missed:
+        emit_of_source(MISSED, report.source_id, report.model_dump(mode="json"))
+    async with best_effort("write the artifact"):
+        await acreate_markdown_artifact(
+            _page(report),
+            key=f"{artifact_key(report.source_id)}-reconciliation",
+            description=f"What the regular runs of {report.source_id} missed.",
+        )
+
+
+def _page(report: Reconciliation) -> str:
+    facts = [
+        ("missed", f"{report.missed:,} of {report.due:,} ({report.rate:.2%})"),
+        ("changed since", f"{report.changed:,}"),
+        ("new, and still to be read by the next run", f"{report.early:,}"),
+        ("watermark", instant_or_never(report.watermark)),
+        ("everything should be there up to", instant_or_never(report.horizon)),
+        *ledger_facts(report.ledger),
+    ]
+    lines = [f"# {report.source_id}: {summary(report)}", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in facts]
+    for title, count, ids in (
+        ("Missed", report.missed, report.missed_ids),
+        ("Changed", report.changed, report.changed_ids),
+    ):
+        if ids:
+            shown = f"the first {len(ids)} of {count:,}" if count > len(ids) else f"{count:,}"
+            lines += ["", f"## {title}: {shown}", "", *(f"- {code(each)}" for each in ids)]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Read a source again from the command line, print the report, and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ladon_storage.flows.reconcile",
+        description="Read a source again, store what was missed, and say what that was.",
+    )
+    parser.add_argument(
+        "source", help="a kind, a JSON object with a kind, or a file that holds one"
+    )
+    parser.add_argument("sink", help="address of the sink, or the name of a block")
+    parser.add_argument(
+        "since", nargs="?", type=parse_timestamp, help="first instant, with its offset"
+    )
+    parser.add_argument(
+        "until", nargs="?", type=parse_timestamp, help="instant before which it ends"
+    )
+    parser.add_argument("--table", default="records", help="table of the sink (%(default)s)")
+    parser.add_argument("--keep", default="latest", choices=["latest", "all"])
+    options = parser.parse_args(arguments)
+    return run_command(
+        lambda: reconcile(
+            parse_source(options.source),
+            parse_sink(options.sink, table=options.table, keep=options.keep),
+            since=options.since,
+            until=options.until,
+        ),
+        lambda report: report.model_dump_json(indent=2),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

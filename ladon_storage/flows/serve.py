@@ -1,0 +1,168 @@
+"""Serve the deployments of ``prefect.yaml``, schedules included, without a work pool.
+
+- ``prefect.yaml`` is the one table of deployments, for this command and for ``prefect deploy``.
+- What a person paused or switched on in the UI stays so: the file says how a deployment begins.
+- Runs whose process is gone without a word are swept up meanwhile.
+- A run that was missed while nobody served is not made up for: the next one collects all that is
+  new since, and ten at once would only ask the source ten times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect import get_client
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, StateType
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
+from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import ObjectNotFound
+from prefect.runner import Runner
+
+from ladon_storage.errors import ConfigurationError
+from ladon_storage.flows.home import check_home
+from ladon_storage.flows.zombies import frequency, keep_sweeping, remove_automation
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+DEPLOYMENTS_FILE = PROJECT / "prefect.yaml"
+
+
+def deployments(table: Path = DEPLOYMENTS_FILE) -> list[RunnerDeployment]:
+    """Return the deployments that ``table`` describes."""
+    described = yaml.safe_load(table.read_text(encoding="utf-8"))["deployments"]
+    return [_deployment(each) for each in described]
+
+
+def _deployment(described: dict[str, Any]) -> RunnerDeployment:
+    # Imported once for all: Prefect's own way runs the file anew for each deployment.
+    file, _, name = described["entrypoint"].partition(":")
+    module = import_module(file.removesuffix(".py").replace("/", "."))
+    deployment = RunnerDeployment.from_flow(
+        getattr(module, name),
+        name=described["name"],
+        description=described["description"],
+        tags=described["tags"],
+        parameters=described.get("parameters", {}),
+        schedules=[_schedule(each) for each in described.get("schedules", [])],
+        paused=described.get("paused", False),
+        concurrency_limit=ConcurrencyLimitConfig(**described["concurrency_limit"]),
+    )
+    # Relative to the project, whatever folder this is called from.
+    deployment.entrypoint = described["entrypoint"]
+    return deployment
+
+
+def _schedule(described: dict[str, Any]) -> DeploymentScheduleCreate:
+    kind = CronSchedule if "cron" in described else IntervalSchedule
+    return DeploymentScheduleCreate(schedule=kind(**described), active=True)
+
+
+async def serve(table: Path = DEPLOYMENTS_FILE) -> None:
+    """Register the deployments of ``table``, and run what is due until the process is ended."""
+    os.chdir(PROJECT)  # what entrypoints are relative to, here and in each run
+    await serve_deployments(deployments(table))
+
+
+async def serve_deployments(served: list[RunnerDeployment]) -> None:
+    """Register deployments, and run what is due until the process is ended."""
+    async with get_client() as client:
+        for each in served:
+            try:
+                existing = await client.read_deployment_by_name(each.full_name)
+            except ObjectNotFound:
+                continue
+            keep_switches(each, existing)
+            await _forget_missed(client, existing)
+    await remove_automation()
+    # Paused when it ends, a deployment would wait for somebody to switch it on again.
+    runner = Runner(pause_on_shutdown=False)
+    for each in served:
+        await runner.aadd_deployment(each)
+    await _until_signalled(runner)
+
+
+async def _until_signalled(runner: Runner) -> None:
+    """Run what is due; on SIGINT or SIGTERM let the runs write their failures, and return."""
+    stop = asyncio.Event()
+    running = asyncio.create_task(runner.start())
+    sweeping = asyncio.create_task(keep_sweeping(frequency()))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.sleep(0)  # it has set a handler by now, which leaves without its runs
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    print("Serving. Ctrl-C ends it.", flush=True)  # noqa: T201 - a command
+    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if stopping.done() and runner.started:
+        await runner.astop()
+    stopping.cancel()
+    sweeping.cancel()
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+def keep_switches(served: RunnerDeployment, existing: DeploymentResponse) -> None:
+    """Keep paused what a person paused, and active what a person switched on."""
+    served.paused = existing.paused
+    active = {str(each.schedule): each.active for each in existing.schedules}
+    for schedule in served.schedules or []:
+        schedule.active = active.get(str(schedule.schedule), schedule.active)
+
+
+async def _forget_missed(client: PrefectClient, existing: DeploymentResponse) -> None:
+    """Delete what the schedules made and nobody began; registering makes what is to come anew.
+
+    Prefect itself would keep what is late, and what waits for the place of another run.
+    """
+    waiting = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
+    )
+    of_it = DeploymentFilter(id=DeploymentFilterId(any_=[existing.id]))
+    while True:  # an answer is a page
+        runs = await client.read_flow_runs(deployment_filter=of_it, flow_run_filter=waiting)
+        missed = [run for run in runs if run.auto_scheduled and not run.run_count]
+        if not missed:
+            return
+        for run in missed:
+            await client.delete_flow_run(run.id)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve from the command line until SIGINT or SIGTERM."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ladon_storage.flows.serve",
+        description="Run the deployments of prefect.yaml, by their schedules and on demand.",
+    )
+    parser.add_argument(
+        "--table", type=Path, default=DEPLOYMENTS_FILE, help="another file than prefect.yaml"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        check_home()
+    except ConfigurationError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - a command
+        return 1
+    asyncio.run(serve(options.table.resolve()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

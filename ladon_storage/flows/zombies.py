@@ -1,0 +1,202 @@
+"""Turn runs whose process is gone without a word into crashed ones.
+
+A process that is killed writes nothing, and where its runner or its host went with it, Prefect
+shows its run as running for ever, and its deployment, which runs once at a time, starts no other.
+Runs say by heartbeats that they live. A sweep looks for those that no longer do.
+
+- A run that misses three heartbeats is suspected, and is taken for dead where two more are missing
+  while the server is asked. One may be late where a process is suspended, and all are missing where
+  the server itself was away: a run that lives must not be crashed.
+- A run that was never heard of has no heartbeats, and is left alone.
+- It is a sweep and no automation of Prefect's. One that waits for events writes to the server's
+  database at each of them, and with SQLite that kept runs waiting for a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from prefect import get_client
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
+from prefect.states import Crashed
+
+from ladon_storage.collection.protocols import Clock, utc_now
+
+logger = logging.getLogger("ladon_storage.flows")
+
+AUTOMATION = "Crash runs whose process is gone"
+"""The automation that did this before, and that kept the server's database locked."""
+
+MISSED = 3
+"""So many heartbeats may be missing before a run is suspected."""
+
+CONFIRMED = 2
+"""So many more must be missing before it is taken for dead."""
+
+HEARTBEAT = "prefect.flow-run.heartbeat"
+_PAGE = 200
+_LONGEST_RUN = timedelta(days=180)
+
+
+class Sweeper:
+    """Looks for the runs of this environment's Prefect that are gone, again and again.
+
+    Args:
+        heartbeat: How often runs say that they live.
+        clock: The time.
+    """
+
+    def __init__(self, heartbeat: timedelta, clock: Clock = utc_now) -> None:
+        self.silence = MISSED * heartbeat
+        self.confirmation = CONFIRMED * heartbeat
+        self._clock = clock
+        self._suspects: dict[UUID, _Suspect] = {}
+
+    async def sweep(self) -> list[UUID]:
+        """Crash the runs that are gone, and return their ids."""
+        async with get_client() as client:
+            now, before = self._clock(), self._suspects
+            self._suspects = {
+                run.id: before[run.id] if before.get(run.id) == suspect else suspect
+                for run in await _running(client)
+                if (suspect := await self._suspect(client, run, now)) is not None
+            }
+            due = [
+                run_id
+                for run_id, suspect in self._suspects.items()
+                if now - suspect.since >= self.confirmation
+            ]
+            return [run_id for run_id in due if await self._crash(client, run_id)]
+
+    @property
+    def has_suspects(self) -> bool:
+        """Whether a run is suspected, and not yet taken for dead."""
+        return bool(self._suspects)
+
+    async def _suspect(self, client: PrefectClient, run: FlowRun, now: datetime) -> _Suspect | None:
+        if run.state is None or now - run.state.timestamp <= self.silence:
+            return None
+        last = await _last_heard(client, run.id, now)
+        if last is None or now - last <= self.silence:
+            return None
+        return _Suspect(run.state.id, last, now)
+
+    async def _crash(self, client: PrefectClient, run_id: UUID) -> bool:
+        suspect = self._suspects.pop(run_id)
+        state = (await client.read_flow_run(run_id)).state
+        if state is None or state.id != suspect.state:  # it ended while others were asked about
+            return False
+        message = f"Its process is gone: no heartbeat for {self.silence.total_seconds():.0f} s."
+        await client.set_flow_run_state(run_id, Crashed(message=message), force=True)
+        logger.warning("Run %s is crashed. %s", run_id, message)
+        return True
+
+
+@dataclass(frozen=True)
+class _Suspect:
+    """A run in a state in which it was last heard of long ago."""
+
+    state: UUID
+    last_heard: datetime
+    since: datetime = field(compare=False)
+
+
+async def _running(client: PrefectClient) -> list[FlowRun]:
+    found: list[FlowRun] = []
+    state = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
+    while True:
+        page = await client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=state), limit=_PAGE, offset=len(found)
+        )
+        found += page
+        if len(page) < _PAGE:
+            return found
+
+
+async def _last_heard(client: PrefectClient, run_id: UUID, now: datetime) -> datetime | None:
+    """Return when a run's last heartbeat was; ``None``: there was none."""
+    chosen = {
+        "event": {"name": [HEARTBEAT]},
+        "resource": {"id": [f"prefect.flow-run.{run_id}"]},
+        # By default up to now: the clock of a run's host may be ahead.
+        "occurred": {
+            "since": (now - _LONGEST_RUN).isoformat(),
+            "until": (now + timedelta(days=1)).isoformat(),
+        },
+    }
+    asked = {"filter": {**chosen, "order": "DESC"}, "limit": 1}
+    # Prefect's client has no method for events.
+    answer = await client._client.post("/events/filter", json=asked)  # noqa: SLF001
+    events = answer.json()["events"]
+    return datetime.fromisoformat(events[0]["occurred"]) if events else None
+
+
+async def remove_automation() -> None:
+    """Delete the automation of earlier releases from this environment's Prefect."""
+    async with get_client() as client:
+        for before in await client.read_automations_by_name(AUTOMATION):
+            await client.delete_automation(before.id)
+
+
+async def keep_sweeping(heartbeat: timedelta) -> None:
+    """Sweep once a heartbeat, until it is cancelled; what keeps it from that is logged."""
+    sweeper = Sweeper(heartbeat)
+    while True:
+        try:
+            await sweeper.sweep()
+        except Exception as error:  # whatever Prefect's API says
+            logger.warning("Runs whose process is gone were not looked for: %s", error)
+        await asyncio.sleep(heartbeat.total_seconds())
+
+
+def frequency() -> timedelta:
+    """Return how often runs of this environment say that they live."""
+    return timedelta(seconds=PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value() or 180)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Sweep from the command line, and print the ids of the runs that were crashed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ladon_storage.flows.zombies",
+        description="Turn runs whose process is gone without a word into crashed ones.",
+    )
+    parser.add_argument(
+        "--heartbeat",
+        type=float,
+        default=frequency().total_seconds(),
+        metavar="SECONDS",
+        help="PREFECT_FLOWS_HEARTBEAT_FREQUENCY where the runs are (here: %(default)s)",
+    )
+    options = parser.parse_args(arguments)
+    for run_id in asyncio.run(_once(timedelta(seconds=options.heartbeat))):
+        print(run_id)  # noqa: T201 - a command
+    return 0
+
+
+async def _once(heartbeat: timedelta) -> list[UUID]:
+    """Sweep, and again where a run is suspected, when that can be confirmed."""
+    await remove_automation()
+    sweeper = Sweeper(heartbeat)
+    gone = await sweeper.sweep()
+    if sweeper.has_suspects:
+        await asyncio.sleep(sweeper.confirmation.total_seconds())
+        gone += await sweeper.sweep()
+    return gone
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,394 @@
+"""One Delta table: its files by partition, and commits that name what they depend on.
+
+- A file is on the disk before the commit that names it, and the commit is when it returns: what the
+  library itself writes is not flushed.
+- A commit carries an application transaction for each name that it is told. Delta refuses it when
+  another commit with one of these names came in between, so that who writes on what it read, and
+  names it, cannot add anything twice.
+- The folders are for people; which partition a file belongs to is said by the log alone, so that
+  a source may have any name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from deltalake import (
+    CommitProperties,
+    DeltaTable,
+    PostCommitHookProperties,
+    Schema,
+    Transaction,
+)
+from deltalake.exceptions import CommitFailedError
+from deltalake.fs import DeltaStorageHandler
+from deltalake.transaction import AddAction, RemoveAction
+
+from ladon_storage.errors import SinkError
+from ladon_storage.sinks.delta.files import (
+    File,
+    as_schema,
+    batches,
+    files_of,
+    opened,
+)
+
+PARTITIONS = ("source_id", "day")
+CHECKPOINT_COMMITS = 10
+"""A commit costs in proportion to how many there were since the last checkpoint."""
+
+# Not a property: the kernel refuses those that it does not know.
+_MADE_BY = "Made by ladon-storage: "
+# Cleaning up lists the whole log: now and then at the end of a run, not at each checkpoint.
+_NO_CLEANUP = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
+
+
+class ManagedTable:
+    """Be a Delta table that is partitioned by source and day, and made where it is missing.
+
+    Its owner may add columns; those of a file that is written again keep their values.
+
+    Args:
+        address: Its folder, absolute, or its address on an object storage.
+        schema: Its columns, the two of the partition first.
+        key: The column whose bounds are kept for each file.
+        kind: What it is made for. A table of another kind, or of somebody else, is refused.
+        mark: The column of which is known for each file how often it has no value.
+        later: Columns of the schema that a table made before may lack.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        schema: pa.Schema,
+        key: str,
+        kind: str,
+        *,
+        mark: str | None = None,
+        later: Sequence[str] = (),
+    ) -> None:
+        self.address = address
+        self.columns = pa.schema([])
+        """Those of the files, as the table has them now."""
+        self._schema = schema
+        self._key = key
+        self._mark = mark
+        self._later = later
+        self._kind = kind
+        self._folder = None if "://" in address else Path(address)
+        self._uri = self._folder.as_uri() if self._folder else address
+        self._folders: set[str] = set()
+        self._listed: tuple[str, int, list[File]] | None = None
+        self._log = self._open()
+        self._note_columns()
+        self._files: pafs.FileSystem = (
+            pafs.SubTreeFileSystem(str(self._folder), pafs.LocalFileSystem())
+            if self._folder
+            else pafs.PyFileSystem(DeltaStorageHandler(self._uri))
+        )
+
+    @property
+    def kind_number(self) -> dict[str, int]:
+        """What says, in a commit, what the table was made for; its description may change."""
+        return {_kind_name(self._kind): 1}
+
+    @property
+    def version(self) -> int:
+        """The last commit that is seen."""
+        return int(self._log.version())
+
+    def refresh(self) -> None:
+        """See what others committed."""
+        self._log.update_incremental()
+        self._note_columns()
+
+    def transaction(self, name: str) -> int | None:
+        """Return the number that the last commit gave to a name; ``None``: none did."""
+        return self._log.transaction_version(name)
+
+    def transactions_at(self, version: int) -> Callable[[str], int | None]:
+        """Return what looks numbers up as they were at a version.
+
+        Raises:
+            DeltaError: The log does not reach back to it.
+        """
+        return DeltaTable(self._uri, version=version).transaction_version
+
+    def commit_text(self, version: int) -> str | None:
+        """Return what the log has of a commit; ``None``: it was cleaned up."""
+        try:
+            with self._files.open_input_file(f"_delta_log/{version:020}.json") as stream:
+                return str(stream.read().decode())
+        except FileNotFoundError:
+            return None
+
+    def files(self, source_id: str) -> list[File]:
+        """Return the files of a source."""
+        if self._listed is None or self._listed[:2] != (source_id, self.version):
+            found = files_of(self._log, source_id, self._key, self._mark)
+            self._listed = (source_id, self.version, found)
+        return self._listed[2]
+
+    def count(self, source_id: str) -> int:
+        """Return how many rows there are of a source."""
+        return sum(self.rows_of(file) for file in self.files(source_id))
+
+    def rows_of(self, file: File) -> int:
+        """Return how many rows are left in a file."""
+        if file.rows is None or file.kept is not None:
+            return sum(batch.num_rows for batch in self.read([file], [self._key]))
+        return file.rows
+
+    def read(
+        self, files: Iterable[File], columns: Sequence[str], only: Sequence[str] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield columns of files, of all rows or only those of some keys."""
+        wanted = None if only is None else pa.array(only, pa.string())
+        schema = self.schema_of(columns)
+        for file in files:
+            with opened(self._files, file.path, is_remote=self._folder is None) as found:
+                for batch in batches(found, file, schema):
+                    if wanted is not None:
+                        batch = batch.filter(pc.is_in(batch[self._key], wanted))
+                    yield batch
+
+    def load(
+        self, files: Iterable[File], columns: Sequence[str], only: Sequence[str] | None = None
+    ) -> pa.Table:
+        """Return columns of files as one table."""
+        return pa.Table.from_batches(self.read(files, columns, only), self.schema_of(columns))
+
+    def schema_of(self, columns: Sequence[str]) -> pa.Schema:
+        """Return the schema of some columns, which the table may not have yet."""
+        own = self._schema
+        return pa.schema(
+            [
+                # In our types: a look-up compares texts and instants, however they are stored.
+                own.field(name) if name in own.names else self.columns.field(name)
+                for name in columns
+            ]
+        )
+
+    def has_column(self, name: str) -> bool:
+        """Return whether the table has a column."""
+        return name in self.columns.names
+
+    def add_column(self, name: str) -> None:
+        """Give a table that was made before a column that it lacks; no file changes."""
+        [field] = Schema.from_arrow(pa.schema([self._schema.field(name)])).fields
+        self._log.alter.add_columns([field])
+        self.refresh()
+
+    def add(
+        self, source_id: str, day: str, rows: pa.Table, *, data_change: bool = True
+    ) -> AddAction:
+        """Write a file, which belongs to the table when it is committed."""
+        # Neither a separator nor a point: a name cannot lead out of the table's folder.
+        folder = f"{re.sub(r'[^A-Za-z0-9_-]', '_', source_id)[:80]}/{day}"
+        path = f"{folder}/{uuid4()}.parquet"
+        is_folder_new = folder not in self._folders
+        if is_folder_new:
+            self._files.create_dir(folder, recursive=True)
+            self._folders.add(folder)
+        rows = as_schema(rows, self._stored(rows))
+        with self._files.open_output_stream(path) as stream:
+            pq.write_table(rows, stream, compression="zstd", use_dictionary=["collected_at"])
+        size = self._files.get_file_info(path).size
+        if self._folder:
+            upward = _up_to(self._folder, self._folder / path)
+            _flush(*(upward if is_folder_new else upward[:2]))
+        stats = json.dumps(self._stats(rows))
+        partition = {"source_id": source_id, "day": day}
+        return AddAction(path, size, partition, time.time_ns() // 1_000_000, data_change, stats)
+
+    def remove(self, source_id: str, file: File, *, data_change: bool = True) -> RemoveAction:
+        """Return what takes a file out of the table when it is committed.
+
+        Raises:
+            SinkError: Nothing could.
+        """
+        if why := file.why_it_stays:
+            raise SinkError(
+                f"The file {file.named!r} of the sink's table {why}, so that its rows cannot be "
+                "replaced; rewrite it with the engine that wrote it, by OPTIMIZE or REORG TABLE … "
+                "APPLY (PURGE).",
+                source_id,
+            )
+        partition: dict[str, str | None] = {"source_id": source_id, "day": file.day}
+        now = time.time_ns() // 1_000_000
+        return RemoveAction(file.path, data_change, now, file.size, partition)
+
+    def commit(self, actions: Sequence[AddAction | RemoveAction], names: Mapping[str, int]) -> None:
+        """Make what was written a part of the table, all at once.
+
+        Raises:
+            CommitFailedError: Another commit came in between that one of ``names``, or a file,
+                depends on.
+        """
+        before = self.version
+        self._log.create_write_transaction(
+            list(actions),
+            "append",
+            self._log.schema(),
+            list(PARTITIONS),
+            commit_properties=_naming(names),
+            post_commithook_properties=_NO_CLEANUP,
+        )
+        self.refresh()
+        if self._folder:
+            self._flush_log(before)
+
+    def _flush_log(self, before: int) -> None:
+        log = Path(self._folder or "", "_delta_log")
+        for number in range(before + 1, self.version + 1):
+            _flush(log / f"{number:020}.json")
+            # A commit is followed by its checkpoint, or by the one that others were late with.
+            if number % CHECKPOINT_COMMITS == 0:
+                _flush(log / f"{number:020}.checkpoint.parquet", log / "_last_checkpoint")
+        _flush(log)
+
+    def clean_up(self) -> None:
+        """Let the log forget what the table's retention no longer asks for."""
+        self._log.cleanup_metadata()
+
+    def _open(self) -> DeltaTable:
+        try:
+            log = DeltaTable(self._uri) if self._exists() else self._create()
+        except CommitFailedError:  # another run made it just now
+            log = DeltaTable(self._uri)
+        self._check(log)
+        return log
+
+    def _exists(self) -> bool:
+        if DeltaTable.is_deltatable(self._uri):
+            return True
+        if self._folder and self._folder.exists():
+            others = [path for path in self._folder.iterdir() if path.name != "_delta_log"]
+            if others:
+                raise SinkError(
+                    f"The folder {self._folder} of the sink holds other files, such as "
+                    f"{others[0].name!r}; use another address or table."
+                )
+        return False
+
+    def _create(self) -> DeltaTable:
+        if self._folder:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        log = DeltaTable.create(
+            self._uri,
+            self._schema,
+            mode="ignore",
+            partition_by=list(PARTITIONS),
+            description=_MADE_BY + self._kind,
+            configuration={"delta.checkpointInterval": str(CHECKPOINT_COMMITS)},
+            commit_properties=_naming({_kind_name(self._kind): 1}),
+        )
+        if self._folder:
+            _flush(self._folder / "_delta_log" / f"{0:020}.json")
+            _flush(*_up_to(self._folder.parent.parent, self._folder / "_delta_log"))
+        return log
+
+    def _check(self, log: DeltaTable) -> None:
+        columns = {field.name: field for field in log.schema().fields}
+        missing = [each for each in self._schema.names if each not in (*columns, *self._later)]
+        _, is_ours, kind = (log.metadata().description or "").partition(_MADE_BY)
+        if not is_ours:  # its owner may have described it anew
+            kind = self._kind if log.transaction_version(_kind_name(self._kind)) else ""
+        if missing or not kind or log.metadata().partition_columns != list(PARTITIONS):
+            raise SinkError(
+                f"The table {self.address} was not made by this sink: it has the columns "
+                f"{', '.join(columns)}; use another address or table."
+            )
+        if kind != self._kind:
+            raise SinkError(
+                f"The table {self.address} was made with {kind}, not {self._kind}; "
+                " use that, or another table."
+            )
+        needed = [each for each in columns.values() if not each.nullable]
+        if others := [each.name for each in needed if each.name not in self._schema.names]:
+            raise SinkError(
+                f"The table {self.address} has the column {others[0]!r}, which is not the sink's "
+                "and must have a value; let it have none."
+            )
+        if log.metadata().configuration.get("delta.columnMapping.mode", "none") != "none":
+            raise SinkError(
+                f"The table {self.address} has its columns under other names in its files "
+                "(delta.columnMapping.mode), which this sink cannot write; use another table."
+            )
+
+    def _note_columns(self) -> None:
+        schema = pa.schema(self._log.schema().to_arrow())
+        fields = [field for field in schema if field.name not in PARTITIONS]
+        if self.columns.names != [field.name for field in fields]:
+            self.columns = pa.schema(fields)
+
+    def _stored(self, rows: pa.Table) -> pa.Schema:
+        """Return the columns of rows that the table has, in its order and types."""
+        there = set(rows.schema.names)
+        return pa.schema([field for field in self.columns if field.name in there])
+
+    def _stats(self, rows: pa.Table) -> dict[str, Any]:
+        bounds = pc.min_max(rows[self._key]).as_py()
+        nulls = {self._key: 0}
+        if self._mark:
+            nulls[self._mark] = rows[self._mark].null_count
+        return {
+            "numRecords": rows.num_rows,
+            "minValues": {self._key: bounds["min"]},
+            "maxValues": {self._key: bounds["max"]},
+            "nullCount": nulls,
+        }
+
+
+def by_day(rows: pa.Table, times: Sequence[datetime]) -> Iterator[tuple[str, pa.Table]]:
+    """Yield the rows of each day of their times with its name as a partition's value."""
+    if not times:
+        return
+    first = min(times).date()
+    if max(times).date() == first:
+        yield first.isoformat(), rows
+        return
+    numbers: dict[date, list[int]] = {}
+    for number, moment in enumerate(times):
+        numbers.setdefault(moment.date(), []).append(number)
+    for day, those in sorted(numbers.items()):
+        yield day.isoformat(), rows.take(those)
+
+
+def _naming(names: Mapping[str, int]) -> CommitProperties:
+    return CommitProperties(
+        app_transactions=[Transaction(name, number) for name, number in names.items()]
+    )
+
+
+def _kind_name(kind: str) -> str:
+    return f"ladon-kind:{kind}"
+
+
+def _up_to(top: Path, path: Path) -> list[Path]:
+    """Return a path with the folders above it, up to and with ``top``."""
+    return [path, *(each for each in path.parents if each == top or top in each.parents)]
+
+
+def _flush(*paths: Path) -> None:
+    """Let files and folders reach the disk; those that are not there are passed over."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

@@ -1,0 +1,312 @@
+"""Which records of a page are new, which replace what there is, and which are passed over.
+
+- What somebody deleted on purpose counts as known, so that only a change brings a record back.
+- ``keep="latest"``: an older content never replaces a newer one; of one time, the later arrival
+  wins.
+- ``keep="all"``: a version is stored once. What a page says last of a record becomes the current
+  one, also where it is there already, unless it is older than that; what it says of itself is made
+  so that the documented order has it first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ladon_storage.collection.records import Record
+from ladon_storage.sinks.delta.index import ORDER
+from ladon_storage.sinks.delta.rewrite import set_column
+from ladon_storage.sinks.delta.rows import (
+    INSTANT,
+    NEVER,
+    day_of,
+    microseconds,
+    now_in_microseconds,
+)
+from ladon_storage.sinks.versions import last_said, latest_by_id
+
+Place = tuple[int, int, int]
+"""Where a version stands among those of its record, by `ORDER`."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a page adds to a table, and what is said about it.
+
+    Args:
+        fresh: The records that become rows.
+        arrived: When they arrived, in microseconds.
+        returned: When they became current although another is later by its time.
+        new: Those of whose ids there was nothing, one for each id.
+        superseded: What is left as it is, or added behind what is current.
+        replaced: When the rows are from that they replace, in microseconds, by their ids.
+        back: The rows that are there and become current again, as they are then.
+        again: The known records that become current, and were not.
+    """
+
+    fresh: list[Record] = field(default_factory=list)
+    arrived: list[int] = field(default_factory=list)
+    returned: list[int | None] = field(default_factory=list)
+    new: list[Record] = field(default_factory=list)
+    superseded: list[Record] = field(default_factory=list)
+    replaced: dict[str, int] = field(default_factory=dict)
+    back: pa.Table | None = None
+    again: list[Record] = field(default_factory=list)
+
+    @property
+    def changes_rows(self) -> bool:
+        """Whether rows are added, or become current again."""
+        return bool(self.fresh) or self.back is not None
+
+    @property
+    def changed(self) -> list[Record]:
+        """What is stored of ids that there were, or becomes current again."""
+        if len(self.new) == len(self.fresh):
+            return list(self.again)
+        new = {id(each) for each in self.new}
+        changed = {id(each): each for each in (*self.fresh, *self.again) if id(each) not in new}
+        return list(changed.values())
+
+    @property
+    def days(self) -> set[str]:
+        """The days of the rows that are replaced or come back."""
+        back = [] if self.back is None else _numbers(self.back["record_timestamp"])
+        return {day_of(moment) for moment in (*self.replaced.values(), *back)}
+
+    @property
+    def returning(self) -> dict[tuple[str, str], int]:
+        """When versions come back, in microseconds."""
+        if self.back is None:
+            return {}
+        ids, versions = (self.back[name].to_pylist() for name in ("record_id", "version"))
+        pairs = zip(ids, versions, strict=True)
+        return dict(zip(pairs, _numbers(self.back["returned_at"]), strict=True))
+
+
+def plan_latest(records: Sequence[Record], stored: pa.Table, deleted: pa.Table | None) -> Plan:
+    """Return what to do with a page where one row is kept for each record."""
+    plan = Plan()
+    latest = latest_by_id(records)
+    rows = _by_id(stored)
+    gone = _by_id(deleted) if deleted is not None else {}
+    known = gone | rows
+    passed: dict[str, tuple[str, int]] = {}
+    for record_id, (version, moment) in known.items():
+        record = latest[record_id]
+        if record.version == version:
+            del latest[record_id]
+        elif microseconds(record.timestamp) < moment:
+            del latest[record_id]
+            passed[record_id] = version, moment
+        elif record_id in rows:
+            plan.replaced[record_id] = moment
+    if passed:
+        older = [
+            record
+            for record in records
+            if (row := passed.get(record.record_id)) is not None
+            and record.version != row[0]
+            and microseconds(record.timestamp) < row[1]
+        ]
+        plan.superseded = last_said(records, older)
+    plan.fresh = list(latest.values())
+    plan.new = [each for each in plan.fresh if each.record_id not in known] if known else plan.fresh
+    plan.arrived = [now_in_microseconds()] * len(plan.fresh)
+    plan.returned = [None] * len(plan.fresh)
+    return plan
+
+
+def plan_return_latest(
+    last: Mapping[str, Record], stored: pa.Table, deleted: pa.Table | None
+) -> Plan:
+    """Return what makes versions the current ones where one row is kept for each record."""
+    rows = _by_id(stored)
+    known = (_by_id(deleted) if deleted is not None else {}) | rows
+    plan = Plan()
+    for record_id, record in last.items():
+        if known.get(record_id, ("", 0))[0] != record.version:
+            plan.fresh.append(record)
+            if record_id in rows:
+                plan.replaced[record_id] = rows[record_id][1]
+    plan.arrived = [now_in_microseconds()] * len(plan.fresh)
+    plan.returned = [None] * len(plan.fresh)
+    return plan
+
+
+def _by_id(rows: pa.Table) -> dict[str, tuple[str, int]]:
+    """Return version and time of each row; of one that was replaced, those of what replaced it."""
+    columns = rows["record_id"], rows["version"], rows["record_timestamp"].cast(pa.int64())
+    return {
+        record_id: (version, moment)
+        for record_id, version, moment in zip(*(c.to_pylist() for c in columns), strict=True)
+    }
+
+
+def plan_of_versions(
+    records: Sequence[Record], stored: pa.Table, deleted: pa.Table | None
+) -> Plan | None:
+    """Return what to do with a page where a row is kept for each version.
+
+    ``None``: it depends on which version of a record is the current one.
+    """
+    fresh, ids = _fresh(records, stored, deleted)
+    known = set(ids)
+    if len(known) < len(ids) or any(each.record_id in known for each in fresh):
+        return None
+    # Of each record that is known there is one version, and none comes: all are current.
+    return _plan_of_unknown(fresh)
+
+
+def plan_all(records: Sequence[Record], stored: pa.Table, deleted: pa.Table | None) -> Plan:
+    """Return what to do with a page by the places of the versions that there are.
+
+    What the page says last of a record becomes current unless it is older than what is.
+    """
+    fresh, _ = _fresh(records, stored, deleted)
+    current = current_of(stored, deleted)
+    now = _now_behind(current)
+    plan = Plan(sorted(fresh, key=lambda each: each.timestamp))
+    plan.arrived = _one_after_another(plan.fresh, now)
+    newest = {each.record_id: each for each in plan.fresh}
+    are_fresh = {id(each) for each in plan.fresh}
+    there = current_of(stored)
+    returned: set[int] = set()
+    back: list[Record] = []
+    for record_id, record in latest_by_id(records).items():
+        if record_id not in current:
+            plan.new.append(record)
+            continue
+        version, (returned_at, moment, _) = current[record_id]
+        if record.version == version:
+            other = newest.get(record_id)
+            is_hidden = other is not None and microseconds(other.timestamp) >= moment
+            # One that was deleted stays so.
+            is_there = there.get(record_id, ("",))[0] == version
+            if is_hidden and returned_at == NEVER and is_there:
+                back.append(record)
+        elif microseconds(record.timestamp) < moment:
+            plan.superseded.append(record)
+        elif id(record) not in are_fresh:
+            back.append(record)
+            plan.again.append(record)
+        elif returned_at != NEVER:
+            returned.add(id(record))
+    plan.returned = [
+        arrived if id(each) in returned else None
+        for each, arrived in zip(plan.fresh, plan.arrived, strict=True)
+    ]
+    _bring_back(plan, back, stored, now)
+    return plan
+
+
+def _fresh(
+    records: Sequence[Record], stored: pa.Table, deleted: pa.Table | None
+) -> tuple[list[Record], list[str]]:
+    """Return the versions that are unknown, and the ids of those that are known."""
+    fresh = {(each.record_id, each.version): each for each in records}
+    if len(fresh) < len(records):
+        fresh = _latest_of_versions(records)
+    known: list[str] = []
+    for rows in (stored, deleted):
+        if rows is not None:
+            ids = rows["record_id"].to_pylist()
+            for pair in zip(ids, rows["version"].to_pylist(), strict=True):
+                fresh.pop(pair, None)
+            known += ids
+    return list(fresh.values()), known
+
+
+def _latest_of_versions(records: Iterable[Record]) -> dict[tuple[str, str], Record]:
+    """Return the latest record of each version, in the order in which those were said."""
+    latest: dict[tuple[str, str], Record] = {}
+    for record in records:
+        key = record.record_id, record.version
+        known = latest.get(key)
+        if known is None or record.timestamp >= known.timestamp:
+            latest.pop(key, None)
+            latest[key] = record
+    return latest
+
+
+def _plan_of_unknown(fresh: list[Record]) -> Plan:
+    now = now_in_microseconds()
+    plan = Plan(fresh, [now] * len(fresh), [None] * len(fresh))
+    plan.new = fresh
+    if len({each.record_id for each in fresh}) < len(fresh):
+        plan.new = list(latest_by_id(fresh).values())
+        plan.fresh = sorted(fresh, key=lambda each: each.timestamp)
+        plan.arrived = _one_after_another(plan.fresh, now)
+    return plan
+
+
+def plan_return_all(last: Mapping[str, Record], stored: pa.Table, deleted: pa.Table | None) -> Plan:
+    """Return what makes versions the current ones where a row is kept for each of them."""
+    current = current_of(stored, deleted)
+    plan = Plan()
+    back = [
+        record
+        for record_id, record in last.items()
+        if record_id not in current or current[record_id][0] != record.version
+    ]
+    plan.again = back
+    _bring_back(plan, back, stored, _now_behind(current))
+    return plan
+
+
+def _bring_back(plan: Plan, records: Sequence[Record], stored: pa.Table, now: int) -> None:
+    """Make versions current that are there, or that were deleted, and are stored again."""
+    if not records:
+        return
+    pairs = zip(stored["record_id"].to_pylist(), stored["version"].to_pylist(), strict=True)
+    rows = {pair: number for number, pair in enumerate(pairs)}  # the later ones are last
+    numbers = []
+    for record in records:
+        if (number := rows.get((record.record_id, record.version))) is not None:
+            numbers.append(number)
+        else:
+            plan.fresh.append(record)
+            plan.arrived.append(now)
+            plan.returned.append(now)
+    if numbers:
+        instants = pa.array([now] * len(numbers), pa.int64()).cast(INSTANT)
+        plan.back = set_column(stored.take(numbers), "returned_at", instants)
+
+
+def _now_behind(current: Mapping[str, tuple[str, Place]]) -> int:
+    """Return an instant after those at which versions became current, by whatever clock."""
+    instants = (place for _, found in current.values() for place in (found[0], found[2]))
+    return max(now_in_microseconds(), max(instants, default=NEVER) + 1)
+
+
+def _one_after_another(records: Sequence[Record], now: int) -> list[int]:
+    """Return instants that tell versions of one record apart, in their order."""
+    counts: dict[str, int] = {}
+    arrived = []
+    for record in records:
+        count = counts.get(record.record_id, 0)
+        counts[record.record_id] = count + 1
+        arrived.append(now + count)
+    return arrived
+
+
+def current_of(stored: pa.Table, deleted: pa.Table | None = None) -> dict[str, tuple[str, Place]]:
+    """Return the current version of each record, and where it stands."""
+    current: dict[str, tuple[str, Place]] = {}
+    for rows in (deleted, stored):
+        if rows is None:
+            continue
+        places = zip(*(_numbers(rows[name]) for name in ORDER), strict=True)
+        ids, versions = rows["record_id"].to_pylist(), rows["version"].to_pylist()
+        for record_id, version, place in zip(ids, versions, places, strict=True):
+            known = current.get(record_id)
+            if known is None or place >= known[1]:
+                current[record_id] = version, place
+    return current
+
+
+def _numbers(column: pa.ChunkedArray) -> list[int]:
+    numbers: list[int] = pc.fill_null(column.cast(pa.int64()), NEVER).to_pylist()
+    return numbers

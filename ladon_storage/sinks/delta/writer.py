@@ -1,0 +1,446 @@
+"""What the Delta sink does in its thread: which rows are new, and what one commit changes.
+
+- A commit has a number within its source, by the version that it makes unless others come first.
+  Who commits depends on the number before. What is known of a source is thrown away when somebody
+  else has numbered a commit, or changed rows without one.
+- What others did is looked at before anything is looked up.
+- Small files of one day are made one on the way and at the end; that changes no row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Literal, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake.exceptions import CommitFailedError, DeltaError
+
+from ladon_storage.collection.protocols import Position, WriteResult
+from ladon_storage.collection.records import Page, Record, Reject
+from ladon_storage.errors import SinkError
+from ladon_storage.sinks.delta.history import History, rows_name
+from ladon_storage.sinks.delta.index import ORDER, SourceIndex
+from ladon_storage.sinks.delta.positions import changed, numbers_of, position_of
+from ladon_storage.sinks.delta.rewrite import (
+    Action,
+    Rewrite,
+    is_small,
+    marked,
+    returned,
+    without,
+)
+from ladon_storage.sinks.delta.rows import (
+    RECORDS,
+    REJECTS,
+    RETURNED,
+    former_reject_id_of,
+    microseconds,
+    quarantine_rows,
+    record_rows,
+    reject_id_of,
+)
+from ladon_storage.sinks.delta.table import ManagedTable, by_day
+from ladon_storage.sinks.delta.versions import (
+    Plan,
+    plan_all,
+    plan_latest,
+    plan_of_versions,
+    plan_return_all,
+    plan_return_latest,
+)
+from ladon_storage.sinks.removal import refuse_implausible_removal
+
+T = TypeVar("T")
+
+ATTEMPTS = 10
+"""How often a page is tried when other runs of its source commit in between."""
+
+COMPACTED_FILES = 128
+"""So many small files of one day are made one."""
+
+MANY_IDS = 10_000
+"""So many ids are looked up by reading all of them."""
+
+_REMEMBERED = 2**18
+
+
+class DeltaWriter:
+    """Be the tables of a sink, open, for one thread at a time.
+
+    Args:
+        root: The folder or the address of the tables.
+        name: The table of records; its quarantine, and what was deleted from it, is beside it.
+        keep: One row for each record, or for each version.
+    """
+
+    def __init__(self, root: str, name: str, keep: Literal["latest", "all"]) -> None:
+        self._quarantine_address = f"{root}/{name}_quarantine"
+        self._keep = keep
+        schema = RECORDS if keep == "latest" else RECORDS.append(RETURNED)
+        self._records = ManagedTable(
+            f"{root}/{name}",
+            schema,
+            "record_id",
+            f"keep={keep!r}",
+            mark="removed_at",
+            later=[RETURNED.name],
+        )
+        self._history = History(self._records, f"{root}/{name}_deleted", keeps_all=keep == "all")
+        self._quarantine: ManagedTable | None = None
+        self._is_new = True  # nothing was done since it was opened, so that it is up to date
+        self._has_looked = False
+        self._known: dict[str, SourceIndex] = {}
+        self._added: dict[tuple[str, str], int] = {}
+        self._behind: set[int] = set()
+        """What was added behind a later version, and counted as it was."""
+
+    def write(
+        self, source_id: str, page: Page, run_id: str, position: Position | None
+    ) -> WriteResult:
+        """Store a page, and return what that changed."""
+        self._is_new = False
+        if not source_id:
+            raise SinkError(
+                "A Delta table cannot be partitioned by a source without a name; give it one."
+            )
+        if page.rejects:
+            self._retried(lambda: self._store_rejects(source_id, page.rejects, run_id))
+        if not page.records and position is None:
+            return WriteResult()
+        result = self._looking(source_id, lambda: self._store(source_id, page.records, position))
+        full = {day for (of, day), count in self._added.items() if count >= COMPACTED_FILES}
+        if full:
+            self._compact(source_id, full)
+        return result
+
+    def position(self, source_id: str) -> Position | None:
+        """Return the position that is remembered of a source."""
+        if not self._is_new:
+            self._records.refresh()
+        self._is_new = False
+        return self._looking(source_id, lambda: self._position_of(source_id))
+
+    def mark_removed(self, source_id: str, listed_ids: Set[str], max_share: float) -> int:
+        """Mark what is not present, unmark what is, and return how many records are newly gone."""
+        self._is_new = False
+        return self._looking(source_id, lambda: self._mark(source_id, listed_ids, max_share))
+
+    def revert(self, source_id: str, records: Sequence[Record]) -> int:
+        """Make versions the current ones, and return how many were not."""
+        self._is_new = False
+        return self._looking(source_id, lambda: self._revert(source_id, records))
+
+    def lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
+        """Return the ids of which there is no record at a time or later."""
+        self._is_new = False
+        return self._looking(source_id, lambda: self._lacking(source_id, listed))
+
+    def tidy(self) -> None:
+        """Make small files one, and shorten the log; what fails here the next run does."""
+        with suppress(DeltaError, OSError, pa.ArrowException, SinkError):
+            is_added = bool(self._added)
+            for source_id in {of for of, _ in self._added}:
+                self._compact(source_id, {day for of, day in self._added if of == source_id})
+            if is_added and self._history.tidy():
+                self._records.clean_up()
+
+    def _looking(self, source_id: str, work: Callable[[], T]) -> T:
+        """Do what depends on what others did, once that was looked at."""
+
+        def looked() -> T:
+            self._look(source_id)
+            return work()
+
+        return self._retried(looked)
+
+    def _look(self, source_id: str) -> None:
+        number = 0 if self._has_looked else self._number_of(source_id)
+        is_changed, is_restored = self._history.look(number)
+        is_first, self._has_looked = not self._has_looked, True
+        if is_changed:
+            self._known.clear()
+        if is_restored and not is_first:
+            raise SinkError(
+                f"The sink's table {self._records.address} was restored while a run collected into "
+                "it, so that rows of this run may be missing; run again: it goes on from where the "
+                "restored table is.",
+                source_id,
+            )
+
+    def _retried(self, work: Callable[[], T]) -> T:
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return work()
+            except CommitFailedError:
+                # Another run of the source was faster: what was read is not what is there.
+                self._records.refresh()
+                if self._quarantine:
+                    self._quarantine.refresh()
+        return work()
+
+    def _commit(
+        self,
+        source_id: str,
+        actions: Sequence[Action],
+        position: Mapping[str, int] | None = None,
+        *,
+        added: int = 0,
+    ) -> None:
+        """Commit to the records, as the next number of the source."""
+        table, known = self._records, self._known_of(source_id)
+        before = table.version
+        self._position_of(source_id)
+        held = known.numbers or {}
+        numbers = {**held, **(position or {})}
+        # A position of before the table was restored would hold again with this number.
+        names = changed(numbers, held) if known.is_position_held else dict(numbers)
+        number = names[_page_name(source_id)] = self._history.numbered(before)
+        if known.is_read:
+            names[rows_name(source_id)] = known.count + added
+        table.commit(actions, names)
+        known.number, known.count = number, known.count + added
+        if position is not None:
+            known.position = position_of(numbers.get, source_id)
+        known.numbers, known.is_position_held = numbers, True
+        if table.version == before + 1:  # otherwise somebody else may have numbered one since
+            known.seen_at = table.version
+            self._history.skip()
+
+    def _known_of(self, source_id: str) -> SourceIndex:
+        table, known = self._records, self._known.get(source_id)
+        if known is not None and known.seen_at != table.version:
+            if known.number is not None and known.number == self._number_of(source_id):
+                known.seen_at = table.version
+            else:
+                known = None
+        if known is None:
+            known = self._known[source_id] = SourceIndex(table, source_id)
+        return known
+
+    def _number_of(self, source_id: str) -> int:
+        return self._records.transaction(_page_name(source_id)) or 0
+
+    def _position_of(self, source_id: str) -> Position | None:
+        known = self._known_of(source_id)
+        if known.numbers is None:
+            look_up, known.is_position_held = self._history.position_numbers(_page_name(source_id))
+            if self._history.has_lost_rows(source_id):
+                known.position, known.is_position_held = None, False
+            else:
+                known.position = position_of(look_up, source_id)
+            known.numbers = numbers_of(known.position, source_id)
+        return known.position
+
+    def _store(
+        self, source_id: str, records: list[Record], position: Position | None
+    ) -> WriteResult:
+        known = self._known_of(source_id)
+        numbers = None
+        if position is not None:
+            self._position_of(source_id)
+            numbers = numbers_of(position, source_id)
+            if known.is_position_held and not changed(numbers, known.numbers or {}):
+                numbers = None
+        plan = self._plan(source_id, known, records) if records else Plan()
+        if plan.superseded:  # a crash before it is known what is current must read them again
+            numbers = None
+        # Whatever its version is, a record that a page has is there.
+        back: set[str] = set()
+        if records and known.marked:
+            back = known.marked.intersection(each.record_id for each in records)
+        result = WriteResult(tuple(plan.new), tuple(plan.changed), tuple(plan.superseded))
+        if not plan.changes_rows and numbers is None and not back:
+            return result
+        self._put(source_id, plan, back=back, position=numbers)
+        known.marked.difference_update(back)
+        if self._keep == "all" and plan.superseded and len(self._behind) < _REMEMBERED:
+            fresh = {id(each) for each in plan.fresh}
+            self._behind |= {_hash(each) for each in plan.superseded if id(each) in fresh}
+        return result
+
+    def _plan(self, source_id: str, known: SourceIndex, records: list[Record]) -> Plan:
+        ids = list({each.record_id: None for each in records})
+        stored, deleted = known.find(ids), self._history.deleted(source_id, ids)
+        if self._keep == "latest":
+            return plan_latest(records, stored, deleted)
+        plan = plan_of_versions(records, stored, deleted)
+        if plan is None:
+            if ORDER[-1] not in stored.schema.names:
+                stored = known.find_places(ids)
+            plan = plan_all(records, stored, deleted)
+        return plan
+
+    def _put(
+        self,
+        source_id: str,
+        plan: Plan,
+        *,
+        back: Set[str] = frozenset(),
+        position: Mapping[str, int] | None = None,
+    ) -> None:
+        """Commit the rows of a plan instead of those that it replaces, and what has no mark now."""
+        table, known = self._records, self._known_of(source_id)
+        if (plan.back is not None or any(plan.returned)) and not table.has_column(RETURNED.name):
+            table.add_column(RETURNED.name)
+        rows = record_rows(plan.fresh, plan.arrived, plan.returned)
+        added = dict(by_day(rows, [each.timestamp for each in plan.fresh]))
+        rewrite = Rewrite(table, source_id)
+        if plan.replaced or plan.back is not None or back:
+            self._rewrite(source_id, rewrite, plan, back, added)
+        for day, those in added.items():
+            rewrite.add(day, those)
+        self._note_added(source_id, rewrite)
+        count = len(plan.fresh) - len(plan.replaced)
+        self._commit(source_id, rewrite.actions, position, added=count)
+        for those in (rows, plan.back):
+            if those is not None and those.num_rows:
+                known.add(those)
+
+    def _rewrite(
+        self,
+        source_id: str,
+        rewrite: Rewrite,
+        plan: Plan,
+        back: Set[str],
+        added: dict[str, pa.Table],
+    ) -> None:
+        """Write the files again whose rows a plan replaces, brings back, or takes a mark from."""
+        gone, here = (pa.array(list(each), pa.string()) for each in (plan.replaced, back))
+        days, returning = plan.days, plan.returning
+        missing = dict(returning)
+
+        def change(those: pa.Table) -> pa.Table:
+            those = marked(without(those, gone), here, None)
+            if not returning:
+                return those
+            for pair in zip(
+                those["record_id"].to_pylist(), those["version"].to_pylist(), strict=True
+            ):
+                missing.pop(pair, None)
+            return returned(those, returning)
+
+        files = self._records.files(source_id)
+        near = [each for each in files if each.day in days or (back and each.may_have_marks)]
+        ids = {*plan.replaced, *back, *(record_id for record_id, _ in returning)}
+        found = rewrite.change(near, ids, change, added)
+        # Their owner gave them another time.
+        left = (plan.replaced.keys() - found) | {record_id for record_id, _ in missing}
+        if left:
+            rewrite.change(files, left, change, added)
+
+    def _note_added(self, source_id: str, rewrite: Rewrite) -> None:
+        for day in rewrite.days:
+            self._added[source_id, day] = self._added.get((source_id, day), 0) + 1
+
+    def _revert(self, source_id: str, records: Sequence[Record]) -> int:
+        known = self._known_of(source_id)
+        last = {each.record_id: each for each in records}
+        if not last:
+            return 0
+        find = known.find if self._keep == "latest" else known.find_places
+        stored, deleted = find(list(last)), self._history.deleted(source_id, list(last))
+        plan_return = plan_return_latest if self._keep == "latest" else plan_return_all
+        plan = plan_return(last, stored, deleted)
+        if plan.changes_rows:
+            self._put(source_id, plan)
+        return len({_hash(each) for each in plan.changed} - self._behind)
+
+    def _lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
+        lacking = set(listed)
+        moments = {record_id: microseconds(moment) for record_id, moment in listed.items()}
+        names = ("record_id", "record_timestamp")
+        files, only = self._records.files(source_id), None
+        if 0 < len(listed) <= MANY_IDS:
+            only = sorted(each for each in listed if each.isascii() or _is_storable(each))
+            files = [each for each in files if only and each.may_hold(only[0], only[-1])]
+        if not listed:
+            return lacking
+        deleted = self._history.deleted(source_id, list(listed))
+        for found in (
+            self._records.read(files, names, only),
+            deleted.to_batches() if deleted is not None else (),
+        ):
+            for batch in found:
+                ids, times = batch["record_id"], batch["record_timestamp"].cast(pa.int64())
+                for record_id, moment in zip(ids.to_pylist(), times.to_pylist(), strict=True):
+                    if record_id in lacking and moment >= moments[record_id]:
+                        lacking.remove(record_id)
+        return lacking
+
+    def _compact(self, source_id: str, days: Set[str]) -> None:
+        """Make small files of one day one; that another run was faster does no harm."""
+        files = [f for f in self._records.files(source_id) if is_small(f)]
+        for day in days:
+            self._added.pop((source_id, day), None)
+            those = [file for file in files if file.day == day]
+            if len(those) < COMPACTED_FILES:
+                continue
+            rewrite = Rewrite(self._records, source_id)
+            rewrite.join(day, those)
+            with suppress(CommitFailedError):
+                self._commit(source_id, rewrite.actions)
+
+    def _mark(self, source_id: str, present: Set[str], most: float) -> int:
+        table = self._records
+        files = table.files(source_id)
+        is_marked: set[str] = set()
+        unmarked: set[str] = set()
+        for batch in table.read(files, ("record_id", "removed_at")):
+            gone = pc.is_valid(batch["removed_at"])
+            is_marked.update(batch["record_id"].filter(gone).to_pylist())
+            unmarked.update(batch["record_id"].filter(pc.invert(gone)).to_pylist())
+        missing, back = unmarked - present, is_marked & present
+        refuse_implausible_removal(source_id, len(missing), len(unmarked), most)
+        if not missing and not back:
+            return 0
+        now = datetime.now(UTC)
+        gone, here = (pa.array(sorted(ids), pa.string()) for ids in (missing, back))
+        rewrite = Rewrite(table, source_id)
+        rewrite.change(
+            files, missing | back, lambda rows: marked(marked(rows, gone, now), here, None)
+        )
+        self._note_added(source_id, rewrite)
+        self._commit(source_id, rewrite.actions)
+        known = self._known_of(source_id)
+        known.marked.difference_update(back)
+        known.marked.update(missing)
+        return len(missing)
+
+    def _store_rejects(self, source_id: str, rejects: list[Reject], run_id: str) -> None:
+        if self._quarantine is None:
+            self._quarantine = ManagedTable(
+                self._quarantine_address, REJECTS, "reject_id", "a quarantine"
+            )
+        table = self._quarantine
+        new = {reject_id_of(each): each for each in reversed(rejects)}
+        former = {former_reject_id_of(each): reject_id_of(each) for each in rejects}
+        stored = table.load(table.files(source_id), ["reject_id"], sorted({*new, *former}))
+        for reject_id in stored["reject_id"].to_pylist():
+            new.pop(former.get(reject_id, reject_id), None)
+        if not new:
+            return
+        now = datetime.now(UTC)
+        rows = quarantine_rows(new, run_id, now)
+        name = _page_name(source_id)
+        number = (table.transaction(name) or 0) + 1
+        table.commit([table.add(source_id, now.date().isoformat(), rows)], {name: number})
+
+
+def _hash(record: Record) -> int:
+    return hash((record.record_id, record.version))
+
+
+def _is_storable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _page_name(source_id: str) -> str:
+    # What it is comes first: a source may be named like anything.
+    return f"ladon-page:{source_id}"

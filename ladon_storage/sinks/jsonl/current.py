@@ -1,0 +1,140 @@
+"""Which line of a record is the current one, in files of newline-delimited JSON.
+
+It is the one with the greatest ``returned_at``, or where none has any the greatest
+``record_timestamp``, and of equals the last in its file. A line has a ``returned_at`` where its
+time alone would not make it the current one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from typing import Any
+
+from ladon_storage.collection.protocols import utc_now
+from ladon_storage.collection.records import Record
+
+_KEY = 16
+"""Bytes of a digest, in front of what the current line of a record is the greatest by."""
+
+
+class Current:
+    """The current lines of a source: of each id the digest of its version, and what orders it."""
+
+    def __init__(self) -> None:
+        self._current: dict[int, bytes] = {}
+
+    def __contains__(self, record_id: str) -> bool:
+        return hash(record_id) in self._current
+
+    def forget(self) -> None:
+        """Begin again."""
+        self._current.clear()
+
+    def is_before(self, record_id: str, at: datetime) -> bool:
+        """Tell whether there is no line of an id, or the current one is older."""
+        current = self._current.get(hash(record_id))
+        return current is None or _time_of(current) < _text(at).encode()
+
+    def learn(self, line: dict[str, Any]) -> bytes:
+        """Hear of a line, and return its key."""
+        key = record_key(line["record_id"], line["version"])
+        returned = line.get("returned_at", "")
+        self._note(line["record_id"], key, f"{returned}\0{line['record_timestamp']}".encode())
+        return key
+
+    def see(self, record: Record, key: bytes, returned: str | None) -> None:
+        """Hear of a record that was added."""
+        order = f"{returned or ''}\0{record.timestamp.isoformat()}".encode()
+        self._note(record.record_id, key, order)
+
+    def _note(self, record_id: str, key: bytes, order: bytes) -> None:
+        number = hash(record_id)
+        current = self._current.get(number)
+        if current is None or order >= current[_KEY:]:
+            self._current[number] = key + order
+
+    def has(self, record: Record, key: bytes | None = None) -> bool:
+        """Tell whether a version is the current one."""
+        key = key or record_key(record.record_id, record.version)
+        return self._current.get(hash(record.record_id), b"").startswith(key)
+
+    def mark(self, record: Record) -> str:
+        """Return what makes a record's line the current one."""
+        now = _text(utc_now(), "microseconds")
+        before = self._current.get(hash(record.record_id), bytes(_KEY))[_KEY:].split(b"\0")[0]
+        if before and before.decode() >= now:
+            return _later(before.decode())
+        return now
+
+    def placed(self, added: Mapping[bytes, Record]) -> tuple[dict[bytes, str], dict[bytes, Record]]:
+        """Return which new lines need a ``returned_at``, and which are older than the current."""
+        returned: dict[bytes, str] = {}
+        older: dict[bytes, Record] = {}
+        last: dict[str, datetime] = {}
+        known = [each for each in added.items() if hash(each[1].record_id) in self._current]
+        for key, record in sorted(known, key=lambda each: each[1].timestamp):
+            current = self._current[hash(record.record_id)]
+            time = _text(record.timestamp).encode()
+            if time < _time_of(current):
+                older[key] = record
+            elif time == _time_of(current) or current[_KEY:].split(b"\0")[0]:
+                at = datetime.fromisoformat(self.mark(record))
+                before = last.get(record.record_id)
+                last[record.record_id] = at = max(
+                    at, before + timedelta(microseconds=1) if before else at
+                )
+                returned[key] = _text(at, "microseconds")
+            elif record.record_id in last:
+                # One of this page at the time of the current one has a mark, and must not win.
+                last[record.record_id] += timedelta(microseconds=1)
+                returned[key] = _text(last[record.record_id], "microseconds")
+        if not older:
+            return returned, older
+        replaced = {added[key].record_id for key in added.keys() - older.keys()}
+        return returned, {k: each for k, each in older.items() if each.record_id not in replaced}
+
+    def again(
+        self, passed: list[Record], returned: dict[bytes, str]
+    ) -> tuple[dict[bytes, Record], list[Record]]:
+        """Tell lines that become current again at once from those that are older than what is.
+
+        The former have a ``returned_at`` behind those of the page's other lines.
+        """
+        again: dict[bytes, Record] = {}
+        older: list[Record] = []
+        latest_mark = max(returned.values(), default="")
+        for record in passed:
+            if _text(record.timestamp).encode() < _time_of(self._current[hash(record.record_id)]):
+                older.append(record)
+                continue
+            key = record_key(record.record_id, record.version)
+            again[key] = record
+            returned[key] = max(self.mark(record), _later(latest_mark))
+        return again, older
+
+
+def _text(at: datetime, timespec: str = "auto") -> str:
+    return at.astimezone(UTC).isoformat(timespec=timespec)
+
+
+def _later(mark: str) -> str:
+    """Return the next mark behind one; of none, none."""
+    if not mark:
+        return mark
+    return _text(datetime.fromisoformat(mark) + timedelta(microseconds=1), "microseconds")
+
+
+def _time_of(current: bytes) -> bytes:
+    return current[_KEY:].split(b"\0")[1]
+
+
+def record_key(record_id: str, version: str) -> bytes:
+    """Return what a version of a record is known by."""
+    return digest(f"{version}\0{record_id}")
+
+
+def digest(text: str) -> bytes:
+    """Return what a text is known by."""
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_KEY).digest()

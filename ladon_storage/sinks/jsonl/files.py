@@ -1,0 +1,311 @@
+"""The files of one source in a folder of newline-delimited JSON.
+
+- Whoever writes holds the source's lock, which ends with its process, and first reads what others
+  wrote since.
+- A name is made of the content: who writes the same page writes the same file.
+- What cannot be used is moved to its place before the records, the marks after them, the position
+  last: a crash in between does no harm.
+- The position notes how many files and bytes there are. Where there is less, it is forgotten, and
+  where that happens during a run, the run fails: its own position would hide the hole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+import orjson
+
+from ladon_storage.collection.protocols import Position, WriteResult, run_digest, utc_now
+from ladon_storage.collection.records import Page, Record, Reject
+from ladon_storage.errors import SinkError
+from ladon_storage.sinks.jsonl.current import Current, digest, record_key
+from ladon_storage.sinks.jsonl.lines import (
+    AtomicReplace,
+    Extent,
+    LineFiles,
+    TornFileError,
+    flush_folder,
+    make_folder,
+    mend,
+)
+from ladon_storage.sinks.removal import refuse_implausible_removal
+from ladon_storage.sinks.versions import last_said, latest
+
+logger = logging.getLogger(__name__)
+
+WAIT_SECONDS = 30
+"""How long a write waits for another process that writes the same source."""
+
+_POLL_SECONDS = 0.01
+_as_given = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_as_ascii = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class _NotedPosition(Position):
+    """A position, with the extent of the source's files when it was written.
+
+    Who reads an unchanged source again reads no record: without it nobody would see that files are
+    no longer there.
+    """
+
+    extent: Extent | None = None  # an older release wrote none
+
+
+class SourceFiles:
+    """Write and read one source's files, in one thread.
+
+    Args:
+        folder: The sink's folder.
+        table: The name of the folder of records in it.
+        source_id: The source.
+    """
+
+    def __init__(self, folder: Path, table: str, source_id: str) -> None:
+        # A dot needs no encoding, but two of them are another folder.
+        name = quote(source_id, safe="").replace(".", "%2E")
+        self._source_id = source_id
+        self._folder = folder / table / name
+        self._current = Current()
+        self._older: set[bytes] = set()
+        self._found: Extent | None = None
+        """The extent with which a position was believed, until the files are read."""
+        self._records = LineFiles(self._folder, self._current.learn, self._current.forget)
+        self._rejects = LineFiles(
+            folder / f"{table}_quarantine" / name, lambda line: digest(line["raw"])
+        )
+        self._removed_path = folder / f"{table}_removed" / f"{name}.jsonl"
+        self._position_path = self._folder / "position.json"
+
+    def write(self, page: Page, run_id: str, position: Position | None) -> WriteResult:
+        """Add what is new of a page."""
+        if not len(page) and position is None:
+            return WriteResult()
+        rejects: dict[bytes, Reject] = {}
+        for reject in page.rejects:
+            rejects.setdefault(digest(reject.raw), reject)
+        records: dict[bytes, Record] = {}
+        for each in page.records:
+            key = record_key(each.record_id, each.version)
+            records.pop(key, None)  # what comes again is said last
+            records[key] = each
+        with self._locked(), AtomicReplace() as moves:
+            new_rejects = self._rejects.missing(rejects)
+            self._rejects.add(
+                "", {k: self._rejected(rejects[k], run_id) for k in new_rejects}, moves
+            )
+            added = {key: records[key] for key in self._records.missing(records)}
+            returned, older = self._current.placed(added)
+            new = [each for each in added.values() if each.record_id not in self._current]
+            overtaken = {added[key].record_id for key in added.keys() - older.keys()}
+            passed = [
+                each
+                for key, each in (records.items() if len(added) < len(records) else ())
+                if key not in added
+                and (each.record_id in overtaken or not self._current.has(each, key))
+            ]
+            again, superseded = self._current.again(last_said(page.records, passed), returned)
+            superseded += last_said(page.records, list(older.values()))
+            placed, files = added | again, {}
+            if placed:
+                lines = {key: self._line(placed[key], returned.get(key)) for key in placed}
+                salt = returned[next(iter(again))] if again else ""
+                files = self._records.add(_prefix(placed.values()), lines, moves, salt)
+            self._restore({record.record_id for record in page.records}, moves)
+            if position is not None and not superseded:
+                noted = _NotedPosition(**dict(position), extent=self._records.extent(files))
+                moves.add(self._position_path, [_position_text(noted).encode()])
+        for key, record in placed.items():
+            self._current.see(record, key, returned.get(key))
+        self._older |= older.keys()
+        by_time = {each.record_id: each for each in new}
+        if len(by_time) < len(new):
+            new.sort(key=lambda each: each.timestamp)
+            by_time = {each.record_id: each for each in new}
+        are_new = {id(each) for each in by_time.values()}
+        changed = [each for each in placed.values() if id(each) not in are_new]
+        return WriteResult(list(by_time.values()), changed, superseded)
+
+    def revert(self, records: Sequence[Record]) -> int:
+        """Add versions again, as the current ones; return how many were not, of older runs."""
+        with self._locked(), AtomicReplace() as moves:
+            back = {
+                record_key(each.record_id, each.version): each
+                for each in latest(records)
+                if not self._current.has(each)
+            }
+            returned = {key: self._current.mark(each) for key, each in back.items()}
+            if back:
+                lines = {key: self._line(back[key], returned[key]) for key in back}
+                salt = max(returned.values())
+                self._records.add(_prefix(back.values()), lines, moves, salt)
+        for key, record in back.items():
+            self._current.see(record, key, returned[key])
+        return len(back.keys() - self._older)
+
+    def lacking(self, listed: Mapping[str, datetime]) -> set[str]:
+        """Return the ids whose current line is older, or that have none."""
+        with self._locked():
+            return {each for each, at in listed.items() if self._current.is_before(each, at)}
+
+    def position(self) -> Position | None:
+        """Return the last position that was written; none where the files lost anything since."""
+        try:
+            noted = _NotedPosition.model_validate_json(self._position_path.read_bytes())
+        except FileNotFoundError:
+            self._records.forget()
+            return None
+        except ValueError as error:
+            raise SinkError(
+                f"The file {self._position_path} is no position that a sink wrote; delete it, and "
+                "the source is collected from its beginning.",
+                self._source_id,
+            ) from error
+        found = self._records.found()
+        if noted.extent is not None and not found.holds(noted.extent):
+            logger.warning(
+                "The folder %s had %d files of %d bytes, and has %d of %d: the position of the "
+                "source %r is forgotten, and it is collected from its beginning.",
+                *(self._folder, *noted.extent, *found, self._source_id),
+            )
+            self._forget_position()
+            self._records.forget()
+            return None
+        self._found = found
+        return Position(**noted.model_dump(exclude={"extent"}))
+
+    def _forget_position(self) -> None:
+        self._position_path.unlink(missing_ok=True)
+        flush_folder(self._folder)
+
+    def mark_removed(self, listed_ids: Set[str], max_share: float) -> int:
+        """List the records that are not in ``listed_ids`` as removed, and no others."""
+        with self._locked(), AtomicReplace() as moves:
+            marked = self._marked()
+            ids = set(self._records.read(lambda line: line["record_id"]))
+            known = ids - marked.keys()
+            missing = known - listed_ids
+            refuse_implausible_removal(self._source_id, len(missing), len(known), max_share)
+            kept = {each: line for each, line in marked.items() if each not in listed_ids}
+            if missing or len(kept) < len(marked):
+                at = utc_now().isoformat()
+                for record_id in sorted(missing):
+                    kept[record_id] = _as_given(
+                        {"source_id": self._source_id, "record_id": record_id, "removed_at": at}
+                    ).encode()
+                moves.add(self._removed_path, kept.values())
+        return len(missing)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        make_folder(self._folder)
+        deadline = time.monotonic() + WAIT_SECONDS
+        with (self._folder / ".lock").open("wb") as lock:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise SinkError(
+                            f"The folder {self._folder} is locked for more than {WAIT_SECONDS} s; "
+                            "end the program that holds it, and run again.",
+                            self._source_id,
+                        ) from None
+                time.sleep(_POLL_SECONDS)
+            try:
+                are_there = self._records.refresh()
+                self._rejects.refresh()
+            except TornFileError as torn:
+                self._mend(torn)
+            found, self._found = self._found, None
+            if not are_there or (found and not self._records.extent({}).holds(found)):
+                self._refuse_lost_files()
+            yield
+
+    def _refuse_lost_files(self) -> NoReturn:
+        self._forget_position()
+        raise SinkError(
+            f"Files of the folder {self._folder} were removed or shortened while a run collected "
+            "into it. Run again: the source is collected from its beginning, which brings back "
+            "what was lost.",
+            self._source_id,
+        )
+
+    def _mend(self, torn: TornFileError) -> NoReturn:
+        """Put a torn file aside, and see to it that what was in it is collected again."""
+        # First: a crash in between must not leave a position that says that all is there.
+        self._forget_position()
+        aside = mend(torn)
+        raise SinkError(
+            f"The file {torn.path} ended in the middle of line {torn.number}; it is now {aside}, "
+            "and its whole lines are in its place. Run again: the source is collected from its "
+            "beginning, which brings back what was lost.",
+            self._source_id,
+        )
+
+    def _restore(self, ids: set[str], moves: AtomicReplace) -> None:
+        marked = self._marked()
+        if not marked.keys().isdisjoint(ids):
+            kept = [line for record_id, line in marked.items() if record_id not in ids]
+            moves.add(self._removed_path, kept)
+
+    def _marked(self) -> dict[str, bytes]:
+        try:
+            lines = self._removed_path.read_bytes().splitlines()
+            return {json.loads(line)["record_id"]: line for line in lines}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, KeyError, TypeError) as error:
+            raise SinkError(
+                f"The file {self._removed_path} has a line that no sink wrote; delete the file, "
+                "and the marks are made again.",
+                self._source_id,
+            ) from error
+
+    def _line(self, record: Record, returned: str | None = None) -> bytes:
+        head: dict[str, Any] = {
+            "source_id": self._source_id,
+            "record_id": record.record_id,
+            "version": record.version,
+            "record_timestamp": record.timestamp.isoformat(),
+        }
+        if returned is not None:
+            head["returned_at"] = returned
+        # Line breaks are only between the values of JSON, where a space is as good.
+        payload = record.payload.replace("\r", " ").replace("\n", " ")
+        return b'%b,"payload":%b}' % (orjson.dumps(head)[:-1], payload.encode())
+
+    def _rejected(self, reject: Reject, run_id: str) -> bytes:
+        # Escaped: nobody has checked these texts.
+        return _as_ascii(
+            {
+                "source_id": self._source_id,
+                "run_id": run_id,
+                "reason": reject.reason,
+                "raw": reject.raw,
+                "quarantined_at": utc_now().isoformat(),
+            }
+        ).encode()
+
+
+def _position_text(position: Position) -> str:
+    try:
+        return position.model_dump_json()
+    except ValueError:  # half of a surrogate pair in the name of the run
+        run_id = run_digest(position.run_id or "")
+        return position.model_copy(update={"run_id": run_id}).model_dump_json()
+
+
+def _prefix(records: Iterable[Record]) -> str:
+    """Return what orders files by the oldest record within."""
+    oldest = min(record.timestamp for record in records).astimezone(UTC)
+    return oldest.replace(tzinfo=None).isoformat(timespec="seconds").replace(":", "") + "Z-"

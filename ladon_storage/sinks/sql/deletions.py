@@ -1,0 +1,219 @@
+"""What the owner of a table deleted on purpose: noted by a trigger, and not stored again.
+
+- The trigger is the table's own, so that it sees every ``DELETE`` and ``TRUNCATE``, whoever runs
+  it. Nothing that a sink does deletes a row. ``DROP TABLE`` notes nothing: what is delivered after
+  it is stored again.
+- What was deleted stays deleted as long as the source goes on saying it. Another version is a
+  change, and so is one that was deleted and comes back after another.
+- What is marked as removed is no longer said. Deleting it notes nothing, and forgets what was noted
+  of its record: listed again, it is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from ladon_storage.collection.records import Record
+from ladon_storage.sinks.sql.dialect import Compared, batches
+from ladon_storage.sinks.sql.tables import Keep, Tables
+
+_SQLITE = """
+CREATE TRIGGER "{trigger}" AFTER DELETE ON "{table}" BEGIN
+DELETE FROM ladon_deleted WHERE OLD.removed_at IS NOT NULL
+AND table_name = '{table}' AND source_id = OLD.source_id AND record_id = OLD.record_id;
+INSERT INTO ladon_deleted
+(table_name, source_id, record_id, version, record_timestamp, deleted_at, replaced_at)
+SELECT '{table}', OLD.source_id, OLD.record_id, OLD.version, OLD.record_timestamp,
+       strftime('%Y-%m-%dT%H:%M:%f', 'now') || '000+00:00', {replaced}
+WHERE OLD.removed_at IS NULL
+ON CONFLICT (table_name, source_id, record_id, version) DO UPDATE
+SET record_timestamp = excluded.record_timestamp, deleted_at = excluded.deleted_at,
+    replaced_at = excluded.replaced_at;
+END
+"""
+
+# With the rights of who made it: whoever may delete a record need not know of this table.
+# What is truncated is in no transition table, and still there before that.
+_POSTGRESQL_FUNCTION = """
+CREATE OR REPLACE FUNCTION {schema}.ladon_note_deleted() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    gone text := CASE TG_OP WHEN 'TRUNCATE' THEN format('%%I.%%I', TG_TABLE_SCHEMA, TG_TABLE_NAME)
+                 ELSE 'gone' END;
+    replaced text := CASE TG_ARGV[1] WHEN 'all' THEN 'replaced_at' ELSE 'NULL::timestamptz' END;
+BEGIN
+EXECUTE format('DELETE FROM {schema}.ladon_deleted AS noted USING %%s AS gone
+    WHERE gone.removed_at IS NOT NULL AND noted.table_name = $1
+    AND noted.source_id = gone.source_id AND noted.record_id = gone.record_id', gone)
+USING TG_ARGV[0];
+EXECUTE format('INSERT INTO {schema}.ladon_deleted
+    (table_name, source_id, record_id, version, record_timestamp, deleted_at, replaced_at)
+    SELECT $1, source_id, record_id, version, record_timestamp, clock_timestamp(), %%s
+    FROM %%s AS gone WHERE removed_at IS NULL
+    ON CONFLICT (table_name, source_id, record_id, version) DO UPDATE
+    SET record_timestamp = excluded.record_timestamp, deleted_at = excluded.deleted_at,
+        replaced_at = excluded.replaced_at', replaced, gone)
+USING TG_ARGV[0];
+RETURN NULL;
+END $$
+"""
+
+_POSTGRESQL = """
+CREATE TRIGGER "{trigger}" AFTER DELETE ON "{table}" REFERENCING OLD TABLE AS gone
+FOR EACH STATEMENT EXECUTE FUNCTION {schema}.ladon_note_deleted('{table}', '{keep}')
+"""
+
+_POSTGRESQL_TRUNCATED = """
+CREATE TRIGGER "{truncated}" BEFORE TRUNCATE ON "{table}"
+FOR EACH STATEMENT EXECUTE FUNCTION {schema}.ladon_note_deleted('{table}', '{keep}')
+"""
+
+_POSTGRESQL_IS_MADE = """
+SELECT EXISTS (SELECT FROM pg_proc WHERE proname = 'ladon_note_deleted' AND pronargs = 0
+AND pronamespace = current_schema()::regnamespace AND prosrc LIKE %s)
+"""
+
+_POSTGRESQL_OTHERS = """
+SELECT t.tgrelid::regclass::text FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
+WHERE t.tgname = %s AND c.relnamespace = current_schema()::regnamespace
+"""
+
+_POSTGRESQL_READERS = """
+SELECT DISTINCT CASE acl.grantee WHEN 0 THEN 'PUBLIC' ELSE acl.grantee::regrole::text END
+FROM pg_class AS c, aclexplode(c.relacl) AS acl
+WHERE c.oid = %s::regclass AND acl.privilege_type = 'SELECT' AND acl.grantee <> c.relowner
+"""
+
+
+def trigger_of(table: str) -> str:
+    """Return the name of the trigger of a table.
+
+    >>> trigger_of("records")
+    'ladon_gone_records'
+    """
+    return f"ladon_gone_{table}"  # with the longest name of a table the 63 bytes of PostgreSQL
+
+
+def _truncated_of(table: str) -> str:
+    return f"ladon_void_{table}"
+
+
+def note_deletions(connection: Connection, table: str, keep: Keep) -> None:
+    """Make the trigger of a table, and take it from a table that had this name before."""
+    names = {"table": table, "trigger": trigger_of(table), "keep": keep, "replaced": "NULL"}
+    names["truncated"] = _truncated_of(table)
+    if connection.dialect.name == "sqlite":
+        if keep == "all":
+            names["replaced"] = "OLD.replaced_at"
+        connection.exec_driver_sql('DROP TRIGGER IF EXISTS "{trigger}"'.format(**names))
+        connection.exec_driver_sql(_SQLITE.format(**names))
+        return
+    names["schema"] = connection.exec_driver_sql(
+        "SELECT quote_ident(current_schema())"
+    ).scalar_one()
+    # That of an older release knows less.
+    if not connection.exec_driver_sql(_POSTGRESQL_IS_MADE, ("%TRUNCATE%",)).scalar_one():
+        connection.exec_driver_sql(_POSTGRESQL_FUNCTION.format(**names))
+    for kind, made in (("trigger", _POSTGRESQL), ("truncated", _POSTGRESQL_TRUNCATED)):
+        for (other,) in connection.exec_driver_sql(_POSTGRESQL_OTHERS, (names[kind],)).all():
+            connection.exec_driver_sql(f'DROP TRIGGER "{names[kind]}" ON {other}')
+        connection.exec_driver_sql(made.format(**names))
+
+
+def let_readers_read(connection: Connection, table: str, name: str) -> None:
+    """Let who may read a table read a new one beside it: a role that may do no more goes on."""
+    if connection.dialect.name == "sqlite":
+        return
+    for (role,) in connection.exec_driver_sql(_POSTGRESQL_READERS, (f'"{table}"',)).all():
+        connection.exec_driver_sql(f'GRANT SELECT ON "{name}" TO {role}')
+
+
+Current = Mapping[str, Sequence[tuple[datetime, str]]]
+"""Time and version of the current rows of each id."""
+
+
+class Deleted(NamedTuple):
+    """A version that was deleted, its time, and whether it was the current one then."""
+
+    version: str
+    at: datetime
+    was_current: bool
+
+
+Gone = Mapping[str, Sequence[Deleted]]
+"""What was deleted of each id, the last deleted at the end."""
+
+
+def last_deleted(versions: Iterable[Deleted]) -> Deleted | None:
+    """Return the version of an id that its source said last, if there is no current row."""
+    return next((each for each in reversed([*versions]) if each.was_current), None)
+
+
+class Deletions:
+    """What was deleted of one sink's table.
+
+    Args:
+        tables: The sink's tables.
+        connection: The connection of one run.
+    """
+
+    def __init__(self, tables: Tables, connection: Connection) -> None:
+        self._tables = tables
+        self._connection = connection
+
+    def without(
+        self, compared: Compared, gone: Gone, current: Current, said: Mapping[str, Record]
+    ) -> Compared:
+        """Take what was deleted, and is not said anew, from what is not there.
+
+        Args:
+            compared: What is not there.
+            gone: What was deleted of its ids.
+            current: The current rows of those ids, where all versions are kept.
+            said: What the page says last of each id.
+        """
+        superseded = list(compared.superseded)
+
+        def is_wanted(record: Record) -> bool:
+            versions = gone.get(record.record_id, ())
+            is_known = any(each.version == record.version for each in versions)
+            if self._tables.keep == "all" and (
+                not is_known or said[record.record_id].version != record.version
+            ):
+                return not is_known
+            there = max(current.get(record.record_id, ()), default=None)
+            if there is None:
+                last = last_deleted(versions)
+                there = (last.at, last.version) if last else None
+            if there is None or there[1] == record.version:
+                return there is None
+            if record.timestamp < there[0]:
+                superseded.append(record)
+            return record.timestamp >= there[0]
+
+        new = list(filter(is_wanted, compared.new))
+        changed = compared.changed
+        if self._tables.keep == "all":
+            changed = list(filter(is_wanted, changed))
+        return Compared(new, changed, superseded)
+
+    def of(self, source_id: str, records: Iterable[Record]) -> dict[str, list[Deleted]]:
+        """Return the versions that were deleted of each record's id, as `of_ids` does."""
+        gone: dict[str, list[Deleted]] = {}
+        for some in batches({each.record_id for each in records}):
+            gone |= self.of_ids(source_id, some)
+        return gone
+
+    def of_ids(self, source_id: str, ids: Iterable[str]) -> dict[str, list[Deleted]]:
+        """Return the versions that were deleted of each id, the last deleted at the end."""
+        gone: dict[str, list[Deleted]] = {}
+        asked = {"source_id": source_id, "ids": list(ids)}
+        for record_id, version, at, replaced_at in self._connection.execute(
+            self._tables.gone, asked
+        ):
+            gone.setdefault(record_id, []).append(Deleted(version, at, replaced_at is None))
+        return gone

@@ -1,0 +1,257 @@
+"""PostgreSQL, as a SQL sink uses it: through psycopg, a page's rows in one statement."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.engine import URL
+from sqlalchemy.pool import NullPool
+
+from ladon_storage.collection.records import Record
+from ladon_storage.errors import ConfigurationError
+from ladon_storage.sinks.sql.dialect import (
+    RULES,
+    WAIT_SECONDS,
+    Compared,
+    Rule,
+    by_id,
+    split,
+    statement,
+)
+from ladon_storage.sinks.sql.tables import Keep, aware
+
+_CONNECT_SECONDS = 10
+_SILENT_SECONDS = 60
+"""How long a server may not acknowledge what was sent before its connection counts as lost."""
+
+_MAKING_LOCK = 1_418_742_211
+"""The advisory lock of who makes tables; any number that no other program takes."""
+
+_WRITING_LOCK = 1_418_742_212
+"""With a hash beside it, the advisory lock of who writes a source's rows."""
+
+# A page's columns are JSON lists: psycopg needs ten times as long to quote them as arrays.
+_INSERT = """
+INSERT INTO {table} (source_id, record_id, version, record_timestamp, payload, collected_at)
+SELECT %s::text, page.id, page.version, page.at::timestamptz, page.payload::json, %s::timestamptz
+FROM ROWS FROM (json_array_elements_text(%s), json_array_elements_text(%s),
+                json_array_elements_text(%s), json_array_elements_text(%s))
+AS page (id, version, at, payload) {on_conflict}
+"""
+
+_KNOWN = """
+SELECT record_id, version, record_timestamp FROM {table}
+WHERE source_id = %s AND record_id = ANY(%s)
+"""
+
+# Not a plain join: without statistics the planner would read the whole table for each page.
+_UNKNOWN = """
+SELECT page.number, t.version IS NOT NULL
+FROM ROWS FROM (json_array_elements_text(%s), json_array_elements_text(%s))
+WITH ORDINALITY AS page (id, version, number)
+LEFT JOIN LATERAL (
+    SELECT version, replaced_at FROM {table} AS t
+    WHERE t.source_id = %s AND t.record_id = page.id AND t.version = page.version OFFSET 0
+) AS t ON true
+WHERE t.version IS NULL OR t.replaced_at IS NOT NULL
+"""
+
+_THERE = """
+SELECT DISTINCT record_id FROM {table} WHERE source_id = %s AND record_id = ANY(%s)
+"""
+
+_LACKING = """
+SELECT page.id
+FROM ROWS FROM (json_array_elements_text(%s), json_array_elements_text(%s)) AS page (id, at)
+WHERE (SELECT true FROM {table} AS t WHERE t.source_id = %s AND t.record_id = page.id
+       AND t.record_timestamp >= page.at::timestamptz LIMIT 1) IS NULL
+"""
+
+_MARK = """
+UPDATE {table} SET removed_at = %s
+WHERE source_id = %s AND record_id = ANY(%s) AND removed_at IS NULL
+"""
+
+_UNMARK = _MARK.replace("IS NULL", "IS NOT NULL")
+
+_FOUND = """
+SELECT c.relname, a.attname, coalesce(a.attnum = ANY(i.indkey), false)
+FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
+LEFT JOIN pg_index AS i ON i.indrelid = c.oid AND i.indisprimary
+WHERE c.relnamespace = current_schema()::regnamespace AND c.relname = ANY(%s)
+AND a.attnum > 0 AND NOT a.attisdropped
+UNION ALL SELECT c.relname, t.tgname, false
+FROM pg_class AS c JOIN pg_trigger AS t ON t.tgrelid = c.oid AND NOT t.tgisinternal
+AND t.tgname LIKE 'ladon\\_gone\\_%%' AND t.tgnargs = 2
+AND EXISTS (SELECT FROM pg_trigger AS o WHERE o.tgrelid = c.oid AND o.tgname = 'ladon_void_'
+            || substr(t.tgname, 12))
+WHERE c.relnamespace = current_schema()::regnamespace AND c.relname = ANY(%s)
+"""
+
+# UTC, since the first hours of the year 1 are in no year elsewhere. A commit that is acknowledged
+# is durable, even where the default of the role is that it need not be.
+_PREPARE = """
+SELECT set_config('timezone', 'UTC', false), set_config('lock_timeout', %s, false),
+CASE current_setting('synchronous_commit')
+WHEN 'off' THEN set_config('synchronous_commit', 'on', false) END
+"""
+
+
+class Postgresql:
+    """Speak to a database of PostgreSQL about one table of records.
+
+    Args:
+        url: Its address, without a driver.
+        table: The name of the table, which is safe to quote.
+        keep: What the table keeps.
+
+    Raises:
+        ConfigurationError: The address names no database, or psycopg is not installed.
+    """
+
+    example = "postgresql://user:password@host/database"
+    insert = staticmethod(insert)
+
+    def __init__(self, url: URL, table: str, keep: Keep) -> None:
+        try:
+            import psycopg  # noqa: F401 - an extra
+        except ImportError as error:
+            raise ConfigurationError(
+                "A sink in PostgreSQL needs psycopg; install ladon-storage[postgresql]."
+            ) from error
+        if not url.database:
+            raise ConfigurationError(
+                f"The sink {url.render_as_string(hide_password=True)} names no database; write its "
+                f"address as {self.example}."
+            )
+        self._url = url.set(drivername="postgresql+psycopg")
+        self._keep = keep
+        self._table = table
+        self._inserts = {rule: statement(_INSERT, table, keep, rule) for rule in RULES}
+        self._known, self._unknown, self._there, self._lacking, self._mark, self._unmark = (
+            statement(each, table, keep)
+            for each in (_KNOWN, _UNKNOWN, _THERE, _LACKING, _MARK, _UNMARK)
+        )
+
+    def engine(self) -> Engine:
+        """Return what connects, and notices when a connection is lost."""
+        return _engine(self._url)
+
+    def place(self) -> None:
+        """Tell nothing: the server knows where its tables are."""
+
+    def begin_writing(self, connection: Connection, source_id: str) -> None:
+        """Take the source's lock; of its own accord a transaction waits for single rows alone."""
+        asked = "SELECT pg_advisory_xact_lock(%s, hashtext(%s))"
+        connection.exec_driver_sql(asked, (_WRITING_LOCK, f"{self._table} {source_id}"))
+
+    def begin_schema_change(self, connection: Connection) -> None:
+        """Take a lock: two that make one table at once do not see each other's."""
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (_MAKING_LOCK,))
+
+    def existing_columns(
+        self, connection: Connection, names: Sequence[str]
+    ) -> dict[str, dict[str, bool]]:
+        """Ask the catalogue once, for the schema where a table would be made."""
+        found: dict[str, dict[str, bool]] = {}
+        for table, column, is_key in connection.exec_driver_sql(_FOUND, (list(names), list(names))):
+            found.setdefault(table, {})[column] = is_key
+        return found
+
+    def compare(
+        self,
+        connection: Connection,
+        source_id: str,
+        records: list[Record],
+        *,
+        are_replaced: bool,
+    ) -> Compared:
+        """Read first: an upsert that changes nothing locks, and so writes, each row."""
+        compared, ids = Compared(), [record.record_id for record in records]
+        if self._keep == "all":
+            page = (json.dumps(ids), json.dumps([record.version for record in records]))
+            rows = connection.exec_driver_sql(self._unknown, (*page, source_id))
+            for number, is_there in rows:
+                kind = compared.superseded if is_there else compared.new
+                kind.append(records[number - 1])
+            if not compared.new:
+                return compared
+            ids = [record.record_id for record in compared.new]
+            there = connection.exec_driver_sql(self._there, (source_id, ids))
+            return split(compared, {row[0] for row in there})
+        rows = connection.exec_driver_sql(self._known, (source_id, ids))
+        known = {record_id: (version, timestamp) for record_id, version, timestamp in rows}
+        for record in records:
+            row = known.get(record.record_id)
+            if row is None:
+                compared.new.append(record)
+            elif row[0] != record.version:
+                is_newer = aware(row[1]) <= record.timestamp
+                (compared.changed if is_newer else compared.superseded).append(record)
+        return compared
+
+    def are_unknown(self, connection: Connection, source_id: str, ids: list[str]) -> bool:
+        """Stop at the first that is there."""
+        asked = f"SELECT EXISTS ({self._there.replace('DISTINCT record_id', '1')})"
+        return not connection.exec_driver_sql(asked, (source_id, ids)).scalar_one()
+
+    def lacking(
+        self, connection: Connection, source_id: str, listed: Mapping[str, datetime]
+    ) -> list[str]:
+        """Send ids and times in one round trip."""
+        times = [at.isoformat() for at in listed.values()]
+        arguments = (json.dumps(list(listed)), json.dumps(times), source_id)
+        return [row[0] for row in connection.exec_driver_sql(self._lacking, arguments)]
+
+    def store(
+        self,
+        connection: Connection,
+        source_id: str,
+        records: list[Record],
+        now: datetime,
+        rule: Rule = "newer",
+    ) -> int:
+        """Send the rows in one round trip."""
+        records = by_id(records)
+        columns = (
+            [record.record_id for record in records],
+            [record.version for record in records],
+            [record.timestamp.isoformat() for record in records],
+            [record.payload for record in records],
+        )
+        return connection.exec_driver_sql(
+            self._inserts[rule], (source_id, now, *map(json.dumps, columns))
+        ).rowcount
+
+    def set_removed(
+        self, connection: Connection, source_id: str, ids: list[str], removed_at: datetime | None
+    ) -> int:
+        """Send the ids as an array."""
+        marking = self._unmark if removed_at is None else self._mark
+        return connection.exec_driver_sql(marking, (removed_at, source_id, ids)).rowcount
+
+
+@lru_cache  # it holds no connection, and the statements that it has compiled
+def _engine(url: URL) -> Engine:
+    defaults = {
+        "connect_timeout": _CONNECT_SECONDS,
+        "tcp_user_timeout": _SILENT_SECONDS * 1000,
+        "keepalives_idle": _SILENT_SECONDS,
+        "application_name": "ladon-storage",
+    }
+    # The address has the last word; SQLAlchemy would give it to these.
+    arguments = {name: each for name, each in defaults.items() if name not in url.query}
+    engine = create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
+    event.listen(engine, "connect", _prepare)
+    return engine
+
+
+def _prepare(connection: Any, _: object) -> None:
+    connection.execute(_PREPARE, (f"{WAIT_SECONDS}s",))
+    connection.commit()

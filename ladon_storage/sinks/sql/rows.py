@@ -1,0 +1,351 @@
+"""The rows of a SQL sink, and what a page, a return and a removal change of them.
+
+- A page is compared before it is written, unless the one before it was all new. Where that turns
+  out to be wrong, or another run was faster, it is begun again.
+- What was deleted on purpose counts as known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from datetime import UTC, datetime
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any
+
+from sqlalchemy import Connection
+
+from ladon_storage.collection.protocols import Position, WriteResult, run_digest
+from ladon_storage.collection.records import Page, Record, Reject
+from ladon_storage.errors import SinkError
+from ladon_storage.sinks.removal import refuse_implausible_removal
+from ladon_storage.sinks.sql.deletions import Deleted, Deletions, Gone
+from ladon_storage.sinks.sql.dialect import Compared, Dialect, batches
+from ladon_storage.sinks.sql.history import History, RunClock
+from ladon_storage.sinks.sql.tables import Tables
+from ladon_storage.sinks.versions import last_said, latest
+
+
+class Rows:
+    """Write a page's rows, in one transaction, on one connection.
+
+    Args:
+        database: The kind of database.
+        tables: The sink's tables.
+        connection: The connection of one run.
+    """
+
+    def __init__(self, database: Dialect, tables: Tables, connection: Connection) -> None:
+        self._database = database
+        self._tables = tables
+        self._connection = connection
+        self._keeps_all = tables.keep == "all"
+        self._was_all_new = False
+        self._clock = RunClock()
+        self._history = History(database, tables, connection, self._clock)
+        self._deletions = Deletions(tables, connection)
+
+    def write(
+        self, source_id: str, page: Page, run_id: str, position: Position | None
+    ) -> WriteResult:
+        """Make a page durable."""
+        if not len(page) and position is None:
+            return WriteResult()
+        records = page.records if self._keeps_all else latest(page.records)
+        beside = _Unwritten(source_id, page.rejects, run_id, position)
+        if records and self._was_all_new and self._write_new(records, beside):
+            return WriteResult(new=records)
+        result = None
+        for is_last in (False, True):
+            result = self._write_compared(records, beside, is_last=is_last)
+            if result is not None:
+                break
+        assert result is not None  # noqa: S101 - the last one is whatever it is
+        if records:
+            self._was_all_new = len(result.new) == len(records)
+        return result
+
+    def _write_new(self, records: list[Record], beside: _Unwritten) -> bool:
+        """Write records without looking them up; return whether they were all new.
+
+        Otherwise nothing is written.
+        """
+        database, connection, source_id = self._database, self._connection, beside.source_id
+        ids = [each.record_id for each in records]
+        if self._keeps_all and len(set(ids)) < len(ids):
+            return False
+        with connection.begin() as transaction:
+            database.begin_writing(connection, source_id)
+            are_marked, are_deleted, *_ = self._conditions(source_id)
+            is_new = not are_deleted and (
+                not self._keeps_all or database.are_unknown(connection, source_id, ids)
+            )
+            if is_new:
+                now = self._clock.now()
+                is_new = database.store(connection, source_id, records, now, "new") == len(ids)
+            if not is_new:
+                transaction.rollback()
+                return False
+            if are_marked:
+                database.set_removed(connection, source_id, ids, None)
+            self._write_beside(beside)
+        return True
+
+    def _write_compared(
+        self, records: list[Record], beside: _Unwritten, *, is_last: bool
+    ) -> WriteResult | None:
+        """Write what a look at the table says is needed; ``None``: somebody else was faster."""
+        database, connection, source_id = self._database, self._connection, beside.source_id
+        with connection.begin() as transaction:
+            if is_last:
+                database.begin_writing(connection, source_id)
+            compared, are_marked = Compared(), False
+            gone: dict[str, list[Deleted]] = {}
+            if records:
+                are_marked, are_deleted, *rest = self._conditions(source_id)
+                compared = database.compare(connection, source_id, records, are_replaced=any(rest))
+                if are_deleted:
+                    gone = self._deletions.of(
+                        source_id, [*compared.new, *compared.changed, *compared.superseded]
+                    )
+                    compared = self._without(source_id, records, compared, gone)
+            unknown = [*compared.new, *compared.changed]
+            if self._keeps_all:
+                unknown = _distinct(unknown)
+            superseded = last_said(records, compared.superseded)
+            again = self._again(source_id, superseded, gone)
+            if not (unknown or again or are_marked or beside.is_needed):
+                return WriteResult(superseded=superseded)
+            if not is_last:
+                database.begin_writing(connection, source_id)
+                ids = [each.record_id for each in compared.new]
+                if self._keeps_all and not database.are_unknown(connection, source_id, ids):
+                    transaction.rollback()
+                    return None
+            if are_marked:
+                ids = [record.record_id for record in records]
+                database.set_removed(connection, source_id, ids, None)
+            written, older = 0, []
+            if unknown:
+                now = self._clock.now()
+                written = database.store(connection, source_id, unknown, now)
+                if written != len(unknown):
+                    if not is_last:
+                        transaction.rollback()
+                        return None
+                    left = database.compare(connection, source_id, unknown, are_replaced=False)
+                    self._refuse_left_out(source_id, len(left.new) + len(left.changed))
+                if self._keeps_all:
+                    said = {each.record_id: each for each in latest(records)}
+                    older = self._history.settle(source_id, unknown, compared, said, now, gone)
+            if again:
+                again = self._again(source_id, superseded, gone)
+                written += self._history.make_current(source_id, again)
+                made = {id(each) for each in again}
+                superseded = [each for each in superseded if id(each) not in made]
+            superseded += last_said(records, older)
+            self._write_beside(beside, with_position=not superseded)
+        new = latest(compared.new)
+        versions = {(each.record_id, each.version) for each in new}
+        changed = [each for each in unknown if (each.record_id, each.version) not in versions]
+        # Fewer were written where somebody else writes without waiting for others.
+        return WriteResult(new, [*changed, *again][: max(written - len(new), 0)], superseded)
+
+    def _without(
+        self, source_id: str, records: list[Record], compared: Compared, gone: Gone
+    ) -> Compared:
+        """Take from what is not there what was deleted on purpose, and is not said anew."""
+        if not gone:
+            return compared
+        current = self._history.current(source_id, gone) if self._keeps_all else {}
+        said = {each.record_id: each for each in latest(records)}
+        wanted = self._deletions.without(compared, gone, current, said)
+        # The sink had them: they were not missed.
+        again = [each for each in wanted.new if each.record_id in gone]
+        new = [each for each in wanted.new if each.record_id not in gone]
+        return Compared(new, [*wanted.changed, *again], wanted.superseded)
+
+    def _again(self, source_id: str, superseded: list[Record], gone: Gone) -> list[Record]:
+        """Return the versions that are there, and become current again at once."""
+        return self._history.again(source_id, superseded, gone) if self._keeps_all else []
+
+    def revert(self, source_id: str, records: Sequence[Record]) -> int:
+        """Make versions the current ones, and return how many rows that changed.
+
+        Not counted is a version that this run added, and not one that was deleted is added.
+        """
+        database, connection = self._database, self._connection
+        records = latest(records)
+        if not records:
+            return 0
+        with connection.begin():
+            database.begin_writing(connection, source_id)
+            gone = self._deletions.of(source_id, records)
+            if not self._keeps_all:
+                _, are_deleted = self._conditions(source_id)
+                if are_deleted:
+                    missing = set(self._lacking(source_id, records))
+                    records = [
+                        each
+                        for each in records
+                        if each.record_id not in missing
+                        or each.record_id not in gone
+                        or gone[each.record_id][-1].version != each.version
+                    ]
+                count = database.store(connection, source_id, records, self._clock.now(), "any")
+            else:
+                count = self._history.make_current(source_id, records, gone, self._clock.opened)
+            left = database.compare(connection, source_id, records, are_replaced=True)
+            lost = [each for each in (*left.new, *left.changed) if each.record_id not in gone]
+            self._refuse_left_out(source_id, len(lost) + len(left.superseded))
+            return count
+
+    def _refuse_left_out(self, source_id: str, count: int) -> None:
+        """Refuse rows that were written without an error, and are not there."""
+        if count > 0:
+            raise SinkError(
+                f"The table {self._tables.records.name!r} left out {count} of the rows that were "
+                f"written for source {source_id!r}: a trigger, a rule, a policy or a constraint of "
+                "its owner does that, and none of them was stored. Take it away, or use another "
+                "table.",
+                source_id,
+            )
+
+    def lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
+        """Return the ids of which there is no row of that time or later, and none was deleted."""
+        with self._connection.begin():
+            storable = {each: at for each, at in listed.items() if _storable(each) == each}
+            lacking = set(listed) - storable.keys()
+            for some in batches(storable.items()):
+                lacking.update(self._database.lacking(self._connection, source_id, dict(some)))
+            if lacking and self._conditions(source_id)[1]:
+                for ids in batches(lacking & storable.keys()):
+                    for record_id, versions in self._deletions.of_ids(source_id, ids).items():
+                        if any(each.at >= storable[record_id] for each in versions):
+                            lacking.discard(record_id)
+        return lacking
+
+    def _lacking(self, source_id: str, records: list[Record]) -> list[str]:
+        """Return the ids of records of which there is no row at all."""
+        first = datetime.min.replace(tzinfo=UTC)
+        listed = {each.record_id: first for each in records}
+        return self._database.lacking(self._connection, source_id, listed)
+
+    def position(self, source_id: str) -> Position | None:
+        """Return the last position that was written."""
+        with self._connection.begin():
+            found = self._connection.execute(self._tables.position, {"source_id": source_id})
+            row = found.one_or_none()
+        if row is None:
+            return None
+        # What an older release wrote has no such columns.
+        return Position(**{k: v for k, v in row._asdict().items() if v is not None})
+
+    def mark_removed(self, source_id: str, listed_ids: Set[str], max_share: float) -> int:
+        """Mark the records that are not in ``listed_ids``, and no others."""
+        connection = self._connection
+        with connection.begin():  # most runs remove nothing, and need no lock
+            if not any(self._removal_changes(source_id, listed_ids, max_share)):
+                return 0
+        now = self._clock.now()
+        with connection.begin():
+            self._database.begin_writing(connection, source_id)
+            missing, back = self._removal_changes(source_id, listed_ids, max_share)
+            for ids, removed_at in ((missing, now), (back, None)):
+                for batch in batches(sorted(ids)):
+                    marked = self._database.set_removed(connection, source_id, batch, removed_at)
+                    self._refuse_left_out(source_id, len(batch) - marked)
+        return len(missing)
+
+    def _removal_changes(
+        self, source_id: str, present: Set[str], most: float
+    ) -> tuple[set[str], set[str]]:
+        """Return the ids that should be marked and are not, and those that should not be."""
+        missing, back, unmarked = set(), set(), 0
+        found = self._connection.execute(
+            self._tables.removed_flags,
+            {"source_id": source_id},
+            execution_options={"yield_per": 10_000},
+        )
+        for record_id, is_marked in found:
+            unmarked += not is_marked
+            if is_marked and record_id in present:
+                back.add(record_id)
+            elif not is_marked and record_id not in present:
+                missing.add(record_id)
+        refuse_implausible_removal(source_id, len(missing), unmarked, most)
+        return missing, back
+
+    def _conditions(self, source_id: str) -> Sequence[bool]:
+        """Tell whether anything of a source is marked, was deleted, or is replaced."""
+        return self._connection.execute(self._tables.conditions, {"source_id": source_id}).one()
+
+    def _write_beside(self, beside: _Unwritten, *, with_position: bool = True) -> None:
+        if beside.rejects:
+            self._quarantine(beside)
+        if beside.position is not None and with_position:
+            self._remember(beside.source_id, beside.position)
+
+    def _quarantine(self, beside: _Unwritten) -> None:
+        now = self._clock.now()
+        rows = [
+            {
+                "source_id": beside.source_id,
+                "digest": blake2b(raw.encode(), digest_size=16).hexdigest(),
+                "run_id": _storable(beside.run_id),
+                "reason": _storable(reject.reason),
+                "raw": raw,
+                "quarantined_at": now,
+            }
+            for reject in beside.rejects
+            for raw in [_storable(reject.raw)]
+        ]
+        rows.sort(key=lambda row: str(row["digest"]))
+        statement = self._database.insert(self._tables.quarantine).on_conflict_do_nothing()
+        self._connection.execute(statement, rows)
+
+    def _remember(self, source_id: str, position: Position) -> None:
+        moved = position.model_dump()
+        run_id = position.run_id
+        if run_id is not None and _storable(run_id) != run_id:
+            moved["run_id"] = run_digest(run_id)
+        key = {"table_name": self._tables.records.name, "source_id": source_id}
+        statement = _remembering(self._tables, self._database.insert)
+        self._connection.execute(statement, key | moved)
+
+
+class _Unwritten:
+    """What is written with a page's records."""
+
+    def __init__(
+        self, source_id: str, rejects: list[Reject], run_id: str, position: Position | None
+    ) -> None:
+        self.source_id = source_id
+        self.rejects = rejects
+        self.run_id = run_id
+        self.position = position
+
+    @property
+    def is_needed(self) -> bool:
+        return bool(self.rejects) or self.position is not None
+
+
+@lru_cache  # as `Tables` has the others: compiled once
+def _remembering(tables: Tables, insert: Callable[..., Any]) -> Any:
+    positions = tables.positions
+    statement = insert(positions)
+    changes = [column.name for column in positions.c if not column.primary_key]
+    return statement.on_conflict_do_update(
+        index_elements=list(positions.primary_key),
+        set_={name: statement.excluded[name] for name in changes},
+    )
+
+
+def _distinct(records: list[Record]) -> list[Record]:
+    """Return one record for each version of an id, in their order."""
+    return list({(each.record_id, each.version): each for each in records}.values())
+
+
+def _storable(text: str) -> str:
+    """Return a text of an item that cannot be used as one that any database takes."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")

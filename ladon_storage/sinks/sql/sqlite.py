@@ -1,0 +1,321 @@
+"""SQLite, as a SQL sink uses it: a write-ahead log that is flushed with every commit."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.engine import URL
+from sqlalchemy.pool import NullPool
+
+from ladon_storage.collection.records import Record
+from ladon_storage.errors import ConfigurationError, SinkError
+from ladon_storage.sinks.sql.dialect import (
+    RULES,
+    WAIT_SECONDS,
+    Compared,
+    Rule,
+    by_id,
+    split,
+    statement,
+)
+from ladon_storage.sinks.sql.tables import Keep, instant_text
+
+_POLL_SECONDS = 0.005
+
+_FOUND = """
+SELECT page.value, t.name, t.pk FROM json_each(?) AS page
+CROSS JOIN pragma_table_info(page.value) AS t
+UNION ALL SELECT tbl_name, name, 0 FROM sqlite_master
+WHERE type = 'trigger' AND name LIKE 'ladon\\_gone\\_%' ESCAPE '\\' AND sql LIKE '%OLD.removed_at%'
+"""
+
+# What is looked up is passed as JSON, so that thousands of records are one step of SQLite, during
+# which other threads run. An instant without microseconds is written shorter in JSON than in the
+# table.
+_PAGE = """
+WITH page AS (
+    SELECT key, json_extract(value, '$[0]') AS record_id, json_extract(value, '$[1]') AS version,
+    substr(replace(json_extract(value, '$[2]'), '+', '.000000+'), 1, 26) || '+00:00'
+    AS record_timestamp, json_extract(value, '$[3]') AS payload
+    FROM json_each(?)
+)
+"""
+
+_INSERT = """
+INSERT INTO {table} (source_id, record_id, version, record_timestamp, payload, collected_at)
+VALUES {rows} {on_conflict}
+"""
+
+# Each record of a page that is known is found by this alone, which costs less than `_COMPARED`.
+_NOT_AS_IT_IS = """
+SELECT json_group_array(page.key) FROM json_each(?) AS page
+LEFT JOIN {table} AS t ON t.source_id = ? AND t.record_id = page.key
+WHERE t.version IS NOT page.value
+"""
+
+# A record is new (0), changes a row (1) or is superseded (2). What is told is that, and three times
+# its place in the page.
+_COMPARED = """
+{page} SELECT json_group_array(3 * page.key + CASE WHEN t.record_id IS NULL THEN 0
+WHEN t.record_timestamp <= page.record_timestamp THEN 1 ELSE 2 END) FROM page
+LEFT JOIN {table} AS t ON t.source_id = ? AND t.record_id = page.record_id
+WHERE t.version IS NOT page.version
+"""
+
+_UNKNOWN = """
+{page} SELECT json_group_array(3 * page.key) FROM page
+LEFT JOIN {table} AS t
+ON t.source_id = ? AND t.record_id = page.record_id AND t.version = page.version
+WHERE t.record_id IS NULL
+"""
+
+_UNKNOWN_OR_REPLACED = """
+{page} SELECT json_group_array(3 * page.key + 2 * (t.record_id IS NOT NULL)) FROM page
+LEFT JOIN {table} AS t
+ON t.source_id = ? AND t.record_id = page.record_id AND t.version = page.version
+WHERE t.record_id IS NULL OR t.replaced_at IS NOT NULL
+"""
+
+_THERE = """
+SELECT DISTINCT page.value FROM json_each(?) AS page
+CROSS JOIN {table} AS t ON t.source_id = ? AND t.record_id = page.value
+"""
+
+_LACKING = """
+SELECT page.key FROM json_each(?) AS page WHERE NOT EXISTS (
+SELECT 1 FROM {table} AS t
+WHERE t.source_id = ? AND t.record_id = page.key AND t.record_timestamp >= page.value)
+"""
+
+_INSERTED_ROWS = 100
+"""So many rows make one statement; more of them make none cheaper."""
+
+_INSERTED_CHARACTERS = 2**18
+"""So many characters of payloads end a statement, which is a few times in memory."""
+
+_MARK = """
+UPDATE {table} SET removed_at = ?
+WHERE source_id = ? AND record_id IN (SELECT value FROM json_each(?)) AND removed_at IS NULL
+"""
+
+_UNMARK = _MARK.replace("IS NULL", "IS NOT NULL")
+
+
+class Sqlite:
+    """Speak to a file of SQLite about one table of records.
+
+    Args:
+        url: Its address.
+        table: The name of the table, which is safe to quote.
+        keep: What the table keeps.
+
+    Raises:
+        ConfigurationError: The address is not the one of a file.
+    """
+
+    example = "sqlite:///records.db"
+    insert = staticmethod(insert)
+
+    def __init__(self, url: URL, table: str, keep: Keep) -> None:
+        if url.host or url.username:
+            raise ConfigurationError(
+                f"The sink's address cannot be used; write it as {self.example}."
+            )
+        if not url.database or url.database.startswith((":memory:", "file:")):
+            raise ConfigurationError(
+                f"The sink {url.render_as_string(hide_password=True)} is no file, so not durable; "
+                f"write its address as {self.example}."
+            )
+        self._url = url
+        self._path = Path(url.database)
+        self._folder = self._path.parent
+        self._keep = keep
+        self._inserts = {rule: statement(_INSERT, table, keep, rule) for rule in RULES}
+        self._compared, self._unknown, self._unknown_or_replaced = (
+            statement(each.replace("{page}", _PAGE), table, keep)
+            for each in (_COMPARED, _UNKNOWN, _UNKNOWN_OR_REPLACED)
+        )
+        self._mark, self._unmark, self._there, self._lacking, self._not_as_it_is = (
+            statement(each, table, keep)
+            for each in (_MARK, _UNMARK, _THERE, _LACKING, _NOT_AS_IT_IS)
+        )
+
+    def engine(self) -> Engine:
+        """Return what opens the file; it is made, and its folder is not."""
+        if not self._folder.is_dir():
+            raise SinkError(
+                f"The sink's folder {self._folder} does not exist; make it, or correct the address."
+            )
+        # The engine of a relative path keeps the folder in which it was made.
+        return _engine(self._url, None if self._folder.is_absolute() else Path.cwd())
+
+    def place(self) -> tuple[int, int] | None:
+        """Return the file's number: one that was removed can be written to while it is open."""
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def begin_writing(self, connection: Connection, source_id: str) -> None:
+        """Take the file's only lock at once: what reads first cannot wait for who writes."""
+        self.begin_schema_change(connection)
+
+    def begin_schema_change(self, connection: Connection) -> None:
+        """Take the file's only lock."""
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def existing_columns(
+        self, connection: Connection, names: Sequence[str]
+    ) -> dict[str, dict[str, bool]]:
+        """Ask once, whichever tables there are."""
+        found: dict[str, dict[str, bool]] = {}
+        rows = connection.exec_driver_sql(_FOUND, (json.dumps(names),))
+        for table, column, is_key in rows:
+            found.setdefault(table, {})[column] = bool(is_key)
+        return found
+
+    def compare(
+        self,
+        connection: Connection,
+        source_id: str,
+        records: list[Record],
+        *,
+        are_replaced: bool,
+    ) -> Compared:
+        """Let SQLite compare: a row that is fetched costs more than one that is looked up."""
+        if self._keep == "latest":
+            records = self._without_known(connection, source_id, records)
+            if not records:
+                return Compared()
+        page = _json([(each.record_id, each.version, each.timestamp) for each in records])
+        asked = self._compared
+        if self._keep == "all":
+            asked = self._unknown_or_replaced if are_replaced else self._unknown
+        found = connection.exec_driver_sql(asked, (page, source_id)).scalar_one()
+        kinds: tuple[list[Record], ...] = ([], [], [])
+        for number in orjson.loads(found):
+            place, kind = divmod(number, 3)
+            kinds[kind].append(records[place])
+        compared = Compared(*kinds)
+        if self._keep == "all" and compared.new:
+            ids = [each.record_id for each in compared.new]
+            there = self._ids_there(connection, source_id, ids)
+            return split(compared, there)
+        return compared
+
+    def _without_known(
+        self, connection: Connection, source_id: str, records: list[Record]
+    ) -> list[Record]:
+        """Leave out the records, each of another id, that are there in the same version."""
+        page = orjson.dumps({each.record_id: each.version for each in records}).decode()
+        found = connection.exec_driver_sql(self._not_as_it_is, (page, source_id)).scalar_one()
+        unknown = set(orjson.loads(found))
+        if not unknown:
+            return []
+        left = [each for each in records if each.record_id in unknown]
+        return left if len(left) == len(unknown) else records
+
+    def are_unknown(self, connection: Connection, source_id: str, ids: list[str]) -> bool:
+        """Stop at the first that is there."""
+        asked = f"SELECT EXISTS ({self._there})"
+        found = connection.exec_driver_sql(asked, (orjson.dumps(ids).decode(), source_id))
+        return not found.scalar_one()
+
+    def _ids_there(self, connection: Connection, source_id: str, ids: list[str]) -> set[str]:
+        arguments = (orjson.dumps(ids).decode(), source_id)
+        return {row[0] for row in connection.exec_driver_sql(self._there, arguments)}
+
+    def lacking(
+        self, connection: Connection, source_id: str, listed: Mapping[str, datetime]
+    ) -> list[str]:
+        """Pass ids and times as one JSON object."""
+        page = orjson.dumps({each: instant_text(at) for each, at in listed.items()}).decode()
+        return [row[0] for row in connection.exec_driver_sql(self._lacking, (page, source_id))]
+
+    def store(
+        self,
+        connection: Connection,
+        source_id: str,
+        records: list[Record],
+        now: datetime,
+        rule: Rule = "newer",
+    ) -> int:
+        """Pass a hundred rows at once: one statement for each costs more, and so does JSON."""
+        insert, collected_at, written = self._inserts[rule], instant_text(now), 0
+        for some in _inserted(by_id(records)):
+            values = [source_id, collected_at]
+            for each in some:
+                values += each.record_id, each.version, instant_text(each.timestamp), each.payload
+            asked = insert.replace("{rows}", _rows(len(some)))
+            written += connection.exec_driver_sql(asked, tuple(values)).rowcount
+        return written
+
+    def set_removed(
+        self, connection: Connection, source_id: str, ids: list[str], removed_at: datetime | None
+    ) -> int:
+        """Pass the ids as one JSON text."""
+        at = None if removed_at is None else instant_text(removed_at)
+        marking = self._unmark if removed_at is None else self._mark
+        return connection.exec_driver_sql(marking, (at, source_id, json.dumps(ids))).rowcount
+
+
+def _inserted(records: list[Record]) -> Iterator[list[Record]]:
+    """Yield what one statement inserts."""
+    first, characters = 0, 0
+    for place, each in enumerate(records, 1):
+        characters += len(each.payload)
+        if characters >= _INSERTED_CHARACTERS or place - first == _INSERTED_ROWS:
+            yield records[first:place]
+            first, characters = place, 0
+    if first < len(records):
+        yield records[first:]
+
+
+@lru_cache(_INSERTED_ROWS)
+def _rows(count: int) -> str:
+    """Return the places of so many rows; the first two values are the same in each.
+
+    >>> _rows(2)
+    '(?1,?3,?4,?5,?6,?2),(?1,?7,?8,?9,?10,?2)'
+    """
+    rows = ((4 * row + each for each in (3, 4, 5, 6)) for row in range(count))
+    return ",".join(f"(?1,{','.join(f'?{place}' for place in row)},?2)" for row in rows)
+
+
+def _json(rows: list[Any]) -> str:
+    # Of a subclass of datetime, such as other libraries have, orjson makes nothing by itself.
+    return orjson.dumps(rows, default=instant_text).decode()
+
+
+@lru_cache  # it holds no connection, and the statements that it has compiled
+def _engine(url: URL, folder: Path | None) -> Engine:
+    # Without an isolation level the driver begins nothing by itself: it would begin too late.
+    arguments = {"timeout": WAIT_SECONDS, "isolation_level": None}
+    engine = create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
+    event.listen(engine, "connect", _prepare)
+    return engine
+
+
+def _prepare(connection: Any, _: object) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError as error:
+            # SQLite does not wait here by itself for another that is making the same file.
+            if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > deadline:
+                raise
+        time.sleep(_POLL_SECONDS)
+    connection.execute("PRAGMA synchronous=FULL")

@@ -1,0 +1,253 @@
+"""The tables of a SQL sink, and the statements that are the same for all databases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property, lru_cache
+from typing import Any, Literal
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Index,
+    Integer,
+    MetaData,
+    Select,
+    Table,
+    Text,
+    TypeDecorator,
+    Update,
+    bindparam,
+    exists,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSON
+from sqlalchemy.types import TypeEngine
+
+Keep = Literal["latest", "all"]
+
+PRIMARY_KEYS: dict[Keep, tuple[str, ...]] = {
+    "latest": ("source_id", "record_id"),
+    "all": ("source_id", "record_id", "version"),
+}
+
+
+def instant_text(instant: datetime) -> str:
+    """Return an instant as SQLite has it: text of fixed width in UTC, which it orders right.
+
+    >>> instant_text(datetime(1, 1, 1, tzinfo=UTC))
+    '0001-01-01T00:00:00.000000+00:00'
+    """
+    if instant.tzinfo is not UTC:  # as a record's is
+        instant = instant.astimezone(UTC)
+    return instant.isoformat("T", "microseconds")
+
+
+class Instant(TypeDecorator[datetime]):
+    """Be an aware datetime: a ``timestamptz``, or `instant_text` where there is no such type."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Choose the type by the database."""
+        return dialect.type_descriptor(
+            Text() if dialect.name == "sqlite" else DateTime(timezone=True)
+        )
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        """Return what is stored."""
+        return instant_text(value) if value and dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """Return what was stored."""
+        if value is None:
+            return None
+        return aware(datetime.fromisoformat(value) if isinstance(value, str) else value)
+
+
+def aware(instant: datetime) -> datetime:
+    """Return what a database has as an aware datetime: its owner may have taken the zone away."""
+    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Be the tables of one sink: its records, what it could not use, and what it remembers."""
+
+    records: Table
+    quarantine: Table
+    positions: Table
+    deleted: Table
+    meta: Table
+    keep: Keep
+
+    @classmethod
+    @lru_cache  # describing them takes longer than opening the database
+    def of(cls, name: str, keep: Keep) -> Tables:
+        """Return the tables of the sink with this name; the last three are shared by all sinks."""
+        metadata = MetaData()
+        quarantine = Table(
+            f"{name}_quarantine",
+            metadata,
+            _key("source_id"),
+            _key("digest"),
+            *(Column(each, Text, nullable=False) for each in ("run_id", "reason", "raw")),
+            Column("quarantined_at", Instant, nullable=False),
+        )
+        positions = Table(
+            "ladon_positions",
+            metadata,
+            _key("table_name"),
+            _key("source_id"),
+            Column("timestamp", Instant, nullable=False),
+            Column("watermark", Instant),
+            Column("origin", Instant),
+            Column("run_id", Text),
+            Column("document", Text),
+            Column("order_shown", Boolean),
+        )
+        deleted = Table(
+            "ladon_deleted",
+            metadata,
+            *(_key(each) for each in ("table_name", "source_id", "record_id", "version")),
+            Column("record_timestamp", Instant, nullable=False),
+            Column("deleted_at", Instant, nullable=False),
+            Column("replaced_at", Instant),
+        )
+        meta = Table(
+            "ladon_meta", metadata, _key("table_name"), Column("version", Integer, nullable=False)
+        )
+        return cls(_records(metadata, name, keep), quarantine, positions, deleted, meta, keep)
+
+    @property
+    def all(self) -> tuple[Table, ...]:
+        """Return every table."""
+        return self.records, self.quarantine, self.positions, self.deleted, self.meta
+
+    # Each of these is asked for every run or page: made once, it is compiled once.
+
+    @cached_property
+    def version(self) -> Select[Any]:
+        """Of which version the table of records is."""
+        return select(self.meta.c.version).where(self.meta.c.table_name == self.records.name)
+
+    @cached_property
+    def position(self) -> Select[Any]:
+        """What is remembered of a ``source_id``."""
+        positions = self.positions.c
+        names = ("timestamp", "watermark", "origin", "run_id", "document", "order_shown")
+        return select(*(positions[name] for name in names)).where(
+            positions.table_name == self.records.name,
+            positions.source_id == bindparam("source_id"),
+        )
+
+    @cached_property
+    def conditions(self) -> Select[*tuple[Any, ...]]:
+        """What of a ``source_id`` there is at all: marked, deleted and replaced rows."""
+        records, deleted = self.records.c, self.deleted.c
+        of_source = records.source_id == bindparam("source_id")
+        found = [
+            exists().where(of_source, records.removed_at.is_not(None)),
+            exists().where(
+                deleted.table_name == self.records.name,
+                deleted.source_id == bindparam("source_id"),
+            ),
+        ]
+        if self.keep == "all":
+            found.append(exists().where(of_source, records.replaced_at.is_not(None)))
+        return select(*found)
+
+    @cached_property
+    def current(self) -> Select[Any]:
+        """The current versions of the ``ids`` of a ``source_id``, where all are kept."""
+        records = self.records.c
+        return select(records.record_id, records.version, records.record_timestamp).where(
+            records.source_id == bindparam("source_id"),
+            records.record_id.in_(bindparam("ids", expanding=True)),
+            records.replaced_at.is_(None),
+        )
+
+    @cached_property
+    def versions(self) -> Select[Any]:
+        """Every version of the ``ids`` of a ``source_id``, where all are kept."""
+        records = self.records.c
+        return select(
+            records.record_id, records.version, records.collected_at, records.replaced_at
+        ).where(
+            records.source_id == bindparam("source_id"),
+            records.record_id.in_(bindparam("ids", expanding=True)),
+        )
+
+    @cached_property
+    def replacing(self) -> Update:
+        """Say since when a version is not the current one, or that it is."""
+        records = self.records.c
+        return (
+            update(self.records)
+            .where(
+                records.source_id == bindparam("of_source"),
+                records.record_id == bindparam("of_record"),
+                records.version == bindparam("of_version"),
+            )
+            .values(replaced_at=bindparam("at"))
+        )
+
+    @cached_property
+    def gone(self) -> Select[Any]:
+        """What was deleted of the ``ids`` of a ``source_id``, the last deleted at the end."""
+        deleted = self.deleted.c
+        return (
+            select(
+                deleted.record_id, deleted.version, deleted.record_timestamp, deleted.replaced_at
+            )
+            .where(
+                deleted.table_name == self.records.name,
+                deleted.source_id == bindparam("source_id"),
+                deleted.record_id.in_(bindparam("ids", expanding=True)),
+            )
+            .order_by(deleted.deleted_at)
+        )
+
+    @cached_property
+    def removed_flags(self) -> Select[Any]:
+        """Every id of a ``source_id``, and whether it is marked as removed."""
+        records = self.records.c
+        ids = select(records.record_id, records.removed_at.is_not(None))
+        ids = ids.where(records.source_id == bindparam("source_id"))
+        return ids.distinct() if self.keep == "all" else ids
+
+
+def _records(metadata: MetaData, name: str, keep: Keep) -> Table:
+    records = Table(
+        name,
+        metadata,
+        *(_key(each) for each in PRIMARY_KEYS[keep]),
+        *([] if "version" in PRIMARY_KEYS[keep] else [Column("version", Text, nullable=False)]),
+        Column("record_timestamp", Instant, nullable=False),
+        # Not jsonb: it reorders keys, rewrites numbers and refuses \u0000. json keeps the text
+        # as the source gave it, and can be asked by the same operators.
+        Column("payload", Text().with_variant(JSON(), "postgresql"), nullable=False),
+        Column("collected_at", Instant, nullable=False),
+        Column("removed_at", Instant),
+        *([Column("replaced_at", Instant)] if keep == "all" else []),
+    )
+    for column in ("removed_at", "replaced_at"):
+        if column in records.c:
+            is_set = records.c[column].is_not(None)
+            Index(
+                f"{name}_{column.removesuffix('_at')}",
+                records.c.source_id,
+                records.c.record_id,
+                sqlite_where=is_set,
+                postgresql_where=is_set,
+            )
+    return records
+
+
+def _key(name: str) -> Column[str]:
+    return Column(name, Text, primary_key=True, nullable=False)

@@ -1,0 +1,1 @@
+"""HTTP as sources need it: retries, redirects, circuits and limits by host."""

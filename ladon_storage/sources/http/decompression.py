@@ -1,0 +1,188 @@
+"""How a body is packed on its way, and how it is unpacked: in steps, and to its very end.
+
+- A stream has an end of its own, and one that lacks it was cut, also where as many bytes arrived as
+  were announced: a cache that kept half of an answer announces the half.
+- A step gives at most `STEP_BYTES`, however far a few packed bytes unpack.
+- Asked for is only what can be unpacked here: brotli and zstd need a library.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from importlib import import_module
+from typing import Any, Protocol
+
+STEP_BYTES = 2**18
+"""Unpacked bytes of one step."""
+
+
+class DecompressionError(ValueError):
+    """What is said of a body that is not packed as it says, or was cut."""
+
+
+class _Stream(Protocol):
+    """One packed stream; ``left`` is what of the data it has not taken."""
+
+    left: bytes
+
+    @property
+    def is_over(self) -> bool: ...
+
+    @property
+    def has_more(self) -> bool: ...
+
+    def step(self, data: bytes) -> bytes: ...
+
+
+class _Zlib:
+    def __init__(self, bits: int) -> None:
+        self._inner = zlib.decompressobj(bits)
+        self.left = b""
+        self.has_more = False
+
+    @property
+    def is_over(self) -> bool:
+        return self._inner.eof
+
+    def step(self, data: bytes) -> bytes:
+        found = self._inner.decompress(data, STEP_BYTES)
+        self.left = self._inner.unused_data if self._inner.eof else self._inner.unconsumed_tail
+        self.has_more = len(found) == STEP_BYTES and not self._inner.eof
+        return found
+
+
+class _Brotli:
+    left = b""
+
+    def __init__(self, module: Any) -> None:
+        self._inner = module.Decompressor()
+        self.has_more = False
+
+    @property
+    def is_over(self) -> bool:
+        return bool(self._inner.is_finished())
+
+    def step(self, data: bytes) -> bytes:
+        found = bytes(self._inner.process(data, output_buffer_limit=STEP_BYTES))
+        # It takes more data before it has given what the last ones unpack to.
+        self.has_more = bool(found) and not self.is_over
+        return found
+
+
+class _Zstd:
+    def __init__(self, module: Any) -> None:
+        self._inner = module.ZstdDecompressor()
+        self.left = b""
+
+    @property
+    def is_over(self) -> bool:
+        return bool(self._inner.eof)
+
+    @property
+    def has_more(self) -> bool:
+        return not (self.is_over or self._inner.needs_input)
+
+    def step(self, data: bytes) -> bytes:
+        found = bytes(self._inner.decompress(data, STEP_BYTES))
+        self.left = self._inner.unused_data
+        return found
+
+
+def _module(*names: str, lacks: str = "") -> Any:
+    for name in names:
+        with suppress(ImportError):
+            module = import_module(name)
+            # Without a bound for what it gives at once, a few bytes would fill the memory.
+            if not lacks or hasattr(module.Decompressor, lacks):
+                return module
+    return None
+
+
+_brotli = _module("brotli", lacks="can_accept_more_data")
+_zstd = _module("compression.zstd", "backports.zstd")
+
+
+def _streams() -> dict[str, Callable[[bytes], _Stream]]:
+    streams: dict[str, Callable[[bytes], _Stream]] = {
+        "gzip": lambda _: _Zlib(16 + zlib.MAX_WBITS),
+        # Its head, which begins with the number of the method, is often left out.
+        "deflate": lambda data: _Zlib(
+            zlib.MAX_WBITS if data[0] & 0x0F == zlib.DEFLATED else -zlib.MAX_WBITS
+        ),
+    }
+    if _brotli is not None:
+        streams["br"] = lambda _: _Brotli(_brotli)
+    if _zstd is not None:
+        streams["zstd"] = lambda _: _Zstd(_zstd)
+    return streams
+
+
+_STREAMS = _streams()
+
+ACCEPTED = ", ".join(_STREAMS)
+"""The packings that can be unpacked here, as `Accept-Encoding` names them."""
+
+# What a stream may begin with that follows another one in the same body; zstd has empty ones, too.
+_FOLLOWS = {"gzip": b"\x1f", "zstd": b"\x28" + bytes(range(0x50, 0x60))}
+
+
+class Decompressor:
+    """What unpacks one body.
+
+    Args:
+        packing: The answer's `Content-Encoding`; none if it is empty.
+
+    Raises:
+        DecompressionError: It is none that was asked for.
+    """
+
+    def __init__(self, packing: str) -> None:
+        name = packing.strip().lower().removeprefix("x-")
+        self._name = "" if name == "identity" else name
+        if self._name and self._name not in _STREAMS:
+            raise DecompressionError(f"is packed as {self._name!r}, which was not asked for")
+        self._stream: _Stream | None = None
+
+    def unpacked(self, data: bytes) -> Iterator[bytes]:
+        """Yield what the next bytes of a body unpack to, a step at a time.
+
+        Raises:
+            DecompressionError: They are not packed as the answer says.
+        """
+        if not self._name:
+            yield data
+            return
+        began = self._stream is not None
+        try:
+            while data or (self._stream is not None and self._stream.has_more):
+                if self._stream is None or self._stream.is_over:
+                    if began and not (data := self._following(data)):
+                        return
+                    self._stream, began = _STREAMS[self._name](data), True
+                found = self._stream.step(data)
+                data = self._stream.left
+                if found:
+                    yield found
+        except Exception as error:  # each library has errors of its own
+            problem = f"is not packed as {self._name}, as it says: {error}"
+        else:
+            return
+        raise DecompressionError(problem)
+
+    def finish(self) -> None:
+        """Say that the body is over.
+
+        Raises:
+            DecompressionError: Its stream is not: it was cut.
+        """
+        if self._stream is not None and not self._stream.is_over:
+            raise DecompressionError(f"was cut off within its {self._name}")
+
+    def _following(self, data: bytes) -> bytes:
+        """Return what follows a stream that is over: another one, or nothing but padding."""
+        data = data.lstrip(b"\0")
+        if data and self._name in _FOLLOWS and data[0] not in _FOLLOWS[self._name]:
+            raise ValueError("something else follows its end")
+        return data if self._name in _FOLLOWS else b""

@@ -1,0 +1,66 @@
+"""Where a redirect may lead: within the site of the source, and elsewhere only as it was allowed.
+
+- A site is a host and its port, or the same host on its way from http to https. ``www.`` before it
+  is another one: nobody but its owner knows that it is theirs as well.
+- No redirect leads from https to http, also not to a host that was allowed.
+- Another site gets neither keys nor headers that were configured, but for the kind of answer that
+  is wanted. A body goes nowhere: nobody knows whether it is meant for the other place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from yarl import URL
+
+from ladon_storage.sources.http.transport import HttpTransport, Request
+from ladon_storage.sources.http.urls import check_url, is_same_host
+
+_MAY_LEAVE = frozenset({"accept"})
+
+
+def redirected(transport: HttpTransport, request: Request, location: str, origin: URL) -> Request:
+    """Return the request that a redirect asks for.
+
+    Args:
+        transport: What makes requests.
+        request: The one that was redirected.
+        location: Where it leads.
+        origin: What was asked for before all redirects.
+
+    Raises:
+        SourceError: It leads to what is no address, or where it may not lead; or a POST was made.
+    """
+    try:
+        target = request.url.join(URL(location))
+        check_url(str(target))
+    except ValueError:
+        target = None
+    if target is None or request.method != "GET":
+        raise transport.error(request.url, "redirects nowhere", "check the address")
+    if request.url.scheme == "https" and target.scheme == "http":
+        raise transport.error(
+            request.url,
+            f"redirects to {transport.redact_url(target)}, which is not encrypted, and was not "
+            "followed",
+            "set the address to where it leads, if that is right",
+        )
+    is_home = is_same_host(origin, target)
+    if not (is_home or transport.route.allows(target)):
+        transport.check_host(replace(request, url=target))
+        raise transport.error(
+            request.url,
+            f"redirects to {transport.redact_url(target)}, another site, and was not followed",
+            "set the address to where it leads, or allow the host in redirects_to of its "
+            "connection",
+        )
+    if target.user is None and target.origin() == request.url.origin():
+        target = target.with_user(request.url.user).with_password(request.url.password)
+    if is_home:
+        return replace(request, url=target)
+    headers = {name: value for name, value in request.headers.items() if _may_leave(name)}
+    return replace(request, url=target, headers=headers, has_left=True)
+
+
+def _may_leave(name: str) -> bool:
+    return name.lower() in _MAY_LEAVE

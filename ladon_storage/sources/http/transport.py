@@ -1,0 +1,341 @@
+"""One request of a source, and its answer: where secrets go, and where aiohttp's errors end.
+
+- Keys go to the host that they are for and to no other, whatever a redirect or a feed says; nor do
+  headers that were configured.
+- An address appears in messages without user, password, query, fragment and keys, and no text of an
+  answer appears unmasked. Where there is anything to hide, the original error is not chained, since
+  it may carry all of it.
+- A body is never larger than its limit in memory, holds the event loop for no longer than a step,
+  and is whole: neither its length nor its packing says that something is missing. An answer that
+  nobody wants is not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import ssl
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import aiohttp
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+from ladon_storage.errors import SourceError
+from ladon_storage.sources.http.decompression import DecompressionError, Decompressor
+from ladon_storage.sources.http.proxies import passwords, proxy_of
+from ladon_storage.sources.http.redaction import Redactor
+from ladon_storage.sources.http.retry_after import date_of
+from ladon_storage.sources.http.urls import is_same_host, redact_url
+
+OK = (200, 201, 203, 204)
+"""The statuses of an answer: new, made by a proxy on its way, or without a document, too."""
+
+_CHUNK_BYTES = 2**16
+_BLANK_BYTES = 64
+_LONGEST_PROBLEM = 200
+_DATE_STEP = timedelta(seconds=1)
+_MAX_DATE_AHEAD = timedelta(days=1)
+_TOO_LONG, _TOO_MANY = "Got more than", "Too many headers"
+
+Parameters = Mapping[str, str | int]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Credentials:
+    """The secrets of a source's requests.
+
+    Args:
+        home: The address whose host they are for; no other gets them.
+        headers: Headers that hold secrets; sent with each request.
+        params: Parameters of the query that hold secrets; sent with each request.
+        hidden: Secrets that addresses hold otherwise.
+    """
+
+    origin: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
+    redact: Collection[str] = ()
+
+    @property
+    def secrets(self) -> list[str]:
+        """All that must not be shown."""
+        return [*self.headers.values(), *self.params.values(), *self.redact]
+
+
+_NO_CREDENTIALS = Credentials("")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Route:
+    """The way that the requests of one source take.
+
+    Args:
+        proxy: The proxy, with what it asks for in its address; ``None``: the environment's.
+        tls: What aiohttp takes as ``ssl``.
+        redirects_to: Other hosts, or hosts and ports, to which redirects are followed.
+    """
+
+    proxy: URL | None = None
+    tls: ssl.SSLContext | bool = True
+    redirects_to: Collection[str] = ()
+
+    def proxy_to(self, url: URL) -> URL | None:
+        """Return the proxy to an address, if there is one."""
+        return self.proxy or proxy_of(url)
+
+    def allows(self, url: URL) -> bool:
+        """Tell whether a redirect to an address of another site was allowed."""
+        host = f"[{url.host}]" if ":" in (url.host or "") else url.host
+        named = {f"{host}:{url.port}"} | ({str(host)} if url.is_default_port() else set())
+        return not named.isdisjoint(self.redirects_to)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """What a source answered, whole.
+
+    Args:
+        url: Where it came from in the end; it may hold what must not be shown.
+        status: The HTTP status.
+        headers: Its headers; names are told apart without regard to case.
+        body: Its bytes, unpacked.
+    """
+
+    url: URL
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no document: status 204, or a body of nothing but blanks."""
+        return len(self.body) <= _BLANK_BYTES and not self.body.strip()
+
+    def __repr__(self) -> str:
+        return f"<HttpResponse {self.status}, {len(self.body)} bytes>"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Request:
+    """What is asked for; an answer with another status than those of ``accept`` has no body."""
+
+    method: str
+    url: URL
+    body: object
+    headers: Mapping[str, str]
+    accept: Collection[int]
+    has_left: bool = False
+    """Whether a redirect led it to another site, which gets no keys."""
+
+
+class UnreachableError(SourceError):
+    """Say that a source's host could not be reached at all."""
+
+
+class HttpTransport:
+    """The single requests of a source, and what came of them in our words.
+
+    Args:
+        source_id: The source, as errors name it.
+        session: The connections.
+        max_bytes: The largest body that is accepted, unpacked.
+        credentials: The secrets; ``None``: it needs none.
+        route: Proxy, certificates and redirects.
+    """
+
+    def __init__(
+        self,
+        source_id: str,
+        session: aiohttp.ClientSession,
+        max_bytes: int,
+        credentials: Credentials | None,
+        route: Route | None = None,
+    ) -> None:
+        self._source_id = source_id
+        self._session = session
+        self._max_bytes = max_bytes
+        self._credentials = credentials
+        self.route = route or Route()
+        proxy = self.route.proxy
+        told = [] if proxy is None or proxy.password is None else [proxy.password]
+        self._mask = Redactor([*(credentials or _NO_CREDENTIALS).secrets, *told, *passwords()])
+        self.asked_at: datetime | None = None
+        """When the source was first asked, by its own clock; ``None``: it does not say."""
+
+    def masked(self, text: str) -> str:
+        """Return a text without this source's secrets, in whatever form they are in it."""
+        return self._mask.of(text)
+
+    def clean(self, error: BaseException) -> None:
+        """Take this source's secrets out of an error and the ones behind it."""
+        self._mask.clean(error)
+
+    def redact_url(self, url: str | URL) -> str:
+        """Return an address without what may be secret, this source's keys included."""
+        return self.masked(redact_url(url))
+
+    def check_host(self, request: Request) -> None:
+        """Raise a `SourceError` if the keys are not for the host that is asked."""
+        if (
+            self._credentials is not None
+            and not request.has_left
+            and not self._is_home(request.url)
+        ):
+            raise SourceError(
+                f"Source {self._source_id!r} leads from "
+                f"{self.redact_url(self._credentials.origin)} to "
+                f"{self.redact_url(request.url)}, another host, which must not get its key and was "
+                "not "
+                "asked; set the address to that host, if it is the right one.",
+                self._source_id,
+            )
+
+    def _is_home(self, url: URL) -> bool:
+        return self._credentials is not None and is_same_host(self._credentials.origin, url)
+
+    async def send(self, request: Request) -> HttpResponse:
+        """Return the answer, whatever its status.
+
+        Raises:
+            SourceError: None arrived whole; ``transient`` says whether the host failed.
+        """
+        keys = (
+            self._credentials
+            if self._credentials is not None and self._is_home(request.url)
+            else _NO_CREDENTIALS
+        )
+        proxy = self.route.proxy_to(request.url)
+        began = time.monotonic()
+        try:
+            async with self._session.request(
+                request.method,
+                address(request.url, keys.params),
+                json=request.body,
+                headers={**request.headers, **keys.headers},
+                allow_redirects=False,
+                proxy=proxy,
+                ssl=self.route.tls,
+            ) as response:
+                self._note_clock(response, time.monotonic() - began)
+                wanted = response.status in request.accept
+                body = await self._body(response, request.url) if wanted else b""
+                return HttpResponse(request.url, response.status, response.headers, body)
+        # A TimeoutError is an OSError; a UnicodeError is what a host becomes that is no name.
+        except (aiohttp.ClientError, OSError, UnicodeError) as error:
+            failure = self._translated(error, request.url, proxy)
+            hides = self._mask or proxy is not None or redact_url(request.url) != str(request.url)
+            cause = None if hides else error
+        raise failure from cause
+
+    def _note_clock(self, response: aiohttp.ClientResponse, seconds: float) -> None:
+        """Keep the source's own time at which it was first asked: a `Date` is of the answer."""
+        if self.asked_at is not None or response.status >= 300:
+            return
+        date = date_of(response.headers)
+        now = datetime.now(UTC)
+        if date is None or date - now > _MAX_DATE_AHEAD:
+            return
+        # A `Date` has no fractions. Where our clock agrees with its second, it knows those.
+        took = timedelta(seconds=seconds)
+        agrees = date <= now < date + _DATE_STEP + took
+        self.asked_at = (min(now, date + _DATE_STEP) if agrees else date) - took
+
+    async def _body(self, response: aiohttp.ClientResponse, url: URL) -> bytes:
+        # It hands out what it holds without copying it.
+        body = io.BytesIO()
+        packed = 0
+        try:
+            unpacker = Decompressor(response.headers.get("Content-Encoding", ""))
+            async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+                packed += len(chunk)
+                for step in unpacker.unpacked(chunk):
+                    body.write(step)
+                    if max(body.tell(), packed) > self._max_bytes:
+                        raise self._too_large(url)
+                    await asyncio.sleep(0)
+                if packed > self._max_bytes:
+                    raise self._too_large(url)
+            unpacker.finish()
+        except DecompressionError as error:
+            problem = self.masked(str(error))[:_LONGEST_PROBLEM]
+        else:
+            return body.getvalue()
+        raise self.error(url, problem, "see what it answers", transient=True)
+
+    def _too_large(self, url: URL) -> SourceError:
+        return SourceError(
+            f"Source {self._source_id!r} sends more than {self._max_bytes} bytes from "
+            f"{self.redact_url(url)}; see what it publishes, or raise max_bytes of its connection.",
+            self._source_id,
+        )
+
+    def _translated(
+        self, error: aiohttp.ClientError | OSError | UnicodeError, url: URL, proxy: URL | None
+    ) -> SourceError:
+        """Say what happened without the error's own text, which may hold the address."""
+        problem, step, transient = _described(error)
+        if proxy is not None:
+            problem += f" through the proxy {self.redact_url(proxy)},"
+        problem = f"{problem} ({type(error).__name__})"
+        return self.error(
+            url, problem, step, transient=transient, kind=_kind(error) if transient else SourceError
+        )
+
+    def error(
+        self,
+        url: str | URL,
+        problem: str,
+        step: str,
+        *,
+        transient: bool = False,
+        kind: type[SourceError] = SourceError,
+    ) -> SourceError:
+        """Return the error that says what is wrong at an address, and what to do."""
+        return kind(
+            self.masked(f"Source {self._source_id!r} {problem} at {self.redact_url(url)}; {step}."),
+            self._source_id,
+            transient=transient,
+        )
+
+
+def _kind(error: Exception) -> type[SourceError]:
+    """Tell what says that a host is down from what says that one of its paths is."""
+    unreachable = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+    return UnreachableError if unreachable else SourceError
+
+
+def _described(error: aiohttp.ClientError | OSError | UnicodeError) -> tuple[str, str, bool]:
+    """Return what happened, what to do, and whether the same request may succeed later."""
+    step = "check the address and the network"
+    if isinstance(error, UnicodeError):
+        return "has a host that is no name", "check the address", False
+    if isinstance(error, aiohttp.ClientSSLError) or isinstance(error.__cause__, ssl.SSLError):
+        return "is not trusted, or does not trust us: TLS was refused", step, False
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        problem = f"was refused by the proxy with status {error.status}"
+        return problem, "check the proxy and what it requires", error.status >= 500
+    if isinstance(error, TimeoutError):
+        return "did not answer in time", step, True
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "cut its answer off", step, True
+    if isinstance(error, aiohttp.ClientConnectionError | OSError):
+        return "could not be reached, or hung up", step, True
+    if isinstance(error, aiohttp.ClientResponseError):
+        if error.message.startswith(_TOO_LONG):
+            return (
+                "answered with a header that is too long, beyond 64 KiB,",
+                "see its headers",
+                False,
+            )
+        if error.message.startswith(_TOO_MANY):
+            return "answered with too many headers", "see its headers", False
+    return "answered something that is not HTTP", step, False
+
+
+def address(url: str | URL, params: Parameters | None) -> URL:
+    """Return ``url`` with ``params``, which replace what it says of the same names."""
+    return URL(url).update_query(params) if params else URL(url)

@@ -1,0 +1,169 @@
+"""From parsed JSON to records: where an item's id and times are, and what cannot be used.
+
+- One unusable item is a `Reject`, and the rest goes on. What fails a run is a document whose
+  structure is wrong, and that is for each source to say.
+- No item is dropped for its time: what was delivered is stored, and the engine alone selects.
+- Of several times the latest counts. One that is missing, or says that there is none, is no time;
+  any other that makes no sense rejects the item, since nobody knows how new it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from ladon_storage.collection.json_values import Number
+from ladon_storage.collection.records import Item, Record, Reject, joined_id
+from ladon_storage.sources.timestamps import TimestampParser
+
+_INDEX = re.compile(r"-?[0-9]{1,9}")
+
+
+def value_at(document: object, path: str) -> Any:
+    """Return what is at a dotted path; ``None`` where nothing is, the document itself for no path.
+
+    A key may have dots itself, and a number counts in a list, a negative one from its end.
+
+    >>> value_at({"cve": {"id": "CVE-1"}}, "cve.id"), value_at({"@odata.next": 1}, "@odata.next")
+    ('CVE-1', 1)
+    >>> value_at({"events": [{"date": "2024-01-01"}]}, "events.0.date"), value_at([], "a.b")
+    ('2024-01-01', None)
+    >>> value_at({"hits": [{"sort": 1}, {"sort": 2}]}, "hits.-1.sort")
+    2
+    """
+    while path:
+        if isinstance(document, dict) and path in document:
+            return document[path]
+        first, _, path = path.partition(".")
+        if isinstance(document, dict):
+            document = document.get(first)
+        elif isinstance(document, list) and _INDEX.fullmatch(first):
+            index = int(first)
+            if not -len(document) <= index < len(document):
+                return None
+            document = document[index]
+        else:
+            return None
+    return document
+
+
+NO_TIME = frozenset(
+    ("", "-", "--", "0000-00-00", "n/a", "na", "never", "nil", "none", "null", "undefined")
+)
+"""Texts, in small letters, by which programs say that there is no time."""
+
+
+@dataclass(frozen=True)
+class ItemReader:
+    """How records are made of items.
+
+    Args:
+        id: The path of the id, in each item, or those of its parts; no part: the hash of the
+            content. ``None`` where ids come from outside.
+        times: The paths of the times, of which the latest counts.
+        moment: How a time is read.
+        no_time: Values that mean that there is no time, beside `NO_TIME`.
+        unversioned: The paths of what no version depends on.
+    """
+
+    id: str | tuple[str, ...] | None
+    times: tuple[str, ...]
+    parser: TimestampParser
+    no_time: tuple[str | int, ...] = ()
+    unversioned: tuple[str, ...] = ()
+
+    def read(self, items: Iterable[object]) -> Iterator[Item]:
+        """Yield a record of each item, or a reject where it cannot be used."""
+        for item in items:
+            yield self._one(item, None)
+
+    def read_keyed(self, items: Mapping[str, object]) -> Iterator[Item]:
+        """Yield as `read` does, of an object whose keys are the ids; a list of one is its item."""
+        for key, item in items.items():
+            alone = item[0] if isinstance(item, list) and len(item) == 1 else item
+            yield self._one(alone, key)
+
+    def record_id(self, item: object) -> str | None:
+        """Return the id of an item, whole numbers as text; ``None`` where it has none."""
+        if self.id is None:
+            return None
+        if isinstance(self.id, str):
+            return _id_of(value_at(item, self.id))
+        if len(self.id) == 1:
+            return _id_of(value_at(item, self.id[0]))
+        parts = [value_at(item, path) for path in self.id]
+        if any(part is None or part == "" for part in parts):
+            return None
+        try:
+            return joined_id(parts) if parts else None
+        except ValueError:
+            return None
+
+    def timestamp(self, item: object) -> datetime:
+        """Return how new an item is.
+
+        Raises:
+            ValueError: It does not say.
+        """
+        found = []
+        for path in self.times:
+            value = value_at(item, path)
+            if value is None or value == "" or (self.no_time and self._is_declared_none(value)):
+                continue
+            try:
+                found.append(self.parser(value))
+            except ValueError as error:
+                if _is_no_time(value):
+                    continue
+                raise ValueError(f"{path}: {error}") from None
+        if not found:
+            raise ValueError(f"{' and '.join(self.times)}: missing")
+        return max(found)
+
+    def _is_declared_none(self, value: object) -> bool:
+        return not isinstance(value, bool) and str(value).strip() in map(str, self.no_time)
+
+    def _one(self, item: object, key: str | None) -> Item:
+        record_id = self.record_id(item) if key is None else key
+        if not isinstance(item, dict):
+            return Reject.of(f"should be an object, and is {_kind(item)}", item, record_id)
+        try:
+            timestamp = self.timestamp(item)
+            if record_id:
+                return Record.of(record_id, timestamp, item, self.unversioned)
+            if key is None and self.id == ():
+                return Record.of_content(timestamp, item, self.unversioned)
+        except ValueError as error:
+            return Reject.of(error, item, record_id)
+        return Reject.of(f"{self._place()}: should be an id, and is none", item)
+
+    def _place(self) -> str:
+        if isinstance(self.id, tuple):
+            return " and ".join(self.id)
+        return self.id or "its key"
+
+
+def _id_of(value: object) -> str | None:
+    if isinstance(value, str):
+        return value or None
+    if isinstance(value, Number):
+        return value.text if value.is_whole else None
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _is_no_time(value: object) -> bool:
+    """Tell whether a value that is no time says that there is none."""
+    if isinstance(value, str):
+        told = value.strip().lower()
+        return told in NO_TIME or told.startswith("0000-00-00")
+    # As programs without types tell it.
+    return value is False or value in ([], {})
+
+
+def _kind(value: object) -> str:
+    return {list: "a list", str: "a text", bool: "a truth value", type(None): "null"}.get(
+        type(value), "a number"
+    )

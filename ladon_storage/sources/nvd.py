@@ -1,0 +1,121 @@
+"""NVD's vulnerabilities, by the CVE API 2.0.
+
+- A range of more than 120 days is refused there, so that a long one is read in windows; what was
+  never collected is read as a whole, without any.
+- A CVE that is modified while a window is read leaves it, and all behind it move up by one. Pages
+  overlap by one CVE, which shows that; the reading goes on from a CVE that it has.
+- A page is as large as the service gives: since 2026 it refuses more than 1,000 by 404, at times.
+- The service throttles by 403. It asks for 6 seconds between requests without a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from datetime import datetime, timedelta
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ladon_storage.collection.credentials import SecretName
+from ladon_storage.collection.protocols import utc_now
+from ladon_storage.collection.records import Page
+from ladon_storage.models import SourceId
+from ladon_storage.sources.fields import (
+    KEY_TEXT,
+    SETTINGS,
+    SOURCE_ID_TEXT,
+    Connection,
+    Overlap,
+    Rate,
+    connection_field,
+    overlap_field,
+)
+from ladon_storage.sources.http.urls import SourceUrl
+from ladon_storage.sources.rest.pagination import OffsetPagination
+from ladon_storage.sources.rest.source import RestApi, TimeParameter
+
+LONGEST_WINDOW = timedelta(days=120)
+
+RATE = Rate(requests=5, seconds=30)
+RATE_WITH_KEY = Rate(requests=50, seconds=30)
+
+_FORM = "%Y-%m-%dT%H:%M:%S.000+00:00"
+
+
+class Nvd(BaseModel):
+    """Collect the vulnerabilities of NVD.
+
+    >>> Nvd().overlap
+    datetime.timedelta(days=1)
+    """
+
+    model_config = ConfigDict(**SETTINGS, title="NVD")
+
+    kind: Literal["nvd"] = Field("nvd", title="Kind", description="The kind of source.")
+    url: SourceUrl = Field(
+        "https://services.nvd.nist.gov/rest/json/cves/2.0",
+        title="Address",
+        description="Where the API is. Needs no key, and is ten times as fast with one.",
+    )
+    key: SecretName | None = Field(None, title="Key name", description=KEY_TEXT)
+    source_id: SourceId = Field("nvd", title="Source id", description=SOURCE_ID_TEXT)
+    overlap: Overlap = overlap_field(timedelta(hours=24))
+    page_size: int = Field(
+        2_000, ge=1, le=2_000, title="Page size", description="How many CVEs a page has."
+    )
+    connection: Connection | None = connection_field()
+
+    async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
+        """Yield the CVEs that were modified in ``[start, until)``, in whatever order they come.
+
+        A window that changed may be read again, so that a CVE may come more than once.
+        """
+        api, total, count = self._api(), 0, 0
+        async with api.http() as http:
+            for first, last in _windows(start, until, utc_now()):
+                walk = api.fetcher(http, first, last)
+                async with aclosing(api.fetch_pages(http, walk)) as pages:
+                    async for page in pages:
+                        yield page
+                total, count = total + (walk.total or 0), count + 1
+        if count > 1:
+            yield Page(completeness="total", total=total)
+
+    def _api(self) -> RestApi:
+        return RestApi(
+            source_id=self.source_id,
+            connection=self.connection,
+            url=self.url,
+            key=self.key,
+            key_header="apiKey",
+            records="vulnerabilities",
+            id="cve.id",
+            timestamps=("cve.lastModified",),
+            since=TimeParameter(parameter="lastModStartDate", format=_FORM),
+            until=TimeParameter(parameter="lastModEndDate", format=_FORM),
+            paging=OffsetPagination(
+                parameter="startIndex",
+                size_parameter="resultsPerPage",
+                page_size=self.page_size,
+                end="total",
+                total="totalResults",
+                too_large=(404,),
+            ),
+            rate=RATE if self.key is None else RATE_WITH_KEY,
+            throttle_statuses=(403,),
+        )
+
+
+def _windows(
+    start: datetime | None, until: datetime | None, now: datetime
+) -> Iterator[tuple[datetime | None, datetime | None]]:
+    """Yield the ranges that together reach from ``start`` to ``until``, or to now."""
+    if start is None:  # the API takes both ends of a range, or none
+        yield None, None
+        return
+    end = min(until, now) if until is not None else now
+    while start < end:
+        last = min(start + LONGEST_WINDOW, end)
+        yield start, last
+        start = last

@@ -1,0 +1,76 @@
+"""What is asked beside a list: its pages alone do not tell what they leave out.
+
+- An answer is evidence where it has records. A refusal or an error is none, and is asked for once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ladon_storage.errors import SourceError
+from ladon_storage.sources.rest.listing import ListPage, PagedApi, SeenRecords
+from ladon_storage.sources.rest.pagination import PageNumberPagination, PageRequest
+
+_ERRORS = range(400, 600)
+
+
+class Beside:
+    """The requests that one reading of a list makes beside it.
+
+    Args:
+        api: The source.
+        tally: What was delivered in the reading.
+    """
+
+    def __init__(self, api: PagedApi, tally: SeenRecords) -> None:
+        self._api = api
+        self._tally = tally
+
+    async def has_others(self, step: PageRequest) -> bool:
+        """Tell whether a page that may not exist has records, and one that did not come."""
+        return not all(map(self._tally.has, await self._keys(step)))
+
+    async def page_of_others(
+        self, paging: PageNumberPagination, last: ListPage, *, is_silent: bool
+    ) -> int | None:
+        """Return the number of a page beside those that were read, on which there are others.
+
+        It is the one before the first page, or behind an empty last one that says nothing else.
+        One that has any record that came is a page that was read, by another number.
+        """
+        beside = [paging.first_number - 1] if paging.first_number else []
+        if is_silent:
+            beside.append(last.request.number + 1)
+        for number in beside:
+            there = await self._keys(paging.numbered(number))
+            if not there or any(map(self._tally.has, there)):
+                continue
+            if number >= paging.first_number or await self._begins(paging, number, there):
+                return number
+        return None
+
+    async def _begins(
+        self, paging: PageNumberPagination, number: int, there: Sequence[str]
+    ) -> bool:
+        """Return whether a list may begin with a page, as one that counts from 0 does.
+
+        Where the page before has records of its own, too, any number is a page, and none the first.
+        """
+        before = await self._keys(paging.numbered(number - 1))
+        return not before or bool({*before} & {*there}) or any(map(self._tally.has, before))
+
+    async def nothing(self, first: ListPage) -> ListPage | None:
+        """Return the first page of a range without records, where a range was asked."""
+        try:
+            got = await self._api.nothing(first.request)
+            keys = () if got is None else await self._api.keys(got.items)
+        except SourceError:
+            return None
+        return None if got is None else ListPage(first.request, got, keys)
+
+    async def _keys(self, step: PageRequest) -> Sequence[str]:
+        try:
+            got = await self._api.page(step, accept=_ERRORS, may_be_empty=True)
+            return await self._api.keys(got.items)
+        except SourceError:
+            return ()

@@ -1,0 +1,124 @@
+"""Whether an answer whose status is a success says that it is a failure, or only a part.
+
+- A list beside an error is what the API had before it failed: a run that took it for all would be
+  green with less.
+- Only what is plain is heard: a flag that says no, a status that is an error, a reason where a
+  reason is told. What an API declares as usual by `expect` is not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sized
+from typing import Any
+
+from ladon_storage.collection.json_values import Number
+from ladon_storage.sources.json.items import value_at
+from ladon_storage.sources.rest.page_metadata import names, truth
+
+_GOOD = names("ok success succeeded successful issuccess")
+_BAD = names(
+    "iserror haserror haserrors timedout partial ispartial partialresults partialresult "
+    "partialfailure incomplete isincomplete"
+)
+_STATES = names("status result state outcome statuscode code httpstatus httpcode")
+_REASONS = names(
+    "error errors fault faults exception errormessage errormsg errorcode errno errordescription"
+)
+_FAILED = names(
+    "error err errors fail failed failure failing exception fault unauthorized forbidden denied "
+    "timeout timedout nok ko aborted partial incomplete throttled ratelimited"
+)
+_NOTHING = names("null none no n/a ok success successful false noerror")
+_MOST_PLACES = 1_000
+
+
+def failure(
+    document: object, items: Sized | None, records: str, expected: Collection[str] = ()
+) -> tuple[str, Any] | None:
+    """Return the place that says that an answer failed, and what it says; ``None``: none does.
+
+    Args:
+        document: The JSON, whose records may be left out.
+        items: The records; ``None``: there is no list of them.
+        records: Their path.
+        expected: Paths whose values were declared as right.
+
+    >>> failure({"ok": False, "items": []}, [], "items")
+    ('ok', False)
+    >>> failure({"errors": [], "status": "ok", "items": []}, [], "items") is None
+    True
+    """
+    for place, name, value in _beside(document, records):
+        if place in expected:
+            continue
+        flag = truth(value)
+        if (
+            (name in _GOOD and flag is False)
+            or (name in _BAD and flag)
+            or (name in _STATES and _is_failed(value))
+            or (name in _REASONS and _says(value))
+            or (name == "shards" and _says(value_at(value, "failed")))
+            or (name == "detail" and not items and isinstance(value, str) and value.strip())
+        ):
+            return place, value
+    return None
+
+
+def other_list(document: object, wanted: str) -> str | None:
+    """Return where else a document has a list of objects with an id, at the path ``wanted``.
+
+    >>> other_list({"data": {"rows": [{"id": 1}]}}, "id")
+    'data.rows'
+    """
+    left = [("", document)]
+    for _ in range(_MOST_PLACES):
+        if not left:
+            break
+        place, there = left.pop(0)
+        if isinstance(there, list) and there and value_at(there[0], wanted) is not None:
+            return place
+        if isinstance(there, dict):
+            left += [(f"{place}.{key}" if place else str(key), each) for key, each in there.items()]
+    return None
+
+
+def _beside(document: object, records: str) -> Iterator[tuple[str, str, Any]]:
+    above = records.rpartition(".")[0]
+    for prefix in ("", above) if above else ("",):
+        there = value_at(document, prefix)
+        if isinstance(there, Mapping):
+            for key, value in there.items():
+                place = f"{prefix}.{key}" if prefix else str(key)
+                if place != records:
+                    yield place, _squeezed(str(key)), value
+
+
+def _squeezed(text: str) -> str:
+    return "".join(each for each in text.lower() if each.isalnum() or each == "/")
+
+
+def _is_failed(value: object) -> bool:
+    if isinstance(value, str) and not value.strip().isdecimal():
+        return _squeezed(value) in _FAILED
+    return 400 <= _number(value) < 600
+
+
+def _number(value: object) -> int:
+    if isinstance(value, Number):
+        value = value.text
+    if isinstance(value, str):
+        value = int(value) if value.strip().isascii() and value.strip().isdecimal() else 0
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def _says(value: object) -> bool:
+    """Tell whether a reason is one: zero, 200, an empty text and ``none`` are not."""
+    if isinstance(value, Mapping):
+        return any(_says(each) for each in value.values())
+    if isinstance(value, list):
+        return any(_says(each) or isinstance(each, Mapping) for each in value)
+    if isinstance(value, str) and not value.strip().isdecimal():
+        return bool(value.strip()) and _squeezed(value) not in _NOTHING
+    if isinstance(value, bool):
+        return value
+    return _number(value) not in (0, 200)

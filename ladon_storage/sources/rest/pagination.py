@@ -1,0 +1,510 @@
+"""How one page of a JSON API leads to the next, by its settings.
+
+- What follows is told here; whether an end is one, and whether the list moved meanwhile, is judged
+  where the pages are walked through.
+- A page without a single new record ends nothing: what is new may come after it.
+- Nothing here raises anything but a `ValueError`, whose text goes into a sentence about the API.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from yarl import URL
+
+from ladon_storage.collection.json_values import Number
+from ladon_storage.sources.fields import SETTINGS
+from ladon_storage.sources.http.client import HttpResponse
+from ladon_storage.sources.http.urls import check_url
+from ladon_storage.sources.json.items import value_at
+from ladon_storage.sources.rest.page_metadata import names, next_in, plain, promised_at
+
+Location = Literal["query", "body"]
+
+
+@dataclass(frozen=True)
+class PageRequest:
+    """How one page is asked for.
+
+    Args:
+        url: Its own address; ``None``: the source's.
+        query: Parameters that are added to the address.
+        body: Values that are put into the body, by their dotted paths.
+        number: The page's number, or its offset; of one that is led to, how many items came before.
+        index: How many pages came before one that is led to.
+        size: How many items are asked for, where they are skipped.
+        is_counted: Whether it is found by counting, so that it shifts when the list does.
+        is_once: Whether asking moves the cursor, so that the same request must not be repeated.
+    """
+
+    url: URL | None = None
+    query: Mapping[str, str | int] = field(default_factory=dict)
+    body: Mapping[str, Any] = field(default_factory=dict)
+    number: int = 0
+    index: int = 0
+    size: int = 0
+    is_counted: bool = False
+    is_once: bool = False
+
+    @property
+    def place(self) -> str:
+        """What tells it from other steps."""
+        return repr((str(self.url), self.query, self.body))
+
+
+@dataclass(frozen=True)
+class PageResponse:
+    """A page as it arrived: the answer, its document, and the items in it.
+
+    ``items`` is a list, or an object whose keys are the ids.
+    """
+
+    answer: HttpResponse
+    document: Any
+    items: Any
+
+    @property
+    def count(self) -> int:
+        """How many items it has."""
+        return len(self.items)
+
+
+def _placed(location: Location, **values: Any) -> dict[str, Any]:
+    return {location: values}
+
+
+class _Pagination(BaseModel):
+    """Any way of paging."""
+
+    model_config = SETTINGS
+
+    total: str = Field(
+        "",
+        title="Total path",
+        description="Where a page says how many items there are on all pages, or the header that "
+        "does; empty: it is looked for, and only contradicts an end.",
+    )
+    only_declared: bool = Field(
+        False,
+        title="Only declared",
+        description="The end is as declared: a total, a next link or a cursor that is not declared "
+        "means something else here. The report says that the end was only declared.",
+    )
+
+
+class _ShiftingPagination(_Pagination):
+    """Pages of a list that may shift while it is read."""
+
+    stable: bool = Field(
+        False,
+        title="Stable",
+        description="Nothing in the list is moved, removed or put in front while it is read, so "
+        "that its pages need no check. The report says that the end was only declared.",
+    )
+
+
+class SinglePage(_Pagination):
+    """One document."""
+
+    model_config = ConfigDict(**SETTINGS, title="One document")
+
+    kind: Literal["none"] = Field("none", title="Kind", description="There is only one page.")
+
+    def first_request(self) -> PageRequest:
+        """Return the only page."""
+        return PageRequest()
+
+    def next_request(self, step: PageRequest, got: PageResponse) -> None:
+        """Return nothing: no page follows."""
+
+
+class _CountedPagination(_ShiftingPagination, ABC):
+    """Pages that are found by counting."""
+
+    location: Location = Field(
+        "query",
+        title="Location",
+        description="Whether the parameters are in the query or the body.",
+    )
+    end: Literal["empty", "short", "total", "repeat"] = Field(
+        "empty",
+        title="Ends with",
+        description="An empty page (short says the same: a short page proves nothing), the total "
+        "that each page states, or the last page again, also where it is the first one.",
+    )
+    end_status: tuple[int, ...] = Field(
+        (),
+        title="End statuses",
+        description="Statuses by which the API says that a page lies beyond the end, such as 404.",
+    )
+
+    @property
+    @abstractmethod
+    def requested_size(self) -> int | None:
+        """How many items a page is asked to have; ``None``: as many as the source likes."""
+
+    @model_validator(mode="after")
+    def _check_end(self) -> Self:
+        if self.end == "total" and not self.total:
+            raise ValueError("a reading that ends with the total needs the path of the total")
+        if self.end == "short" and not self.requested_size:
+            raise ValueError("a reading that ends with a short page needs the size of a page")
+        return self
+
+
+class PageNumberPagination(_CountedPagination):
+    """Pages that have numbers."""
+
+    model_config = ConfigDict(**SETTINGS, title="Page numbers")
+
+    kind: Literal["page"] = Field("page", title="Kind", description="Pages have numbers.")
+    parameter: str = Field("page", title="Parameter", description="What the page number is called.")
+    first_number: int = Field(
+        1, ge=0, title="First page", description="The number of the first page."
+    )
+    size_parameter: str = Field(
+        "", title="Size parameter", description="What the size of a page is called; empty: unsaid."
+    )
+    page_size: Annotated[int, Field(ge=1, title="Number")] | None = Field(
+        None, title="Size", description="How many items a page is asked to have."
+    )
+
+    @model_validator(mode="after")
+    def _check_size(self) -> Self:
+        if self.size_parameter and self.page_size is None:
+            raise ValueError("a parameter for the size of a page needs the size")
+        return self
+
+    @property
+    def requested_size(self) -> int | None:
+        """How many items a page is asked to have."""
+        return self.page_size
+
+    def first_request(self) -> PageRequest:
+        """Return the first page."""
+        return self.numbered(self.first_number)
+
+    def next_request(self, step: PageRequest, got: PageResponse) -> PageRequest | None:
+        """Return the page after ``step``; ``None`` after an empty one."""
+        return self.numbered(step.number + 1) if got.count else None
+
+    def numbered(self, number: int) -> PageRequest:
+        """Return the page of a number."""
+        values = {self.parameter: number}
+        if self.size_parameter and self.page_size:
+            values[self.size_parameter] = self.page_size
+        return PageRequest(
+            **_placed(self.location, **values), number=number, is_counted=not self.stable
+        )
+
+
+class OffsetPagination(_CountedPagination):
+    """Pages that begin where as many items are skipped as arrived, whatever was asked for."""
+
+    model_config = ConfigDict(**SETTINGS, title="Offsets")
+
+    kind: Literal["offset"] = Field("offset", title="Kind", description="Items are skipped.")
+    parameter: str = Field("offset", title="Parameter", description="What the offset is called.")
+    size_parameter: str = Field(
+        "limit", title="Size parameter", description="What the size of a page is called."
+    )
+    page_size: int = Field(
+        100,
+        ge=1,
+        title="Page size",
+        description="How many items a page is asked to have.",
+        validation_alias=AliasChoices("page_size", "limit"),
+    )
+
+    @property
+    def requested_size(self) -> int | None:
+        """How many items a page is asked to have."""
+        return self.page_size
+
+    too_large: tuple[int, ...] = Field(
+        (),
+        title="Statuses of too large a page",
+        description="Statuses by which the API refuses a page as too large; it is asked for half "
+        "as many items then, down to a hundred.",
+    )
+
+    def first_request(self) -> PageRequest:
+        """Return the first page."""
+        return self.skipping(0, self.page_size)
+
+    def next_request(self, step: PageRequest, got: PageResponse) -> PageRequest | None:
+        """Return the page after ``step``; ``None`` after an empty one."""
+        return self.skipping(step.number + got.count, self.page_size) if got.count else None
+
+    def skipping(self, offset: int, limit: int) -> PageRequest:
+        """Return the page of ``limit`` items behind the first ``offset`` ones."""
+        values = {self.parameter: offset}
+        if self.size_parameter:
+            values[self.size_parameter] = limit
+        placed = _placed(self.location, **values)
+        return PageRequest(**placed, number=offset, size=limit, is_counted=not self.stable)
+
+
+_MORE = Field(
+    "",
+    title="Has-more path",
+    description="Where a page says whether there are more, or by a name such as isLast that there "
+    "are none; empty: it does not.",
+)
+
+
+def _followed(document: object, path: str, more: str) -> Any:
+    """Return what leads on, or ``None`` at the end.
+
+    Raises:
+        ValueError: The page says that there are more, and not where.
+    """
+    following: Any = value_at(document, path)
+    if isinstance(following, dict) and "href" in following and not following["href"]:
+        following = None
+    is_of_item = "-1" in path.split(".")
+    # Where a list begins, it does not go on; an item may well have a 0.
+    ends = ("",) if is_of_item else ("", "0", 0)
+    if following in ([], {}) or following is False or following in ends:
+        following = None
+    promised = promised_at(document, more) if more else None
+    if promised is False:
+        return None
+    if promised and following is None:
+        raise ValueError(f"says at {more!r} that there are more, and nothing at {path!r}")
+    return following
+
+
+class _LinkedPagination(_ShiftingPagination, ABC):
+    """Pages that have the address of the next one."""
+
+    keep_host: bool = Field(
+        False,
+        title="Keep the host",
+        description="The next page is asked of the configured host, whatever host a link names, "
+        "for services behind a gateway that name their own.",
+    )
+
+    def first_request(self) -> PageRequest:
+        """Return the first page."""
+        return PageRequest()
+
+    def next_request(self, step: PageRequest, got: PageResponse) -> PageRequest | None:
+        """Return the page after ``step``, or ``None`` after the last.
+
+        Raises:
+            ValueError: The next page is none, or not to be found.
+        """
+        link = self._link(got)
+        if link is None:
+            return None
+        target = _linked(got.answer, link, keep_host=self.keep_host)
+        number, index = step.number + got.count, step.index + 1
+        is_counted = any(_counts(*each, number, index) for each in target.query.items())
+        return PageRequest(
+            url=target, number=number, index=index, is_counted=is_counted and not self.stable
+        )
+
+    @abstractmethod
+    def _link(self, got: PageResponse) -> object:
+        """Return the address of the next page; ``None``: there is none."""
+
+
+class NextLinkPagination(_LinkedPagination):
+    """Pages that have the address of the next one in their document."""
+
+    model_config = ConfigDict(**SETTINGS, title="Next link")
+
+    kind: Literal["next"] = Field("next", title="Kind", description="A page has the next address.")
+    path: str = Field(
+        "next", min_length=1, title="Path", description="Where the address of the next page is."
+    )
+    more: str = _MORE
+
+    def _link(self, got: PageResponse) -> object:
+        return _followed(got.document, self.path, self.more)
+
+
+class LinkHeaderPagination(_LinkedPagination):
+    """Pages that have the address of the next one in ``Link: <address>; rel="next"``."""
+
+    model_config = ConfigDict(**SETTINGS, title="Link header")
+
+    kind: Literal["link"] = Field(
+        "link", title="Kind", description="The header Link has the next address."
+    )
+
+    def _link(self, got: PageResponse) -> object:
+        return next_in(got.answer.headers.getall("Link", []))
+
+
+class CursorPagination(_ShiftingPagination):
+    """Pages that give a cursor, which is handed back for the next one.
+
+    A cursor that is a list is joined by commas in the query, and is itself in the body.
+    """
+
+    model_config = ConfigDict(**SETTINGS, title="Cursor")
+
+    kind: Literal["cursor"] = Field("cursor", title="Kind", description="A page has a cursor.")
+    path: str = Field(
+        "next_cursor",
+        min_length=1,
+        title="Path",
+        description="Where the cursor of a page is, such as hits.hits.-1.sort for one of its last "
+        "item.",
+    )
+    parameter: str = Field("cursor", title="Parameter", description="What the cursor is called.")
+    location: Location = Field(
+        "query", title="Location", description="Whether the cursor is in the query or the body."
+    )
+    more: str = _MORE
+
+    def first_request(self) -> PageRequest:
+        """Return the first page."""
+        return PageRequest()
+
+    def next_request(self, step: PageRequest, got: PageResponse) -> PageRequest | None:
+        """Return the page after ``step``, or ``None`` after the last.
+
+        Raises:
+            ValueError: What should be a cursor is none.
+        """
+        cursor = _followed(got.document, self.path, self.more)
+        if cursor is None:
+            return None
+        cursor = _in_query(cursor, self.path) if self.location == "query" else _in_body(cursor)
+        number, index = step.number + got.count, step.index + 1
+        is_counted = not self.stable and _counts(self.parameter, cursor, number, index)
+        placed = _placed(self.location, **{self.parameter: cursor})
+        return PageRequest(**placed, number=number, index=index, is_counted=is_counted)
+
+
+def _in_query(cursor: object, path: str) -> str | int:
+    parts = cursor if isinstance(cursor, list) else [cursor]
+    kinds = str | int | float | Number
+    if any(isinstance(each, bool) or not isinstance(each, kinds) for each in parts):
+        raise ValueError(f"has no cursor at {path!r}, but a {type(cursor).__name__}")
+    return cursor if isinstance(cursor, str | int) else ",".join(map(str, parts))
+
+
+def _in_body(cursor: object) -> object:
+    """Return a cursor as JSON has it."""
+    if isinstance(cursor, Number):
+        return int(cursor.text) if cursor.is_whole else float(cursor.text)
+    if isinstance(cursor, list):
+        return [_in_body(each) for each in cursor]
+    if isinstance(cursor, dict):
+        return {key: _in_body(each) for key, each in cursor.items()}
+    return cursor
+
+
+Pagination = Annotated[
+    SinglePage
+    | PageNumberPagination
+    | OffsetPagination
+    | NextLinkPagination
+    | CursorPagination
+    | LinkHeaderPagination,
+    Field(discriminator="kind"),
+]
+"""Any way of paging, told by its ``kind``."""
+
+_COUNTING = names(
+    "page p pg pagenumber pageno pageindex pagenum pageoffset currentpage offset start "
+    "startindex startat skip from begin first"
+)
+
+
+def _linked(answer: HttpResponse, link: object, *, keep_host: bool = False) -> URL:
+    home = answer.url
+    try:
+        if isinstance(link, dict):
+            link = link.get("href")
+        if not isinstance(link, str):
+            raise ValueError  # noqa: TRY301 - the same to the reader
+        there = URL(link.strip())
+        if not there.host and (there.scheme or link.strip().startswith("//")):
+            raise ValueError  # noqa: TRY301
+        if there.raw_user is not None:
+            there = there.with_user(None)  # the source's own credentials are the only ones
+        target = home.join(there)
+        if keep_host:
+            target = _at_home(home, target)
+        check_url(str(target))
+        target.port  # noqa: B018 - it is only looked at here
+    except ValueError:
+        raise ValueError("leads to a next page that is no address") from None
+    # Services behind a proxy that speaks TLS for them often call themselves http.
+    if target.scheme == "http" and home.scheme == "https" and target.host == home.host:
+        return target.with_scheme("https")
+    return target
+
+
+def _at_home(home: URL, target: URL) -> URL:
+    """Return an address of a backend as the gateway before it has it."""
+    # A gateway's address often has a prefix that the backend does not know.
+    path = home.raw_path if home.raw_path.endswith(target.raw_path) else target.raw_path
+    at_home = str(home.with_query(None).with_fragment(None).with_path(path, encoded=True))
+    query = f"?{target.raw_query_string}" if target.raw_query_string else ""
+    return URL(at_home + query, encoded=True)
+
+
+def _counts(name: str, cursor: object, number: int, index: int) -> bool:
+    """Tell whether a cursor counts items or pages, also one that was packed to look like none.
+
+    A number that is how many items came is taken for an offset; where it is an id that happens to
+    be the same, the check costs requests and nothing else.
+
+    >>> _counts("cursor", "b2Zmc2V0OjIw", 20, 1), _counts("page", "7", 20, 1)
+    (True, True)
+    >>> _counts("cursor", "2024-01-05T00:00:00Z", 20, 1), _counts("after", 4711, 20, 1)
+    (False, False)
+    """
+    if isinstance(cursor, dict | list):
+        return any(
+            _counts(name if isinstance(cursor, list) else str(key), each, number, index)
+            for key, each in (cursor.items() if isinstance(cursor, dict) else enumerate(cursor))
+        )
+    text, name = str(cursor), plain(name)
+    if text.isdecimal() and name in _COUNTING:
+        return True
+    texts = [_unpacked(text)] if name in _BY_ITEM else [text, _unpacked(text)]
+    return any(_counts_in(each, number, index) for each in texts)
+
+
+def _counts_in(text: str, number: int, index: int) -> bool:
+    """Tell whether a text names a place, or has one alone: of items that came, or of pages."""
+    if any(plain(name) in _COUNTING for name in _NAMED_NUMBER.findall(text)):
+        return True
+    found = [int(each) for each in _NUMBER.findall(text)]
+    if len(found) != 1:
+        return False
+    is_item = found[0] in {number - 1, number, number + 1}
+    return is_item or (index > 1 and found[0] in {index, index + 1})
+
+
+def _unpacked(text: str) -> str:
+    """Return the text that is in one of base64, or nothing."""
+    if not _BASE64.fullmatch(text) or len(text) > _LONGEST_CURSOR:
+        return ""
+    try:
+        packed = text.rstrip("=").translate(str.maketrans("-_", "+/"))
+        return base64.b64decode(packed + "=" * (-len(packed) % 4)).decode()
+    except ValueError:
+        return ""
+
+
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{2,}={0,2}")
+_LONGEST_CURSOR = 2_000
+_BY_ITEM = names(
+    "after afterid sinceid minid maxid lastid startingafter startafter before beforeid"
+)
+_NUMBER = re.compile(r"(?<!\d)\d{1,18}(?!\d)")
+_NAMED_NUMBER = re.compile(r"([A-Za-z][A-Za-z_-]*)[\"']?\s*[:=]\s*[\"']?\d{1,18}(?!\w)")

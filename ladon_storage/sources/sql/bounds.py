@@ -1,0 +1,131 @@
+"""Which rows a table is asked for, by the instants of a range: at least all that are in it.
+
+- What SQL compares is wider than the range wherever it cannot tell exactly: texts with offsets,
+  days, hours that a clock showed twice. Nobody drops what is too much.
+- What is smaller than any time would be in no range but a first run's, and is asked for by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from typing import Any
+
+from sqlalchemy import ColumnElement, Integer, cast, func, types
+
+from ladon_storage.sources.sql.keys import KeyColumn, raw
+from ladon_storage.sources.sql.sessions import MYSQL
+from ladon_storage.sources.sql.values import PER_SECOND, SqlTimestampFormat, clock_spread, shifted
+from ladon_storage.sources.timestamps import earliest_wall, latest_wall
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_YEAR_1 = datetime(1, 1, 1, tzinfo=UTC)
+"""Before it are minus infinity, what is BC, and counts that no calendar has."""
+
+_BEFORE_ANY_TEXT = "1900-"
+"""What is smaller is hardly a time: an empty text, a day before its year, a number in SQLite."""
+
+_NO_TIME = "0000-00-00 00:00:00"
+"""What MySQL has for no time."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How a column of timestamps is compared with instants.
+
+    Args:
+        time: The column.
+        kind: Its type.
+        times: How the timestamps are written.
+        zone: The zone of those without an offset.
+        dialect: The database.
+        is_text: Whether it orders the timestamps as texts.
+    """
+
+    time: KeyColumn
+    kind: types.TypeEngine[Any]
+    timestamp_format: SqlTimestampFormat
+    zone: tzinfo
+    dialect: str
+    is_text: bool
+
+    def below(self) -> ColumnElement[bool] | None:
+        """Return the condition of timestamps that are none and smaller than any, if any can be."""
+        if self.is_text:
+            return self.time.compared < raw(_BEFORE_ANY_TEXT)
+        if (per_second := PER_SECOND.get(self.timestamp_format)) is not None:
+            return self.time.compared < raw(_seconds(_YEAR_1) * per_second)
+        if self.dialect in MYSQL:
+            if isinstance(self.kind, types.TIMESTAMP):
+                return self.time.compared == raw(_NO_TIME)
+            return self.time.compared < raw(self._year_1())
+        if self.dialect == "postgresql":
+            return self.time.compared < raw(self._year_1())
+        return None
+
+    def within(self, start: datetime | None, until: datetime | None) -> list[ColumnElement[bool]]:
+        """Return what is asked for: at least all rows with ``start <= timestamp < until``."""
+        time, per_second = self.time.compared, PER_SECOND.get(self.timestamp_format)
+        limits: list[ColumnElement[bool]] = []
+        if start is not None:
+            lower: Any = self._local(start, -1)
+            if per_second is not None:
+                lower = _seconds(start) * per_second
+            limits.append(time >= raw(lower))
+        if until is not None:
+            upper: Any = self._local(until, 1)
+            if per_second is not None:
+                upper = (_seconds(until) + 1) * per_second
+            limits.append(time < raw(upper))
+        if self.dialect == "sqlite" and per_second is None:
+            limits += self._seconds_within(start, until)
+        return limits
+
+    def _seconds_within(
+        self, start: datetime | None, until: datetime | None
+    ) -> list[ColumnElement[bool]]:
+        """Return what SQLite can tell of a text's instant: a second, and nothing of an odd text.
+
+        It takes a text without offset for UTC, so that the bounds are those of both readings.
+        """
+        second = cast(func.strftime("%s", self.time.told), Integer)
+        limits = []
+        if start is not None:
+            lower = raw(_seconds(min(start, self._wall(start, -1).replace(tzinfo=UTC))))
+            limits.append(func.coalesce(second, lower) >= lower)
+        if until is not None:
+            upper = max(until, self._wall(until, 1).replace(tzinfo=UTC))
+            last = raw(_seconds(upper) + 1)  # it rounds to milliseconds
+            limits.append(func.coalesce(second, last) <= last)
+        return limits
+
+    def _year_1(self) -> datetime | date:
+        if isinstance(self.kind, types.Date):
+            return _YEAR_1.date()
+        return _YEAR_1 if getattr(self.kind, "timezone", False) else _YEAR_1.replace(tzinfo=None)
+
+    def _local(self, instant: datetime, direction: int) -> datetime | date | str:
+        """Return the bound of a range as the column would have it."""
+        if self.is_text:  # of any offset
+            days = timedelta(days=2 if direction > 0 else -1)
+            return shifted(instant, days).date().isoformat()
+        if isinstance(self.kind, types.Date):
+            wall = self._wall(instant, direction)
+            return shifted(wall, timedelta(days=1 if direction > 0 else 0)).date()
+        if getattr(self.kind, "timezone", False):
+            return instant
+        return self._wall(instant, direction)
+
+    def _wall(self, instant: datetime, direction: int) -> datetime:
+        """Return the first time that a clock shows from an instant on, or the last one before it.
+
+        A time that a clock never showed, when it was set forward, is before the end of a range.
+        """
+        if direction < 0:
+            return earliest_wall(instant, self.zone)
+        return shifted(latest_wall(instant, self.zone), clock_spread(instant, self.zone))
+
+
+def _seconds(instant: datetime) -> int:
+    return (instant - _EPOCH) // timedelta(seconds=1)

@@ -1,0 +1,134 @@
+"""What rows are ordered by: columns as a database compares them without losing one.
+
+A page goes on behind the last key of the one before. Two rows that a database holds for equal, or a
+value that compares otherwise than it was told, would be lost there:
+
+- A collation may hold "a" and "A", or "a" and "a ", for equal: texts are compared by their bytes,
+  except in MySQL where a unique index says that no two such rows exist.
+- MySQL orders an ENUM by its number and compares it by its text.
+- A number of single precision is told with fewer digits than it is compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Inspector,
+    LargeBinary,
+    Text,
+    and_,
+    bindparam,
+    case,
+    cast,
+    literal_column,
+    or_,
+    types,
+)
+from sqlalchemy.dialects import mysql
+from sqlalchemy.dialects.postgresql import CITEXT, DOMAIN
+
+from ladon_storage.sources.sql.sessions import MYSQL
+
+
+@dataclass(frozen=True)
+class KeyColumn:
+    """A column that rows are ordered by: as it is compared, and as its value is told."""
+
+    compared: ColumnElement[Any]
+    told: ColumnElement[Any]
+
+    @classmethod
+    def of(
+        cls, plain: ColumnElement[Any], kind: types.TypeEngine[Any], dialect: str, *, by_bytes: bool
+    ) -> KeyColumn:
+        """Return a column of a type, whose texts are compared ``by_bytes`` or as the database does.
+
+        SQLite ignores the type, and MySQL needs the bytes of some in any case.
+        """
+        compared = plain
+        if dialect == "sqlite":
+            compared = plain.collate("BINARY") if by_bytes else plain
+        elif dialect == "postgresql":
+            has_collation = getattr(kind, "collation", None)
+            kind = base_type(kind)
+            if isinstance(kind, CITEXT) or has_collation or getattr(kind, "collation", None):
+                compared = cast(plain, Text).collate("C")
+            elif isinstance(kind, types.REAL):
+                compared = cast(plain, types.DOUBLE_PRECISION)
+        elif dialect in MYSQL:
+            if isinstance(kind, types.Enum | mysql.SET | mysql.TIME) or (
+                by_bytes and isinstance(kind, types.String)
+            ):
+                compared = cast(plain, LargeBinary)
+            elif isinstance(kind, mysql.BIT):
+                return cls(plain + literal_column("0"), plain + literal_column("0"))
+            elif isinstance(kind, mysql.FLOAT):
+                return cls(with_all_digits(plain), with_all_digits(plain))
+        return cls(compared, plain)
+
+
+def base_type(kind: types.TypeEngine[Any]) -> types.TypeEngine[Any]:
+    """Return the type that values have which are of a domain, or of a domain over one."""
+    while isinstance(kind, DOMAIN):
+        kind = kind.data_type
+    return kind
+
+
+def with_all_digits(single: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return a FLOAT of MySQL as a double: else it is told by six digits."""
+    return single + literal_column("0e0")
+
+
+def number_of_text(text: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return the whole number that a text of digits is, or nothing: "9" is before "10"."""
+    text = cast(text, Text)
+    is_number = text.regexp_match("^-?[0-9]{1,18}$")
+    return case((is_number, cast(text, BigInteger)), else_=None)
+
+
+def behind(columns: list[KeyColumn], key: tuple[Any, ...]) -> ColumnElement[bool]:
+    """Return the condition of the rows whose keys are greater than ``key``."""
+    first, value = columns[0].compared, raw(key[0])
+    if len(columns) == 1:
+        return first > value
+    # With the first part an index is read from there on.
+    return and_(first >= value, or_(first > value, behind(columns[1:], key[1:])))
+
+
+def raw(value: Any) -> ColumnElement[Any]:
+    """Return a parameter as the driver takes it: the database knows best what it compares."""
+    return bindparam(None, value, type_=types.NullType(), unique=True)
+
+
+def compares_by_bytes(
+    inspector: Inspector, dialect: str, table: str, schema: str | None, names: set[str]
+) -> bool:
+    """Return whether the texts of a key must be compared by their bytes, which an index may not do.
+
+    Args:
+        inspector: What the database says of itself.
+        dialect: Which one it is.
+        table: The table or view.
+        schema: Where it is.
+        names: The columns of the key.
+    """
+    if dialect == "sqlite":
+        with inspector.engine.connect() as connection:
+            found = connection.exec_driver_sql(
+                "SELECT 1 FROM sqlite_master WHERE sql LIKE '%collate%' LIMIT 1"
+            )
+            return found.first() is not None
+    if dialect not in MYSQL:
+        return False
+    unique: list[Sequence[str | None]] = [
+        inspector.get_pk_constraint(table, schema)["constrained_columns"]
+    ]
+    unique += [
+        each["column_names"] for each in inspector.get_indexes(table, schema) if each["unique"]
+    ]
+    return not any(each and set(each) <= names for each in unique)

@@ -1,0 +1,102 @@
+"""From a table's rows to records, and what cannot be used of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
+
+from ladon_storage.collection.records import Item, Record, Reject, joined_id
+from ladon_storage.errors import SourceError
+from ladon_storage.sources.sql.table import Layout, Row
+from ladon_storage.sources.sql.values import (
+    clock_spread,
+    id_text,
+    json_value,
+    row_timestamp,
+)
+
+
+@dataclass
+class TableRows:
+    """What makes records of rows."""
+
+    layout: Layout
+    names: tuple[str, ...]
+    zone: tzinfo
+    must_ascend: bool
+
+    def __post_init__(self) -> None:
+        self._moment = row_timestamp(self.layout.timestamp_format, self.zone)
+        self._highest: datetime | None = None
+
+    def read(self, rows: list[Row]) -> Iterator[Item]:
+        """Yield the records of a page's rows, and what cannot be used."""
+        for row in rows:
+            item = self._item(row)
+            if self.must_ascend and isinstance(item, Record):
+                self._check_order(item.timestamp, row)
+            yield item
+
+    def unreachable(self, rows: list[Row]) -> list[Item]:
+        """Return what rows are that no page has; one that has a timestamp and an id can be used."""
+        return [self._item(row) for row in rows]
+
+    def _item(self, row: Row) -> Item:
+        try:
+            return Record.of(self._id(row), self._moment_of(row), self._content(row))
+        except ValueError as error:
+            return self._reject(error, row)
+
+    def _id(self, row: Row) -> str:
+        for name, value in zip(self.layout.id_columns, row.ids, strict=True):
+            if value is None:
+                raise ValueError(f"{name}: missing")
+        if len(row.ids) == 1:
+            return id_text(row.ids[0])
+        return joined_id([json_value(each) for each in row.ids])
+
+    def _moment_of(self, row: Row) -> datetime:
+        name = self.layout.timestamp_column
+        if row.time is None:
+            raise ValueError(f"{name}: missing, or no number where one was declared")
+        try:
+            return self._moment(row.time)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+
+    def _check_order(self, moment: datetime, row: Row) -> None:
+        highest = self._highest
+        # A time that a clock never showed, when it was set forward, is read as one after that.
+        if highest is not None and moment + clock_spread(moment, self.zone) < highest:
+            raise SourceError(
+                f"The texts in {self.layout.timestamp_column!r} of source "
+                f"{self.layout.source_id!r} sort in another order than their times: "
+                f"{row.time!r} comes after {highest.isoformat()}; set times to text.",
+                self.layout.source_id,
+            )
+        self._highest = moment if highest is None else max(moment, highest)
+
+    def _content(self, row: Row) -> dict[str, object]:
+        content = {}
+        for name, value in zip(self.names, row.values, strict=True):
+            try:
+                content[name] = json_value(value)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        return content
+
+    def _reject(self, reason: object, row: Row) -> Reject:
+        raw = {
+            name: _json_or_repr(value) for name, value in zip(self.names, row.values, strict=True)
+        }
+        has_id = all(each is not None for each in row.ids)
+        told = ", ".join(str(_json_or_repr(each)) for each in row.ids)
+        return Reject.of(reason, raw, told if has_id else None)
+
+
+def _json_or_repr(value: object) -> object:
+    try:
+        return json_value(value)
+    except ValueError:
+        return repr(value)

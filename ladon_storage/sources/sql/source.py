@@ -1,0 +1,259 @@
+"""Any table or view of a database, read by timestamp and id through SQLAlchemy.
+
+- It is tested with SQLite, PostgreSQL (psycopg), and MariaDB (pymysql, as for MySQL); a run that
+  reads any other database says so.
+- A row of a transaction that commits late appears behind the watermark: only the overlap finds it,
+  so it should be longer than the longest transaction that writes to the table.
+- What was deleted is not seen, and a row whose timestamp stands still is not read again.
+- Addresses carry passwords: one with a password is refused as a setting, and kept as a secret.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
+
+from ladon_storage.collection.credentials import SecretName, resolve_secret
+from ladon_storage.collection.durations import Seconds, duration
+from ladon_storage.collection.records import (
+    PAGE_RECORDS,
+    Item,
+    Page,
+    paged,
+)
+from ladon_storage.errors import ConfigurationError
+from ladon_storage.models import SourceId
+from ladon_storage.sources.fields import SETTINGS, SOURCE_ID_TEXT, Overlap, overlap_field
+from ladon_storage.sources.sql.database import DatabaseThread, parsed_address
+from ladon_storage.sources.sql.rows import TableRows
+from ladon_storage.sources.sql.sessions import is_tested, with_driver
+from ladon_storage.sources.sql.table import Key, Layout, TableReader
+from ladon_storage.sources.sql.values import (
+    SqlTimestampFormat,
+)
+from ladon_storage.sources.timestamps import ZoneName, zone_of
+
+UNREACHABLE_ROWS = 1_000
+"""So many rows without timestamp or id a first run reads, so that it fails where they are many."""
+
+UNREACHABLE_ROWS_AGAIN = 5
+"""So many a later run reads: they must not fail a run only because it has little else to read."""
+
+logger = logging.getLogger(__name__)
+
+_SECRET_PART = re.compile("pass|secret|token", re.IGNORECASE)
+
+
+def check_address(value: str) -> str:
+    """Return ``value`` if it is the address of a database, and holds no password.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not value:
+        return value
+    url = parsed_address(value)
+    if url is None:
+        raise ValueError("should be an address such as postgresql://reader@db.example.org/logs")
+    if url.password is not None or any(_SECRET_PART.search(name) for name in url.query):
+        raise ValueError(
+            "should have no password; keep the whole address as a secret, and set url_secret to "
+            "its name"
+        )
+    return value
+
+
+class SqlTable(BaseModel):
+    """Collect the rows of a table or view, each as a JSON object of its columns.
+
+    >>> SqlTable(source_id="logins", url="sqlite:///app.db", table="logins").ordered
+    True
+    """
+
+    model_config = ConfigDict(**SETTINGS, title="SQL table")
+
+    kind: Literal["sql"] = Field("sql", title="Kind", description="The kind of source.")
+    source_id: SourceId = Field(title="Source id", description=SOURCE_ID_TEXT)
+    url: Annotated[str, AfterValidator(check_address)] = Field(
+        "",
+        title="Address",
+        description="Where the database is, without a password, such as sqlite:///app.db, "
+        "postgresql://reader@db.example.org/logs or mysql://reader@db.example.org/logs.",
+    )
+    url_secret: SecretName | None = Field(
+        None,
+        title="Name of the secret address",
+        description="Name of a Prefect Secret block, or of an environment variable, that holds the "
+        "whole address with its password (percent-encoded); instead of the address above.",
+    )
+    table: str = Field(min_length=1, title="Table", description="The table or view to read.")
+    schema_name: Annotated[str, Field(title="Name")] | None = Field(
+        None,
+        title="Schema",
+        description="The schema of the table; empty: where the connection looks first.",
+    )
+    id_column: (
+        Annotated[str, Field(min_length=1, title="Column")]
+        | Annotated[
+            tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, title="Columns")
+        ]
+    ) = Field(
+        "id",
+        title="Id column",
+        description="A column whose values are unique, or several whose values are so together.",
+    )
+    timestamp_column: str = Field(
+        "updated_at",
+        min_length=1,
+        title="Timestamp column",
+        description="A column that grows with each change of a row; with the id it should have an "
+        "index.",
+    )
+    timestamp_format: SqlTimestampFormat = Field(
+        "datetime",
+        title="Timestamp format",
+        description="How the column tells the time: by its own type, as ISO 8601 texts, or as "
+        "seconds or milliseconds from 1970 on, which may be numbers or texts of digits.",
+    )
+    zone: ZoneName = Field(
+        "UTC", title="Time zone", description="The zone of timestamps that have no offset."
+    )
+    columns: tuple[str, ...] = Field(
+        (), title="Columns", description="The columns to collect; empty: all of them."
+    )
+    page_size: int = Field(
+        PAGE_RECORDS,
+        ge=1,
+        le=100_000,
+        title="Page size (rows)",
+        description="How many rows one statement reads.",
+    )
+    timeout: Annotated[Seconds, Field(gt=timedelta(0), le=timedelta(hours=1))] = duration(
+        timedelta(minutes=1),
+        timedelta(seconds=1),
+        "Timeout (seconds)",
+        "How long a server may work on one statement, or SQLite wait for a writer.",
+    )
+    overlap: Overlap = overlap_field(timedelta(minutes=10))
+
+    @model_validator(mode="after")
+    def _require_one_address(self) -> SqlTable:
+        if bool(self.url) == (self.url_secret is not None):
+            raise ValueError("should have either url or url_secret")
+        return self
+
+    @property
+    def ordered(self) -> bool:
+        """Whether pages come in the order of time: the order of texts with offsets is another."""
+        return self.timestamp_format != "text"
+
+    @property
+    def order_guaranteed(self) -> bool:
+        """Whether each request asks for that order itself, as it does wherever there is one."""
+        return self.ordered
+
+    async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
+        """Yield the rows from ``start`` on, before ``until``, by timestamp and id.
+
+        A row without a timestamp or an id is in no range. Each run rejects some of them, beside
+        what is in its range: alone they would make a table that is quiet one of no use.
+        """
+        id_columns = (self.id_column,) if isinstance(self.id_column, str) else self.id_column
+        layout = Layout(
+            **self.model_dump(include={*Layout.__dataclass_fields__} - {"zone"}),
+            id_columns=id_columns,
+            schema=self.schema_name,
+            zone=zone_of(self.zone),
+        )
+        url = await self._address()
+        self._warn_of_what_is_not_tested(url)
+        async with _opened(layout, url) as (reader, thread):
+            marks: dict[str, Any] = {"asked_at": await thread.do(reader.now)}
+            rows = TableRows(layout, reader.names, reader.zone, self.ordered and reader.is_text)
+            lost = await self._unreachable(reader, thread, rows, start)
+            after: Key | None = None
+            more = True
+            while more:
+                found, more = await thread.do(partial(reader.page, start, until, after))
+                if found:
+                    after = found[-1].key
+                if found or start is None:
+                    for page in paged(lost, UNREACHABLE_ROWS):
+                        yield replace(page, **marks)
+                    lost = []
+                if not more:
+                    marks["completeness"] = "last page"
+                for page in paged(rows.read(found), self.page_size, **marks):
+                    yield page
+
+    async def _unreachable(
+        self, reader: TableReader, thread: DatabaseThread, rows: TableRows, start: datetime | None
+    ) -> list[Item]:
+        """Return some of the rows that are in no range, and say how many more there are."""
+        is_first = start is None
+        most = UNREACHABLE_ROWS if is_first else UNREACHABLE_ROWS_AGAIN
+        lost, count = await thread.do(partial(reader.unreachable, most, is_first=is_first))
+        if count > len(lost):
+            logger.warning(
+                "Source %r has %d rows without a usable timestamp or id in %r, of which this run "
+                "reads %d: no run can tell which of them are new. Correct them, or collect from a "
+                "view that leaves them out.",
+                self.source_id,
+                count,
+                self.table,
+                len(lost),
+                extra={"source_id": self.source_id},
+            )
+        return rows.unreachable(lost)
+
+    def _warn_of_what_is_not_tested(self, url: URL) -> None:
+        if not is_tested(url):
+            logger.warning(
+                "Source %r reads a database of %r, which is not tested: SQLite, PostgreSQL "
+                "(psycopg), and MariaDB and MySQL (pymysql) are. Compare the timestamps and the "
+                "number of its records with the table.",
+                self.source_id,
+                url.drivername,
+                extra={"source_id": self.source_id},
+            )
+
+    async def _address(self) -> URL:
+        value = self.url
+        if self.url_secret is not None:
+            value = await resolve_secret(self.url_secret, self.source_id)
+        url = parsed_address(value)
+        if url is None:
+            raise ConfigurationError(
+                f"The secret {self.url_secret!r} of source {self.source_id!r} is no address of a "
+                "database; write it as postgresql://reader:password@db.example.org/logs, and what "
+                "is special in the password percent-encoded."
+            )
+        return with_driver(url)
+
+
+@asynccontextmanager
+async def _opened(layout: Layout, url: URL) -> AsyncIterator[tuple[TableReader, DatabaseThread]]:
+    try:
+        reader = TableReader(layout, url)
+    except (ImportError, SQLAlchemyError) as error:
+        raise ConfigurationError(
+            f"Source {layout.source_id!r} cannot use a database of {url.drivername!r}: "
+            f"{error}; install its driver, such as "
+            "ladon-storage[postgresql] or ladon-storage[mysql]."
+        ) from None
+    thread = DatabaseThread(layout.source_id, url)
+    try:
+        await thread.do(reader.open)
+        yield reader, thread
+    finally:
+        await thread.close(reader.close)

@@ -1,0 +1,163 @@
+"""Patterns of times, such as ``%d/%b/%Y:%H:%M:%S %z``: the same in every locale.
+
+- Names of months and days are English, whatever the locale of the process is.
+- A pattern that ends in a literal ``Z``, or another zone, is in that zone whatever was declared, as
+  one with ``%z`` or ``%s`` tells an instant.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, tzinfo
+
+from ladon_storage.sources.timestamp_texts import (
+    EPOCH,
+    MONTHS,
+    WEEKDAYS,
+    clocked,
+    day_of_year,
+    hour_of_half,
+    month_number,
+    offset_zone,
+)
+
+_SHORT = {"%T": "%H:%M:%S", "%R": "%H:%M", "%F": "%Y-%m-%d", "%D": "%m/%d/%y"}
+_READ = {
+    "%Y": r"(?P<Y>\d{4})",
+    "%y": r"(?P<y>\d\d)",
+    "%m": r"(?P<m>\d{1,2})",
+    "%b": rf"(?P<b>{'|'.join(f'{name[:3]}(?:{name[3:]})?' for name in MONTHS)})\.?",
+    "%d": r" ?(?P<d>\d{1,2})",
+    "%j": r"(?P<j>\d{3})",
+    "%H": r" ?(?P<H>\d{1,2})",
+    "%I": r" ?(?P<I>\d{1,2})",
+    "%M": r"(?P<M>\d\d)",
+    "%S": r"(?P<S>\d\d)",
+    "%f": r"(?P<f>\d+)",
+    "%p": r"(?P<p>[AP])\.?M\.?",
+    "%a": rf"(?:{'|'.join(f'{name[:3]}(?:{name[3:]})?' for name in WEEKDAYS)})\.?",
+    "%z": r"(?P<z>Z|[+-]\d\d:?\d\d)",
+    "%Z": r"(?P<Z>UTC|GMT|UT|Z)",
+    "%s": r"(?P<s>-?\d{1,12})",
+    "%%": "%",
+}
+_READ |= {"%B": _READ["%b"], "%h": _READ["%b"], "%A": _READ["%a"], "%e": _READ["%d"]}
+_ZONE_AT_END = re.compile(r"(?:Z|UTC|GMT|([+-]\d\d:?\d\d))'?$")
+_DIRECTIVE = re.compile(r"%.?", re.DOTALL)
+
+
+def zone_in(pattern: str) -> tzinfo | None:
+    """Return the zone that a pattern states by its last letters; ``None``: it states none.
+
+    >>> zone_in("%Y-%m-%dT%H:%M:%SZ"), zone_in("%H:%M +02:00"), zone_in("%H:%M")
+    (datetime.timezone.utc, datetime.timezone(datetime.timedelta(seconds=7200)), None)
+    """
+    *_, last = _DIRECTIVE.split(pattern)
+    found = _ZONE_AT_END.search(last)
+    return None if found is None else offset_zone(found[1] or "Z")
+
+
+def tells_instant(pattern: str) -> bool:
+    """Tell whether what a pattern writes is the same instant in any zone."""
+    return bool({"%z", "%s"}.intersection(_DIRECTIVE.findall(_long(pattern))))
+
+
+def reader_of(pattern: str) -> Callable[[str], datetime]:
+    """Return how texts of a pattern are read: naive where they tell no zone.
+
+    Raises:
+        ValueError: The pattern has a directive that is not known, has one twice, or leaves open
+            which day it is.
+
+    >>> reader_of("%d/%b/%Y:%H:%M:%S %z")("27/Aug/2024:12:00:00 +0200").isoformat()
+    '2024-08-27T12:00:00+02:00'
+    """
+    pattern = _long(pattern)
+    parts = _DIRECTIVE.findall(pattern)
+    if unknown := sorted({*parts} - _READ.keys()):
+        raise ValueError(f"should be a pattern without {', '.join(unknown)}")
+    named = {*parts}
+    by_date = named & {"%Y", "%y"} and (
+        "%j" in named or (named & {"%d", "%e"} and named & {"%m", "%b", "%B", "%h"})
+    )
+    if not by_date and "%s" not in named:
+        raise ValueError("should be a pattern with a year, a month and a day")
+    literals = _DIRECTIVE.split(pattern)
+    told = "".join(
+        _literal(text) + (_READ[part] if part else "")
+        for text, part in zip(literals, [*parts, ""], strict=True)
+    )
+    try:
+        form = re.compile(told, re.IGNORECASE | re.ASCII)
+    except re.error:
+        raise ValueError("should be a pattern that has each directive once") from None
+    zone = zone_in(pattern)
+
+    def read(text: str) -> datetime:
+        found = form.fullmatch(" ".join(text.split()))
+        if found is None:
+            raise ValueError(f"should be written as {pattern}")
+        moment = _moment(found.groupdict())
+        return moment if zone is None or moment.tzinfo else moment.replace(tzinfo=zone)
+
+    return read
+
+
+def write(moment: datetime, pattern: str) -> str:
+    """Return what a pattern makes of an aware time, on the clock of its own zone.
+
+    >>> write(datetime(2024, 8, 7, 15, 4, 5, tzinfo=UTC), "%a, %d %b %Y %I:%M %p %s")
+    'Wed, 07 Aug 2024 03:04 PM 1723043045'
+    """
+
+    def told(found: re.Match[str]) -> str:
+        part = found[0]
+        known = _WRITTEN.get(part)
+        return known(moment) if known else moment.strftime(part)
+
+    return _DIRECTIVE.sub(told, _long(pattern))
+
+
+# What strftime writes in the language of the locale, or in another way on each platform.
+_WRITTEN: dict[str, Callable[[datetime], str]] = {
+    "%Y": lambda moment: f"{moment.year:04}",
+    "%b": lambda moment: MONTHS[moment.month - 1][:3],
+    "%h": lambda moment: MONTHS[moment.month - 1][:3],
+    "%B": lambda moment: MONTHS[moment.month - 1],
+    "%a": lambda moment: WEEKDAYS[moment.weekday()][:3],
+    "%A": lambda moment: WEEKDAYS[moment.weekday()],
+    "%p": lambda moment: "AM" if moment.hour < 12 else "PM",
+    "%s": lambda moment: str((moment - EPOCH) // timedelta(seconds=1)),
+}
+
+
+def _long(pattern: str) -> str:
+    return _DIRECTIVE.sub(lambda found: _SHORT.get(found[0], found[0]), pattern)
+
+
+def _literal(text: str) -> str:
+    return r"\s*".join(map(re.escape, re.split(r"\s+", text)))
+
+
+def _moment(part: dict[str, str | None]) -> datetime:
+    if (count := part.get("s")) is not None:
+        return EPOCH + timedelta(seconds=int(count))
+    year = part.get("Y") or _century(part["y"] or "")
+    if part.get("j"):
+        day = day_of_year(int(year), int(part["j"] or 0))
+    else:
+        month = month_number(part.get("m") or part.get("b") or "")
+        day = datetime(int(year), month, int(part.get("d") or 0))  # noqa: DTZ001 - no zone yet
+    hour = int(part.get("H") or part.get("I") or 0)
+    if part.get("I") and (half := part.get("p")):
+        hour = hour_of_half(hour, half)
+    told = clocked(day, hour, int(part.get("M") or 0), int(part.get("S") or 0), part.get("f"))
+    if part.get("Z"):
+        return told.replace(tzinfo=UTC)
+    return told.replace(tzinfo=offset_zone(offset)) if (offset := part.get("z")) else told
+
+
+def _century(digits: str) -> str:
+    # As POSIX has it.
+    return ("20" if int(digits) < 69 else "19") + digits

@@ -1,0 +1,357 @@
+"""How sources write instants, and how they want to be told them.
+
+- Nothing is rounded up that is read, and nothing down that ends a range: a source that counts in
+  days is asked for the whole day in which a range begins or ends, and stores what is too much.
+- A time without offset is in the zone that is declared. One that a clock shows twice, or never, is
+  read as the earlier of the two instants that it could be, and asked for and compared by the later:
+  so no watermark passes what was not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Annotated
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator
+
+from ladon_storage.collection.json_values import Number
+from ladon_storage.models import parse_timestamp, to_utc
+from ladon_storage.sources import timestamp_patterns as time_patterns
+from ladon_storage.sources.timestamp_texts import (
+    EPOCH,
+    read_count,
+    read_iso,
+    read_text,
+    since_1970,
+)
+
+TimestampParser = Callable[[object], datetime]
+"""Return the instant that a value of an item says.
+
+Raises:
+    ValueError: It says none.
+"""
+
+_MICROSECOND = timedelta(microseconds=1)
+
+# The finest part of a pattern, and what a range's end is rounded up to.
+_PARTS = (
+    (("%f",), _MICROSECOND),
+    (("%S", "%T", "%s", "%c", "%X"), timedelta(seconds=1)),
+    (("%M", "%R"), timedelta(minutes=1)),
+    (("%H", "%I"), timedelta(hours=1)),
+)
+PER_SECOND = {
+    "seconds": 1,
+    "milliseconds": 1_000,
+    "microseconds": 1_000_000,
+    "nanoseconds": 1_000_000_000,
+}
+"""How a count from 1970 on is called, and how many of it are a second."""
+
+
+def timestamp_parser(forms: str | Sequence[str], zone: tzinfo = UTC) -> TimestampParser:
+    """Return how times are read that are written in one form, or each in one of several.
+
+    A form is one of `PER_SECOND`, a pattern such as ``%d.%m.%Y``, or ``iso``: any text, and any
+    count from 1970 on, that can only be one instant.
+
+    Raises:
+        ValueError: There is no such form.
+
+    >>> timestamp_parser(["%d.%m.%Y", "iso"])("27.08.2024").isoformat()
+    '2024-08-27T00:00:00+00:00'
+    """
+    names = [forms] if isinstance(forms, str) else list(forms)
+    moments = [_parser_of(name, zone) for name in names]
+    if len(moments) == 1:
+        return moments[0]
+
+    def read(value: object) -> datetime:
+        for moment in moments:
+            try:
+                return moment(value)
+            except ValueError:
+                continue
+        raise ValueError(f"should be written in one of the forms {', '.join(names)}")
+
+    return read
+
+
+def _parser_of(form: str, zone: tzinfo) -> TimestampParser:
+    if form in PER_SECOND:
+        return unix_timestamps(PER_SECOND[form])
+    if form == "iso":
+        return any_timestamps(zone)
+    of_pattern = time_patterns.reader_of(form)
+
+    def read(value: object) -> datetime:
+        if isinstance(value, bool) or not isinstance(value, str | int | Number):
+            raise ValueError(f"should be written as {form}")
+        return earliest(of_pattern(str(value)), zone)
+
+    return read
+
+
+def iso_timestamps(zone: tzinfo = UTC) -> TimestampParser:
+    """Return how ISO 8601 texts are read; one without offset is in ``zone``, " UTC" is an offset.
+
+    >>> iso_timestamps()("2026-07-08 19:05:04 UTC").isoformat()
+    '2026-07-08T19:05:04+00:00'
+    """
+    return _text_parser(read_iso, parse_timestamp, zone)
+
+
+def any_timestamps(zone: tzinfo = UTC) -> TimestampParser:
+    """Return how what can be one instant alone is read: texts, and counts from 1970 on.
+
+    >>> [any_timestamps()(each).isoformat() for each in ("Aug 27, 2024 2:00 PM", 1724767200000)]
+    ['2024-08-27T14:00:00+00:00', '2024-08-27T14:00:00+00:00']
+    """
+
+    def counted(value: object) -> datetime:
+        if isinstance(value, int | float | Number) and not isinstance(value, bool):
+            try:
+                return read_text(str(value)) if isinstance(value, int) else read_count(str(value))
+            except ValueError:
+                pass
+        return parse_timestamp(value)
+
+    return _text_parser(read_text, counted, zone)
+
+
+def _text_parser(
+    read_slowly: Callable[[str], datetime], other: TimestampParser, zone: tzinfo
+) -> TimestampParser:
+    def read(value: object) -> datetime:
+        if isinstance(value, datetime):
+            return earliest(value, zone)
+        if not isinstance(value, str):
+            return earliest(other(value), zone)
+        # Nearly all are written like this, and what is quicker knows nothing else for certain.
+        # Without a colon a fraction is one of an hour or a minute, which Python does not know.
+        if (
+            value[4:5] == "-"
+            and value[10:11] in "T "
+            and value[13:14] in ":"
+            and value[16:17] in ":"
+        ):
+            try:
+                if value.endswith(" UTC"):
+                    return to_utc(datetime.fromisoformat(value[:-4]))
+                return earliest(datetime.fromisoformat(value), zone)
+            except ValueError:
+                pass
+        try:
+            return earliest(read_slowly(value), zone)
+        except ValueError:
+            return parse_timestamp(None)  # says what it should be
+
+    return read
+
+
+def unix_timestamps(per_second: int = 1) -> TimestampParser:
+    """Return how counts from 1970 on are read, as numbers or as texts of digits.
+
+    >>> unix_timestamps(1_000)("1517966996303").isoformat()
+    '2018-02-07T01:29:56.303000+00:00'
+    """
+
+    def read(value: object) -> datetime:
+        # By the digits that were sent: a float is too coarse.
+        if isinstance(value, str | int | float | Number) and not isinstance(value, bool):
+            try:
+                return since_1970(str(value).strip(), per_second)
+            except ValueError:
+                pass
+        raise ValueError("should be a count from 1970 on, before the year 10000")
+
+    return read
+
+
+def earliest(told: datetime, zone: tzinfo) -> datetime:
+    """Return the instant of a time in UTC; a naive one is the earliest that it is in ``zone``.
+
+    Raises:
+        ValueError: It leaves the years 1 to 9999.
+
+    >>> earliest(datetime(2024, 10, 27, 2, 30), ZoneInfo("Europe/Berlin")).isoformat()
+    '2024-10-27T00:30:00+00:00'
+    """
+    if told.tzinfo is not None or zone is UTC:
+        return to_utc(told)
+    first, second = (to_utc(told.replace(tzinfo=zone, fold=fold)) for fold in (0, 1))
+    return min(first, second)
+
+
+def earliest_wall(start: datetime, zone: tzinfo) -> datetime:
+    """Return the earliest time that a clock in ``zone`` shows at an instant or after it, naive.
+
+    Where the clock is about to be set back, that is the time to which it is set.
+
+    >>> earliest_wall(datetime(2024, 10, 27, 0, 50, tzinfo=UTC), ZoneInfo("Europe/Berlin"))
+    datetime.datetime(2024, 10, 27, 2, 0)
+    """
+    local = _local(start, zone)
+    shift = _set_back(local)
+    if shift and not local.fold:
+        return _wall(_change(start, start + shift, zone), zone)
+    return local.replace(tzinfo=None, fold=0)
+
+
+def latest_wall(until: datetime, zone: tzinfo) -> datetime:
+    """Return the time that no clock in ``zone`` passes before an instant, naive.
+
+    Where the clock was set back, that is the time from which it was.
+
+    >>> latest_wall(datetime(2024, 10, 27, 1, 10, tzinfo=UTC), ZoneInfo("Europe/Berlin"))
+    datetime.datetime(2024, 10, 27, 3, 0)
+    """
+    local = _local(until, zone)
+    shift = _set_back(local)
+    if shift and local.fold:
+        change = _change(until - shift, until, zone)
+        return _wall(change - _MICROSECOND, zone) + _MICROSECOND
+    return local.replace(tzinfo=None, fold=0)
+
+
+def _local(instant: datetime, zone: tzinfo) -> datetime:
+    try:
+        return instant.astimezone(zone)
+    except OverflowError:  # at the ends of the calendar, where no record is
+        return instant
+
+
+def _set_back(local: datetime) -> timedelta | None:
+    """Return by how much the clock was set back between the two instants of a time, if so."""
+    before, after = (local.replace(fold=fold).utcoffset() for fold in (0, 1))
+    if before is None or after is None or before <= after:
+        return None
+    return before - after
+
+
+def _change(before: datetime, after: datetime, zone: tzinfo) -> datetime:
+    """Return the first instant behind ``before`` at which a zone has the offset of ``after``."""
+    old = before.astimezone(zone).utcoffset()
+    while after - before > _MICROSECOND:
+        middle = before + (after - before) / 2
+        if middle.astimezone(zone).utcoffset() == old:
+            before = middle
+        else:
+            after = middle
+    return after
+
+
+def _wall(instant: datetime, zone: tzinfo) -> datetime:
+    return instant.astimezone(zone).replace(tzinfo=None, fold=0)
+
+
+def check_zone(value: str) -> str:
+    """Return ``value`` if it names a time zone.
+
+    Raises:
+        ValueError: It does not.
+    """
+    zone_of(value)
+    return value
+
+
+def zone_of(name: str) -> tzinfo:
+    """Return the zone of an IANA name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if name == "UTC":
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (OSError, ValueError, KeyError):
+        raise ValueError("should be a time zone such as UTC or Europe/Berlin") from None
+
+
+ZoneName = Annotated[str, AfterValidator(check_zone)]
+
+
+def check_format(value: str) -> str:
+    """Return ``value`` if it says how an instant is written.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if value not in ("iso", "date", *PER_SECOND) and "%" not in value:
+        raise ValueError(
+            f"should be one of iso, {', '.join(PER_SECOND)}, date, or a pattern such as "
+            "%Y-%m-%dT%H:%M:%SZ"
+        )
+    return value
+
+
+TimestampFormat = Annotated[str, AfterValidator(check_format)]
+"""How an instant is written: a name of `format_timestamp`, or a pattern of strftime."""
+
+
+def check_readable_format(value: str) -> str:
+    """Return ``value`` if it says how a time is read, as `timestamp_parser` has it.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if value != "iso" and value not in PER_SECOND:
+        if "%" not in value:
+            raise ValueError(
+                f"should be one of iso, {', '.join(PER_SECOND)}, or a pattern such as %d/%m/%Y"
+            )
+        time_patterns.reader_of(value)
+    return value
+
+
+ReadableFormat = Annotated[str, AfterValidator(check_readable_format)]
+"""How a time is read."""
+
+
+def format_timestamp(instant: datetime, form: str, zone: tzinfo = UTC, *, up: bool = False) -> str:
+    """Return an instant as a source wants it, rounded down to what the form tells, or ``up``.
+
+    What tells no offset is a time on the clock of ``zone``: the earliest that the clock shows from
+    the instant on, or, ``up``, the one that it never passes before it. A pattern that ends in a
+    zone, such as a literal ``Z``, is in that one.
+
+    >>> moment = datetime(2024, 1, 2, 3, 4, 5, 600_000, tzinfo=UTC)
+    >>> [format_timestamp(moment, form) for form in ("iso", "seconds", "milliseconds", "date")]
+    ['2024-01-02T03:04:05.600000Z', '1704164645', '1704164645600', '2024-01-02']
+    >>> format_timestamp(moment, "date", up=True), format_timestamp(moment, "%d.%m.%Y %H:%M",
+    ...     up=True)
+    ('2024-01-03', '02.01.2024 03:05')
+    """
+    if form == "iso":
+        return instant.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
+    if form in PER_SECOND:
+        # Whole microseconds are a whole number of nanoseconds, and no whole one of seconds.
+        count = (instant - EPOCH) // _MICROSECOND * PER_SECOND[form]
+        return str(-(-count // 1_000_000) if up else count // 1_000_000)
+    pattern = "%Y-%m-%d" if form == "date" else form
+    zone = time_patterns.zone_in(pattern) or zone
+    step = _step_of(pattern)
+    if time_patterns.tells_instant(pattern):
+        told = instant.astimezone(zone)
+    else:
+        told = (latest_wall if up else earliest_wall)(instant, zone).replace(tzinfo=UTC)
+    return time_patterns.write(_rounded_up(told, step) if up else told, pattern)
+
+
+def _step_of(pattern: str) -> timedelta:
+    for parts, step in _PARTS:
+        if any(part in pattern for part in parts):
+            return step
+    return timedelta(days=1)
+
+
+def _rounded_up(local: datetime, step: timedelta) -> datetime:
+    beyond = (local.replace(tzinfo=UTC) - EPOCH) % step
+    try:
+        return local + (step - beyond) if beyond else local
+    except OverflowError:
+        return local

@@ -1,0 +1,275 @@
+"""The engine against random schedules: whatever happens, no version is lost and nothing promised.
+
+``RANDOM_EXAMPLES=5000 pytest tests/collection/test_random_schedules.py`` looks for
+new ones; without it the schedules are the same each time. One that fails is told line by line, with
+what each run said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from ladon_storage.collection import extraction as passage
+from tests.collection.schedules import (
+    Both,
+    Cut,
+    Fault,
+    Feed,
+    Lose,
+    Publish,
+    Reset,
+    Run,
+    Scripted,
+    Step,
+    Storm,
+    Tick,
+    World,
+    played,
+    real_parts,
+)
+
+EXAMPLES = int(os.environ.get("RANDOM_EXAMPLES", "0"))
+
+
+def examples(number: int) -> settings:
+    return settings(
+        max_examples=EXAMPLES or number,
+        derandomize=not EXAMPLES,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+KINDS = [
+    *["new", "new", "tie", "late", "update", "moved", "future", "reject"],
+    *["ancient", "older", "revert", "revert", "return"],
+]
+POINTS = [
+    "health", "get", "running", "success", "failed", "open", "position", "read", "write",
+    "mark", "revert",
+]  # fmt: skip
+
+publishing = st.builds(Publish, st.sampled_from(KINDS), st.integers(0, 9), st.integers(0, 6))
+faults = st.builds(
+    Fault,
+    st.sampled_from([*POINTS, "read", "write", "success", "write"]),
+    st.integers(0, 4),
+    st.sampled_from(["before", "after"]),
+    st.sampled_from(["error", "kill", "cancel", "pause", "publish", "reset", "ahead", "behind"]),
+)
+DAYS = 3 * 24 * 60
+clocks = st.sampled_from([0, 0, 0, 2, -2, DAYS, -DAYS])
+runs = st.builds(Run, st.lists(faults, max_size=2).map(tuple), st.booleans(), clocks)
+steps: st.SearchStrategy[Step] = st.one_of(
+    publishing,
+    publishing,
+    publishing,
+    st.builds(Tick, st.sampled_from([1, 1, 2, 7, 60])),
+    runs,
+    runs,
+    st.just(Run()),
+    st.builds(Both, runs, runs, st.lists(st.integers(0, 6), min_size=3, max_size=9).map(tuple)),
+    st.builds(
+        Reset, st.sampled_from(["back", "again", "again", "delete", "ahead"]), st.integers(0, 6)
+    ),
+    st.builds(Lose, st.integers(0, 5)),
+    st.just(Storm()),
+    st.builds(Cut, st.sampled_from([0, 1, 3, 8])),
+)
+feeds = (
+    st.builds(
+        Feed,
+        overlap=st.sampled_from([0, 3, 3, None]),
+        ordered=st.booleans(),
+        honest=st.booleans(),
+        page=st.integers(1, 3),
+        lookback=st.sampled_from([None, None, 30]),
+        delivers_all=st.sampled_from([False, False, True]),
+        tells_time=st.booleans(),
+        twice=st.sampled_from([False, False, True]),
+        seed=st.integers(0, 99),
+    )
+    .map(
+        # What a lookback leaves out of what is delivered anyway has tests of its own.
+        lambda feed: (
+            replace(feed, lookback=None) if feed.delivers_all or feed.overlap is None else feed
+        )
+    )
+    .map(
+        # Where a request asks for the order, no reading begins anew in the middle.
+        lambda feed: replace(feed, twice=feed.twice and not (feed.ordered and feed.honest))
+    )
+)
+early = st.builds(
+    Fault,
+    st.sampled_from(["running", "open", "position", "write", "read"]),
+    st.integers(0, 1),
+    st.sampled_from(["before", "after"]),
+    st.sampled_from(["error", "kill", "cancel"]),
+)
+# What random steps come upon too seldom: several new records, and a run; what an operator wants
+# read again, and the run that was to read it is hit before it could; and a record that goes back,
+# with much later ones behind it in the same run.
+news = st.builds(
+    lambda minutes, kinds, run: [
+        *(
+            step
+            for number, kind in enumerate(kinds)
+            for step in (Tick(minutes), Publish(kind, minutes + number, number))
+        ),
+        run,
+    ],
+    st.integers(1, 4),
+    st.lists(
+        st.sampled_from(["new", "new", "moved", "late", "tie", "future"]), min_size=2, max_size=5
+    ),
+    st.one_of(st.just(Run()), runs),
+)
+second_looks = st.builds(
+    lambda record_id, how, fault: [
+        Publish("late", record_id, 6),
+        Reset(how, 6),
+        Run((fault,)),
+        Run(),
+    ],
+    st.integers(0, 9),
+    st.sampled_from(["again", "back", "delete"]),
+    early,
+)
+late = st.builds(
+    Fault,
+    st.sampled_from(["write", "read", "success", "revert"]),
+    st.integers(0, 5),
+    st.sampled_from(["before", "after"]),
+    st.sampled_from(["error", "kill", "cancel"]),
+)
+goings_back = st.builds(
+    lambda record_id, kind, fault, runs: [
+        *(Tick(2), Publish("new", record_id), Tick(1), Publish("moved", record_id), Run()),
+        Publish(kind, record_id, 2),
+        *(step for n in range(1, 5) for step in (Tick(2), Publish("new", record_id + n))),
+        Run((fault,)),
+        *runs,
+    ],
+    st.integers(10, 99),
+    st.sampled_from(["revert", "revert", "older", "ancient"]),
+    late,
+    st.lists(runs, max_size=1),
+)
+schedules = st.lists(
+    st.one_of(*[steps.map(lambda step: [step])] * 8, news, news, second_looks, goings_back),
+    min_size=8,
+    max_size=30,
+).map(lambda parts: [step for part in parts for step in part])
+
+
+@pytest.fixture(autouse=True)
+def _every_page(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Checkpoint after each page, and say nothing: a schedule that fails is told whole."""
+    monkeypatch.setattr(passage, "CHECKPOINT_SECONDS", 0.0)
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+# Found by many more schedules than a test has time for.
+AFTER_BREAK = Run((Fault("write", 1, "after", "kill"),))
+THREE = [Publish("new", 0), Tick(1), Publish("new", 1), Tick(1), Publish("new", 2)]
+UNHEARD = Run((Fault("open", 0, "before", "error"),))
+GONE_BACK = [
+    *(Publish("new", 0), Tick(1), Publish("moved", 0), Run(), Publish("revert", 0)),
+    *(Tick(3), Publish("new", 1), Tick(6), Publish("new", 2), Tick(6), Publish("new", 3)),
+    Run((Fault("read", 3, "before", "kill"),)),
+]
+JUMPED = [
+    *(Publish("new", 0), Run(), Reset("ahead"), Tick(1), Publish("new", 1)),
+    *(Run((), False, DAYS), Tick(60)),
+]
+
+# The request of an operator is on its way while the run that it hits ends, killed or failed.
+CUT_OFF = [
+    *(Publish("new"), Tick(5), Publish("new", 1), Run()),
+    *(step for n in range(2, 5) for step in (Tick(2), Publish("new", n))),
+    Run((Fault("read", 2, "after", "reset"), Fault("write", 1, "before", "kill"))),
+    Run((Fault("read", 2, "after", "reset"), Fault("write", 1, "after", "error"))),
+]
+
+# A watermark that is wrong must not hide what the rules about a right one find out.
+COLLECTED = [step for n in range(3) for step in (Tick(5), Publish("new", n), Run())]
+OVERRULED = [Reset("back", 6), Reset("ahead")]
+
+WRITTEN_OVER = [
+    *(Publish("new"), Run(), Storm(), Publish("late", 1, 1)),
+    *(Reset("back", 1), Reset("ahead")),
+]
+
+
+def deeply(few: int, many: int) -> pytest.MarkDecorator:
+    """Play few schedules, and many where slow tests run."""
+    return pytest.mark.parametrize("number", [few, pytest.param(many, marks=pytest.mark.slow)])
+
+
+@deeply(120, 1200)
+def test_any_schedule_loses_nothing_in_a_sink_that_remembers(number: int) -> None:
+    """Each promise holds when it is made, and at the end all that is due is there, once."""
+
+    @examples(number)
+    @example(Feed(overlap=0, ordered=True, honest=False, page=1, seed=7), [*THREE, AFTER_BREAK])
+    @example(Feed(), [*THREE, Run(), Publish("late", 3, 6), Reset("delete"), UNHEARD])
+    @example(Feed(lookback=30), [Run(), Publish("new"), Tick(60)])
+    @example(Feed(lookback=30), [Publish("new"), Tick(1), Publish("new", 1), Run((), False, DAYS)])
+    @example(Feed(), [*THREE, Storm(), Run(), Storm(), Publish("older", 0, 1), Run()])
+    @example(Feed(ordered=True, page=1), GONE_BACK)
+    @example(Feed(overlap=0, ordered=False, honest=False, page=1), WRITTEN_OVER)
+    @given(feeds, schedules)
+    def check(feed: Feed, schedule: list[Step]) -> None:
+        asyncio.run(played(World(feed), schedule))
+
+    check()
+
+
+@deeply(60, 600)
+def test_any_schedule_loses_nothing_in_a_sink_that_does_not(number: int) -> None:
+    """The watermark alone is enough, as long as the sink keeps what it has."""
+
+    @examples(number)
+    @example(Feed(overlap=0), JUMPED)
+    @given(feeds, schedules)
+    def check(feed: Feed, schedule: list[Step]) -> None:
+        world = World(feed)
+        world.backend = Scripted(world, remembers=False)
+        asyncio.run(played(world, schedule))
+
+    check()
+
+
+@pytest.mark.parametrize("keep", ["latest", "all"])
+def test_any_schedule_loses_nothing_between_real_service_and_table(
+    keep: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """What holds in memory holds where a request and a transaction can fail in the middle."""
+
+    async def play(feed: Feed, schedule: list[Step]) -> None:
+        world = World(feed)
+        async with real_parts(world, tmp_path_factory.mktemp("world"), keep):
+            await played(world, schedule)
+
+    @examples(6)
+    @example(Feed(page=1), CUT_OFF)
+    @example(Feed(overlap=0), [*COLLECTED, Lose(0), Reset("ahead"), Run()])
+    @example(Feed(overlap=0), [*COLLECTED, Reset("ahead"), Lose(6), Run()])
+    @example(Feed(overlap=0), [*COLLECTED, Publish("late", 3, 4), *OVERRULED, Run()])
+    @given(feeds, schedules)
+    def check(feed: Feed, schedule: list[Step]) -> None:
+        asyncio.run(play(feed, schedule))
+
+    check()

@@ -1,0 +1,147 @@
+"""Reading again: what the regular runs missed is found, stored and counted, and nothing moves."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ladon_storage.collection.protocols import Limits, SupportsPosition
+from ladon_storage.collection.reconciliation import NAMED, Reconciliation, reconcile
+from ladon_storage.collection.run import run
+from ladon_storage.errors import ConfigurationError, SourceError
+from ladon_storage.models import EMPTY_WATERMARK
+from ladon_storage.sinks import sink_from
+from tests.collecting import ScriptedSource, ScriptedStorage, Step, at, record, table
+
+OVERLAP = timedelta(minutes=10)
+
+
+def sink_of(folder: Path, keep: str = "latest") -> Any:
+    return sink_from({"url": f"sqlite:///{folder}/records.db", "keep": keep})
+
+
+async def collected(folder: Path, *runs: list[Step], limits: Limits = Limits()) -> ScriptedStorage:  # noqa: B008
+    """Return the storage after regular runs that were shown these pages."""
+    storage = ScriptedStorage(now=lambda: at(1_000))
+    source = ScriptedSource(*runs, overlap=OVERLAP)
+    for number in range(len(runs)):
+        await run(
+            source, sink_of(folder), storage,
+            run_id=f"regular-{number}", limits=limits, clock=lambda: at(1_000),
+        )  # fmt: skip
+    return storage
+
+
+async def again(
+    folder: Path, storage: ScriptedStorage, pages: list[Step], **options: Any
+) -> Reconciliation:
+    source = ScriptedSource(pages, overlap=OVERLAP)
+    return await reconcile(
+        source, sink_of(folder), storage, run_id="again", clock=lambda: at(1_000), **options
+    )
+
+
+async def test_missed_record_is_found_stored_and_named(tmp_path: Path) -> None:
+    """A record that no regular run was shown, and that none will be, is missed; the rest is not."""
+    storage = await collected(tmp_path, [[record("1", 1), record("100", 100)]])
+    before = storage.stored["feed"]
+    shown = [
+        record("1", 1),
+        record("2", 2),
+        record("95", 95),
+        record("100", 100),
+        record("101", 101),
+    ]
+    report = await again(tmp_path, storage, [shown])
+    assert (report.missed, report.missed_ids, report.due) == (1, ("2",), 2)
+    assert report.rate == 0.5
+    assert report.early == 2, "the overlap of the next run has them"
+    assert report.horizon == at(90)
+    assert [each for (each,) in table(tmp_path / "records.db")] == ["1", "100", "101", "2", "95"]
+    assert storage.stored["feed"] == before
+
+
+async def test_nothing_missed_is_a_rate_of_nothing(tmp_path: Path) -> None:
+    """A source whose regular runs had all is told so, also where nothing comes."""
+    storage = await collected(tmp_path, [[record("1", 1), record("100", 100)]])
+    report = await again(tmp_path, storage, [[record("1", 1)]])
+    assert (report.missed, report.changed, report.due, report.rate) == (0, 0, 1, 0.0)
+    report = await again(tmp_path, storage, [])
+    assert (report.due, report.rate) == (0, 0.0)
+
+
+async def test_changed_record_is_counted_and_no_missed_one(tmp_path: Path) -> None:
+    """A known id with another version has changed since, and is stored in that version."""
+    storage = await collected(tmp_path, [[record("1", 1), record("100", 100)]])
+    report = await again(tmp_path, storage, [[record("1", 5, "b"), record("100", 100)]])
+    assert (report.missed, report.changed, report.changed_ids) == (0, 1, ("1",))
+
+
+async def test_position_and_watermark_stay_where_they_are(tmp_path: Path) -> None:
+    """The next regular run goes on as if there had been no reconciliation."""
+    storage = await collected(tmp_path, [[record("1", 1), record("100", 100)]])
+    async with sink_of(tmp_path) as sink:
+        before = await sink.position("feed")
+    await again(tmp_path, storage, [[record("2", 2), record("500", 500)]])
+    async with sink_of(tmp_path) as sink:
+        assert isinstance(sink, SupportsPosition)
+        assert await sink.position("feed") == before
+    assert len(storage.updates) == 2, "running and success of the regular run"
+
+
+async def test_range_selects_what_is_compared(tmp_path: Path) -> None:
+    """What lies outside of a range is skipped, and not missed."""
+    storage = await collected(tmp_path, [[record("100", 100)]])
+    shown: list[Step] = [[record("1", 1), record("20", 20), record("60", 60)]]
+    report = await again(tmp_path, storage, shown, since=at(10), until=at(50))
+    assert (report.missed_ids, report.ledger.records_skipped) == (("20",), 2)
+    with pytest.raises(ConfigurationError, match="nothing was collected"):
+        await again(tmp_path, storage, [], since=at(50), until=at(10))
+
+
+async def test_what_lies_before_the_first_collection_is_not_missed(tmp_path: Path) -> None:
+    """The initial lookback left it out on purpose."""
+    limits = Limits(initial_lookback=timedelta(minutes=950))
+    storage = await collected(tmp_path, [[record("100", 100)]], limits=limits)
+    report = await again(tmp_path, storage, [[record("1", 1), record("60", 60)]])
+    assert (report.missed_ids, report.ledger.records_skipped) == (("60",), 1)
+
+
+@pytest.mark.parametrize("last", [None, EMPTY_WATERMARK])
+async def test_source_that_was_never_collected_is_refused(last: Any, tmp_path: Path) -> None:
+    """Without regular runs everything would be missed."""
+    storage = ScriptedStorage()
+    if last is not None:
+        storage.put("feed", status="success", last_successful_timestamp=last)
+    with pytest.raises(ConfigurationError, match="never collected"):
+        await again(tmp_path, storage, [])
+
+
+async def test_watermark_in_the_future_blames_nobody(tmp_path: Path) -> None:
+    """What is younger than now less the overlap is still to be read, whatever it says."""
+    storage = await collected(tmp_path, [[record("100", 100)]])
+    storage.put("feed", status="success", last_successful_timestamp=at(100_000))
+    report = await again(tmp_path, storage, [[record("995", 995), record("5", 5)]])
+    assert (report.missed_ids, report.early) == (("5",), 1)
+
+
+async def test_long_list_of_missed_records_is_cut(tmp_path: Path) -> None:
+    """All are counted and stored, and the first are named."""
+    storage = await collected(tmp_path, [[record("100", 100)]])
+    pages: list[Step] = [
+        [record(f"{page}-{number}", 1) for number in range(80)] for page in range(3)
+    ]
+    report = await again(tmp_path, storage, pages)
+    assert (report.missed, len(report.missed_ids)) == (240, NAMED)
+
+
+async def test_source_that_fails_fails_the_reconciliation(tmp_path: Path) -> None:
+    """What was found until then is stored; the watermark is not touched."""
+    storage = await collected(tmp_path, [[record("100", 100)]])
+    with pytest.raises(SourceError):
+        await again(tmp_path, storage, [[record("2", 2)], SourceError("the feed broke")])
+    assert storage.stored["feed"].status == "success"
+    assert ("2",) in table(tmp_path / "records.db")

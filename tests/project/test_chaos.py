@@ -1,0 +1,77 @@
+"""Real crashes in a short form: `make chaos` goes on for as long as it is told to."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chaos.collection import FAULTS
+from chaos.feed import FUTURE, OVERLAP, Feed
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def chaos(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the harness in a process of its own: one that forks must have no threads."""
+    return subprocess.run(
+        [sys.executable, "-m", "chaos", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_killed_collections_and_services_lose_nothing() -> None:
+    """Whatever is killed, and whenever: each version once, nothing promised that is not there."""
+    ended = chaos("--kills", "60", "--seed", "1")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    last = ended.stdout.splitlines()[-1]
+    found = re.fullmatch(
+        r"seed 1: (\d+) kills \((\d+) of a collection, (\d+) of a service\), .*"
+        r" (\d+) versions, 0 violations, \d+ s",
+        last,
+    )
+    assert found, last
+    kills, collections, services, versions = map(int, found.groups())
+    assert kills == collections + services >= 60
+    assert min(collections, services) >= 10
+    assert versions > 100
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_sink_that_lies_is_noticed(fault: str) -> None:
+    """A page that is dropped, or written after it was said to be, is a violation."""
+    ended = chaos("--kills", "200", "--seed", "1", "--fault", fault)
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert "VIOLATION: " in ended.stdout
+    assert "1 violations" in ended.stdout.splitlines()[-1]
+
+
+def test_feed_is_the_same_for_the_same_seed() -> None:
+    """A schedule can only be played again against the same feed."""
+    assert Feed("7").at(40) == Feed("7").at(40)
+    assert Feed("7").at(40) != Feed("8").at(40)
+
+
+def test_feed_has_the_habits_of_real_ones() -> None:
+    """Ties, late records, updates, the future and rejects; nothing later than the overlap."""
+    feed = Feed("1")
+    late = updated = 0
+    for tick in range(1, 60):
+        before, after = feed.at(tick - 1), feed.at(tick)
+        newest = max((at for at, _ in before.shown.values() if at < FUTURE), default=None)
+        for record_id, (at, value) in after.shown.items():
+            if newest and (record_id, value, at.isoformat()) not in before.versions():
+                assert at >= newest - OVERLAP
+                late += at < newest
+                updated += before.shown.get(record_id, (None,))[0] == at
+    times = [at for at, _ in feed.at(59).shown.values()]
+    assert min(late, updated, times.count(FUTURE), len(feed.at(59).rejects)) > 0
+    assert max(map(times.count, times)) > 10

@@ -1,0 +1,389 @@
+"""The database: migrated, written to in groups, shared, and refused where it cannot be ours."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ladon_storage.errors import ConfigurationError, DatabaseError, WatermarkConflictError
+from ladon_storage.models import Watermark, WatermarkStatus, WatermarkUpdate
+from ladon_storage.server import database
+from ladon_storage.server.database import migrate, migrations, open_database
+from ladon_storage.server.store import WatermarkDatabase
+from tests.service import calling, embedded_service, path, success
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "watermarks.db"
+
+
+@pytest.fixture
+async def store(file: Path) -> AsyncIterator[WatermarkDatabase]:
+    opened = await WatermarkDatabase.open(file)
+    yield opened
+    await opened.close()
+
+
+def update(day: int, **more: Any) -> WatermarkUpdate:
+    return WatermarkUpdate(timestamp=datetime(2024, 1, day, tzinfo=UTC), **more)
+
+
+def commits(store: WatermarkDatabase) -> list[str]:
+    """Return a list that gets each COMMIT of the store from now on."""
+    seen: list[str] = []
+    connection = store._writer._connection
+    connection.set_trace_callback(lambda sql: seen.append(sql) if sql == "COMMIT" else None)
+    return seen
+
+
+async def test_refused_write_leaves_its_group_alone(store: WatermarkDatabase) -> None:
+    """Writes that wait together share one commit, and a refused one takes only itself back."""
+    await store.put("b", update(9))
+    seen = commits(store)
+    outcomes = await asyncio.gather(
+        store.put("a", update(1)),
+        store.put("b", update(1)),
+        store.put("c", update(1), if_match=['"77"']),
+        store.put("d", update(1)),
+        return_exceptions=True,
+    )
+    assert seen == ["COMMIT"]
+    assert [isinstance(outcome, WatermarkConflictError) for outcome in outcomes] == [
+        False, True, True, False,
+    ]  # fmt: skip
+    page = await store.page()
+    assert [watermark.source_id for watermark in page.watermarks] == ["a", "b", "d"]
+    assert [len((await store.history(name)).changes) for name in "abcd"] == [1, 1, 0, 1]
+
+
+async def test_change_that_fails_halfway_takes_back_what_it_wrote(store: WatermarkDatabase) -> None:
+    """A change is whole or nothing, also when it fails after its first statement."""
+
+    def halfway(connection: sqlite3.Connection) -> None:
+        connection.execute("DELETE FROM watermarks")
+        raise ZeroDivisionError
+
+    await store.put("a", update(1))
+    results = await asyncio.gather(
+        store._writer.apply(halfway), store.put("b", update(1)), return_exceptions=True
+    )
+    assert isinstance(results[0], ZeroDivisionError)
+    assert [watermark.source_id for watermark in (await store.page()).watermarks] == ["a", "b"]
+
+
+async def test_failed_commit_acknowledges_nothing(
+    store: WatermarkDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the commit fails, every write of the group fails, and none is stored."""
+    writes = [store.put("a", update(1)), store.put("b", update(1))]
+    store._writer._connection.execute("PRAGMA query_only = ON")
+    outcomes = await asyncio.gather(*writes, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [DatabaseError, DatabaseError]
+    with pytest.raises(DatabaseError):
+        await store.check()
+    store._writer._connection.execute("PRAGMA query_only = OFF")
+    await store.check()
+    assert (await store.page()).watermarks == []
+    assert "attempt to write a readonly database" in caplog.text
+
+
+async def test_cancelled_writer_does_not_stop_the_others(store: WatermarkDatabase) -> None:
+    """A request that is given up changes nothing for the requests that wait with it."""
+    tasks = [asyncio.create_task(store.put(name, update(1))) for name in "abc"]
+    await asyncio.sleep(0)
+    tasks[1].cancel()
+    await asyncio.wait(tasks)
+    assert tasks[0].result().created
+    assert tasks[2].result().created
+    assert (await store.put("d", update(1))).created
+
+
+async def test_close_finishes_what_waits_and_refuses_what_follows(file: Path) -> None:
+    """Every write that was accepted is stored when the database is closed, and none after."""
+    store = await WatermarkDatabase.open(file)
+    writes = [asyncio.create_task(store.put(f"s{n}", update(1))) for n in range(150)]
+    await asyncio.sleep(0)
+    await store.close()
+    assert all([(await write).created for write in writes])
+    with pytest.raises(DatabaseError, match="closed"):
+        await store.put("late", update(1))
+    assert count(file) == 150
+
+
+def count(file: Path) -> int:
+    connection = sqlite3.connect(file)
+    try:
+        return int(connection.execute("SELECT count(*) FROM watermarks").fetchone()[0])
+    finally:
+        connection.close()
+
+
+async def test_watermark_outlives_the_service(file: Path) -> None:
+    """A service that is started again on a file knows the watermarks and their versions."""
+    stored = []
+    for _ in range(2):
+        async with embedded_service(file) as address, calling(address) as call:
+            put = await call("PUT", path("kev"), success("2024-01-01T00:00:00Z"))
+            stored.append(put.etag)
+            assert (await call("GET", path("kev"))).etag == put.etag
+    assert stored[0] != stored[1]
+
+
+async def test_instants_are_stored_exactly(store: WatermarkDatabase) -> None:
+    """The first and the last microsecond that exist come back as they went in."""
+    store.now = lambda: datetime.max.replace(tzinfo=UTC)
+    for text in ("0001-01-01T00:00:00", "1969-12-31T23:59:59.999999", "9999-12-31T23:59:59.999999"):
+        instant = datetime.fromisoformat(text).replace(tzinfo=UTC)
+        await store.put(text, WatermarkUpdate(timestamp=instant))
+        read = store.get(text)
+        assert read is not None
+        assert read.last_successful_timestamp == instant
+
+
+@pytest.mark.parametrize("version", range(len(migrations())))
+async def test_earlier_schema_is_migrated(file: Path, version: int) -> None:
+    """A file of each earlier version, from an empty one on, is brought up to date when opened."""
+    connection = sqlite3.connect(file, isolation_level=None)
+    migrate(connection, to=version)
+    assert connection.execute("PRAGMA user_version").fetchone() == (version,)
+    connection.close()
+    store = await WatermarkDatabase.open(file)
+    assert (await store.put("kev", update(1))).created
+    await store.close()
+
+
+async def test_watermarks_of_an_earlier_schema_are_kept(file: Path) -> None:
+    """What was stored before there were leases and ledgers reads as it did, and has none."""
+    connection = sqlite3.connect(file, isolation_level=None)
+    migrate(connection, to=2)
+    connection.execute(
+        "INSERT INTO history (version, source_id, at, action, status, timestamp, to_timestamp) "
+        "VALUES (7, 'kev', 0, 'put', 'running', 0, 5)"
+    )
+    connection.execute(
+        "INSERT INTO watermarks VALUES ('kev', 7, 5, 9, 'running', NULL, 3, 'run-1')"
+    )
+    connection.close()
+    store = await WatermarkDatabase.open(file)
+    read = store.get("kev")
+    assert read is not None
+    assert dict(read) == {
+        "source_id": "kev", "last_successful_timestamp": "1970-01-01T00:00:00.000005+00:00",
+        "last_run_timestamp": "1970-01-01T00:00:00.000009+00:00", "status": "running",
+        "error_message": None, "records_collected": 3, "run_id": "run-1",
+    }  # fmt: skip
+    assert read.etag == '"7"'
+    [change] = (await store.history("kev")).changes
+    assert (change.version, change.ledger) == (7, None)
+    assert len((await store.page(stale=True)).watermarks) == 1
+    written = await store.put("kev", update(1, lease_seconds=0.000001, ledger={"pages": 2}))
+    assert store.get("kev") == written.watermark
+    await store.close()
+
+
+def test_migration_that_fails_leaves_the_version_before(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A migration is one transaction: half of one is never left behind."""
+    open_database(file).close()
+    scripts = [*migrations(), "CREATE TABLE half (a);\nCREATE TABLE half (a);\n"]
+    monkeypatch.setattr(database, "migrations", lambda: scripts)
+    with pytest.raises(ConfigurationError, match="half"):
+        open_database(file)
+    monkeypatch.undo()
+    connection = open_database(file)
+    assert connection.execute("SELECT name FROM sqlite_master WHERE name = 'half'").fetchall() == []
+    connection.close()
+
+
+async def test_new_file_may_be_opened_by_many_at_once(tmp_path: Path) -> None:
+    """Services that start together on a file which does not exist all start."""
+    for turn in range(10):
+        file = tmp_path / f"{turn}.db"
+        opening = (asyncio.to_thread(open_database, file) for _ in range(6))
+        for connection in await asyncio.gather(*opening):
+            assert connection.execute("PRAGMA user_version").fetchone() == (len(migrations()),)
+            connection.close()
+
+
+async def test_two_services_share_a_file(file: Path) -> None:
+    """Each sees at once what the other acknowledged, and one version has one winner of both."""
+    one, two = embedded_service(file), embedded_service(file)
+    async with one as a, two as b, calling(a) as call_a, calling(b) as call_b:
+        etag = (await call_a("PUT", path("kev"), success("2024-01-01T00:00:00Z"))).etag
+        for _ in range(5):
+            assert (await call_b("GET", path("kev"))).etag == etag
+            answers = await asyncio.gather(
+                *(
+                    call("PUT", path("kev"), success("2024-01-02T00:00:00Z"),
+                         headers={"If-Match": etag})
+                    for call in (call_a, call_b)
+                    for _ in range(4)
+                )
+            )  # fmt: skip
+            assert sorted(answer.status for answer in answers) == [200] + [412] * 7
+            etag = next(answer.etag for answer in answers if answer.status == 200)
+
+
+async def test_locked_database_is_503_and_unhealthy(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program's lock refuses writes and health, never reads, and passes with the lock."""
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_SECONDS", 0.05)
+    async with embedded_service(file) as address, calling(address) as call:
+        await call("PUT", path("kev"), success("2024-01-01T00:00:00Z"))
+        other = sqlite3.connect(file, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        put = await call("PUT", path("kev"), success("2024-01-02T00:00:00Z"))
+        health = await call("GET", "/health")
+        read = await call("GET", path("kev"))
+        other.execute("ROLLBACK")
+        other.close()
+        assert (put.status, put.json["field"]) == (503, None)
+        assert "locked" in put.json["error"]
+        assert (health.status, health.text) == (503, '{"status":"unhealthy"}')
+        assert read.json["last_successful_timestamp"] == "2024-01-01T00:00:00+00:00"
+        assert (await call("GET", "/health")).status == 200
+
+
+async def test_short_lock_is_waited_for(file: Path, store: WatermarkDatabase) -> None:
+    """Another program's lock delays a write and stops nothing else; then the write is stored."""
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    write = asyncio.create_task(store.put("kev", update(1)))
+    for _ in range(50):
+        await asyncio.sleep(0)  # The loop is free: reads are answered meanwhile.
+        assert store.get("kev") is None
+    assert not write.done()
+    other.execute("ROLLBACK")
+    other.close()
+    assert (await asyncio.wait_for(write, 5)).created
+
+
+async def test_full_disk_is_503_and_passes(file: Path) -> None:
+    """Where nothing more fits, writes fail and reads go on, until there is room again."""
+    store = await WatermarkDatabase.open(file)
+    connection = store._writer._connection
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count = {pages}")
+    big = update(1, status=WatermarkStatus.FAILED, error_message="x" * 16_000)
+    with pytest.raises(DatabaseError, match="full"):
+        await store.put("kev", big)
+    assert store.get("kev") is None
+    connection.execute("PRAGMA max_page_count = 100000")
+    assert (await store.put("kev", big)).created
+    await store.close()
+
+
+async def test_file_replaced_under_the_service_is_unhealthy(file: Path) -> None:
+    """What would be written to a file that is no longer there is refused, not acknowledged."""
+    async with embedded_service(file) as address, calling(address) as call:
+        os.rename(file, f"{file}.moved")
+        put = await call("PUT", path("kev"), success("2024-01-01T00:00:00Z"))
+        assert put.status == 503
+        assert "moved or replaced" in put.json["error"]
+        assert (await call("GET", "/health")).status == 503
+        os.rename(f"{file}.moved", file)
+        assert (await call("GET", "/health")).status == 200
+
+
+async def test_damaged_database_is_503(store: WatermarkDatabase) -> None:
+    """A table that cannot be read is an outage: never a missing watermark."""
+    store._writer._connection.execute("DROP TABLE watermarks")
+    with pytest.raises(DatabaseError, match="could not be read"):
+        store.get("kev")
+    with pytest.raises(DatabaseError, match="could not be read"):
+        await store.page()
+    with pytest.raises(DatabaseError):
+        await store.check()
+
+
+async def test_commits_are_synced(store: WatermarkDatabase) -> None:
+    """The log is synced at each commit, as an acknowledged write must outlive the power."""
+    connection = store._writer._connection
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert connection.execute("PRAGMA foreign_keys").fetchone() == (1,)
+
+
+def foreign(file: Path) -> None:
+    connection = sqlite3.connect(file)
+    connection.execute("CREATE TABLE theirs (a)")
+    connection.close()
+
+
+def newer(file: Path) -> None:
+    connection = open_database(file)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda file: file.write_bytes(b"no database" * 100), "file is not a database"),
+        (lambda file: file.mkdir(), "unable to open database file"),
+        (foreign, "another program"),
+        (newer, "schema version 99"),
+    ],
+)
+def test_file_that_cannot_be_ours_is_refused(
+    file: Path, make: Callable[[Path], object], says: str
+) -> None:
+    """The file is named in one sentence, and what is in it stays as it was."""
+    make(file)
+    before = file.read_bytes() if file.is_file() else b""
+    with pytest.raises(ConfigurationError) as caught:
+        open_database(file)
+    assert says in str(caught.value)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (file.read_bytes() if file.is_file() else b"") == before
+
+
+def test_directory_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    """A misspelt directory is not created."""
+    with pytest.raises(ConfigurationError, match="directory"):
+        open_database(tmp_path / "missing" / "watermarks.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_read_only_file_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that cannot be written to is refused at the start, not at the first write."""
+    open_database(file).close()
+    connect: Callable[..., sqlite3.Connection] = sqlite3.connect
+
+    def read_only(path: Path, **options: Any) -> sqlite3.Connection:
+        return connect(f"file:{path}?mode=ro", uri=True, **options)
+
+    # Permissions would not stop a test that runs as root.
+    monkeypatch.setattr(sqlite3, "connect", read_only)
+    with pytest.raises(ConfigurationError, match="readonly"):
+        open_database(file)
+
+
+async def test_store_answers_with_the_models_of_the_contract(store: WatermarkDatabase) -> None:
+    """A read watermark is the written one, tag and all."""
+    stored = await store.put("kev", update(1, run_id="r", records_collected=2), actor="x")
+    read = store.get("kev")
+    assert isinstance(read, Watermark)
+    assert read == stored.watermark
+    assert read.etag == stored.watermark.etag == '"1"'
+
+
+async def test_writer_that_died_is_an_outage(store: WatermarkDatabase) -> None:
+    """Where nothing applies changes any more, they fail at once, and so does the health check."""
+    store._writer._task.cancel()
+    await asyncio.wait([store._writer._task])
+    for write in (store.put("kev", update(1)), store.check()):
+        with pytest.raises(DatabaseError, match="closed"):
+            await asyncio.wait_for(write, 5)
+    store._writer._task = asyncio.create_task(store._writer._work())

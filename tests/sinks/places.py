@@ -1,0 +1,281 @@
+"""The places that the contract of sinks is tested at: what makes a sink there, and what is there.
+
+What is there is read as another program would, never through the sink.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ladon_storage.sinks import sink_from
+from tests.postgres import PostgresServer
+from tests.sinks.own_sink import OwnSink
+
+
+@dataclass(frozen=True)
+class Row:
+    """Be what a sink has of one record, or of one version of it."""
+
+    source_id: str
+    record_id: str
+    version: str
+    timestamp: datetime
+    payload: Any
+    is_removed: bool
+    is_current: bool = True
+    """Whether it is what the source said last.
+
+    Where all versions are kept: a table says so by no ``replaced_at``, which is when another
+    version followed (so that its order is the one in which they were last seen), the files by the
+    rule of `_order`, and a Delta table by that of `_delta_order`.
+    """
+
+
+@dataclass(frozen=True)
+class Place:
+    """Be a place that was empty when the test began."""
+
+    keep: str
+    make: Callable[[], Any]
+    """Return a new sink at this place."""
+    read: Callable[[], list[Row]]
+    quarantine: Callable[[], list[tuple[str, str, str]]]
+    """Return source, run and reason of each reject."""
+    description: dict[str, str] | None = None
+    is_one_transaction: bool = True
+    """Whether a page and its rejects appear together; otherwise the rejects do before."""
+    repeats_reverted: bool = False
+    """Whether a version to which the source went back is there once more."""
+
+    def rows(self, source_id: str = "feed") -> list[Row]:
+        """Return a source's rows, by id and timestamp."""
+        rows = [row for row in self.read() if row.source_id == source_id]
+        return sorted(rows, key=lambda row: (row.record_id, row.timestamp, row.version))
+
+    def values(self) -> list[tuple[str, str]]:
+        """Return id and value of each row."""
+        return [(row.record_id, row.payload["value"]) for row in self.rows()]
+
+    def current(self) -> list[tuple[str, str]]:
+        """Return id and value of each row that is what the source said last."""
+        return [(row.record_id, row.payload["value"]) for row in self.rows() if row.is_current]
+
+    def removed(self, source_id: str = "feed") -> list[str]:
+        """Return the ids that have a mark."""
+        return sorted({row.record_id for row in self.rows(source_id) if row.is_removed})
+
+
+OURS = ["sqlite-latest", "sqlite-all", "postgresql-latest", "postgresql-all", "jsonl-all"]
+if find_spec("ladon_storage.sinks.delta.sink") and find_spec("deltalake"):
+    OURS += ["delta-latest", "delta-all"]
+
+_tables = itertools.count()
+
+
+def place(name: str, folder: Path, request: pytest.FixtureRequest) -> Place:
+    """Return an empty place of a kind, such as ``sqlite-latest``."""
+    kind, _, keep = name.partition("-")
+    if kind == "own":
+        return _own(folder / "own.db")
+    if kind == "sqlite":
+        return _sqlite(folder / "records.db", keep)
+    if kind == "postgresql":
+        return _postgresql(request.getfixturevalue("postgres"), keep)
+    return _jsonl(folder / "files") if kind == "jsonl" else _delta(folder / "lake", keep)
+
+
+def _described(
+    description: dict[str, str],
+    read: Callable[[], list[Row]],
+    quarantine: Callable[[], list[tuple[str, str, str]]],
+    *,
+    is_one_transaction: bool = True,
+) -> Place:
+    def make() -> Any:
+        return sink_from(description)
+
+    keep = description["keep"]
+    return Place(keep, make, read, quarantine, description, is_one_transaction)
+
+
+def _row(
+    values: Sequence[Any], timestamp: datetime, removed_at: object, replaced_at: object = None
+) -> Row:
+    source_id, record_id, version, payload = values
+    is_removed, is_current = removed_at is not None, replaced_at is None
+    return Row(source_id, record_id, version, timestamp, payload, is_removed, is_current)
+
+
+def _replaced_at(keep: str) -> str:
+    return "replaced_at" if keep == "all" else "NULL"
+
+
+def _sqlite(path: Path, keep: str) -> Place:
+    def ask(statement: str) -> list[Any]:
+        with closing(sqlite3.connect(path)) as connection:
+            return connection.execute(statement).fetchall()
+
+    def read() -> list[Row]:
+        rows = ask(
+            "SELECT source_id, record_id, version, payload, record_timestamp, removed_at, "
+            f"{_replaced_at(keep)} FROM records"
+        )
+        return [
+            _row([*row[:3], json.loads(row[3])], datetime.fromisoformat(row[4]), *row[5:])
+            for row in rows
+        ]
+
+    return _described(
+        {"url": f"sqlite:///{path}", "keep": keep},
+        read,
+        lambda: ask("SELECT source_id, run_id, reason FROM records_quarantine ORDER BY 1, 2, 3"),
+    )
+
+
+def _postgresql(server: PostgresServer, keep: str) -> Place:
+    table = f"records_{next(_tables)}"
+
+    def read() -> list[Row]:
+        rows: list[Any] = server.execute(
+            # In UTC, since the first hours of the year 1 are in no year elsewhere.
+            "SELECT source_id, record_id, version, payload::text, "
+            f"record_timestamp AT TIME ZONE 'UTC', removed_at, {_replaced_at(keep)} FROM {table}"
+        )
+        return [
+            _row([*row[:3], json.loads(row[3])], row[4].replace(tzinfo=UTC), *row[5:])
+            for row in rows
+        ]
+
+    def quarantine() -> list[Any]:
+        return server.execute(
+            f"SELECT source_id, run_id, reason FROM {table}_quarantine ORDER BY 1, 2, 3"
+        )
+
+    return _described({"url": server.url(), "table": table, "keep": keep}, read, quarantine)
+
+
+def _jsonl(folder: Path) -> Place:
+    def lines(name: str) -> list[dict[str, Any]]:
+        return [
+            json.loads(line)
+            for path in sorted(folder.glob(f"{name}/**/*.jsonl"))
+            for line in path.read_bytes().split(b"\n")[:-1]
+        ]
+
+    def read() -> list[Row]:
+        removed = {(each["source_id"], each["record_id"]) for each in lines("records_removed")}
+        written = lines("records")
+        current: dict[tuple[str, str], dict[str, Any]] = {}
+        for each in written:
+            key = each["source_id"], each["record_id"]
+            if key not in current or _order(each) >= _order(current[key]):
+                current[key] = each
+        return [
+            Row(
+                each["source_id"],
+                each["record_id"],
+                each["version"],
+                datetime.fromisoformat(each["record_timestamp"]),
+                each["payload"],
+                (each["source_id"], each["record_id"]) in removed,
+                current[each["source_id"], each["record_id"]] is each,
+            )
+            for each in written
+        ]
+
+    def quarantine() -> list[tuple[str, str, str]]:
+        found = lines("records_quarantine")
+        return sorted((each["source_id"], each["run_id"], each["reason"]) for each in found)
+
+    described = _described({"url": f"jsonl://{folder}", "keep": "all"}, read, quarantine)
+    return replace(described, repeats_reverted=True)
+
+
+def _order(line: dict[str, Any]) -> tuple[str, str]:
+    """Return what the current line of a record is the greatest by, as it is documented."""
+    return line.get("returned_at", ""), line["record_timestamp"]
+
+
+def _delta(folder: Path, keep: str) -> Place:
+    def ask(table: str, columns: list[str]) -> list[dict[str, Any]]:
+        from deltalake import DeltaTable
+
+        if not (folder / table / "_delta_log").is_dir():
+            return []
+        opened = DeltaTable(folder / table)
+        there = [field.name for field in opened.schema().fields]
+        found: Any = opened.to_pyarrow_table(columns=[each for each in columns if each in there])
+        rows: list[dict[str, Any]] = found.to_pylist()
+        return rows
+
+    def read() -> list[Row]:
+        names = ["source_id", "record_id", "version", "record_timestamp", "payload"]
+        names += ["collected_at", "removed_at", "returned_at"]
+        found = ask("records", names)
+        current: dict[tuple[str, str], dict[str, Any]] = {}
+        for each in found:
+            key = each["source_id"], each["record_id"]
+            if key not in current or _delta_order(each) >= _delta_order(current[key]):
+                current[key] = each
+        return [
+            Row(
+                each["source_id"],
+                each["record_id"],
+                each["version"],
+                each["record_timestamp"].astimezone(UTC),
+                json.loads(each["payload"]),
+                each["removed_at"] is not None,
+                current[each["source_id"], each["record_id"]] is each,
+            )
+            for each in found
+        ]
+
+    def quarantine() -> list[tuple[str, str, str]]:
+        names = ["source_id", "run_id", "reason"]
+        found = ask("records_quarantine", names)
+        return sorted((each["source_id"], each["run_id"], each["reason"]) for each in found)
+
+    description = {"url": f"delta://{folder}", "keep": keep}
+    return _described(description, read, quarantine, is_one_transaction=False)
+
+
+def _delta_order(row: dict[str, Any]) -> tuple[datetime, datetime, datetime]:
+    """Return what the current row of a record is the greatest by, as it is documented."""
+    returned_at = row.get("returned_at") or datetime.min.replace(tzinfo=UTC)
+    return returned_at, row["record_timestamp"], row["collected_at"]
+
+
+def _own(path: Path) -> Place:
+    def ask(statement: str) -> list[Any]:
+        with closing(sqlite3.connect(path)) as connection:
+            return connection.execute(statement).fetchall()
+
+    def read() -> list[Row]:
+        rows = ask("SELECT source, id, version, payload, at FROM record")
+        return [
+            _row([*row[:3], json.loads(row[3])], datetime.fromisoformat(row[4]), None)
+            for row in rows
+        ]
+
+    return Place(
+        "all",
+        lambda: OwnSink(str(path)),
+        read,
+        lambda: [
+            (source, run, reason.strip("'"))
+            for source, run, reason in ask(
+                "SELECT source, run, reason FROM unusable ORDER BY 1, 2, 3"
+            )
+        ],
+    )

@@ -1,0 +1,337 @@
+"""The sink that is a table of a real PostgreSQL: types, rights, and connections that end."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from typing import Any
+from urllib.parse import quote
+
+import psycopg
+import pytest
+from sqlalchemy.exc import DBAPIError
+
+from ladon_storage.collection.protocols import Position
+from ladon_storage.collection.records import Page, Record
+from ladon_storage.errors import SinkError
+from ladon_storage.sinks import SqlSink
+from ladon_storage.sinks.sql import postgresql as sql_postgresql
+from ladon_storage.sinks.sql.errors import describe
+from tests.collecting import at, record
+from tests.postgres import PASSWORD, PostgresServer
+
+
+@pytest.fixture
+def database(postgres: PostgresServer) -> str:
+    """Be an empty database."""
+    return postgres.database()
+
+
+def sink(postgres: PostgresServer, database: str, keep: Any = "latest") -> SqlSink:
+    return SqlSink(postgres.url(database), keep=keep)
+
+
+async def write(target: SqlSink, *records: Record) -> int:
+    async with target:
+        return (await target.write("feed", Page(list(records)))).written
+
+
+async def test_table_has_the_columns_that_were_promised(
+    postgres: PostgresServer, database: str
+) -> None:
+    """Other programs read the table: names and types of its columns are a contract."""
+    await write(sink(postgres, database), record("1", 1))
+
+    columns = postgres.execute(
+        "SELECT column_name, data_type, is_nullable FROM information_schema.columns "
+        "WHERE table_name = 'records' ORDER BY column_name",
+        database,
+    )
+    instant = "timestamp with time zone"
+    assert columns == [
+        ("collected_at", instant, "NO"),
+        ("payload", "json", "NO"),
+        ("record_id", "text", "NO"),
+        ("record_timestamp", instant, "NO"),
+        ("removed_at", instant, "YES"),
+        ("source_id", "text", "NO"),
+        ("version", "text", "NO"),
+    ]
+
+
+@pytest.mark.parametrize("keep", ["latest", "all"])
+async def test_payload_is_the_text_that_the_source_gave(
+    postgres: PostgresServer, database: str, keep: str
+) -> None:
+    """Keys keep their order and numbers their form, what no text can be stays escaped."""
+    text = '{"b":1.00, "a":1E5, "value":"x"}'
+    odd = '{"nul":"\\u0000","lone":"\\ud800"}'
+    records = [Record("1", at(1), text, "v"), Record("2", at(2), odd, "v")]
+    await write(sink(postgres, database, keep), *records)
+
+    query = "SELECT payload::text FROM records ORDER BY record_id"
+    assert postgres.execute(query, database) == [(text,), (odd,)]
+    query = "SELECT payload ->> 'value' FROM records WHERE record_id = '1'"
+    assert postgres.execute(query, database) == [("x",)]
+
+
+async def test_connection_that_is_lost_fails_its_page_alone(
+    postgres: PostgresServer, database: str
+) -> None:
+    """A server that restarts ends a run with a clear sentence, and the sink can go on."""
+    async with sink(postgres, database) as target:
+        await target.write("feed", Page([record("1", 1)]))
+        postgres.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            f"WHERE datname = '{database}' AND application_name = 'ladon-storage'"
+        )
+        with pytest.raises(SinkError, match=r"terminating connection.*see that the server can"):
+            await target.write("feed", Page([record("2", 2)]))
+        assert (await target.write("feed", Page([record("2", 2)]))).written == 1
+
+
+async def test_table_that_is_locked_for_too_long_fails_the_write(
+    postgres: PostgresServer, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program that never lets go is an error of ours, not a run that hangs."""
+    monkeypatch.setattr(sql_postgresql, "WAIT_SECONDS", 0.02)
+    async with sink(postgres, database) as target:
+        with psycopg.connect(postgres.url(database)) as other:
+            other.execute("LOCK TABLE records")
+            with pytest.raises(SinkError, match="lock timeout; end the program that holds"):
+                await target.write("feed", Page([record("1", 1)]))
+            other.rollback()
+        assert (await target.write("feed", Page([record("1", 1)]))).written == 1
+
+
+async def test_rows_are_taken_in_the_order_of_their_ids(
+    postgres: PostgresServer, database: str
+) -> None:
+    """Two runs that change the same rows wait for each other, and never in a circle."""
+    lock = "SELECT 1 FROM records WHERE record_id = '{}' FOR UPDATE NOWAIT"
+    waiting = f"SELECT 1 FROM pg_stat_activity WHERE datname = '{database}' AND wait_event_type"
+    async with sink(postgres, database) as target:
+        await target.write("feed", Page([record("1", 1), record("2", 1)]))
+        with psycopg.connect(postgres.url(database)) as other:
+            other.execute(lock.format(2).encode())
+            changed = Page([record("2", 2, "b"), record("1", 2, "b")])
+            writing = asyncio.create_task(target.write("feed", changed))
+            async with asyncio.timeout(10):
+                while not postgres.execute(f"{waiting} = 'Lock'"):
+                    await asyncio.sleep(0.01)
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                other.execute(lock.format(1).encode())
+        assert (await writing).written == 2
+
+
+async def test_event_loop_goes_on_while_the_database_waits(
+    postgres: PostgresServer, database: str
+) -> None:
+    """A server that is busy does not stop the heartbeats of the same loop."""
+    beats = asyncio.Event()
+    async with sink(postgres, database) as target:
+        with psycopg.connect(postgres.url(database)) as other:
+            other.execute("LOCK TABLE records")
+            writing = asyncio.create_task(target.write("feed", Page([record("1", 1)])))
+            asyncio.get_running_loop().call_later(0.01, beats.set)
+            await asyncio.wait_for(beats.wait(), 5)
+            assert not writing.done()
+            other.rollback()
+        assert (await writing).written == 1
+
+
+async def test_acknowledged_commit_is_durable_whatever_the_default_is(
+    postgres: PostgresServer, database: str
+) -> None:
+    """A database may be set to acknowledge what a crash of the server loses."""
+    postgres.execute(f"ALTER DATABASE {database} SET synchronous_commit TO off")
+    async with sink(postgres, database) as target:
+        connection = target._connection
+        assert connection is not None
+        setting = await asyncio.to_thread(
+            lambda: connection.exec_driver_sql("SHOW synchronous_commit").scalar()
+        )
+        connection.rollback()
+    assert setting == "on"
+
+
+async def test_role_that_may_only_read_and_write_rows_is_enough(
+    postgres: PostgresServer, database: str
+) -> None:
+    """Whoever makes the tables need not be who collects; what is refused is said."""
+    await write(sink(postgres, database), record("1", 1))
+    role = f"writer_{database}"
+    postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'w'")
+    grant = "GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO"
+    postgres.execute(f"{grant} {role}", database)
+    url = f"postgresql://{role}:w@127.0.0.1:{postgres.port}/{database}"
+
+    assert await write(SqlSink(url), record("1", 1), record("2", 2)) == 1
+    with pytest.raises(SinkError, match="permission denied for schema public; grant that"):
+        await write(SqlSink(url, "other"), record("1", 1))
+
+
+async def test_role_that_may_read_and_write_rows_goes_on_after_a_migration(
+    postgres: PostgresServer, database: str
+) -> None:
+    """What is made beside a table may be read by whoever may read the table."""
+    await write(sink(postgres, database, "all"), record("1", 1))
+    role = f"writer_{database}"
+    postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'w'")
+    grant = "GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO"
+    postgres.execute(f"{grant} {role}", database)
+    for statement in (
+        "DROP TRIGGER ladon_gone_records ON records",
+        "DROP TRIGGER ladon_void_records ON records",
+        "DROP TABLE ladon_deleted",
+        "DROP FUNCTION ladon_note_deleted",
+        "ALTER TABLE records DROP replaced_at",
+        "ALTER TABLE ladon_positions DROP document, DROP order_shown",
+        "UPDATE ladon_meta SET version = 2",
+    ):
+        postgres.execute(statement, database)
+    url = f"postgresql://{role}:w@127.0.0.1:{postgres.port}/{database}"
+    with pytest.raises(SinkError, match=r"must be owner of|permission denied"):
+        await write(SqlSink(url, keep="all"), record("1", 1))
+
+    await write(sink(postgres, database, "all"), record("1", 1))
+    async with SqlSink(url, keep="all") as target:
+        page = Page([record("1", 1), record("1", 2, "b")])
+        position = Position(timestamp=at(2), document="d", order_shown=True)
+        assert (await target.write("feed", page, position=position)).written == 1
+        assert await target.revert("feed", page.records[:1]) == 1
+        assert await target.position("feed") == position
+
+
+async def test_whoever_may_delete_rows_can(postgres: PostgresServer, database: str) -> None:
+    """A role that knows nothing of the sink's other tables deletes, and that is noted."""
+    await write(sink(postgres, database), record("1", 1), record("2", 2))
+    role = f"editor_{database}"
+    postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'w'")
+    postgres.execute(f"GRANT SELECT, DELETE ON records TO {role}", database)
+    url = f"postgresql://{role}:w@127.0.0.1:{postgres.port}/{database}"
+    with psycopg.connect(url) as other:
+        other.execute("DELETE FROM records WHERE record_id = '1'")
+
+    assert await write(sink(postgres, database), record("1", 1), record("2", 2)) == 0
+    assert await write(sink(postgres, database), record("1", 2, "b")) == 1
+
+
+@pytest.mark.parametrize("keep", ["latest", "all"])
+async def test_table_that_was_truncated_stays_empty_until_the_source_says_more(
+    postgres: PostgresServer, database: str, keep: str
+) -> None:
+    """It is a deletion of every row; what was removed at the source may come back, as there."""
+    listed = [record(each, 1) for each in "123"]
+    await write(sink(postgres, database, keep), *listed)
+    async with sink(postgres, database, keep) as target:
+        await target.mark_removed("feed", {"1", "2"}, 0.5)
+    role = f"editor_{database}"
+    postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'w'")
+    postgres.execute(f"GRANT TRUNCATE ON records TO {role}", database)
+    url = f"postgresql://{role}:w@127.0.0.1:{postgres.port}/{database}"
+    with psycopg.connect(url) as other:
+        other.execute("TRUNCATE records")
+
+    assert await write(sink(postgres, database, keep), *listed) == 1
+    assert await write(sink(postgres, database, keep), record("1", 2, "b")) == 1
+    assert postgres.execute("SELECT record_id FROM records ORDER BY 1", database) == [
+        ("1",),
+        ("3",),
+    ]
+
+
+async def test_truncation_is_noted_though_the_sink_of_before_did_not(
+    postgres: PostgresServer, database: str
+) -> None:
+    """The trigger is made where it is missing, as that of a deletion is."""
+    await write(sink(postgres, database), record("1", 1))
+    postgres.execute("DROP TRIGGER ladon_void_records ON records", database)
+    await write(sink(postgres, database), record("1", 1))
+    postgres.execute("TRUNCATE records", database)
+
+    assert await write(sink(postgres, database), record("1", 1)) == 0
+
+
+async def test_runs_that_add_different_versions_at_once_leave_one_current(
+    postgres: PostgresServer, database: str
+) -> None:
+    """Whoever writes a source's rows waits for the other, also where neither finds anything."""
+    await write(sink(postgres, database, "all"), record("0", 0))
+
+    async def fill(value: str) -> None:
+        for n in range(10):
+            page = [record(str(k), n, value) for k in range(n, n + 3)]
+            await write(sink(postgres, database, "all"), *page)
+
+    await asyncio.gather(*(fill(value) for value in "abc"))
+    current = postgres.execute(
+        "SELECT record_id, count(*) FILTER (WHERE replaced_at IS NULL) FROM records GROUP BY 1",
+        database,
+    )
+    assert {count for _, count in current} == {1}
+
+
+@pytest.mark.parametrize("content", ["CONTENT", '{"a":CONTENT}'])
+async def test_error_of_the_database_shows_no_record(
+    postgres: PostgresServer, database: str, content: str
+) -> None:
+    """PostgreSQL repeats values in the details of an error; ours has its first sentence alone."""
+    async with sink(postgres, database) as target:
+        with pytest.raises(SinkError, match="invalid input syntax for type json") as caught:
+            await target.write("feed", Page([Record("1", at(1), content, "v")]))
+
+    assert "CONTENT" not in "".join(traceback.format_exception(caught.value))
+    assert isinstance(caught.value.__cause__, psycopg.errors.InvalidTextRepresentation)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("127.0.0.1:", "127.0.0.1:1/x?port="), "see that the server can be reached"),
+        ((quote(PASSWORD, safe=""), "WRONG"), "password authentication failed"),
+        (("/postgres", "/nowhere"), 'database "nowhere" does not exist'),
+        (("/postgres", "/postgres?options=-cx%3Dy"), "could not be opened: "),
+    ],
+    ids=["port", "password", "database", "options"],
+)
+async def test_server_that_lets_nobody_in_is_a_clear_error(
+    postgres: PostgresServer, change: tuple[str, str], message: str
+) -> None:
+    """The address is named without its password, which is nowhere in the error."""
+    url = postgres.url().replace(*change)
+    if "port=" in url:
+        url = f"postgresql://ladon:{quote(PASSWORD, safe='')}@127.0.0.1:1/postgres"
+    with pytest.raises(SinkError, match=message) as caught:
+        await write(SqlSink(url))
+
+    text = "".join(traceback.format_exception(caught.value))
+    assert "postgresql://ladon:***@127.0.0.1" in text
+    assert not [
+        secret for secret in (PASSWORD, quote(PASSWORD, safe=""), "WRONG") if secret in text
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "step"),
+    [
+        (psycopg.errors.DeadlockDetected, "run again; another program was in the way"),
+        (psycopg.errors.SerializationFailure, "run again; another program was in the way"),
+        (psycopg.errors.DiskFull, "make room"),
+        (psycopg.errors.TooManyConnections, "make room"),
+        (psycopg.errors.AdminShutdown, "see that the server can be reached"),
+        (psycopg.errors.ConnectionFailure, "see that the server can be reached"),
+        (psycopg.errors.InsufficientPrivilege, "grant that to the sink's user"),
+        (psycopg.errors.LockNotAvailable, "end the program that holds"),
+        (psycopg.OperationalError, "see that the server can be reached"),
+        (psycopg.errors.UndefinedTable, "repair the database"),
+        (psycopg.errors.DataCorrupted, "repair the database"),
+    ],
+)
+def test_every_failure_has_a_next_step(error: type[psycopg.Error], step: str) -> None:
+    """What cannot be provoked here has its sentence too; only the first line is kept."""
+    said, told_step, cause = describe(DBAPIError("", None, error("It failed.\nDETAIL: CONTENT")))
+
+    assert (said, str(cause)) == ("It failed.", "It failed.")
+    assert told_step.startswith(step)
+    assert type(cause) is error

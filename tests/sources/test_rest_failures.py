@@ -1,0 +1,87 @@
+"""What services say instead of records, inside of an answer that is a success."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ladon_storage.collection import run as engine
+from ladon_storage.errors import SourceError
+from ladon_storage.sources import source_from
+from tests.collecting import MemorySink, ScriptedStorage
+from tests.feed_server import Answer, FeedServer
+
+KEY = "SECRET-KEY"
+
+
+def told(**fields: Any) -> dict[str, Any]:
+    """Return a refusal that echoes the key."""
+    return {name: f"{value} {KEY}" for name, value in fields.items()}
+
+
+@pytest.mark.parametrize(
+    ("settings", "document", "says"),
+    [
+        ({"kind": "kev"}, told(error="maintenance"), "maintenance"),
+        ({"kind": "kev"}, {"count": f"1 {KEY}", "vulnerabilities": [{}]}, "states '1 "),
+        ({"kind": "threatfox"}, told(query_status="unknown_auth_key"), "unknown_auth_key"),
+        (
+            {"kind": "threatfox", "via": "api", "key": "FEED_KEY"},
+            told(query_status="unknown_auth_key"),
+            "unknown_auth_key",
+        ),
+        (
+            {"kind": "urlhaus", "via": "api", "key": "FEED_KEY"},
+            told(query_status="unknown_auth_key"),
+            "unknown_auth_key",
+        ),
+        (
+            {"kind": "otx", "key": "FEED_KEY"},
+            told(detail="Authentication required"),
+            "Authentication",
+        ),
+        ({"kind": "nvd"}, told(message="Invalid apiKey."), "Invalid apiKey"),
+        (
+            {"kind": "misp", "via": "feed"},
+            {"saved": False, "name": "Failed", "errors": [f"no access {KEY}"]},
+            "no access",
+        ),
+        (
+            {"kind": "misp", "via": "restsearch", "key": "FEED_KEY"},
+            {"saved": False, "name": "Failed", "errors": [f"no access {KEY}"]},
+            "no access",
+        ),
+        (
+            {"kind": "taxii"},
+            told(title="Forbidden", error_code="403", http_status="403"),
+            "Forbidden",
+        ),
+        ({"kind": "taxii"}, told(message="rate limit"), "rate limit"),
+    ],
+    ids=lambda value: f"{value['kind']}" if isinstance(value, dict) and "kind" in value else "",
+)
+async def test_refusal_inside_of_a_success_fails_the_run_and_says_why(
+    settings: dict[str, Any],
+    document: Any,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A refusal with status 200 is no collection, and no key that it echoes comes out."""
+    monkeypatch.setenv("FEED_KEY", KEY)
+    storage, sink = ScriptedStorage(), MemorySink()
+    answer = Answer(json.dumps(document).encode())
+    async with FeedServer(play=lambda _: answer) as feed:
+        with_key = {"key": "FEED_KEY"} if settings["kind"] not in ("kev", "taxii") else {}
+        source = source_from({**with_key, **settings, "url": feed.at("v1")})
+        with pytest.raises(SourceError) as caught:
+            await engine.run(source, sink, storage, run_id="1")
+
+    assert says in str(caught.value)
+    assert sink.rows == {}
+    assert [each["status"] for each in storage.updates][-1] == "failed"
+    if with_key or "key" in settings:
+        shown = str(caught.value) + caplog.text + repr(storage.updates)
+        assert KEY not in shown

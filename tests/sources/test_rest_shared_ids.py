@@ -1,0 +1,64 @@
+"""Records of an API that differ and have one id: the path of the id leads to something else."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from ladon_storage.errors import SourceError
+from ladon_storage.sources import RestApi, source_from
+from tests.collecting import at
+from tests.feed_server import Answer, FeedServer
+
+
+def row(number: int, kind: str, minute: int = 0) -> dict[str, Any]:
+    return {"kind": kind, "number": number, "at": at(minute).isoformat()}
+
+
+async def read(rows: list[Any], size: int, **fields: Any) -> int:
+    """Read what an API has in pages of a size, by their kind as the id."""
+    pages = [rows[first : first + size] for first in range(0, len(rows), size)]
+    async with FeedServer(*map(Answer.of, [*pages, [], [], []])) as feed:
+        described = {"kind": "rest", "source_id": "feed", "url": feed.url, "timestamps": ["at"]}
+        source = source_from({"id": "kind", "paging": {"kind": "page"}, **described, **fields})
+        assert isinstance(source, RestApi)
+        return sum([len(page.records) async for page in source.pages(None, None)])
+
+
+@pytest.mark.parametrize("size", [4, 50])
+async def test_id_that_all_records_share_fails(size: int) -> None:
+    """Each would replace the one before it, and one record would be left of all."""
+    rows = [row(number, "indicator", number // 5) for number in range(23)]
+
+    with pytest.raises(SourceError, match=r"has the same id, at 'kind', in all \d+ records"):
+        await read(rows, size)
+
+
+async def test_few_ids_of_many_records_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """They may be what they are said to be, and nobody knows."""
+    assert await read([row(number, "ab"[number % 2]) for number in range(23)], 50) == 23
+    assert "has 2 ids, at 'kind', in 23 records that differ" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_told"),
+    [
+        ([row(number, "a", number) for number in range(23)], True),
+        ([row(number, "abc"[number % 3], number) for number in range(23)], False),
+        ([row(0, "a")] * 23, False),
+        ([row(number, "a") for number in range(9)], False),
+        ([row(number, str(number)) for number in range(23)], False),
+    ],
+    ids=["versions of one", "versions of three", "one again and again", "few", "each its own"],
+)
+async def test_versions_and_repetitions_are_no_shared_ids(
+    rows: list[Any], is_told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Versions differ in their times; the same content again is no other record."""
+    caplog.set_level(logging.WARNING)
+
+    assert await read(rows, 50, overlap=timedelta(0)) == len(rows)
+    assert ("records that differ" in caplog.text) == is_told
