@@ -106,10 +106,10 @@ class _Ours:
     def __init__(self, sink: str, folder: Path) -> None:
         from ladon_storage import MockStorageClient, StorageServiceClient
         from ladon_storage.collection import records
-        from ladon_storage.collection import run as engine
+        from ladon_storage.collection.run import run
         from ladon_storage.sinks import SqlSink
 
-        self._engine, self._records, self._client = engine, records, StorageServiceClient
+        self._run, self._records, self._client = run, records, StorageServiceClient
         self._memory = MockStorageClient()
         self._sink: Callable[[], Any] = lambda: SqlSink(f"sqlite:///{folder}/records.db")
         if sink == "delta":
@@ -121,7 +121,7 @@ class _Ours:
 
     def collect(self, records: int) -> None:
         source = _GeneratedSource(self._records, records)
-        asyncio.run(self._engine.run(source, self._sink(), self._memory, run_id="run"))
+        asyncio.run(self._run(source, self._sink(), self._memory, run_id="run"))
 
     def find_nothing(self, addresses: str) -> tuple[float, float]:
         service, feed = addresses.split()
@@ -129,7 +129,7 @@ class _Ours:
         async def run(expected: int) -> None:
             async with self._client(service) as client:
                 source = _FeedSource(self._records, feed, self._folder.name)
-                report = await self._engine.run(source, self._sink(), client, run_id="run")
+                report = await self._run(source, self._sink(), client, run_id="run")
             assert report.records_written == expected
 
         asyncio.run(run(PAGE))

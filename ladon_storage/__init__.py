@@ -8,8 +8,9 @@ A name is imported at its first use: the command's help needs none of them.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from ladon_storage.lazy import offer
 
 if TYPE_CHECKING:
     from ladon_storage.circuit.breaker import CircuitBreaker, CircuitChange, CircuitState
@@ -64,28 +65,40 @@ __all__ = [
     "__version__",
 ]
 
-_MODULES = {
-    **dict.fromkeys(("CircuitBreaker", "CircuitChange", "CircuitState"), "circuit.breaker"),
-    "StorageServiceClient": "client.client",
-    "MockStorageClient": "client.mock",
-    **dict.fromkeys(("Watermark", "WatermarkStatus"), "models"),
-}
-"""The module of each name that is not an error."""
+offer(
+    __name__,
+    {
+        "circuit.breaker": ("CircuitBreaker", "CircuitChange", "CircuitState"),
+        "client.client": ("StorageServiceClient",),
+        "client.mock": ("MockStorageClient",),
+        "errors": (
+            "CircuitOpenError",
+            "CollectionError",
+            "ConfigurationError",
+            "InvalidResponseError",
+            "LadonStorageError",
+            "PoolTimeoutError",
+            "SinkError",
+            "SourceBusyError",
+            "SourceError",
+            "StorageConnectionError",
+            "StorageError",
+            "StorageResponseError",
+            "StorageTimeoutError",
+            "StorageUnhealthyError",
+            "WatermarkConflictError",
+            "WatermarkInFutureError",
+        ),
+        "models": ("Watermark", "WatermarkStatus"),
+    },
+)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    """Return the version, which is read at its first use."""
+    if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "__version__":
-        from importlib.metadata import version
+    from importlib.metadata import version
 
-        found: Any = version("ladon-storage")
-    else:
-        module = import_module(f"{__name__}.{_MODULES.get(name, 'errors')}")
-        found = getattr(module, name)
-    globals()[name] = found
+    found = globals()[name] = version("ladon-storage")
     return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

@@ -20,6 +20,8 @@ from ladon_storage.connect import StorageClient, new_client
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sinks import sink_from
 
+__all__ = ["RecordSink", "StorageService"]
+
 
 def _logo() -> HttpUrl | None:
     try:

@@ -32,7 +32,6 @@ from prefect.tasks import Task, exponential_backoff
 
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.circuit.breaker import CircuitChange
-from ladon_storage.collection import run as engine
 from ladon_storage.collection.credentials import secret_lookup
 from ladon_storage.collection.lease import SourceLease
 from ladon_storage.collection.protocols import (
@@ -44,6 +43,7 @@ from ladon_storage.collection.protocols import (
     Source,
     utc_now,
 )
+from ladon_storage.collection.run import extract
 from ladon_storage.connect import (
     check_health,
     on_circuit_change,
@@ -57,6 +57,15 @@ from ladon_storage.models import HistoryPage, Watermark, WatermarkStatus
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sinks import sink_from
 from ladon_storage.sources import source_from
+
+__all__ = [
+    "check_storage_health",
+    "collect_source",
+    "read_watermark",
+    "write_failure_watermark",
+    "write_running_watermark",
+    "write_success_watermark",
+]
 
 B = TypeVar("B", bound=Block)
 
@@ -329,7 +338,7 @@ async def collect_source(
         ConfigurationError: ``source`` or ``sink`` makes no sense.
     """
     with secret_lookup(secret_block):
-        return await engine.extract(
+        return await extract(
             source_from(source),
             await resolve_sink(sink),
             start,

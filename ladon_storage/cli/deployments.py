@@ -16,8 +16,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
 from prefect.types.entrypoint import EntrypointType
 
+from ladon_storage import flows
 from ladon_storage.errors import ConfigurationError
-from ladon_storage.flows import collect as collecting
 from ladon_storage.flows.serve import keep_switches, serve_deployments
 from ladon_storage.project.project import Project
 from ladon_storage.project.reading import anchored_address
@@ -53,9 +53,7 @@ def _deployment(project: Project, name: str) -> RunnerDeployment:
     sink_name = project.sink_of(name)
     sink = _absolute(project.sinks[sink_name], folder)
     has_form = table.kind in SOURCES.shipped and sink.keys() <= _FORM_FIELDS
-    flow: Flow[..., Any] = (
-        getattr(collecting, f"collect_{table.kind}") if has_form else collecting.collect
-    )
+    flow: Flow[..., Any] = getattr(flows, f"collect_{table.kind}") if has_form else flows.collect
     parameters: dict[str, Any] = {"source": project.source_fields(name), "sink": sink}
     if limits := project.limits_of(name).model_dump(mode="json", exclude_unset=True):
         parameters["limits"] = limits

@@ -24,7 +24,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ladon_storage.collection.records import Page, Record, Reject
+from ladon_storage.collection import Page, Record, Reject
 
 
 class {cls}(BaseModel):
@@ -76,7 +76,7 @@ from pathlib import Path
 
 from {name} import {cls}
 
-from ladon_storage.collection.run import Report, run
+from ladon_storage.collection import Report, run
 from ladon_storage.sinks import sink_from
 from ladon_storage.embedded import EmbeddedStorage
 

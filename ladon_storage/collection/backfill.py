@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict
 
-from ladon_storage.collection import run as engine
 from ladon_storage.collection.protocols import Limits, Sink, Source, WatermarkStore
+from ladon_storage.collection.run import ExtractCallable, extract
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.models import WatermarkStatus
 
@@ -44,7 +44,7 @@ async def backfill(
     window: timedelta = timedelta(days=1),
     run_id: str,
     limits: Limits = Limits(),  # noqa: B008 - frozen
-    collect: engine.ExtractCallable = engine.extract,
+    collect: ExtractCallable = extract,
     windows: Windows | None = None,
 ) -> BackfillReport:
     """Read a past range again, window by window; resume where the same backfill broke off.

@@ -15,7 +15,6 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from ladon_storage.collection import run as engine
 from ladon_storage.collection.protocols import (
     Clock,
     ExtractionResult,
@@ -31,6 +30,7 @@ from ladon_storage.collection.protocols import (
     utc_now,
 )
 from ladon_storage.collection.records import Page
+from ladon_storage.collection.run import ExtractCallable, extract
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.models import collected_up_to, to_utc
 
@@ -135,7 +135,7 @@ async def reconcile(
     until: datetime | None = None,
     limits: Limits = Limits(),  # noqa: B008 - frozen
     on_progress: OnProgress | None = None,
-    extract: engine.ExtractCallable = engine.extract,
+    extract: ExtractCallable = extract,
     clock: Clock = utc_now,
 ) -> Reconciliation:
     """Read a source again, store what the regular runs missed, and say what that was.

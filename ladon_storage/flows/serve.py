@@ -1,6 +1,7 @@
 """Serve the deployments of ``prefect.yaml``, schedules included, without a work pool.
 
 - ``prefect.yaml`` is the one table of deployments, for this command and for ``prefect deploy``.
+  Where the package is installed without a checkout, it is the working directory's.
 - What a person paused or switched on in the UI stays so: the file says how a deployment begins.
 - Runs whose process is gone without a word are swept up meanwhile.
 - A run that was missed while nobody served is not made up for: the next one collects all that is
@@ -41,20 +42,34 @@ from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.home import check_home
 from ladon_storage.flows.zombies import frequency, keep_sweeping, remove_automation
 
-PROJECT = Path(__file__).resolve().parent.parent.parent
-DEPLOYMENTS_FILE = PROJECT / "prefect.yaml"
+_TABLE = "prefect.yaml"
+_CHECKOUT = Path(__file__).resolve().parent.parent.parent
+PROJECT = _CHECKOUT if (_CHECKOUT / _TABLE).is_file() else Path()
+
+DEPLOYMENTS_FILE = PROJECT / _TABLE
 
 
 def deployments(table: Path = DEPLOYMENTS_FILE) -> list[RunnerDeployment]:
-    """Return the deployments that ``table`` describes."""
+    """Return the deployments that ``table`` describes.
+
+    Raises:
+        ConfigurationError: There is no such file.
+    """
+    if not table.is_file():
+        raise ConfigurationError(
+            f"There is no {table}. Name another file with --table, or serve the sources of "
+            "ladon.toml with `ladon-storage deploy --serve`."
+        )
     described = yaml.safe_load(table.read_text(encoding="utf-8"))["deployments"]
     return [_deployment(each) for each in described]
 
 
 def _deployment(described: dict[str, Any]) -> RunnerDeployment:
     # Imported once for all: Prefect's own way runs the file anew for each deployment.
-    file, _, name = described["entrypoint"].partition(":")
-    module = import_module(file.removesuffix(".py").replace("/", "."))
+    path, _, name = described["entrypoint"].replace("/", ".").replace(".py:", ":").partition(":")
+    if not name:  # a flow of an installed package, such as ladon_storage.flows.collect.collect_kev
+        path, _, name = path.rpartition(".")
+    module = import_module(path)
     deployment = RunnerDeployment.from_flow(
         getattr(module, name),
         name=described["name"],
@@ -157,10 +172,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         check_home()
+        asyncio.run(serve(options.table.resolve()))
     except ConfigurationError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - a command
         return 1
-    asyncio.run(serve(options.table.resolve()))
     return 0
 
 

@@ -1,8 +1,8 @@
-"""The sinks, one file each, told apart by the scheme of their address, or by ``kind``.
+"""The sinks, identified by the scheme of their URL, or by ``kind``.
 
-A sink is imported when it is asked for. A scheme is one of this package or the name of an entry
-point in the group ``ladon_storage.sinks``. A ``kind`` is such a name too, or a class of one's own
-as ``package.module:Class``, which need not have an address.
+A sink is imported at its first use. A scheme is one of this package or the name of an entry point
+in the group ``ladon_storage.sinks``. A ``kind`` is such a name too, or a user's own class as
+``package.module:Class``, which need not have a URL.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from ladon_storage.errors import ConfigurationError
 from ladon_storage.registry import Registry, made, nearest, sentence
 
 if TYPE_CHECKING:
+    from ladon_storage.sinks.delta.sink import DeltaSink
+    from ladon_storage.sinks.jsonl.sink import JsonlSink
     from ladon_storage.sinks.sql.sink import SqlSink
 
-__all__ = ["SINKS", "SqlSink", "sink_from"]
+__all__ = ["SINKS", "DeltaSink", "JsonlSink", "SqlSink", "sink_from"]
 
 _SQL = (f"{__name__}.sql.sink", "SqlSink")
 _DELTA = (f"{__name__}.delta.sink", "DeltaSink")
@@ -30,22 +32,23 @@ _BY_SCHEME = {
     **dict.fromkeys(("s3", "s3a", "gs", "az", "abfs", "abfss"), _DELTA),
 }
 _EXTRAS = {"deltalake": "delta", "pyarrow": "delta"}
-"""What brings the packages that a sink imports and that not everybody has."""
+"""The extras that bring the optional packages of a sink."""
 
 SINKS = Registry(
     "sink", "ladon_storage.sinks", _BY_SCHEME, methods=("write", "__aenter__", "__aexit__")
 )
-"""The sinks by the schemes of their addresses."""
+"""The sinks by the schemes of their URLs."""
 
 _FIELDS = ("url", "table", "keep")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,30}")
 
 
 def __getattr__(name: str) -> Any:
-    """Import `SqlSink` at its first use."""
-    if name != "SqlSink":
+    """Import a sink's class at its first use."""
+    scheme = next((each for each, (_, named) in _BY_SCHEME.items() if named == name), None)
+    if scheme is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = _class("sqlite")
+    found = globals()[name] = _class(scheme)
     return found
 
 
@@ -53,12 +56,13 @@ def sink_from(value: object) -> Sink:
     """Return a sink as it is, or the one that a dictionary describes.
 
     The dictionary has the ``url``, ``table`` and ``keep`` of a sink of this package, or the
-    ``kind`` of a class of one's own with its fields. Instead of ``url`` it may have ``url_secret``,
-    the name of the secret that holds the whole address; it is looked up when the sink is opened.
+    ``kind`` of a user's own class with its fields. Instead of ``url`` it may have ``url_secret``,
+    the name of the secret that holds the whole URL; the secret is looked up when the sink is
+    opened.
 
     Raises:
-        ConfigurationError: It describes none, or one that is not installed; the message names what
-            is wrong, and never the address, which may hold a password.
+        ConfigurationError: The description names no sink, or one whose extra is not installed. The
+            message names the problem, and never the URL, which may contain a password.
 
     >>> sink_from({"url": "sqlite:///records.db", "keep": "all"})
     SqlSink('sqlite:///records.db', table='records', keep='all')
@@ -90,7 +94,7 @@ def sink_from(value: object) -> Sink:
 
 
 def _scheme(fields: Mapping[str, Any]) -> str:
-    """Return the scheme of an address for which there is a sink."""
+    """Return the scheme of a URL for which there is a sink."""
     url = fields.get("url")
     if not isinstance(url, str):
         if unknown := sorted(map(str, fields.keys() - set(_FIELDS))):
@@ -104,7 +108,7 @@ def _scheme(fields: Mapping[str, Any]) -> str:
     scheme = scheme.lower()
     if found and (scheme in _BY_SCHEME or SINKS.has(scheme)):
         return scheme
-    # What stands before the mark may be anything, a password included.
+    # The text before the mark may be anything, including a password.
     is_scheme = found and _SCHEME.fullmatch(scheme) is not None
     wrong = f"of the scheme {scheme!r}" if is_scheme else "without a scheme"
     raise ConfigurationError(
@@ -114,7 +118,7 @@ def _scheme(fields: Mapping[str, Any]) -> str:
 
 
 def _own(kind: object, fields: dict[str, Any]) -> Sink:
-    """Return a sink of a class of one's own."""
+    """Return a sink of a user's own class."""
     if isinstance(kind, str) and kind in _BY_SCHEME:
         raise ConfigurationError(
             f"A sink of the kind {kind!r} is told by its address alone; leave kind out, and set "

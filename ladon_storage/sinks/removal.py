@@ -1,4 +1,4 @@
-"""How much of a source may disappear at once, by one rule for all sinks."""
+"""The limit on the records of a source that may disappear at once, the same for all sinks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def refuse_implausible_removal(source_id: str, missing: int, known: int, max_sha
     """Refuse to mark ``missing`` of ``known`` records as removed beyond ``max_share``.
 
     Raises:
-        SourceError: It is.
+        SourceError: The share is exceeded.
 
     >>> refuse_implausible_removal("kev", 50, 100, 0.5)
     >>> refuse_implausible_removal("kev", 51, 100, 0.5)
@@ -19,7 +19,7 @@ def refuse_implausible_removal(source_id: str, missing: int, known: int, max_sha
 may disappear at once: its answer is incomplete, or the limit is too low; nothing was marked as \
 removed; look at the source, and set removed_share if that is right.
     """
-    # Rounded: 0.29 of 100 is a little less than 29.
+    # Rounded: in floating point 0.29 of 100 is a little less than 29.
     if missing > round(max_share * known, 6):
         raise SourceError(
             f"Source {source_id!r} no longer lists {missing} of its {known} records, and "

@@ -1,7 +1,7 @@
-"""A sink whose whole address is a secret, looked up by its name when the sink is opened.
+"""A sink whose whole URL is a secret, looked up by its name when the sink is opened.
 
-What is configured holds no password, and so may be a parameter, stand in a file and be shown. It
-is open as the sink at the address, with the optional methods of that one and no others.
+The configuration contains no password, so it may be a parameter, be kept in a file and be printed.
+When open, it acts as the sink at the URL, with the optional methods of that sink and no others.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ _OPTIONAL = ("position", "mark_removed", "revert", "lacking")
 
 
 class SecretAddressSink:
-    """A sink at an address that is a secret.
+    """A sink whose URL is a secret.
 
     Args:
         fields: The description, with ``url_secret``.
-        sink_from: Returns the sink of a description.
+        sink_from: A function that returns the sink of a description.
 
     Raises:
-        ConfigurationError: ``url_secret`` is no name of a secret, or stands beside ``url``.
+        ConfigurationError: ``url_secret`` is no name of a secret, or is given together with
+            ``url``.
     """
 
     def __init__(self, fields: Mapping[str, Any], sink_from: Callable[[object], Sink]) -> None:
@@ -40,11 +41,11 @@ class SecretAddressSink:
             problem = str(error)
         else:
             problem = ""
-        if problem:  # outside of the handler: what it holds may be the secret itself
+        if problem:  # outside of the handler, whose exception may contain the secret itself
             raise ConfigurationError(f"The url_secret of a sink {problem}.")
         self._sink_from = sink_from
         self._opened: Sink | None = None
-        # What is wrong beside the address is wrong now.
+        # Mistakes outside of the URL are reported at once.
         if "kind" not in self._fields:
             sink_from({"url": "sqlite:///placeholder.db", **self._fields})
 
@@ -78,7 +79,7 @@ class SecretAddressSink:
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
     ) -> WriteResult | int:
-        """Make a page durable in the sink at the address.
+        """Make a page durable in the sink at the URL.
 
         Raises:
             SinkError: The sink is not open, or refused the page.

@@ -1,4 +1,4 @@
-"""Which of several versions of a record a page means, by one rule for all sinks."""
+"""The choice among several versions of a record in one page, the same for all sinks."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from ladon_storage.collection.records import Record
 
 
 def latest(records: Iterable[Record]) -> list[Record]:
-    """Return the newest record of each id; at equal times the one that arrived later."""
+    """Return the newest record of each id; at equal times the later arrival."""
     return list(latest_by_id(records).values())
 
 
 def latest_by_id(records: Iterable[Record]) -> dict[str, Record]:
-    """Return the newest record of each id by its id, as `latest` does."""
+    """Return the newest record of each id in a dictionary by id, as `latest` does."""
     records = list(records)
     found = {each.record_id: each for each in records}
     if len(found) == len(records):  # as in nearly every page
@@ -27,7 +27,7 @@ def latest_by_id(records: Iterable[Record]) -> dict[str, Record]:
 
 
 def last_said(records: Sequence[Record], superseded: Sequence[Record]) -> list[Record]:
-    """Return those of ``superseded`` that a page of ``records`` says nothing newer of.
+    """Return the records of ``superseded`` for which a page of ``records`` has nothing newer.
 
     A page that lists a record's history has not gone back.
     """

@@ -1,4 +1,4 @@
-"""The thread in which a sink does what blocks, so that the event loop never waits for a disk."""
+"""The worker thread for a sink's blocking calls, so that the event loop never waits for a disk."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ T = TypeVar("T")
 
 
 class WorkerThread:
-    """Do one piece of work after another, in one thread.
+    """A thread that does one piece of work after another.
 
-    Cancelling who waits for a piece does not end it: `close` waits for it, so that a run which was
-    cancelled leaves nothing running behind it.
+    Cancelling the waiter of a piece does not end the piece. `close` waits for it, so a cancelled
+    run leaves nothing running.
     """
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ladon-sink")
 
     async def do(self, work: Callable[[], T]) -> T:
-        """Return what ``work`` returns, or raise what it raises."""
+        """Return the result of ``work``, or raise its exception."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     async def close(self, last: Callable[[], None]) -> None:
-        """Do ``last`` behind all other work, and end the thread; cancelling cuts neither short."""
+        """Do ``last`` after all other work, and end the thread; cancelling cuts neither short."""
         try:
             await asyncio.shield(self.do(last))
         finally:

@@ -1,7 +1,7 @@
-"""The sources, one file each, told apart by ``kind``.
+"""The sources, identified by ``kind``.
 
-A source is imported when it is asked for. A kind is a name of this package, the name of an entry
-point in the group ``ladon_storage.sources``, or a class of one's own as ``package.module:Class``.
+A source is imported at its first use. A kind is a name of this package, the name of an entry point
+in the group ``ladon_storage.sources``, or a user's own class as ``package.module:Class``.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 _PLACES = {"rest": "rest.source", "sql": "sql.source"}
-"""Where a source is that has a room of its own."""
+"""The modules of sources that have a package of their own."""
 
 # A new source is a line here, and one above for type checkers.
 _SHIPPED = {
@@ -78,7 +78,7 @@ SOURCES = Registry(
 
 
 def __getattr__(name: str) -> Any:
-    """Import a source's class at its first use, and make what is made of all of them.
+    """Import a source's class at its first use, and build what depends on all of them.
 
     ``KINDS`` are the classes of this package's sources. ``AnySource`` is the union of them: a
     dictionary becomes the one that its ``kind`` names.
@@ -102,7 +102,7 @@ def source_from(value: object) -> Source:
     The ``kind`` of the dictionary names its class, and its other fields are the class's.
 
     Raises:
-        ConfigurationError: It describes none; the message names each wrong field.
+        ConfigurationError: It describes no source; the message names each wrong field.
 
     >>> source_from({"kind": "kev", "source_id": "kev-mirror"}).source_id
     'kev-mirror'

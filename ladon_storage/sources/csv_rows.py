@@ -1,9 +1,9 @@
-"""The rows of a CSV text, of which a broken one costs itself alone.
+"""The rows of a CSV text, in which a broken row affects no other.
 
-- A cell may go over several lines where its quotes close again. A quote that nobody closes would
-  take the rows behind it: what is a row of its own ends the one before, which is then broken.
-- What is said of a broken row is the same wherever it stands, so that it is kept once however often
-  it is read.
+- A cell may span several lines if its quotes close again. An unclosed quote would swallow the rows
+  after it, so a line that is a row by itself ends the row before, which is then broken.
+- The reason given for a broken row does not depend on its position, so that it is stored once
+  however often it is read.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 MOST_LINES = 50
-"""Lines that one row may have; an open quote is looked for no further."""
+"""The maximum number of lines in one row; an open quote is followed no further."""
 
 _OPEN = "unexpected end of data"
-"""What `csv` says of a row whose quote is not closed."""
+"""The message of `csv` about a row whose quote is not closed."""
 
 
 @dataclass(frozen=True)
 class BrokenRow:
-    """A line that is no row: its text, and why."""
+    """A line that is no row: its text, and the reason."""
 
     text: str
     reason: str
@@ -52,7 +52,7 @@ def read_rows(text: str, place: int, width: int) -> Iterator[list[str] | BrokenR
 
 
 def _over_lines(text: str, line: str, place: int, width: int) -> tuple[list[str], int] | None:
-    """Return the row that a line begins and others end, and where that is; or ``None``."""
+    """Return the row that spans several lines from this one, and its end; or ``None``."""
     lines = [line]
     while place < len(text) and len(lines) < MOST_LINES:
         end = _line_end(text, place)
@@ -71,7 +71,7 @@ def _over_lines(text: str, line: str, place: int, width: int) -> tuple[list[str]
 
 
 def _parsed(lines: Sequence[str]) -> list[str] | str:
-    """Return the cells of the row that the lines are, or why they are none."""
+    """Return the cells of a row in these lines, or the reason why it is none."""
     rows = csv.reader(lines, strict=True)
     try:
         return next(rows)

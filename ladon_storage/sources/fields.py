@@ -1,4 +1,4 @@
-"""The fields that sources share, and what their forms have in common."""
+"""The fields that sources share, and the common parts of their forms."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ OVERLAP_TEXT = "How far before the watermark each run reads again, for late reco
 KEY_TEXT = "Name of a Prefect Secret block, or of an environment variable, that holds the key."
 
 Overlap = Annotated[Hours, Field(le=timedelta(days=365))]
-"""How far before the watermark a run reads again: at most a year."""
+"""The time before the watermark from which a run reads again: at most a year."""
 
 
 def overlap_field(default: timedelta, more: str = "") -> Any:
-    """Return the field of an overlap, with what is to be known ``more`` about it."""
+    """Return the field of an overlap, with ``more`` in its description."""
     text = f"{OVERLAP_TEXT} {more}".strip()
     return duration(default, timedelta(hours=1), "Overlap (hours)", text)
 
 
 SETTINGS = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-"""A run is told by its settings: they do not change, a misspelt one is refused, none is shown."""
+"""The settings identify a run: they are immutable, a misspelt one is refused, none is printed."""
 
 
 class Rate(BaseModel):
-    """Say how many requests a service takes in how many seconds."""
+    """The number of requests that a service accepts in a number of seconds."""
 
     model_config = ConfigDict(**SETTINGS, title="Rate limit")
 
@@ -75,11 +75,11 @@ def _check_site(value: str) -> str:
 _SITE = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?)(:[0-9]{1,5})?")
 
 MAX_ANSWER_BYTES = 256 * 2**20
-"""Bytes of a whole answer, unpacked: a hundred times what the largest feed here publishes."""
+"""Bytes of a complete answer, decompressed: a hundred times the largest feed here."""
 
 
 class Connection(BaseModel):
-    """The way to a source: a proxy, certificates, timeouts, and where it may be led.
+    """The connection to a source: a proxy, certificates, timeouts, and permitted redirects.
 
     >>> Connection(proxy="http://proxy.example.org:3128", timeout=60).redirects_to
     ()

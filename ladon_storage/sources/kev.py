@@ -1,10 +1,10 @@
 """CISA's catalogue of known exploited vulnerabilities.
 
-- Each run reads the whole catalogue: an entry that CISA changes keeps its ``dateAdded``, and only a
-  sink that knows the last version can tell.
-- A catalogue that is cut off or empty was published before. Where the number of entries is not the
-  one that the catalogue itself states, nothing of it is taken; an entry that is there twice is
-  counted in place of one that is missing.
+- Each run reads the whole catalogue. An entry that CISA changes keeps its ``dateAdded``, so only a
+  sink that knows the last version can detect the change.
+- CISA has published truncated and empty catalogues before. If the number of entries is not the one
+  that the catalogue itself states, none of it is stored; an entry that is there twice is counted in
+  place of one that is missing.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _ENTRIES = ItemReader("cveID", ("dateAdded",), any_timestamps())
 
 
 class Kev(BaseModel):
-    """Collect CISA's catalogue of known exploited vulnerabilities.
+    """CISA's catalogue of known exploited vulnerabilities.
 
     >>> Kev().overlap is None  # each run reads the whole catalogue
     True
@@ -73,7 +73,7 @@ class Kev(BaseModel):
     async def pages(
         self, start: datetime | None, until: datetime | None, known: KnownContent | None = None
     ) -> AsyncIterator[Page]:
-        """Yield all entries, in the catalogue's order; none of a catalogue that is known."""
+        """Yield all entries in the catalogue's order; none of a catalogue that is known."""
         async with source_http(self.source_id, connection=self.connection) as http:
             answer = await http.get(self.url)
             marks = whole_document(self, answer.body, until) | {"asked_at": http.asked_at}

@@ -1,17 +1,17 @@
 """MISP: the events of an instance (restSearch), or a feed of files that a manifest lists.
 
-- An event is as new as its ``timestamp``, not as the day ``date`` that a user set.
-- An event that was synced from another instance arrives with the timestamp of its origin. One that
-  was longer on its way than the overlap is only found by a backfill.
-- An instance is paged through by ids: an event that changes meanwhile stays where it is, and by
-  timestamps it would move to the end and pull another one onto a page that was read already.
-- A feed's manifest lists everything, so that what it no longer lists was removed, and what the sink
-  lacks of it is read, however old. It may list a file that is missing for ever; that goes into the
-  quarantine, and the rest goes on.
-- An event of a feed is as new as the manifest says: a file that was changed after the manifest was
+- The timestamp of an event is its ``timestamp``, not the day ``date`` that a user set.
+- An event that was synced from another instance arrives with the timestamp of its origin. If its
+  transfer took longer than the overlap, only a backfill finds it.
+- An instance is paged by ids: an event that changes meanwhile keeps its place. By timestamps it
+  would move to the end and pull another event onto a page that was already read.
+- A feed's manifest lists everything: an event that it no longer lists was removed, and a listed
+  event that the sink lacks is read, however old. It may list a file that is missing for ever; that
+  entry goes into the quarantine, and the rest continues.
+- The timestamp of a feed's event is the manifest's: a file that was changed after the manifest was
   read must not move the watermark beyond the others that changed with it.
-- A file that is older than the manifest says, as a cache serves it, is not what is listed. It is as
-  new as it says itself, so that the sink goes on to lack what is listed, and it replaces nothing.
+- A file that is older than the manifest says, as a cache serves it, is not the listed one. It keeps
+  its own timestamp, so that the sink still lacks the listed one, and it replaces nothing.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ from ladon_storage.sources.rest.source import RestApi
 from ladon_storage.sources.timestamps import format_timestamp, unix_timestamps
 
 PAGE_EVENTS = 10
-"""Events of a feed that become durable at once: one may have a hundred thousand attributes."""
+"""Events of a feed in one page: a single event may have a hundred thousand attributes."""
 
 _LONGEST_RAW = 2**20
-"""Bytes of a file that are kept where it is no event."""
+"""Bytes that are kept of a file that is no event."""
 
 _REFUSED = (403, 404, 410)
-"""Object stores answer 403 for what is not there, to whoever may not list."""
+"""Statuses of a missing file; object stores answer 403 to clients that may not list."""
 
 _OURS = frozenset({"returnFormat", "limit", "page", "order", "timestamp"})
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -67,7 +67,7 @@ logger = logging.getLogger("ladon_storage.collection")
 
 
 class Misp(BaseModel):
-    """Collect MISP's events, each with its attributes and objects.
+    """MISP's events, each with its attributes and objects.
 
     >>> Misp(via="feed", url="https://feeds.example.org/osint/").full_snapshot
     True
@@ -118,22 +118,22 @@ class Misp(BaseModel):
 
     @property
     def full_snapshot(self) -> bool:
-        """Whether a run lists all that there is."""
+        """Whether a run lists all events that exist."""
         return self.via == "feed"
 
     @property
     def ordered(self) -> bool:
-        """Whether pages come in the order of time: a feed is read by its manifest's timestamps."""
+        """Whether pages are in time order: a feed is read by its manifest's timestamps."""
         return self.via == "feed"
 
     @property
     def order_guaranteed(self) -> bool:
-        """Whether the order is made by this side: a feed's files are asked for in it."""
+        """Whether this side makes the order: a feed's files are requested in it."""
         return self.ordered
 
     @property
     def uses_known(self) -> bool:
-        """Whether it asks what is known: which of a feed's files need not be read again."""
+        """Whether known events are looked up, so that a feed's files need not be read again."""
         return self.via == "feed"
 
     async def pages(
@@ -141,8 +141,8 @@ class Misp(BaseModel):
     ) -> AsyncIterator[Page]:
         """Yield the events that an instance finds from ``start`` to ``until``.
 
-        Of a feed those that are not ``known`` as they are listed, whatever their time; or those in
-        the range, where it has an end. What else is listed is named.
+        From a feed, yield the events that are not ``known`` as listed, whatever their time; or
+        those in the range, if it has an end. The other listed events are named.
         """
         if self.via == "feed":
             read = self._fed(start, until, known)
@@ -158,7 +158,7 @@ class Misp(BaseModel):
         body: dict[str, Any] = {**self.filters, "returnFormat": "json", "order": "Event.id asc"}
         if start is not None or until is not None:
             since = "0" if start is None else format_timestamp(start, "seconds")
-            # One that is asked for alone is the beginning; both are included.
+            # A single value is the beginning; both ends are included.
             body["timestamp"] = (
                 since if until is None else [since, format_timestamp(until, "seconds", up=True)]
             )
@@ -242,7 +242,7 @@ class Misp(BaseModel):
     async def _refuse_a_closed_feed(
         self, http: SourceHttp, listed: Mapping[str, datetime], wanted: Set[str]
     ) -> None:
-        """Raise where also the newest event that was not asked for cannot be had."""
+        """Raise if even the newest event that was not requested is refused or missing."""
         others = listed.keys() - wanted
         if others:
             newest = max(others, key=lambda uuid: (listed[uuid], uuid))
@@ -255,7 +255,7 @@ class Misp(BaseModel):
         )
 
     def _listed(self, http: SourceHttp, manifest: object) -> tuple[Page, dict[str, datetime]]:
-        """Return what of a manifest cannot be used, and how new each event is that it lists."""
+        """Return the unusable entries of a manifest, and the timestamp of each listed event."""
         if not isinstance(manifest, dict) or not manifest:
             raise self._error(
                 "is no object of events, or is empty",
@@ -302,7 +302,7 @@ async def _wanted(
     until: datetime | None,
     known: KnownContent | None,
 ) -> Set[str]:
-    """Return which events are read: of a range with an end those in it, else what is not known."""
+    """Return the events to read: those in a range with an end, else those that are not known."""
     if until is None and known is not None:
         return await known.lacking(listed)
     return {
@@ -313,7 +313,7 @@ async def _wanted(
 
 
 def _refuse_errors(document: object) -> str | None:
-    """Return what an instance says against its own answer."""
+    """Return the error that an instance reports in its own answer, if any."""
     errors = document.get("errors") if isinstance(document, dict) else None
     return f"says that it has errors: {errors!r}" if errors else None
 
@@ -339,9 +339,9 @@ def _own_time(event: object, listed: datetime) -> datetime:
 
 
 async def _undated(old: list[Record], known: KnownContent | None) -> Page:
-    """Return the page of events older than listed: no more than named, where the sink has newer.
+    """Return the page of events older than listed; they are only named where the sink has newer.
 
-    It is in no order, and the source has not gone back to them.
+    The page is in no order, and the source has not gone back to them.
     """
     ids = {each.record_id: each.timestamp for each in old}
     lacking = ids.keys() if known is None else await known.lacking(ids)
@@ -353,7 +353,7 @@ async def _undated(old: list[Record], known: KnownContent | None) -> Page:
 
 
 def _listed_at(uuid: str, entry: object) -> datetime:
-    """Return how new an event is.
+    """Return the timestamp of a listed event.
 
     Raises:
         ValueError: The manifest does not say, or lists what cannot be the name of a file.

@@ -1,11 +1,11 @@
-"""NVD's vulnerabilities, by the CVE API 2.0.
+"""NVD's vulnerabilities, from the CVE API 2.0.
 
-- A range of more than 120 days is refused there, so that a long one is read in windows; what was
-  never collected is read as a whole, without any.
-- A CVE that is modified while a window is read leaves it, and all behind it move up by one. Pages
-  overlap by one CVE, which shows that; the reading goes on from a CVE that it has.
-- A page is as large as the service gives: since 2026 it refuses more than 1,000 by 404, at times.
-- The service throttles by 403. It asks for 6 seconds between requests without a key.
+- The API refuses a range of more than 120 days, so a long one is read in windows; a first run reads
+  everything, without a range.
+- A CVE that is modified while a window is read leaves it, and all CVEs after it move up by one.
+  Pages overlap by one CVE, which reveals the shift; reading resumes from a known CVE.
+- The page size is the service's maximum: since 2026 it refuses more than 1,000 with 404, at times.
+- The service throttles with 403. It asks for 6 seconds between requests without a key.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _FORM = "%Y-%m-%dT%H:%M:%S.000+00:00"
 
 
 class Nvd(BaseModel):
-    """Collect the vulnerabilities of NVD.
+    """The vulnerabilities of NVD.
 
     >>> Nvd().overlap
     datetime.timedelta(days=1)
@@ -67,7 +67,7 @@ class Nvd(BaseModel):
     connection: Connection | None = connection_field()
 
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
-        """Yield the CVEs that were modified in ``[start, until)``, in whatever order they come.
+        """Yield the CVEs that were modified in ``[start, until)``, in any order.
 
         A window that changed may be read again, so that a CVE may come more than once.
         """

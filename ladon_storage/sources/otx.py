@@ -1,8 +1,8 @@
 """AlienVault OTX: the pulses that a key is subscribed to.
 
-- Pages are offsets into a list whose order is undocumented. A pulse that is modified while they are
-  read can push another one onto a page that was read before. So each page is looked at again behind
-  the next one, the list is compared with the count that it states, and the overlap is wide.
+- Pages are offsets into a list whose order is undocumented. A pulse that is modified meanwhile can
+  push another one onto a page that was already read. So each page is checked again after the next
+  one, the list is compared with the count that it states, and the overlap is wide.
 - Deleted pulses are only in the events of OTX; they are not collected.
 """
 
@@ -33,7 +33,7 @@ from ladon_storage.sources.rest.source import RestApi, TimeParameter
 
 
 class Otx(BaseModel):
-    """Collect the pulses of OTX.
+    """The pulses of OTX.
 
     >>> Otx(key="OTX_KEY").source_id
     'otx'
@@ -60,7 +60,7 @@ class Otx(BaseModel):
     connection: Connection | None = connection_field()
 
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
-        """Yield the pulses that were modified from ``start`` on, in whatever order they come.
+        """Yield the pulses that were modified from ``start`` on, in any order.
 
         A list that shifted may be read again, so that a pulse may come more than once.
         """

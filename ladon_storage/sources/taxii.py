@@ -1,22 +1,23 @@
-"""A collection of a TAXII 2.1 server: STIX objects, by when they were added to the collection.
+"""A TAXII 2.1 collection: STIX objects, by the time when they were added to the collection.
 
-- ``added_after`` speaks of the time at which an object came into the collection, which the object
-  does not say. A page does: its first and its last object's, in headers. All objects of a page get
-  the last one's, since by then everything before it was read, too. So it is the watermark, and the
-  time of a version grows with its page; asking for each object's own would ask everything twice.
-- ``added_after`` is exclusive, and a server may count in milliseconds: each question begins a
-  little before what it is about, and what comes twice is stored once.
-- `next` belongs to the question that it came with, and expires. Where it did, or where there is
-  more without it, the question begins anew at the last object, that one's instant included: ties
-  may be wider than a page. If they are wider than any page that the server gives, the run fails.
-- An empty page is no end where more was promised: without an object it says nothing about where
-  the promise went. The question begins anew at the last object, which must come again; of a server
-  that tells no times, the run fails. A `next` is followed whatever `more` says, and a page that
-  brings less than its `Content-Range` states is none.
-- A server may give one and the same `next` for every page. What must not repeat is the page.
-- A server that does not say when objects were added, or in no form that can be read, is read whole
-  each time. Its objects are stored by the times that they have themselves, and no watermark moves.
-- What was deleted from the collection is not seen.
+- ``added_after`` refers to the time at which an object entered the collection, which the object
+  does not contain. A page states it for its first and its last object, in headers. All objects of a
+  page get the last object's time, since everything before it was read by then, too. So it is the
+  watermark, and the time of a version grows with its page; requesting each object's own time would
+  request everything twice.
+- ``added_after`` is exclusive, and a server may count in milliseconds: each query begins a little
+  earlier than needed, and repeated objects are stored once.
+- `next` belongs to its query, and expires. If it expired, or if there is more without it, the query
+  begins again at the last object, including that object's instant: ties may be wider than a page.
+  If they are wider than any page that the server gives, the run fails.
+- An empty page is no end if more was promised: without an object it says nothing about where the
+  promise went. The query begins again at the last object, which must be repeated; if the server
+  states no times, the run fails. A `next` is followed whatever `more` says, and a page with fewer
+  objects than its `Content-Range` states is an error.
+- A server may give the same `next` for every page. Only pages must not repeat.
+- A server that does not state when objects were added, or in no readable form, is read completely
+  each time. Its objects are stored by their own times, and no watermark moves.
+- Objects deleted from the collection are not seen.
 """
 
 from __future__ import annotations
@@ -61,13 +62,13 @@ _MICROSECOND = timedelta(microseconds=1)
 _FRACTION = re.compile(r":\d\d[.,](\d+)")
 _CONTENT_RANGE = re.compile(r"^\s*items\b.*/\s*(\d{1,18})\s*$", re.IGNORECASE)
 _WITHOUT_OBJECTS = frozenset({"more", "next"})
-"""What an envelope without objects has; what else comes without them is a refusal."""
+"""The keys of an envelope without objects; any other answer without objects is a refusal."""
 
 _EXPIRED = (400, 404, 410)
-"""What servers answer to a `next` that they no longer know."""
+"""The statuses with which servers answer a `next` that expired."""
 
 NO_TIME = datetime.min.replace(tzinfo=UTC)
-"""When an object is from that does not say so, of a server that does not, either."""
+"""The time of an object without one, from a server that states none either."""
 
 logger = logging.getLogger("ladon_storage.collection")
 
@@ -75,7 +76,7 @@ _moment = any_timestamps()
 
 
 class Taxii(BaseModel):
-    """Collect the objects of a TAXII 2.1 collection, in all their versions.
+    """The objects of a TAXII 2.1 collection, in all their versions.
 
     >>> Taxii(url="https://taxii.example.org/api1/collections/91a7b528/").source_id
     'taxii'
@@ -114,18 +115,18 @@ class Taxii(BaseModel):
 
     @property
     def ordered(self) -> bool:
-        """``True``: a server must sort by when objects were added."""
+        """``True``: a server must sort by the time when objects were added."""
         return True
 
     @property
     def order_guaranteed(self) -> bool:
-        """``True``: the protocol says so."""
+        """``True``: the protocol guarantees it."""
         return True
 
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
-        """Yield what was added from ``start`` on, up to the page that reaches ``until``.
+        """Yield the objects added from ``start`` on, up to the page that reaches ``until``.
 
-        Where the server does not say when, all that it has is yielded, in pages that are undated.
+        If the server does not state the times, all its objects are yielded, in undated pages.
         """
         place: _Place | None = _Place(_before(start, _MILLISECOND), self.page_size)
         async with source_http(
@@ -139,7 +140,7 @@ class Taxii(BaseModel):
                         if envelope.objects and envelope.added is None:
                             self._warn_of_no_times(order)
                             if asked.after is not None:
-                                # Nobody knows what such an answer leaves out.
+                                # There is no way to know what such an answer leaves out.
                                 place = _Place(None, self.page_size)
                                 break
                         if order.is_over(envelope):
@@ -165,7 +166,7 @@ class Taxii(BaseModel):
             )
 
     async def _envelopes(self, http: SourceHttp, place: _Place) -> AsyncGenerator[_Envelope, None]:
-        """Yield each page as it arrives; after an interruption some objects come again."""
+        """Yield each page as it arrives; after an interruption some objects are repeated."""
         reached: _Envelope | None = None
         question = _Question()
         while True:
@@ -194,7 +195,7 @@ class Taxii(BaseModel):
             question = _Question(is_renewed=True)
 
     async def _ask(self, http: SourceHttp, place: _Place) -> HttpResponse:
-        # All of it again with each `next`: a server refuses one that comes with another question.
+        # All parameters again with each `next`: a server refuses one that comes with another query.
         params: dict[str, str | int] = {"limit": place.limit, "match[version]": "all"}
         if place.after is not None:
             params["added_after"] = format_timestamp(place.after, "iso")
@@ -232,13 +233,13 @@ class Taxii(BaseModel):
             self._fail(f"states {question.total} objects, and gives {question.objects}")
 
     def _anew(self, place: _Place, reached: _Envelope | None) -> _Place:
-        """Return where to go on without `next`: at the instant of the last object, with it."""
+        """Return the query that resumes without `next`, at the last object's instant, inclusive."""
         if reached is None or reached.added is None:
             self._fail("says that there is more, and neither where nor when it was added")
         after = _before(reached.added.last, reached.added.step)
         if after is not None and (place.after is None or after > place.after):
             return _Place(after, self.page_size)
-        # All that came was added at one instant, and there is more of it.
+        # All objects so far were added at one instant, and there are more of them.
         if len(reached.objects) <= place.most:
             self._fail(
                 f"added more than {len(reached.objects)} objects at "
@@ -266,13 +267,13 @@ class Taxii(BaseModel):
 
 @dataclass(frozen=True)
 class _Place:
-    """Say which page is asked for.
+    """The query and position of a page.
 
     Args:
-        after: What was added behind this instant; ``None``: all there is.
-        limit: How many objects it shall have.
-        next: Where in the answer to that it is; ``None``: at its beginning.
-        most: How many objects came with a smaller limit, and were not enough.
+        after: The exclusive lower bound of the query; ``None``: it has none.
+        limit: The number of objects that are requested.
+        next: The position in the query's answer; ``None``: its beginning.
+        most: The number of objects that came with a smaller limit, and were not enough.
     """
 
     after: datetime | None
@@ -283,7 +284,7 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Added:
-    """Say when the first and the last object of a page were added, and how finely that is told."""
+    """The times at which a page's first and last object were added, and their precision."""
 
     first: datetime
     last: datetime
@@ -291,7 +292,7 @@ class _Added:
 
 
 def _added(answer: HttpResponse) -> _Added | None:
-    """Return when the objects of an answer were added; ``None``: it does not say."""
+    """Return the times at which an answer's objects were added; ``None``: it states none."""
     found = []
     for name in (_FIRST, _LAST):
         text = answer.headers.get(name, "")
@@ -310,14 +311,14 @@ def _added(answer: HttpResponse) -> _Added | None:
 
 
 def _total(answer: HttpResponse) -> int | None:
-    """Return how many objects a server says that there are, as TAXII 2.0 had it."""
+    """Return the total number of objects that a server states, as in TAXII 2.0."""
     found = _CONTENT_RANGE.search(answer.headers.get("Content-Range", ""))
     return int(found[1]) if found else None
 
 
 @dataclass(frozen=True)
 class _Envelope:
-    """Be a page as it arrived."""
+    """A page as it arrived."""
 
     objects: Sequence[Any]
     more: bool | None
@@ -328,12 +329,12 @@ class _Envelope:
 
     @property
     def goes_on(self) -> bool:
-        """Whether another page is asked for: a `next` says so, too, whatever `more` says."""
+        """Whether another page is requested: a `next` implies it, too, whatever `more` says."""
         return bool(self.more) or self.next is not None
 
     @property
     def digest(self) -> bytes:
-        """What tells a page from another, whatever `next` comes with it."""
+        """The digest that identifies a page, whatever its `next`."""
         if isinstance(self.objects, ManyItems):
             return self.objects.digest()
         return blake2b(
@@ -343,7 +344,7 @@ class _Envelope:
 
 @dataclass
 class _Question:
-    """What came in answer to one question, page by page."""
+    """The answer to one query, page by page."""
 
     is_renewed: bool = False
     last: _Envelope | None = None
@@ -352,12 +353,12 @@ class _Question:
 
     @property
     def is_over(self) -> bool:
-        """Whether a page said that there is no more, and had a `next` all the same."""
+        """Whether a page said that there is no more, but had a `next`."""
         return self.last is not None and self.last.more is False
 
     @property
     def total(self) -> int | None:
-        """How many objects the last page said that there are."""
+        """The number of objects that the last page states."""
         return None if self.last is None else self.last.total
 
     def repeats(self, envelope: _Envelope) -> bool:
@@ -371,10 +372,10 @@ class _Question:
         self.last = envelope
 
     def lacks(self, envelope: _Envelope) -> bool:
-        """Return whether more was promised, and a page that is the last one gives none of it.
+        """Return whether more was promised, and a last page contains none of it.
 
-        One of a server without times that says itself that it is the last is believed: no other
-        question could show more.
+        A server without times that says itself that a page is the last is believed: no other query
+        could show more.
         """
         if envelope.objects and not self.repeats(envelope):
             return False
@@ -385,14 +386,14 @@ class _Question:
 
 @dataclass
 class _Order:
-    """In which order pages came, up to where they are asked for."""
+    """The time order of pages, up to the requested end."""
 
     until: datetime | None
     highest: datetime | None = None
     is_undated: bool = False
 
     def is_over(self, envelope: _Envelope) -> bool:
-        """Return whether a page, and so all behind it, lies beyond what is asked for."""
+        """Return whether a page, and so all after it, lies beyond the requested end."""
         added = envelope.added
         if self.is_undated or added is None or self.until is None:
             return False
@@ -404,7 +405,7 @@ class _Order:
             return
         added, moment = envelope.added, None
         if added is not None and not self.is_undated:
-            # A page that goes back must be seen to go back, by whoever relies on the order.
+            # A page that goes back must be visible as such to code that relies on the order.
             falls = self.highest is not None and added.first < self.highest
             moment = min(added.first, added.last) if falls else added.last
             self.highest = moment if self.highest is None else max(self.highest, moment)
@@ -433,7 +434,7 @@ def _own_time(item: dict[str, Any]) -> datetime:
 
 
 def _before(instant: datetime | None, step: timedelta) -> datetime | None:
-    """Return the exclusive bound that lets ``instant`` itself in; ``None``: there is none."""
+    """Return the exclusive bound that includes ``instant``; ``None``: there is none."""
     try:
         return None if instant is None else instant - step
     except OverflowError:

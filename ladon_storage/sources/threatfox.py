@@ -1,12 +1,12 @@
-"""ThreatFox of abuse.ch: its export of recent indicators of compromise, or its API.
+"""ThreatFox by abuse.ch: its export of recent indicators of compromise, or its API.
 
-- A record is as new as its last sighting: by ``first_seen_utc`` alone, re-sighted indicators would
-  never be collected again.
+- The timestamp of a record is its last sighting: by ``first_seen_utc`` alone, re-sighted indicators
+  would never be collected again.
 - Indicators appear in the export hours after the time that they carry. In 40 recorded polls an
   overlap of 6 hours loses 16 versions, and one of 24 hours none.
-- The API lists what was *first* seen in the last 1 to 7 days. A new sighting of an older indicator
-  is only in the export, or in reach of the API with an overlap of 7 days.
-- The API says no inside of an answer 200: only ``query_status`` tells.
+- The API lists indicators *first* seen in the last 1 to 7 days. A new sighting of an older
+  indicator is only in the export, or within the API's range with an overlap of 7 days.
+- The API reports errors with status 200: only ``query_status`` shows them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ MAX_DAYS = 7
 """How many days the API goes back."""
 
 EXPORT_KEEPS = timedelta(hours=48)
-"""How long an indicator stays in the export of recent ones after its last sighting."""
+"""The time for which an indicator stays in the recent export after its last sighting."""
 
 _ADDRESSES = {
     "export": "https://threatfox.abuse.ch/export/json/recent/",
@@ -61,7 +61,7 @@ _FOUND = ItemReader("id", ("first_seen", "last_seen"), any_timestamps())
 
 
 class ThreatFox(BaseModel):
-    """Collect ThreatFox's indicators of compromise.
+    """ThreatFox's indicators of compromise.
 
     >>> ThreatFox(overlap=timedelta(hours=6)).source_id
     'threatfox'
@@ -110,14 +110,14 @@ class ThreatFox(BaseModel):
 
     @property
     def retention(self) -> timedelta | None:
-        """How far back it can be read; what is older needs the full export."""
+        """The age of the oldest readable record; older ones need the full export."""
         if self.via == "api":
             return timedelta(days=MAX_DAYS)
         return EXPORT_KEEPS if self.url == _ADDRESSES["export"] else None
 
     @property
     def ignores_range(self) -> bool:
-        """Whether it delivers all that it has, whatever it is asked for."""
+        """Whether the API delivers everything, whatever range is requested."""
         return self.via == "export"
 
     @property
@@ -128,7 +128,7 @@ class ThreatFox(BaseModel):
     async def pages(
         self, start: datetime | None, until: datetime | None, known: KnownContent | None = None
     ) -> AsyncIterator[Page]:
-        """Yield all indicators of the export, or those that the API is asked for.
+        """Yield all indicators of the export, or those that the API returns for the range.
 
         None is yielded of an export that is known.
         """
@@ -167,7 +167,7 @@ class ThreatFox(BaseModel):
         document = await http.document(answer, "data")
         status = value_at(document.envelope, "query_status")
         found = document.items
-        # What comes with it is a sentence; indicators would contradict it.
+        # It usually contains a sentence; indicators would contradict it.
         if status == "no_result" and not (is_list(found) and found):
             return []
         if status != "ok" or not is_list(found):

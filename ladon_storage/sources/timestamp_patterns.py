@@ -1,8 +1,8 @@
-"""Patterns of times, such as ``%d/%b/%Y:%H:%M:%S %z``: the same in every locale.
+"""Patterns of times, such as ``%d/%b/%Y:%H:%M:%S %z``, the same in every locale.
 
 - Names of months and days are English, whatever the locale of the process is.
-- A pattern that ends in a literal ``Z``, or another zone, is in that zone whatever was declared, as
-  one with ``%z`` or ``%s`` tells an instant.
+- A pattern that ends in a literal ``Z``, or another zone, is in that zone whatever was declared.
+  Likewise one with ``%z`` or ``%s`` defines an instant.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _DIRECTIVE = re.compile(r"%.?", re.DOTALL)
 
 
 def zone_in(pattern: str) -> tzinfo | None:
-    """Return the zone that a pattern states by its last letters; ``None``: it states none.
+    """Return the zone that a pattern states in its last letters; ``None``: it states none.
 
     >>> zone_in("%Y-%m-%dT%H:%M:%SZ"), zone_in("%H:%M +02:00"), zone_in("%H:%M")
     (datetime.timezone.utc, datetime.timezone(datetime.timedelta(seconds=7200)), None)
@@ -59,16 +59,16 @@ def zone_in(pattern: str) -> tzinfo | None:
 
 
 def tells_instant(pattern: str) -> bool:
-    """Tell whether what a pattern writes is the same instant in any zone."""
+    """Return whether a text of the pattern is the same instant in any zone."""
     return bool({"%z", "%s"}.intersection(_DIRECTIVE.findall(_long(pattern))))
 
 
 def reader_of(pattern: str) -> Callable[[str], datetime]:
-    """Return how texts of a pattern are read: naive where they tell no zone.
+    """Return the parser for texts of a pattern; a time without a zone is naive.
 
     Raises:
-        ValueError: The pattern has a directive that is not known, has one twice, or leaves open
-            which day it is.
+        ValueError: The pattern has an unknown directive, has one twice, or does not determine the
+            day.
 
     >>> reader_of("%d/%b/%Y:%H:%M:%S %z")("27/Aug/2024:12:00:00 +0200").isoformat()
     '2024-08-27T12:00:00+02:00'
@@ -105,7 +105,7 @@ def reader_of(pattern: str) -> Callable[[str], datetime]:
 
 
 def write(moment: datetime, pattern: str) -> str:
-    """Return what a pattern makes of an aware time, on the clock of its own zone.
+    """Return an aware time in a pattern's form, on the clock of its own zone.
 
     >>> write(datetime(2024, 8, 7, 15, 4, 5, tzinfo=UTC), "%a, %d %b %Y %I:%M %p %s")
     'Wed, 07 Aug 2024 03:04 PM 1723043045'
@@ -119,7 +119,7 @@ def write(moment: datetime, pattern: str) -> str:
     return _DIRECTIVE.sub(told, _long(pattern))
 
 
-# What strftime writes in the language of the locale, or in another way on each platform.
+# The directives that strftime writes in the locale's language, or differently on each platform.
 _WRITTEN: dict[str, Callable[[datetime], str]] = {
     "%Y": lambda moment: f"{moment.year:04}",
     "%b": lambda moment: MONTHS[moment.month - 1][:3],
@@ -159,5 +159,5 @@ def _moment(part: dict[str, str | None]) -> datetime:
 
 
 def _century(digits: str) -> str:
-    # As POSIX has it.
+    # As in POSIX.
     return ("20" if int(digits) < 69 else "19") + digits

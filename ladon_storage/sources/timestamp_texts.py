@@ -1,11 +1,11 @@
-"""Texts that say an instant in one way only, as feeds write them: ISO 8601, RFC 2822, in English.
+"""Unambiguous texts of timestamps, as feeds write them: ISO 8601, RFC 2822, in English.
 
-- What could be two instants is none: 04/05/2025, a year of two digits, a zone by another name than
-  those of RFC 2822. An offset or a zone in the text counts; a time without one is returned naive.
-- A leap second is read as the last microsecond before it, never as one that is later. Digits beyond
+- An ambiguous text is refused: 04/05/2025, a two-digit year, a zone name that is not one of RFC
+  2822. An offset or a zone in the text is used; a time without one is returned naive.
+- A leap second is read as the last microsecond before it, never as a later time. Digits beyond
   microseconds are cut off.
-- Digits alone are a date, or a count from 1970 on by their size: seconds, milli-, micro- and
-  nanoseconds between 1990 and 2100 are not to be taken for each other.
+- Digits alone are a date, or a count from 1970 whose unit follows from its size: between 1990 and
+  2100, seconds, milli-, micro- and nanoseconds cannot be confused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", 
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-# As RFC 2822 has them; any other abbreviation is several zones.
+# The names in RFC 2822; any other abbreviation means several zones.
 _ZONE_HOURS = {"EST": -5, "EDT": -4, "CST": -6, "CDT": -5, "MST": -7, "MDT": -6, "PST": -8} | {
     "PDT": -7,
     **dict.fromkeys(("UTC", "GMT", "UT", "Z"), 0),
@@ -74,7 +74,7 @@ def read_iso(text: str) -> datetime:
     """Return the instant of an ISO 8601 text, RFC 3339 whole; naive where it has no offset.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is invalid.
 
     >>> read_iso("2016-12-31t23:59:60z").isoformat(), read_iso("2024-08-27 24:00 +0200").isoformat()
     ('2016-12-31T23:59:59.999999+00:00', '2024-08-28T00:00:00+02:00')
@@ -91,10 +91,10 @@ def read_iso(text: str) -> datetime:
 
 
 def read_text(text: str) -> datetime:
-    """Return the instant that a text says in one way only; naive where it has no offset.
+    """Return the instant of an unambiguous text; naive where it has no offset.
 
     Raises:
-        ValueError: It says none, or could say several.
+        ValueError: It is no time, or an ambiguous one.
 
     >>> read_text("Tue, 27 Aug 2024 12:00:00 GMT") == read_text("1724760000000")
     True
@@ -115,7 +115,7 @@ def read_text(text: str) -> datetime:
 
 
 def _spaced(text: str) -> str:
-    """Return a text of ASCII whose spaces are single ones; several programs write odd ones."""
+    """Return a text of ASCII with single spaces; several programs write unusual ones."""
     told = " ".join(text.split())
     if len(told) > _LONGEST_TEXT or not told.isascii():
         raise ValueError("no time")
@@ -123,10 +123,10 @@ def _spaced(text: str) -> str:
 
 
 def read_count(text: str) -> datetime:
-    """Return the instant of a count from 1970 on, whose unit its size tells.
+    """Return the instant of a count from 1970, whose unit follows from its size.
 
     Raises:
-        ValueError: It is none between 1990 and 2100, in no unit.
+        ValueError: It is not between 1990 and 2100 in any unit.
     """
     count = _decimal(text)
     for per_second in (1, 1_000, 1_000_000, 1_000_000_000):
@@ -136,10 +136,10 @@ def read_count(text: str) -> datetime:
 
 
 def since_1970(text: str, per_second: int) -> datetime:
-    """Return the instant of a decimal count from 1970 on, cut to microseconds.
+    """Return the instant of a decimal count from 1970, cut to microseconds.
 
     Raises:
-        ValueError: It is no number, or beyond the year 9999.
+        ValueError: It is no number, or after the year 9999.
     """
     count = _decimal(text)
     if count and not -40 < count.adjusted() < 24:
@@ -172,8 +172,8 @@ def _of_digits(found: re.Match[str]) -> datetime:
 
 
 def _of_other_iso(found: re.Match[str]) -> datetime:
-    # Python knows the days and the offsets. Of times it takes any fraction for one of a second, and
-    # any character before them, also the sign of an offset.
+    # Python checks days and offsets. It accepts any fraction of a time as one of a second, and any
+    # character before the time, including the sign of an offset.
     hour, minute, second, fraction = found.group("hour", "minute", "second", "fraction")
     day = datetime.fromisoformat(found["day"])
     of_second = fraction if second else None
@@ -203,10 +203,10 @@ def _read(found: re.Match[str]) -> datetime:
 
 
 def day_of_year(year: int, number: int) -> datetime:
-    """Return the day of a year that has a number from 1 on.
+    """Return the day of a year by its number, from 1.
 
     Raises:
-        ValueError: The year has none.
+        ValueError: The year has no such day.
     """
     first = datetime(year, 1, 1)  # noqa: DTZ001 - as above
     days = 366 if isleap(year) else 365
@@ -216,17 +216,17 @@ def day_of_year(year: int, number: int) -> datetime:
 
 
 def month_number(text: str) -> int:
-    """Return the number of a month that is written as one, or by its English name."""
+    """Return the number of a month from its number or its English name."""
     if text.isdecimal():
         return int(text)
     return next(n for n, name in enumerate(MONTHS, 1) if name[:3].upper() == text[:3].upper())
 
 
 def hour_of_half(hour: int, half: str) -> int:
-    """Return the hour of the day of one before (``A``) or after (``P``) noon.
+    """Return the hour of the day from one before (``A``) or after (``P``) noon.
 
     Raises:
-        ValueError: There is none from 1 to 12.
+        ValueError: It is not from 1 to 12.
     """
     if not 1 <= hour <= 12:
         raise ValueError("no hour of half a day")
@@ -234,7 +234,7 @@ def hour_of_half(hour: int, half: str) -> int:
 
 
 def clocked(day: datetime, hour: int, minute: int, second: int, fraction: str | None) -> datetime:
-    """Return a time of a day; second 60 is the last microsecond before it, 24:00 the next day's 0.
+    """Return a time of day; second 60 is the last microsecond before it, 24:00 the next day's 0.
 
     Raises:
         ValueError: There is no such time.

@@ -1,10 +1,11 @@
-"""How sources write instants, and how they want to be told them.
+"""The formats in which sources write timestamps and accept them in requests.
 
-- Nothing is rounded up that is read, and nothing down that ends a range: a source that counts in
-  days is asked for the whole day in which a range begins or ends, and stores what is too much.
-- A time without offset is in the zone that is declared. One that a clock shows twice, or never, is
-  read as the earlier of the two instants that it could be, and asked for and compared by the later:
-  so no watermark passes what was not read.
+- No timestamp that is read is rounded up, and no end of a range is rounded down. A source that
+  counts in days is asked for the whole day in which a range begins or ends, and surplus records are
+  stored.
+- A time without offset is in the declared zone. A time that a clock shows twice, or never, is read
+  as the earlier of the two possible instants, and requested and compared as the later: so no
+  watermark passes unread records.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ from ladon_storage.sources.timestamp_texts import (
 )
 
 TimestampParser = Callable[[object], datetime]
-"""Return the instant that a value of an item says.
+"""A function that returns the instant of an item's value.
 
 Raises:
-    ValueError: It says none.
+    ValueError: It has none.
 """
 
 _MICROSECOND = timedelta(microseconds=1)
 
-# The finest part of a pattern, and what a range's end is rounded up to.
+# The finest unit of a pattern, and the unit to which a range's end is rounded up.
 _PARTS = (
     (("%f",), _MICROSECOND),
     (("%S", "%T", "%s", "%c", "%X"), timedelta(seconds=1)),
@@ -49,17 +50,17 @@ PER_SECOND = {
     "microseconds": 1_000_000,
     "nanoseconds": 1_000_000_000,
 }
-"""How a count from 1970 on is called, and how many of it are a second."""
+"""The units of counts from 1970, and their number in a second."""
 
 
 def timestamp_parser(forms: str | Sequence[str], zone: tzinfo = UTC) -> TimestampParser:
-    """Return how times are read that are written in one form, or each in one of several.
+    """Return the parser for times in one format, or each in one of several.
 
-    A form is one of `PER_SECOND`, a pattern such as ``%d.%m.%Y``, or ``iso``: any text, and any
-    count from 1970 on, that can only be one instant.
+    A format is one of `PER_SECOND`, a pattern such as ``%d.%m.%Y``, or ``iso``: any unambiguous
+    text, and any unambiguous count from 1970.
 
     Raises:
-        ValueError: There is no such form.
+        ValueError: The format is unknown.
 
     >>> timestamp_parser(["%d.%m.%Y", "iso"])("27.08.2024").isoformat()
     '2024-08-27T00:00:00+00:00'
@@ -96,7 +97,7 @@ def _parser_of(form: str, zone: tzinfo) -> TimestampParser:
 
 
 def iso_timestamps(zone: tzinfo = UTC) -> TimestampParser:
-    """Return how ISO 8601 texts are read; one without offset is in ``zone``, " UTC" is an offset.
+    """Return a parser for ISO 8601 texts; a naive one is in ``zone``, and " UTC" is an offset.
 
     >>> iso_timestamps()("2026-07-08 19:05:04 UTC").isoformat()
     '2026-07-08T19:05:04+00:00'
@@ -105,7 +106,7 @@ def iso_timestamps(zone: tzinfo = UTC) -> TimestampParser:
 
 
 def any_timestamps(zone: tzinfo = UTC) -> TimestampParser:
-    """Return how what can be one instant alone is read: texts, and counts from 1970 on.
+    """Return a parser for any unambiguous timestamp: texts, and counts from 1970.
 
     >>> [any_timestamps()(each).isoformat() for each in ("Aug 27, 2024 2:00 PM", 1724767200000)]
     ['2024-08-27T14:00:00+00:00', '2024-08-27T14:00:00+00:00']
@@ -130,8 +131,8 @@ def _text_parser(
             return earliest(value, zone)
         if not isinstance(value, str):
             return earliest(other(value), zone)
-        # Nearly all are written like this, and what is quicker knows nothing else for certain.
-        # Without a colon a fraction is one of an hour or a minute, which Python does not know.
+        # Nearly all are written like this, and a faster parser recognises nothing else reliably.
+        # Without a colon a fraction is one of an hour or a minute, which Python does not support.
         if (
             value[4:5] == "-"
             and value[10:11] in "T "
@@ -147,13 +148,13 @@ def _text_parser(
         try:
             return earliest(read_slowly(value), zone)
         except ValueError:
-            return parse_timestamp(None)  # says what it should be
+            return parse_timestamp(None)  # its message says what it should be
 
     return read
 
 
 def unix_timestamps(per_second: int = 1) -> TimestampParser:
-    """Return how counts from 1970 on are read, as numbers or as texts of digits.
+    """Return a parser for counts from 1970, as numbers or as texts of digits.
 
     >>> unix_timestamps(1_000)("1517966996303").isoformat()
     '2018-02-07T01:29:56.303000+00:00'
@@ -172,10 +173,10 @@ def unix_timestamps(per_second: int = 1) -> TimestampParser:
 
 
 def earliest(told: datetime, zone: tzinfo) -> datetime:
-    """Return the instant of a time in UTC; a naive one is the earliest that it is in ``zone``.
+    """Return the UTC instant of a time; a naive one is the earliest that it can be in ``zone``.
 
     Raises:
-        ValueError: It leaves the years 1 to 9999.
+        ValueError: It is outside of the years 1 to 9999.
 
     >>> earliest(datetime(2024, 10, 27, 2, 30), ZoneInfo("Europe/Berlin")).isoformat()
     '2024-10-27T00:30:00+00:00'
@@ -202,9 +203,9 @@ def earliest_wall(start: datetime, zone: tzinfo) -> datetime:
 
 
 def latest_wall(until: datetime, zone: tzinfo) -> datetime:
-    """Return the time that no clock in ``zone`` passes before an instant, naive.
+    """Return the naive upper bound of the times that a clock in ``zone`` shows before an instant.
 
-    Where the clock was set back, that is the time from which it was.
+    If the clock was set back, that is the time from which it was set.
 
     >>> latest_wall(datetime(2024, 10, 27, 1, 10, tzinfo=UTC), ZoneInfo("Europe/Berlin"))
     datetime.datetime(2024, 10, 27, 3, 0)
@@ -220,12 +221,12 @@ def latest_wall(until: datetime, zone: tzinfo) -> datetime:
 def _local(instant: datetime, zone: tzinfo) -> datetime:
     try:
         return instant.astimezone(zone)
-    except OverflowError:  # at the ends of the calendar, where no record is
+    except OverflowError:  # at the ends of the calendar, where there are no records
         return instant
 
 
 def _set_back(local: datetime) -> timedelta | None:
-    """Return by how much the clock was set back between the two instants of a time, if so."""
+    """Return how far the clock was set back between the two instants of a time, if it was."""
     before, after = (local.replace(fold=fold).utcoffset() for fold in (0, 1))
     if before is None or after is None or before <= after:
         return None
@@ -233,7 +234,7 @@ def _set_back(local: datetime) -> timedelta | None:
 
 
 def _change(before: datetime, after: datetime, zone: tzinfo) -> datetime:
-    """Return the first instant behind ``before`` at which a zone has the offset of ``after``."""
+    """Return the first instant after ``before`` at which a zone has the offset of ``after``."""
     old = before.astimezone(zone).utcoffset()
     while after - before > _MICROSECOND:
         middle = before + (after - before) / 2
@@ -262,7 +263,7 @@ def zone_of(name: str) -> tzinfo:
     """Return the zone of an IANA name.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no such zone.
     """
     if name == "UTC":
         return UTC
@@ -276,10 +277,10 @@ ZoneName = Annotated[str, AfterValidator(check_zone)]
 
 
 def check_format(value: str) -> str:
-    """Return ``value`` if it says how an instant is written.
+    """Return ``value`` if it is a format for writing timestamps.
 
     Raises:
-        ValueError: It does not.
+        ValueError: It is not.
     """
     if value not in ("iso", "date", *PER_SECOND) and "%" not in value:
         raise ValueError(
@@ -290,14 +291,14 @@ def check_format(value: str) -> str:
 
 
 TimestampFormat = Annotated[str, AfterValidator(check_format)]
-"""How an instant is written: a name of `format_timestamp`, or a pattern of strftime."""
+"""A format for writing timestamps: a name of `format_timestamp`, or a pattern of strftime."""
 
 
 def check_readable_format(value: str) -> str:
-    """Return ``value`` if it says how a time is read, as `timestamp_parser` has it.
+    """Return ``value`` if it is a format of `timestamp_parser`.
 
     Raises:
-        ValueError: It does not.
+        ValueError: It is not.
     """
     if value != "iso" and value not in PER_SECOND:
         if "%" not in value:
@@ -309,15 +310,15 @@ def check_readable_format(value: str) -> str:
 
 
 ReadableFormat = Annotated[str, AfterValidator(check_readable_format)]
-"""How a time is read."""
+"""A format for reading timestamps."""
 
 
 def format_timestamp(instant: datetime, form: str, zone: tzinfo = UTC, *, up: bool = False) -> str:
-    """Return an instant as a source wants it, rounded down to what the form tells, or ``up``.
+    """Return a timestamp in a source's format, rounded down to its unit, or ``up``.
 
-    What tells no offset is a time on the clock of ``zone``: the earliest that the clock shows from
-    the instant on, or, ``up``, the one that it never passes before it. A pattern that ends in a
-    zone, such as a literal ``Z``, is in that one.
+    A format without an offset gives a time on the clock of ``zone``: the earliest that the clock
+    shows from the instant on, or, with ``up``, the one that it never passes before it. A pattern
+    that ends in a zone, such as a literal ``Z``, is in that zone.
 
     >>> moment = datetime(2024, 1, 2, 3, 4, 5, 600_000, tzinfo=UTC)
     >>> [format_timestamp(moment, form) for form in ("iso", "seconds", "milliseconds", "date")]

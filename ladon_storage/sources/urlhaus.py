@@ -1,15 +1,16 @@
-"""URLhaus of abuse.ch: its dumps as CSV, or the API's recent additions.
+"""URLhaus by abuse.ch: its dumps as CSV, or the API's recent additions.
 
-- An address is as new as the last time that it was seen online: by ``dateadded`` alone, one that
-  changed later would never be collected again.
-- A dump is newest first, so that one which was cut off ends in the middle of a line, or early; an
-  empty one was never right; nor one whose last line is no row, but a part of one or an error.
-  Where it states its number of entries, that is compared, and no id is there twice in place of one
-  that is missing.
+- The timestamp of an address is the last time that it was seen online: by ``dateadded`` alone, one
+  that changed later would never be collected again.
+- A dump is newest first, so a truncated one ends in the middle of a line, or early. An empty dump
+  is an error, and so is one whose last line is no row, but a part of one or a message. If it states
+  its number of entries, the number is compared, and no id is there twice in place of one that is
+  missing.
 - The dump of 30 days, or a full answer of the API with its 1,000 addresses of 3 days, must reach
-  back to what is durable: what lies between is lost there, and the run fails. What came is stored.
-- abuse.ch wants the key in the path of newer addresses of dumps: ``{key}`` in the address stands
-  for it, and is all that is shown of it.
+  back to the durable records: anything between is lost there, and the run fails. The records that
+  came are stored.
+- abuse.ch requires the key in the path of newer addresses of dumps: ``{key}`` in the address is its
+  placeholder, and only the placeholder is ever shown.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from ladon_storage.sources.json.items import ItemReader, value_at
 from ladon_storage.sources.timestamps import any_timestamps
 
 API_LIMIT = 1_000
-"""How many addresses the API gives at most."""
+"""The maximum number of addresses in an answer of the API."""
 
 _ADDRESSES = {
     "recent": "https://urlhaus.abuse.ch/downloads/csv_recent/",
@@ -58,7 +59,7 @@ _ADDRESSES = {
 }
 _KEPT = {"recent": timedelta(days=30), "api": timedelta(days=3)}
 _MARGIN = timedelta(days=1)
-"""How much later than 30 days before its newest address a dump may begin: not each hour has one."""
+"""The tolerance of a dump's start, 30 days before its newest address: an hour may have none."""
 
 _STATED = re.compile(r"^# *Number of entries: *(\d+)", re.MULTILINE)
 _HEADER_LINE = re.compile(r"[^\n]*\n")
@@ -67,7 +68,7 @@ _BLOCK_BYTES = 2**24
 """Bytes of a dump after which the next row begins another text."""
 
 _LONGEST_RAW = 2**20
-"""Characters of a row that are kept where it is none."""
+"""Characters that are kept of an invalid row."""
 
 _ROW_ID = re.compile(r'"?(\d+)"?,')
 _NUMBER = re.compile(r"/url/(\d+)/?$")
@@ -90,7 +91,7 @@ _ADDED = ItemReader("id", ("date_added", "dateadded"), any_timestamps())
 
 
 class UrlHaus(BaseModel):
-    """Collect the malware addresses of URLhaus.
+    """The malware addresses of URLhaus.
 
     >>> UrlHaus().url, UrlHaus(via="api", key="ABUSE_CH_KEY").retention
     ('https://urlhaus.abuse.ch/downloads/csv_recent/', datetime.timedelta(days=3))
@@ -131,12 +132,12 @@ class UrlHaus(BaseModel):
 
     @property
     def retention(self) -> timedelta | None:
-        """How far back it can be read; ``None`` for what is online, however old."""
+        """The age of the oldest readable record; ``None`` for addresses online, however old."""
         return _KEPT.get(self.via)
 
     @property
     def uses_known(self) -> bool:
-        """``True``: what is durable says how far back a document must reach."""
+        """``True``: the durable records determine how far back a document must reach."""
         return True
 
     async def pages(
@@ -145,8 +146,8 @@ class UrlHaus(BaseModel):
         """Yield all addresses of the dump or the answer, in the feed's order.
 
         Raises:
-            SourceError: It did not arrive, is none, or does not reach back to what is durable. In
-                that case alone its addresses were yielded before.
+            SourceError: It did not arrive, is invalid, or does not reach back to the durable
+                records. Only in the last case were its addresses yielded before.
         """
         key = await resolve_secret(self.key, self.source_id) if self.key else None
         keys = None if key is None else Credentials(self.url, {"Auth-Key": key})
@@ -247,9 +248,9 @@ class UrlHaus(BaseModel):
             yield from read_rows(block, 0, width)
 
     def _blocks(self, body: bytes) -> Iterator[str]:
-        """Yield the text of a dump in parts that end where a row does.
+        """Yield the text of a dump in parts that end at the end of a row.
 
-        A text of which one character is wide is four times as long as its bytes.
+        A text with a single wide character is four times as long as its bytes.
         """
         place = 0
         while place < len(body):
@@ -257,18 +258,18 @@ class UrlHaus(BaseModel):
             end = found.end() if found else len(body)
             if end - place > 4 * _BLOCK_BYTES:
                 raise self._error(f"has {end - place} bytes in which no row begins")
-            # A byte that is no UTF-8 costs its row alone.
+            # A byte that is not UTF-8 costs only its row.
             text = body[place:end].decode(errors="surrogateescape")
             yield text if place else text.removeprefix("\ufeff")
             place = end
 
     def _header(self, text: str) -> tuple[list[str], int]:
-        """Return the columns, which are the last comment before the rows, and where those begin."""
+        """Return the columns, from the last comment before the rows, and where the rows begin."""
         for line in _HEADER_LINE.finditer(text):
             cells = [cell.strip(' "') for cell in line[0].lstrip("# ").split(",")]
             if cells[0] == "id" and "dateadded" in cells:
                 columns = [cell.strip() for cell in cells]
-                if len(set(columns)) < len(columns):  # of two the last one would count, also of ids
+                if len(set(columns)) < len(columns):  # of two the last would count, even for ids
                     raise self._error("names a column twice")
                 return columns, line.end()
             if not line[0].startswith("#") and line[0].strip():
@@ -286,7 +287,7 @@ class UrlHaus(BaseModel):
 
 @dataclass
 class _Span:
-    """From when to when the addresses of a document were added, and how many they are."""
+    """The first and last times at which a document's addresses were added, and their number."""
 
     items: int = 0
     oldest: datetime | None = None
@@ -297,7 +298,7 @@ class _Span:
         self.items += 1
         try:
             added = _ADDED.timestamp(item)
-        except ValueError:  # is rejected where it is read
+        except ValueError:  # it is rejected when it is read
             return item
         self.oldest = added if self.oldest is None else min(self.oldest, added)
         self.newest = added if self.newest is None else max(self.newest, added)

@@ -76,8 +76,8 @@ class Form:
     async def start(self, run: str) -> None:
         """Press it, and follow the list of runs, where it leads, to the page of this run."""
         link = self._page.get_by_role("main").get_by_role("link", name=run, exact=True)
-        # Prefect answers "Unknown error while creating flow run" where its SQLite was locked for too
-        # long, and the notice stays; its own client repeats, too.
+        # Prefect answers "Unknown error while creating flow run" where its SQLite was locked for
+        # too long, and the notice stays; its own client repeats, too.
         for _ in range(2):
             await self.submit()
             with contextlib.suppress(AssertionError):

@@ -17,6 +17,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.utilities.schema_tools import validate
 from pydantic import BaseModel
 
+from ladon_storage import flows
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.connect import new_client
 from ladon_storage.errors import (
@@ -26,8 +27,7 @@ from ladon_storage.errors import (
     StorageUnhealthyError,
     WatermarkConflictError,
 )
-from ladon_storage.flows import collect as module
-from ladon_storage.flows.collect import collect, collect_kev
+from ladon_storage.flows.collect import collect, collect_kev, collect_threatfox, main
 from ladon_storage.models import Watermark
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sources import KINDS
@@ -362,14 +362,14 @@ def test_command_line_says_what_is_wrong(
 ) -> None:
     """A mistake in the arguments is one clear sentence and a failed command."""
     monkeypatch.setenv("STORAGE_SERVICE_URL", "http://127.0.0.1:9")
-    assert module.main(arguments) == 1
+    assert main(arguments) == 1
     assert complaint in capsys.readouterr().err
 
 
 def test_command_line_refuses_a_naive_instant(capsys: pytest.CaptureFixture[str]) -> None:
     """An instant without an offset is refused before a run exists."""
     with pytest.raises(SystemExit):
-        module.main(["kev", "sqlite:///x.db", "--since", "2024-01-01T00:00:00"])
+        main(["kev", "sqlite:///x.db", "--since", "2024-01-01T00:00:00"])
     assert "offset" in capsys.readouterr().err
 
 
@@ -377,7 +377,7 @@ def test_command_line_refuses_a_naive_instant(capsys: pytest.CaptureFixture[str]
 def test_form_of_each_kind_is_exact(kind: type[BaseModel]) -> None:
     """The UI's form has the fields of one kind with their texts, and blocks for what is secret."""
     name = kind.model_fields["kind"].default
-    each = getattr(module, f"collect_{name}")
+    each = getattr(flows, f"collect_{name}")
     assert each.name == f"collect-{name}"
     schema = each.parameters.model_dump()
     fields = ["source", "sink", "storage", "since", "until", "limits"]
@@ -412,7 +412,7 @@ def test_form_of_each_kind_is_exact(kind: type[BaseModel]) -> None:
 
 def test_form_takes_references_to_blocks_and_refuses_what_is_wrong() -> None:
     """Prefect's API lets a run through that names its blocks, and none with a wrong number."""
-    schema: Any = module.collect_threatfox.parameters.model_dump_for_openapi()
+    schema: Any = collect_threatfox.parameters.model_dump_for_openapi()
     chosen: Any = {"$ref": {"block_document_id": "c8d58d50-fa36-4165-abfa-9ac8a92127d2"}}
     assert not validate({"source": {}, "sink": chosen, "storage": chosen}, schema)
     [error] = validate({"source": {"overlap": -1}}, schema)

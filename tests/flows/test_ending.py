@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS = 180
 """How long a run in a process may take on a machine on which Prefect's own server stalls."""
 
-COMMAND = "import sys; from ladon_storage.flows import collect; sys.exit(collect.main())"
+COMMAND = "import sys; from ladon_storage.flows.collect import main; sys.exit(main())"
 HANGING = Answer(b'{"count": 2', stall_at=5)
 
 
@@ -213,7 +213,8 @@ async def test_signal_before_the_body_of_a_run_ends_it() -> None:
 STRIKES = """
 import asyncio, os, signal, sys
 from aiohttp.client_proto import ResponseHandler
-from ladon_storage.flows import collect, ending
+from ladon_storage.flows import ending
+from ladon_storage.flows.collect import main
 how, number, feed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 received = ResponseHandler.data_received
 
@@ -251,7 +252,7 @@ class Finalized:
 
 tasks = []
 ResponseHandler.data_received = strike
-sys.exit(collect.main(sys.argv[4:]))
+sys.exit(main(sys.argv[4:]))
 """
 PLACES = ["protocol", "callback", "task", "finalizer", "twice", "stuck"]
 STRUCK = [(place, signal.SIGTERM) for place in PLACES]

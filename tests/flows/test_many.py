@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -21,12 +22,10 @@ from ladon_storage.errors import (
     SourceError,
     StorageUnhealthyError,
 )
-from ladon_storage.flows import backfill as backfill_module
-from ladon_storage.flows import collect_many as many_module
-from ladon_storage.flows import freshness as freshness_module
-from ladon_storage.flows.backfill import backfill
-from ladon_storage.flows.collect_many import collect_many
-from ladon_storage.flows.freshness import check_freshness
+from ladon_storage.flows import backfill, check_freshness, collect_many
+from ladon_storage.flows.backfill import main as backfill_main
+from ladon_storage.flows.collect_many import main as many_main
+from ladon_storage.flows.freshness import main as freshness_main
 from ladon_storage.models import EMPTY_WATERMARK
 from ladon_storage.settings import StorageSettings
 from tests.collecting import ScriptedSource, record, table
@@ -129,8 +128,9 @@ async def test_table_is_capped_and_shows_failures_first(
     storage: StorageSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many sources there are, the table has a bounded number of rows."""
-    monkeypatch.setattr(many_module, "TABLE_ROWS", 3)
-    monkeypatch.setattr(many_module, "NAMED_FAILURES", 1)
+    module = sys.modules[many_main.__module__]
+    monkeypatch.setattr(module, "TABLE_ROWS", 3)
+    monkeypatch.setattr(module, "NAMED_FAILURES", 1)
     async with catalogues() as url:
         names = ["a", "missing-1", "b", "missing-2", "c", "d"]
         with pytest.raises(CollectionError, match=r"2 of 6 sources .*; and 1 more"):
@@ -330,15 +330,15 @@ def test_commands_collect_backfill_and_check(
     """Each flow is a command too: it prints its report, and exits with 1 and a sentence."""
     monkeypatch.setenv("STORAGE_SERVICE_URL", service.url)
     monkeypatch.chdir(tmp_path)
-    assert many_module.main(["nowhere.toml", "sqlite:///records.db"]) == 1
+    assert many_main(["nowhere.toml", "sqlite:///records.db"]) == 1
     assert "nowhere.toml" in capsys.readouterr().err
-    assert freshness_module.main(["kev=24"]) == 1
+    assert freshness_main(["kev=24"]) == 1
     assert "kev (never collected, limit 24 h)" in capsys.readouterr().err
     instants = ["2024-01-02T00:00:00+00:00", "2024-01-01T00:00:00+00:00"]
-    assert backfill_module.main(["kev", "sqlite:///records.db", *instants]) == 1
+    assert backfill_main(["kev", "sqlite:///records.db", *instants]) == 1
     assert "is empty" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        freshness_module.main(["kev"])
+        freshness_main(["kev"])
     assert "write kev=48" in capsys.readouterr().err
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pydantic import SecretStr
 from ladon_storage.blocks import RecordSink
 from ladon_storage.collection.credentials import holds_secret
 from ladon_storage.errors import ConfigurationError, LadonStorageError
-from ladon_storage.flows import backfill, collect, collect_many
+from ladon_storage.flows import backfill, collect, collect_kev, collect_many
 from ladon_storage.flows.parameters import refuse_secrets
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sinks import sink_from
@@ -74,11 +75,11 @@ async def test_sink_with_a_password_is_refused_before_there_is_a_run(
     """Each flow says where it belongs, and nothing of it is in Prefect's database."""
     source = {"kind": "kev"}
     flows: list[Any] = [
-        lambda: collect.collect(source, sink, storage),
-        lambda: collect.collect.with_options(name="other")(source, sink=sink, storage=storage),
-        lambda: collect.collect_kev(source, sink, storage),
-        lambda: collect_many.collect_many([source], sink=sink, storage=storage),
-        lambda: backfill.backfill(source, at(0), at(1), sink, storage),
+        lambda: collect(source, sink, storage),
+        lambda: collect.with_options(name="other")(source, sink=sink, storage=storage),
+        lambda: collect_kev(source, sink, storage),
+        lambda: collect_many([source], sink=sink, storage=storage),
+        lambda: backfill(source, at(0), at(1), sink, storage),
     ]
     for begin in flows:
         with pytest.raises(ConfigurationError, match="save the address in a Record Sink block"):
@@ -145,28 +146,26 @@ async def test_source_with_a_password_is_refused_before_there_is_a_run(
 ) -> None:
     """Its validator speaks before Prefect has the parameters, and does not say the password."""
     with pytest.raises(ConfigurationError) as caught:
-        await collect.collect(source, {"url": f"sqlite:///{tmp_path}/r.db"}, storage)
+        await collect(source, {"url": f"sqlite:///{tmp_path}/r.db"}, storage)
     assert PASSWORD not in str(caught.value)
     with pytest.raises(ConfigurationError):
-        await collect_many.collect_many([source], sink="records", storage=storage)
+        await collect_many([source], sink="records", storage=storage)
     assert PASSWORD.encode() not in stored_in_prefect()
 
 
-@pytest.mark.parametrize(
-    "module", [collect, collect_many, backfill], ids=lambda each: each.__name__
-)
+@pytest.mark.parametrize("name", ["collect", "collect_many", "backfill"])
 def test_command_line_refuses_a_sink_with_a_password(
-    module: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It says where the address belongs, does not repeat it, and begins no run."""
     listed = tmp_path / "sources.json"
     listed.write_text(json.dumps([{"kind": "kev"}]))
     arguments = {
-        collect: ["kev", ADDRESS],
-        collect_many: [str(listed), ADDRESS],
-        backfill: ["kev", ADDRESS, "2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z"],
-    }[module]
-    assert module.main(arguments) == 1
+        "collect": ["kev", ADDRESS],
+        "collect_many": [str(listed), ADDRESS],
+        "backfill": ["kev", ADDRESS, "2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z"],
+    }[name]
+    assert import_module(f"ladon_storage.flows.{name}").main(arguments) == 1
     told = capsys.readouterr().err
     assert "Record Sink block" in told
     assert PASSWORD not in told
@@ -181,6 +180,6 @@ async def test_secret_of_a_block_or_an_object_stays_out_of_prefect(
     own.key = PASSWORD  # type: ignore[attr-defined]
     for sink in (RecordSink(url=SecretStr(ADDRESS)), sink_from({"url": ADDRESS})):
         with pytest.raises(LadonStorageError) as caught:
-            await collect.collect(own, sink, storage)
+            await collect(own, sink, storage)
         assert PASSWORD not in str(caught.value)
     assert PASSWORD.encode() not in stored_in_prefect()

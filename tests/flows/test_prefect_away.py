@@ -43,10 +43,11 @@ import sys
 from cachetools import TTLCache
 from prefect.concurrency import services
 services._no_limits_cache = TTLCache(1, 0)
-from ladon_storage.flows import collect, ending, artifacts as reports
+from ladon_storage.flows import ending, artifacts as reports
+from ladon_storage.flows.collect import main
 from ladon_storage import fallback
 fallback.PATIENCE_SECONDS = ending.ASK_SECONDS = reports.PREFECT_SECONDS = 0.5
-sys.exit(collect.main(sys.argv[1:]))
+sys.exit(main(sys.argv[1:]))
 """
 
 

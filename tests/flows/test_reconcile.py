@@ -9,9 +9,8 @@ import pytest
 from prefect.artifacts import Artifact
 
 from ladon_storage.errors import ConfigurationError
-from ladon_storage.flows import reconcile as module
 from ladon_storage.flows.collect import collect
-from ladon_storage.flows.reconcile import reconcile
+from ladon_storage.flows.reconcile import main, reconcile
 from ladon_storage.settings import StorageSettings
 from tests.collecting import MemorySink, ScriptedSource, record
 from tests.flaky import Flaky
@@ -66,5 +65,5 @@ def test_command_says_what_is_wrong(
 ) -> None:
     """A source that was never collected has nothing to compare with."""
     monkeypatch.setenv("STORAGE_SERVICE_URL", service.url)
-    assert module.main(["kev", f"sqlite:///{tmp_path}/records.db"]) == 1
+    assert main(["kev", f"sqlite:///{tmp_path}/records.db"]) == 1
     assert "collect it first" in capsys.readouterr().err

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "ladon_storage"
 
 # Lowest first. A module imports only what stands before its own layer, or beside it in a package.
 LAYERS = [
+    "lazy",
     "errors",
     "models",
     "registry",
@@ -39,6 +40,7 @@ LAYERS = [
 ]
 MAY_IMPORT_PREFECT = {"blocks", "events", "tasks", "cli", "flows"}
 FORBIDDEN = {
+    "lazy": set(LAYERS),
     "errors": set(LAYERS),
     "circuit": {"models", "aiohttp"},
     "circuit.breaker": {"asyncio", "prometheus_client"},

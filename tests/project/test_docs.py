@@ -15,7 +15,7 @@ from tests.service import embedded_service
 
 DOCUMENTS = [
     ROOT / "docs" / f"{name}.md"
-    for name in ("STORAGE_CLIENT_GUIDE", "CIRCUIT", "COLLECTIONS", "LADON_TOML")
+    for name in ("STORAGE_CLIENT_GUIDE", "CIRCUIT", "COLLECTIONS", "LADON_TOML", "PYTHON")
 ]
 ADDRESS = "http://storage.example:8000"
 

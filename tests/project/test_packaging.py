@@ -61,7 +61,7 @@ def run_installed(installed: Path, folder: Path, code: str) -> str:
 
 
 def test_wheel_has_the_package_and_its_data(installed: Path) -> None:
-    """Types, migrations and every module are in it; tests and the demonstration are not."""
+    """Types, migrations, alerts and every module are in it; tests and the demonstration are not."""
     found = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
     assert found <= {"ladon_storage", "bin"}
     assert (installed / "ladon_storage" / "py.typed").is_file()
@@ -74,7 +74,7 @@ def test_wheel_has_the_package_and_its_data(installed: Path) -> None:
         path.relative_to(installed / "ladon_storage")
         for path in (installed / "ladon_storage").rglob("*")
         if path.is_file() and path.suffix != ".pyc"
-    } == kept
+    } == kept | {Path("monitoring/alerts.yml")}
     assert any(path.suffix == ".sql" for path in kept)
 
 
@@ -182,3 +182,28 @@ def test_installed_service_makes_its_database(installed: Path, tmp_path: Path) -
     assert printed.startswith(str(installed))
     assert "http://127.0.0.1:" in printed
     assert (tmp_path / "storage.db").is_file()
+
+
+def test_installed_deployments_need_no_checkout(installed: Path, tmp_path: Path) -> None:
+    """A table names flows by module path, and is the working directory's; none is one sentence."""
+    code = (
+        "from ladon_storage.flows.serve import DEPLOYMENTS_FILE, deployments, main\n"
+        "assert main([]) == 1\n"
+        "DEPLOYMENTS_FILE.write_text('deployments: [{name: kev, description: d, tags: [],'\n"
+        "    ' entrypoint: ladon_storage.flows.collect.collect_kev,'\n"
+        "    ' concurrency_limit: {limit: 1, collision_strategy: ENQUEUE}}]')\n"
+        "[made] = deployments()\n"
+        "print(DEPLOYMENTS_FILE, made.full_name, made.entrypoint)\n"
+    )
+    printed = run_installed(installed, tmp_path, code).split()
+    assert printed == [
+        "prefect.yaml",
+        "collect-kev/kev",
+        "ladon_storage.flows.collect.collect_kev",
+    ]
+
+
+def test_installed_package_has_the_alerts(installed: Path) -> None:
+    """They are those of the project, so that operators need no clone."""
+    alerts = Path("monitoring", "alerts.yml")
+    assert (installed / "ladon_storage" / alerts).read_text() == (ROOT / alerts).read_text()

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import stamina
 
-from ladon_storage.collection import run as engine
 from ladon_storage.collection.protocols import Limits
 from ladon_storage.collection.records import Page
+from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sinks import SqlSink
 from ladon_storage.sources import misp as misp_module
@@ -140,8 +140,8 @@ async def test_event_that_changes_while_paging_pushes_out_none() -> None:
     sink, storage = MemorySink(), ScriptedStorage()
     async with FeedServer(play=instance) as server:
         source = instance_at(server)
-        await engine.run(source, sink, storage, run_id="1", clock=lambda: at(60))
-        await engine.run(source, sink, storage, run_id="2", clock=lambda: at(60))
+        await run(source, sink, storage, run_id="1", clock=lambda: at(60))
+        await run(source, sink, storage, run_id="2", clock=lambda: at(60))
 
     assert sink.ids == [uuid(0), *(uuid(n) for n in range(6))]
     assert storage.stored["misp"].last_successful_timestamp == at(50)
@@ -154,10 +154,10 @@ async def test_synced_event_with_an_old_timestamp_is_found_by_the_overlap() -> N
     async with FeedServer(play=instance) as server:
         source = instance_at(server)
         for _ in range(2):
-            await engine.run(source, sink, storage, run_id="1", clock=lambda: at(3_000))
+            await run(source, sink, storage, run_id="1", clock=lambda: at(3_000))
             instance.events = [event(2, 1_600), event(3, 1_500), event(1, 3_000)]
         assert sink.ids == [uuid(1), uuid(2)]
-        await engine.run(source, sink, storage, run_id="3", since=at(0), until=at(1_600))
+        await run(source, sink, storage, run_id="3", since=at(0), until=at(1_600))
 
     assert sink.ids == [uuid(1), uuid(2), uuid(3)]
     assert storage.stored["misp"].last_successful_timestamp == at(3_000)
@@ -349,9 +349,9 @@ async def test_feed_is_read_a_page_of_events_at_a_time(monkeypatch: pytest.Monke
     async with FeedServer(play=files) as server:
         source = feed_at(server, overlap=timedelta(0))
         with pytest.raises(SourceError, match="answered 401"):
-            await engine.run(source, sink, storage, run_id="1", clock=lambda: at(60))
+            await run(source, sink, storage, run_id="1", clock=lambda: at(60))
         files.add(event(3, 3))
-        report = await engine.run(source, sink, storage, run_id="2", clock=lambda: at(60))
+        report = await run(source, sink, storage, run_id="2", clock=lambda: at(60))
 
     assert report.start == at(1)
     assert sink.ids == [uuid(n) for n in range(5)]
@@ -363,9 +363,9 @@ async def test_event_that_the_manifest_drops_is_marked_removed(tmp_path: Path) -
     storage = ScriptedStorage()
     path = tmp_path / "records.db"
 
-    async def run() -> Any:
+    async def collected() -> Any:
         sink = SqlSink(f"sqlite:///{path}")
-        return await engine.run(
+        return await run(
             feed_at(server), sink, storage, run_id="r", clock=lambda: at(60), limits=Limits()
         )
 
@@ -373,12 +373,12 @@ async def test_event_that_the_manifest_drops_is_marked_removed(tmp_path: Path) -
         return [row[0] for row in table(path, "record_id, removed_at") if row[1] is not None]
 
     async with FeedServer(play=files) as server:
-        await run()
+        await collected()
         entry = files.manifest.pop(uuid(1))
-        assert (await run()).records_removed == 1
+        assert (await collected()).records_removed == 1
         assert marked() == [uuid(1)]
         files.manifest[uuid(1)] = entry
-        assert (await run()).records_removed == 0
+        assert (await collected()).records_removed == 0
 
     assert marked() == []
     assert len(table(path)) == 4
@@ -389,13 +389,11 @@ async def test_file_that_is_missing_for_ever_is_quarantined_once() -> None:
     files = Files(*(event(n, n) for n in range(4)))
     sink, storage = RememberingSink(), ScriptedStorage()
     async with FeedServer(play=files) as server:
-        await engine.run(feed_at(server), sink, storage, run_id="1", clock=lambda: at(60))
+        await run(feed_at(server), sink, storage, run_id="1", clock=lambda: at(60))
         del files.files[uuid(2)]
         files.manifest[uuid(2)]["timestamp"] += 60
         for run_id in ("2", "3"):
-            report = await engine.run(
-                feed_at(server), sink, storage, run_id=run_id, clock=lambda: at(60)
-            )
+            report = await run(feed_at(server), sink, storage, run_id=run_id, clock=lambda: at(60))
 
     assert [reason for _, reason, _ in sink.rejects] == [
         "the manifest lists it, and its file answers 404"
@@ -503,7 +501,7 @@ async def test_file_older_than_listed_is_asked_for_again(
     async with FeedServer(play=files) as server:
         for number, served in enumerate([0.5, 0.5, 2, 2]):
             files.files[uuid(2)] = Answer.of(event(2, served))
-            report = await engine.run(
+            report = await run(
                 feed_at(server), sink, storage, run_id=str(number), clock=lambda: at(60)
             )
             reports.append((report.records_new, report.records_changed, report.records_removed))
@@ -528,7 +526,7 @@ async def test_file_older_than_listed_replaces_nothing(tmp_path: Path) -> None:
         for number, (listed, served) in enumerate([(5, 5), (9, 2), (9, 9)]):
             files.add(event(1, listed))
             files.files[uuid(1)] = Answer.of(event(1, served))
-            report = await engine.run(
+            report = await run(
                 feed_at(server), sink, storage, run_id=str(number), clock=lambda: at(60)
             )
             changes.append(report.records_written)
@@ -542,7 +540,7 @@ async def test_manifest_that_is_empty_or_none_fails(document: Any) -> None:
     sink, storage = RememberingSink(), ScriptedStorage()
     async with FeedServer(Answer.of(document)) as server:
         with pytest.raises(SourceError, match="no object of events, or is empty"):
-            await engine.run(feed_at(server, ""), sink, storage, run_id="1", clock=lambda: at(60))
+            await run(feed_at(server, ""), sink, storage, run_id="1", clock=lambda: at(60))
     assert storage.stored["misp"].last_successful_timestamp is None
 
 
@@ -551,10 +549,10 @@ async def test_manifest_that_lost_most_of_its_events_fails() -> None:
     files = Files(*(event(n, n) for n in range(10)))
     sink, storage = RememberingSink(), ScriptedStorage()
     async with FeedServer(play=files) as server:
-        await engine.run(feed_at(server), sink, storage, run_id="1", clock=lambda: at(60))
+        await run(feed_at(server), sink, storage, run_id="1", clock=lambda: at(60))
         files.manifest = {uuid(9): files.manifest[uuid(9)]}
         with pytest.raises(SourceError, match="9 of 10 records disappeared"):
-            await engine.run(feed_at(server), sink, storage, run_id="2", clock=lambda: at(60))
+            await run(feed_at(server), sink, storage, run_id="2", clock=lambda: at(60))
     assert sink.removed == set()
 
 
@@ -595,7 +593,7 @@ async def test_recorded_feed_replays_with_nothing_lost(tmp_path: Path) -> None:
             files.manifest = manifest
             day = datetime.strptime(name.split("_")[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
             clock = FakeClock(day)
-            report = await engine.run(
+            report = await run(
                 feed_at(server),
                 SqlSink(f"sqlite:///{path}"),
                 storage,

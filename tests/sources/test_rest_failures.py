@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ladon_storage.collection import run as engine
+from ladon_storage.collection.run import run
 from ladon_storage.errors import SourceError
 from ladon_storage.sources import source_from
 from tests.collecting import MemorySink, ScriptedStorage
@@ -77,7 +77,7 @@ async def test_refusal_inside_of_a_success_fails_the_run_and_says_why(
         with_key = {"key": "FEED_KEY"} if settings["kind"] not in ("kev", "taxii") else {}
         source = source_from({**with_key, **settings, "url": feed.at("v1")})
         with pytest.raises(SourceError) as caught:
-            await engine.run(source, sink, storage, run_id="1")
+            await run(source, sink, storage, run_id="1")
 
     assert says in str(caught.value)
     assert sink.rows == {}

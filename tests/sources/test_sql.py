@@ -23,9 +23,9 @@ from psycopg.types.range import Range
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
-from ladon_storage.collection import run as engine
 from ladon_storage.collection.protocols import WriteResult
 from ladon_storage.collection.records import Page, Record
+from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sinks import SqlSink
 from ladon_storage.sources import source_from
@@ -178,7 +178,7 @@ async def test_row_that_changes_while_paging_comes_once_more(file: File) -> None
         )
     )
 
-    await engine.run(source, sink, storage, run_id="r", clock=lambda: at(60))
+    await run(source, sink, storage, run_id="r", clock=lambda: at(60))
 
     assert sink.ids == ["10", "10", "11", "12", "13"]
     assert storage.stored["log"].last_successful_timestamp == at(30)
@@ -341,7 +341,7 @@ async def test_unusable_rows_are_rejected_and_the_rest_goes_on(file: File) -> No
     sink, storage = RememberingSink(), ScriptedStorage()
 
     for run_id in ("1", "2"):
-        await engine.run(file.source(), sink, storage, run_id=run_id, clock=lambda: at(60))
+        await run(file.source(), sink, storage, run_id=run_id, clock=lambda: at(60))
 
     assert sink.ids == ["01", "1"]
     assert sorted(reason.partition(":")[0] for _, reason, _ in sink.rejects) == [
@@ -538,7 +538,7 @@ async def test_thousand_rows_of_one_transaction_are_read(base: Base) -> None:
     base.run("INSERT INTO events (updated_at) SELECT now() FROM generate_series(1, 1000)")
     sink, storage = MemorySink(), ScriptedStorage(now=lambda: datetime.now(UTC))
 
-    report = await engine.run(base.source(page_size=100), sink, storage, run_id="r")
+    report = await run(base.source(page_size=100), sink, storage, run_id="r")
 
     ((moment,),) = base.run("SELECT DISTINCT updated_at FROM events")
     assert len(sink.rows) == report.records_read == 1000
@@ -553,12 +553,12 @@ async def test_transaction_that_commits_late_is_found_by_the_overlap(base: Base)
     with psycopg.connect(base.url) as late:
         late.execute("INSERT INTO events (updated_at) VALUES (now())")
         base.run("INSERT INTO events (updated_at) VALUES (clock_timestamp())")
-        await engine.run(source, sink, storage, run_id="1")
+        await run(source, sink, storage, run_id="1")
         assert sink.ids == ["2"]
         first = storage.stored["log"].last_successful_timestamp
         late.commit()
 
-    report = await engine.run(source, sink, storage, run_id="2")
+    report = await run(source, sink, storage, run_id="2")
 
     assert sink.ids == ["1", "2"]
     assert report.records_written == 1
@@ -573,10 +573,10 @@ async def test_deleted_row_stays_collected(base: Base) -> None:
         "CREATE TABLE events AS SELECT n AS id, now() AS updated_at FROM generate_series(1, 3) n"
     )
     sink, storage = RememberingSink(), ScriptedStorage(now=lambda: datetime.now(UTC))
-    await engine.run(base.source(), sink, storage, run_id="1")
+    await run(base.source(), sink, storage, run_id="1")
     base.run("DELETE FROM events WHERE id = 1")
 
-    report = await engine.run(base.source(), sink, storage, run_id="2")
+    report = await run(base.source(), sink, storage, run_id="2")
 
     assert (sink.ids, sink.removed, report.records_removed) == (["1", "2", "3"], set(), 0)
 
@@ -605,9 +605,9 @@ async def test_run_that_was_cut_off_goes_on_behind_its_last_page(
 
     sink.write = failing  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        await engine.run(source, sink, storage, run_id="1", clock=lambda: at(300))
+        await run(source, sink, storage, run_id="1", clock=lambda: at(300))
 
-    report = await engine.run(
+    report = await run(
         source, SqlSink(f"sqlite:///{path}"), storage, run_id="2", clock=lambda: at(300)
     )
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ladon_storage.collection import run as engine
+from ladon_storage.collection.run import run
 from ladon_storage.sources.sql.source import SqlTable
 from tests.collecting import MemorySink, RememberingSink, ScriptedStorage
 from tests.mariadb import MariaServer
@@ -66,9 +66,7 @@ class LocalTable:
             )
 
     async def run(self, instant: datetime) -> None:
-        await engine.run(
-            self.source, self.sink, self.storage, run_id=f"{instant}", clock=lambda: instant
-        )
+        await run(self.source, self.sink, self.storage, run_id=f"{instant}", clock=lambda: instant)
 
 
 def minutes(begin: datetime, *numbers: int) -> list[datetime]:
@@ -161,6 +159,6 @@ async def test_server_is_asked_for_both_readings(
 
     for number, instant in enumerate(minutes(SET_BACK, -70, -10, 10, 50, 70, 130)):
         server.execute(f"INSERT INTO events VALUES ({number}, '{local(instant)}')", name)
-        await engine.run(source, sink, storage, run_id=str(number), clock=lambda: SET_BACK)
+        await run(source, sink, storage, run_id=str(number), clock=lambda: SET_BACK)
 
     assert sink.ids == ["0", "1", "2", "3", "4", "5"]

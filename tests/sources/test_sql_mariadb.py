@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import stamina
 
-from ladon_storage.collection import run as engine
 from ladon_storage.collection.records import Page, Record
+from ladon_storage.collection.run import run
 from ladon_storage.errors import SourceError
 from ladon_storage.sources.sql.source import SqlTable
 from tests.collecting import MemorySink, ScriptedStorage
@@ -109,7 +109,7 @@ async def test_run_is_not_asked_again_for_what_a_server_calls_later(base: Base) 
     assert isinstance(moment, datetime)
     sink, storage = MemorySink(), ScriptedStorage(now=lambda: datetime.now(UTC))
 
-    report = await engine.run(base.source(), sink, storage, run_id="r")
+    report = await run(base.source(), sink, storage, run_id="r")
 
     assert sink.ids == ["1", "2"]
     assert storage.stored["log"].last_successful_timestamp == moment.replace(tzinfo=UTC)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import stamina
 
-from ladon_storage.collection import run as engine
 from ladon_storage.collection.protocols import Source
 from ladon_storage.collection.records import Page
+from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sources import source_from
 from ladon_storage.sources.taxii import Taxii
@@ -125,7 +125,7 @@ async def test_collection_without_anything_new_is_empty(server: TaxiiServer) -> 
     source = collection_at(server.url(path), overlap=timedelta(0))
     storage.put("taxii", status="success", last_successful_timestamp=at(50))
 
-    report = await engine.run(source, sink, storage, run_id="1", clock=lambda: at(60))
+    report = await run(source, sink, storage, run_id="1", clock=lambda: at(60))
 
     assert (report.records_read, report.watermark_after) == (0, at(50))
 
@@ -136,9 +136,7 @@ async def test_every_version_of_an_object_is_collected(server: TaxiiServer) -> N
     path = server.collection((at(1), stix(1)), (at(2), newer))
     sink, storage = MemorySink(), ScriptedStorage()
 
-    await engine.run(
-        collection_at(server.url(path)), sink, storage, run_id="1", clock=lambda: at(60)
-    )
+    await run(collection_at(server.url(path)), sink, storage, run_id="1", clock=lambda: at(60))
 
     assert sorted(json.loads(each.payload)["name"] for each in sink.rows.values()) == ["a", "b"]
     assert sink.ids == numbered(1, 1)
@@ -160,10 +158,10 @@ async def test_objects_added_while_paging_come_in_the_next_run(server: TaxiiServ
     sink = MemorySink(lambda: server.add(path, stix(20), stix(21)))
     source = collection_at(server.url(path))
 
-    await engine.run(source, sink, storage, run_id="1")
+    await run(source, sink, storage, run_id="1")
     assert sink.ids == sorted(numbered(*range(8)))
     assert storage.stored["taxii"].last_successful_timestamp == at(7)
-    await engine.run(source, sink, storage, run_id="2")
+    await run(source, sink, storage, run_id="2")
 
     assert sink.ids == sorted(numbered(*range(8), 20, 21))
     moved = storage.stored["taxii"].last_successful_timestamp
@@ -177,9 +175,9 @@ async def test_run_that_was_cut_off_goes_on_behind_its_last_page(server: TaxiiSe
     storage, sink = ScriptedStorage(), RememberingSink(None, KeyboardInterrupt())
     source = collection_at(server.url(path), overlap=timedelta(0))
     with pytest.raises(KeyboardInterrupt):
-        await engine.run(source, sink, storage, run_id="1", clock=lambda: at(60))
+        await run(source, sink, storage, run_id="1", clock=lambda: at(60))
 
-    report = await engine.run(source, sink, storage, run_id="2", clock=lambda: at(60))
+    report = await run(source, sink, storage, run_id="2", clock=lambda: at(60))
 
     assert (report.start, report.records_read) == (at(3), 9)
     assert sink.ids == sorted(numbered(*range(12)))
@@ -286,7 +284,7 @@ async def test_ties_wider_than_any_page_fail_loudly(server: TaxiiServer, fault: 
     async with FeedServer(play=proxy) as feed:
         source = collection_at(through(feed, path))
         with pytest.raises(SourceError, match="added more than 16 objects at 2024-01-01T00:05:00"):
-            await engine.run(source, RememberingSink(), storage, run_id="1", clock=lambda: at(60))
+            await run(source, RememberingSink(), storage, run_id="1", clock=lambda: at(60))
     stored = storage.stored["taxii"].last_successful_timestamp
     assert stored is None or stored <= at(5)
 
@@ -428,9 +426,9 @@ async def test_server_that_tells_no_times_is_read_whole(
     storage, sink = ScriptedStorage(), RememberingSink()
     async with FeedServer(play=play) as feed:
         source = collection_at(feed.at("c"))
-        first = await engine.run(source, sink, storage, run_id="1", clock=lambda: at(60))
+        first = await run(source, sink, storage, run_id="1", clock=lambda: at(60))
         pages["2"].append(stix(3))
-        again = await engine.run(source, sink, storage, run_id="2", clock=lambda: at(61))
+        again = await run(source, sink, storage, run_id="2", clock=lambda: at(61))
 
     assert (first.records_written, again.records_delivered, again.records_written) == (4, 5, 1)
     assert (first.watermark_after, again.watermark_after) == (None, None)
@@ -449,7 +447,7 @@ async def test_server_that_tells_no_times_any_more_is_read_whole() -> None:
     async with FeedServer(told, Answer(body), Answer(body)) as feed:
         source = collection_at(feed.at("c"))
         for number in range(2):
-            await engine.run(source, sink, storage, run_id=str(number), clock=lambda: at(60))
+            await run(source, sink, storage, run_id=str(number), clock=lambda: at(60))
 
     assert ["added_after" in each.query for each in feed.asks] == [False, True, False]
     assert storage.stored["taxii"].last_successful_timestamp == at(5)

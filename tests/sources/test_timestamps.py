@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ladon_storage.collection import run as engine
 from ladon_storage.collection.json_values import parse_json
 from ladon_storage.collection.protocols import utc_now
 from ladon_storage.collection.records import Record
+from ladon_storage.collection.run import run
 from ladon_storage.sources import source_from
 from ladon_storage.sources.json.items import ItemReader
 from ladon_storage.sources.timestamp_patterns import reader_of, zone_in
@@ -457,11 +457,9 @@ async def test_row_of_the_second_hour_is_collected() -> None:
             {**settings, "zone": "America/New_York", "since": since, "overlap": "PT0S"}
         )
         clock = utc("2024-11-03T05:55:00")
-        await engine.run(source, sink, storage, run_id="1", clock=lambda: clock)
+        await run(source, sink, storage, run_id="1", clock=lambda: clock)
         rows["2"] = "2024-11-03T01:10:00"
-        await engine.run(
-            source, sink, storage, run_id="2", clock=lambda: clock + timedelta(hours=1)
-        )
+        await run(source, sink, storage, run_id="2", clock=lambda: clock + timedelta(hours=1))
 
     assert sink.ids == ["1", "2"]
     assert feed.asks[1].query["since"] == "2024-11-03T01:00:00"
@@ -568,7 +566,7 @@ async def test_source_of_two_fields_and_several_forms_is_collected() -> None:
             }
         )
         for number in range(2):
-            await engine.run(source, sink, storage, run_id=str(number), clock=lambda: MOMENT)
+            await run(source, sink, storage, run_id=str(number), clock=lambda: MOMENT)
 
     assert sink.ids == ['["192.0.2.1",443]', '["192.0.2.1",80]', '["192.0.2.2",80]']
     assert {each.timestamp for each in sink.rows.values()} == {MOMENT}

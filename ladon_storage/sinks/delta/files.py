@@ -1,10 +1,10 @@
-"""The files of a Delta table: which there are, how the log names them, and how one is read.
+"""The files of a Delta table: their list, their names in the log, and their content.
 
-- The log's statistics are a hint. Another writer may leave them out, or cut a bound off: nothing is
-  passed over because of what is not there.
-- A file has the columns that its writer knew, in the types that its writer uses. What is read has
-  the table's columns in the table's types.
-- The log encodes names like a part of an address does.
+- The log's statistics are a hint. Another writer may omit them, or truncate a bound: no file is
+  skipped because of missing statistics.
+- A file has the columns and types of its writer. The rows that are read have the table's columns
+  and types.
+- The log percent-encodes names like a part of a URL.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 _AS_THEY_ARE = "!$&'()+,-./:;=@_~"
-"""What the library leaves as it is in a name that it writes into the log."""
+"""Characters that the library does not encode in a name that it writes into the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file that a table consists of.
+    """One file of a table.
 
     Args:
-        path: Its name, as it is on the disk.
+        path: Its name on the disk.
         size: Its size in bytes.
-        rows: How many rows it has; ``None``: the log does not say.
+        rows: The number of its rows; ``None``: the log does not say.
         day: The day of its partition.
-        low: A text that no key in it is before; ``None``: the log does not say.
-        high: The beginning of a text that no key in it is behind, or ``None``.
-        unmarked: How many rows have no mark; ``None``: the log does not say.
-        kept: Which of its rows are left, where some were taken out by a deletion vector.
+        low: A lower bound of its keys; ``None``: the log does not say.
+        high: The beginning of an upper bound of its keys, or ``None``.
+        unmarked: The number of rows without a mark; ``None``: the log does not say.
+        kept: Which of its rows remain, if a deletion vector removed some.
         named: Its name in the log.
     """
 
@@ -57,25 +57,25 @@ class File:
         return None in (self.rows, self.unmarked) or self.rows != self.unmarked
 
     def may_hold(self, first: str, last: str) -> bool:
-        """Return whether a key between two texts, or one of them, may be in it."""
+        """Return whether it may contain a key between two texts, inclusive."""
         if self.low is not None and self.low > last:
             return False
-        # Cut off as the bound may be: not every writer counts it up.
+        # Truncated like the bound: not every writer increments its last character.
         return self.high is None or first[: len(self.high)] <= self.high
 
     @property
     def why_it_stays(self) -> str | None:
-        """Why a commit of this sink could not take it out of the table; ``None``: it can."""
+        """Why a commit of this sink cannot remove it from the table; ``None``: it can."""
         if self.kept is not None:
             return "has a deletion vector"
         if self.named and quote(self.path, safe=_AS_THEY_ARE) != self.named:
-            # The library would take out another one, which is not there.
+            # The library would remove another file, which does not exist.
             return "is named by another writer in a way of its own"
         return None
 
 
 def files_of(log: DeltaTable, source_id: str, key: str, mark: str | None) -> list[File]:
-    """Return the files of a source at the version of a table that is loaded."""
+    """Return the files of a source at the loaded version of a table."""
     found = pa.table(log.get_add_actions(flatten=True))
     if not found.num_rows:
         return []
@@ -103,7 +103,7 @@ def files_of(log: DeltaTable, source_id: str, key: str, mark: str | None) -> lis
 
 
 def _kept(log: DeltaTable) -> dict[str, pa.BooleanArray]:
-    """Return what deletion vectors leave, by the last part of the names of the files."""
+    """Return the rows that deletion vectors leave, by the last part of the files' names."""
     if "deletionVectors" not in (log.protocol().reader_features or ()):
         return {}
     vectors = pa.table(log.deletion_vectors())
@@ -122,10 +122,10 @@ def _last(path: str) -> str:
 
 @contextmanager
 def opened(files: pafs.FileSystem, path: str, *, is_remote: bool) -> Iterator[pq.ParquetFile]:
-    """Open a file of a table, also one outside of its folder."""
+    """Open a file of a table, including one outside of its folder."""
     if "://" in path:
         files, path = pafs.FileSystem.from_uri(path)
-    # Of an engine that writes them in 96 bits, instants are exact and of any year this way only.
+    # Instants of an engine that writes them in 96 bits are exact in every year only this way.
     with (
         files.open_input_file(path) as stream,
         pq.ParquetFile(stream, pre_buffer=is_remote, coerce_int96_timestamp_unit="us") as found,
@@ -134,10 +134,10 @@ def opened(files: pafs.FileSystem, path: str, *, is_remote: bool) -> Iterator[pq
 
 
 def batches(found: pq.ParquetFile, file: File, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Yield what is left of a file, in the columns of a schema."""
+    """Yield the remaining rows of a file, in the columns of a schema."""
     there = set(found.schema_arrow.names)
     first = 0
-    # In this thread: each one that takes part keeps memory.
+    # In this thread: each thread of a pool keeps memory.
     for batch in found.iter_batches(
         columns=[name for name in schema.names if name in there], use_threads=False
     ):
@@ -145,14 +145,14 @@ def batches(found: pq.ParquetFile, file: File, schema: pa.Schema) -> Iterator[pa
         if file.kept is not None:
             kept = file.kept.slice(first, batch.num_rows).to_pylist()
             first += batch.num_rows
-            # What a vector does not reach is left.
+            # Rows beyond the vector's end remain.
             kept += [True] * (batch.num_rows - len(kept))
             rows = rows.filter(pa.array(kept, pa.bool_()))
         yield rows
 
 
 def as_schema(batch: Any, schema: pa.Schema) -> Any:
-    """Return rows with the columns of a schema; without values where they have no such column."""
+    """Return rows with the columns of a schema; a column that they lack is null."""
     if batch.schema.equals(schema):
         return batch
     count, there = batch.num_rows, set(batch.schema.names)

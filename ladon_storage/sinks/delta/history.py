@@ -1,15 +1,16 @@
-"""What others did to a table: what they deleted on purpose, and to where they restored it.
+"""The changes of other writers to a table: deliberate deletions, and restored versions.
 
-- The log is read from the commit on that was looked at last. What this sink committed names a page,
-  and everything else is somebody else's.
-- Rows that a commit of somebody else's took out, and that are not in the table, were deleted on
-  purpose. They are noted in a table beside it, `<table>_deleted`, before anything is looked up. A
-  note without a version says that none before it holds: the record was removed at its source.
-- A table that was restored, or repaired after files were lost, lacks rows that nobody meant to
-  delete. Its positions stay ahead of its rows, so that those written before do not hold any more:
-  what does is the position at the version that was restored.
-- What cannot be known: rows whose files were vacuumed, or whose commit was cleaned from the log,
-  before a run looked. Rows that are missing after such a cleaning are read from the source again.
+- The log is read from the commit after the last one examined. A commit of this sink names a page;
+  every other commit is another writer's.
+- Rows that another writer's commit removed, and that are no longer in the table, were deleted
+  deliberately. They are noted in the table `<table>_deleted`, before any look-up. A note without a
+  version invalidates all earlier notes of the record: it was removed at its source.
+- A table that was restored, or repaired after files were lost, lacks rows that were not meant to be
+  deleted. Its positions are ahead of its rows, so those written before are no longer valid: the
+  valid one is the position at the restored version.
+- Some deletions cannot be known: of rows whose files were vacuumed, or whose commit was cleaned
+  from the log, before a run looked. Rows missing after such a cleaning are read from the source
+  again.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from ladon_storage.sinks.delta.table import ManagedTable
 logger = logging.getLogger(__name__)
 
 LOOKED_AT = 32
-"""So many commits later it is noted that they were looked at."""
+"""The number of examined commits after which their examination is recorded."""
 
 _OURS = '{"txn":{"appId":"ladon-'
 _SEEN, _RESTORED, _RESTORED_TO = "ladon-seen", "ladon-restored", "ladon-restored-to"
@@ -49,18 +50,18 @@ Numbers = Callable[[str], int | None]
 
 _NOTED = (*VERSION_KEYS, "deleted_at")
 _NOTED_ROW = ("record_id", "version", "collected_at", "returned_at")
-"""What tells a row that was deleted from one of the same version that was stored after that."""
+"""The columns that distinguish a deleted row from one of the same version stored later."""
 
 
 @dataclass(slots=True)
 class _Found:
-    """What was found in the log.
+    """The findings in the log.
 
     Args:
-        restored: Which versions restored the table, and to which one.
-        deleted: How many rows were deleted on purpose, by their sources.
-        is_changed: Whether somebody else changed rows.
-        is_restored: Whether the table was restored, also where that is noted already.
+        restored: The versions that restored the table, and the version that each restored.
+        deleted: The number of deliberately deleted rows, by source.
+        is_changed: Whether another writer changed rows.
+        is_restored: Whether the table was restored, including a restoration that was noted before.
     """
 
     restored: list[tuple[int, int]] = field(default_factory=list)
@@ -70,11 +71,11 @@ class _Found:
 
 
 class History:
-    """What others did to the records since somebody looked.
+    """The changes of other writers to the records since the last examination.
 
     Args:
-        table: The records.
-        address: The table of what was deleted on purpose, which is made when it is needed.
+        table: The table of records.
+        address: The table of deliberate deletions, which is created when needed.
         keeps_all: Whether the records have a row for each version.
     """
 
@@ -87,19 +88,19 @@ class History:
         self._deleted: ManagedTable | None = None
         self._known: dict[str, SourceIndex] = {}
         self.is_cut = False
-        """Whether commits that nobody looked at are no longer in the log."""
+        """Whether commits that were never examined are no longer in the log."""
 
     def look(self, number: int) -> tuple[bool, bool]:
-        """Look at what is new in the log, and note what others did.
+        """Examine the new commits in the log, and note the changes of other writers.
 
         Args:
             number: The number of the source's last commit, as `numbered` made it.
 
         Returns:
-            Whether somebody else changed rows, and whether the table was restored.
+            Whether another writer changed rows, and whether the table was restored.
 
         Raises:
-            CommitFailedError: Another run noted the same just now.
+            CommitFailedError: Another run just noted the same.
         """
         table = self._table
         if self._seen is not None and self._seen >= table.version:
@@ -126,9 +127,10 @@ class History:
         return found.is_changed, found.is_restored
 
     def numbered(self, version: int) -> int:
-        """Return the number of a source's commit that is made on a version, and all before.
+        """Return the number of a source's commit on a version, with all findings until then.
 
-        It says what was looked at, too, and what was found, so that most runs read nothing else.
+        It also encodes which commits were examined, and the findings, so that most runs read
+        nothing else.
         """
         return _NUMBERED | self._flagged(version + 1)
 
@@ -137,20 +139,20 @@ class History:
         return version * _FLAGS + flags
 
     def _hear(self, number: int) -> int:
-        """Note what a number says was found, and return up to which version."""
-        if number < _NUMBERED:  # of a release that only counted
+        """Note the findings that a number encodes, and return up to which version they reach."""
+        if number < _NUMBERED:  # of a release whose number was only a counter
             return 0
         self._has_deleted = self._has_deleted or bool(number & _HAS_DELETED)
         self._has_restored = self._has_restored or bool(number & _HAS_RESTORED)
         return _version_of(number)
 
     def skip(self) -> None:
-        """Take the last commit as looked at: it is this sink's own."""
+        """Record the last commit as examined: it is this sink's own."""
         if self._seen is not None and self._seen == self._table.version - 1:
             self._seen += 1
 
     def tidy(self) -> bool:
-        """Note what was looked at, so that the next runs need not, if it is worth a commit."""
+        """Commit the findings for the next runs, if they are worth a commit."""
         noted = self._hear(self._table.transaction(_SEEN) or 0)
         if self._seen is None or self._seen - noted < LOOKED_AT:
             return False
@@ -158,13 +160,13 @@ class History:
         return True
 
     def deleted(self, source_id: str, ids: list[str]) -> pa.Table | None:
-        """Return what was deleted on purpose of some ids; ``None``: nothing was in the table."""
+        """Return the deliberate deletions of some ids; ``None``: there are none at all."""
         if not self._has_deleted:
             return None
         return _holding(self._known_of(source_id).find(ids))
 
     def position_numbers(self, number: str) -> tuple[Numbers, bool]:
-        """Return what looks up the numbers of a position that holds, and whether it is the last.
+        """Return a look-up of the numbers of the valid position, and whether it is the last one.
 
         Args:
             number: The name of the number of the source's last commit.
@@ -187,7 +189,7 @@ class History:
         return _nothing, False
 
     def has_lost_rows(self, source_id: str) -> bool:
-        """Return whether rows are missing, and the log does not say why."""
+        """Return whether rows are missing without an explanation in the log."""
         expected = self._table.transaction(rows_name(source_id)) if self.is_cut else None
         if expected is None or self._table.count(source_id) >= expected:
             return False
@@ -200,7 +202,7 @@ class History:
         return True
 
     def _see(self, version: int, text: str, found: _Found, *, is_noted: bool) -> None:
-        """Find what a commit of somebody else did."""
+        """Find the changes of another writer's commit."""
         actions: dict[str, list[dict[str, Any]]] = {"add": [], "remove": [], "commitInfo": []}
         for line in text.splitlines():
             for kind, action in json.loads(line).items():
@@ -266,10 +268,10 @@ class History:
             )
 
     def _note_deleted(self, source_id: str, day: str, removed: File, here: list[File]) -> int:
-        """Note the rows of a file that are in no other one, and return how many those are.
+        """Note the rows of a file that are in no other file, and return their number.
 
-        Not those that are marked as removed: the source says them anew once it lists them, and what
-        was noted of them before holds no more.
+        Rows marked as removed are excluded: the source delivers them again once it lists them, and
+        earlier notes about them are no longer valid.
         """
         table, count = self._table, 0
         keys = VERSION_KEYS if self._keeps_all else (*INDEX_COLUMNS, "collected_at")
@@ -284,7 +286,7 @@ class History:
             unsaid, rows = rows.filter(pc.invert(is_said)), rows.filter(is_said)
             count += rows.num_rows
             noted = self._known_of(source_id).find(rows["record_id"].unique().to_pylist())
-            # Noted before, too, where a run died behind that: each is once in what is noted.
+            # Noted before, too, if a run died after that: each row is noted once.
             rows = _others(rows, _keys_of([noted], _NOTED_ROW), _NOTED_ROW)
             self._append(source_id, day, rows)
             noted = self.deleted(source_id, unsaid["record_id"].unique().to_pylist())
@@ -297,7 +299,7 @@ class History:
         return count
 
     def _append(self, source_id: str, day: str, rows: pa.Table) -> None:
-        """Add what was deleted to what is noted, behind all that is."""
+        """Append deletions to the notes, after all existing ones."""
         if not rows.num_rows:
             return
         known = self._known_of(source_id)
@@ -314,11 +316,11 @@ class History:
         for file in files:
             try:
                 yield self._table.load([file], VERSION_KEYS[:2], ids)
-            except FileNotFoundError:  # one that was added then, and is no part of the table now
+            except FileNotFoundError:  # a file that was added then, and is no part of the table now
                 continue
 
     def _note(self, found: _Found) -> None:
-        """Commit what was seen, so that it is not looked at again."""
+        """Commit the findings, so that they are not examined again."""
         table = self._table
         self._has_deleted = self._has_deleted or any(found.deleted.values())
         self._has_restored = self._has_restored or bool(found.restored)
@@ -326,14 +328,14 @@ class History:
         if found.restored:
             names[_RESTORED] = found.restored[-1][0]
             names[_RESTORED_TO] = self._restored_to(found.restored)
-        # What is left is all that there should be.
+        # All remaining rows are those that should exist.
         names.update({rows_name(each): table.count(each) for each in found.deleted})
         table.commit([], names)
 
     def _restored_to(self, restored: list[tuple[int, int]]) -> int:
-        """Return the version whose positions hold.
+        """Return the version whose positions are valid.
 
-        What was restored may itself have been restored, and not noted in it.
+        The restored version may itself be a restoration that is not recorded in it.
         """
         table, to = self._table, min(to for _, to in restored)
         before = table.transaction(_RESTORED)
@@ -381,7 +383,7 @@ def _file(action: dict[str, Any]) -> File:
 def _others(
     rows: pa.Table, known: set[tuple[Any, ...]], keys: Sequence[str] = VERSION_KEYS[:2]
 ) -> pa.Table:
-    """Return the rows that are not known by their keys."""
+    """Return the rows whose keys are unknown."""
     return rows.filter(pa.array([each not in known for each in _tuples(rows, keys)], pa.bool_()))
 
 
@@ -397,7 +399,7 @@ def _tuples(rows: Any, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
 
 
 def _holding(noted: pa.Table) -> pa.Table:
-    """Return what of the notes about deletions holds: of each version the last, in their order."""
+    """Return the valid notes about deletions: the last of each version, in their order."""
     noted = noted.sort_by("deleted_at")
     last: dict[str, dict[str, int]] = {}
     for number, (record_id, version) in enumerate(_tuples(noted, VERSION_KEYS[:2])):
@@ -410,4 +412,4 @@ def _holding(noted: pa.Table) -> pa.Table:
 
 
 def _nothing(_: str) -> None:
-    """Find no number."""
+    """Return no number."""

@@ -1,8 +1,8 @@
-"""What a Delta table has of one source, asked for each page, in memory that does not grow with it.
+"""The ids and versions of one source in a Delta table, in memory that does not grow with it.
 
-- A source of up to `HELD_ROWS` rows is held as columns. Beyond that the files are asked, but only
-  for ids that may be there: a filter says of nearly every new one that it is not.
-- Where a row was replaced, both rows may be found; the later one holds.
+- A source of up to `HELD_ROWS` rows is held as columns. Beyond that the files are queried, but only
+  for ids that may exist: a Bloom filter excludes nearly every new id.
+- If a row was replaced, both rows may be found; the later one is valid.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from ladon_storage.sinks.delta.table import ManagedTable
 
 INDEX_COLUMNS = ("record_id", "version", "record_timestamp")
 ORDER = ("returned_at", "record_timestamp", "collected_at")
-"""By what the current one of a record's versions is the greatest; nothing is the least."""
+"""The order of a record's versions, of which the greatest is current; null is the least."""
 
 VERSION_KEYS = (*INDEX_COLUMNS, "collected_at", "returned_at")
-"""What a look-up reads where all versions are kept."""
+"""The columns of a look-up if all versions are kept."""
 
 HELD_ROWS = 100_000
 FILTER_AFTER = 4
-"""So many pages are looked up in the files before a filter is worth reading all ids."""
+"""The number of pages looked up in the files before a filter is worth reading all ids."""
 
 _BATCHES = 256
 _BITS = 2**26
@@ -32,10 +32,10 @@ _PROBES = 4
 
 
 class BloomFilter:
-    """Tell of a text that it may have been added, or was certainly not; in 8 MiB.
+    """A Bloom filter of 8 MiB: a text may have been added, or certainly was not.
 
     With a million texts it is wrong about one new text in 80,000, with five million about one in
-    200: each costs a look into the files, no more.
+    200. Each error costs only a look into the files.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class BloomFilter:
 
 
 class SourceIndex:
-    """Know the ids and versions that a table has of a source.
+    """The known ids and versions of a source in a table.
 
     Args:
         table: The table.
@@ -90,9 +90,9 @@ class SourceIndex:
         """The numbers of the position, once they were read."""
         self.position: Position | None = None
         self.is_position_held = True
-        """Whether the table's last numbers are those; they are not after it was restored."""
+        """Whether these are the table's last numbers; they are not after it was restored."""
         self.count = 0
-        """How many rows there are, once ids were looked up."""
+        """The number of rows, once ids were looked up."""
         self._marked: set[str] | None = None
         self._table = table
         self._source_id = source_id
@@ -109,7 +109,7 @@ class SourceIndex:
 
     @property
     def marked(self) -> set[str]:
-        """The ids that are marked as removed, to be kept up to date by who changes marks."""
+        """The ids that are marked as removed; code that changes marks must update them."""
         if self._marked is None:
             files = [each for each in self._table.files(self._source_id) if each.may_have_marks]
             self._marked = set()
@@ -141,9 +141,9 @@ class SourceIndex:
         return self._table.load(files, self._keys, asked)
 
     def find_places(self, ids: Sequence[str]) -> pa.Table:
-        """Return the same with what tells which version of a record is the current one.
+        """Return the same with the columns that determine a record's current version.
 
-        Nearly no page needs it, and then all pages behind it do it as cheaply.
+        Few pages need it, and after the first all later pages do it as cheaply.
         """
         if self._keys != VERSION_KEYS:
             self._keys = VERSION_KEYS
@@ -167,7 +167,7 @@ class SourceIndex:
             if self._rows <= HELD_ROWS:
                 return
             self._filter = BloomFilter()
-            while self._held:  # each let go at once: never is all of both in memory
+            while self._held:  # each released at once, so that both are never in memory completely
                 self._filter.add(self._held.pop()["record_id"].to_pylist())
             self._held = None
         elif self._filter is not None:

@@ -1,7 +1,7 @@
-"""A position as numbers, which are what Delta keeps for ever: application transactions.
+"""A position as numbers, the form that Delta keeps for ever: application transactions.
 
-They outlive checkpoints, vacuum, and the cleaning of the log. Texts do not fit: a run is known by
-its digest, and the digest of a document is two numbers.
+They outlive checkpoints, vacuum, and the cleaning of the log. Texts do not fit: a run is identified
+by its digest, and the digest of a document is two numbers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ladon_storage.collection.protocols import Position, run_digest
 from ladon_storage.sinks.delta.rows import NEVER, instant, microseconds
 
 Number = Callable[[str], int | None]
-"""Return the number that a table has of a name."""
+"""A function that returns a table's number for a name."""
 
 _INSTANTS = ("timestamp", "watermark", "origin")
 _HALVES = ("document-1", "document-2")
@@ -24,7 +24,7 @@ _HAS_SHOWN_ORDER, _HAS_RUN, _HAS_DOCUMENT = 2**60, 2**61, 2**62
 
 
 def numbers_of(position: Position | None, source_id: str) -> dict[str, int]:
-    """Return the numbers of a position by their names; of none those that say so."""
+    """Return the numbers of a position by their names; no position has numbers that say so."""
     if position is None:
         return {_name("timestamp", source_id): NEVER}
     told = (position.timestamp, position.watermark, position.origin)
@@ -37,7 +37,7 @@ def numbers_of(position: Position | None, source_id: str) -> dict[str, int]:
         if not _is_digest(digest):
             digest = run_digest(digest)
         run = int(digest.removeprefix(_PREFIX), 16) | _HAS_RUN
-    # What is no digest of a source of ours is not kept, and its document is read again.
+    # A digest that is not one of our sources is not kept, and its document is read again.
     if position.document is not None and _DOCUMENT.fullmatch(position.document):
         run |= _HAS_DOCUMENT
         halves = position.document[:_RUN], position.document[_RUN:]
@@ -48,12 +48,12 @@ def numbers_of(position: Position | None, source_id: str) -> dict[str, int]:
 
 
 def position_of(number: Number, source_id: str) -> Position | None:
-    """Return the position that numbers tell; ``None``: there is none."""
+    """Return the position that numbers represent; ``None``: there is none."""
     timestamp = instant(number(_name("timestamp", source_id)))
     if timestamp is None:
         return None
     run = number(_name("run", source_id)) or 0
-    # Each number that is looked up costs, and most sources have no origin.
+    # Each look-up of a number costs, and most sources have no origin.
     origin = None if run < 0 else instant(number(_name("origin", source_id)))
     watermark = instant(number(_name("watermark", source_id)))
     run = run if run >= 0 else -1 - run
@@ -72,7 +72,7 @@ def position_of(number: Number, source_id: str) -> Position | None:
 
 
 def changed(wanted: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
-    """Return the numbers that differ from those before."""
+    """Return the numbers that differ from the earlier ones."""
     return {name: number for name, number in wanted.items() if before.get(name) != number}
 
 
@@ -82,5 +82,5 @@ def _is_digest(run_id: str) -> bool:
 
 
 def _name(what: str, source_id: str) -> str:
-    # What it is comes first: a source may be named like anything.
+    # The kind comes first: a source may have any name.
     return f"ladon-{what}:{source_id}"

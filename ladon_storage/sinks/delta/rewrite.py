@@ -1,7 +1,7 @@
-"""Files of a Delta table that are written again, with rows that are changed or gone.
+"""The rewriting of a Delta table's files, with changed or removed rows.
 
-- A day at a time, so that memory does not grow with what the table has.
-- All columns of the table keep their values, also those that its owner added.
+- Files are rewritten a day at a time, so that memory does not grow with the table.
+- All columns of the table keep their values, including those that its owner added.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Action = AddAction | RemoveAction
 Change = Callable[[pa.Table], pa.Table]
 
 ROWS_AT_ONCE = 25_000
-"""About so many rows are in memory while files are written again; half of it is a small file."""
+"""The approximate number of rows in memory during a rewrite; a small file has up to half of it."""
 
 
 class Rewrite:
-    """What takes files of a source out of a table and puts changed ones in.
+    """The rewriting of a source's files in a table.
 
     Args:
         table: The table.
@@ -48,13 +48,14 @@ class Rewrite:
         change: Change,
         added: dict[str, pa.Table] | None = None,
     ) -> set[str]:
-        """Write the files again that hold rows of some ids, and return the ids that were there.
+        """Rewrite the files that contain rows of some ids, and return the ids that were found.
 
         Args:
-            files: Where the rows may be.
+            files: The files that may contain the rows.
             ids: The ids of the rows.
-            change: Returns the rows that a file should have.
-            added: Rows by their days, which are taken from here into a file that is written anyway.
+            change: A function that returns the new rows of a file.
+            added: Rows by their days; those that fit into a file that is written anyway are removed
+                here.
         """
         if not ids:
             return set()
@@ -85,7 +86,7 @@ class Rewrite:
             self.days.append(day)
 
     def join(self, day: str, files: Collection[File]) -> None:
-        """Make files of a day one, or as many as are of a good size."""
+        """Merge files of a day into one, or into as many as are of a good size."""
         for part in _parts([each for each in files if each.why_it_stays is None]):
             # In order of their ids, so that a look-up reads only a part of them.
             rows = self._load(part).sort_by("record_id")
@@ -108,7 +109,7 @@ class Rewrite:
 
 
 def is_small(file: File) -> bool:
-    """Return whether a file is one of those that are made one."""
+    """Return whether a file is small enough to be merged."""
     return file.rows is not None and file.rows * 2 < ROWS_AT_ONCE
 
 
@@ -118,7 +119,7 @@ def without(rows: pa.Table, ids: pa.Array) -> pa.Table:
 
 
 def marked(rows: pa.Table, ids: pa.Array, when: datetime | None) -> pa.Table:
-    """Return the rows, those of some ids as removed at an instant, or not at all."""
+    """Return the rows; those of some ids are marked as removed at an instant, or not at all."""
     which = pc.is_in(rows["record_id"], ids)
     return set_column(
         rows, "removed_at", pc.if_else(which, pa.scalar(when, INSTANT), rows["removed_at"])
@@ -126,7 +127,7 @@ def marked(rows: pa.Table, ids: pa.Array, when: datetime | None) -> pa.Table:
 
 
 def returned(rows: pa.Table, when: Mapping[tuple[str, str], int]) -> pa.Table:
-    """Return the rows, some versions as returned at instants in microseconds."""
+    """Return the rows; some versions are marked as returned, at instants in microseconds."""
     pairs = zip(rows["record_id"].to_pylist(), rows["version"].to_pylist(), strict=True)
     instants = pa.array([when.get(pair) for pair in pairs], pa.int64()).cast(INSTANT)
     return set_column(rows, "returned_at", pc.coalesce(instants, rows["returned_at"]))
@@ -139,7 +140,7 @@ def set_column(rows: pa.Table, name: str, column: pa.ChunkedArray) -> pa.Table:
 
 
 def _parts(files: list[File]) -> Iterator[list[File]]:
-    """Cut files into parts of about `ROWS_AT_ONCE` rows, but not one alone."""
+    """Split files into parts of about `ROWS_AT_ONCE` rows, but never a single file."""
     part: list[File] = []
     for file in files:
         part.append(file)

@@ -1,8 +1,8 @@
-"""How records and rejects become rows of a Delta table, and instants numbers and days.
+"""The conversion of records and rejects to rows of a Delta table, with numbers for instants.
 
-- Columns are a contract: other engines read them. A new one is nullable, and comes last.
-- Of the versions of a record the current one is the first by ``returned_at``, ``record_timestamp``
-  and ``collected_at``, each the latest first, and nothing last.
+- Columns are a contract: other engines read them. A new column is nullable, and comes last.
+- The current version of a record is the first by ``returned_at``, ``record_timestamp`` and
+  ``collected_at``, each the latest first, and null last.
 - An instant is exact in microseconds, from the year 1 to 9999, and is never a float.
 """
 
@@ -34,7 +34,7 @@ RECORDS = pa.schema(
     ]
 )
 RETURNED = pa.field("returned_at", INSTANT)
-"""When a version became the current one again, or although another one is later by its time."""
+"""The time when a version became current again, or current despite a later one."""
 DELETED = pa.schema(
     [
         *_PARTITIONS,
@@ -44,7 +44,7 @@ DELETED = pa.schema(
         pa.field("deleted_at", INSTANT, nullable=False),
     ]
 )
-"""What somebody deleted from the records on purpose, without its content."""
+"""Records that another writer deleted deliberately, without their content."""
 REJECTS = pa.schema(
     [
         *_PARTITIONS,
@@ -59,7 +59,7 @@ REJECTS = pa.schema(
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 NEVER = -(2**63)
-"""Stands for ``None`` in a position: before any instant."""
+"""The number for ``None`` in a position: before any instant."""
 
 
 def record_rows(
@@ -67,7 +67,7 @@ def record_rows(
 ) -> pa.Table:
     """Return the rows of records, which arrive and return at instants in microseconds."""
     count = len(records)
-    # As arrays: of lists the library would find out first what is in them.
+    # As arrays: the library would first have to infer the types of lists.
     columns = [
         pa.array([each.record_id for each in records], pa.string()),
         pa.array([each.version for each in records], pa.string()),
@@ -91,7 +91,7 @@ def now_in_microseconds() -> int:
 
 
 def instant(number: int | None) -> datetime | None:
-    """Return the instant of a number; ``None`` where there is none, or it stands for that."""
+    """Return the instant of a number; ``None`` for null, or for the number that represents it."""
     return None if number is None or number == NEVER else _EPOCH + number * _MICROSECOND
 
 
@@ -101,12 +101,12 @@ def day_of(number: int) -> str:
 
 
 def reject_id_of(reject: Reject) -> str:
-    """Return what two rejects have in common that are the same: the digest of their text."""
+    """Return the id that equal rejects share: the digest of their text."""
     return blake2b(_storable(reject.raw).encode(), digest_size=16).hexdigest()
 
 
 def former_reject_id_of(reject: Reject) -> str:
-    """Return the id that a reject had as long as its reason was a part of it."""
+    """Return a reject's id in releases in which its reason was a part of it."""
     told = json.dumps([reject.reason, reject.raw])
     return blake2b(told.encode(), digest_size=16).hexdigest()
 
@@ -130,5 +130,5 @@ def quarantine_rows(rejects: Mapping[str, Reject], run_id: str, now: datetime) -
 
 
 def without_partitions(schema: pa.Schema) -> pa.Schema:
-    """Return the columns of a schema that are in its files."""
+    """Return the columns of a schema that are stored in its files."""
     return pa.schema([field for field in schema if field not in _PARTITIONS])

@@ -1,18 +1,17 @@
-"""The sink that is a Delta Lake table, in a folder or on an object storage, through ``deltalake``.
+"""The sink for a Delta Lake table, in a folder or an object storage, through ``deltalake``.
 
 - A page is one commit: its rows, its position, and a number of its source. Delta refuses a commit
-  whose source got another one in between; the page is then looked up anew and tried again. So two
-  runs of one source cannot both add a row, and runs of different sources do not meet at all.
-- A position is the versions of application transactions: they are what Delta keeps for ever,
-  through checkpoints, vacuum and the cleaning of its log. It goes back with a table that is
-  restored.
-- Its owner may touch the table. Files are read by the table's columns, whoever wrote them; what was
-  deleted on purpose stays deleted until the source delivers a change.
-- The quarantine is a table of its own, and written first. A crash in between replays the page, and
+  whose source got another one in between; the page is then looked up again and retried. So two runs
+  of one source cannot both add a row, and runs of different sources never conflict.
+- A position is stored as the versions of application transactions: Delta keeps them for ever,
+  through checkpoints, vacuum and the cleaning of its log. A restored table has its old position.
+- The table's owner may change it. Files are read by the table's columns, whatever their writer. A
+  record deleted deliberately stays deleted until the source delivers a change.
+- The quarantine is a table of its own, and written first. A crash in between repeats the page, and
   a reject is stored once.
-- ``keep="latest"``: an older content never replaces a newer one; at equal times what arrived later
-  wins. A replaced row is taken out with its file, whose other rows are written again.
-- Nobody is asked for credentials: the storage's own variables of the environment are read.
+- ``keep="latest"``: an older version never replaces a newer one; at equal times the later arrival
+  wins. A replaced row is removed with its file, whose other rows are written again.
+- No credentials are configured here: the storage's own environment variables are read.
 """
 
 from __future__ import annotations
@@ -43,33 +42,33 @@ _SHORTEST_SECRET = 5
 
 
 class DeltaSink:
-    """Keep records in a Delta Lake table, which it makes where it is missing.
+    """A table of records in Delta Lake, created if needed.
 
     The columns are ``source_id`` and ``day`` (of the record's timestamp), by which it is
     partitioned, ``record_id``, ``version``, ``record_timestamp``, ``payload`` (JSON text),
     ``collected_at`` (when this version arrived), ``removed_at`` (when the source no longer listed
-    it) and, where all versions are kept, ``returned_at`` (when the source went back to it). What
-    could not be used is in the table ``<table>_quarantine`` beside it. One object serves one run at
-    a time; several runs and processes may share the table.
+    it) and, where all versions are kept, ``returned_at`` (when the source went back to it).
+    Rejected items are in the table ``<table>_quarantine``. One object serves one run at a time;
+    several runs and processes may share the table.
 
     The current version of each record is the first one of ``row_number() OVER (PARTITION BY
     source_id, record_id ORDER BY returned_at DESC NULLS LAST, record_timestamp DESC, collected_at
     DESC)``.
 
-    Other engines may write the table, too, and add columns that can be null. What they delete is
-    noted in ``<table>_deleted`` by the next run of any of its sources, and stays deleted until its
-    source delivers another content; drop that table, and it may come back. Rows of files that were
-    vacuumed before a run looked cannot be known, and come back. A table that is restored to an
-    earlier version is filled from where it was then.
+    Other engines may write the table, too, and add nullable columns. The next run of any of its
+    sources notes their deletions in ``<table>_deleted``. A deleted record stays deleted until its
+    source delivers another content; if that table is dropped, the record may come back. Rows of
+    files that were vacuumed before a run looked cannot be known, and come back. A table that is
+    restored to an earlier version is filled from its state then.
 
     Args:
-        url: The folder of the tables: ``delta:///var/lib/ladon`` anywhere, ``delta://lake`` beside
-            the working directory; or an address on an object storage, ``s3://bucket/lake``.
+        url: The folder of the tables: ``delta:///var/lib/ladon`` anywhere, ``delta://lake`` in the
+            working directory; or an address on an object storage, ``s3://bucket/lake``.
         table: The name of the table, a folder there.
         keep: ``latest`` for one row per record, ``all`` for one row per version.
 
     Raises:
-        ConfigurationError: An argument makes no sense.
+        ConfigurationError: An argument is invalid.
     """
 
     def __init__(
@@ -114,7 +113,7 @@ class DeltaSink:
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
     ) -> WriteResult:
-        """Make a page durable, whole or not at all, and return what that changed.
+        """Make a page durable, completely or not at all, and return the changes.
 
         Raises:
             SinkError: The storage refused it, or other runs of the source were always faster.
@@ -124,7 +123,7 @@ class DeltaSink:
         )
 
     async def position(self, source_id: str) -> Position | None:
-        """Return the last position that was written; ``None``: none was."""
+        """Return the last position that was written; ``None``: there is none."""
         return await self._in_store(
             lambda store: store.position(source_id), "read its position", source_id
         )
@@ -132,10 +131,11 @@ class DeltaSink:
     async def mark_removed(self, source_id: str, listed_ids: Set[str], max_share: float) -> int:
         """Mark the records whose ids are not in ``listed_ids``, and return how many are new there.
 
-        A record that is back loses its mark. Nothing is deleted.
+        A record that is listed again loses its mark. Nothing is deleted.
 
         Raises:
-            SourceError: More than the share ``max_share`` of what is not marked would be; none was.
+            SourceError: More than the share ``max_share`` of the unmarked records would be; none
+                was.
             SinkError: The storage refused it.
         """
         return await self._in_store(
@@ -145,10 +145,10 @@ class DeltaSink:
         )
 
     async def revert(self, source_id: str, records: Sequence[Record], *, run_id: str = "") -> int:
-        """Make these versions the current ones, whatever their time; return how many were not.
+        """Make versions the current ones, whatever their time; return how many were not current.
 
-        What somebody deleted from the table on purpose is not stored again for this, unless the
-        source said something else in between.
+        A record that was deleted from the table deliberately is not stored again, unless the source
+        delivered another version in between.
 
         Raises:
             SinkError: The storage refused it.
@@ -158,9 +158,9 @@ class DeltaSink:
         )
 
     async def lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
-        """Return the ids of ``listed`` of which there is no record at that time or later.
+        """Return the ids of ``listed`` without a record of that time or later.
 
-        What somebody deleted on purpose is not lacking.
+        A record that was deleted deliberately is not lacking.
 
         Raises:
             SinkError: The storage did not answer.
@@ -183,7 +183,7 @@ class DeltaSink:
             return await self._thread.do(work)
         except (DeltaError, OSError, UnicodeError, pa.ArrowException) as error:
             said = f"{type(error).__name__}: {_harmless(str(error))}"
-        # Not chained: what a storage says may show the signature of a request.
+        # Not chained: a storage's error may contain the signature of a request.
         raise SinkError(
             f"The sink {self._shown} could not {aim}: {said}; "
             "repair the storage, and the next run goes on where durable data ends.",
@@ -201,9 +201,9 @@ class DeltaSink:
 
 
 def _checked_root(url: str) -> str:
-    """Return the folder, absolute, or the address, if it can be one and holds no password."""
+    """Return the folder, absolute, or the address, if it is valid and contains no password."""
     scheme, found, rest = url.partition("://") if isinstance(url, str) else ("", "", "")
-    # Nothing of an address that is refused is repeated: it may hold a password.
+    # A refused address is not repeated: it may contain a password.
     wrong = not found or scheme.lower() not in SCHEMES or "://" in rest
     host = rest.partition("/")[0]
     wrong = wrong or not rest.strip("/") or ":" in host.rpartition("@")[0]
@@ -218,7 +218,7 @@ def _checked_root(url: str) -> str:
 
 
 def _harmless(text: str) -> str:
-    """Return what a storage said, without the signature of a request or a key of ours."""
+    """Return a storage's error text, without the signature of a request or a key."""
     text = re.sub(r"\?[^\s'\"]*", "?…", text.partition("\n")[0])
     for name, value in os.environ.items():
         if _SECRET.search(name) and len(value) > _SHORTEST_SECRET:
@@ -227,4 +227,4 @@ def _harmless(text: str) -> str:
 
 
 def _nothing() -> None:
-    """Be the last that a thread does."""
+    """Do nothing, as the thread's last work."""

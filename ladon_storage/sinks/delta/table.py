@@ -1,12 +1,12 @@
-"""One Delta table: its files by partition, and commits that name what they depend on.
+"""One Delta table: its files by partition, and commits that name their dependencies.
 
-- A file is on the disk before the commit that names it, and the commit is when it returns: what the
-  library itself writes is not flushed.
-- A commit carries an application transaction for each name that it is told. Delta refuses it when
-  another commit with one of these names came in between, so that who writes on what it read, and
-  names it, cannot add anything twice.
-- The folders are for people; which partition a file belongs to is said by the log alone, so that
-  a source may have any name.
+- A file is on the disk before the commit that names it, and the commit is on the disk when `commit`
+  returns: the library does not flush its own writes.
+- A commit carries an application transaction for each given name. Delta refuses it if another
+  commit with one of these names came in between. So a writer that names the transactions it read
+  cannot add anything twice.
+- The folders are for people. Only the log says which partition a file belongs to, so that a source
+  may have any name.
 """
 
 from __future__ import annotations
@@ -48,26 +48,26 @@ from ladon_storage.sinks.delta.files import (
 
 PARTITIONS = ("source_id", "day")
 CHECKPOINT_COMMITS = 10
-"""A commit costs in proportion to how many there were since the last checkpoint."""
+"""Commits between checkpoints; a commit's cost grows with the commits since the last one."""
 
-# Not a property: the kernel refuses those that it does not know.
+# Not a property: the kernel refuses properties that it does not know.
 _MADE_BY = "Made by ladon-storage: "
-# Cleaning up lists the whole log: now and then at the end of a run, not at each checkpoint.
+# Cleaning lists the whole log: it happens now and then at the end of a run, not at each checkpoint.
 _NO_CLEANUP = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
 
 
 class ManagedTable:
-    """Be a Delta table that is partitioned by source and day, and made where it is missing.
+    """A Delta table that is partitioned by source and day, and created if needed.
 
-    Its owner may add columns; those of a file that is written again keep their values.
+    Its owner may add columns; those of a rewritten file keep their values.
 
     Args:
         address: Its folder, absolute, or its address on an object storage.
         schema: Its columns, the two of the partition first.
         key: The column whose bounds are kept for each file.
-        kind: What it is made for. A table of another kind, or of somebody else, is refused.
-        mark: The column of which is known for each file how often it has no value.
-        later: Columns of the schema that a table made before may lack.
+        kind: Its purpose. A table with another purpose, or of another program, is refused.
+        mark: The column whose number of nulls is known for each file.
+        later: Columns of the schema that an older table may lack.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class ManagedTable:
     ) -> None:
         self.address = address
         self.columns = pa.schema([])
-        """Those of the files, as the table has them now."""
+        """The columns of the files, as the table has them now."""
         self._schema = schema
         self._key = key
         self._mark = mark
@@ -102,7 +102,7 @@ class ManagedTable:
 
     @property
     def kind_number(self) -> dict[str, int]:
-        """What says, in a commit, what the table was made for; its description may change."""
+        """The number in a commit that identifies the table's purpose; descriptions may change."""
         return {_kind_name(self._kind): 1}
 
     @property
@@ -111,16 +111,16 @@ class ManagedTable:
         return int(self._log.version())
 
     def refresh(self) -> None:
-        """See what others committed."""
+        """Load the commits of other writers."""
         self._log.update_incremental()
         self._note_columns()
 
     def transaction(self, name: str) -> int | None:
-        """Return the number that the last commit gave to a name; ``None``: none did."""
+        """Return the last number committed under a name; ``None``: there is none."""
         return self._log.transaction_version(name)
 
     def transactions_at(self, version: int) -> Callable[[str], int | None]:
-        """Return what looks numbers up as they were at a version.
+        """Return a look-up of the numbers as they were at a version.
 
         Raises:
             DeltaError: The log does not reach back to it.
@@ -128,7 +128,7 @@ class ManagedTable:
         return DeltaTable(self._uri, version=version).transaction_version
 
     def commit_text(self, version: int) -> str | None:
-        """Return what the log has of a commit; ``None``: it was cleaned up."""
+        """Return the log's text of a commit; ``None``: it was cleaned up."""
         try:
             with self._files.open_input_file(f"_delta_log/{version:020}.json") as stream:
                 return str(stream.read().decode())
@@ -143,11 +143,11 @@ class ManagedTable:
         return self._listed[2]
 
     def count(self, source_id: str) -> int:
-        """Return how many rows there are of a source."""
+        """Return the number of a source's rows."""
         return sum(self.rows_of(file) for file in self.files(source_id))
 
     def rows_of(self, file: File) -> int:
-        """Return how many rows are left in a file."""
+        """Return the number of remaining rows in a file."""
         if file.rows is None or file.kept is not None:
             return sum(batch.num_rows for batch in self.read([file], [self._key]))
         return file.rows
@@ -187,7 +187,7 @@ class ManagedTable:
         return name in self.columns.names
 
     def add_column(self, name: str) -> None:
-        """Give a table that was made before a column that it lacks; no file changes."""
+        """Add a column to a table that was created before the column existed; no file changes."""
         [field] = Schema.from_arrow(pa.schema([self._schema.field(name)])).fields
         self._log.alter.add_columns([field])
         self.refresh()
@@ -215,10 +215,10 @@ class ManagedTable:
         return AddAction(path, size, partition, time.time_ns() // 1_000_000, data_change, stats)
 
     def remove(self, source_id: str, file: File, *, data_change: bool = True) -> RemoveAction:
-        """Return what takes a file out of the table when it is committed.
+        """Return the action that removes a file from the table when it is committed.
 
         Raises:
-            SinkError: Nothing could.
+            SinkError: The file cannot be removed.
         """
         if why := file.why_it_stays:
             raise SinkError(
@@ -232,11 +232,11 @@ class ManagedTable:
         return RemoveAction(file.path, data_change, now, file.size, partition)
 
     def commit(self, actions: Sequence[AddAction | RemoveAction], names: Mapping[str, int]) -> None:
-        """Make what was written a part of the table, all at once.
+        """Commit the written files and the removals as one change.
 
         Raises:
-            CommitFailedError: Another commit came in between that one of ``names``, or a file,
-                depends on.
+            CommitFailedError: A commit that one of ``names``, or a file, depends on came in
+                between.
         """
         before = self.version
         self._log.create_write_transaction(
@@ -255,19 +255,19 @@ class ManagedTable:
         log = Path(self._folder or "", "_delta_log")
         for number in range(before + 1, self.version + 1):
             _flush(log / f"{number:020}.json")
-            # A commit is followed by its checkpoint, or by the one that others were late with.
+            # A commit is followed by its checkpoint, or by an overdue one of another writer.
             if number % CHECKPOINT_COMMITS == 0:
                 _flush(log / f"{number:020}.checkpoint.parquet", log / "_last_checkpoint")
         _flush(log)
 
     def clean_up(self) -> None:
-        """Let the log forget what the table's retention no longer asks for."""
+        """Clean the log of commits beyond the table's retention."""
         self._log.cleanup_metadata()
 
     def _open(self) -> DeltaTable:
         try:
             log = DeltaTable(self._uri) if self._exists() else self._create()
-        except CommitFailedError:  # another run made it just now
+        except CommitFailedError:  # another run just created it
             log = DeltaTable(self._uri)
         self._check(log)
         return log
@@ -305,7 +305,7 @@ class ManagedTable:
         columns = {field.name: field for field in log.schema().fields}
         missing = [each for each in self._schema.names if each not in (*columns, *self._later)]
         _, is_ours, kind = (log.metadata().description or "").partition(_MADE_BY)
-        if not is_ours:  # its owner may have described it anew
+        if not is_ours:  # its owner may have changed the description
             kind = self._kind if log.transaction_version(_kind_name(self._kind)) else ""
         if missing or not kind or log.metadata().partition_columns != list(PARTITIONS):
             raise SinkError(
@@ -336,7 +336,7 @@ class ManagedTable:
             self.columns = pa.schema(fields)
 
     def _stored(self, rows: pa.Table) -> pa.Schema:
-        """Return the columns of rows that the table has, in its order and types."""
+        """Return the table's columns of rows, in its order and types."""
         there = set(rows.schema.names)
         return pa.schema([field for field in self.columns if field.name in there])
 
@@ -354,7 +354,7 @@ class ManagedTable:
 
 
 def by_day(rows: pa.Table, times: Sequence[datetime]) -> Iterator[tuple[str, pa.Table]]:
-    """Yield the rows of each day of their times with its name as a partition's value."""
+    """Yield the rows of each day, with the day's name as the partition's value."""
     if not times:
         return
     first = min(times).date()
@@ -379,12 +379,12 @@ def _kind_name(kind: str) -> str:
 
 
 def _up_to(top: Path, path: Path) -> list[Path]:
-    """Return a path with the folders above it, up to and with ``top``."""
+    """Return a path and the folders above it, up to and including ``top``."""
     return [path, *(each for each in path.parents if each == top or top in each.parents)]
 
 
 def _flush(*paths: Path) -> None:
-    """Let files and folders reach the disk; those that are not there are passed over."""
+    """Flush files and folders to the disk; missing ones are skipped."""
     for path in paths:
         with suppress(FileNotFoundError):
             descriptor = os.open(path, os.O_RDONLY)

@@ -1,11 +1,11 @@
-"""Which records of a page are new, which replace what there is, and which are passed over.
+"""The plan for a page: which records are new, replace a row, or are skipped.
 
-- What somebody deleted on purpose counts as known, so that only a change brings a record back.
-- ``keep="latest"``: an older content never replaces a newer one; of one time, the later arrival
+- A record deleted deliberately counts as known, so that only a change brings it back.
+- ``keep="latest"``: an older version never replaces a newer one; at equal times the later arrival
   wins.
-- ``keep="all"``: a version is stored once. What a page says last of a record becomes the current
-  one, also where it is there already, unless it is older than that; what it says of itself is made
-  so that the documented order has it first.
+- ``keep="all"``: a version is stored once. The last version of a record in a page becomes the
+  current one, even if it exists already, unless it is older than the current one. Its values are
+  set so that the documented order has it first.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from ladon_storage.sinks.delta.rows import (
 from ladon_storage.sinks.versions import last_said, latest_by_id
 
 Place = tuple[int, int, int]
-"""Where a version stands among those of its record, by `ORDER`."""
+"""The rank of a version among those of its record, by `ORDER`."""
 
 
 @dataclass(slots=True)
 class Plan:
-    """What a page adds to a table, and what is said about it.
+    """The changes that a page makes to a table, and their counts.
 
     Args:
         fresh: The records that become rows.
         arrived: When they arrived, in microseconds.
-        returned: When they became current although another is later by its time.
-        new: Those of whose ids there was nothing, one for each id.
-        superseded: What is left as it is, or added behind what is current.
-        replaced: When the rows are from that they replace, in microseconds, by their ids.
-        back: The rows that are there and become current again, as they are then.
+        returned: When they became current despite a later version.
+        new: Those of ids that did not exist, one for each id.
+        superseded: Records that change nothing, or are added behind the current version.
+        replaced: The times of the rows that they replace, in microseconds, by their ids.
+        back: The existing rows that become current again, as they will be.
         again: The known records that become current, and were not.
     """
 
@@ -63,7 +63,7 @@ class Plan:
 
     @property
     def changed(self) -> list[Record]:
-        """What is stored of ids that there were, or becomes current again."""
+        """The records with an existing id that are stored, or become current again."""
         if len(self.new) == len(self.fresh):
             return list(self.again)
         new = {id(each) for each in self.new}
@@ -78,7 +78,7 @@ class Plan:
 
     @property
     def returning(self) -> dict[tuple[str, str], int]:
-        """When versions come back, in microseconds."""
+        """The times at which versions come back, in microseconds."""
         if self.back is None:
             return {}
         ids, versions = (self.back[name].to_pylist() for name in ("record_id", "version"))
@@ -87,7 +87,7 @@ class Plan:
 
 
 def plan_latest(records: Sequence[Record], stored: pa.Table, deleted: pa.Table | None) -> Plan:
-    """Return what to do with a page where one row is kept for each record."""
+    """Return the plan for a page if one row is kept for each record."""
     plan = Plan()
     latest = latest_by_id(records)
     rows = _by_id(stored)
@@ -122,7 +122,7 @@ def plan_latest(records: Sequence[Record], stored: pa.Table, deleted: pa.Table |
 def plan_return_latest(
     last: Mapping[str, Record], stored: pa.Table, deleted: pa.Table | None
 ) -> Plan:
-    """Return what makes versions the current ones where one row is kept for each record."""
+    """Return the plan to make versions current if one row is kept for each record."""
     rows = _by_id(stored)
     known = (_by_id(deleted) if deleted is not None else {}) | rows
     plan = Plan()
@@ -137,7 +137,7 @@ def plan_return_latest(
 
 
 def _by_id(rows: pa.Table) -> dict[str, tuple[str, int]]:
-    """Return version and time of each row; of one that was replaced, those of what replaced it."""
+    """Return version and time of each row; for a replaced row, those of its replacement."""
     columns = rows["record_id"], rows["version"], rows["record_timestamp"].cast(pa.int64())
     return {
         record_id: (version, moment)
@@ -148,22 +148,22 @@ def _by_id(rows: pa.Table) -> dict[str, tuple[str, int]]:
 def plan_of_versions(
     records: Sequence[Record], stored: pa.Table, deleted: pa.Table | None
 ) -> Plan | None:
-    """Return what to do with a page where a row is kept for each version.
+    """Return the plan for a page if a row is kept for each version.
 
-    ``None``: it depends on which version of a record is the current one.
+    ``None``: the plan depends on which version of a record is current.
     """
     fresh, ids = _fresh(records, stored, deleted)
     known = set(ids)
     if len(known) < len(ids) or any(each.record_id in known for each in fresh):
         return None
-    # Of each record that is known there is one version, and none comes: all are current.
+    # Each known record has one version, and none is added: all are current.
     return _plan_of_unknown(fresh)
 
 
 def plan_all(records: Sequence[Record], stored: pa.Table, deleted: pa.Table | None) -> Plan:
-    """Return what to do with a page by the places of the versions that there are.
+    """Return the plan for a page by the ranks of the existing versions.
 
-    What the page says last of a record becomes current unless it is older than what is.
+    The page's last version of a record becomes current unless it is older than the current one.
     """
     fresh, _ = _fresh(records, stored, deleted)
     current = current_of(stored, deleted)
@@ -183,7 +183,7 @@ def plan_all(records: Sequence[Record], stored: pa.Table, deleted: pa.Table | No
         if record.version == version:
             other = newest.get(record_id)
             is_hidden = other is not None and microseconds(other.timestamp) >= moment
-            # One that was deleted stays so.
+            # A deleted version stays deleted.
             is_there = there.get(record_id, ("",))[0] == version
             if is_hidden and returned_at == NEVER and is_there:
                 back.append(record)
@@ -205,7 +205,7 @@ def plan_all(records: Sequence[Record], stored: pa.Table, deleted: pa.Table | No
 def _fresh(
     records: Sequence[Record], stored: pa.Table, deleted: pa.Table | None
 ) -> tuple[list[Record], list[str]]:
-    """Return the versions that are unknown, and the ids of those that are known."""
+    """Return the unknown versions, and the ids of the known ones."""
     fresh = {(each.record_id, each.version): each for each in records}
     if len(fresh) < len(records):
         fresh = _latest_of_versions(records)
@@ -220,7 +220,7 @@ def _fresh(
 
 
 def _latest_of_versions(records: Iterable[Record]) -> dict[tuple[str, str], Record]:
-    """Return the latest record of each version, in the order in which those were said."""
+    """Return the latest record of each version, in the order in which the versions came."""
     latest: dict[tuple[str, str], Record] = {}
     for record in records:
         key = record.record_id, record.version
@@ -243,7 +243,7 @@ def _plan_of_unknown(fresh: list[Record]) -> Plan:
 
 
 def plan_return_all(last: Mapping[str, Record], stored: pa.Table, deleted: pa.Table | None) -> Plan:
-    """Return what makes versions the current ones where a row is kept for each of them."""
+    """Return the plan to make versions current if a row is kept for each version."""
     current = current_of(stored, deleted)
     plan = Plan()
     back = [
@@ -257,7 +257,7 @@ def plan_return_all(last: Mapping[str, Record], stored: pa.Table, deleted: pa.Ta
 
 
 def _bring_back(plan: Plan, records: Sequence[Record], stored: pa.Table, now: int) -> None:
-    """Make versions current that are there, or that were deleted, and are stored again."""
+    """Make existing versions current, and deleted ones, which are stored again."""
     if not records:
         return
     pairs = zip(stored["record_id"].to_pylist(), stored["version"].to_pylist(), strict=True)
@@ -276,13 +276,13 @@ def _bring_back(plan: Plan, records: Sequence[Record], stored: pa.Table, now: in
 
 
 def _now_behind(current: Mapping[str, tuple[str, Place]]) -> int:
-    """Return an instant after those at which versions became current, by whatever clock."""
+    """Return an instant after those at which versions became current, by any clock."""
     instants = (place for _, found in current.values() for place in (found[0], found[2]))
     return max(now_in_microseconds(), max(instants, default=NEVER) + 1)
 
 
 def _one_after_another(records: Sequence[Record], now: int) -> list[int]:
-    """Return instants that tell versions of one record apart, in their order."""
+    """Return distinct instants for the versions of one record, in their order."""
     counts: dict[str, int] = {}
     arrived = []
     for record in records:
@@ -293,7 +293,7 @@ def _one_after_another(records: Sequence[Record], now: int) -> list[int]:
 
 
 def current_of(stored: pa.Table, deleted: pa.Table | None = None) -> dict[str, tuple[str, Place]]:
-    """Return the current version of each record, and where it stands."""
+    """Return the current version of each record, and its rank."""
     current: dict[str, tuple[str, Place]] = {}
     for rows in (deleted, stored):
         if rows is None:

@@ -1,10 +1,10 @@
-"""What the Delta sink does in its thread: which rows are new, and what one commit changes.
+"""The Delta sink's work in its thread: the choice of new rows, and the changes in one commit.
 
-- A commit has a number within its source, by the version that it makes unless others come first.
-  Who commits depends on the number before. What is known of a source is thrown away when somebody
-  else has numbered a commit, or changed rows without one.
-- What others did is looked at before anything is looked up.
-- Small files of one day are made one on the way and at the end; that changes no row.
+- A commit has a number within its source: the version that it makes if no other comes first. A
+  writer depends on the number before. Cached knowledge of a source is discarded when another writer
+  has committed a number, or changed rows without one.
+- The changes of other writers are examined before any look-up.
+- Small files of one day are merged during a run and at its end; that changes no row.
 """
 
 from __future__ import annotations
@@ -56,23 +56,23 @@ from ladon_storage.sinks.removal import refuse_implausible_removal
 T = TypeVar("T")
 
 ATTEMPTS = 10
-"""How often a page is tried when other runs of its source commit in between."""
+"""The number of attempts for a page when other runs of its source commit in between."""
 
 COMPACTED_FILES = 128
-"""So many small files of one day are made one."""
+"""The number of small files of one day that are merged into one."""
 
 MANY_IDS = 10_000
-"""So many ids are looked up by reading all of them."""
+"""The number of ids from which a look-up reads all ids."""
 
 _REMEMBERED = 2**18
 
 
 class DeltaWriter:
-    """Be the tables of a sink, open, for one thread at a time.
+    """The open tables of a sink, for one thread at a time.
 
     Args:
         root: The folder or the address of the tables.
-        name: The table of records; its quarantine, and what was deleted from it, is beside it.
+        name: The table of records; its quarantine and its deletions are tables next to it.
         keep: One row for each record, or for each version.
     """
 
@@ -90,17 +90,17 @@ class DeltaWriter:
         )
         self._history = History(self._records, f"{root}/{name}_deleted", keeps_all=keep == "all")
         self._quarantine: ManagedTable | None = None
-        self._is_new = True  # nothing was done since it was opened, so that it is up to date
+        self._is_new = True  # nothing was done since it was opened, so it is up to date
         self._has_looked = False
         self._known: dict[str, SourceIndex] = {}
         self._added: dict[tuple[str, str], int] = {}
         self._behind: set[int] = set()
-        """What was added behind a later version, and counted as it was."""
+        """Versions that were added behind a later one, and are counted already."""
 
     def write(
         self, source_id: str, page: Page, run_id: str, position: Position | None
     ) -> WriteResult:
-        """Store a page, and return what that changed."""
+        """Store a page, and return the changes."""
         self._is_new = False
         if not source_id:
             raise SinkError(
@@ -117,29 +117,29 @@ class DeltaWriter:
         return result
 
     def position(self, source_id: str) -> Position | None:
-        """Return the position that is remembered of a source."""
+        """Return the stored position of a source."""
         if not self._is_new:
             self._records.refresh()
         self._is_new = False
         return self._looking(source_id, lambda: self._position_of(source_id))
 
     def mark_removed(self, source_id: str, listed_ids: Set[str], max_share: float) -> int:
-        """Mark what is not present, unmark what is, and return how many records are newly gone."""
+        """Mark unlisted records, unmark listed ones, and return how many are newly marked."""
         self._is_new = False
         return self._looking(source_id, lambda: self._mark(source_id, listed_ids, max_share))
 
     def revert(self, source_id: str, records: Sequence[Record]) -> int:
-        """Make versions the current ones, and return how many were not."""
+        """Make versions the current ones, and return how many were not current."""
         self._is_new = False
         return self._looking(source_id, lambda: self._revert(source_id, records))
 
     def lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
-        """Return the ids of which there is no record at a time or later."""
+        """Return the ids without a record of a time or later."""
         self._is_new = False
         return self._looking(source_id, lambda: self._lacking(source_id, listed))
 
     def tidy(self) -> None:
-        """Make small files one, and shorten the log; what fails here the next run does."""
+        """Merge small files, and shorten the log; after a failure the next run does it."""
         with suppress(DeltaError, OSError, pa.ArrowException, SinkError):
             is_added = bool(self._added)
             for source_id in {of for of, _ in self._added}:
@@ -148,7 +148,7 @@ class DeltaWriter:
                 self._records.clean_up()
 
     def _looking(self, source_id: str, work: Callable[[], T]) -> T:
-        """Do what depends on what others did, once that was looked at."""
+        """Do work that depends on other writers' changes, after examining those."""
 
         def looked() -> T:
             self._look(source_id)
@@ -175,7 +175,7 @@ class DeltaWriter:
             try:
                 return work()
             except CommitFailedError:
-                # Another run of the source was faster: what was read is not what is there.
+                # Another run of the source was faster: the data read before is outdated.
                 self._records.refresh()
                 if self._quarantine:
                     self._quarantine.refresh()
@@ -195,7 +195,7 @@ class DeltaWriter:
         self._position_of(source_id)
         held = known.numbers or {}
         numbers = {**held, **(position or {})}
-        # A position of before the table was restored would hold again with this number.
+        # A position from before the restoration would be valid again with this number.
         names = changed(numbers, held) if known.is_position_held else dict(numbers)
         number = names[_page_name(source_id)] = self._history.numbered(before)
         if known.is_read:
@@ -205,7 +205,7 @@ class DeltaWriter:
         if position is not None:
             known.position = position_of(numbers.get, source_id)
         known.numbers, known.is_position_held = numbers, True
-        if table.version == before + 1:  # otherwise somebody else may have numbered one since
+        if table.version == before + 1:  # else another writer may have committed since
             known.seen_at = table.version
             self._history.skip()
 
@@ -245,9 +245,9 @@ class DeltaWriter:
             if known.is_position_held and not changed(numbers, known.numbers or {}):
                 numbers = None
         plan = self._plan(source_id, known, records) if records else Plan()
-        if plan.superseded:  # a crash before it is known what is current must read them again
+        if plan.superseded:  # after a crash the next run must read them again
             numbers = None
-        # Whatever its version is, a record that a page has is there.
+        # Whatever its version, a record in a page exists.
         back: set[str] = set()
         if records and known.marked:
             back = known.marked.intersection(each.record_id for each in records)
@@ -281,7 +281,7 @@ class DeltaWriter:
         back: Set[str] = frozenset(),
         position: Mapping[str, int] | None = None,
     ) -> None:
-        """Commit the rows of a plan instead of those that it replaces, and what has no mark now."""
+        """Commit the rows of a plan in place of the replaced ones, and clear marks."""
         table, known = self._records, self._known_of(source_id)
         if (plan.back is not None or any(plan.returned)) and not table.has_column(RETURNED.name):
             table.add_column(RETURNED.name)
@@ -307,7 +307,7 @@ class DeltaWriter:
         back: Set[str],
         added: dict[str, pa.Table],
     ) -> None:
-        """Write the files again whose rows a plan replaces, brings back, or takes a mark from."""
+        """Rewrite the files with rows that a plan replaces, brings back, or unmarks."""
         gone, here = (pa.array(list(each), pa.string()) for each in (plan.replaced, back))
         days, returning = plan.days, plan.returning
         missing = dict(returning)
@@ -326,7 +326,7 @@ class DeltaWriter:
         near = [each for each in files if each.day in days or (back and each.may_have_marks)]
         ids = {*plan.replaced, *back, *(record_id for record_id, _ in returning)}
         found = rewrite.change(near, ids, change, added)
-        # Their owner gave them another time.
+        # Their owner changed their time.
         left = (plan.replaced.keys() - found) | {record_id for record_id, _ in missing}
         if left:
             rewrite.change(files, left, change, added)
@@ -371,7 +371,7 @@ class DeltaWriter:
         return lacking
 
     def _compact(self, source_id: str, days: Set[str]) -> None:
-        """Make small files of one day one; that another run was faster does no harm."""
+        """Merge small files of one day; a faster run is no problem."""
         files = [f for f in self._records.files(source_id) if is_small(f)]
         for day in days:
             self._added.pop((source_id, day), None)
@@ -442,5 +442,5 @@ def _is_storable(text: str) -> bool:
 
 
 def _page_name(source_id: str) -> str:
-    # What it is comes first: a source may be named like anything.
+    # The kind comes first: a source may have any name.
     return f"ladon-page:{source_id}"

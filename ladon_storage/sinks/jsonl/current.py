@@ -1,7 +1,7 @@
-"""Which line of a record is the current one, in files of newline-delimited JSON.
+"""The current line of a record, in files of newline-delimited JSON.
 
-It is the one with the greatest ``returned_at``, or where none has any the greatest
-``record_timestamp``, and of equals the last in its file. A line has a ``returned_at`` where its
+The current line has the greatest ``returned_at``; if no line has one, the greatest
+``record_timestamp``; among equals it is the last in its file. A line has a ``returned_at`` if its
 time alone would not make it the current one.
 """
 
@@ -16,11 +16,11 @@ from ladon_storage.collection.protocols import utc_now
 from ladon_storage.collection.records import Record
 
 _KEY = 16
-"""Bytes of a digest, in front of what the current line of a record is the greatest by."""
+"""Bytes of a digest, stored before the sort key of a record's current line."""
 
 
 class Current:
-    """The current lines of a source: of each id the digest of its version, and what orders it."""
+    """The current lines of a source: for each id the digest of its version, and the sort key."""
 
     def __init__(self) -> None:
         self._current: dict[int, bytes] = {}
@@ -29,23 +29,23 @@ class Current:
         return hash(record_id) in self._current
 
     def forget(self) -> None:
-        """Begin again."""
+        """Forget all lines."""
         self._current.clear()
 
     def is_before(self, record_id: str, at: datetime) -> bool:
-        """Tell whether there is no line of an id, or the current one is older."""
+        """Return whether there is no line of an id, or the current one is older."""
         current = self._current.get(hash(record_id))
         return current is None or _time_of(current) < _text(at).encode()
 
     def learn(self, line: dict[str, Any]) -> bytes:
-        """Hear of a line, and return its key."""
+        """Add a line, and return its key."""
         key = record_key(line["record_id"], line["version"])
         returned = line.get("returned_at", "")
         self._note(line["record_id"], key, f"{returned}\0{line['record_timestamp']}".encode())
         return key
 
     def see(self, record: Record, key: bytes, returned: str | None) -> None:
-        """Hear of a record that was added."""
+        """Add a new record."""
         order = f"{returned or ''}\0{record.timestamp.isoformat()}".encode()
         self._note(record.record_id, key, order)
 
@@ -56,12 +56,12 @@ class Current:
             self._current[number] = key + order
 
     def has(self, record: Record, key: bytes | None = None) -> bool:
-        """Tell whether a version is the current one."""
+        """Return whether a version is the current one."""
         key = key or record_key(record.record_id, record.version)
         return self._current.get(hash(record.record_id), b"").startswith(key)
 
     def mark(self, record: Record) -> str:
-        """Return what makes a record's line the current one."""
+        """Return the ``returned_at`` that makes a record's line the current one."""
         now = _text(utc_now(), "microseconds")
         before = self._current.get(hash(record.record_id), bytes(_KEY))[_KEY:].split(b"\0")[0]
         if before and before.decode() >= now:
@@ -69,7 +69,7 @@ class Current:
         return now
 
     def placed(self, added: Mapping[bytes, Record]) -> tuple[dict[bytes, str], dict[bytes, Record]]:
-        """Return which new lines need a ``returned_at``, and which are older than the current."""
+        """Return new lines that need a ``returned_at``, and those older than the current ones."""
         returned: dict[bytes, str] = {}
         older: dict[bytes, Record] = {}
         last: dict[str, datetime] = {}
@@ -87,7 +87,7 @@ class Current:
                 )
                 returned[key] = _text(at, "microseconds")
             elif record.record_id in last:
-                # One of this page at the time of the current one has a mark, and must not win.
+                # A line of this page at the time of the current one has a mark, and must not win.
                 last[record.record_id] += timedelta(microseconds=1)
                 returned[key] = _text(last[record.record_id], "microseconds")
         if not older:
@@ -98,9 +98,9 @@ class Current:
     def again(
         self, passed: list[Record], returned: dict[bytes, str]
     ) -> tuple[dict[bytes, Record], list[Record]]:
-        """Tell lines that become current again at once from those that are older than what is.
+        """Return the lines that become current again at once, and the lines older than the current.
 
-        The former have a ``returned_at`` behind those of the page's other lines.
+        The former have a ``returned_at`` after those of the page's other lines.
         """
         again: dict[bytes, Record] = {}
         older: list[Record] = []
@@ -120,7 +120,7 @@ def _text(at: datetime, timespec: str = "auto") -> str:
 
 
 def _later(mark: str) -> str:
-    """Return the next mark behind one; of none, none."""
+    """Return the mark after a given one; for no mark, none."""
     if not mark:
         return mark
     return _text(datetime.fromisoformat(mark) + timedelta(microseconds=1), "microseconds")
@@ -131,10 +131,10 @@ def _time_of(current: bytes) -> bytes:
 
 
 def record_key(record_id: str, version: str) -> bytes:
-    """Return what a version of a record is known by."""
+    """Return the digest that identifies a version of a record."""
     return digest(f"{version}\0{record_id}")
 
 
 def digest(text: str) -> bytes:
-    """Return what a text is known by."""
+    """Return the digest of a text."""
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_KEY).digest()

@@ -1,12 +1,12 @@
 """The files of one source in a folder of newline-delimited JSON.
 
-- Whoever writes holds the source's lock, which ends with its process, and first reads what others
-  wrote since.
-- A name is made of the content: who writes the same page writes the same file.
-- What cannot be used is moved to its place before the records, the marks after them, the position
-  last: a crash in between does no harm.
-- The position notes how many files and bytes there are. Where there is less, it is forgotten, and
-  where that happens during a run, the run fails: its own position would hide the hole.
+- A writer holds the source's lock, which is released when its process ends, and first reads the
+  files written since.
+- A file name is derived from the content: writing the same page again is idempotent.
+- Rejects are moved to their place before the records, removal marks after them, the position last,
+  so that a crash in between does no harm.
+- The position records the number of files and bytes. If there are fewer, it is discarded. If that
+  happens during a run, the run fails: its own position would hide the missing files.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from ladon_storage.sinks.versions import last_said, latest
 logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 30
-"""How long a write waits for another process that writes the same source."""
+"""The time limit for a write that waits for another process with the same source."""
 
 _POLL_SECONDS = 0.01
 _as_given = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -53,15 +53,15 @@ _as_ascii = json.JSONEncoder(separators=(",", ":")).encode
 class _NotedPosition(Position):
     """A position, with the extent of the source's files when it was written.
 
-    Who reads an unchanged source again reads no record: without it nobody would see that files are
-    no longer there.
+    A run on an unchanged source reads no record: without the extent, missing files would not be
+    noticed.
     """
 
-    extent: Extent | None = None  # an older release wrote none
+    extent: Extent | None = None  # absent in an older release
 
 
 class SourceFiles:
-    """Write and read one source's files, in one thread.
+    """One source's files, read and written in one thread.
 
     Args:
         folder: The sink's folder.
@@ -70,14 +70,14 @@ class SourceFiles:
     """
 
     def __init__(self, folder: Path, table: str, source_id: str) -> None:
-        # A dot needs no encoding, but two of them are another folder.
+        # A dot needs no encoding, but ".." is another folder.
         name = quote(source_id, safe="").replace(".", "%2E")
         self._source_id = source_id
         self._folder = folder / table / name
         self._current = Current()
         self._older: set[bytes] = set()
         self._found: Extent | None = None
-        """The extent with which a position was believed, until the files are read."""
+        """The extent for which a position was accepted, until the files are read."""
         self._records = LineFiles(self._folder, self._current.learn, self._current.forget)
         self._rejects = LineFiles(
             folder / f"{table}_quarantine" / name, lambda line: digest(line["raw"])
@@ -86,7 +86,7 @@ class SourceFiles:
         self._position_path = self._folder / "position.json"
 
     def write(self, page: Page, run_id: str, position: Position | None) -> WriteResult:
-        """Add what is new of a page."""
+        """Add the new records of a page."""
         if not len(page) and position is None:
             return WriteResult()
         rejects: dict[bytes, Reject] = {}
@@ -95,7 +95,7 @@ class SourceFiles:
         records: dict[bytes, Record] = {}
         for each in page.records:
             key = record_key(each.record_id, each.version)
-            records.pop(key, None)  # what comes again is said last
+            records.pop(key, None)  # repeated lines become the last ones
             records[key] = each
         with self._locked(), AtomicReplace() as moves:
             new_rejects = self._rejects.missing(rejects)
@@ -135,7 +135,7 @@ class SourceFiles:
         return WriteResult(list(by_time.values()), changed, superseded)
 
     def revert(self, records: Sequence[Record]) -> int:
-        """Add versions again, as the current ones; return how many were not, of older runs."""
+        """Add versions again, as the current ones; return how many of older runs were not."""
         with self._locked(), AtomicReplace() as moves:
             back = {
                 record_key(each.record_id, each.version): each
@@ -157,7 +157,7 @@ class SourceFiles:
             return {each for each, at in listed.items() if self._current.is_before(each, at)}
 
     def position(self) -> Position | None:
-        """Return the last position that was written; none where the files lost anything since."""
+        """Return the last position that was written; ``None`` if files lost content since."""
         try:
             noted = _NotedPosition.model_validate_json(self._position_path.read_bytes())
         except FileNotFoundError:
@@ -241,8 +241,8 @@ class SourceFiles:
         )
 
     def _mend(self, torn: TornFileError) -> NoReturn:
-        """Put a torn file aside, and see to it that what was in it is collected again."""
-        # First: a crash in between must not leave a position that says that all is there.
+        """Move a torn file away, and ensure that its content is collected again."""
+        # First: a crash in between must not leave a position that declares everything stored.
         self._forget_position()
         aside = mend(torn)
         raise SinkError(
@@ -280,12 +280,12 @@ class SourceFiles:
         }
         if returned is not None:
             head["returned_at"] = returned
-        # Line breaks are only between the values of JSON, where a space is as good.
+        # Line breaks occur only between the values of JSON, where a space is equivalent.
         payload = record.payload.replace("\r", " ").replace("\n", " ")
         return b'%b,"payload":%b}' % (orjson.dumps(head)[:-1], payload.encode())
 
     def _rejected(self, reject: Reject, run_id: str) -> bytes:
-        # Escaped: nobody has checked these texts.
+        # Escaped: these texts are not validated.
         return _as_ascii(
             {
                 "source_id": self._source_id,
@@ -300,12 +300,12 @@ class SourceFiles:
 def _position_text(position: Position) -> str:
     try:
         return position.model_dump_json()
-    except ValueError:  # half of a surrogate pair in the name of the run
+    except ValueError:  # half of a surrogate pair in the run's name
         run_id = run_digest(position.run_id or "")
         return position.model_copy(update={"run_id": run_id}).model_dump_json()
 
 
 def _prefix(records: Iterable[Record]) -> str:
-    """Return what orders files by the oldest record within."""
+    """Return the prefix that sorts files by the oldest record within."""
     oldest = min(record.timestamp for record in records).astimezone(UTC)
     return oldest.replace(tzinfo=None).isoformat(timespec="seconds").replace(":", "") + "Z-"

@@ -1,10 +1,10 @@
-"""Folders of files of lines that never change, and how several files appear together.
+"""Folders of immutable files of lines, and the atomic appearance of several files.
 
-- A file is written and flushed beside its place, and moved there: nobody sees a part of it, and
-  what is seen survives a loss of power.
+- A file is written and flushed next to its place, and moved there: readers never see a part of it,
+  and a visible file survives a loss of power.
 - Where writing any of the files fails, none appears.
-- A line counts as there only if it is whole. What another program, or a disk, left of a file is
-  told from what a sink wrote, and never hides a record.
+- Only a complete line counts. Damage by another program or a disk is distinguished from a sink's
+  own output, and never hides a record.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ladon_storage.errors import SinkError
 
 
 class AtomicReplace:
-    """Write files beside their places, and move all of them there, in order, where none failed."""
+    """The writing of several files, which are moved to their places, in order, if none failed."""
 
     def __init__(self) -> None:
         self._moves: list[tuple[Path, Path]] = []
@@ -52,7 +52,7 @@ class AtomicReplace:
     def add(
         self, place: Path, lines: Iterable[bytes], after: Callable[[], None] | None = None
     ) -> None:
-        """Write a file, to be moved to its place; ``after`` is called when all are."""
+        """Write a file, to be moved to its place; ``after`` is called when all files are."""
         make_folder(place.parent)
         written = place.with_name(f".{place.name}.tmp")
         self._moves.append((written, place))
@@ -71,9 +71,9 @@ class Extent(NamedTuple):
     bytes: int
 
     def holds(self, noted: Extent) -> bool:
-        """Tell whether files that were noted can all be among these, and whole.
+        """Return whether files that were noted can all be among these, and complete.
 
-        A file more is one that was added, and not noted since: its process was killed.
+        A further file was added and not noted, since its process was killed.
         """
         if self.files == noted.files:
             return self.bytes == noted.bytes
@@ -81,7 +81,7 @@ class Extent(NamedTuple):
 
 
 class TornFileError(Exception):
-    """A file that ends in the middle of a line.
+    """Raised when a file ends in the middle of a line.
 
     Args:
         path: The file.
@@ -95,12 +95,12 @@ class TornFileError(Exception):
 
 
 class LineFiles:
-    """Know the lines of a folder's files by their keys.
+    """The lines of a folder's files, by their keys.
 
     Args:
         folder: The folder, which need not be there.
-        learn: Hear of a line, and return its key.
-        forget: Hear that all lines are read again.
+        learn: A function that takes a line, and returns its key.
+        forget: A function that is called before all lines are read again.
     """
 
     def __init__(
@@ -112,14 +112,14 @@ class LineFiles:
         self._folder = folder
         self._learn = learn
         self._forget = forget
-        self._read: dict[str, int] | None = None  # each file's bytes
+        self._read: dict[str, int] | None = None  # the bytes of each file
         self._known: set[bytes] = set()
 
     def refresh(self) -> bool:
-        """Read the files that appeared since; all of them again, where one is no longer there.
+        """Read the files that appeared since; all files again, if one no longer exists.
 
         Returns:
-            Whether all that were known are there.
+            Whether all known files exist.
 
         Raises:
             TornFileError: One of them ends in the middle of a line.
@@ -139,11 +139,11 @@ class LineFiles:
         return are_there
 
     def forget(self) -> None:
-        """Read all files again when they are read the next time."""
+        """Read all files again at the next reading."""
         self._read = None
 
     def read(self, what: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
-        """Yield what a function returns of each line of all files."""
+        """Yield the results of a function for each line of all files."""
         for name in sorted(self._names()):
             yield from self._lines(name, what)
 
@@ -152,19 +152,19 @@ class LineFiles:
         return [key for key in keys if key not in self._known]
 
     def extent(self, added: Mapping[str, int]) -> Extent:
-        """Return the extent of what was read and added here, and of files that are to be added."""
+        """Return the extent of the files read and added here, and of files to be added."""
         sizes = {**(self._read or {}), **added}
         return Extent(len(sizes), sum(sizes.values()))
 
     def found(self) -> Extent:
-        """Return the extent of what is there now, which is not read."""
+        """Return the extent of the existing files, which are not read."""
         sizes = [(self._folder / name).stat().st_size for name in self._names()]
         return Extent(len(sizes), sum(sizes))
 
     def add(
         self, prefix: str, lines: Mapping[bytes, bytes], moves: AtomicReplace, salt: str = ""
     ) -> dict[str, int]:
-        """Add a file with these lines, if there are any, whose name is made of all of this.
+        """Add a file with these lines, if there are any; its name is derived from all of this.
 
         Returns:
             The file's name and its bytes.
@@ -198,7 +198,7 @@ class LineFiles:
                 try:
                     yield what(parsed(line))
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    if not line.strip():  # somebody's editor
+                    if not line.strip():  # the file of an editor
                         continue
                     if not line.endswith(b"\n"):
                         raise TornFileError(path, number) from error
@@ -210,10 +210,10 @@ class LineFiles:
 
 
 def parsed(line: bytes) -> Any:
-    """Return a line's JSON: all of it, since its head alone would say that half a line is there.
+    """Return a line's JSON, parsed completely, since half a line may have a valid beginning.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is invalid.
     """
     try:
         return orjson.loads(line)
@@ -222,7 +222,7 @@ def parsed(line: bytes) -> Any:
 
 
 def mend(torn: TornFileError) -> Path:
-    """Put a torn file aside, its whole lines in its place, and return where it is."""
+    """Move a torn file away, put its complete lines in its place, and return its new path."""
     path = torn.path
     aside = path.with_name(f"{path.name}.torn")
     lines = path.read_bytes().split(b"\n")[: torn.number - 1]
@@ -238,7 +238,7 @@ def mend(torn: TornFileError) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, with those above it, so that a loss of power does not take it away."""
+    """Create a folder and those above it, so that it survives a loss of power."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -247,7 +247,7 @@ def make_folder(folder: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Make durable which files a folder has."""
+    """Flush the list of a folder's files to the disk."""
     opened = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(opened)

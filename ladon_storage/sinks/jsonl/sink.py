@@ -1,12 +1,12 @@
-"""The sink that is a folder of newline-delimited JSON, for people who just want to look.
+"""The sink for a folder of newline-delimited JSON, for people who want to look at the records.
 
-- A page is a file, written whole beside its place and moved there: nobody sees half of one. The
-  position is a file that is moved last, so that it never says more than what is there.
-- A file that is there is never changed. Hence every version is kept, and no other choice is. Where
-  somebody else removes, shortens or edits one, its source is collected from its beginning.
-- It is for up to about a million versions of a source: the digests of all are kept in memory, about
-  300 bytes for a record and 100 for each further version, and read again by every run. What is
-  larger belongs into a database.
+- A page is a file, written next to its place and moved there: readers never see half of one. The
+  position is a file that is moved last, so that it never covers more than the existing records.
+- An existing file is never changed. Hence every version is kept, and there is no other choice. If
+  another program removes, shortens or edits a file, its source is collected from its beginning.
+- It suits up to about a million versions of a source: the digests of all are kept in memory, about
+  300 bytes for a record and 100 for each further version, and are read again by every run. Use a
+  database for larger sources.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ _NAME = re.compile(r"(?!.*_(quarantine|removed)$)[a-z_][a-z0-9_]{0,62}", re.IGNO
 
 
 class JsonlSink:
-    """Keep every version of each record in files, one for each page that had new ones.
+    """A folder of files with every version of each record, one file for each page with new ones.
 
     ``<table>/<source>/*.jsonl`` has a line for each version, with ``source_id``, ``record_id``,
     ``version``, ``record_timestamp`` and ``payload``; the names order by the oldest record within.
 
-    The current version of a record is the line with the greatest ``returned_at``, or where no line
-    of it has one with the greatest ``record_timestamp``, and of equals the last in its file:
+    The current version of a record is the line with the greatest ``returned_at``; if no line of it
+    has one, the greatest ``record_timestamp``; among equals the last in its file:
     ``jq -s 'group_by(.record_id) | map(max_by([.returned_at // "", .record_timestamp]))'``.
 
-    Beside it are ``<table>_quarantine`` and ``<table>_removed``. Ids of sources are
-    percent-encoded.
+    The rejects are in ``<table>_quarantine``, and the removed records in ``<table>_removed``. Ids
+    of sources are percent-encoded.
 
     One object serves one run at a time; several runs and processes may share the folder.
 
     Args:
-        url: The folder: ``jsonl:///var/lib/ladon/records``, or ``jsonl://records`` beside the
-            working directory.
+        url: The folder: ``jsonl:///var/lib/ladon/records``, or ``jsonl://records`` in the working
+            directory.
         table: The name of a folder in it.
         keep: ``all``; a file keeps what it has.
 
     Raises:
-        ConfigurationError: An argument makes no sense.
+        ConfigurationError: An argument is invalid.
     """
 
     def __init__(self, url: str, table: str = "records", keep: Literal["all"] = "all") -> None:
@@ -102,10 +102,10 @@ class JsonlSink:
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
     ) -> WriteResult:
-        """Make a page durable and return what that changed.
+        """Make a page durable, and return the changes.
 
-        What fails leaves nothing of the page. A crash may leave it without its position, or its
-        rejects without it: the same page again adds only what is missing.
+        A failure leaves nothing of the page. A crash may leave the page without its position, or
+        its rejects without the page: the same page again adds only the missing part.
 
         Raises:
             SinkError: A file could not be written.
@@ -117,7 +117,7 @@ class JsonlSink:
     async def position(self, source_id: str) -> Position | None:
         """Return the last position that was written.
 
-        ``None``: none was, or files of the source were removed, shortened or edited since.
+        ``None``: there was none, or files of the source were removed, shortened or edited since.
 
         Raises:
             SinkError: The file could not be read.
@@ -128,7 +128,7 @@ class JsonlSink:
         """List the records whose ids are not in ``listed_ids``, and return how many are new there.
 
         It reads the files of the source again.
-
+It reads the files of the source again.
         Raises:
             SourceError: More than the share ``max_share`` of what is not marked would be; none was.
             SinkError: A file could not be read or written.
@@ -142,7 +142,7 @@ class JsonlSink:
     async def revert(self, source_id: str, records: Sequence[Record], *, run_id: str = "") -> int:
         """Add the lines of versions again, as the current ones, and return how many were not.
 
-        One that this run added is not counted.
+        A version that this run added is not counted.
 
         Raises:
             SinkError: A file could not be written.
@@ -154,7 +154,7 @@ class JsonlSink:
         )
 
     async def lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
-        """Return the ids of ``listed`` whose current line is of an earlier time, or not there.
+        """Return the ids of ``listed`` whose current line is of an earlier time, or missing.
 
         Raises:
             SinkError: A file could not be read.

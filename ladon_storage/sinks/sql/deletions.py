@@ -1,12 +1,12 @@
-"""What the owner of a table deleted on purpose: noted by a trigger, and not stored again.
+"""The records that the owner of a table deleted: noted by a trigger, and not stored again.
 
-- The trigger is the table's own, so that it sees every ``DELETE`` and ``TRUNCATE``, whoever runs
-  it. Nothing that a sink does deletes a row. ``DROP TABLE`` notes nothing: what is delivered after
-  it is stored again.
-- What was deleted stays deleted as long as the source goes on saying it. Another version is a
-  change, and so is one that was deleted and comes back after another.
-- What is marked as removed is no longer said. Deleting it notes nothing, and forgets what was noted
-  of its record: listed again, it is stored.
+- The trigger belongs to the table, so it sees every ``DELETE`` and ``TRUNCATE`` of any client. A
+  sink itself never deletes a row. ``DROP TABLE`` notes nothing: records delivered after it are
+  stored again.
+- A deleted version stays deleted as long as the source delivers the same version. Another version
+  is a change, and so is a deleted version that comes back after another.
+- A record marked as removed is no longer listed. Deleting it notes nothing, and forgets earlier
+  notes about it: when it is listed again, it is stored.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ SET record_timestamp = excluded.record_timestamp, deleted_at = excluded.deleted_
 END
 """
 
-# With the rights of who made it: whoever may delete a record need not know of this table.
-# What is truncated is in no transition table, and still there before that.
+# With the rights of its creator: a user that may delete a record needs no rights on this table.
+# Truncated rows are in no transition table, and still exist before the statement.
 _POSTGRESQL_FUNCTION = """
 CREATE OR REPLACE FUNCTION {schema}.ladon_note_deleted() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -95,7 +95,7 @@ def trigger_of(table: str) -> str:
     >>> trigger_of("records")
     'ladon_gone_records'
     """
-    return f"ladon_gone_{table}"  # with the longest name of a table the 63 bytes of PostgreSQL
+    return f"ladon_gone_{table}"  # with the longest table name exactly the 63 bytes of PostgreSQL
 
 
 def _truncated_of(table: str) -> str:
@@ -103,7 +103,7 @@ def _truncated_of(table: str) -> str:
 
 
 def note_deletions(connection: Connection, table: str, keep: Keep) -> None:
-    """Make the trigger of a table, and take it from a table that had this name before."""
+    """Create the trigger of a table, and drop the trigger of an earlier name of the table."""
     names = {"table": table, "trigger": trigger_of(table), "keep": keep, "replaced": "NULL"}
     names["truncated"] = _truncated_of(table)
     if connection.dialect.name == "sqlite":
@@ -115,7 +115,7 @@ def note_deletions(connection: Connection, table: str, keep: Keep) -> None:
     names["schema"] = connection.exec_driver_sql(
         "SELECT quote_ident(current_schema())"
     ).scalar_one()
-    # That of an older release knows less.
+    # The trigger of an older release notes less.
     if not connection.exec_driver_sql(_POSTGRESQL_IS_MADE, ("%TRUNCATE%",)).scalar_one():
         connection.exec_driver_sql(_POSTGRESQL_FUNCTION.format(**names))
     for kind, made in (("trigger", _POSTGRESQL), ("truncated", _POSTGRESQL_TRUNCATED)):
@@ -125,7 +125,7 @@ def note_deletions(connection: Connection, table: str, keep: Keep) -> None:
 
 
 def let_readers_read(connection: Connection, table: str, name: str) -> None:
-    """Let who may read a table read a new one beside it: a role that may do no more goes on."""
+    """Grant a table's readers access to a new table: roles without other rights keep working."""
     if connection.dialect.name == "sqlite":
         return
     for (role,) in connection.exec_driver_sql(_POSTGRESQL_READERS, (f'"{table}"',)).all():
@@ -137,7 +137,7 @@ Current = Mapping[str, Sequence[tuple[datetime, str]]]
 
 
 class Deleted(NamedTuple):
-    """A version that was deleted, its time, and whether it was the current one then."""
+    """A deleted version, its time, and whether it was the current one."""
 
     version: str
     at: datetime
@@ -145,16 +145,16 @@ class Deleted(NamedTuple):
 
 
 Gone = Mapping[str, Sequence[Deleted]]
-"""What was deleted of each id, the last deleted at the end."""
+"""The deleted versions of each id, the latest deletion last."""
 
 
 def last_deleted(versions: Iterable[Deleted]) -> Deleted | None:
-    """Return the version of an id that its source said last, if there is no current row."""
+    """Return the version of an id that its source delivered last, if there is no current row."""
     return next((each for each in reversed([*versions]) if each.was_current), None)
 
 
 class Deletions:
-    """What was deleted of one sink's table.
+    """The notes about deletions from one sink's table.
 
     Args:
         tables: The sink's tables.
@@ -168,13 +168,13 @@ class Deletions:
     def without(
         self, compared: Compared, gone: Gone, current: Current, said: Mapping[str, Record]
     ) -> Compared:
-        """Take what was deleted, and is not said anew, from what is not there.
+        """Remove deleted records, unless the source delivers a change, from the unknown ones.
 
         Args:
-            compared: What is not there.
-            gone: What was deleted of its ids.
-            current: The current rows of those ids, where all versions are kept.
-            said: What the page says last of each id.
+            compared: The records that are not in the table.
+            gone: The deleted versions of their ids.
+            current: The current rows of their ids, where all versions are kept.
+            said: The last record of each id in the page.
         """
         superseded = list(compared.superseded)
 
@@ -202,14 +202,14 @@ class Deletions:
         return Compared(new, changed, superseded)
 
     def of(self, source_id: str, records: Iterable[Record]) -> dict[str, list[Deleted]]:
-        """Return the versions that were deleted of each record's id, as `of_ids` does."""
+        """Return the deleted versions of each record's id, as `of_ids` does."""
         gone: dict[str, list[Deleted]] = {}
         for some in batches({each.record_id for each in records}):
             gone |= self.of_ids(source_id, some)
         return gone
 
     def of_ids(self, source_id: str, ids: Iterable[str]) -> dict[str, list[Deleted]]:
-        """Return the versions that were deleted of each id, the last deleted at the end."""
+        """Return the deleted versions of each id, the latest deletion last."""
         gone: dict[str, list[Deleted]] = {}
         asked = {"source_id": source_id, "ids": list(ids)}
         for record_id, version, at, replaced_at in self._connection.execute(

@@ -1,14 +1,15 @@
-"""What a SQL sink asks of its kind of database, where SQLite and PostgreSQL differ.
+"""The operations in which SQLite and PostgreSQL differ, as the SQL sink uses them.
 
-- These statements run for every page, so they pass its rows as they are, around SQLAlchemy's work
-  for each row. What runs once for a run or a page is in `sql` and `sql_tables`, for both kinds.
-- What is known already is found by one read that locks nothing, and only the rest is written. The
-  statements that write repeat the conditions: another run may have been faster, and where all is
-  new the read is left out.
-- Whoever writes to a source's rows waits for others that do, so that what is looked up behind
-  `Dialect.begin_writing` stays so.
-- A page's rows are written in the order of their ids: two runs wait for each other, and never in a
-  circle.
+- These statements run for every page, so they pass its rows directly, without SQLAlchemy's work for
+  each row. Statements that run once for a run or a page are in `rows`, `history` and `tables`, for
+  both databases.
+- Known records are found by one read without locks, and only the rest is written. The writing
+  statements repeat the conditions, since another run may have been faster. If a page is likely to
+  be all new, the read is omitted.
+- A writer of a source's rows waits for other writers of them, so the results of a look-up after
+  `Dialect.begin_writing` stay valid.
+- A page's rows are written in the order of their ids, so that two runs may wait for each other, but
+  never in a deadlock.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from ladon_storage.sinks.sql.tables import PRIMARY_KEYS, Keep
 T = TypeVar("T")
 
 _BATCH = 10_000
-"""Ids of one statement."""
+"""The number of ids in one statement."""
 
 WAIT_SECONDS = 30
-"""How long a write waits for another program that holds what it needs."""
+"""The time limit for a write that waits for another program's lock."""
 
 Rule = Literal["newer", "new", "any"]
-"""What replaces a row where one is kept: what is not older, nothing, or whatever it is."""
+"""The rule for replacing a row where one is kept: if it is not newer, never, or always."""
 
 RULES: tuple[Rule, ...] = ("newer", "new", "any")
 
@@ -43,12 +44,12 @@ _CHANGED = ("version", "record_timestamp", "payload", "collected_at")
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What a page's records would change: all that is not in it is known as it is.
+    """The differences between a page and the table; all other records are known and unchanged.
 
     Args:
-        new: Records of whose ids there is nothing.
-        changed: Versions that are new of other ids, or replace what there is.
-        superseded: What there is something later of.
+        new: Records whose ids have no row.
+        changed: New versions of other ids, or replacements of rows.
+        superseded: Records for which there is a later one.
     """
 
     new: list[Record] = field(default_factory=list)
@@ -57,32 +58,32 @@ class Compared:
 
 
 class Dialect(Protocol):
-    """Speak to one kind of database about one table of records."""
+    """The operations of one database on one table of records."""
 
     example: str
     insert: Callable[..., Any]
-    """SQLAlchemy's ``INSERT`` of this kind, which knows ``ON CONFLICT``."""
+    """SQLAlchemy's ``INSERT`` of this database, with ``ON CONFLICT``."""
 
     def engine(self) -> Engine:
-        """Return what opens connections on which a commit is durable."""
+        """Return an engine whose commits are durable."""
         ...
 
     def place(self) -> object:
-        """Return what another database at the same address would have another one of."""
+        """Return the identity of the database; another one at the same address has another."""
         ...
 
     def begin_writing(self, connection: Connection, source_id: str) -> None:
-        """Let the transaction write a source's rows, waiting for others that do."""
+        """Let the transaction write a source's rows, after waiting for other writers."""
         ...
 
     def begin_schema_change(self, connection: Connection) -> None:
-        """Let the transaction make tables, and keep others from doing so."""
+        """Let the transaction create tables, and exclude other transactions from it."""
         ...
 
     def existing_columns(
         self, connection: Connection, names: Sequence[str]
     ) -> dict[str, dict[str, bool]]:
-        """Return the columns of those tables that there are, and whether each is in the key.
+        """Return the columns of the existing tables, and whether each is in the primary key.
 
         The trigger by which deletions are noted is among the columns of its table.
         """
@@ -96,17 +97,17 @@ class Dialect(Protocol):
         *,
         are_replaced: bool,
     ) -> Compared:
-        """Return what records would change; ``are_replaced``: there are replaced versions."""
+        """Return the changes of a page; ``are_replaced``: there are replaced versions."""
         ...
 
     def are_unknown(self, connection: Connection, source_id: str, ids: list[str]) -> bool:
-        """Tell whether there is no row at all of these ids."""
+        """Return whether there is no row at all for these ids."""
         ...
 
     def lacking(
         self, connection: Connection, source_id: str, listed: Mapping[str, datetime]
     ) -> list[str]:
-        """Return the ids of which there is no row of that time or later."""
+        """Return the ids without a row of that time or later."""
         ...
 
     def store(
@@ -123,10 +124,10 @@ class Dialect(Protocol):
     def set_removed(
         self, connection: Connection, source_id: str, ids: list[str], removed_at: datetime | None
     ) -> int:
-        """Mark records that have no mark; ``None`` takes it from those that have one.
+        """Mark unmarked records as removed; ``None`` clears the mark of marked ones.
 
         Returns:
-            How many rows that changed.
+            The number of changed rows.
         """
         ...
 
@@ -156,7 +157,7 @@ def by_id(records: list[Record]) -> list[Record]:
 
 
 def split(compared: Compared, there: Container[str]) -> Compared:
-    """Tell new records from new versions of ids that are there."""
+    """Return new records, and new versions of existing ids, separately."""
     new: list[Record] = []
     changed: list[Record] = []
     for record in compared.new:
@@ -165,7 +166,7 @@ def split(compared: Compared, there: Container[str]) -> Compared:
 
 
 def batches(items: Iterable[T]) -> Iterator[list[T]]:
-    """Yield lists of as many as one statement takes."""
+    """Yield lists of the size for one statement."""
     remaining = iter(items)
     while batch := list(islice(remaining, _BATCH)):
         yield batch

@@ -1,4 +1,4 @@
-"""What a database's error says, without SQL, parameters, records or passwords, and what to do."""
+"""A database's error as text, without SQL, parameters, records or passwords, and a next step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from sqlalchemy.exc import SQLAlchemyError
 _REACH = "see that the server can be reached with this address, and run again"
 _REPAIR = "repair the database, and run again"
 _NEXT = {
-    # PostgreSQL's classes of errors, and the codes that need another step than their class.
+    # PostgreSQL's classes of errors, and the codes with another next step than their class.
     "08": _REACH,
     "40": "run again; another program was in the way",
     "42501": "grant that to the sink's user",
@@ -21,10 +21,10 @@ _NEXT = {
 
 
 def describe(error: SQLAlchemyError) -> tuple[str, str, Exception]:
-    """Return what the database said, the next step, and the error to chain.
+    """Return the database's message, the next step, and the error to chain.
 
-    A database may repeat the content of a row in the details of its error; the chained error is of
-    the same class, and has the first sentence alone.
+    A database may repeat the content of a row in the details of its error. The chained error has
+    the same class, and only the first sentence.
     """
     original = getattr(error, "orig", None)
     if not isinstance(original, Exception):
@@ -32,7 +32,7 @@ def describe(error: SQLAlchemyError) -> tuple[str, str, Exception]:
     primary = getattr(getattr(original, "diag", None), "message_primary", None)
     said = str(primary or original).strip().partition("\n")[0] or type(original).__name__
     code = getattr(original, "sqlstate", None) or getattr(original, "sqlite_errorname", None)
-    if code is None:  # psycopg's, where there was no connection to ask
+    if code is None:  # of psycopg, if there was no connection to ask
         step = _REACH if type(original).__name__ == "OperationalError" else _REPAIR
     else:
         step = _NEXT.get(code) or _NEXT.get(code[:2]) or _REPAIR

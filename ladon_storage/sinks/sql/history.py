@@ -1,7 +1,8 @@
-"""Which version of a record is the current one, where a SQL sink keeps all of them.
+"""The current version of a record, where a SQL sink keeps all of them.
 
-It is the one without ``replaced_at``, which is when another followed: its order is the one in which
-the versions were last seen. A new version that is older than the current one is stored as replaced.
+The current version is the one without ``replaced_at``, the time at which another version followed:
+its order is the one in which the versions were last seen. A new version that is older than the
+current one is stored as replaced.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _TICK = timedelta(microseconds=1)
 
 
 class RunClock:
-    """The time of one run, of which no two instants are the same."""
+    """The clock of one run, which never returns the same instant twice."""
 
     def __init__(self) -> None:
         self.opened = self._last = utc_now()
@@ -33,12 +34,12 @@ class RunClock:
         return self._last
 
     def pass_by(self, instants: Iterable[datetime]) -> None:
-        """Go on behind instants that were made of the last one."""
+        """Continue after instants that were derived from the last one."""
         self._last = max([self._last, *instants])
 
 
 class History:
-    """The versions of the records of one sink's table.
+    """The versions of the records in one sink's table.
 
     Args:
         database: The kind of database.
@@ -58,9 +59,9 @@ class History:
     def again(
         self, source_id: str, superseded: list[Record], gone: Gone = MappingProxyType({})
     ) -> list[Record]:
-        """Return the versions that are there and not current, and not older than what is, or was.
+        """Return existing versions that become current: not older than a current or deleted one.
 
-        They become current at once, as what is stored does where one row is kept.
+        They become current at once, as a stored record does where one row is kept.
         """
         if not superseded:
             return []
@@ -83,13 +84,13 @@ class History:
         now: datetime,
         gone: Gone,
     ) -> list[Record]:
-        """Say of versions that were added, and of those before them, which are current.
+        """Record which of the added versions, and of those before them, are current.
 
-        That is what the page ``said`` last of an id, unless there is something later, or was, and
-        was deleted.
+        The current version is the page's last version (``said``) of an id, unless there is a later
+        one, or a later one was deleted.
 
         Returns:
-            The added ones that are older than what was there.
+            The added versions that are older than the existing ones.
         """
         several: dict[str, list[Record]] = {}
         for record in added:
@@ -130,9 +131,9 @@ class History:
         gone: Gone = MappingProxyType({}),
         before: datetime | None = None,
     ) -> int:
-        """Make versions current where all are kept, and return how many were not.
+        """Make versions current where all are kept, and return how many were not current.
 
-        Counted are those that were collected ``before`` an instant.
+        Only versions that were collected ``before`` an instant are counted.
         """
         found: dict[str, dict[str, tuple[datetime, datetime | None]]] = {}
         for some in batches(records):
@@ -156,7 +157,7 @@ class History:
                 if replaced_at is not None:
                     changes.append((record_id, version, None))
                     count += before is None or collected_at < before
-            # By every clock that wrote here: the order of what was replaced has no way back.
+            # After every clock that wrote here: the order of replaced versions cannot be reversed.
             at = max([now, *(each + _TICK for _, each in versions.values() if each)])
             changes += [
                 (record_id, other, at)
@@ -169,7 +170,7 @@ class History:
         return count
 
     def current(self, source_id: str, ids: Iterable[str]) -> dict[str, list[tuple[datetime, str]]]:
-        """Return time and version of what is current of each id, where all are kept."""
+        """Return time and version of each id's current row, where all versions are kept."""
         found: dict[str, list[tuple[datetime, str]]] = {}
         for some in batches(ids):
             asked = {"source_id": source_id, "ids": some}

@@ -1,4 +1,4 @@
-"""PostgreSQL, as a SQL sink uses it: through psycopg, a page's rows in one statement."""
+"""PostgreSQL for the SQL sink: through psycopg, with a page's rows in one statement."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from ladon_storage.sinks.sql.tables import Keep, aware
 
 _CONNECT_SECONDS = 10
 _SILENT_SECONDS = 60
-"""How long a server may not acknowledge what was sent before its connection counts as lost."""
+"""The time after which unacknowledged data marks a connection as lost."""
 
 _MAKING_LOCK = 1_418_742_211
-"""The advisory lock of who makes tables; any number that no other program takes."""
+"""The advisory lock for creating tables; an arbitrary number that no other program uses."""
 
 _WRITING_LOCK = 1_418_742_212
-"""With a hash beside it, the advisory lock of who writes a source's rows."""
+"""The advisory lock for writing a source's rows, combined with a hash of the source."""
 
 # A page's columns are JSON lists: psycopg needs ten times as long to quote them as arrays.
 _INSERT = """
@@ -94,8 +94,8 @@ AND EXISTS (SELECT FROM pg_trigger AS o WHERE o.tgrelid = c.oid AND o.tgname = '
 WHERE c.relnamespace = current_schema()::regnamespace AND c.relname = ANY(%s)
 """
 
-# UTC, since the first hours of the year 1 are in no year elsewhere. A commit that is acknowledged
-# is durable, even where the default of the role is that it need not be.
+# UTC, since the first hours of the year 1 are in no year elsewhere. An acknowledged commit is
+# durable, even if the role's default is otherwise.
 _PREPARE = """
 SELECT set_config('timezone', 'UTC', false), set_config('lock_timeout', %s, false),
 CASE current_setting('synchronous_commit')
@@ -104,7 +104,7 @@ WHEN 'off' THEN set_config('synchronous_commit', 'on', false) END
 
 
 class Postgresql:
-    """Speak to a database of PostgreSQL about one table of records.
+    """The operations of PostgreSQL on one table of records.
 
     Args:
         url: Its address, without a driver.
@@ -140,25 +140,25 @@ class Postgresql:
         )
 
     def engine(self) -> Engine:
-        """Return what connects, and notices when a connection is lost."""
+        """Return an engine whose connections notice when they are lost."""
         return _engine(self._url)
 
     def place(self) -> None:
-        """Tell nothing: the server knows where its tables are."""
+        """Return nothing: the server knows where its tables are."""
 
     def begin_writing(self, connection: Connection, source_id: str) -> None:
-        """Take the source's lock; of its own accord a transaction waits for single rows alone."""
+        """Take the source's lock; by default a transaction waits only for single rows."""
         asked = "SELECT pg_advisory_xact_lock(%s, hashtext(%s))"
         connection.exec_driver_sql(asked, (_WRITING_LOCK, f"{self._table} {source_id}"))
 
     def begin_schema_change(self, connection: Connection) -> None:
-        """Take a lock: two that make one table at once do not see each other's."""
+        """Take a lock: two transactions that create one table at once do not see each other's."""
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (_MAKING_LOCK,))
 
     def existing_columns(
         self, connection: Connection, names: Sequence[str]
     ) -> dict[str, dict[str, bool]]:
-        """Ask the catalogue once, for the schema where a table would be made."""
+        """Query the catalogue once, for the schema where a table would be created."""
         found: dict[str, dict[str, bool]] = {}
         for table, column, is_key in connection.exec_driver_sql(_FOUND, (list(names), list(names))):
             found.setdefault(table, {})[column] = is_key
@@ -197,7 +197,7 @@ class Postgresql:
         return compared
 
     def are_unknown(self, connection: Connection, source_id: str, ids: list[str]) -> bool:
-        """Stop at the first that is there."""
+        """Stop at the first existing row."""
         asked = f"SELECT EXISTS ({self._there.replace('DISTINCT record_id', '1')})"
         return not connection.exec_driver_sql(asked, (source_id, ids)).scalar_one()
 
@@ -237,7 +237,7 @@ class Postgresql:
         return connection.exec_driver_sql(marking, (removed_at, source_id, ids)).rowcount
 
 
-@lru_cache  # it holds no connection, and the statements that it has compiled
+@lru_cache  # it holds no connection, only compiled statements
 def _engine(url: URL) -> Engine:
     defaults = {
         "connect_timeout": _CONNECT_SECONDS,
@@ -245,7 +245,7 @@ def _engine(url: URL) -> Engine:
         "keepalives_idle": _SILENT_SECONDS,
         "application_name": "ladon-storage",
     }
-    # The address has the last word; SQLAlchemy would give it to these.
+    # The address has priority; SQLAlchemy would give it to these arguments.
     arguments = {name: each for name, each in defaults.items() if name not in url.query}
     engine = create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
     event.listen(engine, "connect", _prepare)

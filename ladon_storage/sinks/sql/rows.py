@@ -1,8 +1,8 @@
-"""The rows of a SQL sink, and what a page, a return and a removal change of them.
+"""The rows of a SQL sink, and the changes made to them by a page, a reversion and a removal.
 
-- A page is compared before it is written, unless the one before it was all new. Where that turns
-  out to be wrong, or another run was faster, it is begun again.
-- What was deleted on purpose counts as known.
+- A page is compared with the table before it is written, unless the page before was all new. If
+  that guess is wrong, or another run was faster, the page is begun again.
+- Deleted records count as known.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ladon_storage.sinks.versions import last_said, latest
 
 
 class Rows:
-    """Write a page's rows, in one transaction, on one connection.
+    """The operations on a sink's rows, on one connection, a page in one transaction.
 
     Args:
         database: The kind of database.
@@ -60,7 +60,7 @@ class Rows:
             result = self._write_compared(records, beside, is_last=is_last)
             if result is not None:
                 break
-        assert result is not None  # noqa: S101 - the last one is whatever it is
+        assert result is not None  # noqa: S101 - the last attempt succeeds in any case
         if records:
             self._was_all_new = len(result.new) == len(records)
         return result
@@ -94,7 +94,7 @@ class Rows:
     def _write_compared(
         self, records: list[Record], beside: _Unwritten, *, is_last: bool
     ) -> WriteResult | None:
-        """Write what a look at the table says is needed; ``None``: somebody else was faster."""
+        """Write the changes that a comparison shows; ``None``: another writer was faster."""
         database, connection, source_id = self._database, self._connection, beside.source_id
         with connection.begin() as transaction:
             if is_last:
@@ -148,31 +148,31 @@ class Rows:
         new = latest(compared.new)
         versions = {(each.record_id, each.version) for each in new}
         changed = [each for each in unknown if (each.record_id, each.version) not in versions]
-        # Fewer were written where somebody else writes without waiting for others.
+        # Fewer rows were written if another client writes without waiting for others.
         return WriteResult(new, [*changed, *again][: max(written - len(new), 0)], superseded)
 
     def _without(
         self, source_id: str, records: list[Record], compared: Compared, gone: Gone
     ) -> Compared:
-        """Take from what is not there what was deleted on purpose, and is not said anew."""
+        """Return unknown records without deleted ones, unless the source delivers a change."""
         if not gone:
             return compared
         current = self._history.current(source_id, gone) if self._keeps_all else {}
         said = {each.record_id: each for each in latest(records)}
         wanted = self._deletions.without(compared, gone, current, said)
-        # The sink had them: they were not missed.
+        # The sink had them, so they were not missing.
         again = [each for each in wanted.new if each.record_id in gone]
         new = [each for each in wanted.new if each.record_id not in gone]
         return Compared(new, [*wanted.changed, *again], wanted.superseded)
 
     def _again(self, source_id: str, superseded: list[Record], gone: Gone) -> list[Record]:
-        """Return the versions that are there, and become current again at once."""
+        """Return the existing versions that become current again at once."""
         return self._history.again(source_id, superseded, gone) if self._keeps_all else []
 
     def revert(self, source_id: str, records: Sequence[Record]) -> int:
-        """Make versions the current ones, and return how many rows that changed.
+        """Make versions the current ones, and return how many rows changed.
 
-        Not counted is a version that this run added, and not one that was deleted is added.
+        A version that this run added is not counted, and a deleted version is not added.
         """
         database, connection = self._database, self._connection
         records = latest(records)
@@ -212,7 +212,7 @@ class Rows:
             )
 
     def lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
-        """Return the ids of which there is no row of that time or later, and none was deleted."""
+        """Return the ids without a row of that time or later, and without a deleted one."""
         with self._connection.begin():
             storable = {each: at for each, at in listed.items() if _storable(each) == each}
             lacking = set(listed) - storable.keys()
@@ -226,7 +226,7 @@ class Rows:
         return lacking
 
     def _lacking(self, source_id: str, records: list[Record]) -> list[str]:
-        """Return the ids of records of which there is no row at all."""
+        """Return the ids of records without any row."""
         first = datetime.min.replace(tzinfo=UTC)
         listed = {each.record_id: first for each in records}
         return self._database.lacking(self._connection, source_id, listed)
@@ -238,7 +238,7 @@ class Rows:
             row = found.one_or_none()
         if row is None:
             return None
-        # What an older release wrote has no such columns.
+        # Positions of an older release have no such columns.
         return Position(**{k: v for k, v in row._asdict().items() if v is not None})
 
     def mark_removed(self, source_id: str, listed_ids: Set[str], max_share: float) -> int:
@@ -260,7 +260,7 @@ class Rows:
     def _removal_changes(
         self, source_id: str, present: Set[str], most: float
     ) -> tuple[set[str], set[str]]:
-        """Return the ids that should be marked and are not, and those that should not be."""
+        """Return the ids to be marked, and those whose mark is to be cleared."""
         missing, back, unmarked = set(), set(), 0
         found = self._connection.execute(
             self._tables.removed_flags,
@@ -277,7 +277,7 @@ class Rows:
         return missing, back
 
     def _conditions(self, source_id: str) -> Sequence[bool]:
-        """Tell whether anything of a source is marked, was deleted, or is replaced."""
+        """Return whether any row of a source is marked, was deleted, or is replaced."""
         return self._connection.execute(self._tables.conditions, {"source_id": source_id}).one()
 
     def _write_beside(self, beside: _Unwritten, *, with_position: bool = True) -> None:
@@ -315,7 +315,7 @@ class Rows:
 
 
 class _Unwritten:
-    """What is written with a page's records."""
+    """The rows that are written with a page's records."""
 
     def __init__(
         self, source_id: str, rejects: list[Reject], run_id: str, position: Position | None
@@ -330,7 +330,7 @@ class _Unwritten:
         return bool(self.rejects) or self.position is not None
 
 
-@lru_cache  # as `Tables` has the others: compiled once
+@lru_cache  # as in `Tables`: compiled once
 def _remembering(tables: Tables, insert: Callable[..., Any]) -> Any:
     positions = tables.positions
     statement = insert(positions)
@@ -347,5 +347,5 @@ def _distinct(records: list[Record]) -> list[Record]:
 
 
 def _storable(text: str) -> str:
-    """Return a text of an item that cannot be used as one that any database takes."""
+    """Return a text of an unusable item in a form that any database stores."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")

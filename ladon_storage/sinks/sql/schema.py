@@ -1,10 +1,10 @@
-"""How the tables of a SQL sink come to be what they are.
+"""The creation and migration of a SQL sink's tables.
 
-- Made and migrated in one transaction that only one process can be in, so that runs which start
-  together may find no table, or an old one.
-- What is right already is not touched: a role that may only read and write rows can use it.
-- A position never outlives its records. Where the table was dropped, it goes when the table is made
-  again: it would hide the hole.
+- One transaction creates and migrates, under a lock, so that runs which start together may find no
+  table, or an old one.
+- A table that is up to date is not touched: a role without DDL rights can use it.
+- A position never outlives its records. If the table was dropped, its position is deleted when the
+  table is created again: it would hide the missing rows.
 - Version 1 was `ladon-storage` 0.1.0: the records alone, without ``removed_at``, and no
   `ladon_meta`. Version 2 had no ``replaced_at``, no `ladon_deleted` with its trigger, and less of a
   position.
@@ -33,20 +33,20 @@ _FIRST_COLUMNS = {
 }
 
 Found = Mapping[str, Mapping[str, bool]]
-"""The columns of the tables that there are, and whether each is in the primary key.
+"""The columns of the existing tables, and whether each is in the primary key.
 
-A table that has the trigger of `sql_deleted` has its name here, as if it were a column.
+A table with the trigger of `deletions` contains the trigger's name here, as if it were a column.
 """
 
 
 def is_current(connection: Connection, tables: Tables, found: Found, shown: str) -> bool:
-    """Tell whether the tables are there and of this version.
+    """Return whether the tables are there and of this version.
 
     Raises:
-        SinkError: A table of that name is no table of this sink's.
+        SinkError: A table of that name was not made by this sink.
     """
     _check(connection, tables, found, shown)
-    # By what is there: the table may have been renamed, or put back from an old backup.
+    # By its content: the table may have been renamed, or restored from an old backup.
     is_noted = trigger_of(tables.records.name) in found.get(tables.records.name, ())
     return is_noted and all(
         table.name in found and not _missing(table, found) for table in tables.all
@@ -54,10 +54,10 @@ def is_current(connection: Connection, tables: Tables, found: Found, shown: str)
 
 
 def create_or_migrate(connection: Connection, tables: Tables, found: Found, shown: str) -> None:
-    """Make what is missing and migrate what is old, in the caller's exclusive transaction.
+    """Create missing tables and migrate old ones, in the caller's exclusive transaction.
 
     Raises:
-        SinkError: A table of that name is no table of this sink's.
+        SinkError: A table of that name was not made by this sink.
     """
     _check(connection, tables, found, shown)
     records, name = tables.records, tables.records.name
@@ -76,14 +76,14 @@ def create_or_migrate(connection: Connection, tables: Tables, found: Found, show
         connection.execute(text(_REPLACED.replace("{table}", f'"{name}"')))
     if name in found and tables.deleted.name not in found:
         let_readers_read(connection, name, tables.deleted.name)
-    # One of an older release is not found.
+    # The trigger of an older release is not recognised.
     if trigger_of(name) not in found.get(name, ()):
         note_deletions(connection, name, tables.keep)
     connection.execute(delete(tables.meta).where(tables.meta.c.table_name == name))
     connection.execute(insert(tables.meta).values(table_name=name, version=VERSION))
 
 
-# What was collected before this column was there: each version was replaced by the next one.
+# Records collected before this column existed: each version was replaced by the next one.
 _REPLACED = """
 UPDATE {table} SET replaced_at = (
     SELECT later.collected_at FROM {table} AS later
@@ -95,7 +95,7 @@ UPDATE {table} SET replaced_at = (
 
 
 def _missing(table: Table, found: Found) -> list[Column[Any]]:
-    """Return the columns that a table of an older version has not."""
+    """Return the columns that a table of an older version lacks."""
     return [each for each in table.c if each.nullable and each.name not in found[table.name]]
 
 
@@ -110,7 +110,7 @@ def _add(connection: Connection, table: Table, column: Column[Any]) -> None:
 
 
 def _index(connection: Connection, index: Index) -> None:
-    """Make an index, by another name where a table that was renamed has taken its own along."""
+    """Create an index, under another name if a renamed table still has the usual one."""
     dialect = connection.dialect
     made = str(CreateIndex(index).compile(dialect=dialect))
     if connection.exec_driver_sql(_TAKEN[dialect.name], (index.name,)).first():
@@ -127,7 +127,7 @@ _TAKEN = {
 
 
 def _check(connection: Connection, tables: Tables, found: Found, shown: str) -> None:
-    """Refuse a table that is no table of this sink's, or one of a newer release."""
+    """Refuse a table that was not made by this sink, or was made by a newer release."""
     name = tables.records.name
     if name not in found:
         return
@@ -141,7 +141,7 @@ def _check(connection: Connection, tables: Tables, found: Found, shown: str) -> 
 
 
 def _check_is_ours(tables: Tables, columns: Mapping[str, bool], shown: str) -> None:
-    """Refuse a table that no sink made, or one that was made to keep something else."""
+    """Refuse a table that no sink made, or that was made with another ``keep``."""
     name = tables.records.name
     columns = {each: is_key for each, is_key in columns.items() if each != trigger_of(name)}
     key = {column for column, is_key in columns.items() if is_key}

@@ -1,11 +1,11 @@
-"""The sink that is a table of a database, SQLite or PostgreSQL, through SQLAlchemy.
+"""The sink for a table of a database, SQLite or PostgreSQL, through SQLAlchemy.
 
-- A page, what of it cannot be used, and the position after it are one transaction, which is durable
-  when `SqlSink.write` returns. A page that holds nothing new is a read, unless the one before it
-  was all new: then it is not looked up first.
-- ``keep="latest"``: an older content never replaces a newer one, so that a page which is replayed
-  does no harm; at equal times what arrived later wins. ``keep="all"``: one row per version.
-- A record that is in a page is there: the mark that it was removed goes, whatever its version.
+- A page, its rejects, and the position after it are one transaction, which is durable when
+  `SqlSink.write` returns. A page without new records is only a read, unless the page before was all
+  new: then the page is written without a look-up.
+- ``keep="latest"``: an older version never replaces a newer one, so that writing a page again is
+  idempotent; at equal times the later arrival wins. ``keep="all"``: one row per version.
+- A record that is in a page exists: its removal mark is cleared, whatever its version.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ladon_storage.sinks.worker import WorkerThread
 T = TypeVar("T")
 
 _NAME = re.compile(r"(?!sqlite_|ladon_)(?!.*_quarantine$)[a-z_][a-z0-9_]{0,51}", re.IGNORECASE)
-"""What leaves room for `_quarantine` in the 63 bytes of PostgreSQL, and means no other table."""
+"""Names that leave room for `_quarantine` in PostgreSQL's 63 bytes, and are not reserved."""
 
 _DATABASES: dict[str, type[Sqlite] | type[Postgresql]] = {
     "sqlite": Sqlite,
@@ -44,26 +44,26 @@ _DATABASES: dict[str, type[Sqlite] | type[Postgresql]] = {
 
 
 class SqlSink:
-    """Keep records in a table of a database, which it makes, or migrates, where that is needed.
+    """A table of records in a database, created or migrated if needed.
 
     The columns are ``source_id``, ``record_id``, ``version``, ``record_timestamp``, ``payload``
     (JSON as the source gave it), ``collected_at`` (when this version arrived) and ``removed_at``
-    (since when the source no longer lists it). Where all versions are kept, the current one is that
-    without ``replaced_at``, which is when another one followed. Beside it are
+    (since when the source no longer lists it). Where all versions are kept, the current one has no
+    ``replaced_at``, which is the time when another one followed. Further tables are
     ``<table>_quarantine``, and for all tables of the database ``ladon_positions``, ``ladon_meta``
-    and ``ladon_deleted`` (what was deleted from them, and is only stored again once it changed).
+    and ``ladon_deleted`` (deleted records, which are stored again only once they change).
 
     One object serves one run at a time; several runs and processes may share the table.
 
     Args:
-        url: The address of the database: ``sqlite:///records.db`` beside the working directory,
+        url: The address of the database: ``sqlite:///records.db`` in the working directory,
             ``sqlite:////var/lib/ladon/records.db`` anywhere,
             ``postgresql://user:password@host/database``.
         table: The name of the table.
         keep: ``latest`` for one row per record, ``all`` for one row per version.
 
     Raises:
-        ConfigurationError: An argument makes no sense, or psycopg is not installed.
+        ConfigurationError: An argument is invalid, or psycopg is not installed.
     """
 
     def __init__(self, url: str, table: str = "records", keep: Keep = "latest") -> None:
@@ -109,10 +109,10 @@ class SqlSink:
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
     ) -> WriteResult:
-        """Make a page durable, whole or not at all, and return what that changed.
+        """Make a page durable, completely or not at all, and return the changes.
 
-        A row that only lost its mark is not counted. Where all versions are kept, one that is new
-        and older than the current one counts as changed, and is told as superseded.
+        A row that only lost its mark is not counted. Where all versions are kept, a new version
+        that is older than the current one counts as changed, and is reported as superseded.
 
         Raises:
             SinkError: The database refused it; nothing of the page was stored.
@@ -124,7 +124,7 @@ class SqlSink:
         )
 
     async def position(self, source_id: str) -> Position | None:
-        """Return the last position that was written; ``None``: none was.
+        """Return the last position that was written; ``None``: there is none.
 
         Raises:
             SinkError: The database did not answer.
@@ -137,7 +137,8 @@ class SqlSink:
         """Mark the records whose ids are not in ``listed_ids``, and return how many are new there.
 
         Raises:
-            SourceError: More than the share ``max_share`` of what is not marked would be; none was.
+            SourceError: More than the share ``max_share`` of the unmarked records would be; none
+                was.
             SinkError: The database refused it; none was.
         """
         return await self._do(
@@ -147,13 +148,13 @@ class SqlSink:
         )
 
     async def revert(self, source_id: str, records: Sequence[Record], *, run_id: str = "") -> int:
-        """Make versions the current ones, whatever their time, and return how many were not.
+        """Make versions the current ones, whatever their time; return how many were not current.
 
-        A version that was deleted from the table is left out, and one that this run added is not
-        counted.
+        A version that was deleted from the table is omitted, and a version that this run added is
+        not counted.
 
         Raises:
-            SinkError: The database refused it; none is.
+            SinkError: The database refused it; nothing changed.
         """
         return await self._do(
             lambda: self._changed(lambda rows: rows.revert(source_id, records)),
@@ -162,9 +163,10 @@ class SqlSink:
         )
 
     async def lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
-        """Return the ids of ``listed`` of which there is no record at that time or later.
+        """Return the ids of ``listed`` without a record of that time or later.
 
-        One that was deleted from the table is not lacking, unless its source lists a later time.
+        A record that was deleted from the table is not lacking, unless its source lists a later
+        time.
 
         Raises:
             SinkError: The database did not answer.
@@ -193,7 +195,7 @@ class SqlSink:
         if thread is not None:
             await thread.close(self._close)
 
-    # What follows runs in the thread.
+    # The following runs in the thread.
 
     def _open(self) -> None:
         self._connection = connection = self._database.engine().connect()
@@ -208,7 +210,7 @@ class SqlSink:
             if is_current(connection, self._tables, found, self._shown):
                 return
             self._database.begin_schema_change(connection)
-            # Again: what was missing may have been made while this waited.
+            # Again: the missing tables may have been created while this waited.
             found = self._database.existing_columns(connection, names)
             create_or_migrate(connection, self._tables, found, self._shown)
 
@@ -218,7 +220,7 @@ class SqlSink:
         return self._rows
 
     def _changed(self, change: Callable[[Rows], T]) -> T:
-        """Change rows, and return when that is durable where the next run looks for it."""
+        """Change rows, and return when the change is durable where the next run looks for it."""
         result = change(self._opened())
         if self._database.place() != self._place:
             raise SinkError(
@@ -239,7 +241,7 @@ def _parsed(url: str) -> URL:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         parsed = None
-    # Neither the text nor the original error: an address that cannot be read may hold a password.
+    # Neither the text nor the original error: an unreadable address may contain a password.
     if parsed is None or parsed.drivername not in _DATABASES:
         examples = " or ".join(database.example for database in _DATABASES.values())
         raise ConfigurationError(f"The sink's address cannot be used; write it as {examples}.")

@@ -1,4 +1,4 @@
-"""SQLite, as a SQL sink uses it: a write-ahead log that is flushed with every commit."""
+"""SQLite for the SQL sink: a write-ahead log that is flushed with every commit."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ UNION ALL SELECT tbl_name, name, 0 FROM sqlite_master
 WHERE type = 'trigger' AND name LIKE 'ladon\\_gone\\_%' ESCAPE '\\' AND sql LIKE '%OLD.removed_at%'
 """
 
-# What is looked up is passed as JSON, so that thousands of records are one step of SQLite, during
-# which other threads run. An instant without microseconds is written shorter in JSON than in the
+# The keys of a look-up are passed as JSON, so that thousands of records are one step of SQLite,
+# during which other threads run. An instant without microseconds is shorter in JSON than in the
 # table.
 _PAGE = """
 WITH page AS (
@@ -56,15 +56,15 @@ INSERT INTO {table} (source_id, record_id, version, record_timestamp, payload, c
 VALUES {rows} {on_conflict}
 """
 
-# Each record of a page that is known is found by this alone, which costs less than `_COMPARED`.
+# Known records of a page are found by this alone, which costs less than `_COMPARED`.
 _NOT_AS_IT_IS = """
 SELECT json_group_array(page.key) FROM json_each(?) AS page
 LEFT JOIN {table} AS t ON t.source_id = ? AND t.record_id = page.key
 WHERE t.version IS NOT page.value
 """
 
-# A record is new (0), changes a row (1) or is superseded (2). What is told is that, and three times
-# its place in the page.
+# A record is new (0), changes a row (1) or is superseded (2). The result is that number, plus three
+# times the record's index in the page.
 _COMPARED = """
 {page} SELECT json_group_array(3 * page.key + CASE WHEN t.record_id IS NULL THEN 0
 WHEN t.record_timestamp <= page.record_timestamp THEN 1 ELSE 2 END) FROM page
@@ -98,10 +98,10 @@ WHERE t.source_id = ? AND t.record_id = page.key AND t.record_timestamp >= page.
 """
 
 _INSERTED_ROWS = 100
-"""So many rows make one statement; more of them make none cheaper."""
+"""The number of rows in one statement; more of them make none cheaper."""
 
 _INSERTED_CHARACTERS = 2**18
-"""So many characters of payloads end a statement, which is a few times in memory."""
+"""The number of payload characters that ends a statement; a few copies are in memory."""
 
 _MARK = """
 UPDATE {table} SET removed_at = ?
@@ -112,7 +112,7 @@ _UNMARK = _MARK.replace("IS NULL", "IS NOT NULL")
 
 
 class Sqlite:
-    """Speak to a file of SQLite about one table of records.
+    """The operations of SQLite on one table of records in a file.
 
     Args:
         url: Its address.
@@ -120,7 +120,7 @@ class Sqlite:
         keep: What the table keeps.
 
     Raises:
-        ConfigurationError: The address is not the one of a file.
+        ConfigurationError: The address is not that of a file.
     """
 
     example = "sqlite:///records.db"
@@ -151,16 +151,16 @@ class Sqlite:
         )
 
     def engine(self) -> Engine:
-        """Return what opens the file; it is made, and its folder is not."""
+        """Return an engine that opens the file; it creates the file, but not its folder."""
         if not self._folder.is_dir():
             raise SinkError(
                 f"The sink's folder {self._folder} does not exist; make it, or correct the address."
             )
-        # The engine of a relative path keeps the folder in which it was made.
+        # The engine of a relative path keeps the folder in which it was created.
         return _engine(self._url, None if self._folder.is_absolute() else Path.cwd())
 
     def place(self) -> tuple[int, int] | None:
-        """Return the file's number: one that was removed can be written to while it is open."""
+        """Return the file's inode: a removed file can still be written to while it is open."""
         try:
             found = self._path.stat()
         except FileNotFoundError:
@@ -168,7 +168,7 @@ class Sqlite:
         return found.st_dev, found.st_ino
 
     def begin_writing(self, connection: Connection, source_id: str) -> None:
-        """Take the file's only lock at once: what reads first cannot wait for who writes."""
+        """Take the file's only lock at once: after a read it could not wait for a writer."""
         self.begin_schema_change(connection)
 
     def begin_schema_change(self, connection: Connection) -> None:
@@ -178,7 +178,7 @@ class Sqlite:
     def existing_columns(
         self, connection: Connection, names: Sequence[str]
     ) -> dict[str, dict[str, bool]]:
-        """Ask once, whichever tables there are."""
+        """Query all tables of the file at once."""
         found: dict[str, dict[str, bool]] = {}
         rows = connection.exec_driver_sql(_FOUND, (json.dumps(names),))
         for table, column, is_key in rows:
@@ -193,7 +193,7 @@ class Sqlite:
         *,
         are_replaced: bool,
     ) -> Compared:
-        """Let SQLite compare: a row that is fetched costs more than one that is looked up."""
+        """Let SQLite compare: fetching a row costs more than looking it up."""
         if self._keep == "latest":
             records = self._without_known(connection, source_id, records)
             if not records:
@@ -217,7 +217,7 @@ class Sqlite:
     def _without_known(
         self, connection: Connection, source_id: str, records: list[Record]
     ) -> list[Record]:
-        """Leave out the records, each of another id, that are there in the same version."""
+        """Return the records, each of another id, that are not there in the same version."""
         page = orjson.dumps({each.record_id: each.version for each in records}).decode()
         found = connection.exec_driver_sql(self._not_as_it_is, (page, source_id)).scalar_one()
         unknown = set(orjson.loads(found))
@@ -227,7 +227,7 @@ class Sqlite:
         return left if len(left) == len(unknown) else records
 
     def are_unknown(self, connection: Connection, source_id: str, ids: list[str]) -> bool:
-        """Stop at the first that is there."""
+        """Stop at the first existing row."""
         asked = f"SELECT EXISTS ({self._there})"
         found = connection.exec_driver_sql(asked, (orjson.dumps(ids).decode(), source_id))
         return not found.scalar_one()
@@ -251,7 +251,7 @@ class Sqlite:
         now: datetime,
         rule: Rule = "newer",
     ) -> int:
-        """Pass a hundred rows at once: one statement for each costs more, and so does JSON."""
+        """Pass a hundred rows at once: a statement for each row costs more, and so does JSON."""
         insert, collected_at, written = self._inserts[rule], instant_text(now), 0
         for some in _inserted(by_id(records)):
             values = [source_id, collected_at]
@@ -271,7 +271,7 @@ class Sqlite:
 
 
 def _inserted(records: list[Record]) -> Iterator[list[Record]]:
-    """Yield what one statement inserts."""
+    """Yield the records of one statement after another."""
     first, characters = 0, 0
     for place, each in enumerate(records, 1):
         characters += len(each.payload)
@@ -284,7 +284,7 @@ def _inserted(records: list[Record]) -> Iterator[list[Record]]:
 
 @lru_cache(_INSERTED_ROWS)
 def _rows(count: int) -> str:
-    """Return the places of so many rows; the first two values are the same in each.
+    """Return the placeholders of rows; the first two values are the same in each.
 
     >>> _rows(2)
     '(?1,?3,?4,?5,?6,?2),(?1,?7,?8,?9,?10,?2)'
@@ -294,13 +294,13 @@ def _rows(count: int) -> str:
 
 
 def _json(rows: list[Any]) -> str:
-    # Of a subclass of datetime, such as other libraries have, orjson makes nothing by itself.
+    # orjson serialises no subclass of datetime, such as other libraries have, by itself.
     return orjson.dumps(rows, default=instant_text).decode()
 
 
-@lru_cache  # it holds no connection, and the statements that it has compiled
+@lru_cache  # it holds no connection, only compiled statements
 def _engine(url: URL, folder: Path | None) -> Engine:
-    # Without an isolation level the driver begins nothing by itself: it would begin too late.
+    # Without an isolation level the driver begins no transaction itself: it would begin too late.
     arguments = {"timeout": WAIT_SECONDS, "isolation_level": None}
     engine = create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
     event.listen(engine, "connect", _prepare)
@@ -314,7 +314,7 @@ def _prepare(connection: Any, _: object) -> None:
             connection.execute("PRAGMA journal_mode=WAL")
             break
         except sqlite3.OperationalError as error:
-            # SQLite does not wait here by itself for another that is making the same file.
+            # SQLite does not wait here by itself for a process that creates the same file.
             if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > deadline:
                 raise
         time.sleep(_POLL_SECONDS)

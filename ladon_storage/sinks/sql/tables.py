@@ -37,7 +37,7 @@ PRIMARY_KEYS: dict[Keep, tuple[str, ...]] = {
 
 
 def instant_text(instant: datetime) -> str:
-    """Return an instant as SQLite has it: text of fixed width in UTC, which it orders right.
+    """Return an instant in SQLite's form: a text of fixed width in UTC, which sorts correctly.
 
     >>> instant_text(datetime(1, 1, 1, tzinfo=UTC))
     '0001-01-01T00:00:00.000000+00:00'
@@ -48,36 +48,36 @@ def instant_text(instant: datetime) -> str:
 
 
 class Instant(TypeDecorator[datetime]):
-    """Be an aware datetime: a ``timestamptz``, or `instant_text` where there is no such type."""
+    """An aware datetime: a ``timestamptz``, or `instant_text` if there is no such type."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Choose the type by the database."""
+        """Return the type for the database."""
         return dialect.type_descriptor(
             Text() if dialect.name == "sqlite" else DateTime(timezone=True)
         )
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
-        """Return what is stored."""
+        """Return the stored form."""
         return instant_text(value) if value and dialect.name == "sqlite" else value
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        """Return what was stored."""
+        """Return the value of the stored form."""
         if value is None:
             return None
         return aware(datetime.fromisoformat(value) if isinstance(value, str) else value)
 
 
 def aware(instant: datetime) -> datetime:
-    """Return what a database has as an aware datetime: its owner may have taken the zone away."""
+    """Return a database's time as an aware datetime: its owner may have dropped the time zone."""
     return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
 
 
 @dataclass(frozen=True)
 class Tables:
-    """Be the tables of one sink: its records, what it could not use, and what it remembers."""
+    """The tables of one sink: records, quarantine, positions and metadata."""
 
     records: Table
     quarantine: Table
@@ -129,16 +129,16 @@ class Tables:
         """Return every table."""
         return self.records, self.quarantine, self.positions, self.deleted, self.meta
 
-    # Each of these is asked for every run or page: made once, it is compiled once.
+    # Each of these statements runs for every run or page: made once, it is compiled once.
 
     @cached_property
     def version(self) -> Select[Any]:
-        """Of which version the table of records is."""
+        """The version of the table of records."""
         return select(self.meta.c.version).where(self.meta.c.table_name == self.records.name)
 
     @cached_property
     def position(self) -> Select[Any]:
-        """What is remembered of a ``source_id``."""
+        """The stored position of a ``source_id``."""
         positions = self.positions.c
         names = ("timestamp", "watermark", "origin", "run_id", "document", "order_shown")
         return select(*(positions[name] for name in names)).where(
@@ -148,7 +148,7 @@ class Tables:
 
     @cached_property
     def conditions(self) -> Select[*tuple[Any, ...]]:
-        """What of a ``source_id`` there is at all: marked, deleted and replaced rows."""
+        """Whether a ``source_id`` has marked, deleted and replaced rows."""
         records, deleted = self.records.c, self.deleted.c
         of_source = records.source_id == bindparam("source_id")
         found = [
@@ -185,7 +185,7 @@ class Tables:
 
     @cached_property
     def replacing(self) -> Update:
-        """Say since when a version is not the current one, or that it is."""
+        """The update of the time since which a version is not current, or of its absence."""
         records = self.records.c
         return (
             update(self.records)
@@ -199,7 +199,7 @@ class Tables:
 
     @cached_property
     def gone(self) -> Select[Any]:
-        """What was deleted of the ``ids`` of a ``source_id``, the last deleted at the end."""
+        """The deleted versions of the ``ids`` of a ``source_id``, the latest deletion last."""
         deleted = self.deleted.c
         return (
             select(
@@ -229,8 +229,8 @@ def _records(metadata: MetaData, name: str, keep: Keep) -> Table:
         *(_key(each) for each in PRIMARY_KEYS[keep]),
         *([] if "version" in PRIMARY_KEYS[keep] else [Column("version", Text, nullable=False)]),
         Column("record_timestamp", Instant, nullable=False),
-        # Not jsonb: it reorders keys, rewrites numbers and refuses \u0000. json keeps the text
-        # as the source gave it, and can be asked by the same operators.
+        # Not jsonb: it reorders keys, rewrites numbers and refuses \u0000. json keeps the source's
+        # text, and supports the same operators.
         Column("payload", Text().with_variant(JSON(), "postgresql"), nullable=False),
         Column("collected_at", Instant, nullable=False),
         Column("removed_at", Instant),

@@ -1,10 +1,10 @@
-"""The one place where sources speak HTTP: what is repeated, followed, waited for and counted.
+"""The only HTTP client of the sources: what is retried, followed, awaited and counted.
 
-- What can be repeated is repeated here and nowhere above: a connection that failed, a timeout, a
-  body that was cut off on its way, and the statuses that ask for it. `Retry-After` is honoured. A
-  POST is repeated only where its caller says that it asks and changes nothing.
-- A throttled answer says nothing against the host: it is waited for, and no circuit counts it.
-- A document that arrived whole and is not JSON is not asked for again: it was published like that.
+- Retries happen here and nowhere above: after a failed connection, a timeout, a body that was cut
+  off in transit, and the statuses that call for it. `Retry-After` is honoured. A POST is retried
+  only if its caller declares it idempotent.
+- A throttled response says nothing against the host: it is waited for, and no circuit counts it.
+- A document that arrived whole and is not JSON is not requested again: it was published like that.
 """
 
 from __future__ import annotations
@@ -72,22 +72,22 @@ MAX_DOCUMENT_BYTES = MAX_ANSWER_BYTES
 
 ATTEMPTS = 5
 RETRY_SECONDS = 600.0
-"""When this is over, an attempt that fails is the last one."""
+"""The time after which a failed attempt is the last one."""
 
 MAX_REDIRECTS = 10
 
 MAX_HEADER_BYTES = 2**16
-"""Bytes of one header: a policy or a cursor in it is longer than what aiohttp takes."""
+"""Bytes of one header: a policy or a cursor in it is longer than aiohttp's default."""
 
 # The total ends an answer that trickles in for ever, which no timeout of a single read does.
 _TIMEOUT = aiohttp.ClientTimeout(total=300, sock_connect=30, sock_read=60)
 _REPEATABLE_STATUSES = frozenset({408, 425, 429})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LONGEST = 10_000
-"""Characters of a text that are looked at before it is cut."""
+"""Characters of a text that are examined before it is cut."""
 
 _LONGEST_PROBLEM = 200
-"""Characters that are shown of what is wrong with a document."""
+"""Characters of a document's problem that a message quotes."""
 
 _REASONS = (
     "query_status",
@@ -100,19 +100,19 @@ _REASONS = (
     "detail",
     "description",
 )
-"""Where APIs say why they refuse, inside of an answer that is a success."""
+"""The places where APIs give the reason of a refusal inside of a successful answer."""
 
 
 class SourceHttp:
-    """Make the requests of one source, and repeat those that can be repeated.
+    """The requests of one source, with retries.
 
     Args:
         source_id: The source, as errors name it.
         session: The connections; it belongs to `source_http`, which closes it.
         max_bytes: The largest body that is accepted, unpacked.
-        credentials: The secrets; ``None``: it needs none.
-        rate: How many requests the host takes.
-        throttle_statuses: Statuses by which the host says that they were too many, beside 429.
+        credentials: The secrets; ``None``: the source needs none.
+        rate: How many requests the host accepts.
+        throttle_statuses: Statuses by which the host reports too many requests, in addition to 429.
         route: Proxy, certificates and redirects.
     """
 
@@ -133,23 +133,23 @@ class SourceHttp:
         self._throttle_statuses = frozenset({429, *throttle_statuses})
 
     def redact_url(self, url: str | URL) -> str:
-        """Return an address without what may be secret, this source's keys included."""
+        """Return an address without secrets, including this source's keys."""
         return self._transport.redact_url(url)
 
     def masked(self, text: str) -> str:
-        """Return a text without this source's secrets, in whatever form they are in it.
+        """Return a text without this source's secrets, in any encoding.
 
-        Every text that an answer had a part in goes through here, before it is cut.
+        Every text that is partly an answer's passes through here before it is cut.
         """
         return self._transport.masked(text)
 
     def quoted(self, value: object, most: int = 80) -> str:
-        """Return how a value of an answer is shown in a message: masked, and cut to ``most``."""
+        """Return a value of an answer for a message: masked, and cut to ``most``."""
         text = self.masked(repr(value)[:_LONGEST])
         return text if len(text) <= most else f"{text[: most - 1]}…"
 
     def said(self, document: object) -> str:
-        """Return what an API says of itself instead of records, for a message; mostly nothing.
+        """Return an API's own text in place of records, for a message; usually there is none.
 
         A refusal with status 200 has its reason in one of a few places.
         """
@@ -167,12 +167,12 @@ class SourceHttp:
         self._transport.clean(error)
 
     def error(self, problem: str, step: str, *, transient: bool = False) -> SourceError:
-        """Return a `SourceError` of the source whose text is masked: a problem, and what to do."""
+        """Return a `SourceError` of the source with a masked text: a problem, and the next step."""
         return SourceError(self.masked(f"{problem}; {step}."), self._source_id, transient=transient)
 
     @property
     def asked_at(self) -> datetime | None:
-        """When the source was first asked, by its own clock; ``None``: it does not say."""
+        """The source's own time at its first request; ``None``: it states none."""
         return self._transport.asked_at
 
     async def get_json(
@@ -190,7 +190,7 @@ class SourceHttp:
         return self.parsed(await self.get(url, params=params, headers=headers))
 
     def parsed(self, answer: HttpResponse) -> Any:
-        """Return an answer's JSON; whoever takes none for an answer asks `HttpResponse.is_empty`.
+        """Return an answer's JSON; check `HttpResponse.is_empty` first if it may have no document.
 
         Raises:
             SourceError: It is none.
@@ -212,8 +212,8 @@ class SourceHttp:
     async def document(self, answer: HttpResponse, path: str) -> Document:
         """Return an answer's JSON apart from the records at a dotted path; it may be large.
 
-        What is at the path is a list or a dictionary, or where it holds very much, a sequence or a
-        mapping that is parsed while it is read. The event loop is not held meanwhile.
+        The records are a list or a dictionary, or if there are very many, a sequence or a mapping
+        that is parsed while it is read. The event loop is not blocked meanwhile.
 
         Raises:
             SourceError: It is none, or holds more around its records or in one than is read.
@@ -246,9 +246,9 @@ class SourceHttp:
         accept: Collection[int] = OK,
         idempotent: bool = True,
     ) -> HttpResponse:
-        """Return the answer at ``url``; ``params`` replace what its query says of the same names.
+        """Return the answer at ``url``; ``params`` replace query parameters of the same names.
 
-        One that is no query is asked once, as its answer may be another one each time.
+        A request that is not idempotent is made once, as its answer may differ each time.
 
         Raises:
             SourceError: It did not arrive, also not when asked for again where that makes sense, or
@@ -267,10 +267,10 @@ class SourceHttp:
         headers: Mapping[str, str] | None = None,
         accept: Collection[int] = OK,
     ) -> HttpResponse:
-        """Return the answer to a JSON ``body``; one that ``idempotent`` changes nothing there.
+        """Return the answer to a JSON ``body``; an ``idempotent`` request changes nothing there.
 
         Raises:
-            SourceError: As for `get`; what is no query is asked once.
+            SourceError: As for `get`; a request that is not idempotent is made once.
         """
         request = Request("POST", self._address(url, params), body, headers or {}, accept)
         return await self._send_with_retries(request, ATTEMPTS if idempotent else 1)
@@ -280,7 +280,7 @@ class SourceHttp:
             return address(url, params)
         except ValueError:
             pass
-        # Neither chained nor shown: what is no address may have a secret anywhere.
+        # Neither chained nor shown: an invalid address may have a secret anywhere.
         raise SourceError(
             f"Source {self._source_id!r} leads to an address that is none; see how it is set up, "
             "and what it answers.",
@@ -313,7 +313,7 @@ class SourceHttp:
         raise AssertionError("stamina ends with a result or an error")
 
     async def _send_following_redirects(self, request: Request) -> HttpResponse:
-        """Make a request and follow where it leads; each host on the way is asked as itself."""
+        """Make a request and follow its redirects; each host on the way is called as itself."""
         origin = request.url
         for _ in range(MAX_REDIRECTS + 1):
             answer = await self._send_through_circuit(request)
@@ -326,7 +326,7 @@ class SourceHttp:
         raise self._transport.error(request.url, "redirects nowhere", "check the address")
 
     async def _send_through_circuit(self, request: Request) -> HttpResponse:
-        """Make one request if the circuits admit it, and tell them how it went."""
+        """Make one request if the circuits admit it, and report its outcome to them."""
         self._transport.check_host(request)
         if (watching := observer()) is not None:
             body = None if request.body is None else self.masked(json.dumps(request.body))
@@ -407,7 +407,7 @@ _shared: ContextVar[aiohttp.BaseConnector | None] = ContextVar("_shared", defaul
 async def shared_connections() -> AsyncIterator[None]:
     """Let the runs in this context share connections to the same hosts, but nothing else.
 
-    Opening one for each of a thousand runs takes as long as what they ask.
+    Opening a connection for each of a thousand runs takes as long as their requests.
     """
     async with aiohttp.TCPConnector() as connector:
         token = _shared.set(connector)
@@ -427,9 +427,9 @@ async def source_http(
     throttle_statuses: Collection[int] = (),
     connection: Connection | None = None,
 ) -> AsyncIterator[SourceHttp]:
-    """Give the HTTP of one source for the time of one run; the arguments are `SourceHttp`'s.
+    """Open the HTTP client of one source for one run; the arguments are those of `SourceHttp`.
 
-    What goes wrong within is told without the source's secrets, whoever says it.
+    Errors inside the context are raised without the source's secrets, whatever their origin.
 
     Raises:
         ConfigurationError: The connection names a file or a secret that cannot be used.
@@ -491,7 +491,7 @@ def _timeout(connection: Connection) -> aiohttp.ClientTimeout:
 
 
 def _wait_before_retry(error: Exception) -> bool | float:
-    """Tell stamina whether to repeat, and in how many seconds if the source said so."""
+    """Return whether stamina retries, or in how many seconds if the source stated it."""
     if not isinstance(error, SourceError) or not error.transient:
         return False
     return error.retry_after or True

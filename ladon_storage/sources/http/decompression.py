@@ -1,9 +1,9 @@
-"""How a body is packed on its way, and how it is unpacked: in steps, and to its very end.
+"""The content encodings of bodies, decompressed in steps and to their very end.
 
-- A stream has an end of its own, and one that lacks it was cut, also where as many bytes arrived as
-  were announced: a cache that kept half of an answer announces the half.
-- A step gives at most `STEP_BYTES`, however far a few packed bytes unpack.
-- Asked for is only what can be unpacked here: brotli and zstd need a library.
+- A stream has an end marker of its own. A stream without it was cut, even if as many bytes arrived
+  as were announced: a cache that kept half of an answer announces the half.
+- A step returns at most `STEP_BYTES`, however far a few compressed bytes expand.
+- Only encodings that can be decompressed here are requested: brotli and zstd need a library.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from importlib import import_module
 from typing import Any, Protocol
 
 STEP_BYTES = 2**18
-"""Unpacked bytes of one step."""
+"""Decompressed bytes of one step."""
 
 
 class DecompressionError(ValueError):
-    """What is said of a body that is not packed as it says, or was cut."""
+    """Raised when a body is not compressed as it declares, or was cut."""
 
 
 class _Stream(Protocol):
-    """One packed stream; ``left`` is what of the data it has not taken."""
+    """One compressed stream; ``left`` is the data that it has not consumed."""
 
     left: bytes
 
@@ -66,7 +66,7 @@ class _Brotli:
 
     def step(self, data: bytes) -> bytes:
         found = bytes(self._inner.process(data, output_buffer_limit=STEP_BYTES))
-        # It takes more data before it has given what the last ones unpack to.
+        # It accepts more data before it has returned all output of the last.
         self.has_more = bool(found) and not self.is_over
         return found
 
@@ -94,7 +94,7 @@ def _module(*names: str, lacks: str = "") -> Any:
     for name in names:
         with suppress(ImportError):
             module = import_module(name)
-            # Without a bound for what it gives at once, a few bytes would fill the memory.
+            # Without a bound on its output at once, a few bytes would fill the memory.
             if not lacks or hasattr(module.Decompressor, lacks):
                 return module
     return None
@@ -107,7 +107,7 @@ _zstd = _module("compression.zstd", "backports.zstd")
 def _streams() -> dict[str, Callable[[bytes], _Stream]]:
     streams: dict[str, Callable[[bytes], _Stream]] = {
         "gzip": lambda _: _Zlib(16 + zlib.MAX_WBITS),
-        # Its head, which begins with the number of the method, is often left out.
+        # Its head, which begins with the number of the method, is often omitted.
         "deflate": lambda data: _Zlib(
             zlib.MAX_WBITS if data[0] & 0x0F == zlib.DEFLATED else -zlib.MAX_WBITS
         ),
@@ -122,20 +122,21 @@ def _streams() -> dict[str, Callable[[bytes], _Stream]]:
 _STREAMS = _streams()
 
 ACCEPTED = ", ".join(_STREAMS)
-"""The packings that can be unpacked here, as `Accept-Encoding` names them."""
+"""The content encodings that can be decompressed here, as `Accept-Encoding` names them."""
 
-# What a stream may begin with that follows another one in the same body; zstd has empty ones, too.
+# The possible first bytes of a stream that follows another in the same body; zstd has empty ones,
+# too.
 _FOLLOWS = {"gzip": b"\x1f", "zstd": b"\x28" + bytes(range(0x50, 0x60))}
 
 
 class Decompressor:
-    """What unpacks one body.
+    """The decompression of one body.
 
     Args:
-        packing: The answer's `Content-Encoding`; none if it is empty.
+        packing: The answer's `Content-Encoding`; empty for none.
 
     Raises:
-        DecompressionError: It is none that was asked for.
+        DecompressionError: The encoding was not requested.
     """
 
     def __init__(self, packing: str) -> None:
@@ -146,10 +147,10 @@ class Decompressor:
         self._stream: _Stream | None = None
 
     def unpacked(self, data: bytes) -> Iterator[bytes]:
-        """Yield what the next bytes of a body unpack to, a step at a time.
+        """Yield the decompressed content of the next bytes of a body, a step at a time.
 
         Raises:
-            DecompressionError: They are not packed as the answer says.
+            DecompressionError: They are not compressed as the answer declares.
         """
         if not self._name:
             yield data
@@ -172,16 +173,16 @@ class Decompressor:
         raise DecompressionError(problem)
 
     def finish(self) -> None:
-        """Say that the body is over.
+        """Finish the body.
 
         Raises:
-            DecompressionError: Its stream is not: it was cut.
+            DecompressionError: Its stream has no end: it was cut.
         """
         if self._stream is not None and not self._stream.is_over:
             raise DecompressionError(f"was cut off within its {self._name}")
 
     def _following(self, data: bytes) -> bytes:
-        """Return what follows a stream that is over: another one, or nothing but padding."""
+        """Return the rest after a complete stream: another stream, or nothing if it is padding."""
         data = data.lstrip(b"\0")
         if data and self._name in _FOLLOWS and data[0] not in _FOLLOWS[self._name]:
             raise ValueError("something else follows its end")

@@ -1,14 +1,14 @@
-"""What all sources of one process know of a host: its circuits, and when it may be asked again.
+"""The state of hosts that all sources of a process share: circuits and rate limiters.
 
-- A circuit outlives a run: the next one does not begin where the last one gave up.
-- A host has a circuit for what nobody can use it without: to be reached. Each path on it has one of
-  its own for what comes then: a status of failure, no answer in time, one that is cut off. So one
-  feed that fails keeps nobody from the others, and a host that is down is noticed by all.
-- Paths hold ids, and a feed of files has thousands: the circuits of paths are bounded, and the one
-  that was used last stays.
+- A circuit outlives a run: the next run does not begin where the last one gave up.
+- A host has a circuit for being reachable at all. Each of its paths has a circuit for everything
+  after that: a failure status, no answer in time, an answer that is cut off. So one failing feed
+  does not block the others, and every source notices a host that is down.
+- Paths hold ids, and a feed of files has thousands: the circuits of paths are bounded, and the
+  least recently used is forgotten.
 - A limiter belongs to one event loop, and is shared by the sources that declare the same rate. It
-  spreads requests evenly: a bucket that lets a full rate through at once lets twice the rate pass
-  in the window that follows, and a service that counts in windows throttles that.
+  spreads requests evenly: a bucket that lets a full rate through at once allows twice the rate in
+  the following window, and a service that counts in windows throttles that.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ladon_storage.sources.fields import Rate
 logger = logging.getLogger(__name__)
 
 CIRCUIT_FAILURES = 5
-"""So many attempts of one request: what failed all of them is down."""
+"""The number of attempts of one request: a host that failed all of them is down."""
 
 CIRCUIT_SECONDS = 60.0
 
@@ -42,12 +42,12 @@ _limiters: dict[asyncio.AbstractEventLoop, dict[tuple[str, Rate], AsyncLimiter]]
 
 
 def host_of(url: URL) -> str:
-    """Return the host and port of an address, as circuits and limiters are told apart."""
+    """Return the host and port of an address, the key of its circuits and limiters."""
     return f"{url.host}:{url.port}"
 
 
 def circuit_of(url: URL) -> CircuitBreaker:
-    """Return the circuit of what an address names on its host, whatever its query."""
+    """Return the circuit of an address's path on its host, whatever its query."""
     return _circuit(host_of(url) + url.raw_path)
 
 
@@ -57,7 +57,7 @@ def host_circuit_of(url: URL) -> CircuitBreaker:
 
 
 def _circuit(name: str) -> CircuitBreaker:
-    # Threads share them: whoever comes first made everybody's.
+    # Threads share them: the first one created is used by all.
     with _lock:
         circuit = _circuits.pop(name, None)
         if circuit is None:
@@ -76,7 +76,7 @@ def _circuit(name: str) -> CircuitBreaker:
 
 
 def _forget_one(kept: str) -> None:
-    """Forget the circuit that was used longest ago, one that is closed if there is any."""
+    """Forget the least recently used circuit, a closed one if there is any."""
     others = [name for name in _circuits if name != kept]
     closed = (name for name in others if _circuits[name].state is CircuitState.CLOSED)
     del _circuits[next(closed, others[0])]
@@ -84,7 +84,7 @@ def _forget_one(kept: str) -> None:
 
 @dataclass(frozen=True)
 class Admission:
-    """What both circuits of an address say of one request: its permits, to be judged once."""
+    """The admission of one request by both circuits of an address; its permits are settled once."""
 
     host: CircuitBreaker
     path: CircuitBreaker
@@ -106,33 +106,33 @@ class Admission:
             raise
 
     def unreachable(self) -> None:
-        """Judge: the host could not be reached."""
+        """Record that the host could not be reached."""
         self.host.failure(self.permits[0])
         self.path.release(self.permits[1])
 
     def failed(self) -> None:
-        """Judge: the host is there, and failed at this path."""
+        """Record that the host was reached, and failed at this path."""
         self.host.success(self.permits[0])
         self.path.failure(self.permits[1])
 
     def unanswered(self) -> None:
-        """Judge: it was reached, and no whole answer came of it."""
+        """Record that the host was reached, without a complete answer."""
         self.host.release(self.permits[0])
         self.path.failure(self.permits[1])
 
     def succeeded(self) -> None:
-        """Judge: it answered."""
+        """Record that the host answered."""
         self.host.success(self.permits[0])
         self.path.success(self.permits[1])
 
     def released(self) -> None:
-        """Give the permits back: the request says nothing of the host."""
+        """Return the permits: the request says nothing about the host."""
         self.host.release(self.permits[0])
         self.path.release(self.permits[1])
 
 
 async def wait_for_rate_limit(url: URL, rate: Rate | None) -> None:
-    """Return when one more request to the host keeps the rate."""
+    """Wait until one more request to the host keeps the rate."""
     if rate is None:
         return
     limiters = _limiters_of(asyncio.get_running_loop())
@@ -145,7 +145,7 @@ async def wait_for_rate_limit(url: URL, rate: Rate | None) -> None:
 
 def _limiters_of(loop: asyncio.AbstractEventLoop) -> dict[tuple[str, Rate], AsyncLimiter]:
     if loop not in _limiters:
-        # A limiter keeps its loop alive, so that no weak reference would ever let go of one.
+        # A limiter keeps its loop alive, so a weak reference would never be cleared.
         for closed in [each for each in list(_limiters) if each.is_closed()]:
             _limiters.pop(closed, None)
     return _limiters.setdefault(loop, {})

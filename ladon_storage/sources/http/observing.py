@@ -1,7 +1,7 @@
-"""What a trial sees of the requests that sources make, and where it ends them.
+"""The hook through which a trial sees the requests of sources, and ends them.
 
-- An observer belongs to a context, so that runs beside a trial are not seen.
-- A source that is observed asks once: a trial reports a failure at once, instead of waiting.
+- An observer belongs to a context, so that runs outside of a trial are not seen.
+- An observed source makes each attempt once: a trial reports a failure at once, without retries.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from ladon_storage.sources.http.transport import HttpResponse
 
 
 class Observer(Protocol):
-    """An observer of requests. The texts of requests come without secrets."""
+    """An observer of requests, which it sees without secrets."""
 
     def asking(self, method: str, url: str, body: str | None) -> None:
-        """Note a request that is about to be made; what is raised here ends the reading."""
+        """Note a request that is about to be made; an exception raised here ends the reading."""
         ...
 
     def answered(self, answer: HttpResponse) -> None:

@@ -1,7 +1,7 @@
-"""Which proxy stands between here and an address, as the environment says it.
+"""The environment's proxy for an address.
 
-- `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in capitals or not; the small ones win,
-  as they do for curl. `NO_PROXY` names hosts, domains, ports of them, addresses and networks.
+- `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in upper or lower case; lower case wins,
+  as for curl. `NO_PROXY` names hosts, domains, ports of them, addresses and networks.
 - They are read here, since aiohttp would read the user's netrc along with them.
 """
 
@@ -17,10 +17,10 @@ from ladon_storage.errors import ConfigurationError
 
 
 def proxy_of(url: URL) -> URL | None:
-    """Return the proxy that the environment has for an address; ``None``: it is asked directly.
+    """Return the environment's proxy for an address; ``None``: the connection is direct.
 
     Raises:
-        ConfigurationError: It names one that is no address.
+        ConfigurationError: The environment names an invalid proxy address.
     """
     proxies = getproxies_environment()
     proxy = proxies.get(url.scheme) or proxies.get("all")
@@ -33,13 +33,13 @@ def checked_proxy(text: str, name: str) -> URL:
     """Return the address of a proxy, which may lack its ``http://``.
 
     Raises:
-        ConfigurationError: It is none; the message has no part of it.
+        ConfigurationError: It is invalid; the message has no part of it.
     """
     with suppress(ValueError):
         url = URL(text.strip() if "://" in text else f"http://{text.strip()}")
         if url.scheme in ("http", "https") and url.host:
             return url
-    # Neither chained nor repeated: what cannot be read may hold a password.
+    # Neither chained nor repeated: an unreadable address may hold a password.
     raise ConfigurationError(
         f"{name} is not the address of an HTTP proxy; set it to one such as "
         "http://proxy.example.org:3128."
@@ -70,7 +70,7 @@ def _matches(host: str, port: int | None, exception: str) -> bool:
 
 
 def passwords() -> list[str]:
-    """Return the passwords of the environment's proxies, which nothing may show."""
+    """Return the passwords of the environment's proxies, which must never be shown."""
     found = []
     for text in getproxies_environment().values():
         with suppress(ValueError):

@@ -1,12 +1,13 @@
-"""The one place where secrets are taken out of a text, whoever wrote it.
+"""The only place where secrets are removed from texts, whatever their origin.
 
-- An API may echo its caller's key in an error, a next link or a status. So a text that an answer
-  had a part in is masked before it is in a message, and before it is cut: half a secret is not
-  found.
-- A secret is looked for character by character, since any of them may be percent-encoded or escaped
-  for JSON or HTML: an address that was read and written again has only some of them so.
-- In Base64 and in hexadecimal digits it is found within a longer text, too. All forms are found in
-  small and in capital letters, as some services fold what they echo.
+- An API may echo its caller's key in an error, a next link or a status. So any text that comes
+  partly from an answer is masked before it is put into a message, and before it is cut: half a
+  secret is not found.
+- A secret is searched for character by character, since any of them may be percent-encoded or
+  escaped for JSON or HTML: an address that was parsed and written again has only some of them
+  encoded.
+- Base64 and hexadecimal forms are found within a longer text, too. All forms are found in lower and
+  upper case, as some services change the case of what they echo.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ _SHORTEST = 4
 """Characters of the shortest secret that is masked: a shorter one is part of any sentence."""
 
 _SHORTEST_CODED = 5
-"""Characters that are certain of the shortest secret in Base64 or hexadecimal digits."""
+"""The unambiguous characters of the shortest secret in Base64 or hexadecimal digits."""
 
 _MASK = "***"
 
 _TWICE = "\"'\\"
-"""Characters that some write twice in a text between quotes."""
+"""Characters that some programs double between quotes."""
 
 _BACKSLASHES = r"(?:\\|%(?:25)*5C){0,4}+"
-"""What stands before a character that is escaped, as often as it was."""
+"""The escapes before a character, repeated as often as it was escaped."""
 
 
 class Redactor:
-    """The secrets of one source, and how they are taken out of texts.
+    """The secrets of one source, and their removal from texts.
 
     >>> mask = Redactor(["s3cret/key"])
     >>> mask.of("no such key: s3cret%2Fkey"), bool(mask)
@@ -61,7 +62,7 @@ class Redactor:
         return text
 
     def clean(self, error: BaseException) -> None:
-        """Take the secrets out of the texts of an error, and the errors behind it that hold any."""
+        """Remove the secrets from the texts of an error, and drop chained errors that hold any."""
         if not self._forms:
             return
         error.args = tuple(self.of(each) if isinstance(each, str) else each for each in error.args)
@@ -83,18 +84,18 @@ class Redactor:
 
 
 def _parts(secret: str) -> set[str]:
-    """Return a secret, and what is one by itself in it: what stands behind "Bearer"."""
+    """Return a secret and its parts that are secrets alone: the text after "Bearer"."""
     scheme, _, credentials = secret.partition(" ")
     return {secret, credentials.strip()} if credentials and scheme.isalpha() else {secret}
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """Yield the expressions of what services make of a secret."""
+    """Yield the regular expressions of the forms in which services write a secret."""
     yield "".join(_run(one, len(list(same))) for one, same in groupby(secret))
     sent = secret.encode(errors="surrogatepass")
     if 2 * len(sent) > _SHORTEST_CODED:
         yield "[\\s:]?".join(f"{byte:02x}" for byte in sent)
-    # Three bytes are four characters, so that it matters where among them it begins.
+    # Three bytes are four characters, so the position of its first byte among them matters.
     for before in range(3):
         coded = b64encode(bytes(before) + sent).decode().rstrip("=")
         certain = coded[before + bool(before) : -1 if (before + len(sent)) % 3 else None]
@@ -104,7 +105,7 @@ def _forms(secret: str) -> Iterator[str]:
 
 
 def _run(one: str, count: int) -> str:
-    """Return the expression of a character that is there a number of times."""
+    """Return the expression of a character that is repeated a number of times."""
     most = 4 * count if one in _TWICE else count
     return _character(one) + ("" if most == 1 else f"{{{count},{most}}}+")
 
@@ -131,5 +132,5 @@ def _character(one: str) -> str:
 
 
 def _coded(one: str) -> str:
-    """Return the expression of a character of Base64, of which there are two alphabets."""
+    """Return the expression of a Base64 character, of which there are two alphabets."""
     return {"+": "(?:[+-]|%2B)", "/": r"(?:\\{0,2}/|_|%2F)"}.get(one, one)

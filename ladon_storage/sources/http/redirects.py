@@ -1,10 +1,10 @@
-"""Where a redirect may lead: within the site of the source, and elsewhere only as it was allowed.
+"""The rules for redirects: within the source's site, and elsewhere only where it was allowed.
 
-- A site is a host and its port, or the same host on its way from http to https. ``www.`` before it
-  is another one: nobody but its owner knows that it is theirs as well.
-- No redirect leads from https to http, also not to a host that was allowed.
-- Another site gets neither keys nor headers that were configured, but for the kind of answer that
-  is wanted. A body goes nowhere: nobody knows whether it is meant for the other place.
+- A site is a host and its port, or the same host when it changes from http to https. The same name
+  with ``www.`` is another site: only its owner knows that both are theirs.
+- No redirect leads from https to http, not even to an allowed host.
+- Another site gets neither keys nor configured headers, except for the media type that is wanted. A
+  body is never sent on: it may not be meant for the other site.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def redirected(transport: HttpTransport, request: Request, location: str, origin
     """Return the request that a redirect asks for.
 
     Args:
-        transport: What makes requests.
-        request: The one that was redirected.
-        location: Where it leads.
-        origin: What was asked for before all redirects.
+        transport: The maker of requests.
+        request: The request that was redirected.
+        location: The address that the redirect leads to.
+        origin: The address that was requested before all redirects.
 
     Raises:
-        SourceError: It leads to what is no address, or where it may not lead; or a POST was made.
+        SourceError: It leads to an invalid or forbidden address, or the request was a POST.
     """
     try:
         target = request.url.join(URL(location))

@@ -1,8 +1,8 @@
-"""How long a source asks to be left alone, as its headers say it.
+"""The wait that a source asks for in its headers.
 
-- What is an instant is compared with the answer's own `Date`, never with our clock: theirs may be
-  minutes off, and the wait would be none, or an hour. Without a `Date` an instant says nothing.
-- Nothing that a header says makes a run wait for longer than a bound.
+- A date is compared with the answer's own `Date`, never with the local clock. The server's clock
+  may be minutes off, and the wait would be none, or an hour. Without a `Date`, a date says nothing.
+- No header makes a run wait for longer than a bound.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ _REMAINING = ("X-RateLimit-Remaining", "RateLimit-Remaining", "X-Rate-Limit-Rema
 
 _NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?")
 _EPOCH_SECONDS, _EPOCH_MILLISECONDS = 1e9, 1e12
-"""From here on a number is no count of seconds from now, but an instant: one after 2001."""
+"""The numbers from which on a value is a timestamp after 2001, not seconds from now."""
 
 
 def date_of(headers: Mapping[str, str]) -> datetime | None:
-    """Return the instant at which a server says that it answered; ``None`` where it does not."""
+    """Return the time at which a server says that it answered; ``None``: it states none."""
     return _http_date(headers.get("Date"))
 
 
 def has_no_requests_left(headers: Mapping[str, str]) -> bool:
-    """Tell whether an answer says that its caller's requests are used up."""
+    """Return whether an answer says that its caller has no requests left."""
     return any(headers.get(name, "").strip() == "0" for name in _REMAINING)
 
 
 def wait_of(headers: Mapping[str, str], *, throttled: bool) -> float | None:
     """Return for how many seconds an answer asks to wait; ``None``: it says nothing usable.
 
-    When a limit is reset counts only for what was ``throttled``: many answers state it.
+    The reset time of a limit counts only in a ``throttled`` answer: many answers state it.
     """
     now = date_of(headers)
     wait = retry_after(headers.get("Retry-After"), now)
@@ -65,7 +65,7 @@ def retry_after(value: str | None, now: datetime | None) -> float | None:
 
 
 def _reset(value: str | None, now: datetime | None) -> float | None:
-    """Return the seconds until a limit is reset, told as seconds from now or from 1970 on."""
+    """Return the seconds until a limit is reset, given in seconds from now or from 1970."""
     if value is None:
         return None
     if not _NUMBER.fullmatch(value.strip()):

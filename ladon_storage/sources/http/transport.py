@@ -1,13 +1,13 @@
-"""One request of a source, and its answer: where secrets go, and where aiohttp's errors end.
+"""One HTTP request of a source, and its answer: the use of secrets, and aiohttp's errors.
 
-- Keys go to the host that they are for and to no other, whatever a redirect or a feed says; nor do
-  headers that were configured.
+- Keys are sent to the host that they are for and to no other, whatever a redirect or a feed says.
+  The same holds for configured headers.
 - An address appears in messages without user, password, query, fragment and keys, and no text of an
-  answer appears unmasked. Where there is anything to hide, the original error is not chained, since
-  it may carry all of it.
-- A body is never larger than its limit in memory, holds the event loop for no longer than a step,
-  and is whole: neither its length nor its packing says that something is missing. An answer that
-  nobody wants is not read.
+  answer appears unmasked. If there is anything to hide, the original error is not chained, since it
+  may carry all of it.
+- A body in memory never exceeds its limit, never blocks the event loop for longer than a step, and
+  is complete: neither its length nor its encoding shows that something is missing. An answer that
+  is not needed is not read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ladon_storage.sources.http.retry_after import date_of
 from ladon_storage.sources.http.urls import is_same_host, redact_url
 
 OK = (200, 201, 203, 204)
-"""The statuses of an answer: new, made by a proxy on its way, or without a document, too."""
+"""The accepted statuses: also created, changed by a proxy on its way, or without a document."""
 
 _CHUNK_BYTES = 2**16
 _BLANK_BYTES = 64
@@ -49,10 +49,10 @@ class Credentials:
     """The secrets of a source's requests.
 
     Args:
-        home: The address whose host they are for; no other gets them.
+        origin: The address whose host they are for; no other gets them.
         headers: Headers that hold secrets; sent with each request.
         params: Parameters of the query that hold secrets; sent with each request.
-        hidden: Secrets that addresses hold otherwise.
+        redact: Secrets that addresses contain in other ways.
     """
 
     origin: str
@@ -62,7 +62,7 @@ class Credentials:
 
     @property
     def secrets(self) -> list[str]:
-        """All that must not be shown."""
+        """All secrets, which must not be shown."""
         return [*self.headers.values(), *self.params.values(), *self.redact]
 
 
@@ -88,7 +88,7 @@ class Route:
         return self.proxy or proxy_of(url)
 
     def allows(self, url: URL) -> bool:
-        """Tell whether a redirect to an address of another site was allowed."""
+        """Return whether a redirect to an address of another site was allowed."""
         host = f"[{url.host}]" if ":" in (url.host or "") else url.host
         named = {f"{host}:{url.port}"} | ({str(host)} if url.is_default_port() else set())
         return not named.isdisjoint(self.redirects_to)
@@ -96,10 +96,10 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """What a source answered, whole.
+    """The complete answer of a source.
 
     Args:
-        url: Where it came from in the end; it may hold what must not be shown.
+        url: The final address; it may hold secrets.
         status: The HTTP status.
         headers: Its headers; names are told apart without regard to case.
         body: Its bytes, unpacked.
@@ -112,7 +112,7 @@ class HttpResponse:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it has no document: status 204, or a body of nothing but blanks."""
+        """Whether there is no document: status 204, or a body of nothing but blanks."""
         return len(self.body) <= _BLANK_BYTES and not self.body.strip()
 
     def __repr__(self) -> str:
@@ -121,7 +121,7 @@ class HttpResponse:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Request:
-    """What is asked for; an answer with another status than those of ``accept`` has no body."""
+    """A request; an answer with another status than those of ``accept`` has no body."""
 
     method: str
     url: URL
@@ -133,17 +133,17 @@ class Request:
 
 
 class UnreachableError(SourceError):
-    """Say that a source's host could not be reached at all."""
+    """Raised when a source's host could not be reached at all."""
 
 
 class HttpTransport:
-    """The single requests of a source, and what came of them in our words.
+    """The single requests of a source, with errors of this package.
 
     Args:
         source_id: The source, as errors name it.
         session: The connections.
         max_bytes: The largest body that is accepted, unpacked.
-        credentials: The secrets; ``None``: it needs none.
+        credentials: The secrets; ``None``: the source needs none.
         route: Proxy, certificates and redirects.
     """
 
@@ -164,10 +164,10 @@ class HttpTransport:
         told = [] if proxy is None or proxy.password is None else [proxy.password]
         self._mask = Redactor([*(credentials or _NO_CREDENTIALS).secrets, *told, *passwords()])
         self.asked_at: datetime | None = None
-        """When the source was first asked, by its own clock; ``None``: it does not say."""
+        """The source's own time at its first request; ``None``: it states none."""
 
     def masked(self, text: str) -> str:
-        """Return a text without this source's secrets, in whatever form they are in it."""
+        """Return a text without this source's secrets, in any encoding."""
         return self._mask.of(text)
 
     def clean(self, error: BaseException) -> None:
@@ -175,11 +175,11 @@ class HttpTransport:
         self._mask.clean(error)
 
     def redact_url(self, url: str | URL) -> str:
-        """Return an address without what may be secret, this source's keys included."""
+        """Return an address without secrets, including this source's keys."""
         return self.masked(redact_url(url))
 
     def check_host(self, request: Request) -> None:
-        """Raise a `SourceError` if the keys are not for the host that is asked."""
+        """Raise a `SourceError` if the keys are not for the requested host."""
         if (
             self._credentials is not None
             and not request.has_left
@@ -201,7 +201,7 @@ class HttpTransport:
         """Return the answer, whatever its status.
 
         Raises:
-            SourceError: None arrived whole; ``transient`` says whether the host failed.
+            SourceError: No complete answer arrived; ``transient`` says whether the host failed.
         """
         keys = (
             self._credentials
@@ -224,7 +224,7 @@ class HttpTransport:
                 wanted = response.status in request.accept
                 body = await self._body(response, request.url) if wanted else b""
                 return HttpResponse(request.url, response.status, response.headers, body)
-        # A TimeoutError is an OSError; a UnicodeError is what a host becomes that is no name.
+        # A TimeoutError is an OSError; a host that is no valid name raises a UnicodeError.
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
             failure = self._translated(error, request.url, proxy)
             hides = self._mask or proxy is not None or redact_url(request.url) != str(request.url)
@@ -232,20 +232,20 @@ class HttpTransport:
         raise failure from cause
 
     def _note_clock(self, response: aiohttp.ClientResponse, seconds: float) -> None:
-        """Keep the source's own time at which it was first asked: a `Date` is of the answer."""
+        """Keep the source's own time of its first request: a `Date` is that of the answer."""
         if self.asked_at is not None or response.status >= 300:
             return
         date = date_of(response.headers)
         now = datetime.now(UTC)
         if date is None or date - now > _MAX_DATE_AHEAD:
             return
-        # A `Date` has no fractions. Where our clock agrees with its second, it knows those.
+        # A `Date` has no fractions. If the local clock agrees with its second, it supplies those.
         took = timedelta(seconds=seconds)
         agrees = date <= now < date + _DATE_STEP + took
         self.asked_at = (min(now, date + _DATE_STEP) if agrees else date) - took
 
     async def _body(self, response: aiohttp.ClientResponse, url: URL) -> bytes:
-        # It hands out what it holds without copying it.
+        # It returns its content without copying it.
         body = io.BytesIO()
         packed = 0
         try:
@@ -276,7 +276,7 @@ class HttpTransport:
     def _translated(
         self, error: aiohttp.ClientError | OSError | UnicodeError, url: URL, proxy: URL | None
     ) -> SourceError:
-        """Say what happened without the error's own text, which may hold the address."""
+        """Return an error without the original's own text, which may hold the address."""
         problem, step, transient = _described(error)
         if proxy is not None:
             problem += f" through the proxy {self.redact_url(proxy)},"
@@ -294,7 +294,7 @@ class HttpTransport:
         transient: bool = False,
         kind: type[SourceError] = SourceError,
     ) -> SourceError:
-        """Return the error that says what is wrong at an address, and what to do."""
+        """Return the error for a problem at an address, with the next step."""
         return kind(
             self.masked(f"Source {self._source_id!r} {problem} at {self.redact_url(url)}; {step}."),
             self._source_id,
@@ -303,13 +303,13 @@ class HttpTransport:
 
 
 def _kind(error: Exception) -> type[SourceError]:
-    """Tell what says that a host is down from what says that one of its paths is."""
+    """Return the class of the error: the host is down, or one of its paths is."""
     unreachable = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
     return UnreachableError if unreachable else SourceError
 
 
 def _described(error: aiohttp.ClientError | OSError | UnicodeError) -> tuple[str, str, bool]:
-    """Return what happened, what to do, and whether the same request may succeed later."""
+    """Return the problem, the next step, and whether the same request may succeed later."""
     step = "check the address and the network"
     if isinstance(error, UnicodeError):
         return "has a host that is no name", "check the address", False
@@ -337,5 +337,5 @@ def _described(error: aiohttp.ClientError | OSError | UnicodeError) -> tuple[str
 
 
 def address(url: str | URL, params: Parameters | None) -> URL:
-    """Return ``url`` with ``params``, which replace what it says of the same names."""
+    """Return ``url`` with ``params``, which replace parameters of the same names."""
     return URL(url).update_query(params) if params else URL(url)

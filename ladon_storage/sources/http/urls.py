@@ -1,4 +1,4 @@
-"""Addresses: which can be asked, how they are shown, and which may be told the same secrets."""
+"""URLs: which are valid, how they are redacted, and which may receive the same secrets."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _RANDOM = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[A-Za-z0-9_-]{16,}")
 
 
 def secret_in(name: str, value: object) -> str | None:
-    """Return the name of the parameter that looks as if it held a secret, of ``value`` or in it.
+    """Return the name of the parameter that seems to hold a secret: of ``value``, or in it.
 
     >>> secret_in("", {"page": 1, "filter": {"apiKey": "hunter2"}})
     'apiKey'
@@ -53,7 +53,7 @@ def secret_in(name: str, value: object) -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         return None
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
-    # What is called a key alone may be a field's name.
+    # A field's name may be called "key", too.
     is_key = plain == "key" and _RANDOM.fullmatch(str(value)) is not None
     return name if is_key or _SECRET_NAME.search(plain) else None
 
@@ -72,11 +72,11 @@ def _keep_secrets_out(value: str) -> str:
 
 
 SourceUrl = Annotated[HttpUrl, AfterValidator(_keep_secrets_out)]
-"""The address of a source, which Prefect stores and shows: without secrets."""
+"""The address of a source without secrets, since Prefect stores and shows it."""
 
 
 def redact_url(url: str | URL) -> str:
-    """Return ``url`` without what may be secret.
+    """Return ``url`` without parts that may be secret.
 
     >>> redact_url("https://me:secret@feeds.example.org/recent?key=secret#top")
     'https://feeds.example.org/recent'
@@ -85,7 +85,7 @@ def redact_url(url: str | URL) -> str:
 
 
 def with_query(url: str | URL) -> str:
-    """Return ``url`` as `redact_url` does, with those parameters of its query that are no secrets.
+    """Return ``url`` as `redact_url` does, with the parameters of its query that are not secret.
 
     >>> with_query("https://me:secret@feeds.example.org/recent?page=2&api_key=secret")
     'https://feeds.example.org/recent?page=2&api_key=***'
@@ -98,7 +98,7 @@ def with_query(url: str | URL) -> str:
 
 
 def is_same_host(one: str | URL, other: str | URL) -> bool:
-    """Tell whether what may be told to one address may be told to the other as well.
+    """Return whether credentials for one URL may be sent to the other.
 
     >>> is_same_host("http://example.org/a", "https://example.org/b")  # no worse than it was
     True

@@ -1,12 +1,12 @@
-"""Large JSON documents, record by record: bounded in objects, in memory and in time at a stretch.
+"""Large JSON documents, record by record, with bounded objects, memory and blocking time.
 
-- A few bytes of JSON are a hundred of Python's, so that a limit of bytes bounds nothing. What is
-  parsed at once is bounded in values as well: a record, or all that is around the records.
-- A document that is small is parsed as it is. Of a larger one the records are parsed one by one,
-  first to see that it is JSON to its end, and again whenever they are read. Those that are few
-  enough are kept from the first time.
-- A text with a single character beyond 65,535 takes four bytes for each of its characters: only a
-  window of the document is ever a text.
+- A few bytes of JSON become a hundred of Python's, so a limit on bytes bounds nothing. Each parsed
+  part is bounded in values as well: a record, or everything around the records.
+- A small document is parsed as a whole. The records of a larger one are parsed one by one, first to
+  check that it is JSON to its end, and again whenever they are read. If there are few enough, they
+  are kept from the first time.
+- A text with a single character beyond 65,535 takes four bytes for each of its characters, so only
+  a window of the document is ever decoded.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from ladon_storage.sources.json.unique_keys import KeySet, parse_around
 T = TypeVar("T")
 
 AT_ONCE_BYTES = 2**20
-"""A document that is parsed in one step; more would hold the event loop for too long."""
+"""The size of a document parsed in one step; a larger one would block the event loop too long."""
 
 MAX_ITEM_BYTES = 32 * 2**20
-"""Bytes of one record, and of what is around the records."""
+"""Bytes of one record, and of everything around the records."""
 
 MAX_VALUES = 1_000_000
-"""Values that are held at once, of a record or of a document: a tenth of a GiB, or two."""
+"""Values in memory at once, of a record or of a document: a tenth of a GiB, or two."""
 
 MAX_ITEMS = 10_000_000
-"""Records of one document: more are in none that is not made to take hours."""
+"""Records of one document; only a document made to take hours has more."""
 
 _VERSION = version("ladon-storage")
 
 _WINDOW_BYTES = 2**18
 _NEAR = 16
-"""So near to its end a window may break off a number, a word or an escape."""
+"""The distance from its end within which a window may cut a number, a word or an escape."""
 
 _BLANK = re.compile(r"[ \t\n\r]*")
-# A text as a whole, which may break off, or what another value follows.
+# A complete text, an incomplete one at the end, or one that another value follows.
 _TEXT_OR_MORE = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[,\[{]', re.DOTALL)
 _TEXT_OR_MORE_BYTES = re.compile(_TEXT_OR_MORE.pattern.encode(), re.DOTALL)
 _UTF_8 = ("utf-8", "utf-8-sig")
@@ -60,17 +60,17 @@ _TOO_LONG = "a record, or the document around them, has over {} bytes"
 
 
 class TooMuchError(ValueError):
-    """What is said of a document of which too much would have to be held at once."""
+    """Raised when too much of a document would have to be in memory at once."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """A document, apart from its records.
+    """A document, separate from its records.
 
     Args:
-        envelope: All of it; where it is large, with nothing in place of the records.
-        items: What is at the path of the records: a list or an object whose keys are the ids,
-            or what stands for them where they are many; ``None``: nothing is there.
+        envelope: All of it; if it is large, with an empty value in place of the records.
+        items: The value at the path of the records: a list or an object whose keys are the ids, or
+            a lazy equivalent if they are many; ``None``: nothing is there.
     """
 
     envelope: Any
@@ -81,7 +81,7 @@ def parse(text: bytes | str, path: str = "") -> Any:
     """Return a JSON document, parsed at once, whose records are at a dotted path.
 
     Raises:
-        ValueError: It is none; a `TooMuchError` if it has more values than are held at once, a
+        ValueError: It is invalid; a `TooMuchError` if it has more values than are held at once, a
             `DuplicateKeyError` if it has a key twice around its records or in place of them.
         RecursionError: It is nested too deeply.
     """
@@ -92,10 +92,10 @@ def parse(text: bytes | str, path: str = "") -> Any:
 
 
 async def read_document(body: bytes, path: str) -> Document:
-    """Return a document whose records are at a dotted path; others have their turn meanwhile.
+    """Return a document whose records are at a dotted path, without blocking the event loop.
 
     Raises:
-        ValueError: It is none; a `TooMuchError` if a record or what is around them is too large.
+        ValueError: It is invalid; a `TooMuchError` if a record or the envelope is too large.
         RecursionError: It is nested too deeply.
     """
     if len(body) <= AT_ONCE_BYTES:
@@ -114,9 +114,9 @@ async def read_document(body: bytes, path: str) -> Document:
 
 
 def document_digest(source: BaseModel, body: bytes) -> str:
-    """Return what tells a document that was read with these settings, by this version, from others.
+    """Return the digest of a document that was read with these settings, by this version.
 
-    How it was reached makes no difference; the names of secrets are no secrets.
+    The way to reach it makes no difference; the names of secrets are no secrets.
     """
     settings = source.model_dump_json(exclude={"connection"})
     digest = blake2b(f"{_VERSION}\0{settings}\0".encode(), digest_size=15)
@@ -125,22 +125,22 @@ def document_digest(source: BaseModel, body: bytes) -> str:
 
 
 def whole_document(source: BaseModel, body: bytes, until: datetime | None) -> dict[str, Any]:
-    """Return the marks of the pages of a document that was delivered whole.
+    """Return the marks of the pages of a document that was delivered as a whole.
 
-    A backfill takes a part of it, and tells nothing of what the sink has.
+    A backfill takes a part of it, and says nothing about the rest in the sink.
     """
     digest = None if until is not None else document_digest(source, body)
     return {"completeness": "whole document", "document": digest}
 
 
 def is_known(marks: Mapping[str, Any], known: KnownContent | None) -> bool:
-    """Tell whether the sink has all records of the document that has these marks."""
+    """Return whether the sink has all records of the document that has these marks."""
     document = marks["document"]
     return document is not None and known is not None and known.document == document
 
 
 async def in_turns(pages: Iterator[T], size: int) -> AsyncIterator[T]:
-    """Yield what is made of so many bytes; of many in a thread, while others have their turn."""
+    """Yield items made of ``size`` bytes; many are made in a thread, off the event loop."""
     if size <= AT_ONCE_BYTES:
         for page in pages:
             yield page
@@ -150,17 +150,17 @@ async def in_turns(pages: Iterator[T], size: int) -> AsyncIterator[T]:
 
 
 def is_list(items: object) -> TypeGuard[Sequence[Any]]:
-    """Tell whether what is at the path of the records is a list."""
+    """Return whether the value at the path of the records is a list."""
     return isinstance(items, list | ManyItems)
 
 
 def is_keyed(items: object) -> TypeGuard[Mapping[str, Any]]:
-    """Tell whether what is at the path of the records is an object."""
+    """Return whether the value at the path of the records is an object."""
     return isinstance(items, dict | ManyKeyed)
 
 
 class _Reader:
-    """A place in a document, and what can be read there."""
+    """A position in a document, and the values that can be read there."""
 
     def __init__(self, body: bytes, start: int) -> None:
         self._body = body
@@ -172,16 +172,16 @@ class _Reader:
 
     @property
     def offset(self) -> int:
-        """The byte at which it is."""
+        """The current byte offset."""
         return self._next - len(self._text[self._at :].encode("utf-8", "surrogatepass"))
 
     @property
     def place(self) -> int:
-        """About the byte at which it is, found without counting."""
+        """The approximate current byte offset, found without counting."""
         return self._next - len(self._text) + self._at
 
     def peek(self) -> str:
-        """Return the next character that is no blank; an empty text at the end."""
+        """Return the next character that is not blank; an empty text at the end."""
         while True:
             blank = _BLANK.match(self._text, self._at)
             self._at = self._at if blank is None else blank.end()
@@ -191,7 +191,7 @@ class _Reader:
                 return ""
 
     def take(self, wanted: str) -> str:
-        """Go behind the next character, which is one of ``wanted``, and return it."""
+        """Consume and return the next character, which is one of ``wanted``."""
         found = self.peek()
         if not found or found not in wanted:
             self.fail(f"expecting {' or '.join(map(repr, wanted))}")
@@ -199,7 +199,7 @@ class _Reader:
         return found
 
     def key(self) -> str:
-        """Return the key that comes next, and go behind its colon."""
+        """Return the next key, and consume its colon."""
         if self.peek() != '"':
             self.fail("expecting a key")
         found = str(self.value())
@@ -207,7 +207,7 @@ class _Reader:
         return found
 
     def value(self) -> Any:
-        """Return the value that comes next, and go behind it."""
+        """Consume and return the next value."""
         self.peek()
         while True:
             try:
@@ -219,7 +219,7 @@ class _Reader:
                 if problem.startswith("Unterminated string"):
                     place = len(self._text)
             else:
-                # A number goes on where its window ends, and a text does not.
+                # A number continues at the end of its window, and a text does not.
                 if end < len(self._text) - _NEAR or self._next >= len(self._body):
                     if 4 * (end - self._at) > MAX_ITEM_BYTES:
                         _check_length(self._text[self._at : end])
@@ -252,12 +252,12 @@ class _Reader:
         return True
 
     def fail(self, problem: str) -> NoReturn:
-        """Raise the error that says what is wrong here."""
+        """Raise the error that describes the problem here."""
         raise ValueError(f"{problem or 'it breaks off'}, at byte {self.offset}")
 
 
 def _items(reader: _Reader) -> Iterator[tuple[str, Any]]:
-    """Yield the keys and items of the list or object that comes next; those of a list have none."""
+    """Yield the keys and items of the next list or object; items of a list have no key."""
     opened = reader.take("[{")
     closing = "]" if opened == "[" else "}"
     if reader.peek() == closing:
@@ -271,7 +271,7 @@ def _items(reader: _Reader) -> Iterator[tuple[str, Any]]:
 
 
 class _Many:
-    """Records that are parsed whenever they are read; two are equal if they were sent alike."""
+    """Records that are parsed at each reading; two are equal if their bytes are."""
 
     def __init__(self, body: bytes, start: int, end: int, count: int) -> None:
         self._body = body
@@ -289,7 +289,7 @@ class _Many:
         return hash((self._count, self._end - self._start))
 
     def digest(self) -> bytes:
-        """Return what tells these records from others, as they were sent."""
+        """Return the digest of these records, as they were sent."""
         return blake2b(self._sent(), digest_size=16).digest()
 
     def _sent(self) -> memoryview:
@@ -310,7 +310,7 @@ class ManyItems(_Many, Sequence[Any]):
     @overload
     def __getitem__(self, index: slice) -> list[Any]: ...
     def __getitem__(self, index: int | slice) -> Any:
-        """Return what is at an index, or in a range, by reading what is before it."""
+        """Return the item at an index, or the items in a range, by reading everything before it."""
         wanted = range(self._count)[index]
         if isinstance(wanted, int):
             return next(islice(self, wanted, None))
@@ -318,13 +318,13 @@ class ManyItems(_Many, Sequence[Any]):
 
 
 class ManyKeyed(_Many, Mapping[str, Any]):
-    """An object of many records, whose keys are the ids."""
+    """An object of many records, keyed by their ids."""
 
     def __iter__(self) -> Iterator[str]:
         return (key for key, _ in self._pairs())
 
     def __getitem__(self, key: str) -> Any:
-        """Return what has a key, by reading all of it: the last one counts, as for any object."""
+        """Return the value of a key, by reading all: of duplicates the last one counts."""
         found = [item for each, item in self._pairs() if each == key]
         if not found:
             raise KeyError(key)
@@ -336,7 +336,7 @@ class ManyKeyed(_Many, Mapping[str, Any]):
 
 
 class _Scan:
-    """One pass over a large document, in a thread, which ends once nothing waits for it."""
+    """One pass over a large document in a thread, which ends when nothing waits for it."""
 
     def __init__(self, body: bytes, start: int) -> None:
         self._body = body
@@ -362,7 +362,7 @@ class _Scan:
         return count <= MAX_VALUES
 
     def _descend(self, path: str) -> Any:
-        """Return what comes next, without the records, which are at the path from here on."""
+        """Return the next value, without the records, which are at the path from here on."""
         if not path:
             return self._records()
         opened = self._reader.peek()
@@ -383,7 +383,7 @@ class _Scan:
         while True:
             key = reader.key()
             keys.add(key)
-            if key == path:  # which may have dots itself, and goes before the one that leads down
+            if key == path:  # which may contain dots, and precedes the one that leads deeper
                 is_named, self._found = True, None
                 envelope[key] = self._descend("")
             elif key == first and not is_named:
@@ -408,7 +408,7 @@ class _Scan:
                 return envelope
 
     def _value(self) -> Any:
-        """Return a value that is around the records; all of them are bounded together."""
+        """Return a value around the records; all of them are bounded together."""
         before = self._reader.place
         value = self._reader.value()
         sent = self._body[before : self._reader.place]
@@ -422,7 +422,7 @@ class _Scan:
         return value
 
     def _records(self) -> Any:
-        """Go behind the records, and return what stands in their place."""
+        """Skip the records, and return the value in their place."""
         opened = self._reader.peek()
         if opened not in ("[", "{"):
             self._found = self._value()
@@ -451,14 +451,14 @@ class _Scan:
 
 
 def _more_values(sent: bytes | str) -> int:
-    """Return at least how many values there are, but for the one around them."""
+    """Return a lower bound of the number of values, not counting the outermost one."""
     if isinstance(sent, str):
         return sent.count(",") + sent.count("[") + sent.count("{")
     return sent.count(b",") + sent.count(b"[") + sent.count(b"{")
 
 
 def _check_length(sent: bytes | str) -> None:
-    """Raise a `TooMuchError` if this is longer than what is parsed at once."""
+    """Raise a `TooMuchError` if this is longer than is parsed at once."""
     size = len(sent.encode("utf-8", "surrogatepass")) if isinstance(sent, str) else len(sent)
     if size > MAX_ITEM_BYTES:
         raise TooMuchError(_TOO_LONG.format(MAX_ITEM_BYTES))
@@ -466,11 +466,11 @@ def _check_length(sent: bytes | str) -> None:
 
 def _check_size(sent: bytes | str) -> None:
     """Raise a `TooMuchError` if this is too much to be parsed at once."""
-    if len(sent) > 2 * MAX_ITEM_BYTES:  # with what follows it in a window
+    if len(sent) > 2 * MAX_ITEM_BYTES:  # with the next values in a window
         raise TooMuchError(_TOO_LONG.format(MAX_ITEM_BYTES))
     if _more_values(sent) <= MAX_VALUES:
         return
-    # There may be commas in its texts.
+    # Its texts may contain commas.
     found: Iterator[re.Match[Any]] = (
         _TEXT_OR_MORE.finditer(sent)
         if isinstance(sent, str)

@@ -1,10 +1,10 @@
-"""From parsed JSON to records: where an item's id and times are, and what cannot be used.
+"""The step from parsed JSON to records: an item's id and times, and unusable items.
 
-- One unusable item is a `Reject`, and the rest goes on. What fails a run is a document whose
-  structure is wrong, and that is for each source to say.
-- No item is dropped for its time: what was delivered is stored, and the engine alone selects.
-- Of several times the latest counts. One that is missing, or says that there is none, is no time;
-  any other that makes no sense rejects the item, since nobody knows how new it is.
+- An unusable item is a `Reject`, and the rest continues. A document with a wrong structure fails
+  the run, and each source decides that.
+- No item is dropped for its time: every delivered item is stored, and the engine alone selects.
+- Of several times the latest counts. A missing time, or a declared filler, is no time. Any other
+  invalid time rejects the item, since its age is unknown.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _INDEX = re.compile(r"-?[0-9]{1,9}")
 
 
 def value_at(document: object, path: str) -> Any:
-    """Return what is at a dotted path; ``None`` where nothing is, the document itself for no path.
+    """Return the value at a dotted path, ``None`` for no value, the document for an empty path.
 
-    A key may have dots itself, and a number counts in a list, a negative one from its end.
+    A key may contain dots, and a number is an index of a list, a negative one from its end.
 
     >>> value_at({"cve": {"id": "CVE-1"}}, "cve.id"), value_at({"@odata.next": 1}, "@odata.next")
     ('CVE-1', 1)
@@ -53,20 +53,20 @@ def value_at(document: object, path: str) -> Any:
 NO_TIME = frozenset(
     ("", "-", "--", "0000-00-00", "n/a", "na", "never", "nil", "none", "null", "undefined")
 )
-"""Texts, in small letters, by which programs say that there is no time."""
+"""Texts in lower case with which programs say that there is no time."""
 
 
 @dataclass(frozen=True)
 class ItemReader:
-    """How records are made of items.
+    """The rules by which records are made of items.
 
     Args:
-        id: The path of the id, in each item, or those of its parts; no part: the hash of the
-            content. ``None`` where ids come from outside.
+        id: The path of the id in each item, or those of its parts; no part: the hash of the
+            content. ``None`` if ids come from outside.
         times: The paths of the times, of which the latest counts.
-        moment: How a time is read.
-        no_time: Values that mean that there is no time, beside `NO_TIME`.
-        unversioned: The paths of what no version depends on.
+        parser: The parser of a time.
+        no_time: Values that mean that there is no time, in addition to `NO_TIME`.
+        unversioned: The paths of values that do not affect the version.
     """
 
     id: str | tuple[str, ...] | None
@@ -76,18 +76,18 @@ class ItemReader:
     unversioned: tuple[str, ...] = ()
 
     def read(self, items: Iterable[object]) -> Iterator[Item]:
-        """Yield a record of each item, or a reject where it cannot be used."""
+        """Yield a record of each item, or a reject if it is unusable."""
         for item in items:
             yield self._one(item, None)
 
     def read_keyed(self, items: Mapping[str, object]) -> Iterator[Item]:
-        """Yield as `read` does, of an object whose keys are the ids; a list of one is its item."""
+        """Yield as `read`, from an object whose keys are the ids; a list of one is its item."""
         for key, item in items.items():
             alone = item[0] if isinstance(item, list) and len(item) == 1 else item
             yield self._one(alone, key)
 
     def record_id(self, item: object) -> str | None:
-        """Return the id of an item, whole numbers as text; ``None`` where it has none."""
+        """Return the id of an item, whole numbers as text; ``None`` if it has none."""
         if self.id is None:
             return None
         if isinstance(self.id, str):
@@ -103,10 +103,10 @@ class ItemReader:
             return None
 
     def timestamp(self, item: object) -> datetime:
-        """Return how new an item is.
+        """Return the timestamp of an item.
 
         Raises:
-            ValueError: It does not say.
+            ValueError: It has no usable time.
         """
         found = []
         for path in self.times:
@@ -155,11 +155,11 @@ def _id_of(value: object) -> str | None:
 
 
 def _is_no_time(value: object) -> bool:
-    """Tell whether a value that is no time says that there is none."""
+    """Return whether an invalid time is a filler for no time."""
     if isinstance(value, str):
         told = value.strip().lower()
         return told in NO_TIME or told.startswith("0000-00-00")
-    # As programs without types tell it.
+    # Programs without types write it like this.
     return value is False or value in ([], {})
 
 

@@ -1,8 +1,8 @@
-"""JSON objects around records, and objects of records, in which a key must not be there twice.
+"""The check for duplicate keys in JSON objects around records, and in objects of records.
 
-- Of a key that is there twice a parser keeps the last, so that a list of records, or a record,
-  would be lost in silence. Which of the two is meant nobody knows.
-- Within a record it is not looked for: that would take as long again as parsing it.
+- A parser keeps the last of two equal keys, so that a list of records, or a record, would be lost
+  silently. There is no way to know which of the two is meant.
+- Records themselves are not checked: that would take as long again as parsing them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 from ladon_storage.collection.json_values import json_decoder, parse_json
 
 MOST_KEYS = 2**20
-"""Keys of one object that are remembered; one that comes twice behind them is not found."""
+"""Keys of one object that are remembered; a duplicate beyond them is not found."""
 
 _LONGEST_SHOWN = 10_000
-"""Characters of a key in a message, which is cut where it was masked."""
+"""Characters of a key in a message; the text is masked before it is cut."""
 
 _blank = re.compile(r"[ \t\n\r]*").match
 _opening = re.compile(r"\{[ \t\n\r]*").match
@@ -27,7 +27,7 @@ _next_or_end = re.compile(r'[ \t\n\r]*(?:,[ \t\n\r]*(?=")|\})').match
 
 
 class DuplicateKeyError(ValueError):
-    """What is said of a document that has a key twice where its records are."""
+    """Raised when a document has a key twice where its records are."""
 
 
 class KeySet:
@@ -50,11 +50,11 @@ class KeySet:
 
 
 class _NotFollowedError(Exception):
-    """Raised where the text is no JSON; the parser knows what to say of it."""
+    """Raised when the text is no JSON; the parser describes the problem better."""
 
 
 def parse_around(sent: str | bytes, path: str) -> Any:
-    """Return a JSON document, whose objects down to a dotted path, that one included, are sound.
+    """Return a JSON document, whose objects down to a dotted path have no duplicate key.
 
     >>> parse_around('{"a": {"b": [{"c": 1}]}, "d": 2}', "a.b")
     {'a': {'b': [{'c': 1}]}, 'd': 2}
@@ -83,7 +83,7 @@ def parse_around(sent: str | bytes, path: str) -> Any:
 
 
 def _object(text: str, start: int, path: str, scan: Any) -> tuple[dict[str, Any], int]:
-    """Return the object that begins at a place, and where it ends."""
+    """Return the object that begins at a position, and its end."""
     content: dict[str, Any] = {}
     first, _, rest = path.partition(".")
     at = _behind(_opening, text, start)
@@ -105,7 +105,7 @@ def _object(text: str, start: int, path: str, scan: Any) -> tuple[dict[str, Any]
 
 
 def _behind(match: Callable[[str, int], re.Match[str] | None], text: str, at: int) -> int:
-    """Return the place behind what comes next."""
+    """Return the position after the next value."""
     found = match(text, at)
     if found is None:
         raise _NotFollowedError

@@ -1,6 +1,6 @@
-"""What is asked beside a list: its pages alone do not tell what they leave out.
+"""Requests outside the list's own pages, which show what those pages leave out.
 
-- An answer is evidence where it has records. A refusal or an error is none, and is asked for once.
+- Only an answer with records is evidence. A refusal or an error is none, and is requested once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _ERRORS = range(400, 600)
 
 
 class Beside:
-    """The requests that one reading of a list makes beside it.
+    """The extra requests that one reading of a list makes.
 
     Args:
         api: The source.
@@ -27,16 +27,17 @@ class Beside:
         self._tally = tally
 
     async def has_others(self, step: PageRequest) -> bool:
-        """Tell whether a page that may not exist has records, and one that did not come."""
+        """Return whether a page that should not exist has records, one of which did not come."""
         return not all(map(self._tally.has, await self._keys(step)))
 
     async def page_of_others(
         self, paging: PageNumberPagination, last: ListPage, *, is_silent: bool
     ) -> int | None:
-        """Return the number of a page beside those that were read, on which there are others.
+        """Return the number of an unread page that has other records, if there is one.
 
-        It is the one before the first page, or behind an empty last one that says nothing else.
-        One that has any record that came is a page that was read, by another number.
+        The page before the first one is checked, or the page behind an empty last one that states
+        nothing else. A page with any record that came already is a page that was read, under
+        another number.
         """
         beside = [paging.first_number - 1] if paging.first_number else []
         if is_silent:
@@ -54,7 +55,8 @@ class Beside:
     ) -> bool:
         """Return whether a list may begin with a page, as one that counts from 0 does.
 
-        Where the page before has records of its own, too, any number is a page, and none the first.
+        Where the page before has records of its own, too, any number is a page, and none is the
+        first.
         """
         before = await self._keys(paging.numbered(number - 1))
         return not before or bool({*before} & {*there}) or any(map(self._tally.has, before))

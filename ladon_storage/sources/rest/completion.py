@@ -1,12 +1,12 @@
-"""Whether the end of a list is one: what was declared, and what the answers say against it.
+"""The decision whether a list is complete: what was declared, and what contradicts it.
 
-- What was not declared never makes an end; it can only contradict one.
-- A total that a list falls short of is an error, and never a shorter list. Each record counts once,
-  since one that comes twice may have taken the place of another.
-- What an earlier page stated binds an end that says nothing. Of totals that differ, the greatest
-  does, until the list is read again, or its first page, and states the smaller one.
-- "There are more" is taken back by a page that says the contrary. One that says nothing does not,
-  but for a list without a next link: where there is no link, no page follows.
+- A hint that was not declared never proves an end; it can only contradict one.
+- A list with fewer records than its total is an error, never a shorter list. Each record counts
+  once, since a repeated record may have taken the place of another.
+- A total on an earlier page also holds for a last page without one. Of totals that differ, the
+  greatest holds, until the list or its first page is read again and states the smaller one.
+- "There are more" is withdrawn by a page that says the contrary. A page that says nothing does not
+  withdraw it, except in a list without a next link: where there is no link, no page follows.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from ladon_storage.sources.rest.pagination import (
 
 
 class Completion:
-    """What one reading of a list learns about its end.
+    """The evidence about the end of a list that one reading collects.
 
     Args:
         api: The source.
@@ -144,21 +144,21 @@ class Completion:
         return max(stated_pages(got.answer, got.document, got.items, self._api.records), last)
 
     def _came(self, position: int) -> int:
-        """Return how many records came, each of which counts once where they can be told."""
+        """Return how many records came; each counts once where records can be told apart."""
         if isinstance(self._paging, SinglePage) or not self._tally.is_exact:
             return position
         return self._tally.versions
 
     def is_reached(self, page: ListPage, position: int, limit: int) -> bool:
-        """Tell whether the declared total says that no page follows."""
+        """Return whether the declared total says that no page follows."""
         paging = self._paging
         if not isinstance(paging, PageNumberPagination | OffsetPagination) or paging.end != "total":
             return False
         total = self._most
         if total is None or not total.is_sure or total.count != position:
             return False
-        # What counts the items of its page alone, or those until now, looks like a total on one
-        # that is full.
+        # A number that counts the items of its page alone, or those until now, looks like a total
+        # on a full page.
         is_full = paging.requested_size is None or page.response.count >= (
             limit or paging.requested_size
         )
@@ -171,7 +171,7 @@ class Completion:
         return self.promised(page, position) is None
 
     def is_proven(self, page: ListPage, position: int) -> bool:
-        """Tell whether a total says that all has come."""
+        """Return whether a total proves that all records came."""
         total = self._most
         if total is None or total.count != self._came(position):
             return False
@@ -180,14 +180,14 @@ class Completion:
 
     @property
     def is_met(self) -> bool:
-        """Whether all came that the pages state, so that a refusal of the next one is an end."""
+        """Whether all stated records came, so that a refusal of the next page is an end."""
         total, tally = self._most, self._tally
         if total is not None:
             return total.is_sure and tally.is_exact and total.count == tally.versions
         return 0 < self._pages == self.filled
 
     def is_over(self, page: ListPage, position: int) -> bool:
-        """Tell whether a page without an item is the end, wherever it leads."""
+        """Return whether a page without an item is the end, whatever it links to."""
         if page.keys or self._paging.only_declared:
             return False
         got = page.response
@@ -196,14 +196,14 @@ class Completion:
         )
 
     def _is_whole(self, position: int) -> bool:
-        """Tell whether just as many records came as a total states that counts no page's items."""
+        """Return whether exactly the stated total came, where the total counts no page's items."""
         total = self._most
         if total is None or not total.is_sure or total.count != self._came(position):
             return False
         return total.count > self._largest or self.filled == 1
 
     def promised(self, page: ListPage, position: int) -> str | None:
-        """Return what says on a page that more follows."""
+        """Return what says on a page that more pages follow."""
         paging, got = self._paging, page.response
         heeds_next = True
         if isinstance(paging, NextLinkPagination | CursorPagination):
@@ -234,10 +234,10 @@ class Completion:
         )
 
     def contradiction(self, page: ListPage, position: int, *, has_moved: bool) -> str | None:
-        """Return what contradicts an end behind ``page``, as an error puts it.
+        """Return what contradicts an end after ``page``, worded for an error.
 
         Raises:
-            MovedError: A total may do so because the list moved.
+            MovedError: A total contradicts it, perhaps because the list moved.
         """
         paging, came = self._paging, self._came(position)
         if not page.keys:
@@ -285,11 +285,11 @@ class Completion:
         return False if is_over(got.answer, got.document, got.items, self._api.records) else None
 
     def breaks_off(self, page: ListPage, position: int) -> str | None:
-        """Return what an end takes back in silence, as an error puts it.
+        """Return what an end withdraws without a word, worded for an error.
 
-        A list that has no next link may be the last by links, with records or without; one that
-        lacks the flag of more behind a page that had it is none, nor is an answer without a list,
-        or without all that stood around each list before it.
+        A list without a next link may be the last of linked pages, with records or without. An
+        answer is not the last page if it lacks the flag of more that the page before it had, if it
+        has no list, or if it lacks everything that stood around each list before it.
         """
         got, paging = page.response, self._paging
         if not self.filled or paging.only_declared or self.is_proven(page, position):
@@ -311,7 +311,7 @@ class Completion:
         return None
 
     def _note_envelope(self, page: ListPage) -> None:
-        """Remember what stands around each list, and whether all of it is lost."""
+        """Remember what stands around each list, and whether all of it is gone."""
         document, paging = page.response.document, self._paging
         if not isinstance(document, dict) or not self._api.records:
             return
@@ -323,12 +323,12 @@ class Completion:
             self._around = around if self._around is None else self._around & around
 
     def is_silent(self, page: ListPage) -> bool:
-        """Tell whether an empty page says nothing by what could lead on or end a list."""
+        """Return whether an empty page says nothing by what could lead on or end a list."""
         got = page.response
         return not page.keys and not flags(got.answer, got.document, got.items, self._api.records)
 
     def lacks_sign(self, page: ListPage, position: int) -> bool:
-        """Tell whether a last page has no place for what led on from each page before it."""
+        """Return whether a last page has no place for the sign that every earlier page had."""
         paging = self._paging
         if not (page.keys and self.led_on) or page.request.is_once or self.goes_by_items:
             return False
@@ -347,13 +347,13 @@ class Completion:
         )
 
     def is_short(self, position: int) -> bool:
-        """Tell whether fewer came than a total or a number of pages says that was not declared."""
+        """Return whether fewer came than an undeclared total or number of pages states."""
         total, pages = self._most, max(self._asked if self._has_cursor else self.filled, 1)
         is_short = total is not None and total.count > self._came(position)
         return not self._paging.total and (is_short or self._pages > pages)
 
     def disregard(self, nothing: ListPage) -> None:
-        """Believe no number that an empty page of another range states as well."""
+        """Ignore numbers that an empty page of another range states as well."""
         total, most = self._stated(nothing), self._most
         count = most.count if most is not None else None
         stated = total.count if total is not None else None
@@ -364,7 +364,7 @@ class Completion:
         self._counts_others = True
 
     def has_shrunk_to(self, first: ListPage) -> bool:
-        """Tell whether the first page, asked for again, states what the last one does."""
+        """Return whether the first page, requested again, states the same as the last one."""
         has_shrunk = self._latest != self._most or self._latest_pages != self._pages
         is_same = self._stated(first) == self._latest
         if not (has_shrunk and is_same and self._stated_pages(first) == self._latest_pages):
@@ -375,7 +375,7 @@ class Completion:
         return True
 
     def may_have_skipped(self) -> str | None:
-        """Return what looks as if the list moved, unless it looks the same when read again."""
+        """Return the sign that the list moved, unless it is the same when read again."""
         total, tally = self._most, self._tally
         if isinstance(self._paging, SinglePage) or not tally.has_repeated:
             return None
@@ -409,7 +409,7 @@ class Completion:
         return None if is_of_page else total.count
 
     def completeness(self, page: ListPage, position: int) -> Completeness:
-        """Return how an end behind ``page`` is known that nothing contradicts."""
+        """Return how the end after ``page`` is known, if nothing contradicts it."""
         paging = self._paging
         if paging.only_declared or getattr(paging, "stable", False):
             return "declared"
@@ -420,7 +420,7 @@ class Completion:
         is_met = self.total == self._came(position) or self._has_shrunk
         if self.total is not None and is_met:
             return "total" if self._tally.is_exact else "declared"
-        if page.keys:  # some leave a flag out that says no
+        if page.keys:  # some APIs omit a flag that is false
             is_left_out = self._flagged_before and self._says_more(page) is None
             return "declared" if is_left_out else "last page"
         return "declared" if self.is_silent(page) and self._led is not None else "last page"
@@ -433,7 +433,7 @@ def _step(paging: Pagination) -> str:
 
 
 def _has(document: object, path: str) -> bool:
-    """Tell whether there is anything at a path, be it null."""
+    """Return whether there is anything at a path, including null."""
     if isinstance(document, dict) and path in document:
         return True
     above, _, name = path.rpartition(".")

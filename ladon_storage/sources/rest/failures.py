@@ -1,9 +1,9 @@
-"""Whether an answer whose status is a success says that it is a failure, or only a part.
+"""Failures and partial results inside answers whose status is a success.
 
-- A list beside an error is what the API had before it failed: a run that took it for all would be
-  green with less.
-- Only what is plain is heard: a flag that says no, a status that is an error, a reason where a
-  reason is told. What an API declares as usual by `expect` is not looked at.
+- A list next to an error is what the API had before it failed. A run that took it for all records
+  would be green with fewer.
+- Only plain signs count: a flag that says no, an error status, a reason in a place for reasons. A
+  value that `expected_values` declares as normal is not examined.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MOST_PLACES = 1_000
 def failure(
     document: object, items: Sized | None, records: str, expected: Collection[str] = ()
 ) -> tuple[str, Any] | None:
-    """Return the place that says that an answer failed, and what it says; ``None``: none does.
+    """Return the place of the sign that an answer failed, and its value; ``None``: no sign.
 
     Args:
         document: The JSON, whose records may be left out.
@@ -65,7 +65,7 @@ def failure(
 
 
 def other_list(document: object, wanted: str) -> str | None:
-    """Return where else a document has a list of objects with an id, at the path ``wanted``.
+    """Return the path of another list of objects in a document, with an id at ``wanted``.
 
     >>> other_list({"data": {"rows": [{"id": 1}]}}, "id")
     'data.rows'
@@ -112,7 +112,7 @@ def _number(value: object) -> int:
 
 
 def _says(value: object) -> bool:
-    """Tell whether a reason is one: zero, 200, an empty text and ``none`` are not."""
+    """Return whether a reason counts: zero, 200, an empty text and ``none`` do not."""
     if isinstance(value, Mapping):
         return any(_says(each) for each in value.values())
     if isinstance(value, list):

@@ -1,15 +1,17 @@
-"""The walk through the pages of a list, to an end that is proven.
+"""The pagination loop: from page to page, to an end that is proven.
 
-- No page is yielded before it is known to follow the one before it. A page by offset is asked from
-  one record before; of pages by number, the one before is asked again. Whatever moved in front, the
-  reading goes on from a record that it has, or the whole list is read again.
-- What came to the front meanwhile is read at the end: an order of the newest first puts there what
-  changed.
-- An end is one where nothing contradicts it: a total, a "there are more", a next link or cursor.
-  A list that cannot be read so ends with an error, never with less.
-- Where a page leads on by what tells nothing of its place, a record that comes twice shows that the
-  list moved. It is read again, and is taken for what it is when it comes the same once more.
-- What is held of a list does not grow with it: the keys of a page or two, and of so many rows.
+- A page is yielded only when it is known to follow the page before it. A page by offset is
+  requested from one record earlier; with numbered pages, the page before is requested again. If
+  records moved in front, reading continues from a record that it has, or the whole list is read
+  again.
+- Records that arrived at the front meanwhile are read at the end: an order of the newest first puts
+  changed records there.
+- An end counts only if nothing contradicts it: a total, a "there are more", a next link or cursor.
+  A list that cannot be read to such an end ends with an error, never with fewer records.
+- Where the link to the next page does not reveal its position, a repeated record shows that the
+  list moved. The list is read again, and accepted if the same record repeats again.
+- Memory does not grow with the list: the keys of a page or two are held, and of a fixed number of
+  rows.
 """
 
 from __future__ import annotations
@@ -39,34 +41,34 @@ from ladon_storage.sources.rest.pagination import (
 logger = logging.getLogger(__name__)
 
 READINGS = 5
-"""How often a list is read that moves every time."""
+"""How often a list is read if it moves every time."""
 
 REPAIRS = 1_000
-"""How often a reading goes back a page and on from a record that it has."""
+"""How often a reading goes back a page and resumes from a record that it has."""
 
 FRUITLESS = 5
 """How often a reading goes back a page and finds nothing new."""
 
 EMPTY_PAGES = 1_000
-"""Pages without a record, one after another, after which a list with cursors does not end."""
+"""Consecutive pages without a record after which a list with cursors counts as endless."""
 
 FRONT_PAGES = 20
-"""Pages of what came to the front while a list was read."""
+"""The limit on pages of records that arrived at the front while a list was read."""
 
 KNOWN_KEYS = 100_000
-"""Rows of a list by which its front is known again."""
+"""Rows of a list that are remembered to recognise its front again."""
 
 SMALLEST_PAGE = 100
 
 _BEYOND = 416
-"""What HTTP itself calls a range that lies beyond the end."""
+"""HTTP's own status for a range beyond the end."""
 
 _DENIALS = frozenset({400, 404, 410, 422})
-"""What APIs answer beyond the end, and to any request that is wrong."""
+"""The statuses with which APIs answer beyond the end, and also any wrong request."""
 
 
 class PageFetcher:
-    """One walk through a list.
+    """One reading of a list, page by page.
 
     Args:
         api: The source.
@@ -87,9 +89,9 @@ class PageFetcher:
         self.total: int | None = None
         self._sequence = 0
         self._base = 0
-        """What is added to an offset, where the API counts its items from 1 on."""
+        """The number added to an offset, where the API counts its items from 1."""
         self._before: int | None = None
-        """What the reading before this one was, where it was one to its end."""
+        """The hash of the previous reading, if it reached its end."""
         self._begin()
 
     def _begin(self) -> None:
@@ -104,16 +106,16 @@ class PageFetcher:
         self._empty = 0
         self._repairs = self._fruitless = 0
         self._is_pushed = False
-        """Whether something came in front of what was read."""
+        """Whether records were inserted in front of what was read."""
         self._is_drawn = False
-        """Whether something went from there."""
+        """Whether records were removed in front of what was read."""
 
     def error(self, problem: str) -> SourceError:
         """Return the error that says what is wrong with the API."""
         return self._api.error(problem)
 
     async def pages(self) -> AsyncGenerator[PageResponse, None]:
-        """Yield what is new on each page; of a list that is read again, records come again.
+        """Yield the new records of each page; a list that is read again repeats records.
 
         Raises:
             SourceError: A page has another structure, leads nowhere or in a circle, or the end is
@@ -148,7 +150,7 @@ class PageFetcher:
             return self._by_offset(self._paging)
         return self._by_steps()
 
-    # Pages that lead on, or have numbers.
+    # Pages that link to the next one, or have numbers.
 
     async def _by_steps(self) -> AsyncGenerator[PageResponse, None]:
         page = first = self._taken(await self._get(self._paging.first_request()))
@@ -209,7 +211,7 @@ class PageFetcher:
             raise problem
 
     async def _again(self, page: ListPage) -> tuple[ListPage, PageResponse | None]:
-        """Return a page as it is now, and what is new on it."""
+        """Return a page as it is now, and its new records."""
         again = await self._get(page.request)
         changed = again.without(page.keys)
         if again.keys == page.keys or not changed.count:
@@ -218,15 +220,15 @@ class PageFetcher:
         return again, changed
 
     def _is_doubtful(self, page: ListPage, position: int, *, is_counted: bool) -> bool:
-        """Tell whether the last page of a chain is asked again before it is believed."""
+        """Return whether the last page of a chain is requested again before it is believed."""
         if not page.keys or self._end.is_proven(page, position):
             return False
         return is_counted or self._end.lacks_sign(page, position)
 
     async def _denied(self, page: ListPage, position: int) -> PageRequest | None:
-        """Return where a page leads that says by its declared flag that there are no more.
+        """Return the link of a page whose declared flag says that there are no more.
 
-        Such a link may be for the next time. One from a page that is full is tried.
+        Such a link may be for the next run. The link of a full page is tried.
         """
         paging = self._paging
         if (
@@ -247,7 +249,7 @@ class PageFetcher:
         return step if await self._beside.has_others(step) else None
 
     def _following(self, page: ListPage, position: int) -> PageRequest | None:
-        """Return how the next page is asked for; ``None`` at the end."""
+        """Return the request for the next page; ``None`` at the end."""
         paging, problem = self._paging, ""
         if isinstance(paging, PageNumberPagination | OffsetPagination):
             if not page.keys or self._end.is_reached(page, position, self._limit):
@@ -275,17 +277,17 @@ class PageFetcher:
         return step
 
     def _is_in_place(self, coming: ListPage) -> bool:
-        """Tell whether a page is known to follow, as its cursor is the id of its first item."""
+        """Return whether a page is known to follow: its cursor is the id of its first item."""
         return isinstance(self._paging, CursorPagination) and coming.begins_where_asked
 
     def _note_shift(self, page: ListPage, again: ListPage) -> bool:
-        """Return whether a page shifted that was asked for again, and is gone on from.
+        """Return whether a page that was requested again had shifted and reading resumes from it.
 
         Raises:
-            MovedError: Nothing on it is where the reading could go on from.
+            MovedError: It has no record from which reading could resume.
         """
         if page.ids == again.ids and {*page.keys} & {*again.keys}:
-            return False  # what changed stayed where it was
+            return False  # changed records stayed in place
         self._repair()
         if again.keys[: len(page.keys)] == page.keys:
             return True  # it was the last one, and has grown
@@ -305,10 +307,10 @@ class PageFetcher:
         following: PageRequest,
         position: int,
     ) -> bool:
-        """Tell whether a page is the last one again, and the end.
+        """Return whether a page repeats the last one, and is the end.
 
         Raises:
-            SourceError: It is the one before again, and may be all that the API ever answers.
+            SourceError: It repeats the page before, which may be all that the API ever answers.
         """
         paging = self._paging
         is_numbered = isinstance(paging, PageNumberPagination | OffsetPagination)
@@ -335,7 +337,7 @@ class PageFetcher:
         return True
 
     def _counts_from_one(self, page: ListPage, coming: ListPage, first: ListPage) -> bool:
-        """Tell whether page 0 may be page 1 by another number, which the next page shows."""
+        """Return whether page 0 may be page 1 by another number; the next page shows which."""
         paging = self._paging
         is_first = (
             isinstance(paging, PageNumberPagination) and page is first and not paging.first_number
@@ -343,10 +345,10 @@ class PageFetcher:
         return is_first and bool(page.keys) and coming.keys == page.keys
 
     async def _check_repeated(self, page: ListPage, coming: ListPage, position: int) -> None:
-        """Ask for what is behind a page that came twice.
+        """Request the page after one that came twice.
 
         Raises:
-            MovedError: It is another page, or none that comes the same again.
+            MovedError: It is another page when requested again, or another page follows it.
         """
         if not coming.request.is_counted or not coming.keys:
             return
@@ -379,7 +381,7 @@ class PageFetcher:
             "its last page may be its first"
         )
 
-    # Pages that begin where so many items are skipped.
+    # Pages that begin after a number of skipped items.
 
     async def _by_offset(self, paging: OffsetPagination) -> AsyncGenerator[PageResponse, None]:
         page = first = self._taken(await self._get(paging.first_request()))
@@ -413,13 +415,13 @@ class PageFetcher:
             known = {*page.keys, *coming.keys}
             is_end = all(key in known or hash(key) in self._known for key in behind.keys)
             if not is_end or self._largest == 1:
-                # Pages of one do not overlap: the one before is asked again.
+                # Pages of one item do not overlap: the page before is requested again.
                 if (await self._get(coming.request)).keys != coming.keys:
                     raise MovedError
                 if is_end and behind.keys:
                     self._refuse_the_same(paging, page, position)
             if is_end and behind.keys and self._is_pushed and behind.response.count > 1:
-                self._repair()  # what is known was pushed there, and what is not may follow
+                self._repair()  # known records were pushed there, and unknown ones may follow
                 page, position = behind, position + behind.response.count
                 continue
             if is_end:
@@ -440,7 +442,7 @@ class PageFetcher:
             raise problem
 
     async def _is_ignored(self, page: ListPage, coming: ListPage) -> bool:
-        """Tell whether the API answers the same, whatever offset it is asked for."""
+        """Return whether the API ignores the offset and always answers the same."""
         if coming.keys != page.keys or coming.request.number == page.request.number:
             return False
         if (await self._get(page.request)).keys == page.keys:
@@ -452,10 +454,10 @@ class PageFetcher:
     async def _overlapping(
         self, paging: OffsetPagination, page: ListPage, position: int
     ) -> ListPage:
-        """Return what follows a page, from one record before, which must be on that page.
+        """Return the next page, requested from one record earlier, which must be on this page.
 
         Raises:
-            MovedError: More was removed in front of it than a page has.
+            MovedError: More records were removed in front of it than a page has.
         """
         coming = await self._get(paging.skipping(position - 1, max(self._limit, 2)))
         if page.request.number == 0 and await self._is_from_one(paging, page, coming):
@@ -463,7 +465,7 @@ class PageFetcher:
             coming = await self._get(paging.skipping(position - 1, max(self._limit, 2)))
         if coming.keys and coming.keys[0] in page.keys:
             pushed = len(page.keys) - 1 - page.keys.index(coming.keys[0])
-            # A page that lacks what was filtered out of it is longer than it looks.
+            # A page from which records were filtered out covers more than its items show.
             self._repairs += pushed > 0
             self._is_pushed |= pushed > max(self._limit - len(page.keys), 0)
             return coming
@@ -480,7 +482,7 @@ class PageFetcher:
     async def _is_from_one(
         self, paging: OffsetPagination, page: ListPage, coming: ListPage
     ) -> bool:
-        """Tell whether the first item is at 1, as SCIM has it: at 0 and at 1 there is the same."""
+        """Return whether the first item is at 1, as in SCIM: 0 and 1 give the same items."""
         if self._base or len(page.keys) < 3 or coming.keys[:1] != page.keys[-2:-1]:
             return False
         there = [await self._get(paging.skipping(offset, page.request.size)) for offset in (0, 1)]
@@ -520,10 +522,10 @@ class PageFetcher:
             return ListPage(step, got, keys)
 
     def _means_the_end(self, got: PageResponse) -> bool:
-        """Tell whether a refusal says that a page lies beyond the end.
+        """Return whether a refusal means that a page lies beyond the end.
 
-        It does where that was declared, where all came that the pages state, and where it is what
-        Django REST framework or WordPress say then.
+        It does where that was declared, where all stated records came, and where it has the form
+        that Django REST framework or WordPress use for it.
         """
         status = got.answer.status
         if status in getattr(self._paging, "end_status", ()) or self._end.is_met:
@@ -538,7 +540,7 @@ class PageFetcher:
         return status == 404 and bool(document == {"detail": "Invalid page."})
 
     def _taken(self, page: ListPage) -> ListPage:
-        """Return a page that was added to what is read of the list.
+        """Return a page after adding it to what is read of the list.
 
         Raises:
             SourceError: It was there before, or is one of too many without a record.
@@ -575,11 +577,11 @@ class PageFetcher:
             raise MovedError
 
     async def _front(self, first: ListPage) -> AsyncGenerator[PageResponse, None]:
-        """Yield what is in front of what was read now, as in an order of the newest first.
+        """Yield the records in front of those read so far, as in an order of the newest first.
 
         Raises:
-            MovedError: What was read is not to be found there, what came is not in front, or what
-                came or went there was not to be seen in what was read.
+            MovedError: Records that were read are missing there, new ones are not in front, or the
+                records read so far do not show what was added or removed.
         """
         step: PageRequest | None = first.request
         is_pushed, is_drawn, came = self._is_pushed, self._is_drawn, set[int]()
@@ -610,7 +612,7 @@ class PageFetcher:
             if known or not page.keys:
                 self._known |= came
                 step, is_pushed, came = first.request, is_pushed and not came, set()
-                continue  # until nothing more came
+                continue  # until nothing more arrived
             try:
                 step = self._paging.next_request(step, page.response)
             except ValueError:
@@ -618,7 +620,7 @@ class PageFetcher:
         raise MovedError
 
     async def _judged(self, page: ListPage, position: int, first: ListPage) -> SourceError | None:
-        """Return what contradicts an end behind ``page``; else note how it is known.
+        """Return what contradicts an end after ``page``; otherwise note how the end is known.
 
         Raises:
             MovedError: The list may have moved.
@@ -649,7 +651,7 @@ class PageFetcher:
         return None
 
     async def _missed(self, first: ListPage, last: ListPage) -> str | None:
-        """Return what says that a page beside those that were read has other records."""
+        """Return the sign that an unread page has other records."""
         paging = self._paging
         if not isinstance(paging, PageNumberPagination) or self._is_known:
             return None

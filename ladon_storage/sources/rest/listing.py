@@ -1,4 +1,4 @@
-"""A list by its pages, as a walk asks for them: what it needs of the API, and of a page."""
+"""A list and its pages, as `fetching` needs them: the API's protocol and a page."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ladon_storage.errors import SourceError
 from ladon_storage.sources.rest.pagination import PageRequest, PageResponse, Pagination
 
 KEY_END = "\0"
-"""What is behind the id in a key, before what tells its version."""
+"""The separator between the id in a key and the parts that identify its version."""
 
 
 class PagedApi(Protocol):
-    """What a walk asks of the source that it goes through."""
+    """The source as its page fetcher sees it."""
 
     @property
     def source_id(self) -> str:
@@ -42,15 +42,15 @@ class PagedApi(Protocol):
         ...
 
     async def keys(self, items: Any) -> list[str]:
-        """Return what tells each item at its version from others: its id, `KEY_END`, its times."""
+        """Return a key for each item at its version: its id, `KEY_END`, its times."""
         ...
 
     def is_round(self, count: int) -> bool:
-        """Tell whether just so many items came as a parameter asks for at most."""
+        """Return whether a page has exactly as many items as a parameter requests at most."""
         ...
 
     def refusal(self, got: PageResponse) -> SourceError:
-        """Return the error that says that the status of an answer is none to go on from."""
+        """Return the error for an answer whose status does not allow reading to continue."""
         ...
 
     def error(self, problem: str, *, transient: bool = False) -> SourceError:
@@ -59,14 +59,14 @@ class PagedApi(Protocol):
 
 
 class MovedError(Exception):
-    """The list changed so that something may have been skipped; its text says how that shows."""
+    """Raised when a list changed so that records may have been skipped; the text says how."""
 
 
 class SeenRecords:
-    """What was delivered in one reading, of which each record counts once.
+    """The records of one reading, each of which counts once.
 
     Args:
-        most: How many ids are held; what comes when there are more is not told apart.
+        most: How many ids are held; records beyond that are not told apart.
 
     Attributes:
         is_exact: Whether every record could be told from the others.
@@ -98,7 +98,7 @@ class SeenRecords:
                 self.is_exact = False
 
     def has(self, key: str) -> bool:
-        """Tell whether a record came, at any version, as far as ids are held."""
+        """Return whether a record came, at any version, among the ids that are held."""
         return hash(key.partition(KEY_END)[0]) in self._versions
 
     @property
@@ -114,7 +114,7 @@ class SeenRecords:
 
 @dataclass(frozen=True)
 class ListPage:
-    """A page, how it was asked for, and what tells its items."""
+    """A page, its request, and the keys of its items."""
 
     request: PageRequest
     response: PageResponse
@@ -122,23 +122,23 @@ class ListPage:
 
     @property
     def ids(self) -> list[str]:
-        """What tells its items, whatever their version."""
+        """The keys of its items without their versions."""
         return [key.partition(KEY_END)[0] for key in self.keys]
 
     @property
     def begins_where_asked(self) -> bool:
-        """Tell whether its first id is the place it was asked for by, so that it did not shift."""
+        """Return whether its first id is the one it was requested by, so that it did not shift."""
         place = str(self.request.number)
         values = map(str, (*self.request.query.values(), *self.request.body.values()))
         return bool(self.keys) and self.ids[0] == place and place in values
 
     def without(self, known: Iterable[str]) -> PageResponse:
-        """Return it without the items that are known."""
+        """Return the page without the known items."""
         known = frozenset(known)
         return self.only([index for index, key in enumerate(self.keys) if key not in known])
 
     def only(self, indexes: Collection[int]) -> PageResponse:
-        """Return it with the items at these indexes alone."""
+        """Return the page with the items at these indexes alone."""
         if len(indexes) == len(self.keys):
             return self.response
         items, wanted = self.response.items, frozenset(indexes)
@@ -147,11 +147,11 @@ class ListPage:
         return replace(self.response, items=dict(left) if isinstance(items, Mapping) else left)
 
     def goes_on_in(self, coming: ListPage) -> bool:
-        """Tell whether a page begins with what was pushed there from this one, and goes on."""
+        """Return whether a page begins with items pushed off this one, and continues."""
         is_within = {*coming.keys} <= {*self.keys}
         return bool(coming.keys) and coming.keys[0] in self.keys and not is_within
 
     def holds(self, first: ListPage, ahead: int) -> bool:
-        """Tell whether it still has what it had, but for what items ``ahead`` pushed off it."""
+        """Return whether it still has its items, except those that ``ahead`` pushed off it."""
         ids = set(self.ids)
         return all(each in ids for each in first.ids[: max(len(self.keys) - ahead, 0)])

@@ -1,9 +1,9 @@
-"""What an answer says beside its items: how many there are, and whether there are more.
+"""The metadata next to a page's items: how many there are, and whether more follow.
 
-- What was declared is looked up where it was declared. What was not is looked for in the places
-  where APIs usually say it, and can only contradict an end: it never makes one.
-- A number that may as well count the items of its own page proves nothing. A page that was cut
-  contradicts itself by a next link, a cursor or a total, whatever way of paging was declared.
+- A declared value is read where it was declared. An undeclared one is searched for in the usual
+  places, and can only contradict an end, never prove one.
+- A number that may count the items of its own page proves nothing. A page that was cut contradicts
+  itself by a next link, a cursor or a total, whatever pagination was declared.
 - A flag is read by its name: `isLast` says the opposite of `hasMore`, declared or not.
 """
 
@@ -97,11 +97,11 @@ _SKIPPING = names("offset start startindex startat skip from")
 
 @dataclass(frozen=True)
 class Total:
-    """How many items an API states.
+    """The number of items that an API states.
 
     Args:
         count: The number.
-        place: Where it stands.
+        place: The path of the number.
         is_sure: Whether it counts all items, so that it can prove an end; one that may count those
             of its page, or is only a lower bound, can contradict one.
         is_bound: Whether there are more than that.
@@ -151,7 +151,7 @@ def promise(
     position: int | None = None,
     is_alone: bool = False,
 ) -> str | None:
-    """Return what says that more items follow, as an error puts it; ``None`` where nothing does.
+    """Return the sign that more items follow, worded for an error; ``None``: there is none.
 
     Args:
         answer: The answer.
@@ -159,7 +159,7 @@ def promise(
         items: The items in it.
         records: The path of the items.
         heeds_next: Whether a next link or cursor counts, and not only a plain "there are more".
-        position: Where the list ends by its total, so that a link which skips as many items leads
+        position: The end of the list by its total, so that a link which skips as many items leads
             to nothing.
         is_alone: Whether no paging is declared, so that any cursor counts.
     """
@@ -190,13 +190,13 @@ def promise(
 
 
 def is_over(answer: HttpResponse, document: object, items: object, records: str) -> bool:
-    """Tell whether an answer says that nothing follows."""
+    """Return whether an answer says that nothing follows."""
     said = list(_said(answer, document, items, records))
     return _is_over(said) and not any(_is_more(name, value) for _, name, value in said)
 
 
 def flags(answer: HttpResponse, document: object, items: object, records: str) -> bool:
-    """Tell whether an answer has a flag of more, a next link or a cursor, whatever it says."""
+    """Return whether an answer has a flag of more, a next link or a cursor, whatever its value."""
     usual = ("Link", "X-Has-More", *_CURSOR_HEADERS)
     said = _said(answer, document, items, records)
     return any(header in answer.headers for header in usual) or any(
@@ -205,13 +205,13 @@ def flags(answer: HttpResponse, document: object, items: object, records: str) -
 
 
 def is_sign(name: str) -> bool:
-    """Tell whether a name is that of a flag of more, a next link or a cursor, or of their place."""
+    """Return whether a name is that of a flag of more, a next link, a cursor or their place."""
     told = plain(name)
     return any(told in each for each in (_MORE, _LAST, _LINKS, _CURSORS, _INNER))
 
 
 def misses_front(answer: HttpResponse, document: object, items: object, records: str) -> str | None:
-    """Return where the first page that was asked for says that it is not the first."""
+    """Return where the page requested as the first says that it is not the first."""
     for place, name, value in _said(answer, document, items, records):
         if (name in _FIRST and value is False) or (name in _BEFORE and value is True):
             return place
@@ -219,7 +219,7 @@ def misses_front(answer: HttpResponse, document: object, items: object, records:
 
 
 def stated_pages(answer: HttpResponse, document: object, items: object, records: str) -> int:
-    """Return how many pages an API says that there are; 0 where it does not."""
+    """Return the number of pages that an API states; 0 where it states none."""
     found = [_count(answer.headers.get(header)) for header in _PAGE_HEADERS]
     found += [
         _count(value)
@@ -235,7 +235,7 @@ def next_in(headers: list[str]) -> str | None:
 
 
 def linked(headers: list[str], relation: str) -> str | None:
-    """Return the address of the page that stands so to this one, by the values of `Link` headers.
+    """Return the address of the page with a relation to this one, by the `Link` headers' values.
 
     >>> linked(['<http://example.org/?page=1>; rel="prev", </?page=3>; title="a, b"; rel=next'],
     ...        "next")
@@ -255,7 +255,7 @@ def linked(headers: list[str], relation: str) -> str | None:
 
 
 def number_in(link: str, parameter: str) -> int | None:
-    """Return the number that a parameter of a link has.
+    """Return the number in a parameter of a link.
 
     >>> number_in("/x?page=5", "page"), number_in("/x?page=five", "page")
     (5, None)
@@ -291,7 +291,7 @@ _NO = names("false 0 no n f off")
 def _said(
     answer: HttpResponse, document: object, items: object, records: str
 ) -> Iterator[tuple[str, str, Any]]:
-    """Yield the place, the plain name and the value of all that stands beside the items."""
+    """Yield the place, the plain name and the value of everything next to the items."""
     above = records.rpartition(".")[0]
     for prefix, each in [("", document)] + [(above, value_at(document, above))] * bool(above):
         yield from _within(prefix, each, items, _DEPTH)
@@ -316,7 +316,7 @@ def _within(
 
 
 def plain(name: str) -> str:
-    """Return a name without its case, its separators and what stands before a dot or a colon.
+    """Return a name without its case, its separators and its prefix up to a dot or a colon.
 
     >>> plain("@odata.nextLink"), plain("total_count"), plain("hydra:next")
     ('nextlink', 'totalcount', 'next')
@@ -345,7 +345,7 @@ def _exact(value: object, place: str) -> Total | None:
 
 
 def _bounded(value: object, place: str) -> Total | None:
-    """Return a total that says whether it is exact, as Elasticsearch's does."""
+    """Return a total that states whether it is exact, as in Elasticsearch."""
     if not isinstance(value, Mapping):
         return None
     total = next((_exact(value[name], place) for name in _COUNTS if name in value), None)
@@ -376,7 +376,7 @@ def _is_over(said: list[tuple[str, str, Any]]) -> bool:
 
 
 def _is_last(name: str, value: object) -> bool | None:
-    # A number there is that of the last page.
+    # A number there is the number of the last page.
     is_flag = isinstance(value, bool) or (isinstance(value, str) and not value.strip().isdecimal())
     return truth(value) if name in _LAST and is_flag else None
 
@@ -390,7 +390,7 @@ def _leads_on(value: object) -> bool:
 
 
 def _next_of(links: object) -> object:
-    """Return the next one of links that each say what they are, as those of FHIR do."""
+    """Return the next link among links that each state their relation, as in FHIR."""
     for link in links if isinstance(links, list) else ():
         if isinstance(link, dict) and "next" in (link.get("rel"), link.get("relation")):
             return link.get("href") or link.get("url")
@@ -398,7 +398,7 @@ def _next_of(links: object) -> object:
 
 
 def _leads_nowhere(answer: HttpResponse, link: object, position: int | None) -> bool:
-    """Tell whether a link leads to its own page, or to where the list ends by its total."""
+    """Return whether a link leads to its own page, or to the end of the list by its total."""
     if isinstance(link, dict):
         link = link.get("href")
     try:

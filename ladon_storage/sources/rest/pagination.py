@@ -1,9 +1,10 @@
-"""How one page of a JSON API leads to the next, by its settings.
+"""The kinds of pagination: how one page of a JSON API leads to the next, by settings.
 
-- What follows is told here; whether an end is one, and whether the list moved meanwhile, is judged
-  where the pages are walked through.
-- A page without a single new record ends nothing: what is new may come after it.
-- Nothing here raises anything but a `ValueError`, whose text goes into a sentence about the API.
+- The next request is chosen here. `fetching` and `completion` decide whether an end is one, and
+  whether the list moved.
+- A page without a new record ends nothing: new records may come after it.
+- Nothing here raises anything but a `ValueError`, whose text becomes part of a sentence about the
+  API.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ Location = Literal["query", "body"]
 
 @dataclass(frozen=True)
 class PageRequest:
-    """How one page is asked for.
+    """The request for one page.
 
     Args:
-        url: Its own address; ``None``: the source's.
+        url: Its own address; ``None``: the source's address.
         query: Parameters that are added to the address.
         body: Values that are put into the body, by their dotted paths.
-        number: The page's number, or its offset; of one that is led to, how many items came before.
-        index: How many pages came before one that is led to.
-        size: How many items are asked for, where they are skipped.
+        number: The page's number or offset; for a linked page, how many items came before.
+        index: How many pages came before a linked page.
+        size: How many items are requested, where items are skipped.
         is_counted: Whether it is found by counting, so that it shifts when the list does.
-        is_once: Whether asking moves the cursor, so that the same request must not be repeated.
+        is_once: Whether the request moves the cursor, so that it must not be repeated.
     """
 
     url: URL | None = None
@@ -54,13 +55,13 @@ class PageRequest:
 
     @property
     def place(self) -> str:
-        """What tells it from other steps."""
+        """The identity of the request among the requests of a list."""
         return repr((str(self.url), self.query, self.body))
 
 
 @dataclass(frozen=True)
 class PageResponse:
-    """A page as it arrived: the answer, its document, and the items in it.
+    """A page as it arrived: the answer, its document, and its items.
 
     ``items`` is a list, or an object whose keys are the ids.
     """
@@ -71,7 +72,7 @@ class PageResponse:
 
     @property
     def count(self) -> int:
-        """How many items it has."""
+        """The number of its items."""
         return len(self.items)
 
 
@@ -80,7 +81,7 @@ def _placed(location: Location, **values: Any) -> dict[str, Any]:
 
 
 class _Pagination(BaseModel):
-    """Any way of paging."""
+    """Any kind of pagination."""
 
     model_config = SETTINGS
 
@@ -110,7 +111,7 @@ class _ShiftingPagination(_Pagination):
 
 
 class SinglePage(_Pagination):
-    """One document."""
+    """A single document."""
 
     model_config = ConfigDict(**SETTINGS, title="One document")
 
@@ -147,7 +148,7 @@ class _CountedPagination(_ShiftingPagination, ABC):
     @property
     @abstractmethod
     def requested_size(self) -> int | None:
-        """How many items a page is asked to have; ``None``: as many as the source likes."""
+        """The number of items requested for a page; ``None``: the source's default."""
 
     @model_validator(mode="after")
     def _check_end(self) -> Self:
@@ -159,7 +160,7 @@ class _CountedPagination(_ShiftingPagination, ABC):
 
 
 class PageNumberPagination(_CountedPagination):
-    """Pages that have numbers."""
+    """Numbered pages."""
 
     model_config = ConfigDict(**SETTINGS, title="Page numbers")
 
@@ -183,7 +184,7 @@ class PageNumberPagination(_CountedPagination):
 
     @property
     def requested_size(self) -> int | None:
-        """How many items a page is asked to have."""
+        """The number of items requested for a page."""
         return self.page_size
 
     def first_request(self) -> PageRequest:
@@ -195,7 +196,7 @@ class PageNumberPagination(_CountedPagination):
         return self.numbered(step.number + 1) if got.count else None
 
     def numbered(self, number: int) -> PageRequest:
-        """Return the page of a number."""
+        """Return the request for the page with a number."""
         values = {self.parameter: number}
         if self.size_parameter and self.page_size:
             values[self.size_parameter] = self.page_size
@@ -205,7 +206,7 @@ class PageNumberPagination(_CountedPagination):
 
 
 class OffsetPagination(_CountedPagination):
-    """Pages that begin where as many items are skipped as arrived, whatever was asked for."""
+    """Pages by offset: a page begins after the items that arrived, whatever was requested."""
 
     model_config = ConfigDict(**SETTINGS, title="Offsets")
 
@@ -224,7 +225,7 @@ class OffsetPagination(_CountedPagination):
 
     @property
     def requested_size(self) -> int | None:
-        """How many items a page is asked to have."""
+        """The number of items requested for a page."""
         return self.page_size
 
     too_large: tuple[int, ...] = Field(
@@ -243,7 +244,7 @@ class OffsetPagination(_CountedPagination):
         return self.skipping(step.number + got.count, self.page_size) if got.count else None
 
     def skipping(self, offset: int, limit: int) -> PageRequest:
-        """Return the page of ``limit`` items behind the first ``offset`` ones."""
+        """Return the request for ``limit`` items after the first ``offset`` ones."""
         values = {self.parameter: offset}
         if self.size_parameter:
             values[self.size_parameter] = limit
@@ -260,10 +261,10 @@ _MORE = Field(
 
 
 def _followed(document: object, path: str, more: str) -> Any:
-    """Return what leads on, or ``None`` at the end.
+    """Return the link or cursor to the next page, or ``None`` at the end.
 
     Raises:
-        ValueError: The page says that there are more, and not where.
+        ValueError: The page says that there are more, but not where.
     """
     following: Any = value_at(document, path)
     if isinstance(following, dict) and "href" in following and not following["href"]:
@@ -282,7 +283,7 @@ def _followed(document: object, path: str, more: str) -> Any:
 
 
 class _LinkedPagination(_ShiftingPagination, ABC):
-    """Pages that have the address of the next one."""
+    """Pages that contain the address of the next one."""
 
     keep_host: bool = Field(
         False,
@@ -299,7 +300,7 @@ class _LinkedPagination(_ShiftingPagination, ABC):
         """Return the page after ``step``, or ``None`` after the last.
 
         Raises:
-            ValueError: The next page is none, or not to be found.
+            ValueError: The next page's address is invalid, or not to be found.
         """
         link = self._link(got)
         if link is None:
@@ -317,7 +318,7 @@ class _LinkedPagination(_ShiftingPagination, ABC):
 
 
 class NextLinkPagination(_LinkedPagination):
-    """Pages that have the address of the next one in their document."""
+    """Pages that contain the address of the next one in their document."""
 
     model_config = ConfigDict(**SETTINGS, title="Next link")
 
@@ -332,7 +333,7 @@ class NextLinkPagination(_LinkedPagination):
 
 
 class LinkHeaderPagination(_LinkedPagination):
-    """Pages that have the address of the next one in ``Link: <address>; rel="next"``."""
+    """Pages that contain the address of the next one in ``Link: <address>; rel="next"``."""
 
     model_config = ConfigDict(**SETTINGS, title="Link header")
 
@@ -345,7 +346,7 @@ class LinkHeaderPagination(_LinkedPagination):
 
 
 class CursorPagination(_ShiftingPagination):
-    """Pages that give a cursor, which is handed back for the next one.
+    """Pages that contain a cursor, which is sent back for the next one.
 
     A cursor that is a list is joined by commas in the query, and is itself in the body.
     """
@@ -374,7 +375,7 @@ class CursorPagination(_ShiftingPagination):
         """Return the page after ``step``, or ``None`` after the last.
 
         Raises:
-            ValueError: What should be a cursor is none.
+            ValueError: The value at the cursor's place is no cursor.
         """
         cursor = _followed(got.document, self.path, self.more)
         if cursor is None:
@@ -414,7 +415,7 @@ Pagination = Annotated[
     | LinkHeaderPagination,
     Field(discriminator="kind"),
 ]
-"""Any way of paging, told by its ``kind``."""
+"""Any kind of pagination, identified by its ``kind``."""
 
 _COUNTING = names(
     "page p pg pagenumber pageno pageindex pagenum pageoffset currentpage offset start "
@@ -448,7 +449,7 @@ def _linked(answer: HttpResponse, link: object, *, keep_host: bool = False) -> U
 
 
 def _at_home(home: URL, target: URL) -> URL:
-    """Return an address of a backend as the gateway before it has it."""
+    """Return an address of a backend in the form that the gateway in front of it uses."""
     # A gateway's address often has a prefix that the backend does not know.
     path = home.raw_path if home.raw_path.endswith(target.raw_path) else target.raw_path
     at_home = str(home.with_query(None).with_fragment(None).with_path(path, encoded=True))
@@ -457,10 +458,10 @@ def _at_home(home: URL, target: URL) -> URL:
 
 
 def _counts(name: str, cursor: object, number: int, index: int) -> bool:
-    """Tell whether a cursor counts items or pages, also one that was packed to look like none.
+    """Return whether a cursor counts items or pages, including an encoded one.
 
-    A number that is how many items came is taken for an offset; where it is an id that happens to
-    be the same, the check costs requests and nothing else.
+    A number equal to the number of items that came counts as an offset. If it is an id that happens
+    to be the same, the check costs requests and nothing else.
 
     >>> _counts("cursor", "b2Zmc2V0OjIw", 20, 1), _counts("page", "7", 20, 1)
     (True, True)
@@ -480,7 +481,7 @@ def _counts(name: str, cursor: object, number: int, index: int) -> bool:
 
 
 def _counts_in(text: str, number: int, index: int) -> bool:
-    """Tell whether a text names a place, or has one alone: of items that came, or of pages."""
+    """Return whether a text is or contains a position: a count of items that came, or of pages."""
     if any(plain(name) in _COUNTING for name in _NAMED_NUMBER.findall(text)):
         return True
     found = [int(each) for each in _NUMBER.findall(text)]
@@ -491,7 +492,7 @@ def _counts_in(text: str, number: int, index: int) -> bool:
 
 
 def _unpacked(text: str) -> str:
-    """Return the text that is in one of base64, or nothing."""
+    """Return the text inside a base64 text, or nothing."""
     if not _BASE64.fullmatch(text) or len(text) > _LONGEST_CURSOR:
         return ""
     try:

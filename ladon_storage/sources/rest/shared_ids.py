@@ -1,8 +1,8 @@
-"""Whether records that differ share their ids, because the path of the id leads to something else.
+"""The check for different records with one id, because the path of the id is wrong.
 
-A sink keeps one record of an id, or its versions: where the path is that of a kind or of a state,
-hundreds of records become one in silence. Versions of a record differ in their times, too. So what
-counts is how many contents there are to one id at one time.
+A sink keeps one record of an id, or its versions. If the path is that of a kind or of a state,
+hundreds of records silently become one. Versions of a record differ in their times, too, so the
+check counts the contents of one id at one time.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from datetime import datetime
 from ladon_storage.collection.records import Item, Record
 
 FEWEST = 10
-"""Contents from which on their ids tell something."""
+"""The least number of contents from which their ids are judged."""
 
 MOST = 10_000
-"""Contents of one run that are looked at."""
+"""The number of contents of one run that are examined."""
 
 
 class SharedIds:
@@ -37,7 +37,7 @@ class SharedIds:
         self._contents: set[str] = set()
 
     def seen(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Note what is read, and yield it."""
+        """Note each record, and yield it."""
         for item in items:
             if isinstance(item, Record) and len(self._contents) < MOST:
                 self._ids.add(item.record_id)
@@ -47,7 +47,7 @@ class SharedIds:
 
     @property
     def problem(self) -> str | None:
-        """What is wrong where all records are taken for one."""
+        """The problem if all records have one id."""
         if len(self._ids) == 1 and self._share_places:
             count = len(self._contents)
             return f"has the same id, at {self._path!r}, in all {count} records, which differ"
@@ -55,7 +55,7 @@ class SharedIds:
 
     @property
     def doubt(self) -> str | None:
-        """What is doubtful where few ids are those of many records."""
+        """The doubt if many records share few ids."""
         if self._share_places or (len(self._ids) == 1 and len(self._contents) >= FEWEST):
             return f"has {len(self._ids)} ids, at {self._path!r}, in {len(self._contents)} records"
         return None

@@ -1,10 +1,11 @@
 """Any JSON API, by configuration alone.
 
-- The answers decide nothing that was not declared: another structure fails the run, a next page on
-  another host is not asked. They may contradict, which fails the run as well.
-- What the API is asked for selects nothing here: a range in days, or an API that knows no range, is
-  only slower.
-- An API that wants both ends of a range is asked until now: what is later comes with the next run.
+- The answers decide nothing that was not declared: another structure fails the run, and a next page
+  on another host is not requested. Answers may contradict a declaration, which fails the run as
+  well.
+- The API's own filter selects nothing here: a range in days, or an API without a range, is only
+  slower.
+- An API that needs both ends of a range is asked until now; later records come with the next run.
 """
 
 from __future__ import annotations
@@ -93,17 +94,17 @@ from ladon_storage.sources.timestamps import (
 logger = logging.getLogger(__name__)
 
 _LONGEST_PROBLEM = 200
-"""Characters of what an API says against its own answer."""
+"""Characters that are quoted of an API's error in a successful answer."""
 
 _SECRET_HEADERS = ("authorization", "cookie", "key", "token", "secret")
 _AT_A_STRETCH = 5_000
-"""Items that are looked at before others have their turn."""
+"""Items that are processed before the event loop gets a turn."""
 
 _MOST_KEYS = 100_000
-"""Items of a page that are told one from another."""
+"""Items of a page that are told apart."""
 
 _AHEAD = timedelta(days=1)
-"""How far ahead a range is in which there is nothing, also by whole days."""
+"""How far in the future a range is certainly empty, even if rounded to whole days."""
 
 _LIMITS = names(
     "limit perpage pagesize size max maxresults resultsperpage rows top pagelimit count"
@@ -131,7 +132,7 @@ def _check_headers(value: Any) -> Any:
 
 
 class TimeParameter(BaseModel):
-    """Say how an API is told the beginning or the end of what it shall yield."""
+    """The request parameter for the beginning or the end of the requested range."""
 
     model_config = ConfigDict(**SETTINGS, title="Bound")
 
@@ -157,7 +158,7 @@ class TimeParameter(BaseModel):
 
 
 class RestApi(BaseModel):
-    """Collect a JSON API.
+    """A JSON API.
 
     >>> RestApi(source_id="quakes", url="https://example.org/quakes", records="features",
     ...      id="id", timestamps=("properties.updated",), timestamp_format="milliseconds").overlap
@@ -315,21 +316,21 @@ class RestApi(BaseModel):
 
     @property
     def ignores_range(self) -> bool:
-        """Whether it delivers all that it has, whatever it is asked for."""
+        """Whether the API delivers everything, whatever range is requested."""
         return self.since is None
 
     @property
     def uses_known(self) -> bool:
-        """``True``: one document that the sink has is not read again."""
+        """``True``: a single document that the sink has is not read again."""
         return True
 
     async def pages(
         self, start: datetime | None, until: datetime | None, known: KnownContent | None = None
     ) -> AsyncIterator[Page]:
-        """Yield what the API delivers when it is asked for a range, as its pages come.
+        """Yield the records of a range, page by page as the API delivers them.
 
-        The last page says how the end was known. A list that moved is read again, so that a record
-        may come more than once.
+        The last page says how the end was known. A list that moved is read again, and may repeat
+        records.
         """
         async with self.http() as http:
             is_whole = isinstance(self.paging, SinglePage) and self.ignores_range and until is None
@@ -348,7 +349,7 @@ class RestApi(BaseModel):
         fetcher: PageFetcher,
         check: Callable[[object], str | None] = lambda _: None,
     ) -> AsyncGenerator[Page, None]:
-        """Yield the pages of a walk, the last one with what proves the end.
+        """Yield the pages of a list, the last one with the proof of the end.
 
         ``check`` returns what is wrong with a document that looks like a page.
         """
@@ -376,7 +377,7 @@ class RestApi(BaseModel):
 
     @asynccontextmanager
     async def http(self) -> AsyncIterator[SourceHttp]:
-        """Give the HTTP of one run, with the key in it."""
+        """Open the HTTP client of one run, with the key in it."""
         keys = None
         if self.key is not None:
             value = await resolve_secret(self.key, self.source_id)
@@ -396,12 +397,12 @@ class RestApi(BaseModel):
             yield http
 
     def read(self, items: Any) -> Iterator[Item]:
-        """Yield the records of a page, and what cannot be used."""
+        """Yield the records and rejects of a page."""
         reader = self.reader()
         return (reader.read_keyed if self.records_keyed_by_id else reader.read)(items)
 
     def reader(self) -> ItemReader:
-        """Return what makes records of the items."""
+        """Return the reader that makes records of the items."""
         return ItemReader(
             None if self.records_keyed_by_id else self.id,
             self.timestamps,
@@ -413,11 +414,11 @@ class RestApi(BaseModel):
     def fetcher(
         self, http: SourceHttp, start: datetime | None, until: datetime | None
     ) -> PageFetcher:
-        """Return the walk through a range of an API whose way of paging is known, not declared."""
+        """Return a page fetcher for a range of an API whose pagination is known, not declared."""
         return PageFetcher(_Requests(self, http, self.bounds_of(start, until)), is_known=True)
 
     async def fetch(self, http: SourceHttp, step: PageRequest) -> PageResponse:
-        """Return one page of the API, without a walk that judges it.
+        """Return one page of the API, without judging it as a part of a list.
 
         Raises:
             SourceError: It did not arrive, or has another structure.
@@ -428,10 +429,10 @@ class RestApi(BaseModel):
     def bounds_of(
         self, start: datetime | None, until: datetime | None
     ) -> dict[Location, dict[str, Any]]:
-        """Return what a request is given that asks for a range."""
+        """Return the parameters of a request for a range."""
         bounds: dict[Location, dict[str, Any]] = {"query": {}, "body": {}}
         if until is None and (start is not None or self.since is None):
-            until = utc_now()  # for an API that wants both ends
+            until = utc_now()  # for an API that needs both ends
         for bound, instant, up in ((self.since, start, False), (self.until, until, True)):
             if bound is not None and instant is not None:
                 text = format_timestamp(instant, bound.format, zone_of(bound.zone), up=up)
@@ -442,10 +443,10 @@ class RestApi(BaseModel):
 
 @dataclass
 class _Requests:
-    """The requests of one walk through an API, and what is made of their answers.
+    """The requests of one reading of an API, and the pages made of their answers.
 
     Args:
-        is_whole: Whether the one answer is all that the API has.
+        is_single: Whether the single answer is all that the API has.
         known: What the sink has of it.
 
     Attributes:
@@ -477,7 +478,7 @@ class _Requests:
         self, step: PageRequest, *, accept: Collection[int], may_be_empty: bool
     ) -> PageResponse:
         """Return a page; one with a status of ``accept``, or an empty body, has no items."""
-        # A page may call itself a part; one document that does lacks the rest.
+        # A page may call itself a part; a single document that does so lacks the rest.
         usual = OK if isinstance(self.api.paging, SinglePage) else (*OK, 206)
         answer = await self._ask(step, (*usual, *accept))
         nothing: Any = {} if self.api.records_keyed_by_id else []
@@ -498,7 +499,7 @@ class _Requests:
                 return PageResponse(answer, None, nothing)
         document = await self.http.document(answer, self.api.records)
         items = self._items(document)
-        # What is around the records of a large document is without them.
+        # The envelope of a large document is without its records.
         around = value_at(document.envelope, self.api.records)
         if isinstance(self.api.paging, CursorPagination) and around == [] and len(items):
             around.append(items[-1])
@@ -515,9 +516,10 @@ class _Requests:
         return await beside.page(step, accept=(), may_be_empty=True)
 
     async def keys(self, items: Any) -> list[str]:
-        """Return the id and the times of each item as they are, or all of one without an id.
+        """Return the raw id and times of each item, or the whole item where it has no id.
 
-        One document has nothing to be told from, and what is too much to be held is told as whole.
+        A single document needs no keys; an item that is too large to be held is identified as a
+        whole.
         """
         api = self.api
         if isinstance(api.paging, SinglePage):
@@ -540,7 +542,7 @@ class _Requests:
         return found
 
     def is_round(self, count: int) -> bool:
-        """Tell whether just so many items came as a parameter asks for at most."""
+        """Return whether a page has exactly as many items as a parameter requests at most."""
         params = self.api.params.items()
         limits = [str(value) for name, value in params if plain(name) in _LIMITS]
         is_round = count > 0 and str(count) in limits
@@ -555,7 +557,7 @@ class _Requests:
         return is_round
 
     def refusal(self, got: PageResponse) -> SourceError:
-        """Return the error that says that the status of an answer is none to go on from."""
+        """Return the error for an answer whose status does not allow reading to continue."""
         return SourceError(
             f"Source {self.source_id!r} answered {got.answer.status} from "
             f"{self.http.redact_url(got.answer.url)}, behind pages that it gave; see what it "
@@ -582,7 +584,7 @@ class _Requests:
                 "not "
                 "asked; set keep_host, if that is the same service behind a gateway"
             )
-        # An address that the API itself gave has all the parameters.
+        # An address from the API itself has all the parameters.
         query = {**api.params, **self.bounds["query"], **step.query} if step.url is None else {}
         url = step.url or api.url
         if api.method == "GET":
@@ -627,10 +629,10 @@ class _Requests:
         return items
 
     def _refuse_failure(self, envelope: object, items: Sized | None) -> None:
-        """Refuse an answer that says beside its records that it failed, or is a part."""
+        """Refuse an answer that says next to its records that it failed, or is a part."""
         api = self.api
         if not api.records and api.records_keyed_by_id:
-            return  # what is there are records
+            return  # these are records
         if told := failure(envelope, items, api.records, api.expected_values):
             place, value = told
             raise self.error(
@@ -639,7 +641,7 @@ class _Requests:
             )
 
     def _refuse_other_list(self, envelope: object) -> None:
-        """Refuse an answer that lacks the list, and has one of such records elsewhere."""
+        """Refuse an answer that lacks the list, and has a list of such records elsewhere."""
         wanted = self.api.id if isinstance(self.api.id, str) else next(iter(self.api.id), "")
         place = None if self.api.records_keyed_by_id or not wanted else other_list(envelope, wanted)
         if place is not None:

@@ -1,8 +1,8 @@
-"""Which rows a table is asked for, by the instants of a range: at least all that are in it.
+"""The SQL conditions for a range of timestamps, which select at least all rows in it.
 
-- What SQL compares is wider than the range wherever it cannot tell exactly: texts with offsets,
-  days, hours that a clock showed twice. Nobody drops what is too much.
-- What is smaller than any time would be in no range but a first run's, and is asked for by itself.
+- A condition is wider than the range if SQL cannot compare exactly: texts with offsets, days, hours
+  that a clock showed twice. Rows outside of the range are kept.
+- Values below any time would be in no range but a first run's, and are requested separately.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from ladon_storage.sources.timestamps import earliest_wall, latest_wall
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _YEAR_1 = datetime(1, 1, 1, tzinfo=UTC)
-"""Before it are minus infinity, what is BC, and counts that no calendar has."""
+"""The lower limit of times: minus infinity, BC, and counts outside of any calendar are below."""
 
 _BEFORE_ANY_TEXT = "1900-"
-"""What is smaller is hardly a time: an empty text, a day before its year, a number in SQLite."""
+"""The least text of a time: an empty text, a day before its year, a number in SQLite are less."""
 
 _NO_TIME = "0000-00-00 00:00:00"
-"""What MySQL has for no time."""
+"""MySQL's value for no time."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """How a column of timestamps is compared with instants.
+    """The comparison of a timestamp column with instants.
 
     Args:
         time: The column.
         kind: Its type.
-        times: How the timestamps are written.
+        timestamp_format: The format of the timestamps.
         zone: The zone of those without an offset.
         dialect: The database.
         is_text: Whether it orders the timestamps as texts.
@@ -51,7 +51,7 @@ class Bounds:
     is_text: bool
 
     def below(self) -> ColumnElement[bool] | None:
-        """Return the condition of timestamps that are none and smaller than any, if any can be."""
+        """Return the condition for invalid timestamps below any valid one, if there can be any."""
         if self.is_text:
             return self.time.compared < raw(_BEFORE_ANY_TEXT)
         if (per_second := PER_SECOND.get(self.timestamp_format)) is not None:
@@ -65,7 +65,7 @@ class Bounds:
         return None
 
     def within(self, start: datetime | None, until: datetime | None) -> list[ColumnElement[bool]]:
-        """Return what is asked for: at least all rows with ``start <= timestamp < until``."""
+        """Return conditions that select at least all rows with ``start <= timestamp < until``."""
         time, per_second = self.time.compared, PER_SECOND.get(self.timestamp_format)
         limits: list[ColumnElement[bool]] = []
         if start is not None:
@@ -85,9 +85,9 @@ class Bounds:
     def _seconds_within(
         self, start: datetime | None, until: datetime | None
     ) -> list[ColumnElement[bool]]:
-        """Return what SQLite can tell of a text's instant: a second, and nothing of an odd text.
+        """Return conditions that SQLite can check: a text's second; an odd text matches always.
 
-        It takes a text without offset for UTC, so that the bounds are those of both readings.
+        SQLite takes a text without offset for UTC, so the bounds are those of both readings.
         """
         second = cast(func.strftime("%s", self.time.told), Integer)
         limits = []
@@ -106,8 +106,8 @@ class Bounds:
         return _YEAR_1 if getattr(self.kind, "timezone", False) else _YEAR_1.replace(tzinfo=None)
 
     def _local(self, instant: datetime, direction: int) -> datetime | date | str:
-        """Return the bound of a range as the column would have it."""
-        if self.is_text:  # of any offset
+        """Return the bound of a range in the form of the column."""
+        if self.is_text:  # with any offset
             days = timedelta(days=2 if direction > 0 else -1)
             return shifted(instant, days).date().isoformat()
         if isinstance(self.kind, types.Date):

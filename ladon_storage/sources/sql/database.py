@@ -1,9 +1,9 @@
-"""A database that is only read: its address, the thread that waits for it, and its errors.
+"""A database connection for reading: its address, its thread, and its errors.
 
-- It is driven from one thread of its own, so that the event loop never waits for it. Leaving waits
-  for that thread: a cancelled run leaves nothing running behind it.
-- A statement is repeated here and nowhere above, where the same one may succeed a little later.
-- No error holds the driver's own, which knows the connection and its password.
+- One thread of its own drives the connection, so that the event loop never waits for it. Closing
+  waits for that thread: a cancelled run leaves nothing running.
+- Statements are retried here and nowhere above, if a retry may succeed a little later.
+- No error chains the driver's own, which knows the connection and its password.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ T = TypeVar("T")
 
 ATTEMPTS = 5
 
-# What PostgreSQL and SQLite say where the same statement may succeed a little later.
+# Transient errors of PostgreSQL and SQLite.
 _PASSING = ("08", "40", "53", "57P", "55P03", "SQLITE_BUSY", "SQLITE_LOCKED")
-# And MySQL and MariaDB: locks, too many connections, a server that goes, a connection that is lost.
+# Those of MySQL and MariaDB: locks, too many connections, a server shutdown, a lost connection.
 _PASSING_NUMBERS = (
     *(0, 1020, 1040, 1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1205, 1213),
     *(1226, 1412, 1927, 2002, 2003, 2005, 2006, 2012, 2013, 2014, 2045, 2055, 4031),
 )
 _TIMED_OUT = ("57014", 1969, 3024)
-# What drivers raise besides: a text that is in no charset, a way to log in that they cannot do.
+# Other errors of drivers: a text in an unknown charset, an unsupported authentication method.
 _FOREIGN = (ValueError, RuntimeError, OverflowError)
 # A connection that a server refuses has no code, only a text.
 _REFUSED = re.compile("FATAL|authentication failed|no password supplied", re.IGNORECASE)
@@ -43,11 +43,11 @@ _COMING_OR_GOING = re.compile("starting up|shutting down|too many|recovery", re.
 
 
 class DatabaseThread:
-    """Do one piece of work after another, and say in our words what went wrong.
+    """A worker thread whose errors are those of this package.
 
     Args:
         source_id: The source, as errors name it.
-        url: The address, as errors show it without its secrets.
+        url: The address, without its secrets, as errors show it.
     """
 
     def __init__(self, source_id: str, url: URL) -> None:
@@ -56,10 +56,10 @@ class DatabaseThread:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ladon-source")
 
     async def do(self, work: Callable[[], T]) -> T:
-        """Return what ``work`` returns, repeated where that may help.
+        """Return the result of ``work``, retried if that may help.
 
         Raises:
-            SourceError: It did not help.
+            SourceError: No attempt succeeded.
         """
         async for attempt in stamina.retry_context(
             on=lambda error: isinstance(error, SourceError) and error.transient,
@@ -73,7 +73,7 @@ class DatabaseThread:
         raise AssertionError("stamina ends with a result or an error")
 
     async def close(self, last: Callable[[], None]) -> None:
-        """Do ``last`` behind all other work, and end the thread; cancelling cuts neither short."""
+        """Do ``last`` after all other work, and end the thread; cancelling cuts neither short."""
         loop = asyncio.get_running_loop()
         try:
             await asyncio.shield(loop.run_in_executor(self._thread, last))
@@ -117,12 +117,12 @@ class DatabaseThread:
 
 
 def _said(error: Exception) -> tuple[str | int | None, str]:
-    """Return the code of a driver's error, and the one line that it says."""
+    """Return the code of a driver's error, and its text in one line."""
     original = getattr(error, "orig", None) or error
     code = getattr(original, "sqlstate", None) or getattr(original, "sqlite_errorname", None)
     told = getattr(getattr(original, "diag", None), "message_primary", None) or str(original)
     numbered = original.args[:2]
-    if numbered and isinstance(numbered[0], int):  # as drivers of MySQL do
+    if numbered and isinstance(numbered[0], int):  # of MySQL drivers
         code, told = numbered[0], str(numbered[-1])
     return code, told.strip().partition("\n")[0] or type(error).__name__
 

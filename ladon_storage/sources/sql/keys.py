@@ -1,12 +1,12 @@
-"""What rows are ordered by: columns as a database compares them without losing one.
+"""The keys that order rows: columns in a form that a database compares without losing a row.
 
-A page goes on behind the last key of the one before. Two rows that a database holds for equal, or a
-value that compares otherwise than it was told, would be lost there:
+A page continues after the last key of the page before. Two rows that a database considers equal, or
+a value that compares differently than it is printed, would be lost there:
 
-- A collation may hold "a" and "A", or "a" and "a ", for equal: texts are compared by their bytes,
-  except in MySQL where a unique index says that no two such rows exist.
+- A collation may consider "a" and "A", or "a" and "a ", equal: texts are compared by their bytes,
+  except in MySQL if a unique index excludes two such rows.
 - MySQL orders an ENUM by its number and compares it by its text.
-- A number of single precision is told with fewer digits than it is compared with.
+- A number of single precision is printed with fewer digits than it is compared with.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ladon_storage.sources.sql.sessions import MYSQL
 
 @dataclass(frozen=True)
 class KeyColumn:
-    """A column that rows are ordered by: as it is compared, and as its value is told."""
+    """A column of the key: its form for comparisons, and its form for values."""
 
     compared: ColumnElement[Any]
     told: ColumnElement[Any]
@@ -73,48 +73,48 @@ class KeyColumn:
 
 
 def base_type(kind: types.TypeEngine[Any]) -> types.TypeEngine[Any]:
-    """Return the type that values have which are of a domain, or of a domain over one."""
+    """Return the underlying type of a domain, or of a domain over one."""
     while isinstance(kind, DOMAIN):
         kind = kind.data_type
     return kind
 
 
 def with_all_digits(single: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return a FLOAT of MySQL as a double: else it is told by six digits."""
+    """Return a FLOAT of MySQL as a double: a FLOAT is printed with six digits."""
     return single + literal_column("0e0")
 
 
 def number_of_text(text: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return the whole number that a text of digits is, or nothing: "9" is before "10"."""
+    """Return the integer of a text of digits, or nothing: "9" is before "10"."""
     text = cast(text, Text)
     is_number = text.regexp_match("^-?[0-9]{1,18}$")
     return case((is_number, cast(text, BigInteger)), else_=None)
 
 
 def behind(columns: list[KeyColumn], key: tuple[Any, ...]) -> ColumnElement[bool]:
-    """Return the condition of the rows whose keys are greater than ``key``."""
+    """Return the condition for the rows whose keys are greater than ``key``."""
     first, value = columns[0].compared, raw(key[0])
     if len(columns) == 1:
         return first > value
-    # With the first part an index is read from there on.
+    # The first part lets the database read an index from there on.
     return and_(first >= value, or_(first > value, behind(columns[1:], key[1:])))
 
 
 def raw(value: Any) -> ColumnElement[Any]:
-    """Return a parameter as the driver takes it: the database knows best what it compares."""
+    """Return a parameter in the driver's own form: the database compares its own types best."""
     return bindparam(None, value, type_=types.NullType(), unique=True)
 
 
 def compares_by_bytes(
     inspector: Inspector, dialect: str, table: str, schema: str | None, names: set[str]
 ) -> bool:
-    """Return whether the texts of a key must be compared by their bytes, which an index may not do.
+    """Return whether texts of a key must be compared by bytes, which an index may not do.
 
     Args:
-        inspector: What the database says of itself.
-        dialect: Which one it is.
+        inspector: The database's inspector.
+        dialect: The database's dialect.
         table: The table or view.
-        schema: Where it is.
+        schema: The schema of the table.
         names: The columns of the key.
     """
     if dialect == "sqlite":

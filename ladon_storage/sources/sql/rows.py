@@ -1,4 +1,4 @@
-"""From a table's rows to records, and what cannot be used of them."""
+"""The step from a table's rows to records, and unusable rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ladon_storage.sources.sql.values import (
 
 @dataclass
 class TableRows:
-    """What makes records of rows."""
+    """The rules by which records are made of rows."""
 
     layout: Layout
     names: tuple[str, ...]
@@ -31,7 +31,7 @@ class TableRows:
         self._highest: datetime | None = None
 
     def read(self, rows: list[Row]) -> Iterator[Item]:
-        """Yield the records of a page's rows, and what cannot be used."""
+        """Yield the records and rejects of a page's rows."""
         for row in rows:
             item = self._item(row)
             if self.must_ascend and isinstance(item, Record):
@@ -39,7 +39,7 @@ class TableRows:
             yield item
 
     def unreachable(self, rows: list[Row]) -> list[Item]:
-        """Return what rows are that no page has; one that has a timestamp and an id can be used."""
+        """Return the items of rows that are on no page; one with timestamp and id is usable."""
         return [self._item(row) for row in rows]
 
     def _item(self, row: Row) -> Item:
@@ -67,7 +67,7 @@ class TableRows:
 
     def _check_order(self, moment: datetime, row: Row) -> None:
         highest = self._highest
-        # A time that a clock never showed, when it was set forward, is read as one after that.
+        # A time that a clock skipped, when it was set forward, is read as one after that.
         if highest is not None and moment + clock_spread(moment, self.zone) < highest:
             raise SourceError(
                 f"The texts in {self.layout.timestamp_column!r} of source "

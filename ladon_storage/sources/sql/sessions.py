@@ -1,10 +1,11 @@
-"""What a session of each database is set to before anything is read.
+"""The session settings of each database, made before anything is read.
 
-- Its zone is UTC: a database tells an instant in its session's zone, which is its server's unless
-  it is set. Whatever else a server is set to that changes how a value is told is set here, too.
-- It cannot write, and the server itself ends a statement that takes too long.
-- Values come as the driver gives them, or as the database's own text where the driver would lose a
-  part of them, or refuse a page for one odd value.
+- The session's time zone is UTC: a database prints a timestamp in its session's zone, which is its
+  server's by default. Any other server setting that changes how a value is printed is set here,
+  too.
+- The session cannot write, and the server itself ends a statement that takes too long.
+- Values come in the driver's form, or as the database's own text if the driver would lose a part of
+  them, or fail a page for one odd value.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ DRIVERS = {
     "mysql": "pymysql",
     "mariadb": "pymysql",
 }
-"""The databases that are tested, and the driver with which they are."""
+"""The databases that are tested, and their drivers."""
 
 MYSQL = ("mysql", "mariadb")
 
 _CONNECT_SECONDS = 10
 _SILENT_SECONDS = 60
-"""How long a server may not acknowledge what was sent before its connection counts as lost."""
+"""The time after which unacknowledged data marks a connection as lost."""
 
-# What a server may be set to that changes how PostgreSQL tells a value.
+# The server settings that change how PostgreSQL prints a value.
 _POSTGRESQL = {
     "timezone": "UTC",
     "datestyle": "ISO",
@@ -44,16 +45,16 @@ _POSTGRESQL = {
 
 _MYSQL = (
     "SET SESSION time_zone = '+00:00'",
-    # Nobody has seen what a transaction wrote that may yet be rolled back.
+    # A transaction's rows must not be read while it may still be rolled back.
     "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
     "SET SESSION TRANSACTION READ ONLY",
-    # It would tell each CHAR with spaces behind it.
+    # The server would pad each CHAR with spaces.
     "SET SESSION sql_mode = REPLACE(@@SESSION.sql_mode, 'PAD_CHAR_TO_FULL_LENGTH', '')",
 )
 
 
 def with_driver(url: URL) -> URL:
-    """Return an address with the driver that is tested, where it names none."""
+    """Return an address with the tested driver, if it names none."""
     if url.drivername in DRIVERS and url.drivername != "sqlite":
         return url.set(drivername=f"{url.drivername}+{DRIVERS[url.drivername]}")
     return url
@@ -65,10 +66,10 @@ def is_tested(url: URL) -> bool:
 
 
 def reading_engine(url: URL, timeout: timedelta) -> Engine:
-    """Return what opens connections that cannot write; ``timeout`` bounds a statement."""
+    """Return an engine whose connections cannot write; ``timeout`` bounds a statement."""
     engine = create_engine(
         url,
-        # One connection, kept from page to page, and made anew after it was lost.
+        # One connection, kept from page to page, and made again after it was lost.
         poolclass=QueuePool,
         pool_size=1,
         max_overflow=0,
@@ -86,7 +87,7 @@ def reading_engine(url: URL, timeout: timedelta) -> Engine:
 
 
 def _arguments(url: URL, timeout: timedelta) -> dict[str, Any]:
-    """Return what a driver is told that is not in the address, which has the last word."""
+    """Return the driver's arguments that are not in the address, which has priority."""
     arguments: dict[str, Any] = {}
     name, driver = url.get_backend_name(), url.get_driver_name()
     if name == "sqlite":
@@ -107,13 +108,13 @@ def _arguments(url: URL, timeout: timedelta) -> dict[str, Any]:
         }
         if url.password is not None:  # a text would be sent as Latin-1
             arguments["password"] = url.password.encode()
-    # SQLAlchemy would give what is in the address to these.
+    # SQLAlchemy would pass the parameters of the address to these.
     return {name: each for name, each in arguments.items() if name not in url.query}
 
 
 def _prepare_sqlite(_timeout: timedelta, connection: Any, _record: object) -> None:
     connection.execute("PRAGMA query_only=ON")
-    # A text that is no UTF-8 would fail its whole page.
+    # A text that is not UTF-8 would fail its whole page.
     connection.text_factory = lambda raw: raw.decode(errors="surrogateescape")
 
 
@@ -148,12 +149,12 @@ _PREPARE: dict[str, Callable[[timedelta, Any, object], None]] = {
 
 
 def _pymysql_conversions() -> dict[Any, Any]:
-    """Return how values are read: a TIMESTAMP is an instant, told in the session's zone, UTC."""
+    """Return the conversions of values: a TIMESTAMP is printed in the session's zone, UTC."""
     from pymysql.constants import FIELD_TYPE
     from pymysql.converters import conversions, convert_datetime
 
     def instant(text: str) -> object:
-        value = convert_datetime(text)  # what is no time, such as 0000-00-00, stays a text
+        value = convert_datetime(text)  # an invalid time, such as 0000-00-00, stays a text
         return value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
 
     return {**conversions, FIELD_TYPE.TIMESTAMP: instant}
@@ -169,7 +170,7 @@ def _adapt_psycopg(connection: Any, _record: object) -> None:
 
     def lenient(base: Any) -> Any:
         class Lenient(base):  # type: ignore[misc]
-            """Give the text of what Python's type cannot say, such as ``infinity``."""
+            """A loader that returns unsupported values as text, such as ``infinity``."""
 
             def load(self, data: Any) -> Any:
                 try:
@@ -180,7 +181,7 @@ def _adapt_psycopg(connection: Any, _record: object) -> None:
         return Lenient
 
     class Interval(lenient(loaders.IntervalLoader)):  # type: ignore[misc]
-        """Give the text of months and years, which have no certain number of days."""
+        """A loader that returns the text of months and years, whose days are not fixed."""
 
         def load(self, data: Any) -> Any:
             text = bytes(data).decode()
@@ -196,7 +197,8 @@ def _adapt_psycopg(connection: Any, _record: object) -> None:
     ):
         adapters.register_loader(name, lenient(base))
     adapters.register_loader("interval", Interval)
-    # A range is told as PostgreSQL writes it: one bound that Python cannot say would fail a page.
+    # A range is read in PostgreSQL's notation: one bound outside of Python's types would fail a
+    # page.
     for info in adapters.types:
         if isinstance(info, RangeInfo | MultirangeInfo):
             adapters.register_loader(info.oid, TextLoader)

@@ -1,11 +1,11 @@
 """Any table or view of a database, read by timestamp and id through SQLAlchemy.
 
-- It is tested with SQLite, PostgreSQL (psycopg), and MariaDB (pymysql, as for MySQL); a run that
-  reads any other database says so.
-- A row of a transaction that commits late appears behind the watermark: only the overlap finds it,
-  so it should be longer than the longest transaction that writes to the table.
-- What was deleted is not seen, and a row whose timestamp stands still is not read again.
-- Addresses carry passwords: one with a password is refused as a setting, and kept as a secret.
+- The tested databases are SQLite, PostgreSQL (psycopg), and MariaDB (pymysql, as for MySQL). A run
+  that reads any other database logs that.
+- A row of a transaction that commits late appears behind the watermark. Only the overlap finds it,
+  so the overlap should be longer than the longest transaction that writes to the table.
+- Deleted rows are not seen, and a row whose timestamp does not change is not read again.
+- Addresses contain passwords: one with a password is refused as a setting, and kept as a secret.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from ladon_storage.sources.sql.values import (
 from ladon_storage.sources.timestamps import ZoneName, zone_of
 
 UNREACHABLE_ROWS = 1_000
-"""So many rows without timestamp or id a first run reads, so that it fails where they are many."""
+"""Rows without timestamp or id that a first run reads, so that it fails if they are many."""
 
 UNREACHABLE_ROWS_AGAIN = 5
-"""So many a later run reads: they must not fail a run only because it has little else to read."""
+"""Such rows that a later run reads: they must not fail a run that has little else to read."""
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def check_address(value: str) -> str:
 
 
 class SqlTable(BaseModel):
-    """Collect the rows of a table or view, each as a JSON object of its columns.
+    """The rows of a table or view, each as a JSON object of its columns.
 
     >>> SqlTable(source_id="logins", url="sqlite:///app.db", table="logins").ordered
     True
@@ -154,19 +154,19 @@ class SqlTable(BaseModel):
 
     @property
     def ordered(self) -> bool:
-        """Whether pages come in the order of time: the order of texts with offsets is another."""
+        """Whether pages are in time order; the order of texts with offsets is another."""
         return self.timestamp_format != "text"
 
     @property
     def order_guaranteed(self) -> bool:
-        """Whether each request asks for that order itself, as it does wherever there is one."""
+        """Whether each query has that order itself, as it does if there is one."""
         return self.ordered
 
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
         """Yield the rows from ``start`` on, before ``until``, by timestamp and id.
 
-        A row without a timestamp or an id is in no range. Each run rejects some of them, beside
-        what is in its range: alone they would make a table that is quiet one of no use.
+        A row without a timestamp or an id is in no range. Each run rejects some of them, in
+        addition to its range: alone they would make a quiet table unusable.
         """
         id_columns = (self.id_column,) if isinstance(self.id_column, str) else self.id_column
         layout = Layout(
@@ -199,7 +199,7 @@ class SqlTable(BaseModel):
     async def _unreachable(
         self, reader: TableReader, thread: DatabaseThread, rows: TableRows, start: datetime | None
     ) -> list[Item]:
-        """Return some of the rows that are in no range, and say how many more there are."""
+        """Return some of the rows that are in no range, and log how many more there are."""
         is_first = start is None
         most = UNREACHABLE_ROWS if is_first else UNREACHABLE_ROWS_AGAIN
         lost, count = await thread.do(partial(reader.unreachable, most, is_first=is_first))

@@ -1,9 +1,10 @@
-"""Read a table page by page, from any database that SQLAlchemy speaks to; all of it blocks.
+"""The reader of a table, page by page, from any SQLAlchemy database; all of it blocks.
 
-- A page goes on behind the last row of the one before, by timestamp and id (keyset): rows that come
-  or go meanwhile shift nothing, and equal timestamps fill as many pages as they like.
-- A page is one transaction that only reads, so that no run of hours holds back a vacuum.
-- Values come as the driver gives them: SQLAlchemy's own types refuse a page for one odd value.
+- A page continues after the last row of the page before, by timestamp and id (keyset pagination).
+  Rows inserted or deleted meanwhile shift nothing, and equal timestamps may fill any number of
+  pages.
+- A page is one read-only transaction, so that a run of hours does not hold back a vacuum.
+- Values come in the driver's form: SQLAlchemy's own types fail a page for one odd value.
 """
 
 from __future__ import annotations
@@ -55,10 +56,10 @@ _NOW = {
     "postgresql": "SELECT clock_timestamp()",
     **dict.fromkeys(MYSQL, "SELECT UTC_TIMESTAMP(6)"),
 }
-"""How a server tells its time; SQLite has none, and no other is tested."""
+"""The query for a server's time; SQLite has none, and no other database is tested."""
 
 _MOST_SAME_PAGES = 4
-"""Pages that may have the rows of an earlier one, at later times."""
+"""Pages that may repeat the rows of an earlier one, at later times."""
 
 Key = tuple[Any, ...]
 """The timestamp and the id of a row, as the database compares them."""
@@ -66,19 +67,19 @@ Key = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """Say which table is read, and how.
+    """The table to read, and the way to read it.
 
     Args:
         source_id: The source, as errors name it.
         table: The table or view.
-        schema: Where it is; ``None``: where the connection looks first.
-        id_columns: The columns whose values are together an id.
+        schema: The schema of the table; ``None``: the connection's search path.
+        id_columns: The columns that make up the id.
         timestamp_column: The column of the timestamps.
-        columns: What is read of each row; empty: everything.
-        times: How the timestamps are written.
+        columns: The columns to read; empty: all of them.
+        timestamp_format: The format of the timestamps.
         zone: The zone of those without an offset.
-        page_size: So many rows are a page.
-        timeout: How long a statement may take.
+        page_size: The number of rows in a page.
+        timeout: The time limit of a statement.
     """
 
     source_id: str
@@ -98,10 +99,10 @@ class Row:
     """One row of a table.
 
     Args:
-        key: By what it is ordered.
-        time: Its timestamp, as the driver tells it.
-        ids: The values that are its id.
-        values: All of them, in the order of `TableReader.names`.
+        key: The key by which it is ordered.
+        time: Its timestamp, in the driver's form.
+        ids: The values of its id.
+        values: All values, in the order of `TableReader.names`.
     """
 
     key: Key
@@ -111,10 +112,10 @@ class Row:
 
 
 class TableReader:
-    """Read one table for one run, from one thread.
+    """The reader of one table in one run, used from one thread.
 
     Args:
-        layout: What is read, and how.
+        layout: The table to read, and the way to read it.
         url: The address, with its password.
     """
 
@@ -136,20 +137,20 @@ class TableReader:
         self._keys: list[KeyColumn] = []
         self._nullable: list[ColumnElement[Any]] = []
         self._single: list[int] = []
-        """Where in a row numbers of single precision are."""
+        """The positions of single-precision numbers in a row."""
         self._key_kinds: list[Any] = []
-        """What the driver says of the types of the timestamp and the id."""
+        """The driver's types of the timestamp and the id."""
         self._page_ids: list[Sequence[Any]] = []
         self._same_pages = 0
-        """How many pages had the same rows as the one that is remembered."""
+        """The number of pages with the same rows as the remembered one."""
         self._pages = 0
 
     def open(self) -> None:
-        """Learn the columns.
+        """Read the table's columns.
 
         Raises:
-            SourceError: The table does not have what is asked for.
-            SQLAlchemyError: The database said no.
+            SourceError: The table lacks a requested column.
+            SQLAlchemyError: The database refused.
         """
         layout, database = self._layout, self._url.database
         if self._dialect == "sqlite" and not Path(database or "").is_file():
@@ -157,7 +158,7 @@ class TableReader:
         inspector = inspect(self._engine)
         try:
             with warnings.catch_warnings():
-                # A type that SQLAlchemy does not know is told all the same.
+                # A type unknown to SQLAlchemy is read all the same.
                 warnings.filterwarnings("ignore", "Did not recognize type", SAWarning)
                 found = inspector.get_columns(layout.table, layout.schema)
         except NoSuchTableError:
@@ -194,7 +195,7 @@ class TableReader:
         ]
 
     def now(self) -> datetime | None:
-        """Return the database's own time; ``None`` where it has none, or none that is known."""
+        """Return the database's own time; ``None`` if it has none, or no known query for it."""
         if self._dialect not in _NOW:
             return None
         with self._engine.connect() as connection, connection.begin():
@@ -210,11 +211,11 @@ class TableReader:
     def page(
         self, start: datetime | None, until: datetime | None, after: Key | None
     ) -> tuple[list[Row], bool]:
-        """Return the rows behind ``after``, and whether there are more.
+        """Return the rows after ``after``, and whether there are more.
 
         Raises:
             SourceError: Two rows have the same timestamp and id.
-            SQLAlchemyError: The database said no.
+            SQLAlchemyError: The database refused.
         """
         limits: list[ColumnElement[bool]] = [each.told.is_not(None) for each in self._keys]
         limits += self._bounds().within(start if after is None else None, until)
@@ -234,10 +235,10 @@ class TableReader:
         return taken, more
 
     def unreachable(self, most: int, *, is_first: bool) -> tuple[list[Row], int]:
-        """Return up to ``most`` rows that no page can have, and how many such rows there are.
+        """Return up to ``most`` rows that can be on no page, and the number of all such rows.
 
-        They have no timestamp or no id; or a timestamp that is none and smaller than any, so that
-        only a first run comes by it.
+        They have no timestamp or no id, or an invalid timestamp below any valid one, which only a
+        first run reads.
         """
         lost: list[tuple[ColumnElement[bool], ColumnElement[Any]]] = []
         if self._nullable:
@@ -282,7 +283,7 @@ class TableReader:
             return [self._row(each) for each in result]
 
     def _refuse_altered(self, cursor: Any) -> None:
-        """Refuse a table of which a time or an id became another type since the first statement.
+        """Refuse a table in which a time or an id changed its type since the first statement.
 
         Rows may have moved behind the last key by that: a day is before each time of it.
         """
@@ -328,10 +329,10 @@ class TableReader:
                 )
 
     def _refuse_moving(self, rows: list[Row], *, more: bool) -> None:
-        """Refuse a view that tells the present as a timestamp: behind each page are all its rows.
+        """Refuse a view whose timestamp is the present time: all its rows follow each page.
 
-        Rows that are written meanwhile come again as well, but hardly just those of a full page.
-        One page is remembered at a time, each for as long as all before it.
+        Rows that are written meanwhile repeat as well, but hardly exactly those of a full page. One
+        page is remembered at a time, each for as long as all before it.
         """
         self._pages += 1
         known = self._page_ids
@@ -348,7 +349,7 @@ class TableReader:
             )
 
     def _comparable(self, plain: KeyColumn) -> KeyColumn:
-        """Return the timestamp as the database compares it."""
+        """Return the timestamp in the form that the database compares."""
         times, kind = self._layout.timestamp_format, self._kind
         if times in PER_SECOND:
             if isinstance(kind, types.Integer | types.Numeric | types.Float):

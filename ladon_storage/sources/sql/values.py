@@ -1,10 +1,11 @@
-"""What a database's values are in JSON, and which instants its timestamps say.
+"""The JSON form of a database's values, and the instants of its timestamps.
 
-- Nothing is lost: what JSON has no kind for is a text, of whatever type a driver made it. A decimal
-  number is a text too, since readers of JSON make a float of it; bytes are hexadecimal digits; a
-  time with an offset is told in UTC, so that a server whose zone changes has not changed its rows.
-- A text must be the same each time: one that names an address in memory is none.
-- An instant is cut to microseconds, never rounded up.
+- Nothing is lost: a value without a JSON type becomes a text, whatever type the driver made of it.
+  A decimal number is a text too, since readers of JSON make a float of it. Bytes are hexadecimal
+  digits. A time with an offset is written in UTC, so that a server whose zone changes has not
+  changed its rows.
+- A text must be the same each time: one that contains a memory address is refused.
+- A timestamp is cut to microseconds, never rounded up.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from ladon_storage.collection.json_values import Number, parse_json
 from ladon_storage.sources.timestamps import TimestampParser, earliest, iso_timestamps
 
 SqlTimestampFormat = Literal["datetime", "text", "seconds", "milliseconds"]
-"""How a column tells the time: its own type, ISO 8601 texts, or counts from 1970 on."""
+"""The format of a time column: its own type, ISO 8601 texts, or counts from 1970."""
 
 PER_SECOND = {"seconds": 1, "milliseconds": 1_000}
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CLOCK_SHIFT = timedelta(hours=2)
-"""More than a clock is set forward or back at once."""
+"""A limit above any change of a clock to or from daylight saving time."""
 
 _ADDRESS = re.compile(r"\bat 0x[0-9a-f]+", re.IGNORECASE)
 
@@ -38,10 +39,10 @@ _QUOTED = re.compile(r'[\s()\[\]{},"\\]|^$')
 
 
 def json_value(value: object) -> Any:
-    r"""Return what a value is in JSON.
+    r"""Return the JSON form of a value.
 
     Raises:
-        ValueError: It is nothing that can be told there.
+        ValueError: It has no JSON form.
 
     >>> json_value([Decimal("1.10"), b"\x01\xff", float("-inf"), date(2024, 1, 2)])
     ['1.10', '01ff', '-Infinity', '2024-01-02']
@@ -60,7 +61,7 @@ def json_value(value: object) -> Any:
 
 
 def id_text(value: object) -> str:
-    """Return the text by which a row's id is a record's.
+    """Return the record id for a row's id.
 
     Raises:
         ValueError: There is none.
@@ -72,7 +73,7 @@ def id_text(value: object) -> str:
 
 
 def row_timestamp(times: SqlTimestampFormat, zone: tzinfo) -> TimestampParser:
-    """Return how the values of a timestamp column are read.
+    """Return the parser for the values of a timestamp column.
 
     >>> row_timestamp("milliseconds", UTC)(Decimal("1517966996303.9999")).isoformat()
     '2018-02-07T01:29:56.303999+00:00'
@@ -103,7 +104,7 @@ def _counted(per_second: int) -> TimestampParser:
 
 
 def clock_spread(instant: datetime, zone: tzinfo) -> timedelta:
-    """Return by how much the clock of a zone is set about an instant; mostly by nothing.
+    """Return the change of a zone's clock around an instant; usually zero.
 
     >>> from zoneinfo import ZoneInfo
     >>> clock_spread(datetime(2024, 10, 27, 0, 30, tzinfo=UTC), ZoneInfo("Europe/Berlin"))
@@ -122,7 +123,7 @@ def clock_spread(instant: datetime, zone: tzinfo) -> timedelta:
 
 
 def shifted(instant: datetime, by: timedelta) -> datetime:
-    """Return an instant moved by some time, within the years that there are in each zone."""
+    """Return an instant moved by a duration, within the years that exist in each zone."""
     try:
         return instant + by
     except OverflowError:
@@ -131,7 +132,7 @@ def shifted(instant: datetime, by: timedelta) -> datetime:
 
 
 def single_precision(value: Any) -> Any:
-    """Return a number of single precision with no more digits than it takes to tell it apart.
+    """Return a number of single precision with the fewest digits that identify it.
 
     >>> single_precision(0.10000000149011612), single_precision(1234567.0), single_precision(None)
     (0.1, 1234567.0, None)
@@ -145,7 +146,7 @@ def single_precision(value: Any) -> Any:
 
 
 def json_document(text: str | bytes) -> Any:
-    """Return the value of a column of JSON; its text, where it is nested too deeply."""
+    """Return the value of a JSON column; its text, if it is nested too deeply."""
     try:
         return parse_json(text)
     except (ValueError, RecursionError):
@@ -160,7 +161,7 @@ def _text(value: object) -> str:
 
 
 def _of_range(value: Any) -> str:
-    """Return a range as PostgreSQL writes it.
+    """Return a range in PostgreSQL's notation.
 
     >>> from sqlalchemy.dialects.postgresql import Range
     >>> _of_range(Range(date(2024, 1, 1), None))
@@ -212,7 +213,7 @@ _KINDS: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (Set, _of_set),
     (Sequence, _of_list),
 )
-"""The first that fits counts; what none fits is told by its own text."""
+"""The converters by type; the first match counts, and a value without one uses its own text."""
 
 _KNOWN: dict[type, Callable[[Any], Any]] = {
     **{kind: told for kind, told in _KINDS if kind not in (Enum, Mapping, Set, Sequence)},
