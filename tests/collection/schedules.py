@@ -480,7 +480,7 @@ async def _uncut(request: Coroutine[Any, Any, None]) -> None:
     try:
         await asyncio.shield(asking)
     except asyncio.CancelledError:
-        await asyncio.wait({asking})
+        await asyncio.wait({asking}, timeout=30)
         asking.result()
         raise
 
