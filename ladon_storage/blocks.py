@@ -3,8 +3,8 @@
 Secrets live here or in the environment, never in a flow's parameters: Prefect stores parameters,
 and shows them, in plain text.
 
-Prefect takes a logo by its http address alone, and this project has none on the internet. So it is
-the Storage Service that shows it, where STORAGE_SERVICE_URL is set when the blocks are registered.
+Prefect needs a URL for the logo, and this project has none on the internet. So the Storage Service
+serves it, where STORAGE_SERVICE_URL is set when the blocks are registered.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ __all__ = ["RecordSink", "StorageService"]
 def _logo() -> HttpUrl | None:
     try:
         settings = StorageSettings(url=os.environ.get("STORAGE_SERVICE_URL"))
-    except ValidationError:  # there is none, or none that makes sense: tasks say so
+    except ValidationError:  # the settings are missing or make no sense: tasks report that
         return None
     return None if settings.is_file else HttpUrl(f"{settings.url}/logo.svg")
 
 
 class StorageService(Block, StorageSettings):
-    """Say where LADON's Storage Service is, and how to speak to it.
+    """The address of LADON's Storage Service, the credentials for it, and its client's settings.
 
-    It is a value, and hands out clients; tasks and flows take the block, never a client.
+    The block is a value, and hands out clients. Tasks and flows take the block, never a client.
 
     Example:
         Load a saved block and read a watermark:
@@ -53,8 +53,8 @@ class StorageService(Block, StorageSettings):
     _logo_url = _logo()
     _description = "Where LADON's Storage Service is, and how to speak to it."
 
-    # Required: where nothing is, Prefect takes a reference to a block for a block as well as for a
-    # reference, and refuses it, so that nobody could choose one in a form.
+    # Required: without a required field, Prefect takes a reference to a block both for a block and
+    # for a reference, and refuses it. No block could then be chosen in a form.
     url: str = Field(
         title="URL",
         description="Address of the Storage Service, such as https://storage.example:8000, or of a "
@@ -71,7 +71,7 @@ class StorageService(Block, StorageSettings):
 
 
 class RecordSink(Block):
-    """Say where the records of a collection become durable.
+    """The place where the records of a collection become durable.
 
     Example:
         Collect into a saved sink:

@@ -1,8 +1,8 @@
-"""From settings to what keeps the watermarks: the service's client, a file, or the mock.
+"""The watermark storage that settings name: the service's client, a file, or the mock.
 
-- One process keeps one client for equal settings, so that its circuit and its pools are shared.
+- One process keeps one client for equal settings, so its circuit and its pools are shared.
 - A file is the Storage Service's own store inside the process. Where nothing at all is configured,
-  a program that is run by hand has one in its working directory, and says so.
+  a program that is run by hand has one in its working directory, and logs that.
 - The mock replaces a service in development only, and never without a warning.
 """
 
@@ -29,7 +29,7 @@ from ladon_storage.settings import VARIABLES, StorageSettings
 logger = logging.getLogger(__name__)
 
 StorageClient = StorageServiceClient | EmbeddedStorage | MockStorageClient
-"""What keeps watermarks, with one interface."""
+"""A storage of watermarks; all kinds have one interface."""
 
 DEFAULT_FILE = "ladon.db"
 """The file in the working directory where nothing is configured."""
@@ -40,11 +40,11 @@ _WILL_NOT_PERSIST = "Watermarks are kept in memory and will not persist: "
 def settings_by_hand(
     environ: Mapping[str, str] = os.environ, *, is_deployed: bool = False
 ) -> StorageSettings:
-    """Return the settings of the environment; where it says nothing, a file and a line in the log.
+    """Return the settings of the environment; where it has none, those of a file, and log that.
 
     Args:
         environ: The variables.
-        is_deployed: Whether this is a run of a deployment, whose folder may end with it.
+        is_deployed: Whether this is a run of a deployment, whose folder may be deleted after it.
 
     Raises:
         ConfigurationError: The environment is not complete: it names an ``ENVIRONMENT`` and no
@@ -125,7 +125,7 @@ _listeners: list[Callable[[str, CircuitChange], object]] = []
 def on_circuit_change(listener: Callable[[str, CircuitChange], object]) -> None:
     """Call ``listener`` with the service's address and each change of its circuit made here.
 
-    It hears of circuits that processes share, of clients that are made from now on.
+    Only shared circuits of clients that are made from now on call it.
     """
     _listeners.append(listener)
 
@@ -139,8 +139,8 @@ _named_files: set[Path] = set()
 def shared_client(settings: StorageSettings) -> StorageClient:
     """Return the process's client for ``settings``: one circuit, and one pool for each event loop.
 
-    No caller needs to close it: each of its pools ends with its event loop, a file with the
-    process.
+    No caller needs to close it. Each of its pools ends with its event loop; a file is closed with
+    the process.
 
     Raises:
         ConfigurationError: The settings make no sense together, or a file cannot be read.
@@ -155,7 +155,7 @@ def shared_client(settings: StorageSettings) -> StorageClient:
 async def check_health(settings: StorageSettings) -> bool:
     """Return whether the storage is healthy; in development let the mock stand in if it is not.
 
-    A service whose circuit is open counts as unhealthy, and is not asked. The mock stands in for
+    A service whose circuit is open counts as unhealthy, and is not called. The mock stands in for
     these settings, in this process, until a check finds the storage healthy.
 
     Raises:
@@ -174,9 +174,9 @@ async def check_health(settings: StorageSettings) -> bool:
 
 
 def _client_key(settings: StorageSettings) -> StorageSettings:
-    """Return what of ``settings`` decides which client it gets: a block's document does not.
+    """Return the part of ``settings`` that identifies its client, without a block's document.
 
-    A file is one by its absolute path: the working directory may change.
+    The absolute path identifies a file, because the working directory may change.
     """
     fields = {name: getattr(settings, name) for name in StorageSettings.model_fields}
     if settings.url and settings.is_file:

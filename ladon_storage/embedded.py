@@ -1,12 +1,12 @@
 """The Storage Service's own store inside this process, with the interface of its client.
 
 - The rules are the service's, because the store is: compare-and-set, leases, refusals, history.
-  `ladon-storage serve` may serve the same file, now or later.
+  `ladon-storage serve` may serve the same file at the same time or later.
 - A file has one store in a process, on an event loop of its own, which all event loops and threads
   call. SQLite's locks keep the processes of one host apart.
-- What is acknowledged is on disk. The store is closed when its last client is closed, or with the
-  process, so that the file is whole without the two beside it.
-- A store is not used behind a fork: the child opens its own.
+- An acknowledged write is on disk. The store is closed with its last client or with the process;
+  after that the file is complete without SQLite's two files next to it.
+- A store is not used across a fork: the child opens its own.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def file_of(url: str) -> Path:
     """Return the file that a storage address names, absolute.
 
     Raises:
-        ConfigurationError: It names none.
+        ConfigurationError: The address names no file.
 
     >>> str(file_of("sqlite:////var/lib/ladon.db"))
     '/var/lib/ladon.db'
@@ -61,7 +61,7 @@ def file_of(url: str) -> Path:
     name = url.strip()[len(SCHEME) :]
     is_file = url.strip().lower().startswith(SCHEME) and name and name.strip("/.")
     if not is_file or name.startswith(":memory:") or any(mark in name for mark in "?#\0"):
-        # Not repeated: what stands before an @ may be a password.
+        # Not repeated: the text before an @ may be a password.
         raise ConfigurationError(
             "The storage's address names no file. Write it as sqlite:///ladon.db, or as "
             "sqlite:////var/lib/ladon.db for one anywhere."
@@ -123,10 +123,10 @@ class EmbeddedStorage:
             await asyncio.wrap_future(closing)
 
     async def health_check(self, *, through_circuit: bool = False) -> bool:
-        """Return whether the file is read and written.
+        """Return whether the file can be read and written.
 
         Raises:
-            StorageUnhealthyError: It is not, in production.
+            StorageUnhealthyError: It cannot, in production.
             ConfigurationError: The file cannot be a database of this program.
         """
         try:
@@ -182,7 +182,7 @@ class EmbeddedStorage:
         lease: timedelta | None = None,
         ledger: Mapping[str, Any] | None = None,
     ) -> Watermark:
-        """Write the outcome of a run, and return what is stored.
+        """Write the outcome of a run, and return the stored watermark.
 
         Raises:
             TypeError: ``timestamp`` is no datetime.
@@ -216,14 +216,14 @@ class EmbeddedStorage:
         try:
             return await asyncio.wrap_future(self._uses.submit(act))
         except DatabaseError as error:
-            # What the service's client says where the service answers with this error.
+            # The text of the service's client for a response with this error.
             raise StorageResponseError(
                 f"The storage in {str(self.path)!r}: {error}", 503
             ) from error
 
 
 class _Uses:
-    """The share that one client has in the store of a file."""
+    """One client's share in the store of a file."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self._path = path
@@ -231,7 +231,7 @@ class _Uses:
         self._store: _SharedStore | None = None
 
     def submit(self, act: Callable[[WatermarkDatabase], Awaitable[T]]) -> Future[T]:
-        """Begin a call of the store, which is opened where it is not."""
+        """Start a call of the store, and open the store if it is not open."""
         with _lock:  # so that no call comes after the store's end
             while self._store is None or self._store.pid != os.getpid() or self._store.is_closing:
                 key = (os.getpid(), self._path, self._clock)
@@ -242,7 +242,7 @@ class _Uses:
             return self._store.submit(act)
 
     def release(self) -> Future[None] | None:
-        """Give the share back; return the closing of the store where it was the last."""
+        """Give the share back; return the closing of the store if this share was the last."""
         with _lock:
             store, self._store = self._store, None
             if store is None or store.pid != os.getpid():
@@ -273,7 +273,7 @@ class _SharedStore:
         self._open = partial(WatermarkDatabase.open, path, clock)
 
     def submit(self, act: Callable[[WatermarkDatabase], Awaitable[T]]) -> Future[T]:
-        """Begin a call on the store's loop."""
+        """Start a call on the store's loop."""
 
         async def call() -> T:
             if (task := asyncio.current_task()) is not None:
@@ -281,13 +281,13 @@ class _SharedStore:
                 task.add_done_callback(self._calls.discard)
             if self._store is None or _has_failed(self._store):
                 self._store = self._loop.create_task(self._open())
-            # A caller that is cancelled does not take the file from the others.
+            # A cancelled caller does not take the file from the others.
             return await act(await asyncio.shield(self._store))
 
         def begin() -> Future[T]:
             return asyncio.run_coroutine_threadsafe(call(), self._loop)
 
-        # In a context of its own: the store outlives the run that happens to call it first, and
+        # In its own context: the store outlives the run that happens to call it first, and
         # what it logs later is no line of that run.
         return contextvars.Context().run(begin)
 
@@ -326,7 +326,7 @@ _stores: dict[tuple[int, Path, Clock], _SharedStore] = {}
 
 
 def _renew_lock() -> None:
-    """Have a lock that no thread of the parent holds."""
+    """Replace the lock by one that no thread of the parent holds."""
     global _lock
     _lock = threading.RLock()
 

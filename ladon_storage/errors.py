@@ -4,16 +4,16 @@
 
     LadonStorageError
     ├── ConfigurationError (ValueError)      a setting is missing or makes no sense
-    ├── CircuitStoreError                    where circuits are kept does not answer
+    ├── CircuitStoreError                    the store of the circuits does not answer
     ├── StorageError                         the Storage Service
-    │   ├── CircuitOpenError (RuntimeError)      not asked: its circuit is open
-    │   │   └── CircuitUndecidedError                or about to open, or not; others find out
-    │   ├── PoolTimeoutError (TimeoutError)      not asked: no free slot in our own pool
-    │   ├── StorageUnhealthyError (RuntimeError) it is not fit for a production run
-    │   ├── StorageConnectionError               no answer arrived, or only a part of it
+    │   ├── CircuitOpenError (RuntimeError)      not called: its circuit is open
+    │   │   └── CircuitUndecidedError                not called: unproven calls are in flight
+    │   ├── PoolTimeoutError (TimeoutError)      not called: no free slot in the client's pool
+    │   ├── StorageUnhealthyError (RuntimeError) the service is not fit for a production run
+    │   ├── StorageConnectionError               no response arrived, or only a part of it
     │   │   └── StorageTimeoutError (TimeoutError)
-    │   ├── InvalidResponseError                 an answer that breaks the contract
-    │   └── StorageResponseError                 an answer that says no; has the status
+    │   ├── InvalidResponseError                 a response that breaks the contract
+    │   └── StorageResponseError                 an error response; has the status
     │       ├── WatermarkConflictError               409 or 412: another run was faster
     │       └── WatermarkInFutureError               422: no watermark can be there yet
     ├── CollectionError                      the source or the sink
@@ -24,8 +24,8 @@
         ├── RequestError                         a request that it cannot accept; has the status
         └── DatabaseError                        its database did not read or write
 
-Each class carries its facts as fields, and its text is one sentence with the next step. No error
-holds a token or a password, neither in its text nor in its fields nor in the chain behind it.
+Each class carries its facts as fields. Its text names the subject, the fact and the next step. No
+error holds a token or a password: not in its text, its fields or the chain of its causes.
 """
 
 from __future__ import annotations
@@ -35,37 +35,37 @@ from typing import TYPE_CHECKING
 
 
 class LadonStorageError(Exception):
-    """Be the base of every error of this package."""
+    """The base class of every error of this package."""
 
 
 class ConfigurationError(LadonStorageError, ValueError):
-    """Say which setting is missing or makes no sense, and what to set."""
+    """Raised when a setting is missing or makes no sense; the text says what to set."""
 
 
 class CircuitStoreError(LadonStorageError):
-    """Say that a circuit's record could not be read or kept; the circuit goes on without it."""
+    """Raised when a store cannot keep a circuit's record; the circuit continues without it."""
 
 
 class StorageError(LadonStorageError):
-    """Be the base of every error of the Storage Service's client.
+    """The base class of every error of the Storage Service's client.
 
-    ``transient`` says whether the same request may succeed a little later without anybody's help.
-    Retries go by it, and by nothing else.
+    ``transient`` says whether the same request may succeed a little later by itself. Retries depend
+    on this field alone.
     """
 
     transient: bool = False
 
 
 class CircuitOpenError(StorageError, RuntimeError):
-    """Say that a call was rejected without being made, because its circuit is open.
+    """Raised when a call is rejected without being made, because its circuit is open.
 
-    A rejection must cost next to nothing: the text is composed when it is read, and the fields are
-    the arguments, because a constructor of its own would double what raising it costs.
+    A rejection must cost next to nothing. The text is composed when it is read, and the fields are
+    the arguments, because a constructor would double the cost of raising the error.
 
     Args:
-        name: What the circuit protects.
-        retry_after: Seconds until the circuit admits a probe. While one is under way: until its
-            lease ends, so that it is an upper bound.
+        name: The service that the circuit protects.
+        retry_after: Seconds until the circuit admits a probe. While a probe is in flight, an upper
+            bound: the seconds until its lease ends.
     """
 
     args: tuple[str, float]
@@ -76,7 +76,7 @@ class CircuitOpenError(StorageError, RuntimeError):
 
     @property
     def name(self) -> str:
-        """What the circuit protects."""
+        """The service that the circuit protects."""
         return self.args[0]
 
     @property
@@ -92,10 +92,10 @@ class CircuitOpenError(StorageError, RuntimeError):
 
 
 class CircuitUndecidedError(CircuitOpenError):
-    """Say that as many calls are under way as may fail before the circuit opens.
+    """Raised while as many unproven calls are in flight as the failure threshold allows.
 
-    Nobody knows yet whether the service works. Who can wait, waits until one of them ends, as
-    `CircuitBreaker.admit` does; ``retry_after`` is an upper bound of that.
+    It is not known yet whether the service works. A caller that can wait does so until one of those
+    calls ends, as `CircuitBreaker.admit` does. ``retry_after`` is an upper bound of that wait.
     """
 
     def __str__(self) -> str:
@@ -106,20 +106,20 @@ class CircuitUndecidedError(CircuitOpenError):
 
 
 class PoolTimeoutError(StorageError, TimeoutError):
-    """Say that no connection of the client's own pool became free in time.
+    """Raised when no connection of the client's own pool becomes free in time.
 
-    It says nothing about the service, and does not count towards its circuit.
+    The error says nothing about the service, and does not count towards its circuit.
     """
 
     transient = True
 
 
 class StorageUnhealthyError(StorageError, RuntimeError):
-    """Say that the Storage Service failed its health check in production.
+    """Raised when the Storage Service fails its health check in production.
 
     Args:
         message: The whole sentence.
-        status: The HTTP status of the answer, or ``None`` when none arrived.
+        status: The HTTP status of the response, or ``None`` when none arrived.
     """
 
     transient = True
@@ -134,21 +134,21 @@ class StorageUnhealthyError(StorageError, RuntimeError):
 
 
 class StorageConnectionError(StorageError):
-    """Say that no answer arrived, or only a part of one."""
+    """Raised when no response arrives, or only a part of one."""
 
     transient = True
 
 
 class StorageTimeoutError(StorageConnectionError, TimeoutError):
-    """Say that the Storage Service did not answer within the client's timeout."""
+    """Raised when the Storage Service does not answer within the client's timeout."""
 
 
 class InvalidResponseError(StorageError):
-    """Say that an answer breaks the contract: not JSON, too large, or of another shape.
+    """Raised when a response breaks the contract: not JSON, too large, or of another shape.
 
     Args:
         message: The whole sentence.
-        status: The HTTP status of the answer, where there is one.
+        status: The HTTP status of the response, where there is one.
     """
 
     def __init__(self, message: str, status: int | None = None) -> None:
@@ -161,7 +161,7 @@ class InvalidResponseError(StorageError):
 
 
 class StorageResponseError(StorageError):
-    """Say that the Storage Service answered with an error status.
+    """Raised when the Storage Service answers with an error status.
 
     Args:
         message: The whole sentence.
@@ -181,15 +181,15 @@ class StorageResponseError(StorageError):
 
 
 class WatermarkConflictError(StorageResponseError):
-    """Say that a watermark was not written, because another run or a later success was faster."""
+    """Raised when a watermark is not written, because another run or a later success was faster."""
 
 
 class WatermarkInFutureError(StorageResponseError):
-    """Say that a watermark was not moved, because it would be far in the service's future."""
+    """Raised when a watermark is not moved, because it would be far in the service's future."""
 
 
 class CollectionError(LadonStorageError):
-    """Be the base of every error of a collection's source and sink.
+    """The base class of every error of a collection's source and sink.
 
     Args:
         message: The whole sentence.
@@ -206,12 +206,12 @@ class CollectionError(LadonStorageError):
 
 
 class SourceError(CollectionError):
-    """Say that a source did not answer, or answered something that cannot be collected.
+    """Raised when a source does not answer, or its response cannot be collected.
 
     Args:
         message: The whole sentence.
         source_id: The source.
-        transient: Whether the same request may succeed a little later without anybody's help.
+        transient: Whether the same request may succeed a little later by itself.
         retry_after: Seconds that the source asked to wait, capped; ``None`` where it said nothing.
     """
 
@@ -229,13 +229,13 @@ class SourceError(CollectionError):
 
 
 class SourceBusyError(CollectionError):
-    """Say that another run holds the source, and until when it does.
+    """Raised when another run holds the source's lease; the text says until when.
 
     Args:
         message: The whole sentence.
         source_id: The source.
-        run_id: The run that holds it, where the service tells.
-        until: When its lease ends, unless it renews it.
+        run_id: The run that holds the lease, where the service names it.
+        until: The end of the lease, unless that run renews it.
     """
 
     def __init__(
@@ -247,20 +247,20 @@ class SourceBusyError(CollectionError):
 
 
 class SinkError(CollectionError):
-    """Say that a sink could not make records durable."""
+    """Raised when a sink cannot make records durable."""
 
 
 class ServiceError(LadonStorageError):
-    """Be the base of every error inside the embedded Storage Service."""
+    """The base class of every error inside the embedded Storage Service."""
 
 
 class RequestError(ServiceError):
-    """Say which part of a request the embedded service cannot accept, and why.
+    """Raised when the embedded service cannot accept a request; the text says which part, and why.
 
     Args:
         message: The whole sentence.
-        status: The HTTP status of the answer, a 4xx.
-        field: The field, parameter or header that is wrong, where it is one.
+        status: The HTTP status of the response, a 4xx.
+        field: The wrong field, parameter or header, where the fault is in one.
     """
 
     def __init__(self, message: str, status: int, field: str | None = None) -> None:
@@ -274,4 +274,4 @@ class RequestError(ServiceError):
 
 
 class DatabaseError(ServiceError):
-    """Say that the embedded service's database did not read or write; nothing was acknowledged."""
+    """Raised when the embedded service's database fails; nothing was acknowledged."""

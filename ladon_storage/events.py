@@ -1,7 +1,7 @@
 """Changes of a circuit as Prefect events, so that automations can act on them.
 
 The events are ``ladon.circuit.opened``, ``ladon.circuit.half-opened`` and ``ladon.circuit.closed``;
-their resource is the service. Whoever made a change emits it, and nobody else.
+their resource is the service. Only the process that made a change emits it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def resource_id(address: str) -> str:
 
 
 def emit_change(service: str, change: CircuitChange) -> None:
-    """Tell Prefect of ``change``; whatever keeps it from being told is only logged."""
+    """Emit ``change`` as an event; a failure to do so is only logged."""
     emit_event(
         _EVENTS[change.after],
         resource={
@@ -51,7 +51,7 @@ def emit_change(service: str, change: CircuitChange) -> None:
 
 
 def emit_where_prefect_is(service: str, change: CircuitChange) -> None:
-    """Tell Prefect of ``change`` from outside of a run, if there is a server that is known."""
+    """Emit ``change`` from outside a run, if a server is known."""
     if PREFECT_API_URL.value():  # without one Prefect would start a server for it
         emit_change(service, change)
 
@@ -66,7 +66,7 @@ COLLECTED, FAILED, GAP, MISSED, STALE = (
 
 
 def emit_of_source(event: str, source_id: str, payload: dict[str, Any]) -> None:
-    """Tell Prefect what became of a source, which is the event's resource."""
+    """Emit a source's outcome; the source is the event's resource."""
     emit_event(
         event,
         resource={

@@ -1,11 +1,11 @@
-"""A call that a Prefect task run makes; or its caller, where Prefect keeps the run from beginning.
+"""A call as a Prefect task run, or by its caller if Prefect keeps the run from starting.
 
-- One of both makes the call, never both: whoever begins first has it. A task run that begins after
-  its caller made the call takes the caller's outcome for its own.
-- A body that has begun is waited for, however long it takes: the request in it has a timeout of its
-  own. What is bounded is the silence before it begins, between two attempts, and after its end.
-- What the body raised is the call's error. Any other error is Prefect's, and no reason to leave the
-  call out.
+- Either the task run or the caller makes the call, never both: the first to start has it. A task
+  run that starts after its caller made the call takes over the caller's outcome.
+- A body that has started is awaited, however long it takes: the request in it has its own timeout.
+  Only the silence before its start, between two attempts and after its end is bounded.
+- An error of the body is the call's error. Any other error is Prefect's, and no reason to skip the
+  call.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 5.0
-"""How long a task run may take to begin, and to end, while its body does nothing."""
+"""The longest time for a task run to start, and to end, while its body is not running."""
 
 RETRY_SECONDS = 15.0
-"""How long a task run may wait between two attempts; the pauses of these tasks are shorter."""
+"""The longest wait of a task run between two attempts; the pauses of these tasks are shorter."""
 
 _LOOK_SECONDS = 1.0
 
 _left_behind: set[asyncio.Future[Any]] = set()
-"""Task runs whose callers went on: a loop alone would let them be collected as garbage."""
+"""Task runs that their callers left: a loop alone would let them be garbage-collected."""
 
 
 class _Call(Generic[T]):
-    """One call of a task run and its caller, and who makes it."""
+    """One call that either a task run or its caller makes."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -47,7 +47,7 @@ class _Call(Generic[T]):
         self.directly: asyncio.Future[T] | None = None
 
     async def attempt(self, make: Callable[[], Awaitable[T]]) -> T:
-        """Make the call as the task's body, or wait for the caller that was faster."""
+        """Make the call as the task's body, or await the caller if it was faster."""
         if self.directly is not None:
             outcome: T = await asyncio.shield(self.directly)
             return outcome
@@ -63,7 +63,7 @@ class _Call(Generic[T]):
         return result
 
     def silence_left(self) -> float:
-        """Return for how many more seconds the task run may be silent."""
+        """Return the seconds for which the task run may still be silent."""
         if self.is_running:
             return _LOOK_SECONDS
         bound = PATIENCE_SECONDS if self.error is None else RETRY_SECONDS
@@ -74,11 +74,11 @@ _under_way: ContextVar[_Call[Any] | None] = ContextVar("ladon_storage_call", def
 
 
 def body(call: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Let a function be the body of a task that `by_task` may begin; else it is as it was."""
+    """Make a function the body of a task that `by_task` may start; elsewhere it is unchanged."""
 
     @functools.wraps(call)
     async def made(*arguments: P.args, **named: P.kwargs) -> T:
-        # By a function that is imported: what this one names goes to other processes with it.
+        # By an imported function: the names in this one go to other processes with it.
         return await _attempted(functools.partial(call, *arguments, **named))
 
     return made
@@ -99,14 +99,14 @@ async def _attempted(make: Callable[[], Awaitable[T]]) -> T:
 async def by_task(
     name: str, task: Callable[[], Awaitable[T]], directly: Callable[[], Awaitable[T]]
 ) -> T:
-    """Let a task run make a call, or make it without one where Prefect keeps it from beginning.
+    """Let a task run make a call, or make it directly where Prefect keeps the run from starting.
 
-    Cancelled, it returns when the body has ended.
+    When cancelled, it returns after the body has ended.
 
     Args:
-        name: What the call is, for the log.
-        task: Begins the task run, whose function is a `body`.
-        directly: Makes the call without it.
+        name: The call's name in the log.
+        task: Starts the task run, whose function is a `body`.
+        directly: Makes the call without a task run.
     """
     call: _Call[T] = _Call()
     token = _under_way.set(call)
@@ -140,14 +140,14 @@ async def _awaited(begin: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _settled(call: _Call[T], running: asyncio.Future[T]) -> None:
-    """Wait for a cancelled body to end, and a while for its task run; cancelled again, go on."""
+    """Await a cancelled body's end, and briefly its task run's, despite further cancellations."""
     while not running.done() and call.silence_left() > 0:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait({running}, timeout=min(_LOOK_SECONDS, call.silence_left()))
 
 
 def _ending(running: asyncio.Future[Any]) -> BaseException | None:
-    """Return what a signal raised in a task run: it is meant for the process, not for the task."""
+    """Return the exception of a signal in a task run: it is meant for the process, not the task."""
     if not running.done() or running.cancelled():
         return None
     problem = running.exception()
@@ -162,7 +162,7 @@ def _why(running: asyncio.Future[Any]) -> str:
 
 
 def _forget(done: asyncio.Future[Any]) -> None:
-    """Take note of how it ended, which nobody may be waiting for."""
+    """Retrieve the outcome of a future that may have no waiter."""
     _left_behind.discard(done)
     if not done.cancelled():
         done.exception()

@@ -1,10 +1,10 @@
-"""The Storage Service's contract: what a watermark is, and the rules of changing one.
+"""The Storage Service's contract: the watermark, and the rules of changing it.
 
-Client, in-memory client and embedded service share this module, so that a rule exists once.
+Client, in-memory client and embedded service share this module, so each rule exists once.
 
 - Timestamps are aware UTC datetimes with microseconds. They are parsed here and nowhere else, never
   compared as text, and never rounded up: digits beyond microseconds are cut off.
-- An answer may lack fields and may have fields that nobody knows; both are kept as they came.
+- A response may lack fields and may have unknown fields. Both are kept as they came.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ from pydantic_core import from_json, to_json
 from ladon_storage.errors import WatermarkConflictError, WatermarkInFutureError
 
 MAX_SOURCE_ID_LENGTH = 255
-"""Characters of a ``source_id``; one path segment must fit any proxy's limits, encoded."""
+"""The longest ``source_id`` in characters: encoded, it must fit any proxy's path limits."""
 
 
 RUN_LEASE = timedelta(minutes=1)
-"""How long a run holds its source after it was last heard of, unless it is told otherwise."""
+"""The time for which a run holds its source after its last write, unless it sets another one."""
 
 EMPTY_WATERMARK = datetime.min.replace(tzinfo=UTC)
-"""The timestamp of a success that found nothing yet, since the contract wants one for each.
+"""The timestamp of a success that found nothing yet, because the contract requires one.
 
-No record can be older, so that it skips nothing that appears later; any other, also the first of
-1970, could. Whoever reads is told *never collected* instead: see `collected_up_to`.
+No record can be older, so this timestamp skips nothing that appears later; any other one could,
+even the first of 1970. A reader sees *never collected* instead: see `collected_up_to`.
 """
 
 MAX_AHEAD = timedelta(days=1)
-"""How far beyond the service's own time a watermark may be written."""
+"""The most by which a watermark may be ahead of the service's own time when it is written."""
 
 HONEST_SKEW = timedelta(minutes=1)
-"""How far a watermark may be ahead of a clock before one of the two is taken for wrong."""
+"""The most by which a watermark may be ahead of a clock before one of the two counts as wrong."""
 
 
 class WatermarkStatus(StrEnum):
-    """Name the outcome of a source's last run."""
+    """The outcome of a source's last run."""
 
     SUCCESS = "success"
     FAILED = "failed"
@@ -98,7 +98,7 @@ def parse_timestamp(value: object) -> datetime:
 
 
 def instant_of(date: str | None) -> datetime | None:
-    """Return the instant of an HTTP date; ``None`` where there is none that can be read."""
+    """Return the timestamp of an HTTP date; ``None`` where it is missing or cannot be read."""
     try:
         return None if date is None else to_utc(parsedate_to_datetime(date))
     except (ValueError, OverflowError):
@@ -134,11 +134,11 @@ SourceId = Annotated[str, AfterValidator(check_source_id)]
 """The name of a source: 1 to 255 characters that one path segment can carry."""
 
 MAX_LEDGER_BYTES = 16_384
-"""Bytes of a ledger as JSON; `fitting_ledger` cuts what is longer."""
+"""The largest ledger in bytes of JSON; `fitting_ledger` cuts a longer one."""
 
 
 def check_ledger(ledger: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Return ``ledger`` if it is small enough to be stored, with null for what is no number.
+    """Return ``ledger`` if it is small enough to be stored, with null in place of NaN and infinity.
 
     Raises:
         ValueError: It is too large.
@@ -153,8 +153,8 @@ def check_ledger(ledger: dict[str, JsonValue]) -> dict[str, JsonValue]:
 def fitting_ledger(ledger: Mapping[str, Any]) -> dict[str, JsonValue]:
     """Return ``ledger`` as JSON that can be stored, whatever it holds.
 
-    Times become text, and so does what has no JSON of its own. What is too large keeps its numbers
-    and short texts, as far as they fit, and says that it was ``cut``.
+    Timestamps and all values without a JSON form become text. A ledger that is too large keeps its
+    numbers and short texts as far as they fit, and the field ``cut`` says so.
 
     >>> fitting_ledger({"pages": 2, "start": datetime(2026, 1, 1, tzinfo=UTC)})
     {'pages': 2, 'start': '2026-01-01T00:00:00Z'}
@@ -176,7 +176,7 @@ def fitting_ledger(ledger: Mapping[str, Any]) -> dict[str, JsonValue]:
 
 
 def _encodable(value: Any) -> Any:
-    """Return ``value`` without the lone surrogates that a file name, or JSON, may have brought."""
+    """Return ``value`` without lone surrogates, which a file name or JSON may contain."""
     if isinstance(value, str):
         return value.encode(errors="replace").decode()
     if isinstance(value, Mapping):
@@ -187,17 +187,18 @@ def _encodable(value: Any) -> Any:
 
 
 StoredLedger = Annotated[dict[str, JsonValue], AfterValidator(check_ledger)]
-"""What a run was asked for and given, as a JSON object of at most `MAX_LEDGER_BYTES`."""
+"""The request and the results of a run, as a JSON object of at most `MAX_LEDGER_BYTES`."""
 
 _SHORT = 255
 
 
 class Watermark(BaseModel):
-    """Say up to which instant a source's records are durably collected, and how its last run went.
+    """The timestamp up to which a source is durably collected, and the outcome of its last run.
 
-    Frozen. It also answers like the dictionary that plain clients returned: ``watermark["status"]``
-    and ``watermark.get("error_message")`` give the JSON values of the fields that the service sent,
-    timestamps as ISO 8601 text; a field that it did not send is a ``KeyError``, or the default.
+    Frozen. It can also be read like the dictionary that plain clients returned:
+    ``watermark["status"]`` and ``watermark.get("error_message")`` give the JSON values of the
+    fields that the service sent, with timestamps as ISO 8601 text. A field that it did not send is
+    a ``KeyError``, or the default.
 
     >>> watermark = Watermark(source_id="kev", status="success",
     ...                       last_successful_timestamp="2024-01-01T12:00:00Z")
@@ -212,28 +213,29 @@ class Watermark(BaseModel):
     source_id: str
     last_successful_timestamp: Timestamp | None = None
     last_run_timestamp: Timestamp | None = None
-    # A status that a later service invents is kept as text: it is no reason to fail a collection.
+    # A status of a later service is kept as text: it is no reason to fail a collection.
     status: Annotated[WatermarkStatus | str, Field(union_mode="left_to_right")] | None = None
     error_message: str | None = None
     records_collected: int | None = None
     # The embedded service's own: the run that wrote it last; how long that run, while it is
-    # running, holds its source after `last_run_timestamp`; and the last ledger that a run told.
+    # running, holds its source after `last_run_timestamp`; and the last ledger that a run wrote.
     run_id: str | None = None
     lease_seconds: float | None = None
     ledger: dict[str, Any] | None = None
 
     @property
     def etag(self) -> str | None:
-        """The version tag that came with it, or ``None`` from a service that knows none."""
-        # Where pydantic keeps private attributes: it copies, compares and pickles them. One that
+        """The version tag of the response, or ``None`` from a service without version tags."""
+        # Pydantic copies, compares and pickles its private attributes in this place. One that
         # is declared is set up by a function in Python, which costs half as much as all fields.
         return (self.__pydantic_private__ or {}).get("etag")
 
     @property
     def answered_at(self) -> datetime | None:
-        """The service's time when it answered, or ``None`` where it did not tell.
+        """The service's time of its response, or ``None`` where the response does not give it.
 
-        It is of the answer and not of the watermark: not in its JSON, and not compared.
+        It belongs to the response and not to the watermark: it is not in the JSON, and not
+        compared.
         """
         told: str | datetime | None = self.__dict__.get(_ANSWERED_AT)
         return _told_time(told) if isinstance(told, str) else told
@@ -247,17 +249,17 @@ class Watermark(BaseModel):
     def from_answer(
         cls, body: bytes | str, etag: str | None, answered_at: str | datetime | None = None
     ) -> Self:
-        """Return the watermark of an answer's JSON, for those who read it.
+        """Return the watermark of a response's JSON, to be handed to a reader.
 
         Args:
             body: The JSON.
-            etag: The version tag that came with it.
-            answered_at: The service's time, as a header of the answer tells it.
+            etag: The version tag of the response.
+            answered_at: The service's time, as a header of the response gives it.
 
         Raises:
-            ValidationError: It is none.
+            ValidationError: The JSON is no watermark.
         """
-        # What `model_validate_json` calls, after it looked at options that nobody gives here.
+        # `model_validate_json` calls this too, after looking at options that are not used here.
         watermark: Self = cls.__pydantic_validator__.validate_json(body)
         if etag is not None:
             watermark._tag(etag)
@@ -265,13 +267,13 @@ class Watermark(BaseModel):
         return watermark
 
     def as_answered(self, answered_at: datetime) -> Self:
-        """Return the same watermark as `from_answer` gives it to those who read it."""
+        """Return this watermark in the form in which `from_answer` hands it to a reader."""
         watermark = self.__copy__()
         watermark._read(answered_at)  # noqa: SLF001 - of its own class
         return watermark
 
     def _read(self, answered_at: str | datetime | None) -> None:
-        # Beside the fields, where pydantic copies and pickles, and neither compares nor dumps.
+        # Next to the fields, where pydantic copies and pickles, and neither compares nor dumps.
         # Read only when asked for: few are.
         if answered_at is not None:
             self.__dict__[_ANSWERED_AT] = answered_at
@@ -287,13 +289,13 @@ class Watermark(BaseModel):
         return watermark
 
     def with_etag(self, etag: str | None) -> Self:
-        """Return the same watermark with the version tag of the answer that brought it."""
+        """Return the same watermark with the version tag of its response."""
         watermark = self.__copy__()
         watermark._tag(etag)  # noqa: SLF001 - of its own class
         return watermark
 
     def _tag(self, etag: str | None) -> None:
-        # Past pydantic, as `etag` reads it. Only for what is not handed out yet.
+        # Past pydantic, as `etag` reads it. Only for a watermark that is not handed out yet.
         private = None if etag is None else {"etag": etag}
         object.__setattr__(self, "__pydantic_private__", private)
 
@@ -308,12 +310,12 @@ class Watermark(BaseModel):
         return key in self.model_fields_set
 
     def keys(self) -> list[str]:
-        """Return the names of the fields that the service sent, so that ``dict()`` takes it."""
+        """Return the names of the fields that the service sent, as ``dict()`` needs them."""
         return list(self.model_dump(mode="json", exclude_unset=True))
 
 
 def _told_time(text: str) -> datetime | None:
-    """Return the time of an HTTP date, or of one in RFC 3339 with its offset."""
+    """Return the timestamp of an HTTP date, or of an RFC 3339 text with its offset."""
     if not text[:1].isdigit():
         return instant_of(text)
     try:
@@ -324,34 +326,34 @@ def _told_time(text: str) -> datetime | None:
 
 
 SERVICE_TIME = "X-Storage-Time"
-"""The header in which the embedded service tells its time, which no gateway rewrites."""
+"""The header in which the embedded service sends its time; no gateway rewrites it."""
 
 _ANSWERED_AT, _FOUND_NOTHING = "_answered_at", "_found_nothing"
 
 
 def collected_up_to(watermark: Watermark | None) -> datetime | None:
-    """Return the instant up to which a source is durably collected; ``None``: never collected.
+    """Return the timestamp up to which a source is durably collected; ``None``: never collected.
 
-    A source that was collected and had nothing yet was never collected, to whoever reads.
+    To a reader, a source that was collected and had nothing yet was never collected.
     """
     return None if watermark is None else meant(watermark.last_successful_timestamp)
 
 
 def meant(success: datetime | None) -> datetime | None:
-    """Return a success's timestamp as people read it: `EMPTY_WATERMARK` is ``None``."""
+    """Return a success's timestamp for a reader: ``None`` in place of `EMPTY_WATERMARK`."""
     return None if success == EMPTY_WATERMARK else success
 
 
 def is_ahead(success: datetime | None, now: datetime) -> bool:
-    """Tell whether a watermark is in the future, so that it, or the clock, is wrong."""
+    """Return whether a watermark is in the future, which means that it or the clock is wrong."""
     return success is not None and success > now + HONEST_SKEW
 
 
 def age_seconds(success: datetime | None, now: datetime) -> float:
-    """Return how far a watermark is behind ``now``, a time of the clock that it is judged by.
+    """Return by how many seconds a watermark is behind ``now``, a time of the judging clock.
 
-    Infinitely where the source was never collected, and where the watermark is in the future:
-    neither is fresh.
+    The age is infinite where the source was never collected, and where the watermark is in the
+    future: neither is fresh.
 
     >>> noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
     >>> [age_seconds(noon + timedelta(hours=by), noon) for by in (-1, 1)]
@@ -365,13 +367,13 @@ def age_seconds(success: datetime | None, now: datetime) -> float:
 
 ShortText = Annotated[str, StringConstraints(max_length=_SHORT)]
 MAX_ERROR_LENGTH = 16_384
-"""Characters of an ``error_message``; the writer cuts what is longer."""
+"""The longest ``error_message`` in characters; the writer cuts a longer one."""
 
 ErrorText = Annotated[str, StringConstraints(max_length=MAX_ERROR_LENGTH)]
 
 
 class WatermarkUpdate(BaseModel):
-    """Be the body of a PUT: the base contract's three fields, and the embedded service's four."""
+    """The body of a PUT: the base contract's three fields, and the embedded service's four."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -380,7 +382,7 @@ class WatermarkUpdate(BaseModel):
     error_message: ErrorText | None = None
     records_collected: Annotated[int, Field(ge=0, le=2**53)] | None = None
     run_id: ShortText | None = None
-    # Of a run that is running, and of no other.
+    # Only of a run that is running.
     lease_seconds: Annotated[float, Field(gt=0, le=10**9)] | None = None
     ledger: StoredLedger | None = None
 
@@ -396,11 +398,10 @@ class WatermarkUpdate(BaseModel):
         lease: timedelta | None = None,
         ledger: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Return the write of a run's outcome, as its writer tells it.
+        """Return the write of a run's outcome, from its writer's arguments.
 
-        Whatever ``error_message`` and ``ledger`` hold, such as a huge traceback or a file name that
-        is no Unicode, is cut and replaced until it can be stored: an outcome must not go
-        unrecorded.
+        ``error_message`` and ``ledger`` are cut and replaced until they can be stored, even a huge
+        traceback or a file name that is no Unicode: an outcome must not go unrecorded.
 
         Raises:
             TypeError: ``timestamp`` is no datetime.
@@ -422,11 +423,11 @@ class WatermarkUpdate(BaseModel):
 
 
 BASE_FIELDS = frozenset({"timestamp", "status", "error_message"})
-"""What of a `WatermarkUpdate` every service knows."""
+"""The fields of a `WatermarkUpdate` that every service knows."""
 
 
 class WatermarkReset(BaseModel):
-    """Be the body of a reset: an operator moves a watermark to any instant, and says why."""
+    """The body of a reset: an operator moves a watermark to any timestamp, and says why."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -436,7 +437,7 @@ class WatermarkReset(BaseModel):
 
 
 class ChangeAction(StrEnum):
-    """Name what a change of a watermark was."""
+    """The kind of a watermark's change."""
 
     PUT = "put"
     RESET = "reset"
@@ -444,12 +445,12 @@ class ChangeAction(StrEnum):
 
 
 class WatermarkChange(BaseModel):
-    """Be one line of a watermark's history: who changed what, when, from where to where.
+    """One line of a watermark's history: the change, its author, its time, and both timestamps.
 
     ``version`` is the watermark's version after the change, and no other change ever has the same.
-    ``timestamp`` is what the writer asked for; ``from_timestamp`` and ``to_timestamp`` are
+    ``timestamp`` is the one that the writer asked for. ``from_timestamp`` and ``to_timestamp`` are
     ``last_successful_timestamp`` before and after, and ``None`` where nothing was collected.
-    ``ledger`` is what a run told with its outcome.
+    ``ledger`` is the one that a run wrote with its outcome.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -471,7 +472,7 @@ class WatermarkChange(BaseModel):
 
 
 class WatermarkPage(BaseModel):
-    """Be one page of the list, by ``source_id``; ``next`` is the cursor of the page after it."""
+    """One page of the list, by ``source_id``; ``next`` is the cursor of the page after it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -480,7 +481,7 @@ class WatermarkPage(BaseModel):
 
 
 class HistoryPage(BaseModel):
-    """Be one page of a history, latest first; ``next`` is the cursor of the older page."""
+    """One page of a history, latest first; ``next`` is the cursor of the older page."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -495,7 +496,7 @@ def check_precondition(
     if_match: str | None = None,
     if_none_match: bool = False,
 ) -> None:
-    """Refuse a change of any kind, when what is stored is not what its writer read.
+    """Refuse a change of any kind when the stored version is not the one that its writer read.
 
     Raises:
         WatermarkConflictError: With status 412; the arguments are those of ``apply_update``.
@@ -527,14 +528,14 @@ def apply_update(
     if_match: str | None = None,
     if_none_match: bool = False,
 ) -> Watermark:
-    """Return the watermark after ``update``: the one rule of what a write does.
+    """Return the watermark after ``update``: the one rule of every write.
 
     A success moves ``last_successful_timestamp``; ``failed`` and ``running`` never do. The number
-    of records and the ledger are those of the last run which told one. No success is further ahead
+    of records and the ledger are those of the last run that wrote one. No success is further ahead
     of the service than `MAX_AHEAD`.
 
     Args:
-        stored: What is stored, with its version tag; ``None`` where there is nothing.
+        stored: The stored watermark, with its version tag; ``None`` where there is none.
         source_id: The source.
         update: The write.
         now: The service's time, which becomes ``last_run_timestamp``.
@@ -547,14 +548,14 @@ def apply_update(
     Raises:
         WatermarkConflictError: With status 412 another version is stored than the writer read;
             with 409 the update is a success older than the stored one, which is not in the future.
-        WatermarkInFutureError: It is a success beyond now plus `MAX_AHEAD`.
+        WatermarkInFutureError: The update is a success beyond now plus `MAX_AHEAD`.
     """
     check_precondition(stored, source_id, if_match=if_match, if_none_match=if_none_match)
     before = stored.last_successful_timestamp if stored else None
     after = before
     if update.status is WatermarkStatus.SUCCESS:
         check_not_in_future(source_id, update.timestamp, now)
-        # One in the future is wrong: whoever knows better may put it right.
+        # A watermark in the future is wrong, so any success may correct it.
         if before is not None and update.timestamp < before <= now:
             raise WatermarkConflictError(
                 f"Watermark {source_id!r} is at {before.isoformat()}, later than "
@@ -581,7 +582,7 @@ def apply_update(
 
 
 def given(**additions: Any) -> dict[str, Any]:
-    """Return the additions that there are: an answer does not have the others, not even as null."""
+    """Return the additions that are set: a response omits the others, even as null."""
     return {name: value for name, value in additions.items() if value is not None}
 
 
@@ -589,7 +590,7 @@ def check_not_in_future(source_id: str, timestamp: datetime, now: datetime) -> N
     """Refuse to move a watermark further ahead of the service's time than `MAX_AHEAD`.
 
     Raises:
-        WatermarkInFutureError: It would be.
+        WatermarkInFutureError: The watermark would be further ahead.
     """
     if timestamp > _furthest(now):
         raise WatermarkInFutureError(

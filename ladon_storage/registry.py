@@ -2,9 +2,9 @@
 
 - Importing a class runs its code. So a name comes from the operator's configuration alone (the
   file, the command line, a block, a deployment's parameters), and never from a source's answers.
-- A class is judged before it is called: one without the methods of its kind is refused unmade, so
-  that no name can call an arbitrary class.
-- A name of this package wins over an entry point, so that no installed package can replace it.
+- A class is checked before it is called. One without the methods of its kind is refused without
+  making an object, so no name can call an arbitrary class.
+- A name of this package wins over an entry point, so no installed package can replace it.
 - Nothing is imported before its name is used.
 """
 
@@ -30,7 +30,7 @@ _LONGEST = 300
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """Return a hint at the nearest of the known names, or nothing where none is near.
+    """Return a hint at the nearest of the known names, or an empty text where none is near.
 
     >>> nearest("shedule", ["kind", "schedule"]), nearest("colour", ["kind"])
     ("; did you mean 'schedule'?", '')
@@ -50,7 +50,7 @@ def sentence(text: str) -> str:
 
 
 class Problem(NamedTuple):
-    """One field that is wrong; an empty field means the whole."""
+    """One wrong field; an empty field means the whole description."""
 
     field: str
     text: str
@@ -61,14 +61,14 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Registry:
-    """The classes of one kind, by their names.
+    """The classes of one kind, by name.
 
     Args:
-        what: What an object of them is, such as ``source``.
+        what: The kind as messages name it, such as ``source``.
         group: The entry points' group.
         shipped: The module and the name of each class of this package.
-        methods: What each class has.
-        attributes: What each object has besides.
+        methods: The methods that each class must have.
+        attributes: The attributes that each object must also have.
     """
 
     what: str
@@ -132,10 +132,10 @@ class Registry:
         return found
 
     def check_made(self, made: object, name: str) -> None:
-        """Refuse an object that lacks what each object of this kind has.
+        """Refuse an object that lacks an attribute of its kind.
 
         Raises:
-            ConfigurationError: It does; the message names what is missing.
+            ConfigurationError: An attribute is missing; the message names it.
         """
         needed = (*self.methods, *self.attributes)
         if lacking := [each for each in needed if not _has(made, each)]:
@@ -147,7 +147,7 @@ class Registry:
 
 
 def add_to_path(folder: Path) -> None:
-    """Let classes of modules in a folder be named; what is installed goes before them."""
+    """Let names refer to classes of modules in a folder; installed modules go before them."""
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 
@@ -213,7 +213,7 @@ def _has(owner: object, name: str) -> bool:
         return True
     try:
         return hasattr(owner, name)
-    except Exception:  # a property of a class that is not ours
+    except Exception:  # a property of another package's class
         return False
 
 
@@ -225,7 +225,7 @@ def _listed(names: Sequence[str]) -> str:
 def fields_of(kind: type[Any]) -> dict[str, bool] | None:
     """Return the fields that a class takes by keyword, and whether each is required.
 
-    ``None``: it takes any.
+    ``None`` means that the class takes any field.
 
     >>> class Tickets:
     ...     def __init__(self, url: str, page_size: int = 10) -> None: ...
@@ -254,7 +254,7 @@ def _aliases(kind: type[BaseModel], name: str) -> list[str]:
     alias = kind.model_fields[name].validation_alias or kind.model_fields[name].alias
     if isinstance(alias, AliasChoices):
         return [each for each in alias.choices if isinstance(each, str)]
-    if not isinstance(alias, str):  # none, or a path: pydantic tells what is missing
+    if not isinstance(alias, str):  # none, or a path: pydantic reports the missing tag
         return [name]
     config = kind.model_config
     by_name = config.get("populate_by_name") or config.get("validate_by_name")
@@ -264,14 +264,14 @@ def _aliases(kind: type[BaseModel], name: str) -> list[str]:
 def made(
     kind: type[Any], fields: Mapping[str, Any], also: Iterable[str] = ()
 ) -> tuple[Any, list[Problem]]:
-    """Return an object with these fields and no problems, or ``None`` and what is wrong.
+    """Return an object with these fields and no problems, or ``None`` and its problems.
 
-    No value is repeated in a problem: a field may hold what must not be shown.
+    No value is repeated in a problem: a field may hold a secret.
 
     Args:
         kind: The class.
-        fields: What it is given, by keyword.
-        also: Names that stand beside the fields where they are written, for hints.
+        fields: Its arguments, by keyword.
+        also: Other names that may be written next to the fields, for hints.
     """
     if issubclass(kind, BaseModel):
         return _validated(kind, fields, also)
@@ -286,7 +286,7 @@ def made(
         return None, problems
     try:
         return kind(**fields), []
-    except Exception as error:  # of a class that is not ours
+    except Exception as error:  # of another package's class
         return None, [Problem("", _said(error))]
 
 
@@ -312,18 +312,18 @@ def _validated(
     kind: type[BaseModel], fields: Mapping[str, Any], also: Iterable[str]
 ) -> tuple[Any, list[Problem]]:
     try:
-        # A model that ignores what it does not know would ignore what is misspelt.
+        # A model that ignores unknown fields would ignore a misspelt one.
         problems = unknown(fields, fields_of(kind), also)
         if not problems:
             return kind.model_validate(dict(fields)), []
         kind.model_validate({name: fields[name] for name in fields if name not in dict(problems)})
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False, include_context=False)
-    except Exception as error:  # a validator of a class that is not ours
+    except Exception as error:  # a validator of another package's class
         return None, [Problem("", _said(error))]
     else:
         details = []
-    # What is misspelt goes before what is missing: it is mostly the same field.
+    # A misspelt field goes before a missing one: it is mostly the same field.
     for each in sorted(details, key=lambda detail: detail["type"] != "extra_forbidden"):
         place = each["loc"]
         text = each["msg"].removeprefix("Assertion failed, ")
@@ -335,10 +335,10 @@ def _validated(
 
 
 def _fields_at(models: list[type[BaseModel]], place: Sequence[int | str]) -> list[str]:
-    """Return the fields of the models that stand at a place of a model's document."""
+    """Return the fields of the models at one location of a model's document."""
     for part in place:
         found = [each.model_fields[part].annotation for each in models if part in each.model_fields]
-        if found:  # else a tag of a union or the number of an entry
+        if found:  # otherwise a tag of a union or the number of an entry
             models = [model for annotation in found for model in _models_in(annotation)]
     return list(dict.fromkeys(name for each in models for name in each.model_fields))
 

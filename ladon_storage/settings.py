@@ -1,9 +1,9 @@
-"""Where the Storage Service is and how to speak to it: from the environment, or from a block.
+"""The settings of the Storage Service's client, from the environment or from a block.
 
-- Settings are values: they may be parameters, be pickled and be compared. Clients are not, and are
-  made of settings in `connect`.
-- Secrets are `SecretStr`: a password that stands in the URL is taken out of it at once, so that no
-  ``repr``, error, log or stored parameter can show it.
+- Settings are values: they may be parameters, and can be pickled and compared. Clients are no
+  values; `connect` makes them from settings.
+- Secrets are `SecretStr`. A password in the URL is taken out of it at once, so no ``repr``, error,
+  log or stored parameter can show it.
 - In any environment but development a missing service is an error: a forgotten variable must not
   lose watermarks.
 """
@@ -34,7 +34,7 @@ _FILE = re.compile(r"sqlite:///(?!:memory:)[^?#@\0]*[^?#@\0/.]", re.IGNORECASE)
 
 
 class StorageSettings(BaseModel):
-    """Say where the Storage Service is, how to authenticate, and how strict to be.
+    """The address of the Storage Service, the credentials for it, and the limits of its client.
 
     >>> settings = StorageSettings(url="https://collector:s3cret@storage.example:8000")
     >>> settings.url, settings.username, settings.password
@@ -128,7 +128,7 @@ class StorageSettings(BaseModel):
         except ValueError:
             usable = False
         if not usable or url.query or url.fragment:
-            # Neither kept nor repeated: what cannot be read as an address may hold a password.
+            # Neither kept nor repeated: a text that is no URL may hold a password.
             raise ValueError(
                 "url should look like https://storage.example:8000, without a query or fragment, "
                 "or like sqlite:///ladon.db"
@@ -163,17 +163,17 @@ class StorageSettings(BaseModel):
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
         """Read the variables that `VARIABLES` names.
 
-        An empty variable counts as one that is not set.
+        An empty variable counts as unset.
 
         Raises:
-            ConfigurationError: A variable is missing or makes no sense; it says what to set.
+            ConfigurationError: A variable is missing or makes no sense; the text says what to set.
         """
         values = {field: environ[name] for field, name in VARIABLES.items() if environ.get(name)}
         try:
             return cls.model_validate(values)
         except ValidationError as error:
             problem = error.errors(include_input=False, include_context=False)[0]
-        # Raised outside of the handler: pydantic's error holds the values.
+        # Raised outside the handler: pydantic's error holds the values.
         text = problem["msg"].removeprefix("Value error, ")
         raise ConfigurationError(f"The environment is not complete: {text}.")
 

@@ -3,14 +3,14 @@
 - Tasks take a block, settings or a block's name, never a live client: a submitted task runs on an
   event loop of its own, where another loop's session fails. `connect.shared_client` has one client
   for equal settings, with a pool for each loop.
-- No task is cached. A flow that is retried reads the watermark again; with Prefect's default it
-  would collect from the one that its first attempt read.
-- Prefect retries, and the client does not. It retries what another attempt can cure: not an open
-  circuit, a 4xx, a conflict or a collection, whose source retries its own requests.
+- No task is cached. A retried flow reads the watermark again; with Prefect's default it would
+  collect from the one that its first attempt read.
+- Prefect retries, and the client does not. Prefect retries only faults that another attempt can
+  cure: not an open circuit, a 4xx, a conflict or a collection, whose source retries its requests.
 - Records never pass through a result: a collection returns counts.
-- In a run the circuit is one for all runs, in a file unless a store is set, and its changes are
-  events: a run makes too few calls to find out alone that the service is down.
-- A source's key is looked up by its name, in a Secret block or the environment, inside of the task.
+- All runs share one circuit, in a file unless a store is set, and its changes are events. A single
+  run makes too few calls to detect that the service is down.
+- A source's key is looked up by its name inside the task, in a Secret block or the environment.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ B = TypeVar("B", bound=Block)
 StorageLike = StorageSettings | str | None
 """A `StorageService` block, settings, the name of a saved block, or ``None``.
 
-``None`` is the environment where it says something, or else the block that is called ``default``.
-Where there is none either, a run by hand keeps its watermarks in a file of the working directory.
+``None`` is the environment where it has settings, or else the block named ``default``. Without that
+block, a run by hand keeps its watermarks in a file of the working directory.
 """
 
 SinkLike = Sink | RecordSink | dict[str, Any] | str | None
@@ -98,11 +98,11 @@ _RETRIED: dict[str, Any] = {
 
 
 async def resolve_storage(storage: StorageLike = None) -> StorageSettings:
-    """Return what ``storage`` stands for; in a run, with the circuit that runs share.
+    """Return the settings that ``storage`` stands for; in a run, with the circuit that runs share.
 
     Raises:
-        ConfigurationError: There is no block of that name; or it is ``None``, the environment is
-            not complete, and there is no block ``default``, in a run of a deployment.
+        ConfigurationError: There is no block of that name. Or, in a run of a deployment, it is
+            ``None``, the environment is not complete, and there is no block ``default``.
     """
     if storage is None:
         settings = await _default_settings()
@@ -141,8 +141,8 @@ async def _block(kind: type[B], name: str) -> B:
 
 
 def _is_deployed() -> bool:
-    """Return whether this is a run of a deployment, whose working directory may end with it."""
-    # A process that was begun for a run has the variable; there, Prefect would ask its API.
+    """Return whether this is a run of a deployment, whose folder may be deleted after it."""
+    # A process that was started for a run has the variable; there, Prefect would ask its API.
     return bool(os.environ.get("PREFECT__FLOW_RUN_ID") or runtime.deployment.id)
 
 
@@ -151,7 +151,7 @@ def _is_in_a_run() -> bool:
 
 
 def _emit_in_runs(service: str, change: CircuitChange) -> None:
-    """Tell Prefect; outside of a run there may be none, and asking would start one."""
+    """Emit an event in a run; outside one there may be no server, and emitting would start one."""
     if _is_in_a_run():
         emit_change(service, change)
 
@@ -177,10 +177,10 @@ async def resolve_sink(sink: SinkLike = None) -> Sink:
 )
 @body
 async def check_storage_health(storage: StorageLike = None) -> bool:
-    """Tell whether the Storage Service is healthy; in development the mock stands in if it is not.
+    """Return whether the storage is healthy; in development the mock stands in if it is not.
 
     Raises:
-        StorageUnhealthyError: It is unhealthy or unreachable, in production.
+        StorageUnhealthyError: The service is unhealthy or unreachable, in production.
     """
     return await check_health(await resolve_storage(storage))
 
@@ -196,7 +196,7 @@ async def read_watermark(source_id: str, storage: StorageLike = None) -> Waterma
     """Return the watermark of ``source_id``; ``None`` if and only if it was never collected.
 
     Raises:
-        StorageError: It could not be read, which is not the same as *never collected*.
+        StorageError: The watermark could not be read, which is not the same as *never collected*.
     """
     client = shared_client(await resolve_storage(storage))
     return await client.get_watermark(source_id)
@@ -219,11 +219,11 @@ async def write_running_watermark(
     run_id: str | None = None,
     lease: timedelta | None = None,
 ) -> Watermark:
-    """Write that a run began at ``timestamp``, and return what is stored.
+    """Write that a run began at ``timestamp``, and return the stored watermark.
 
     Raises:
-        WatermarkConflictError: Another run wrote since the one of ``if_match`` was read.
-        StorageError: It could not be written.
+        WatermarkConflictError: Another run wrote since the version of ``if_match`` was read.
+        StorageError: The watermark could not be written.
     """
     client = shared_client(await resolve_storage(storage))
     return await client.update_watermark(
@@ -254,11 +254,11 @@ async def write_success_watermark(
     run_id: str | None = None,
     ledger: Mapping[str, Any] | None = None,
 ) -> Watermark:
-    """Write that everything up to ``timestamp`` is durable, and return what is stored.
+    """Write that everything up to ``timestamp`` is durable, and return the stored watermark.
 
     Raises:
         WatermarkConflictError: Another run was faster.
-        StorageError: It could not be written.
+        StorageError: The watermark could not be written.
     """
     client = shared_client(await resolve_storage(storage))
     return await client.update_watermark(
@@ -289,11 +289,11 @@ async def write_failure_watermark(
     run_id: str | None = None,
     ledger: Mapping[str, Any] | None = None,
 ) -> Watermark:
-    """Write that the run failed at ``timestamp``, and return what is stored.
+    """Write that the run failed at ``timestamp``, and return the stored watermark.
 
     Raises:
         WatermarkConflictError: Another run was faster.
-        StorageError: It could not be written.
+        StorageError: The watermark could not be written.
     """
     client = shared_client(await resolve_storage(storage))
     return await client.update_watermark(
@@ -328,12 +328,12 @@ async def collect_source(
 ) -> ExtractionResult:
     """Make the records from ``start`` on durable and return their ledger; touch no watermark.
 
-    ``start`` and ``until`` are what the source is asked for; what it delivers besides is left out
-    where the task is ``bounded``. The flow ``collect`` gives it a ``lease``, the run's hold on the
-    watermark: then it starts from there, and may promote what is durable on the way.
+    ``start`` and ``until`` are the range that the source is asked for. A ``bounded`` task leaves
+    out records outside it. The flow ``collect`` gives it a ``lease``, the run's hold on the
+    watermark: then it starts from there, and may write checkpoints on the way.
 
     Raises:
-        SourceError: The source failed; its whole pages until then are durable.
+        SourceError: The source failed; its complete pages until then are durable.
         SinkError: The sink failed.
         ConfigurationError: ``source`` or ``sink`` makes no sense.
     """
@@ -353,7 +353,7 @@ async def collect_source(
 
 
 async def secret_block(name: str) -> str | None:
-    """Return what is in Prefect's Secret block of this name, if there is one."""
+    """Return the value of Prefect's Secret block of this name, if there is one."""
     try:
         block: Any = await Secret.aload(name)
     except ValueError:
@@ -362,15 +362,15 @@ async def secret_block(name: str) -> str | None:
 
 
 class TaskStorage:
-    """The engine's storage, each call of which is a task run of the flow that is under way.
+    """The storage of `run`, in which each call is a task run of the current flow.
 
-    Where Prefect does not let a task run begin in time, the call is made without it: what became of
-    a run is written whatever Prefect's API does. A lease that is renewed, and a checkpoint inside
-    of a task, are no task runs anyway: a run of hours would have hundreds of them.
+    Where Prefect does not start a task run in time, the call is made without it: a run's outcome is
+    written whatever Prefect's API does. The renewal of a lease, and a checkpoint inside a task, are
+    no task runs anyway: a run of hours would have hundreds of them.
 
     Args:
-        storage: Where the watermarks are.
-        named: Says what the watermark says of a failure, such as who ended a cancelled run.
+        storage: The storage of the watermarks.
+        named: Returns the watermark's text for a failure, such as the cause of a cancelled run.
     """
 
     def __init__(
@@ -453,7 +453,7 @@ async def collect_in_task(
     task: Task[..., Any] = collect_source,
     **options: Any,
 ) -> ExtractionResult:
-    """Be `engine.collect` as a run of ``task``, or without one where Prefect keeps it away."""
+    """Call `run.extract` as a run of ``task``, or directly where Prefect does not start one."""
     collected: ExtractionResult = await _by_task(task, source, sink, start, until, **options)
     return collected
 
@@ -467,7 +467,7 @@ async def _by_task(called: Task[..., Any], *arguments: Any, **named: Any) -> Any
 
 
 class _RunLogHandler(APILogHandler):
-    """Send this package's records to the run that is under way, and drop those outside of one."""
+    """A handler that sends this package's log records to the current run, and drops all others."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if _is_in_a_run():
@@ -475,9 +475,9 @@ class _RunLogHandler(APILogHandler):
 
 
 def _log_to_runs() -> None:
-    """Show this package's log records in Prefect's UI without anybody setting anything.
+    """Send this package's log records to Prefect's UI without any setting.
 
-    PREFECT_LOGGING_EXTRA_LOGGERS=ladon_storage would do the same, and is not done twice.
+    PREFECT_LOGGING_EXTRA_LOGGERS=ladon_storage has the same effect, and is not applied twice.
     """
     package = logging.getLogger("ladon_storage")
     if not any(isinstance(handler, APILogHandler) for handler in package.handlers):

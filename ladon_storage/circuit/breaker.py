@@ -1,4 +1,4 @@
-"""The circuit: whether a call to one remote service may be made, judged by how the last ones went.
+"""The circuit of one remote service, which admits or rejects calls by the outcome of the last ones.
 
 A state machine without I/O. It knows no event loop, and takes its clock as an argument.
 
@@ -30,7 +30,7 @@ A state machine without I/O. It knows no event loop, and takes its clock as an a
 - A ``threading.Lock`` guards the transitions, and is never held across an ``await``: one breaker
   serves any number of loops and threads. Reading skips it. A call is admitted while closed with an
   era that is read before the state: its permit can only be too old. A call is rejected by a next
-  probe that is read after the state: whoever wrote it wrote it for a circuit that is not closed.
+  probe that is read after the state: it was written for a circuit that is not closed.
 - Listeners run outside the lock, in the order of the changes; one that raises is logged.
 """
 
@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 
 class CircuitState(StrEnum):
-    """Name what a circuit does with the next call."""
+    """The state of a circuit, which decides about the next call."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -63,7 +63,7 @@ class CircuitState(StrEnum):
 
 
 class CircuitChange(NamedTuple):
-    """Tell a listener that the circuit ``name`` went from ``before`` to ``after``, and why."""
+    """One change of the circuit ``name`` from ``before`` to ``after``, with its reason."""
 
     name: str
     before: CircuitState
@@ -72,7 +72,7 @@ class CircuitChange(NamedTuple):
 
 
 class CircuitRecord(NamedTuple):
-    """Be what a circuit knows, so that another one can go on from it.
+    """The state of a circuit as a value that another circuit can adopt.
 
     ``wait`` is in seconds from now until the next probe may be admitted; a closed circuit has none.
     """
@@ -88,12 +88,12 @@ _CLOSED, _OPEN, _HALF_OPEN = CircuitState
 
 Listener = Callable[[CircuitChange], object]
 
-# Permits of `async with` blocks that are under way in the current context, the innermost last.
+# Permits of the open `async with` blocks of the current context, the innermost last.
 _entered: ContextVar[tuple[tuple[CircuitBreaker, int], ...]] = ContextVar("_entered", default=())
 
 
 class CircuitBreaker:
-    """Reject calls to a service that keeps failing, and let one probe find out when it is back.
+    """A circuit that rejects calls to a failing service, and admits one probe to see if it is back.
 
     A rejected call raises `CircuitOpenError` with ``retry_after`` in seconds. An admitted call's
     own result or error reaches its caller unchanged, also from the call that opens the circuit.
@@ -106,7 +106,7 @@ class CircuitBreaker:
             is admitted; ``timeout_seconds`` unless set.
         ignored: Exceptions that say nothing about the service: they leave the count alone.
         listeners: Called with each `CircuitChange`.
-        name: What the circuit protects, as messages name it.
+        name: The service that the circuit protects, as messages name it.
 
     Raises:
         ValueError: A limit makes no sense.
@@ -189,13 +189,13 @@ class CircuitBreaker:
         self._listeners = (*self._listeners, listener)
 
     def record(self) -> CircuitRecord:
-        """Return what this circuit knows now."""
+        """Return this circuit's present state as a value."""
         with self._lock:
             wait = 0.0 if self._state is _CLOSED else max(self._next_probe - self._clock(), 0.0)
             return CircuitRecord(self._state, self._generation, self._failures, wait)
 
     def adopt(self, record: CircuitRecord) -> None:
-        """Go on from what another circuit knew; no listener is told, since nothing changed."""
+        """Adopt another circuit's state; no listener is called, since nothing changed."""
         with self._lock:
             self._next_probe = self._clock() + record.wait
             self._failures = record.failures
@@ -265,7 +265,7 @@ class CircuitBreaker:
         """Admit one call and return its permit, to be handed to exactly one of the verdicts.
 
         Raises:
-            CircuitOpenError: The circuit is open, or its probe is under way.
+            CircuitOpenError: The circuit is open, or its probe is in flight.
         """
         permit = self._generation
         if self._state is _CLOSED:
@@ -283,7 +283,7 @@ class CircuitBreaker:
         return permit
 
     async def admit(self) -> int:
-        """Do what `acquire` does; a circuit that processes share may have to wait before."""
+        """Call `acquire`; a circuit that processes share may have to wait first."""
         return self.acquire()
 
     def success(self, permit: int) -> None:
@@ -325,7 +325,7 @@ class CircuitBreaker:
         self._notify()
 
     def reset(self, reason: str = "reset by hand") -> None:
-        """Close the circuit now; verdicts of calls that are under way are discarded."""
+        """Close the circuit now; verdicts of calls in flight are discarded."""
         with self._lock:
             self._failures = 0
             self._generation += 1
@@ -343,7 +343,7 @@ class CircuitBreaker:
             self._changes.append(CircuitChange(self.name, before, state, reason))
 
     def _notify(self) -> None:
-        # Whoever holds the lock delivers what others add meanwhile, so that the order is kept.
+        # The holder of the lock also delivers changes that other threads add, to keep the order.
         while self._changes and self._notifying.acquire(blocking=False):
             try:
                 while self._changes:

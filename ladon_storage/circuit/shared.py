@@ -1,19 +1,19 @@
 """A circuit whose record a store keeps, so that all processes that use it have the same one.
 
-It is `CircuitBreaker` between a read and a compare-and-set: what the store knows is adopted by a
-machine that serves to try, the event happens there, and counts once the store has kept the outcome.
-Whoever is too late reads again and tries again. So there is one probe in the whole fleet, and one
-process that tells its listeners of a change.
+It is `CircuitBreaker` between a read and a compare-and-set. A simulation adopts the stored record,
+the event happens in the simulation, and it counts once the store has kept the outcome. A process
+that is too late reads again and tries again. So the whole fleet has one probe, and one process
+calls its listeners for a change.
 
-- A call in a *trusted* circuit costs the store nothing until its last answer is too old. It is
-  trusted while the last call did not fail, and some process had a success a short while ago.
-- In one that is not, each call is noted before it is made: no more are under way than may fail.
-  Otherwise two hundred runs that start together would all find a closed circuit, and try.
-- A store that fails is left alone for a while, and this process's own circuit goes on. When it
-  answers again, its word holds, but only once it could be written to: a store that is only read
-  would take back each failure.
-- Times are kept as the store's. One that lies further ahead than when it was written is of a clock
-  that has begun anew since, as a machine's does when it restarts: it is past.
+- A call in a *trusted* circuit makes no access to the store until its last response is too old. A
+  circuit is trusted while the last call did not fail and some process had a recent success.
+- In an untrusted circuit, each call is recorded before it is made: no more calls are in flight than
+  may fail. Otherwise two hundred runs that start together would all find a closed circuit, and try.
+- A store that fails is not accessed for a while, and this process uses its own circuit. When the
+  store answers again, its record holds, but only after a successful write: a store that can only be
+  read would revert each failure.
+- Times are stored in the store's time. A deadline that is further ahead than when it was written
+  belongs to a clock that has restarted since, as a machine's does: it is past.
 """
 
 from __future__ import annotations
@@ -45,21 +45,22 @@ logger = logging.getLogger(__name__)
 FRESH_SECONDS = 0.1
 TRUSTED_SECONDS = 10.0
 RETRY_SECONDS = 5.0
-# Between processes that fail at once; each round is one in which another one had its way.
+# Between processes that fail at once: another process succeeds in each lost attempt.
 MAX_CAS_ATTEMPTS = 50
 LONGEST_PAUSE_SECONDS = 0.05
 
 Event = Literal["acquire", "success", "failure", "release", "trip", "reset", "record"]
 
 store_error_listeners: list[Callable[[], object]] = []
-"""Called at each failed access to a store; the metrics of the client count them."""
+"""Listeners, called at each failed access to a store; the metrics of the client count them."""
 
 
 class SharedRecord(NamedTuple):
-    """Be what all processes know of a circuit.
+    """The state of a circuit that all processes share.
 
-    ``under_way`` counts the calls of a closed circuit that is not trusted, ``trusted`` the seconds
-    for which it still is. ``reason`` and ``since`` tell people of the last change.
+    ``under_way`` counts the calls in flight of a closed circuit that is not trusted; ``trusted`` is
+    the seconds for which it still is. ``reason`` and ``since`` describe the last change to a
+    reader.
     """
 
     circuit: CircuitRecord = CircuitRecord(CircuitState.CLOSED, 0, 0, 0.0)
@@ -70,21 +71,21 @@ class SharedRecord(NamedTuple):
 
 
 class SharedCircuit(CircuitBreaker):
-    """Be one circuit for all processes that name the same ``key`` in the same store.
+    """One circuit for all processes that name the same ``key`` in the same store.
 
-    It does what a `CircuitBreaker` does, and is used like one. `acquire` may also raise
+    It behaves like a `CircuitBreaker`, and is used like one. `acquire` may also raise
     `CircuitUndecidedError`; ``call``, ``async with`` and `admit` wait instead.
 
     Args:
-        store: Where the record is kept; nobody else may use the same object.
-        key: What the circuit protects: the service's address.
+        store: The store of the record; no other circuit may use the same object.
+        key: The service that the circuit protects, by its URL.
         failure_threshold: As of a `CircuitBreaker`; processes should agree on it.
         timeout_seconds: The same.
         clock: Seconds of this process that never go back.
         probe_lease_seconds: Seconds after which another process probes instead of one that died.
         ignored: Exceptions that say nothing about the service.
         listeners: Called with each `CircuitChange` that this process made.
-        name: What the circuit protects, as messages name it.
+        name: The service that the circuit protects, as messages name it.
 
     Raises:
         ValueError: A limit makes no sense.
@@ -128,7 +129,7 @@ class SharedCircuit(CircuitBreaker):
         self._trusted_until = -math.inf
         self._retry_at = -math.inf
         self.store_error: CircuitStoreError | None = None
-        """Why the store did not answer; ``None`` while it does."""
+        """The store's last error; ``None`` while it answers."""
 
     @property
     def state(self) -> CircuitState:
@@ -136,7 +137,7 @@ class SharedCircuit(CircuitBreaker):
         return self.shared_record().circuit.state
 
     def shared_record(self) -> SharedRecord:
-        """Return what all processes know now, or this one while the store does not answer."""
+        """Return the shared record, or this process's own while the store does not answer."""
         if self._clock() >= self._fresh_until:
             self._decide("record")
         return self._last._replace(circuit=self.record())
@@ -157,10 +158,10 @@ class SharedCircuit(CircuitBreaker):
         return result
 
     async def admit(self) -> int:
-        """Do what `acquire` does, and wait while it is not decided whether the service works.
+        """Call `acquire`, but wait while it is not decided whether the service works.
 
         Raises:
-            CircuitOpenError: The circuit is open, or its probe is under way.
+            CircuitOpenError: The circuit is open, or its probe is in flight.
         """
         pause = 0.001
         while True:
@@ -174,8 +175,8 @@ class SharedCircuit(CircuitBreaker):
         """Admit one call and return its permit, to be handed to exactly one of the verdicts.
 
         Raises:
-            CircuitOpenError: The circuit is open, or its probe is under way.
-            CircuitUndecidedError: As many calls are under way as may fail.
+            CircuitOpenError: The circuit is open, or its probe is in flight.
+            CircuitUndecidedError: As many calls are in flight as may fail.
         """
         now = self._clock()
         if now < self._fresh_until:
@@ -208,11 +209,11 @@ class SharedCircuit(CircuitBreaker):
         self._decide("trip", reason)
 
     def reset(self, reason: str = "reset by hand") -> None:
-        """Close the circuit in all processes; verdicts of calls under way are discarded."""
+        """Close the circuit in all processes; verdicts of calls in flight are discarded."""
         self._decide("reset", reason)
 
     def _is_in_doubt(self, seconds: float) -> bool:
-        """Tell whether the circuit is anything but closed, and trusted for so long."""
+        """Return whether the circuit is not closed, or not trusted for that long."""
         return (
             self._failures > 0
             or self._state is not CircuitState.CLOSED
@@ -258,7 +259,7 @@ class SharedCircuit(CircuitBreaker):
         except CircuitStoreError:
             if event not in ("trip", "reset"):
                 raise
-            return SharedRecord()  # an operator's word replaces what nobody can read
+            return SharedRecord()  # an operator's command replaces an unreadable record
 
     def _swap(self, stored: VersionedText, record: SharedRecord) -> bool:
         return self.store.compare_and_set(self.key, stored.tag, _text(record, stored.now))
@@ -273,7 +274,7 @@ class SharedCircuit(CircuitBreaker):
             logger.info("The circuit store %s answers again.", self.store.place)
 
     def _lose(self, error: CircuitStoreError) -> None:
-        """Go on alone for a while, and say so the first time."""
+        """Use this process's own circuit for a while, and log that the first time."""
         for listener in store_error_listeners:
             listener()
         now = self._clock()
@@ -286,11 +287,11 @@ class SharedCircuit(CircuitBreaker):
 
 
 class _Simulation(CircuitBreaker):
-    """Let an event happen to a record, and tell what would come of it.
+    """A simulation of one event on a record, and of its outcome.
 
-    Its clock stands still at 0, since a record's seconds count from now. Beside what its base does,
-    it counts the calls of a circuit that is not trusted; ``_next_probe``, which means nothing while
-    the circuit is closed, is then when the last of them is given up.
+    Its clock stands at 0, since a record's seconds count from now. In addition to its base class it
+    counts the calls of a circuit that is not trusted. ``_next_probe`` means nothing while a circuit
+    is closed; here it is then the time at which the last of those calls is given up.
     """
 
     def __init__(self, circuit: CircuitBreaker) -> None:
@@ -308,10 +309,10 @@ class _Simulation(CircuitBreaker):
     def of(
         self, record: SharedRecord, event: Event, *arguments: object
     ) -> tuple[Any, SharedRecord, list[CircuitChange]]:
-        """Return what an event on ``record`` returns, the record after it, and the changes.
+        """Return the result of an event on ``record``, the record after it, and the changes.
 
         Raises:
-            CircuitOpenError: The event was a call that is rejected, and there is no other outcome.
+            CircuitOpenError: The event was a call that is rejected, and has no other outcome.
         """
         self._changes.clear()
         self.adopt(record.circuit)
@@ -363,11 +364,11 @@ class _Simulation(CircuitBreaker):
             self._next_probe = 0.0
 
     def _notify(self) -> None:
-        """Tell nobody: it may still come to nothing."""
+        """Call no listener: the change may still be discarded."""
 
 
 def _text(record: SharedRecord, now: float) -> str:
-    """Return a record as it is kept, in the store's time."""
+    """Return a record's stored text, in the store's time."""
     circuit = record.circuit
     return json.dumps(
         {
@@ -386,10 +387,10 @@ def _text(record: SharedRecord, now: float) -> str:
 
 
 def _record(stored: VersionedText, place: str) -> SharedRecord:
-    """Return what is kept, with seconds from now.
+    """Return the record of a stored text, with seconds from now.
 
     Raises:
-        CircuitStoreError: It is no circuit's record.
+        CircuitStoreError: The text is no circuit's record.
     """
     if not stored.text:
         return SharedRecord()

@@ -1,4 +1,4 @@
-"""Circuits that outlive a process: which store a URL names, and which service a circuit is of.
+"""The URLs of circuits that outlive a process: of the store, and of the service.
 
 | URL | shared by |
 |---|---|
@@ -33,7 +33,7 @@ _memory = MemoryStore()
 
 
 def default_url(environ: Mapping[str, str] = os.environ) -> str:
-    """Return where flow runs share their circuits: what is set, or a file in Prefect's home."""
+    """Return the URL of the flow runs' circuits: the one that is set, or a file of Prefect's."""
     home = Path(environ.get("PREFECT_HOME") or "~/.prefect").expanduser().absolute()
     return environ.get(CIRCUIT_URL_VARIABLE) or f"sqlite:///{quote(str(home / CIRCUIT_FILE))}"
 
@@ -52,7 +52,7 @@ def store_at(url: str) -> CircuitStore:
     """Return the store that ``url`` names; it is not asked yet.
 
     Raises:
-        ConfigurationError: There is none, or it needs what is not installed.
+        ConfigurationError: There is no such store, or its extra is not installed.
     """
     scheme, separator, rest = url.strip().partition("://")
     if separator and scheme in ("redis", "rediss", "unix"):
@@ -75,7 +75,7 @@ def store_at(url: str) -> CircuitStore:
 
 
 def service_key(address: str) -> str:
-    """Return what tells one service from another: its address without credentials.
+    """Return the key that identifies a service: its URL without credentials.
 
     >>> service_key("https://collector:s3cret@Storage.example/")
     'https://storage.example:443'

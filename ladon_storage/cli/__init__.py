@@ -1,7 +1,7 @@
 """The command ``ladon-storage``: a verb a module, each of which imports what it needs when called.
 
 - Importing this package, and its help, imports neither Prefect nor aiohttp.
-- A verb returns its exit code, or nothing for 0. What is wrong it raises; here it becomes one
+- A verb returns its exit code, or nothing for 0. It raises its errors; here an error becomes one
   sentence on standard error and an exit code.
 - Data goes to standard output, everything else to standard error.
 """
@@ -18,7 +18,7 @@ DONE, FAILED, USAGE = 0, 1, 2
 """The exit codes; a signal that ended the command has 128 and its number."""
 
 TRACEBACK_VARIABLE = "LADON_TRACEBACK"
-"""The variable with which an error that is none of this package's keeps its traceback."""
+"""The variable with which an error of another package keeps its traceback."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("Ended by SIGINT.")
         return 130
     except BrokenPipeError:  # before what follows, of which it is one
-        # What reads the output has gone; the interpreter would complain when it flushes.
+        # The reader of the output has gone; the interpreter would complain when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Exception as error:
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         _say(f"{said(error)}. Set {TRACEBACK_VARIABLE}=1 to see where it comes from.")
         return FAILED
-    if not tokens:  # the help was printed in place of what was meant
+    if not tokens:  # the help was printed instead of a result
         return USAGE
     return outcome if isinstance(outcome, int) else DONE
 

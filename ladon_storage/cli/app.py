@@ -5,8 +5,7 @@ from __future__ import annotations
 from cyclopts import App, Group, Parameter
 
 _CIRCUIT_PLACE = (
-    "\n\nIt is kept where STORAGE_CIRCUIT_URL says, or in the file in Prefect's home that flow "
-    "runs use."
+    "\n\nIts record is at STORAGE_CIRCUIT_URL, or in the file in Prefect's home that flow runs use."
 )
 _RUNS = (
     "\n\nWhere a Prefect API is configured, its flows run it; elsewhere the same engine does, at "
@@ -39,7 +38,7 @@ def _app(name: str, description: str, group: Group | None = None, place: int = 0
         help=description,
         group=group,
         sort_key=place,
-        # Markdown would be read by a parser, at each start.
+        # Markdown would need a parser at each start.
         help_format="plaintext",
         version=_version,
         version_flags=["--version"] if group is None else [],
@@ -61,13 +60,13 @@ watermarks = _app("watermarks", "Show watermarks.", _OPERATE, 17)
 _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
     (
         app, "collect", "collect", _COLLECT,
-        f"Collect sources from where durable data ends.{_RUNS}{_FILE} Where nothing says where "
-        "watermarks are kept, they are in ladon.db in the working directory.",
+        f"Collect sources from where durable data ends.{_RUNS}{_FILE} Without any "
+        "storage setting, watermarks are in ladon.db in the working directory.",
     ),
     (
         app, "backfill", "backfill", _COLLECT,
-        f"Read a past range of a source again.{_RUNS}The watermark stays as it is. Repeated, a "
-        "backfill that failed resumes after its last whole window.",
+        f"Read a past range of a source again.{_RUNS}The watermark stays as it is. A failed "
+        "backfill that is repeated resumes after its last complete window.",
     ),
     (
         app, "reconcile", "reconcile", _COLLECT,
@@ -77,7 +76,7 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
     (
         app, "freshness", "freshness", _COLLECT,
         "Fail where watermarks are too old."
-        f"{_RUNS}Limits come from the file, or stand beside the names: kev=48 for 48 hours. The "
+        f"{_RUNS}Limits come from the file, or follow the names: kev=48 for 48 hours. The "
         "exit code is 1 where a source is stale, was never collected, or is ahead of the time.",
     ),
     (app, "init", "init", _SOURCES, "Write a ladon.toml with commented examples."),
@@ -85,14 +84,14 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
         source, "try", "source_try", None,
         "Ask a source for its first pages; store nothing."
         "\n\nIt prints records as they would be stored, what would be rejected and why, the next "
-        "request, and what a person should look at before a run. It needs neither Prefect nor a "
+        "request, and what to check before a run. It needs neither Prefect nor a "
         "service nor a sink.",
     ),
     (
         source, "guess", "source_guess", None,
         "Propose a source for the address of a JSON API."
         "\n\nIt prints a table for ladon.toml on standard output. At most four requests are made; "
-        "what they could not confirm is said.",
+        "the output names what they could not confirm.",
     ),
     (
         source, "check", "source_check", None,
@@ -100,7 +99,7 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
     ),
     (
         source, "new", "source_new", None,
-        "Write a source class of one's own with its test."
+        "Write a custom source class with its test."
         "\n\nBoth files run as they are written. A file that exists is left alone.",
     ),
     (
@@ -117,7 +116,7 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
     ),
     (
         circuit, "show", "circuit:show", None,
-        f"Show its state, and why and when that changed.{_CIRCUIT_PLACE}",
+        f"Show its state, with the time and the reason of the last change.{_CIRCUIT_PLACE}",
     ),
     (
         circuit, "trip", "circuit:trip", None,
@@ -130,14 +129,14 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
     ),
     (
         circuit, "automate", "circuit:automate", None,
-        "Pause deployments while it is open, by automations of Prefect.\n\nThey are resumed when "
+        "Pause deployments while it is open, by Prefect automations.\n\nThey are resumed when "
         "it closes. Automations of an earlier call are replaced.",
     ),
     (watermarks, "show", "watermarks:show", None, f"Show one watermark.\n\n{_FILE}"),
     (
         app, "doctor", "doctor", _OPERATE,
         "Check Prefect, the service, blocks, versions and clocks."
-        "\n\nEach check has a verdict, and a next step where it is not well.",
+        "\n\nEach check has a verdict, and a next step where it is not good.",
     ),
 )  # fmt: skip
 """Each verb: its parent, its name, its module and function, its group, and its help."""

@@ -1,4 +1,4 @@
-"""Checks with verdicts: what was looked at, how it is, and the next step."""
+"""Checks with verdicts: the subject, its state, and the next step."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ladon_storage.cli.output import print_json, print_table, said
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """One checked subject.
 
     Args:
-        what: What it is.
-        verdict: How it is.
+        what: The name of the subject.
+        verdict: The state of the subject.
         finding: The fact behind the verdict.
-        next_step: What to do about it.
+        next_step: The remedy.
     """
 
     what: str
@@ -27,7 +27,7 @@ class Check:
 
 
 async def attempted(what: str, check: Coroutine[Any, Any, Check]) -> Check:
-    """Return what a check finds; failing is a finding too, whose sentence has the next step."""
+    """Return the result of a check; an error is a result too, and its text has the next step."""
     try:
         return await check
     except Exception as error:

@@ -1,7 +1,7 @@
 """From the command line to sources and sinks: by their names in the file, or ad hoc.
 
-- A name of the file goes before a kind. A JSON object, or a file that holds one, is a source of its
-  own.
+- A name of the file goes before a kind. A JSON object, or a file that holds one, is a separate
+  source.
 - No address on a command line has a password: every user of the host sees the list of processes,
   and Prefect stores the parameters of a run.
 """
@@ -40,7 +40,7 @@ class SourceChoice:
     """A source that the command line names.
 
     Args:
-        name: How it is called there.
+        name: Its name there.
         make: Returns the source.
         fields: Returns the dictionary that describes it.
         limits: The limits of its runs.
@@ -59,10 +59,10 @@ class SinkChoice:
     """A sink that the command line or the file names.
 
     Args:
-        name: How it is called there.
+        name: Its name there.
         make: Returns the sink.
-        described: What a flow takes: its dictionary, or the name of a block; ``None``: the block
-            called default.
+        described: The argument of a flow: its dictionary, or the name of a block; ``None``: the
+            block named default.
     """
 
     name: str
@@ -71,7 +71,7 @@ class SinkChoice:
 
 
 def load_project(file: Path | None) -> Project | None:
-    """Return what the file says; ``None`` where there is no file and none is named.
+    """Return the project of the file; ``None`` where there is no file and none is named.
 
     Raises:
         ConfigurationError: The file cannot be read, or a table of it is wrong.
@@ -139,7 +139,7 @@ def _of_file(project: Project, name: str) -> SourceChoice:
 
 def _ad_hoc(fields: dict[str, Any]) -> SourceChoice:
     add_to_path(Path.cwd())
-    source = source_from(fields)  # wrong at once: there is nothing beside it to go on with
+    source = source_from(fields)  # wrong at once: there is no other source to continue with
     return SourceChoice(source.source_id, lambda: source_from(fields), lambda: fields)
 
 
@@ -164,7 +164,7 @@ def json_object(text: str, what: str) -> dict[str, Any]:
     """Return the JSON object of a text.
 
     Raises:
-        ConfigurationError: It is none.
+        ConfigurationError: The text is none.
     """
     try:
         found = json.loads(text)
@@ -184,7 +184,7 @@ def choose_sink(
     *,
     with_prefect: bool = False,
 ) -> SinkChoice:
-    """Return the sink of a source: what the command line gives, or the file.
+    """Return the sink of a source, from the command line or from the file.
 
     Raises:
         ConfigurationError: There is none, or its address has a password in it.
@@ -233,12 +233,12 @@ def _described(name: str, fields: dict[str, Any]) -> SinkChoice:
 
 
 async def file_settings(project: Project | None) -> StorageSettings | None:
-    """Return where the file says that watermarks are; ``None``: it does not say it."""
+    """Return the storage settings of the file; ``None``: it has none."""
     return None if project is None else await project.storage_settings()
 
 
 async def settings_of(project: Project | None) -> StorageSettings:
-    """Return where watermarks are: by the file, the environment, or the file ``ladon.db`` here.
+    """Return the storage settings: by the file, the environment, or for ``ladon.db`` here.
 
     Raises:
         ConfigurationError: The settings make no sense together.
@@ -250,7 +250,7 @@ def with_limits(limits: Limits, given: str | None) -> Limits:
     """Return limits with those that the command line gives as JSON.
 
     Raises:
-        ConfigurationError: It gives none that can be used.
+        ConfigurationError: The JSON gives none that can be used.
     """
     if given is None:
         return limits
@@ -267,10 +267,10 @@ def with_limits(limits: Limits, given: str | None) -> Limits:
 
 
 def instant(text: str, option: str) -> datetime:
-    """Return the time that an option gives; a date alone is its first instant in UTC.
+    """Return the timestamp of an option; a date alone is its midnight in UTC.
 
     Raises:
-        ConfigurationError: It is no time, or has no UTC offset.
+        ConfigurationError: The text is no timestamp, or has no UTC offset.
     """
     try:
         found = datetime.fromisoformat(text)

@@ -1,6 +1,6 @@
 """``ladon-storage circuit``: the circuit of a service, where processes share it.
 
-It is kept where STORAGE_CIRCUIT_URL says, or in the file in Prefect's home that flow runs use.
+Its record is at STORAGE_CIRCUIT_URL, or in the file in Prefect's home that flow runs use.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Reason = Annotated[str | None, Parameter(help="The reason, for people who look a
 
 
 def show(*, service: Service = None, json: Json = False) -> None:
-    """Show its state, and why and when that changed.
+    """Show its state, with the time and the reason of the last change.
 
-    It is kept where STORAGE_CIRCUIT_URL says, or in the file in Prefect's home that flow runs use.
+    Its record is at STORAGE_CIRCUIT_URL, or in the file in Prefect's home that flow runs use.
     """
     _act("show", service, None, json)
 
@@ -39,7 +39,7 @@ def show(*, service: Service = None, json: Json = False) -> None:
 def trip(*, service: Service = None, reason: Reason = None, json: Json = False) -> None:
     """Open it: no process calls the service until the timeout is over and a probe succeeds.
 
-    It is kept where STORAGE_CIRCUIT_URL says, or in the file in Prefect's home that flow runs use.
+    Its record is at STORAGE_CIRCUIT_URL, or in the file in Prefect's home that flow runs use.
     """
     _act("trip", service, reason, json)
 
@@ -47,7 +47,7 @@ def trip(*, service: Service = None, reason: Reason = None, json: Json = False) 
 def reset(*, service: Service = None, reason: Reason = None, json: Json = False) -> None:
     """Close it: every process may call the service again.
 
-    It is kept where STORAGE_CIRCUIT_URL says, or in the file in Prefect's home that flow runs use.
+    Its record is at STORAGE_CIRCUIT_URL, or in the file in Prefect's home that flow runs use.
     """
     _act("reset", service, reason, json)
 
@@ -61,7 +61,7 @@ def automate(
     service: Service = None,
     json: Json = False,
 ) -> None:
-    """Pause deployments while it is open, by automations of Prefect."""
+    """Pause deployments while it is open, by Prefect automations."""
     from ladon_storage.cli.with_prefect import run_flows
     from ladon_storage.flows.circuit import deploy
 

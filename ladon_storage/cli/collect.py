@@ -1,7 +1,7 @@
 """``ladon-storage collect``: sources from where durable data ends, with or without Prefect.
 
-- Without Prefect the engine is the same, and so is what is stored.
-- A source that fails, or is configured wrong, leaves the others alone.
+- Without Prefect the engine is the same, and so are the stored records.
+- A source that fails, or is misconfigured, does not affect the others.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a source: a report, or why there is none."""
+    """The outcome of a source: a report, or the reason for having none."""
 
     name: str
     report: Report | None = None
@@ -106,7 +106,7 @@ async def _by_engine(
                 source,
                 sinks[job.sink.name],
                 storage,
-                # Each its own: a run may take the lease of one of its name.
+                # Each job has its own: a run takes over the lease of a run with its name.
                 run_id=str(uuid4()),
                 limits=job.limits,
                 on_progress=shown.follow(source.source_id),
@@ -143,7 +143,7 @@ async def each_of(
     concurrency: int,
     shown: Display | None = None,
 ) -> list[Outcome]:
-    """Return what became of each job, so many of them at once."""
+    """Return the outcome of each job, with bounded concurrency."""
     import asyncio
 
     outcomes: dict[int, Outcome] = {}
@@ -178,7 +178,7 @@ async def _outcome(job: Job, one: Callable[[Job], Awaitable[Report]]) -> Outcome
 
 
 def _tell(outcomes: Sequence[Outcome], *, as_json: bool) -> int:
-    """Print what became of each source, and return the exit code."""
+    """Print the outcome of each source, and return the exit code."""
     from ladon_storage.collection.summaries import summary
 
     failed = [each for each in outcomes if each.error is not None]

@@ -1,7 +1,7 @@
 """``ladon-storage deploy``: a Prefect deployment for each source of the file.
 
 - Without a work pool, ``--serve`` runs them in this process; with ``--pool`` workers do.
-- What a person paused or switched on in the UI stays so: the file says how a deployment begins.
+- A deployment that a user paused or resumed in the UI stays so: the file gives the first state.
 - No secret is a parameter of a deployment: the file's names of secrets are.
 """
 

@@ -1,4 +1,4 @@
-"""The Prefect deployments that a ``ladon.toml`` describes, beside those that there are."""
+"""The Prefect deployments that a ``ladon.toml`` describes, compared with the existing ones."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from ladon_storage.sources import SOURCES
 
 TAG = "ladon"
 _FORM_FIELDS = {"url", "table", "keep"}
-"""What the form of a shipped kind knows of a sink."""
+"""The fields of a sink in the form of a shipped kind."""
 
 
 class Change(NamedTuple):
-    """What becomes of one deployment."""
+    """The change of one deployment."""
 
     deployment: str
     change: str
@@ -89,7 +89,7 @@ def _schedule(described: dict[str, Any]) -> DeploymentScheduleCreate:
 
 
 async def changes(made: Sequence[RunnerDeployment]) -> list[Change]:
-    """Return what registering deployments would change, and keep their switches as they are."""
+    """Return the changes by registering deployments; keep which of them are paused."""
     found = []
     async with get_client() as client:
         for each in made:
@@ -145,5 +145,5 @@ async def apply(made: Sequence[RunnerDeployment], pool: str) -> None:
 
 
 async def serve(made: list[RunnerDeployment]) -> None:
-    """Register deployments, and run what is due until a signal."""
+    """Register deployments, and run the due ones until a signal."""
     await serve_deployments(made)

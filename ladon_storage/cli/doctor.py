@@ -1,4 +1,4 @@
-"""``ladon-storage doctor``: what collections need on this host, each with a verdict.
+"""``ladon-storage doctor``: the requirements of collections on this host, each with a verdict.
 
 It asks Prefect's API itself: importing Prefect takes two seconds, and fails where it is broken.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ladon_storage.project.project import Project
 
 MAX_SKEW = timedelta(seconds=5)
-"""How far two clocks may be apart: a lease of a minute bears more, and a warning is in time."""
+"""The most by which two clocks may differ; a lease of a minute bears more."""
 
 _PREFECT = ((3, 8), (4, 0))
 _BLOCKS = (
@@ -98,7 +98,7 @@ async def _storage(project: Project | None) -> Check:
     strict = settings.model_copy(update={"environment": "production"})
     async with new_client(strict) as client:
         await client.health_check()
-        # An answer that is a watermark has the service's time.
+        # The response with a watermark has the service's time.
         watermark = await client.get_watermark(_first(project))
     told = watermark.answered_at if watermark is not None else None
     skew = _skew(told)

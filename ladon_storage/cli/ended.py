@@ -6,7 +6,7 @@ import signal
 
 
 class Ended(BaseException):
-    """Raised when a signal ended a verb, after it has written what it had to.
+    """Raised when a signal ended a verb, after it has written its outcome.
 
     Args:
         number: The signal.

@@ -1,4 +1,4 @@
-"""``ladon-storage freshness``: whether watermarks are as young as they should be."""
+"""``ladon-storage freshness``: the check that watermarks are not too old."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The processes that ``ladon-storage up`` runs on this host: a Prefect server, a Storage Service.
 
-Everything that they write stays in one folder, and none of the user's own Prefect settings reaches
-them. Everything listens on loopback alone.
+All their files are in one folder, and none of the user's own Prefect settings reaches them. All of
+them listen on loopback alone.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def environment(folder: Path, **variables: str) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
+    """Return a free port of loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 async def ended(process: Process, *, seconds: float = 20) -> None:
-    """End a process and what it started, forcibly if it takes longer than ``seconds``."""
+    """End a process and its children, forcibly if that takes longer than ``seconds``."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -63,12 +63,12 @@ async def ended(process: Process, *, seconds: float = 20) -> None:
 async def prefect_server(
     folder: Path, port: int | None = None, **variables: str
 ) -> AsyncIterator[str]:
-    """Run a Prefect server on loopback, and give the address of its API.
+    """Run a Prefect server on loopback, and yield the URL of its API.
 
     Args:
-        folder: Where its database and its log are.
-        port: Where it listens; a free port unless given.
-        variables: What else it finds in its environment.
+        folder: The folder of its database and its log.
+        port: Its port; a free one unless given.
+        variables: More variables of its environment.
 
     Raises:
         ConfigurationError: A newer Prefect has migrated its database.
@@ -117,7 +117,7 @@ class LocalService:
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The service's URL."""
         return f"http://127.0.0.1:{self._port}"
 
     async def start(self) -> None:

@@ -11,7 +11,7 @@ SOURCE_HELP = (
     "name of the file; or a kind such as kev, package.module:Class, a JSON object with a kind, or "
     "a file that holds one."
 )
-"""How a source is named."""
+"""The help text for the name of a source."""
 
 Source = Annotated[str, Parameter(help=f"A {SOURCE_HELP}")]
 File = Annotated[

@@ -1,8 +1,8 @@
-"""What the command prints: data on standard output, everything else on standard error.
+"""The output of the command: data on standard output, everything else on standard error.
 
 - ``--json`` prints data for programs, and nothing else on standard output.
 - A table in a pipe has no colours, and one line for each row, whatever its width.
-- What comes from a source is printed without characters that a terminal would act on.
+- Text from a source is printed without characters that a terminal would act on.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ Json = Annotated[
 
 _PIPE_WIDTH = 10_000
 _LEAST_CELL = 10
-"""Columns of a terminal that a cell of a table needs, so that what is folded can be read."""
+"""The columns of a terminal that a table's cell needs to be readable when it is folded."""
 
 
 def _print(shown: Any) -> None:
-    """Print what rich shows on standard output."""
+    """Print an object of rich on standard output."""
     from rich.console import Console
 
     if sys.stdout.isatty():
@@ -152,14 +152,14 @@ def _style(value: object) -> str:
 
 
 def note(text: str) -> None:
-    """Print a sentence for a person on standard error."""
+    """Print a sentence for a user on standard error."""
     from rich.text import Text
 
     note_console().print(Text(text), soft_wrap=True)
 
 
 def said(error: Exception) -> str:
-    """Return an error as one line; with its place in the code, where it is none of ours."""
+    """Return an error as one line, with its place in the code if it is not of this package."""
     from pathlib import Path
     from traceback import extract_tb
 
@@ -175,7 +175,7 @@ def said(error: Exception) -> str:
 
 
 class NoteHandler(logging.Handler):
-    """Log records as sentences on standard error, above a progress display if there is one."""
+    """A handler that prints log records on standard error, above a progress display if any."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print the message of a record."""
@@ -191,5 +191,5 @@ def log_to_notes() -> None:
     package = logging.getLogger("ladon_storage")
     if not any(isinstance(each, NoteHandler) for each in package.handlers):
         package.addHandler(NoteHandler(logging.WARNING))
-    # It says of each retry what the package says in a sentence.
+    # It logs each retry, which the package logs already.
     logging.getLogger("stamina").addHandler(logging.NullHandler())

@@ -34,7 +34,7 @@ class Display:
             yield
 
     def follow(self, name: str) -> OnProgress:
-        """Return what hears of each page of a source, and shows it."""
+        """Return a function that shows each page of a source."""
         line = self._lines[name] = self._bars.add_task(name, total=None)
 
         async def hear(so_far: ExtractionResult) -> None:
@@ -47,7 +47,7 @@ class Display:
         return hear
 
     def windows(self, name: str) -> Callable[[int, int], Awaitable[None]]:
-        """Return what hears of each window of a backfill, and shows it."""
+        """Return a function that shows each window of a backfill."""
         line = self._lines[name] = self._bars.add_task(name, total=None)
 
         async def hear(done: int, of: int) -> None:
@@ -56,14 +56,14 @@ class Display:
         return hear
 
     def ended(self, name: str) -> None:
-        """Take the line of a source away."""
+        """Remove the line of a source."""
         if (line := self._lines.pop(name, None)) is not None:
             self._bars.remove_task(line)
 
 
 @contextmanager
 def display() -> Iterator[Display]:
-    """Show what is followed meanwhile."""
+    """Show the followed sources meanwhile."""
     shown = Display(note_console())
     with shown.shown():
         yield shown

@@ -1,4 +1,4 @@
-"""``ladon-storage reconcile``: what the regular runs of a source missed."""
+"""``ladon-storage reconcile``: the records that a source's regular runs missed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a verb runs: its event loop, the signals that end it, and whether Prefect runs it."""
+"""The run of a verb: its event loop, the signals that end it, and the choice of Prefect."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAMELESS = re.compile(r"(cancelled|CancelledError)\b")
 
 
 class Signals:
-    """The signals that end a verb's task, which may still write why it failed."""
+    """The signals that end a verb's task, which may still write its failure."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -33,7 +33,7 @@ class Signals:
         if task is None or threading.current_thread() is not threading.main_thread():
             return
         for number in _SIGNALS:
-            # Under nohup a verb is to outlive its terminal.
+            # Under nohup a verb must outlive its terminal.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 task.get_loop().add_signal_handler(number, self._end, task, number)
 
@@ -42,7 +42,7 @@ class Signals:
         task.cancel()
 
     async def named(self, message: str) -> str:
-        """Return a failure's message; the signal, where it says only that a run was cancelled."""
+        """Return a failure's message, or the signal if the message is only of a cancellation."""
         if self.number is not None and _NAMELESS.match(message):
             return f"ended by {signal.Signals(self.number).name}"
         return message

@@ -68,7 +68,7 @@ async def _serve(database: Path, host: str, port: int, token: str | None) -> Non
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # Under nohup a service is to outlive its terminal.
+        # Under nohup a service must outlive its terminal.
         if signal.getsignal(signal_number) is not signal.SIG_IGN:
             loop.add_signal_handler(signal_number, stop.set)
     async with serving(database, host, port, token=token) as address:

@@ -25,10 +25,10 @@ class Single:
 def single(
     source: str, sink: str | None, limits: str | None, file: Path | None, prefect: bool | None
 ) -> Single:
-    """Return what the options of a verb mean.
+    """Return the source and the sink that the options of a verb name.
 
     Raises:
-        ConfigurationError: One of them cannot be used.
+        ConfigurationError: One of the options cannot be used.
     """
     project = choosing.load_project(file)
     with_prefect = running.is_prefect_configured() if prefect is None else prefect

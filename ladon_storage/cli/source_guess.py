@@ -1,4 +1,4 @@
-"""``ladon-storage source guess``: a source that an answer of an API suggests, as TOML."""
+"""``ladon-storage source guess``: a source that an API's response suggests, as TOML."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``ladon-storage source new``: a source class of one's own with its test, ready to run."""
+"""``ladon-storage source new``: a custom source class with its test, ready to run."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def source_new(
     name: Annotated[str, Parameter(help="Name of the source and of its module, such as tickets.")],
     /,
 ) -> None:
-    """Write a source class of one's own with its test."""
+    """Write a custom source class with its test."""
     from ladon_storage.sources import SOURCES
 
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):

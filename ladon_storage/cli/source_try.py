@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ladon_storage.probing import Trial, TrialRequest
 
 _PAYLOAD = 300
-"""Characters of a record that the table has; ``--json`` has more."""
+"""The most characters of a record in the table; ``--json`` has more."""
 
 
 def source_try(
@@ -50,7 +50,7 @@ def source_try(
         trial = running.run(try_source(made, records=records, since=start))
     except LadonStorageError:
         raise
-    except Exception as error:  # of a class that is not ours
+    except Exception as error:  # of another package's class
         note(f"ladon-storage: The source {chosen.name!r} raised {said(error)}.")
         return 1
     if json:

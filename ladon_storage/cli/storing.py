@@ -16,8 +16,8 @@ async def checked_storage(
     """Return the storage, which was healthy just now.
 
     Args:
-        project: The file, which may say where it is.
-        named: Returns what a watermark says of a failure.
+        project: The file, which may name the storage.
+        named: Returns the watermark's text for a failure.
 
     Raises:
         ConfigurationError: The settings make no sense.

@@ -1,9 +1,9 @@
 """``ladon-storage up``: Prefect, a Storage Service and the file's deployments, on this host.
 
-- All that they write is in one folder, and a second start resumes there. The user's own Prefect
+- All their files are in one folder, and a second start resumes there. The user's own Prefect
   settings are neither read nor changed.
-- The runner ends first, so that a run in flight can still write that it failed.
-- Everything listens on loopback alone. A port that is taken is replaced, and the address says so.
+- The runner ends first: a run in flight can still write its failure.
+- All of them listen on loopback alone. A port in use is replaced, and the printed URL shows that.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from ladon_storage.project.project import Project
 
 SERVING = "Serving."
-"""What the runner says when its deployments are registered."""
+"""The runner's output when its deployments are registered."""
 
 _SERVER = {
     # In memory, as they are by default, a slot that a killed run held would outlive a restart.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
         "prefect.server.concurrency.lease_storage.filesystem"
     ),
-    # A schedule that was just switched on would otherwise wait for a minute.
+    # A schedule that was just resumed would otherwise wait for a minute.
     "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "10",
 }
 _RUNS = {
@@ -101,7 +101,7 @@ async def _up(project: Project, folder: Path, prefect_port: int, storage_port: i
 
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Hold a folder against another process that would start the same there."""
+    """Lock a folder against a second start in it."""
     with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -134,7 +134,7 @@ def _port_near(wanted: int, name: str) -> int:
 
 @contextlib.asynccontextmanager
 async def _service(project: Project, folder: Path, port: int) -> AsyncIterator[str]:
-    """Give the address of the file's storage, served from here where it is a file."""
+    """Yield the URL of the file's storage, served by this command where it is a file."""
     from ladon_storage.cli.local import LocalService
     from ladon_storage.embedded import SCHEME, file_of
     from ladon_storage.project.reading import anchored_address
@@ -171,8 +171,8 @@ async def _runner(project: Project, folder: Path, api: str, service: str) -> Pro
 
 
 async def _registered(log: Path, runner: Process) -> None:
-    """Return when the runner says that it serves, or has ended."""
-    # Another process writes the file: there is nothing to wait on.
+    """Return when the runner serves its deployments, or has ended."""
+    # Another process writes the file: there is no event to wait for.
     while runner.returncode is None and not _serves(log):  # noqa: ASYNC110
         await asyncio.sleep(0.2)
 
@@ -182,7 +182,7 @@ def _serves(log: Path) -> bool:
 
 
 async def _ended_with_its_runs(runner: Process) -> None:
-    """End the runner, which ends its runs; a second signal would cut their writing short."""
+    """End the runner, which ends its runs; a second signal would interrupt their writes."""
     from ladon_storage.cli.local import ended
 
     with contextlib.suppress(ProcessLookupError, TimeoutError):

@@ -1,4 +1,4 @@
-"""``ladon-storage watermarks``: what the storage keeps."""
+"""``ladon-storage watermarks``: the watermarks of the storage."""
 
 from __future__ import annotations
 

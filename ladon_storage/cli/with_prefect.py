@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 def run_flows(begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run what ``begin`` returns, which runs flows.
+    """Run the coroutine of ``begin``, which runs flows.
 
     Raises:
         Ended: A signal ended it.
@@ -48,10 +48,10 @@ def run_flows(begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 async def _reached(begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Return what ``begin`` returns, if the API that is configured answers.
+    """Return the result of ``begin``, if the configured API answers.
 
     Raises:
-        ConfigurationError: It does not.
+        ConfigurationError: The API does not answer.
     """
     address = PREFECT_API_URL.value()
     if address:

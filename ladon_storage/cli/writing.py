@@ -1,4 +1,4 @@
-"""Files that a verb writes for a person: all of them or none, and none that is there already."""
+"""The files that a verb writes for a user: all of them or none, and none that exists already."""
 
 from __future__ import annotations
 

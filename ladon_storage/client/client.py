@@ -1,12 +1,12 @@
-"""The client of LADON's Storage Service, and the only place where aiohttp's errors become ours.
+"""The client of LADON's Storage Service, the only place that translates aiohttp's errors.
 
 - A request takes a slot of the pool first and the circuit's permit second: waiting for a slot is no
   evidence about the service, and must not hold a probe's place.
-- The status is judged before the body is parsed. 5xx, no answer, and an answer that breaks the
-  contract count as failures; another 4xx counts as nothing. 404 on GET is an answer like any other,
-  if it is the service's: one of a gateway, for whom the service is gone, is a failure.
-- Nothing is repeated here. Whoever repeats goes by ``StorageError.transient``.
-- The additions to the base contract are used only after the service showed an ``ETag``.
+- The status is judged before the body is parsed. 5xx, no response, and a response that breaks the
+  contract count as failures; another 4xx counts as nothing. The service's own 404 on GET is a
+  normal response. A gateway's 404, which means that the service is gone, is a failure.
+- No request is retried here. A caller that retries depends on ``StorageError.transient``.
+- The additions to the base contract are used only after a response of the service had an ``ETag``.
 - No secret leaves: the base URL is kept without credentials, and aiohttp's errors, which carry the
   request's headers, are stripped of them before they are chained.
 """
@@ -67,12 +67,12 @@ logger = logging.getLogger(__name__)
 API_PATH = "api/v1/watermarks"
 LONGEST_EXCERPT = 300
 LONGEST_ERROR_BODY = 16_384
-# A refusal has arrived; its words are worth no more waiting than this.
+# A refusal has arrived; its text is worth no longer wait than this.
 ERROR_BODY_SECONDS = 1.0
 MAX_RETRY_AFTER_SECONDS = 300.0
 
 NO_VERSION = '"0"'
-"""The tag with which the embedded service says that it has versions, and none of this source."""
+"""The embedded service's tag for a source without a version."""
 
 _NO_ROUTE = re.compile(
     r"no route|route not found|no such route|cannot get |requested url|upstream|backend|bucket|"
@@ -90,7 +90,7 @@ _NOT_FOUND = (
 _ABOUT_IT = re.compile(r"watermark|collected|\bsources?(\b|_id)")
 _ROUTE = re.compile(r"\S*/?watermarks/\S*")
 _BESIDE = re.compile("path|instance|type|timestamp|method|ur[il]|.*id")
-"""What JSON says beside what is wrong."""
+"""The fields of a JSON error that do not describe the fault."""
 _ADDITIONS = frozenset(WatermarkUpdate.model_fields) - BASE_FIELDS
 
 T = TypeVar("T")
@@ -106,25 +106,25 @@ class _Response(NamedTuple):
 
 
 class StorageServiceClient:
-    """Read and write watermarks, and stop asking a service that keeps failing.
+    """A client that reads and writes watermarks, and stops calling a service that keeps failing.
 
-    Any number of tasks, event loops and threads may share one client; each loop gets a pool of its
-    own, made at the first request and closed by `close` or with its loop.
+    Any number of tasks, event loops and threads may share one client. Each loop gets its own pool,
+    which is made at the first request and closed by `close` or with its loop.
 
     Args:
-        base_url: Address of the service; ``user:password@`` becomes basic authentication.
+        base_url: URL of the service; ``user:password@`` becomes basic authentication.
         timeout: Seconds for one request, and for waiting for a free slot of the pool.
         verify_ssl: Whether the service's certificate is checked.
         environment: In ``production`` an unhealthy service raises, elsewhere it does not.
-        max_connections: Requests under way at once on one event loop.
+        max_connections: The most requests in flight at once on one event loop.
         max_connections_per_host: The same for one host; the smaller of both holds.
         token: Bearer token.
         circuit_breaker: The circuit; one that opens after 5 failures for 60 s unless given.
         ca_file: Certificates of a private authority (PEM).
-        client_cert: Certificate that the client shows (PEM).
-        client_key: Key of ``client_cert`` (PEM), where it is a file of its own.
+        client_cert: Certificate that the client presents (PEM).
+        client_key: Key of ``client_cert`` (PEM), where it is in a separate file.
         allow_unverified_ssl: Allow ``verify_ssl=False`` for https in production.
-        max_response_bytes: Bytes of the largest answer that is read, unpacked.
+        max_response_bytes: Bytes of the largest response that is read, decompressed.
 
     Raises:
         ConfigurationError: The arguments make no sense together, or a file cannot be used.
@@ -170,9 +170,9 @@ class StorageServiceClient:
         self.circuit_breaker = circuit_breaker or CircuitBreaker()
         self._watermarks = f"{self.base_url}/{API_PATH}/"
         self._max_response_bytes = max_response_bytes
-        # None before the first answer that could tell.
+        # None before the first response that could show it.
         self._extended: bool | None = None
-        # Whether any answer ever showed it: then a 404 of another form is not the service's.
+        # Whether any response ever showed it: then a 404 of another form is not the service's.
         self._has_shown_more = False
         if not verify_ssl:
             self._refuse_or_warn(url, allowed=allow_unverified_ssl)
@@ -231,13 +231,13 @@ class StorageServiceClient:
     async def get_watermark(self, source_id: str) -> Watermark | None:
         """Return the watermark of ``source_id``, or ``None`` if it was never collected.
 
-        ``None`` is the service's own 404 and nothing else: whatever keeps a watermark from being
-        read raises, a gateway's 404 too.
+        ``None`` is the service's own 404 and nothing else. Every failure to read a watermark
+        raises, and so does a gateway's 404.
 
         Raises:
             ValueError: ``source_id`` cannot name a source.
-            CircuitOpenError: The service was not asked, since it keeps failing.
-            StorageError: It did not answer, or not with a watermark.
+            CircuitOpenError: The service was not called, since it keeps failing.
+            StorageError: The service did not answer, or not with a watermark.
         """
         url = _url(self._watermarks, check_source_id(source_id))
         return await self._exchange("GET", source_id, url)
@@ -250,16 +250,16 @@ class StorageServiceClient:
         Args:
             source_id: The source.
             moved: Only the changes that moved or deleted the watermark.
-            limit: How many.
+            limit: The most changes of the page.
             before: ``next`` of the page before.
 
         Returns:
-            The page, or ``None`` from a service that did not show that it has a history.
+            The page, or ``None`` from a service that keeps no history.
 
         Raises:
             ValueError: ``source_id`` cannot name a source.
-            CircuitOpenError: The service was not asked, since it keeps failing.
-            StorageError: It did not answer, or not with a history.
+            CircuitOpenError: The service was not called, since it keeps failing.
+            StorageError: The service did not answer, or not with a history.
         """
         url = _url(self._watermarks, check_source_id(source_id))
         if not self._extended:
@@ -283,30 +283,30 @@ class StorageServiceClient:
         lease: timedelta | None = None,
         ledger: Mapping[str, Any] | None = None,
     ) -> Watermark:
-        """Write the outcome of a run, and return what is stored.
+        """Write the outcome of a run, and return the stored watermark.
 
-        ``failed`` and ``running`` do not move ``last_successful_timestamp``. What a service did not
-        show that it knows, by an ``ETag``, is not sent to it: everything after ``error_message``.
+        ``failed`` and ``running`` do not move ``last_successful_timestamp``. A service that has
+        sent no ``ETag`` gets only the base contract's fields: none after ``error_message``.
 
         Args:
             source_id: The source.
-            timestamp: The instant up to which records are durable; a naive one is UTC.
+            timestamp: The time up to which records are durable; a naive one is UTC.
             status: ``success``, ``failed`` or ``running``.
-            error_message: Why a run failed.
+            error_message: The reason of a failure.
             if_match: The ``etag`` of the watermark that was read; any other one is not replaced.
             if_none_match: Whether the write is refused if there is a watermark already.
             records_collected: Records of this run.
             run_id: Name of this run.
-            lease: How long a run that is running holds its source unless it writes again.
-            ledger: What the run was asked for and given; cut where it is too large.
+            lease: The time for which a running run holds its source unless it writes again.
+            ledger: The request and the results of the run; cut where it is too large.
 
         Raises:
             TypeError: ``timestamp`` is no datetime.
             ValueError: Another argument makes no sense.
             WatermarkConflictError: Another run, or a later success, was faster.
             WatermarkInFutureError: It is a success far ahead of the service's clock.
-            CircuitOpenError: The service was not asked, since it keeps failing.
-            StorageError: It did not answer, or not with a watermark.
+            CircuitOpenError: The service was not called, since it keeps failing.
+            StorageError: The service did not answer, or not with a watermark.
         """
         update = WatermarkUpdate.of(
             timestamp,
@@ -317,7 +317,7 @@ class StorageServiceClient:
             lease=lease,
             ledger=ledger,
         )
-        # Before the first answer, a tag can only be one that the service showed to somebody else.
+        # Before the first response, a tag can only be one that the service gave to another client.
         extended = if_match is not None if self._extended is None else self._extended
         body = update.model_dump_json(
             exclude_none=True, exclude=None if extended else set(_ADDITIONS)
@@ -333,15 +333,15 @@ class StorageServiceClient:
         return stored
 
     async def health_check(self, *, through_circuit: bool = False) -> bool:
-        """Tell whether the service is healthy, whatever the circuit thinks of it.
+        """Return whether the service is healthy, whatever the state of its circuit.
 
         Args:
-            through_circuit: Be a call like any other instead: the service is not asked while the
-                circuit is open, and a check that fails counts. One that succeeds does not: what
-                says that it is healthy may still fail at its work.
+            through_circuit: Make the check a call like any other: the service is not called while
+                the circuit is open, and a failed check counts. A successful check does not count: a
+                service that reports itself healthy may still fail at its work.
 
         Raises:
-            StorageUnhealthyError: It is unhealthy or unreachable, in production.
+            StorageUnhealthyError: The service is unhealthy or unreachable, in production.
         """
         status: int | None = None
         problem: Exception | str | None
@@ -403,7 +403,7 @@ class StorageServiceClient:
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
     ) -> Watermark | None:
-        """Read or write a watermark, and note whether the service speaks more than the base."""
+        """Read or write a watermark, and note whether the service has the additions."""
         watermark = await self._call(method, source_id, url, _watermark, body, headers)
         if watermark is not None:
             self._extended = watermark.etag is not None
@@ -419,12 +419,12 @@ class StorageServiceClient:
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
     ) -> T | None:
-        """Make one request when the pool and the circuit admit it, and note how it ended."""
+        """Make one request when the pool and the circuit admit it, and note its outcome."""
         breaker = self.circuit_breaker
         try:
             pool = self._pools.take_free()
             if pool is None:
-                breaker.check()  # A call that would be rejected does not wait for its turn.
+                breaker.check()  # A call that would be rejected does not wait for a slot.
                 pool = await self._pools.take(self.timeout)
             try:
                 try:
@@ -457,7 +457,7 @@ class StorageServiceClient:
         """Return if a 404 says that the source was never collected.
 
         Raises:
-            InvalidResponseError: It is not the route's: a gateway's, for whom there is no service.
+            InvalidResponseError: The 404 is a gateway's, which means that there is no service.
         """
         fields = _object(answer.body)
         if _is_own(fields, answer.etag):
@@ -490,9 +490,9 @@ class StorageServiceClient:
         raise error
 
     async def _is_there(self, pool: Pool) -> bool:
-        """Tell whether a service that says *not found* knows the base contract's other routes.
+        """Return whether a service that answers *not found* has the base contract's other routes.
 
-        Where nothing answers that, the 404 before stays the last word.
+        Without a response to that question, the first 404 stands.
         """
         try:
             answer = await self._send(pool, "GET", URL(f"{self.base_url}/health"))
@@ -508,7 +508,7 @@ class StorageServiceClient:
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
     ) -> _Response:
-        """Return an answer of 2xx, or the 404 of a GET, and raise everything else as ours."""
+        """Return a response of 2xx, or the 404 of a GET; raise this package's error otherwise."""
         tracer = tracing.tracer()
         if tracer is None:
             return await self._ask(pool, method, url, body, headers)
@@ -554,7 +554,7 @@ class StorageServiceClient:
             metrics.observe_latency(time.perf_counter() - started)
 
     async def _read_soon(self, response: aiohttp.ClientResponse) -> bytes:
-        """Return the body of a 404: what says *never collected* must say all of it, and soon."""
+        """Return the body of a 404: *never collected* must arrive completely, and soon."""
         try:
             async with asyncio.timeout(ERROR_BODY_SECONDS):
                 return await self._read(response, self._max_response_bytes)
@@ -565,7 +565,7 @@ class StorageServiceClient:
             ) from None
 
     async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
-        """Return the body, unpacked; never hold more than ``limit`` bytes of it, and a chunk."""
+        """Return the decompressed body; never hold more than ``limit`` bytes of it, and a chunk."""
         content = response.content
         # Nearly always it came with the headers, and there is nothing to wait for.
         body = content.read_nowait() if content.is_eof() else await content.readany()
@@ -587,14 +587,14 @@ class StorageServiceClient:
         return body
 
     async def _error_text(self, response: aiohttp.ClientResponse) -> bytes:
-        """Return what the service says of an error.
+        """Return the service's text of an error.
 
-        Whatever keeps it from arriving, the status stays what it is.
+        The status stays the same if the text does not arrive.
         """
         body = b""
         try:
             if response.status >= 500:
-                # Only what came with the headers: a service in trouble is not waited for.
+                # Only the part that came with the headers: a failing service is not worth a wait.
                 body = response.content.read_nowait(LONGEST_ERROR_BODY)
             else:
                 async with asyncio.timeout(ERROR_BODY_SECONDS):
@@ -604,8 +604,8 @@ class StorageServiceClient:
         return body
 
     def _excerpt(self, body: bytes) -> str:
-        """Return what an answer says on one line, without our secrets."""
-        # Hidden before it is cut: the beginning of a secret tells as much.
+        """Return a response's text on one line, without the client's secrets."""
+        # Redacted before it is cut: the beginning of a secret must not appear either.
         return self._without_secrets(_one_line(body))[:LONGEST_EXCERPT]
 
     def _without_secrets(self, text: str) -> str:
@@ -614,7 +614,7 @@ class StorageServiceClient:
         return text
 
     def _refusal(self, response: aiohttp.ClientResponse, method: str, body: bytes) -> StorageError:
-        """Return the error of an answer that says no, with the service's own sentence in it."""
+        """Return the error of a refusal, with the service's own sentence in it."""
         status, said = response.status, self._excerpt(body)
         if status in (409, 412):
             return WatermarkConflictError(
@@ -627,7 +627,7 @@ class StorageServiceClient:
         if status < 400 and location is not None:
             place = self._without_secrets(_redact_url(location))[:LONGEST_EXCERPT]
             said = f"it redirects to {place}; set that address."
-        # By the clock that named the instant.
+        # By the clock that sent the timestamp.
         now = instant_of(response.headers.get(hdrs.DATE)) or datetime.now(UTC)
         retry_after = _retry_after(response.headers.get(hdrs.RETRY_AFTER), now)
         return StorageResponseError(
@@ -638,7 +638,7 @@ class StorageServiceClient:
         )
 
     def _translated(self, error: aiohttp.ClientError | OSError, method: str) -> StorageError:
-        """Return ours for aiohttp's; the order of the questions is the map."""
+        """Return this package's error for one of aiohttp; the order of the tests decides."""
         place = f"The Storage Service at {self.base_url}"
         if isinstance(error, TimeoutError):
             return StorageTimeoutError(
@@ -682,7 +682,7 @@ class StorageServiceClient:
 
 
 def _address(base_url: str, token: str | None) -> tuple[URL, dict[str, str], tuple[str, ...]]:
-    """Return the address without credentials, the header that they become, and what to hide."""
+    """Return the URL without credentials, the header made from them, and the secrets to redact."""
     try:
         url = URL(base_url.strip())
         usable = url.scheme in ("http", "https") and url.host and not url.query and not url.fragment
@@ -720,7 +720,7 @@ def _url(watermarks: str, source_id: str) -> URL:
 
 
 def _secret_encodings(*secrets: str) -> tuple[str, ...]:
-    """Return secrets in each shape in which a service may repeat them, the longest first."""
+    """Return secrets in each encoding in which a service may repeat them, the longest first."""
     shapes = {
         shape
         for secret in secrets
@@ -731,7 +731,7 @@ def _secret_encodings(*secrets: str) -> tuple[str, ...]:
 
 
 def _is_failure(error: BaseException) -> bool:
-    """Tell whether an error is evidence that the service is failing."""
+    """Return whether an error is evidence that the service is failing."""
     if isinstance(error, StorageResponseError):
         return error.status >= 500
     return isinstance(error, StorageConnectionError | InvalidResponseError)
@@ -800,7 +800,7 @@ def _history(answer: _Response, source_id: str) -> HistoryPage:
 
 
 def _object(body: bytes) -> dict[str, Any] | None:
-    """Return the JSON object that a body is, if it is one."""
+    """Return the JSON object of a body, if the body is one."""
     try:
         fields = from_json(body)
     except ValueError:
@@ -809,7 +809,7 @@ def _object(body: bytes) -> dict[str, Any] | None:
 
 
 def _is_own(fields: dict[str, Any] | None, etag: str | None) -> bool:
-    """Tell whether a 404 is the embedded service's *never collected*.
+    """Return whether a 404 is the embedded service's *never collected*.
 
     A tag alone is no proof: a gateway may serve a page with one.
     """
@@ -817,7 +817,7 @@ def _is_own(fields: dict[str, Any] | None, etag: str | None) -> bool:
 
 
 def _said_in(value: object, name: str = "") -> list[str]:
-    """Return what a JSON value says in words, without the route that was asked."""
+    """Return the words of a JSON value, without the requested route."""
     if isinstance(value, dict):
         return [said for key, each in value.items() for said in _said_in(each, key)]
     if isinstance(value, list):
@@ -832,18 +832,18 @@ def _names_a_route(fields: dict[str, Any]) -> bool:
 
 
 def _is_about(fields: dict[str, Any], source_id: str) -> bool:
-    """Tell whether a 404 is about the watermark, and not about something else there is not."""
+    """Return whether a 404 is about the watermark, and not about something else that is missing."""
     named = re.compile(rf"(?<!\w){re.escape(source_id.lower())}(?!\w)")
     return any(_ABOUT_IT.search(said) or named.search(said) for said in _said_in(fields))
 
 
 def _says_nothing(fields: dict[str, Any]) -> bool:
-    """Tell whether a 404 says no more than its status, as a service and a gateway may alike."""
+    """Return whether a 404 says no more than its status, as both a service and a gateway may."""
     return all(said in _NOT_FOUND for said in _said_in(fields))
 
 
 def _unhealthy(answer: _Response) -> str | None:
-    """Return what keeps an answer from being a healthy service's, or ``None``."""
+    """Return the reason why a response is not a healthy service's, or ``None``."""
     if answer.status != 200:
         return f"it answered {answer.status} to its health check."
     try:
@@ -856,10 +856,10 @@ def _unhealthy(answer: _Response) -> str | None:
 
 
 def _unpacked(body: bytes, encoding: str, limit: int) -> bytes:
-    """Return at most ``limit`` bytes and one more of what ``body`` unpacks to.
+    """Return at most ``limit`` bytes and one more of the decompressed ``body``.
 
     Raises:
-        InvalidResponseError: It does not unpack.
+        InvalidResponseError: The body cannot be decompressed.
     """
     windows = {"gzip": 31, "x-gzip": 31, "deflate": 15}
     try:
@@ -872,14 +872,14 @@ def _unpacked(body: bytes, encoding: str, limit: int) -> bytes:
 
 
 def _one_line(body: bytes) -> str:
-    """Return what the service says of an error, on one line, in JSON's ``error`` or as it is."""
+    """Return the service's text of an error on one line: JSON's ``error``, or the body as it is."""
     text = body.decode("utf-8", "replace")
     try:
         fields = from_json(body)
         text = str(fields["error"]) if isinstance(fields, dict) and "error" in fields else text
     except ValueError:
         pass
-    # What is not printable could write lines, or to a terminal, in a log.
+    # Unprintable characters could write lines, or control a terminal, in a log.
     visible = "".join(character if character.isprintable() else " " for character in text)
     return " ".join(visible.split())
 
@@ -891,7 +891,7 @@ def _next_step(status: int) -> str:
 
 
 def _redact_url(location: str) -> str:
-    """Return an address without what may be secret in it."""
+    """Return a URL without the parts that may be secret."""
     try:
         return str(URL(location).with_query(None).with_fragment(None).with_user(None))
     except ValueError:

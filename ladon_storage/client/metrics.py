@@ -1,8 +1,8 @@
 """The client's Prometheus instruments, in the default registry of the process.
 
 - A request touches only children of instruments that were looked up before.
-- The gauges are computed when they are scraped, over the pools and circuits that live: they cost a
-  request nothing, and a client that is gone shows nothing any more.
+- The gauges are computed when they are scraped, over the existing pools and circuits. They cost a
+  request nothing, and a client that is gone no longer appears.
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ _QUARANTINED = _instrument(
 store_error_listeners.append(_STORE_ERRORS.inc)
 
 observe_latency = _LATENCY.observe
-"""Note how many seconds a request took."""
+"""The function that records the seconds of a request."""
 
 
 class HasConnections(Protocol):
-    """Count the connections of one pool."""
+    """A pool whose connections can be counted."""
 
     @property
     def active(self) -> int:
@@ -101,7 +101,7 @@ class HasConnections(Protocol):
 
     @property
     def idle(self) -> int:
-        """Connections at rest."""
+        """Idle connections."""
         ...
 
 
@@ -118,7 +118,7 @@ def watch_pool(pool: HasConnections) -> None:
 
 
 def watch_circuit(circuit: CircuitBreaker) -> bool:
-    """Show the state of ``circuit`` while it lives, and tell whether it was not shown before."""
+    """Publish the state of ``circuit`` while it exists; return whether this is the first time."""
     with _lock:
         is_new = circuit not in _circuits
         _circuits.add(circuit)
@@ -153,12 +153,12 @@ def count_request(method: str, status: int | None, error_type: str = "") -> None
 
 
 def count_collected(source_id: str, counts: Mapping[str, int], reasons: Mapping[str, int]) -> None:
-    """Count what a completed run was delivered, and why some of it was quarantined.
+    """Count the records of a completed run, and the reasons of its quarantined ones.
 
     Args:
         source_id: The source.
-        counts: The numbers of its ledger, by their names.
-        reasons: The most frequent reasons, and how often each was one.
+        counts: The numbers of the ledger, by their names.
+        reasons: The most frequent reasons, with the count of each.
     """
     for outcome in ("new", "changed", "known", "quarantined", "skipped"):
         _RECORDS.labels(source_id, outcome).inc(counts.get(f"records_{outcome}", 0))

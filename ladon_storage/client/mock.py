@@ -25,7 +25,7 @@ from ladon_storage.models import (
 
 
 class MockStorageClient:
-    """Keep watermarks in a dictionary, by the rules of the embedded Storage Service.
+    """A storage of watermarks in a dictionary, with the rules of the embedded Storage Service.
 
     Args:
         clock: The service's time.
@@ -110,14 +110,14 @@ class MockStorageClient:
         lease: timedelta | None = None,
         ledger: Mapping[str, Any] | None = None,
     ) -> Watermark:
-        """Write the outcome of a run, and return what is stored.
+        """Write the outcome of a run, and return the stored watermark.
 
         A repeated write of the same run, whose ``if_match`` it outdated itself, changes nothing.
 
         Raises:
             TypeError: ``timestamp`` is no datetime.
             ValueError: Another argument makes no sense.
-            WatermarkConflictError: ``if_match`` is not the stored version, there is one despite
+            WatermarkConflictError: ``if_match`` is not the stored version, a version exists despite
                 ``if_none_match``, or a success is older than the stored one.
             WatermarkInFutureError: It is a success far ahead of the clock.
         """

@@ -1,11 +1,11 @@
-"""A client's connections: one aiohttp session for each event loop, and how it ends.
+"""A client's connections: one aiohttp session for each event loop, closed with its loop.
 
 - A session belongs to the loop on which it was made, so a client keeps one for each. It is closed
   by `SessionPools.close`, or with its loop: an async generator that owns it is closed by
-  ``loop.shutdown_asyncgens()``, which ``asyncio.run`` and every other runner calls. What is left
-  of loops that never ended in order is dropped silently when the process exits.
-- Requests wait for a slot here, not in aiohttp's connector: such a wait is ours, says nothing about
-  the service, and must be told from a service that does not accept connections.
+  ``loop.shutdown_asyncgens()``, which ``asyncio.run`` and every other runner calls. Sessions of
+  loops that never ended in order are dropped silently when the process exits.
+- Requests wait for a slot here, not in aiohttp's connector. Such a wait is the client's own, says
+  nothing about the service, and must differ from a service that does not accept connections.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ DNS_CACHE_SECONDS = 300
 
 FilePath = str | PathLike[str]
 
-# Pools whose sessions are open; whoever closes one takes it out.
+# Pools whose sessions are open; the code that closes one takes it out.
 _open: set[Pool] = set()
 
 
 class Pool:
-    """Hold the session of one event loop, and hand out its slots in the order of asking."""
+    """The session of one event loop, with slots that are handed out in the order of waiting."""
 
     def __init__(self, session: aiohttp.ClientSession, slots: int) -> None:
         self.session = session
@@ -53,13 +53,13 @@ class Pool:
 
     @property
     def idle(self) -> int:
-        """Connections at rest."""
-        # aiohttp tells nobody how many connections it keeps.
+        """Idle connections."""
+        # aiohttp does not publish how many connections it keeps.
         resting = getattr(self.session.connector, "_conns", {})
         return sum(len(connections) for connections in list(resting.values()))
 
     def take_free(self) -> bool:
-        """Take a slot, to be given back with `give`, if one is free; tell whether it was."""
+        """Take a slot, to be given back with `give`, if one is free; return whether it was."""
         if not self._free:
             return False
         self._free -= 1
@@ -78,7 +78,7 @@ class Pool:
             in_time = await waiter
         except BaseException:
             if waiter.done() and not waiter.cancelled() and waiter.result():
-                self.give()  # it came in the same instant
+                self.give()  # the slot came at the same time
             waiter.cancel()
             raise
         if not in_time:
@@ -89,13 +89,13 @@ class Pool:
             )
 
     def _wait(self, seconds: float) -> asyncio.Future[bool]:
-        """Join the queue; the future tells whether a slot came in time."""
+        """Join the queue; the future's result is whether a slot came in time."""
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[bool] = loop.create_future()
         deadline = loop.time() + seconds
         self._waiting.append((deadline, waiter))
-        # One timer for all: where more call at once than there are slots, nearly every call waits a
-        # little, and a timer for each would cost as much as taking the slot.
+        # One timer for all: with more calls at once than slots, nearly every call waits a little,
+        # and a timer for each would cost as much as taking the slot.
         if self._timer is None or deadline < self._timer.when():
             self._expire_at(deadline, loop)
         return waiter
@@ -106,7 +106,7 @@ class Pool:
         self._timer = loop.call_at(deadline, self._expire, loop)
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Tell those whose time is up, and come back for the next of the others."""
+        """End the waits whose time is up, and set the timer for the next one."""
         assert self._timer is not None  # noqa: S101 - it called
         now, self._timer = self._timer.when(), None
         for deadline, waiter in self._waiting:
@@ -117,7 +117,7 @@ class Pool:
             self._expire_at(min(deadline for deadline, _ in self._waiting), loop)
 
     def give(self) -> None:
-        """Give a slot back: to who waits longest, if anybody does."""
+        """Give a slot back, to the longest waiting call if there is one."""
         while self._waiting:
             _, waiter = self._waiting.popleft()
             if not waiter.done():
@@ -126,24 +126,24 @@ class Pool:
         self._free += 1
 
     def has_answered(self) -> None:
-        """Let aiohttp repeat what it sends on a connection that was closed while it rested."""
+        """Let aiohttp repeat requests whose idle connection was closed."""
         self.session._retry_connection = True  # noqa: SLF001
 
     def drop(self) -> None:
-        """Give up the session, without a word, when its loop will not run again."""
+        """Drop the session silently when its loop will not run again."""
         _open.discard(self)
         connector = self.session.connector
         self.session.detach()
         if connector is not None:
             _cut(connector)
         if self.owner is not None:
-            # With the session gone there is nothing that it would wait for.
+            # With the session gone it has nothing to wait for.
             with contextlib.suppress(StopIteration, RuntimeError):
                 self.owner.aclose().send(None)
 
 
 def _cut(connector: aiohttp.BaseConnector) -> None:
-    """Close the connections of a connector at once; what closes them in order needs its loop."""
+    """Close the connections of a connector at once; an orderly close needs its loop."""
     protocols = [each for at_rest in connector._conns.values() for each, _ in at_rest]  # noqa: SLF001
     protocols += connector._acquired  # noqa: SLF001
     connector._conns.clear()  # noqa: SLF001
@@ -165,13 +165,13 @@ def _drop_what_is_left() -> None:
 
 
 class SessionPools:
-    """Make a `Pool` for each event loop on demand.
+    """A `Pool` for each event loop, made on demand.
 
     Args:
-        max_connections: Requests under way at once on one loop.
+        max_connections: The most requests in flight at once on one loop.
         max_connections_per_host: The same for one host.
-        tls: What ``TCPConnector`` takes as ``ssl``.
-        session_options: The rest of what a ``ClientSession`` takes.
+        tls: The argument ``ssl`` of ``TCPConnector``.
+        session_options: The other arguments of ``ClientSession``.
     """
 
     def __init__(
@@ -189,14 +189,14 @@ class SessionPools:
         weakref.finalize(self, _abandon, self._pools).atexit = False
 
     def take_free(self) -> Pool | None:
-        """Take a slot of the running loop's pool, if there is one and it has one that is free."""
+        """Take a slot of the running loop's pool if that has a free one."""
         pool = self._pools.get(asyncio.get_running_loop())
         if pool is None or pool.session.closed or not pool.take_free():
             return None
         return pool
 
     async def take(self, seconds: float) -> Pool:
-        """Take a slot of the running loop's pool, a new pool where there is none that is open.
+        """Take a slot of the running loop's pool, which is made if none is open.
 
         Raises:
             PoolTimeoutError: None became free within ``seconds``.
@@ -213,7 +213,7 @@ class SessionPools:
 
     async def _make(self, loop: asyncio.AbstractEventLoop) -> Pool:
         for other in list(self._pools):
-            # Whoever takes it out, drops it: other threads do the same.
+            # The thread that takes it out drops it: other threads do the same.
             if other.is_closed() and (left := self._pools.pop(other, None)):
                 left.drop()
         connector = aiohttp.TCPConnector(
@@ -257,7 +257,7 @@ async def _own(
 
 
 def _abandon(pools: dict[asyncio.AbstractEventLoop, Pool]) -> None:
-    """Close the pools of a client that nobody has any more, in whatever thread this is noticed."""
+    """Close the pools of a client without references, in the thread that collects it."""
     for loop, pool in list(pools.items()):
         if loop.is_closed():
             pool.drop()
@@ -274,7 +274,7 @@ def tls_context(
     client_cert: FilePath | None,
     client_key: FilePath | None,
 ) -> ssl.SSLContext | bool:
-    """Return what ``TCPConnector`` takes as ``ssl``.
+    """Return the argument ``ssl`` of ``TCPConnector``.
 
     Raises:
         ConfigurationError: A file cannot be read, or holds something else; none is quoted.

@@ -1,8 +1,8 @@
-"""Spans of requests, for those who have set OpenTelemetry up; nothing at all for the others.
+"""Spans of requests where OpenTelemetry is set up; nothing at all elsewhere.
 
-- OpenTelemetry is never imported here. Whoever has set a tracer provider has imported it.
-- A span is named by its route, never by a source: names are what traces are grouped by.
-- A span has the texts of our errors, in which there is no secret, and an address without one.
+- OpenTelemetry is never imported here. A program that has set a tracer provider has imported it.
+- A span is named by its route, never by a source: traces are grouped by these names.
+- A span has the texts of this package's errors, which hold no secret, and a URL without one.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def _tracer_of(provider: TracerProvider) -> Tracer:
 
 @contextmanager
 def request_span(tracer: Tracer, method: str, url: URL, api: str) -> Iterator[Span]:
-    """Surround one request by a span of the client's kind, under the span that is current.
+    """Wrap one request in a span of the client's kind, under the current span.
 
     Args:
-        tracer: What makes spans.
+        tracer: The maker of spans.
         method: The request's method.
-        url: Its address, without credentials.
+        url: The request's URL, without credentials.
         api: The path below which the last part names a source.
     """
     from opentelemetry.trace import SpanKind

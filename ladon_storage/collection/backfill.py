@@ -1,7 +1,7 @@
-"""A past range, read window by window, and resumed where it broke off.
+"""A backfill of a past range, read window by window, and resumed after an interruption.
 
-The watermark of the source is left alone. How far a backfill is stands in a watermark of its own,
-whose name has the range, so that the same backfill resumes after its last whole window.
+The watermark of the source is left alone. A backfill's progress is in a watermark of its own, whose
+name has the range. So the same backfill resumes after its last complete window.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ladon_storage.errors import ConfigurationError
 from ladon_storage.models import WatermarkStatus
 
 Windows = Callable[[int, int], Awaitable[None]]
-"""Hears how many windows are done, and how many there are."""
+"""A function that is called with the number of finished windows, and of all windows."""
 
 
 class BackfillReport(BaseModel):
@@ -50,16 +50,16 @@ async def backfill(
     """Read a past range again, window by window; resume where the same backfill broke off.
 
     Args:
-        source: What is collected.
-        sink: Where it becomes durable; entered and left for each window.
-        storage: Where the backfill's progress is.
-        since: The first instant.
-        until: The instant before which it ends.
+        source: The source.
+        sink: The sink; entered and left for each window.
+        storage: The storage of the backfill's progress.
+        since: The first timestamp.
+        until: The timestamp before which it ends.
         window: The part that is repeated after a failure.
         run_id: The name of this run, as the service records it.
-        limits: What makes a window fail.
-        collect: What reads and writes the pages: the engine's `collect`, or a wrapper of it.
-        windows: Hears of each window.
+        limits: The limits beyond which a window fails.
+        collect: The function that reads and writes the pages: `run.extract`, or a wrapper of it.
+        windows: Called after each window.
 
     Raises:
         ConfigurationError: The range or the window is empty.

@@ -1,4 +1,4 @@
-"""What a run counts: the numbers of its ledger, and what they prove about the feed."""
+"""The counts of a run: the numbers of its ledger, and their evidence about the feed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ladon_storage.collection.lateness import Lateness
 from ladon_storage.collection.records import Completeness, Page
 
 REASONS = 5
-"""So many reasons are told, the most frequent ones."""
+"""The number of reasons in a ledger, the most frequent ones."""
 
 _DISTINCT_REASONS = 1_000
 _OTHER_REASONS = "other reasons"
@@ -42,7 +42,7 @@ class ExtractionCounts:
     highest: datetime | None = None
     in_order: bool = True
     has_risen: bool = False
-    """Whether a page went on behind one before it: equal times alone show no order."""
+    """Whether a page was later than one before it: equal timestamps alone show no order."""
     present: set[str] = field(default_factory=set)
     completeness: Completeness | None = None
     total: int | None = None
@@ -50,28 +50,28 @@ class ExtractionCounts:
     is_unchanged: bool = False
     delays: list[timedelta] = field(default_factory=list)
     behind: timedelta = timedelta(0)
-    """How far behind the watermark the oldest new record was."""
+    """The distance of the oldest new record behind the watermark."""
     _reasons: Counter[str] = field(default_factory=Counter)
     _lateness: Lateness = field(default_factory=Lateness)
 
     @property
     def seen(self) -> int:
-        """How many items the source showed, usable or not."""
+        """The number of items that the source listed, usable or not."""
         return self.delivered + self.listed
 
     @property
     def written(self) -> int:
-        """How many rows are new or changed."""
+        """The number of new or changed rows."""
         return self.new + self.changed
 
     @property
     def is_useless(self) -> bool:
-        """Whether something was shown, and nothing of it can be used."""
+        """Whether the source listed items, and none of them can be used."""
         return 0 < self.quarantined == self.seen
 
     def note(self, page: Page, *, keeps_ids: bool) -> None:
         """Count a page as it was delivered."""
-        # One that only says how the reading ended is no page of its own.
+        # A page that only gives the end of the reading is not counted.
         only_ends = page.completeness is not None and not (len(page) or page.listed)
         self.pages += page.unchanged or not only_ends
         self.delivered += len(page)
@@ -104,7 +104,7 @@ class ExtractionCounts:
         return True
 
     def most_frequent(self, count: int = REASONS) -> list[tuple[str, int]]:
-        """Return why records were quarantined, the most frequent reasons first."""
+        """Return the reasons of quarantined records, the most frequent first."""
         return self._reasons.most_common(count)
 
     def as_fields(self) -> dict[str, Any]:

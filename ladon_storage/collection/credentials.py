@@ -1,8 +1,9 @@
-"""Find the keys of sources: what is configured is the name of a secret, never the secret.
+"""The keys of sources: the configuration holds the name of a secret, never the secret.
 
-- A name is looked up by whatever `secret_lookup` set for the present context, then in the process's
-  environment. Whoever can read Prefect's Secret blocks passes a lookup in; this module cannot.
-- A name is shown in errors, so that what looks like a key is refused as a name, unshown.
+- A name is looked up by the function that `secret_lookup` set for the present context, then in the
+  process's environment. Code that can read Prefect's Secret blocks passes a lookup in; this module
+  cannot.
+- Errors quote a name, so a text that looks like a key is refused as a name, and not quoted.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from pydantic import AfterValidator, Field
 from ladon_storage.errors import ConfigurationError
 
 Lookup = Callable[[str], Awaitable[str | None]]
-"""Return the secret of a name, or ``None`` where there is none."""
+"""A function from a name to its secret, or to ``None`` where there is none."""
 
 _lookup: ContextVar[Lookup | None] = ContextVar("_lookup", default=None)
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}")
-# A UUID, or at least 32 hexadecimal digits: what these services give out as keys.
+# A UUID, or at least 32 hexadecimal digits: the usual keys of these services.
 _KEY = re.compile(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12,}")
 
 
@@ -52,7 +53,7 @@ SECRET_FIELD = re.compile(
     r"(api|access|account|private|sas)[._-]?key",
     re.IGNORECASE,
 )
-"""Names of fields that may hold a secret."""
+"""The names of fields that may hold a secret."""
 
 # In options of a database names stand after a blank or another equals sign.
 _QUERY_NAME = re.compile(r"(?<=[?&;=\s])([^=&;#\s]+)=")
@@ -108,7 +109,7 @@ def secret_lookup(lookup: Lookup) -> Iterator[None]:
 
 
 async def resolve_secret(name: str, source_id: str) -> str:
-    """Return the secret that is called ``name``, for the source that needs it.
+    """Return the secret named ``name``, for the source that needs it.
 
     Raises:
         ConfigurationError: There is none, or it is empty or no text of one line.
@@ -117,11 +118,11 @@ async def resolve_secret(name: str, source_id: str) -> str:
 
 
 async def named_secret(name: str, owner: str) -> str:
-    """Return the secret that is called ``name``.
+    """Return the secret named ``name``.
 
     Args:
         name: The name.
-        owner: What needs it, for errors, such as ``of the sink``.
+        owner: Its owner as errors name it, such as ``of the sink``.
 
     Raises:
         ConfigurationError: There is none, or it is empty or no text of one line.

@@ -13,7 +13,7 @@ from pydantic_core import CoreSchema, core_schema
 
 @dataclass(frozen=True)
 class _In:
-    """Read a number as so many units, and write one; other forms of a duration are read too."""
+    """The conversion between a number of units and a duration; other forms are read too."""
 
     unit: timedelta
     name: str

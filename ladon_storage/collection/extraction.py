@@ -1,16 +1,16 @@
-"""From a source into a sink: what is durable, what is promoted, and what is wrong with the feed.
+"""The extraction from a source into a sink: durability, checkpoints, and faults of the feed.
 
-- What is delivered is stored, whatever its time. Only two choices of the user leave something out,
-  a backfill's range and the initial lookback, and what they leave out is counted.
-- A position is only ever written with the page that it is about, and never says more than what is
-  durable. For a source without order that is nothing before the last page.
-- An order that was only declared is not resumed from before a whole pass has shown it. A source
-  that breaks its order is read to its end without checkpoints, and the sink's position goes back to
-  where the run began until that is done.
-- Nothing beyond the instant at which the run began to read moves the watermark, by the source's
-  clock where its answers tell it: what is stamped later may have neighbours that come later.
-- Where nothing can be used, too much cannot be, or too much disappeared, the run fails before
-  anything is promoted.
+- All delivered records are stored, whatever their time. Only two choices of the user leave records
+  out, a backfill's range and the initial lookback, and those records are counted.
+- A position is only written together with its page, and never claims more than is durable. For a
+  source without order that is nothing before the last page.
+- A declared order is used to resume only after a complete pass has shown it. A source that breaks
+  its order is read to its end without checkpoints. Until then the sink's position goes back to the
+  start of the run.
+- The watermark never moves beyond the time at which the run began to read, by the source's clock
+  where its responses give it: records with later timestamps may have neighbours that come later.
+- The run fails before the watermark moves if no record can be used, or if too many cannot be used
+  or disappeared.
 """
 
 from __future__ import annotations
@@ -46,33 +46,33 @@ from ladon_storage.models import EMPTY_WATERMARK
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_SECONDS = 10.0
-"""How far apart checkpoints are where the sink remembers its position anyway."""
+"""The interval of checkpoints for a sink that remembers its position anyway."""
 
 QUARANTINE_MINIMUM = 10
-"""So many unusable records prove nothing, whatever their share, where others can be used."""
+"""Up to this many rejected records never fail a run with usable ones, whatever their share."""
 
 HOPELESS_RECORDS = 10_000
-"""When so many came and none can be used, a run does not wait for the rest."""
+"""The number of records, none of them usable, after which a run does not wait for the rest."""
 
 LISTED = "0" * 30
-"""Stands for the digest of a document in a position: something was listed, and in no document."""
+"""The digest in a position for a listing that is not in one document."""
 
 _LONGEST_LEAD = timedelta(days=1)
-"""A source whose clock is ahead of ours by more has a wrong clock."""
+"""The most by which a source's clock may be ahead before it counts as wrong."""
 
 _NARROW = 0.8
-"""Records first seen beyond this share of the overlap say that it is too narrow."""
+"""The share of the overlap beyond which a record's first sight shows that it is too narrow."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Which records of those that were delivered a run stores: ``since <= timestamp < until``."""
+    """The range of the delivered records that a run stores: ``since <= timestamp < until``."""
 
     since: datetime | None = None
     until: datetime | None = None
 
     def of(self, records: list[Record]) -> list[Record]:
-        """Return those of the records that are stored."""
+        """Return the records inside the range."""
         since, until = self.since, self.until
         if since is not None:
             records = [each for each in records if each.timestamp >= since]
@@ -85,15 +85,15 @@ class Extraction:
     """One reading of a source into an open sink.
 
     Args:
-        source: What is collected.
-        sink: Where it becomes durable.
-        start: Where it starts.
+        source: The source.
+        sink: The open sink.
+        start: The resume point.
         run_id: The run, as the quarantine records it.
-        limits: What is too much.
+        limits: The limits beyond which the run fails.
         clock: The time.
-        lease: The run's hold on the watermark; ``None`` for a reading that moves nothing.
-        on_progress: Who hears of each page.
-        selected: What is stored of what is delivered.
+        lease: The run's hold on the watermark; ``None`` for a reading that does not move it.
+        on_progress: Called after each page.
+        selected: The range of records that are stored.
     """
 
     def __init__(
@@ -138,10 +138,10 @@ class Extraction:
         self._watermark = lease.before if lease else None
         self._began = clock()
         self._horizon = self._began
-        """What is later moves no watermark: the beginning of the reading, by the source's clock."""
+        """The limit of the watermark: the beginning of the reading, by the source's clock."""
 
     async def run(self, until: datetime | None) -> ExtractionResult:
-        """Make every page durable, promote what may be promoted, and count."""
+        """Make every page durable, write checkpoints where they are safe, and count."""
         counts, start = self._counts, self._start
         self._until = until
         if self._remembers and self._must_say_where_it_starts():
@@ -178,7 +178,7 @@ class Extraction:
             pages = self._source.pages(start, until)
         if hasattr(pages, "__aiter__"):
             return pages
-        if hasattr(pages, "close"):  # a coroutine, which would be complained about
+        if hasattr(pages, "close"):  # a coroutine, which would cause a warning
             pages.close()
         raise ConfigurationError(
             f"`pages` of source {self._source.source_id!r} gives a {type(pages).__name__}, and no "
@@ -197,7 +197,7 @@ class Extraction:
         )
 
     def _must_say_where_it_starts(self) -> bool:
-        """Return whether the position is wrong for this run, or of another that did not end."""
+        """Return whether the stored position must be rewritten before the first page."""
         position = self._start.position
         if position is None or self._lease is None:
             return False
@@ -207,13 +207,13 @@ class Extraction:
         )
 
     async def _take(self, pages: list[Page]) -> None:
-        """Make pages durable together, and promote what may be promoted."""
+        """Make pages durable together, and write a checkpoint where it is safe."""
         pages = [self._count(page) for page in pages]
         counts, promoted = self._counts, None
         self._refuse_a_hopeless_feed()
         if self._is_ordered and counts.highest is not None:
-            # What a changed feed hides is read again once it is repaired, so it must not be passed.
-            # What the source may have gone back to is not durable before the end.
+            # A changed feed is read again once it is repaired: do not move past what it hides.
+            # Possible reversions of the source are not durable before the end.
             is_sound = counts.in_order and not self._has_changed()
             is_sound = is_sound and not self._reversions.are_pending
             promoted = latest(self._start.durable, counts.highest if is_sound else None)
@@ -222,7 +222,7 @@ class Extraction:
             await self._checkpoint(promoted)
 
     def _count(self, page: Page) -> Page:
-        """Count what was delivered, and return what of it is stored."""
+        """Count the delivered page, and return the part of it that is stored."""
         counts = self._counts
         if not isinstance(page, Page):
             raise ConfigurationError(
@@ -254,7 +254,7 @@ class Extraction:
         if last is not None and (counts.highest is None or last > counts.highest):
             counts.highest = last
         if len(times) < len(stored):
-            # Asked for each page: what came up during a run of hours is not from the future.
+            # Read for each page: a record that appears during a long run is not from the future.
             counts.is_ahead = True
             future = max(self._clock(), self._horizon) + self._limits.future_skew
             counts.in_future += sum(each.timestamp > future for each in stored)
@@ -275,7 +275,7 @@ class Extraction:
             if is_last:
                 position = position.model_copy(update=self._learned())
             elif len(page) or promoted is not None:
-                # Until the run ended, the sink has a part of another document.
+                # Until the run ends, the sink has only a part of another document.
                 before = self._start.position
                 had_some = before is not None and before.document is not None
                 position = position.model_copy(update={"document": LISTED if had_some else None})
@@ -289,12 +289,12 @@ class Extraction:
                 self._position = position
 
     def _learned(self) -> dict[str, object]:
-        """Return what a whole pass says about the source."""
+        """Return the fields of the position that a complete pass has established."""
         counts, shown = self._counts, self._order_shown
         if counts.is_unchanged:
             return {"document": self._start.document, "order_shown": shown}
         shown = shown or counts.has_risen
-        # What has something to be mended, or to be promoted later, is read by each run.
+        # A document with faults, or with records to promote later, is read by each run.
         is_read_again = counts.quarantined or counts.is_ahead or self._reversions.left
         known = None if is_read_again else counts.document
         listed = LISTED if self._ignores_range else None
@@ -304,7 +304,7 @@ class Extraction:
         }
 
     def _see(self, page: Page, result: WriteResult | int) -> None:
-        """Note what a write changed, and how late that was seen."""
+        """Count the changes of a write, and the lateness of its records."""
         counts = self._counts
         if not isinstance(result, int | WriteResult) or isinstance(result, bool):
             raise SinkError(
@@ -375,7 +375,7 @@ class Extraction:
         )
 
     def _refuse_a_vanished_feed(self) -> None:
-        """Refuse a listing without anything, where the last complete one had something."""
+        """Refuse an empty listing if the last complete one had items."""
         counts, lease, position = self._counts, self._lease, self._start.position
         if not self._ignores_range or counts.seen or counts.is_unchanged or lease is None:
             return
@@ -395,7 +395,7 @@ class Extraction:
         )
 
     def _refuse_a_missed_total(self) -> None:
-        """Refuse a reading in which less came than the source states."""
+        """Refuse a reading with fewer items than the source states."""
         counts = self._counts
         is_compared = counts.total is not None and counts.completeness != "declared"
         if not is_compared or counts.is_unchanged or counts.seen >= (counts.total or 0):
@@ -407,12 +407,12 @@ class Extraction:
         )
 
     async def _revert(self) -> None:
-        """Make current again what the source went back to, if the run still holds the source."""
+        """Make reverted versions current again, if the run still holds the source."""
         if not self._reversions.are_pending or self._lease is None:
             return
         await self._lease.acquire()
         self._counts.changed += await self._reversions.revert(self._source.source_id, self._run_id)
-        if self._reversions.left:  # what is not current yet is read again by the next run
+        if self._reversions.left:  # the next run reads versions that are not current yet again
             self._counts.highest = None
 
     async def _mark_removed(self) -> None:
@@ -436,7 +436,7 @@ class Extraction:
         )
 
     def _warn(self) -> None:
-        """Say what a completed run leaves to be looked at."""
+        """Log the findings of a completed run that need attention."""
         counts, source = self._counts, self._source
         if counts.quarantined:
             reasons = "; ".join(f"{why} ({count})" for why, count in counts.most_frequent(3))
@@ -485,7 +485,7 @@ class Extraction:
 
 @dataclass(frozen=True)
 class _Known:
-    """What a source may ask about itself."""
+    """The content of the sink, as far as its source may ask for it."""
 
     source: Source
     sink: Sink
@@ -500,7 +500,7 @@ class _Known:
 
 
 def _differ(one: Position | None, other: Position | None) -> bool:
-    """Return whether two positions say different things; the rest matters only to a crash."""
+    """Return whether two positions differ in fields that matter without a crash, too."""
     if one is None or other is None:
         return one is not other
     return _said(one) != _said(other)

@@ -1,4 +1,4 @@
-"""How far watermarks are behind, judged by the clock of the storage that has them."""
+"""The ages of watermarks, judged by the clock of their storage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class StaleWatermarkError(CollectionError):
 
 
 class Freshness(BaseModel):
-    """How old the watermark of a source may be."""
+    """The age limits of a source's watermark."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,7 +37,7 @@ class Freshness(BaseModel):
 
 
 class Verdict(StrEnum):
-    """What the age of a watermark means."""
+    """The meaning of a watermark's age."""
 
     FRESH = "fresh"
     STALE = "stale"
@@ -74,8 +74,8 @@ class _Reads(Protocol):
 async def ages(storage: _Reads, limits: Iterable[Freshness], clock: Clock = utc_now) -> list[Age]:
     """Return the age of each watermark.
 
-    One in the future is wrong, and not fresh: a source that is collected no more would look well
-    until then.
+    A watermark in the future is wrong, and not fresh: a source that is no longer collected would
+    look healthy until then.
 
     Raises:
         StorageError: A watermark could not be read.
@@ -85,7 +85,7 @@ async def ages(storage: _Reads, limits: Iterable[Freshness], clock: Clock = utc_
 
 def _age(limit: Freshness, watermark: Watermark | None, clock: Clock) -> Age:
     success = collected_up_to(watermark)
-    # By the service's clock, where its answer has it: a lease is judged by it, too.
+    # By the service's clock, where its response has it: a lease is judged by it, too.
     now = (watermark.answered_at if watermark else None) or clock()
     age = None if success is None else (now - success) / _HOUR
     if is_ahead(success, now):
@@ -112,7 +112,7 @@ def check_fresh(found: list[Age]) -> None:
     """Refuse ages that are beyond their limits.
 
     Raises:
-        StaleWatermarkError: Some are; the message names them and the next step.
+        StaleWatermarkError: Some ages are; the message names them and the next step.
     """
     stale = [each for each in found if each.verdict in (Verdict.STALE, Verdict.NEVER)]
     wrong = [each for each in found if each.verdict is Verdict.AHEAD]

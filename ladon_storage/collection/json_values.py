@@ -1,9 +1,9 @@
 """JSON as a source sent it: every digit of its numbers, and the texts that are stored and hashed.
 
 - A number whose digits Python would not write again is a `Number`: ``0.10``, ``1e400``, ``-0``, or
-  a whole number of any length, which is never converted: that takes time by the square of its
-  length. All others are the ``int`` or ``float`` that they always were.
-- What is hashed is the text of the standard library's ``json``, for ever: versions are stored. The
+  a very long integer, which is never converted: the time for that is quadratic in its length. All
+  other numbers are the usual ``int`` or ``float``.
+- The hash is of the text of the standard library's ``json``, for ever: versions are stored. The
   quicker ``orjson`` stands in for it only where the two cannot differ. A `Number` that ``json``
   would have written with the same digits is hashed as ``json`` would have written it.
 """
@@ -21,16 +21,16 @@ from typing import Any, NoReturn
 import orjson
 
 _SAFE_INT_CHARACTERS = 18
-"""So many characters are an integer of 64 bits for certain."""
+"""The longest text that is certainly an integer of 64 bits."""
 
 _SAFE_FLOAT_CHARACTERS = 16
-"""So many characters, a point among them, are at most 15 digits, which every float gives back."""
+"""The longest text, point included, with at most 15 digits, which every float preserves."""
 
 _LONGEST_FLOAT = 400
-"""No float needs more characters, also without an exponent."""
+"""The longest text that a float needs, even without an exponent."""
 
 _REMEMBERED = 2**12
-"""How many different numbers of a document are read only once."""
+"""The most different numbers of a document that are remembered."""
 
 _SCALARS = frozenset({str, int, bool, type(None)})
 
@@ -60,12 +60,12 @@ class Number:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is written as a whole number: digits alone, after a minus or none."""
+        """Whether it is written as an integer: digits alone, with or without a minus."""
         return self.text.removeprefix("-").isdecimal()
 
     @property
     def canonical(self) -> str:
-        """The text that stands for it in what is hashed: the same one for the same digits."""
+        """Its text in the hashed content: the same text for the same digits."""
         if len(self.text) > _LONGEST_FLOAT or self.is_whole:
             return self.text
         told = repr(float(self.text))
@@ -107,7 +107,7 @@ def _whole(text: str) -> int | Number:
 
 
 def _fractional(text: str) -> float | Number:
-    # Exponents are written in more than one way, also by orjson.
+    # Exponents can be written in several ways, even by orjson.
     if "e" in text or "E" in text or len(text) > _LONGEST_FLOAT:
         return Number(text)
     value = float(text)
@@ -124,7 +124,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-# What stands for a number in the text of an encoder that knows none: nobody can have sent it.
+# The placeholder of a number for an encoder without `Number`: no source can have sent it.
 _MARK = token_hex(16)
 _MARKED = re.compile(f'"{_MARK}([^"]*)"')
 
@@ -170,7 +170,7 @@ _as_ascii = _encoder(_marked, allow_nan=False)
 _in_order = _encoder(_marked_canonical, sort_keys=True, allow_nan=False)
 
 as_anything = _encoder(_marked_anything)
-"""Return a text of whatever it is, as JSON where it can be."""
+"""The encoder of any value, as JSON where possible."""
 
 
 def payload_text(content: object) -> str:
@@ -205,9 +205,9 @@ def canonical_text(content: object) -> bytes:
 
 
 def _is_plain(content: object) -> bool:
-    """Tell whether there is no float in it, which is written in more than one way.
+    """Return whether a value holds no float, which can be written in several ways.
 
-    Nor anything of another class, such as a date, which is JSON for orjson alone.
+    It must also hold no other class, such as a date, which only orjson takes for JSON.
     """
     values: Collection[object]
     if isinstance(content, dict):
@@ -225,7 +225,7 @@ _PLAIN = {*_SCALARS, Number, dict, list}
 
 
 def without(content: Any, paths: Iterable[str]) -> Any:
-    """Return content without what is at some dotted paths; the content itself is left as it is.
+    """Return a copy of the content without the values at some dotted paths.
 
     A path leads into each item of a list, or into the one that a number names.
 

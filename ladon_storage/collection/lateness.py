@@ -1,8 +1,7 @@
-"""How long after its own time a record was first seen: the evidence for an overlap.
+"""The lateness of records, from their timestamp to their first sight: evidence for the overlap.
 
-A histogram of fixed bounds, so that those of two runs merge by adding, and a year of runs takes no
-more room than one. A quantile is the upper bound of its bucket: it may say too much, never too
-little.
+It is a histogram of fixed bounds. Those of two runs merge by addition, and a year of runs takes no
+more room than one. A quantile is the upper bound of its bucket: it may be too high, never too low.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ BOUNDS = (
     *(each * _HOUR for each in (1, 2, 3, 4, 6, 8, 12, 16, 20)),
     *(each * _DAY for each in (1, 1.5, 2, 3, 4, 5, 7, 10, 14, 21, 30, 60, 90, 180, 365)),
 )
-"""The upper bounds of the buckets, in seconds; what is later is in one bucket more."""
+"""The upper bounds of the buckets, in seconds; one more bucket holds later records."""
 
 
 class Lateness(BaseModel):
-    """How long after their own time records were first seen, as a histogram.
+    """The histogram of the time from records' timestamps to their first sight.
 
     Args:
-        counts: How many records are in each bucket; buckets behind the last used one are left out.
+        counts: The records in each bucket; buckets after the last used one are left out.
         worst_seconds: The greatest lateness; ``None``: nothing was seen.
 
     >>> seen = Lateness.of([timedelta(minutes=3), timedelta(hours=5)])
@@ -56,7 +55,7 @@ class Lateness(BaseModel):
 
     @property
     def count(self) -> int:
-        """How many records were seen."""
+        """The number of records."""
         return sum(self.counts)
 
     @property
@@ -65,7 +64,7 @@ class Lateness(BaseModel):
         return None if self.worst_seconds is None else timedelta(seconds=self.worst_seconds)
 
     def quantile(self, share: float) -> timedelta | None:
-        """Return within which time the ``share`` of all records was seen; ``None``: none was."""
+        """Return the time within which a ``share`` of the records was seen; ``None``: none was."""
         worst, passed = self.worst, 0
         if worst is None:
             return None

@@ -1,14 +1,15 @@
-"""One run's hold on a source's watermark: fence, lease, heartbeat, checkpoints, and the last word.
+"""One run's hold on a source's watermark: fence, lease, heartbeat, checkpoints, and outcome.
 
-- Each write carries the version tag that came with the one before. So whoever else wrote in
-  between, a faster run or an operator, wins, and a loser writes nothing more, not even `failed`.
-- A watermark that says `running`, and was written less than a lease ago, belongs to that run. It is
-  written anew three times a lease while the run lives, so that a killed run blocks nobody longer.
-- How long ago is told by the service alone: its time of the answer, and its time of the write. Our
-  clock stands in only for a service that does not tell the time. The lease is that of who holds it.
+- Each write carries the version tag of the write before it. So another writer in between, a faster
+  run or an operator, wins, and the loser writes nothing more, not even `failed`.
+- A watermark with `running` that was written less than a lease ago belongs to that run. A live run
+  writes it again three times a lease, so a killed run blocks others no longer than one lease.
+- The age of a write is by the service's clock alone: the time of the response and the time of the
+  write. The run's clock stands in only for a service that does not send its time. The length of the
+  lease is the one that its holder set.
 - A checkpoint is `success` and then `running` again: the source stays held.
-- Nothing is written before the watermark was read: a failure that is not fenced could take the
-  watermark away from a run that is well.
+- Nothing is written before the watermark was read: an unfenced failure could take the watermark
+  away from a healthy run.
 """
 
 from __future__ import annotations
@@ -35,31 +36,31 @@ from ladon_storage.models import EMPTY_WATERMARK, Watermark, WatermarkStatus
 logger = logging.getLogger(__name__)
 
 FAILURE_SECONDS = 30.0
-"""How long a failed or cancelled run may take to write that it failed."""
+"""The longest time in which a failed or cancelled run may write its failure."""
 
 RENEWALS_PER_LEASE = 3
 
 HISTORY_PAGES, CHANGES_PER_PAGE = 20, 25
-"""How far back a sane watermark is looked for. A change has a ledger and an error message, and a
-page of them must fit into an answer.
+"""The depth of the search for a plausible watermark. A change has a ledger and an error message,
+and a page of them must fit into a response.
 """
 
 _CLOCK_RESOLUTION = timedelta(seconds=1)
-"""Of the time that a service tells in its `Date`."""
+"""The resolution of a service's `Date`."""
 
 _LONGEST_ERROR = 2_000
 
 
 class SourceLease:
-    """Hold the watermark of one source for one run.
+    """One run's hold on the watermark of one source.
 
     Args:
-        storage: Where the watermark is.
+        storage: The storage of the watermark.
         source_id: The source.
         run_id: The run, as the service records it.
-        limits: How long a lease is.
-        clock: The time, for a service that does not tell its own.
-        monotonic: The seconds that pass.
+        limits: The length of a lease.
+        clock: The time, for a service that does not send its own.
+        monotonic: Seconds that never go back.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class SourceLease:
 
         Raises:
             SourceBusyError: Another run holds it.
-            InvalidResponseError: It says success, and not when.
+            InvalidResponseError: It has the status success, but no timestamp.
             StorageError: It could not be read, which is not the same as *never collected*.
         """
         self.stored = stored = await self._storage.get_watermark(self._source_id)
@@ -105,7 +106,7 @@ class SourceLease:
         self.before = EMPTY_WATERMARK if stored.found_nothing else stored.last_successful_timestamp
         self._etag = stored.etag
         if self.before is None and stored.status == WatermarkStatus.SUCCESS:
-            # Taken for "never collected", it would be overwritten, and the mistake leave no trace.
+            # Taken for "never collected", it would be overwritten without a trace of the mistake.
             raise InvalidResponseError(
                 f"Watermark {self._source_id!r} says success and has no last_successful_timestamp; "
                 "repair or delete it before collecting, since without it everything is collected "
@@ -113,7 +114,7 @@ class SourceLease:
             )
 
     def now(self) -> datetime:
-        """Return the service's time, by its last answer and what passed since; else our clock's."""
+        """Return the service's time, by its last response and the seconds since, or the clock's."""
         if self._heard is None:
             return self._clock()
         told, then = self._heard
@@ -124,10 +125,10 @@ class SourceLease:
             self._heard = answer.answered_at, self._monotonic()
 
     async def last_sane(self, limit: datetime) -> datetime | None:
-        """Return the last watermark up to ``limit`` that the service's history knows.
+        """Return the last watermark up to ``limit`` in the service's history.
 
-        `EMPTY_WATERMARK` where it was deleted since, or moved to before all records; ``None``
-        where the service keeps no history, or knows none.
+        `EMPTY_WATERMARK` if it was deleted since, or moved to before all records; ``None`` if the
+        service keeps no history, or has no such watermark.
 
         Raises:
             StorageError: The history could not be read.
@@ -141,7 +142,7 @@ class SourceLease:
                     self._source_id, moved=True, limit=CHANGES_PER_PAGE, before=before
                 )
             except StorageResponseError as error:
-                if error.status not in (400, 405):  # a service from before this question
+                if error.status not in (400, 405):  # a service without this parameter
                     raise
                 return None
             for change in page.changes if page else ():
@@ -166,7 +167,7 @@ class SourceLease:
         # The same run may begin again: Prefect repeats a run that crashed under its own id.
         if holder == self.run_id or until <= now:
             return
-        # The service's clock was set back: by now a run that lives would have written again.
+        # The service's clock was set back: a live run would have written again by now.
         if self._heard is not None and written - lease > now:
             return
         named = "another run" if holder is None else f"run {holder!r}"
@@ -182,7 +183,7 @@ class SourceLease:
         """Write `running`: from now on the source is held."""
         dated = self.now()
         stored = await self._hold()
-        # Of a source that was never collected the first answer is this one. Where the service took
+        # For a source that was never collected this response is the first. Where the service took
         # our time for its own, the lease would be judged by two clocks.
         if stored.last_run_timestamp == dated and abs(self.now() - dated) > _CLOCK_RESOLUTION:
             await self._hold()
@@ -235,20 +236,20 @@ class SourceLease:
                 )
 
     async def checkpoint(self, timestamp: datetime, records: int) -> None:
-        """Promote what is durable in the middle of a run, and keep the source."""
+        """Write the timestamp that is durable so far as `success`, and keep the source."""
         await self._write(WatermarkStatus.SUCCESS, timestamp, records=records)
         await self._hold()
 
     async def commit(
         self, timestamp: datetime, records: int, ledger: Mapping[str, Any] | None = None
     ) -> None:
-        """Write `success` and what the run was given, and let the source go."""
+        """Write `success` and the run's ledger, and release the source."""
         await self._write(WatermarkStatus.SUCCESS, timestamp, records=records, ledger=ledger)
 
     async def abort(self, error: BaseException, ledger: Mapping[str, Any] | None = None) -> None:
-        """Write `failed` for at most `FAILURE_SECONDS`; that it failed too is a note on ``error``.
+        """Write `failed` within `FAILURE_SECONDS`; a failure to do so is a note on ``error``.
 
-        In a task of its own, which cancelling this one again does not reach.
+        The write is in a separate task, which a second cancellation does not reach.
         """
         message = one_line(error)
         writing = asyncio.ensure_future(
@@ -289,7 +290,7 @@ class SourceLease:
         lease: timedelta | None = None,
         ledger: Mapping[str, Any] | None = None,
     ) -> Watermark:
-        # A storage of one's own may be older than these.
+        # A custom storage may be older than these.
         more = {"lease": lease, "ledger": ledger}
         more = {name: value for name, value in more.items() if self._takes(name)}
 
@@ -327,7 +328,7 @@ class SourceLease:
             return answer
 
     def _refuse_if_not_stored(self, answer: Watermark, timestamp: datetime) -> None:
-        """Refuse an answer that shows another success than the one that was written."""
+        """Refuse a response with another success than the one that was written."""
         stored = answer.last_successful_timestamp
         if timestamp == EMPTY_WATERMARK or stored is None:  # a field may be missing
             return
@@ -344,9 +345,9 @@ class SourceLease:
         return name in self._knows or inspect.Parameter.VAR_KEYWORD in kinds
 
     async def _is_our_own(self) -> bool:
-        """Tell whether what is stored is a write of this run whose answer was lost; go on from it.
+        """Return whether the stored watermark is a write of this run; if so, continue from it.
 
-        A request that was cut off may have arrived: it is no other run.
+        A request may have arrived though its response was lost: it is no other run.
         """
         if self._unanswered is None:
             return False
@@ -367,6 +368,6 @@ def one_line(error: BaseException) -> str:
     """Return an error as one line, cut to what a watermark's error message holds."""
     text = " ".join(str(error).split())
     if isinstance(error, asyncio.CancelledError):
-        # Who cancels may say who that is; the name of the exception tells nobody anything.
+        # A cancellation may carry its cause; the name of the exception alone says nothing.
         return f"cancelled: {text}"[:_LONGEST_ERROR] if text else "cancelled"
     return f"{type(error).__name__}: {text}"[:_LONGEST_ERROR] if text else type(error).__name__

@@ -1,8 +1,8 @@
-"""Read a source on while its sink writes, and write what came meanwhile at once.
+"""Prefetch pages while the sink is writing, and write all pages that arrived since as one batch.
 
-- A sink that is slower than its source makes fewer and larger commits; one that is faster gets each
-  page as it comes. Nothing waits for company.
-- So much and no more is read ahead: memory does not grow with the number of records.
+- A slow sink makes fewer, larger commits. A fast sink gets each page when it arrives: a single page
+  is written at once.
+- Prefetching stops at `MAX_PREFETCH_CHARS`: memory does not grow with the number of records.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import Self
 from ladon_storage.collection.records import Page
 
 MAX_PREFETCH_CHARS = 2**20
-"""So many characters of pages wait for the sink before the source is made to wait."""
+"""The characters of waiting pages at which the source must wait for the sink."""
 
 _HANDOVER_SECONDS = 1e-6
-"""What lets the sink's thread have the interpreter.
+"""A pause that is long enough to release the GIL to the sink's thread.
 
-A thread asks for it when it has waited for 5 ms, and waits anew whenever it was let go in between:
-a loop that takes less for a page does so each time, and has it back before the thread wakes up.
+A thread requests the GIL only after waiting 5 ms without a release. A loop that takes less time for
+a page releases it each time, takes it back before the thread wakes up, and so starves the thread.
 """
 
 
 @contextlib.asynccontextmanager
 async def prefetch(pages: AsyncIterator[Page]) -> AsyncIterator[AsyncIterator[list[Page]]]:
-    """Iterate ``pages`` in a task of its own, yield those that wait, and close it at the end.
+    """Iterate ``pages`` in a separate task, yield the waiting pages, and close it at the end.
 
-    One task runs the whole iterator, as the timeouts inside of it need. What it raises is raised
-    where its next page would have come, after the pages before it.
+    One task runs the whole iterator, because the timeouts inside it need that. Its error is raised
+    in place of its next page, after the pages before it.
     """
     ahead = _Prefetch(pages)
     try:
@@ -87,7 +87,7 @@ class _Prefetch:
                     self._characters += page.characters
                     self._changed.set()
                     if self._characters < MAX_PREFETCH_CHARS:
-                        await asyncio.sleep(0)  # the sink's turn, if it has nothing to do
+                        await asyncio.sleep(0)  # lets the sink run, if it has nothing to do
                         time.sleep(_HANDOVER_SECONDS)  # noqa: ASYNC251 - its thread's, if it has
                     else:
                         self._taken.clear()

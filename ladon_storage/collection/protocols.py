@@ -1,6 +1,6 @@
-"""What the engine asks of its parts: a storage of watermarks, a source, a sink.
+"""The protocols of the engine's parts: a storage of watermarks, a source, a sink.
 
-A part of one's own is any class that has the methods; there is nothing to inherit from.
+Any class with the methods is a part; there is no base class to inherit from.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def utc_now() -> datetime:
 
 
 class WatermarkStore(Protocol):
-    """Keep one watermark for each source: a storage client, or what calls one."""
+    """A storage of one watermark for each source: a storage client, or a caller of one."""
 
     async def health_check(self) -> bool:
         """Return whether the service is healthy; raise where an unhealthy one must end the run."""
@@ -51,17 +51,17 @@ class WatermarkStore(Protocol):
         records_collected: int | None = None,
         run_id: str | None = None,
     ) -> Watermark:
-        """Write the watermark and return what is stored.
+        """Write the watermark and return the stored one.
 
-        One that takes ``lease`` (a timedelta, with `running`) and ``ledger`` (a mapping, with an
-        outcome) as well is given them.
+        A storage may also take ``lease`` (a timedelta, with `running`) and ``ledger`` (a mapping,
+        with an outcome); then it gets them.
         """
         ...
 
 
 @runtime_checkable
 class SupportsHistory(Protocol):
-    """Be a storage that knows the changes of a watermark."""
+    """A storage that keeps the changes of a watermark."""
 
     async def watermark_history(
         self, source_id: str, *, moved: bool = ..., limit: int = ..., before: int | None = ...
@@ -76,19 +76,19 @@ class SupportsHistory(Protocol):
 
 @runtime_checkable
 class Source(Protocol):
-    """Yield what there is to collect.
+    """A source of pages of records.
 
-    Some more attributes are heeded where a source has them:
+    A source may have more attributes (with these defaults):
 
-    - ``ordered`` (``False``): no record on a later page is older than one on a page before, so that
-      a run can promote what it has after each page. It is believed once a whole pass has shown it,
-      or where ``order_guaranteed`` (``False``) says that the request itself asks for the order.
-    - ``full_snapshot`` (``overlap is None``): a run lists all that there is, so that what is
-      missing was removed at the source.
-    - ``retention`` (``None``): how long the source keeps what it yields. A watermark that is older
+    - ``ordered`` (``False``): no record on a later page is older than one on an earlier page, so a
+      run can write a checkpoint after each page. The order is used once a complete pass has shown
+      it, or where ``order_guaranteed`` (``False``) says that the request itself asks for it.
+    - ``full_snapshot`` (``overlap is None``): a run lists all items, so a missing item was removed
+      at the source.
+    - ``retention`` (``None``): how long the source keeps its records. A watermark that is older
       means a gap.
-    - ``ignores_range`` (``overlap is None``): it delivers all that it has, whatever it is asked
-      for, so that an answer without anything, after others with something, is an error.
+    - ``ignores_range`` (``overlap is None``): the source delivers all its records, whatever the
+      requested range. So an empty response, after others with records, is an error.
     - ``uses_known`` (``False``): ``pages`` takes a third argument, a `KnownContent`.
     """
 
@@ -99,20 +99,20 @@ class Source(Protocol):
 
     @property
     def overlap(self) -> timedelta | None:
-        """How far before the watermark a run reads again; ``None``: each run reads all there is."""
+        """The time before the watermark that a run reads again; ``None``: each run reads all."""
         ...
 
     def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
-        """Yield what the source delivers when it is asked for ``start <= timestamp < until``.
+        """Yield the pages that the source delivers for ``start <= timestamp < until``.
 
-        ``None`` sets no bound. The range is what the source is asked for, and selects nothing:
-        whatever it delivers is yielded, and stored.
+        ``None`` sets no bound. The range is only requested from the source, and filters nothing:
+        all delivered records are yielded, and stored.
         """
         ...
 
 
 class KnownContent(Protocol):
-    """What the sink knows of a source, for a source that need not read it again."""
+    """The sink's content of a source, for a source that need not read it again."""
 
     @property
     def document(self) -> str | None:
@@ -121,9 +121,9 @@ class KnownContent(Protocol):
 
     @property
     def must_reach(self) -> datetime | None:
-        """How far back an answer must reach so that nothing is missing between it and the sink.
+        """The timestamp that a response must reach back to, to leave no gap before it.
 
-        ``None``: there is nothing yet, so that nothing lies between.
+        ``None``: the sink has no records yet, so there can be no gap.
         """
         ...
 
@@ -136,7 +136,7 @@ _DIGEST = "run:"
 
 
 def run_digest(run_id: str) -> str:
-    """Return what stands for a run in a sink that keeps numbers alone: 60 bits.
+    """Return the digest of a run id, for a sink that can keep only numbers: 60 bits.
 
     >>> run_digest("run-1")
     'run:26b88ecaac29b38'
@@ -147,18 +147,18 @@ def run_digest(run_id: str) -> str:
 
 
 class Position(BaseModel):
-    """Up to where a sink is durable, as it remembers it beside the records.
+    """The timestamp up to which a sink is durable, which it stores next to the records.
 
     Args:
         timestamp: Every record of the source up to here is in the sink.
-        watermark: Where the watermark was when it was written; ``None``: never collected.
-        origin: From where the source was collected; ``None``: from its beginning.
-        run_id: The run that wrote it; ``None``: the sink does not keep that. It tells a run that
-            did not end from a watermark that an operator moved back to where that run began. A
-            sink that keeps numbers alone gives its `run_digest`.
+        watermark: The watermark at the time of the write; ``None``: never collected.
+        origin: The first timestamp that was collected; ``None``: the beginning of the source.
+        run_id: The run that wrote it; ``None``: the sink does not keep that. It distinguishes a run
+            that did not end from a watermark that an operator moved back to that run's start. A
+            sink that can keep only numbers gives its `run_digest`.
         document: The digest of the source's document whose records are all in the sink: 30
             hexadecimal digits; ``None``: the last complete reading had nothing, or no document.
-        order_shown: Whether a whole pass came in the order that the source declares.
+        order_shown: Whether a complete pass came in the order that the source declares.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -179,15 +179,15 @@ class Position(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """What a sink did with the records of a page.
+    """The result of a sink's write of a page.
 
     Args:
-        new: The records of whose ids it had nothing, one for each id.
-        changed: The records of ids that it had, whose version is new or replaced what it had.
-        superseded: The records that it left as they are, since it holds something later: of an id
-            that it has at a later time, or, where all versions are kept, one that another followed.
-            Where there are some, the position that came with the page was not written: whether
-            they are to become current shows only at the end of the run.
+        new: The records whose ids the sink did not have, one for each id.
+        changed: The records of ids that it had, whose version is new or replaced the current one.
+        superseded: The records that it passed over, since it holds a later version: of an id that
+            it has at a later time, or, where all versions are kept, one that another followed. If
+            there are any, the position of the page was not written: only the end of the run shows
+            whether they must become current.
     """
 
     new: Sequence[Record] = ()
@@ -196,15 +196,16 @@ class WriteResult:
 
     @property
     def written(self) -> int:
-        """How many rows are new or changed."""
+        """The number of new or changed rows."""
         return len(self.new) + len(self.changed)
 
 
 @runtime_checkable
 class Sink(Protocol):
-    """Make records durable. Entered before its first page and left after its last.
+    """A sink that makes records durable, entered before its first page and left after its last.
 
-    It may do more: `SupportsPosition`, `SupportsRemoval`, `SupportsReversion`, `SupportsLookup`.
+    It may support more: `SupportsPosition`, `SupportsRemoval`, `SupportsReversion`,
+    `SupportsLookup`.
     """
 
     async def __aenter__(self) -> Self: ...
@@ -219,20 +220,20 @@ class Sink(Protocol):
     async def write(
         self, source_id: str, page: Page, *, run_id: str = ..., position: Position | None = None
     ) -> WriteResult | int:
-        """Make a page durable, whole or not at all, and return what that changed.
+        """Make a page durable atomically, and return the changes.
 
-        A sink that cannot tell what is new from what changed returns how many rows did.
+        A sink that cannot distinguish new records from changed ones returns the number of rows.
 
-        The same records again, in this page or a later one, change nothing. Rejects go into the
-        quarantine, the same one once. ``position`` replaces what is remembered, in the same
-        transaction; ``None`` leaves it.
+        Writes are idempotent: the same records again, in this page or a later one, change nothing.
+        Rejects go into the quarantine, the same one once. ``position`` replaces the stored position
+        in the same transaction; ``None`` leaves it.
         """
         ...
 
 
 @runtime_checkable
 class SupportsPosition(Protocol):
-    """Be a sink that remembers up to where it is durable."""
+    """A sink that remembers the position up to which it is durable."""
 
     async def position(self, source_id: str) -> Position | None:
         """Return the last position that was written; ``None``: none was."""
@@ -241,15 +242,16 @@ class SupportsPosition(Protocol):
 
 @runtime_checkable
 class SupportsRemoval(Protocol):
-    """Be a sink that marks what its source no longer lists."""
+    """A sink that marks the records that its source no longer lists."""
 
     async def mark_removed(self, source_id: str, listed_ids: Set[str], max_share: float) -> int:
-        """Mark the records whose ids are not in ``listed_ids``, and return how many are new there.
+        """Mark the records whose ids are not in ``listed_ids``; return the number of new marks.
 
         A record that is back loses its mark. Nothing is deleted.
 
         Raises:
-            SourceError: More than the share ``max_share`` of what is not marked would be; none was.
+            SourceError: More than the share ``max_share`` of the unmarked records would be marked;
+                none was.
         """
         ...
 
@@ -261,28 +263,28 @@ class SupportsReversion(Protocol):
     async def revert(self, source_id: str, records: Sequence[Record], *, run_id: str = ...) -> int:
         """Make these versions the current ones, whatever their time; return how many changed.
 
-        Those that were stored in this run, behind what was current, are not counted again.
+        Versions that were stored in this run, behind the current one, are not counted again.
 
-        It is called at the end of a run, for what the source went back to.
+        It is called at the end of a run, for the versions that the source went back to.
         """
         ...
 
 
 @runtime_checkable
 class SupportsLookup(Protocol):
-    """A sink that tells which of a source's records it lacks."""
+    """A sink that can look up which of a source's records it lacks."""
 
     async def lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
-        """Return the ids of ``listed`` of which there is no record at that time or later."""
+        """Return the ids of ``listed`` without a record at that time or later."""
         ...
 
 
 MAX_LEASE = timedelta(days=1)
-"""The longest that a run which was killed may keep others from its source."""
+"""The longest time for which a killed run may block its source."""
 
 
 class Limits(BaseModel):
-    """Say where a collection starts, and what it must not go beyond."""
+    """The start of a first collection, and the limits beyond which a run fails."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", title="Limits")
 
@@ -316,7 +318,7 @@ class Limits(BaseModel):
 
 
 class Gap(BaseModel):
-    """Say which records a source no longer had when it was asked for them."""
+    """The records that a source no longer had when it was asked for them."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -325,27 +327,27 @@ class Gap(BaseModel):
 
 
 class Ledger(BaseModel):
-    """What a run asked for and was given, in numbers that add up.
+    """The request and the results of a run, in numbers that add up.
 
     ``records_delivered`` is the sum of new, changed, known, quarantined and skipped ones.
 
     Args:
-        start: From when on the source was asked; ``None``: for all that it has.
-        until: Before when it was asked to end.
-        pages: How many pages came.
-        records_delivered: How many items came, usable or not.
-        records_new: How many the sink had nothing of.
-        records_changed: How many versions are new of records that the sink had.
-        records_known: How many the sink had as they came.
-        records_quarantined: How many cannot be used.
-        records_skipped: How many lie outside of a backfill's range, or before a first collection's.
-        records_in_future: How many are from the future, beyond the allowed skew.
-        records_removed: How many the source no longer lists.
-        reasons: Why records were quarantined, the most frequent reasons first.
-        completeness: How the end was known; ``None``: the source does not say.
-        total: How many items the source states.
-        gap: What the source no longer had.
-        lateness: How long after their own time records were first seen.
+        start: The first timestamp that the source was asked for; ``None``: all records.
+        until: The timestamp before which it was asked to end.
+        pages: The number of pages.
+        records_delivered: The items that came, usable or not.
+        records_new: The records that the sink did not have.
+        records_changed: The new versions of records that the sink had.
+        records_known: The records that the sink had in the same version.
+        records_quarantined: The items that cannot be used.
+        records_skipped: The records outside a backfill's range, or before a first collection's.
+        records_in_future: The records from the future, beyond the allowed skew.
+        records_removed: The records that the source no longer lists.
+        reasons: The reasons of quarantined records, the most frequent first.
+        completeness: The evidence of a complete reading; ``None``: the source gives none.
+        total: The number of items that the source states.
+        gap: The records that the source no longer had.
+        lateness: The time from the records' timestamps to their first sight.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -370,21 +372,21 @@ class Ledger(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def records_read(self) -> int:
-        """How many usable records came."""
+        """The number of usable records."""
         return self.records_delivered - self.records_quarantined
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def records_written(self) -> int:
-        """How many rows of the sink are new or changed."""
+        """The number of new or changed rows of the sink."""
         return self.records_new + self.records_changed
 
 
 class ExtractionResult(Ledger):
-    """What was read and made durable; ``candidate`` is what the watermark may become."""
+    """The result of an extraction; ``candidate`` is the possible next watermark."""
 
     candidate: datetime | None = None
 
 
 OnProgress = Callable[[ExtractionResult], Awaitable[None]]
-"""Hear after each page what has become durable so far; the next page waits for it."""
+"""A function that is called after each page with the durable result; the next page waits for it."""

@@ -1,10 +1,10 @@
-"""What the regular runs of a source missed: it is read again, and compared with what the sink has.
+"""A second reading of a source, which finds the records that the regular runs missed.
 
-- Missed is what the sink had nothing of, though its time is one up to which everything should have
-  been durable. What the overlap of the next run reads again anyway is not missed yet.
-- What is found is stored, and the watermark, the position and the marks of removed records stay.
-- It begins where the source was first collected from: what lies before that was left out on
-  purpose.
+- A record is missed if the sink had no version of it, though all records up to its timestamp should
+  have been durable. A record in the overlap of the next run is not missed yet.
+- Records that are found are stored. The watermark, the position and the marks of removed records
+  stay.
+- The reading begins at the origin of the first collection: earlier records were omitted on purpose.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ from ladon_storage.errors import ConfigurationError
 from ladon_storage.models import collected_up_to, to_utc
 
 NAMED = 100
-"""So many ids of what was missed, and of what has changed, are told."""
+"""The number of ids in a report, each of missed and of changed records."""
 
 
 class Reconciliation(BaseModel):
-    """What a second reading found that the regular runs had not.
+    """The result of a second reading: the records that the regular runs had missed.
 
     Args:
         source_id: The source.
         run_id: The run.
-        watermark: Up to where the regular runs had collected.
-        horizon: Up to where everything should have been in the sink.
-        due: How many records came that should have been.
-        missed: How many of them the sink had nothing of.
-        changed: How many came in another version than the sink had.
-        early: How many came that the next regular run reads anyway.
-        missed_ids: The first ids of those that were missed.
-        changed_ids: The first ids of those that have changed.
-        ledger: What was asked for and delivered.
+        watermark: The timestamp up to which the regular runs had collected.
+        horizon: The timestamp up to which all records should have been in the sink.
+        due: The number of delivered records that should have been there.
+        missed: The number of them of which the sink had no version.
+        changed: The number of records in another version than the sink had.
+        early: The number of records that the next regular run reads anyway.
+        missed_ids: The first ids of the missed records.
+        changed_ids: The first ids of the changed records.
+        ledger: The request and the results of the reading.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -72,16 +72,16 @@ class Reconciliation(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def rate(self) -> float:
-        """Which share of what should have been in the sink was missed."""
+        """The missed share of the records that should have been in the sink."""
         return self.missed / self.due if self.due else 0.0
 
 
 class ComparingSink:
-    """A sink that notes what is new to it, and keeps its position and its marks.
+    """A sink that notes the records that are new to it, and keeps its position and its marks.
 
     Args:
-        sink: Where records become durable.
-        horizon: Up to where everything should be there already.
+        sink: The sink that makes records durable.
+        horizon: The timestamp up to which all records should be there already.
     """
 
     def __init__(self, sink: Sink, horizon: datetime) -> None:
@@ -106,7 +106,7 @@ class ComparingSink:
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
     ) -> WriteResult:
-        """Make a page durable, and note what of it was not there."""
+        """Make a page durable, and note the records that were not there."""
         result = await self._sink.write(source_id, page, run_id=run_id)
         if isinstance(result, int):
             raise ConfigurationError(
@@ -138,23 +138,23 @@ async def reconcile(
     extract: ExtractCallable = extract,
     clock: Clock = utc_now,
 ) -> Reconciliation:
-    """Read a source again, store what the regular runs missed, and say what that was.
+    """Read a source again, store the records that the regular runs missed, and return both counts.
 
     Args:
-        source: What is read.
-        sink: Where the regular runs made it durable.
-        storage: Where the watermark is; it is read, and stays.
+        source: The source.
+        sink: The sink of the regular runs.
+        storage: The storage of the watermark, which is read, and stays.
         run_id: The name of this run.
-        since: The first instant; naive is UTC; ``None``: from where it was first collected.
-        until: The instant before which it ends; naive is UTC.
-        limits: What makes it fail.
-        on_progress: Who hears of each page.
-        extract: What reads and writes the pages.
+        since: The first timestamp; naive is UTC; ``None``: the origin of the first collection.
+        until: The timestamp before which the reading ends; naive is UTC.
+        limits: The limits beyond which it fails.
+        on_progress: Called after each page.
+        extract: The function that reads and writes the pages.
         clock: The time, as an aware datetime.
 
     Raises:
         ConfigurationError: The source was never collected, the range is empty, or the sink does
-            not tell what is new to it.
+            not report which records are new to it.
         LadonStorageError: The storage, the source or the sink failed.
     """
     since, until = (None if each is None else to_utc(each) for each in (since, until))
@@ -202,7 +202,7 @@ async def reconcile(
 
 
 async def _origin(source: Source, sink: Sink) -> datetime | None:
-    """Return from where the source was first collected; ``None``: from its beginning."""
+    """Return the origin of the source's first collection; ``None``: its beginning."""
     if not isinstance(sink, SupportsPosition):
         return None
     async with sink:

@@ -1,7 +1,7 @@
-"""What is collected: records, rejects, and the pages in which they travel from a source to a sink.
+"""Records, rejects, and the pages in which they travel from a source to a sink.
 
 - A record's ``payload`` keeps the order of keys and the values that the source gave; ``version`` is
-  a hash of the content alone, so that a feed which shuffles its keys has not changed.
+  a hash of the content alone: a feed that shuffles its keys has not changed.
 - A record can be stored anywhere: its texts are valid UTF-8 without NUL, its JSON has no ``NaN``.
 """
 
@@ -23,24 +23,24 @@ from ladon_storage.collection.json_values import (
 from ladon_storage.models import to_utc
 
 PAGE_RECORDS = 1_000
-"""Records of a page that a source cuts itself: one durable transaction of a few hundred KiB."""
+"""The records of a page that a source cuts itself: one transaction of a few hundred KiB."""
 
 PAGE_CHARACTERS = 2**24
-"""Text of a page, after which its next item begins another one: records may be very large."""
+"""The text of a page after which the next item begins another page: records may be very large."""
 
 _LONGEST_REPR = 2**16
 
 _ITEM_CHARACTERS = 100
-"""About what else there is of an item: its id, its version, its instant."""
+"""The approximate size of an item's other parts: its id, its version, its timestamp."""
 
 
 @dataclass(slots=True)
 class Record:
-    """Be one item of a source at one version of its content.
+    """One item of a source at one version of its content.
 
     Args:
         record_id: Its id at the source.
-        timestamp: When the source says that it is from; kept as aware UTC, a naive one read as UTC.
+        timestamp: Its time according to the source; kept as aware UTC, a naive one read as UTC.
         payload: Its JSON text.
         version: The hash of its content; the same content has the same version for ever.
 
@@ -73,10 +73,10 @@ class Record:
 
         Args:
             record_id: Its id.
-            timestamp: When the source says that it is from.
+            timestamp: Its time according to the source.
             content: The value; its numbers may be `Number`.
-            unversioned: Dotted paths of what no version depends on; the payload has it all the
-                same.
+            unversioned: Dotted paths of fields that do not change the version; the payload keeps
+                them.
 
         Raises:
             ValueError: The content has ``NaN`` or an infinity, or is nested too deeply; or as for
@@ -120,7 +120,7 @@ def _told(content: object, unversioned: Sequence[str]) -> tuple[str, str]:
 
 
 def joined_id(parts: Iterable[object]) -> str:
-    """Return the id that several values are together; the same one for the same values alone.
+    """Return the id that several values form together; only the same values give the same id.
 
     Raises:
         ValueError: One of them is missing, or is none of a text, a number and a truth value.
@@ -145,10 +145,10 @@ def _check_text(value: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """Be one item that cannot be used, on its way to the quarantine.
+    """One item that cannot be used, on its way to the quarantine.
 
     Args:
-        reason: What is wrong with it, as a person reads it.
+        reason: The fault, as a sentence for a reader.
         raw: The item as the source gave it.
         record_id: Its id, where it has one.
     """
@@ -172,28 +172,28 @@ class Reject:
 
 
 Completeness = Literal["total", "last page", "whole document", "declared"]
-"""How a run knows that it read all.
+"""The evidence that a run read all items.
 
-By the total that the API states, by a last page that nothing contradicts, because one document is
-all there is, or only because the source was declared so.
+It is the total that the API states, a last page that nothing contradicts, a single document that
+holds all items, or only the declaration of the source.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What one request to a source yields; to a sink, what is made durable at once.
+    """The result of one request to a source; to a sink, the records of one durable write.
 
     Args:
-        records: What was delivered and can be used, whatever its time.
-        rejects: What cannot be used.
-        listed: Ids that a source which is read whole still lists, without their content.
-        asked_at: The source's own time when the run first asked it, where its answers tell it.
-        completeness: How the end of the reading was known, said by its last page at the latest.
-        total: How many items the source states.
-        document: The digest of the document that the page is of, where it was delivered whole.
-        unchanged: Whether that document is the one whose records the sink has; there are none here.
-        undated: Whether nothing says when the records became visible: what they say of themselves
-            moves no watermark, and is in no order.
+        records: The usable items, whatever their time.
+        rejects: The items that cannot be used.
+        listed: Ids that a source with full snapshots still lists, without their content.
+        asked_at: The source's own time of the run's first request, where its responses give it.
+        completeness: The evidence that the reading is complete, at the latest on its last page.
+        total: The number of items that the source states.
+        document: The digest of the page's document, where it was delivered completely.
+        unchanged: Whether the sink already has that document's records; then this page has none.
+        undated: Whether nothing says when the records became visible. Their own timestamps then
+            move no watermark, and are in no order.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -211,14 +211,14 @@ class Page:
 
     @property
     def characters(self) -> int:
-        """About how much text is in it, by which its memory is bounded."""
+        """The approximate size of its text, which bounds its memory."""
         texts = sum(map(len, [each.payload for each in self.records]))
         texts += sum(map(len, [each.raw for each in self.rejects]))
         return texts + _ITEM_CHARACTERS * (len(self) + len(self.listed))
 
     @classmethod
     def of(cls, pages: Sequence[Page]) -> Page:
-        """Return what a sink stores of pages as one, in their order."""
+        """Return several pages as the one page that a sink stores, in their order."""
         if len(pages) == 1:
             return pages[0]
         return cls(
@@ -229,15 +229,15 @@ class Page:
 
 
 Item = Record | Reject
-"""What a source makes of an item."""
+"""The form in which a source yields an item."""
 
 
 def paged(items: Iterable[Item], size: int = PAGE_RECORDS, **marks: Any) -> Iterator[Page]:
     """Cut ``items`` into pages of at most ``size`` records and rejects, without reading ahead.
 
-    One that is full of text earlier ends there, so that no number of large records fills the
-    memory. Each page has the ``marks``, which are fields of `Page`. Where there are some, no item
-    at all is one empty page.
+    A page ends earlier when it is full of text: large records must not fill the memory. Each page
+    has the ``marks``, which are fields of `Page`. With marks, a reading without items is one empty
+    page.
     """
     page, characters, is_empty = Page(**marks), 0, True
     for item in items:

@@ -1,10 +1,10 @@
-"""Where a run starts: what the source is asked for, and what is durable already.
+"""The resume point of a run: the range to request, and the records that are durable already.
 
-- A sink that remembers its position decides. Behind the watermark (restored from a backup, dropped)
-  a run starts there, instead of leaving a hole; ahead of it (a crash) it goes on from there. A
-  watermark that an operator moved back wins: what is asked for again is read again.
-- A watermark in the future is not believed. The last one before it by the service's history counts
-  in its place, with the rules above; where there is no history, what the sink remembers does.
+- A sink that remembers its position decides. If the position is behind the watermark (restored from
+  a backup, dropped), a run starts there instead of leaving a hole. If it is ahead (a crash), the
+  run resumes there. A watermark that an operator moved back wins: that range is read again.
+- A watermark in the future is not believed. The latest plausible one in the service's history
+  replaces it, and the rules above apply. Without a history the sink's position replaces it.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from ladon_storage.models import EMPTY_WATERMARK, WatermarkStatus, meant
 logger = logging.getLogger("ladon_storage.collection")
 
 _CLOCK_RESOLUTION = timedelta(seconds=1)
-"""What a service that tells its time in seconds may be behind itself."""
+"""The most by which a service whose time has only seconds may be behind itself."""
 
 
 def latest(*instants: datetime | None) -> datetime:
-    """Return the latest of the instants that there are, or `EMPTY_WATERMARK`."""
+    """Return the latest of the timestamps that are set, or `EMPTY_WATERMARK`."""
     return max((each for each in instants if each is not None), default=EMPTY_WATERMARK)
 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a run starts, and what it leaves out.
+    """The start of a run, and the records that it leaves out.
 
     Args:
-        instant: What the source is asked for; ``None``: all that it has.
-        durable: Up to where everything is durable already; ``None``: nothing is.
-        position: What the sink remembers.
-        origin: From where the source is collected; ``None``: from its beginning. What is older is
-            left out.
-        gap: What the source no longer has.
+        instant: The first timestamp that the source is asked for; ``None``: all records.
+        durable: The timestamp up to which all records are durable already; ``None``: none is.
+        position: The position that the sink remembers.
+        origin: The first timestamp that is collected; ``None``: the beginning of the source. Older
+            records are left out.
+        gap: The records that the source no longer has.
         document: The digest of the document whose records are all in the sink; ``None``: read it.
     """
 
@@ -61,7 +61,7 @@ class ResumePoint:
 async def plan_resume(
     source: Source, sink: Sink, lease: SourceLease, limits: Limits, clock: Clock
 ) -> ResumePoint:
-    """Return where a run starts, and say so where that is not simply its watermark."""
+    """Return the resume point of a run, and log it where that is not simply its watermark."""
     ours = clock()
     # A clock that is ahead would leave out what the lookback has, and promise the future.
     now = min(ours, lease.now())
@@ -77,7 +77,7 @@ async def plan_resume(
         durable = lease.before
     if durable is None or durable == EMPTY_WATERMARK:
         origin = _origin(source, lease, limits, now)
-        # Where a later run goes on if there is nothing yet: its own lookback would begin later.
+        # A later run resumes here if there is nothing yet: its own lookback would begin later.
         return ResumePoint(origin, origin or durable, position, origin)
     asked = _back(durable, source.overlap)
     origin = position.origin if position else None
@@ -98,10 +98,10 @@ async def plan_resume(
 async def _last_sane(
     source: Source, lease: SourceLease, position: Position | None, limit: datetime, limits: Limits
 ) -> datetime | None:
-    """Return the watermark that counts in place of one in the future.
+    """Return the watermark that replaces one in the future.
 
-    The sink's position is no part of it where the service has a history: an operator may have gone
-    back behind the position, or the sink may be an older one.
+    The sink's position does not count if the service has a history: an operator may have moved the
+    watermark back behind the position, or the sink may have been restored.
     """
     before = lease.before
     assert before is not None  # noqa: S101 - it is in the future
@@ -121,11 +121,11 @@ async def _last_sane(
 
 
 def _origin(source: Source, lease: SourceLease, limits: Limits, now: datetime) -> datetime | None:
-    """Return from where a source is collected into a sink that has nothing of it."""
+    """Return the origin of a source's collection into a sink without its records."""
     origin = _back(now, limits.initial_lookback)
     if origin is None or lease.before is None or lease.before == EMPTY_WATERMARK:
         return origin
-    # What came since the watermark was never collected, however long ago that is.
+    # Records since the watermark were never collected, however long ago that is.
     resumed = _back(lease.before, source.overlap)
     return None if resumed is None else min(origin, resumed)
 
@@ -133,7 +133,7 @@ def _origin(source: Source, lease: SourceLease, limits: Limits, now: datetime) -
 def _durable(
     source: Source, lease: SourceLease, position: Position | None, limit: datetime
 ) -> datetime | None:
-    """Return the instant up to which the sink and the watermark agree that all is durable."""
+    """Return the timestamp up to which all is durable by both the sink and the watermark."""
     before, stored = lease.before, lease.stored
     if position is None:
         if before is not None:
@@ -155,10 +155,10 @@ def _durable(
             "or another one is collected into; it is filled from its own position.",
         )
         return position.timestamp
-    # Whoever moved the watermark since that run, or deleted it, wants what is there read again.
+    # An operator who moved or deleted the watermark since that run wants it read again.
     unfinished = stored is not None and stored.status != WatermarkStatus.SUCCESS
     if stored is not None and stored.etag is not None and position.run_id is not None:
-        # To the instant where that run began, too: such a watermark was not written by that run.
+        # Even to the start of that run: such a watermark was not written by that run.
         unfinished = unfinished and position.is_of(stored.run_id)
     if unfinished and position.watermark == before and position.timestamp > latest(before):
         _tell(

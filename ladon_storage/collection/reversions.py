@@ -1,8 +1,8 @@
-"""What a source went back to: an older time, or a content that it had before.
+"""Reversions of a source to an older timestamp, or to an earlier content.
 
-A sink does not replace what it has by something older, since a page may be replayed. Whether the
-source went back shows only at the end of a run: where the last that it said about an id is what the
-sink passed over. A listing that has an id twice has not gone back, whatever the order of the two.
+A sink does not replace a version by an older one, since a page may be replayed. Only the end of a
+run shows whether the source went back: then the last version of an id is one that the sink passed
+over. A listing that has an id twice has not gone back, whatever the order of the two.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from ladon_storage.collection.protocols import Sink, SupportsReversion
 from ladon_storage.collection.records import Record
 
 MAX_IDS = 2**18
-"""Ids of one run that are remembered; of what comes behind them nothing is taken for a return."""
+"""The most ids of one run that are remembered; a later id never counts as a reversion."""
 
 MAX_REVERSIONS = 10_000
-"""Records of one run that wait for its end. What is beyond is left to the runs that follow."""
+"""The most records of one run that wait for its end; the following runs handle the others."""
 
 _id_of = attrgetter("record_id")
 
@@ -27,42 +27,42 @@ class Reversions:
     """The records of one run to which its source may have gone back.
 
     Args:
-        sink: Where they would become current again; ``None``: it cannot do that, or need not.
+        sink: The sink that makes them current again; ``None`` if it cannot do that, or need not.
     """
 
     def __init__(self, sink: SupportsReversion | None) -> None:
         self._sink = sink
         self._hashes = array("q")
         self._delivered: set[int] | None = None
-        """The same, once something was passed over: until then nothing is looked up, and a set
-        costs more than all else here."""
+        """The same ids as a set, made when the sink first passes a record over: until then no id is
+        looked up, and a set is the most expensive part of this class."""
         self._waiting: dict[str, Record] = {}
         self._left: set[int] = set()
         self.unknown = 0
-        """How many records may be returns, and came behind the ids that are remembered."""
+        """The number of possible reversions that came after the remembered ids."""
 
     @classmethod
     def of(cls, sink: Sink, *, is_needed: bool) -> Reversions:
-        """Return what is asked of a sink, if it can do that."""
+        """Return the reversions of a run into a sink; inactive if the sink lacks support."""
         return cls(sink if is_needed and isinstance(sink, SupportsReversion) else None)
 
     @property
     def records(self) -> list[Record]:
-        """What waits for the end of the run."""
+        """The records that wait for the end of the run."""
         return list(self._waiting.values())
 
     @property
     def are_pending(self) -> bool:
-        """Whether something is to become current that is not yet."""
+        """Whether a record must still become current."""
         return bool(self._waiting or self._left)
 
     @property
     def left(self) -> int:
-        """How many more the source went back to than may wait."""
+        """The number of reversions beyond those that may wait."""
         return len(self._left)
 
     def note(self, delivered: Sequence[Record], superseded: Sequence[Record]) -> None:
-        """Hear of what was delivered together, and of what of it the sink passed over."""
+        """Note the records that were delivered together, and those that the sink passed over."""
         if self._sink is None:
             return
         if superseded or self.are_pending:
@@ -114,7 +114,7 @@ class Reversions:
     async def revert(self, source_id: str, run_id: str) -> int:
         """Make them the current ones, and return how many more changed by that.
 
-        A sink does not count what it has stored in this run already, behind what was current.
+        A sink does not count versions that it stored in this run already, behind the current one.
         """
         assert self._sink is not None  # noqa: S101 - nothing waits without one
         return await self._sink.revert(source_id, self.records, run_id=run_id)

@@ -1,4 +1,4 @@
-"""How a run commits: the one place that knows the order of storage, source and sink.
+"""The commit protocol of a run: the one place that knows the order of storage, source and sink.
 
 ::
 
@@ -6,12 +6,12 @@
                                                 |_____________ any failure ____-> write `failed`
 
 - The watermark moves to the greatest timestamp of durable records, at the end, and for a source
-  whose pages come in order also on the way. It never goes back, and never beyond the instant at
-  which the run began to read.
-- `resume` says where a run starts, `passage` is what happens between `running` and the outcome,
-  `turn` holds the watermark.
-- Nothing is retried here. Requests of a source are retried where they are made, calls of the
-  storage by who passes it in.
+  whose pages come in order also on the way. It never goes back, and never beyond the time at which
+  the run began to read.
+- `resume` plans where a run starts, `extraction` does the work between `running` and the outcome,
+  and `lease` holds the watermark.
+- Nothing is retried here. A source retries its own requests; the caller that passes the storage in
+  retries its calls.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ from ladon_storage.models import meant, to_utc
 
 
 class Report(Ledger):
-    """The result of one run: its ledger, and what became of the watermark.
+    """The result of one run: its ledger, and its watermark.
 
-    A backfill neither reads nor writes the watermark, and has ``None`` for it, and so has a source
-    of which nothing was ever collected.
+    The watermark is ``None`` for a backfill, which neither reads nor writes it, and for a source of
+    which nothing was ever collected.
     """
 
     source_id: str
@@ -60,7 +60,7 @@ class Report(Ledger):
 
 
 class ExtractCallable(Protocol):
-    """Be `extract`, or what wraps it."""
+    """The signature of `extract`, shared by the Prefect task that wraps it."""
 
     async def __call__(
         self,
@@ -76,7 +76,7 @@ class ExtractCallable(Protocol):
         on_progress: OnProgress | None = None,
         clock: Clock = ...,
     ) -> ExtractionResult:
-        """Collect what there is, and return when it is durable."""
+        """Collect all records, and return when they are durable."""
         ...
 
 
@@ -95,18 +95,18 @@ async def extract(
 ) -> ExtractionResult:
     """Make a source's pages durable one after another, the next one read while one is written.
 
-    When it returns, everything that it counted is durable. When it raises, whole pages are.
+    When it returns, all counted records are durable. When it raises, complete pages are.
 
     Args:
-        source: What is collected.
-        sink: Where it becomes durable; entered and left.
-        start: The first instant that the source is asked for, where there is no ``lease``.
-        until: The instant before which it is asked to end.
-        bounded: Whether what it delivers besides is left out, and counted as skipped.
+        source: The source.
+        sink: The sink; entered and left.
+        start: The first timestamp that the source is asked for, where there is no ``lease``.
+        until: The timestamp before which it is asked to end.
+        bounded: Whether records outside that range are left out, and counted as skipped.
         lease: The run's hold on the watermark, from which it starts, and which it moves on the way.
         run_id: The run, as the quarantine records it.
-        limits: Where a first collection starts, and what is too much.
-        on_progress: Who hears of each page.
+        limits: The start of a first collection, and the limits beyond which the run fails.
+        on_progress: Called after each page.
         clock: The time, as an aware datetime.
 
     Raises:
@@ -140,14 +140,14 @@ _are_set_aside = False
 
 @contextmanager
 def _objects_set_aside() -> Iterator[None]:
-    """Let the garbage collector pass over the objects that there are, while a run makes records.
+    """Freeze existing objects for the garbage collector while a run makes records.
 
-    Records live as long as a page does, so that it looks through all objects of the process every
-    few pages: an eighth of the cost of a first collection. Where something is set aside already,
-    by another run or by the program, nothing more is, and it is left as it is.
+    Records live as long as a page. Without the freeze, the collector scans all objects of the
+    process every few pages: an eighth of the cost of a first collection. Where another run or the
+    program has frozen objects already, nothing is changed.
     """
     global _are_set_aside
-    # Counting takes as long as looking through them: not once for each run of many at a time.
+    # Counting takes as long as a scan: not once for each of many concurrent runs.
     if _are_set_aside or gc.get_freeze_count():
         yield
         return
@@ -178,20 +178,20 @@ async def run(
     With ``since`` or ``until`` it is a backfill: it reads that range and leaves the watermark
     alone.
 
-    On any failure, cancellation and a signal's exception included, `failed` is written, for a
-    bounded time, and the original error goes on unchanged; that `failed` could not be written is a
-    note on it. Cancelling again does not cut the writing short.
+    On any failure, including cancellation and a signal's exception, `failed` is written within a
+    bounded time, and the original error propagates unchanged. If `failed` could not be written,
+    that error has a note. A second cancellation does not interrupt the write.
 
     Args:
-        source: What is collected.
-        sink: Where it becomes durable; entered and left by ``extract``.
-        storage: Where the watermark is.
+        source: The source.
+        sink: The sink; entered and left by ``extract``.
+        storage: The storage of the watermark.
         run_id: The name of this run, as the service records it.
-        since: The first instant of a backfill; naive is UTC.
-        until: The instant before which a backfill ends; naive is UTC.
-        limits: Where a first collection starts, what is too much, and how long a lease is.
-        on_progress: Who hears of each page.
-        extract: What reads and writes the pages: `extract` of this module, or a wrapper of it.
+        since: The first timestamp of a backfill; naive is UTC.
+        until: The timestamp before which a backfill ends; naive is UTC.
+        limits: The start of a first collection, the limits of failures, and the length of a lease.
+        on_progress: Called after each page.
+        extract: The function that reads and writes the pages: `extract`, or a wrapper of it.
         clock: The time, as an aware datetime.
 
     Raises:
@@ -245,7 +245,7 @@ async def run(
 
 
 def _check_source(source: Source) -> None:
-    """Refuse what is no source, or would be asked for less than there is."""
+    """Refuse an object that is no source, or one with attributes that would lose records."""
     if not isinstance(source, Source):
         raise ConfigurationError(
             f"A {type(source).__name__} is no source. Give it source_id, overlap and pages."
@@ -272,7 +272,7 @@ def _checked_range(
 
 
 def _with_lateness(collected: ExtractionResult, lease: SourceLease) -> ExtractionResult:
-    """Return what was collected, with the lateness of all runs whose ledgers the service keeps."""
+    """Return the result with the lateness of all runs whose ledgers the service keeps."""
     told = getattr(lease.stored, "ledger", None) or {}
     try:
         before = Lateness.model_validate(told.get("lateness") or {})
@@ -282,7 +282,7 @@ def _with_lateness(collected: ExtractionResult, lease: SourceLease) -> Extractio
 
 
 def _kept(collected: ExtractionResult) -> dict[str, Any]:
-    """Return the ledger as the service keeps it."""
+    """Return the ledger in the form that the service stores."""
     return collected.model_dump(mode="json", exclude={"candidate"}, exclude_none=True)
 
 

@@ -1,7 +1,7 @@
-"""One sink and one storage for many runs: opened once, and asked for its health once.
+"""One sink and one storage for many runs: opened once, with one health check.
 
-- A sink is opened by the first run that needs it, inside of that run, so that a sink that cannot be
-  opened fails the runs that need it, and their watermarks say so.
+- A sink is opened by the first run that needs it, inside that run. So a sink that cannot be opened
+  fails the runs that need it, and their watermarks record it.
 - It stays open until the last run has ended: `SharedSink.close` ends it.
 """
 
@@ -18,15 +18,15 @@ from ladon_storage.collection.protocols import Sink, SupportsHistory, WatermarkS
 from ladon_storage.models import Watermark, WatermarkStatus
 
 _OPTIONAL = ("position", "mark_removed", "revert", "lacking")
-"""Methods that not every sink has; which ones, is known when it is open."""
+"""The methods that not every sink has; an open sink shows which."""
 
 
 class CheckedStorage:
-    """A storage whose health is known, and which says of a failed run why it ended.
+    """A storage whose health is known, and which records why a failed run ended.
 
     Args:
         storage: The storage.
-        named: Returns what the watermark says of a failure, such as which signal ended a run.
+        named: Returns the watermark's text for a failure, such as the signal that ended a run.
     """
 
     def __init__(self, storage: WatermarkStore, named: Callable[[str], Awaitable[str]]) -> None:
@@ -48,7 +48,7 @@ class CheckedStorage:
         error_message: str | None = None,
         **fields: Any,
     ) -> Watermark:
-        """Write the watermark and return what is stored."""
+        """Write the watermark and return the stored one."""
         if status is WatermarkStatus.FAILED:
             error_message = await self._named(error_message or "failed")
         return await self._storage.update_watermark(

@@ -1,4 +1,4 @@
-"""What became of a run, in words: for Prefect's pages, the log, and the command line."""
+"""The outcome of a run in words, for Prefect's pages, the log and the command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LONGEST_ERROR = 300
 
 
 def summary(ledger: Ledger) -> str:
-    """Return what a run did in one line.
+    """Return the outcome of a run in one line.
 
     >>> summary(Ledger(records_new=12, records_known=1200, records_quarantined=2,
     ...     reasons={"at: missing": 2}))
@@ -44,7 +44,7 @@ def most_frequent(reasons: Mapping[str, int]) -> str:
 
 
 def instant_or_never(watermark: datetime | None) -> str:
-    """Return a watermark as people read it.
+    """Return a watermark as text for a reader.
 
     >>> instant_or_never(None)
     'never collected'

@@ -1,9 +1,8 @@
-"""What people see of a run in Prefect: its progress, a page per source, and events to act on.
+"""A run in Prefect's UI: its progress, a page per source, and events for automations.
 
-- A source's artifacts share one key, so that its page is its history; each has the last runs.
-- Nothing here may fail a run that is well, or hold its pages up: Prefect being slow or away is
-  logged, and no more.
-- A failed run is told as well as a completed one, with what it had made durable until then.
+- A source's artifacts share one key, so its page is its history. Each has the last runs.
+- No fault here may fail a healthy run or delay its pages: a slow or missing Prefect is only logged.
+- A failed run is reported like a completed one, with the records that it had made durable.
 """
 
 from __future__ import annotations
@@ -48,10 +47,10 @@ R = TypeVar("R")
 
 PROGRESS_SECONDS = 2.0
 PREFECT_SECONDS = 10.0
-"""How long Prefect may take to be shown something."""
+"""The longest time for one update of Prefect."""
 
 TOLD_SECONDS = 30.0
-"""How long a run that failed may take to tell it."""
+"""The longest time for a failed run to report itself."""
 
 LAST_RUNS = 20
 _BARS = "▁▂▃▄▅▆▇█"
@@ -85,7 +84,7 @@ def artifact_key(source_id: str) -> str:
 
 @dataclass
 class RunReporter:
-    """Follow one run of one source, and tell Prefect how it went."""
+    """The reporter of one run of one source to Prefect."""
 
     source_id: str
     began: datetime = field(default_factory=utc_now)
@@ -99,7 +98,7 @@ class RunReporter:
     _showing: asyncio.Task[None] | None = None
 
     async def progress(self, so_far: ExtractionResult) -> None:
-        """Hear of a page, and show it at most every `PROGRESS_SECONDS`; no page waits for that."""
+        """Note a page; publish progress at most every `PROGRESS_SECONDS`, without a wait."""
         self.so_far = so_far
         if self._showing is not None and not self._showing.done():
             return
@@ -108,7 +107,7 @@ class RunReporter:
             self._showing = asyncio.create_task(self._show(_share(so_far, utc_now())))
 
     async def _shown_so_far(self) -> None:
-        """Wait for what is being shown, or drop it."""
+        """Wait for the update in flight, or drop it."""
         if self._showing is not None:
             await asyncio.wait({self._showing}, timeout=PREFECT_SECONDS)
             self._showing.cancel()
@@ -126,7 +125,7 @@ class RunReporter:
                 await aupdate_progress_artifact(self._artifact, share, description=text)
 
     async def publish(self, error: BaseException | None) -> None:
-        """Write the source's page, and emit what people automate on."""
+        """Write the source's page, and emit the event for automations."""
         await self._shown_so_far()
         why = await self._why(error)
         if error is None:
@@ -161,7 +160,7 @@ class RunReporter:
             emit_of_source(GAP, self.source_id, report.gap.model_dump(mode="json"))
 
     async def _why(self, error: BaseException | None) -> str:
-        """Return why the run failed, or who ended it; nothing where it completed."""
+        """Return the reason of the run's failure or end; an empty text where it completed."""
         if error is None:
             return ""
         why = one_line(error)
@@ -204,7 +203,7 @@ class RunReporter:
 
 @contextlib.asynccontextmanager
 async def report_run(source: Source, ending: Ending | None = None) -> AsyncIterator[RunReporter]:
-    """Follow a run, and tell how it ended, also where it was cancelled or told to end."""
+    """Follow a run, and report its end, even where it was cancelled or a signal ended it."""
     reporter = RunReporter(source.source_id, ending=ending, overlap=source.overlap)
     try:
         yield reporter
@@ -218,7 +217,7 @@ async def report_run(source: Source, ending: Ending | None = None) -> AsyncItera
 
 @contextlib.asynccontextmanager
 async def best_effort(aim: str) -> AsyncIterator[None]:
-    """Log what keeps Prefect from being told, or takes it too long, and go on."""
+    """Log an error or a timeout of a report to Prefect, and continue."""
     try:
         async with asyncio.timeout(PREFECT_SECONDS):
             yield
@@ -227,7 +226,7 @@ async def best_effort(aim: str) -> AsyncIterator[None]:
 
 
 def _share(so_far: ExtractionResult, now: datetime) -> float:
-    """Return how much of its range a run has read, in percent; nobody knows it before the end."""
+    """Return the share of its range that a run has read, in percent; at most 99 before its end."""
     if so_far.start is None or so_far.candidate is None or so_far.candidate <= so_far.start:
         return 0.0
     whole = (now - so_far.start).total_seconds()
@@ -246,7 +245,7 @@ def _sparkline(runs: list[str]) -> str:
 
 
 def completed(report: R, message: str) -> R:
-    """Return what makes a flow complete with a state message, and return ``report``."""
+    """Return a value with which a flow completes with a state message, and returns ``report``."""
     state: Any = Completed(message=message, data=report)
     returned: R = state
     return returned

@@ -1,4 +1,4 @@
-"""The flow over a past range, read window by window, and resumed where it broke off."""
+"""The flow over a past range, read window by window, and resumed after an interruption."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ async def backfill(
     window_hours: Annotated[float, Field(gt=0)] = 24,
     limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> BackfillReport:
-    """Read a past range again, window by window; go on where the same backfill broke off.
+    """Read a past range again, window by window; resume an interrupted backfill.
 
     Args:
-        source: Any source, or a dictionary told apart by ``kind``, such as ``{"kind": "nvd"}``.
+        source: Any source, or a dictionary with its ``kind``, such as ``{"kind": "nvd"}``.
         since: First instant, with its zone.
         until: Instant before which it ends, with its zone.
         sink: Where records go: a Record Sink block; empty for the one called default.

@@ -1,9 +1,9 @@
-"""Pause collections while the circuit of the Storage Service is open, and find out when it is back.
+"""Automations that pause collections while the Storage Service's circuit is open, and a probe.
 
 Two automations act on the circuit's events: one pauses deployments or work pools when it opens, the
-other resumes them when it closes. What is paused asks nothing, so nothing would ever close the
-circuit again. Hence the flow `probe_storage`, deployed beside them where nothing is paused, every
-minute: while the circuit is closed it makes no request.
+other resumes them when it closes. Paused deployments make no calls, so none would ever close the
+circuit again. Hence the flow `probe_storage` runs every minute, in a deployment that is not paused.
+While the circuit is closed it makes no request.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from ladon_storage.flows.home import check_home
 from ladon_storage.settings import StorageSettings
 from ladon_storage.tasks import resolve_storage
 
-# Never collected, and read all the same: 404 is an answer of a service that works.
+# Never collected, and read all the same: 404 is a response of a service that works.
 PROBED = "circuit-probe"
 
 
@@ -97,12 +97,12 @@ def automations(
 async def deploy(
     address: str, deployments: Sequence[str] = (), work_pools: Sequence[str] = ()
 ) -> list[str]:
-    """Create the automations in the Prefect of this environment, or replace those of before.
+    """Create the automations in the Prefect of this environment, or replace the earlier ones.
 
     Args:
         address: Address of the Storage Service.
-        deployments: Names of what is paused, such as ``collect-kev/hourly``.
-        work_pools: Names of work pools that are paused whole.
+        deployments: Names of the deployments to pause, such as ``collect-kev/hourly``.
+        work_pools: Names of the work pools to pause.
 
     Returns:
         The names of the automations.

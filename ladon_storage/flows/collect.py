@@ -58,7 +58,7 @@ async def collect(
     """Collect one source from where durable data ends, and write the outcome to its watermark.
 
     Args:
-        source: Any source, or a dictionary told apart by ``kind``, such as ``{"kind": "kev"}``.
+        source: Any source, or a dictionary with its ``kind``, such as ``{"kind": "kev"}``.
         sink: Where records go; by default, to the block called default.
         storage: Where the watermark is kept; by default, where the worker's environment says, or
             else the block called default.
@@ -87,7 +87,7 @@ async def collect(
 def _resolved(sink: Any) -> Any:
     """Return a sink that needs no Prefect; a block's name as it is, for the task to load.
 
-    A block that cannot be loaded then fails a run that has begun, and its watermark says so.
+    A block that cannot be loaded then fails a run that has started, and its watermark records it.
     """
     if sink is None or isinstance(sink, str):
         return sink
@@ -202,10 +202,10 @@ def _limits(text: str) -> Limits:
 
 
 def parse_source(text: str) -> dict[str, Any]:
-    """Return the source that a command line tells: a kind, a JSON object, or a file with one.
+    """Return the source of a command line: a kind, a JSON object, or a file with one.
 
     Raises:
-        ConfigurationError: It tells none.
+        ConfigurationError: The text describes no source.
     """
     if not text.lstrip().startswith("{"):
         if not Path(text).is_file():
@@ -218,12 +218,12 @@ def parse_source(text: str) -> dict[str, Any]:
 
 
 def parse_sink(text: str, **fields: Any) -> dict[str, Any] | str:
-    """Return the sink that a command line tells: an address with its fields, or a block's name."""
+    """Return the sink of a command line: a URL with its fields, or a block's name."""
     return {"url": text, **fields} if "://" in text else text
 
 
 def parse_timestamp(text: str) -> datetime:
-    """Return the instant that a command line tells, with its offset."""
+    """Return the timestamp of a command line, with its offset."""
     told = datetime.fromisoformat(text)
     if told.tzinfo is None:
         raise argparse.ArgumentTypeError("has no offset; write 2024-01-01T00:00:00+00:00, say")

@@ -1,12 +1,12 @@
-"""Many sources in one run: each on its own, bounded in concurrency, and told in one table.
+"""Many sources in one run, independent of each other, with bounded concurrency and one table.
 
-- A source is no task run: a thousand of them would cost Prefect more than the collections do. What
-  became of each stands in its watermark and in the run's table; one that failed also has a line in
-  the log and an event.
-- One client pool, the same connections to a host and one open sink serve all, and the service is
-  asked for its health once.
-- A source that fails, or is configured wrong, leaves the others alone, and fails the run when all
-  have ended.
+- A source is no task run: a thousand task runs would cost Prefect more than the collections. The
+  outcome of each source is in its watermark and in the run's table. A failed source also has a line
+  in the log and an event.
+- All sources share one client pool, the connections to a host and one open sink, and there is one
+  health check of the service.
+- A source that fails or is misconfigured does not affect the others. It fails the run when all have
+  ended.
 - Memory does not grow with the number of sources: counts are kept, and the rows of the table.
 """
 
@@ -64,10 +64,10 @@ from ladon_storage.tasks import SinkLike, TaskStorage, resolve_sink, resolve_sto
 logger = logging.getLogger("ladon_storage.flows")
 
 TABLE_ROWS = 100
-"""Rows of the table that a run leaves: those that failed, then those with the most news."""
+"""The rows of a run's table: failed sources first, then those with the most new records."""
 
 NAMED_FAILURES = 10
-"""How many of the sources that failed the run's state names."""
+"""The number of failed sources that the run's state names."""
 
 SourceFields = dict[str, Any]
 
@@ -75,11 +75,11 @@ _SUMS = (
     *(f"records_{each}" for each in ("delivered", "new", "changed", "known", "quarantined")),
     *(f"records_{each}" for each in ("skipped", "removed", "read", "written")),
 )
-"""What is added up over the sources."""
+"""The counts that are added up over the sources."""
 
 
 class ManyReport(BaseModel):
-    """Say what a run did to all of its sources."""
+    """The result of a run over many sources."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -110,7 +110,7 @@ async def collect_many(
     """Collect many sources into one sink, each from where its durable data ends.
 
     Args:
-        sources: The sources, each told apart by its ``kind``; empty where a file is given.
+        sources: The sources, each with its ``kind``; empty where a file is given.
         file: Path of a ``ladon.toml``, or of a TOML or JSON file with a list ``sources``, as the
             worker sees it.
         sink: Where records go: a Record Sink block; empty for the one that a ``ladon.toml`` names,
@@ -163,7 +163,7 @@ class _Fleet:
     async def collect(
         self, sources: Iterable[tuple[SourceFields, Limits]], concurrency: int
     ) -> None:
-        """Take sources one after another, so many at once, until there is none left."""
+        """Collect all sources, with bounded concurrency."""
         left = enumerate(sources)
 
         async def work() -> None:
@@ -230,7 +230,7 @@ class _Fleet:
             heapq.heappushpop(self._rows, entry)
 
     async def _watch(self) -> None:
-        """Show how many sources have ended, every two seconds."""
+        """Publish the number of finished sources every two seconds."""
         artifact = None
         async with best_effort("show the progress"):
             while True:
@@ -314,7 +314,7 @@ def _project(sources: list[SourceFields] | None, file: str | None) -> Project | 
 
 
 def _fields_of(project: Project, name: str) -> SourceFields:
-    """Return a source's fields; of one that cannot be made what its run fails with."""
+    """Return a source's fields, or the error with which its run fails."""
     try:
         return project.source_fields(name)
     except ConfigurationError:
@@ -346,7 +346,7 @@ def _sources(sources: list[SourceFields] | None, file: str | None) -> list[Sourc
 
 
 def _check_names(told: list[SourceFields]) -> None:
-    """Refuse two sources of one name: each would undo what the other does."""
+    """Refuse two sources of one name: each would overwrite the other's watermark."""
     names = Counter(
         str(each.get("source_id") or each.get("kind")) for each in told if isinstance(each, dict)
     )

@@ -1,4 +1,4 @@
-"""What every flow does as a command: run, print, and exit with 0, or with 1 and one sentence."""
+"""The common part of every flow's command: run, print, and exit with 0, or with 1 and a text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def run_command(begin: Callable[[], Coroutine[Any, Any, T]], shown: Callable[[T], str]) -> int:
-    """Run what ``begin`` gives, print its outcome as ``shown``, and return the exit code."""
+    """Run the coroutine of ``begin``, print its outcome as ``shown``, and return the exit code."""
     try:
         check_home()
         # A fresh Prefect database takes longer than the 20 s that Prefect waits for it.

@@ -1,10 +1,11 @@
-"""Let runs of one source wait for each other instead of failing, where that is asked for.
+"""An optional queue, in which runs of one source wait for each other instead of failing.
 
 Off unless ``LADON_SOURCE_CONCURRENCY=queue``: the lease on the watermark keeps runs apart anyway,
-and a slot of Prefect's can be left taken. Its server forgets leases when it restarts, unless it
-keeps them in files; a slot whose run was killed just before is then never given back.
+and a Prefect slot can leak. Prefect's server loses leases at a restart, unless it keeps them in
+files; the slot of a run that was killed just before is then never released.
 
-- The slot is no promise. Where its lease cannot be renewed, the run goes on: the watermark decides.
+- The slot guarantees nothing. If its lease cannot be renewed, the run continues: the watermark
+  decides.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def limit_name(source_id: str) -> str:
 
 @asynccontextmanager
 async def source_slot(source_id: str, seconds: float = WAIT_SECONDS) -> AsyncIterator[None]:
-    """Wait for other runs of this source if that is asked for, and keep them waiting meanwhile.
+    """Hold the source's slot if the queue is on, after waiting for other runs of the source.
 
     Raises:
         SourceBusyError: The slot was not free within ``seconds``.

@@ -1,20 +1,20 @@
-"""Who ended a run: a signal, a cancellation in Prefect, the run's own timeout.
+"""The cause of a run's end: a signal, a cancellation in Prefect, the run's own timeout.
 
-What reaches a run that is told to end is a `CancelledError`, and it names no cause. So signals are
-noted as they come, and the rest is asked for.
+A run that must end gets a `CancelledError`, which names no cause. So signals are noted when they
+arrive, and Prefect is asked for the other causes.
 
-- A handler raises nothing into a run: an exception that strikes in a callback of the loop, a parser
-  or another task is lost there, or changes what they do. The loop cancels the run instead, and the
-  signal's exception is raised where the run has ended, its outcome written: Prefect and the process
-  then end as they would have.
-- Only a run that keeps its loop from turning is struck by the exception, after a while.
-- Before the body of a run there is nothing to cancel. The handler that was there before handles the
-  signal, and if what it raises is lost, the body does not begin.
+- A handler raises nothing into a run: an exception in a callback of the loop, a parser or another
+  task is lost there, or disturbs them. Instead the loop cancels the run, and the signal's exception
+  is raised after the run has ended and written its outcome. Prefect and the process then end as
+  they would have.
+- Only a run that blocks its loop gets the exception itself, after a while.
+- Before the body of a run there is nothing to cancel. The previous handler handles the signal, and
+  if its exception is lost, the body does not start.
 - A further SIGTERM or SIGHUP changes nothing: the outcome is being written. A second SIGINT goes to
-  the handler that was there before, as a person who insists means it.
+  the previous handler, because a user who repeats it means it.
 - SIGHUP ends a run as SIGTERM does, unless it is ignored: under ``nohup`` it stays so.
-- Handlers belong to the process: they are set by the first run in its main thread, and given back
-  by the last one. A run in another thread ends with those of the main thread.
+- Handlers belong to the process: the first run in its main thread sets them, and the last one
+  restores the previous ones. A run in another thread ends with those of the main thread.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from prefect.exceptions import TerminationSignal
 T = TypeVar("T")
 
 GRACE_SECONDS = 5.0
-"""How long a run may keep its loop from turning before a signal's exception strikes it there."""
+"""The longest time for which a run may block its loop before it gets the signal's exception."""
 
 ASK_SECONDS = 3.0
-"""How long Prefect may take to say whether it cancelled a run."""
+"""The longest time for Prefect to answer whether it cancelled a run."""
 
 _NOTED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
@@ -51,7 +51,7 @@ _NAMELESS = re.compile(
 )
 
 _runs = 0
-_is_begun = False  # whether a run whose body is still to come set the handlers
+_is_begun = False  # whether a run before its body set the handlers
 _handlers: dict[int, Any] = {}
 _signal: signal.Signals | None = None
 _bodies: list[_Body] = []
@@ -68,7 +68,7 @@ class _Body:
         self._is_cancelled = False
 
     def end(self, number: signal.Signals) -> bool:
-        """Have the run cancelled; return whether it ends by that. For a signal's handler."""
+        """Cancel the run from a signal's handler; return whether it ends by that."""
         if self.task is None:
             return False
         if self.signal is not None:
@@ -80,7 +80,7 @@ class _Body:
         return False
 
     def is_stuck(self) -> bool:
-        """Return whether the loop has not turned for a while since the run was to be cancelled."""
+        """Return whether the loop has been blocked for a while since the run's cancellation."""
         return (
             self.signal is not None
             and not self._is_cancelled
@@ -100,7 +100,7 @@ class _Body:
 
 
 def note_signals() -> None:
-    """Note the signals that end this process from now on, for a run whose body is still to come."""
+    """Note the signals that end this process from now on, for a run before its body."""
     global _is_begun, _signal
     if threading.current_thread() is not threading.main_thread():
         return
@@ -113,11 +113,11 @@ def note_signals() -> None:
 def signals_noted() -> Iterator[None]:
     """Note the signals that end this process, and let SIGHUP end it as SIGTERM does.
 
-    A signal cancels the task of the block; its exception is raised behind it.
+    A signal cancels the task of the block; its exception is raised after the block.
 
     Raises:
-        TerminationSignal: The process was told to end.
-        KeyboardInterrupt: It was told so by SIGINT.
+        TerminationSignal: The process received SIGTERM or SIGHUP.
+        KeyboardInterrupt: The process received SIGINT.
     """
     body = _present_body() or _Body(_present_task())
     if body.is_in_main_thread:
@@ -143,7 +143,7 @@ def signals_noted() -> Iterator[None]:
 
 
 def _end_if_told(body: _Body) -> None:
-    """Raise what a signal raised before the body, where that was lost."""
+    """Raise the exception of a signal before the body, where that was lost."""
     if body.is_in_main_thread and _signal is not None and body.signal is None:
         raise _exception_of(_signal)
 
@@ -156,7 +156,7 @@ def _present_task() -> asyncio.Task[Any] | None:
 
 
 def _present_body() -> _Body | None:
-    """Return the body that this task is in: that of a flow around this one, too."""
+    """Return the body that this task is in, even that of a flow around this one."""
     task = _present_task()
     return next((each for each in _bodies if each.task is task is not None), None)
 
@@ -195,7 +195,7 @@ def _exception_of(number: signal.Signals) -> BaseException:
 
 
 def _note(number: int, frame: FrameType | None) -> None:
-    """Note a signal, and have the runs cancelled that are in their bodies."""
+    """Note a signal, and cancel the runs that are in their bodies."""
     global _signal
     is_first = _signal is None
     if _signal is None:
@@ -206,14 +206,14 @@ def _note(number: int, frame: FrameType | None) -> None:
     if ended and all(ended) and (is_first or number != signal.SIGINT):
         if is_first:
             with suppress(RuntimeError):  # there can be no more threads
-                # Not `threading`: its lock may be held by what the signal interrupted.
+                # Not `threading`: the interrupted code may hold its lock.
                 _thread.start_new_thread(_insist, (number,))
         return
     _pass_on(number, frame)
 
 
 def _insist(number: int) -> None:
-    """Send a signal again where a run keeps its loop from turning."""
+    """Send a signal again where a run blocks its loop."""
     time.sleep(GRACE_SECONDS)
     main = threading.main_thread().ident
     if main is not None and any(each.is_stuck() for each in tuple(_bodies)):
@@ -221,7 +221,7 @@ def _insist(number: int) -> None:
 
 
 def _pass_on(number: int, frame: FrameType | None) -> None:
-    """Let the handler that was there before handle a signal."""
+    """Let the previous handler handle a signal."""
     if number == signal.SIGHUP:
         os.kill(os.getpid(), signal.SIGTERM)
         return
@@ -239,7 +239,7 @@ def signal_noted() -> str | None:
 
 
 class Ending:
-    """How one run came to its end, asked for when it was cancelled; made in its body."""
+    """The cause of one run's end, looked up when it was cancelled; made in its body."""
 
     def __init__(self, seconds: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
@@ -250,13 +250,13 @@ class Ending:
         self._said: str | None = None
 
     async def said(self) -> str:
-        """Return in a few words who ended the run; asked again, the same."""
+        """Return the cause of the run's end in a few words; every call returns the same."""
         if self._said is None:
             self._said = f"ended by {await self._who()}"
         return self._said
 
     async def named(self, message: str) -> str:
-        """Return an error message, with who ended the run where it was told to end."""
+        """Return an error message, with the cause of the end where the run was cancelled."""
         if _NAMELESS.match(message):
             return await self.said()
         return message if self._signal is None else f"{await self.said()}: {message}"
@@ -281,7 +281,7 @@ class Ending:
         return "a cancellation"
 
     async def _is_cancelled(self) -> bool | None:
-        """Tell whether Prefect wants this run cancelled; ``None``: it did not say."""
+        """Return whether Prefect wants this run cancelled; ``None``: it did not answer."""
         run_id = runtime.flow_run.id
         if run_id is None:
             return False
@@ -293,7 +293,7 @@ class Ending:
 
 
 async def finished(work: Coroutine[Any, Any, T], seconds: float) -> T | None:
-    """Return what ``work`` returns within ``seconds``, or ``None``; cancelled, go on with it."""
+    """Return the result of ``work`` within ``seconds``, or ``None``, despite a cancellation."""
     task = asyncio.ensure_future(work)
     deadline = time.monotonic() + seconds
     while not task.done() and (left := deadline - time.monotonic()) > 0:

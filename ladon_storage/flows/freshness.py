@@ -1,4 +1,4 @@
-"""Whether sources are collected as often as they should: a run that fails is the alert."""
+"""The check that sources are collected often enough: its failed run is the alert."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ async def check_freshness(
 ) -> dict[str, float]:
     """Fail, and emit an event for each, when watermarks are older than they may be.
 
-    One in the future is wrong, and no fresh one: a source that is collected no more would look
-    well until then.
+    A watermark in the future is wrong, and not fresh: a source that is no longer collected would
+    look healthy until then.
 
     Args:
         sources: The sources, and how old the watermark of each may be; empty where a file is given.

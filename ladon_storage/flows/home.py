@@ -2,8 +2,8 @@
 
 - A newer Prefect migrates a home for good. An older one that finds it logs a thousand lines and
   waits for minutes, and so a command asks before it starts one.
-- Only a revision that is certainly unknown is refused. A database that cannot be read, or a
-  Prefect whose migrations are elsewhere, is left to Prefect to judge.
+- Only a revision that is certainly unknown is refused. Prefect itself judges a database that cannot
+  be read, or a Prefect whose migrations are elsewhere.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What reaches Prefect as a run's parameters: no secret, since Prefect stores and shows them.
+"""The parameters of a run in Prefect, without secrets, since Prefect stores and shows them.
 
-- Prefect creates a run with its parameters first and validates them then. So they are checked
-  before there is a run, and one that is refused leaves nothing there.
-- A sink or a source that is an object of one's own is told by its class alone: Prefect would store
-  whatever attributes it has.
+- Prefect first creates a run with its parameters, and then validates them. So they are checked
+  before there is a run, and a refused run leaves nothing in Prefect.
+- A custom sink or source object is stored as the name of its class alone: Prefect would store all
+  of its attributes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ R = TypeVar("R")
 
 _USER = re.compile(r"\s*https?://[^/?#]*@", re.IGNORECASE)
 _NAMES_OF_SECRETS = {"key", "url_secret", "key_header", "key_param", "auth_prefix"}
-"""Fields of sources that are about a secret, and hold none."""
+"""The fields of sources that name a secret, and hold none."""
 
 
 def refuse_secrets(parameters: Mapping[str, Any]) -> None:
@@ -73,7 +73,7 @@ def refuse_secrets(parameters: Mapping[str, Any]) -> None:
 
 
 def _refuse_secret_source(fields: Mapping[str, Any]) -> None:
-    """Refuse one of many sources if it may hold a secret; what else is wrong fails it alone."""
+    """Refuse one of many sources if it may hold a secret; other faults fail that source alone."""
     try:
         source_from(fields)
     except ConfigurationError:
@@ -99,7 +99,7 @@ def _may_hold_secret(value: object, name: str = "") -> bool:
 
 
 def _is_own(fields: Mapping[str, Any]) -> bool:
-    """Return whether a class of one's own gets these fields; ours know what is a secret."""
+    """Return whether a custom class gets these fields; shipped classes know their secrets."""
     return fields.get("kind") not in SOURCES.shipped
 
 
@@ -123,16 +123,16 @@ def _is_name(value: str) -> bool:
 
 
 class CheckedFlow(Flow[P, R]):
-    """A flow whose parameters are checked before Prefect is told of them."""
+    """A flow whose parameters are checked before Prefect stores them."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Begin a run, if no secret is among its parameters."""
+        """Start a run, if no secret is among its parameters."""
         given = {name: value for name, value in kwargs.items() if name not in _PREFECTS}
         refuse_secrets(get_call_parameters(self.fn, args, given))
         return super().__call__(*args, **kwargs)
 
     def with_options(self, **options: Any) -> Any:
-        """Return the same flow with other options, as careful as this one."""
+        """Return the same flow with other options, and the same checks."""
         other = super().with_options(**options)
         other.__class__ = type(self)
         return other

@@ -1,4 +1,4 @@
-"""What the regular runs missed: a past range, or all that a source has, read again and compared."""
+"""The flow that reads a past range, or a whole source, again to find missed records."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ async def reconcile(
     last_days: Annotated[float, Field(gt=0)] | None = None,
     limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> Reconciliation:
-    """Read a source again, store what the regular runs missed, and say what that was.
+    """Read a source again, store the records that the regular runs missed, and report them.
 
     Args:
-        source: Any source, or a dictionary told apart by ``kind``, such as ``{"kind": "nvd"}``.
+        source: Any source, or a dictionary with its ``kind``, such as ``{"kind": "nvd"}``.
         sink: Where the regular runs store: a Record Sink block; empty for the one called default.
         storage: Where the watermark is, which stays: a Storage Service block; empty for the
             environment of the worker, or else the block called default.
@@ -74,7 +74,7 @@ async def reconcile(
 
 
 def summary(report: Reconciliation) -> str:
-    """Return what was found in one line."""
+    """Return the result in one line."""
     return (
         f"{report.missed:,} of {report.due:,} missed ({report.rate:.2%}), "
         f"{report.changed:,} changed since"
@@ -82,7 +82,7 @@ def summary(report: Reconciliation) -> str:
 
 
 async def _tell(report: Reconciliation) -> None:
-    """Log what was missed, write its page, and emit what people automate on."""
+    """Log the missed records, write their page, and emit the event for automations."""
     level = logging.WARNING if report.missed else logging.INFO
     ids = ", ".join(map(repr, report.missed_ids[:10]))
     logger.log(level, "Source %r: %s%s", report.source_id, summary(report), ids and f": {ids}")

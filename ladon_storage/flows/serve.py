@@ -2,10 +2,10 @@
 
 - ``prefect.yaml`` is the one table of deployments, for this command and for ``prefect deploy``.
   Where the package is installed without a checkout, it is the working directory's.
-- What a person paused or switched on in the UI stays so: the file says how a deployment begins.
-- Runs whose process is gone without a word are swept up meanwhile.
-- A run that was missed while nobody served is not made up for: the next one collects all that is
-  new since, and ten at once would only ask the source ten times.
+- A deployment that a user paused or resumed in the UI stays so: the file gives the first state.
+- Meanwhile, runs whose process is gone are marked as crashed.
+- Missed runs are not made up: the next one collects all new records, and ten at once would only
+  request them from the source ten times.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def deployments(table: Path = DEPLOYMENTS_FILE) -> list[RunnerDeployment]:
 
 
 def _deployment(described: dict[str, Any]) -> RunnerDeployment:
-    # Imported once for all: Prefect's own way runs the file anew for each deployment.
+    # Imported once for all: Prefect itself runs the file again for each deployment.
     path, _, name = described["entrypoint"].replace("/", ".").replace(".py:", ":").partition(":")
     if not name:  # a flow of an installed package, such as ladon_storage.flows.collect.collect_kev
         path, _, name = path.rpartition(".")
@@ -91,13 +91,13 @@ def _schedule(described: dict[str, Any]) -> DeploymentScheduleCreate:
 
 
 async def serve(table: Path = DEPLOYMENTS_FILE) -> None:
-    """Register the deployments of ``table``, and run what is due until the process is ended."""
+    """Register the deployments of ``table``, and run the due ones until the process is ended."""
     os.chdir(PROJECT)  # what entrypoints are relative to, here and in each run
     await serve_deployments(deployments(table))
 
 
 async def serve_deployments(served: list[RunnerDeployment]) -> None:
-    """Register deployments, and run what is due until the process is ended."""
+    """Register deployments, and run the due ones until the process is ended."""
     async with get_client() as client:
         for each in served:
             try:
@@ -107,7 +107,7 @@ async def serve_deployments(served: list[RunnerDeployment]) -> None:
             keep_switches(each, existing)
             await _forget_missed(client, existing)
     await remove_automation()
-    # Paused when it ends, a deployment would wait for somebody to switch it on again.
+    # Paused at the end, a deployment would stay paused until an operator resumes it.
     runner = Runner(pause_on_shutdown=False)
     for each in served:
         await runner.aadd_deployment(each)
@@ -115,7 +115,7 @@ async def serve_deployments(served: list[RunnerDeployment]) -> None:
 
 
 async def _until_signalled(runner: Runner) -> None:
-    """Run what is due; on SIGINT or SIGTERM let the runs write their failures, and return."""
+    """Run due deployments; on SIGINT or SIGTERM let the runs write their failures, and return."""
     stop = asyncio.Event()
     running = asyncio.create_task(runner.start())
     sweeping = asyncio.create_task(keep_sweeping(frequency()))
@@ -135,7 +135,7 @@ async def _until_signalled(runner: Runner) -> None:
 
 
 def keep_switches(served: RunnerDeployment, existing: DeploymentResponse) -> None:
-    """Keep paused what a person paused, and active what a person switched on."""
+    """Keep the deployments that a user paused or resumed in that state."""
     served.paused = existing.paused
     active = {str(each.schedule): each.active for each in existing.schedules}
     for schedule in served.schedules or []:
@@ -143,9 +143,9 @@ def keep_switches(served: RunnerDeployment, existing: DeploymentResponse) -> Non
 
 
 async def _forget_missed(client: PrefectClient, existing: DeploymentResponse) -> None:
-    """Delete what the schedules made and nobody began; registering makes what is to come anew.
+    """Delete scheduled runs that have not started; registering creates the future ones again.
 
-    Prefect itself would keep what is late, and what waits for the place of another run.
+    Prefect itself would keep late runs, and runs that wait for another one's slot.
     """
     waiting = FlowRunFilter(
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))

@@ -1,15 +1,15 @@
-"""Turn runs whose process is gone without a word into crashed ones.
+"""A sweep that marks runs whose process is gone as crashed.
 
-A process that is killed writes nothing, and where its runner or its host went with it, Prefect
-shows its run as running for ever, and its deployment, which runs once at a time, starts no other.
-Runs say by heartbeats that they live. A sweep looks for those that no longer do.
+A killed process writes nothing. If its runner or its host was killed too, Prefect shows the run as
+running for ever, and its deployment, which runs once at a time, starts no other. Live runs send
+heartbeats. A sweep looks for runs without them.
 
-- A run that misses three heartbeats is suspected, and is taken for dead where two more are missing
-  while the server is asked. One may be late where a process is suspended, and all are missing where
-  the server itself was away: a run that lives must not be crashed.
-- A run that was never heard of has no heartbeats, and is left alone.
-- It is a sweep and no automation of Prefect's. One that waits for events writes to the server's
-  database at each of them, and with SQLite that kept runs waiting for a minute.
+- A run that misses three heartbeats is suspected, and counts as dead if two more are missing while
+  the server answers. A heartbeat may be late where a process is suspended, and all are missing
+  where the server itself was down: a live run must not be crashed.
+- A run without any heartbeat is left alone.
+- It is a sweep and not one of Prefect's automations. An automation that waits for events writes to
+  the server's database at each of them, and with SQLite that made runs wait for a minute.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from ladon_storage.collection.protocols import Clock, utc_now
 logger = logging.getLogger("ladon_storage.flows")
 
 AUTOMATION = "Crash runs whose process is gone"
-"""The automation that did this before, and that kept the server's database locked."""
+"""The former automation for this, which kept the server's database locked."""
 
 MISSED = 3
-"""So many heartbeats may be missing before a run is suspected."""
+"""The missing heartbeats after which a run is suspected."""
 
 CONFIRMED = 2
-"""So many more must be missing before it is taken for dead."""
+"""The further missing heartbeats after which it counts as dead."""
 
 HEARTBEAT = "prefect.flow-run.heartbeat"
 _PAGE = 200
@@ -53,10 +53,10 @@ _LONGEST_RUN = timedelta(days=180)
 
 
 class Sweeper:
-    """Looks for the runs of this environment's Prefect that are gone, again and again.
+    """A repeated search for runs of this environment's Prefect whose process is gone.
 
     Args:
-        heartbeat: How often runs say that they live.
+        heartbeat: The interval of heartbeats.
         clock: The time.
     """
 
@@ -84,7 +84,7 @@ class Sweeper:
 
     @property
     def has_suspects(self) -> bool:
-        """Whether a run is suspected, and not yet taken for dead."""
+        """Whether a run is suspected, and does not count as dead yet."""
         return bool(self._suspects)
 
     async def _suspect(self, client: PrefectClient, run: FlowRun, now: datetime) -> _Suspect | None:
@@ -108,7 +108,7 @@ class Sweeper:
 
 @dataclass(frozen=True)
 class _Suspect:
-    """A run in a state in which it was last heard of long ago."""
+    """A run whose last heartbeat in its present state was long ago."""
 
     state: UUID
     last_heard: datetime
@@ -128,7 +128,7 @@ async def _running(client: PrefectClient) -> list[FlowRun]:
 
 
 async def _last_heard(client: PrefectClient, run_id: UUID, now: datetime) -> datetime | None:
-    """Return when a run's last heartbeat was; ``None``: there was none."""
+    """Return the time of a run's last heartbeat; ``None``: there was none."""
     chosen = {
         "event": {"name": [HEARTBEAT]},
         "resource": {"id": [f"prefect.flow-run.{run_id}"]},
@@ -153,7 +153,7 @@ async def remove_automation() -> None:
 
 
 async def keep_sweeping(heartbeat: timedelta) -> None:
-    """Sweep once a heartbeat, until it is cancelled; what keeps it from that is logged."""
+    """Sweep once per heartbeat until cancelled; errors are only logged."""
     sweeper = Sweeper(heartbeat)
     while True:
         try:
@@ -164,7 +164,7 @@ async def keep_sweeping(heartbeat: timedelta) -> None:
 
 
 def frequency() -> timedelta:
-    """Return how often runs of this environment say that they live."""
+    """Return the interval of heartbeats of this environment's runs."""
     return timedelta(seconds=PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value() or 180)
 
 

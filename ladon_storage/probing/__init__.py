@@ -1,6 +1,6 @@
-"""Sources before they are collected: a trial of one, and a proposal for an address.
+"""Tools to examine sources before collection: a trial of a source, and a proposal for a URL.
 
-- Nothing here writes anything, and nothing needs Prefect, a Storage Service or a sink.
+- Nothing here writes anything, or needs Prefect, a Storage Service or a sink.
 - Both are bounded: a trial ends after two pages, a proposal makes at most four requests.
 """
 

@@ -1,4 +1,4 @@
-"""The first answer to a proposal: how it is asked for, and why it may be none to go on from."""
+"""The first answer for a proposal: its request, and the reasons why it may be unusable."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _STEPS: Mapping[int, str] = {
 
 @dataclass(frozen=True)
 class First:
-    """A first answer.
+    """The first answer for a proposal.
 
     Args:
         answer: The answer; ``None``: there is none.
         document: Its JSON; ``None``: it has none.
-        problem: Why no source can be made of it.
+        problem: The reason why no source can be made of it.
     """
 
     answer: HttpResponse | None = None
@@ -50,7 +50,7 @@ class First:
 
 
 def from_sample(url: URL, sample: bytes) -> First:
-    """Return the answer that a sample is."""
+    """Return a sample as an answer."""
     headers = CIMultiDictProxy(CIMultiDict[str]())
     return _read(HttpResponse(url, 200, headers, sample), "The sample")
 
@@ -58,7 +58,7 @@ def from_sample(url: URL, sample: bytes) -> First:
 async def ask_first(
     http: SourceHttp, url: URL, method: str, body: Any, headers: Mapping[str, str]
 ) -> First:
-    """Ask for the first answer."""
+    """Request the first answer."""
     headers = {**({"Accept": MEDIA_TYPE} if is_taxii(url) else {}), **headers}
     accept = (*OK, 206, *_REFUSED)
     if method == "POST":
@@ -100,7 +100,7 @@ def _step(answer: HttpResponse) -> str:
 
 
 def _reason(answer: HttpResponse) -> str:
-    """Return what an API says of its refusal, where that is a short text."""
+    """Return an API's own reason for a refusal, if it is a short text."""
     try:
         document = parse_json(answer.body)
     except (ValueError, RecursionError):
@@ -128,7 +128,7 @@ def _read(answer: HttpResponse, subject: str) -> First:
 
 
 def _what_else(body: bytes, answer: HttpResponse) -> str:
-    """Return what an answer is that is no JSON, and what to do."""
+    """Return the kind of an answer that is not JSON, and the next step."""
     start = body[:200].lower()
     media = answer.headers.get("Content-Type", "").lower()
     if start.startswith((b"<!doctype html", b"<html")) or "text/html" in media:

@@ -1,7 +1,7 @@
-"""Whether the next page comes by a way of paging: it is asked for, as the source itself would ask.
+"""The confirmation of a pagination: the next page is requested, as the source itself would do.
 
-- A page confirms a way if it has records, and others than the first page.
-- Where the answers say that there is more, and no way leads to it, there is no source: it would
+- A page confirms a pagination if it has records, and others than the first page.
+- If the answers say that there is more, and no pagination leads to it, there is no source: it would
   read the first page alone, and fail, or be wrong.
 """
 
@@ -28,26 +28,26 @@ from ladon_storage.sources.http.client import SourceHttp
 from ladon_storage.sources.rest.pagination import PageNumberPagination, PageRequest, PageResponse
 
 MAX_REQUESTS = 3
-"""Requests after the first one."""
+"""The limit on requests after the first one."""
 
 _REFUSED = re.compile(r"answered (400|404|416|422) from")
-"""What APIs answer that refuse a page beyond the end."""
+"""The texts with which APIs refuse a page beyond the end."""
 
 _ROUND = 5
-"""A page whose size is a multiple of this may be as large as a page can be."""
+"""The divisor of round page sizes: a page of such a size may be full."""
 
 
 @dataclass
 class Confirmed:
-    """The way of paging that was found.
+    """The pagination that was found.
 
     Args:
-        proposal: The way; ``None``: one document.
-        is_confirmed: Whether a next page came by it.
+        proposal: The pagination; ``None``: a single document.
+        is_confirmed: Whether it led to a next page.
         items: The records of the pages that came.
-        unsure: What could not be found out.
-        problem: Why there is no source: there is more, and no way leads to it.
-        requests: How many requests were made.
+        unsure: The questions that stay open.
+        problem: The reason why there is no source: there is more, and no pagination leads to it.
+        requests: The number of requests that were made.
     """
 
     proposal: Proposal | None = None
@@ -61,7 +61,7 @@ class Confirmed:
 async def confirm(
     settings: Mapping[str, Any], seen: Evidence, http: SourceHttp | None
 ) -> Confirmed:
-    """Return the first way of paging by which the next page comes."""
+    """Return the first pagination that leads to the next page."""
     result = Confirmed()
     more = says_more(seen)
     is_full = (seen.count >= 2 * _ROUND and seen.count % _ROUND == 0) or is_as_asked(seen)
@@ -139,13 +139,13 @@ def _is_mere_convention(proposal: Proposal) -> bool:
 
 
 class _Attempt:
-    """One way of paging, tried.
+    """A pagination on trial.
 
     Attributes:
-        proposal: The way, as it turned out.
+        proposal: The pagination, as corrected by the trial.
         items: The records of the next page.
-        unsure: What stays open.
-        requests: How many requests it took.
+        unsure: The questions that stay open.
+        requests: The number of requests that it took.
         is_end: Whether the answer is that of a page beyond the end.
     """
 
@@ -168,7 +168,7 @@ class _Attempt:
         self.is_end = False
 
     async def run(self) -> str | None:
-        """Return why no next page came; ``None``: one did."""
+        """Return the reason why no next page came; ``None``: it came."""
         try:
             return await self._run()
         except ConfigurationError as error:
@@ -184,7 +184,7 @@ class _Attempt:
         got = PageResponse(seen.answer, seen.document, seen.items)
         step = source.paging.first_request()
         if self.proposal.changes:
-            # Asked in another way, the first page is another answer.
+            # With another form of request, the first page is another answer.
             if self._budget < 2:
                 return "there was no request left to try it"
             got = await self._fetch(source, step)
@@ -207,7 +207,7 @@ class _Attempt:
         return None
 
     def _heed_status(self, problem: str) -> None:
-        """Take a refusal for that of a page beyond the end, where pages are counted."""
+        """Treat a refusal as a page beyond the end, if pages are counted."""
         found = _REFUSED.search(problem)
         if found is not None and self.proposal.paging["kind"] in ("page", "offset"):
             self.is_end = True
@@ -219,7 +219,7 @@ class _Attempt:
         return await source.fetch(self._http, step)
 
     def _source(self, proposal: Proposal) -> RestApi:
-        # The key is in the requests already, and need not be known by its name.
+        # The key is in the requests already, and its name is not needed.
         named = {k: v for k, v in self._settings.items() if not k.startswith("key_")}
         settings = without_paging(named, proposal)
         settings.pop("key", None)
@@ -237,14 +237,14 @@ class _Attempt:
         def ids(items: Any) -> set[str]:
             return {reader.record_id(item) or repr(item) for item in items}
 
-        # An id that repeats from page to page is none, and a time may be that of the answer.
+        # A field that repeats on each page is no id, and a time may be that of the answer.
         def contents(items: Any) -> set[bytes]:
             return {canonical_text(without(item, source.timestamps)) for item in items}
 
         return ids(coming) <= ids(before) and contents(coming) <= contents(before)
 
     async def _find_first_number(self, source: RestApi, paging: PageNumberPagination) -> None:
-        """Find out whether pages are counted from 0, where only a convention says from 1."""
+        """Determine whether pages are counted from 0, if only a convention says from 1."""
         if not _is_mere_convention(self.proposal):
             return
         if self.requests >= self._budget:
@@ -256,7 +256,7 @@ class _Attempt:
             self.proposal = replace(self.proposal, paging=changed)
 
     def _shifts(self, document: Any) -> str | None:
-        """Return what is wrong with a link whose place in a list of links is another each time."""
+        """Return the problem of a link whose index in a list of links differs from page to page."""
         parts = self.proposal.paging.get("path", "").split(".")
         if self.proposal.paging["kind"] != "next" or not any(part.isdecimal() for part in parts):
             return None

@@ -1,9 +1,9 @@
-"""The proposal of a source for an address: the first answer is read, and what it suggests is tried.
+"""The proposal of a source for a URL: the first answer is read, and its suggestions are tried.
 
-- Nothing is taken for found that was only assumed: what was not confirmed is in `Guess.unsure`.
-- After the first request at most three more are made. A key that came with the address is used for
-  them, and is in nothing that is returned.
-- Where no source would work, none is proposed, and the problem says why.
+- No assumption counts as a finding: unconfirmed settings are in `Guess.unsure`.
+- After the first request at most three more are made. A key in the URL is used for them, and is in
+  no part of the result.
+- If no source would work, none is proposed, and the problem gives the reason.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ class Guess(BaseModel):
 
     Args:
         name: Its name in the file.
-        url: The address, without keys.
+        url: The URL, without keys.
         settings: The settings; empty: no source is proposed.
-        findings: Why each setting is as it is.
-        unsure: What could not be found out.
-        notes: What has to be done before the source runs.
-        problem: Why no source is proposed; ``None``: one is.
-        requests: How many requests were made.
+        findings: The reason for each setting.
+        unsure: The questions that stay open.
+        notes: The steps that are needed before the source runs.
+        problem: The reason why no source is proposed; ``None``: one is.
+        requests: The number of requests that were made.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -75,7 +75,7 @@ class Guess(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def toml(self) -> str:
-        """The table of the source for ``ladon.toml``; empty where none is proposed."""
+        """The table of the source for ``ladon.toml``; empty if none is proposed."""
         if not self.settings:
             return ""
         reasons = {finding.field: finding.reason for finding in self.findings}
@@ -103,12 +103,12 @@ class _Count:
         self.requests += 1
 
     def answered(self, answer: HttpResponse) -> None:
-        """Let it pass."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
 class _Question:
-    """What is asked for a proposal."""
+    """The request for a proposal."""
 
     name: str
     is_named: bool
@@ -131,23 +131,23 @@ async def guess(
     key_param: str = "",
     connection: Connection | None = None,
 ) -> Guess:
-    """Propose a source for an address, or for a sample of its answers.
+    """Propose a source for a URL, or for a sample of its answers.
 
     Args:
-        url: The address. A key in it is taken out, and a name for it is proposed.
-        sample: A file, or the bytes, of an answer; then nothing is asked.
-        name: The name of the source; empty: it follows from the address.
+        url: The URL. A key in it is removed, and a name for it is proposed.
+        sample: A file with an answer, or its bytes; then no request is made.
+        name: The name of the source; empty: it follows from the URL.
         method: ``GET`` or ``POST``; empty: ``POST`` where there is a body.
         body: The JSON body of a POST, without secrets.
-        headers: Headers of the requests; one that holds a key is treated as one in the address.
+        headers: Headers of the requests; one that holds a key is treated like a key in the URL.
         key: The name of the secret that holds the key.
         key_header: The header of the key.
-        auth_prefix: What stands before it.
-        key_param: The parameter of the query that holds it, where no header can.
+        auth_prefix: The text in front of the key in the header.
+        key_param: The query parameter of the key, if it cannot be in a header.
         connection: A proxy, certificates and timeouts.
 
     Raises:
-        ConfigurationError: The address is none, the sample cannot be read, or the key is not set.
+        ConfigurationError: The URL is invalid, the sample cannot be read, or the key is not set.
     """
     address = _checked(url or _NO_URL)
     is_named, name = bool(name), name or name_of(address)
@@ -175,7 +175,7 @@ async def guess(
 
 
 def name_of(url: URL) -> str:
-    """Return a name for the source at an address.
+    """Return a name for the source at a URL.
 
     >>> name_of(URL("https://api.github.com/repos/a/b/issues?per_page=9"))
     'github-issues'
@@ -196,7 +196,7 @@ def _checked(url: str) -> URL:
         return URL(check_url(url))
     except ValueError as error:
         problem = str(error)
-    # Neither chained nor repeated: what is no address may hold a key anywhere.
+    # Neither chained nor repeated: an invalid URL may contain a key anywhere.
     raise ConfigurationError(f"The address {problem}.")
 
 
@@ -236,7 +236,7 @@ async def _asked(question: _Question, connection: Connection | None) -> Guess:
 
 
 async def _drafted(question: _Question, first: First, http: SourceHttp | None) -> Draft | None:
-    """Return what is found of the source; ``None``: it is one of a kind of its own, or none."""
+    """Return the draft of the source; ``None``: it has a kind of its own, or there is none."""
     if first.answer is None or first.problem or _own_kind(question, first) is not None:
         return None
     return await draft_of(
@@ -253,7 +253,7 @@ async def _drafted(question: _Question, first: First, http: SourceHttp | None) -
 
 
 def _own_kind(question: _Question, first: First) -> tuple[str, dict[str, Any], str] | None:
-    """Return the kind of source that the answer is of, its settings, and the service."""
+    """Return the kind of source that the answer belongs to, its settings, and the service."""
     if first.answer is None or first.answer.status not in (200, 206):
         return None
     access = question.access

@@ -1,8 +1,8 @@
-"""Which field of records is their id, or which fields together.
+"""The search for the id of records: one field, or several together.
 
-- An id is in every record, and no two different records share it. Versions of one record do, which
-  differ in their time.
-- A name weighs more than a shape: a title may be unique by chance, and changes.
+- An id is in every record, and no two different records share it. Versions of one record share it,
+  and differ in their times.
+- A name weighs more than uniqueness: a title may be unique by chance, and may change.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ladon_storage.probing.leaves import distance, paths_of, wrapper_of
 from ladon_storage.probing.times import Times
 from ladon_storage.sources.json.items import value_at
 
-# What the name of a field is in small letters without separators, and its rank as an id.
+# Names of fields in lower case without separators, and their ranks as an id.
 _NAMES: tuple[tuple[str, int], ...] = (
     (r"(parent|user|owner|account|author|creator|category|type|group|team|org|tenant|project|"
      r"assignee|customer|session|parentuuid|status|thread|application|app|client|request|trace)"
@@ -33,17 +33,17 @@ _NAMES: tuple[tuple[str, int], ...] = (
     (r"self|href|url|uri|link|permalink|selflink", 50),
     (r"ip|ipaddress|cidr|domain|host|hostname|fqdn|email|indicator|ioc|cve|name|symbol", 30),
     (r"ts", 25),
-    # Parts of an id: alone, they differ by chance.
+    # Parts of an id: alone, their values differ by chance.
     (r"prefix|asn|port|protocol|proto|version|country|type|kind|category|source|line|index|seq|"
      r"sequence|rank|order|zone|region|.*source|.*type", 15),
 )  # fmt: skip
 _TEXTUAL = re.compile(r"title|description|summary|comment|body|text|message|note|content|details")
 _SLACK = re.compile(r"1\d{9}\.\d{6}")
 _CALLED_ID, _LASTING, _ALONE, _PART = 80, 50, 25, 15
-"""Ranks from which a field is called an id, keeps its value, is one alone, or may be a part."""
+"""Ranks from which a field is called an id, is permanent, is an id alone, or may be a part."""
 
 _ENOUGH = 10
-"""Records in which a field of any name does not differ by chance alone."""
+"""The number of records from which unique values of any field are no coincidence."""
 
 _LONGEST_ID = 512
 _MOST_PARTS = 3
@@ -57,8 +57,8 @@ class Id:
 
     Args:
         paths: Its fields; none: the content itself is the id.
-        reason: Why these.
-        doubts: What could not be known of it.
+        reason: The reason for these fields.
+        doubts: The questions that stay open.
     """
 
     paths: tuple[str, ...]
@@ -71,14 +71,14 @@ class Id:
         return self.paths[0] if len(self.paths) == 1 else list(self.paths)
 
     def of(self, item: object) -> str:
-        """Return what tells a record from others."""
+        """Return the id of a record."""
         if not self.paths:
             return _content(item)
         return repr([_text(value_at(item, path)) for path in self.paths])
 
 
 def find_id(items: Sequence[dict[str, Any]], times: Times) -> Id:
-    """Return what tells records from each other.
+    """Return the fields that identify records.
 
     >>> items = [{"ip": ip, "port": port} for ip in "ab" for port in (22, 443)]
     >>> find_id(items, Times()).paths
@@ -90,7 +90,7 @@ def find_id(items: Sequence[dict[str, Any]], times: Times) -> Id:
     if len(items) == 1:
         doubts = ("one record only: nothing shows that ids are unique",)
     for path, rank in fields.items():
-        # Only what is called an id has versions; two of one address are two records.
+        # Only a field called an id has versions; two records of one address are two records.
         if rank < _ALONE or not _is_unique(items, (path,), times, counts_times=rank < _CALLED_ID):
             continue
         if rank < _LASTING:
@@ -133,7 +133,7 @@ def _rank(path: str, wrapper: str) -> int:
     if _TEXTUAL.search(name):
         rank = 2
     deep = distance(path, wrapper)
-    # A link to itself is where hypermedia keeps the id.
+    # Hypermedia APIs keep the id in a link to the record itself.
     if path.endswith(("_links.self.href", "links.self")):
         return 45
     return max(rank - 35 * deep, 1 if deep < 2 else 0)
@@ -154,12 +154,12 @@ def _is_unique(
     *,
     counts_times: bool = False,
 ) -> bool:
-    """Return whether no two records share an id that are neither the same nor two versions."""
+    """Return whether no two records share an id, except equal ones and versions."""
     keys = [tuple(_text(value_at(item, path)) for path in paths) for item in items]
     distinct = len(set(keys))
     if distinct == len(items):
         return True
-    # Two versions of a few records are usual; a hundred of each are the records of something.
+    # Two versions of a few records are usual; a hundred of each mean that the id is another one.
     if 2 * distinct < len(items):
         return False
     seen: dict[tuple[str, ...], str] = {}
@@ -174,7 +174,7 @@ def _is_unique(
 def _combined(
     items: Sequence[dict[str, Any]], parts: list[str], instants: Sequence[str]
 ) -> tuple[str, ...] | None:
-    """Return a few parts that together differ in all records, with one of ``instants`` if any."""
+    """Return a few parts that together are unique, including one of ``instants`` if any."""
     if len(items) < 2:
         return None
     usable = [path for path in parts if len({_text(value_at(item, path)) for item in items}) > 1][

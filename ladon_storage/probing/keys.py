@@ -1,7 +1,7 @@
-"""Keys that came with an address or a header: they are used for the requests, and never returned.
+"""Keys in a URL or a header: they are used for the requests, and never returned.
 
-A source names its key. So the key is taken out, a name for it is proposed, and the person who runs
-the source stores the key under that name.
+A source refers to its key by name. So the key is removed, a name for it is proposed, and the
+operator stores the key under that name.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z-]*) +(\S.*)")
 
 @dataclass(frozen=True, repr=False)
 class Access:
-    """How the requests of a proposal are allowed, apart from the address.
+    """The credentials of a proposal's requests, separate from the URL.
 
     Args:
-        url: The address without its keys.
-        settings: What a source needs for the key: its name, and where it goes.
+        url: The URL without its keys.
+        settings: The settings of a source for the key: its name, and its place in requests.
         headers: Headers without secrets.
         keys: The keys themselves; ``None``: there are none.
-        user: The user of the address, whose password is the key.
-        notes: What the person has to do.
-        problem: Why no source can be made of it.
+        user: The user in the URL, whose password is the key.
+        notes: The steps that the operator has to take.
+        problem: The reason why no source can be made of it.
     """
 
     url: URL
@@ -53,16 +53,16 @@ class Access:
 async def access_of(
     url: URL, name: str, headers: Mapping[str, str], settings: Mapping[str, Any]
 ) -> Access:
-    """Return the access to an address, whose keys were taken out of it and of its headers.
+    """Return the access to a URL, after removing keys from it and from its headers.
 
     Args:
-        url: The address, perhaps with keys.
-        name: The name of the source, after which secrets are called.
+        url: The URL, perhaps with keys.
+        name: The name of the source, from which names of secrets are derived.
         headers: Headers, perhaps with one that holds a key.
-        settings: ``key``, ``key_header``, ``auth_prefix`` and ``key_param``, where they are named.
+        settings: ``key``, ``key_header``, ``auth_prefix`` and ``key_param``, if they are given.
 
     Raises:
-        ConfigurationError: The key that is named is not set.
+        ConfigurationError: The named key is not set.
     """
     named = {key: value for key, value in settings.items() if value}
     bare = url.with_user(None).with_fragment(None)

@@ -1,4 +1,4 @@
-"""The values of records by their paths, as `ItemReader` finds them."""
+"""The values of records by their paths, in the form of `ItemReader`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _leaves(there: dict[str, Any], path: str, depth: int) -> Iterator[tuple[str,
 
 
 def wrapper_of(items: Sequence[dict[str, Any]]) -> str:
-    """Return the path of the object in which all records have their content; mostly there is none.
+    """Return the path of the object that holds the content of all records, if there is one.
 
     >>> wrapper_of([{"cve": {"id": "CVE-1"}}]), wrapper_of([{"id": 1, "user": {"id": 2}}])
     ('cve', '')
@@ -52,7 +52,7 @@ def wrapper_of(items: Sequence[dict[str, Any]]) -> str:
 
 
 def distance(path: str, wrapper: str) -> int:
-    """Return how deep a path lies in a record, not counting what wraps its content."""
+    """Return the depth of a path in a record, not counting the wrapper of its content."""
     if wrapper and path.startswith(f"{wrapper}."):
         path = path[len(wrapper) + 1 :]
     return path.count(".")

@@ -1,9 +1,9 @@
-"""How one page of an answer may lead to the next: every way that something in it speaks for.
+"""The paginations that an answer may have: all that something in it suggests.
 
-- What an answer says itself (a link, a cursor, a flag) comes before what its parameters and its
-  counts suggest, and that before what APIs of its kind usually take.
-- A proposal is a guess until the next page came by it. One that cannot be tried, since one page is
-  all there is, says so.
+- The answer's own signs (a link, a cursor, a flag) come before those of its parameters and counts,
+  and these before conventions of similar APIs.
+- A proposal is a guess until it led to a next page. One that cannot be tried, because there is only
+  one page, says so.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MORE = names(
 
 _IS_LAST = names("islast islastpage last")
 
-# The name under which a cursor is sent back, by the name under which it comes.
+# The name under which a cursor is sent back, by its name in the answer.
 _SENT_AS = {
     "nextcursor": ("cursor", "next_cursor"),
     "cursor": ("cursor", "after"),
@@ -60,7 +60,7 @@ _LAST_IDS = ("starting_after", "after", "after_id", "since_id")
 
 
 def proposals(seen: Evidence) -> Iterator[Proposal]:
-    """Yield the ways of paging that an answer speaks for, the likeliest first."""
+    """Yield the paginations that an answer suggests, the most likely first."""
     yield from _by_header(seen)
     yield from _by_link(seen)
     yield from _by_search(seen)
@@ -99,7 +99,7 @@ def _by_link(seen: Evidence) -> Iterator[Proposal]:
         elif value is None or value == "":
             reason = f"{path} is where a next address would be"
             empty.append(Proposal({"kind": "next", "path": path}, reason, False))
-    # Of HAL and JSON:API, whose only page has links, and none to a next one.
+    # A single page in HAL or JSON:API has links, but none to a next one.
     for place in ("_links", "links"):
         links = value_at(seen.document, place)
         if isinstance(links, dict) and "self" in links and not empty and "next" not in links:
@@ -110,7 +110,7 @@ def _by_link(seen: Evidence) -> Iterator[Proposal]:
 
 
 def _by_listed_link(seen: Evidence, place: str, links: list[Any]) -> Iterator[Proposal]:
-    """Yield what a next link in a list of links counts: its place there changes."""
+    """Yield the counting pagination behind a next link in a list of links, whose index changes."""
     for link in links:
         if not isinstance(link, dict) or "next" not in (link.get("rel"), link.get("relation")):
             continue
@@ -171,7 +171,7 @@ def _by_cursor(seen: Evidence) -> Iterator[Proposal]:
         if name not in _CURSORS or isinstance(value, bool | dict | list):
             continue
         if name in ("after", "offset", "cursor") and isinstance(value, int):
-            continue  # where this page begins
+            continue  # the offset of this page
         if isinstance(value, str) and _is_link(value):
             continue
         is_number = isinstance(value, int)
@@ -194,7 +194,7 @@ def _by_cursor(seen: Evidence) -> Iterator[Proposal]:
 
 
 def _sent_as(place: str, name: str) -> list[str]:
-    """Return the names under which a cursor may be sent back, the likeliest first."""
+    """Return the names under which a cursor may be sent back, the most likely first."""
     last = place.rpartition(".")[2]
     same_style = re.sub(r"^next[_-]?", "", last, flags=re.IGNORECASE) or last
     same_style = same_style[:1].lower() + same_style[1:]
@@ -209,7 +209,7 @@ def _sent_as(place: str, name: str) -> list[str]:
 
 
 def _by_last_id(seen: Evidence) -> Iterator[Proposal]:
-    """Yield cursors that are the id of the last record, where only a flag says that more follow."""
+    """Yield cursors from the last record's id, where only a flag says that more follow."""
     more = _more_of(seen)
     if not more or plain(more["more"]) in _IS_LAST:
         return
@@ -251,13 +251,13 @@ def _by_count(seen: Evidence) -> Iterator[Proposal]:
 
 
 def _is_asked(seen: Evidence, name: str, value: int) -> bool:
-    """Return whether a number is the size that was asked for, not the count of what there is."""
+    """Return whether a number is the requested size, not the count of existing records."""
     total = total_of(seen)
     return name in seen.query or total is None or value != total[1] or plain(name) != "count"
 
 
 def _by_convention(seen: Evidence) -> Iterator[Proposal]:
-    """Yield what APIs of a known shape take, and then what most take."""
+    """Yield the paginations of APIs of a known shape, and then the most common ones."""
     document = seen.document if isinstance(seen.document, dict) else {}
     if "X-WP-Total" in seen.answer.headers:
         sizes = {"per_page": seen.count} if seen.count > 1 else {}
@@ -325,7 +325,7 @@ def _says_no_more(seen: Evidence, path: str) -> bool:
 
 
 def _keeping(seen: Evidence, link: str) -> dict[str, bool]:
-    """Return the setting for links that name another host than the one that was asked."""
+    """Return the setting for links that name another host than the requested one."""
     target = _joined(seen, link)
     if target is None or target.authority == seen.answer.url.authority:
         return {}

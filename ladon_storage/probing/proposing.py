@@ -1,4 +1,4 @@
-"""From a first answer to the settings of a `rest` source: what is found, tried, and left open."""
+"""The step from a first answer to the settings of a `rest` source: found, tried, and left open."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ladon_storage.sources.json.items import value_at
 
 _MOST_NAMED = 3
 
-# A text or flag beside the records that says that the answer is one, and what else is right there.
+# Values next to the records that mark an answer as valid, and their other valid values.
 _EXPECTED: Mapping[str, tuple[object, ...]] = {
     "ok": (True,),
     "success": (True,),
@@ -36,24 +36,24 @@ _EXPECTED: Mapping[str, tuple[object, ...]] = {
 
 @dataclass
 class Draft:
-    """A source while it is made.
+    """The draft of a source.
 
     Args:
         settings: Its settings.
-        reasons: Why each is as it is.
-        unsure: What could not be found out.
-        problem: Why there is no source.
+        reasons: The reason for each setting.
+        unsure: The questions that stay open.
+        problem: The reason why there is no source.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     unsure: list[str] = field(default_factory=list)
     field_doubts: list[str] = field(default_factory=list)
-    """What could not be found out of the id and the times, by the pages so far."""
+    """The open questions about the id and the times, by the pages so far."""
     problem: str | None = None
 
     def set(self, name: str, value: object, reason: str = "") -> None:
-        """Set a setting, for a reason."""
+        """Set a setting, with a reason."""
         self.settings[name] = value
         if reason:
             self.reasons[name] = reason
@@ -71,7 +71,7 @@ async def draft_of(
     document: Any,
     http: SourceHttp | None,
 ) -> Draft:
-    """Return the source that an answer suggests; its paging is tried where there is ``http``."""
+    """Return the source that an answer suggests; its pagination is tried if there is ``http``."""
     draft = Draft()
     found = find_records(document)
     if (problem := _without_records(document, found)) is not None:
@@ -104,7 +104,7 @@ async def draft_of(
 
 
 def value_items(document: Any, candidate: Candidate) -> Any:
-    """Return the records as a page of the source has them."""
+    """Return the records in the form of the source's pages."""
     if candidate.is_keyed:
         return dict(zip(candidate.keys, candidate.items, strict=True))
     return candidate.items
@@ -173,7 +173,7 @@ def _note_others(draft: Draft, found: Sequence[Candidate]) -> None:
 
 
 def _is_within(one: Candidate, other: Candidate) -> bool:
-    """Return whether a place is inside of the records of another."""
+    """Return whether a path is inside of the records at another path."""
     return other.is_keyed and (not other.path or one.path.startswith(f"{other.path}."))
 
 
@@ -223,7 +223,7 @@ def _set_records(draft: Draft, candidate: Candidate) -> None:
 
 
 def _set_fields(draft: Draft, candidate: Candidate, items: Sequence[dict[str, Any]]) -> None:
-    """Set the id and the times, by all the records that came."""
+    """Set the id and the times, from all records so far."""
     times = find_times(sampled(items))
     if lacking := [item for item in items if times.of(item) is None]:
         times = find_times([*sampled(items), *sampled(lacking)])
@@ -302,7 +302,7 @@ def _objects(items: Any) -> list[dict[str, Any]]:
 
 
 def _check(draft: Draft, items: Sequence[dict[str, Any]]) -> None:
-    """Refuse a source that is none, or whose records could not be used."""
+    """Refuse an invalid source, or one whose records are unusable."""
     draft.settings = _ordered(_plain(draft.settings))
     draft.unsure = list(dict.fromkeys([*draft.field_doubts, *draft.unsure]))
     if draft.problem is not None:
@@ -329,7 +329,7 @@ def _check(draft: Draft, items: Sequence[dict[str, Any]]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Return settings as TOML has them, without what is null."""
+    """Return settings in TOML's form, without nulls."""
     if isinstance(value, Mapping):
         return {key: _plain(each) for key, each in value.items() if each is not None}
     if isinstance(value, list | tuple):

@@ -1,7 +1,7 @@
-"""Answers of services for which this package has a kind of its own, which knows them better.
+"""The services for which this package has a kind of its own, recognised by their answers.
 
-A kind that needs a key is proposed only where the answer came with one: what was read without a key
-must stay readable without.
+A kind that needs a key is proposed only if the request had a key: an answer that was read without a
+key must stay readable without one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 @dataclass(frozen=True)
 class Seen:
-    """An answer, and how it was asked for."""
+    """An answer and its request."""
 
     url: URL
     method: str
@@ -34,13 +34,14 @@ class Seen:
 
 @dataclass(frozen=True)
 class Provider:
-    """A service whose answers are recognised.
+    """A service with recognisable answers.
 
     Args:
         kind: The kind of source.
         name: The service.
         needs_key: Whether the kind needs a key.
-        settings: Returns the settings of an answer of the service; ``None``: it is of another one.
+        settings: A function that returns the settings for an answer of the service; ``None``: it is
+            another's.
     """
 
     kind: str
@@ -58,7 +59,7 @@ def recognised(seen: Seen) -> tuple[Provider, dict[str, Any]] | None:
 
 
 def is_taxii(url: URL) -> bool:
-    """Return whether an address is one of TAXII, by its path."""
+    """Return whether a URL is one of TAXII, by its path."""
     return "/collections/" in f"{url.path}/" or "/taxii2" in url.path
 
 

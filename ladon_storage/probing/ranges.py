@@ -1,4 +1,4 @@
-"""The parameters of an address that begin or end a range of time, by their names and values."""
+"""The URL parameters that begin or end a range of time, found by their names and values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNTIL = re.compile(
     re.IGNORECASE,
 )
 
-# How a value looks, and how a source writes an instant so.
+# The form of a value, and the format in which a source writes it.
 _FORMS: tuple[tuple[str, str], ...] = (
     (r"\d{4}-\d\d-\d\d", "date"),
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "%Y-%m-%dT%H:%M:%SZ"),
@@ -34,7 +34,7 @@ _FORMS: tuple[tuple[str, str], ...] = (
 
 
 def bounds_of(url: URL) -> tuple[dict[str, dict[str, Any]], str]:
-    """Return the settings ``since`` and ``until``, and a parameter that has a time for neither.
+    """Return the settings ``since`` and ``until``, and a parameter with a time for neither.
 
     >>> bounds_of(URL("https://example.org/x?modified_since=2024-01-01&q=a"))[0]
     {'since': {'parameter': 'modified_since', 'format': 'date'}}

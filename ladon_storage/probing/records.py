@@ -1,7 +1,7 @@
-"""Where an answer has its records: every list of objects, and every object of objects, by merit.
+"""The search for the records of an answer: lists of objects, and objects of objects, by merit.
 
-- A record has a time, or no source can be made of it: that weighs more than any name.
-- What stands beside records is often a list of objects, too: columns, facets, errors, links.
+- A record has a time, or no source can be made of it: a time weighs more than any name.
+- Other parts of an answer are often lists of objects, too: columns, facets, errors, links.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _BESIDE = names(
 )
 _DEPTH = 4
 _LEAST_OBJECTS = 0.8
-"""The share of a list's items that are objects, at least."""
+"""The minimum share of a list's items that are objects."""
 
 _LEAST_ALIKE = 0.5
-"""The share of keys that objects of records have in common, at least."""
+"""The minimum share of keys that a list's objects have in common."""
 
 _MOST_LOOKED_AT = 200
 
@@ -44,7 +44,7 @@ class Candidate:
         is_keyed: Whether it is an object whose keys are the ids.
         keys: Those keys.
         has_time: Whether its records have a time.
-        merit: How likely it is, compared with others of the same answer.
+        merit: Its likelihood, compared with other candidates of the same answer.
     """
 
     path: str
@@ -56,17 +56,17 @@ class Candidate:
 
     @property
     def count(self) -> int:
-        """How many records it has."""
+        """The number of its records."""
         return len(self.items)
 
 
 def sampled(items: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-    """Return some of the items, from the whole length of the list."""
+    """Return a sample of the items, from the whole length of the list."""
     return items[:: max(1, len(items) // _MOST_LOOKED_AT)]
 
 
 def find_records(document: object) -> list[Candidate]:
-    """Return the places where the records may be, the most likely one first.
+    """Return the paths that may have the records, the most likely first.
 
     >>> found = find_records({"errors": [], "data": {"rows": [{"id": 1, "at": "2024-01-01"}]}})
     >>> [(each.path, each.count) for each in found]
@@ -81,13 +81,13 @@ def find_records(document: object) -> list[Candidate]:
 
 
 def _is_at(document: object, candidate: Candidate) -> bool:
-    """Return whether a source would find the records at the path: keys may have dots."""
+    """Return whether a source would find the records at the path: keys may contain dots."""
     there = value_at(document, candidate.path)
     return isinstance(there, dict if candidate.is_keyed else list)
 
 
 def spread(found: Sequence[Candidate]) -> list[str]:
-    """Return the places of lists over which the records are spread: by day, by page, by kind.
+    """Return the paths of lists over which the records are spread: by day, by page, by kind.
 
     >>> days = {f"2024-01-0{day}": [{"id": day, "at": "2024-01-01"}] for day in (1, 2)}
     >>> sorted(spread(find_records({"days": days})))
@@ -110,13 +110,13 @@ def spread(found: Sequence[Candidate]) -> list[str]:
 
 
 def _optional(candidate: Candidate) -> set[str]:
-    """Return the fields that not all records of a place have."""
+    """Return the fields that some records of a candidate lack."""
     fields: list[set[str]] = [set(item) for item in candidate.items]
     return set[str]().union(*fields) - fields[0].intersection(*fields)
 
 
 def empty_lists(document: object, path: str = "", depth: int = _DEPTH) -> list[str]:
-    """Return the paths of lists that have nothing in them, and may have records later."""
+    """Return the paths of empty lists, which may have records later."""
     if document == [] and plain(path) not in _BESIDE:
         return [path]
     if not isinstance(document, dict) or depth == 0:
@@ -131,7 +131,7 @@ def empty_lists(document: object, path: str = "", depth: int = _DEPTH) -> list[s
 def _candidates(there: object, path: str, depth: int) -> Iterator[Candidate | None]:
     if isinstance(there, list):
         yield _of_list(there, path)
-        # A list that holds the list beside what is around it: [{"page": 1}, [...]].
+        # A list that contains its metadata and the list of records: [{"page": 1}, [...]].
         if depth and len(there) <= 3:
             for index, each in enumerate(there):
                 if isinstance(each, list):
@@ -150,7 +150,7 @@ def _of_list(there: list[Any], path: str) -> Candidate | None:
 
 
 def _of_keyed(there: Mapping[str, Any], path: str) -> Candidate | None:
-    """Return an object of records; objects that are merely beside each other are none."""
+    """Return an object of records, but none of objects that merely share a parent."""
     items = [_alone(each) for each in there.values()]
     objects = [each for each in items if isinstance(each, dict)]
     if not objects or len(objects) < len(items) or not _look_like_ids(there):

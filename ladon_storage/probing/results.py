@@ -1,4 +1,4 @@
-"""What a trial returns: records, rejects and requests, as tables and as JSON."""
+"""The result of a trial: records, rejects and requests, as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FROZEN = ConfigDict(frozen=True)
 
 
 class TrialRecord(BaseModel):
-    """A record as it would be stored; a long payload is cut."""
+    """A record as it would be stored; a long payload is truncated."""
 
     model_config = _FROZEN
 
@@ -51,19 +51,19 @@ class Trial(BaseModel):
         source_id: The source.
         kind: Its kind, or the name of its class.
         records: The first records.
-        rejects: The first items that cannot be used.
-        delivered: How many items came, usable or not.
-        rejected: How many of them cannot be used.
-        reasons: How often each reason came, the most frequent first.
+        rejects: The first unusable items.
+        delivered: The number of items that came, usable or not.
+        rejected: The number of unusable ones.
+        reasons: The count of each reason, the most frequent first.
         requests: The requests that were made.
-        next_request: The request that a run would make next; ``None``: there is none.
+        next_request: The next request of a run; ``None``: there is none.
         is_finished: Whether the source was read to its end.
-        paging: What the paging would do next, in a sentence.
-        completeness: How the end was known, where the source was read to it.
-        total: How many items the source states.
-        warnings: What a person should look at before a run.
-        error: Why the source could not be read; ``None``: it could.
-        seconds: How long the trial took.
+        paging: The next step of the pagination, in a sentence.
+        completeness: The proof of the end, if the source was read to it.
+        total: The number of items that the source states.
+        warnings: Points to check before a run.
+        error: The reason why the source could not be read; ``None``: it could.
+        seconds: The duration of the trial.
     """
 
     model_config = _FROZEN

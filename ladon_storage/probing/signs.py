@@ -1,4 +1,4 @@
-"""A first answer as evidence of its paging, and what in it says that there is more."""
+"""The evidence of a first answer about its pagination, and the signs that there is more."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SIZES = names(
     "limit perpage pagesize size rows maxresults resultsperpage top count itemsperpage pagelimit "
     "maxitems numperpage"
 )
-"""What parameters are called that say how many records a page has."""
+"""The names of parameters for the number of records in a page."""
 
 _DEPTH = 6
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """A first answer, and what was found in it."""
+    """A first answer, and the findings in it."""
 
     url: URL
     method: str
@@ -41,35 +41,35 @@ class Evidence:
 
     @property
     def count(self) -> int:
-        """How many records it has."""
+        """The number of its records."""
         return len(self.items)
 
     @property
     def asked(self) -> dict[str, str]:
-        """The parameters of the address."""
+        """The parameters of the URL."""
         return {name.strip(): value for name, value in self.url.query.items()}
 
     @property
     def query(self) -> Mapping[str, Any]:
-        """The parameters that were asked with, those of the body where there is one."""
+        """The parameters of the request, from its body if there is one."""
         return self.body if self.method == "POST" and self.body is not None else self.asked
 
     @property
     def where(self) -> str:
-        """Where parameters go."""
+        """The place of parameters."""
         return "body" if self.method == "POST" and self.body is not None else "query"
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A way of paging.
+    """A proposed pagination.
 
     Args:
         paging: The setting.
-        reason: What speaks for it.
+        reason: The evidence for it.
         can_be_tried: Whether the answer says that there is a next page.
         changes: Other settings that it needs.
-        drops: Parameters of the address or the body that are the paging's.
+        drops: The URL's or body's parameters that belong to the pagination.
     """
 
     paging: dict[str, Any]
@@ -80,7 +80,7 @@ class Proposal:
 
 
 def without_paging(settings: Mapping[str, Any], proposal: Proposal) -> dict[str, Any]:
-    """Return settings whose address and body are without what is the paging's."""
+    """Return settings whose URL and body lack the pagination's parameters."""
     url = URL(settings["url"])
     left = [(k, v) for k, v in url.query.items() if k.strip() not in proposal.drops]
     settings = {**settings, "url": str(url.with_query(left)), **proposal.changes}
@@ -91,7 +91,7 @@ def without_paging(settings: Mapping[str, Any], proposal: Proposal) -> dict[str,
 
 
 def says_more(seen: Evidence) -> str | None:
-    """Return what says in an answer that there are more records than it has."""
+    """Return the sign in an answer that there are more records than it has."""
     promised = promise(seen.answer, seen.document, seen.items, seen.records)
     if promised is not None:
         return promised
@@ -100,24 +100,24 @@ def says_more(seen: Evidence) -> str | None:
 
 
 def is_as_asked(seen: Evidence) -> bool:
-    """Return whether there are just as many records as were asked for at most."""
+    """Return whether there are exactly as many records as were requested at most."""
     sizes = [str(value) for name, value in seen.query.items() if plain(name) in SIZES]
     return seen.count > 0 and str(seen.count) in sizes
 
 
 def total_of(seen: Evidence) -> tuple[str, int] | None:
-    """Return where an answer states how many records there are, and how many."""
+    """Return the path and value of the total that an answer states."""
     total = usual_total(seen.answer, seen.document, seen.items, seen.records)
     if total is None or total.is_bound or not (total.is_sure or total.count > seen.count):
         return None
     declared = declared_total(seen.answer, seen.document, total.place)
-    if declared is None or declared.count != total.count:  # its path has dots of its own
+    if declared is None or declared.count != total.count:  # its path contains dots
         return None
     return total.place, total.count
 
 
 def beside(document: object, records: str) -> Iterator[tuple[str, str, Any]]:
-    """Yield the path, the plain name and the value of all that stands around the records."""
+    """Yield the path, the plain name and the value of everything around the records."""
     yield from _within(document, "", records, _DEPTH)
 
 

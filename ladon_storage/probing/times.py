@@ -1,9 +1,9 @@
-"""Which fields of records are times, in which form, and which of them say how new a record is.
+"""The search for the times of records, their formats, and the ones that show changes.
 
-- A field is a time if its values are read as times. Numbers need a name that says so, too: an id
-  may have as many digits as a count of seconds.
-- A time that changes with the record is preferred: by the time of its creation alone, a record that
-  changed would not be found again.
+- A field is a time if its values can be read as times. Numbers need a fitting name, too: an id may
+  have as many digits as a count of seconds.
+- A time that changes with the record is preferred: by the time of its creation alone, a changed
+  record would not be found again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ladon_storage.probing.leaves import distance, paths_of, wrapper_of
 from ladon_storage.sources.json.items import NO_TIME, value_at
 from ladon_storage.sources.timestamps import TimestampParser, timestamp_parser
 
-# The first that matches counts: what is to be found in the name, its rank, and what it means.
+# The first match counts: a pattern of the name, its rank, and its meaning.
 _MEANINGS: tuple[tuple[str, int, str], ...] = (
     (
         r"expir|valid_?(until|to|from)|^due|_due|deadline|birth|until|(^|_)ends?(_|$|ed|date|time)"
@@ -52,7 +52,7 @@ _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9@]+")
 _YEAR = re.compile(r"(?<!\d)(19|20)\d\d(?!\d)|(?<!\d)(19|20)\d\d[01]\d[0-3]\dT")
 _COUNTED = re.compile(r"\d{9,19}(\.\d+)?")
 
-# From 1990 to 2100, by how many digits a count has before its point.
+# From 1990 to 2100, by the number of digits of a count before its point.
 _SIZES = (
     ("seconds", 631_152_000, 4_102_444_800),
     ("milliseconds", 631_152_000_000, 4_102_444_800_000),
@@ -87,10 +87,10 @@ _OTHERS = re.compile(
 )
 
 _LEAST_READ = 0.9
-"""The share of a field's values that are read as times, at least."""
+"""The minimum share of a field's values that can be read as times."""
 
 _FEW = 5
-"""Values of which one is read in a form that is looked at further."""
+"""The number of values of which one must fit a format that is examined further."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,12 @@ class Times:
     """The times of records.
 
     Args:
-        paths: The fields, the most telling first; none: there is no time.
-        forms: In which forms they are, as `timestamp_format` has them.
-        no_time: Values that stand for no time.
-        reason: Why these fields.
-        doubts: What could not be known of them.
-        missing: How many of the records have none.
+        paths: The fields, the most significant first; none: there is no time.
+        forms: Their formats, as values of `timestamp_format`.
+        no_time: Values that mean that there is no time.
+        reason: The reason for these fields.
+        doubts: The questions that stay open.
+        missing: The number of records without any.
     """
 
     paths: tuple[str, ...] = ()
@@ -113,10 +113,10 @@ class Times:
     doubts: tuple[str, ...] = ()
     missing: int = 0
     fields: tuple[str, ...] = ()
-    """All fields that are times, also those that say something else."""
+    """All fields that are times, including those with another meaning."""
 
     def of(self, item: object) -> datetime | None:
-        """Return the latest time of a record; ``None``: it has none that can be read."""
+        """Return the latest time of a record; ``None``: it has no readable one."""
         moment, found = _moment_of(self.forms), []
         for path in self.paths:
             value = value_at(item, path)
@@ -135,7 +135,7 @@ def _moment_of(forms: tuple[str, ...]) -> TimestampParser:
 
 
 def meaning_of(path: str) -> tuple[int, str]:
-    """Return the rank of a field's name among times, and what it means; 0: it is none of a time.
+    """Return the rank of a field's name among times, and its meaning; 0: it is no time's name.
 
     >>> meaning_of("lastModifiedDateTime"), meaning_of("status")
     ((50, 'changes with the record'), (0, ''))
@@ -148,7 +148,7 @@ def meaning_of(path: str) -> tuple[int, str]:
 
 
 def is_filler(value: object) -> bool:
-    """Return whether a value stands for no time, as programs write it that must write one."""
+    """Return whether a value stands for no time, as a placeholder of a program."""
     if value in (0, "0") and not isinstance(value, bool):
         return True
     if not isinstance(value, str):
@@ -158,7 +158,7 @@ def is_filler(value: object) -> bool:
 
 
 def find_times(items: Sequence[dict[str, Any]]) -> Times:
-    """Return which fields of some records say how new they are.
+    """Return the fields that show how new a record is.
 
     >>> find_times([{"created": "2024-01-01", "updated": 1704067200}]).paths
     ('updated',)
@@ -206,7 +206,7 @@ def _field(items: Sequence[dict[str, Any]], path: str, wrapper: str) -> _Field |
     if form is None:
         return None
     deep = distance(path, wrapper)
-    # The times of what belongs to a record, such as its author, are not its own.
+    # Times of related objects, such as a record's author, are not its own.
     rank = max(rank, 5) - 15 * deep - 25 * bool(_OTHERS.search(path.rpartition(".")[0].lower()))
     texts = [value for value in usable.values() if isinstance(value, str)]
     rank -= 4 * (bool(texts) and all(_DAY.fullmatch(each.strip()) for each in texts))
@@ -223,14 +223,14 @@ def _field(items: Sequence[dict[str, Any]], path: str, wrapper: str) -> _Field |
 
 
 def _is_declared_filler(value: object) -> bool:
-    """Return whether a filler must be declared: `ItemReader` knows the others."""
+    """Return whether a filler must be declared: `ItemReader` recognises the others."""
     if isinstance(value, str):
         return value.strip().startswith(_FILLERS) or value == "0"
     return value == 0 and not isinstance(value, bool)
 
 
 def _form_of(values: list[object], *, is_named: bool) -> str | None:
-    """Return the form in which nearly all values are times."""
+    """Return the format in which nearly all values are times."""
     if any(isinstance(each, bool | dict | list) for each in values):
         return None
     sizes = {_size_of(each) for each in values}
@@ -289,7 +289,7 @@ def _doubts(path: str, texts: list[str], form: str, rank: int) -> list[str]:
 
 
 def _covering(fields: list[_Field], count: int) -> list[_Field]:
-    """Return the best field, and as many others as it takes for each record to have a time."""
+    """Return the best field, and further ones until each record has a time."""
     chosen, covered = [fields[0]], set(fields[0].covers)
     for field in fields[1:]:
         if len(covered) == count:
@@ -303,7 +303,7 @@ def _covering(fields: list[_Field], count: int) -> list[_Field]:
 def _forms(chosen: list[_Field]) -> tuple[str, ...]:
     forms = tuple(dict.fromkeys(field.form for field in chosen))
     counts = {form for form, _, _ in _SIZES}
-    # Counts of several sizes, or beside texts: iso tells them apart by their size.
+    # Counts of several sizes, or mixed with texts: iso distinguishes them by their size.
     if len(forms) > 1 and set(forms) <= {*counts, "iso"}:
         return ("iso",)
     return forms

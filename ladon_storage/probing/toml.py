@@ -1,6 +1,6 @@
-"""A table of TOML for a proposed source, each setting with its reason.
+"""A proposed source as a TOML table, each setting with its reason.
 
-What an answer says may be anything: no text of it ends a comment or a string early.
+An answer may contain anything: none of its texts ends a comment or a string early.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def table(
     reasons: Mapping[str, str],
     unsure: Sequence[str] = (),
 ) -> str:
-    """Return ``[sources.NAME]`` with the settings, and what is not sure as comments.
+    """Return ``[sources.NAME]`` with the settings, and open questions as comments.
 
     >>> print(table("feed", {"kind": "rest", "id": ["a", "b"]}, {"id": "both differ"}), end="")
     [sources.feed]
@@ -59,7 +59,7 @@ def _value(value: object) -> str:
 
 
 def _text(value: str) -> str:
-    # As JSON, but for what TOML must have escaped as well, and lone surrogates, which it has not.
+    # As JSON, with TOML's further escapes, and without lone surrogates, which TOML does not have.
     clean = value.encode("utf-8", "replace").decode()
     return json.dumps(clean, ensure_ascii=False).replace("\x7f", "\\u007f")
 

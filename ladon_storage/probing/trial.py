@@ -1,8 +1,8 @@
-"""The trial of a source: its first pages as they would be stored, and what a run would meet.
+"""The trial of a source: its first pages as they would be stored, and the course of a run.
 
-- The source's own code reads the pages. The trial only looks on, and ends the reading after two
+- The source's own code reads the pages. The trial only observes, and ends the reading after two
   pages, when the request for the third is known and not made.
-- Whatever the source does wrong is part of the result. Only a source that is none is an error.
+- Any error of the source is part of the result. Only an invalid source raises an error.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.page_metadata import declared_total, usual_total
 
 PAGES = 2
-"""Pages with records after which the next request is the last thing to know."""
+"""Pages with records after which only the next request is of interest."""
 
 MAX_REQUESTS = 16
-"""A feed of files asks for a list, and then for ten files to make one page."""
+"""The limit on requests: a feed of files requests a list, and then ten files for one page."""
 
 GRACE_SECONDS = 1.0
-"""How long a trial that has a page waits for another one: a rate limit may ask for more."""
+"""The wait for a second page, once there is one: a rate limit may require longer."""
 
 MAX_PAYLOAD = 2_000
 """Characters of a record that a trial keeps."""
@@ -45,7 +45,7 @@ class _EnoughError(Exception):
 
 
 class _Watch:
-    """The requests of one trial, as the source makes them."""
+    """The observer of the requests in one trial."""
 
     def __init__(self) -> None:
         self.requests: list[TrialRequest] = []
@@ -61,7 +61,7 @@ class _Watch:
         self.requests.append(request)
 
     def give_up(self) -> None:
-        """Take the request that was not answered in time for the next one."""
+        """Treat the request that was not answered in time as the next one."""
         if self.requests and self.requests[-1].status is None:
             self.next = self.requests.pop()
 
@@ -72,7 +72,7 @@ class _Watch:
 
 
 class _Messages(logging.Handler):
-    """What a source logs as a warning while it is tried."""
+    """The warnings that a source logs during its trial."""
 
     def __init__(self, source_id: str) -> None:
         super().__init__(logging.WARNING)
@@ -92,17 +92,17 @@ async def try_source(
     seconds: float = 30.0,
     clock: Clock = utc_now,
 ) -> Trial:
-    """Ask a source for its first pages, and return what a run would store and do next.
+    """Read the first pages of a source, and return what a run would store and do next.
 
     Args:
         source: A source, or the dictionary that describes one.
-        records: How many records and rejects the result has at most.
-        since: From when on the source is asked; ``None``: for all that it has.
-        seconds: How long the trial may take.
-        clock: The time, by which records are from the future.
+        records: The maximum number of records and rejects in the result.
+        since: The start of the requested range; ``None``: it has none.
+        seconds: The time limit of the trial.
+        clock: The current time, by which records are from the future.
 
     Raises:
-        ConfigurationError: ``source`` describes none.
+        ConfigurationError: ``source`` describes no source.
     """
     tried = source_from(source)
     began = time.monotonic()
@@ -152,7 +152,7 @@ async def _read(
                 if watch.pages == 1 and (when := limit.when()) is not None:
                     soon = asyncio.get_running_loop().time() + GRACE_SECONDS
                     limit.reschedule(min(when, soon))
-                if watch.pages > PAGES:  # of a document, or a table, that asks for nothing more
+                if watch.pages > PAGES:  # of a document, or a table, that makes no further request
                     return False
     except _EnoughError:
         return False
@@ -200,7 +200,7 @@ def _result(
 
 
 def _total(source: Source, pages: list[Page], first: HttpResponse | None) -> int | None:
-    """Return the total that the source states, also where the end was not reached."""
+    """Return the total that the source states, even if the end was not reached."""
     stated = [page.total for page in pages if page.total is not None]
     if stated or first is None or not isinstance(source, RestApi):
         return max(stated, default=None)

@@ -1,7 +1,7 @@
-"""What a person should know of a source before it runs: each warning is a function of a trial.
+"""The warnings about a source before it runs: each warning is a function of a trial.
 
-A warning has a fact and, where there is one, the next step. None is an error: what would fail a run
-is in the trial's error.
+A warning has a fact and, if there is one, the next step. It is never an error: a problem that would
+fail a run is in the trial's error.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ENDS = {
 
 
 def describe_paging(paging: Pagination | None, trial: Trial) -> str:
-    """Return what the paging would do after the pages of a trial."""
+    """Return a description of the pagination's next step after the pages of a trial."""
     if trial.error is not None:
         return "Not known: the source could not be read."
     if trial.next_request is not None:

@@ -1,9 +1,9 @@
-"""``ladon.toml``: the one file that a person edits to add a feed.
+"""``ladon.toml``: the one file that a user edits to add a feed.
 
 ::
 
     project.py            the file as an object: its sources, its sinks, its storage
-    reading.py            from the text to the tables, or to one sentence on what is wrong
+    reading.py            from the text to the tables, or to one sentence about the fault
     tables.py             the tables as models
     schema.py             the JSON schema of the file, for editors
     ladon.schema.json     the same, as it is shipped

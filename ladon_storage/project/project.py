@@ -1,11 +1,11 @@
 """``ladon.toml``: storage, sinks and sources with their schedules, in one file.
 
 - The file holds no secret: it names them. An address with a password in it is refused.
-- What is wrong is one sentence with the file, the table and the key, and never with the value.
-- A relative path in the file starts at the file's folder, so that a run finds the same database
-  from whatever folder it is started in.
-- The file is code as far as it names classes of one's own: they are imported from what is
-  installed, then from the file's folder. So it is as trusted as a program.
+- A fault is one sentence with the file, the table and the key, and never with the value.
+- A relative path in the file starts at the file's folder, so a run finds the same database from any
+  working directory.
+- The file is code as far as it names custom classes: they are imported from the installed packages,
+  then from the file's folder. So it is as trusted as a program.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FILE_VARIABLE = "LADON_FILE"
 
 
 class Project(BaseModel):
-    """What a ``ladon.toml`` says.
+    """The content of a ``ladon.toml``.
 
     ``Project.load()`` reads it. The tables are as they stand in the file, except that each source
     has the defaults that it does not override, and relative paths start at the file's folder.
@@ -55,7 +55,7 @@ class Project(BaseModel):
         """Read the file.
 
         Args:
-            path: The file; ``None``: what ``LADON_FILE`` names, or ``ladon.toml`` in the working
+            path: The file; ``None``: the one in ``LADON_FILE``, or ``ladon.toml`` in the working
                 directory.
             check_sources: Whether each source and sink is made once, so that a wrong field of any
                 is an error now. Otherwise it is one when `source` or `sink` is asked for it.
@@ -72,7 +72,7 @@ class Project(BaseModel):
         return project
 
     def problems(self) -> Iterator[tuple[str, ConfigurationError | None]]:
-        """Yield each sink and source by its table, such as ``sources.kev``, and what is wrong."""
+        """Yield each wrong sink and source by its table, such as ``sources.kev``, and its fault."""
         for name in self.sinks:
             yield table_place("sinks", name), _raised(lambda name=name: self.sink(name))
         ids: dict[str, str] = {}
@@ -140,9 +140,9 @@ class Project(BaseModel):
         return table.limits
 
     async def storage_settings(self) -> StorageSettings | None:
-        """Return where watermarks are, with the secrets that the file names.
+        """Return the settings of the storage, with the secrets that the file names.
 
-        ``None``: the file does not say it, and the environment does.
+        ``None``: the file has none, and the environment decides.
 
         Raises:
             ConfigurationError: A secret is not set, or the settings make no sense together.

@@ -1,6 +1,6 @@
-"""From the text of a ``ladon.toml`` to its tables, or to one sentence on what is wrong.
+"""From the text of a ``ladon.toml`` to its tables, or to one sentence about the fault.
 
-- What is wrong is told with the file, the table and the key, and never with the value.
+- A fault is reported with the file, the table and the key, and never with the value.
 - Relative paths become those of the file's folder.
 """
 
@@ -34,7 +34,7 @@ _TABLES: dict[str, type[BaseModel]] = {
     "sources": SourceTable,
 }
 SETTINGS = tuple(name for name in SourceTable.model_fields if name != "kind")
-"""Keys of a source's table that are not its class's."""
+"""The keys of a source's table that are not fields of its class."""
 
 _BELOW = {
     **dict.fromkeys(Limits.model_fields, "limits"),
@@ -115,7 +115,7 @@ def _check_sinks(file: Path, tables: dict[str, Any]) -> None:
 
 
 def _with_defaults(fields: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Return a source's table with what it does not say itself; limits are merged one by one."""
+    """Return a source's table with defaults for its unset keys; limits are merged one by one."""
     merged = {**defaults, **fields}
     limits = defaults.get("limits"), fields.get("limits", {})
     if all(isinstance(each, dict) for each in limits):
@@ -140,7 +140,7 @@ def _table_of(file: Path, place: str, fields: dict[str, Any], folder: Path) -> B
 
 
 def _refuse_passwords(file: Path, place: str, value: object, key: str = "") -> None:
-    """Refuse a text that is an address with a password in it, wherever it stands."""
+    """Refuse a text that is a URL with a password in it, anywhere in the file."""
     if isinstance(value, dict):
         for name, each in value.items():
             _refuse_passwords(file, place, each, f"{key}.{name}" if key else name)

@@ -1,7 +1,7 @@
 """The JSON schema of ``ladon.toml``, made from the models, so that editors complete the file.
 
-What is shipped is a file, `SCHEMA_FILE`, because an editor reads no Python. A test holds it against
-the models. ``python -m ladon_storage.project.schema`` writes it.
+The schema is shipped as a file, `SCHEMA_FILE`, because an editor reads no Python. A test compares
+it with the models. ``python -m ladon_storage.project.schema`` writes it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def schema() -> dict[str, Any]:
 
 
 def _as_toml(value: Any) -> Any:
-    """Return a schema as it is of TOML: without null, and with durations as texts of ISO 8601."""
+    """Return a schema in TOML's terms: without null, and with durations as ISO 8601 texts."""
     if isinstance(value, list):
         return [_as_toml(each) for each in value]
     if not isinstance(value, dict):

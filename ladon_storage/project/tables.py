@@ -1,4 +1,4 @@
-"""The tables of ``ladon.toml`` as models: what each key means, and what it may be."""
+"""The tables of ``ladon.toml`` as models: the meaning and the valid values of each key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ladon_storage.sources.timestamps import ZoneName
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 _ALIASES = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
-# What Prefect's cron does not know, and the one that checks it here does.
+# Names that Prefect's cron does not know, but the checking library here does.
 _FOREIGN = re.compile(r"\dL|\dW|LW", re.IGNORECASE)
 
 
@@ -42,7 +42,7 @@ def check_cron(value: str) -> str:
 
 
 class Schedule(BaseModel):
-    """When a deployment of the source runs, as Prefect's schedules mean it.
+    """The schedule of a source's deployment, in Prefect's terms.
 
     >>> Schedule(cron="0 6 * * *").prefect()
     {'cron': '0 6 * * *', 'timezone': 'UTC'}
@@ -89,7 +89,7 @@ class Schedule(BaseModel):
 
 
 class Freshness(BaseModel):
-    """How old a source's watermark may be before the check of freshness fails."""
+    """The age of a source's watermark beyond which the freshness check fails."""
 
     model_config = _STRICT
 
@@ -99,7 +99,7 @@ class Freshness(BaseModel):
 
 
 class Defaults(BaseModel):
-    """What holds for every source whose own table does not say it."""
+    """The defaults of all sources, for keys that their own tables do not set."""
 
     model_config = _STRICT
 
@@ -159,7 +159,7 @@ class SinkTable(BaseModel):
 
 
 class StorageTable(BaseModel):
-    """Where watermarks are. Without a `url` the environment says it."""
+    """The storage of watermarks. Without a `url`, the environment names it."""
 
     model_config = _STRICT
 

@@ -6,12 +6,12 @@
     database.py    the file: opened, migrated, and written to in groups
     rows.py        rows as models, and models as rows
     store.py       watermarks and their history: SQL, no HTTP
-    requests.py    what a request may say: checked here, or refused with the field and the reason
-    answers.py     JSON, and every error in one shape
+    requests.py    the checks of requests: a refusal has the field and the reason
+    responses.py   JSON, and every error in one shape
     metrics.py     the instruments of the service; the package's metrics.py has the client's
     openapi.py     the description of every route, from the models
     app.py         routes: no SQL
     serving.py     the service as a whole: started, answering, ended
 
-It knows neither the client nor the circuit. The rules of a write are those of ``models.updated``.
+It knows neither the client nor the circuit. ``models.apply_update`` has the rules of a write.
 """

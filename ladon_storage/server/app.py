@@ -1,6 +1,6 @@
-"""The service's routes: from a checked request to the store, and from its answer to JSON.
+"""The service's routes: from a checked request to the store, and from its result to JSON.
 
-- With a token, everything but ``OPEN_ROUTES`` asks for it, before it says whether a route exists.
+- With a token, every route but ``OPEN_ROUTES`` requires it, before it reveals whether it exists.
 - A label of a metric is a route, a method or a status, never a text that a client chose.
 """
 
@@ -36,7 +36,7 @@ from ladon_storage.server.store import WatermarkDatabase
 logger = logging.getLogger(__name__)
 
 HEALTH, METRICS, DOCUMENT = "/health", "/metrics", "/openapi.json"
-LOGO = "/logo.svg"  # of the blocks in Prefect's UI, which takes no picture but an address
+LOGO = "/logo.svg"  # of the blocks in Prefect's UI, which takes only the URL of a picture
 OPEN_ROUTES = frozenset({HEALTH, DOCUMENT, LOGO})
 
 # Says that there are versions, so that a client knows before its first write that it may send
@@ -46,17 +46,17 @@ _NO_VERSION = '"0"'
 _LOGO = Path(__file__).with_name("logo.svg").read_bytes()
 
 WATERMARKS = "/api/v1/watermarks"
-# Any segment, so that a name that cannot be is a 400 which says so. A 404 means never collected.
+# Any segment: an invalid name must be a 400 with its reason. A 404 means never collected.
 WATERMARK = WATERMARKS + "/{source_id:[^/]*}"
 
 
 class Routes:
-    """Answer each route from a store.
+    """The handlers of the routes, over a store.
 
     Args:
         store: The watermarks.
-        metrics: What ``/metrics`` shows.
-        document: What ``/openapi.json`` shows.
+        metrics: The content of ``/metrics``.
+        document: The content of ``/openapi.json``.
     """
 
     def __init__(self, store: WatermarkDatabase, metrics: ServiceMetrics, document: bytes) -> None:
@@ -116,7 +116,7 @@ class Routes:
         return answer(stored, 201 if created else 200, etag=stored.etag)
 
     async def reset(self, request: web.Request) -> web.Response:
-        """Move a watermark to any instant."""
+        """Move a watermark to any timestamp."""
         source_id, if_match = requests.source_id(request), requests.if_match(request)
         reset = await requests.body(request, WatermarkReset)
         watermark = await self._store.reset(
@@ -144,7 +144,7 @@ class Routes:
         )
 
     async def health(self, request: web.Request) -> web.Response:
-        """Say whether the database reads and writes."""
+        """Check whether the database reads and writes."""
         try:
             await self._store.check()
         except DatabaseError as error:
@@ -168,7 +168,7 @@ class Routes:
 
 
 class InFlight:
-    """Count the requests that are being answered, so that the service can end after them."""
+    """The number of requests in flight, for which the service waits before it ends."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -176,7 +176,7 @@ class InFlight:
 
     @property
     def ending(self) -> bool:
-        """Whether each connection ends with its next answer."""
+        """Whether each connection ends with its next response."""
         return self._none is not None
 
     def __enter__(self) -> None:
@@ -188,7 +188,7 @@ class InFlight:
             self._none.set()
 
     async def end(self, timeout_seconds: float) -> None:
-        """Wait until no request is being answered, and no longer than ``timeout_seconds``."""
+        """Wait until no request is in flight, and no longer than ``timeout_seconds``."""
         self._none = asyncio.Event()
         if not self._count:
             return
@@ -204,8 +204,8 @@ def create_app(
 
     Args:
         store: The watermarks.
-        token: What ``Authorization: Bearer`` must carry; ``None`` asks for nothing.
-        in_flight: Counts the requests that are being answered.
+        token: The token that ``Authorization: Bearer`` must carry; ``None`` requires none.
+        in_flight: The counter of requests in flight.
     """
     metrics = ServiceMetrics()
     answering = _answering(metrics, token, in_flight or InFlight(), store.now)
@@ -220,7 +220,7 @@ def _answering(
     in_flight: InFlight,
     now: Callable[[], datetime],
 ) -> Middleware:
-    """Return what surrounds every route: the token, the errors, the time, the metrics."""
+    """Return the middleware of every route: the token, the errors, the time, the metrics."""
     expected = None if token is None else token.encode()
     date = _dates(now)
 
@@ -274,7 +274,7 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 def _dates(now: Callable[[], datetime]) -> Callable[[], str]:
-    """Return what gives the time as an HTTP date, worded once a second."""
+    """Return a function that gives the time as an HTTP date, formatted once a second."""
     second, text = datetime.min.replace(tzinfo=UTC), ""
 
     def date() -> str:

@@ -1,17 +1,18 @@
 """The service's database file: opened, migrated, and written to in groups.
 
-- All changes that wait are applied in one transaction, each in a savepoint of its own, and answered
-  only when it is committed: an acknowledged change is on disk, and the price of a sync is shared.
-  A change that is refused takes back its own savepoint and nothing else.
+- All waiting changes are applied in one transaction, each in its own savepoint, and acknowledged
+  after the commit. An acknowledged change is on disk, and the changes share the cost of a sync. A
+  refused change rolls back its own savepoint and nothing else.
 - Committing waits for the disk and runs in a thread. The statements before it run in the thread of
-  the event loop, which they hold for microseconds; in another thread each would wait for the
-  interpreter's lock. So this connection never waits for a lock of the file: it tries again.
-- A failed commit fails every change in it, refusals included: they judged what was never stored.
+  the event loop, which they hold for microseconds; in another thread each would wait for the GIL.
+  So this connection never waits for a lock of the file: it tries again.
+- A failed commit fails every change in it, including refusals, which judged a state that was never
+  stored.
 - Migrations are numbered SQL files. Each is one transaction with the ``user_version`` it leads to,
   begun before the version is read, so that two programs may open the same new file.
 - Several services may share one file on one machine: SQLite's own locks keep their transactions
-  apart. A file that was moved or replaced under a running service is refused: what would be
-  written to it is lost on the next start.
+  apart. A file that was moved or replaced under a running service is refused: writes to it would
+  be lost at the next start.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ Note = Callable[[Any], object]
 logger = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x4C41444E
-"""``LADN``: what tells the service's files from other programs'."""
+"""``LADN``: the mark of the service's files."""
 BUSY_TIMEOUT_SECONDS = 5.0
 BUSY_PAUSE_SECONDS = 0.005
 GATHERING_PASSES = 4
-"""Turns of the event loop that a group waits for company: requests that have arrived already."""
+"""Passes of the event loop for which a group waits for requests that have arrived already."""
 MAX_GROUP = 64
-"""Changes in one commit; bounds how long they hold the event loop."""
+"""The most changes in one commit, which bounds the time for which they hold the event loop."""
 
 
 def open_database(path: Path) -> sqlite3.Connection:
@@ -90,7 +91,7 @@ def connect(path: Path, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> sqlite
 
 def _check_ours(connection: sqlite3.Connection, path: Path) -> None:
     """Refuse another program's database before anything in it changes."""
-    # In this order: between the two, another of our own may make its first tables.
+    # In this order: between the two, another service may make its first tables.
     empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
     ours = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
     if not ours and not empty:
@@ -162,7 +163,7 @@ def _statements(script: str) -> Iterator[str]:
 
 
 class GroupCommit:
-    """Apply changes to the database, and commit those that wait together; for one event loop.
+    """A writer that commits waiting changes of the database together, for one event loop.
 
     Args:
         connection: The connection to write with; closed by ``close``.
@@ -185,17 +186,17 @@ class GroupCommit:
         change: Callable[[sqlite3.Connection], T],
         note: Callable[[T], object] = lambda _: None,
     ) -> T:
-        """Return what ``change`` returned, once it is on disk; or raise what it raised.
+        """Return the result of ``change`` once it is on disk, or raise its error.
 
-        Cancelling the caller does not take the change back.
+        Cancelling the caller does not revert the change.
 
         Args:
-            change: What to do.
-            note: Called with what ``change`` returned when it is on disk, whether or not its caller
+            change: The change.
+            note: Called with the change's result when it is on disk, whether or not its caller
                 still waits; those of a group one after another. It must not raise.
 
         Raises:
-            DatabaseError: The database did not accept it; it is not stored.
+            DatabaseError: The database did not accept the change; it is not stored.
         """
         if self._closed or self._task.done():
             raise DatabaseError("The database is closed; start the service again.")
@@ -223,7 +224,7 @@ class GroupCommit:
         group = self._waiting
         try:
             await self._begin()
-            # Only now: what came while the lock was waited for shares this commit.
+            # Only now: changes that came during the wait for the lock share this commit.
             group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
             outcomes = [self._attempt(change) for change, _, _ in group]
             await asyncio.get_running_loop().run_in_executor(self._thread, self._end)
@@ -271,7 +272,7 @@ class GroupCommit:
         try:
             result = change(self._connection)
         except sqlite3.Error:
-            raise  # The database itself fails: the group has nothing to stand on.
+            raise  # The database itself fails, and with it the whole group.
         except Exception as refusal:
             self._connection.execute("ROLLBACK TO change")
             self._connection.execute("RELEASE change")

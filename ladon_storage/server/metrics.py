@@ -1,7 +1,7 @@
-"""The service's Prometheus instruments: requests as they are answered, ages as they are asked for.
+"""The service's Prometheus instruments: requests when they end, ages when they are scraped.
 
-A label is a route, a method or a status, or the name of a stored source; never a text that a client
-chose without storing something under it.
+A label is a route, a method, a status or the name of a stored source. It is never a client's text
+under which nothing is stored.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 
 class ServiceMetrics:
-    """Count and time requests, in a registry of its own for each service."""
+    """The counts and durations of requests, in a separate registry for each service."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -49,8 +49,8 @@ class ServiceMetrics:
         Args:
             method: Its method; one that no route takes is counted as ``other``.
             route: The pattern of its route, not its path.
-            status: The status of the answer.
-            seconds: The time that it took.
+            status: The status of the response.
+            seconds: The duration.
         """
         method = method if method in _METHODS else "other"
         child = self._children.get((method, route, status))
@@ -68,9 +68,9 @@ class ServiceMetrics:
         """Return everything in Prometheus's text format.
 
         Args:
-            sources: Each source's instants. One without a success is infinitely old, so that an
-                alert on its age sees it; so is one whose watermark is in the future.
-            now: The instant that ages are counted to.
+            sources: Each source's timestamps. The age of a source without a success is infinite, so
+                an alert on the age sees it. So is the age of a watermark in the future.
+            now: The timestamp that ages are counted to.
         """
         ages = CollectorRegistry()
         ages.register(_Ages(sources, now))

@@ -164,7 +164,7 @@ def _query(model: type[BaseModel]) -> list[Schema]:
     definitions = schema.get("$defs", {})
     parameters = []
     for name, field in schema["properties"].items():
-        # A parameter is left out rather than null, so null is no part of what it may be.
+        # A parameter is left out rather than null, so null is not one of its values.
         kinds = [kind for kind in field.pop("anyOf", [field]) if kind.get("type") != "null"]
         kind = {**kinds[0]}
         if "$ref" in kind:

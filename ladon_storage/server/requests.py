@@ -1,9 +1,9 @@
-"""What a request may say: each part is checked here, or refused with its field and the reason.
+"""The checks of requests: each part is valid, or refused with its field and the reason.
 
-- Nothing that a client sends may end in a 5xx. So every part of a request is read by a function
-  here, and each raises ``RequestError`` with a 4xx, whatever arrived.
-- A body is JSON by its declared type. A web page may make a browser send anything else to a
-  loopback address without asking; JSON it may not.
+- No request of a client may end in a 5xx. So every part of a request is read by a function here,
+  and each raises ``RequestError`` with a 4xx, whatever arrived.
+- A body must be declared as JSON. A web page can make a browser send other types to a loopback
+  address without a preflight request, but not JSON.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Model = TypeVar("Model", bound=BaseModel)
 
 MAX_BODY_BYTES = 1 << 20
 BODY_TIMEOUT_SECONDS = 10.0
-"""How long a body may take to arrive; also bounds how long an unfinished one delays the end."""
+"""The longest time for a body to arrive; it also bounds how long one delays a shutdown."""
 
 Limit = Annotated[int, Field(ge=1, le=1000, description="How many on one page.")]
 
 
 class ListQuery(BaseModel):
-    """Be the query of a list."""
+    """The query of a list."""
 
     # A misspelt filter that is ignored would list everything.
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,7 +56,7 @@ class ListQuery(BaseModel):
 
 
 class HistoryQuery(BaseModel):
-    """Be the query of a history."""
+    """The query of a history."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,7 +70,7 @@ class HistoryQuery(BaseModel):
 
 
 def source_id(request: web.Request) -> str:
-    """Return the source that the path names, decoded exactly once and exactly.
+    """Return the source that the path names, decoded exactly once and without loss.
 
     Raises:
         RequestError: With 400, it is no percent-encoded UTF-8, or cannot name a source.
@@ -168,7 +168,7 @@ def if_match(request: web.Request) -> list[str]:
 
 
 def if_none_match(request: web.Request) -> bool:
-    """Return whether ``If-None-Match`` asks that nothing is stored yet.
+    """Return whether ``If-None-Match`` requires that no watermark is stored yet.
 
     Raises:
         RequestError: With 400, it is something other than ``*``.
@@ -188,6 +188,6 @@ def _refused(error: ValidationError, status: int, kind: str) -> RequestError:
 
 
 def _reason(error: ValidationError) -> str:
-    """Return pydantic's reason as the end of a sentence, without what the client sent."""
+    """Return pydantic's reason as the end of a sentence, without the client's text."""
     reason = error.errors()[0]["msg"].removeprefix("Value error, ").removeprefix("Invalid JSON: ")
     return reason[:1].lower() + reason[1:]

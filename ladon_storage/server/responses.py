@@ -1,7 +1,7 @@
-"""How the service answers: JSON from the models, and every error as ``{"error", "field"}``.
+"""The service's responses: JSON from the models, and every error as ``{"error", "field"}``.
 
-``Protocol`` is the one place that all answers pass, also those that aiohttp makes before a route is
-known: bytes that are no HTTP, a method that no route takes, an expectation it cannot meet.
+All responses pass through ``Protocol``, even those that aiohttp makes before a route is known: for
+bytes that are no HTTP, a method that no route takes, an expectation it cannot meet.
 """
 
 from __future__ import annotations
@@ -29,37 +29,37 @@ _SENTENCES = {
 
 
 class Problem(BaseModel):
-    """Be the body of every error answer: a sentence, and the field that is wrong."""
+    """The body of every error response: a sentence, and the wrong field."""
 
     error: str
     field: str | None = None
 
 
 class Health(BaseModel):
-    """Be the answer of a health check."""
+    """The body of a health check's response."""
 
     status: Literal["healthy", "unhealthy"]
 
 
 def answer(model: BaseModel, status: int = 200, *, etag: str | None = None) -> web.Response:
-    """Return what was set of a model as JSON, with its version tag if it has one."""
+    """Return a response with the set fields of a model as JSON, and its version tag if any."""
     headers = {hdrs.CONTENT_TYPE: _JSON}
     if etag is not None:
         headers[hdrs.ETAG] = etag
-    # What `model_dump_json` calls, and makes a text of: all that was set, null or not.
+    # `model_dump_json` calls this and makes a text of it: all set fields, null or not.
     body = model.__pydantic_serializer__.to_json(model, exclude_unset=True)
     return web.Response(body=body, status=status, headers=headers)
 
 
 def problem(sentence: str, status: int, field: str | None = None) -> web.Response:
-    """Return an error answer."""
+    """Return an error response."""
     # Not the model's own encoder: a name that a client chose may hold lone surrogates.
     body = json.dumps({"error": sentence, "field": field}).encode()
     return web.Response(body=body, status=status, headers={hdrs.CONTENT_TYPE: _JSON})
 
 
 class Protocol(web.RequestHandler):
-    """Speak HTTP as aiohttp does, with errors in JSON and without a log of what is no HTTP."""
+    """The HTTP of aiohttp, with errors in JSON and without a log of bytes that are no HTTP."""
 
     __slots__ = ()
 
@@ -70,7 +70,7 @@ class Protocol(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what never became a request, or a fault below the routes; then disconnect."""
+        """Answer bytes that became no request, or a fault below the routes; then disconnect."""
         if status >= 500:
             logger.error("A request failed below its route", exc_info=exc)
         if request.writer.output_size > 0:
@@ -84,7 +84,7 @@ class Protocol(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send an answer; an error that aiohttp worded is put into JSON first."""
+        """Send a response; an error that aiohttp worded is put into JSON first."""
         if resp.status >= 400 and resp.content_type != _JSON:
             worded = problem(_SENTENCES.get(resp.status, f"{resp.reason}."), resp.status)
             if hdrs.ALLOW in resp.headers:

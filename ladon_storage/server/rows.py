@@ -1,6 +1,6 @@
 """Rows of the database as models, and models as rows.
 
-Instants are whole microseconds since 1970-01-01 UTC, made and read without a float on the way.
+Timestamps are integer microseconds since 1970-01-01 UTC, converted without a float.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def to_microseconds(instant: None) -> None: ...
 @overload
 def to_microseconds(instant: datetime | None) -> int | None: ...
 def to_microseconds(instant: datetime | None) -> int | None:
-    """Return an aware instant as microseconds since 1970, exactly.
+    """Return an aware timestamp as microseconds since 1970, exactly.
 
     >>> to_microseconds(datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
     -1
@@ -57,7 +57,7 @@ def from_microseconds(number: None) -> None: ...
 @overload
 def from_microseconds(number: int | None) -> datetime | None: ...
 def from_microseconds(number: int | None) -> datetime | None:
-    """Return the instant, in UTC, that ``to_microseconds`` made a number of."""
+    """Return the timestamp in UTC of a number from ``to_microseconds``."""
     return None if number is None else _EPOCH + timedelta(microseconds=number)
 
 
@@ -86,7 +86,7 @@ def to_watermark(row: tuple[Any, ...]) -> Watermark:
 
 
 def to_change(row: tuple[Any, ...]) -> WatermarkChange:
-    """Return a row of ``HISTORY_COLUMNS``, for people: *nothing collected* is no instant."""
+    """Return the change of a row of ``HISTORY_COLUMNS``; *nothing collected* is ``None``."""
     fields = dict(zip(HISTORY_COLUMNS.split(", "), row, strict=True))
     for name in ("at", "timestamp", "from_timestamp", "to_timestamp"):
         fields[name] = meant(from_microseconds(fields[name]))

@@ -1,8 +1,8 @@
-"""The service as a whole: its database opened, its address bound, and both let go in order.
+"""The service as a whole: it opens its database, binds its address, and closes both in order.
 
-It ends as it should when it stops listening first, then finishes the requests in flight, and
-closes the database last. The requests are waited for before aiohttp is told to end: from then on
-it reads nothing more, and a body that is still on its way would never arrive.
+A clean shutdown first stops listening, then finishes the requests in flight, and closes the
+database last. It waits for the requests before it ends aiohttp: after that aiohttp reads nothing
+more, and a body in transit would never arrive.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from ladon_storage.server.responses import Protocol
 from ladon_storage.server.store import WatermarkDatabase
 
 ANSWER_SECONDS = 5.0
-"""How long an answer may take once its request has arrived, when the service ends."""
+"""The longest time for a response after its request has arrived, during shutdown."""
 LINGERING_SECONDS = 2.0
-"""How long the rest of a body that nobody wants is read, so that its sender sees the answer."""
+"""The time for which the rest of a refused body is read, to let its sender see the response."""
 
 
 @asynccontextmanager
@@ -40,13 +40,13 @@ async def serving(
 ) -> AsyncIterator[str]:
     """Serve watermarks while the context lasts.
 
-    On leaving, requests in flight are finished, and everything that was answered is in the file.
+    On exit, requests in flight are finished, and all acknowledged changes are in the file.
 
     Args:
         database: The file; created if it does not exist.
         host: The address to listen on.
         port: The port; 0 lets the system choose one.
-        token: What requests must carry; may be left out on a loopback address only.
+        token: The bearer token of requests; optional on a loopback address only.
         now: The service's clock, in UTC.
 
     Yields:
@@ -84,7 +84,7 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> asyncio.Server
     server = runner.server
     assert server is not None  # noqa: S101 - made by setup()
     loop = asyncio.get_running_loop()
-    # An access log would cost as much as the answer; changes are logged, and requests counted.
+    # An access log would cost as much as the response; changes are logged, and requests counted.
     options: dict[str, Any] = {"access_log": None, "lingering_time": LINGERING_SECONDS}
 
     def protocol() -> Protocol:

@@ -1,14 +1,14 @@
 """Watermarks and their history in the database: SQL, and nothing of HTTP.
 
-- A change and its line of history are one transaction, and ``models.updated`` is the one rule of
-  what a write does. The version of a watermark is the number of that line.
+- A change and its line of history are one transaction, and ``models.apply_update`` is the one rule
+  of every write. The version of a watermark is the number of that line.
 - A watermark is read in the thread of the event loop: a point read by primary key takes
-  microseconds and, in WAL, waits for no writer. Anything that grows with the number of rows runs
-  in a thread of its own.
-- Every change is one line in the log, written when it is stored and before it is answered. Those of
-  one commit are written one after another: a line between two answers takes twice as long.
-- A write whose answer was lost may come again. If its precondition fails only because it is stored
-  already (same run, same status, same timestamp), it is answered with what is stored.
+  microseconds and, in WAL, waits for no writer. Reads that grow with the number of rows run in a
+  separate thread.
+- Every change is one line in the log, written after the change is stored and before the response.
+  The lines of one commit are written together: a line between two responses takes twice as long.
+- A write whose response was lost may come again. If its precondition fails only because it is
+  stored already (same run, same status, same timestamp), the response is the stored watermark.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ _READ_TIMEOUT_SECONDS = 1.0
 
 
 class StoredWatermark(NamedTuple):
-    """Be a watermark that a write left, and whether the write created it."""
+    """The watermark after a write, and whether the write created it."""
 
     watermark: Watermark
     created: bool
 
 
 class Age(NamedTuple):
-    """Be what of a source its ages follow from."""
+    """The timestamps from which a source's age metrics are computed."""
 
     source_id: str
     last_successful_timestamp: datetime | None
@@ -75,10 +75,9 @@ class Age(NamedTuple):
 
 
 class WatermarkDatabase:
-    """Keep watermarks in one SQLite file; made by ``open``, for one event loop.
+    """The watermarks in one SQLite file; made by ``open``, for one event loop.
 
-    Every method raises ``DatabaseError`` when the database does not answer, and then stored
-    nothing.
+    Every method raises ``DatabaseError`` when the database fails; then nothing was stored.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class WatermarkDatabase:
     async def open(
         cls, path: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> WatermarkDatabase:
-        """Open the database, made and migrated where it must be.
+        """Open the database; create and migrate it if necessary.
 
         Args:
             path: The file.
@@ -130,18 +129,19 @@ class WatermarkDatabase:
         if_match: Sequence[str] = (),
         if_none_match: bool = False,
     ) -> StoredWatermark:
-        """Store the outcome of a run, by the rule of ``models.updated``.
+        """Store the outcome of a run, by the rule of ``models.apply_update``.
 
         Args:
             source_id: The source.
             update: The write.
-            actor: Who asked, for the history.
-            if_match: The version tags of which one must be stored; ``*`` is any, none is no matter.
-            if_none_match: Whether nothing may be stored yet.
+            actor: The author, for the history.
+            if_match: The version tags, one of which must be stored; ``*`` matches any, and without
+                tags there is no condition.
+            if_none_match: Whether no watermark may be stored yet.
 
         Raises:
             WatermarkConflictError: The rule refuses it.
-            WatermarkInFutureError: So does its clock.
+            WatermarkInFutureError: The update is too far ahead of the clock.
         """
 
         def change(connection: sqlite3.Connection) -> StoredWatermark:
@@ -191,14 +191,14 @@ class WatermarkDatabase:
         actor: str | None = None,
         if_match: Sequence[str] = (),
     ) -> Watermark | None:
-        """Move a watermark to an instant, and leave the outcome of its last run as it is.
+        """Move a watermark to a timestamp, and leave the outcome of its last run as it is.
 
         Returns:
             The watermark, or ``None`` where there is none to move.
 
         Raises:
             WatermarkConflictError: Another version is stored than ``if_match`` names.
-            WatermarkInFutureError: The instant is far in the future, where a mistyped year goes.
+            WatermarkInFutureError: The timestamp is far in the future, as with a mistyped year.
         """
 
         def change(connection: sqlite3.Connection) -> Watermark | None:
@@ -209,7 +209,7 @@ class WatermarkDatabase:
             now = self.now()
             check_not_in_future(source_id, reset.timestamp, now)
             new = stored.model_copy(
-                # An operator wrote it, and no run.
+                # An operator wrote it, not a run.
                 update={"last_successful_timestamp": reset.timestamp, "run_id": None}
             )
             version = record(
@@ -237,7 +237,7 @@ class WatermarkDatabase:
     async def delete(
         self, source_id: str, *, actor: str | None = None, if_match: Sequence[str] = ()
     ) -> bool:
-        """Forget a watermark, and keep its history; say whether there was one."""
+        """Delete a watermark, and keep its history; return whether there was one."""
 
         def change(connection: sqlite3.Connection) -> bool:
             stored = select(connection, source_id)
@@ -272,7 +272,7 @@ class WatermarkDatabase:
             older_than_seconds: Only those whose last success is longer ago, or that have none, or
                 one in the future.
             stale: Only those whose run does not end, or only the others.
-            limit: How many.
+            limit: The most watermarks of the page.
             after: The cursor of the page before.
         """
         where, values = ["source_id > ?"], [after]
@@ -314,7 +314,7 @@ class WatermarkDatabase:
         Args:
             source_id: The source.
             moved: Only the changes that moved or deleted the watermark.
-            limit: How many.
+            limit: The most changes of the page.
             before: The cursor of the page before.
         """
         query = (
@@ -329,7 +329,7 @@ class WatermarkDatabase:
         return HistoryPage(changes=changes, next=changes[-1].version if len(rows) > limit else None)
 
     async def ages(self) -> list[Age]:
-        """Return the instants of every source, for the metrics."""
+        """Return the timestamps of every source, for the metrics."""
         query = (
             "SELECT source_id, last_successful_timestamp, last_run_timestamp, status, "
             "ifnull(lease_microseconds, ?) FROM watermarks"
@@ -348,7 +348,7 @@ class WatermarkDatabase:
         ]
 
     async def check(self) -> None:
-        """Read, and make a write durable, as the next request may have to.
+        """Read, and make a write durable, as the next request may need to.
 
         Raises:
             DatabaseError: One of the two failed.
@@ -372,7 +372,7 @@ class WatermarkDatabase:
 
 
 def _for_people(watermark: Watermark) -> Watermark:
-    """Return a watermark as a list shows it: *nothing collected* is no instant."""
+    """Return a watermark as a list shows it: *nothing collected* is ``None``."""
     success = watermark.last_successful_timestamp
     if success == meant(success):
         return watermark

@@ -122,12 +122,12 @@ def source_from(value: object) -> Source:
 def made_source(
     value: object, source_id: str | None = None, also: Iterable[str] = ()
 ) -> tuple[Source | None, list[Problem]]:
-    """Return the source of a dictionary and no problems, or ``None`` and what is wrong.
+    """Return the source of a dictionary and no problems, or ``None`` and the problems.
 
     Args:
         value: The dictionary.
         source_id: The source's name where the dictionary gives none and the class takes one.
-        also: Names that stand beside the source's fields where they are written, for hints.
+        also: Further names that are written next to the source's fields, for hints.
     """
     if not isinstance(value, Mapping):
         return None, [Problem("", "Input should be a dictionary with a kind")]
@@ -160,7 +160,7 @@ def with_source_id(fields: Mapping[str, Any], source_id: str) -> dict[str, Any]:
 
 
 def _wrong(source: Any, kind: str) -> list[Problem]:
-    """Return what would make a run of a class of one's own fail at once."""
+    """Return the mistake in a user's own class that would fail a run at once, if any."""
     try:
         SOURCES.check_made(source, kind)
     except ConfigurationError as error:

@@ -47,7 +47,7 @@ from ladon_storage.sources.json.items import ItemReader, value_at
 from ladon_storage.sources.timestamps import any_timestamps
 
 MAX_DAYS = 7
-"""How many days the API goes back."""
+"""The number of days that the API goes back."""
 
 EXPORT_KEEPS = timedelta(hours=48)
 """The time for which an indicator stays in the recent export after its last sighting."""

@@ -148,7 +148,7 @@ def _text_parser(
         try:
             return earliest(read_slowly(value), zone)
         except ValueError:
-            return parse_timestamp(None)  # its message says what it should be
+            return parse_timestamp(None)  # its message states the expected value
 
     return read
 

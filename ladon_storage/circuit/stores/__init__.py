@@ -1,10 +1,10 @@
-"""Where a circuit's record is kept between processes: one small protocol, and memory.
+"""Stores of circuit records between processes: one small protocol, and memory.
 
-- A store keeps a text for each key, and knows nothing of circuits. It changes one only by
-  compare-and-set: whoever read an older text reads again and decides again.
-- A store has a clock, and tells it with each answer. All that is kept is in its time, so that the
-  clocks of those who ask may differ.
-- Whatever a store's ground raises becomes `CircuitStoreError`, soon: the caller waits.
+- A store keeps a text for each key, and knows nothing of circuits. It changes a text only by
+  compare-and-set: a caller that read an older text reads again and decides again.
+- A store has a clock, and returns its time with each response. All stored times are the store's, so
+  the callers' clocks may differ.
+- Every error of the underlying storage becomes `CircuitStoreError`, and soon: the caller waits.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 NO_TAG = 0
-"""The tag of a key under which nothing is kept."""
+"""The tag of a key without a stored text."""
 
 
 class VersionedText(NamedTuple):
-    """Be a store's answer: its time in seconds, and the text with the tag of its last change."""
+    """A store's response: its time in seconds, and the text with the tag of its last change."""
 
     now: float
     tag: int
@@ -28,42 +28,42 @@ class VersionedText(NamedTuple):
 
 
 class CircuitStore(Protocol):
-    """Keep texts by key for several processes."""
+    """A store of texts by key, for several processes."""
 
     @property
     def place(self) -> str:
-        """Where it is, as messages name it: without a password."""
+        """The store's location as messages name it, without a password."""
         ...
 
     def read(self, key: str) -> VersionedText:
-        """Return what is kept under ``key``.
+        """Return the text stored under ``key``.
 
         Raises:
-            CircuitStoreError: It could not be read, or not soon enough.
+            CircuitStoreError: The text could not be read, or not soon enough.
         """
         ...
 
     def compare_and_set(self, key: str, tag: int, text: str) -> bool:
-        """Keep ``text`` if what is kept still has ``tag``, and tell whether it had.
+        """Store ``text`` if the stored one still has ``tag``; return whether it had.
 
         Raises:
-            CircuitStoreError: It could not be written; or perhaps it was, and the answer is late.
+            CircuitStoreError: The write failed; or it may have succeeded with a late response.
         """
         ...
 
     def close(self) -> None:
-        """Let go of files and connections; the next call opens them again."""
+        """Close files and connections; the next call opens them again."""
         ...
 
 
 def new_tag() -> int:
-    """Return a tag that no other change has, also not one of a store that was lost."""
+    """Return a tag that no other change has, not even one of a store that was lost."""
     # Not of `random`: runs that seed it alike would take each other's changes for their own.
     return secrets.randbits(62) + 1
 
 
 class MemoryStore:
-    """Keep the circuits of this process, for all of its clients.
+    """A store in the memory of this process, for all of its clients.
 
     Args:
         clock: Seconds that never go back.
@@ -77,11 +77,11 @@ class MemoryStore:
         self._kept: dict[str, tuple[int, str]] = {}
 
     def read(self, key: str) -> VersionedText:
-        """Return what is kept under ``key``."""
+        """Return the text stored under ``key``."""
         return VersionedText(self._clock(), *self._kept.get(key, (NO_TAG, "")))
 
     def compare_and_set(self, key: str, tag: int, text: str) -> bool:
-        """Keep ``text`` if what is kept still has ``tag``, and tell whether it had."""
+        """Store ``text`` if the stored one still has ``tag``; return whether it had."""
         with self._lock:
             if self._kept.get(key, (NO_TAG, ""))[0] != tag:
                 return False
@@ -89,4 +89,4 @@ class MemoryStore:
             return True
 
     def close(self) -> None:
-        """Do nothing: what is kept stays as long as the process."""
+        """Do nothing: the circuits stay as long as the process."""

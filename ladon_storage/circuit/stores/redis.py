@@ -1,9 +1,9 @@
 """Circuits in Redis, for workers on many hosts; needs the extra ``redis``.
 
-- The time is the server's: a script reads it beside the record, so hosts need not agree.
-- A thread of its own speaks to the server, and a caller waits for it only so long. A name server
-  that does not answer has no timeout of its own, and a caller is an event loop.
-- The address may hold a password: it is kept here only, and no error of the driver's is quoted.
+- The time is the server's: a script reads it with the record, so the hosts' clocks may differ.
+- A separate thread talks to the server, and a caller waits for it only for a bounded time. A name
+  server that does not answer has no timeout, and a caller is an event loop.
+- The URL may hold a password. It is kept here only, and no error of the driver is quoted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ladon_storage.errors import CircuitStoreError, ConfigurationError
 
 WAIT_SECONDS = 0.02
 PREFIX = "ladon:circuit:"
-# A circuit that nobody asks for so long is forgotten, and that is a closed one.
+# A circuit that is not read for this long expires, which means closed.
 KEPT_SECONDS = 7 * 24 * 3600
 
 _READ = """
@@ -41,7 +41,7 @@ Call = Callable[[], Any]
 
 
 class RedisStore:
-    """Keep circuits in the Redis at ``url``.
+    """A store of circuits in the Redis at ``url``.
 
     Args:
         url: Address as redis-py takes it: ``redis://``, ``rediss://`` or ``unix://``, with
@@ -76,7 +76,7 @@ class RedisStore:
         self._last: Future[Any] | None = None
 
     def read(self, key: str) -> VersionedText:
-        """Return what is kept under ``key``.
+        """Return the text stored under ``key``.
 
         Raises:
             CircuitStoreError: The server does not answer, or not soon enough.
@@ -90,7 +90,7 @@ class RedisStore:
         return answer
 
     def compare_and_set(self, key: str, tag: int, text: str) -> bool:
-        """Keep ``text`` if what is kept still has ``tag``, and tell whether it had.
+        """Store ``text`` if the stored one still has ``tag``; return whether it had.
 
         Raises:
             CircuitStoreError: The server does not answer, not soon enough, or is read-only.
@@ -123,7 +123,7 @@ class RedisStore:
             except TimeoutError:
                 problem = f"no answer within {self._seconds:g} s"
             except Exception as error:
-                # Not chained: the driver quotes what it was given.
+                # Not chained: the driver quotes its arguments.
                 problem = type(error).__name__
         raise CircuitStoreError(
             f"The circuit store {self.place} cannot be used ({problem}); see whether it runs, and "
@@ -138,7 +138,7 @@ class RedisStore:
         self._process = os.getpid()
         self._last = None
         self._asked = SimpleQueue()
-        # A late answer is still an answer: it says that the connection is there.
+        # A late response still proves that the connection works.
         timeout = max(self._seconds, 1.0)
         self._client = redis.Redis.from_url(
             self._url,

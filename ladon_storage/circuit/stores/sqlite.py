@@ -1,15 +1,15 @@
 """Circuits in a SQLite file, for the processes of one host.
 
-- The time is the machine's monotonic clock, which all of its processes share and nobody sets. It
-  begins anew when the machine does; `shared` tells a deadline of a life before from one of this.
-- Nothing waits for the disk: what is lost with the power is a closed circuit. What a process that
-  is killed was writing is as if it had not begun.
-- Hundreds of processes may start at once, before there is a file. So it appears whole: its tables
-  and its way of writing are never changed where others use it.
-- A file is left open when its process ends. SQLite tidies up when the last one closes it, and takes
-  it from everybody for that: where runs begin by the hundred, one that is the last for a moment
-  may have to wait for the processor just then, and all others for it.
-- A connection must not be used behind a fork: the lock of one process would be given up by another.
+- The time is the machine's monotonic clock, which all of its processes share and which is never
+  set. It restarts with the machine; `shared` recognises a deadline from before a restart.
+- No write waits for the disk: a circuit that a power failure loses counts as closed. The unfinished
+  write of a killed process has no effect.
+- Hundreds of processes may start at once, before the file exists. So the file appears complete:
+  its tables and its journal mode are never changed while other processes use it.
+- A file is left open when its process ends. SQLite cleans up when the last process closes the file,
+  and locks it against all others for that. Where runs start by the hundred, a process that is
+  briefly the last may have to wait for the CPU just then, and all others for it.
+- A connection must not be used across a fork: one process would release the lock of another.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ _READ = "SELECT tag, record FROM circuits WHERE service = ?"
 _INSERT = "INSERT OR IGNORE INTO circuits (tag, record, service) VALUES (?, ?, ?)"
 _UPDATE = "UPDATE circuits SET tag = ?, record = ? WHERE service = ? AND tag = ?"
 
-_random = random.SystemRandom()  # it leaves alone what a run may have seeded
+_random = random.SystemRandom()  # it leaves a seed that a run may have set alone
 _stores: WeakSet[SqliteStore] = WeakSet()
 
 
 class SqliteStore:
-    """Keep circuits in the file at ``path``, which is made when it is first used.
+    """A store of circuits in the file at ``path``, which is created at its first use.
 
     Args:
         path: The file; its folder is made too, but not the one above that.
-        busy_seconds: How long another process's write is waited for.
+        busy_seconds: The longest wait for another process's write.
         clock: The host's time.
     """
 
@@ -69,7 +69,7 @@ class SqliteStore:
         self._end: weakref.finalize[..., SqliteStore] | None = None
 
     def read(self, key: str) -> VersionedText:
-        """Return what is kept under ``key``.
+        """Return the text stored under ``key``.
 
         Raises:
             CircuitStoreError: The file is locked, damaged, or cannot be opened.
@@ -78,7 +78,7 @@ class SqliteStore:
         return VersionedText(self._clock(), *(found or (NO_TAG, "")))
 
     def compare_and_set(self, key: str, tag: int, text: str) -> bool:
-        """Keep ``text`` if what is kept still has ``tag``, and tell whether it had.
+        """Store ``text`` if the stored one still has ``tag``; return whether it had.
 
         Raises:
             CircuitStoreError: The file is locked, damaged, full or read-only.
@@ -131,7 +131,7 @@ class SqliteStore:
         return self._opened[1]
 
     def _make(self) -> None:
-        """Make the file beside its place, and put it there whole unless another was faster."""
+        """Create the file next to its path, and move it there complete if none is there yet."""
         self._path.parent.mkdir(exist_ok=True)
         draft = self._path.with_name(f"{self._path.name}.{os.getpid()}.{new_tag()}")
         try:
@@ -149,6 +149,6 @@ class SqliteStore:
 @atexit.register
 def _leave_open() -> None:
     for store in _stores:
-        # Never destroyed, and so never closed; the end of the process lets go of its locks.
+        # Never destroyed, and so never closed; the end of the process releases its locks.
         if (opened := store._opened) is not None:  # noqa: SLF001
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(opened[1]))

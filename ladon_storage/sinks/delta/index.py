@@ -82,7 +82,7 @@ class SourceIndex:
         self, table: ManagedTable, source_id: str, keys: Sequence[str] = INDEX_COLUMNS
     ) -> None:
         self.number: int | None = None
-        """The number of the source's last commit, once it was read: what is known is true as long
+        """The number of the source's last commit, once it was read: the knowledge is valid as long
         as it is."""
         self.seen_at = table.version
         """The table's version at which this was known to be true."""

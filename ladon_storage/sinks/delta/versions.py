@@ -41,7 +41,7 @@ class Plan:
         arrived: When they arrived, in microseconds.
         returned: When they became current despite a later version.
         new: Those of ids that did not exist, one for each id.
-        superseded: Records that change nothing, or are added behind the current version.
+        superseded: Records that change nothing, or are added as older versions.
         replaced: The times of the rows that they replace, in microseconds, by their ids.
         back: The existing rows that become current again, as they will be.
         again: The known records that become current, and were not.

@@ -95,7 +95,7 @@ class DeltaWriter:
         self._known: dict[str, SourceIndex] = {}
         self._added: dict[tuple[str, str], int] = {}
         self._behind: set[int] = set()
-        """Versions that were added behind a later one, and are counted already."""
+        """Versions that were added as older ones, and are counted already."""
 
     def write(
         self, source_id: str, page: Page, run_id: str, position: Position | None

@@ -49,7 +49,7 @@ class JsonlSink:
         url: The folder: ``jsonl:///var/lib/ladon/records``, or ``jsonl://records`` in the working
             directory.
         table: The name of a folder in it.
-        keep: ``all``; a file keeps what it has.
+        keep: ``all``; a file never loses a line.
 
     Raises:
         ConfigurationError: An argument is invalid.
@@ -128,9 +128,9 @@ class JsonlSink:
         """List the records whose ids are not in ``listed_ids``, and return how many are new there.
 
         It reads the files of the source again.
-It reads the files of the source again.
+
         Raises:
-            SourceError: More than the share ``max_share`` of what is not marked would be; none was.
+            SourceError: More than ``max_share`` of the unmarked records would be; none was.
             SinkError: A file could not be read or written.
         """
         return await self._do(

@@ -109,7 +109,7 @@ class Postgresql:
     Args:
         url: Its address, without a driver.
         table: The name of the table, which is safe to quote.
-        keep: What the table keeps.
+        keep: The rule for versions in the table.
 
     Raises:
         ConfigurationError: The address names no database, or psycopg is not installed.

@@ -117,7 +117,7 @@ class Sqlite:
     Args:
         url: Its address.
         table: The name of the table, which is safe to quote.
-        keep: What the table keeps.
+        keep: The rule for versions in the table.
 
     Raises:
         ConfigurationError: The address is not that of a file.

@@ -1,4 +1,4 @@
-"""The only HTTP client of the sources: what is retried, followed, awaited and counted.
+"""The only HTTP client of the sources: retries, redirects, waits and counts.
 
 - Retries happen here and nowhere above: after a failed connection, a timeout, a body that was cut
   off in transit, and the statuses that call for it. `Retry-After` is honoured. A POST is retried
@@ -111,7 +111,7 @@ class SourceHttp:
         session: The connections; it belongs to `source_http`, which closes it.
         max_bytes: The largest body that is accepted, unpacked.
         credentials: The secrets; ``None``: the source needs none.
-        rate: How many requests the host accepts.
+        rate: The rate of requests that the host accepts.
         throttle_statuses: Statuses by which the host reports too many requests, in addition to 429.
         route: Proxy, certificates and redirects.
     """
@@ -163,7 +163,7 @@ class SourceHttp:
         return f"; it says {', '.join(told[:3])}" if told else ""
 
     def clean(self, error: BaseException) -> None:
-        """Take this source's secrets out of an error and the ones behind it."""
+        """Remove this source's secrets from an error and its chained errors."""
         self._transport.clean(error)
 
     def error(self, problem: str, step: str, *, transient: bool = False) -> SourceError:
@@ -251,8 +251,8 @@ class SourceHttp:
         A request that is not idempotent is made once, as its answer may differ each time.
 
         Raises:
-            SourceError: It did not arrive, also not when asked for again where that makes sense, or
-                has none of the statuses of ``accept``.
+            SourceError: It did not arrive, even after retries where those make sense, or has none
+                of the statuses of ``accept``.
         """
         request = Request("GET", self._address(url, params), None, headers or {}, accept)
         return await self._send_with_retries(request, ATTEMPTS if idempotent else 1)

@@ -74,8 +74,8 @@ class Route:
     """The way that the requests of one source take.
 
     Args:
-        proxy: The proxy, with what it asks for in its address; ``None``: the environment's.
-        tls: What aiohttp takes as ``ssl``.
+        proxy: The proxy, with its credentials in its address; ``None``: the environment's.
+        tls: The ``ssl`` argument of aiohttp.
         redirects_to: Other hosts, or hosts and ports, to which redirects are followed.
     """
 
@@ -101,7 +101,7 @@ class HttpResponse:
     Args:
         url: The final address; it may hold secrets.
         status: The HTTP status.
-        headers: Its headers; names are told apart without regard to case.
+        headers: Its headers; names are case-insensitive.
         body: Its bytes, unpacked.
     """
 
@@ -171,7 +171,7 @@ class HttpTransport:
         return self._mask.of(text)
 
     def clean(self, error: BaseException) -> None:
-        """Take this source's secrets out of an error and the ones behind it."""
+        """Remove this source's secrets from an error and its chained errors."""
         self._mask.clean(error)
 
     def redact_url(self, url: str | URL) -> str:

@@ -19,7 +19,7 @@ class Beside:
 
     Args:
         api: The source.
-        tally: What was delivered in the reading.
+        tally: The records delivered in the reading.
     """
 
     def __init__(self, api: PagedApi, tally: SeenRecords) -> None:
@@ -35,7 +35,7 @@ class Beside:
     ) -> int | None:
         """Return the number of an unread page that has other records, if there is one.
 
-        The page before the first one is checked, or the page behind an empty last one that states
+        The page before the first one is checked, or the page after an empty last one that states
         nothing else. A page with any record that came already is a page that was read, under
         another number.
         """

@@ -46,10 +46,10 @@ class Completion:
 
     Args:
         api: The source.
-        tally: What was delivered in the reading.
+        tally: The records delivered in the reading.
 
     Attributes:
-        filled: How many pages had items.
+        filled: The number of pages with items.
         led_on: Whether a page led to another one.
     """
 
@@ -129,7 +129,7 @@ class Completion:
         return usual_total(got.answer, got.document, got.items, self._api.records)
 
     def _stated_pages(self, page: ListPage) -> int:
-        # The pages of an offset overlap, and may be of another size than was asked for.
+        # The pages of an offset overlap, and may have another size than was requested.
         if (
             self._paging.only_declared
             or isinstance(self._paging, OffsetPagination)
@@ -144,7 +144,7 @@ class Completion:
         return max(stated_pages(got.answer, got.document, got.items, self._api.records), last)
 
     def _came(self, position: int) -> int:
-        """Return how many records came; each counts once where records can be told apart."""
+        """Return how many records came; each counts once where records can be distinguished."""
         if isinstance(self._paging, SinglePage) or not self._tally.is_exact:
             return position
         return self._tally.versions
@@ -203,7 +203,7 @@ class Completion:
         return total.count > self._largest or self.filled == 1
 
     def promised(self, page: ListPage, position: int) -> str | None:
-        """Return what says on a page that more pages follow."""
+        """Return the sign on a page that more pages follow."""
         paging, got = self._paging, page.response
         heeds_next = True
         if isinstance(paging, NextLinkPagination | CursorPagination):
@@ -234,7 +234,7 @@ class Completion:
         )
 
     def contradiction(self, page: ListPage, position: int, *, has_moved: bool) -> str | None:
-        """Return what contradicts an end after ``page``, worded for an error.
+        """Return the contradiction of an end after ``page``, worded for an error.
 
         Raises:
             MovedError: A total contradicts it, perhaps because the list moved.
@@ -244,7 +244,7 @@ class Completion:
             latest = self._latest
             self._heed(page)
             if latest is not None and self._latest is not None and not self._latest.count:
-                self._latest = latest  # behind the end, many say 0
+                self._latest = latest  # after the end, many say 0
         total = self._most
         if total is not None and total.count > came:
             problem = (
@@ -276,7 +276,7 @@ class Completion:
         return None
 
     def _says_more(self, page: ListPage) -> bool | None:
-        """Return what a page says by a flag about whether there are more."""
+        """Return whether a page says that there are more; ``None``: it does not say."""
         got, more = page.response, getattr(self._paging, "more", "")
         if more and (told := promised_at(got.document, more)) is not None:
             return told
@@ -285,7 +285,7 @@ class Completion:
         return False if is_over(got.answer, got.document, got.items, self._api.records) else None
 
     def breaks_off(self, page: ListPage, position: int) -> str | None:
-        """Return what an end withdraws without a word, worded for an error.
+        """Return the sign that an end withdraws silently, worded for an error.
 
         A list without a next link may be the last of linked pages, with records or without. An
         answer is not the last page if it lacks the flag of more that the page before it had, if it
@@ -401,7 +401,7 @@ class Completion:
 
     @property
     def total(self) -> int | None:
-        """How many items the API states, where it counts all of them."""
+        """The number of items that the API states, if it counts all of them."""
         total = self._most
         if total is None or not total.is_sure:
             return None
@@ -409,7 +409,7 @@ class Completion:
         return None if is_of_page else total.count
 
     def completeness(self, page: ListPage, position: int) -> Completeness:
-        """Return how the end after ``page`` is known, if nothing contradicts it."""
+        """Return the proof of the end after ``page``, if nothing contradicts it."""
         paging = self._paging
         if paging.only_declared or getattr(paging, "stable", False):
             return "declared"

@@ -41,13 +41,13 @@ from ladon_storage.sources.rest.pagination import (
 logger = logging.getLogger(__name__)
 
 READINGS = 5
-"""How often a list is read if it moves every time."""
+"""The limit on readings of a list that moves every time."""
 
 REPAIRS = 1_000
-"""How often a reading goes back a page and resumes from a record that it has."""
+"""The limit on returns to the page before, to resume from a known record, in one reading."""
 
 FRUITLESS = 5
-"""How often a reading goes back a page and finds nothing new."""
+"""The limit on such returns that find nothing new."""
 
 EMPTY_PAGES = 1_000
 """Consecutive pages without a record after which a list with cursors counts as endless."""
@@ -75,8 +75,8 @@ class PageFetcher:
         is_known: Whether the number of its first page is known, and not only declared.
 
     Attributes:
-        completeness: How the end was known; ``None`` before it.
-        total: How many items the API states.
+        completeness: The proof of the end; ``None`` before it.
+        total: The number of items that the API states.
     """
 
     def __init__(self, api: PagedApi, *, is_known: bool = False) -> None:
@@ -111,7 +111,7 @@ class PageFetcher:
         """Whether records were removed in front of what was read."""
 
     def error(self, problem: str) -> SourceError:
-        """Return the error that says what is wrong with the API."""
+        """Return the error for a problem of the API."""
         return self._api.error(problem)
 
     async def pages(self) -> AsyncGenerator[PageResponse, None]:
@@ -540,7 +540,7 @@ class PageFetcher:
         return status == 404 and bool(document == {"detail": "Invalid page."})
 
     def _taken(self, page: ListPage) -> ListPage:
-        """Return a page after adding it to what is read of the list.
+        """Return a page after adding it to the pages read.
 
         Raises:
             SourceError: It was there before, or is one of too many without a record.
@@ -608,7 +608,7 @@ class PageFetcher:
                 if is_pushed:
                     break
                 return
-            is_drawn = True  # behind the first page, and from now on
+            is_drawn = True  # after the first page, and from now on
             if known or not page.keys:
                 self._known |= came
                 step, is_pushed, came = first.request, is_pushed and not came, set()
@@ -620,7 +620,7 @@ class PageFetcher:
         raise MovedError
 
     async def _judged(self, page: ListPage, position: int, first: ListPage) -> SourceError | None:
-        """Return what contradicts an end after ``page``; otherwise note how the end is known.
+        """Return the contradiction to an end after ``page``; otherwise note the proof of the end.
 
         Raises:
             MovedError: The list may have moved.

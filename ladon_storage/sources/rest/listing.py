@@ -23,7 +23,7 @@ class PagedApi(Protocol):
 
     @property
     def paging(self) -> Pagination:
-        """How one page leads to the next."""
+        """The pagination."""
         ...
 
     @property
@@ -54,7 +54,7 @@ class PagedApi(Protocol):
         ...
 
     def error(self, problem: str, *, transient: bool = False) -> SourceError:
-        """Return the error that says what is wrong with the API."""
+        """Return the error for a problem of the API."""
         ...
 
 
@@ -66,10 +66,10 @@ class SeenRecords:
     """The records of one reading, each of which counts once.
 
     Args:
-        most: How many ids are held; records beyond that are not told apart.
+        most: The number of ids that are held; records beyond that are not distinguished.
 
     Attributes:
-        is_exact: Whether every record could be told from the others.
+        is_exact: Whether every record could be distinguished from the others.
         has_repeated: Whether an id came twice.
     """
 
@@ -103,12 +103,12 @@ class SeenRecords:
 
     @property
     def records(self) -> int:
-        """How many ids came."""
+        """The number of ids that came."""
         return len(self._versions)
 
     @property
     def versions(self) -> int:
-        """How many versions of records came."""
+        """The number of versions that came."""
         return len(self._versions) + len(self._others)
 
 

@@ -270,7 +270,7 @@ def _followed(document: object, path: str, more: str) -> Any:
     if isinstance(following, dict) and "href" in following and not following["href"]:
         following = None
     is_of_item = "-1" in path.split(".")
-    # Where a list begins, it does not go on; an item may well have a 0.
+    # Position 0 is a list's beginning, not its continuation; an item may well have a 0.
     ends = ("",) if is_of_item else ("", "0", 0)
     if following in ([], {}) or following is False or following in ends:
         following = None
@@ -442,7 +442,7 @@ def _linked(answer: HttpResponse, link: object, *, keep_host: bool = False) -> U
         target.port  # noqa: B018 - it is only looked at here
     except ValueError:
         raise ValueError("leads to a next page that is no address") from None
-    # Services behind a proxy that speaks TLS for them often call themselves http.
+    # Services behind a TLS proxy often give their own addresses with http.
     if target.scheme == "http" and home.scheme == "https" and target.host == home.host:
         return target.with_scheme("https")
     return target

@@ -101,7 +101,7 @@ _AT_A_STRETCH = 5_000
 """Items that are processed before the event loop gets a turn."""
 
 _MOST_KEYS = 100_000
-"""Items of a page that are told apart."""
+"""Items of a page that are distinguished."""
 
 _AHEAD = timedelta(days=1)
 """How far in the future a range is certainly empty, even if rounded to whole days."""
@@ -351,7 +351,7 @@ class RestApi(BaseModel):
     ) -> AsyncGenerator[Page, None]:
         """Yield the pages of a list, the last one with the proof of the end.
 
-        ``check`` returns what is wrong with a document that looks like a page.
+        ``check`` returns the problem of a document that looks like a page.
         """
         is_said = False
         shared = SharedIds(self.id if isinstance(self.id, str) else " and ".join(self.id))
@@ -447,7 +447,7 @@ class _Requests:
 
     Args:
         is_single: Whether the single answer is all that the API has.
-        known: What the sink has of it.
+        known: The content that the sink has of it.
 
     Attributes:
         document: The digest of that answer.
@@ -567,7 +567,7 @@ class _Requests:
         )
 
     def error(self, problem: str, *, transient: bool = False) -> SourceError:
-        """Return the error that says what is wrong with the API."""
+        """Return the error for a problem of the API."""
         step = (
             "collect it again later"
             if transient
