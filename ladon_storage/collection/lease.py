@@ -31,7 +31,7 @@ from ladon_storage.errors import (
     StorageResponseError,
     WatermarkConflictError,
 )
-from ladon_storage.models import EMPTY_WATERMARK, ChangeAction, Watermark, WatermarkStatus
+from ladon_storage.models import EMPTY_WATERMARK, Watermark, WatermarkStatus
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +127,8 @@ class SourceLease:
     async def last_sane(self, limit: datetime) -> datetime | None:
         """Return the last watermark up to ``limit`` in the service's history.
 
-        ``None`` where it keeps no history, or has none since the watermark was last deleted.
+        `EMPTY_WATERMARK` if it was deleted since, or moved to before all records; ``None`` if the
+        service keeps no history, or has no such watermark.
 
         Raises:
             StorageError: The history could not be read.
@@ -145,10 +146,10 @@ class SourceLease:
                     raise
                 return None
             for change in page.changes if page else ():
-                if change.action is ChangeAction.DELETE:
-                    return None
-                if change.to_timestamp is not None and change.to_timestamp <= limit:
-                    return change.to_timestamp
+                # One that moved to no instant was deleted, or reset to *nothing collected*.
+                moved_to = change.to_timestamp or EMPTY_WATERMARK
+                if moved_to <= limit:
+                    return moved_to
             before = page.next if page else None
             if before is None:
                 break

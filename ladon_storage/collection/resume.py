@@ -3,8 +3,8 @@
 - A sink that remembers its position decides. If the position is behind the watermark (restored from
   a backup, dropped), a run starts there instead of leaving a hole. If it is ahead (a crash), the
   run resumes there. A watermark that an operator moved back wins: that range is read again.
-- A watermark in the future is not believed. The run starts at the last plausible timestamp: by the
-  sink's position, or by the service's history.
+- A watermark in the future is not believed. The latest plausible one in the service's history
+  replaces it, and the rules above apply. Without a history the sink's position replaces it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ladon_storage.collection.protocols import (
     Source,
     SupportsPosition,
 )
-from ladon_storage.models import EMPTY_WATERMARK, WatermarkStatus
+from ladon_storage.models import EMPTY_WATERMARK, WatermarkStatus, meant
 
 logger = logging.getLogger("ladon_storage.collection")
 
@@ -70,8 +70,8 @@ async def plan_resume(
         position = await sink.position(source.source_id)
     limit = lease.now() + _CLOCK_RESOLUTION
     if lease.before is not None and lease.before > limit:
-        lease.before = durable = await _last_sane(source, lease, position, limit, limits)
-    elif isinstance(sink, SupportsPosition):
+        lease.before = await _last_sane(source, lease, position, limit, limits)
+    if isinstance(sink, SupportsPosition):
         durable = _durable(source, lease, position, limit)
     else:
         durable = lease.before
@@ -98,18 +98,24 @@ async def plan_resume(
 async def _last_sane(
     source: Source, lease: SourceLease, position: Position | None, limit: datetime, limits: Limits
 ) -> datetime | None:
-    """Return the last plausible timestamp of a source whose watermark is in the future."""
+    """Return the watermark that replaces one in the future.
+
+    The sink's position does not count if the service has a history: an operator may have moved the
+    watermark back behind the position, or the sink may have been restored.
+    """
     before = lease.before
     assert before is not None  # noqa: S101 - it is in the future
-    told = (position.timestamp, position.watermark) if position else ()
-    known = [each for each in (*told, await lease.last_sane(limit)) if each and each <= limit]
-    sane = max(known, default=None)
-    went_on = "from its beginning" if sane is None else f"from {sane.isoformat()}"
+    sane = await lease.last_sane(limit)
+    if sane is None and position is not None:
+        told = (position.timestamp, position.watermark)
+        sane = max((each for each in told if each and each <= limit), default=None)
+    success = meant(sane)
+    instead = "nothing" if success is None else success.isoformat()
     _tell(
         logging.WARNING if before > limit + limits.future_skew else logging.INFO,
         source,
         f"The watermark of source {source.source_id!r} is in the future, at {before.isoformat()}: "
-        f"it is not believed, and the source is read {went_on}. Look at the clock of who wrote it.",
+        f"it is not believed, and {instead} counts in its place. Look at the clock of its writer.",
     )
     return sane
 

@@ -45,6 +45,7 @@ from ladon_storage.errors import (
 from ladon_storage.models import (
     EMPTY_WATERMARK,
     ChangeAction,
+    HistoryPage,
     Watermark,
     WatermarkChange,
     WatermarkStatus,
@@ -479,7 +480,7 @@ async def _uncut(request: Coroutine[Any, Any, None]) -> None:
     try:
         await asyncio.shield(asking)
     except asyncio.CancelledError:
-        await asyncio.wait({asking})
+        await asyncio.wait({asking}, timeout=30)
         asking.result()
         raise
 
@@ -527,6 +528,15 @@ class HitStorage:
         self._life.world.stored(self._life, stored)
         await self._life.hit(str(status), "after")
         return stored
+
+
+class HitStorageWithHistory(HitStorage):
+    """Be one whose history a run may read."""
+
+    async def watermark_history(self, source_id: str, **options: Any) -> HistoryPage | None:
+        inner: Any = self._inner
+        page: HistoryPage | None = await inner.watermark_history(source_id, **options)
+        return page
 
 
 class HitSink:
@@ -715,6 +725,11 @@ class World:
             case Cut(ids):
                 self.lacks = ids if self.feed.overlap is None else 0
 
+    @property
+    def has_history(self) -> bool:
+        """Whether the service keeps one."""
+        return not isinstance(self.backend, Scripted)
+
     # What happens to the feed and to what is kept of it
 
     def pass_minutes(self, minutes: int) -> None:
@@ -786,9 +801,11 @@ class World:
         if step.how == "ahead":
             to = self.now + timedelta(hours=23)
             self._hear(await self.backend.reset(to), to)
-            # The other program writes over what an operator wanted, before a run has heard of it.
+            # The other program writes over what an operator wanted, before a run has heard of it:
+            # only a history still knows.
             for item in self._missing():
-                item.due = item.due and item not in self.asked_again
+                known = self.has_history or item not in self.asked_again
+                item.due = item.due and known
             self.asked_again = []
             self.changes += 1
             self.may_repeat = False
@@ -846,13 +863,14 @@ class World:
             initial_lookback=None if lookback is None else timedelta(minutes=lookback),
         )
         sink = HitRememberingSink(life) if self.backend.remembers else HitSink(life)
+        storage = HitStorageWithHistory(life) if self.has_history else HitStorage(life)
         report: Report | None = None
         error: BaseException | None = None
         try:
             report = await run(
                 HitSource(life),
                 sink,
-                HitStorage(life),
+                storage,
                 run_id=life.run_id,
                 limits=limits,
                 clock=life.clock,

@@ -412,7 +412,12 @@ async def test_last_sane_watermark_is_found_in_the_history(tmp_path: Path) -> No
         assert await lease.last_sane(at(4)) is None
         await call("DELETE", path("feed"))
         await client.update_watermark("feed", NOW + timedelta(hours=9))
-        assert await lease.last_sane(NOW) is None
+        assert await lease.last_sane(NOW) == EMPTY_WATERMARK
+        await client.update_watermark("feed", at(7))
+        reset = {"timestamp": EMPTY_WATERMARK.isoformat(), "reason": "test"}
+        assert (await call("POST", path("feed", "/reset"), reset)).status == 200
+        await client.update_watermark("feed", NOW + timedelta(hours=9))
+        assert await lease.last_sane(NOW) == EMPTY_WATERMARK
 
 
 async def test_last_sane_watermark_is_not_looked_for_without_end(

@@ -203,6 +203,10 @@ CUT_OFF = [
     Run((Fault("read", 2, "after", "reset"), Fault("write", 1, "after", "error"))),
 ]
 
+# A watermark that is wrong must not hide what the rules about a right one find out.
+COLLECTED = [step for n in range(3) for step in (Tick(5), Publish("new", n), Run())]
+OVERRULED = [Reset("back", 6), Reset("ahead")]
+
 WRITTEN_OVER = [
     *(Publish("new"), Run(), Storm(), Publish("late", 1, 1)),
     *(Reset("back", 1), Reset("ahead")),
@@ -261,6 +265,9 @@ def test_any_schedule_loses_nothing_between_real_service_and_table(
 
     @examples(6)
     @example(Feed(page=1), CUT_OFF)
+    @example(Feed(overlap=0), [*COLLECTED, Lose(0), Reset("ahead"), Run()])
+    @example(Feed(overlap=0), [*COLLECTED, Reset("ahead"), Lose(6), Run()])
+    @example(Feed(overlap=0), [*COLLECTED, Publish("late", 3, 4), *OVERRULED, Run()])
     @given(feeds, schedules)
     def check(feed: Feed, schedule: list[Step]) -> None:
         asyncio.run(play(feed, schedule))
