@@ -159,10 +159,11 @@ async def test_run_that_is_heard_of_no_more_is_crashed() -> None:
     alive = await running_flow(began, began + timedelta(seconds=100))
     silent = await running_flow()
     ours = {gone, alive, silent}  # other tests leave runs behind
-    for seconds in (60, 91, 150):
+    # Prefect dates their states itself, some seconds later on a busy machine.
+    for seconds in (60, 115, 174):
         now[0] = began + timedelta(seconds=seconds)
         assert ours.isdisjoint(await sweeper.sweep()), seconds
-    now[0] = began + timedelta(seconds=152)
+    now[0] = began + timedelta(seconds=176)
     assert ours.intersection(await sweeper.sweep()) == {gone}
     assert [await state_of(each) for each in (gone, alive, silent)] == [
         "CRASHED",
