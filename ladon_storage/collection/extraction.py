@@ -23,13 +23,11 @@ from datetime import datetime, timedelta
 
 from ladon_storage.collection.counts import ExtractionCounts
 from ladon_storage.collection.lease import SourceLease
+from ladon_storage.collection.ledger import ExtractionResult
 from ladon_storage.collection.prefetch import prefetch
 from ladon_storage.collection.protocols import (
-    Clock,
-    ExtractionResult,
-    Limits,
-    OnProgress,
     Position,
+    Run,
     Sink,
     Source,
     SupportsLookup,
@@ -37,7 +35,7 @@ from ladon_storage.collection.protocols import (
     SupportsRemoval,
     WriteResult,
 )
-from ladon_storage.collection.records import Page, Record
+from ladon_storage.collection.records import Page
 from ladon_storage.collection.resume import ResumePoint, latest
 from ladon_storage.collection.reversions import MAX_IDS, Reversions
 from ladon_storage.errors import ConfigurationError, SinkError, SourceError
@@ -64,23 +62,6 @@ _NARROW = 0.8
 """The share of the overlap beyond which a record's first sight shows that it is too narrow."""
 
 
-@dataclass(frozen=True)
-class Range:
-    """The range of the delivered records that a run stores: ``since <= timestamp < until``."""
-
-    since: datetime | None = None
-    until: datetime | None = None
-
-    def of(self, records: list[Record]) -> list[Record]:
-        """Return the records inside the range."""
-        since, until = self.since, self.until
-        if since is not None:
-            records = [each for each in records if each.timestamp >= since]
-        if until is not None:
-            records = [each for each in records if each.timestamp < until]
-        return records
-
-
 class Extraction:
     """One reading of a source into an open sink.
 
@@ -88,12 +69,8 @@ class Extraction:
         source: The source.
         sink: The open sink.
         start: The resume point.
-        run_id: The run, as the quarantine records it.
-        limits: The limits beyond which the run fails.
-        clock: The time.
+        run: The run, with the range of records that are stored.
         lease: The run's hold on the watermark; ``None`` for a reading that does not move it.
-        on_progress: Called after each page.
-        selected: The range of records that are stored.
     """
 
     def __init__(
@@ -101,24 +78,15 @@ class Extraction:
         source: Source,
         sink: Sink,
         start: ResumePoint,
-        run_id: str,
-        limits: Limits,
-        clock: Clock,
-        *,
+        run: Run,
         lease: SourceLease | None = None,
-        on_progress: OnProgress | None = None,
-        selected: Range = Range(),
     ) -> None:
         self._source = source
         self._sink = sink
         self._start = start
-        self._run_id = run_id
-        self._limits = limits
-        self._clock = clock
+        self._run = run
+        self._limits = run.limits
         self._lease = lease
-        self._on_progress = on_progress
-        self._selected = selected
-        self._until: datetime | None = None
         self._counts = ExtractionCounts(
             is_first=start.durable in (None, EMPTY_WATERMARK, start.origin)
         )
@@ -136,22 +104,21 @@ class Extraction:
         self._reversions = Reversions.of(sink, is_needed=lease is not None)
         self._checkpointed = time.monotonic()
         self._watermark = lease.before if lease else None
-        self._began = clock()
+        self._began = run.clock()
         self._horizon = self._began
         """The limit of the watermark: the beginning of the reading, by the source's clock."""
 
-    async def run(self, until: datetime | None) -> ExtractionResult:
+    async def run(self) -> ExtractionResult:
         """Make every page durable, write checkpoints where they are safe, and count."""
         counts, start = self._counts, self._start
-        self._until = until
         if self._remembers and self._must_say_where_it_starts():
             self._position = None
             await self._write(Page(), latest(start.durable))
-        async with prefetch(self._pages(until)) as pages:
+        async with prefetch(self._pages()) as pages:
             async for group in pages:
                 await self._take(group)
-                if self._on_progress is not None:
-                    await self._on_progress(self._collected())
+                if self._run.on_progress is not None:
+                    await self._run.on_progress(self._collected())
         self._refuse_a_changed_feed()
         self._refuse_a_vanished_feed()
         self._refuse_a_missed_total()
@@ -163,8 +130,8 @@ class Extraction:
         self._warn()
         return self._collected()
 
-    def _pages(self, until: datetime | None) -> AsyncIterator[Page]:
-        start = self._start.instant
+    def _pages(self) -> AsyncIterator[Page]:
+        start, until = self._start.instant, self._run.asked.end
         if getattr(self._source, "uses_known", False):
             durable = None if self._counts.is_first else self._start.durable
             known = _Known(
@@ -190,7 +157,7 @@ class Extraction:
         candidate = latest(start.durable, counts.highest)
         return ExtractionResult(
             start=start.instant,
-            until=self._until,
+            until=self._run.asked.end,
             gap=start.gap,
             candidate=None if candidate == EMPTY_WATERMARK else candidate,
             **counts.as_fields(),
@@ -203,7 +170,7 @@ class Extraction:
             return False
         is_ahead = position.timestamp > latest(self._lease.before)
         return position.timestamp != latest(self._start.durable) or (
-            is_ahead and not position.is_of(self._run_id)
+            is_ahead and not position.is_of(self._run.run_id)
         )
 
     async def _take(self, pages: list[Page]) -> None:
@@ -233,7 +200,9 @@ class Extraction:
             is_sane = page.asked_at <= self._began + _LONGEST_LEAD
             self._horizon = page.asked_at if is_sane else self._began
         counts.note(page, keeps_ids=self._is_full_snapshot)
-        stored = self._selected.of(page.records)
+        stored = page.records
+        if self._run.stored.is_bounded:
+            stored = [each for each in stored if each.timestamp in self._run.stored]
         if len(stored) < len(page.records):
             counts.skipped += len(page.records) - len(stored)
             page = replace(page, records=stored)
@@ -256,7 +225,7 @@ class Extraction:
         if len(times) < len(stored):
             # Read for each page: a record that appears during a long run is not from the future.
             counts.is_ahead = True
-            future = max(self._clock(), self._horizon) + self._limits.future_skew
+            future = max(self._run.clock(), self._horizon) + self._limits.future_skew
             counts.in_future += sum(each.timestamp > future for each in stored)
         return page
 
@@ -268,7 +237,7 @@ class Extraction:
                 timestamp=promoted,
                 watermark=self._watermark,
                 origin=self._start.origin,
-                run_id=self._run_id,
+                run_id=self._run.run_id,
                 order_shown=self._order_shown,
             )
         if position is not None and self._remembers:
@@ -282,7 +251,7 @@ class Extraction:
         moved = position if _differ(position, self._position) else None
         if len(page) or moved:
             result = await self._sink.write(
-                self._source.source_id, page, run_id=self._run_id, position=moved
+                self._source.source_id, page, run_id=self._run.run_id, position=moved
             )
             self._see(page, result)
             if isinstance(result, int) or not result.superseded:
@@ -329,7 +298,7 @@ class Extraction:
         self._reversions.note(page.records, result.superseded)
         if counts.is_first or self._lease is None:
             return
-        now = self._horizon + (self._clock() - self._began)
+        now = self._horizon + (self._run.clock() - self._began)
         times = [each.timestamp for each in (*result.new, *result.changed)]
         counts.delays += [now - each for each in times]
         durable = self._start.durable
@@ -411,7 +380,9 @@ class Extraction:
         if not self._reversions.are_pending or self._lease is None:
             return
         await self._lease.acquire()
-        self._counts.changed += await self._reversions.revert(self._source.source_id, self._run_id)
+        self._counts.changed += await self._reversions.revert(
+            self._source.source_id, self._run.run_id
+        )
         if self._reversions.left:  # the next run reads versions that are not current yet again
             self._counts.highest = None
 

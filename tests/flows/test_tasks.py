@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from prefect.tasks import Task
 from pydantic import SecretStr
 
 from ladon_storage import tasks
-from ladon_storage.collection.protocols import ExtractionResult
+from ladon_storage.collection.ledger import ExtractionResult
 from ladon_storage.connect import shared_client
 from ladon_storage.errors import (
     CircuitOpenError,
@@ -124,6 +125,13 @@ async def test_flow_retry_reads_the_watermark_again(storage: StorageSettings) ->
     await retried()
     assert seen[0] is None
     assert seen[1] is not None
+
+
+@pytest.mark.parametrize("name", tasks.__all__)
+def test_public_tasks_take_what_a_flow_can_give(name: str) -> None:
+    """The run's hold on a source, its clock and its callback stay inside of the engine."""
+    parameters = inspect.signature(getattr(tasks, name).fn).parameters
+    assert not {"lease", "clock", "on_progress", "run"} & set(parameters)
 
 
 @pytest.mark.parametrize("each", EVERY_TASK, ids=lambda each: each.name)
