@@ -51,8 +51,8 @@ from ladon_storage.models import (
     Precondition,
     Watermark,
     WatermarkUpdate,
-    check_source_id,
 )
+from ladon_storage.values import check_source_id
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from ladon_storage.errors import (
     WatermarkConflictError,
     WatermarkInFutureError,
 )
-from ladon_storage.models import instant_of
+from ladon_storage.values import instant_of
 
 MAX_RETRY_AFTER_SECONDS = 300.0
 

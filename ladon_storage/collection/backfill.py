@@ -15,7 +15,8 @@ from ladon_storage.collection.ranges import TimeRange
 from ladon_storage.collection.run import ExtractCallable, extract
 from ladon_storage.collection.stores import watermark_store
 from ladon_storage.errors import ConfigurationError
-from ladon_storage.models import Precondition, WatermarkStatus, WatermarkUpdate, to_utc
+from ladon_storage.models import Precondition, WatermarkStatus, WatermarkUpdate
+from ladon_storage.values import to_utc
 
 Windows = Callable[[int, int], Awaitable[None]]
 """A function that is called with the number of finished windows, and of all windows."""

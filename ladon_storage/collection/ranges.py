@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ladon_storage.errors import ConfigurationError
-from ladon_storage.models import to_utc
+from ladon_storage.values import to_utc
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,6 @@ from ladon_storage.collection.protocols import KnownContent
 from ladon_storage.collection.ranges import TimeRange
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.errors import SourceError
-from ladon_storage.models import SourceId
 from ladon_storage.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -50,6 +49,7 @@ from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.pagination import PageNumberPagination
 from ladon_storage.sources.rest.source import RestApi
 from ladon_storage.sources.timestamps import format_timestamp, unix_timestamps
+from ladon_storage.values import SourceId
 
 PAGE_EVENTS = 10
 """Events of a feed in one page: a single event may have a hundred thousand attributes."""

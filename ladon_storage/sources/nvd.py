@@ -21,7 +21,6 @@ from ladon_storage.collection.credentials import SecretName
 from ladon_storage.collection.protocols import utc_now
 from ladon_storage.collection.ranges import TimeRange
 from ladon_storage.collection.records import Page
-from ladon_storage.models import SourceId
 from ladon_storage.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -35,6 +34,7 @@ from ladon_storage.sources.fields import (
 from ladon_storage.sources.http.urls import SourceUrl
 from ladon_storage.sources.rest.pagination import OffsetPagination
 from ladon_storage.sources.rest.source import RestApi, TimeParameter
+from ladon_storage.values import SourceId
 
 LONGEST_WINDOW = timedelta(days=120)
 
