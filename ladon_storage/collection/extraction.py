@@ -22,6 +22,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from ladon_storage.collection.counts import ExtractionCounts
+from ladon_storage.collection.findings import (
+    has_changed,
+    is_hopeless,
+    refuse_changed_feed,
+    refuse_missed_total,
+    tell,
+    warn,
+)
 from ladon_storage.collection.lease import SourceLease
 from ladon_storage.collection.ledger import ExtractionResult
 from ladon_storage.collection.prefetch import prefetch
@@ -37,29 +45,18 @@ from ladon_storage.collection.protocols import (
 )
 from ladon_storage.collection.records import Page
 from ladon_storage.collection.resume import ResumePoint, latest
-from ladon_storage.collection.reversions import MAX_IDS, Reversions
+from ladon_storage.collection.reversions import Reversions
 from ladon_storage.errors import ConfigurationError, SinkError, SourceError
 from ladon_storage.models import EMPTY_WATERMARK
 
-logger = logging.getLogger(__name__)
-
 CHECKPOINT_SECONDS = 10.0
 """The interval of checkpoints for a sink that remembers its position anyway."""
-
-QUARANTINE_MINIMUM = 10
-"""Up to this many rejected records never fail a run with usable ones, whatever their share."""
-
-HOPELESS_RECORDS = 10_000
-"""The number of records, none of them usable, after which a run does not wait for the rest."""
 
 LISTED = "0" * 30
 """The digest in a position for a listing that is not in one document."""
 
 _LONGEST_LEAD = timedelta(days=1)
 """The most by which a source's clock may be ahead before it counts as wrong."""
-
-_NARROW = 0.8
-"""The share of the overlap beyond which a record's first sight shows that it is too narrow."""
 
 
 class Extraction:
@@ -119,15 +116,15 @@ class Extraction:
                 await self._take(group)
                 if self._run.on_progress is not None:
                     await self._run.on_progress(self._collected())
-        self._refuse_a_changed_feed()
+        refuse_changed_feed(self._source, counts, self._limits)
         self._refuse_a_vanished_feed()
-        self._refuse_a_missed_total()
+        refuse_missed_total(self._source, counts)
         await self._revert()
         await self._mark_removed()
         if self._remembers and self._lease:
             candidate = latest(start.durable, counts.highest, self._lease.before)
             await self._write(Page(), candidate, is_last=True)
-        self._warn()
+        warn(self._source, counts, self._reversions)
         return self._collected()
 
     def _pages(self) -> AsyncIterator[Page]:
@@ -177,11 +174,12 @@ class Extraction:
         """Make pages durable together, and write a checkpoint where it is safe."""
         pages = [self._count(page) for page in pages]
         counts, promoted = self._counts, None
-        self._refuse_a_hopeless_feed()
+        if is_hopeless(counts):
+            refuse_changed_feed(self._source, counts, self._limits)
         if self._is_ordered and counts.highest is not None:
             # A changed feed is read again once it is repaired: do not move past what it hides.
             # Possible reversions of the source are not durable before the end.
-            is_sound = counts.in_order and not self._has_changed()
+            is_sound = counts.in_order and not has_changed(counts, self._limits)
             is_sound = is_sound and not self._reversions.are_pending
             promoted = latest(self._start.durable, counts.highest if is_sound else None)
         await self._write(Page.of(pages), promoted)
@@ -213,7 +211,7 @@ class Extraction:
             times = [each for each in times if each <= self._horizon]
             last = max(times, default=None)
         if self._declares_order and counts.see_order(times):
-            _tell(
+            tell(
                 logging.WARNING,
                 self._source,
                 f"Source {self._source.source_id!r} declares that its pages come in order, and "
@@ -313,34 +311,12 @@ class Extraction:
             return
         await lease.checkpoint(promoted, self._counts.written)
         self._checkpointed, self._watermark = time.monotonic(), promoted
-        _tell(
+        tell(
             logging.INFO,
             self._source,
             f"Source {self._source.source_id!r}: page {self._counts.pages}, "
             f"{self._counts.delivered} records delivered, {self._counts.written} new or changed, "
             f"watermark {promoted.isoformat()}.",
-        )
-
-    def _has_changed(self) -> bool:
-        counts = self._counts
-        share = self._limits.quarantine_share * counts.seen
-        return counts.quarantined > max(QUARANTINE_MINIMUM, share) or counts.is_useless
-
-    def _refuse_a_hopeless_feed(self) -> None:
-        if self._counts.is_useless and self._counts.quarantined >= HOPELESS_RECORDS:
-            self._refuse_a_changed_feed()
-
-    def _refuse_a_changed_feed(self) -> None:
-        counts = self._counts
-        if not self._has_changed():
-            return
-        reasons = "; ".join(f"{reason} ({count})" for reason, count in counts.most_frequent(3))
-        beyond = "" if counts.is_useless else f", more than {self._limits.quarantine_share:.0%}"
-        raise SourceError(
-            f"Of {counts.seen} records of source {self._source.source_id!r} {counts.quarantined} "
-            f"cannot be used{beyond}: {reasons}. The feed has changed, or the source is set up "
-            "wrong; the records are in the quarantine.",
-            self._source.source_id,
         )
 
     def _refuse_a_vanished_feed(self) -> None:
@@ -360,18 +336,6 @@ class Extraction:
             f"Source {self._source.source_id!r} lists nothing, and had records before: its answer "
             "is incomplete, or all were removed. Look at the source, and set removed_share to 1 if "
             "that is right.",
-            self._source.source_id,
-        )
-
-    def _refuse_a_missed_total(self) -> None:
-        """Refuse a reading with fewer items than the source states."""
-        counts = self._counts
-        is_compared = counts.total is not None and counts.completeness != "declared"
-        if not is_compared or counts.is_unchanged or counts.seen >= (counts.total or 0):
-            return
-        raise SourceError(
-            f"Source {self._source.source_id!r} states {counts.total} records and delivered "
-            f"{counts.seen}. Look at how it is read; nothing of it was promoted.",
             self._source.source_id,
         )
 
@@ -395,7 +359,7 @@ class Extraction:
         ):
             return
         if counts.nameless:
-            _tell(
+            tell(
                 logging.WARNING,
                 self._source,
                 f"Source {self._source.source_id!r} has {counts.nameless} records without an "
@@ -405,53 +369,6 @@ class Extraction:
         counts.removed = await self._sink.mark_removed(
             self._source.source_id, counts.present, self._limits.removed_share
         )
-
-    def _warn(self) -> None:
-        """Log the findings of a completed run that need attention."""
-        counts, source = self._counts, self._source
-        if counts.quarantined:
-            reasons = "; ".join(f"{why} ({count})" for why, count in counts.most_frequent(3))
-            _tell(
-                logging.WARNING,
-                source,
-                f"Source {source.source_id!r}: {counts.quarantined} of {counts.seen} records "
-                "cannot "
-                f"be used and are in the quarantine: {reasons}.",
-            )
-        if counts.in_future:
-            _tell(
-                logging.WARNING,
-                source,
-                f"Records of source {source.source_id!r} from the future: {counts.in_future}; "
-                "stored, and moving no watermark.",
-            )
-        if self._reversions.left:
-            _tell(
-                logging.WARNING,
-                source,
-                f"Source {source.source_id!r} went back to earlier versions of more records than a "
-                f"run takes: {self._reversions.left} of them are not current yet. The watermark "
-                "stays, so that the next run goes on with them.",
-            )
-        if self._reversions.unknown:
-            _tell(
-                logging.WARNING,
-                source,
-                f"Source {source.source_id!r} delivered {self._reversions.unknown} records older "
-                "than "
-                f"those in the sink behind its first {MAX_IDS} ids: where it went back to them, "
-                "the sink still shows the later ones.",
-            )
-        overlap = source.overlap
-        if overlap and counts.behind > _NARROW * overlap:
-            right = timedelta(hours=-(-counts.behind * 1.5 // timedelta(hours=1)))
-            _tell(
-                logging.WARNING,
-                source,
-                f"The overlap of source {source.source_id!r} is narrow: news was "
-                f"{counts.behind} behind the watermark, and the overlap is {overlap}. Set it to "
-                f"{right // timedelta(hours=1)} hours.",
-            )
 
 
 @dataclass(frozen=True)
@@ -479,7 +396,3 @@ def _differ(one: Position | None, other: Position | None) -> bool:
 
 def _said(position: Position) -> tuple[object, ...]:
     return position.timestamp, position.origin, position.document, position.order_shown
-
-
-def _tell(level: int, source: Source, text: str) -> None:
-    logger.log(level, text, extra={"source_id": source.source_id})
