@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from ladon_storage.errors import (
     StorageUnhealthyError,
     WatermarkConflictError,
 )
-from ladon_storage.models import Watermark
+from ladon_storage.models import Precondition, Watermark, WatermarkUpdate
 from ladon_storage.settings import StorageSettings
 from tests.collecting import ScriptedSource, record, table
 from tests.flaky import Flaky, flaky_service
@@ -125,6 +125,24 @@ async def test_flow_retry_reads_the_watermark_again(storage: StorageSettings) ->
     await retried()
     assert seen[0] is None
     assert seen[1] is not None
+
+
+async def test_runs_write_under_the_names_of_the_public_tasks(
+    storage: StorageSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """People find the writes of a flow in Prefect's UI by the same names as those of the tasks."""
+    names = []
+
+    async def noted(name: str, _task: Any, directly: Callable[[], Awaitable[Any]]) -> Any:
+        names.append(name)
+        return await directly()
+
+    monkeypatch.setattr(tasks, "by_task", noted)
+    store, stored = tasks.TaskStorage(storage), None
+    for status in ("running", "running", "success", "failed"):
+        update = WatermarkUpdate.of(MOMENT, status)
+        stored = await store.put_watermark("feed", update, Precondition.unchanged(stored))
+    assert names == [f"Write {each} watermark" for each in ("running", "success", "failure")]
 
 
 @pytest.mark.parametrize("name", tasks.__all__)
