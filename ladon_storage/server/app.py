@@ -198,7 +198,11 @@ class InFlight:
 
 
 def create_app(
-    store: WatermarkDatabase, *, token: str | None = None, in_flight: InFlight | None = None
+    store: WatermarkDatabase,
+    *,
+    token: str | None = None,
+    in_flight: InFlight | None = None,
+    metrics: ServiceMetrics | None = None,
 ) -> web.Application:
     """Return the service over a store, which stays its caller's to close.
 
@@ -206,8 +210,9 @@ def create_app(
         store: The watermarks.
         token: The token that ``Authorization: Bearer`` must carry; ``None`` requires none.
         in_flight: The counter of requests in flight.
+        metrics: The content of ``/metrics``.
     """
-    metrics = ServiceMetrics()
+    metrics = metrics or ServiceMetrics()
     answering = _answering(metrics, token, in_flight or InFlight(), store.now)
     app = web.Application(middlewares=[answering], client_max_size=requests.MAX_BODY_BYTES)
     app.add_routes(Routes(store, metrics, document()).table())

@@ -40,6 +40,12 @@ class ServiceMetrics:
             buckets=_BUCKETS,
             registry=self._registry,
         )
+        self._closed = Counter(
+            "storage_service_connections_closed",
+            "Connections that the service closed or could not accept.",
+            ("reason",),
+            registry=self._registry,
+        )
         # labels() costs more than the rest of an observation; the combinations are few.
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
@@ -63,6 +69,10 @@ class ServiceMetrics:
         counter, histogram = child
         counter.inc()
         histogram.observe(seconds)
+
+    def closed(self, reason: str) -> None:
+        """Count one connection that the service closed or could not accept."""
+        self._closed.labels(reason).inc()
 
     def text(self, sources: Iterable[Instants], now: datetime) -> bytes:
         """Return everything in Prometheus's text format.

@@ -19,6 +19,8 @@ from aiohttp import web
 
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.server.app import InFlight, create_app
+from ladon_storage.server.connections import BACKLOG, Connections, possible_connections
+from ladon_storage.server.metrics import ServiceMetrics
 from ladon_storage.server.requests import BODY_TIMEOUT_SECONDS
 from ladon_storage.server.responses import Protocol
 from ladon_storage.server.store import WatermarkDatabase
@@ -62,15 +64,16 @@ async def serving(
         )
     store = await WatermarkDatabase.open(database, now)
     try:
-        in_flight = InFlight()
-        runner = web.AppRunner(
-            create_app(store, token=token, in_flight=in_flight), shutdown_timeout=ANSWER_SECONDS
-        )
+        in_flight, metrics = InFlight(), ServiceMetrics()
+        connections = Connections(possible_connections(), metrics.closed)
+        app = create_app(store, token=token, in_flight=in_flight, metrics=metrics)
+        runner = web.AppRunner(app, shutdown_timeout=ANSWER_SECONDS)
         await runner.setup()
         listener = None
         try:
-            listener = await _listen(runner, host, port)
-            yield _address(listener)
+            listener = await _listen(runner, host, port, connections)
+            with connections.watched():
+                yield _address(listener)
         finally:
             if listener is not None:
                 listener.close()
@@ -80,7 +83,9 @@ async def serving(
         await store.close()
 
 
-async def _listen(runner: web.AppRunner, host: str, port: int) -> asyncio.Server:
+async def _listen(
+    runner: web.AppRunner, host: str, port: int, connections: Connections
+) -> asyncio.Server:
     server = runner.server
     assert server is not None  # noqa: S101 - made by setup()
     loop = asyncio.get_running_loop()
@@ -88,10 +93,10 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> asyncio.Server
     options: dict[str, Any] = {"access_log": None, "lingering_time": LINGERING_SECONDS}
 
     def protocol() -> Protocol:
-        return Protocol(server, loop=loop, **options)
+        return Protocol(connections, server, loop=loop, **options)
 
     try:
-        return await loop.create_server(protocol, host or None, port, backlog=1024)
+        return await loop.create_server(protocol, host or None, port, backlog=BACKLOG)
     except (OSError, OverflowError, UnicodeError) as error:
         raise ConfigurationError(
             f"Cannot listen on {host!r} port {port} ({error}); choose another host or port."
