@@ -117,7 +117,8 @@ async def test_any_path_segment_is_a_source_or_refused(call: Caller, segment: st
 @pytest.mark.parametrize(
     "segment",
     [".", "..", "%2E", "%2e%2E", "%00", "a%0Ab", "%FF", "%C0%80", "%ED%A0%80", "%", "%2", "%zz",
-     "a" * 256, ""],
+     "a" * 256, "", "%E2%80%AEkev", "ke%E2%80%8Bv", "%EF%BB%BFkev", "kev%20", "%C2%A0kev",
+     "cafe%CC%81", "a%E2%80%A8b"],
 )  # fmt: skip
 async def test_segment_that_names_no_source_is_400(call: Caller, segment: str) -> None:
     """It is refused with the field: a 404 would say that the source was never collected."""
