@@ -8,12 +8,14 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from ladon_storage.cli.output import print_text
 from ladon_storage.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
 
 TOKEN_VARIABLE = "STORAGE_SERVICE_TOKEN"  # noqa: S105 - the name of a variable, not its value
 
@@ -26,6 +28,17 @@ def serve(
     token_file: Annotated[
         Path | None, Parameter(help=f"A file with the token; goes before {TOKEN_VARIABLE}.")
     ] = None,
+    allow_host: Annotated[
+        tuple[str, ...],
+        Parameter(help="A name of the service besides those of loopback; repeatable."),
+    ] = (),
+    tls_certificate: Annotated[
+        Path | None,
+        Parameter(help="A PEM file with the certificate, for HTTPS; read again when it changes."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, Parameter(help="A PEM file with its key, if that is in another file.")
+    ] = None,
 ) -> None:
     """Run the Storage Service over one SQLite file."""
     logging.basicConfig(
@@ -33,7 +46,17 @@ def serve(
     )
     # Each change is logged; what no format asks for is not looked up for each.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    asyncio.run(_serve(database, host, port, token_from(token_file)))
+    if tls_key is not None and tls_certificate is None:
+        raise ConfigurationError("--tls-key needs --tls-certificate; name the certificate, too.")
+    certificate = None
+    if tls_certificate is not None:
+        from ladon_storage.server.tls import Certificate
+
+        certificate = Certificate(tls_certificate, tls_key)
+    options = {
+        "token": token_from(token_file), "allowed_hosts": allow_host, "certificate": certificate
+    }  # fmt: skip
+    asyncio.run(_serve(database, host, port, options))
 
 
 def token_from(file: Path | None) -> str | None:
@@ -42,6 +65,8 @@ def token_from(file: Path | None) -> str | None:
     Raises:
         ConfigurationError: The file cannot be read, or no header could carry the token.
     """
+    from ladon_storage.server.access import check_token
+
     if file is None:
         origin, token = TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE)
         if token is None:
@@ -50,19 +75,16 @@ def token_from(file: Path | None) -> str | None:
         origin = str(file)
         try:
             token = file.read_text(encoding="utf-8")
+            if file.stat().st_mode & 0o077:
+                logger.warning("Token file %s can be read by other users; `chmod 600` it.", file)
         except (OSError, UnicodeError) as error:
             raise ConfigurationError(
                 f"Token file {origin!r} cannot be read ({error}); name one that can."
             ) from error
-    token = token.strip()
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigurationError(
-            f"The token in {origin} should be one word of visible ASCII characters; set another."
-        )
-    return token
+    return check_token(token.strip(), origin)
 
 
-async def _serve(database: Path, host: str, port: int, token: str | None) -> None:
+async def _serve(database: Path, host: str, port: int, options: dict[str, Any]) -> None:
     from ladon_storage.server.serving import serving
 
     stop = asyncio.Event()
@@ -71,7 +93,7 @@ async def _serve(database: Path, host: str, port: int, token: str | None) -> Non
         # Under nohup a service must outlive its terminal.
         if signal.getsignal(signal_number) is not signal.SIG_IGN:
             loop.add_signal_handler(signal_number, stop.set)
-    async with serving(database, host, port, token=token) as address:
+    async with serving(database, host, port, **options) as address:
         print_text(address)
         sys.stdout.flush()  # the caller waits for it
         await stop.wait()

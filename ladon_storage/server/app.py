@@ -1,17 +1,17 @@
 """The service's routes: from a checked request to the store, and from its result to JSON.
 
-- With a token, every route but ``OPEN_ROUTES`` requires it, before it reveals whether it exists.
+- Every route but ``OPEN_ROUTES`` asks `access` first, before it reveals whether it exists.
 - A label of a metric is a route, a method or a status, never a text that a client chose.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from ladon_storage.errors import (
 )
 from ladon_storage.models import SERVICE_TIME, WatermarkReset, WatermarkUpdate
 from ladon_storage.server import requests
+from ladon_storage.server.access import Access, Token, bearer, check_allowed
 from ladon_storage.server.metrics import ServiceMetrics
 from ladon_storage.server.openapi import document
 from ladon_storage.server.responses import Health, answer, problem
@@ -44,6 +45,9 @@ OPEN_ROUTES = frozenset({HEALTH, DOCUMENT, LOGO})
 _NO_VERSION = '"0"'
 
 _LOGO = Path(__file__).with_name("logo.svg").read_bytes()
+
+_token: ContextVar[Token] = ContextVar("token")
+"""The token of the request that is answered."""
 
 WATERMARKS = "/api/v1/watermarks"
 # Any segment: an invalid name must be a 400 with its reason. A 404 means never collected.
@@ -88,6 +92,7 @@ class Routes:
                 status=query.status,
                 older_than_seconds=query.older_than_seconds,
                 stale=query.stale,
+                prefix=query.prefix,
                 limit=query.limit,
                 after=query.after or "",
             )
@@ -109,7 +114,7 @@ class Routes:
         stored, created = await self._store.put(
             source_id,
             update,
-            actor=request.remote,
+            actor=_actor(request),
             if_match=if_match,
             if_none_match=if_none_match,
         )
@@ -120,7 +125,7 @@ class Routes:
         source_id, if_match = requests.source_id(request), requests.if_match(request)
         reset = await requests.body(request, WatermarkReset)
         watermark = await self._store.reset(
-            source_id, reset, actor=request.remote, if_match=if_match
+            source_id, reset, actor=_actor(request), if_match=if_match
         )
         if watermark is None:
             return _never_collected(source_id)
@@ -129,7 +134,7 @@ class Routes:
     async def delete(self, request: web.Request) -> web.Response:
         """Forget a watermark."""
         source_id, if_match = requests.source_id(request), requests.if_match(request)
-        if not await self._store.delete(source_id, actor=request.remote, if_match=if_match):
+        if not await self._store.delete(source_id, actor=_actor(request), if_match=if_match):
             return _never_collected(source_id)
         return web.Response(status=204)
 
@@ -201,6 +206,7 @@ def create_app(
     store: WatermarkDatabase,
     *,
     token: str | None = None,
+    allowed_hosts: Sequence[str] = (),
     in_flight: InFlight | None = None,
     metrics: ServiceMetrics | None = None,
 ) -> web.Application:
@@ -208,12 +214,15 @@ def create_app(
 
     Args:
         store: The watermarks.
-        token: The token that ``Authorization: Bearer`` must carry; ``None`` requires none.
+        token: The operator's token, which ``Authorization: Bearer`` must carry; ``None`` requires
+            none, unless the store has tokens.
+        allowed_hosts: The names that ``Host`` may have besides those of loopback, without a token.
         in_flight: The counter of requests in flight.
         metrics: The content of ``/metrics``.
     """
     metrics = metrics or ServiceMetrics()
-    answering = _answering(metrics, token, in_flight or InFlight(), store.now)
+    access = Access(token, store.find_token, lambda: not store.has_tokens(), allowed_hosts)
+    answering = _answering(metrics, access, in_flight or InFlight(), store.now)
     app = web.Application(middlewares=[answering], client_max_size=requests.MAX_BODY_BYTES)
     app.add_routes(Routes(store, metrics, document()).table())
     return app
@@ -221,13 +230,26 @@ def create_app(
 
 def _answering(
     metrics: ServiceMetrics,
-    token: str | None,
+    access: Access,
     in_flight: InFlight,
     now: Callable[[], datetime],
 ) -> Middleware:
-    """Return the middleware of every route: the token, the errors, the time, the metrics."""
-    expected = None if token is None else token.encode()
+    """Return the middleware of every route: the access, the errors, the time, the metrics."""
     date = _dates(now)
+
+    async def allowed(request: web.Request, handler: Handler, route: str) -> web.StreamResponse:
+        if route in OPEN_ROUTES:
+            return await handler(request)
+        access.check_origin(request)
+        token = access.token_of(bearer(request))
+        if token is None:
+            response = problem("Send the service's token: Authorization: Bearer ….", 401)
+            response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
+            return response
+        _token.set(token)
+        if token.read_only or token.prefix:
+            _check_allowed(request, token)
+        return await handler(request)
 
     @web.middleware
     async def answering(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -236,12 +258,8 @@ def _answering(
         route = resource.canonical if resource else "none"
         status = 500
         try:
-            if expected is None or route in OPEN_ROUTES or _authorized(request, expected):
-                with in_flight:
-                    response = await _answered(request, handler)
-            else:
-                response = problem("Send the service's token: Authorization: Bearer ….", 401)
-                response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
+            with in_flight:
+                response = await _answered(request, lambda each: allowed(each, handler, route))
             status = response.status
             # By the clock that dates watermarks, so that a client can compare the two.
             response.headers[hdrs.DATE] = date()
@@ -291,11 +309,18 @@ def _dates(now: Callable[[], datetime]) -> Callable[[], str]:
     return date
 
 
-def _authorized(request: web.Request, expected: bytes) -> bool:
-    scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    # Bytes: compare_digest() refuses text beyond ASCII, and a header may hold any byte.
-    given = token.strip().encode("utf-8", "surrogateescape")
-    return hmac.compare_digest(given, expected) and scheme.lower() == "bearer"
+def _check_allowed(request: web.Request, token: Token) -> None:
+    """Check that a limited token may ask for this; a list of its prefix is about its sources."""
+    if "source_id" in request.match_info:
+        check_allowed(token, request.method, requests.source_id(request))
+    else:
+        check_allowed(token, request.method, request.query.get("prefix", ""))
+
+
+def _actor(request: web.Request) -> str | None:
+    """Return the author of a change: the client's address, with its token's name if it has one."""
+    name = _token.get().name
+    return f"{name} {request.remote}" if name else request.remote
 
 
 def _never_collected(source_id: str) -> web.Response:

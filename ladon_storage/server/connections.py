@@ -15,8 +15,8 @@ import logging
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Literal, Protocol
 
 logger = logging.getLogger(__name__)
@@ -122,8 +122,8 @@ class Connections:
         self._note("unread")
         self._end(connection)
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
         """Sweep once a second, and count failed accepts, while the context lasts."""
         loop = asyncio.get_running_loop()
         before = loop.get_exception_handler()

@@ -62,6 +62,9 @@ def open_database(path: Path) -> sqlite3.Connection:
         )
     connection = None
     try:
+        with suppress(OSError):  # SQLite says why it cannot
+            # Its log and its index get the same mode.
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         connection = connect(path)
         _check_ours(connection, path)
         _use_write_ahead_log(connection)

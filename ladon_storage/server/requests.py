@@ -47,6 +47,9 @@ class ListQuery(BaseModel):
             "the future.",
         ),
     ] = None
+    prefix: Annotated[
+        str, Field(max_length=255, description="Only those whose names begin with it.")
+    ] = ""
     stale: Annotated[
         bool | None,
         Field(description="Only those that say running and were not heard of for their lease."),

@@ -8,9 +8,8 @@ more, and a body in transit would never arrive.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,19 @@ from typing import Any
 from aiohttp import web
 
 from ladon_storage.errors import ConfigurationError
+from ladon_storage.server.access import is_loopback
 from ladon_storage.server.app import InFlight, create_app
-from ladon_storage.server.connections import BACKLOG, Connections, possible_connections
+from ladon_storage.server.connections import (
+    BACKLOG,
+    HEADERS_SECONDS,
+    Connections,
+    possible_connections,
+)
 from ladon_storage.server.metrics import ServiceMetrics
 from ladon_storage.server.requests import BODY_TIMEOUT_SECONDS
 from ladon_storage.server.responses import Protocol
 from ladon_storage.server.store import WatermarkDatabase
+from ladon_storage.server.tls import Certificate
 
 ANSWER_SECONDS = 5.0
 """The longest time for a response after its request has arrived, during shutdown."""
@@ -38,6 +44,8 @@ async def serving(
     port: int = 0,
     *,
     token: str | None = None,
+    allowed_hosts: Sequence[str] = (),
+    certificate: Certificate | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> AsyncIterator[str]:
     """Serve watermarks while the context lasts.
@@ -48,7 +56,10 @@ async def serving(
         database: The file; created if it does not exist.
         host: The address to listen on.
         port: The port; 0 lets the system choose one.
-        token: The bearer token of requests; optional on a loopback address only.
+        token: The operator's bearer token; optional on a loopback address, and where the database
+            has tokens.
+        allowed_hosts: The names that the service has besides those of loopback, without a token.
+        certificate: The certificate, for HTTPS.
         now: The service's clock, in UTC.
 
     Yields:
@@ -57,23 +68,32 @@ async def serving(
     Raises:
         ConfigurationError: The database, the address or the missing token.
     """
-    if token is None and not _is_loopback(host):
-        raise ConfigurationError(
-            f"{host or 'Every address'} can be reached from elsewhere, and there is no token; set "
-            "STORAGE_SERVICE_TOKEN or --token-file, or listen on 127.0.0.1."
-        )
+    needs_token = token is None and not is_loopback(host)
+    if needs_token and not await asyncio.to_thread(database.exists):
+        raise _no_token(host)
     store = await WatermarkDatabase.open(database, now)
     try:
+        if needs_token and not store.has_tokens():
+            raise _no_token(host)
         in_flight, metrics = InFlight(), ServiceMetrics()
         connections = Connections(possible_connections(), metrics.closed)
-        app = create_app(store, token=token, in_flight=in_flight, metrics=metrics)
+        app = create_app(
+            store,
+            token=token,
+            allowed_hosts=allowed_hosts,
+            in_flight=in_flight,
+            metrics=metrics,
+        )
         runner = web.AppRunner(app, shutdown_timeout=ANSWER_SECONDS)
         await runner.setup()
         listener = None
         try:
-            listener = await _listen(runner, host, port, connections)
-            with connections.watched():
-                yield _address(listener)
+            listener = await _listen(runner, host, port, connections, certificate)
+            async with (
+                connections.watched(),
+                certificate.watched() if certificate else nullcontext(),
+            ):
+                yield _address(listener, secure=certificate is not None)
         finally:
             if listener is not None:
                 listener.close()
@@ -84,7 +104,11 @@ async def serving(
 
 
 async def _listen(
-    runner: web.AppRunner, host: str, port: int, connections: Connections
+    runner: web.AppRunner,
+    host: str,
+    port: int,
+    connections: Connections,
+    certificate: Certificate | None,
 ) -> asyncio.Server:
     server = runner.server
     assert server is not None  # noqa: S101 - made by setup()
@@ -96,20 +120,28 @@ async def _listen(
         return Protocol(connections, server, loop=loop, **options)
 
     try:
-        return await loop.create_server(protocol, host or None, port, backlog=BACKLOG)
+        return await loop.create_server(
+            protocol,
+            host or None,
+            port,
+            backlog=BACKLOG,
+            ssl=certificate.context if certificate else None,
+            ssl_handshake_timeout=HEADERS_SECONDS if certificate else None,
+        )
     except (OSError, OverflowError, UnicodeError) as error:
         raise ConfigurationError(
             f"Cannot listen on {host!r} port {port} ({error}); choose another host or port."
         ) from error
 
 
-def _address(listener: asyncio.Server) -> str:
+def _address(listener: asyncio.Server, *, secure: bool) -> str:
     host, port = listener.sockets[0].getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _no_token(host: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{host or 'Every address'} can be reached from elsewhere, and there is no token; set "
+        "STORAGE_SERVICE_TOKEN or --token-file, add a token, or listen on 127.0.0.1."
+    )

@@ -38,6 +38,7 @@ from ladon_storage.models import (
     check_precondition,
     meant,
 )
+from ladon_storage.server.access import Token
 from ladon_storage.server.database import GroupCommit, connect, open_database
 from ladon_storage.server.rows import (
     COLUMNS,
@@ -262,6 +263,7 @@ class WatermarkDatabase:
         status: WatermarkStatus | None = None,
         older_than_seconds: int | None = None,
         stale: bool | None = None,
+        prefix: str = "",
         limit: int = 100,
         after: str = "",
     ) -> WatermarkPage:
@@ -272,29 +274,33 @@ class WatermarkDatabase:
             older_than_seconds: Only those whose last success is longer ago, or that have none, or
                 one in the future.
             stale: Only those whose run does not end, or only the others.
+            prefix: Only those whose names begin with it.
             limit: The most watermarks of the page.
             after: The cursor of the page before.
         """
-        where, values = ["source_id > ?"], [after]
+        where: list[str] = ["source_id > ?"]
+        values: list[Any] = [after]
+        if prefix:
+            where.append("substr(source_id, 1, ?) = ? AND source_id >= ?")
+            values += [len(prefix), prefix, prefix]
         if status is not None:
             where.append("status = ?")
             values.append(status.value)
-        arguments: list[Any] = list(values)
         if older_than_seconds is not None:
             where.append("ifnull(last_successful_timestamp NOT BETWEEN ? AND ?, 1)")
             now = to_microseconds(self.now())
-            arguments += [now - older_than_seconds * 1_000_000, now + to_length(HONEST_SKEW)]
+            values += [now - older_than_seconds * 1_000_000, now + to_length(HONEST_SKEW)]
         if stale is not None:
             where.append(
                 f"{'' if stale else 'NOT '}(status = 'running' AND "
                 "last_run_timestamp + ifnull(lease_microseconds, ?) < ?)"
             )
-            arguments += [to_length(RUN_LEASE), to_microseconds(self.now())]
+            values += [to_length(RUN_LEASE), to_microseconds(self.now())]
         query = (
             f"SELECT {COLUMNS} FROM watermarks "  # noqa: S608 - constants; values are bound
             f"WHERE {' AND '.join(where)} ORDER BY source_id LIMIT ?"
         )
-        rows = await self._scan(query, (*arguments, limit + 1))
+        rows = await self._scan(query, (*values, limit + 1))
         watermarks = [_for_people(to_watermark(row)) for row in rows[:limit]]
         return WatermarkPage(
             watermarks=watermarks,
@@ -347,6 +353,15 @@ class WatermarkDatabase:
             )
         ]
 
+    def find_token(self, digest: bytes) -> Token | None:
+        """Return the stored token of a digest, if there is one."""
+        row = self._read("SELECT name, read_only, prefix FROM tokens WHERE digest = ?", digest)
+        return Token(row[0], bool(row[1]), row[2]) if row else None
+
+    def has_tokens(self) -> bool:
+        """Return whether any token is stored."""
+        return self._read("SELECT 1 FROM tokens LIMIT 1") is not None
+
     async def check(self) -> None:
         """Read, and make a write durable, as the next request may need to.
 
@@ -360,6 +375,13 @@ class WatermarkDatabase:
                 "INSERT OR REPLACE INTO health (id, checked_at) VALUES (1, ?)", (checked_at,)
             )
         )
+
+    def _read(self, query: str, *arguments: Any) -> Any:
+        try:
+            rows = self._reader.execute(query, arguments).fetchall()
+        except sqlite3.Error as error:
+            raise _unread(error) from error
+        return rows[0] if rows else None
 
     async def _scan(self, query: str, arguments: Sequence[Any]) -> list[Any]:
         def scan() -> list[Any]:

@@ -177,4 +177,4 @@ def test_database_that_cannot_be_used_is_refused(
 def test_address_of_ipv6_has_brackets(name: tuple[Any, ...], address: str) -> None:
     """The printed address is a URL, whatever the family."""
     listener = SimpleNamespace(sockets=[SimpleNamespace(getsockname=lambda: name)])
-    assert serving._address(cast(Any, listener)) == address
+    assert serving._address(cast(Any, listener), secure=False) == address

@@ -194,7 +194,7 @@ async def test_strange_source_ids_are_different_sources(client: Client) -> None:
      "\u202ekev", "ke\u200bv", "\ufeffkev", "a\u2028b"],
 )  # fmt: skip
 async def test_source_id_that_no_path_can_carry_is_refused(client: Client, source_id: str) -> None:
-    """A name that a path cannot carry, or that looks like another, is an error before any request."""
+    """A name that no path carries, or that looks like another, is an error before any request."""
     with pytest.raises(ValueError, match="source_id"):
         await client.get_watermark(source_id)
     with pytest.raises(ValueError, match="source_id"):

@@ -72,7 +72,7 @@ def test_parameters_are_those_that_the_models_check() -> None:
     listed = {
         p["name"]: p["schema"] for p in operations()["GET", "/api/v1/watermarks"]["parameters"]
     }
-    assert set(listed) == {"status", "stale", "older_than_seconds", "limit", "after"}
+    assert set(listed) == {"status", "stale", "older_than_seconds", "prefix", "limit", "after"}
     assert listed["status"]["enum"] == ["success", "failed", "running"]
     assert (listed["limit"]["minimum"], listed["limit"]["maximum"]) == (1, 1000)
     history = operations()["GET", KEV + "/history"]["parameters"]
