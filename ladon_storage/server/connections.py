@@ -2,7 +2,7 @@
 
 - A connection that waits for a request gives way to a new one when all places are taken: of the
   address that holds the most places, the one that has waited longest. A connection whose request is
-  being answered is never closed. So clients that connect and send nothing keep nobody out.
+  being answered is never closed. So clients that connect and send nothing keep no other out.
 - One address holds at most its share of the places.
 - The number of places is below the number of files that the process may open, so accepting a
   connection does not fail. Where it fails all the same, it is counted, and logged once a minute.
