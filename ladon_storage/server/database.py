@@ -11,8 +11,7 @@
 - Migrations are numbered SQL files. Each is one transaction with the ``user_version`` it leads to,
   begun before the version is read, so that two programs may open the same new file.
 - Several services may share one file on one machine: SQLite's own locks keep their transactions
-  apart. A file that was moved or replaced under a running service is refused: writes to it would
-  be lost at the next start.
+  apart. `files` watches for other programs that touch the file of a running service.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ladon_storage.errors import ConfigurationError, DatabaseError
+from ladon_storage.server.files import DatabaseFiles
 
 T = TypeVar("T")
 Change = Callable[[sqlite3.Connection], Any]
@@ -176,8 +176,7 @@ class GroupCommit:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
         self._connection.execute("PRAGMA busy_timeout = 0")
-        self._path = path
-        self._file = _identity(path)
+        self._files = DatabaseFiles(path)
         self._waiting: list[tuple[Change, Note, asyncio.Future[Any]]] = []
         self._awake = asyncio.Event()
         self._closed = False
@@ -266,8 +265,8 @@ class GroupCommit:
             await asyncio.sleep(BUSY_PAUSE_SECONDS)
 
     def _end(self) -> None:
-        if _identity(self._path) != self._file:
-            raise sqlite3.OperationalError("its file was moved or replaced")
+        if fault := self._files.fault():
+            raise sqlite3.OperationalError(f"{fault}; stop the service before you touch its files")
         self._connection.execute("COMMIT")
 
     def _attempt(self, change: Change) -> tuple[Any, Exception | None]:
@@ -282,10 +281,3 @@ class GroupCommit:
             return None, refusal
         self._connection.execute("RELEASE change")
         return result, None
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    with suppress(OSError):
-        stat = os.stat(path)
-        return stat.st_dev, stat.st_ino
-    return None
