@@ -116,6 +116,12 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
         "in STORAGE_SERVICE_TOKEN or a file; only a loopback address needs none.",
     ),
     (
+        app, "backup", "backup", _OPERATE,
+        "Copy the Storage Service's database while it runs."
+        "\n\nThe copy is one state of the database, checked, and readable by its owner alone. To "
+        "restore it, end the service, delete its file with -wal and -shm, and move the copy there.",
+    ),
+    (
         tokens, "add", "tokens:add", None,
         "Make a token and print it; it is kept nowhere else, and stored as its digest.",
     ),

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +40,10 @@ def serve(
     tls_key: Annotated[
         Path | None, Parameter(help="A PEM file with its key, if that is in another file.")
     ] = None,
+    history_days: Annotated[float, Parameter(help="How long the history is kept.")] = 400,
+    history_changes: Annotated[
+        int, Parameter(help="How many changes of one source are kept.")
+    ] = 1000,
 ) -> None:
     """Run the Storage Service over one SQLite file."""
     logging.basicConfig(
@@ -53,9 +58,16 @@ def serve(
         from ladon_storage.server.tls import Certificate
 
         certificate = Certificate(tls_certificate, tls_key)
+    if history_days <= 0 or history_changes < 1:
+        raise ConfigurationError("--history-days and --history-changes should be above 0.")
+    from ladon_storage.server.retention import Retention
+
     options = {
-        "token": token_from(token_file), "allowed_hosts": allow_host, "certificate": certificate
-    }  # fmt: skip
+        "token": token_from(token_file),
+        "allowed_hosts": allow_host,
+        "certificate": certificate,
+        "retention": Retention(timedelta(days=history_days), history_changes),
+    }
     asyncio.run(_serve(database, host, port, options))
 
 

@@ -15,8 +15,8 @@ import logging
 import resource
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
 logger = logging.getLogger(__name__)
@@ -122,9 +122,9 @@ class Connections:
         self._note("unread")
         self._end(connection)
 
-    @asynccontextmanager
-    async def watched(self) -> AsyncIterator[None]:
-        """Sweep once a second, and count failed accepts, while the context lasts."""
+    @contextmanager
+    def failed_accepts_counted(self) -> Iterator[None]:
+        """Count failed accepts while the context lasts, where asyncio logs a traceback for each."""
         loop = asyncio.get_running_loop()
         before = loop.get_exception_handler()
 
@@ -136,17 +136,10 @@ class Connections:
             else:
                 loop.default_exception_handler(context)
 
-        async def sweep() -> None:
-            while True:
-                await asyncio.sleep(SWEEP_SECONDS)
-                self.sweep()
-
-        sweeping = asyncio.create_task(sweep())
         loop.set_exception_handler(handle)
         try:
             yield
         finally:
-            sweeping.cancel()
             loop.set_exception_handler(before)
 
     def _longest_waiting(self, address: str) -> Connection | None:

@@ -23,7 +23,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -90,6 +90,43 @@ def connect(path: Path, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> sqlite
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     return connection
+
+
+def copy_database(path: Path, to: Path) -> int:
+    """Copy the database to a new file while services use it; return the number of watermarks.
+
+    The copy is one state of the database. It is checked, flushed, and only then has its name.
+
+    Raises:
+        ConfigurationError: The file is no database of this program, or the copy cannot be made.
+    """
+    draft = to.with_name(f".{to.name}.tmp")
+    try:
+        os.close(os.open(draft, os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o600))
+        with closing(connect(path)) as source, closing(sqlite3.connect(draft)) as copy:
+            _check_ours(source, path)
+            source.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")
+            if faults := check_integrity(copy):
+                raise sqlite3.DatabaseError(faults)
+            [(count,)] = copy.execute("SELECT count(*) FROM watermarks").fetchall()
+        with draft.open("rb") as written:
+            os.fsync(written.fileno())
+        os.link(draft, to)
+    except (sqlite3.Error, OSError) as error:
+        raise ConfigurationError(
+            f"Database {str(path)!r} could not be copied to {str(to)!r} ({error}); name a new file "
+            "in a folder that exists, with room for it."
+        ) from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return int(count)
+
+
+def check_integrity(connection: sqlite3.Connection) -> str:
+    """Return the first faults that SQLite finds in a database; empty: none."""
+    rows = connection.execute("PRAGMA integrity_check(3)").fetchall()
+    return "" if rows == [("ok",)] else "; ".join(str(row[0]) for row in rows)
 
 
 def _check_ours(connection: sqlite3.Connection, path: Path) -> None:

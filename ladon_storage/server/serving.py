@@ -8,8 +8,9 @@ more, and a body in transit would never arrive.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, nullcontext
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,23 @@ from ladon_storage.server.app import InFlight, create_app
 from ladon_storage.server.connections import (
     BACKLOG,
     HEADERS_SECONDS,
+    SWEEP_SECONDS,
     Connections,
     possible_connections,
 )
 from ladon_storage.server.metrics import ServiceMetrics
 from ladon_storage.server.requests import BODY_TIMEOUT_SECONDS
 from ladon_storage.server.responses import Protocol
+from ladon_storage.server.retention import Retention
 from ladon_storage.server.store import WatermarkDatabase
-from ladon_storage.server.tls import Certificate
+from ladon_storage.server.tls import LOOK_SECONDS, Certificate
+
+logger = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 5.0
 """The longest time for a response after its request has arrived, during shutdown."""
+PRUNE_SECONDS = 3600.0
+"""The time between two looks at the history."""
 LINGERING_SECONDS = 2.0
 """The time for which the rest of a refused body is read, to let its sender see the response."""
 
@@ -46,6 +53,7 @@ async def serving(
     token: str | None = None,
     allowed_hosts: Sequence[str] = (),
     certificate: Certificate | None = None,
+    retention: Retention = Retention(),  # noqa: B008 - immutable
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> AsyncIterator[str]:
     """Serve watermarks while the context lasts.
@@ -60,6 +68,7 @@ async def serving(
             has tokens.
         allowed_hosts: The names that the service has besides those of loopback, without a token.
         certificate: The certificate, for HTTPS.
+        retention: How much history is kept.
         now: The service's clock, in UTC.
 
     Yields:
@@ -89,10 +98,12 @@ async def serving(
         listener = None
         try:
             listener = await _listen(runner, host, port, connections, certificate)
-            async with (
-                connections.watched(),
-                certificate.watched() if certificate else nullcontext(),
-            ):
+            async with AsyncExitStack() as chores:
+                chores.enter_context(connections.failed_accepts_counted())
+                await chores.enter_async_context(_every(SWEEP_SECONDS, connections.sweep))
+                await chores.enter_async_context(_every(PRUNE_SECONDS, store.prune, retention))
+                if certificate is not None:
+                    await chores.enter_async_context(_every(LOOK_SECONDS, certificate.renew))
                 yield _address(listener, secure=certificate is not None)
         finally:
             if listener is not None:
@@ -132,6 +143,31 @@ async def _listen(
         raise ConfigurationError(
             f"Cannot listen on {host!r} port {port} ({error}); choose another host or port."
         ) from error
+
+
+@asynccontextmanager
+async def _every(
+    seconds: float, chore: Callable[..., object], *arguments: object
+) -> AsyncIterator[None]:
+    """Do a chore now and then while the context lasts; one that fails is logged."""
+
+    async def repeat() -> None:
+        while True:
+            try:
+                outcome = chore(*arguments)
+                if isinstance(outcome, Awaitable):
+                    await outcome
+            except Exception:
+                logger.exception("A chore of the service failed; it is tried again")
+            await asyncio.sleep(seconds)
+
+    repeating = asyncio.create_task(repeat())
+    try:
+        yield
+    finally:
+        repeating.cancel()
+        with suppress(asyncio.CancelledError):
+            await repeating
 
 
 def _address(listener: asyncio.Server, *, secure: bool) -> str:

@@ -40,6 +40,7 @@ from ladon_storage.models import (
 )
 from ladon_storage.server.access import Token
 from ladon_storage.server.database import GroupCommit, connect, open_database
+from ladon_storage.server.retention import Retention, prune
 from ladon_storage.server.rows import (
     COLUMNS,
     HISTORY_COLUMNS,
@@ -361,6 +362,15 @@ class WatermarkDatabase:
     def has_tokens(self) -> bool:
         """Return whether any token is stored."""
         return self._read("SELECT 1 FROM tokens LIMIT 1") is not None
+
+    async def prune(self, retention: Retention = Retention()) -> int:  # noqa: B008 - immutable
+        """Delete the history beyond the bounds, and return how many lines went."""
+        total = 0
+        while gone := await self._writer.apply(
+            lambda connection: prune(connection, retention, self.now())
+        ):
+            total += gone
+        return total
 
     async def check(self) -> None:
         """Read, and make a write durable, as the next request may need to.

@@ -7,11 +7,8 @@ why.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 from ladon_storage.errors import ConfigurationError
@@ -63,21 +60,6 @@ class Certificate:
             return False
         logger.info("The renewed certificate %s is used", self._files[0])
         return True
-
-    @asynccontextmanager
-    async def watched(self) -> AsyncIterator[None]:
-        """Renew the certificate when its files change, while the context lasts."""
-
-        async def watch() -> None:
-            while True:
-                await asyncio.sleep(LOOK_SECONDS)
-                self.renew()
-
-        watching = asyncio.create_task(watch())
-        try:
-            yield
-        finally:
-            watching.cancel()
 
     def _load(self, context: ssl.SSLContext) -> None:
         context.load_cert_chain(*self._files, password=_no_password)

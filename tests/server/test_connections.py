@@ -123,7 +123,7 @@ async def test_failed_accept_is_counted_and_logged_once(
 ) -> None:
     """Where the system has no more files, each failure is counted, and the log has one line."""
     loop = asyncio.get_running_loop()
-    async with held.watched():
+    with held.failed_accepts_counted():
         for _ in range(100):
             context = {
                 "message": "socket.accept() out of system resource",
