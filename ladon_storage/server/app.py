@@ -26,11 +26,12 @@ from ladon_storage.errors import (
     WatermarkConflictError,
     WatermarkInFutureError,
 )
-from ladon_storage.models import SERVICE_TIME, WatermarkReset, WatermarkUpdate
+from ladon_storage.models import SERVICE_TIME, Precondition, WatermarkReset, WatermarkUpdate
 from ladon_storage.server import requests
 from ladon_storage.server.access import Access, Token, bearer, check_allowed
-from ladon_storage.server.metrics import ServiceMetrics
+from ladon_storage.server.metrics import MAX_SOURCES, ServiceMetrics
 from ladon_storage.server.openapi import document
+from ladon_storage.server.overview import Listing, Order
 from ladon_storage.server.responses import Health, answer, problem
 from ladon_storage.server.store import WatermarkDatabase
 
@@ -108,33 +109,33 @@ class Routes:
 
     async def put(self, request: web.Request) -> web.Response:
         """Store the outcome of a run."""
-        source_id = requests.source_id(request)
-        if_match, if_none_match = requests.if_match(request), requests.if_none_match(request)
+        source_id, precondition = requests.source_id(request), requests.precondition(request)
         update = await requests.body(request, WatermarkUpdate)
-        stored, created = await self._store.put(
-            source_id,
-            update,
-            actor=_actor(request),
-            if_match=if_match,
-            if_none_match=if_none_match,
-        )
+        try:
+            stored, created = await self._store.put(
+                source_id, update, precondition, actor=_actor(request)
+            )
+        except WatermarkConflictError:
+            if self._store.get(source_id) is not None:
+                self._metrics.conflict(source_id)
+            raise
         return answer(stored, 201 if created else 200, etag=stored.etag)
 
     async def reset(self, request: web.Request) -> web.Response:
         """Move a watermark to any timestamp."""
-        source_id, if_match = requests.source_id(request), requests.if_match(request)
+        source_id = requests.source_id(request)
+        precondition = Precondition(requests.if_match(request))
         reset = await requests.body(request, WatermarkReset)
-        watermark = await self._store.reset(
-            source_id, reset, actor=_actor(request), if_match=if_match
-        )
+        watermark = await self._store.reset(source_id, reset, precondition, actor=_actor(request))
         if watermark is None:
             return _never_collected(source_id)
         return answer(watermark, etag=watermark.etag)
 
     async def delete(self, request: web.Request) -> web.Response:
         """Forget a watermark."""
-        source_id, if_match = requests.source_id(request), requests.if_match(request)
-        if not await self._store.delete(source_id, actor=_actor(request), if_match=if_match):
+        source_id = requests.source_id(request)
+        precondition = Precondition(requests.if_match(request))
+        if not await self._store.delete(source_id, precondition, actor=_actor(request)):
             return _never_collected(source_id)
         return web.Response(status=204)
 
@@ -159,8 +160,12 @@ class Routes:
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Show the metrics."""
-        ages = await self._store.ages()
-        text = await asyncio.to_thread(self._metrics.text, ages, self._store.now())
+        query = requests.query(request, requests.MetricsQuery)
+        listing = Listing(MAX_SOURCES)
+        if query.sources == "all":
+            listing = Listing(query.limit, after=query.after or "", order=Order.NAME)
+        found = await self._store.overview(listing)
+        text = await asyncio.to_thread(self._metrics.text, found, self._store.now())
         return web.Response(body=text, headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_LATEST})
 
     async def document(self, request: web.Request) -> web.Response:

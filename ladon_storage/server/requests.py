@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from aiohttp import ClientError, web
@@ -18,7 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ladon_storage.errors import RequestError
-from ladon_storage.models import SourceId, WatermarkStatus, check_source_id
+from ladon_storage.models import Precondition, SourceId, WatermarkStatus, check_source_id
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -70,6 +70,24 @@ class HistoryQuery(BaseModel):
     before: Annotated[
         int | None, Field(ge=1, lt=2**63, description="The cursor of the page before.")
     ] = None
+
+
+class MetricsQuery(BaseModel):
+    """The query of the metrics."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sources: Annotated[
+        Literal["worst", "all"],
+        Field(
+            description="Which sources are listed: as many of the worst as keep a scrape small, or "
+            "all of them by pages."
+        ),
+    ] = "worst"
+    limit: Limit = 1000
+    after: Annotated[SourceId | None, Field(description="The last source of the page before.")] = (
+        None
+    )
 
 
 def source_id(request: web.Request) -> str:
@@ -150,24 +168,31 @@ _TAG = r'(?:W/)?"[^"\x00-\x20\x7f]*"'
 _TAGS = re.compile(rf"{_TAG}(?:[ \t]*,[ \t]*{_TAG})*")
 
 
-def if_match(request: web.Request) -> list[str]:
-    """Return the version tags of ``If-Match``; ``*`` is any, and none is no condition.
+def precondition(request: web.Request) -> Precondition:
+    """Return the condition of a write, from both headers.
+
+    Raises:
+        RequestError: With 400, one of them is malformed.
+    """
+    return Precondition(if_match(request), if_none_match(request))
+
+
+def if_match(request: web.Request) -> str | None:
+    """Return the version tags of ``If-Match``; ``*`` is any, and ``None`` is no condition.
 
     Raises:
         RequestError: With 400, it is neither ``*`` nor a list of quoted tags.
     """
     header = ", ".join(request.headers.getall("If-Match", ()))
     if not header and "If-Match" not in request.headers:
-        return []
-    if header == "*":
-        return ["*"]
-    if not _TAGS.fullmatch(header):
+        return None
+    if header != "*" and not _TAGS.fullmatch(header):
         raise RequestError(
             'If-Match should be * or the ETag of the watermark, such as "7" with its quotes.',
             400,
             "If-Match",
         )
-    return re.findall(_TAG, header)
+    return header
 
 
 def if_none_match(request: web.Request) -> bool:

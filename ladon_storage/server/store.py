@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,8 +26,10 @@ from ladon_storage.errors import DatabaseError, WatermarkConflictError
 from ladon_storage.models import (
     HONEST_SKEW,
     RUN_LEASE,
+    UNCONDITIONAL,
     ChangeAction,
     HistoryPage,
+    Precondition,
     Watermark,
     WatermarkPage,
     WatermarkReset,
@@ -40,11 +42,18 @@ from ladon_storage.models import (
 )
 from ladon_storage.server.access import Token
 from ladon_storage.server.database import GroupCommit, connect, open_database
+from ladon_storage.server.overview import (
+    Details,
+    Listing,
+    Overview,
+    SourceState,
+    overview,
+    source_state,
+)
 from ladon_storage.server.retention import Retention, prune
 from ladon_storage.server.rows import (
     COLUMNS,
     HISTORY_COLUMNS,
-    from_microseconds,
     record,
     replace,
     select,
@@ -66,16 +75,6 @@ class StoredWatermark(NamedTuple):
     created: bool
 
 
-class Age(NamedTuple):
-    """The timestamps from which a source's age metrics are computed."""
-
-    source_id: str
-    last_successful_timestamp: datetime | None
-    last_run_timestamp: datetime
-    status: str
-    lease: timedelta
-
-
 class WatermarkDatabase:
     """The watermarks in one SQLite file; made by ``open``, for one event loop.
 
@@ -87,6 +86,8 @@ class WatermarkDatabase:
     ) -> None:
         self.now = now
         """The service's clock."""
+        self.limits: Callable[[], Mapping[str, timedelta]] = dict
+        """Returns the greatest age of each source that is no fault, by its name."""
         self._writer = GroupCommit(connection, path)
         self._reader = connect(path, _READ_TIMEOUT_SECONDS)
         self._scanner = connect(path)
@@ -126,20 +127,17 @@ class WatermarkDatabase:
         self,
         source_id: str,
         update: WatermarkUpdate,
+        precondition: Precondition = UNCONDITIONAL,
         *,
         actor: str | None = None,
-        if_match: Sequence[str] = (),
-        if_none_match: bool = False,
     ) -> StoredWatermark:
         """Store the outcome of a run, by the rule of ``models.apply_update``.
 
         Args:
             source_id: The source.
             update: The write.
+            precondition: The version that must be stored.
             actor: The author, for the history.
-            if_match: The version tags, one of which must be stored; ``*`` matches any, and without
-                tags there is no condition.
-            if_none_match: Whether no watermark may be stored yet.
 
         Raises:
             WatermarkConflictError: The rule refuses it.
@@ -150,14 +148,7 @@ class WatermarkDatabase:
             stored = select(connection, source_id)
             now = self.now()
             try:
-                new = apply_update(
-                    stored,
-                    source_id,
-                    update,
-                    now,
-                    if_match=_relevant(if_match, stored),
-                    if_none_match=if_none_match,
-                )
+                new = apply_update(stored, source_id, update, now, precondition)
             except WatermarkConflictError as conflict:
                 if conflict.status == 412 and stored and _is_replay(connection, stored, update):
                     return StoredWatermark(stored, created=False)
@@ -189,9 +180,9 @@ class WatermarkDatabase:
         self,
         source_id: str,
         reset: WatermarkReset,
+        precondition: Precondition = UNCONDITIONAL,
         *,
         actor: str | None = None,
-        if_match: Sequence[str] = (),
     ) -> Watermark | None:
         """Move a watermark to a timestamp, and leave the outcome of its last run as it is.
 
@@ -199,13 +190,13 @@ class WatermarkDatabase:
             The watermark, or ``None`` where there is none to move.
 
         Raises:
-            WatermarkConflictError: Another version is stored than ``if_match`` names.
+            WatermarkConflictError: The precondition fails.
             WatermarkInFutureError: The timestamp is far in the future, as with a mistyped year.
         """
 
         def change(connection: sqlite3.Connection) -> Watermark | None:
             stored = select(connection, source_id)
-            check_precondition(stored, source_id, if_match=_relevant(if_match, stored))
+            check_precondition(stored, source_id, precondition)
             if stored is None:
                 return None
             now = self.now()
@@ -237,13 +228,17 @@ class WatermarkDatabase:
         return await self._writer.apply(change, note)
 
     async def delete(
-        self, source_id: str, *, actor: str | None = None, if_match: Sequence[str] = ()
+        self,
+        source_id: str,
+        precondition: Precondition = UNCONDITIONAL,
+        *,
+        actor: str | None = None,
     ) -> bool:
         """Delete a watermark, and keep its history; return whether there was one."""
 
         def change(connection: sqlite3.Connection) -> bool:
             stored = select(connection, source_id)
-            check_precondition(stored, source_id, if_match=_relevant(if_match, stored))
+            check_precondition(stored, source_id, precondition)
             if stored is None:
                 return False
             record(
@@ -301,7 +296,7 @@ class WatermarkDatabase:
             f"SELECT {COLUMNS} FROM watermarks "  # noqa: S608 - constants; values are bound
             f"WHERE {' AND '.join(where)} ORDER BY source_id LIMIT ?"
         )
-        rows = await self._scan(query, (*values, limit + 1))
+        rows = await self._rows(query, (*values, limit + 1))
         watermarks = [_for_people(to_watermark(row)) for row in rows[:limit]]
         return WatermarkPage(
             watermarks=watermarks,
@@ -331,28 +326,23 @@ class WatermarkDatabase:
             "ORDER BY version DESC LIMIT ?"
         )
         latest = 2**63 - 1 if before is None else before
-        rows = await self._scan(query, (source_id, latest, limit + 1))
+        rows = await self._rows(query, (source_id, latest, limit + 1))
         changes = [to_change(row) for row in rows[:limit]]
         return HistoryPage(changes=changes, next=changes[-1].version if len(rows) > limit else None)
 
-    async def ages(self) -> list[Age]:
-        """Return the timestamps of every source, for the metrics."""
-        query = (
-            "SELECT source_id, last_successful_timestamp, last_run_timestamp, status, "
-            "ifnull(lease_microseconds, ?) FROM watermarks"
+    async def overview(self, listing: Listing) -> Overview:
+        """Return a page of sources with their states."""
+        found: Overview = await self._scan(
+            lambda connection: overview(connection, self.now(), self.limits(), listing)
         )
-        return [
-            Age(
-                source_id,
-                from_microseconds(succeeded),
-                from_microseconds(run),
-                status,
-                timedelta(microseconds=lease),
-            )
-            for source_id, succeeded, run, status, lease in await self._scan(
-                query, (to_length(RUN_LEASE),)
-            )
-        ]
+        return found
+
+    async def source_state(self, source_id: str) -> tuple[SourceState, Details] | None:
+        """Return one source with its state; ``None``: never collected."""
+        found: tuple[SourceState, Details] | None = await self._scan(
+            lambda connection: source_state(connection, self.now(), self.limits(), source_id)
+        )
+        return found
 
     def find_token(self, digest: bytes) -> Token | None:
         """Return the stored token of a digest, if there is one."""
@@ -393,12 +383,16 @@ class WatermarkDatabase:
             raise _unread(error) from error
         return rows[0] if rows else None
 
-    async def _scan(self, query: str, arguments: Sequence[Any]) -> list[Any]:
-        def scan() -> list[Any]:
-            return self._scanner.execute(query, arguments).fetchall()
+    async def _rows(self, query: str, arguments: Sequence[Any]) -> list[Any]:
+        rows: list[Any] = await self._scan(
+            lambda connection: connection.execute(query, arguments).fetchall()
+        )
+        return rows
 
+    async def _scan(self, read: Callable[[sqlite3.Connection], Any]) -> Any:
+        loop = asyncio.get_running_loop()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._scans, scan)
+            return await loop.run_in_executor(self._scans, read, self._scanner)
         except sqlite3.Error as error:
             raise _unread(error) from error
 
@@ -413,15 +407,6 @@ def _for_people(watermark: Watermark) -> Watermark:
 
 def _unread(error: sqlite3.Error) -> DatabaseError:
     return DatabaseError(f"The database could not be read ({error}); try again later.")
-
-
-def _relevant(tags: Sequence[str], stored: Watermark | None) -> str | None:
-    """Return the tag of ``If-Match`` that decides: the stored one, if it is among them."""
-    if not tags:
-        return None
-    if stored is not None and stored.etag in tags:
-        return stored.etag
-    return ", ".join(tags)
 
 
 def _is_replay(connection: sqlite3.Connection, stored: Watermark, update: WatermarkUpdate) -> bool:

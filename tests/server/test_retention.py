@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ladon_storage.models import WatermarkReset, WatermarkUpdate
+from ladon_storage.models import Precondition, WatermarkReset, WatermarkUpdate
 from ladon_storage.server import retention
 from ladon_storage.server.retention import Retention
 from ladon_storage.server.store import WatermarkDatabase
@@ -73,7 +73,8 @@ async def test_old_changes_go_and_the_stored_watermark_stays(
     watermark = store.get("gone")
     assert watermark is not None
     assert watermark.etag is not None
-    await store.put("gone", WatermarkUpdate(timestamp=clock.now()), if_match=[watermark.etag])
+    precondition = Precondition(watermark.etag)
+    await store.put("gone", WatermarkUpdate(timestamp=clock.now()), precondition)
 
 
 async def test_acts_of_operators_are_kept(store: WatermarkDatabase, clock: FakeClock) -> None:
