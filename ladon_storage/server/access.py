@@ -18,7 +18,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
@@ -33,8 +33,21 @@ SHORT_TOKEN_LENGTH = 16
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 
+OPERATOR = "operator"
+"""The name of the token that the service was started with."""
+COOKIE = "ladon_session"
+SESSION_SECONDS = 12 * 3600
+"""How long a browser stays signed in."""
+
+
 class Token(NamedTuple):
-    """What one token may do."""
+    """What one token may do.
+
+    Args:
+        name: Its name; empty: none is required.
+        read_only: Whether it changes nothing.
+        prefix: How the names of its sources begin.
+    """
 
     name: str
     read_only: bool = False
@@ -50,27 +63,44 @@ class StoredToken(NamedTuple):
     created_at: datetime
 
 
+class TokenStore(Protocol):
+    """The stored tokens of a service."""
+
+    now: Callable[[], datetime]
+
+    def find_token(self, digest: bytes) -> Token | None:
+        """Return the token of a digest, if there is one."""
+        ...
+
+    def token_digest(self, name: str) -> bytes | None:
+        """Return the digest of a token's name, if there is one."""
+        ...
+
+    def has_tokens(self) -> bool:
+        """Return whether any token is stored."""
+        ...
+
+
 class Access:
     """The rules of one service's requests.
 
     Args:
         token: The operator's token, which may do everything; ``None``: there is none.
-        find: Returns the stored token of a digest, if there is one.
-        is_open: Returns whether no token is required.
+        tokens: The stored tokens.
         allowed_hosts: The names that ``Host`` may have besides those of loopback.
     """
 
     def __init__(
-        self,
-        token: str | None,
-        find: Callable[[bytes], Token | None],
-        is_open: Callable[[], bool],
-        allowed_hosts: Sequence[str] = (),
+        self, token: str | None, tokens: TokenStore, allowed_hosts: Sequence[str] = ()
     ) -> None:
         self._digest = None if token is None else digest(token.encode())
-        self._find = find
-        self._is_open = is_open
+        self._tokens = tokens
         self._allowed_hosts = frozenset(host.lower() for host in allowed_hosts)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no token is required."""
+        return self._digest is None and not self._tokens.has_tokens()
 
     def check_origin(self, request: web.Request) -> None:
         """Refuse a request that a web page of another site makes a browser send.
@@ -79,7 +109,7 @@ class Access:
             RequestError: With 421 the ``Host`` is not one of this service, with 403 the ``Origin``.
         """
         host = request.headers.get(hdrs.HOST)
-        if host is not None and self._digest is None and self._is_open():
+        if host is not None and self.is_open:
             name = _name_of(host)
             if not is_loopback(name) and name not in self._allowed_hosts:
                 raise RequestError(
@@ -96,14 +126,45 @@ class Access:
                 return
             raise RequestError("A page of another site may not ask this service.", 403, "Origin")
 
-    def token_of(self, secret: str | None) -> Token | None:
-        """Return what the request with this secret may do; ``None``: it has no token."""
-        given = digest((secret or "").encode("utf-8", "surrogateescape"))
+    def of(self, request: web.Request) -> Token | None:
+        """Return what a request may do; ``None``: it has no token and no session."""
+        found = self._of_secret(bearer(request)) or self._of_session(request.cookies.get(COOKIE))
+        return Token("") if found is None and self.is_open else found
+
+    def session(self, secret: str, now: datetime) -> str | None:
+        """Return the cookie of a browser with this token; ``None``: it is no token."""
+        token = self._of_secret(secret)
+        if token is None:
+            return None
+        until = int(now.timestamp()) + SESSION_SECONDS
+        signed = f"{until}.{token.name.encode().hex()}"
+        return f"{signed}.{_signature(_given(secret), signed)}"
+
+    def _of_secret(self, secret: str | None) -> Token | None:
+        if not secret:
+            return None
+        given = _given(secret)
         if self._digest is not None and hmac.compare_digest(given, self._digest):
-            return Token("operator")
-        if secret and (stored := self._find(given)) is not None:
-            return stored
-        return Token("") if self._digest is None and self._is_open() else None
+            return Token(OPERATOR)
+        return self._tokens.find_token(given)
+
+    def _of_session(self, session: str | None) -> Token | None:
+        signed, _, signature = (session or "").rpartition(".")
+        until, _, name = signed.partition(".")
+        try:
+            named, ends = bytes.fromhex(name).decode(), int(until)
+        except ValueError:
+            return None
+        key = self._digest if named == OPERATOR else self._tokens.token_digest(named)
+        if key is None or not hmac.compare_digest(_signature(key, signed), signature):
+            return None
+        if ends <= self._tokens.now().timestamp():
+            return None
+        return Token(OPERATOR) if named == OPERATOR else self._tokens.find_token(key)
+
+
+def _signature(key: bytes, signed: str) -> str:
+    return hmac.new(key, signed.encode(), hashlib.sha256).hexdigest()
 
 
 def check_allowed(token: Token, method: str, sources: str) -> None:
@@ -129,6 +190,10 @@ def bearer(request: web.Request) -> str | None:
     """Return the token that a request carries as ``Authorization: Bearer``."""
     scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _given(secret: str) -> bytes:
+    return digest(secret.encode("utf-8", "surrogateescape"))
 
 
 def digest(secret: bytes) -> bytes:
@@ -170,6 +235,8 @@ def add_token(
     Raises:
         ConfigurationError: There is a token of this name.
     """
+    if name == OPERATOR:
+        raise ConfigurationError(f"{name!r} is the service's own token; choose another name.")
     secret = "ladon_" + secrets.token_urlsafe(32)
     row = (name, digest(secret.encode()), read_only, prefix, to_microseconds(now))
     try:

@@ -28,10 +28,11 @@ from ladon_storage.errors import (
 )
 from ladon_storage.models import SERVICE_TIME, Precondition, WatermarkReset, WatermarkUpdate
 from ladon_storage.server import requests
-from ladon_storage.server.access import Access, Token, bearer, check_allowed
+from ladon_storage.server.access import Access, Token, check_allowed
 from ladon_storage.server.metrics import MAX_SOURCES, ServiceMetrics
 from ladon_storage.server.openapi import document
 from ladon_storage.server.overview import Listing, Order
+from ladon_storage.server.pages import PAGES, SIGN_IN, SIGN_OUT, SOURCES, STYLE, Pages, to_sign_in
 from ladon_storage.server.responses import Health, answer, problem
 from ladon_storage.server.store import WatermarkDatabase
 
@@ -39,7 +40,8 @@ logger = logging.getLogger(__name__)
 
 HEALTH, METRICS, DOCUMENT = "/health", "/metrics", "/openapi.json"
 LOGO = "/logo.svg"  # of the blocks in Prefect's UI, which takes only the URL of a picture
-OPEN_ROUTES = frozenset({HEALTH, DOCUMENT, LOGO})
+OPEN_ROUTES = frozenset({HEALTH, DOCUMENT, LOGO, STYLE})
+_SIGN_IN_ROUTES = frozenset({SIGN_IN, SIGN_OUT})
 
 # Says that there are versions, so that a client knows before its first write that it may send
 # If-None-Match, and that a 404 without it is not this service's. No version is 0.
@@ -212,6 +214,7 @@ def create_app(
     *,
     token: str | None = None,
     allowed_hosts: Sequence[str] = (),
+    prefect_url: str | None = None,
     in_flight: InFlight | None = None,
     metrics: ServiceMetrics | None = None,
 ) -> web.Application:
@@ -222,14 +225,16 @@ def create_app(
         token: The operator's token, which ``Authorization: Bearer`` must carry; ``None`` requires
             none, unless the store has tokens.
         allowed_hosts: The names that ``Host`` may have besides those of loopback, without a token.
+        prefect_url: The address of Prefect's UI, for links from the status page to runs.
         in_flight: The counter of requests in flight.
         metrics: The content of ``/metrics``.
     """
     metrics = metrics or ServiceMetrics()
-    access = Access(token, store.find_token, lambda: not store.has_tokens(), allowed_hosts)
+    access = Access(token, store, allowed_hosts)
     answering = _answering(metrics, access, in_flight or InFlight(), store.now)
     app = web.Application(middlewares=[answering], client_max_size=requests.MAX_BODY_BYTES)
     app.add_routes(Routes(store, metrics, document()).table())
+    app.add_routes(Pages(store, access, prefect_url).table())
     return app
 
 
@@ -246,13 +251,17 @@ def _answering(
         if route in OPEN_ROUTES:
             return await handler(request)
         access.check_origin(request)
-        token = access.token_of(bearer(request))
+        if route in _SIGN_IN_ROUTES:
+            return await handler(request)
+        token = access.of(request)
+        if token is None and route in PAGES:
+            return to_sign_in(request)
         if token is None:
             response = problem("Send the service's token: Authorization: Bearer ….", 401)
             response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
             return response
         _token.set(token)
-        if token.read_only or token.prefix:
+        if route != SOURCES and (token.read_only or token.prefix):
             _check_allowed(request, token)
         return await handler(request)
 
@@ -317,7 +326,8 @@ def _dates(now: Callable[[], datetime]) -> Callable[[], str]:
 def _check_allowed(request: web.Request, token: Token) -> None:
     """Check that a limited token may ask for this; a list of its prefix is about its sources."""
     if "source_id" in request.match_info:
-        check_allowed(token, request.method, requests.source_id(request))
+        place = 4 if request.path.startswith(WATERMARKS) else 2
+        check_allowed(token, request.method, requests.source_id(request, place))
     else:
         check_allowed(token, request.method, request.query.get("prefix", ""))
 

@@ -223,7 +223,7 @@ _GAUGES: tuple[tuple[str, str, Callable[[Scraped, datetime], float | None]], ...
     (
         "run_stale",
         "1 where a source's run does not end: it says running, and was not heard of.",
-        _is_in(State.STOPPED),
+        _is_in(State.HELD),
     ),
     (
         "failures_in_a_row",

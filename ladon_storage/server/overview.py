@@ -26,9 +26,9 @@ class State(StrEnum):
     """The state of a source, the worst first."""
 
     FUTURE = "in the future"
-    STOPPED = "stopped"
+    HELD = "held by a dead run"
     FAILED = "failed"
-    LATE = "late"
+    STALE = "stale"
     NEVER = "never collected"
     RUNNING = "running"
     OK = "ok"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 from typing import Annotated, Literal, TypeVar
-from urllib.parse import unquote_to_bytes
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 from aiohttp import ClientError, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -90,14 +90,18 @@ class MetricsQuery(BaseModel):
     )
 
 
-def source_id(request: web.Request) -> str:
+def source_id(request: web.Request, segment_number: int = 4) -> str:
     """Return the source that the path names, decoded exactly once and without loss.
+
+    Args:
+        request: The request.
+        segment_number: Where the source's name is in the path.
 
     Raises:
         RequestError: With 400, it is no percent-encoded UTF-8, or cannot name a source.
     """
     # From the raw path: the router's own decoding makes the same text of %FF and of %25FF.
-    segment = request.rel_url.raw_path.split("/")[4]
+    segment = request.rel_url.raw_path.split("/")[segment_number]
     try:
         name = _decoded(segment) if "%" in segment or not segment.isascii() else segment
     except UnicodeError:
@@ -124,10 +128,37 @@ def query(request: web.Request, model: type[Model]) -> Model:
     for name in values:
         if len(values.getall(name)) > 1:
             raise RequestError(f"Parameter {name!r} is repeated; send it once.", 400, name)
+    return checked(dict(values), model)
+
+
+def checked(values: dict[str, str], model: type[Model]) -> Model:
+    """Return the parameters of a request as a model.
+
+    Raises:
+        RequestError: With 400, a parameter is unknown or wrong.
+    """
     try:
-        return model.model_validate(dict(values))
+        return model.model_validate(values)
     except ValidationError as error:
         raise _refused(error, 400, "Parameter") from None
+
+
+async def form(request: web.Request, most_bytes: int) -> dict[str, str]:
+    """Return the fields of a form that a browser sent.
+
+    Raises:
+        RequestError: With 413 it is too large; 408 it did not arrive in time.
+    """
+    if (request.content_length or 0) > most_bytes or request.content_length is None:
+        raise RequestError("The form is too large.", 413)
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+            text = await request.text()
+    except TimeoutError:
+        raise RequestError("The form did not arrive in time; send it again.", 408) from None
+    except (ValueError, LookupError, HttpProcessingError, ClientError, ConnectionError):
+        raise RequestError("The form cannot be read; send it again.", 400) from None
+    return dict(parse_qsl(text, keep_blank_values=True))
 
 
 async def body(request: web.Request, model: type[Model]) -> Model:

@@ -128,7 +128,7 @@ class Protocol(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send a response; an error that aiohttp worded is put into JSON first."""
-        if resp.status >= 400 and resp.content_type != _JSON:
+        if resp.status >= 400 and resp.content_type not in (_JSON, "text/html"):
             worded = problem(_SENTENCES.get(resp.status, f"{resp.reason}."), resp.status)
             if hdrs.ALLOW in resp.headers:
                 worded.headers[hdrs.ALLOW] = resp.headers[hdrs.ALLOW]

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,8 @@ async def serving(
     allowed_hosts: Sequence[str] = (),
     certificate: Certificate | None = None,
     retention: Retention = Retention(),  # noqa: B008 - immutable
+    limits: Callable[[], Mapping[str, timedelta]] = dict,
+    prefect_url: str | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> AsyncIterator[str]:
     """Serve watermarks while the context lasts.
@@ -69,6 +71,8 @@ async def serving(
         allowed_hosts: The names that the service has besides those of loopback, without a token.
         certificate: The certificate, for HTTPS.
         retention: How much history is kept.
+        limits: Returns the greatest age of each source that is no fault, by its name.
+        prefect_url: The address of Prefect's UI, for links from the status page to runs.
         now: The service's clock, in UTC.
 
     Yields:
@@ -81,6 +85,7 @@ async def serving(
     if needs_token and not await asyncio.to_thread(database.exists):
         raise _no_token(host)
     store = await WatermarkDatabase.open(database, now)
+    store.limits = limits
     try:
         if needs_token and not store.has_tokens():
             raise _no_token(host)
@@ -90,6 +95,7 @@ async def serving(
             store,
             token=token,
             allowed_hosts=allowed_hosts,
+            prefect_url=prefect_url,
             in_flight=in_flight,
             metrics=metrics,
         )

@@ -145,11 +145,11 @@ async def test_sources_are_counted_by_state(call: Caller, clock: FakeClock) -> N
     clock.advance(61)
     await call("PUT", path("running"), {"timestamp": "2026-01-01", "status": "running"})
     assert await samples(call, "storage_service_sources") == {
-        ("in the future",): 1.0, ("stopped",): 1.0, ("failed",): 1.0, ("late",): 0.0,
+        ("in the future",): 1.0, ("held by a dead run",): 1.0, ("failed",): 1.0, ("stale",): 0.0,
         ("never collected",): 1.0, ("running",): 1.0, ("ok",): 1.0,
     }  # fmt: skip
     states = await samples(call, "storage_service_source_state")
-    assert ("held", "stopped") in states
+    assert ("held", "held by a dead run") in states
     assert ("nothing", "never collected") in states
     never = await samples(call, "storage_service_never_collected")
     assert {name for (name,), value in never.items() if value} == {
