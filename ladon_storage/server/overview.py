@@ -35,7 +35,7 @@ class State(StrEnum):
 
     @property
     def is_wrong(self) -> bool:
-        """Whether somebody should look at the source."""
+        """Whether an operator should look at the source."""
         return self not in (State.RUNNING, State.OK)
 
 

@@ -54,7 +54,7 @@ async def serving(
     allowed_hosts: Sequence[str] = (),
     certificate: Certificate | None = None,
     retention: Retention = Retention(),  # noqa: B008 - immutable
-    limits: Callable[[], Mapping[str, timedelta]] = dict,
+    limits: Mapping[str, timedelta] | None = None,
     prefect_url: str | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> AsyncIterator[str]:
@@ -71,7 +71,7 @@ async def serving(
         allowed_hosts: The names that the service has besides those of loopback, without a token.
         certificate: The certificate, for HTTPS.
         retention: How much history is kept.
-        limits: Returns the greatest age of each source that is no fault, by its name.
+        limits: The greatest age of each source that is no fault, by its name.
         prefect_url: The address of Prefect's UI, for links from the status page to runs.
         now: The service's clock, in UTC.
 
@@ -85,7 +85,7 @@ async def serving(
     if needs_token and not await asyncio.to_thread(database.exists):
         raise _no_token(host)
     store = await WatermarkDatabase.open(database, now)
-    store.limits = limits
+    store.limits = limits or {}
     try:
         if needs_token and not store.has_tokens():
             raise _no_token(host)

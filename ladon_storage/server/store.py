@@ -86,8 +86,8 @@ class WatermarkDatabase:
     ) -> None:
         self.now = now
         """The service's clock."""
-        self.limits: Callable[[], Mapping[str, timedelta]] = dict
-        """Returns the greatest age of each source that is no fault, by its name."""
+        self.limits: Mapping[str, timedelta] = {}
+        """The greatest age of each source that is no fault, by its name."""
         self._writer = GroupCommit(connection, path)
         self._reader = connect(path, _READ_TIMEOUT_SECONDS)
         self._scanner = connect(path)
@@ -333,14 +333,14 @@ class WatermarkDatabase:
     async def overview(self, listing: Listing) -> Overview:
         """Return a page of sources with their states."""
         found: Overview = await self._scan(
-            lambda connection: overview(connection, self.now(), self.limits(), listing)
+            lambda connection: overview(connection, self.now(), self.limits, listing)
         )
         return found
 
     async def source_state(self, source_id: str) -> tuple[SourceState, Details] | None:
         """Return one source with its state; ``None``: never collected."""
         found: tuple[SourceState, Details] | None = await self._scan(
-            lambda connection: source_state(connection, self.now(), self.limits(), source_id)
+            lambda connection: source_state(connection, self.now(), self.limits, source_id)
         )
         return found
 

@@ -54,7 +54,7 @@ async def test_page_meets_the_rules_of_screen_readers(
     if count:
         await filled(tmp_path / "w.db", count)
     limits = {"kev": timedelta(days=1)}
-    async with serving(tmp_path / "w.db", limits=lambda: limits, prefect_url="http://x") as address:
+    async with serving(tmp_path / "w.db", limits=limits, prefect_url="http://x") as address:
         # As a person without scripts sees it; the rules are checked by a script of the browser.
         context = await browser.new_context(color_scheme=scheme, bypass_csp=True)
         page = await context.new_page()

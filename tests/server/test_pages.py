@@ -67,7 +67,7 @@ async def call(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Caller]:
         serving(
             tmp_path / "w.db",
             now=clock.now,
-            limits=lambda: {"nvd": timedelta(hours=1)},
+            limits={"nvd": timedelta(hours=1)},
             prefect_url="http://127.0.0.1:4200/",
         ) as address,
         calling(address) as caller,
