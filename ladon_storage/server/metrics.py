@@ -226,6 +226,11 @@ _GAUGES: tuple[tuple[str, str, Callable[[Scraped, datetime], float | None]], ...
         _is_in(State.HELD),
     ),
     (
+        "running_seconds",
+        "Time since the beginning of the run that holds a source; 0 where none does.",
+        lambda each, now: (now - (each.details.began_at or now)).total_seconds(),
+    ),
+    (
         "failures_in_a_row",
         "Runs of a source that failed since its last success; at most 20 are counted.",
         lambda each, _: each.details.failures,

@@ -19,7 +19,8 @@ from ladon_storage.server.rows import from_microseconds, to_length, to_microseco
 
 LAST_RUNS = 20
 """The runs of a source that a page shows."""
-_CHANGES = 3 * LAST_RUNS
+_LINES = 20 * LAST_RUNS
+"""The lines of history in which runs are looked for: a run that renews its lease has many."""
 
 
 class State(StrEnum):
@@ -122,11 +123,13 @@ class Details(NamedTuple):
     run_id: str | None
     ledger: Mapping[str, Any]
     runs: Sequence[RunRecord]
+    began_at: datetime | None
+    """When the run began that holds the source; ``None``: none does."""
     failures: int
     """The failed runs since the last success; at most as many as are shown."""
 
 
-NO_DETAILS = Details(None, 0, None, {}, (), 0)
+NO_DETAILS = Details(None, 0, None, {}, (), None, 0)
 
 
 class Overview(NamedTuple):
@@ -265,28 +268,36 @@ def _source(
 def details(connection: sqlite3.Connection, source_id: str) -> Details:
     """Return what a page shows of one source; empty where it was deleted meanwhile."""
     row = connection.execute(
-        "SELECT error_message, records_collected, run_id, ledger FROM watermarks "
+        "SELECT status, error_message, records_collected, run_id, ledger FROM watermarks "
         "WHERE source_id = ?",
         (source_id,),
     ).fetchone()
     if row is None:
         return NO_DETAILS
-    error, records, run_id, ledger = row
-    runs = _runs(connection, source_id)
+    status, error, records, run_id, ledger = row
+    runs, began = _runs(connection, source_id)
     failures = next(
         (number for number, run in enumerate(runs) if run.outcome != "failed"), len(runs)
     )
-    return Details(error, records, run_id, from_json(ledger) if ledger else {}, runs, failures)
+    return Details(
+        error,
+        records,
+        run_id,
+        from_json(ledger) if ledger else {},
+        runs,
+        from_microseconds(began.get(run_id)) if status == WatermarkStatus.RUNNING else None,
+        failures,
+    )
 
 
-def _runs(connection: sqlite3.Connection, source_id: str) -> list[RunRecord]:
-    """Return the last ended runs, the latest first."""
+def _runs(connection: sqlite3.Connection, source_id: str) -> tuple[list[RunRecord], dict[str, int]]:
+    """Return the last ended runs, the latest first, and when each run began."""
     began: dict[str, int] = {}
     ended: dict[str, tuple[int, str, int]] = {}
     rows = connection.execute(
         "SELECT at, status, ifnull(records_collected, 0), ifnull(run_id, '#' || version) "
         "FROM history WHERE source_id = ? AND action = 'put' ORDER BY version DESC LIMIT ?",
-        (source_id, _CHANGES),
+        (source_id, _LINES),
     ).fetchall()
     for at, status, records, run in rows:
         if status == WatermarkStatus.RUNNING:
@@ -294,7 +305,7 @@ def _runs(connection: sqlite3.Connection, source_id: str) -> list[RunRecord]:
         else:
             # The latest write of a run is its outcome; the ones before it are checkpoints.
             ended.setdefault(run, (at, status, records))
-    return [
+    runs = [
         RunRecord(
             from_microseconds(at),
             status,
@@ -304,3 +315,4 @@ def _runs(connection: sqlite3.Connection, source_id: str) -> list[RunRecord]:
         )
         for run, (at, status, records) in list(ended.items())[:LAST_RUNS]
     ]
+    return runs, began

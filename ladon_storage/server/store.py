@@ -19,6 +19,7 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +51,7 @@ from ladon_storage.server.overview import (
     overview,
     source_state,
 )
-from ladon_storage.server.retention import Retention, prune
+from ladon_storage.server.retention import Retention, beyond_bounds, delete_lines
 from ladon_storage.server.rows import (
     COLUMNS,
     HISTORY_COLUMNS,
@@ -361,10 +362,11 @@ class WatermarkDatabase:
     async def prune(self, retention: Retention = Retention()) -> int:  # noqa: B008 - immutable
         """Delete the history beyond the bounds, and return how many lines went."""
         total = 0
-        while gone := await self._writer.apply(
-            lambda connection: prune(connection, retention, self.now())
+        while versions := await self._scan(
+            lambda connection: beyond_bounds(connection, retention, self.now())
         ):
-            total += gone
+            await self._writer.apply(partial(delete_lines, versions=versions))
+            total += len(versions)
         return total
 
     async def check(self) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ladon_storage.models import Precondition, WatermarkReset, WatermarkUpdate
+from ladon_storage.models import Precondition, WatermarkReset, WatermarkStatus, WatermarkUpdate
 from ladon_storage.server import retention
+from ladon_storage.server.overview import Listing
 from ladon_storage.server.retention import Retention
 from ladon_storage.server.store import WatermarkDatabase
 from tests.clock import FakeClock
@@ -107,3 +108,20 @@ async def test_space_of_deleted_history_is_used_again(
         await store.prune(Retention(changes=50))
         sizes.append(pages())
     assert sizes[-1] == sizes[1]
+
+
+async def test_renewals_of_a_lease_are_not_kept(store: WatermarkDatabase, clock: FakeClock) -> None:
+    """A run of a day keeps the line of its beginning and the latest hour, not 4,320 lines."""
+    running = WatermarkUpdate(timestamp=clock.now(), status=WatermarkStatus.RUNNING, run_id="r")
+    await written(store, clock, "kev", 2)
+    began = clock.now() + timedelta(minutes=10)
+    for _ in range(144):
+        clock.advance(600)
+        await store.put("kev", running)
+    await store.prune()
+    lines = (await store.history("kev", limit=1000)).changes
+    assert len(lines) == 2 + 1 + 6 + 1
+    assert lines[-3].at == began
+    [(_, details)] = (await store.overview(Listing(10))).sources
+    assert details.began_at == began
+    assert len(details.runs) == 2
