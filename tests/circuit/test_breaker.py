@@ -542,7 +542,9 @@ def test_breaker_goes_on_from_what_another_knew(
 
 
 @pytest.mark.parametrize(
-    "mistake", [None, "text", dict, lambda: 42, lambda needed: needed], ids=repr
+    "mistake",
+    [None, "text", dict, lambda: 42, lambda needed: needed],
+    ids=["none", "text", "class", "no awaitable", "arguments"],
 )
 async def test_argument_that_cannot_be_called_counts_as_nothing(mistake: Any) -> None:
     """The caller's mistake is its TypeError, and says nothing about the service."""
