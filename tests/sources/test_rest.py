@@ -26,8 +26,9 @@ from ladon_storage.sources import RestApi, source_from
 from ladon_storage.sources.http import client as http
 from ladon_storage.sources.http.client import HttpResponse, source_http
 from ladon_storage.sources.http.hosts import circuit_of
-from ladon_storage.sources.rest.page_metadata import next_in
-from ladon_storage.sources.rest.pagination import NextLinkPagination, PageRequest, PageResponse
+from ladon_storage.sources.rest.links import next_in
+from ladon_storage.sources.rest.page import PageRequest, PageResponse
+from ladon_storage.sources.rest.pagination import NextLinkPagination
 from tests.collecting import MemorySink, ScriptedStorage, at, table
 from tests.feed_server import Answer, Asked, FeedServer
 from tests.recordings import recording

@@ -20,13 +20,12 @@ from ladon_storage.sources.http.client import HttpResponse
 from ladon_storage.sources.rest import fetching as walking
 from ladon_storage.sources.rest.fetching import PageFetcher
 from ladon_storage.sources.rest.listing import KEY_END
+from ladon_storage.sources.rest.page import PageRequest, PageResponse
 from ladon_storage.sources.rest.pagination import (
     CursorPagination,
     NextLinkPagination,
     OffsetPagination,
     PageNumberPagination,
-    PageRequest,
-    PageResponse,
     Pagination,
 )
 

@@ -14,21 +14,19 @@ from __future__ import annotations
 from ladon_storage.collection.records import Completeness
 from ladon_storage.sources.http.client import OK, HttpResponse
 from ladon_storage.sources.json.items import value_at
+from ladon_storage.sources.rest.links import (
+    linked,
+    next_in,
+    number_in,
+)
 from ladon_storage.sources.rest.listing import ListPage, MovedError, PagedApi, SeenRecords
 from ladon_storage.sources.rest.page_metadata import (
-    Total,
-    declared_total,
     flags,
     is_over,
     is_sign,
-    linked,
     misses_front,
-    next_in,
-    number_in,
     promise,
     promised_at,
-    stated_pages,
-    usual_total,
 )
 from ladon_storage.sources.rest.pagination import (
     CursorPagination,
@@ -38,6 +36,12 @@ from ladon_storage.sources.rest.pagination import (
     PageNumberPagination,
     Pagination,
     SinglePage,
+)
+from ladon_storage.sources.rest.totals import (
+    Total,
+    declared_total,
+    stated_pages,
+    usual_total,
 )
 
 

@@ -28,14 +28,13 @@ from ladon_storage.sources.http.client import OK
 from ladon_storage.sources.rest.beside import Beside
 from ladon_storage.sources.rest.completion import Completion
 from ladon_storage.sources.rest.listing import ListPage, MovedError, PagedApi, SeenRecords
+from ladon_storage.sources.rest.page import PageRequest, PageResponse
 from ladon_storage.sources.rest.pagination import (
     CursorPagination,
     LinkHeaderPagination,
     NextLinkPagination,
     OffsetPagination,
     PageNumberPagination,
-    PageRequest,
-    PageResponse,
 )
 
 logger = logging.getLogger(__name__)

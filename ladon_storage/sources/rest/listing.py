@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ladon_storage.errors import SourceError
-from ladon_storage.sources.rest.pagination import PageRequest, PageResponse, Pagination
+from ladon_storage.sources.rest.page import PageRequest, PageResponse
+from ladon_storage.sources.rest.pagination import Pagination
 
 KEY_END = "\0"
 """The separator between the id in a key and the parts that identify its version."""

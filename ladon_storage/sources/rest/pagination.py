@@ -9,71 +9,20 @@
 
 from __future__ import annotations
 
-import base64
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
-from yarl import URL
 
 from ladon_storage.collection.json_values import Number
 from ladon_storage.sources.fields import SETTINGS
-from ladon_storage.sources.http.client import HttpResponse
-from ladon_storage.sources.http.urls import check_url
 from ladon_storage.sources.json.items import value_at
-from ladon_storage.sources.rest.page_metadata import names, next_in, plain, promised_at
+from ladon_storage.sources.rest.counting import counts
+from ladon_storage.sources.rest.links import link_target, next_in
+from ladon_storage.sources.rest.page import PageRequest, PageResponse
+from ladon_storage.sources.rest.page_metadata import promised_at
 
 Location = Literal["query", "body"]
-
-
-@dataclass(frozen=True)
-class PageRequest:
-    """The request for one page.
-
-    Args:
-        url: Its own address; ``None``: the source's address.
-        query: Parameters that are added to the address.
-        body: Values that are put into the body, by their dotted paths.
-        number: The page's number or offset; for a linked page, how many items came before.
-        index: How many pages came before a linked page.
-        size: How many items are requested, where items are skipped.
-        is_counted: Whether it is found by counting, so that it shifts when the list does.
-        is_once: Whether the request moves the cursor, so that it must not be repeated.
-    """
-
-    url: URL | None = None
-    query: Mapping[str, str | int] = field(default_factory=dict)
-    body: Mapping[str, Any] = field(default_factory=dict)
-    number: int = 0
-    index: int = 0
-    size: int = 0
-    is_counted: bool = False
-    is_once: bool = False
-
-    @property
-    def place(self) -> str:
-        """The identity of the request among the requests of a list."""
-        return repr((str(self.url), self.query, self.body))
-
-
-@dataclass(frozen=True)
-class PageResponse:
-    """A page as it arrived: the answer, its document, and its items.
-
-    ``items`` is a list, or an object whose keys are the ids.
-    """
-
-    answer: HttpResponse
-    document: Any
-    items: Any
-
-    @property
-    def count(self) -> int:
-        """The number of its items."""
-        return len(self.items)
 
 
 def _placed(location: Location, **values: Any) -> dict[str, Any]:
@@ -305,9 +254,9 @@ class _LinkedPagination(_ShiftingPagination, ABC):
         link = self._link(got)
         if link is None:
             return None
-        target = _linked(got.answer, link, keep_host=self.keep_host)
+        target = link_target(got.answer, link, keep_host=self.keep_host)
         number, index = step.number + got.count, step.index + 1
-        is_counted = any(_counts(*each, number, index) for each in target.query.items())
+        is_counted = any(counts(*each, number, index) for each in target.query.items())
         return PageRequest(
             url=target, number=number, index=index, is_counted=is_counted and not self.stable
         )
@@ -382,7 +331,7 @@ class CursorPagination(_ShiftingPagination):
             return None
         cursor = _in_query(cursor, self.path) if self.location == "query" else _in_body(cursor)
         number, index = step.number + got.count, step.index + 1
-        is_counted = not self.stable and _counts(self.parameter, cursor, number, index)
+        is_counted = not self.stable and counts(self.parameter, cursor, number, index)
         placed = _placed(self.location, **{self.parameter: cursor})
         return PageRequest(**placed, number=number, index=index, is_counted=is_counted)
 
@@ -416,96 +365,3 @@ Pagination = Annotated[
     Field(discriminator="kind"),
 ]
 """Any kind of pagination, identified by its ``kind``."""
-
-_COUNTING = names(
-    "page p pg pagenumber pageno pageindex pagenum pageoffset currentpage offset start "
-    "startindex startat skip from begin first"
-)
-
-
-def _linked(answer: HttpResponse, link: object, *, keep_host: bool = False) -> URL:
-    home = answer.url
-    try:
-        if isinstance(link, dict):
-            link = link.get("href")
-        if not isinstance(link, str):
-            raise ValueError  # noqa: TRY301 - the same to the reader
-        there = URL(link.strip())
-        if not there.host and (there.scheme or link.strip().startswith("//")):
-            raise ValueError  # noqa: TRY301
-        if there.raw_user is not None:
-            there = there.with_user(None)  # the source's own credentials are the only ones
-        target = home.join(there)
-        if keep_host:
-            target = _at_home(home, target)
-        check_url(str(target))
-        target.port  # noqa: B018 - it is only looked at here
-    except ValueError:
-        raise ValueError("leads to a next page that is no address") from None
-    # Services behind a TLS proxy often give their own addresses with http.
-    if target.scheme == "http" and home.scheme == "https" and target.host == home.host:
-        return target.with_scheme("https")
-    return target
-
-
-def _at_home(home: URL, target: URL) -> URL:
-    """Return an address of a backend in the form that the gateway in front of it uses."""
-    # A gateway's address often has a prefix that the backend does not know.
-    path = home.raw_path if home.raw_path.endswith(target.raw_path) else target.raw_path
-    at_home = str(home.with_query(None).with_fragment(None).with_path(path, encoded=True))
-    query = f"?{target.raw_query_string}" if target.raw_query_string else ""
-    return URL(at_home + query, encoded=True)
-
-
-def _counts(name: str, cursor: object, number: int, index: int) -> bool:
-    """Return whether a cursor counts items or pages, including an encoded one.
-
-    A number equal to the number of items that came counts as an offset. If it is an id that happens
-    to be the same, the check costs requests and nothing else.
-
-    >>> _counts("cursor", "b2Zmc2V0OjIw", 20, 1), _counts("page", "7", 20, 1)
-    (True, True)
-    >>> _counts("cursor", "2024-01-05T00:00:00Z", 20, 1), _counts("after", 4711, 20, 1)
-    (False, False)
-    """
-    if isinstance(cursor, dict | list):
-        return any(
-            _counts(name if isinstance(cursor, list) else str(key), each, number, index)
-            for key, each in (cursor.items() if isinstance(cursor, dict) else enumerate(cursor))
-        )
-    text, name = str(cursor), plain(name)
-    if text.isdecimal() and name in _COUNTING:
-        return True
-    texts = [_unpacked(text)] if name in _BY_ITEM else [text, _unpacked(text)]
-    return any(_counts_in(each, number, index) for each in texts)
-
-
-def _counts_in(text: str, number: int, index: int) -> bool:
-    """Return whether a text is or contains a position: a count of items that came, or of pages."""
-    if any(plain(name) in _COUNTING for name in _NAMED_NUMBER.findall(text)):
-        return True
-    found = [int(each) for each in _NUMBER.findall(text)]
-    if len(found) != 1:
-        return False
-    is_item = found[0] in {number - 1, number, number + 1}
-    return is_item or (index > 1 and found[0] in {index, index + 1})
-
-
-def _unpacked(text: str) -> str:
-    """Return the text inside a base64 text, or nothing."""
-    if not _BASE64.fullmatch(text) or len(text) > _LONGEST_CURSOR:
-        return ""
-    try:
-        packed = text.rstrip("=").translate(str.maketrans("-_", "+/"))
-        return base64.b64decode(packed + "=" * (-len(packed) % 4)).decode()
-    except ValueError:
-        return ""
-
-
-_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{2,}={0,2}")
-_LONGEST_CURSOR = 2_000
-_BY_ITEM = names(
-    "after afterid sinceid minid maxid lastid startingafter startafter before beforeid"
-)
-_NUMBER = re.compile(r"(?<!\d)\d{1,18}(?!\d)")
-_NAMED_NUMBER = re.compile(r"([A-Za-z][A-Za-z_-]*)[\"']?\s*[:=]\s*[\"']?\d{1,18}(?!\w)")
