@@ -14,7 +14,7 @@ from ladon_storage.collection.records import Page
 from ladon_storage.collection.run import run
 from ladon_storage.errors import SourceError
 from ladon_storage.sources.http import client as http
-from ladon_storage.sources.rest import fetching as walking
+from ladon_storage.sources.rest import reading
 from tests.collecting import MemorySink, ScriptedStorage, at
 from tests.feed_server import Answer, Asked, FeedServer
 from tests.sources.test_rest import api, row
@@ -1193,7 +1193,7 @@ async def test_cursors_that_lead_nowhere_end_with_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A bounded number of pages without a record; some of them are none."""
-    monkeypatch.setattr(walking, "EMPTY_PAGES", 20)
+    monkeypatch.setattr(reading, "EMPTY_PAGES", 20)
     numbers = iter(range(99))
 
     def empty(_: Asked) -> Answer:
