@@ -27,9 +27,8 @@ from yarl import URL
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sources import KINDS, source_from
 from ladon_storage.sources.fields import Connection
-from ladon_storage.sources.http import client as http
+from ladon_storage.sources.http import connections, hosts, sending
 from ladon_storage.sources.http import decompression as packing
-from ladon_storage.sources.http import hosts
 from ladon_storage.sources.http.client import Credentials, shared_connections, source_http
 from ladon_storage.sources.http.proxies import proxy_of
 from ladon_storage.sources.http.redaction import Redactor
@@ -65,7 +64,7 @@ def _no_circuits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_waiting() -> Iterator[None]:
-    with stamina.set_testing(True, attempts=http.ATTEMPTS, cap=True):
+    with stamina.set_testing(True, attempts=sending.ATTEMPTS, cap=True):
         yield
 
 
@@ -269,7 +268,7 @@ async def test_timeout_of_a_source_is_its_own() -> None:
         assert await fetch(feed.url, Connection(timeout=0.1)) == {"a": 1}
 
     assert len(feed.requests) >= 2
-    assert http._timeout(Connection(timeout=900)).sock_read == 900
+    assert connections._timeout(Connection(timeout=900)).sock_read == 900
 
 
 async def test_largest_answer_is_a_setting() -> None:

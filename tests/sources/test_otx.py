@@ -15,7 +15,7 @@ import stamina
 from ladon_storage.collection.run import run
 from ladon_storage.errors import SourceError
 from ladon_storage.sources import Otx
-from ladon_storage.sources.http import client as http
+from ladon_storage.sources.http import sending
 from tests.collecting import MemorySink, ScriptedStorage, at
 from tests.feed_server import Answer, Asked, FeedServer
 from tests.recordings import recording
@@ -26,7 +26,7 @@ KEY = "s3cret-key"
 @pytest.fixture(autouse=True)
 def _key_and_no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("OTX_KEY", KEY)
-    with stamina.set_testing(True, attempts=http.ATTEMPTS, cap=True):
+    with stamina.set_testing(True, attempts=sending.ATTEMPTS, cap=True):
         yield
 
 

@@ -23,7 +23,7 @@ from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sinks import SqlSink
 from ladon_storage.sources import RestApi, source_from
-from ladon_storage.sources.http import client as http
+from ladon_storage.sources.http import sending
 from ladon_storage.sources.http.client import HttpResponse, source_http
 from ladon_storage.sources.http.hosts import circuit_of
 from ladon_storage.sources.rest.links import next_in
@@ -37,7 +37,7 @@ from tests.recordings import recording
 @pytest.fixture(autouse=True)
 def _no_waiting() -> Iterator[None]:
     """Repeat as often as in earnest, without the waiting in between."""
-    with stamina.set_testing(True, attempts=http.ATTEMPTS, cap=True):
+    with stamina.set_testing(True, attempts=sending.ATTEMPTS, cap=True):
         yield
 
 

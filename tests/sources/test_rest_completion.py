@@ -13,7 +13,7 @@ import stamina
 from ladon_storage.collection.records import Page
 from ladon_storage.collection.run import run
 from ladon_storage.errors import SourceError
-from ladon_storage.sources.http import client as http
+from ladon_storage.sources.http import sending
 from ladon_storage.sources.rest import reading
 from tests.collecting import MemorySink, ScriptedStorage, at
 from tests.feed_server import Answer, Asked, FeedServer
@@ -22,7 +22,7 @@ from tests.sources.test_rest import api, row
 
 @pytest.fixture(autouse=True)
 def _no_waiting() -> Iterator[None]:
-    with stamina.set_testing(True, attempts=http.ATTEMPTS, cap=True):
+    with stamina.set_testing(True, attempts=sending.ATTEMPTS, cap=True):
         yield
 
 
