@@ -44,7 +44,7 @@ from ladon_storage.sources.fields import (
 )
 from ladon_storage.sources.http.client import OK, Credentials, HttpResponse, SourceHttp, source_http
 from ladon_storage.sources.http.urls import SourceUrl, redact_url
-from ladon_storage.sources.json.documents import AT_ONCE_BYTES
+from ladon_storage.sources.json.bounds import AT_ONCE_BYTES
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.pagination import PageNumberPagination
 from ladon_storage.sources.rest.source import RestApi

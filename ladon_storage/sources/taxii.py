@@ -49,7 +49,12 @@ from ladon_storage.sources.fields import (
 )
 from ladon_storage.sources.http.client import OK, Credentials, HttpResponse, SourceHttp, source_http
 from ladon_storage.sources.http.urls import SourceUrl, redact_url
-from ladon_storage.sources.json.documents import Document, ManyItems, in_turns, is_list
+from ladon_storage.sources.json.documents import (
+    Document,
+    in_turns,
+    is_list,
+)
+from ladon_storage.sources.json.many import ManyItems
 from ladon_storage.sources.rest.failures import failure
 from ladon_storage.sources.timestamps import any_timestamps, format_timestamp
 

@@ -28,9 +28,9 @@ from ladon_storage.sources.http.transport import (
     Route,
     address,
 )
+from ladon_storage.sources.json.bounds import TooMuchError
 from ladon_storage.sources.json.documents import (
     Document,
-    TooMuchError,
     parse,
     read_document,
 )

@@ -22,13 +22,12 @@ from ladon_storage.sources.http.client import OK, HttpResponse, SourceHttp
 from ladon_storage.sources.http.urls import is_same_host
 from ladon_storage.sources.json.documents import (
     Document,
-    ManyItems,
-    ManyKeyed,
     document_digest,
     is_keyed,
     is_list,
 )
 from ladon_storage.sources.json.items import value_at
+from ladon_storage.sources.json.many import ManyItems, ManyKeyed
 from ladon_storage.sources.rest.failures import failure, other_list
 from ladon_storage.sources.rest.listing import KEY_END
 from ladon_storage.sources.rest.names import names, plain
