@@ -20,8 +20,7 @@ from ladon_storage.collection.records import Page
 from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sinks import SqlSink
-from ladon_storage.sources import misp as misp_module
-from ladon_storage.sources import source_from
+from ladon_storage.sources import misp_feed, source_from
 from ladon_storage.sources.misp import Misp
 from tests.clock import FakeClock
 from tests.collecting import BEGIN, MemorySink, RememberingSink, ScriptedStorage, at, table
@@ -342,7 +341,7 @@ async def test_backfill_of_a_feed_reads_the_events_in_its_range(path: str) -> No
 
 async def test_feed_is_read_a_page_of_events_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Events are large: what is held is a page, and a run that is cut off goes on behind it."""
-    monkeypatch.setattr(misp_module, "PAGE_EVENTS", 2)
+    monkeypatch.setattr(misp_feed, "PAGE_EVENTS", 2)
     files = Files(*(event(n, n) for n in range(5)))
     sink, storage = RememberingSink(), ScriptedStorage()
     files.files[uuid(3)] = Answer(status=401)
