@@ -32,6 +32,7 @@ from ladon_storage.collection.protocols import (  # noqa: E402
 )
 from ladon_storage.collection.records import Page, Record, Reject  # noqa: E402
 from ladon_storage.errors import ConfigurationError, SinkError, SourceError  # noqa: E402
+from ladon_storage.sinks.delta import disk  # noqa: E402
 from ladon_storage.sinks.delta import index as delta_known  # noqa: E402
 from ladon_storage.sinks.delta import rewrite as delta_rewrite  # noqa: E402
 from ladon_storage.sinks.delta import sink as delta_module  # noqa: E402
@@ -823,14 +824,14 @@ async def test_files_are_on_the_disk_before_the_commit_that_names_them(
 ) -> None:
     """Power may fail: a log never names a file that is not there, and is itself flushed."""
     flushed: list[str] = []
-    real = delta_table._flush
+    real = disk.flush
 
     def note(*paths: Path) -> None:
         flushed.extend(path.name for path in paths if path.exists())
         real(*paths)
 
     async with sink(lake) as target:
-        monkeypatch.setattr(delta_table, "_flush", note)
+        monkeypatch.setattr(disk, "flush", note)
         await target.write("feed", Page([record("1", 1)]))
     [add] = live(lake)
     name = add["path"].rpartition("/")[2]
