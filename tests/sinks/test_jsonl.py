@@ -377,7 +377,7 @@ async def test_relative_address_is_beside_the_working_directory(
 
 async def test_missing_parent_and_a_file_in_the_way_are_named(tmp_path: Path) -> None:
     """The folder is made, but not the one that it is in."""
-    with pytest.raises(SinkError, match=f"folder {tmp_path}/nowhere does not exist; make it"):
+    with pytest.raises(SinkError, match=f"folder {tmp_path}/nowhere does not exist. Make it"):
         await write(tmp_path / "nowhere" / "files", [])
     (tmp_path / "file").write_text("")
     with pytest.raises(SinkError, match="could not be opened: File exists"):

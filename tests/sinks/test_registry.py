@@ -45,7 +45,7 @@ SCHEMES = "there are: sqlite://, postgresql://, jsonl://, delta://, s3://"
         ({"url": "postgresql://host"}, "names no database; write its address as postgresql://"),
         ({"url": "postgresql://host:x/db"}, "The sink's address cannot be used"),
         ({"url": "postgresql+psycopg2://host/db"}, "scheme 'postgresql+psycopg2'"),
-        ({"url": "jsonl://"}, "write it as jsonl:///folder or jsonl://folder"),
+        ({"url": "jsonl://"}, "Write it as jsonl:///folder or jsonl://folder"),
         ({"url": "jsonl:///x\0"}, "The sink's address cannot be used"),
         ({"url": "jsonl:///x", "table": "../y"}, "cannot be named '../y'"),
         ({"url": "jsonl:///x", "table": "x_removed"}, "cannot be named 'x_removed'"),

@@ -37,8 +37,8 @@ async def write(target: SqlSink, *pages: list[Record], source_id: str = "feed") 
 
 
 def trace(target: SqlSink, statements: list[str]) -> None:
-    assert target._connection is not None
-    driver: Any = target._connection.connection.driver_connection
+    assert target._store is not None
+    driver: Any = target._store.connection.connection.driver_connection
     driver.set_trace_callback(statements.append)
 
 
@@ -200,8 +200,8 @@ async def test_other_programs_read_while_the_sink_writes(path: Path) -> None:
 async def test_every_commit_reaches_the_disk(path: Path) -> None:
     """The log is flushed with each page, not only with each checkpoint: power may fail."""
     async with sink(path) as target:
-        connection = target._connection
-        assert connection is not None
+        assert target._store is not None
+        connection = target._store.connection
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
 
 
@@ -224,7 +224,9 @@ async def test_table_that_is_locked_for_too_long_fails_the_write(
     async with sink(path) as target:
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(SinkError, match="database is locked; end the program that holds"):
+            with pytest.raises(
+                SinkError, match=r"database is locked\. Stop the program that holds"
+            ):
                 await target.write("feed", Page([record("1", 1)]))
 
 
@@ -411,12 +413,12 @@ async def test_full_disk_is_said(path: Path) -> None:
     """The error has what SQLite says and what to do; what was there stays, and it goes on."""
     async with sink(path) as target:
         await target.write("feed", Page([record("1", 1)]))
-        connection = target._connection
-        assert connection is not None
+        assert target._store is not None
+        connection = target._store.connection
         connection.exec_driver_sql("PRAGMA max_page_count = 20").close()
         connection.commit()
         page = Page([record(str(n), n, "x" * 1000) for n in range(200)])
-        with pytest.raises(SinkError, match="database or disk is full; make room, and run again"):
+        with pytest.raises(SinkError, match=r"database or disk is full\. Free some disk space"):
             await target.write("feed", page)
         assert len(table(path)) == 1
         connection.exec_driver_sql("PRAGMA max_page_count = 100000").close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -70,7 +70,7 @@ class DeltaWriter:
         keep: One row for each record, or for each version.
     """
 
-    def __init__(self, root: str, name: str, keep: Literal["latest", "all"]) -> None:
+    def __init__(self, root: str, name: str, keep: str) -> None:
         self._keep = keep
         schema = RECORDS if keep == "latest" else RECORDS.append(RETURNED)
         self._records = ManagedTable(
@@ -131,8 +131,10 @@ class DeltaWriter:
         self._is_new = False
         return self._looking(source_id, lambda: self._lacking(source_id, listed))
 
-    def tidy(self) -> None:
+    def close(self, *, is_clean: bool) -> None:
         """Merge small files, and shorten the log; after a failure the next run does it."""
+        if not is_clean:
+            return
         with suppress(DeltaError, OSError, pa.ArrowException, SinkError):
             is_added = bool(self._added)
             for source_id in {of for of, _ in self._added}:
