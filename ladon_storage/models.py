@@ -34,6 +34,8 @@ from ladon_storage.errors import WatermarkConflictError, WatermarkInFutureError
 MAX_SOURCE_ID_LENGTH = 255
 """The longest ``source_id`` in characters: encoded, it must fit any proxy's path limits."""
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+"""The instant from which numbers of seconds and microseconds count."""
 
 RUN_LEASE = timedelta(minutes=1)
 """The time for which a run holds its source after its last write, unless it sets another one."""

@@ -38,6 +38,7 @@ from yarl import URL
 from ladon_storage.circuit.breaker import CircuitBreaker, CircuitChange, CircuitState
 from ladon_storage.client import metrics, tracing
 from ladon_storage.client.pool import FilePath, Pool, SessionPools, tls_context
+from ladon_storage.client.retry_after import retry_after as wait_of
 from ladon_storage.errors import (
     CircuitOpenError,
     CircuitUndecidedError,
@@ -629,7 +630,7 @@ class StorageServiceClient:
             said = f"it redirects to {place}; set that address."
         # By the clock that sent the timestamp.
         now = instant_of(response.headers.get(hdrs.DATE)) or datetime.now(UTC)
-        retry_after = _retry_after(response.headers.get(hdrs.RETRY_AFTER), now)
+        retry_after = wait_of(response.headers.get(hdrs.RETRY_AFTER), now, MAX_RETRY_AFTER_SECONDS)
         return StorageResponseError(
             f"The Storage Service at {self.base_url} answered {status} to {method}: "
             f"{said or _next_step(status)}",
@@ -896,19 +897,6 @@ def _redact_url(location: str) -> str:
         return str(URL(location).with_query(None).with_fragment(None).with_user(None))
     except ValueError:
         return "another place"
-
-
-def _retry_after(value: str | None, now: datetime) -> float | None:
-    """Return the seconds of a ``Retry-After``, capped; ``None`` where it says nothing usable."""
-    if value is None:
-        return None
-    if value.strip().isdecimal():
-        seconds = float(value)
-    elif instant := instant_of(value):
-        seconds = (instant - now).total_seconds()
-    else:
-        return None
-    return min(seconds, MAX_RETRY_AFTER_SECONDS) if seconds > 0 else None
 
 
 def _redacted(error: BaseException) -> BaseException:

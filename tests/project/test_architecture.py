@@ -20,6 +20,7 @@ LAYERS = [
     "errors",
     "models",
     "registry",
+    "databases",
     "circuit",
     "client",
     "settings",

@@ -20,13 +20,14 @@ from aiolimiter import AsyncLimiter
 from yarl import URL
 
 from ladon_storage.circuit.breaker import CircuitBreaker, CircuitState
+from ladon_storage.client.retry_after import retry_after
 from ladon_storage.collection.credentials import resolve_secret, secret_lookup
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sources.fields import MAX_ANSWER_BYTES, Connection, Rate
 from ladon_storage.sources.http import connections, hosts, sending
 from ladon_storage.sources.http.client import Credentials, source_http
 from ladon_storage.sources.http.hosts import circuit_of, host_circuit_of, host_of
-from ladon_storage.sources.http.retry_after import MAX_RETRY_AFTER_SECONDS, retry_after
+from ladon_storage.sources.http.retry_after import MAX_RETRY_AFTER_SECONDS
 from ladon_storage.sources.http.transport import Route
 from ladon_storage.sources.http.urls import is_same_host
 from tests.clock import FakeClock
@@ -159,7 +160,7 @@ async def test_retry_after_is_honoured_and_capped(waits: list[float]) -> None:
 )
 def test_retry_after_is_read_in_every_form(value: str | None, seconds: float | None) -> None:
     """Seconds or a date; what is neither, or past, leaves the wait to us."""
-    assert retry_after(value, NOW) == seconds
+    assert retry_after(value, NOW, MAX_RETRY_AFTER_SECONDS) == seconds
 
 
 @pytest.mark.usefixtures("_no_waiting")

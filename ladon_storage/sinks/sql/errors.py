@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ladon_storage.databases import driver_error
+
 _REACH = "Check that the server can be reached at this address, and run again"
 _REPAIR = "Repair the database, and run again"
 _NEXT = {
@@ -27,11 +29,9 @@ def describe(error: Exception) -> tuple[str, str, Exception]:
     original = getattr(error, "orig", None)
     if not isinstance(original, Exception):
         return type(error).__name__, _REPAIR, error
-    primary = getattr(getattr(original, "diag", None), "message_primary", None)
-    said = str(primary or original).strip().partition("\n")[0] or type(original).__name__
-    code = getattr(original, "sqlstate", None) or getattr(original, "sqlite_errorname", None)
+    code, said = driver_error(error)
     if code is None:  # of psycopg, if there was no connection to ask
         step = _REACH if type(original).__name__ == "OperationalError" else _REPAIR
     else:
-        step = _NEXT.get(code) or _NEXT.get(code[:2]) or _REPAIR
+        step = _NEXT.get(str(code)) or _NEXT.get(str(code)[:2]) or _REPAIR
     return said, step, type(original)(said)

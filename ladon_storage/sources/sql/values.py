@@ -21,6 +21,7 @@ from struct import pack
 from typing import Any, Literal
 
 from ladon_storage.collection.json_values import Number, parse_json
+from ladon_storage.models import EPOCH
 from ladon_storage.sources.timestamps import TimestampParser, earliest, iso_timestamps
 
 SqlTimestampFormat = Literal["datetime", "text", "seconds", "milliseconds"]
@@ -28,7 +29,6 @@ SqlTimestampFormat = Literal["datetime", "text", "seconds", "milliseconds"]
 
 PER_SECOND = {"seconds": 1, "milliseconds": 1_000}
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CLOCK_SHIFT = timedelta(hours=2)
 """A limit above any change of a clock to or from daylight saving time."""
 
@@ -96,7 +96,7 @@ def _counted(per_second: int) -> TimestampParser:
             raise ValueError("should be a number")
         try:
             exact = Fraction(value) * 1_000_000 / per_second
-            return _EPOCH + timedelta(microseconds=math.floor(exact))
+            return EPOCH + timedelta(microseconds=math.floor(exact))
         except (ArithmeticError, ValueError):
             raise ValueError("should be a count from 1970 on, before the year 10000") from None
 
