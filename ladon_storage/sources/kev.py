@@ -51,11 +51,11 @@ class Kev(BaseModel):
 
     model_config = ConfigDict(**SETTINGS, title="CISA KEV")
 
-    kind: Literal["kev"] = Field("kev", title="Kind", description="The kind of source.")
+    kind: Literal["kev"] = Field("kev", title="Kind", description="Kind of source.")
     url: SourceUrl = Field(
         "https://www.cisa.gov/sites/default/files/feeds/known_exploited_vulnerabilities.json",
         title="Address",
-        description="Where the catalogue is. Needs no key.",
+        description="URL of the catalogue. No key is needed.",
     )
     source_id: SourceId = Field("kev", title="Source id", description=SOURCE_ID_TEXT)
     connection: Connection | None = connection_field()

@@ -47,34 +47,35 @@ class Misp(BaseModel):
 
     model_config = ConfigDict(**SETTINGS, title="MISP")
 
-    kind: Literal["misp"] = Field("misp", title="Kind", description="The kind of source.")
+    kind: Literal["misp"] = Field("misp", title="Kind", description="Kind of source.")
     via: Literal["restsearch", "feed"] = Field(
         "restsearch",
         title="Read from",
-        description="An instance, which needs a key, or a feed of files.",
+        description="A MISP instance, which requires a key, or a feed of files.",
     )
     url: SourceUrl = Field(
         title="Address",
-        description="The instance, such as https://misp.example.org, or the folder of the feed's "
-        "manifest.json.",
+        description="URL of the instance, such as https://misp.example.org, or of the folder that "
+        "holds the feed's manifest.json.",
     )
     key: SecretName | None = Field(None, title="Key name", description=KEY_TEXT)
     source_id: SourceId = Field("misp", title="Source id", description=SOURCE_ID_TEXT)
     overlap: Overlap = overlap_field(
-        timedelta(hours=24), "As long as an event may be on its way from where it was made."
+        timedelta(hours=24),
+        "Set it to the time that an event may take to arrive from another instance.",
     )
     page_size: int = Field(
         50,
         ge=1,
         le=10_000,
         title="Page size (events)",
-        description="How many events a page of an instance is asked to have.",
+        description="Events requested per page of an instance.",
         validation_alias=AliasChoices("page_size", "limit"),
     )
     filters: dict[str, JsonValue] = Field(
         {},
         title="Filters",
-        description='What else an instance is asked for, as restSearch takes it: {"tags": "apt"}.',
+        description='Further filters for restSearch, such as {"tags": "apt"}.',
     )
     connection: Connection | None = connection_field()
 

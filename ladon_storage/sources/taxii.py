@@ -85,16 +85,17 @@ class Taxii(BaseModel):
 
     model_config = ConfigDict(**SETTINGS, title="TAXII 2.1")
 
-    kind: Literal["taxii"] = Field("taxii", title="Kind", description="The kind of source.")
+    kind: Literal["taxii"] = Field("taxii", title="Kind", description="Kind of source.")
     url: SourceUrl = Field(
         title="Address",
-        description="The collection, such as "
+        description="URL of the collection, such as "
         "https://taxii.example.org/api1/collections/91a7b528-80eb-42ed-a74d-c6fbd5a26116/.",
     )
     user: str = Field(
         "",
         title="User",
-        description="With a user the key is the password; without one it is a bearer token.",
+        description="User name. The key is then the user's password; without a user it is a bearer "
+        "token.",
     )
     key: SecretName | None = Field(None, title="Key name", description=KEY_TEXT)
     source_id: SourceId = Field("taxii", title="Source id", description=SOURCE_ID_TEXT)
@@ -104,7 +105,7 @@ class Taxii(BaseModel):
         ge=1,
         le=100_000,
         title="Page size (objects)",
-        description="What a page is asked to have.",
+        description="Objects requested per page.",
     )
     connection: Connection | None = connection_field()
 

@@ -69,17 +69,17 @@ class ThreatFox(BaseModel):
 
     model_config = ConfigDict(**SETTINGS, title="ThreatFox")
 
-    kind: Literal["threatfox"] = Field("threatfox", title="Kind", description="The kind of source.")
+    kind: Literal["threatfox"] = Field("threatfox", title="Kind", description="Kind of source.")
     via: Literal["export", "api"] = Field(
         "export",
         title="Read from",
-        description="The export of recent indicators, or the API, which needs a key.",
+        description="The export of recent indicators, or the API, which requires a key.",
     )
     url: SourceUrl = Field(
         "",
         title="Address",
-        description="Where the export or the API is; empty: at abuse.ch. {key} in it is replaced "
-        "by the key. What the recent export and the API no longer have is in the full export: "
+        description="URL of the export or the API. If empty, the one at abuse.ch. {key} in it is "
+        "replaced by the key. Older indicators are in the full export, "
         "https://threatfox.abuse.ch/export/json/full/.",
     )
     key: SecretName | None = Field(None, title="Key name", description=KEY_TEXT)
@@ -88,10 +88,10 @@ class ThreatFox(BaseModel):
     unversioned: tuple[str, ...] = Field(
         (),
         title="Unversioned fields",
-        description="Fields that make no new version of an indicator when they alone change. With "
-        "last_seen_utc and last_seen, as the export and the API call it, a new sighting is none: "
-        "40 recorded polls were 11,132 versions instead of 128,425, a twelfth of the storage. The "
-        "sink then keeps the time last seen as it was when the version was first stored.",
+        description="Fields whose changes alone make no new version of an indicator. With "
+        "last_seen_utc (of the export) and last_seen (of the API), a new sighting "
+        "makes none, which saves about nine tenths of the storage. The sink keeps "
+        "their values from when the version was first stored.",
     )
     connection: Connection | None = connection_field()
 

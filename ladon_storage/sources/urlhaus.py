@@ -99,18 +99,18 @@ class UrlHaus(BaseModel):
 
     model_config = ConfigDict(**SETTINGS, title="URLhaus")
 
-    kind: Literal["urlhaus"] = Field("urlhaus", title="Kind", description="The kind of source.")
+    kind: Literal["urlhaus"] = Field("urlhaus", title="Kind", description="Kind of source.")
     via: Literal["recent", "online", "api"] = Field(
         "recent",
         title="Read from",
-        description="The dump of the last 30 days, the dump of what is online, or the API's recent "
-        "additions, which need a key.",
+        description="The dump of the last 30 days, the dump of the URLs that are online, or the "
+        "API's recent additions, which require a key.",
     )
     url: SourceUrl = Field(
         "",
         title="Address",
-        description="Where the dump or the API is; empty: at abuse.ch. {key} in it stands for the "
-        "key.",
+        description="URL of the dump or the API. If empty, the one at abuse.ch. {key} in it is "
+        "replaced by the key.",
     )
     key: SecretName | None = Field(None, title="Key name", description=KEY_TEXT)
     source_id: SourceId = Field("urlhaus", title="Source id", description=SOURCE_ID_TEXT)

@@ -37,14 +37,15 @@ class _Pagination(BaseModel):
     total: str = Field(
         "",
         title="Total path",
-        description="Where a page says how many items there are on all pages, or the header that "
-        "does; empty: it is looked for, and only contradicts an end.",
+        description="Path of the number of items on all pages, or the header that states it. If "
+        "empty, a total in a usual place is found, and can only contradict the end of "
+        "a list.",
     )
     only_declared: bool = Field(
         False,
-        title="Only declared",
-        description="The end is as declared: a total, a next link or a cursor that is not declared "
-        "means something else here. The report says that the end was only declared.",
+        title="Declared paths only",
+        description="Only declared paths decide where a list ends; other totals, next links and "
+        "cursors are ignored. The report marks the end as declared.",
     )
 
 
@@ -53,9 +54,9 @@ class _ShiftingPagination(_Pagination):
 
     stable: bool = Field(
         False,
-        title="Stable",
-        description="Nothing in the list is moved, removed or put in front while it is read, so "
-        "that its pages need no check. The report says that the end was only declared.",
+        title="Stable list",
+        description="The list does not change while it is read, except at its end, so pages are "
+        "not checked for shifts. The report marks the end as declared.",
     )
 
 
@@ -64,7 +65,9 @@ class SinglePage(_Pagination):
 
     model_config = ConfigDict(**SETTINGS, title="One document")
 
-    kind: Literal["none"] = Field("none", title="Kind", description="There is only one page.")
+    kind: Literal["none"] = Field(
+        "none", title="Kind", description="A single document without further pages."
+    )
 
     def first_request(self) -> PageRequest:
         """Return the only page."""
@@ -80,18 +83,19 @@ class _CountedPagination(_ShiftingPagination, ABC):
     location: Location = Field(
         "query",
         title="Location",
-        description="Whether the parameters are in the query or the body.",
+        description="Part of the request that carries the parameters: query or body.",
     )
     end: Literal["empty", "short", "total", "repeat"] = Field(
         "empty",
         title="Ends with",
-        description="An empty page (short says the same: a short page proves nothing), the total "
-        "that each page states, or the last page again, also where it is the first one.",
+        description="Sign of the end: an empty page, the total that each page states, or the last "
+        "page once more. short means the same as empty, because a short page proves "
+        "nothing.",
     )
     end_status: tuple[int, ...] = Field(
         (),
         title="End statuses",
-        description="Statuses by which the API says that a page lies beyond the end, such as 404.",
+        description="HTTP statuses that mean that a page lies beyond the end, such as 404.",
     )
 
     @property
@@ -113,16 +117,18 @@ class PageNumberPagination(_CountedPagination):
 
     model_config = ConfigDict(**SETTINGS, title="Page numbers")
 
-    kind: Literal["page"] = Field("page", title="Kind", description="Pages have numbers.")
-    parameter: str = Field("page", title="Parameter", description="What the page number is called.")
-    first_number: int = Field(
-        1, ge=0, title="First page", description="The number of the first page."
+    kind: Literal["page"] = Field("page", title="Kind", description="Pages are numbered.")
+    parameter: str = Field(
+        "page", title="Page parameter", description="Name of the parameter for the page number."
     )
+    first_number: int = Field(1, ge=0, title="First page", description="Number of the first page.")
     size_parameter: str = Field(
-        "", title="Size parameter", description="What the size of a page is called; empty: unsaid."
+        "",
+        title="Size parameter",
+        description="Name of the parameter for the page size. If empty, no size is sent.",
     )
     page_size: Annotated[int, Field(ge=1, title="Number")] | None = Field(
-        None, title="Size", description="How many items a page is asked to have."
+        None, title="Page size", description="Items requested per page."
     )
 
     @model_validator(mode="after")
@@ -159,16 +165,18 @@ class OffsetPagination(_CountedPagination):
 
     model_config = ConfigDict(**SETTINGS, title="Offsets")
 
-    kind: Literal["offset"] = Field("offset", title="Kind", description="Items are skipped.")
-    parameter: str = Field("offset", title="Parameter", description="What the offset is called.")
+    kind: Literal["offset"] = Field("offset", title="Kind", description="Pages start at an offset.")
+    parameter: str = Field(
+        "offset", title="Offset parameter", description="Name of the parameter for the offset."
+    )
     size_parameter: str = Field(
-        "limit", title="Size parameter", description="What the size of a page is called."
+        "limit", title="Size parameter", description="Name of the parameter for the page size."
     )
     page_size: int = Field(
         100,
         ge=1,
         title="Page size",
-        description="How many items a page is asked to have.",
+        description="Items requested per page.",
         validation_alias=AliasChoices("page_size", "limit"),
     )
 
@@ -179,9 +187,9 @@ class OffsetPagination(_CountedPagination):
 
     too_large: tuple[int, ...] = Field(
         (),
-        title="Statuses of too large a page",
-        description="Statuses by which the API refuses a page as too large; it is asked for half "
-        "as many items then, down to a hundred.",
+        title="Page-too-large statuses",
+        description="HTTP statuses by which the API refuses a page as too large. The page size is "
+        "then halved, down to 100 items.",
     )
 
     def first_request(self) -> PageRequest:
@@ -203,9 +211,9 @@ class OffsetPagination(_CountedPagination):
 
 _MORE = Field(
     "",
-    title="Has-more path",
-    description="Where a page says whether there are more, or by a name such as isLast that there "
-    "are none; empty: it does not.",
+    title="Has more path",
+    description="Path of the flag that says whether more pages follow, or of its opposite "
+    "under a name such as isLast. If empty, there is none.",
 )
 
 
@@ -236,9 +244,9 @@ class _LinkedPagination(_ShiftingPagination, ABC):
 
     keep_host: bool = Field(
         False,
-        title="Keep the host",
-        description="The next page is asked of the configured host, whatever host a link names, "
-        "for services behind a gateway that name their own.",
+        title="Keep host",
+        description="Request next pages from the configured host, whatever host their links name. "
+        "For services behind a gateway.",
     )
 
     def first_request(self) -> PageRequest:
@@ -271,9 +279,14 @@ class NextLinkPagination(_LinkedPagination):
 
     model_config = ConfigDict(**SETTINGS, title="Next link")
 
-    kind: Literal["next"] = Field("next", title="Kind", description="A page has the next address.")
+    kind: Literal["next"] = Field(
+        "next", title="Kind", description="Each page contains the URL of the next one."
+    )
     path: str = Field(
-        "next", min_length=1, title="Path", description="Where the address of the next page is."
+        "next",
+        min_length=1,
+        title="Next link path",
+        description="Path of the URL of the next page.",
     )
     more: str = _MORE
 
@@ -287,7 +300,7 @@ class LinkHeaderPagination(_LinkedPagination):
     model_config = ConfigDict(**SETTINGS, title="Link header")
 
     kind: Literal["link"] = Field(
-        "link", title="Kind", description="The header Link has the next address."
+        "link", title="Kind", description="The Link header contains the URL of the next page."
     )
 
     def _link(self, got: PageResponse) -> object:
@@ -302,17 +315,22 @@ class CursorPagination(_ShiftingPagination):
 
     model_config = ConfigDict(**SETTINGS, title="Cursor")
 
-    kind: Literal["cursor"] = Field("cursor", title="Kind", description="A page has a cursor.")
+    kind: Literal["cursor"] = Field(
+        "cursor", title="Kind", description="Each page contains a cursor for the next one."
+    )
     path: str = Field(
         "next_cursor",
         min_length=1,
-        title="Path",
-        description="Where the cursor of a page is, such as hits.hits.-1.sort for one of its last "
-        "item.",
+        title="Cursor path",
+        description="Path of the cursor, such as hits.hits.-1.sort for a value of the last item.",
     )
-    parameter: str = Field("cursor", title="Parameter", description="What the cursor is called.")
+    parameter: str = Field(
+        "cursor", title="Cursor parameter", description="Name of the parameter for the cursor."
+    )
     location: Location = Field(
-        "query", title="Location", description="Whether the cursor is in the query or the body."
+        "query",
+        title="Location",
+        description="Part of the request that carries the cursor: query or body.",
     )
     more: str = _MORE
 

@@ -71,26 +71,30 @@ def _check_headers(value: Any) -> Any:
 class TimeParameter(BaseModel):
     """The request parameter for the beginning or the end of the requested range."""
 
-    model_config = ConfigDict(**SETTINGS, title="Bound")
+    model_config = ConfigDict(**SETTINGS, title="Time parameter")
 
     parameter: str = Field(
-        min_length=1, title="Parameter", description="What the instant is called; dots lead down."
+        min_length=1,
+        title="Parameter name",
+        description="Name of the parameter. In a body, dots separate the levels.",
     )
     location: Location = Field(
-        "query", title="Location", description="Whether the instant is in the query or the body."
+        "query",
+        title="Location",
+        description="Part of the request that carries the time: query or body.",
     )
     format: TimestampFormat = Field(
         "iso",
-        title="Format",
-        description="iso, date, seconds, milliseconds, microseconds or nanoseconds from 1970 on, "
+        title="Time format",
+        description="iso, date, a Unix time in seconds, milliseconds, microseconds or nanoseconds, "
         "or a pattern such as %Y-%m-%dT%H:%M:%SZ.",
         validation_alias=AliasChoices("format", "form"),
     )
     zone: ZoneName = Field(
         "UTC",
         title="Time zone",
-        description="The zone in which the API reads a date, or a pattern that tells no zone. One "
-        "that ends in a literal Z is UTC.",
+        description="Time zone of a date, or of a pattern without a zone. A pattern that ends in Z "
+        "is UTC.",
     )
 
 
@@ -99,50 +103,54 @@ class RestSettings(BaseModel):
 
     model_config = ConfigDict(**SETTINGS, title="JSON API")
 
-    kind: Literal["rest"] = Field("rest", title="Kind", description="The kind of source.")
+    kind: Literal["rest"] = Field("rest", title="Kind", description="Kind of source.")
     source_id: SourceId = Field(title="Source id", description=SOURCE_ID_TEXT)
-    url: SourceUrl = Field(title="Address", description="Where the API is. Never with a key in it.")
+    url: SourceUrl = Field(title="Address", description="URL of the API, without a key.")
     method: Literal["GET", "POST"] = Field(
-        "GET", title="Method", description="POST sends the body below, and must only ask."
+        "GET",
+        title="Method",
+        description="GET, or POST with the body below. The request must not change anything.",
     )
     headers: Annotated[dict[str, str], BeforeValidator(_check_headers)] = Field(
-        {}, title="Headers", description="Headers without secrets, sent with each request."
+        {}, title="Headers", description="Headers of each request, without secrets."
     )
     params: dict[str, str | int] = Field(
-        {}, title="Parameters", description="Parameters of the query, without secrets."
+        {}, title="Parameters", description="Query parameters of each request, without secrets."
     )
     body: Annotated[dict[str, Any], Field(title="JSON")] | None = Field(
-        None, title="Body", description="The JSON body of a POST, without secrets."
+        None, title="Body", description="JSON body of a POST, without secrets."
     )
     key: SecretName | None = Field(None, title="Key name", description=KEY_TEXT)
     key_header: Annotated[str, AfterValidator(_check_header)] = Field(
-        "Authorization", title="Key header", description="The header that holds the key."
+        "Authorization", title="Key header", description="Header that carries the key."
     )
     auth_prefix: str = Field(
-        "", title="Key prefix", description="What stands before the key, such as 'Bearer '."
+        "", title="Key prefix", description="Text in front of the key, such as 'Bearer '."
     )
     key_param: str = Field(
         "",
         title="Key query parameter",
-        description="The parameter of the query that holds the key, where no header can.",
+        description="Query parameter that carries the key, for APIs that accept no header.",
     )
     expected_values: dict[str, list[str | int | bool]] = Field(
         {},
         title="Expected values",
-        description="Paths in each answer, and which values there mean that it is one.",
+        description="Paths that each answer must have, and their allowed values.",
     )
     records: str = Field(
-        "", title="Records path", description="Where the list is; empty: it is the answer."
+        "",
+        title="Records path",
+        description="Path of the list of records. If empty, the answer itself is the list.",
     )
     records_keyed_by_id: bool = Field(
         False,
         title="Records keyed by id",
-        description="The records are an object whose keys are the ids, not a list.",
+        description="The records are an object whose keys are the ids, instead of a list.",
     )
     records_optional: bool = Field(
         False,
         title="Records optional",
-        description="An answer without the list has no records, unless it says that it failed.",
+        description="An answer without the list counts as no records, unless it reports an error.",
         validation_alias=AliasChoices("records_optional", "may_lack"),
     )
     id: (
@@ -151,80 +159,88 @@ class RestSettings(BaseModel):
     ) = Field(
         "id",
         title="Id path",
-        description="Where a record has its id, or a list of places where fields are that only "
-        "together are one; an empty list: it is the hash of the content. Unused if the records are "
-        "keyed by it.",
+        description="Path of the id, or several paths that identify a record together. If the list "
+        "is empty, the hash of the content is the id. Not used for records keyed by id.",
     )
     timestamps: tuple[str, ...] = Field(
         min_length=1,
         title="Timestamp paths",
-        description="Where a record has its times; the latest counts.",
+        description="Paths of a record's times. The latest one counts.",
     )
     timestamp_format: (
-        Annotated[ReadableFormat, Field(title="One form")]
-        | Annotated[tuple[ReadableFormat, ...], Field(min_length=1, title="Several forms")]
+        Annotated[ReadableFormat, Field(title="One format")]
+        | Annotated[tuple[ReadableFormat, ...], Field(min_length=1, title="Several formats")]
     ) = Field(
         "iso",
         title="Timestamp format",
-        description="iso: ISO 8601, and whatever else is one instant alone, such as RFC 2822, "
-        "Apr 16, 2025 7:00 AM, or a count from 1970 on whose size tells its unit. Or seconds, "
-        "milliseconds, microseconds or nanoseconds from 1970 on, or a pattern such as "
-        "%d/%m/%Y %H:%M. Several in a list are tried in their order.",
+        description="iso accepts ISO 8601 and every other unambiguous form, such as RFC 2822, Apr "
+        "16, 2025 7:00 AM, or a Unix time of any unit. Otherwise seconds, "
+        "milliseconds, microseconds or nanoseconds of Unix time, or a pattern such as "
+        "%d/%m/%Y %H:%M. Several formats are tried in order.",
     )
     no_time: tuple[str | int, ...] = Field(
         (),
         title="Values for no time",
-        description="Values that mean that there is no time, such as 0 or 1970-01-01T00:00:00Z, "
-        "beside the usual ones: null, nothing, None, N/A, -, never, 0000-00-00.",
+        description="Values that stand for no time, such as 0 or 1970-01-01T00:00:00Z, in addition "
+        "to null, an empty text, None, N/A, -, never and 0000-00-00.",
     )
     unversioned: tuple[str, ...] = Field(
         (),
         title="Unversioned fields",
-        description="Paths of fields that make no new version of a record when they alone change, "
-        "such as queried_at. The record keeps them as they were when its version was first stored.",
+        description="Paths of fields whose changes alone make no new version of a record, such as "
+        "queried_at. The sink keeps their values from when the version was first "
+        "stored.",
     )
     zone: ZoneName = Field(
         "UTC",
         title="Time zone",
-        description="The zone of the records' times that say none, such as UTC.",
+        description="Time zone of record times that state none.",
     )
     since: TimeParameter | None = Field(
-        None, title="Since", description="How the API is told where to begin; empty: not at all."
+        None,
+        title="Start parameter",
+        description="Request parameter that carries the start of the range. If empty, every run "
+        "reads from the beginning.",
     )
     until: TimeParameter | None = Field(
-        None, title="Until", description="How the API is told where to end; empty: not at all."
+        None,
+        title="End parameter",
+        description="Request parameter that carries the end of the range. If empty, no end is sent.",
     )
     paging: Pagination = Field(
-        SinglePage(), title="Paging", description="How one page leads to the next."
+        SinglePage(), title="Paging", description="The way from one page to the next."
     )
     ordered: bool = Field(
         False,
         title="Ordered",
-        description="No record is older than one on a page before, so that a run can go on where "
-        "it broke off.",
+        description="Records come in time order: none is older than those on earlier pages. An "
+        "interrupted run then resumes where it stopped.",
     )
     overlap: Overlap | None = overlap_field(
-        timedelta(hours=24), "Empty: each run reads all there is."
+        timedelta(hours=24), "If empty, each run reads everything."
     )
     full_snapshot: bool = Field(
         False,
         title="Full snapshot",
-        description="A run lists all there is, so that what is missing was removed. Needs an empty "
-        "overlap.",
+        description="Each run lists all records, so a record that is missing was removed. Requires "
+        "an empty overlap.",
     )
     retention: Annotated[Days, Field(gt=timedelta(0))] | None = Field(
         None,
         title="Retention (days)",
-        description="How long the API keeps what it yields; empty: for ever.",
+        description="Age of the oldest records that the API still returns. If empty, it keeps them "
+        "forever.",
     )
     rate: Rate | None = Field(
-        None, title="Rate limit", description="How many requests the API takes; empty: any."
+        None,
+        title="Rate limit",
+        description="Number of requests that the API accepts. If empty, requests are not limited.",
     )
 
     throttle_statuses: tuple[int, ...] = Field(
         (),
         title="Throttle statuses",
-        description="Statuses by which the API says that there were too many requests, beside 429.",
+        description="HTTP statuses for too many requests, in addition to 429.",
     )
     connection: Connection | None = connection_field()
 
