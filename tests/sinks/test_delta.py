@@ -696,7 +696,7 @@ async def test_table_that_the_sink_did_not_make_is_refused(lake: Path) -> None:
     """Somebody else's table is left as it is."""
     deltalake.write_deltalake(str(lake / "records"), pa.table({"id": [1], "name": ["x"]}))
 
-    with pytest.raises(SinkError, match=r"not made by this sink: .* id, name; use another"):
+    with pytest.raises(SinkError, match=r"not created by this sink: .* id, name; use another"):
         await write(sink(lake))
     assert commits(lake) == 1
 

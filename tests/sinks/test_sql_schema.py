@@ -464,7 +464,7 @@ async def test_table_without_its_primary_key_is_refused_and_told_which(
     ):
         fresh.execute(statement)
     key = r"\(source_id, record_id\)" if keep == "latest" else r"\(source_id, record_id, version\)"
-    with pytest.raises(SinkError, match=f"has no primary key; it should be {key}: give"):
+    with pytest.raises(SinkError, match=f"has no primary key; it should be {key}. Give"):
         await write(fresh.sink(keep=keep), record("1", 1))
 
 

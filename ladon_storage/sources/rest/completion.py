@@ -142,8 +142,8 @@ class Completion:
     def _says_more(self, page: ListPage) -> bool | None:
         """Return whether a page says that there are more; ``None``: it does not say."""
         got, more = page.response, getattr(self._paging, "more", "")
-        if more and (told := promised_at(got.document, more)) is not None:
-            return told
+        if more and (flag := promised_at(got.document, more)) is not None:
+            return flag
         if self._promise(page, heeds_next=False) is not None:
             return True
         return False if is_over(got.answer, got.document, got.items, self._api.records) else None
@@ -170,12 +170,15 @@ class Completion:
         led = self._led
         is_last = page.keys and self.lacks_sign(page, position)
         if self._lost and (is_last or (not page.keys and (led or (is_led and self.led_on)))):
-            return f"has no {' nor '.join(map(repr, self._lost))} on its last page, as before"
+            return (
+                f"has no {' nor '.join(map(repr, self._lost))} on its last page, unlike the "
+                "pages before"
+            )
         if not self.is_silent(page) or led is None:
             return None
         is_linked = self._last is not None and next_in(self._last.headers.getall("Link", []))
         if self._flagged or got.document is None or (is_linked and not self._has_cursor):
-            return f"{led}, and then has no records, and nothing that says that it ends"
+            return f"{led}, and then ends without records and without a sign of the end"
         return None
 
     def _note_envelope(self, page: ListPage) -> None:
@@ -221,7 +224,7 @@ class Completion:
             return None
         if count is not None and tally.is_exact:
             is_short = tally.records < count
-            return "gives some records twice instead of others" if is_short else None
+            return "returned some records twice in place of others" if is_short else None
         is_declared = getattr(self._paging, "stable", False)
         if (
             is_declared
@@ -229,7 +232,7 @@ class Completion:
             or self.goes_by_items
         ):
             return None
-        return "gives some records twice"
+        return "returned some records twice"
 
     @property
     def goes_by_items(self) -> bool:

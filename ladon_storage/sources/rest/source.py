@@ -100,10 +100,10 @@ class RestApi(RestSettings):
                 async for page in in_turns(made, len(got.answer.body)):
                     yield page
                 if shared.problem:
-                    raise fetcher.error(f"{shared.problem}: name the path of their own ids")
+                    raise fetcher.error(shared.problem, "set id to the path of their own ids")
         if shared.doubt:
             logger.warning(
-                "Source %r %s that differ; see whether that is the path of their ids.",
+                "Source %r %s that differ. Check whether that is the path of their ids.",
                 self.source_id,
                 shared.doubt,
                 extra={"source_id": self.source_id},
