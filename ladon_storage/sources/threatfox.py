@@ -24,6 +24,7 @@ from ladon_storage.collection.protocols import KnownContent, utc_now
 from ladon_storage.collection.records import Page, paged
 from ladon_storage.errors import SourceError
 from ladon_storage.models import SourceId
+from ladon_storage.sources.abuse_ch import require_key, with_address
 from ladon_storage.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -99,14 +100,11 @@ class ThreatFox(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_address(cls, values: Any) -> Any:
-        if isinstance(values, dict) and not values.get("url"):
-            return values | {"url": _ADDRESSES.get(values.get("via", "export"), "")}
-        return values
+        return with_address(values, _ADDRESSES)
 
     @model_validator(mode="after")
     def _require_key(self) -> ThreatFox:
-        if self.key is None and (self.via == "api" or "{key}" in self.url):
-            raise ValueError("it requires a key; set key to the name of its secret")
+        require_key(self.key, self.via, self.url)
         return self
 
     @property

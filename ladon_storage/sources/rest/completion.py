@@ -30,6 +30,7 @@ from ladon_storage.sources.rest.pagination import (
     OffsetPagination,
     PageNumberPagination,
     SinglePage,
+    leads_on,
 )
 from ladon_storage.sources.rest.stated import StatedNumbers, by_declaration
 
@@ -67,10 +68,7 @@ class Completion:
         if not page.keys:
             return
         self._last = page.response.answer
-        is_led = not isinstance(
-            self._paging, NextLinkPagination | CursorPagination | LinkHeaderPagination
-        )
-        self._led = self._promise(page, heeds_next=is_led)
+        self._led = self._promise(page, heeds_next=not leads_on(self._paging))
         self._flagged_before, self._flagged = self._flagged, self._says_more(page) is True
 
     def _check_front(self, page: ListPage) -> None:
@@ -164,7 +162,7 @@ class Completion:
             return None
         if got.document is None and got.answer.status not in OK:
             return None  # by a status that was declared
-        is_led = self._has_cursor and not self.goes_by_items and not page.request.is_once
+        is_led = leads_on(self._paging) and not self.goes_by_items and not page.request.is_once
         if is_led and self.led_on and got.document is None:
             return "leads to a page that has no content, not even an empty list"
         led = self._led
@@ -177,7 +175,7 @@ class Completion:
         if not self.is_silent(page) or led is None:
             return None
         is_linked = self._last is not None and next_in(self._last.headers.getall("Link", []))
-        if self._flagged or got.document is None or (is_linked and not self._has_cursor):
+        if self._flagged or got.document is None or (is_linked and not leads_on(self._paging)):
             return f"{led}, and then ends without records and without a sign of the end"
         return None
 
@@ -209,12 +207,6 @@ class Completion:
             return not _has(page.response.document, paging.path) and self._says_more(page) is None
         return (
             isinstance(paging, LinkHeaderPagination) and "Link" not in page.response.answer.headers
-        )
-
-    @property
-    def _has_cursor(self) -> bool:
-        return isinstance(
-            self._paging, NextLinkPagination | CursorPagination | LinkHeaderPagination
         )
 
     def may_have_skipped(self) -> str | None:

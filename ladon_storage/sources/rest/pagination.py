@@ -383,3 +383,8 @@ Pagination = Annotated[
     Field(discriminator="kind"),
 ]
 """Any kind of pagination, identified by its ``kind``."""
+
+
+def leads_on(paging: Pagination) -> bool:
+    """Return whether each page says itself which one is next, by a link or a cursor."""
+    return isinstance(paging, NextLinkPagination | CursorPagination | LinkHeaderPagination)

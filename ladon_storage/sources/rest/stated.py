@@ -10,13 +10,11 @@ from __future__ import annotations
 from ladon_storage.sources.rest.links import linked, number_in
 from ladon_storage.sources.rest.listing import ListPage, MovedError, PagedApi, SeenRecords
 from ladon_storage.sources.rest.pagination import (
-    CursorPagination,
-    LinkHeaderPagination,
-    NextLinkPagination,
     OffsetPagination,
     PageNumberPagination,
     Pagination,
     SinglePage,
+    leads_on,
 )
 from ladon_storage.sources.rest.totals import Total, declared_total, stated_pages, usual_total
 
@@ -199,10 +197,7 @@ class StatedNumbers:
 
     @property
     def _came_pages(self) -> int:
-        has_cursor = isinstance(
-            self._paging, NextLinkPagination | CursorPagination | LinkHeaderPagination
-        )
-        return max(self._asked if has_cursor else self.filled, 1)
+        return max(self._asked if leads_on(self._paging) else self.filled, 1)
 
     def is_short(self, position: int) -> bool:
         """Return whether fewer came than an undeclared total or number of pages states."""
