@@ -262,7 +262,7 @@ KEV = '[sources.kev]\nkind = "kev"\n'
         (KEV + "freshness.max_age = 4", "max_age: There is no such key; did you mean 'max_age_h"),
         (KEV + "freshness.max_age_hours = 0", "[sources.kev.freshness] max_age_hours: Input"),
         (KEV + "freshness.max_age_hours = inf", "[sources.kev.freshness] max_age_hours: Input"),
-        ('[sinks.a]\ntable = "x"', "[sinks.a] A sink needs its address as the text 'url'"),
+        ('[sinks.a]\ntable = "x"', "[sinks.a] A sink requires its address as the text 'url'"),
         (SINK + 'kep = "all"', "[sinks.records] A sink has no field 'kep'. Its fields are"),
         (SINK + 'keep = "al"', "[sinks.records] keep: Input should be 'latest' or 'all'."),
         ('[sinks.a]\nurl = "mysql://x/y"', "[sinks.a] There is no sink for an address of the sch"),

@@ -331,7 +331,9 @@ async def test_state_that_no_sink_wrote_is_named(folder: Path) -> None:
     async with JsonlSink(f"jsonl://{folder}") as sink:
         await sink.write("feed", Page([record("1", 1)]), position=Position(timestamp=at(1)))
         (folder / "records" / "feed" / "position.json").write_text("{")
-        with pytest.raises(SinkError, match=r"position\.json is no position.*delete it"):
+        with pytest.raises(
+            SinkError, match=r"position\.json does not contain a position.*Delete it"
+        ):
             await sink.position("feed")
         (folder / "records_removed").mkdir()
         (folder / "records_removed" / "feed.jsonl").write_text("{")
