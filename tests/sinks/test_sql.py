@@ -273,7 +273,7 @@ async def test_table_that_the_sink_did_not_make_is_refused(path: Path, statement
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(statement)
 
-    with pytest.raises(SinkError, match=r"'records'.*Use another table"):
+    with pytest.raises(SinkError, match=r"'records'.*[Uu]se another table"):
         await write(sink(path))
 
 
