@@ -148,8 +148,10 @@ class ApiRequests:
         if isinstance(items, ManyItems | ManyKeyed) and len(items) > _MOST_KEYS:
             return [items.digest().hex()]
         if api.records_keyed_by_id:
-            return [f"{key}{KEY_END}{_times(item, api.timestamps)}" for key, item in items.items()]
+            return [f"{key}{KEY_END}{_values(item, api.timestamps)}" for key, item in items.items()]
         reader = api.reader()
+        # The id itself, too, which may be a number or a text.
+        told = (*([api.id] if isinstance(api.id, str) else api.id), *api.timestamps)
         found = list[str]()
         for item in items:
             record_id = reader.record_id(item)
@@ -157,7 +159,7 @@ class ApiRequests:
                 text = json.dumps(item, sort_keys=True, default=repr)
                 found.append(blake2b(text.encode(errors="replace"), digest_size=16).hexdigest())
             else:
-                found.append(f"{record_id}{KEY_END}{_times(item, api.timestamps)}")
+                found.append(f"{record_id}{KEY_END}{_values(item, told)}")
         return found
 
     def is_round(self, count: int) -> bool:
@@ -278,7 +280,7 @@ class ApiRequests:
             )
 
 
-def _times(item: object, paths: tuple[str, ...]) -> str:
+def _values(item: object, paths: tuple[str, ...]) -> str:
     return repr([value_at(item, path) for path in paths])
 
 
