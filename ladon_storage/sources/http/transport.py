@@ -178,7 +178,13 @@ class HttpTransport:
 
     def redact_url(self, url: str | URL) -> str:
         """Return an address without secrets, including this source's keys."""
-        text = self.masked(redact_url(url))
+        sent = str(url)
+        hidden = self.masked(sent)
+        try:
+            # Masked first: a part of a secret may be in the fragment, which is cut off.
+            text = self.masked(redact_url(url if hidden == sent else hidden))
+        except ValueError:
+            text = "an address that is none without its secrets"
         return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"
 
     def check_host(self, request: Request) -> None:
