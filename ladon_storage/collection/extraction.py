@@ -58,7 +58,7 @@ LISTED = "0" * 30
 """The digest in a position for a listing that is not in one document."""
 
 _LONGEST_LEAD = timedelta(days=1)
-"""The most by which a source's clock may be ahead before it counts as wrong."""
+"""The most by which a source's clock may be ahead, or behind unmentioned."""
 
 _NARROW = 0.8
 """The share of the overlap beyond which a record's first sight shows that it is too narrow."""
@@ -453,6 +453,14 @@ class Extraction:
                 source,
                 f"Records of source {source.source_id!r} from the future: {counts.in_future}; "
                 "stored, and moving no watermark.",
+            )
+        if counts.is_ahead and self._began - self._horizon > _LONGEST_LEAD:
+            _tell(
+                logging.WARNING,
+                source,
+                f"The clock of source {source.source_id!r} says {self._horizon.isoformat()}, more "
+                "than a day behind this one, and some records are later: they are stored, and "
+                "move no watermark. Correct the clock.",
             )
         if self._reversions.left:
             _tell(
