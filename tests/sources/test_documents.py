@@ -520,7 +520,20 @@ def test_wrong_description_does_not_show_values() -> None:
     assert caught.value.__context__ is None
 
 
-@pytest.mark.parametrize("key", ["0123456789abcdef" * 3, "01234567-89ab-cdef-0123-456789abcdef"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "0123456789abcdef" * 3,
+        "01234567-89ab-cdef-0123-456789abcdef",
+        "a7Kd9fQ2mZx4Lp8Rt3Vb6Nc1",
+        "q1w2e3r4t5y6u7i8o9p0asdf",
+        "dG9-a2V_bjE4aGs3Zm9vYmFy0xYz",
+        "ghp_" + "a" * 36,
+        "glpat-" + "x" * 20,
+        "AKIA" + "ABCDEFGH12345678",
+        "eyJ" + "hbGciOiJIUzI1NiIsInR5cCI6",
+    ],
+)
 def test_key_in_place_of_its_name_is_refused_unshown(key: str) -> None:
     """Who puts the key itself where its name belongs does not find it in a log."""
     with pytest.raises(ConfigurationError, match="looks like the secret itself") as caught:

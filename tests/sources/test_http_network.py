@@ -675,3 +675,14 @@ async def test_cancelling_leaves_nothing_behind() -> None:
         with suppress(asyncio.CancelledError):
             await fetching
         assert fetching.cancelled()
+
+
+async def test_user_in_a_redirect_is_dropped() -> None:
+    """The source's own credentials are the only ones, and go to its site as they are."""
+    async with FeedServer() as feed:
+        there = URL(feed.url).with_user("u").with_password("p")
+        feed.script.extend([Answer(b"", 302, {"Location": str(there)}), Answer.of(1)])
+        keys = Credentials(feed.url, {"Authorization": "SECRET"})
+        async with source_http("feed", credentials=keys) as http:
+            assert await http.get_json(feed.url) == 1
+        assert [each.headers["Authorization"] for each in feed.asks] == ["SECRET"] * 2
