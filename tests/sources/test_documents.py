@@ -542,3 +542,19 @@ def test_key_in_place_of_its_name_is_refused_unshown(key: str) -> None:
         Otx(key=key)
 
     assert key not in str(caught.value) + str(direct.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ABUSE_CH_KEY",
+        "THREATFOX_AUTH_KEY_2024",
+        "s3-bucket-eu-west-1-key2",
+        "MyCompanyFeedKey2024Production",
+        "X509_CERT_KEY_P12_PASSWORD",
+        "feed_key_sha256_rs512_es384_v2",
+    ],
+)
+def test_name_with_digits_is_a_name(name: str) -> None:
+    """Numbers at the ends of words make no secret of a name."""
+    assert Otx(key=name).key == name
