@@ -61,8 +61,8 @@ class Rate(BaseModel):
 def _check_proxy(value: str) -> str:
     if URL(value).user is not None or URL(value).password is not None:
         raise ValueError(
-            "the proxy's address holds a user or a password; set proxy_user, and proxy_password to "
-            "the name of a secret"
+            "the proxy's address contains a user or a password; set proxy_user, and "
+            "proxy_password to the name of a secret"
         )
     return value
 
@@ -70,7 +70,7 @@ def _check_proxy(value: str) -> str:
 def _check_site(value: str) -> str:
     site = value.strip().lower()
     if not _SITE.fullmatch(site):
-        raise ValueError("should be a host such as mirror.example.org, or with a port")
+        raise ValueError("should be a host such as mirror.example.org, optionally with a port")
     return site
 
 

@@ -27,7 +27,7 @@ from ladon_storage.sources.fields import (
     connection_field,
 )
 from ladon_storage.sources.http.client import SourceHttp, source_http
-from ladon_storage.sources.http.urls import SourceUrl, redact_url
+from ladon_storage.sources.http.urls import SourceUrl
 from ladon_storage.sources.json.documents import (
     Document,
     in_turns,
@@ -37,6 +37,7 @@ from ladon_storage.sources.json.documents import (
     whole_document,
 )
 from ladon_storage.sources.json.items import ItemReader
+from ladon_storage.sources.problems import published_error
 from ladon_storage.sources.timestamps import any_timestamps
 
 # A day is read as its first instant.
@@ -97,18 +98,20 @@ class Kev(BaseModel):
             raise self._error("is empty")
         if catalogue.get("count") != len(entries):
             stated = http.quoted(catalogue.get("count"))
-            raise self._error(f"has {len(entries)} entries and states {stated}: it was cut off")
+            raise self._error(f"was cut off: it has {len(entries)} entries and states {stated}")
         ids = [record_id for each in entries if (record_id := _ENTRIES.record_id(each))]
         if len(set(ids)) < len(ids):
             raise self._error(
                 f"has {len(entries)} entries, and an id in more than one of them: "
-                f"{http.quoted(Counter(ids).most_common(1)[0][0])}; another is missing"
+                f"{http.quoted(Counter(ids).most_common(1)[0][0])}, so another is missing"
             )
         return entries
 
     def _error(self, problem: str) -> SourceError:
-        return SourceError(
-            f"The catalogue of source {self.source_id!r} at {redact_url(self.url)} {problem}; "
-            "nothing of it was stored, see what CISA publishes.",
+        return published_error(
+            "catalogue",
             self.source_id,
+            self.url,
+            problem,
+            "nothing of it was stored; check what CISA publishes",
         )

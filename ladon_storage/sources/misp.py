@@ -82,11 +82,13 @@ class Misp(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Misp:
         if self.via == "restsearch" and self.key is None:
-            raise ValueError("an instance needs a key; set the name of the secret that holds it")
+            raise ValueError("an instance requires a key; set key to the name of its secret")
         if self.via == "feed" and self.filters:
             raise ValueError("a feed takes no filters; leave them empty")
         if ours := sorted(_OURS & self.filters.keys()):
-            raise ValueError(f"the filters {', '.join(ours)} are set by the collection itself")
+            raise ValueError(
+                f"filters must not contain {', '.join(ours)}, which the collection sets itself"
+            )
         return self
 
     @property
@@ -161,4 +163,4 @@ class Misp(BaseModel):
 def _refuse_errors(document: object) -> str | None:
     """Return the error that an instance reports in its own answer, if any."""
     errors = document.get("errors") if isinstance(document, dict) else None
-    return f"says that it has errors: {errors!r}" if errors else None
+    return f"reports errors: {errors!r}" if errors else None

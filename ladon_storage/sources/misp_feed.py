@@ -28,6 +28,7 @@ from ladon_storage.sources.http.client import OK, Credentials, HttpResponse, Sou
 from ladon_storage.sources.http.urls import redact_url
 from ladon_storage.sources.json.documents import off_loop
 from ladon_storage.sources.json.items import value_at
+from ladon_storage.sources.problems import published_error
 from ladon_storage.sources.timestamps import unix_timestamps
 
 PAGE_EVENTS = 10
@@ -108,9 +109,9 @@ class MispFeed:
             return
         first = stale[0]
         logger.warning(
-            "The feed of source %r at %s gives %d files older than its manifest lists them, as "
-            "%s of %s in place of %s; each run asks for them until they are as listed. See whether "
-            "a cache stands before the feed.",
+            "The feed of source %r at %s has %d files that are older than its manifest "
+            "lists them, such as %s of %s instead of %s. Each run requests them until they "
+            "are as listed. Check whether a cache is in front of the feed.",
             self.source_id,
             redact_url(self.url),
             len(stale),
@@ -131,16 +132,16 @@ class MispFeed:
             if answer.status not in _REFUSED:
                 return
         raise self._error(
-            f"lists {len(listed)} events, and each file that was asked for is refused or missing",
-            "check the address, and what its key may read",
+            f"lists {len(listed)} events, and every requested file was refused or is missing",
+            "check the address and the permissions of the key",
         )
 
     def _listed(self, http: SourceHttp, manifest: object) -> tuple[Page, dict[str, datetime]]:
         """Return the unusable entries of a manifest, and the timestamp of each listed event."""
         if not isinstance(manifest, dict) or not manifest:
             raise self._error(
-                "is no object of events, or is empty",
-                "nothing of it was stored, see what the feed publishes",
+                "is not an object of events, or is empty",
+                "nothing of it was stored; check what the feed publishes",
             )
         page, listed = Page(), {}
         for uuid, entry in manifest.items():
@@ -150,8 +151,8 @@ class MispFeed:
                 page.rejects.append(Reject.of(error, {uuid: entry}, uuid))
         if not listed:
             raise self._error(
-                f"lists nothing that is an event{http.said(manifest)}",
-                "nothing of it was stored, see what the feed publishes",
+                f"lists no event{http.said(manifest)}",
+                "nothing of it was stored; check what the feed publishes",
             )
         return page, listed
 
@@ -160,7 +161,7 @@ class MispFeed:
     ) -> tuple[Record | Reject, int]:
         answer = await http.get(self._file(f"{uuid}.json"), accept=(*OK, *_REFUSED))
         if answer.status in _REFUSED:
-            reason = f"the manifest lists it, and its file answers {answer.status}"
+            reason = f"its file, which the manifest lists, answered {answer.status}"
             return Reject.of(reason, {uuid: await entry()}, uuid), answer.status
         size = len(answer.body)
         return await off_loop(size, _read_event, http, answer, uuid, moment), answer.status
@@ -169,11 +170,7 @@ class MispFeed:
         return f"{self.url.removesuffix('manifest.json').rstrip('/')}/{name}"
 
     def _error(self, problem: str, step: str) -> SourceError:
-        return SourceError(
-            f"The manifest of source {self.source_id!r} at {redact_url(self.url)} {problem}; "
-            f"{step}.",
-            self.source_id,
-        )
+        return published_error("manifest", self.source_id, self.url, problem, step)
 
 
 async def _wanted(
@@ -233,7 +230,7 @@ def _listed_at(uuid: str, entry: object) -> datetime:
         ValueError: The manifest does not say, or lists what cannot be the name of a file.
     """
     if not _UUID.fullmatch(uuid):
-        raise ValueError("the manifest lists it under a name that is no UUID")
+        raise ValueError("the manifest lists it under a name that is not a UUID")
     try:
         return _moment(value_at(entry, "timestamp"))
     except ValueError as error:

@@ -34,7 +34,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ladon_storage.collection.credentials import SecretName, resolve_secret
 from ladon_storage.collection.records import Page
-from ladon_storage.errors import SourceError
 from ladon_storage.models import SourceId
 from ladon_storage.sources.fields import (
     KEY_TEXT,
@@ -52,6 +51,7 @@ from ladon_storage.sources.json.documents import (
     in_turns,
     is_list,
 )
+from ladon_storage.sources.problems import published_error
 from ladon_storage.sources.rest.failures import failure
 from ladon_storage.sources.taxii_envelopes import (
     ADDED_FIRST,
@@ -112,7 +112,7 @@ class Taxii(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Taxii:
         if self.user and self.key is None:
-            raise ValueError("a user needs a password; set key to the name of its secret")
+            raise ValueError("a user requires a password; set key to the name of its secret")
         return self
 
     @property
@@ -154,12 +154,12 @@ class Taxii(BaseModel):
 
     def _warn_of_no_times(self, order: Order) -> None:
         if order.highest is not None:
-            self._fail("no longer says when its objects were added, as it did on a page before")
+            self._fail("no longer states when its objects were added, as it did on an earlier page")
         if not order.is_undated:
             order.is_undated = True
             logger.warning(
-                "The collection of source %r at %s does not say when its objects were added, in "
-                "%s and %s: all of it is read each time, and no watermark moves.",
+                "The collection of source %r at %s does not state in %s and %s when its "
+                "objects were added. Each run reads all of it, and no watermark moves.",
                 self.source_id,
                 redact_url(self.url),
                 ADDED_FIRST,
@@ -178,7 +178,10 @@ class Taxii(BaseModel):
                 was_over, is_first = question.is_over, question.last is None
                 repeats, lacks = question.repeats(envelope), question.lacks(envelope)
                 if envelope.goes_on and repeats and not was_over:
-                    self._fail("gives a page again that was read already, and would never end")
+                    self._fail(
+                        "returned a page again that was already read, so the reading would never "
+                        "end"
+                    )
                 question.add(envelope)
                 yield envelope
                 if envelope.added is not None:
@@ -190,7 +193,7 @@ class Taxii(BaseModel):
                     self._check_total(question)
                     return
                 if lacks and (is_first or reached is None):
-                    self._fail("says that there is more, and then gives nothing")
+                    self._fail("says that there is more, and then returned nothing")
             elif question.is_over:
                 return
             place = self._anew(place, reached)
@@ -215,12 +218,14 @@ class Taxii(BaseModel):
         if isinstance(document, dict) and _WITHOUT_OBJECTS.issuperset(document):
             objects = []
         if not isinstance(document, dict) or not is_list(objects):
-            self._fail(f"answers no envelope with a list of objects{http.said(document)}")
+            self._fail(
+                f"did not answer with an envelope that has a list of objects{http.said(document)}"
+            )
         if failure(document, objects, "objects") or ("title" in document and not objects):
-            self._fail(f"answers an error beside its objects{http.said(document)}")
+            self._fail(f"answered with an error next to its objects{http.said(document)}")
         following = document.get("next")
         if not isinstance(following, str | None):
-            self._fail(f"answers a `next` that is a {type(following).__name__}")
+            self._fail(f"answered with a `next` that is a {type(following).__name__}")
         return Envelope(
             objects,
             None if document.get("more") is None else bool(document["more"]),
@@ -232,12 +237,14 @@ class Taxii(BaseModel):
 
     def _check_total(self, question: Question) -> None:
         if question.total is not None and question.objects < question.total:
-            self._fail(f"states {question.total} objects, and gives {question.objects}")
+            self._fail(f"states {question.total} objects, and returned {question.objects}")
 
     def _anew(self, place: _Place, reached: Envelope | None) -> _Place:
         """Return the query that resumes without `next`, at the last object's instant, inclusive."""
         if reached is None or reached.added is None:
-            self._fail("says that there is more, and neither where nor when it was added")
+            self._fail(
+                "says that there is more, without `next` and without the time when it was added"
+            )
         after = _before(reached.added.last, reached.added.step)
         if after is not None and (place.after is None or after > place.after):
             return _Place(after, self.page_size)
@@ -245,7 +252,8 @@ class Taxii(BaseModel):
         if len(reached.objects) <= place.most:
             self._fail(
                 f"added more than {len(reached.objects)} objects at "
-                f"{reached.added.last.isoformat()}, gives no more at once, and no `next` that works"
+                f"{reached.added.last.isoformat()}, but returns no more at once, and no `next` "
+                "that works"
             )
         return _Place(place.after, place.limit * 2, None, len(reached.objects))
 
@@ -253,17 +261,18 @@ class Taxii(BaseModel):
         if self.key is None:
             return None
         value = await resolve_secret(self.key, self.source_id)
-        told = f"Bearer {value}"
+        authorization = f"Bearer {value}"
         if self.user:
-            told = f"Basic {b64encode(f'{self.user}:{value}'.encode()).decode()}"
-        return Credentials(self.url, {"Authorization": told}, redact=(value,))
+            authorization = f"Basic {b64encode(f'{self.user}:{value}'.encode()).decode()}"
+        return Credentials(self.url, {"Authorization": authorization}, redact=(value,))
 
     def _fail(self, problem: str) -> NoReturn:
-        raise SourceError(
-            f"The collection of source {self.source_id!r} at {redact_url(self.url)} {problem}; "
-            "nothing "
-            "beyond it was stored, see what is wrong with the server.",
+        raise published_error(
+            "collection",
             self.source_id,
+            self.url,
+            problem,
+            "nothing beyond it was stored; check the server",
         )
 
 

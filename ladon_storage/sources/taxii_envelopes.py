@@ -166,7 +166,7 @@ def _records(objects: Sequence[Any], moment: datetime | None) -> Iterator[Record
         record_id = each.get("id") if isinstance(each, dict) else None
         try:
             if not isinstance(record_id, str):
-                raise ValueError("id: missing, or no text")  # noqa: TRY301 - as Record says it
+                raise ValueError("id: missing, or not a text")  # noqa: TRY301 - as Record says it
             yield Record.of(record_id, moment or _own_time(each), each)
         except ValueError as error:
             yield Reject.of(error, each, record_id)

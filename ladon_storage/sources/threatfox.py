@@ -24,6 +24,7 @@ from ladon_storage.collection.protocols import KnownContent, utc_now
 from ladon_storage.collection.records import Page, paged
 from ladon_storage.errors import SourceError
 from ladon_storage.models import SourceId
+from ladon_storage.sources.abuse_ch import require_key, with_address
 from ladon_storage.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -34,7 +35,7 @@ from ladon_storage.sources.fields import (
     overlap_field,
 )
 from ladon_storage.sources.http.client import Credentials, SourceHttp, source_http
-from ladon_storage.sources.http.urls import SourceUrl, redact_url, with_key
+from ladon_storage.sources.http.urls import SourceUrl, with_key
 from ladon_storage.sources.json.documents import (
     Document,
     in_turns,
@@ -44,6 +45,7 @@ from ladon_storage.sources.json.documents import (
     whole_document,
 )
 from ladon_storage.sources.json.items import ItemReader, value_at
+from ladon_storage.sources.problems import published_error
 from ladon_storage.sources.timestamps import any_timestamps
 
 MAX_DAYS = 7
@@ -98,14 +100,11 @@ class ThreatFox(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_address(cls, values: Any) -> Any:
-        if isinstance(values, dict) and not values.get("url"):
-            return values | {"url": _ADDRESSES.get(values.get("via", "export"), "")}
-        return values
+        return with_address(values, _ADDRESSES)
 
     @model_validator(mode="after")
     def _require_key(self) -> ThreatFox:
-        if self.key is None and (self.via == "api" or "{key}" in self.url):
-            raise ValueError("it needs a key; set the name of the secret that holds it")
+        require_key(self.key, self.via, self.url)
         return self
 
     @property
@@ -158,7 +157,7 @@ class ThreatFox(BaseModel):
     def _exported(self, http: SourceHttp, document: Document) -> Mapping[str, Any]:
         exported = document.items
         if not is_keyed(exported):
-            raise self._error("is not a JSON object of ids")
+            raise self._error("is not a JSON object keyed by ids")
         if isinstance(exported, dict) and isinstance(exported.get("query_status"), str):
             raise self._error(f"has no indicators{http.said(exported)}")
         return exported
@@ -175,16 +174,14 @@ class ThreatFox(BaseModel):
             return [], 0
         if status != "ok" or not is_list(found):
             raise self._error(
-                f"answers {http.quoted(status)} with data of type {type(found).__name__}"
-                f"{http.said(document.envelope)}"
+                f"answered {http.quoted(status)} with data of type "
+                f"{type(found).__name__}{http.said(document.envelope)}"
             )
         return found, len(answer.body)
 
     def _error(self, problem: str) -> SourceError:
-        return SourceError(
-            f"The {self.via} of source {self.source_id!r} at {redact_url(self.url)} {problem}; "
-            "see whether the feed has changed.",
-            self.source_id,
+        return published_error(
+            self.via, self.source_id, self.url, problem, "check whether the feed has changed"
         )
 
 

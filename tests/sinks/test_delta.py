@@ -687,7 +687,7 @@ async def test_table_of_another_keep_is_refused(lake: Path, keep: str) -> None:
     other = "all" if keep == "latest" else "latest"
     await write(sink(lake, keep), [record("1", 1)])
 
-    with pytest.raises(SinkError, match=f"made with keep='{keep}', not keep='{other}'"):
+    with pytest.raises(SinkError, match=f"created with keep='{keep}', not keep='{other}'"):
         await write(sink(lake, other))
     assert len(rows(lake, "*")) == 1
 
@@ -696,7 +696,7 @@ async def test_table_that_the_sink_did_not_make_is_refused(lake: Path) -> None:
     """Somebody else's table is left as it is."""
     deltalake.write_deltalake(str(lake / "records"), pa.table({"id": [1], "name": ["x"]}))
 
-    with pytest.raises(SinkError, match=r"not made by this sink: .* id, name; use another"):
+    with pytest.raises(SinkError, match=r"not created by this sink: .* id, name\. Use another"):
         await write(sink(lake))
     assert commits(lake) == 1
 
@@ -706,7 +706,7 @@ async def test_folder_with_other_files_is_refused(lake: Path) -> None:
     (lake / "records").mkdir(parents=True)
     (lake / "records" / "notes.txt").write_text("mine")
 
-    with pytest.raises(SinkError, match=r"holds other files, such as 'notes\.txt'"):
+    with pytest.raises(SinkError, match=r"contains other files, such as 'notes\.txt'"):
         await write(sink(lake))
     assert [path.name for path in (lake / "records").iterdir()] == ["notes.txt"]
 

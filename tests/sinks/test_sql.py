@@ -254,7 +254,7 @@ async def test_table_of_another_keep_is_refused(path: Path, keep: str) -> None:
     other = "all" if keep == "latest" else "latest"
     await write(sink(path, keep), [record("1", 1)])
 
-    with pytest.raises(SinkError, match=f"made with keep='{keep}', not '{other}'"):
+    with pytest.raises(SinkError, match=f"created with keep='{keep}', not '{other}'"):
         await write(sink(path, other))
     assert len(table(path)) == 1
 
@@ -273,7 +273,7 @@ async def test_table_that_the_sink_did_not_make_is_refused(path: Path, statement
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(statement)
 
-    with pytest.raises(SinkError, match=r"'records'.*use another table"):
+    with pytest.raises(SinkError, match=r"'records'.*[Uu]se another table"):
         await write(sink(path))
 
 
@@ -289,7 +289,7 @@ async def test_file_that_is_no_database_is_refused(path: Path) -> None:
 
 async def test_missing_folder_is_named(tmp_path: Path) -> None:
     """SQLite says only that it is unable to open the file."""
-    with pytest.raises(SinkError, match=f"folder {tmp_path}/nowhere does not exist; make it"):
+    with pytest.raises(SinkError, match=rf"folder {tmp_path}/nowhere does not exist\. Create it"):
         await write(sink(tmp_path / "nowhere" / "records.db"))
 
 

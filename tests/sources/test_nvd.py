@@ -290,7 +290,7 @@ async def test_page_that_is_empty_before_the_total_fails() -> None:
     """A service that breaks off is not believed to have ended."""
     page: dict[str, Any] = {"totalResults": 2, "vulnerabilities": []}
     async with FeedServer(Answer.of(page)) as feed:
-        with pytest.raises(SourceError, match="that there are 2 items, and gives 0"):
+        with pytest.raises(SourceError, match="states 2 items"):
             await read(Nvd(url=feed.url))
 
 
@@ -299,7 +299,7 @@ async def test_empty_page_without_a_total_fails(total: object) -> None:
     """A service that tells no total is not believed to have nothing."""
     page: dict[str, Any] = {"totalResults": total, "vulnerabilities": []}
     async with FeedServer(Answer(body=json.dumps(page).encode())) as feed:
-        with pytest.raises(SourceError, match=r"says no total at 'totalResults'|JSON"):
+        with pytest.raises(SourceError, match=r"states no total at 'totalResults'|JSON"):
             await read(Nvd(url=feed.url))
 
 

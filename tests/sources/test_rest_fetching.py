@@ -126,7 +126,7 @@ class Listing:
     def refusal(self, got: PageResponse) -> SourceError:
         return SourceError("refused")
 
-    def error(self, problem: str, *, transient: bool = False) -> SourceError:
+    def error(self, problem: str, step: str = "", *, transient: bool = False) -> SourceError:
         return SourceError(problem, transient=transient)
 
 
@@ -432,7 +432,7 @@ async def test_total_is_met_by_records_that_differ() -> None:
             items = [{"id": min(each["id"], 8), "v": 0} for each in got.items]
             return PageResponse(got.answer, {**got.document, "rows": items}, items)
 
-    with pytest.raises(SourceError, match="there are 10 items, and gives 9 that differ"):
+    with pytest.raises(SourceError, match=r"states 10 items at .*, and returned 9 different ones"):
         await read(Doubled(CursorPagination(), 10, 3, total=True))
 
 

@@ -180,8 +180,9 @@ class History:
         if expected is None or self._table.count(source_id) >= expected:
             return False
         logger.warning(
-            "The sink's table %s has fewer rows of source %r than were stored, and its log was "
-            "cleaned before a run looked: it is filled from the beginning.",
+            "The sink's table %s has fewer rows of source %r than were stored, and its log "
+            "was cleaned before a run examined it. The source is collected again from its "
+            "beginning.",
             self._table.address,
             source_id,
         )
@@ -201,8 +202,8 @@ class History:
                 return
             found.restored.append((version, _restored_to(info)))
             logger.warning(
-                "The sink's table %s was changed by %s in its version %d, so that rows may be "
-                "missing: each source goes on from where it was then.",
+                "The sink's table %s was changed by %s in its version %d, so rows may be "
+                "missing. Each source resumes from its position at that version.",
                 self._table.address,
                 operation,
                 version,
@@ -244,9 +245,10 @@ class History:
                 lost += 1
         if lost:
             logger.warning(
-                "Rows of the sink's table %s were taken out in its version %d, and %d of their "
-                "files were vacuumed before a run looked: what was in them is stored again when a "
-                "source delivers it. Let a run of each source go between a DELETE and a VACUUM.",
+                "Rows of the sink's table %s were deleted in its version %d, and %d of their "
+                "files were vacuumed before a run examined them, so their rows are stored "
+                "again when a source delivers them. Wait for a run of each source between a "
+                "DELETE and a VACUUM.",
                 self._table.address,
                 version,
                 lost,

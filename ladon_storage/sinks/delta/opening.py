@@ -70,8 +70,8 @@ class TableOpener:
             others = [path for path in self.folder.iterdir() if path.name != "_delta_log"]
             if others:
                 raise SinkError(
-                    f"The folder {self.folder} of the sink holds other files, such as "
-                    f"{others[0].name!r}; use another address or table."
+                    f"The folder {self.folder} of the sink contains other files, such as "
+                    f"{others[0].name!r}. Use another address or table."
                 )
         return False
 
@@ -100,24 +100,24 @@ class TableOpener:
             kind = self.kind if log.transaction_version(kind_name(self.kind)) else ""
         if missing or not kind or log.metadata().partition_columns != list(PARTITIONS):
             raise SinkError(
-                f"The table {self.address} was not made by this sink: it has the columns "
-                f"{', '.join(columns)}; use another address or table."
+                f"The table {self.address} was not created by this sink: it has the columns "
+                f"{', '.join(columns)}. Use another address or table."
             )
         if kind != self.kind:
             raise SinkError(
-                f"The table {self.address} was made with {kind}, not {self.kind}; "
-                "use that, or another table."
+                f"The table {self.address} was created with {kind}, not {self.kind}. Use that, "
+                "or another table."
             )
         needed = [each for each in columns.values() if not each.nullable]
         if others := [each.name for each in needed if each.name not in self.schema.names]:
             raise SinkError(
-                f"The table {self.address} has the column {others[0]!r}, which is not the sink's "
-                "and must have a value; let it have none."
+                f"The table {self.address} has the column {others[0]!r}, which does not belong "
+                "to the sink and must have a value. Make it nullable."
             )
         if log.metadata().configuration.get("delta.columnMapping.mode", "none") != "none":
             raise SinkError(
                 f"The table {self.address} has its columns under other names in its files "
-                "(delta.columnMapping.mode), which this sink cannot write; use another table."
+                "(delta.columnMapping.mode), which this sink cannot write. Use another table."
             )
 
 

@@ -107,8 +107,8 @@ def reject_id_of(reject: Reject) -> str:
 
 def former_reject_id_of(reject: Reject) -> str:
     """Return a reject's id in releases in which its reason was a part of it."""
-    told = json.dumps([reject.reason, reject.raw])
-    return blake2b(told.encode(), digest_size=16).hexdigest()
+    text = json.dumps([reject.reason, reject.raw])
+    return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _storable(text: str) -> str:

@@ -94,8 +94,8 @@ def _checked_root(url: str) -> str:
         return str(Path(rest).absolute())
     if wrong or not host or any(mark in rest for mark in "?#"):
         raise ConfigurationError(
-            "The sink's address cannot be used; write it as delta:///var/lib/ladon or "
-            "s3://bucket/lake, and give credentials by the environment."
+            "The sink's address cannot be used. Write it as delta:///var/lib/ladon or "
+            "s3://bucket/lake, with credentials in the environment."
         )
     return url.rstrip("/")
 

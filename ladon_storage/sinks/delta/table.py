@@ -218,9 +218,9 @@ class ManagedTable:
         """
         if why := file.why_it_stays:
             raise SinkError(
-                f"The file {file.named!r} of the sink's table {why}, so that its rows cannot be "
-                "replaced; rewrite it with the engine that wrote it, by OPTIMIZE or REORG TABLE … "
-                "APPLY (PURGE).",
+                f"The file {file.named!r} of the sink's table {why}, so its rows cannot be "
+                "replaced. Rewrite it with the engine that wrote it, by OPTIMIZE or REORG "
+                "TABLE … APPLY (PURGE).",
                 source_id,
             )
         partition: dict[str, str | None] = {"source_id": source_id, "day": file.day}

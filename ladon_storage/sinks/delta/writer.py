@@ -97,7 +97,7 @@ class DeltaWriter:
         self._is_new = False
         if not source_id:
             raise SinkError(
-                "A Delta table cannot be partitioned by a source without a name; give it one."
+                "A Delta table cannot be partitioned by a source without a name. Set source_id."
             )
         if page.rejects:
             self._retried(lambda: self._quarantine.store(source_id, page.rejects, run_id))
@@ -159,9 +159,9 @@ class DeltaWriter:
             self._commits.forget()
         if is_restored and not is_first:
             raise SinkError(
-                f"The sink's table {self._records.address} was restored while a run collected into "
-                "it, so that rows of this run may be missing; run again: it goes on from where the "
-                "restored table is.",
+                f"The sink's table {self._records.address} was restored while a run collected "
+                "into it, so rows of this run may be missing. Run again; collection resumes "
+                "from the position of the restored table.",
                 source_id,
             )
 

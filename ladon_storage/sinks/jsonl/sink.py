@@ -38,7 +38,7 @@ class JsonlStore:
     def __init__(self, folder: Path, table: str) -> None:
         if not folder.absolute().parent.is_dir():
             raise SinkError(
-                f"The sink's folder {folder.parent} does not exist. Make it, or correct the "
+                f"The sink's folder {folder.parent} does not exist. Create it, or correct the "
                 "address."
             )
         folder.mkdir(exist_ok=True)

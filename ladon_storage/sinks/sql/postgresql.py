@@ -120,12 +120,12 @@ class Postgresql:
             import psycopg  # noqa: F401 - an extra
         except ImportError as error:
             raise ConfigurationError(
-                "A sink in PostgreSQL needs psycopg; install ladon-storage[postgresql]."
+                "A sink in PostgreSQL requires psycopg. Install ladon-storage[postgresql]."
             ) from error
         if not url.database:
             raise ConfigurationError(
-                f"The sink {url.render_as_string(hide_password=True)} names no database; write its "
-                f"address as {self.example}."
+                f"The sink {url.render_as_string(hide_password=True)} names no database. Write "
+                f"its address as {self.example}."
             )
         self._url = url.set(drivername="postgresql+psycopg")
         self._keep = keep

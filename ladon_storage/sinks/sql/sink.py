@@ -80,5 +80,5 @@ def _parsed(url: str) -> URL:
     # Neither the text nor the original error: an unreadable address may contain a password.
     if parsed is None or parsed.drivername not in _DATABASES:
         examples = " or ".join(database.example for database in _DATABASES.values())
-        raise ConfigurationError(f"The sink's address cannot be used; write it as {examples}.")
+        raise ConfigurationError(f"The sink's address cannot be used. Write it as {examples}.")
     return parsed

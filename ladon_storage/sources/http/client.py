@@ -35,6 +35,7 @@ from ladon_storage.sources.json.documents import (
     read_document,
 )
 from ladon_storage.sources.json.unique_keys import DuplicateKeyError
+from ladon_storage.sources.problems import with_step
 
 __all__ = [
     "OK",
@@ -117,12 +118,12 @@ class SourceHttp:
         """
         if not isinstance(document, dict):
             return ""
-        told = [
+        reasons = [
             f"{name} {self.quoted(document[name])}"
             for name in _REASONS
             if document.get(name) not in (None, "", [], {})
         ]
-        return f"; it says {', '.join(told[:3])}" if told else ""
+        return f"; it says {', '.join(reasons[:3])}" if reasons else ""
 
     def clean(self, error: BaseException) -> None:
         """Remove this source's secrets from an error and its chained errors."""
@@ -130,7 +131,9 @@ class SourceHttp:
 
     def error(self, problem: str, step: str, *, transient: bool = False) -> SourceError:
         """Return a `SourceError` of the source with a masked text: a problem, and the next step."""
-        return SourceError(self.masked(f"{problem}; {step}."), self._source_id, transient=transient)
+        return SourceError(
+            self.masked(with_step(problem, step)), self._source_id, transient=transient
+        )
 
     @property
     def asked_at(self) -> datetime | None:
@@ -159,9 +162,8 @@ class SourceHttp:
         """
         if answer.status == 204:
             raise SourceError(
-                f"Source {self._source_id!r} answered 204 from {self.redact_url(answer.url)}, "
-                "without a "
-                "document; see what it publishes.",
+                f"Source {self._source_id!r} answered 204 from {self.redact_url(answer.url)} "
+                "without a document. Check what it publishes.",
                 self._source_id,
             )
         try:
@@ -193,10 +195,9 @@ class SourceHttp:
         what, _, why = self.masked(problem).partition(": ")
         why = why if len(why) <= _LONGEST_PROBLEM else f"{why[:_LONGEST_PROBLEM]}…"
         return self.error(
-            f"The document of source {self._source_id!r} at {self.redact_url(answer.url)} {what}, "
-            "after "
-            f"{len(answer.body)} bytes that arrived whole: {why}; nothing of it was stored",
-            "see what the source publishes",
+            f"The document of source {self._source_id!r} at {self.redact_url(answer.url)} "
+            f"{what}, after {len(answer.body)} bytes that arrived completely: {why}",
+            "nothing of it was stored; check what the source publishes",
         )
 
     async def get(
@@ -244,8 +245,8 @@ class SourceHttp:
             pass
         # Neither chained nor shown: an invalid address may have a secret anywhere.
         raise SourceError(
-            f"Source {self._source_id!r} leads to an address that is none; see how it is set up, "
-            "and what it answers.",
+            f"Source {self._source_id!r} leads to an invalid address. Check its settings "
+            "and its answers.",
             self._source_id,
         )
 

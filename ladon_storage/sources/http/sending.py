@@ -32,6 +32,7 @@ from ladon_storage.sources.http.transport import (
     UnreachableError,
 )
 from ladon_storage.sources.http.urls import with_query
+from ladon_storage.sources.problems import with_step
 
 logger = logging.getLogger(__name__)
 
@@ -123,8 +124,8 @@ class RequestSender:
             admission = Admission.to(request.url)
         except CircuitOpenError as error:
             raise SourceError(
-                f"Source {self._source_id!r} was not asked: the circuit of "
-                f"{host_of(request.url)} is open after repeated failures{_of_path(error)}; try "
+                f"Source {self._source_id!r} was not requested: the circuit of "
+                f"{host_of(request.url)} is open after repeated failures{_of_path(error)}. Try "
                 f"again in {error.retry_after:.1f} s.",
                 self._source_id,
                 retry_after=error.retry_after,
@@ -164,9 +165,11 @@ class RequestSender:
         if wait is None and throttled and self._rate is not None:
             wait = min(self._rate.seconds, MAX_RETRY_AFTER_SECONDS)
         raise SourceError(
-            f"Source {self._source_id!r} answered {answer.status} from "
-            f"{self._transport.redact_url(answer.url)}; "
-            f"{_step(answer.status, transient=transient)}.",
+            with_step(
+                f"Source {self._source_id!r} answered {answer.status} from "
+                f"{self._transport.redact_url(answer.url)}",
+                _step(answer.status, transient=transient),
+            ),
             self._source_id,
             transient=transient,
             retry_after=wait,
@@ -181,10 +184,10 @@ def _step(status: int, *, transient: bool) -> str:
     if transient:
         return "try again later"
     if status == 206:
-        return "that is a part of its document, which was not asked for: see what is wrong with it"
+        return "the answer is a partial document, which was not requested; check the server"
     if status == 407:
         return "check the proxy, and its user and password"
-    return "check its address and what it requires"
+    return "check the address and what the API requires"
 
 
 def _wait_before_retry(error: Exception) -> bool | float:

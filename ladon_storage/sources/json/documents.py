@@ -74,7 +74,7 @@ async def read_document(body: bytes, path: str) -> Document:
     if encoding not in _UTF_8:
         if len(body) > bounds.MAX_ITEM_BYTES:
             raise bounds.TooMuchError(
-                f"it is larger than {bounds.MAX_ITEM_BYTES} bytes, and no UTF-8"
+                f"it is larger than {bounds.MAX_ITEM_BYTES} bytes, and not UTF-8"
             )
         body = body.decode(encoding).encode("utf-8", "surrogatepass")
     scan = Scan(body, len("\ufeff".encode()) if encoding == "utf-8-sig" else 0)

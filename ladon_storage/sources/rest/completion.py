@@ -31,6 +31,7 @@ from ladon_storage.sources.rest.pagination import (
     OffsetPagination,
     PageNumberPagination,
     SinglePage,
+    leads_on,
 )
 from ladon_storage.sources.rest.stated import StatedNumbers, by_declaration
 
@@ -68,10 +69,7 @@ class Completion:
         if not page.keys:
             return
         self._last = page.response.answer
-        is_led = not isinstance(
-            self._paging, NextLinkPagination | CursorPagination | LinkHeaderPagination
-        )
-        self._led = self._promise(page, heeds_next=is_led)
+        self._led = self._promise(page, heeds_next=not leads_on(self._paging))
         self._flagged_before, self._flagged = self._flagged, self._says_more(page) is True
 
     def _check_front(self, page: ListPage) -> None:
@@ -143,8 +141,8 @@ class Completion:
     def _says_more(self, page: ListPage) -> bool | None:
         """Return whether a page says that there are more; ``None``: it does not say."""
         got, more = page.response, getattr(self._paging, "more", "")
-        if more and (told := promised_at(got.document, more)) is not None:
-            return told
+        if more and (flag := promised_at(got.document, more)) is not None:
+            return flag
         if self._promise(page, heeds_next=False) is not None:
             return True
         return False if is_over(got.answer, got.document, got.items, self._api.records) else None
@@ -165,18 +163,21 @@ class Completion:
             return None
         if got.document is None and got.answer.status not in OK:
             return None  # by a status that was declared
-        is_led = self._has_cursor and not self.goes_by_items and not page.request.is_once
+        is_led = leads_on(self._paging) and not self.goes_by_items and not page.request.is_once
         if is_led and self.led_on and got.document is None:
             return "leads to a page that has no content, not even an empty list"
         led = self._led
         is_last = page.keys and self.lacks_sign(page, position)
         if self._lost and (is_last or (not page.keys and (led or (is_led and self.led_on)))):
-            return f"has no {' nor '.join(map(repr, self._lost))} on its last page, as before"
+            return (
+                f"has no {' nor '.join(map(repr, self._lost))} on its last page, unlike the "
+                "pages before"
+            )
         if not self.is_silent(page) or led is None:
             return None
         is_linked = self._last is not None and next_in(self._last.headers.getall("Link", []))
-        if self._flagged or got.document is None or (is_linked and not self._has_cursor):
-            return f"{led}, and then has no records, and nothing that says that it ends"
+        if self._flagged or got.document is None or (is_linked and not leads_on(self._paging)):
+            return f"{led}, and then ends without records and without a sign of the end"
         return None
 
     def _note_envelope(self, page: ListPage) -> None:
@@ -210,12 +211,6 @@ class Completion:
             isinstance(paging, LinkHeaderPagination) and "Link" not in page.response.answer.headers
         )
 
-    @property
-    def _has_cursor(self) -> bool:
-        return isinstance(
-            self._paging, NextLinkPagination | CursorPagination | LinkHeaderPagination
-        )
-
     def may_have_skipped(self) -> str | None:
         """Return the sign that the list moved, unless it is the same when read again."""
         count, tally = self.numbers.sure_count, self._tally
@@ -223,7 +218,7 @@ class Completion:
             return None
         if count is not None and tally.is_exact:
             is_short = tally.records < count
-            return "gives some records twice instead of others" if is_short else None
+            return "returned some records twice in place of others" if is_short else None
         is_declared = getattr(self._paging, "stable", False)
         if (
             is_declared
@@ -231,7 +226,7 @@ class Completion:
             or self.goes_by_items
         ):
             return None
-        return "gives some records twice"
+        return "returned some records twice"
 
     @property
     def goes_by_items(self) -> bool:

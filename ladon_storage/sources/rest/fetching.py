@@ -54,9 +54,9 @@ class PageFetcher:
         """The number of items that the API states."""
         return self._learned.total
 
-    def error(self, problem: str) -> SourceError:
-        """Return the error for a problem of the API."""
-        return self._api.error(problem)
+    def error(self, problem: str, step: str = "") -> SourceError:
+        """Return the error for a problem of the API, with the next step if it is a special one."""
+        return self._api.error(problem, step)
 
     async def pages(self) -> AsyncGenerator[PageResponse, None]:
         """Yield the new records of each page; a list that is read again repeats records.
@@ -83,8 +83,7 @@ class PageFetcher:
             else:
                 return
         raise self._api.error(
-            f"changed in each of {READINGS} readings, so that records may have been skipped"
-            f"{reason}",
+            f"changed in each of {READINGS} readings, so records may have been skipped{reason}",
             transient=True,
         )
 

@@ -32,13 +32,16 @@ def linked(headers: list[str], relation: str) -> str | None:
     """
     for value in headers:
         for target, parameters in _LINK.findall(value):
-            told = {
+            attributes = {
                 name.lower(): value.strip("\"'").lower()
                 for name, value in reversed(_PARAMETER.findall(parameters))
             }
-            if "anchor" in told:
+            if "anchor" in attributes:
                 continue  # it is of another document
-            if relation in told.get("rel", "").split() and told.get("results") != "false":
+            if (
+                relation in attributes.get("rel", "").split()
+                and attributes.get("results") != "false"
+            ):
                 return str(target)
     return None
 
@@ -78,7 +81,7 @@ def link_target(answer: HttpResponse, link: object, *, keep_host: bool = False) 
         check_url(str(target))
         target.port  # noqa: B018 - it is only looked at here
     except ValueError:
-        raise ValueError("leads to a next page that is no address") from None
+        raise ValueError("has a next link that is not a valid address") from None
     # Services behind a TLS proxy often give their own addresses with http.
     if target.scheme == "http" and home.scheme == "https" and target.host == home.host:
         return target.with_scheme("https")

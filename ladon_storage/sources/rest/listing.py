@@ -54,8 +54,8 @@ class PagedApi(Protocol):
         """Return the error for an answer whose status does not allow reading to continue."""
         ...
 
-    def error(self, problem: str, *, transient: bool = False) -> SourceError:
-        """Return the error for a problem of the API."""
+    def error(self, problem: str, step: str = "", *, transient: bool = False) -> SourceError:
+        """Return the error for a problem of the API, with the next step if it is a special one."""
         ...
 
 

@@ -32,8 +32,8 @@ def plain(name: str) -> str:
 def truth(value: object) -> bool | None:
     """Return whether a flag is set, also one that is a number or a text; ``None``: it is none."""
     if isinstance(value, str):
-        told = value.strip().lower() if len(value) <= LONGEST_SIGN else ""
-        return True if told in _YES else False if told in _NO else None
+        text = value.strip().lower() if len(value) <= LONGEST_SIGN else ""
+        return True if text in _YES else False if text in _NO else None
     return bool(value) if isinstance(value, bool | int) else None
 
 

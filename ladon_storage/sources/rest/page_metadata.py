@@ -176,8 +176,8 @@ def flags(answer: HttpResponse, document: object, items: object, records: str) -
 
 def is_sign(name: str) -> bool:
     """Return whether a name is that of a flag of more, a next link, a cursor or their place."""
-    told = plain(name)
-    return any(told in each for each in (_MORE, _LAST, _LINKS, _CURSORS, _INNER))
+    squeezed = plain(name)
+    return any(squeezed in each for each in (_MORE, _LAST, _LINKS, _CURSORS, _INNER))
 
 
 def misses_front(answer: HttpResponse, document: object, items: object, records: str) -> str | None:
@@ -194,8 +194,8 @@ def promised_at(document: object, path: str) -> bool | None:
     >>> promised_at({"isLast": True}, "isLast"), promised_at({"more": "Y"}, "more")
     (False, True)
     """
-    told = truth(value_at(document, path))
-    return not told if told is not None and plain(path) in _LAST else told
+    flag = truth(value_at(document, path))
+    return not flag if flag is not None and plain(path) in _LAST else flag
 
 
 def _is_more(name: str, value: object) -> bool:

@@ -107,9 +107,9 @@ class _CountedPagination(_ShiftingPagination, ABC):
     @model_validator(mode="after")
     def _check_end(self) -> Self:
         if self.end == "total" and not self.total:
-            raise ValueError("a reading that ends with the total needs the path of the total")
+            raise ValueError("end is 'total', which requires the path of the total; set total")
         if self.end == "short" and not self.requested_size:
-            raise ValueError("a reading that ends with a short page needs the size of a page")
+            raise ValueError("end is 'short', which requires a page size; set page_size")
         return self
 
 
@@ -135,7 +135,7 @@ class PageNumberPagination(_CountedPagination):
     @model_validator(mode="after")
     def _check_size(self) -> Self:
         if self.size_parameter and self.page_size is None:
-            raise ValueError("a parameter for the size of a page needs the size")
+            raise ValueError("size_parameter requires a page size; set page_size")
         return self
 
     @property
@@ -299,7 +299,7 @@ class NextLinkPagination(_LinkedPagination):
         "next",
         min_length=1,
         title="Next link path",
-        description="Path of the URL of the next page.",
+        description="Path of the next page's URL.",
     )
     more: str = _MORE
 
@@ -371,7 +371,7 @@ def _in_query(cursor: object, path: str) -> str | int:
     parts = cursor if isinstance(cursor, list) else [cursor]
     kinds = str | int | float | Number
     if any(isinstance(each, bool) or not isinstance(each, kinds) for each in parts):
-        raise ValueError(f"has no cursor at {path!r}, but a {type(cursor).__name__}")
+        raise ValueError(f"has a {type(cursor).__name__} at {path!r} instead of a cursor")
     return cursor if isinstance(cursor, str | int) else ",".join(map(str, parts))
 
 
@@ -396,3 +396,8 @@ Pagination = Annotated[
     Field(discriminator="kind"),
 ]
 """Any kind of pagination, identified by its ``kind``."""
+
+
+def leads_on(paging: Pagination) -> bool:
+    """Return whether each page says itself which one is next, by a link or a cursor."""
+    return isinstance(paging, NextLinkPagination | CursorPagination | LinkHeaderPagination)

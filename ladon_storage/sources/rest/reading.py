@@ -133,8 +133,8 @@ class Reading(ABC):
             keys = tuple(await self._api.keys(got.items))
             if step.is_counted and len(keys) != got.count:
                 raise self._api.error(
-                    f"gives {got.count} items on a page, too many to be compared with others: ask "
-                    "for smaller pages"
+                    f"has {got.count} items on a page, too many to be compared with other pages",
+                    "request smaller pages",
                 )
             return ListPage(step, got, keys)
 
@@ -172,15 +172,17 @@ class Reading(ABC):
             self._empty += 1
             if self._empty >= EMPTY_PAGES:
                 raise self._api.error(
-                    f"leads on from page to page, {self._empty} times without a record"
+                    f"leads from page to page, {self._empty} times without a record"
                 )
             return page
         self._empty = 0
         digest = hash(page.keys)
         if digest in self._digests:
             if page.request.is_counted:
-                raise MovedError("gives a page that was read already")
-            raise self._api.error("leads to a page that was read already, and would never end")
+                raise MovedError("returned a page that was already read")
+            raise self._api.error(
+                "leads back to a page that was already read, so the reading would never end"
+            )
         self._digests.add(digest)
         self._largest = max(self._largest, page.response.count)
         self._end.note(page)
@@ -305,9 +307,9 @@ class Reading(ABC):
         if is_before:
             begin = paging.first_number
             return (
-                f"has records on page {number} that are on no page from {begin} on, the first one"
+                f"has records on page {number} that are on no page from the first one, {begin}, on"
             )
-        return f"has records on page {number}, and none on the one before"
+        return f"has records on page {number}, and none on the page before it"
 
     def _refuse_the_same(
         self,
@@ -320,10 +322,10 @@ class Reading(ABC):
         if self._numbers.is_proven(page, position):
             return
         if problem := self._end.promised(page, position):
-            raise self._api.error(f"{problem}, and answers the same page again")
+            raise self._api.error(f"{problem}, and returned the same page again")
         if is_last or paging.end == "repeat":
             return
         raise self._api.error(
-            "answers the same page again, whatever page it is asked for: it may have no pages, or "
-            "its last page may be its first"
+            "returned the same page again, whichever page was requested: it may have no "
+            "pages, or its last page may be its first"
         )

@@ -122,7 +122,9 @@ class ReadingByOffset(Reading):
             raise MovedError
         self._fruitless += 1
         if self._fruitless > FRUITLESS:
-            raise MovedError(f"does not give again what it gave, from {position - 1} on")
+            raise MovedError(
+                f"does not return the same records again from offset {position - 1} on"
+            )
         return coming
 
     async def _is_from_one(

@@ -144,7 +144,9 @@ class ReadingBySteps(Reading):
             return replace(step, is_once=True) if page.keys else None
         if step.place in self._asked:
             if page.keys and not self._numbers.is_proven(page, position):
-                raise self._api.error("leads to a page that was read already, and would never end")
+                raise self._api.error(
+                    "leads back to a page that was already read, so the reading would never end"
+                )
             return None
         return step
 
@@ -200,7 +202,9 @@ class ReadingBySteps(Reading):
             # Those from the last item on, of which there are no more, or all at one instant.
             if is_within and (coming.response.count < self._largest or coming.response.count == 1):
                 return True
-            raise self._api.error("leads to a page that was read already, and would never end")
+            raise self._api.error(
+                "leads back to a page that was already read, so the reading would never end"
+            )
         if self._is_pushed:
             raise MovedError
         has_turned = before is not None and not {*before.keys} & {*page.keys}
@@ -232,4 +236,4 @@ class ReadingBySteps(Reading):
         ):
             return
         if step is not None and {*(await self._get(step)).keys} - {*page.keys}:
-            raise MovedError("answers one page twice, and another one behind it")
+            raise MovedError("returned one page twice, and a different one after it")

@@ -105,9 +105,8 @@ class ApiRequests:
             if self.api.records_optional or (answer.status == 204 and may_be_empty):
                 return PageResponse(answer, None, nothing)
             raise self.error(
-                f"answered {answer.status} with nothing in it: set records_optional, if that means "
-                "that "
-                "there are no records"
+                f"answered {answer.status} without a body",
+                "set records_optional if that means that there are no records",
             )
         if self.is_single:
             self.document = await off_loop(len(answer.body), document_digest, self.api, answer.body)
@@ -169,8 +168,8 @@ class ApiRequests:
         is_round = count > 0 and str(count) in limits
         if is_round:
             logger.warning(
-                "Source %r got just the %d records that its parameters ask for at most, and "
-                "declares no paging: whether there are more is not known. Declare its paging.",
+                "Source %r returned exactly the %d records that its parameters request at "
+                "most, and declares no paging, so there may be more. Declare its paging.",
                 self.source_id,
                 count,
                 extra={"source_id": self.source_id},
@@ -181,29 +180,28 @@ class ApiRequests:
         """Return the error for an answer whose status does not allow reading to continue."""
         return SourceError(
             f"Source {self.source_id!r} answered {got.answer.status} from "
-            f"{self.http.redact_url(got.answer.url)}, behind pages that it gave; see what it "
-            "requires, "
-            "or name the status in end_status, if it means that there are no more pages.",
+            f"{self.http.redact_url(got.answer.url)} after earlier pages. Check what it "
+            "requires, or add the status to end_status if it means that no pages follow.",
             self.source_id,
         )
 
-    def error(self, problem: str, *, transient: bool = False) -> SourceError:
-        """Return the error for a problem of the API."""
-        step = (
+    def error(self, problem: str, step: str = "", *, transient: bool = False) -> SourceError:
+        """Return the error for a problem of the API, with the next step if it is a special one."""
+        usual = (
             "collect it again later"
             if transient
-            else "see whether it has changed, or how its source is set up"
+            else "check whether the API has changed, and the settings of the source"
         )
         subject = f"The API of source {self.source_id!r} at {self.http.redact_url(self.api.url)}"
-        return self.http.error(f"{subject} {problem}", step, transient=transient)
+        return self.http.error(f"{subject} {problem}", step or usual, transient=transient)
 
     async def _ask(self, step: PageRequest, accept: Collection[int]) -> HttpResponse:
         api = self.api
         if step.url is not None and not is_same_host(api.url, step.url):
             raise self.error(
-                f"leads to a next page on another host, {self.http.redact_url(step.url)}, which is "
-                "not "
-                "asked; set keep_host, if that is the same service behind a gateway"
+                f"leads to a next page on another host, {self.http.redact_url(step.url)}, which "
+                "was not requested",
+                "set keep_host if that is the same service behind a gateway",
             )
         # An address from the API itself has all the parameters.
         query = {**api.params, **self.bounds["query"], **step.query} if step.url is None else {}
@@ -244,8 +242,8 @@ class ApiRequests:
             self._refuse_other_list(envelope)
             return {} if api.records_keyed_by_id else []
         if not (is_keyed if api.records_keyed_by_id else is_list)(items):
-            wanted = "an object of ids" if api.records_keyed_by_id else "a list"
-            place = f"at {api.records!r}" if api.records else "as its whole"
+            wanted = "an object keyed by ids" if api.records_keyed_by_id else "a list"
+            place = f"at {api.records!r}" if api.records else "at its top level"
             raise self.error(f"does not have {wanted} {place}{self.http.said(envelope)}")
         self._refuse_failure(envelope, items)
         return items
@@ -262,11 +260,12 @@ class ApiRequests:
         api = self.api
         if not api.records and api.records_keyed_by_id:
             return  # these are records
-        if told := failure(envelope, items, api.records, api.expected_values):
-            place, value = told
+        if sign := failure(envelope, items, api.records, api.expected_values):
+            place, value = sign
             raise self.error(
-                f"answers with {self.http.quoted(value)} at {place!r}, as if it had failed"
-                f"{self.http.said(envelope)}: declare it in expected_values, if it is right"
+                f"has {self.http.quoted(value)} at {place!r}, which looks like a "
+                f"failure{self.http.said(envelope)}",
+                "declare it in expected_values if it is right",
             )
 
     def _refuse_other_list(self, envelope: object) -> None:

@@ -60,10 +60,11 @@ def _check_headers(value: Any) -> Any:
         for name, text in value.items():
             _check_header(str(name))
             if not (str(text).isascii() and str(text).isprintable()):
-                raise ValueError(f"{name} should have printable ASCII characters alone")
+                raise ValueError(f"{name} should contain printable ASCII characters only")
             if any(part in str(name).lower() for part in _SECRET_HEADERS):
                 raise ValueError(
-                    f"{name} would hold a secret; name the secret in key, and {name} in key_header"
+                    f"{name} would contain a secret; set key to the name of the secret, and "
+                    f"key_header to {name}"
                 )
     return value
 
@@ -205,7 +206,7 @@ class RestSettings(BaseModel):
     until: TimeParameter | None = Field(
         None,
         title="End parameter",
-        description="Request parameter that carries the end of the range. If empty, no end is sent.",
+        description="Request parameter that carries the end of the range. If empty, none is sent.",
     )
     paging: Pagination = Field(
         SinglePage(), title="Paging", description="The way from one page to the next."
@@ -253,12 +254,12 @@ class RestSettings(BaseModel):
         ):
             raise ValueError("a GET has no body; set the method to POST")
         if self.full_snapshot and self.overlap is not None:
-            raise ValueError("a full snapshot reads all there is; leave overlap empty")
+            raise ValueError("a full snapshot reads everything; leave overlap empty")
         for name in ("params", "body"):
             if (found := secret_in("", getattr(self, name))) is not None:
                 raise ValueError(
-                    f"{name} would hold a secret in {found}; name the secret in key, and {found} "
-                    "in key_param"
+                    f"{name} would contain a secret in {found}; set key to the name of the secret, "
+                    f"and key_param to {found}"
                 )
         return self
 

@@ -103,15 +103,15 @@ class RestApi(RestSettings):
                 async for page in in_turns(made, len(got.answer.body)):
                     yield page
                 if shared.problem:
-                    raise fetcher.error(f"{shared.problem}: name the path of their own ids")
+                    raise fetcher.error(shared.problem, "set id to the path of their own ids")
                 if kinds is not None and kinds.problem:
                     raise fetcher.error(
-                        f"{kinds.problem}, which are one id: name several paths in id, which are "
-                        "told apart by their kind, too"
+                        f"{kinds.problem}, which are one id",
+                        "set id to several paths, whose values keep their kinds",
                     )
         if shared.doubt:
             logger.warning(
-                "Source %r %s that differ; see whether that is the path of their ids.",
+                "Source %r %s that differ. Check whether that is the path of their ids.",
                 self.source_id,
                 shared.doubt,
                 extra={"source_id": self.source_id},

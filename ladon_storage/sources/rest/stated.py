@@ -10,13 +10,11 @@ from __future__ import annotations
 from ladon_storage.sources.rest.links import linked, number_in
 from ladon_storage.sources.rest.listing import ListPage, MovedError, PagedApi, SeenRecords
 from ladon_storage.sources.rest.pagination import (
-    CursorPagination,
-    LinkHeaderPagination,
-    NextLinkPagination,
     OffsetPagination,
     PageNumberPagination,
     Pagination,
     SinglePage,
+    leads_on,
 )
 from ladon_storage.sources.rest.totals import Total, declared_total, stated_pages, usual_total
 
@@ -90,7 +88,7 @@ class StatedNumbers:
             total = declared_total(got.answer, got.document, paging.total)
             is_end = getattr(paging, "end", "") == "total"
             if total is None and is_end and (page.keys or self._most is None):
-                raise self._api.error(f"says no total at {paging.total!r}")
+                raise self._api.error(f"states no total at {paging.total!r}")
             return total
         if paging.only_declared or self._counts_others:
             return None
@@ -168,22 +166,18 @@ class StatedNumbers:
         total, came = self._most, self.came(position)
         if total is None:
             is_lacking = self._paging.total and self.filled
-            return f"says no total at {self._paging.total!r}" if is_lacking else None
+            return f"states no total at {self._paging.total!r}" if is_lacking else None
         if total.count > came:
-            problem = (
-                f"says at {total.place!r} that there are {total.count} items, and gives {came}"
-            )
+            problem = f"states {total.count} items at {total.place!r}, and returned {came}"
             if came < position:
-                problem += " that differ"
+                problem += " different ones"
             if has_moved or came < position or (self._earliest or total).count != total.count:
                 raise MovedError(problem)
             if self._latest is not None and self._latest.count != total.count:
                 raise MovedError(problem)
             return problem
         if total.is_bound and total.count == came:
-            return (
-                f"says at {total.place!r} that there are more than {came} items, and gives {came}"
-            )
+            return f"states more than {came} items at {total.place!r}, and returned {came}"
         return None
 
     def missing_pages(self, *, has_moved: bool) -> str | None:
@@ -195,7 +189,7 @@ class StatedNumbers:
         came = self._came_pages
         if self._pages <= came or self._is_numbered:
             return None
-        problem = f"says that there are {self._pages} pages, and gives {came}"
+        problem = f"states {self._pages} pages, and returned {came}"
         problem += by_declaration(self._paging)
         if has_moved or self._latest_pages != self._pages:
             raise MovedError(problem)
@@ -203,10 +197,7 @@ class StatedNumbers:
 
     @property
     def _came_pages(self) -> int:
-        has_cursor = isinstance(
-            self._paging, NextLinkPagination | CursorPagination | LinkHeaderPagination
-        )
-        return max(self._asked if has_cursor else self.filled, 1)
+        return max(self._asked if leads_on(self._paging) else self.filled, 1)
 
     def is_short(self, position: int) -> bool:
         """Return whether fewer came than an undeclared total or number of pages states."""
@@ -253,4 +244,4 @@ def by_declaration(paging: Pagination) -> str:
     """Return the part of a sentence that names the declared pagination."""
     if isinstance(paging, SinglePage):
         return " with one document, as no paging is declared"
-    return f" by what is declared as {paging.kind!r}"
+    return f" with the declared paging {paging.kind!r}"

@@ -88,7 +88,7 @@ class Bounds:
 
         SQLite takes a text without offset for UTC, so the bounds are those of both readings.
         """
-        second = cast(func.strftime("%s", self.time.told), Integer)
+        second = cast(func.strftime("%s", self.time.selected), Integer)
         limits = []
         if start is not None:
             lower = raw(_seconds(min(start, self._wall(start, -1).replace(tzinfo=UTC))))

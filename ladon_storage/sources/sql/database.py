@@ -21,6 +21,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 
 from ladon_storage.databases import driver_error
 from ladon_storage.errors import SourceError
+from ladon_storage.sources.problems import with_step
 
 logger = logging.getLogger(__name__)
 
@@ -105,13 +106,13 @@ class DatabaseThread:
             transient = code in _PASSING_NUMBERS
         else:
             transient = code not in _TIMED_OUT and code.startswith(_PASSING)
-        step = "see what the database says"
+        step = "check the table and the permissions of the user"
         if transient:
-            step = "see that the database can be reached, and run again"
+            step = "check that the database can be reached, and run again"
         elif code in _TIMED_OUT:
-            step = "make an index on the timestamp and the id, or set a longer timeout"
+            step = "create an index on the timestamp and the id, or set a longer timeout"
         return SourceError(
-            f"Source {self._source_id!r} could not read {self._shown}: {said}; {step}.",
+            with_step(f"Source {self._source_id!r} could not read {self._shown}: {said}", step),
             self._source_id,
             transient=transient,
         )

@@ -67,8 +67,8 @@ def check_address(value: str) -> str:
         raise ValueError("should be an address such as postgresql://reader@db.example.org/logs")
     if url.password is not None or any(_SECRET_PART.search(name) for name in url.query):
         raise ValueError(
-            "should have no password; keep the whole address as a secret, and set url_secret to "
-            "its name"
+            "should not contain a password; store the whole address as a secret, and set "
+            "url_secret to its name"
         )
     return value
 
@@ -149,7 +149,7 @@ class SqlTable(BaseModel):
     @model_validator(mode="after")
     def _require_one_address(self) -> SqlTable:
         if bool(self.url) == (self.url_secret is not None):
-            raise ValueError("should have either url or url_secret")
+            raise ValueError("should have exactly one of url and url_secret")
         return self
 
     @property
@@ -205,9 +205,9 @@ class SqlTable(BaseModel):
         lost, count = await thread.do(partial(reader.unreachable, most, is_first=is_first))
         if count > len(lost):
             logger.warning(
-                "Source %r has %d rows without a usable timestamp or id in %r, of which this run "
-                "reads %d: no run can tell which of them are new. Correct them, or collect from a "
-                "view that leaves them out.",
+                "Source %r has %d rows without a usable timestamp or id in %r, of which this "
+                "run reads %d. No run can detect which of them are new. Correct them, or "
+                "collect from a view without them.",
                 self.source_id,
                 count,
                 self.table,
@@ -234,9 +234,10 @@ class SqlTable(BaseModel):
         url = parsed_address(value)
         if url is None:
             raise ConfigurationError(
-                f"The secret {self.url_secret!r} of source {self.source_id!r} is no address of a "
-                "database; write it as postgresql://reader:password@db.example.org/logs, and what "
-                "is special in the password percent-encoded."
+                f"The secret {self.url_secret!r} of source {self.source_id!r} is not the "
+                "address of a database. Write it as "
+                "postgresql://reader:password@db.example.org/logs, with special characters of "
+                "the password percent-encoded."
             )
         return with_driver(url)
 
@@ -248,8 +249,8 @@ async def _opened(layout: Layout, url: URL) -> AsyncIterator[tuple[TableReader, 
     except (ImportError, SQLAlchemyError) as error:
         raise ConfigurationError(
             f"Source {layout.source_id!r} cannot use a database of {url.drivername!r}: "
-            f"{error}; install its driver, such as "
-            "ladon-storage[postgresql] or ladon-storage[mysql]."
+            f"{error}. Install its driver, such as ladon-storage[postgresql] or "
+            "ladon-storage[mysql]."
         ) from None
     thread = DatabaseThread(layout.source_id, url)
     try:
