@@ -77,7 +77,9 @@ async def test_number_and_text_of_one_id_fail(ids: tuple[Any, ...], size: int) -
 
     async with FeedServer(play=play) as feed:
         made = source_from({**source, "url": feed.url, "paging": {"kind": "page"}})
-        with pytest.raises(SourceError, match=r"as the number .* and as the text .* one id; set id to several"):
+        with pytest.raises(
+            SourceError, match=r"as the number .* and as the text .* one id. Set id to several"
+        ):
             _ = [page async for page in made.pages(None, None)]
 
 
