@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from ladon_storage.models import instant_of
+from ladon_storage.values import instant_of
 
 
 def retry_after(value: str | None, now: datetime | None, longest: float) -> float | None:

@@ -11,7 +11,8 @@ from typing import Any, overload
 
 from pydantic_core import from_json, to_json
 
-from ladon_storage.models import EPOCH, ChangeAction, Watermark, WatermarkChange, given, meant
+from ladon_storage.models import ChangeAction, Watermark, WatermarkChange, given, meant
+from ladon_storage.values import EPOCH
 
 COLUMNS = (
     "source_id, version, last_successful_timestamp, last_run_timestamp, status, error_message, "

@@ -19,7 +19,6 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, mode
 from ladon_storage.collection.credentials import SecretName
 from ladon_storage.collection.protocols import KnownContent
 from ladon_storage.collection.records import Page
-from ladon_storage.models import SourceId
 from ladon_storage.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -34,6 +33,7 @@ from ladon_storage.sources.misp_feed import MispFeed
 from ladon_storage.sources.rest.pagination import PageNumberPagination
 from ladon_storage.sources.rest.source import RestApi
 from ladon_storage.sources.timestamps import format_timestamp
+from ladon_storage.values import SourceId
 
 _OURS = frozenset({"returnFormat", "limit", "page", "order", "timestamp"})
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from ladon_storage.collection.credentials import SecretName, resolve_secret
 from ladon_storage.collection.protocols import KnownContent
+from ladon_storage.collection.ranges import TimeRange
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.errors import SourceError
 from ladon_storage.sources.fields import Connection
@@ -182,11 +183,8 @@ async def _wanted(
     """Return the events to read: those in a range with an end, else those that are not known."""
     if until is None and known is not None:
         return await known.lacking(listed)
-    return {
-        uuid
-        for uuid, moment in listed.items()
-        if (start is None or moment >= start) and (until is None or moment < until)
-    }
+    asked = TimeRange(start, until)
+    return {uuid for uuid, moment in listed.items() if moment in asked}
 
 
 def _read_event(

@@ -34,7 +34,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ladon_storage.collection.credentials import SecretName, resolve_secret
 from ladon_storage.collection.records import Page
-from ladon_storage.models import SourceId
 from ladon_storage.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -64,6 +63,7 @@ from ladon_storage.sources.taxii_envelopes import (
     total_in,
 )
 from ladon_storage.sources.timestamps import format_timestamp
+from ladon_storage.values import SourceId
 
 MEDIA_TYPE = "application/taxii+json;version=2.1"
 

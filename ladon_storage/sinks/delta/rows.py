@@ -16,7 +16,7 @@ from hashlib import blake2b
 import pyarrow as pa
 
 from ladon_storage.collection.records import Record, Reject
-from ladon_storage.models import EPOCH
+from ladon_storage.values import EPOCH
 
 INSTANT = pa.timestamp("us", "UTC")
 _PARTITIONS = [

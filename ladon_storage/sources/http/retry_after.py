@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from ladon_storage.client.retry_after import bounded, retry_after
-from ladon_storage.models import instant_of
+from ladon_storage.values import instant_of
 
 MAX_RETRY_AFTER_SECONDS = 120.0
 """The longest wait that a source is granted."""

@@ -21,7 +21,6 @@ from ladon_storage.collection.credentials import SecretName
 from ladon_storage.collection.durations import Days
 from ladon_storage.collection.protocols import utc_now
 from ladon_storage.collection.records import Item
-from ladon_storage.models import SourceId
 from ladon_storage.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -44,6 +43,7 @@ from ladon_storage.sources.timestamps import (
     timestamp_parser,
     zone_of,
 )
+from ladon_storage.values import SourceId
 
 _SECRET_HEADERS = ("authorization", "cookie", "key", "token", "secret")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

@@ -13,11 +13,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Integer, cast, func, types
 
-from ladon_storage.models import EPOCH
 from ladon_storage.sources.sql.keys import KeyColumn, raw
 from ladon_storage.sources.sql.sessions import MYSQL
 from ladon_storage.sources.sql.values import PER_SECOND, SqlTimestampFormat, clock_spread, shifted
 from ladon_storage.sources.timestamps import earliest_wall, latest_wall
+from ladon_storage.values import EPOCH
 
 _YEAR_1 = datetime(1, 1, 1, tzinfo=UTC)
 """The lower limit of times: minus infinity, BC, and counts outside of any calendar are below."""

@@ -21,8 +21,8 @@ from struct import pack
 from typing import Any, Literal
 
 from ladon_storage.collection.json_values import Number, parse_json
-from ladon_storage.models import EPOCH
 from ladon_storage.sources.timestamps import TimestampParser, earliest, iso_timestamps
+from ladon_storage.values import EPOCH
 
 SqlTimestampFormat = Literal["datetime", "text", "seconds", "milliseconds"]
 """The format of a time column: its own type, ISO 8601 texts, or counts from 1970."""
