@@ -669,7 +669,7 @@ async def test_return_that_a_trigger_of_the_owner_swallows_fails_where_all_is_ke
     await write(fresh.sink(keep="all"), new)
     swallow(fresh, "UPDATE")
     async with fresh.sink(keep="all") as target:
-        with pytest.raises(SinkError, match="rejected 1 of the rows|was replaced"):
+        with pytest.raises(SinkError, match=r"rejected 1 of the rows|was replaced"):
             await target.revert("feed", [old], run_id="R")
 
 
