@@ -520,7 +520,20 @@ def test_wrong_description_does_not_show_values() -> None:
     assert caught.value.__context__ is None
 
 
-@pytest.mark.parametrize("key", ["0123456789abcdef" * 3, "01234567-89ab-cdef-0123-456789abcdef"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "0123456789abcdef" * 3,
+        "01234567-89ab-cdef-0123-456789abcdef",
+        "a7Kd9fQ2mZx4Lp8Rt3Vb6Nc1",
+        "q1w2e3r4t5y6u7i8o9p0asdf",
+        "dG9-a2V_bjE4aGs3Zm9vYmFy0xYz",
+        "ghp_" + "a" * 36,
+        "glpat-" + "x" * 20,
+        "AKIA" + "ABCDEFGH12345678",
+        "eyJ" + "hbGciOiJIUzI1NiIsInR5cCI6",
+    ],
+)
 def test_key_in_place_of_its_name_is_refused_unshown(key: str) -> None:
     """Who puts the key itself where its name belongs does not find it in a log."""
     with pytest.raises(ConfigurationError, match="looks like the secret itself") as caught:
@@ -529,3 +542,19 @@ def test_key_in_place_of_its_name_is_refused_unshown(key: str) -> None:
         Otx(key=key)
 
     assert key not in str(caught.value) + str(direct.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ABUSE_CH_KEY",
+        "THREATFOX_AUTH_KEY_2024",
+        "s3-bucket-eu-west-1-key2",
+        "MyCompanyFeedKey2024Production",
+        "X509_CERT_KEY_P12_PASSWORD",
+        "feed_key_sha256_rs512_es384_v2",
+    ],
+)
+def test_name_with_digits_is_a_name(name: str) -> None:
+    """Numbers at the ends of words make no secret of a name."""
+    assert Otx(key=name).key == name
