@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.cli.called import Command
 from tests.cli.feeds import OWN, catalogue, kev, project
-from tests.feed_server import Answer, FeedServer
 from tests.service import START_SECONDS
 
 

@@ -51,7 +51,13 @@ from ladon_storage.models import (
     WatermarkStatus,
 )
 from ladon_storage.sinks import SqlSink
-from tests.collecting import BEGIN, LatestSink, RememberingSink, ScriptedStorage, record
+from ladon_storage.testing.doubles import (
+    BEGIN,
+    LatestSink,
+    RememberingSink,
+    ScriptedStorage,
+    record,
+)
 from tests.service import Caller, calling, embedded_service, success
 from tests.service import path as path_of
 

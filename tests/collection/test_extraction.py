@@ -21,7 +21,7 @@ from ladon_storage.collection.run import Report, run
 from ladon_storage.errors import SinkError, SourceError, StorageConnectionError
 from ladon_storage.models import EMPTY_WATERMARK
 from ladon_storage.sinks.worker import WorkerThread
-from tests.collecting import (
+from ladon_storage.testing.doubles import (
     MemorySink,
     RememberingSink,
     ScriptedSource,

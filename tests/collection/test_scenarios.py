@@ -30,9 +30,9 @@ from ladon_storage.errors import (
     WatermarkConflictError,
 )
 from ladon_storage.sources import Kev, ThreatFox
-from tests.clock import FakeClock
-from tests.collecting import BEGIN, ScriptedSource, Step, at, record
-from tests.feed_server import Answer, FeedServer
+from ladon_storage.testing.clock import FakeClock
+from ladon_storage.testing.doubles import BEGIN, ScriptedSource, Step, at, record
+from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.flaky import Flaky, flaky_service
 from tests.sinks.places import OURS, Place, place
 

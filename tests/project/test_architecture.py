@@ -36,6 +36,7 @@ LAYERS = [
     "fallback",
     "tasks",
     "flows",
+    "testing",
     "cli",
 ]
 MAY_IMPORT_PREFECT = {"blocks", "events", "tasks", "cli", "flows"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.clock import FakeClock
+from ladon_storage.testing.clock import FakeClock
 from tests.service import Caller, calling, embedded_service, path, success
 
 

@@ -27,7 +27,7 @@ from ladon_storage.collection.protocols import (
 )
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.errors import SinkError, SourceError
-from tests.collecting import ScriptedSource, Step, at, record
+from ladon_storage.testing.doubles import ScriptedSource, Step, at, record
 from tests.collection.test_ledger import World
 from tests.sinks import places as sink_places
 from tests.sinks.places import OURS, Place
@@ -691,7 +691,7 @@ import asyncio, json, sys
 from ladon_storage.collection.protocols import Position
 from ladon_storage.collection.records import Page, Reject
 from ladon_storage.sinks import sink_from
-from tests.collecting import ScriptedSource, Step, at, record
+from ladon_storage.testing.doubles import ScriptedSource, Step, at, record
 
 async def main():
     async with sink_from(json.loads(sys.argv[1])) as sink:

@@ -14,8 +14,8 @@ from ladon_storage.collection.protocols import Source
 from ladon_storage.collection.records import Record, Reject
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sources import Kev, Nvd, Otx, RestApi, ThreatFox, UrlHaus, source_from, threatfox
-from tests.collecting import ScriptedSource
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing.doubles import ScriptedSource
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.recordings import members
 
 

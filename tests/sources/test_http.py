@@ -29,8 +29,8 @@ from ladon_storage.sources.http.client import Credentials, _retry_after, source_
 from ladon_storage.sources.http.hosts import circuit_of, host_circuit_of, host_of
 from ladon_storage.sources.http.transport import Route
 from ladon_storage.sources.http.urls import is_same_host
-from tests.clock import FakeClock
-from tests.feed_server import Answer, FeedServer
+from ladon_storage.testing.clock import FakeClock
+from ladon_storage.testing.feed_server import Answer, FeedServer
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -38,8 +38,8 @@ from ladon_storage.sources.json.documents import (
 )
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.json.unique_keys import DuplicateKeyError
-from tests.collecting import record
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing.doubles import record
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

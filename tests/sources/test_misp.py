@@ -23,10 +23,11 @@ from ladon_storage.sinks import SqlSink
 from ladon_storage.sources import misp as misp_module
 from ladon_storage.sources import source_from
 from ladon_storage.sources.misp import Misp
-from tests.clock import FakeClock
-from tests.collecting import BEGIN, MemorySink, RememberingSink, ScriptedStorage, at, table
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing.clock import FakeClock
+from ladon_storage.testing.doubles import BEGIN, MemorySink, RememberingSink, ScriptedStorage, at
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.recordings import members
+from tests.tables import table
 
 KEY = "kEy-0123456789"
 BASE = int(BEGIN.timestamp())

@@ -20,8 +20,8 @@ from ladon_storage.sources.http import client as http
 from ladon_storage.sources.http import hosts
 from ladon_storage.sources.http.hosts import circuit_of
 from ladon_storage.sources.nvd import _windows
-from tests.collecting import MemorySink, ScriptedStorage, at
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing.doubles import MemorySink, ScriptedStorage, at
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.recordings import recording
 
 NOW = at(1_000)

@@ -16,8 +16,8 @@ from ladon_storage.collection.run import run
 from ladon_storage.errors import SourceError
 from ladon_storage.sources import Otx
 from ladon_storage.sources.http import client as http
-from tests.collecting import MemorySink, ScriptedStorage, at
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing.doubles import MemorySink, ScriptedStorage, at
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.recordings import recording
 
 KEY = "s3cret-key"

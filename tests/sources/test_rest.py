@@ -28,9 +28,10 @@ from ladon_storage.sources.http.client import HttpResponse, source_http
 from ladon_storage.sources.http.hosts import circuit_of
 from ladon_storage.sources.rest.page_metadata import next_in
 from ladon_storage.sources.rest.pagination import NextLinkPagination, PageRequest, PageResponse
-from tests.collecting import MemorySink, ScriptedStorage, at, table
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing.doubles import MemorySink, ScriptedStorage, at
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.recordings import recording
+from tests.tables import table
 
 
 @pytest.fixture(autouse=True)

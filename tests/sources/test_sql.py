@@ -34,8 +34,9 @@ from ladon_storage.sources.sql import table as sql_table
 from ladon_storage.sources.sql.sessions import reading_engine
 from ladon_storage.sources.sql.source import SqlTable
 from ladon_storage.sources.sql.values import json_value
-from tests.collecting import MemorySink, RememberingSink, ScriptedStorage, at, table
+from ladon_storage.testing.doubles import MemorySink, RememberingSink, ScriptedStorage, at
 from tests.postgres import PASSWORD, PostgresServer
+from tests.tables import table
 
 SECRET = "LADON_TEST_DATABASE"
 

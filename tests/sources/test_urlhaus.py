@@ -22,10 +22,11 @@ from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sinks import SqlSink
 from ladon_storage.sources import UrlHaus, source_from, urlhaus
 from ladon_storage.sources.csv_rows import MOST_LINES
-from tests.clock import FakeClock
-from tests.collecting import MemorySink, RememberingSink, ScriptedStorage, table
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing.clock import FakeClock
+from ladon_storage.testing.doubles import MemorySink, RememberingSink, ScriptedStorage
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.recordings import members, recording
+from tests.tables import table
 
 HEADER = b"""################################################################
 # abuse.ch URLhaus Database Dump (CSV - recent URLs only)      #

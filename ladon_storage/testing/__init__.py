@@ -1,0 +1,1 @@
+"""The doubles for tests of sources, sinks and collections."""
