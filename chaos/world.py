@@ -26,7 +26,7 @@ from typing import Any
 
 from chaos.collection import LEASE, SOURCE, Fuse, Job, Moment, collect, serve
 from chaos.feed import FUTURE, Feed, Manner, Ticks, Version, serve_feed
-from chaos.processes import Child, Nursery, heard
+from ladon_storage.testing.processes import Child, Nursery, heard
 
 RUN_SECONDS = 30.0
 CYCLES = 25

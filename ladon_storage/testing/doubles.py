@@ -10,7 +10,6 @@ from typing import Any, Self
 
 from ladon_storage.collection.protocols import Position, WriteResult
 from ladon_storage.collection.records import Page, Record
-from ladon_storage.errors import SourceError
 from ladon_storage.models import (
     Watermark,
     WatermarkStatus,
@@ -18,6 +17,7 @@ from ladon_storage.models import (
     apply_update,
     fitting_ledger,
 )
+from ladon_storage.sinks.removal import refuse_implausible_removal
 
 BEGIN = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -274,8 +274,7 @@ class RememberingSink(MemorySink):
         """Mark the records that are not listed."""
         unmarked = {record_id for _, record_id, _ in self.rows} - self.removed
         missing = unmarked - listed_ids
-        if len(missing) > max_share * len(unmarked):
-            raise SourceError(f"{len(missing)} of {len(unmarked)} records disappeared", source_id)
+        refuse_implausible_removal(source_id, len(missing), len(unmarked), max_share)
         self.removed = (self.removed - listed_ids) | missing
         return len(missing)
 
