@@ -13,6 +13,7 @@ from ladon_storage.lazy import offer
 if TYPE_CHECKING:
     from ladon_storage.testing.clock import FakeClock
     from ladon_storage.testing.contracts.sinks import SinkContract
+    from ladon_storage.testing.contracts.sources import SourceContract, SourceFeed
     from ladon_storage.testing.doubles import (
         LatestSink,
         MemorySink,
@@ -38,6 +39,8 @@ __all__ = [
     "SinkContract",
     "SinkPlace",
     "SinkRow",
+    "SourceContract",
+    "SourceFeed",
     "at",
     "record",
 ]
@@ -47,6 +50,7 @@ offer(
     {
         "clock": ("FakeClock",),
         "contracts.sinks": ("SinkContract",),
+        "contracts.sources": ("SourceContract", "SourceFeed"),
         "doubles": (
             "LatestSink",
             "MemorySink",

@@ -23,6 +23,7 @@ from ladon_storage.sinks import SqlSink
 from ladon_storage.sources import misp as misp_module
 from ladon_storage.sources import source_from
 from ladon_storage.sources.misp import Misp
+from ladon_storage.testing import SourceContract, SourceFeed
 from ladon_storage.testing.clock import FakeClock
 from ladon_storage.testing.doubles import BEGIN, MemorySink, RememberingSink, ScriptedStorage, at
 from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
@@ -611,3 +612,25 @@ async def test_recorded_feed_replays_with_nothing_lost(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         raw = connection.execute("SELECT raw FROM records_quarantine").fetchall()
     assert [list(json.loads(each[0])) for each in raw] == [[gone]]
+
+
+class TestContract(SourceContract):
+    """The events of an instance keep the contract of sources."""
+
+    step = timedelta(seconds=1)
+
+    def unusable(self) -> object:
+        return {"Event": {"uuid": uuid(9), "info": "no time"}}
+
+    def new_source(self, feed: SourceFeed) -> Misp:
+        return instance_at(feed)
+
+    def record_id(self, number: int) -> str:
+        return uuid(number)
+
+    def item(self, record_id: str, time: datetime, value: str) -> object:
+        timestamp = str(int(time.timestamp()))
+        return {"Event": {"uuid": record_id, "timestamp": timestamp, "info": value}}
+
+    def answer(self, request: Asked, items: list[Any]) -> Answer:
+        return Instance(*items)(request)
