@@ -24,13 +24,16 @@ if TYPE_CHECKING:
         record,
     )
     from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
+    from ladon_storage.testing.judging.judge import Collector, Finding, Verdict, judge
     from ladon_storage.testing.places import SinkPlace, SinkRow
 
 __all__ = [
     "Answer",
     "Asked",
+    "Collector",
     "FakeClock",
     "FeedServer",
+    "Finding",
     "LatestSink",
     "MemorySink",
     "RememberingSink",
@@ -41,7 +44,9 @@ __all__ = [
     "SinkRow",
     "SourceContract",
     "SourceFeed",
+    "Verdict",
     "at",
+    "judge",
     "record",
 ]
 
@@ -61,6 +66,7 @@ offer(
             "record",
         ),
         "feed_server": ("Answer", "Asked", "FeedServer"),
+        "judging.judge": ("Collector", "Finding", "Verdict", "judge"),
         "places": ("SinkPlace", "SinkRow"),
     },
 )

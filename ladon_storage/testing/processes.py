@@ -96,6 +96,10 @@ class Child:
         self.said: list[dict[str, Any]] = []
         self.signalled = 0
         """The signal that ended it; 0: none, or it runs."""
+        self.code: int | None = None
+        """The exit code; ``None``: a signal ended it, or it runs."""
+        self.is_late = False
+        """Whether it did not end in time, and was killed for that."""
         self._nursery = nursery
         self._rest = b""
         self._ended = False
@@ -106,17 +110,19 @@ class Child:
             os.kill(self.pid, signal.SIGKILL)
             self.wait()
 
-    def wait(self) -> None:
-        """Wait for its end, and read its last reports."""
+    def wait(self, seconds: float = START_SECONDS) -> None:
+        """Wait for its end, and read its last reports; kill it after so many seconds."""
         if self._ended:
             return
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + seconds
         while self._read(deadline):
             pass
         if time.monotonic() >= deadline:
+            self.is_late = True
             os.kill(self.pid, signal.SIGKILL)
         _, status = os.waitpid(self.pid, 0)
         self.signalled = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        self.code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
         self._ended = True
         os.close(self.pipe)
         self._nursery.children.discard(self)
