@@ -28,8 +28,8 @@ def place_of(folder: Path, kind: type[OwnSink]) -> SinkPlace:
         with closing(sqlite3.connect(path)) as connection:
             rows = connection.execute("SELECT source, id, version, at, payload FROM record")
             return [
-                SinkRow(*row[:3], datetime.fromisoformat(row[3]), json.loads(row[4]))
-                for row in rows
+                SinkRow(source, record_id, version, datetime.fromisoformat(at), json.loads(payload))
+                for source, record_id, version, at, payload in rows
             ]
 
     return SinkPlace(lambda: kind(str(path)), read)
@@ -69,8 +69,8 @@ def appended_place(folder: Path) -> SinkPlace:
         with closing(sqlite3.connect(folder / "own.db")) as connection:
             rows = connection.execute("SELECT source, id, version, at, payload FROM appended")
             return [
-                SinkRow(*row[:3], datetime.fromisoformat(row[3]), json.loads(row[4]))
-                for row in rows
+                SinkRow(source, record_id, version, datetime.fromisoformat(at), json.loads(payload))
+                for source, record_id, version, at, payload in rows
             ]
 
     return SinkPlace(place.make, read)
