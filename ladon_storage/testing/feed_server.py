@@ -38,7 +38,8 @@ class Answer:
     @classmethod
     def of(cls, document: object) -> Answer:
         """Return the answer with this document as JSON."""
-        return cls(json.dumps(document).encode())
+        headers = {"Content-Type": "application/json"}
+        return cls(json.dumps(document).encode(), headers=headers)
 
 
 @dataclass(frozen=True)

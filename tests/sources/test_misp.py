@@ -553,7 +553,7 @@ async def test_manifest_that_lost_most_of_its_events_fails() -> None:
     async with FeedServer(play=files) as server:
         await run(feed_at(server), sink, storage, run_id="1", clock=lambda: at(60))
         files.manifest = {uuid(9): files.manifest[uuid(9)]}
-        with pytest.raises(SourceError, match="9 of 10 records disappeared"):
+        with pytest.raises(SourceError, match="9 of its 10 records"):
             await run(feed_at(server), sink, storage, run_id="2", clock=lambda: at(60))
     assert sink.removed == set()
 
