@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sqlite3
+from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+import stamina
 
+from ladon_storage.collection import Limits, run
+from ladon_storage.embedded import EmbeddedStorage
 from ladon_storage.errors import ConfigurationError
+from ladon_storage.sinks import SqlSink
+from ladon_storage.sources import RestApi
+from ladon_storage.sources.rest.pagination import NextLinkPagination
+from ladon_storage.sources.rest.source import TimeParameter
 from ladon_storage.testing import Verdict, judge
 from ladon_storage.testing.judging.trials import TRIALS, Trial
 from tests.testing import loops
@@ -21,6 +33,46 @@ def test_right_loop_passes_every_trial() -> None:
     assert verdict.runs >= 10 * len(TRIALS)
     assert verdict.kills > 0
     assert str(verdict).count("passed") == len(TRIALS)
+
+
+class Ours:
+    """The engine of this package, from a JSON API into a table, with a short lease."""
+
+    async def collect(self, url: str, folder: Path) -> None:
+        source = RestApi(
+            source_id="feed",
+            url=url,
+            records="items",
+            timestamps=("updated_at",),
+            since=TimeParameter(parameter="since"),
+            paging=NextLinkPagination(),
+            overlap=timedelta(minutes=5),
+        )
+        sink = SqlSink(f"sqlite:///{folder}/records.db")
+        limits = Limits(lease=timedelta(milliseconds=200))
+        async with EmbeddedStorage(folder / "ladon.db") as storage:
+            await run(source, sink, storage, run_id=uuid4().hex, limits=limits)
+
+    def rows(self, folder: Path) -> list[tuple[str, str]]:
+        with closing(sqlite3.connect(folder / "records.db")) as database:
+            rows = database.execute("SELECT record_id, payload FROM records").fetchall()
+        return [(record_id, json.loads(payload)["value"]) for record_id, payload in rows]
+
+
+@pytest.mark.parametrize(
+    "trial",
+    [
+        "kills",
+        "mixed",
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("ties", "returns", "future")),
+        pytest.param("rivals", marks=pytest.mark.slow),
+    ],
+)
+def test_engine_of_this_package_passes(trial: Trial) -> None:
+    """What a loop by hand is judged by, the engine is judged by as well."""
+    with stamina.set_testing(True, attempts=2):
+        verdict = judge(Ours(), trials=[trial], schedules=1, patience=10)
+    assert verdict.passed, str(verdict)
 
 
 @pytest.mark.parametrize(
