@@ -15,10 +15,10 @@ import stamina
 from ladon_storage.collection.protocols import Source
 from ladon_storage.collection.records import Page, Record
 from ladon_storage.collection.run import Report, run
-from ladon_storage.models import check_source_id
 from ladon_storage.testing.contracts.loops import in_event_loops
 from ladon_storage.testing.doubles import LatestSink, ScriptedStorage
 from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
+from ladon_storage.values import check_source_id
 
 BROKEN = {
     "an error": Answer(b"out of order", 500),
