@@ -15,7 +15,7 @@ from ladon_storage.collection.records import Page, Reject
 from ladon_storage.collection.run import Report, run
 from ladon_storage.errors import ConfigurationError, SinkError, SourceError
 from ladon_storage.models import EMPTY_WATERMARK
-from tests.collecting import (
+from ladon_storage.testing.doubles import (
     MemorySink,
     RememberingSink,
     ScriptedSource,

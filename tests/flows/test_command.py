@@ -12,9 +12,9 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from ladon_storage.testing.feed_server import FeedServer
 from tests.cli.called import Command, called_in
 from tests.cli.feeds import OWN, catalogue, project
-from tests.feed_server import FeedServer
 
 SCHEDULE = 'schedule.cron = "0 6 * * *"\n'
 

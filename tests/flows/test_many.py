@@ -28,9 +28,10 @@ from ladon_storage.flows.collect_many import main as many_main
 from ladon_storage.flows.freshness import main as freshness_main
 from ladon_storage.models import EMPTY_WATERMARK
 from ladon_storage.settings import StorageSettings
-from tests.collecting import ScriptedSource, record, table
+from ladon_storage.testing.doubles import ScriptedSource, record
 from tests.flaky import Flaky
 from tests.flows.test_artifacts import events_of
+from tests.tables import table
 
 DAY = timedelta(days=1)
 

@@ -33,7 +33,7 @@ from ladon_storage.sources.http.client import Credentials, shared_connections, s
 from ladon_storage.sources.http.proxies import proxy_of
 from ladon_storage.sources.http.redaction import Redactor
 from ladon_storage.sources.http.retry_after import wait_of
-from tests.feed_server import Answer, FeedServer
+from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.raw_server import RawServer, Reply
 from tests.raw_server import http as reply
 

@@ -41,8 +41,8 @@ from ladon_storage.sources.json.many import ManyItems, ManyKeyed
 from ladon_storage.sources.json.scan import Scan
 from ladon_storage.sources.json.unique_keys import DuplicateKeyError
 from ladon_storage.sources.timestamps import any_timestamps
-from tests.collecting import record
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing.doubles import record
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -10,8 +10,8 @@ import pytest
 
 from ladon_storage.errors import SourceError
 from ladon_storage.sources import RestApi, source_from
-from tests.collecting import at
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing.doubles import at
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 
 
 def row(number: int, kind: str, minute: int = 0) -> dict[str, Any]:
