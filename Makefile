@@ -8,6 +8,10 @@ CHECK_STAMP := .venv/.check-complete
 # of a machine's own settings is not. Python compiles what is imported, and not all that is installed.
 PIP_OPTIONS := -qq --disable-pip-version-check --no-cache-dir
 LOCKED := --no-deps --require-hashes --requirement
+# Bytecode is kept in .venv, also where a machine has Python write none beside its sources: each process
+# would compile Prefect again, and takes half as long when it does not.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/bytecode
 PIP := $(BIN)/python -m pip $(PIP_OPTIONS)
 
 # Make the environment $(1) from the lock file $(2). Every hash is checked, and nothing is resolved.
