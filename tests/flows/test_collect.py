@@ -209,7 +209,7 @@ async def test_failed_source_is_recorded_and_fails_the_run(
 async def test_failed_last_write_fails_the_run_and_repeats_nothing(
     storage: StorageSettings, service: Flaky, tmp_path: Path
 ) -> None:
-    """27. The sink committed and the success could not be written: the next run adds nothing."""
+    """The sink committed and the success could not be written: the next run adds nothing."""
     source = ScriptedSource([[record("1", 1)]], [[record("1", 1)]])
     service.fail(500, "PUT", body='"success"')
     with pytest.raises(StorageError):
@@ -253,7 +253,7 @@ async def test_lost_answer_to_the_last_write_is_not_a_conflict(
 async def test_backfill_leaves_the_watermark_alone(
     storage: StorageSettings, tmp_path: Path
 ) -> None:
-    """33. A range with since and until is collected, and no watermark is read or written."""
+    """A range with since and until is collected, and no watermark is read or written."""
     source = ScriptedSource([[record("9", 90)]], [[record("1", 1)]])
     await collect(source, sink(tmp_path), storage)
     report = await collect(source, sink(tmp_path), storage, since=at(0), until=at(20))
