@@ -235,7 +235,7 @@ async def test_words_of_sql_are_names(tmp_path: Path) -> None:
 
 
 async def test_numbers_as_text_are_compared_as_numbers(file: File) -> None:
-    """ "10" is after "9"; what is no number goes into the quarantine."""
+    """The text "10" is after "9"; what is no number goes into the quarantine."""
     file.fill((1, "9"), (2, "10"), (3, "x"), (4, None), kind="TEXT")
     source = file.source(timestamp_format="seconds", page_size=1)
 
