@@ -42,6 +42,7 @@ def forks(prefect_server: None) -> Iterator[Forks]:
         yield made
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep these tests in one process, and so at one server, where several share the suite."""
     for item in items:
