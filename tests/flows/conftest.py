@@ -15,7 +15,7 @@ from yarl import URL
 from ladon_storage import tasks
 from ladon_storage.settings import StorageSettings
 from tests.flaky import Flaky, flaky_service
-from tests.flows.forks import Forks, forking
+from tests.forks import Forks, forking
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -24,7 +24,7 @@ from ladon_storage.flows import circuit
 from ladon_storage.flows.circuit import deploy, probe_storage
 from ladon_storage.settings import StorageSettings
 from tests.flaky import Flaky
-from tests.flows.forks import Forks
+from tests.forks import Forks
 
 
 @flow

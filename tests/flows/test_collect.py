@@ -35,7 +35,7 @@ from ladon_storage.sources import KINDS
 from tests.collecting import ScriptedSource, at, record, table
 from tests.feed_server import Answer, FeedServer
 from tests.flaky import Flaky
-from tests.flows.forks import Forks
+from tests.forks import Forks
 from tests.service import embedded_service
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -25,7 +25,7 @@ from ladon_storage.settings import StorageSettings
 from tests.collecting import ScriptedSource, record
 from tests.feed_server import Answer, FeedServer
 from tests.flaky import Flaky
-from tests.flows.forks import Forks
+from tests.forks import Forks
 
 SECONDS = 180
 """How long a run in a process may take on a machine on which Prefect's own server stalls."""

@@ -20,7 +20,7 @@ from demo.stage import prefect_server
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows import home
 from ladon_storage.flows.home import check_database, check_home
-from tests.flows.forks import forking
+from tests.forks import forking
 
 UNKNOWN = "0123456789ab"
 KNOWN = "9725c1cbee35"

@@ -19,7 +19,7 @@ from tests.collecting import table
 from tests.documents import ROOT, examples
 from tests.feed_server import Answer, FeedServer
 from tests.flaky import Flaky
-from tests.flows.forks import Forks
+from tests.forks import Forks
 
 FIRST, OWN_FLOW, BLOCKS = (code for _, code in examples(ROOT / "README.md"))
 CATALOGUE = Answer.of(

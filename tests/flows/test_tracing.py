@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.flaky import Flaky
-from tests.flows.forks import Forks
+from tests.forks import Forks
 
 FLOW = """
 import asyncio, json

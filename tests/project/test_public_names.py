@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.flows.forks import forking
+from tests.forks import forking
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECTIONS = re.findall(

@@ -38,7 +38,7 @@ from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.json.unique_keys import DuplicateKeyError
 from tests.collecting import record
 from tests.feed_server import Answer, Asked, FeedServer
-from tests.flows.forks import Forks, forking
+from tests.forks import Forks, forking
 
 PATHS = ["", "a", "a.b", "a.0", "c.a.b", "0"]
 

@@ -20,7 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class Fork:
@@ -78,7 +78,7 @@ def forking(module: str = "ladon_storage.flows.collect", **environment: str) -> 
     with tempfile.TemporaryDirectory(prefix="ladon-forks-") as folder:
         path = Path(folder, "s")
         with subprocess.Popen(
-            [sys.executable, "-m", "tests.flows.forks", path, module],
+            [sys.executable, "-m", "tests.forks", path, module],
             cwd=ROOT,
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,
