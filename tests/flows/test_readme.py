@@ -18,7 +18,7 @@ from ladon_storage.settings import StorageSettings
 from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.documents import ROOT, examples
 from tests.flaky import Flaky
-from tests.flows.forks import Forks
+from tests.forks import Forks
 from tests.tables import table
 
 FIRST, OWN_FLOW, BLOCKS = (code for _, code in examples(ROOT / "README.md"))

@@ -6,8 +6,6 @@ import asyncio
 import gzip
 import json
 import random
-import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -43,6 +41,7 @@ from ladon_storage.sources.json.unique_keys import DuplicateKeyError
 from ladon_storage.sources.timestamps import any_timestamps
 from ladon_storage.testing.doubles import record
 from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
+from tests.forks import Forks, forking
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -328,23 +327,27 @@ def test_page_of_large_records_is_cut_before_it_is_full(monkeypatch: pytest.Monk
     assert [len(page) for page in records.paged(items, 4)] == [3, 3, 1]
 
 
+@pytest.fixture(scope="module")
+def parsing() -> Iterator[Forks]:
+    """Import the parser once for the processes that are measured."""
+    with forking("ladon_storage.sources.json.documents") as forks:
+        yield forks
+
+
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_document_takes_little_and_holds_nothing(name: str) -> None:
+async def test_hostile_document_takes_little_and_holds_nothing(
+    name: str, parsing: Forks, tmp_path: Path
+) -> None:
     """Made to explode, it takes hardly more than its bytes, and everything else goes on.
 
     Processor time is measured: how long a machine that is busy takes for it says nothing.
     """
     size = 24 * 2**20
     script = MEASURED.format(unit=HOSTILE[name], size=size)
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=100,
-        cwd=ROOT,
-    )
-    longest, mebibytes = map(float, done.stdout.split())
+    async with parsing.run(script, folder=tmp_path) as process:
+        output, log = await asyncio.wait_for(process.communicate(), 100)
+    assert process.returncode == 0, log
+    longest, mebibytes = map(float, output.split())
 
     assert longest < 1
     assert mebibytes < 500

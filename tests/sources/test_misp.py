@@ -165,7 +165,7 @@ async def test_synced_event_with_an_old_timestamp_is_found_by_the_overlap() -> N
 
 
 async def test_throttled_instance_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scenario 37: the page is asked for again, and nothing is lost."""
+    """The page is asked for again, and nothing is lost."""
     instance = Instance(*(event(n, n) for n in range(3)))
     instance.between = [lambda: None, Answer(status=429), Answer(status=503)]
     stamina.set_testing(True, attempts=3, cap=True)
@@ -208,7 +208,7 @@ async def test_answer_of_another_structure_fails(document: Any) -> None:
 
 
 async def test_instance_that_ignores_the_page_does_not_loop() -> None:
-    """Scenario 41: the same page again is an error."""
+    """The same page again is an error."""
     async with FeedServer(play=lambda _: Answer.of({"response": [event(1, 1)]})) as server:
         with pytest.raises(SourceError, match="the same page again"):
             await read(instance_at(server))
@@ -537,7 +537,7 @@ async def test_file_older_than_listed_replaces_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("document", [{}, [], None, "x"])
 async def test_manifest_that_is_empty_or_none_fails(document: Any) -> None:
-    """Scenario 40: it removes nothing, and the watermark stays."""
+    """It removes nothing, and the watermark stays."""
     sink, storage = RememberingSink(), ScriptedStorage()
     async with FeedServer(Answer.of(document)) as server:
         with pytest.raises(SourceError, match="not an object of events, or is empty"):
@@ -546,7 +546,7 @@ async def test_manifest_that_is_empty_or_none_fails(document: Any) -> None:
 
 
 async def test_manifest_that_lost_most_of_its_events_fails() -> None:
-    """Scenario 40: it was cut off, not cleaned up."""
+    """It was cut off, not cleaned up."""
     files = Files(*(event(n, n) for n in range(10)))
     sink, storage = RememberingSink(), ScriptedStorage()
     async with FeedServer(play=files) as server:

@@ -368,10 +368,10 @@ async def test_next_page_on_another_host_is_not_asked(
         ({"kind": "offset"}, [{}] * 9, "returned the same page again"),
     ],
 )
-async def test_41_paging_that_leads_nowhere_fails(
+async def test_paging_that_leads_nowhere_fails(
     paging: dict[str, Any], pages: list[dict[str, Any]], message: str
 ) -> None:
-    """No endless loop, no loss and no success (scenario 41)."""
+    """No endless loop, no loss and no success."""
     answers = [Answer.of({"rows": [row(1)], **page}) for page in pages]
     async with FeedServer(*answers) as feed:
         assert message in await failure(api(feed, paging=paging))
@@ -568,8 +568,8 @@ async def test_count_that_is_no_time_is_rejected(value: Any) -> None:
     assert page.rejects[0].record_id == "1"
 
 
-async def test_14_integers_as_text_are_compared_as_numbers() -> None:
-    """9 comes before 10, also as text (scenario 14)."""
+async def test_integers_as_text_are_compared_as_numbers() -> None:
+    """9 comes before 10, also as text."""
     rows = [{"id": "a", "at": "9"}, {"id": "b", "at": "10"}]
     async with FeedServer(Answer.of({"rows": rows})) as feed:
         start = datetime(1970, 1, 1, 0, 0, 10, tzinfo=UTC)
@@ -673,10 +673,10 @@ async def test_page_that_fails_in_the_middle_fails_the_run_and_loses_nothing(
     assert storage.stored["feed"].last_successful_timestamp == at(24)
 
 
-async def test_37_throttled_page_is_waited_for_and_nothing_is_lost(
+async def test_throttled_page_is_waited_for_and_nothing_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """429 with Retry-After on page 2: the wait is kept, the circuit stays closed (scenario 37)."""
+    """429 with Retry-After on page 2: the wait is kept, the circuit stays closed."""
     waited: list[float] = []
     pause = asyncio.sleep
 
@@ -708,7 +708,7 @@ async def test_37_throttled_page_is_waited_for_and_nothing_is_lost(
 
 
 async def test_rejects_of_a_run_are_counted_and_kept_apart(tmp_path: Path) -> None:
-    """Unusable records do not hold the watermark back (scenarios 18, 19)."""
+    """Unusable records do not hold the watermark back."""
     path, storage = tmp_path / "records.db", ScriptedStorage()
     rows = [row(1), {"id": 2, "at": None}, row(3), {"id": 4, "at": "x"}]
     async with FeedServer(play=lambda _: Answer.of({"rows": rows})) as feed:

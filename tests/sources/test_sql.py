@@ -238,7 +238,7 @@ async def test_words_of_sql_are_names(tmp_path: Path) -> None:
 
 
 async def test_numbers_as_text_are_compared_as_numbers(file: File) -> None:
-    """Scenario 14: "10" is after "9"; what is no number goes into the quarantine."""
+    """The text "10" is after "9"; what is no number goes into the quarantine."""
     file.fill((1, "9"), (2, "10"), (3, "x"), (4, None), kind="TEXT")
     source = file.source(timestamp_format="seconds", page_size=1)
 
@@ -281,7 +281,7 @@ async def test_timestamp_is_never_rounded_up(
 
 
 async def test_texts_with_offsets_are_compared_as_instants(file: File) -> None:
-    """Scenario 11: as texts they sort in another order, so that they promise none."""
+    """As texts they sort in another order, so that they promise none."""
     file.fill((1, "2024-01-01T05:00:00+05:00"), (2, "2024-01-01T01:00:00Z"), kind="TEXT")
     file.fill((3, "2023-12-31T23:00:00-12:00"), kind="TEXT")
     source = file.source(timestamp_format="text")
@@ -338,7 +338,7 @@ async def test_range_at_the_ends_of_time_is_read(file: File) -> None:
 
 
 async def test_unusable_rows_are_rejected_and_the_rest_goes_on(file: File) -> None:
-    """Scenarios 18 and 19: a missing or impossible timestamp, or id, is quarantined, not lost."""
+    """A missing or impossible timestamp, or id, is quarantined, not lost."""
     file.fill((1, "2024-01-01 00:01:00"), (2, None), (3, "x"), (None, "2024-01-01 00:02:00"))
     file.fill((b"\x01", "2024-01-01 00:03:00"))
     sink, storage = RememberingSink(), ScriptedStorage()
@@ -549,7 +549,7 @@ async def test_thousand_rows_of_one_transaction_are_read(base: Base) -> None:
 
 
 async def test_transaction_that_commits_late_is_found_by_the_overlap(base: Base) -> None:
-    """Scenario 10: its row is older than the watermark when it appears, and is collected once."""
+    """Its row is older than the watermark when it appears, and is collected once."""
     base.run("CREATE TABLE events (id serial PRIMARY KEY, updated_at timestamptz NOT NULL)")
     sink, storage = MemorySink(), ScriptedStorage(now=lambda: datetime.now(UTC))
     source = base.source()

@@ -191,7 +191,7 @@ async def test_unusable_row_is_rejected_and_the_rest_goes_on(
     ],
 )
 async def test_dump_that_is_none_fails_the_run(body: bytes, message: str) -> None:
-    """An empty, truncated or other document is no news (scenario 40)."""
+    """An empty, truncated or other document is no news."""
     with pytest.raises(SourceError) as caught:
         await dumped(body)
 
@@ -400,7 +400,7 @@ async def test_api_says_no_inside_of_an_answer(document: Any) -> None:
 
 @pytest.mark.parametrize(("count", "fails"), [(999, False), (1_000, True), (1_001, True)])
 async def test_full_answer_that_does_not_reach_back_fails(count: int, fails: bool) -> None:
-    """What no longer fits into the API's answer is a gap, and no silent success (scenario 38)."""
+    """What no longer fits into the API's answer is a gap, and no silent success."""
     begin = utc("2026-02-05")
     urls: list[Any] = [
         found(number, f"{begin + timedelta(seconds=number):%Y-%m-%d %H:%M:%S} UTC")

@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from demo.stage import prefect_server
 from demo.up import RUNS, SERVER, storage_service
-from tests.up.prefect_api import PrefectApi, module
+from tests.up.prefect_api import STEP_SECONDS, PrefectApi, module
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Place:
     async def done(self, *command: str) -> str:
         """Run a module to its end, and return what it printed."""
         async with self.running(*command) as process:
-            output, _ = await asyncio.wait_for(process.communicate(), 90)
+            output, _ = await asyncio.wait_for(process.communicate(), STEP_SECONDS)
             assert process.returncode == 0, output.decode()
             return output.decode()
 

@@ -20,7 +20,7 @@ from demo.up import RUNS
 from ladon_storage.flows.serve import DEPLOYMENTS_FILE
 from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.up.place import Place
-from tests.up.prefect_api import CATALOGUE
+from tests.up.prefect_api import CATALOGUE, STEP_SECONDS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -104,7 +104,7 @@ class Follower:
             *command, cwd=PROJECT, env=self.environment | {"PYTHONPATH": self.path()},
             stdin=DEVNULL, stdout=PIPE, stderr=STDOUT,
         )  # fmt: skip
-        output, _ = await asyncio.wait_for(process.communicate(), 120)
+        output, _ = await asyncio.wait_for(process.communicate(), STEP_SECONDS)
         assert process.returncode == 0, f"{text}\n{output.decode()}"
 
     async def stay(self, text: str) -> None:
@@ -115,7 +115,7 @@ class Follower:
         command = words[1:] if words[0] == "-m" else ["prefect", *words]
         process = await self.running.enter_async_context(self.place.running(*command))
         assert process.stdout
-        await asyncio.wait_for(process.stdout.readuntil(STAYS_UP[text].encode()), 60)
+        await asyncio.wait_for(process.stdout.readuntil(STAYS_UP[text].encode()), STEP_SECONDS)
         self.stayed.append(text)
 
     def path(self) -> str:

@@ -17,7 +17,14 @@ from demo.up import held, port_near
 from ladon_storage import StorageServiceClient
 from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.tables import table
-from tests.up.prefect_api import CATALOGUE, PrefectApi, left_of, module, processes_of
+from tests.up.prefect_api import (
+    CATALOGUE,
+    STEP_SECONDS,
+    PrefectApi,
+    left_of,
+    module,
+    processes_of,
+)
 
 RUNS_IN_A_ROW = 12
 STOPPED_SECONDS = 120
@@ -27,7 +34,7 @@ async def addresses(process: Process) -> tuple[PrefectApi, str, str]:
     """Return Prefect and the Storage Service's address when all is up, and what was printed."""
     printed = ""
     assert process.stdout
-    async with asyncio.timeout(180):
+    async with asyncio.timeout(STEP_SECONDS):
         while "Ctrl-C" not in printed:
             line = (await process.stdout.readline()).decode()
             assert line, printed
@@ -41,7 +48,7 @@ async def addresses(process: Process) -> tuple[PrefectApi, str, str]:
 
 async def ended_runs(folder: Path) -> None:
     """Wait for the processes of runs: Prefect cancels a completed one that has not ended."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(STEP_SECONDS):
         while any("prefect.engine" in each for each in left_of(folder)):
             await asyncio.sleep(0.2)
 
@@ -69,7 +76,7 @@ async def test_up_runs_deployments_and_finds_its_data_again(tmp_path: Path) -> N
             await api.ask("POST", f"deployments/{paused['id']}/resume_deployment")
             for number in (signal.SIGINT, signal.SIGTERM):  # a person who insists
                 process.send_signal(number)
-            assert await asyncio.wait_for(process.wait(), 60) == 0
+            assert await asyncio.wait_for(process.wait(), STEP_SECONDS) == 0
     assert left_of(folder) == []
     assert len(table(folder / "records.db")) == 2
 
@@ -94,7 +101,7 @@ async def test_up_runs_deployments_and_finds_its_data_again(tmp_path: Path) -> N
         run = await api.run(again)
         assert run["state_type"] == "COMPLETED", run["state"]["message"]
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 60) == 0
+        assert await asyncio.wait_for(process.wait(), STEP_SECONDS) == 0
     assert left_of(folder) == []
     assert len(table(folder / "records.db")) == 2
 
@@ -135,7 +142,7 @@ async def test_outcome_is_written_while_prefect_is_away(
 
         feed.play = play
         run_id = await api.trigger("collect-kev/kev", source={"kind": "kev", "url": feed.url})
-        async with asyncio.timeout(90), StorageServiceClient(service) as client:
+        async with asyncio.timeout(STEP_SECONDS), StorageServiceClient(service) as client:
             while (watermark := await client.get_watermark("kev")) is None or (
                 watermark.status == "running"
             ):
@@ -146,7 +153,7 @@ async def test_outcome_is_written_while_prefect_is_away(
             await asyncio.sleep(STOPPED_SECONDS)
             for each in servers:
                 os.kill(each, signal.SIGCONT)
-            run = await api.run(run_id, seconds=180)
+            run = await api.run(run_id)
             assert run["state_type"] == "COMPLETED", run["state"]["message"]
 
 
@@ -159,9 +166,9 @@ async def test_end_in_the_middle_of_a_run_is_recorded(tmp_path: Path) -> None:
         async with module(tmp_path, *command) as process:
             api, _, _ = await addresses(process)
             run_id = await api.trigger("collect-kev/kev", source={"kind": "kev", "url": feed.url})
-            await asyncio.wait_for(feed.asked.wait(), 60)
+            await asyncio.wait_for(feed.asked.wait(), STEP_SECONDS)
             process.send_signal(signal.SIGINT)
-            assert await asyncio.wait_for(process.wait(), 60) == 0
+            assert await asyncio.wait_for(process.wait(), STEP_SECONDS) == 0
         assert left_of(folder) == []
         async with module(tmp_path, *command) as process:
             api, service, _ = await addresses(process)

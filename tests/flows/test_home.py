@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import asyncio
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -22,11 +20,14 @@ from demo.stage import prefect_server
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows import home
 from ladon_storage.flows.home import check_database, check_home
+from tests.forks import forking
 
-ROOT = Path(__file__).resolve().parent.parent
 UNKNOWN = "0123456789ab"
 KNOWN = "9725c1cbee35"
 """The first revision that Prefect ever had."""
+AS_A_COMMAND = (
+    "import runpy, sys; del sys.argv[0]; runpy.run_module(sys.argv[0], run_name='__main__')"
+)
 
 
 def database_at(folder: Path, *revisions: str) -> Path:
@@ -89,37 +90,24 @@ def test_home_is_checked_only_where_prefect_would_open_it(tmp_path: Path) -> Non
             check_home()
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["ladon_storage.flows.collect", "kev", "sqlite:///records.db"],
-        ["ladon_storage.flows.serve"],
-        ["ladon_storage.flows.circuit", "--deployment", "collect-kev/kev"],
-    ],
-    ids=lambda command: command[0],
-)
-def test_command_with_the_home_of_a_newer_prefect_ends_in_one_line(
-    command: list[str], tmp_path: Path
-) -> None:
+async def test_command_with_the_home_of_a_newer_prefect_ends_in_one_line(tmp_path: Path) -> None:
     """It prints no log of Prefect's, and does not wait for a server that cannot start."""
-    database_at(tmp_path, UNKNOWN)
-    ended = subprocess.run(
-        [sys.executable, "-m", *command],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "PREFECT_HOME": str(tmp_path),
-            "STORAGE_SERVICE_URL": "http://127.0.0.1:1",
-        },
-        timeout=60,
-    )
-    assert ended.returncode == 1
-    (line,) = ended.stderr.splitlines()
-    assert line.startswith("ConfigurationError: ")
-    assert UNKNOWN in line
-    assert not ended.stdout
+    home = tmp_path / "home"
+    database_at(home, UNKNOWN)
+    settings = {"PREFECT_HOME": str(home), "STORAGE_SERVICE_URL": "http://127.0.0.1:1"}
+    with forking("prefect", **settings) as forks:
+        for command in (
+            ["ladon_storage.flows.collect", "kev", "sqlite:///records.db"],
+            ["ladon_storage.flows.serve"],
+            ["ladon_storage.flows.circuit", "--deployment", "collect-kev/kev"],
+        ):
+            async with forks.run(AS_A_COMMAND, *command, folder=tmp_path, **settings) as process:
+                printed, log = await asyncio.wait_for(process.communicate(), 60)
+            assert process.returncode == 1, command
+            (line,) = log.splitlines()
+            assert line.startswith("ConfigurationError: "), command
+            assert UNKNOWN in line
+            assert not printed
 
 
 async def test_server_of_the_demonstration_is_not_started_over_a_newer_database(

@@ -1,14 +1,13 @@
-"""Collection scenarios, each under its number: what other systems are known to get wrong.
+"""What other systems that collect are known to get wrong.
 
-``record(id, minute)`` stands for ``id@minute``. Each runs against the real embedded service, and
-where a sink has a part in it, against each sink. Those that only one kind of source can show stand
-with that source, under the same number.
+``record(id, minute)`` stands for ``id@minute``. Each test runs against the real embedded service,
+and where a sink has a part in it, against each sink. What only one kind of source can show stands
+with that source.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
@@ -37,12 +36,6 @@ from ladon_storage.testing.doubles import BEGIN, ScriptedSource, Step, at, recor
 from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.flaky import Flaky, flaky_service
 from tests.sinks.places import OURS, place
-
-TESTS = Path(__file__).resolve().parent.parent
-SCENARIOS = {
-    1, 2, 4, 5, 7, 8, 10, 11, 12, 14, 15, 18, 19, 21, 23, 24, 25, 27, 29, 30, 32, 33, 34, 37, 38,
-    39, 40, 41,
-}  # fmt: skip
 
 
 @dataclass
@@ -105,17 +98,6 @@ def every_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passage, "CHECKPOINT_SECONDS", 0.0)
 
 
-def test_every_scenario_has_a_test_under_its_number() -> None:
-    """None is forgotten, wherever it stands."""
-    texts = [file.read_text(encoding="utf-8") for file in TESTS.rglob("test_*.py")]
-    found = {
-        int(number)
-        for text in texts
-        for number in re.findall(r"def test_(?:scenario_)?(\d\d)_", text)
-    }
-    assert found >= SCENARIOS
-
-
 class Feed(ScriptedSource):
     """Hold records, and yield in one page those that are not before the start."""
 
@@ -134,7 +116,7 @@ class Feed(ScriptedSource):
         return super().pages(start, until)
 
 
-async def test_01_ties_at_the_watermark_are_read_again_and_stored_once(world: World) -> None:
+async def test_ties_at_the_watermark_are_read_again_and_stored_once(world: World) -> None:
     """R1 [1@10, 2@10]; R2 [2@10, 3@10]: 1, 2 and 3 once."""
     w, feed = world, Feed(record("1", 10), record("2", 10))
     await w.run(feed)
@@ -145,7 +127,7 @@ async def test_01_ties_at_the_watermark_are_read_again_and_stored_once(world: Wo
     assert (w.rows, await w.watermark(), report.records_written) == (["1", "2", "3"], at(10), 1)
 
 
-async def test_02_update_at_an_unchanged_timestamp_is_seen(world: World) -> None:
+async def test_update_at_an_unchanged_timestamp_is_seen(world: World) -> None:
     """R1 [1@10 v=a]; R2 [1@10 v=b]: the latest is b."""
     w, feed = world, Feed(record("1", 10, "a"))
     await w.run(feed)
@@ -157,7 +139,7 @@ async def test_02_update_at_an_unchanged_timestamp_is_seen(world: World) -> None
     assert (await w.watermark(), report.records_written) == (at(10), 1)
 
 
-async def test_04_overlap_adds_nothing_twice(world: World) -> None:
+async def test_overlap_adds_nothing_twice(world: World) -> None:
     """R1 [1@10]; R2 with an overlap of 5: [2@9, 1@10]."""
     w, feed = world, Feed(record("1", 10), overlap=timedelta(minutes=5))
     await w.run(feed)
@@ -168,7 +150,7 @@ async def test_04_overlap_adds_nothing_twice(world: World) -> None:
     assert (w.rows, await w.watermark()) == (["1", "2"], at(10))
 
 
-async def test_05_watermark_never_goes_back(world: World) -> None:
+async def test_watermark_never_goes_back(world: World) -> None:
     """WM 100; R2 returns only 9@97: it is stored, and WM stays."""
     w = world
     await w.collected_up_to(100)
@@ -181,7 +163,7 @@ async def test_05_watermark_never_goes_back(world: World) -> None:
 
 @pytest.mark.usefixtures("every_page")
 @pytest.mark.parametrize("ordered", [False, True], ids=["unordered", "declared ascending"])
-async def test_07_page_below_the_watermark_ends_nothing(world: World, ordered: bool) -> None:
+async def test_page_below_the_watermark_ends_nothing(world: World, ordered: bool) -> None:
     """WM 5: pages [4@8], [0@2], [7@7]: 4 and 7 once, whatever order the source declares."""
     w = world
     await w.collected_up_to(5)
@@ -192,7 +174,7 @@ async def test_07_page_below_the_watermark_ends_nothing(world: World, ordered: b
     assert (w.rows, await w.watermark()) == (["0", "00", "4", "7"], at(8))
 
 
-async def test_08_record_from_the_future_is_stored_and_moves_nothing(
+async def test_record_from_the_future_is_stored_and_moves_nothing(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Now = 01-03; R1 [1@01-01, 2@2099-01-01]; R2 [3@01-02]: all stored, 2 flagged."""
@@ -210,7 +192,7 @@ async def test_08_record_from_the_future_is_stored_and_moves_nothing(
     assert await w.watermark() == BEGIN + timedelta(days=1)
 
 
-async def test_10_late_record_within_the_overlap_is_collected(world: World) -> None:
+async def test_late_record_within_the_overlap_is_collected(world: World) -> None:
     """R1 reads to 105; 9@103 becomes visible later; the overlap is 2."""
     w, feed = world, Feed(record("1", 105), overlap=timedelta(minutes=2))
     await w.run(feed)
@@ -220,7 +202,7 @@ async def test_10_late_record_within_the_overlap_is_collected(world: World) -> N
     assert (w.rows, await w.watermark()) == (["1", "9"], at(105))
 
 
-async def test_11_timestamps_are_instants_whatever_their_offset(world: World) -> None:
+async def test_timestamps_are_instants_whatever_their_offset(world: World) -> None:
     """R1 1@02:00+02:00; R2 2@01:00Z: both once, WM 01:00Z."""
     w = world
     east = datetime(2024, 1, 1, 2, tzinfo=timezone(timedelta(hours=2)))
@@ -233,7 +215,7 @@ async def test_11_timestamps_are_instants_whatever_their_offset(world: World) ->
     assert (w.rows, await w.watermark()) == (["1", "2"], datetime(2024, 1, 1, 1, tzinfo=UTC))
 
 
-async def test_12_offset_is_applied_not_relabelled(world: World) -> None:
+async def test_offset_is_applied_not_relabelled(world: World) -> None:
     """1@2024-01-02T21:59:38+05:30 moves WM to 16:29:38Z."""
     w = world
     w.clock.start = BEGIN + timedelta(days=9)
@@ -243,7 +225,7 @@ async def test_12_offset_is_applied_not_relabelled(world: World) -> None:
     assert await w.watermark() == datetime(2024, 1, 2, 16, 29, 38, tzinfo=UTC)
 
 
-async def test_15_naive_and_aware_times_of_one_source_meet(world: World) -> None:
+async def test_naive_and_aware_times_of_one_source_meet(world: World) -> None:
     """Naive 00:00:00 at a source declared UTC, then aware 00:01Z: both once."""
     w = world
     answers = [
@@ -261,7 +243,7 @@ async def test_15_naive_and_aware_times_of_one_source_meet(world: World) -> None
 @pytest.mark.parametrize(
     "reason", ["the timestamp is missing", "'x' is no timestamp"], ids=["18", "19"]
 )
-async def test_18_unusable_record_is_quarantined_once(world: World, reason: str) -> None:
+async def test_unusable_record_is_quarantined_once(world: World, reason: str) -> None:
     """[1@1, 2@null or 2@"x", 3@3], twice: 1 and 3 once, 2 quarantined once, WM 3."""
     w = world
     page = Page([record("1", 1), record("3", 3)], [Reject(reason, '{"id": "2"}', "2")])
@@ -272,7 +254,7 @@ async def test_18_unusable_record_is_quarantined_once(world: World, reason: str)
     assert w.place.rejects() == [("feed", "run-1", reason)]
 
 
-async def test_19_impossible_timestamp_of_a_real_source_is_quarantined(world: World) -> None:
+async def test_impossible_timestamp_of_a_real_source_is_quarantined(world: World) -> None:
     """[1@1, 2@"x", 3@3] as an export says it: 2 is quarantined with the reason."""
     w = world
     export = {
@@ -287,7 +269,7 @@ async def test_19_impossible_timestamp_of_a_real_source_is_quarantined(world: Wo
     assert "ISO 8601" in reason
 
 
-async def test_21_record_on_two_pages_is_stored_once(world: World) -> None:
+async def test_record_on_two_pages_is_stored_once(world: World) -> None:
     """Pages [1@1, 2@2], [2@2, 3@3]: 1, 2 and 3 once."""
     w, two = world, record("2", 2)
     report = await w.run(ScriptedSource([[record("1", 1), two], [two, record("3", 3)]]))
@@ -296,7 +278,7 @@ async def test_21_record_on_two_pages_is_stored_once(world: World) -> None:
     assert (report.records_read, report.records_written) == (4, 3)
 
 
-async def test_23_page_below_the_watermark_does_not_end_the_reading(world: World) -> None:
+async def test_pages_of_known_records_do_not_end_the_reading(world: World) -> None:
     """Page 1 is all below WM, page 2 is new: page 2 is requested."""
     w = world
     await w.collected_up_to(50)
@@ -307,7 +289,7 @@ async def test_23_page_below_the_watermark_does_not_end_the_reading(world: World
     assert "3" in w.rows
 
 
-async def test_24_empty_run_is_recorded_as_success(world: World) -> None:
+async def test_empty_run_is_recorded_as_success(world: World) -> None:
     """WM is unchanged; last run and success are recorded."""
     w = world
     await w.collected_up_to(5)
@@ -321,7 +303,7 @@ async def test_24_empty_run_is_recorded_as_success(world: World) -> None:
 
 
 @pytest.mark.usefixtures("every_page")
-async def test_25_ordered_source_goes_on_after_a_crash(world: World) -> None:
+async def test_ordered_source_goes_on_after_a_crash(world: World) -> None:
     """10 pages of 10, dead after page 3: 100 once; one page is fetched again at the most.
 
     The run ends as a killed process does, without a last word; the crash harness really kills it.
@@ -361,7 +343,7 @@ async def test_25_ordered_source_goes_on_after_a_crash(world: World) -> None:
     assert await w.watermark() == at(99)
 
 
-async def test_27_lost_success_is_written_by_the_next_run(world: World) -> None:
+async def test_lost_success_is_written_by_the_next_run(world: World) -> None:
     """PUT answers 500 after the sink committed: the run fails; the next adds nothing twice."""
     w, feed = world, Feed(record("1", 10), record("2", 20))
     w.service.fail(500, "PUT", body='"success"')
@@ -378,7 +360,7 @@ async def test_27_lost_success_is_written_by_the_next_run(world: World) -> None:
     assert report.records_written == 0
 
 
-async def test_29_source_that_breaks_in_the_middle_keeps_the_last_success(world: World) -> None:
+async def test_source_that_breaks_in_the_middle_keeps_the_last_success(world: World) -> None:
     """The source answers 500 on page 3 of 5: WM stays, `failed` with the error, nothing is lost."""
     w = world
     await w.collected_up_to(5)
@@ -397,7 +379,7 @@ async def test_29_source_that_breaks_in_the_middle_keeps_the_last_success(world:
     assert report.records_written == 3
 
 
-async def test_30_two_runs_of_one_source_store_it_once(world: World) -> None:
+async def test_two_runs_of_one_source_store_it_once(world: World) -> None:
     """100 rows: 100 once; the loser says who is running, and collects nothing."""
     w = world
     records = [record(str(number), number) for number in range(100)]
@@ -417,7 +399,7 @@ async def test_30_two_runs_of_one_source_store_it_once(world: World) -> None:
     assert (len(w.rows), loser.ranges, await w.watermark()) == (100, [], at(99))
 
 
-async def test_32_run_that_was_overtaken_is_refused(world: World) -> None:
+async def test_run_that_was_overtaken_is_refused(world: World) -> None:
     """A run is paused, another takes over and commits, the first goes on: its write is refused."""
     w = world
     await w.collected_up_to(5)
@@ -434,7 +416,7 @@ async def test_32_run_that_was_overtaken_is_refused(world: World) -> None:
     assert stored.run_id == "second"
 
 
-async def test_33_backfill_leaves_the_watermark_alone(world: World) -> None:
+async def test_backfill_leaves_the_watermark_alone(world: World) -> None:
     """Backfill [0, 20), WM 90, rows 1@1, 2@20, 9@90: only 1 is added."""
     w = world
     await w.collected_up_to(90)
@@ -447,7 +429,7 @@ async def test_33_backfill_leaves_the_watermark_alone(world: World) -> None:
     assert await w.stored() == before
 
 
-async def test_34_reset_during_a_run_wins_and_is_audited(world: World) -> None:
+async def test_reset_during_a_run_wins_and_is_audited(world: World) -> None:
     """An operator resets WM during a run: that run's commit is refused; both are in the history."""
     w = world
     await w.collected_up_to(50)
@@ -475,7 +457,7 @@ async def test_34_reset_during_a_run_wins_and_is_audited(world: World) -> None:
     assert again.ranges == [(at(20), None)]
 
 
-async def test_38_gap_is_reported(world: World, caplog: pytest.LogCaptureFixture) -> None:
+async def test_gap_is_reported(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """WM is 40 days old, the API keeps 30: the run says what is lost."""
     w = world
     await w.collected_up_to(0)
@@ -489,7 +471,7 @@ async def test_38_gap_is_reported(world: World, caplog: pytest.LogCaptureFixture
     assert f"keeps nothing from before {kept.isoformat()}" in caplog.text
 
 
-async def test_39_earlier_start_names_the_backfill(
+async def test_earlier_start_names_the_backfill(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The initial start is set earlier than what was collected: a warning names backfill."""
@@ -511,7 +493,7 @@ async def test_39_earlier_start_names_the_backfill(
     ],
     ids=["empty", "short", "cut off", "nothing", "implausible"],
 )
-async def test_40_empty_or_truncated_catalogue_fails_and_deletes_nothing(
+async def test_empty_or_truncated_catalogue_fails_and_deletes_nothing(
     world: World, answer: Answer
 ) -> None:
     """The feed had records and now answers a document without them: WM and sink stay."""

@@ -1,4 +1,4 @@
-"""Processes of flows that begin as forks of one that has imported them, which takes seconds.
+"""Processes that begin as forks of one that has imported Prefect or the flows, which takes seconds.
 
 A run of this module listens at a path: each connection is one process, from the line that describes
 it to the line with its exit code. A fork runs its code as a script and ends as a process does.
@@ -16,14 +16,15 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class Fork:
-    """A process of a flow, which ends at the latest with its block."""
+    """A process that ends at the latest with its block."""
 
     def __init__(self, pid: int, folder: Path, reader: asyncio.StreamReader) -> None:
         self.returncode: int | None = None
@@ -42,7 +43,7 @@ class Fork:
 
 
 class Forks:
-    """The flows, imported once, at the path where they are asked to fork."""
+    """A process that has imported a module, at the path where it is asked to fork."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -72,12 +73,12 @@ class Forks:
 
 
 @contextmanager
-def forking(**environment: str) -> Iterator[Forks]:
-    """Import the flows in a process, with the settings of Prefect that all of its forks have."""
+def forking(module: str = "ladon_storage.flows.collect", **environment: str) -> Iterator[Forks]:
+    """Import ``module`` in a process, with the settings of Prefect that all of its forks have."""
     with tempfile.TemporaryDirectory(prefix="ladon-forks-") as folder:
         path = Path(folder, "s")
         with subprocess.Popen(
-            [sys.executable, "-m", "tests.flows.forks", path],
+            [sys.executable, "-m", "tests.forks", path, module],
             cwd=ROOT,
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,
@@ -129,7 +130,6 @@ def _become(asked: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    import ladon_storage.flows.collect  # noqa: F401
-
+    import_module(sys.argv[2])
     # At the top of the module, where code ends as a script does.
     exec(compile(_become(_asked(sys.argv[1])), "<string>", "exec"), {"__name__": "__main__"})

@@ -1,7 +1,4 @@
-"""Cases 22 to 27, 30 and 31 of what published clients get wrong: answers, from raw sockets.
-
-Cases 28, 29 and 32 to 35, of connections, are in ``test_client_connections``.
-"""
+"""Answers that published clients get wrong, from raw sockets; ``test_connections`` has the rest."""
 
 from __future__ import annotations
 
@@ -58,7 +55,7 @@ async def failure(client: StorageServiceClient, method: str = "GET") -> StorageE
     ],
     ids=["no headers", "no body", "a body that stalls", "a body that breaks off", "no gzip"],
 )
-async def test_case_22_5xx_is_judged_by_its_status(method: str, status: int, rest: Reply) -> None:
+async def test_5xx_is_judged_by_its_status(method: str, status: int, rest: Reply) -> None:
     """Whatever the body is, and whether it comes, the status says what happened, and is counted."""
     reply = Reply(f"HTTP/1.1 {status} X\r\n".encode() + rest.data, rest.end)
     async with served(reply) as (client, _):
@@ -92,7 +89,7 @@ async def test_case_22_5xx_is_judged_by_its_status(method: str, status: int, res
     ],
 )
 @pytest.mark.parametrize(("status", "counted"), [(429, 0), (503, 1)])
-async def test_case_23_retry_after_is_honoured_ignored_or_capped(
+async def test_retry_after_is_honoured_ignored_or_capped(
     value: str, seconds: float | None, status: int, counted: int
 ) -> None:
     """The wish to wait is told in seconds, within reason, and never breaks the error it is in."""
@@ -103,7 +100,7 @@ async def test_case_23_retry_after_is_honoured_ignored_or_capped(
         assert client.circuit_breaker.failure_count == counted
 
 
-async def test_case_23_retry_after_as_a_date_is_the_seconds_until_then() -> None:
+async def test_retry_after_as_a_date_is_the_seconds_until_then() -> None:
     """A date is as good as seconds."""
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=200), usegmt=True)
     async with served(http(503, b"", f"Retry-After: {date}")) as (client, _):
@@ -125,7 +122,7 @@ async def test_retry_after_is_counted_by_the_clock_that_named_it() -> None:
 
 
 @pytest.mark.parametrize("sent", [0, 100, 2_000_000], ids=["nothing", "a part", "all of it"])
-async def test_case_24_large_503_on_a_pool_of_one_gives_the_slot_back(
+async def test_large_503_on_a_pool_of_one_gives_the_slot_back(
     monkeypatch: pytest.MonkeyPatch, sent: int
 ) -> None:
     """The connection is free before anybody waits, however much of the error is still to come."""
@@ -139,7 +136,7 @@ async def test_case_24_large_503_on_a_pool_of_one_gives_the_slot_back(
 
 @pytest.mark.parametrize("sent", [b"", b"because"])
 @pytest.mark.parametrize("status", [400, 404])
-async def test_case_24_4xx_without_an_end_is_not_waited_for(
+async def test_4xx_without_an_end_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, status: int, sent: bytes
 ) -> None:
     """What a refusal says is waited for only briefly, and the refusal stays one."""
@@ -172,7 +169,7 @@ async def test_case_24_4xx_without_an_end_is_not_waited_for(
     ids=["a reset", "a close", "a close in the headers", "a reset in the body",
          "a close in the body", "a close in a chunk"],
 )  # fmt: skip
-async def test_case_25_answer_that_breaks_off_counts(
+async def test_answer_that_breaks_off_is_a_failure(
     method: str, reply: Reply, cause: type[Exception]
 ) -> None:
     """However a connection ends before the answer does, the service failed, and may recover."""
@@ -207,7 +204,7 @@ async def test_case_25_answer_that_breaks_off_counts(
         pytest.param(watermark(records_collected="many"), id="a text for a number"),
     ],
 )
-async def test_case_26_answer_that_breaks_the_contract_is_an_error_of_ours(
+async def test_answer_that_breaks_the_contract_is_an_error_of_ours(
     method: str, reply: Reply
 ) -> None:
     """What is no watermark is never a missing one, counts, and is not worth repeating."""
@@ -221,7 +218,7 @@ async def test_case_26_answer_that_breaks_the_contract_is_an_error_of_ours(
 
 
 @pytest.mark.parametrize("type_", ["text/html", "text/plain; charset=latin-1", "x", ""])
-async def test_case_26_watermark_with_a_wrong_content_type_is_one(type_: str) -> None:
+async def test_watermark_with_a_wrong_content_type_is_one(type_: str) -> None:
     """A service is judged by what it says, not by what it calls it."""
     async with served(watermark("kev", f"Content-Type: {type_}")) as (client, _):
         assert await client.get_watermark("kev") is not None
@@ -251,7 +248,7 @@ async def test_answer_with_few_or_unknown_fields_is_a_watermark(
 
 @pytest.mark.parametrize("at_once", [0, len(HEAD)], ids=["headers", "a body"])
 @pytest.mark.parametrize("method", ["GET", "PUT"])
-async def test_case_27_answer_that_drips_ends_with_the_timeout(method: str, at_once: int) -> None:
+async def test_answer_that_drips_ends_with_the_timeout(method: str, at_once: int) -> None:
     """The timeout is one for the whole request, not for each byte, and counts."""
     drip = Reply(HEAD + GOOD, pause=0.05, pause_from=at_once)
     async with served(drip, timeout=0.3) as (client, _):
@@ -274,7 +271,7 @@ async def test_case_27_answer_that_drips_ends_with_the_timeout(method: str, at_o
     ],
     ids=["another protocol", "no number", "an oversized header", "no header", "a negative length"],
 )
-async def test_case_30_what_is_no_http_is_not_the_services_400(data: bytes) -> None:
+async def test_answer_that_is_no_http_is_not_a_400(data: bytes) -> None:
     """What aiohttp reports as a 400 is an answer that breaks the contract, and no refusal."""
     async with served(Reply(data, "stall")) as (client, _):
         error = await failure(client)
@@ -289,7 +286,7 @@ def packed(encoding: str, body: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "GZIP", "deflate"])
-async def test_case_31_packed_answer_is_unpacked(encoding: str) -> None:
+async def test_packed_answer_is_unpacked(encoding: str) -> None:
     """A proxy may pack what the client asked for plain."""
     reply = http(200, packed(encoding.lower(), GOOD), f"Content-Encoding: {encoding}")
     async with served(reply) as (client, server):
@@ -298,7 +295,7 @@ async def test_case_31_packed_answer_is_unpacked(encoding: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-async def test_case_31_bomb_is_refused_unpacked_no_further_than_the_limit(encoding: str) -> None:
+async def test_bomb_is_refused_unpacked_no_further_than_the_limit(encoding: str) -> None:
     """Little that unpacks to much costs neither memory nor time, and counts."""
     bomb = http(200, packed(encoding, b" " * 50_000_000), f"Content-Encoding: {encoding}")
     async with served(bomb) as (client, _):
@@ -323,9 +320,7 @@ async def test_case_31_bomb_is_refused_unpacked_no_further_than_the_limit(encodi
         ("x" * 900, GOOD),
     ],
 )
-async def test_case_31_what_cannot_be_unpacked_is_an_error_of_ours(
-    encoding: str, body: bytes
-) -> None:
+async def test_what_cannot_be_unpacked_is_an_error_of_ours(encoding: str, body: bytes) -> None:
     """A broken or unknown packing breaks the contract, and its name does not fill the log."""
     async with served(http(200, body, f"Content-Encoding: {encoding}")) as (client, _):
         error = await failure(client)
@@ -336,9 +331,7 @@ async def test_case_31_what_cannot_be_unpacked_is_an_error_of_ours(
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize(("spaces", "fits"), [(0, True), (1, False), (5_000_000, False)])
-async def test_case_31_plain_answer_is_read_up_to_the_limit(
-    chunked: bool, spaces: int, fits: bool
-) -> None:
+async def test_plain_answer_is_read_up_to_the_limit(chunked: bool, spaces: int, fits: bool) -> None:
     """The limit is exact, also where nobody tells the length, and the slot comes back."""
     body = GOOD + b" " * spaces
     head = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
@@ -353,7 +346,7 @@ async def test_case_31_plain_answer_is_read_up_to_the_limit(
 
 
 @pytest.mark.parametrize("length", ["Transfer-Encoding: chunked", "Content-Length: 9000000000"])
-async def test_case_31_answer_without_an_end_is_read_no_further_than_the_limit(length: str) -> None:
+async def test_answer_without_an_end_is_read_no_further_than_the_limit(length: str) -> None:
     """What is too large already is not waited for, and its connection is given up."""
     head = f"HTTP/1.1 200 X\r\n{length}\r\n\r\n".encode()
     chunk = b"%x\r\n%b\r\n" % (2_000_000, b" " * 2_000_000)
