@@ -33,7 +33,16 @@ from ladon_storage.errors import (
     StorageResponseError,
     StorageUnhealthyError,
 )
-from ladon_storage.models import HistoryPage, Watermark, WatermarkUpdate, check_source_id
+from ladon_storage.models import (
+    HistoryPage,
+    Watermark,
+    WatermarkDelete,
+    WatermarkPage,
+    WatermarkReset,
+    WatermarkStatus,
+    WatermarkUpdate,
+    check_source_id,
+)
 from ladon_storage.server.store import WatermarkDatabase
 
 logger = logging.getLogger(__name__)
@@ -211,6 +220,83 @@ class EmbeddedStorage:
             )
         )
         return stored.watermark.as_answered(self._clock())
+
+    @property
+    def has_additions(self) -> bool:
+        """Whether it has the additions to the base contract: always."""
+        return True
+
+    async def list_watermarks(
+        self,
+        *,
+        status: WatermarkStatus | None = None,
+        older_than_seconds: int | None = None,
+        stale: bool | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> WatermarkPage | None:
+        """Return a page of watermarks by ``source_id``.
+
+        Raises:
+            StorageError: The file could not be read.
+        """
+        return await self._call(
+            lambda store: store.page(
+                status=status,
+                older_than_seconds=older_than_seconds,
+                stale=stale,
+                limit=limit,
+                after=after or "",
+            )
+        )
+
+    async def reset_watermark(
+        self,
+        source_id: str,
+        reset: WatermarkReset,
+        *,
+        if_match: str | None = None,
+        if_none_match: bool = False,
+    ) -> Watermark | None:
+        """Move a watermark to any timestamp, and return it; ``None`` where there is none to move.
+
+        Raises:
+            ValueError: ``source_id`` cannot name a source.
+            WatermarkConflictError: Another writer was faster.
+            WatermarkInFutureError: The timestamp is far ahead of the clock.
+            StorageError: The file could not be written.
+        """
+        check_source_id(source_id)
+        stored = await self._call(
+            lambda store: store.reset(
+                source_id,
+                reset,
+                actor=f"process {os.getpid()}",
+                if_match=() if if_match is None else (if_match,),
+                if_none_match=if_none_match,
+            )
+        )
+        return None if stored is None else stored.as_answered(self._clock())
+
+    async def delete_watermark(
+        self, source_id: str, deletion: WatermarkDelete, *, if_match: str | None = None
+    ) -> bool:
+        """Delete a watermark, and keep its history; return whether there was one.
+
+        Raises:
+            ValueError: ``source_id`` cannot name a source.
+            WatermarkConflictError: Another writer was faster.
+            StorageError: The file could not be written.
+        """
+        check_source_id(source_id)
+        return await self._call(
+            lambda store: store.delete(
+                source_id,
+                actor=deletion.actor or f"process {os.getpid()}",
+                reason=deletion.reason,
+                if_match=() if if_match is None else (if_match,),
+            )
+        )
 
     async def _call(self, act: Callable[[WatermarkDatabase], Awaitable[T]]) -> T:
         try:

@@ -37,6 +37,7 @@ from yarl import URL
 
 from ladon_storage.circuit.breaker import CircuitBreaker, CircuitChange, CircuitState
 from ladon_storage.client import metrics, tracing
+from ladon_storage.client.operating import OperatorRequests
 from ladon_storage.client.pool import FilePath, Pool, SessionPools, tls_context
 from ladon_storage.errors import (
     CircuitOpenError,
@@ -105,7 +106,7 @@ class _Response(NamedTuple):
     date: str | None
 
 
-class StorageServiceClient:
+class StorageServiceClient(OperatorRequests):
     """A client that reads and writes watermarks, and stops calling a service that keeps failing.
 
     Any number of tasks, event loops and threads may share one client. Each loop gets its own pool,

@@ -125,9 +125,8 @@ def check_fresh(found: list[Age]) -> None:
     if wrong:
         sentences.append(
             f"The watermarks of {len(wrong)} of {len(found)} sources are in the future, and so "
-            f"wrong: {_first(wrong)}; set them back to where records are durable by a reset "
-            "(POST /api/v1/watermarks/{source_id}/reset with a timestamp and a reason), and see "
-            "whose clock is wrong."
+            f"wrong: {_first(wrong)}; set them back to where records are durable with "
+            "`ladon-storage watermarks reset`, and see whose clock is wrong."
         )
     if sentences:
         raise StaleWatermarkError(" ".join(sentences))

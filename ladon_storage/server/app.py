@@ -26,7 +26,12 @@ from ladon_storage.errors import (
     WatermarkConflictError,
     WatermarkInFutureError,
 )
-from ladon_storage.models import SERVICE_TIME, WatermarkReset, WatermarkUpdate
+from ladon_storage.models import (
+    SERVICE_TIME,
+    WatermarkDelete,
+    WatermarkReset,
+    WatermarkUpdate,
+)
 from ladon_storage.server import requests
 from ladon_storage.server.metrics import ServiceMetrics
 from ladon_storage.server.openapi import document
@@ -73,6 +78,7 @@ class Routes:
             web.delete(WATERMARK, self.delete),
             web.get(WATERMARKS, self.page),
             web.post(WATERMARK + "/reset", self.reset),
+            web.post(WATERMARK + "/delete", self.delete_with_reason),
             web.get(WATERMARK + "/history", self.history),
             web.get(HEALTH, self.health),
             web.get(METRICS, self.metrics),
@@ -116,11 +122,16 @@ class Routes:
         return answer(stored, 201 if created else 200, etag=stored.etag)
 
     async def reset(self, request: web.Request) -> web.Response:
-        """Move a watermark to any timestamp."""
+        """Move a watermark to any timestamp, or make one with ``If-None-Match: *``."""
         source_id, if_match = requests.source_id(request), requests.if_match(request)
+        if_none_match = requests.if_none_match(request)
         reset = await requests.body(request, WatermarkReset)
         watermark = await self._store.reset(
-            source_id, reset, actor=request.remote, if_match=if_match
+            source_id,
+            reset,
+            actor=request.remote,
+            if_match=if_match,
+            if_none_match=if_none_match,
         )
         if watermark is None:
             return _never_collected(source_id)
@@ -132,6 +143,18 @@ class Routes:
         if not await self._store.delete(source_id, actor=request.remote, if_match=if_match):
             return _never_collected(source_id)
         return web.Response(status=204)
+
+    async def delete_with_reason(self, request: web.Request) -> web.Response:
+        """Forget a watermark, and record the reason."""
+        source_id, if_match = requests.source_id(request), requests.if_match(request)
+        deletion = await requests.body(request, WatermarkDelete)
+        was_there = await self._store.delete(
+            source_id,
+            actor=deletion.actor or request.remote,
+            reason=deletion.reason,
+            if_match=if_match,
+        )
+        return web.Response(status=204) if was_there else _never_collected(source_id)
 
     async def history(self, request: web.Request) -> web.Response:
         """List the changes of a watermark, a page at a time."""

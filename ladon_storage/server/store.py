@@ -190,8 +190,11 @@ class WatermarkDatabase:
         *,
         actor: str | None = None,
         if_match: Sequence[str] = (),
+        if_none_match: bool = False,
     ) -> Watermark | None:
         """Move a watermark to a timestamp, and leave the outcome of its last run as it is.
+
+        With ``if_none_match`` it makes the watermark of a source that was never collected.
 
         Returns:
             The watermark, or ``None`` where there is none to move.
@@ -203,15 +206,23 @@ class WatermarkDatabase:
 
         def change(connection: sqlite3.Connection) -> Watermark | None:
             stored = select(connection, source_id)
-            check_precondition(stored, source_id, if_match=_relevant(if_match, stored))
-            if stored is None:
-                return None
-            now = self.now()
-            check_not_in_future(source_id, reset.timestamp, now)
-            new = stored.model_copy(
-                # An operator wrote it, not a run.
-                update={"last_successful_timestamp": reset.timestamp, "run_id": None}
+            check_precondition(
+                stored,
+                source_id,
+                if_match=_relevant(if_match, stored),
+                if_none_match=if_none_match,
             )
+            now = self.now()
+            if stored is not None:
+                new = stored.model_copy(
+                    # An operator wrote it, not a run.
+                    update={"last_successful_timestamp": reset.timestamp, "run_id": None}
+                )
+            elif if_none_match:
+                new = apply_update(None, source_id, WatermarkUpdate(timestamp=reset.timestamp), now)
+            else:
+                return None
+            check_not_in_future(source_id, reset.timestamp, now)
             version = record(
                 connection,
                 source_id,
@@ -235,7 +246,12 @@ class WatermarkDatabase:
         return await self._writer.apply(change, note)
 
     async def delete(
-        self, source_id: str, *, actor: str | None = None, if_match: Sequence[str] = ()
+        self,
+        source_id: str,
+        *,
+        actor: str | None = None,
+        reason: str | None = None,
+        if_match: Sequence[str] = (),
     ) -> bool:
         """Delete a watermark, and keep its history; return whether there was one."""
 
@@ -245,7 +261,14 @@ class WatermarkDatabase:
             if stored is None:
                 return False
             record(
-                connection, source_id, ChangeAction.DELETE, self.now(), stored, None, actor=actor
+                connection,
+                source_id,
+                ChangeAction.DELETE,
+                self.now(),
+                stored,
+                None,
+                actor=actor,
+                reason=reason,
             )
             connection.execute("DELETE FROM watermarks WHERE source_id = ?", (source_id,))
             return True

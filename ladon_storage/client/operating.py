@@ -1,0 +1,196 @@
+"""The client's requests for operators: the list, resets and deletions, where a service offers them.
+
+- They are additions to the base contract. A service that lacks one answers 404 or 405, and the
+  method returns ``None`` or ``False``.
+- A change carries its reason and its author, which the service's history keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+from pydantic import ValidationError
+from yarl import URL
+
+from ladon_storage.errors import InvalidResponseError, StorageResponseError
+from ladon_storage.models import (
+    Watermark,
+    WatermarkDelete,
+    WatermarkPage,
+    WatermarkReset,
+    WatermarkStatus,
+    check_source_id,
+)
+
+T = TypeVar("T")
+
+_MISSING = (404, 405, 501)
+
+
+class OperatorRequests:
+    """The part of the Storage Service's client that operators' commands use."""
+
+    if TYPE_CHECKING:
+        base_url: str
+        _watermarks: str
+        _extended: bool | None
+        _has_shown_more: bool
+
+        async def _call(
+            self,
+            method: str,
+            source_id: str,
+            url: URL,
+            read: Callable[[Any, str], T],
+            body: bytes | None = None,
+            headers: dict[str, str] | None = None,
+        ) -> T | None: ...
+
+    @property
+    def has_additions(self) -> bool:
+        """Whether a response of the service has shown the additions to the base contract."""
+        return bool(self._extended or self._has_shown_more)
+
+    async def list_watermarks(
+        self,
+        *,
+        status: WatermarkStatus | None = None,
+        older_than_seconds: int | None = None,
+        stale: bool | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> WatermarkPage | None:
+        """Return a page of watermarks by ``source_id``.
+
+        Args:
+            status: Only those whose last run had this outcome.
+            older_than_seconds: Only those whose last success is longer ago, or that have none.
+            stale: Only those whose run does not end, or only the others.
+            limit: The most watermarks of the page.
+            after: ``next`` of the page before.
+
+        Returns:
+            The page, or ``None`` from a service that has no list.
+
+        Raises:
+            CircuitOpenError: The service was not called, since it keeps failing.
+            StorageError: The service did not answer, or not with a list.
+        """
+        if not self.has_additions:
+            return None
+        query = {"limit": str(limit)}
+        query |= {} if status is None else {"status": status.value}
+        query |= (
+            {} if older_than_seconds is None else {"older_than_seconds": f"{older_than_seconds}"}
+        )
+        query |= {} if stale is None else {"stale": "true" if stale else "false"}
+        query |= {} if after is None else {"after": after}
+        url = URL(self._watermarks.rstrip("/"), encoded=True).with_query(query)
+        try:
+            return await self._call("GET", "", url, _page)
+        except StorageResponseError as error:
+            if error.status not in _MISSING:
+                raise
+        except InvalidResponseError as error:
+            if error.status not in _MISSING:
+                raise
+        return None
+
+    async def reset_watermark(
+        self,
+        source_id: str,
+        reset: WatermarkReset,
+        *,
+        if_match: str | None = None,
+        if_none_match: bool = False,
+    ) -> Watermark | None:
+        """Move a watermark to any timestamp, and return it; the outcome of its last run stays.
+
+        Args:
+            source_id: The source.
+            reset: The timestamp, the reason and the author.
+            if_match: The ``etag`` of the watermark that was read; any other one stays.
+            if_none_match: Make the watermark of a source that was never collected.
+
+        Returns:
+            The watermark, or ``None`` where there is none to move, or the service has no resets.
+
+        Raises:
+            ValueError: ``source_id`` cannot name a source.
+            WatermarkConflictError: Another writer was faster.
+            WatermarkInFutureError: The timestamp is far ahead of the service's clock.
+            CircuitOpenError: The service was not called, since it keeps failing.
+            StorageError: The service did not answer, or not with a watermark.
+        """
+        headers = {} if if_match is None else {"If-Match": if_match}
+        headers |= {"If-None-Match": "*"} if if_none_match else {}
+        body = reset.model_dump_json(exclude_none=True)
+        return await self._post(source_id, "reset", body, headers, _watermark)
+
+    async def delete_watermark(
+        self, source_id: str, deletion: WatermarkDelete, *, if_match: str | None = None
+    ) -> bool:
+        """Delete a watermark, and keep its history; return whether that was done.
+
+        ``False`` means that there is none, or that the service has no deletions with a reason.
+
+        Args:
+            source_id: The source.
+            deletion: The reason and the author.
+            if_match: The ``etag`` of the watermark that was read; any other one stays.
+
+        Raises:
+            ValueError: ``source_id`` cannot name a source.
+            WatermarkConflictError: Another writer was faster.
+            CircuitOpenError: The service was not called, since it keeps failing.
+            StorageError: The service did not answer, or not as one.
+        """
+        headers = {} if if_match is None else {"If-Match": if_match}
+        body = deletion.model_dump_json(exclude_none=True)
+        return await self._post(source_id, "delete", body, headers, lambda *_: True) or False
+
+    async def _post(
+        self,
+        source_id: str,
+        act: str,
+        body: str,
+        headers: dict[str, str],
+        read: Callable[[Any, str], T],
+    ) -> T | None:
+        place = f"{self._watermarks}{quote(check_source_id(source_id), safe='')}/{act}"
+        headers = {"Content-Type": "application/json", **headers}
+        try:
+            return await self._call(
+                "POST", source_id, URL(place, encoded=True), read, body.encode(), headers
+            )
+        except StorageResponseError as error:
+            if error.status not in _MISSING:
+                raise
+        return None
+
+
+def _page(answer: Any, _: str) -> WatermarkPage:
+    try:
+        return WatermarkPage.model_validate_json(answer.body)
+    except ValidationError:
+        raise InvalidResponseError(
+            f"The Storage Service's answer {answer.status} to the request of a list is none; see "
+            "what answers at its address.",
+            answer.status,
+        ) from None
+
+
+def _watermark(answer: Any, source_id: str) -> Watermark:
+    try:
+        watermark = Watermark.from_answer(answer.body, answer.etag, answer.date)
+    except ValidationError:
+        watermark = None
+    if watermark is not None and watermark.source_id == source_id:
+        return watermark
+    raise InvalidResponseError(
+        f"The Storage Service's answer {answer.status} to the reset of watermark {source_id!r} is "
+        "no watermark of it; see what answers at its address.",
+        answer.status,
+    )
