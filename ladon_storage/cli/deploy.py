@@ -1,5 +1,7 @@
-"""``ladon-storage deploy``: a Prefect deployment for each source of the file.
+"""``ladon-storage deploy``: the Prefect deployments of the file.
 
+- Each source has one that collects it. One that is scheduled is read again weekly where its kind
+  allows that, and one check watches the freshness of all sources that have a limit.
 - Without a work pool, ``--serve`` runs them in this process; with ``--pool`` workers do.
 - A deployment that a user paused or resumed in the UI stays so: the file gives the first state.
 - No secret is a parameter of a deployment: the file's names of secrets are.
@@ -58,7 +60,11 @@ def deploy(
 
     chosen = list(names or project.sources)
     made = deployments.deployments(project, chosen)
-    changes = run_flows(lambda: deployments.changes(made))
+    if not names:
+        made += deployments.freshness(project)
+    ours = None if names else project.path.name
+    place = deployments.ANYWHERE if dry_run and not (pool or serve) else pool
+    changes = run_flows(lambda: deployments.changes(made, pool=place, file=ours))
     if json:
         print_json([each._asdict() for each in changes])
     else:
@@ -72,7 +78,10 @@ def deploy(
     if dry_run:
         return
     if pool:
-        run_flows(lambda: deployments.apply(made, pool))
+        differing = {each.deployment for each in changes if each.change != deployments.KEEP}
+        run_flows(
+            lambda: deployments.apply([each for each in made if each.full_name in differing], pool)
+        )
     else:
         run_flows(lambda: deployments.serve(made))
 
