@@ -92,9 +92,9 @@ def test_home_is_checked_only_where_prefect_would_open_it(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "command",
     [
-        ["ladon_storage.flows.collect", "kev", "sqlite:///records.db"],
-        ["ladon_storage.flows.serve"],
-        ["ladon_storage.flows.circuit", "--deployment", "collect-kev/kev"],
+        ["collect", "kev", "--sink", "sqlite:///records.db", "--prefect"],
+        ["deploy", "--serve", "--table", "prefect.yaml"],
+        ["circuit", "automate", "--deployment", "collect-kev/kev"],
     ],
     ids=lambda command: command[0],
 )
@@ -104,7 +104,7 @@ def test_command_with_the_home_of_a_newer_prefect_ends_in_one_line(
     """It prints no log of Prefect's, and does not wait for a server that cannot start."""
     database_at(tmp_path, UNKNOWN)
     ended = subprocess.run(
-        [sys.executable, "-m", *command],
+        [sys.executable, "-m", "ladon_storage.cli", *command],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -115,9 +115,9 @@ def test_command_with_the_home_of_a_newer_prefect_ends_in_one_line(
         },
         timeout=60,
     )
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
-    assert line.startswith("ConfigurationError: ")
+    assert line.startswith("ladon-storage: ")
     assert UNKNOWN in line
     assert not ended.stdout
 

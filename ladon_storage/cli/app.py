@@ -82,6 +82,12 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
         f"{_RUNS}It reads a range, or all that the source has, and compares it with the sink.",
     ),
     (
+        app, "collect-many", "collect_many", _COLLECT,
+        "Collect the sources of a list in one flow run."
+        "\n\nIt is for hundreds of sources, of which each would be a flow run otherwise. One that "
+        "fails leaves the others alone.",
+    ),
+    (
         app, "freshness", "freshness", _COLLECT,
         "Fail where watermarks are too old."
         f"{_RUNS}Limits come from the file, or follow the names: kev=48 for 48 hours. The "
@@ -112,9 +118,20 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
     ),
     (
         app, "deploy", "deploy", _OPERATE,
-        f"Make or update Prefect deployments of the file.\n\n{_FILE}",
+        f"Make or update Prefect deployments of the file.\n\n{_FILE} Besides the collection of "
+        "each source it has a weekly second reading of those whose kinds allow it, and a check of "
+        "freshness. A deployment that the file lost is reported, and stays.",
     ),
-    (app, "up", "up", _OPERATE, "Run Prefect, a Storage Service and deployments here."),
+    (
+        app, "up", "up", _OPERATE,
+        f"Run Prefect, a Storage Service and deployments here.\n\n{_FILE}",
+    ),
+    (
+        app, "sweep", "sweep", _OPERATE,
+        "Mark runs whose process is gone as crashed, and print their ids."
+        "\n\nA process that runs deployments does so by itself. Where workers of a pool run them, "
+        "call it by a timer.",
+    ),
     (
         app, "serve", "serve", _OPERATE,
         "Run the Storage Service over one SQLite file."

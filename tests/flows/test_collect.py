@@ -27,7 +27,7 @@ from ladon_storage.errors import (
     StorageUnhealthyError,
     WatermarkConflictError,
 )
-from ladon_storage.flows.collect import collect, collect_kev, collect_threatfox, main
+from ladon_storage.flows.collect import collect, collect_kev, collect_threatfox
 from ladon_storage.models import Watermark
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sources import KINDS
@@ -294,13 +294,13 @@ async def test_cancelled_run_records_its_failure(storage: StorageSettings, tmp_p
     assert stored.error_message == "ended by a cancellation"
 
 
-async def flow_process(*arguments: str, **environment: str) -> asyncio.subprocess.Process:
-    """Start the flow's command in a process of its own, against the tests' Prefect server."""
+async def flow_process(source: str, sink: str, **environment: str) -> asyncio.subprocess.Process:
+    """Start a flow by the command in a process of its own, against the tests' Prefect server."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "ladon_storage.flows.collect",
-        *arguments,
+        "ladon_storage.cli",
+        *("collect", source, "--sink", sink, "--prefect", "--json"),
         cwd=ROOT,
         env={**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value()), **environment},
         stdout=asyncio.subprocess.PIPE,
@@ -342,35 +342,7 @@ async def test_command_line_collects_and_prints_the_report(
         )
         output, errors = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0, errors.decode()
-    assert json.loads(output)["records_written"] == 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        (["kve", "sqlite:///x.db"], "kind should be one of"),
-        (['{"kind": ', "sqlite:///x.db"], "no JSON object"),
-        (["kev", "mysql://x"], "There is no sink"),
-        (["kev", "sqlite:///x.db", "--limits", '{"leas": 5}'], "limits cannot be used: leas"),
-    ],
-)
-def test_command_line_says_what_is_wrong(
-    arguments: list[str],
-    complaint: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A mistake in the arguments is one clear sentence and a failed command."""
-    monkeypatch.setenv("STORAGE_SERVICE_URL", "http://127.0.0.1:9")
-    assert main(arguments) == 1
-    assert complaint in capsys.readouterr().err
-
-
-def test_command_line_refuses_a_naive_instant(capsys: pytest.CaptureFixture[str]) -> None:
-    """An instant without an offset is refused before a run exists."""
-    with pytest.raises(SystemExit):
-        main(["kev", "sqlite:///x.db", "--since", "2024-01-01T00:00:00"])
-    assert "offset" in capsys.readouterr().err
+    assert json.loads(output)[0]["records_written"] == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -285,3 +285,33 @@ async def test_automations_of_a_circuit_are_made_for_deployments_that_exist(
     ]
     for arguments in ((), ("--deployment", "nosuch/one")):
         assert (await ladon.later("circuit", "automate", *arguments)).code == 2
+
+
+async def test_list_of_sources_is_one_flow_run(ladon: Command) -> None:
+    """``collect-many`` prints one report; a list that is not there is one sentence."""
+    async with FeedServer(play=lambda asked: catalogue(1, 2)) as feed, get_client() as client:
+        ladon.write("list.json", json.dumps([{"kind": "kev", "url": feed.url}]))
+        before = await runs(client)
+        sink = ("--sink", "sqlite:///records.db")
+        called = await ladon.later("collect-many", "list.json", *sink, "--json")
+        assert await runs(client) == before + 1
+    assert (called.code, called.json["records_new"]) == (0, 2)
+    missing = await ladon.later("collect-many", "nowhere.toml", *sink)
+    assert missing.code == 2
+    assert "nowhere.toml" in missing.err
+    assert (await ladon.later("collect-many", "list.json", *sink, "--concurrency", "0")).code == 2
+
+
+async def test_sweep_prints_the_runs_that_it_crashed(ladon: Command) -> None:
+    """Where nothing vanished it prints nothing, and no heartbeat is refused."""
+    called = await ladon.later("sweep", "--heartbeat", "600", "--json")
+    assert (called.code, called.json) == (0, [])
+    assert (await ladon.later("sweep", "--heartbeat", "0")).code == 2
+
+
+@pytest.mark.parametrize("more", [[], ["--serve", "--pool", "x"], ["--serve", "--dry-run"]])
+def test_table_of_deployments_is_only_served(ladon: Command, more: list[str]) -> None:
+    """What Prefect's own command does with a prefect.yaml is left to it."""
+    called = ladon("deploy", "--table", "prefect.yaml", *more)
+    assert called.code == 2
+    assert "prefect deploy" in called.sentence

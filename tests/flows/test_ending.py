@@ -34,7 +34,11 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS = 180
 """How long a run in a process may take on a machine on which Prefect's own server stalls."""
 
-COMMAND = "import sys; from ladon_storage.flows.collect import main; sys.exit(main())"
+COMMAND = """
+import sys
+from ladon_storage.cli import main
+sys.exit(main(["collect", sys.argv[1], "--sink", sys.argv[2], "--prefect"]))
+"""
 HANGING = Answer(b'{"count": 2', stall_at=5)
 
 
@@ -113,9 +117,8 @@ async def test_hangup_that_is_ignored_ends_no_run(
         command = (
             sys.executable,
             "-m",
-            "ladon_storage.flows.collect",
-            source,
-            f"sqlite:///{tmp_path}/r.db",
+            "ladon_storage.cli",
+            *("collect", source, "--sink", f"sqlite:///{tmp_path}/r.db", "--prefect"),
         )
         async with process("nohup", *command, service=service.url) as running:
 
@@ -254,7 +257,7 @@ class Finalized:
 
 tasks = []
 ResponseHandler.data_received = strike
-sys.exit(main(sys.argv[4:]))
+sys.exit(main(["collect", sys.argv[4], "--sink", sys.argv[5], "--prefect"]))
 """
 PLACES = ["protocol", "callback", "task", "finalizer", "twice", "stuck"]
 STRUCK = [(place, signal.SIGTERM) for place in PLACES]
