@@ -33,11 +33,18 @@ SERVING = "Serving."
 
 SERVER = {
     # In memory, as they are by default, a slot that a killed run held would outlive a restart.
-    "PREFECTSERVER_CONCURRENCY_LEASE_STORAGE": (
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
         "prefect.server.concurrency.lease_storage.filesystem"
     ),
     # A schedule that was just resumed would otherwise wait for a minute.
-    "PREFECTSERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "10",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "10",
+    # On SQLite, a transaction that reads before it writes fails at once if another one wrote
+    # between the two, and no timeout helps. The service that calls runs late is such a one, every
+    # five seconds. The runner is beside the server here, so a run is late only while it is busy.
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+    # A write for each event of a task competes with all others; one a second holds many.
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
 }
 RUNS = {
     "PREFECT_LOGGING_LEVEL": "INFO",  # what the UI shows of a run

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ladon_storage.cli import FAILED
 from ladon_storage.cli.options import File
-from ladon_storage.cli.output import Json, log_to_notes, note, print_json, print_table, print_text
+from ladon_storage.cli.output import Json, log_to_notes, note, print_json, print_table
 from ladon_storage.cli.stored import Filters, NotListedError, Storage, StorageAddress, opened
 from ladon_storage.cli.watermarks import Prefix, collected, tell_not_listed
 from ladon_storage.cli.watermarks_changing import Force, Reason, RefusedError, author, move
@@ -69,7 +69,7 @@ def export(
     except NotListedError:
         return tell_not_listed()
     document = Exported(format=1, watermarks=[each for each, _ in found])
-    print_text(document.model_dump_json(indent=2))
+    print_json(document.model_dump(mode="json"))
     for each, _ in found:
         if each.status == WatermarkStatus.RUNNING:
             note(

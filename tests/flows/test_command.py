@@ -12,9 +12,11 @@ from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
+from prefect.settings.legacy import _get_settings_fields
 
 from ladon_storage.cli.deployments import deployments as made_of
+from ladon_storage.cli.up import RUNS, SERVER
 from ladon_storage.flows.serve import DEPLOYMENTS_FILE
 from ladon_storage.project import Project
 from tests.cli.called import Command, called_in
@@ -315,3 +317,9 @@ def test_table_of_deployments_is_only_served(ladon: Command, more: list[str]) ->
     called = ladon("deploy", "--table", "prefect.yaml", *more)
     assert called.code == 2
     assert "prefect deploy" in called.sentence
+
+
+def test_settings_of_the_local_server_are_prefects() -> None:
+    """A setting that Prefect does not know, or knows no more, would change nothing in silence."""
+    known = {name.upper() for name in _get_settings_fields(Settings)}
+    assert {*SERVER, *RUNS} <= known

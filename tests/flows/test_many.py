@@ -191,7 +191,7 @@ async def test_project_is_collected_and_checked(
             assert stored
             assert stored.status == "success"
     assert (tmp_path / "records.db").exists()
-    with pytest.raises(StaleWatermarkError, match="1 of 2 sources are stale: one"):
+    with pytest.raises(StaleWatermarkError, match="1 of 2 sources is stale: one"):
         await check_freshness(file=str(file))
 
 
