@@ -35,10 +35,12 @@ from ladon_storage.cli.stored import (
 from ladon_storage.cli.watermarks import SourceName, tell_missing
 from ladon_storage.errors import ConfigurationError, WatermarkConflictError
 from ladon_storage.models import (
+    Precondition,
     Watermark,
     WatermarkDelete,
     WatermarkReset,
     WatermarkStatus,
+    WatermarkUpdate,
     collected_up_to,
 )
 
@@ -201,18 +203,15 @@ async def move(
                 f"{wanted.timestamp.isoformat()}; move it back with `ladon-storage watermarks "
                 "reset`."
             )
-    etag = before.etag if before else None
+    unchanged = Precondition.unchanged(before)
     if client.has_additions:
-        after = await client.reset_watermark(
-            source_id, wanted, if_match=etag, if_none_match=before is None
-        )
+        after = await client.reset_watermark(source_id, wanted, unchanged)
         if after is not None:
             return Done(before, after)
     if back and before is not None:
         raise RefusedError("The service offers no reset.", NOT_OFFERED)
-    after = await client.update_watermark(
-        source_id, wanted.timestamp, if_match=etag, if_none_match=before is None
-    )
+    update = WatermarkUpdate(timestamp=wanted.timestamp)
+    after = await client.put_watermark(source_id, update, unchanged)
     return Done(before, after, is_recorded=False)
 
 
@@ -234,13 +233,9 @@ async def _release(file: Path | None, storage: str | None, source_id: str, why: 
         run = "a run" if before.run_id is None else f"run {before.run_id!r}"
         # An outcome, as the run itself would have written it. If the run is alive after all, its
         # next write fails: the version is no longer its own.
-        after = await client.update_watermark(
-            source_id,
-            now_of(before),
-            WatermarkStatus.FAILED,
-            f"released from {run} by {author()}: {why}",
-            if_match=before.etag,
-        )
+        text = f"released from {run} by {author()}: {why}"
+        update = WatermarkUpdate.of(now_of(before), WatermarkStatus.FAILED, text)
+        after = await client.put_watermark(source_id, update, Precondition(before.etag))
         return Done(before, after)
 
 
@@ -254,7 +249,7 @@ async def _delete(
         _refuse_if_held(before, force=force)
         deletion = WatermarkDelete(reason=why, actor=author())
         if client.has_additions and await client.delete_watermark(
-            source_id, deletion, if_match=before.etag
+            source_id, deletion, Precondition(before.etag)
         ):
             return Done(before, None)
         raise RefusedError("The service offers no deletion with a reason.", NOT_OFFERED)

@@ -25,10 +25,12 @@ from ladon_storage.cli.watermarks_changing import Force, Reason, RefusedError, a
 from ladon_storage.errors import ConfigurationError, StorageError
 from ladon_storage.models import (
     EMPTY_WATERMARK,
+    Precondition,
     SourceId,
     Watermark,
     WatermarkReset,
     WatermarkStatus,
+    WatermarkUpdate,
     collected_up_to,
 )
 
@@ -191,14 +193,12 @@ async def _outcome(client: Storage, given: Watermark, stored: Watermark | None) 
     timestamp = _wanted(given) or given.last_run_timestamp
     if given.status in (None, WatermarkStatus.RUNNING) or timestamp is None:
         return
-    await client.update_watermark(
-        given.source_id,
+    update = WatermarkUpdate.of(
         timestamp,
         str(given.status),
         given.error_message,
-        if_match=stored.etag if stored else None,
-        if_none_match=stored is None,
         records_collected=given.records_collected,
         run_id=given.run_id,
         ledger=given.ledger,
     )
+    await client.put_watermark(given.source_id, update, Precondition.unchanged(stored))

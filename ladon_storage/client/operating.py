@@ -16,6 +16,8 @@ from yarl import URL
 
 from ladon_storage.errors import InvalidResponseError, StorageResponseError
 from ladon_storage.models import (
+    UNCONDITIONAL,
+    Precondition,
     Watermark,
     WatermarkDelete,
     WatermarkPage,
@@ -102,17 +104,15 @@ class OperatorRequests:
         self,
         source_id: str,
         reset: WatermarkReset,
-        *,
-        if_match: str | None = None,
-        if_none_match: bool = False,
+        precondition: Precondition = UNCONDITIONAL,
     ) -> Watermark | None:
         """Move a watermark to any timestamp, and return it; the outcome of its last run stays.
 
         Args:
             source_id: The source.
             reset: The timestamp, the reason and the author.
-            if_match: The ``etag`` of the watermark that was read; any other one stays.
-            if_none_match: Make the watermark of a source that was never collected.
+            precondition: The version that must be stored; with ``if_none_match`` the watermark of
+                a source that was never collected is made.
 
         Returns:
             The watermark, or ``None`` where there is none to move, or the service has no resets.
@@ -124,13 +124,14 @@ class OperatorRequests:
             CircuitOpenError: The service was not called, since it keeps failing.
             StorageError: The service did not answer, or not with a watermark.
         """
-        headers = {} if if_match is None else {"If-Match": if_match}
-        headers |= {"If-None-Match": "*"} if if_none_match else {}
         body = reset.model_dump_json(exclude_none=True)
-        return await self._post(source_id, "reset", body, headers, _watermark)
+        return await self._post(source_id, "reset", body, precondition, _watermark)
 
     async def delete_watermark(
-        self, source_id: str, deletion: WatermarkDelete, *, if_match: str | None = None
+        self,
+        source_id: str,
+        deletion: WatermarkDelete,
+        precondition: Precondition = UNCONDITIONAL,
     ) -> bool:
         """Delete a watermark, and keep its history; return whether that was done.
 
@@ -139,7 +140,7 @@ class OperatorRequests:
         Args:
             source_id: The source.
             deletion: The reason and the author.
-            if_match: The ``etag`` of the watermark that was read; any other one stays.
+            precondition: The version that must be stored.
 
         Raises:
             ValueError: ``source_id`` cannot name a source.
@@ -147,20 +148,23 @@ class OperatorRequests:
             CircuitOpenError: The service was not called, since it keeps failing.
             StorageError: The service did not answer, or not as one.
         """
-        headers = {} if if_match is None else {"If-Match": if_match}
         body = deletion.model_dump_json(exclude_none=True)
-        return await self._post(source_id, "delete", body, headers, lambda *_: True) or False
+        return await self._post(source_id, "delete", body, precondition, lambda *_: True) or False
 
     async def _post(
         self,
         source_id: str,
         act: str,
         body: str,
-        headers: dict[str, str],
+        precondition: Precondition,
         read: Callable[[Any, str], T],
     ) -> T | None:
         place = f"{self._watermarks}{quote(check_source_id(source_id), safe='')}/{act}"
-        headers = {"Content-Type": "application/json", **headers}
+        headers = {"Content-Type": "application/json"}
+        if precondition.if_match is not None:
+            headers["If-Match"] = precondition.if_match
+        if precondition.if_none_match:
+            headers["If-None-Match"] = "*"
         try:
             return await self._call(
                 "POST", source_id, URL(place, encoded=True), read, body.encode(), headers

@@ -28,6 +28,7 @@ from ladon_storage.errors import (
 )
 from ladon_storage.models import (
     SERVICE_TIME,
+    Precondition,
     WatermarkDelete,
     WatermarkReset,
     WatermarkUpdate,
@@ -109,50 +110,40 @@ class Routes:
 
     async def put(self, request: web.Request) -> web.Response:
         """Store the outcome of a run."""
-        source_id = requests.source_id(request)
-        if_match, if_none_match = requests.if_match(request), requests.if_none_match(request)
+        source_id, precondition = requests.source_id(request), requests.precondition(request)
         update = await requests.body(request, WatermarkUpdate)
         stored, created = await self._store.put(
-            source_id,
-            update,
-            actor=request.remote,
-            if_match=if_match,
-            if_none_match=if_none_match,
+            source_id, update, precondition, actor=request.remote
         )
         return answer(stored, 201 if created else 200, etag=stored.etag)
 
     async def reset(self, request: web.Request) -> web.Response:
         """Move a watermark to any timestamp, or make one with ``If-None-Match: *``."""
-        source_id, if_match = requests.source_id(request), requests.if_match(request)
-        if_none_match = requests.if_none_match(request)
+        source_id, precondition = requests.source_id(request), requests.precondition(request)
         reset = await requests.body(request, WatermarkReset)
-        watermark = await self._store.reset(
-            source_id,
-            reset,
-            actor=request.remote,
-            if_match=if_match,
-            if_none_match=if_none_match,
-        )
+        watermark = await self._store.reset(source_id, reset, precondition, actor=request.remote)
         if watermark is None:
             return _never_collected(source_id)
         return answer(watermark, etag=watermark.etag)
 
     async def delete(self, request: web.Request) -> web.Response:
         """Forget a watermark."""
-        source_id, if_match = requests.source_id(request), requests.if_match(request)
-        if not await self._store.delete(source_id, actor=request.remote, if_match=if_match):
+        source_id = requests.source_id(request)
+        precondition = Precondition(requests.if_match(request))
+        if not await self._store.delete(source_id, precondition, actor=request.remote):
             return _never_collected(source_id)
         return web.Response(status=204)
 
     async def delete_with_reason(self, request: web.Request) -> web.Response:
         """Forget a watermark, and record the reason."""
-        source_id, if_match = requests.source_id(request), requests.if_match(request)
+        source_id = requests.source_id(request)
+        precondition = Precondition(requests.if_match(request))
         deletion = await requests.body(request, WatermarkDelete)
         was_there = await self._store.delete(
             source_id,
+            precondition,
             actor=deletion.actor or request.remote,
             reason=deletion.reason,
-            if_match=if_match,
         )
         return web.Response(status=204) if was_there else _never_collected(source_id)
 

@@ -115,8 +115,9 @@ async def test_wheel_leads_from_an_empty_folder_to_a_scheduled_run(
         try:
             api = await address(process)
             planned = await person("deploy", "--dry-run", PREFECT_API_URL=api)
-            deployment = f"collect-rest/{name[1]}"
-            assert re.search(rf"^{deployment} +keep ", planned, re.MULTILINE), planned
+            kept = re.search(rf"^(collect-\w+/{name[1]}) +keep ", planned, re.MULTILINE)
+            assert kept, planned
+            deployment = kept[1]
             [run, *_] = await PrefectApi(api).runs(deployment, 1, SECONDS)
             assert run["auto_scheduled"]
             assert run["state_type"] == "COMPLETED", run["state"]["message"]
