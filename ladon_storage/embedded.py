@@ -44,9 +44,9 @@ from ladon_storage.models import (
     WatermarkReset,
     WatermarkStatus,
     WatermarkUpdate,
-    check_source_id,
 )
 from ladon_storage.server.store import WatermarkDatabase
+from ladon_storage.values import check_source_id
 
 logger = logging.getLogger(__name__)
 

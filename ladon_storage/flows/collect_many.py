@@ -31,13 +31,12 @@ from prefect.artifacts import (
     acreate_table_artifact,
     aupdate_progress_artifact,
 )
-from pydantic import BaseModel, ConfigDict
 
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.client.metrics import count_collected
 from ladon_storage.collection.credentials import secret_lookup
+from ladon_storage.collection.ledger import Counts, Ledger
 from ladon_storage.collection.protocols import (
-    Ledger,
     Limits,
     Sink,
     WatermarkStore,
@@ -67,30 +66,13 @@ NAMED_FAILURES = 10
 
 SourceFields = dict[str, Any]
 
-_SUMS = (
-    *(f"records_{each}" for each in ("delivered", "new", "changed", "known", "quarantined")),
-    *(f"records_{each}" for each in ("skipped", "removed", "read", "written")),
-)
-"""The counts that are added up over the sources."""
 
-
-class ManyReport(BaseModel):
+class ManyReport(Counts):
     """The result of a run over many sources."""
-
-    model_config = ConfigDict(frozen=True)
 
     sources: int
     failed: int
     gaps: int
-    records_delivered: int
-    records_new: int
-    records_changed: int
-    records_known: int
-    records_quarantined: int
-    records_skipped: int
-    records_removed: int
-    records_read: int
-    records_written: int
     seconds: float
 
 
@@ -150,6 +132,7 @@ class _Fleet:
         self._count = count
         self._began = time.monotonic()
         self._sums: Counter[str] = Counter()
+        self._counts = Counts()
         self._reasons: Counter[str] = Counter()
         self._failures: list[str] = []
         # The most telling rows; the number keeps equal ones from being compared further.
@@ -201,8 +184,7 @@ class _Fleet:
         self._keep_row(True, 0, _row(name, "failed", seconds, error=text))
 
     def _completed(self, report: Report) -> None:
-        for name in _SUMS:
-            self._sums[name] += getattr(report, name)
+        self._counts += report
         self._reasons.update(report.reasons)
         count_collected(report.source_id, report.model_dump(include=COUNTS), report.reasons)
         if report.gap is not None:
@@ -268,13 +250,13 @@ class _Fleet:
             failed=0,
             gaps=sums["gaps"],
             seconds=time.monotonic() - self._began,
-            **{name: sums[name] for name in _SUMS},
+            **dict(self._counts),
         )
         return completed(report, f"{self._count:,} sources: {self._summary()}")
 
     def _summary(self) -> str:
-        counts = {name: self._sums[name] for name in _SUMS if name in Ledger.model_fields}
-        return summary(Ledger(**counts, reasons=dict(self._reasons.most_common())))
+        reasons = dict(self._reasons.most_common())
+        return summary(Ledger(**dict(self._counts), reasons=reasons))
 
 
 def _row(
@@ -335,7 +317,7 @@ def _sources(sources: list[SourceFields] | None, file: str | None) -> list[Sourc
     _check_names(told)
     if wrong := [each for each in told if not isinstance(each, dict)]:
         raise ConfigurationError(
-            f"A source is told by a table of fields, such as its kind, not by a "
+            "A source must be a table of fields, such as its kind, not a "
             f"{type(wrong[0]).__name__}."
         )
     return told

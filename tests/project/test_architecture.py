@@ -18,8 +18,10 @@ PACKAGE = ROOT / "ladon_storage"
 LAYERS = [
     "lazy",
     "errors",
+    "values",
     "models",
     "registry",
+    "databases",
     "circuit",
     "client",
     "settings",
