@@ -61,14 +61,10 @@ circuit = _app(
     _OPERATE,
     13,
 )
-<<<<<<< HEAD
+tokens = _app("tokens", "Make, list and revoke tokens of a Storage Service.", _OPERATE, 12)
 watermarks = _app(
     "watermarks", f"List, show, change and move watermarks.{_WATERMARK_CODES}", _OPERATE, 17
 )
-=======
-tokens = _app("tokens", "Make, list and revoke tokens of a Storage Service.", _OPERATE, 12)
-watermarks = _app("watermarks", "Show watermarks.", _OPERATE, 17)
->>>>>>> main
 
 _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
     (

@@ -24,10 +24,10 @@ from ladon_storage.models import (
     Watermark,
     WatermarkStatus,
     age_seconds,
-    check_source_id,
 )
 from ladon_storage.project.project import Project
 from ladon_storage.settings import VARIABLES, StorageSettings
+from ladon_storage.values import check_source_id
 
 MISSING, REFUSED, NOT_OFFERED = 3, 4, 5
 """The exit codes that only verbs of watermarks have."""

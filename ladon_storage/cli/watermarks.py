@@ -121,11 +121,6 @@ def show(
 ) -> int:
     """Show one watermark."""
     from ladon_storage.cli import running
-<<<<<<< HEAD
-=======
-    from ladon_storage.cli.output import note
-    from ladon_storage.values import check_source_id
->>>>>>> main
 
     log_to_notes()
     found = running.run(_show(file, storage, checked_id(source_id)))

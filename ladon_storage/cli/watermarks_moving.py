@@ -26,13 +26,13 @@ from ladon_storage.errors import ConfigurationError, StorageError
 from ladon_storage.models import (
     EMPTY_WATERMARK,
     Precondition,
-    SourceId,
     Watermark,
     WatermarkReset,
     WatermarkStatus,
     WatermarkUpdate,
     collected_up_to,
 )
+from ladon_storage.values import SourceId
 
 
 class Exported(BaseModel):

@@ -23,8 +23,8 @@ from ladon_storage.models import (
     WatermarkPage,
     WatermarkReset,
     WatermarkStatus,
-    check_source_id,
 )
+from ladon_storage.values import check_source_id
 
 T = TypeVar("T")
 
