@@ -226,8 +226,8 @@ async def _release(file: Path | None, storage: str | None, source_id: str, why: 
             )
         if before.etag is None:
             raise RefusedError(
-                "The service gives no versions, and so a live run could not be told apart from a "
-                "dead one; wait until its lease is over.",
+                "The service gives no versions, so a live run could still write after this. Wait "
+                "until its lease is over.",
                 NOT_OFFERED,
             )
         run = "a run" if before.run_id is None else f"run {before.run_id!r}"

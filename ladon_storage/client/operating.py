@@ -7,13 +7,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
 from pydantic import ValidationError
 from yarl import URL
 
+from ladon_storage.client.pool import Pool
+from ladon_storage.client.responses import Response, watermark_of
+from ladon_storage.client.transport import Transport
 from ladon_storage.errors import InvalidResponseError, StorageResponseError
 from ladon_storage.models import (
     UNCONDITIONAL,
@@ -39,16 +42,7 @@ class OperatorRequests:
         _watermarks: str
         _extended: bool | None
         _has_shown_more: bool
-
-        async def _call(
-            self,
-            method: str,
-            source_id: str,
-            url: URL,
-            read: Callable[[Any, str], T],
-            body: bytes | None = None,
-            headers: dict[str, str] | None = None,
-        ) -> T | None: ...
+        _transport: Transport
 
     @property
     def has_additions(self) -> bool:
@@ -91,11 +85,8 @@ class OperatorRequests:
         query |= {} if after is None else {"after": after}
         url = URL(self._watermarks.rstrip("/"), encoded=True).with_query(query)
         try:
-            return await self._call("GET", "", url, _page)
+            return await self._transport.call("GET", "", url, _page)
         except StorageResponseError as error:
-            if error.status not in _MISSING:
-                raise
-        except InvalidResponseError as error:
             if error.status not in _MISSING:
                 raise
         return None
@@ -149,7 +140,7 @@ class OperatorRequests:
             StorageError: The service did not answer, or not as one.
         """
         body = deletion.model_dump_json(exclude_none=True)
-        return await self._post(source_id, "delete", body, precondition, lambda *_: True) or False
+        return await self._post(source_id, "delete", body, precondition, _done) or False
 
     async def _post(
         self,
@@ -157,7 +148,7 @@ class OperatorRequests:
         act: str,
         body: str,
         precondition: Precondition,
-        read: Callable[[Any, str], T],
+        read: Callable[[Response, str, Pool], Awaitable[T]],
     ) -> T | None:
         place = f"{self._watermarks}{quote(check_source_id(source_id), safe='')}/{act}"
         headers = {"Content-Type": "application/json"}
@@ -166,7 +157,7 @@ class OperatorRequests:
         if precondition.if_none_match:
             headers["If-None-Match"] = "*"
         try:
-            return await self._call(
+            return await self._transport.call(
                 "POST", source_id, URL(place, encoded=True), read, body.encode(), headers
             )
         except StorageResponseError as error:
@@ -175,7 +166,9 @@ class OperatorRequests:
         return None
 
 
-def _page(answer: Any, _: str) -> WatermarkPage:
+async def _page(answer: Response, _source_id: str, _pool: Pool) -> WatermarkPage | None:
+    if answer.status == 404:
+        return None
     try:
         return WatermarkPage.model_validate_json(answer.body)
     except ValidationError:
@@ -186,15 +179,9 @@ def _page(answer: Any, _: str) -> WatermarkPage:
         ) from None
 
 
-def _watermark(answer: Any, source_id: str) -> Watermark:
-    try:
-        watermark = Watermark.from_answer(answer.body, answer.etag, answer.date)
-    except ValidationError:
-        watermark = None
-    if watermark is not None and watermark.source_id == source_id:
-        return watermark
-    raise InvalidResponseError(
-        f"The Storage Service's answer {answer.status} to the reset of watermark {source_id!r} is "
-        "no watermark of it; see what answers at its address.",
-        answer.status,
-    )
+async def _watermark(answer: Response, source_id: str, _pool: Pool) -> Watermark:
+    return watermark_of(answer, source_id)
+
+
+async def _done(_answer: Response, _source_id: str, _pool: Pool) -> bool:
+    return True
