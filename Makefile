@@ -68,7 +68,8 @@ demo: $(STAMP)
 
 # Everything on this machine, until Ctrl-C: make up PREFECT_PORT=4300 STORAGE_PORT=8090
 up: $(STAMP)
-	@exec $(BIN)/python -m demo.up $(if $(PREFECT_PORT),--prefect-port $(PREFECT_PORT)) \
+	@exec $(BIN)/ladon-storage up --table prefect.yaml --folder .local \
+	  $(if $(PREFECT_PORT),--prefect-port $(PREFECT_PORT)) \
 	  $(if $(STORAGE_PORT),--storage-port $(STORAGE_PORT))
 
 # Starts and ends it, and runs what is scheduled: minutes, and so apart from the other tests.

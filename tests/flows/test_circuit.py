@@ -20,7 +20,6 @@ from ladon_storage.circuit.urls import SharedCircuit
 from ladon_storage.connect import shared_client
 from ladon_storage.errors import CircuitOpenError, ConfigurationError, StorageResponseError
 from ladon_storage.events import resource_id
-from ladon_storage.flows import circuit
 from ladon_storage.flows.circuit import deploy, probe_storage
 from ladon_storage.settings import StorageSettings
 from tests.flaky import Flaky
@@ -151,25 +150,6 @@ async def test_events_of_a_run_that_ends_at_once_arrive(
         return await circuit_events(storage) == ["opened"]
 
     await until(is_told)
-
-
-def test_command_creates_the_automations(
-    storage: StorageSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It prints what it made, and says in one sentence what it could not."""
-    assert circuit.main([]) == 1
-    assert "STORAGE_SERVICE_URL" in capsys.readouterr().err
-    monkeypatch.setenv("STORAGE_SERVICE_URL", str(storage.url))
-    assert circuit.main([]) == 1
-    assert "name a deployment" in capsys.readouterr().err
-
-    async def pool() -> None:
-        async with get_client() as client:
-            await client.create_work_pool(WorkPoolCreate(name="by-command", type="process"))
-
-    asyncio.run(pool())
-    assert circuit.main(["--work-pool", "by-command"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 async def test_what_an_operator_does_is_an_event_too(

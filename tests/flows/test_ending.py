@@ -30,8 +30,12 @@ from tests.forks import Forks
 SECONDS = 180
 """How long a run in a process may take on a machine on which Prefect's own server stalls."""
 
-COMMAND = "import sys; from ladon_storage.flows.collect import main; sys.exit(main())"
-NOHUP = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+COMMAND = """
+import sys
+from ladon_storage.cli import main
+sys.exit(main(["collect", sys.argv[1], "--sink", sys.argv[2], "--prefect"]))
+"""
+NOHUP = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
 HANGING = Answer(b'{"count": 2', stall_at=5)
 
 
@@ -228,7 +232,7 @@ class Finalized:
 
 tasks = []
 ResponseHandler.data_received = strike
-sys.exit(main(sys.argv[4:]))
+sys.exit(main(["collect", sys.argv[4], "--sink", sys.argv[5], "--prefect"]))
 """
 PLACES = ["protocol", "callback", "task", "finalizer", "twice", "stuck"]
 STRUCK = [(place, signal.SIGTERM) for place in PLACES]

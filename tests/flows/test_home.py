@@ -20,14 +20,13 @@ from demo.stage import prefect_server
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows import home
 from ladon_storage.flows.home import check_database, check_home
+from tests.documents import ROOT
 from tests.forks import forking
 
 UNKNOWN = "0123456789ab"
 KNOWN = "9725c1cbee35"
 """The first revision that Prefect ever had."""
-AS_A_COMMAND = (
-    "import runpy, sys; del sys.argv[0]; runpy.run_module(sys.argv[0], run_name='__main__')"
-)
+AS_A_COMMAND = "import sys; from ladon_storage.cli import main; sys.exit(main())"
 
 
 def database_at(folder: Path, *revisions: str) -> Path:
@@ -97,15 +96,15 @@ async def test_command_with_the_home_of_a_newer_prefect_ends_in_one_line(tmp_pat
     settings = {"PREFECT_HOME": str(home), "STORAGE_SERVICE_URL": "http://127.0.0.1:1"}
     with forking("prefect", **settings) as forks:
         for command in (
-            ["ladon_storage.flows.collect", "kev", "sqlite:///records.db"],
-            ["ladon_storage.flows.serve"],
-            ["ladon_storage.flows.circuit", "--deployment", "collect-kev/kev"],
+            ["collect", "kev", "--sink", "sqlite:///records.db", "--prefect"],
+            ["deploy", "--serve", "--table", str(ROOT / "prefect.yaml")],
+            ["circuit", "automate", "--deployment", "collect-kev/kev"],
         ):
             async with forks.run(AS_A_COMMAND, *command, folder=tmp_path, **settings) as process:
                 printed, log = await asyncio.wait_for(process.communicate(), 60)
-            assert process.returncode == 1, command
+            assert process.returncode == 2, command
             (line,) = log.splitlines()
-            assert line.startswith("ConfigurationError: "), command
+            assert line.startswith("ladon-storage: "), command
             assert UNKNOWN in line
             assert not printed
 

@@ -44,10 +44,10 @@ from cachetools import TTLCache
 from prefect.concurrency import services
 services._no_limits_cache = TTLCache(1, 0)
 from ladon_storage.flows import ending, artifacts as reports
-from ladon_storage.flows.collect import main
+from ladon_storage.cli import main
 from ladon_storage import fallback
 fallback.PATIENCE_SECONDS = ending.ASK_SECONDS = reports.PREFECT_SECONDS = 0.5
-sys.exit(main(sys.argv[1:]))
+sys.exit(main(["collect", sys.argv[1], "--sink", sys.argv[2], "--prefect"]))
 """
 
 

@@ -187,8 +187,9 @@ def test_installed_service_makes_its_database(installed: Path, tmp_path: Path) -
 def test_installed_deployments_need_no_checkout(installed: Path, tmp_path: Path) -> None:
     """A table names flows by module path, and is the working directory's; none is one sentence."""
     code = (
-        "from ladon_storage.flows.serve import DEPLOYMENTS_FILE, deployments, main\n"
-        "assert main([]) == 1\n"
+        "from ladon_storage.cli import main\n"
+        "from ladon_storage.flows.serve import DEPLOYMENTS_FILE, deployments\n"
+        "assert main(['deploy', '--serve', '--table', 'prefect.yaml']) == 2\n"
         "DEPLOYMENTS_FILE.write_text('deployments: [{name: kev, description: d, tags: [],'\n"
         "    ' entrypoint: ladon_storage.flows.collect.collect_kev,'\n"
         "    ' concurrency_limit: {limit: 1, collision_strategy: ENQUEUE}}]')\n"

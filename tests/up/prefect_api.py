@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -29,7 +29,7 @@ STEP_SECONDS = 300
 END_SECONDS = 150
 """Longer than all parts take to end one after another, each of them forcibly."""
 
-STARTS_PARTS = {"demo.up"}
+UP = ("ladon_storage.cli", "up")
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
@@ -97,9 +97,10 @@ async def module(folder: Path, *command: str, **variables: str) -> AsyncIterator
     What it started ends too, where it was killed or did not come to that: parts of it have groups
     of their own, and know ``folder``.
     """
+    has_parts = command[:2] == UP
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", *command, cwd=PROJECT, env=environment(folder, **variables),
-        stdin=DEVNULL, stdout=PIPE, stderr=None, start_new_session=True,
+        stdin=DEVNULL, stdout=PIPE, stderr=STDOUT if has_parts else None, start_new_session=True,
     )  # fmt: skip
     try:
         yield process
@@ -108,7 +109,7 @@ async def module(folder: Path, *command: str, **variables: str) -> AsyncIterator
             await ended(process, seconds=END_SECONDS)
         finally:
             # What a test stopped cannot end by itself.
-            for part, _ in processes_of(folder) if command[0] in STARTS_PARTS else ():
+            for part, _ in processes_of(folder) if has_parts else ():
                 with suppress(ProcessLookupError):
                     os.kill(part, signal.SIGKILL)
         assert process.stdout

@@ -13,13 +13,15 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from demo.up import held, port_near
 from ladon_storage import StorageServiceClient
+from ladon_storage.cli.up import held, port_near
+from ladon_storage.errors import ConfigurationError
 from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.tables import table
 from tests.up.prefect_api import (
     CATALOGUE,
     STEP_SECONDS,
+    UP,
     PrefectApi,
     left_of,
     module,
@@ -27,6 +29,7 @@ from tests.up.prefect_api import (
 )
 
 RUNS_IN_A_ROW = 12
+FREE_PORTS = ("--prefect-port", "0", "--storage-port", "0")
 STOPPED_SECONDS = 120
 
 
@@ -56,7 +59,7 @@ async def ended_runs(folder: Path) -> None:
 async def test_up_runs_deployments_and_finds_its_data_again(tmp_path: Path) -> None:
     """A run completes, SIGINT ends every process, and the next start has runs and watermark."""
     folder = tmp_path / "local"
-    command = ("demo.up", "--folder", str(folder))
+    command = (*UP, "--table", "prefect.yaml", "--folder", str(folder))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -109,7 +112,7 @@ async def test_up_runs_deployments_and_finds_its_data_again(tmp_path: Path) -> N
 async def test_runs_in_a_row_do_not_lock_prefect(tmp_path: Path) -> None:
     """Run after run, Prefect's server never says that its database is locked."""
     folder = tmp_path / "local"
-    command = ("demo.up", "--folder", str(folder), "--prefect-port", "0", "--storage-port", "0")
+    command = (*UP, "--table", "prefect.yaml", "--folder", str(folder), *FREE_PORTS)
     async with (
         FeedServer(play=lambda _asked: Answer.of(CATALOGUE)) as feed,
         module(tmp_path, *command) as process,
@@ -129,7 +132,7 @@ async def test_outcome_is_written_while_prefect_is_away(
 ) -> None:
     """A server that is stopped for two minutes, or killed, keeps no outcome from the service."""
     folder = tmp_path / "local"
-    command = ("demo.up", "--folder", str(folder), "--prefect-port", "0", "--storage-port", "0")
+    command = (*UP, "--table", "prefect.yaml", "--folder", str(folder), *FREE_PORTS)
     async with FeedServer() as feed, module(tmp_path, *command) as process:
         api, service, _ = await addresses(process)
         servers = [pid for pid, text in processes_of(folder) if "prefect server start" in text]
@@ -161,7 +164,7 @@ async def test_end_in_the_middle_of_a_run_is_recorded(tmp_path: Path) -> None:
     """SIGINT lets a run under way write that it failed; Prefect does not show it as running."""
     folder = tmp_path / "local"
     hanging = Answer(body=b'{"count": 2', stall_at=5)
-    command = ("demo.up", "--folder", str(folder), "--prefect-port", "0", "--storage-port", "0")
+    command = (*UP, "--table", "prefect.yaml", "--folder", str(folder), *FREE_PORTS)
     async with FeedServer(hanging) as feed:
         async with module(tmp_path, *command) as process:
             api, _, _ = await addresses(process)
@@ -184,7 +187,7 @@ async def test_end_in_the_middle_of_a_run_is_recorded(tmp_path: Path) -> None:
 
 def test_second_up_of_a_folder_is_refused(tmp_path: Path) -> None:
     """Two servers over one database would take each other's runs: the second says so and ends."""
-    with held(tmp_path), pytest.raises(RuntimeError, match="up already"), held(tmp_path):
+    with held(tmp_path), pytest.raises(ConfigurationError, match="up already"), held(tmp_path):
         pass
     with held(tmp_path):
         pass
@@ -197,6 +200,6 @@ def test_taken_port_is_replaced_and_reported(capsys: pytest.CaptureFixture[str])
         taken.listen()
         port = taken.getsockname()[1]
         assert port_near(port, "Prefect") != port
-        assert f"Port {port} is taken: Prefect is at" in capsys.readouterr().out
+        assert f"Port {port} is taken: Prefect is at" in capsys.readouterr().err
     assert port_near(port, "Prefect") == port
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""

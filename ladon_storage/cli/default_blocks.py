@@ -1,7 +1,7 @@
-"""Save the blocks called ``default``: where flows find the Storage Service and the sink unasked.
+"""The blocks called ``default``, where flows find the Storage Service and the sink unasked.
 
-What somebody made of them in the UI stays. Only the port of the service on this machine may be
-another one than the last time, and is put right.
+A user's change of them in the UI stays. Only the port of a service of this host may differ from the
+last time, and is corrected.
 """
 
 from __future__ import annotations
