@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from tests.feed_server import Answer, Asked
+from ladon_storage.testing.feed_server import Answer, Asked
 
 BEGIN = datetime(2024, 3, 1, 8, 30, tzinfo=UTC)
 COUNT = 23

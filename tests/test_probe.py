@@ -20,9 +20,9 @@ from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.probing import Guess, guess, guessing, try_source
 from ladon_storage.sources import RestApi, source_from
+from ladon_storage.testing.doubles import MemorySink, ScriptedStorage
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.api_shapes import COUNT, SHAPES, Shape, answer, instant, iso, uuid
-from tests.collecting import MemorySink, ScriptedStorage
-from tests.feed_server import Answer, Asked, FeedServer
 
 Play = Callable[[str, Asked], Answer]
 SECRET = "k3y-9f8e7d6c5b4a39281706f5e4d3c2b1a0"

@@ -17,7 +17,7 @@ import pytest
 
 from ladon_storage.circuit.breaker import CircuitBreaker, CircuitChange, CircuitState, _entered
 from ladon_storage.errors import CircuitOpenError, LadonStorageError
-from tests.clock import FakeClock
+from ladon_storage.testing.clock import FakeClock
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
 

@@ -25,7 +25,7 @@ from ladon_storage.circuit.shared import (
 from ladon_storage.circuit.stores import CircuitStore, MemoryStore, VersionedText
 from ladon_storage.client import metrics
 from ladon_storage.errors import CircuitOpenError, CircuitStoreError, CircuitUndecidedError
-from tests.clock import FakeClock
+from ladon_storage.testing.clock import FakeClock
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
 

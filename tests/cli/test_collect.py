@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from ladon_storage.embedded import EmbeddedStorage
+from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.cli.called import Command
 from tests.cli.feeds import OWN, catalogue, kev, project
-from tests.feed_server import Answer, FeedServer
 from tests.service import START_SECONDS, embedded_service
 
 SINK = ("--sink", "sqlite:///records.db")

@@ -24,7 +24,7 @@ from ladon_storage import (
     StorageError,
     StorageServiceClient,
 )
-from tests.clock import FakeClock
+from ladon_storage.testing.clock import FakeClock
 from tests.raw_server import RawServer, Reply, served, watermark
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)

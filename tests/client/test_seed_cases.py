@@ -22,7 +22,7 @@ from ladon_storage import (
     StorageResponseError,
     StorageServiceClient,
 )
-from tests.clock import FakeClock
+from ladon_storage.testing.clock import FakeClock
 from tests.mocked_http import MockedHttp
 
 ADDRESS = "http://test-storage:8000"

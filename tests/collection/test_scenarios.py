@@ -31,11 +31,12 @@ from ladon_storage.errors import (
     WatermarkConflictError,
 )
 from ladon_storage.sources import Kev, ThreatFox
-from tests.clock import FakeClock
-from tests.collecting import BEGIN, ScriptedSource, Step, at, record
-from tests.feed_server import Answer, FeedServer
+from ladon_storage.testing import SinkPlace
+from ladon_storage.testing.clock import FakeClock
+from ladon_storage.testing.doubles import BEGIN, ScriptedSource, Step, at, record
+from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.flaky import Flaky, flaky_service
-from tests.sinks.places import OURS, Place, place
+from tests.sinks.places import OURS, place
 
 TESTS = Path(__file__).resolve().parent.parent
 SCENARIOS = {
@@ -50,7 +51,7 @@ class World:
 
     service: Flaky
     client: StorageServiceClient
-    place: Place
+    place: SinkPlace
     clock: FakeClock
     runs: int = 0
 
@@ -268,7 +269,7 @@ async def test_18_unusable_record_is_quarantined_once(world: World, reason: str)
 
     assert (w.rows, await w.watermark()) == (["1", "3"], at(3))
     assert [report.records_quarantined for report in reports] == [1, 1]
-    assert w.place.quarantine() == [("feed", "run-1", reason)]
+    assert w.place.rejects() == [("feed", "run-1", reason)]
 
 
 async def test_19_impossible_timestamp_of_a_real_source_is_quarantined(world: World) -> None:
@@ -282,7 +283,7 @@ async def test_19_impossible_timestamp_of_a_real_source_is_quarantined(world: Wo
         await w.run(ThreatFox(url=server.url, source_id="feed"))
 
     assert (w.rows, await w.watermark()) == (["1", "3"], at(3))
-    ((_, _, reason),) = w.place.quarantine()
+    ((_, _, reason),) = w.place.rejects()
     assert "ISO 8601" in reason
 
 

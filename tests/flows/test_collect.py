@@ -31,10 +31,11 @@ from ladon_storage.flows.collect import collect, collect_kev, collect_threatfox
 from ladon_storage.models import Watermark
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sources import KINDS
-from tests.collecting import ScriptedSource, at, record, table
-from tests.feed_server import Answer, FeedServer
+from ladon_storage.testing.doubles import ScriptedSource, at, record
+from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.flaky import Flaky
 from tests.service import embedded_service
+from tests.tables import table
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CATALOGUE = {

@@ -19,9 +19,9 @@ from ladon_storage.cli.deployments import deployments as made_of
 from ladon_storage.cli.up import RUNS, SERVER
 from ladon_storage.flows.serve import DEPLOYMENTS_FILE
 from ladon_storage.project import Project
+from ladon_storage.testing.feed_server import FeedServer
 from tests.cli.called import Command, called_in
 from tests.cli.feeds import OWN, catalogue, project
-from tests.feed_server import FeedServer
 
 SCHEDULE = 'schedule.cron = "0 6 * * *"\n'
 

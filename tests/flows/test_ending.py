@@ -25,8 +25,8 @@ from ladon_storage.flows import ending
 from ladon_storage.flows.collect import collect
 from ladon_storage.flows.collect_many import collect_many
 from ladon_storage.settings import StorageSettings
-from tests.collecting import ScriptedSource, record
-from tests.feed_server import Answer, FeedServer
+from ladon_storage.testing.doubles import ScriptedSource, record
+from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.flaky import Flaky
 from tests.flows.forks import Forks
 

@@ -25,9 +25,10 @@ from ladon_storage.errors import (
 from ladon_storage.flows import backfill, check_freshness, collect_many
 from ladon_storage.models import EMPTY_WATERMARK
 from ladon_storage.settings import StorageSettings
-from tests.collecting import ScriptedSource, record, table
+from ladon_storage.testing.doubles import ScriptedSource, record
 from tests.flaky import Flaky
 from tests.flows.test_artifacts import events_of
+from tests.tables import table
 
 DAY = timedelta(days=1)
 

@@ -18,7 +18,7 @@ from ladon_storage.flows import backfill, collect, collect_kev, collect_many
 from ladon_storage.flows.parameters import refuse_secrets
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sinks import sink_from
-from tests.collecting import ScriptedSource, at, record
+from ladon_storage.testing.doubles import ScriptedSource, at, record
 
 PASSWORD = "hunter2-0f-the-sink"
 ADDRESS = f"postgresql://ladon:{PASSWORD}@127.0.0.1:1/records"

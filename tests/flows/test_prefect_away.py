@@ -14,10 +14,10 @@ from prefect.settings import PREFECT_API_URL
 from ladon_storage.connect import new_client
 from ladon_storage.models import Watermark
 from ladon_storage.settings import StorageSettings
-from tests.collecting import table
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.flaky import Flaky
 from tests.flows.away import Away
+from tests.tables import table
 
 pytestmark = pytest.mark.slow
 

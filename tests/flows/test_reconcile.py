@@ -11,7 +11,7 @@ from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.collect import collect
 from ladon_storage.flows.reconcile import reconcile
 from ladon_storage.settings import StorageSettings
-from tests.collecting import MemorySink, ScriptedSource, record
+from ladon_storage.testing.doubles import MemorySink, ScriptedSource, record
 from tests.flaky import Flaky
 from tests.flows.test_artifacts import events_of
 

@@ -22,7 +22,16 @@ PACKAGES = [
     "ladon_storage",
     *(
         f"ladon_storage.{name}"
-        for name in ("blocks", "client", "collection", "flows", "sinks", "sources", "tasks")
+        for name in (
+            "blocks",
+            "client",
+            "collection",
+            "flows",
+            "sinks",
+            "sources",
+            "tasks",
+            "testing",
+        )
     ),
 ]
 SHARED = [
@@ -61,7 +70,7 @@ def test_public_names_of_a_package_can_be_imported(package: str) -> None:
 
 @pytest.mark.parametrize(
     "package", ["ladon_storage", "ladon_storage.client", "ladon_storage.collection",
-                "ladon_storage.flows"]
+                "ladon_storage.flows", "ladon_storage.testing"]
 )  # fmt: skip
 def test_types_of_public_names_are_known(package: str) -> None:
     """A type checker sees each name that is imported at its first use."""
@@ -96,7 +105,8 @@ def test_importing_packages_costs_no_prefect_and_no_client() -> None:
     """What a package offers is imported at its first use."""
     code = (
         "import sys, ladon_storage.client, ladon_storage.collection, ladon_storage.flows\n"
-        "import ladon_storage.sinks, ladon_storage.sources\n"
-        "sys.exit(bool({'prefect', 'aiohttp', 'sqlalchemy'} & set(sys.modules)))"
+        "import ladon_storage.sinks, ladon_storage.sources, ladon_storage.testing\n"
+        "costly = {'prefect', 'aiohttp', 'sqlalchemy', 'pytest'}\n"
+        "sys.exit(bool(costly & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)

@@ -39,7 +39,7 @@ from ladon_storage.sinks.delta import sink as delta_module  # noqa: E402
 from ladon_storage.sinks.delta import table as delta_table  # noqa: E402
 from ladon_storage.sinks.delta import writer as delta_store  # noqa: E402
 from ladon_storage.sinks.delta.sink import DeltaSink  # noqa: E402
-from tests.collecting import MemorySink, at, record  # noqa: E402
+from ladon_storage.testing.doubles import MemorySink, at, record  # noqa: E402
 
 KEEPS = pytest.mark.parametrize("keep", ["latest", "all"])
 
@@ -635,7 +635,7 @@ import asyncio, sys
 from ladon_storage.collection.protocols import Position
 from ladon_storage.collection.records import Page
 from ladon_storage.sinks.delta.sink import DeltaSink
-from tests.collecting import at, record
+from ladon_storage.testing.doubles import at, record
 
 async def main():
     async with DeltaSink(sys.argv[1]) as sink:

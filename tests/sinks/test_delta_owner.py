@@ -35,7 +35,7 @@ from ladon_storage.sinks.delta import table as delta_table  # noqa: E402
 from ladon_storage.sinks.delta import versions as delta_versions  # noqa: E402
 from ladon_storage.sinks.delta import writer as delta_writer  # noqa: E402
 from ladon_storage.sinks.delta.sink import DeltaSink  # noqa: E402
-from tests.collecting import at, record  # noqa: E402
+from ladon_storage.testing.doubles import at, record  # noqa: E402
 
 TEXT = PrimitiveType("string")
 KEEPS = pytest.mark.parametrize("keep", ["latest", "all"])

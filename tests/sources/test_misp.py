@@ -22,10 +22,12 @@ from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sinks import SqlSink
 from ladon_storage.sources import misp_feed, source_from
 from ladon_storage.sources.misp import Misp
-from tests.clock import FakeClock
-from tests.collecting import BEGIN, MemorySink, RememberingSink, ScriptedStorage, at, table
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing import SourceContract, SourceFeed
+from ladon_storage.testing.clock import FakeClock
+from ladon_storage.testing.doubles import BEGIN, MemorySink, RememberingSink, ScriptedStorage, at
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.recordings import members
+from tests.tables import table
 
 KEY = "kEy-0123456789"
 BASE = int(BEGIN.timestamp())
@@ -550,7 +552,7 @@ async def test_manifest_that_lost_most_of_its_events_fails() -> None:
     async with FeedServer(play=files) as server:
         await run(feed_at(server), sink, storage, run_id="1", clock=lambda: at(60))
         files.manifest = {uuid(9): files.manifest[uuid(9)]}
-        with pytest.raises(SourceError, match="9 of 10 records disappeared"):
+        with pytest.raises(SourceError, match="9 of its 10 records"):
             await run(feed_at(server), sink, storage, run_id="2", clock=lambda: at(60))
     assert sink.removed == set()
 
@@ -609,3 +611,25 @@ async def test_recorded_feed_replays_with_nothing_lost(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         raw = connection.execute("SELECT raw FROM records_quarantine").fetchall()
     assert [list(json.loads(each[0])) for each in raw] == [[gone]]
+
+
+class TestContract(SourceContract):
+    """The events of an instance keep the contract of sources."""
+
+    step = timedelta(seconds=1)
+
+    def unusable(self) -> object:
+        return {"Event": {"uuid": uuid(9), "info": "no time"}}
+
+    def new_source(self, feed: SourceFeed) -> Misp:
+        return instance_at(feed)
+
+    def record_id(self, number: int) -> str:
+        return uuid(number)
+
+    def item(self, record_id: str, time: datetime, value: str) -> object:
+        timestamp = str(int(time.timestamp()))
+        return {"Event": {"uuid": record_id, "timestamp": timestamp, "info": value}}
+
+    def answer(self, request: Asked, items: list[Any]) -> Answer:
+        return Instance(*items)(request)

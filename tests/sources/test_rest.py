@@ -9,7 +9,7 @@ import lzma
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import stamina
@@ -29,9 +29,11 @@ from ladon_storage.sources.http.hosts import circuit_of
 from ladon_storage.sources.rest.links import next_in
 from ladon_storage.sources.rest.page import PageRequest, PageResponse
 from ladon_storage.sources.rest.pagination import NextLinkPagination
-from tests.collecting import MemorySink, ScriptedStorage, at, table
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing import SourceContract, SourceFeed
+from ladon_storage.testing.doubles import MemorySink, ScriptedStorage, at
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.recordings import recording
+from tests.tables import table
 
 
 @pytest.fixture(autouse=True)
@@ -893,3 +895,38 @@ def test_parameter_with_a_harmless_name_is_taken() -> None:
         | {"params": params}
     )
     assert source.params == params  # type: ignore[attr-defined]
+
+
+class TestContract(SourceContract):
+    """A JSON API keeps the contract of sources, whatever leads from page to page."""
+
+    paging: ClassVar[dict[str, Any]] = {"kind": "offset", "page_size": 2}
+
+    def new_source(self, feed: SourceFeed) -> RestApi:
+        return api(feed, paging=self.paging, overlap=60.0)
+
+    def item(self, record_id: str, time: datetime, value: str) -> object:
+        return {"id": record_id, "at": time.isoformat(), "value": value}
+
+    def answer(self, request: Asked, items: list[Any]) -> Answer:
+        served = Api(items)
+        served.most = 2
+        return served(request)
+
+
+class TestContractOfPages(TestContract):
+    """Pages that are counted, to an empty one."""
+
+    paging: ClassVar[dict[str, Any]] = {"kind": "page"}
+
+
+class TestContractOfLinks(TestContract):
+    """Pages that name the next one."""
+
+    paging: ClassVar[dict[str, Any]] = {"kind": "next", "path": "links.next"}
+
+
+class TestContractOfCursors(TestContract):
+    """Pages with a cursor."""
+
+    paging: ClassVar[dict[str, Any]] = {"kind": "cursor", "path": "cursor"}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sqlite3
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -34,8 +35,10 @@ from ladon_storage.sources.sql import table as sql_table
 from ladon_storage.sources.sql.sessions import reading_engine
 from ladon_storage.sources.sql.source import SqlTable
 from ladon_storage.sources.sql.values import json_value
-from tests.collecting import MemorySink, RememberingSink, ScriptedStorage, at, table
+from ladon_storage.testing import SourceContract, SourceFeed
+from ladon_storage.testing.doubles import MemorySink, RememberingSink, ScriptedStorage, at
 from tests.postgres import PASSWORD, PostgresServer
+from tests.tables import table
 
 SECRET = "LADON_TEST_DATABASE"
 
@@ -1101,3 +1104,39 @@ async def test_table_that_is_altered_while_it_is_read_is_refused(base: Base, col
 
     with pytest.raises(SourceError, match=f"its column '{column}' changed its type while"):
         await read_and_alter(base.source(page_size=2), base, altered)
+
+
+class TestContract(SourceContract):
+    """A table keeps the contract of sources; it is filled with what the feed has."""
+
+    def unusable(self) -> object:
+        return (None, "2024-01-01 00:00:00", "a")
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
+
+    def new_source(self, feed: SourceFeed) -> Any:
+        return TableOfFeed(feed, File(self.folder / "app.db"))
+
+    def item(self, record_id: str, time: datetime, value: str) -> object:
+        return record_id, f"{time:%Y-%m-%d %H:%M:%S}", value
+
+
+class TableOfFeed:
+    """The source over a table that has what a feed has at each reading."""
+
+    def __init__(self, feed: SourceFeed, file: File) -> None:
+        self._feed = feed
+        self._file = file
+        self._inner = file.source(page_size=2)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def pages(self, *arguments: Any) -> AsyncIterator[Page]:
+        self._file.run("DROP TABLE IF EXISTS events")
+        with contextlib.suppress(ConnectionError):  # then there is no table
+            self._file.fill(*self._feed.read())
+        async for page in self._inner.pages(*arguments):
+            yield page

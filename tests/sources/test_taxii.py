@@ -18,8 +18,8 @@ from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sources import source_from
 from ladon_storage.sources.taxii import Taxii
-from tests.collecting import MemorySink, RememberingSink, ScriptedStorage, at
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing.doubles import MemorySink, RememberingSink, ScriptedStorage, at
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.sources.taxii_process import LARGEST_PAGE, PASSWORD, USER
 from tests.sources.taxii_server import MEDIA_TYPE, Proxy, TaxiiServer, stix, taxii_server
 

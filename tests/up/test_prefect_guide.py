@@ -18,7 +18,7 @@ import yaml
 from demo.stage import PROJECT, environment
 from ladon_storage.cli.up import RUNS
 from ladon_storage.flows.serve import DEPLOYMENTS_FILE
-from tests.feed_server import Answer, FeedServer
+from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.up.place import Place
 from tests.up.prefect_api import CATALOGUE
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.feed_server import Answer, FeedServer
+from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.up.place import Place
 from tests.up.prefect_api import CATALOGUE
 

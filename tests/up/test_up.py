@@ -16,8 +16,8 @@ import pytest
 from ladon_storage import StorageServiceClient
 from ladon_storage.cli.up import held, port_near
 from ladon_storage.errors import ConfigurationError
-from tests.collecting import table
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
+from tests.tables import table
 from tests.up.prefect_api import CATALOGUE, UP, PrefectApi, left_of, module, processes_of
 
 RUNS_IN_A_ROW = 12

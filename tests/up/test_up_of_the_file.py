@@ -10,9 +10,9 @@ import sys
 from asyncio.subprocess import PIPE, STDOUT
 from pathlib import Path
 
+from ladon_storage.testing.feed_server import FeedServer
 from tests.cli.feeds import catalogue, project
-from tests.collecting import table
-from tests.feed_server import FeedServer
+from tests.tables import table
 from tests.up.prefect_api import PrefectApi
 
 

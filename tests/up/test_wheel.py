@@ -17,7 +17,7 @@ import pytest
 from hatchling.build import build_wheel
 
 from demo.stage import PROJECT
-from tests.feed_server import Answer, FeedServer
+from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.up.prefect_api import PrefectApi
 
 CATALOGUE = {

@@ -1,7 +1,7 @@
 """Processes forked from one that has imported everything, so that a crash costs no start of Python.
 
-- Who forks has no thread and no event loop, and gets none.
-- Nobody outlives the harness: each child ends when the pipe that the harness holds is closed.
+- A process that forks should have no other thread, and has no running event loop.
+- No child outlives the harness: each ends when the pipe that the harness holds is closed.
 - A process is killed with SIGKILL, and only through the object that started it.
 """
 
@@ -15,6 +15,7 @@ import signal
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,21 +24,24 @@ START_SECONDS = 30.0
 
 
 class Nursery:
-    """Fork children, and let none of them outlive the harness."""
+    """The children of this process, none of which outlives it."""
 
     def __init__(self) -> None:
         self._lifeline, self._held = os.pipe()
         self.children: set[Child] = set()
 
     def fork(self, work: Callable[[int], None], log: Path) -> Child:
-        """Run ``work`` in a child, with the file descriptor of the pipe that the harness reads.
+        """Run ``work`` in a child process, with the descriptor of the pipe that the harness reads.
 
         Args:
             work: What it does; it ends when that returns.
             log: Where its outputs go.
         """
         reading, writing = os.pipe()
-        pid = os.fork()
+        with warnings.catch_warnings():
+            # Of threads that a test runner has besides, none is needed in the child.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
         if pid == 0:
             self._be_child(work, reading, writing, log)
         os.close(writing)
@@ -84,7 +88,7 @@ class Nursery:
 
 
 class Child:
-    """Be a process that this one forked, and what it says."""
+    """A forked process, and the facts that it reports."""
 
     def __init__(self, pid: int, pipe: int, nursery: Nursery) -> None:
         self.pid = pid
@@ -92,6 +96,10 @@ class Child:
         self.said: list[dict[str, Any]] = []
         self.signalled = 0
         """The signal that ended it; 0: none, or it runs."""
+        self.code: int | None = None
+        """The exit code; ``None``: a signal ended it, or it runs."""
+        self.is_late = False
+        """Whether it did not end in time, and was killed for that."""
         self._nursery = nursery
         self._rest = b""
         self._ended = False
@@ -102,23 +110,25 @@ class Child:
             os.kill(self.pid, signal.SIGKILL)
             self.wait()
 
-    def wait(self) -> None:
-        """Wait for its end, with what it still says."""
+    def wait(self, seconds: float = START_SECONDS) -> None:
+        """Wait for its end, and read its last reports; kill it after so many seconds."""
         if self._ended:
             return
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + seconds
         while self._read(deadline):
             pass
         if time.monotonic() >= deadline:
+            self.is_late = True
             os.kill(self.pid, signal.SIGKILL)
         _, status = os.waitpid(self.pid, 0)
         self.signalled = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        self.code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
         self._ended = True
         os.close(self.pipe)
         self._nursery.children.discard(self)
 
     def hear(self, deadline: float) -> bool:
-        """Take what it says, if that comes before ``deadline``; tell whether it may say more."""
+        """Read its reports until ``deadline``, and return whether there may be more."""
         return not self._ended and self._read(deadline)
 
     def line(self) -> str:
@@ -148,7 +158,7 @@ class Child:
 
 
 def heard(children: list[Child], deadline: float) -> Iterator[Child]:
-    """Yield the children that say something before ``deadline``, or that end."""
+    """Yield the children that report something before ``deadline``, or that end."""
     while children and (left := deadline - time.monotonic()) > 0:
         ready, _, _ = select.select([each.pipe for each in children], [], [], left)
         for child in [each for each in children if each.pipe in ready]:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 
 class FakeClock:
-    """Give seconds when called, as ``time.monotonic`` does, and the same instant as ``now()``."""
+    """A clock: seconds when it is called, as ``time.monotonic``, and an instant by ``now``."""
 
     def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
         self.start = start

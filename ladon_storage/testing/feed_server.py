@@ -1,4 +1,4 @@
-"""A small real feed on a free port of loopback, whose answers are a script, or an API's."""
+"""A real HTTP feed on a free port of loopback that gives scripted answers, or those of an API."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from ladon_storage.sources.http.hosts import circuit_of, host_circuit_of
 
 @dataclass(frozen=True)
 class Answer:
-    """Be one answer; ``cut_at`` and ``stall_at`` are the bytes after which it breaks or stops."""
+    """One answer of a feed.
+
+    Args:
+        body: Its bytes.
+        status: Its status.
+        headers: Its headers.
+        cut_at: The number of bytes after which the connection breaks.
+        stall_at: The number of bytes after which nothing more comes.
+    """
 
     body: bytes = b"{}"
     status: int = 200
@@ -30,12 +38,13 @@ class Answer:
     @classmethod
     def of(cls, document: object) -> Answer:
         """Return the answer with this document as JSON."""
-        return cls(json.dumps(document).encode())
+        headers = {"Content-Type": "application/json"}
+        return cls(json.dumps(document).encode(), headers=headers)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Be one request as it arrived; ``body`` is its JSON, or ``None``."""
+    """One request as it arrived; ``body`` is its JSON, or ``None``."""
 
     method: str
     path: str
@@ -48,7 +57,13 @@ Play = Callable[[Asked], Answer]
 
 
 class FeedServer:
-    """Give the answers of the script one after another; then those of ``play``, or 410."""
+    """A feed that gives the answers of its script in turn; then those of ``play``, or 410.
+
+    Args:
+        script: The first answers.
+        tls: Makes it speak TLS.
+        play: Returns the answer of a request.
+    """
 
     def __init__(
         self, *script: Answer, tls: ssl.SSLContext | None = None, play: Play | None = None
@@ -87,7 +102,7 @@ class FeedServer:
 
     @property
     def url(self) -> str:
-        """Where the feed is."""
+        """The address of the feed."""
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}/feed.json"
 
     def _application(self) -> web.Application:

@@ -1,19 +1,15 @@
-"""What tests of the collection engine share: a storage, a source and a sink that play a script."""
+"""Doubles of a collection: a storage, a source and sinks in memory that follow a script."""
 
 from __future__ import annotations
 
-import sqlite3
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence, Set
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from ladon_storage.collection.protocols import Position, WriteResult
 from ladon_storage.collection.records import Page, Record
-from ladon_storage.errors import SourceError
 from ladon_storage.models import (
     UNCONDITIONAL,
     Precondition,
@@ -21,12 +17,13 @@ from ladon_storage.models import (
     WatermarkUpdate,
     apply_update,
 )
+from ladon_storage.sinks.removal import refuse_implausible_removal
 
 BEGIN = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 def at(minutes: float) -> datetime:
-    """Return the instant that scenarios call by a number."""
+    """Return the instant so many minutes after the beginning of 2024."""
     return BEGIN + timedelta(minutes=minutes)
 
 
@@ -37,11 +34,12 @@ def record(record_id: str, timestamp: datetime | float, value: str = "a") -> Rec
 
 
 class ScriptedStorage:
-    """Keep watermarks by the rules of the service, note each call, and fail as the script says.
+    """A storage of watermarks in memory, by the rules of the service, that fails as it is planned.
 
-    ``script`` maps what is asked (``health``, ``get``, or the status of a write) to what happens at
-    the next such calls: an error is raised, a callable is called before the write, ``None`` passes.
-    It tells its time with each answer where ``tells_time`` says so.
+    Args:
+        etags: Whether it has the additions of the embedded service to the base contract.
+        now: The clock of the service.
+        tells_time: Whether each watermark comes with the time of the service.
     """
 
     def __init__(
@@ -62,7 +60,10 @@ class ScriptedStorage:
         self._version = 0
 
     def plan(self, what: str, *steps: BaseException | Callable[[], Any] | None) -> None:
-        """Say what happens at the next calls of ``what``."""
+        """Plan the next calls of ``health``, ``get``, or writes of a status such as ``success``.
+
+        An error is raised, a callable is called before the call, ``None`` lets it pass.
+        """
         self.script[what] = deque(steps)
 
     def put(self, source_id: str, **fields: Any) -> None:
@@ -70,10 +71,12 @@ class ScriptedStorage:
         self.stored[source_id] = self._tagged(Watermark(source_id=source_id, **fields))
 
     async def health_check(self) -> bool:
+        """Return whether the script says that it is healthy."""
         await self._play("health")
         return self.healthy
 
     async def get_watermark(self, source_id: str) -> Watermark | None:
+        """Return the stored watermark."""
         await self._play("get")
         stored = self.stored.get(source_id)
         return self._answered(stored) if stored else None
@@ -81,6 +84,7 @@ class ScriptedStorage:
     async def put_watermark(
         self, source_id: str, update: WatermarkUpdate, precondition: Precondition = UNCONDITIONAL
     ) -> Watermark:
+        """Write a watermark by the rules of the service."""
         status = str(update.status)
         self.updates.append(
             {
@@ -124,9 +128,14 @@ Step = list[Record] | Page | BaseException | Callable[[], Any]
 
 
 class ScriptedSource:
-    """Yield the pages of the next run of the script; an error is raised, a callable is called.
+    """A source that yields the pages of a script, one list of steps for each run.
 
-    ``starts`` are the starts that runs asked for, ``yielded`` counts pages that were asked for.
+    A step is a page, or its records; an error is raised, a callable is called.
+
+    Args:
+        runs: The steps of each run.
+        overlap: As a source declares it.
+        source_id: Its name.
     """
 
     def __init__(
@@ -136,10 +145,13 @@ class ScriptedSource:
         self.overlap = overlap
         self.runs = deque(runs)
         self.ranges: list[tuple[datetime | None, datetime | None]] = []
+        """The ranges that runs requested."""
         self.yielded = 0
+        """The number of pages that were read."""
         self.closed = 0
 
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
+        """Yield the pages of the next run, and note its range."""
         self.ranges.append((start, until))
         try:
             for step in self.runs.popleft():
@@ -157,13 +169,13 @@ class ScriptedSource:
 
 
 class MemorySink:
-    """Keep versions in a dictionary, note what happens, and fail at the writes of the script."""
+    """A sink in memory that keeps every version, and fails at the writes of its script."""
 
     def __init__(self, *script: BaseException | Callable[[], Any] | None) -> None:
         self.rows: dict[tuple[str, str, str], Record] = {}
         self.events: list[str] = []
         self.sizes: list[int] = []
-        """How much was written at once, each time that something was."""
+        """The size of each page that had anything."""
         self.script = deque(script)
 
     async def __aenter__(self) -> Self:
@@ -181,6 +193,7 @@ class MemorySink:
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
     ) -> WriteResult:
+        """Keep the records of a page, unless the script says otherwise."""
         step = self.script.popleft() if self.script else None
         if isinstance(step, BaseException):
             raise step
@@ -210,7 +223,7 @@ class MemorySink:
 
 
 class RememberingSink(MemorySink):
-    """Remember the position that came with a page that was written, and mark what was removed."""
+    """A sink in memory that remembers positions, and marks records that were removed."""
 
     def __init__(self, *script: BaseException | Callable[[], Any] | None) -> None:
         super().__init__(*script)
@@ -220,11 +233,13 @@ class RememberingSink(MemorySink):
         self.removed: set[str] = set()
 
     async def position(self, source_id: str) -> Position | None:
+        """Return the position of the last write that had one."""
         return self.positions.get(source_id)
 
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
     ) -> WriteResult:
+        """Keep a page and its position."""
         written = await super().write(source_id, page)
         self.rejects |= {(source_id, each.reason, each.raw) for each in page.rejects}
         self.noted.append(position)
@@ -233,16 +248,16 @@ class RememberingSink(MemorySink):
         return written
 
     async def mark_removed(self, source_id: str, listed_ids: Set[str], max_share: float) -> int:
+        """Mark the records that are not listed."""
         unmarked = {record_id for _, record_id, _ in self.rows} - self.removed
         missing = unmarked - listed_ids
-        if len(missing) > max_share * len(unmarked):
-            raise SourceError(f"{len(missing)} of {len(unmarked)} records disappeared", source_id)
+        refuse_implausible_removal(source_id, len(missing), len(unmarked), max_share)
         self.removed = (self.removed - listed_ids) | missing
         return len(missing)
 
 
 class LatestSink(RememberingSink):
-    """A sink that keeps the latest of each record, and can go back."""
+    """A sink in memory with a current version of each record, which can go back."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -252,6 +267,7 @@ class LatestSink(RememberingSink):
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
     ) -> WriteResult:
+        """Keep the latest version of each record, and every version besides."""
         new, changed, superseded = [], [], []
         for each in page.records:
             known = self.current.get(each.record_id)
@@ -270,15 +286,8 @@ class LatestSink(RememberingSink):
         return WriteResult(new, changed, superseded)
 
     async def revert(self, source_id: str, records: Sequence[Record], *, run_id: str = "") -> int:
+        """Make these versions the current ones."""
         for each in records:
             self.current[each.record_id] = each
             self.reverted.append(each.record_id)
         return len(records)
-
-
-def table(path: Path, columns: str = "record_id", name: str = "records") -> list[tuple[Any, ...]]:
-    """Return what a sink's table has, as another program would see it."""
-    with closing(sqlite3.connect(path)) as connection:
-        return connection.execute(
-            f"SELECT {columns} FROM {name} ORDER BY source_id, record_id, collected_at, version"
-        ).fetchall()
