@@ -224,10 +224,10 @@ def test_terminal_without_room_for_a_table_gets_a_line_for_each_fact(
     output.print_table(columns, [("kev", "done", 3, "2024-01-01")])
     shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     assert [line.split() for line in shown.splitlines()[:4]] == [
-        ["source", "kev"],
-        ["outcome", "done"],
-        ["read", "3"],
-        ["watermark", "2024-01-01"],
+        ["source:", "kev"],
+        ["outcome:", "done"],
+        ["read:", "3"],
+        ["watermark:", "2024-01-01"],
     ]
 
 

@@ -194,7 +194,7 @@ STRIKES = """
 import asyncio, os, signal, sys
 from aiohttp.client_proto import ResponseHandler
 from ladon_storage.flows import ending
-from ladon_storage.flows.collect import main
+from ladon_storage.cli import main
 how, number, feed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 received = ResponseHandler.data_received
 
