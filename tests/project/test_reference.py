@@ -25,7 +25,7 @@ from ladon_storage.project import (
 )
 from ladon_storage.sources import KINDS
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "LADON_TOML.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "ladon-toml.md"
 MODELS: dict[str, type[BaseModel]] = {
     "storage": StorageTable,
     "sinks": SinkTable,

@@ -1,4 +1,4 @@
-"""Each command and example of docs/PREFECT.md, in its order, against one server."""
+"""Each command and example of docs/how-to/deploy.md, in its order, against one server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.up.prefect_api import CATALOGUE
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-GUIDE = PROJECT / "docs" / "PREFECT.md"
+GUIDE = PROJECT / "docs" / "how-to" / "deploy.md"
 STEPS = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 STAYS_UP = {
     ".venv/bin/python -m ladon_storage.flows.serve": "Serving.",
