@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ladon_storage.project import Project
-from tests.documents import ROOT
+from tests.documents import ROOT, blocks
 from tests.project import reference
 
 GENERATED = [
@@ -56,11 +56,10 @@ def test_events_of_the_code_are_those_of_the_reference() -> None:
 
 
 TOML = [
-    pytest.param(text, id=f"{page.stem} {number}")
+    pytest.param(block.text, id=f"{page.stem} line {block.line}")
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    for number, text in enumerate(
-        re.findall(r"```toml\n(.*?)```", page.read_text("utf-8"), re.DOTALL), 1
-    )
+    for block in blocks(page)
+    if block.language == "toml" and block.use != "append"
 ]
 
 
