@@ -277,7 +277,7 @@ class RestApi(BaseModel):
     full_snapshot: bool = Field(
         False,
         title="Full snapshot",
-        description="A run lists all there is, so that what is missing was removed. Needs an empty "
+        description="A run lists all there is, so that what is missing was removed. It has no "
         "overlap.",
     )
     retention: Annotated[Days, Field(gt=timedelta(0))] | None = Field(
@@ -295,6 +295,14 @@ class RestApi(BaseModel):
         description="Statuses by which the API says that there were too many requests, beside 429.",
     )
     connection: Connection | None = connection_field()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_the_overlap_empty(cls, given: Any) -> Any:
+        # A file of TOML has no null, with which the overlap would be left empty.
+        if isinstance(given, Mapping) and given.get("full_snapshot") and "overlap" not in given:
+            return {**given, "overlap": None}
+        return given
 
     @model_validator(mode="after")
     def _check(self) -> Self:
