@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
@@ -35,22 +35,21 @@ from ladon_storage.project import (
 )
 from ladon_storage.server.metrics import ServiceMetrics
 from ladon_storage.server.openapi import document
-from ladon_storage.sources import KINDS
-from ladon_storage.sources.fields import Connection, Rate
-from ladon_storage.sources.rest import pagination
-from ladon_storage.sources.rest.source import TimeParameter
+from ladon_storage.sources import KINDS, RestApi
 from tests.documents import ROOT
 
 PAGES = ROOT / "docs" / "reference"
 PACKAGE = ROOT / "ladon_storage"
-PAGINATIONS = (
-    pagination.SinglePage,
-    pagination.PageNumberPagination,
-    pagination.OffsetPagination,
-    pagination.CursorPagination,
-    pagination.NextLinkPagination,
-    pagination.LinkHeaderPagination,
-)
+
+
+def models_of(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models that a field may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for each in get_args(annotation) for model in models_of(each)]
+
+
+PARTS_OF_REST = {name: models_of(field.annotation) for name, field in RestApi.model_fields.items()}
 MODELS: dict[str, type[BaseModel]] = {
     "storage": StorageTable,
     "sinks": SinkTable,
@@ -58,11 +57,11 @@ MODELS: dict[str, type[BaseModel]] = {
     "schedule": Schedule,
     "limits": Limits,
     "freshness": Freshness,
-    "connection": Connection,
-    "time parameter": TimeParameter,
-    "rate": Rate,
+    "connection": PARTS_OF_REST["connection"][0],
+    "time parameter": PARTS_OF_REST["since"][0],
+    "rate": PARTS_OF_REST["rate"][0],
     **{kind.model_fields["kind"].default: kind for kind in KINDS},
-    **{f"paging {each.model_fields['kind'].default}": each for each in PAGINATIONS},
+    **{f"paging {each.model_fields['kind'].default}": each for each in PARTS_OF_REST["paging"]},
 }
 SCHEMAS = (
     "Watermark",
@@ -127,8 +126,8 @@ def error_tree() -> str:
     """Return the tree of errors; those that are importable from the package have no module."""
     lines = ["```text", errors.LadonStorageError.__name__]
 
-    def draw(base: type, indent: str) -> None:
-        below = [each for each in base.__subclasses__() if each.__module__ == errors.__name__]
+    def draw(base: type[Exception], indent: str) -> None:
+        below = [kind for kind in base.__subclasses__() if kind.__module__ == errors.__name__]
         for each in below:
             is_last = each is below[-1]
             own = [b.__name__ for b in each.__bases__ if hasattr(builtins, b.__name__)]
@@ -143,8 +142,7 @@ def error_tree() -> str:
 def error_table() -> str:
     """Return each error with its condition and its fields."""
     rows = []
-    found: dict[str, Any] = vars(errors)
-    for name, each in found.items():
+    for name, each in list[tuple[str, Any]](vars(errors).items()):
         if isinstance(each, type) and issubclass(each, errors.LadonStorageError):
             promise = inspect.cleandoc(str(each.__doc__)).partition("\n\n")[0]
             named = re.findall(r"^    (\w+): ", inspect.cleandoc(str(each.__doc__)), re.MULTILINE)
