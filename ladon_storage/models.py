@@ -10,8 +10,10 @@ Client, in-memory client and embedded service share this module, so each rule ex
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -409,17 +411,24 @@ class WatermarkUpdate(BaseModel):
         """
         if not isinstance(timestamp, datetime):
             raise TypeError(f"timestamp should be a datetime, not {type(timestamp).__name__}")
-        if error_message is not None:
-            error_message = error_message[:MAX_ERROR_LENGTH].encode(errors="replace").decode()
         return cls(
             timestamp=timestamp,
             status=WatermarkStatus(status),
-            error_message=error_message,
+            error_message=None if error_message is None else fitting_error(error_message),
             records_collected=records_collected,
             run_id=run_id,
             lease_seconds=None if lease is None else lease.total_seconds(),
             ledger=None if ledger is None else fitting_ledger(ledger),
         )
+
+    def with_error(self, error_message: str) -> Self:
+        """Return the same write with another reason, cut as `of` cuts it."""
+        return self.model_copy(update={"error_message": fitting_error(error_message)})
+
+
+def fitting_error(text: str) -> str:
+    """Return an error's text in the form that can be stored, whatever it holds."""
+    return text[:MAX_ERROR_LENGTH].encode(errors="replace").decode()
 
 
 BASE_FIELDS = frozenset({"timestamp", "status", "error_message"})
@@ -489,29 +498,67 @@ class HistoryPage(BaseModel):
     next: int | None
 
 
+_TAG = re.compile(r'(?:W/)?"[^"]*"')
+
+
+@dataclass(frozen=True, slots=True)
+class Precondition:
+    """The condition of a write on the stored version, as RFC 9110 defines it.
+
+    Without arguments it admits any version.
+
+    Args:
+        if_match: The version tag that must be stored, as an ``etag`` gives it; ``*`` is any, and
+            one of several is enough.
+        if_none_match: Whether no watermark may be stored yet.
+
+    >>> Precondition.unchanged(None)
+    Precondition(if_match=None, if_none_match=True)
+    """
+
+    if_match: str | None = None
+    if_none_match: bool = False
+
+    @classmethod
+    def unchanged(cls, read: Watermark | None) -> Self:
+        """Return the condition that nothing was written since ``read``; ``None``: there was none.
+
+        A service without version tags cannot check it: then the write has no condition.
+        """
+        return cls(if_none_match=True) if read is None else cls(read.etag)
+
+    def admits(self, etag: str | None) -> bool:
+        """Return whether ``if_match`` admits the stored version; ``None``: there is none."""
+        if self.if_match is None:
+            return True
+        if etag is None:
+            return False
+        return self.if_match in ("*", etag) or etag in _TAG.findall(self.if_match)
+
+
+UNCONDITIONAL = Precondition()
+"""The precondition of a write that replaces any version."""
+
+
 def check_precondition(
-    stored: Watermark | None,
-    source_id: str,
-    *,
-    if_match: str | None = None,
-    if_none_match: bool = False,
+    stored: Watermark | None, source_id: str, precondition: Precondition
 ) -> None:
     """Refuse a change of any kind when the stored version is not the one that its writer read.
 
     Raises:
-        WatermarkConflictError: With status 412; the arguments are those of ``apply_update``.
+        WatermarkConflictError: With status 412.
     """
     etag = stored.etag if stored else None
     found = "at version " + etag.strip('"') if etag else "not stored"
     who = f"run {stored.run_id!r}" if stored and stored.run_id else "another run"
-    if if_match is not None and (etag is None if if_match == "*" else etag != if_match):
-        expected = if_match.replace('"', "")
+    if not precondition.admits(etag):
+        expected = (precondition.if_match or "").replace('"', "")
         raise WatermarkConflictError(
             f"Watermark {source_id!r} is {found}, not at version {expected}: {who} was "
             "faster; read it again before writing.",
             status=412,
         )
-    if if_none_match and stored is not None:
+    if precondition.if_none_match and stored is not None:
         raise WatermarkConflictError(
             f"Watermark {source_id!r} is stored already, {found}: {who} was faster; "
             "read it again before writing.",
@@ -524,9 +571,7 @@ def apply_update(
     source_id: str,
     update: WatermarkUpdate,
     now: datetime,
-    *,
-    if_match: str | None = None,
-    if_none_match: bool = False,
+    precondition: Precondition = UNCONDITIONAL,
 ) -> Watermark:
     """Return the watermark after ``update``: the one rule of every write.
 
@@ -539,8 +584,7 @@ def apply_update(
         source_id: The source.
         update: The write.
         now: The service's time, which becomes ``last_run_timestamp``.
-        if_match: The version tag that the writer read; the write is refused at any other.
-        if_none_match: Whether the write is refused if there is a watermark already.
+        precondition: The version that the writer read; the write is refused at any other.
 
     Returns:
         The new watermark, without a version tag yet.
@@ -550,7 +594,7 @@ def apply_update(
             with 409 the update is a success older than the stored one, which is not in the future.
         WatermarkInFutureError: The update is a success beyond now plus `MAX_AHEAD`.
     """
-    check_precondition(stored, source_id, if_match=if_match, if_none_match=if_none_match)
+    check_precondition(stored, source_id, precondition)
     before = stored.last_successful_timestamp if stored else None
     after = before
     if update.status is WatermarkStatus.SUCCESS:

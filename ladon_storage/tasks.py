@@ -53,7 +53,14 @@ from ladon_storage.connect import (
 from ladon_storage.errors import ConfigurationError, StorageError
 from ladon_storage.events import emit_change
 from ladon_storage.fallback import body, by_task
-from ladon_storage.models import HistoryPage, Watermark, WatermarkStatus
+from ladon_storage.models import (
+    UNCONDITIONAL,
+    HistoryPage,
+    Precondition,
+    Watermark,
+    WatermarkStatus,
+    WatermarkUpdate,
+)
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sinks import sink_from
 from ladon_storage.sources import source_from
@@ -225,16 +232,8 @@ async def write_running_watermark(
         WatermarkConflictError: Another run wrote since the version of ``if_match`` was read.
         StorageError: The watermark could not be written.
     """
-    client = shared_client(await resolve_storage(storage))
-    return await client.update_watermark(
-        source_id,
-        timestamp,
-        WatermarkStatus.RUNNING,
-        if_match=if_match,
-        if_none_match=if_none_match,
-        run_id=run_id,
-        lease=lease,
-    )
+    update = WatermarkUpdate.of(timestamp, WatermarkStatus.RUNNING, run_id=run_id, lease=lease)
+    return await _written(source_id, update, Precondition(if_match, if_none_match), storage)
 
 
 @task(
@@ -260,16 +259,14 @@ async def write_success_watermark(
         WatermarkConflictError: Another run was faster.
         StorageError: The watermark could not be written.
     """
-    client = shared_client(await resolve_storage(storage))
-    return await client.update_watermark(
-        source_id,
+    update = WatermarkUpdate.of(
         timestamp,
         WatermarkStatus.SUCCESS,
-        if_match=if_match,
         records_collected=records_collected,
         run_id=run_id,
         ledger=ledger,
     )
+    return await _written(source_id, update, Precondition(if_match), storage)
 
 
 @task(
@@ -295,16 +292,40 @@ async def write_failure_watermark(
         WatermarkConflictError: Another run was faster.
         StorageError: The watermark could not be written.
     """
-    client = shared_client(await resolve_storage(storage))
-    return await client.update_watermark(
-        source_id,
-        timestamp,
-        WatermarkStatus.FAILED,
-        error_message,
-        if_match=if_match,
-        run_id=run_id,
-        ledger=ledger,
+    update = WatermarkUpdate.of(
+        timestamp, WatermarkStatus.FAILED, error_message, run_id=run_id, ledger=ledger
     )
+    return await _written(source_id, update, Precondition(if_match), storage)
+
+
+async def _written(
+    source_id: str,
+    update: WatermarkUpdate,
+    precondition: Precondition,
+    storage: StorageLike,
+) -> Watermark:
+    client = shared_client(await resolve_storage(storage))
+    return await client.put_watermark(source_id, update, precondition)
+
+
+_write_watermark = Task(
+    body(_written),
+    name="Write watermark",
+    description="Write the outcome of a run by values.",
+    **_RETRIED,
+)
+_WRITES: dict[WatermarkStatus, Task[..., Any]] = {  # named as the public tasks
+    status: _write_watermark.with_options(
+        name=public.name,
+        description=public.description,
+        task_run_name=public.task_run_name,
+    )
+    for status, public in (
+        (WatermarkStatus.RUNNING, write_running_watermark),
+        (WatermarkStatus.SUCCESS, write_success_watermark),
+        (WatermarkStatus.FAILED, write_failure_watermark),
+    )
+}
 
 
 @task(
@@ -395,52 +416,20 @@ class TaskStorage:
         client = shared_client(self._storage)
         return await client.watermark_history(source_id, **options)
 
-    async def update_watermark(
-        self,
-        source_id: str,
-        timestamp: datetime,
-        status: WatermarkStatus = WatermarkStatus.SUCCESS,
-        error_message: str | None = None,
-        *,
-        if_match: str | None = None,
-        if_none_match: bool = False,
-        records_collected: int | None = None,
-        run_id: str | None = None,
-        lease: timedelta | None = None,
-        ledger: Mapping[str, Any] | None = None,
+    async def put_watermark(
+        self, source_id: str, update: WatermarkUpdate, precondition: Precondition = UNCONDITIONAL
     ) -> Watermark:
         """Run the task that writes this status."""
-        renews = status is WatermarkStatus.RUNNING and self._has_begun
-        if renews or TaskRunContext.get():
-            return await shared_client(self._storage).update_watermark(
-                source_id,
-                timestamp,
-                status,
-                error_message,
-                if_match=if_match,
-                if_none_match=if_none_match,
-                records_collected=records_collected,
-                run_id=run_id,
-                lease=lease,
-                ledger=ledger,
-            )
-        told: dict[str, Any] = {"if_match": if_match, "run_id": run_id}
-        arguments: tuple[Any, ...] = (source_id, timestamp, self._storage)
-        write: Task[..., Any] = write_failure_watermark
-        if status is WatermarkStatus.SUCCESS:
-            write = write_success_watermark
-            told |= {"records_collected": records_collected, "ledger": ledger}
-        elif status is WatermarkStatus.RUNNING:
-            write = write_running_watermark
-            told |= {"if_none_match": if_none_match, "lease": lease}
-            self._has_begun = True
-        else:
-            message = error_message or "failed"
-            if self._named is not None:
-                message = await self._named(message)
-            arguments = (source_id, timestamp, message, self._storage)
-            told["ledger"] = ledger
-        stored: Watermark = await _by_task(write, *arguments, **told)
+        is_running = update.status is WatermarkStatus.RUNNING
+        if (is_running and self._has_begun) or TaskRunContext.get():
+            return await _written(source_id, update, precondition, self._storage)
+        self._has_begun = self._has_begun or is_running
+        if update.status is WatermarkStatus.FAILED:
+            message = update.error_message or "failed"
+            named = message if self._named is None else await self._named(message)
+            update = update.with_error(named)
+        write = _WRITES[update.status]
+        stored: Watermark = await _by_task(write, source_id, update, precondition, self._storage)
         return stored
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Sequence, Set
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,11 +15,11 @@ from ladon_storage.collection.protocols import Position, WriteResult
 from ladon_storage.collection.records import Page, Record
 from ladon_storage.errors import SourceError
 from ladon_storage.models import (
+    UNCONDITIONAL,
+    Precondition,
     Watermark,
-    WatermarkStatus,
     WatermarkUpdate,
     apply_update,
-    fitting_ledger,
 )
 
 BEGIN = datetime(2024, 1, 1, tzinfo=UTC)
@@ -78,49 +78,26 @@ class ScriptedStorage:
         stored = self.stored.get(source_id)
         return self._answered(stored) if stored else None
 
-    async def update_watermark(
-        self,
-        source_id: str,
-        timestamp: datetime,
-        status: WatermarkStatus = WatermarkStatus.SUCCESS,
-        error_message: str | None = None,
-        *,
-        if_match: str | None = None,
-        if_none_match: bool = False,
-        records_collected: int | None = None,
-        run_id: str | None = None,
-        lease: timedelta | None = None,
-        ledger: Mapping[str, Any] | None = None,
+    async def put_watermark(
+        self, source_id: str, update: WatermarkUpdate, precondition: Precondition = UNCONDITIONAL
     ) -> Watermark:
+        status = str(update.status)
         self.updates.append(
             {
-                "status": str(status),
-                "timestamp": timestamp,
-                "if_match": if_match,
-                "error_message": error_message,
-                "records_collected": records_collected,
-                "run_id": run_id,
+                "status": status,
+                "timestamp": update.timestamp,
+                "if_match": precondition.if_match,
+                "error_message": update.error_message,
+                "records_collected": update.records_collected,
+                "run_id": update.run_id,
             }
         )
-        await self._play(str(status))
-        update = WatermarkUpdate(
-            timestamp=timestamp,
-            status=status,
-            error_message=error_message,
-            records_collected=records_collected,
-            run_id=run_id,
-            lease_seconds=lease.total_seconds() if lease and self._etags else None,
-            ledger=fitting_ledger(ledger) if ledger and self._etags else None,
-        )
+        await self._play(status)
+        if not self._etags:
+            update = update.model_copy(update={"lease_seconds": None, "ledger": None})
+            precondition = Precondition(precondition.if_match)
         stored = self.stored.get(source_id)
-        new = apply_update(
-            stored,
-            source_id,
-            update,
-            self._now(),
-            if_match=if_match,
-            if_none_match=if_none_match and self._etags,
-        )
+        new = apply_update(stored, source_id, update, self._now(), precondition)
         self.stored[source_id] = self._tagged(new)
         return self._answered(self.stored[source_id])
 

@@ -21,8 +21,8 @@ import re
 import ssl
 import time
 import zlib
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -37,6 +37,7 @@ from yarl import URL
 
 from ladon_storage.circuit.breaker import CircuitBreaker, CircuitChange, CircuitState
 from ladon_storage.client import metrics, tracing
+from ladon_storage.client.keywords import KeywordUpdate
 from ladon_storage.client.pool import FilePath, Pool, SessionPools, tls_context
 from ladon_storage.errors import (
     CircuitOpenError,
@@ -55,7 +56,9 @@ from ladon_storage.errors import (
 from ladon_storage.models import (
     BASE_FIELDS,
     SERVICE_TIME,
+    UNCONDITIONAL,
     HistoryPage,
+    Precondition,
     Watermark,
     WatermarkUpdate,
     check_source_id,
@@ -105,7 +108,7 @@ class _Response(NamedTuple):
     date: str | None
 
 
-class StorageServiceClient:
+class StorageServiceClient(KeywordUpdate):
     """A client that reads and writes watermarks, and stops calling a service that keeps failing.
 
     Any number of tasks, event loops and threads may share one client. Each loop gets its own pool,
@@ -269,54 +272,22 @@ class StorageServiceClient:
         query |= {} if before is None else {"before": str(before)}
         return await self._call("GET", source_id, (url / "history").with_query(query), _history)
 
-    async def update_watermark(
-        self,
-        source_id: str,
-        timestamp: datetime,
-        status: str = "success",
-        error_message: str | None = None,
-        *,
-        if_match: str | None = None,
-        if_none_match: bool = False,
-        records_collected: int | None = None,
-        run_id: str | None = None,
-        lease: timedelta | None = None,
-        ledger: Mapping[str, Any] | None = None,
+    async def put_watermark(
+        self, source_id: str, update: WatermarkUpdate, precondition: Precondition = UNCONDITIONAL
     ) -> Watermark:
         """Write the outcome of a run, and return the stored watermark.
 
-        ``failed`` and ``running`` do not move ``last_successful_timestamp``. A service that has
-        sent no ``ETag`` gets only the base contract's fields: none after ``error_message``.
-
-        Args:
-            source_id: The source.
-            timestamp: The time up to which records are durable; a naive one is UTC.
-            status: ``success``, ``failed`` or ``running``.
-            error_message: The reason of a failure.
-            if_match: The ``etag`` of the watermark that was read; any other one is not replaced.
-            if_none_match: Whether the write is refused if there is a watermark already.
-            records_collected: Records of this run.
-            run_id: Name of this run.
-            lease: The time for which a running run holds its source unless it writes again.
-            ledger: The request and the results of the run; cut where it is too large.
+        A service that has sent no ``ETag`` gets only the base contract's fields, and no
+        precondition.
 
         Raises:
-            TypeError: ``timestamp`` is no datetime.
-            ValueError: Another argument makes no sense.
+            ValueError: ``source_id`` cannot name a source.
             WatermarkConflictError: Another run, or a later success, was faster.
             WatermarkInFutureError: It is a success far ahead of the service's clock.
             CircuitOpenError: The service was not called, since it keeps failing.
             StorageError: The service did not answer, or not with a watermark.
         """
-        update = WatermarkUpdate.of(
-            timestamp,
-            status,
-            error_message,
-            records_collected=records_collected,
-            run_id=run_id,
-            lease=lease,
-            ledger=ledger,
-        )
+        if_match = precondition.if_match
         # Before the first response, a tag can only be one that the service gave to another client.
         extended = if_match is not None if self._extended is None else self._extended
         body = update.model_dump_json(
@@ -325,7 +296,7 @@ class StorageServiceClient:
         headers = {"Content-Type": "application/json"}
         if extended and if_match is not None:
             headers["If-Match"] = if_match
-        if extended and if_none_match:
+        if extended and precondition.if_none_match:
             headers["If-None-Match"] = "*"
         url = _url(self._watermarks, check_source_id(source_id))
         stored = await self._exchange("PUT", source_id, url, body.encode(), headers)

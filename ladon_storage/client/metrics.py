@@ -64,7 +64,7 @@ _LATENCY = _instrument(
     Histogram, "storage_client_latency_seconds", "Seconds from sending a request to its last byte."
 )
 _ACTIVE = _instrument(
-    Gauge, "storage_client_connections_active", "Requests of storage clients under way."
+    Gauge, "storage_client_connections_active", "Requests of storage clients in flight."
 )
 _IDLE = _instrument(
     Gauge, "storage_client_connections_idle", "Connections of storage clients at rest."

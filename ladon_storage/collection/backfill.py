@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict
 
 from ladon_storage.collection.protocols import Limits, Sink, Source, WatermarkStore
 from ladon_storage.collection.run import ExtractCallable, extract
+from ladon_storage.collection.stores import watermark_store
 from ladon_storage.errors import ConfigurationError
-from ladon_storage.models import WatermarkStatus
+from ladon_storage.models import Precondition, WatermarkStatus, WatermarkUpdate
 
 Windows = Callable[[int, int], Awaitable[None]]
 """A function that is called with the number of finished windows, and of all windows."""
@@ -71,10 +72,10 @@ async def backfill(
     every = list(_windows(since, until, window))
     await storage.health_check()
     name = _name(source.source_id, since, until)
-    stored = await storage.get_watermark(name)
+    store = watermark_store(storage)
+    stored = await store.get_watermark(name)
     reached = stored.last_successful_timestamp if stored else None
     left = [each for each in every if reached is None or each[1] > reached]
-    etag = stored.etag if stored else None
     read = written = 0
     done = len(every) - len(left)
     if windows is not None:
@@ -84,11 +85,10 @@ async def backfill(
             source, sink, max(start, reached or start), end, run_id=run_id, limits=limits
         )
         read, written = read + collected.records_read, written + collected.records_written
-        answer = await storage.update_watermark(
-            name, end, WatermarkStatus.SUCCESS, if_match=etag, if_none_match=etag is None,
-            records_collected=written, run_id=run_id,
-        )  # fmt: skip
-        etag = answer.etag
+        update = WatermarkUpdate.of(
+            end, WatermarkStatus.SUCCESS, records_collected=written, run_id=run_id
+        )
+        stored = await store.put_watermark(name, update, Precondition.unchanged(stored))
         if windows is not None:
             await windows(number, len(every))
     return BackfillReport(

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 from ladon_storage.collection.durations import Days, Seconds, duration
 from ladon_storage.collection.lateness import Lateness
 from ladon_storage.collection.records import Completeness, Page, Record
-from ladon_storage.models import RUN_LEASE, HistoryPage, Watermark, WatermarkStatus
+from ladon_storage.models import RUN_LEASE, HistoryPage, Precondition, Watermark, WatermarkUpdate
 
 Clock = Callable[[], datetime]
 """The time, as an aware datetime."""
@@ -29,7 +29,10 @@ def utc_now() -> datetime:
 
 
 class WatermarkStore(Protocol):
-    """A storage of one watermark for each source: a storage client, or a caller of one."""
+    """A storage of one watermark for each source: a storage client, or a caller of one.
+
+    A class with ``update_watermark`` and its arguments in place of ``put_watermark`` serves too.
+    """
 
     async def health_check(self) -> bool:
         """Return whether the service is healthy; raise where an unhealthy one must end the run."""
@@ -39,22 +42,13 @@ class WatermarkStore(Protocol):
         """Return the watermark, or ``None`` if and only if there is none."""
         ...
 
-    async def update_watermark(
-        self,
-        source_id: str,
-        timestamp: datetime,
-        status: WatermarkStatus = ...,
-        error_message: str | None = None,
-        *,
-        if_match: str | None = None,
-        if_none_match: bool = False,
-        records_collected: int | None = None,
-        run_id: str | None = None,
+    async def put_watermark(
+        self, source_id: str, update: WatermarkUpdate, precondition: Precondition = ...
     ) -> Watermark:
         """Write the watermark and return the stored one.
 
-        A storage may also take ``lease`` (a timedelta, with `running`) and ``ledger`` (a mapping,
-        with an outcome); then it gets them.
+        Raises:
+            WatermarkConflictError: The precondition fails, or a later success is stored.
         """
         ...
 

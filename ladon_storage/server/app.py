@@ -26,7 +26,7 @@ from ladon_storage.errors import (
     WatermarkConflictError,
     WatermarkInFutureError,
 )
-from ladon_storage.models import SERVICE_TIME, WatermarkReset, WatermarkUpdate
+from ladon_storage.models import SERVICE_TIME, Precondition, WatermarkReset, WatermarkUpdate
 from ladon_storage.server import requests
 from ladon_storage.server.metrics import ServiceMetrics
 from ladon_storage.server.openapi import document
@@ -103,33 +103,28 @@ class Routes:
 
     async def put(self, request: web.Request) -> web.Response:
         """Store the outcome of a run."""
-        source_id = requests.source_id(request)
-        if_match, if_none_match = requests.if_match(request), requests.if_none_match(request)
+        source_id, precondition = requests.source_id(request), requests.precondition(request)
         update = await requests.body(request, WatermarkUpdate)
         stored, created = await self._store.put(
-            source_id,
-            update,
-            actor=request.remote,
-            if_match=if_match,
-            if_none_match=if_none_match,
+            source_id, update, precondition, actor=request.remote
         )
         return answer(stored, 201 if created else 200, etag=stored.etag)
 
     async def reset(self, request: web.Request) -> web.Response:
         """Move a watermark to any timestamp."""
-        source_id, if_match = requests.source_id(request), requests.if_match(request)
+        source_id = requests.source_id(request)
+        precondition = Precondition(requests.if_match(request))
         reset = await requests.body(request, WatermarkReset)
-        watermark = await self._store.reset(
-            source_id, reset, actor=request.remote, if_match=if_match
-        )
+        watermark = await self._store.reset(source_id, reset, precondition, actor=request.remote)
         if watermark is None:
             return _never_collected(source_id)
         return answer(watermark, etag=watermark.etag)
 
     async def delete(self, request: web.Request) -> web.Response:
         """Forget a watermark."""
-        source_id, if_match = requests.source_id(request), requests.if_match(request)
-        if not await self._store.delete(source_id, actor=request.remote, if_match=if_match):
+        source_id = requests.source_id(request)
+        precondition = Precondition(requests.if_match(request))
+        if not await self._store.delete(source_id, precondition, actor=request.remote):
             return _never_collected(source_id)
         return web.Response(status=204)
 

@@ -95,7 +95,7 @@ class _Ages(Collector):
         )
         run = GaugeMetricFamily(
             "storage_service_last_run_age_seconds",
-            "Time since a source's last run told its outcome.",
+            "Time since a source's last run reported its outcome.",
             labels=["source_id"],
         )
         stale = GaugeMetricFamily(

@@ -18,7 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ladon_storage.errors import RequestError
-from ladon_storage.models import SourceId, WatermarkStatus, check_source_id
+from ladon_storage.models import Precondition, SourceId, WatermarkStatus, check_source_id
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -147,24 +147,31 @@ _TAG = r'(?:W/)?"[^"\x00-\x20\x7f]*"'
 _TAGS = re.compile(rf"{_TAG}(?:[ \t]*,[ \t]*{_TAG})*")
 
 
-def if_match(request: web.Request) -> list[str]:
-    """Return the version tags of ``If-Match``; ``*`` is any, and none is no condition.
+def precondition(request: web.Request) -> Precondition:
+    """Return the condition of a write, from both headers.
+
+    Raises:
+        RequestError: With 400, one of them is malformed.
+    """
+    return Precondition(if_match(request), if_none_match(request))
+
+
+def if_match(request: web.Request) -> str | None:
+    """Return the version tags of ``If-Match``; ``*`` is any, and ``None`` is no condition.
 
     Raises:
         RequestError: With 400, it is neither ``*`` nor a list of quoted tags.
     """
     header = ", ".join(request.headers.getall("If-Match", ()))
     if not header and "If-Match" not in request.headers:
-        return []
-    if header == "*":
-        return ["*"]
-    if not _TAGS.fullmatch(header):
+        return None
+    if header != "*" and not _TAGS.fullmatch(header):
         raise RequestError(
             'If-Match should be * or the ETag of the watermark, such as "7" with its quotes.',
             400,
             "If-Match",
         )
-    return re.findall(_TAG, header)
+    return header
 
 
 def if_none_match(request: web.Request) -> bool:

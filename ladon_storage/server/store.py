@@ -26,8 +26,10 @@ from ladon_storage.errors import DatabaseError, WatermarkConflictError
 from ladon_storage.models import (
     HONEST_SKEW,
     RUN_LEASE,
+    UNCONDITIONAL,
     ChangeAction,
     HistoryPage,
+    Precondition,
     Watermark,
     WatermarkPage,
     WatermarkReset,
@@ -124,20 +126,17 @@ class WatermarkDatabase:
         self,
         source_id: str,
         update: WatermarkUpdate,
+        precondition: Precondition = UNCONDITIONAL,
         *,
         actor: str | None = None,
-        if_match: Sequence[str] = (),
-        if_none_match: bool = False,
     ) -> StoredWatermark:
         """Store the outcome of a run, by the rule of ``models.apply_update``.
 
         Args:
             source_id: The source.
             update: The write.
+            precondition: The version that must be stored.
             actor: The author, for the history.
-            if_match: The version tags, one of which must be stored; ``*`` matches any, and without
-                tags there is no condition.
-            if_none_match: Whether no watermark may be stored yet.
 
         Raises:
             WatermarkConflictError: The rule refuses it.
@@ -148,14 +147,7 @@ class WatermarkDatabase:
             stored = select(connection, source_id)
             now = self.now()
             try:
-                new = apply_update(
-                    stored,
-                    source_id,
-                    update,
-                    now,
-                    if_match=_relevant(if_match, stored),
-                    if_none_match=if_none_match,
-                )
+                new = apply_update(stored, source_id, update, now, precondition)
             except WatermarkConflictError as conflict:
                 if conflict.status == 412 and stored and _is_replay(connection, stored, update):
                     return StoredWatermark(stored, created=False)
@@ -187,9 +179,9 @@ class WatermarkDatabase:
         self,
         source_id: str,
         reset: WatermarkReset,
+        precondition: Precondition = UNCONDITIONAL,
         *,
         actor: str | None = None,
-        if_match: Sequence[str] = (),
     ) -> Watermark | None:
         """Move a watermark to a timestamp, and leave the outcome of its last run as it is.
 
@@ -197,13 +189,13 @@ class WatermarkDatabase:
             The watermark, or ``None`` where there is none to move.
 
         Raises:
-            WatermarkConflictError: Another version is stored than ``if_match`` names.
+            WatermarkConflictError: The precondition fails.
             WatermarkInFutureError: The timestamp is far in the future, as with a mistyped year.
         """
 
         def change(connection: sqlite3.Connection) -> Watermark | None:
             stored = select(connection, source_id)
-            check_precondition(stored, source_id, if_match=_relevant(if_match, stored))
+            check_precondition(stored, source_id, precondition)
             if stored is None:
                 return None
             now = self.now()
@@ -235,13 +227,17 @@ class WatermarkDatabase:
         return await self._writer.apply(change, note)
 
     async def delete(
-        self, source_id: str, *, actor: str | None = None, if_match: Sequence[str] = ()
+        self,
+        source_id: str,
+        precondition: Precondition = UNCONDITIONAL,
+        *,
+        actor: str | None = None,
     ) -> bool:
         """Delete a watermark, and keep its history; return whether there was one."""
 
         def change(connection: sqlite3.Connection) -> bool:
             stored = select(connection, source_id)
-            check_precondition(stored, source_id, if_match=_relevant(if_match, stored))
+            check_precondition(stored, source_id, precondition)
             if stored is None:
                 return False
             record(
@@ -381,15 +377,6 @@ def _for_people(watermark: Watermark) -> Watermark:
 
 def _unread(error: sqlite3.Error) -> DatabaseError:
     return DatabaseError(f"The database could not be read ({error}); try again later.")
-
-
-def _relevant(tags: Sequence[str], stored: Watermark | None) -> str | None:
-    """Return the tag of ``If-Match`` that decides: the stored one, if it is among them."""
-    if not tags:
-        return None
-    if stored is not None and stored.etag in tags:
-        return stored.etag
-    return ", ".join(tags)
 
 
 def _is_replay(connection: sqlite3.Connection, stored: Watermark, update: WatermarkUpdate) -> bool:

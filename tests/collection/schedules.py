@@ -44,11 +44,14 @@ from ladon_storage.errors import (
 )
 from ladon_storage.models import (
     EMPTY_WATERMARK,
+    UNCONDITIONAL,
     ChangeAction,
     HistoryPage,
+    Precondition,
     Watermark,
     WatermarkChange,
     WatermarkStatus,
+    WatermarkUpdate,
 )
 from ladon_storage.sinks import SqlSink
 from tests.collecting import BEGIN, LatestSink, RememberingSink, ScriptedStorage, record
@@ -513,20 +516,13 @@ class HitStorage:
             self._life.held = self._life.world.is_held(stored, self._life.run_id)
         return stored
 
-    async def update_watermark(
-        self,
-        source_id: str,
-        timestamp: datetime,
-        status: WatermarkStatus = WatermarkStatus.SUCCESS,
-        error_message: str | None = None,
-        **options: Any,
+    async def put_watermark(
+        self, source_id: str, update: WatermarkUpdate, precondition: Precondition = UNCONDITIONAL
     ) -> Watermark:
-        await self._life.hit(str(status), "before")
-        stored = await self._inner.update_watermark(
-            source_id, timestamp, status, error_message, **options
-        )
+        await self._life.hit(str(update.status), "before")
+        stored = await self._inner.put_watermark(source_id, update, precondition)
         self._life.world.stored(self._life, stored)
-        await self._life.hit(str(status), "after")
+        await self._life.hit(str(update.status), "after")
         return stored
 
 

@@ -23,7 +23,7 @@ from ladon_storage.errors import (
     StorageResponseError,
     WatermarkConflictError,
 )
-from ladon_storage.models import EMPTY_WATERMARK, Watermark, WatermarkStatus
+from ladon_storage.models import EMPTY_WATERMARK, Watermark, WatermarkStatus, WatermarkUpdate
 from tests.base_service import base_service
 from tests.clock import FakeClock
 from tests.collecting import MemorySink, ScriptedSource, ScriptedStorage, at, record
@@ -361,9 +361,10 @@ async def test_storage_of_ones_own_may_know_neither_lease_nor_ledger() -> None:
             )
 
     storage = Older()
-    report = await run(ScriptedSource([[record("1", 1)]]), MemorySink(), storage, run_id="run-1")
+    store: Any = storage
+    report = await run(ScriptedSource([[record("1", 1)]]), MemorySink(), store, run_id="run-1")
     assert report.watermark_after == at(1)
-    assert await held(storage).last_sane(NOW) is None
+    assert await held(store).last_sane(NOW) is None
 
 
 async def test_ledger_goes_with_the_outcome_and_stays_until_the_next_one_is_told() -> None:
@@ -521,15 +522,16 @@ async def test_lost_answer_explains_one_conflict() -> None:
 async def test_first_write_in_our_time_is_written_again_in_the_services() -> None:
     """A service that dates its records by what it is sent has no record of two clocks."""
     storage = ScriptedStorage(etags=False, now=lambda: NOW, tells_time=True)
-    update = storage.update_watermark
+    put = storage.put_watermark
 
-    async def dated_by_us(source_id: str, timestamp: datetime, *told: Any, **more: Any) -> Any:
-        await update(source_id, timestamp, *told, **more)
-        stored = storage.stored[source_id].model_copy(update={"last_run_timestamp": timestamp})
+    async def dated_by_us(source_id: str, update: WatermarkUpdate, *condition: Any) -> Any:
+        await put(source_id, update, *condition)
+        dated = {"last_run_timestamp": update.timestamp}
+        stored = storage.stored[source_id].model_copy(update=dated)
         storage.stored[source_id] = stored
         return stored.as_answered(NOW)
 
-    storage.update_watermark = dated_by_us  # type: ignore[method-assign]
+    storage.put_watermark = dated_by_us  # type: ignore[method-assign, assignment]
     lease = held(storage, ahead=timedelta(days=1))
     await lease.read()
     await lease.acquire()
@@ -582,8 +584,8 @@ async def test_success_that_the_service_did_not_store_is_none(
     class Answering(ScriptedStorage):
         """A storage whose answer to a success is made up."""
 
-        async def update_watermark(self, *args: Any, **more: Any) -> Watermark:
-            answer = await super().update_watermark(*args, **more)
+        async def put_watermark(self, *arguments: Any) -> Watermark:
+            answer = await super().put_watermark(*arguments)
             is_success = answer.status == WatermarkStatus.SUCCESS
             return answer.model_copy(update=fields) if is_success else answer
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ladon_storage.errors import ConfigurationError, DatabaseError, WatermarkConflictError
-from ladon_storage.models import Watermark, WatermarkStatus, WatermarkUpdate
+from ladon_storage.models import Precondition, Watermark, WatermarkStatus, WatermarkUpdate
 from ladon_storage.server import database
 from ladon_storage.server.database import migrate, migrations, open_database
 from ladon_storage.server.store import WatermarkDatabase
@@ -51,7 +51,7 @@ async def test_refused_write_leaves_its_group_alone(store: WatermarkDatabase) ->
     outcomes = await asyncio.gather(
         store.put("a", update(1)),
         store.put("b", update(1)),
-        store.put("c", update(1), if_match=['"77"']),
+        store.put("c", update(1), Precondition('"77"')),
         store.put("d", update(1)),
         return_exceptions=True,
     )

@@ -257,10 +257,14 @@ class RestApi(BaseModel):
         description="The zone of the records' times that say none, such as UTC.",
     )
     since: TimeParameter | None = Field(
-        None, title="Since", description="How the API is told where to begin; empty: not at all."
+        None,
+        title="Since",
+        description="The parameter that asks for records from a time on; empty: there is none.",
     )
     until: TimeParameter | None = Field(
-        None, title="Until", description="How the API is told where to end; empty: not at all."
+        None,
+        title="Until",
+        description="The parameter that asks for records before a time; empty: there is none.",
     )
     paging: Pagination = Field(
         SinglePage(), title="Paging", description="How one page leads to the next."
