@@ -25,14 +25,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 import ladon_storage.client.metrics  # registers what it counts with
 from ladon_storage import errors
 from ladon_storage.cli.reference import reference as commands
-from ladon_storage.collection.protocols import Limits
-from ladon_storage.project import (
-    Freshness,
-    Schedule,
-    SinkTable,
-    SourceTable,
-    StorageTable,
-)
+from ladon_storage.project import SinkTable, SourceTable, StorageTable
 from ladon_storage.server.metrics import ServiceMetrics
 from ladon_storage.server.openapi import document
 from ladon_storage.sources import KINDS, RestApi
@@ -49,14 +42,18 @@ def models_of(annotation: Any) -> list[type[BaseModel]]:
     return [model for each in get_args(annotation) for model in models_of(each)]
 
 
-PARTS_OF_REST = {name: models_of(field.annotation) for name, field in RestApi.model_fields.items()}
+def parts_of(model: type[BaseModel]) -> dict[str, list[type[BaseModel]]]:
+    """Return the models of the fields that hold any."""
+    found = {name: models_of(field.annotation) for name, field in model.model_fields.items()}
+    return {name: models for name, models in found.items() if models}
+
+
+PARTS_OF_REST = parts_of(RestApi)
 MODELS: dict[str, type[BaseModel]] = {
     "storage": StorageTable,
     "sinks": SinkTable,
     "source": SourceTable,
-    "schedule": Schedule,
-    "limits": Limits,
-    "freshness": Freshness,
+    **{name: models[0] for name, models in parts_of(SourceTable).items()},
     "connection": PARTS_OF_REST["connection"][0],
     "time parameter": PARTS_OF_REST["since"][0],
     "rate": PARTS_OF_REST["rate"][0],

@@ -27,10 +27,12 @@ class Place:
     service: str
 
     @asynccontextmanager
-    async def running(self, *command: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    async def running(
+        self, *command: str, **variables: str
+    ) -> AsyncIterator[asyncio.subprocess.Process]:
         """Run a module that knows them."""
         known = {"PREFECT_API_URL": self.api.api, "STORAGE_SERVICE_URL": self.service}
-        async with module(self.folder, *command, **RUNS, **known) as process:
+        async with module(self.folder, *command, **RUNS, **known, **variables) as process:
             yield process
 
     async def done(self, *command: str) -> str:

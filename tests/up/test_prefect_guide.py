@@ -27,6 +27,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 GUIDES = [PROJECT / "docs" / "how-to" / f"{name}.md" for name in ("deploy", "operate")]
 STAYS_UP = {
     "ladon-storage deploy --serve": "Serving.",
+    "ladon-storage deploy --serve --table prefect.yaml": "Serving.",
     "prefect worker start --pool ladon": "started",
 }
 """What a person ends by Ctrl-C, and what it prints when it works."""
@@ -114,11 +115,11 @@ class Follower:
 
     async def stay(self, text: str) -> None:
         """Start what stays, until the guide is at its end."""
-        if "worker" in text:  # instead of the runner, not beside it
-            await self.running.aclose()
+        await self.running.aclose()  # instead of what ran them before, not beside it
         program, *words = self.local(text).split()
         command = ["ladon_storage.cli" if program == "ladon-storage" else program, *words]
-        process = await self.running.enter_async_context(self.place.running(*command))
+        file = {"LADON_FILE": self.environment["LADON_FILE"]}
+        process = await self.running.enter_async_context(self.place.running(*command, **file))
         assert process.stdout
         await asyncio.wait_for(process.stdout.readuntil(STAYS_UP[text].encode()), 60)
         self.stayed.append(text)
@@ -134,7 +135,7 @@ class Follower:
             "http://127.0.0.1:8080": self.place.service,
             "https://mirror.example/kev.json": self.feed,
             "sqlite:////var/lib/ladon/records.db": f"sqlite:///{self.folder}/records.db",
-            "deploy --serve": f"deploy --serve --file {self.folder}/ladon.toml",
+            "--table prefect.yaml": f"--table {self.folder}/prefect.yaml",
             "deploy --all": f"deploy --prefect-file {self.folder}/prefect.yaml --all",
         }.items():
             text = text.replace(there, here)
