@@ -31,6 +31,8 @@ STAYS_UP = {
     "prefect worker start --pool ladon": "started",
 }
 """What a person ends by Ctrl-C, and what it prints when it works."""
+NOT_HELD = 4
+"""The exit code of a release of a source that no run holds, as here."""
 
 
 def steps() -> list[tuple[str, str]]:
@@ -111,7 +113,8 @@ class Follower:
             stdin=DEVNULL, stdout=PIPE, stderr=STDOUT,
         )  # fmt: skip
         output, _ = await asyncio.wait_for(process.communicate(), 120)
-        assert process.returncode == 0, f"{text}\n{output.decode()}"
+        expected = NOT_HELD if "watermarks release" in text else 0
+        assert process.returncode == expected, f"{text}\n{output.decode()}"
 
     async def stay(self, text: str) -> None:
         """Start what stays, until the guide is at its end."""
