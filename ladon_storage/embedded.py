@@ -40,9 +40,9 @@ from ladon_storage.models import (
     Precondition,
     Watermark,
     WatermarkUpdate,
-    check_source_id,
 )
 from ladon_storage.server.store import WatermarkDatabase
+from ladon_storage.values import check_source_id
 
 logger = logging.getLogger(__name__)
 

@@ -2,8 +2,6 @@
 
 Client, in-memory client and embedded service share this module, so each rule exists once.
 
-- Timestamps are aware UTC datetimes with microseconds. They are parsed here and nowhere else, never
-  compared as text, and never rounded up: digits beyond microseconds are cut off.
 - A response may lack fields and may have unknown fields. Both are kept as they came.
 """
 
@@ -11,31 +9,29 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    JsonValue,
-    PlainSerializer,
     StringConstraints,
 )
-from pydantic_core import from_json, to_json
 
 from ladon_storage.errors import WatermarkConflictError, WatermarkInFutureError
-
-MAX_SOURCE_ID_LENGTH = 255
-"""The longest ``source_id`` in characters: encoded, it must fit any proxy's path limits."""
-
+from ladon_storage.values import (
+    ErrorText,
+    ShortText,
+    StoredLedger,
+    Timestamp,
+    fitting_error,
+    fitting_ledger,
+    instant_of,
+)
 
 RUN_LEASE = timedelta(minutes=1)
 """The time for which a run holds its source after its last write, unless it sets another one."""
@@ -60,138 +56,6 @@ class WatermarkStatus(StrEnum):
     SUCCESS = "success"
     FAILED = "failed"
     RUNNING = "running"
-
-
-def to_utc(value: datetime) -> datetime:
-    """Return ``value`` in UTC; a naive one is read as UTC.
-
-    Raises:
-        ValueError: Shifting to UTC leaves the years 1 to 9999.
-
-    >>> to_utc(datetime.fromisoformat("2024-01-02T21:59:38+05:30")).isoformat()
-    '2024-01-02T16:29:38+00:00'
-    """
-    if value.tzinfo is UTC:
-        return value
-    if value.tzinfo is None:
-        return value.replace(tzinfo=UTC)
-    try:
-        return value.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("the timestamp lies outside the years 1 to 9999 in UTC") from None
-
-
-def parse_timestamp(value: object) -> datetime:
-    """Return an ISO 8601 text, or a datetime, as an aware UTC datetime.
-
-    Numbers are refused: nothing says whether they count seconds or milliseconds.
-
-    Raises:
-        ValueError: ``value`` is no ISO 8601 timestamp.
-    """
-    if isinstance(value, str):
-        try:
-            return to_utc(datetime.fromisoformat(value))
-        except ValueError:
-            pass
-    elif isinstance(value, datetime):
-        return to_utc(value)
-    raise ValueError("should be an ISO 8601 timestamp such as 2024-01-01T12:00:00+00:00")
-
-
-def instant_of(date: str | None) -> datetime | None:
-    """Return the timestamp of an HTTP date; ``None`` where it is missing or cannot be read."""
-    try:
-        return None if date is None else to_utc(parsedate_to_datetime(date))
-    except (ValueError, OverflowError):
-        return None
-
-
-def check_source_id(value: str) -> str:
-    """Return ``value`` if it can name a source.
-
-    Raises:
-        ValueError: It is empty, too long, ``.`` or ``..`` (which no URL can carry as a path
-            segment), or has control characters or lone surrogates.
-    """
-    if not value or len(value) > MAX_SOURCE_ID_LENGTH:
-        raise ValueError(f"source_id should have 1 to {MAX_SOURCE_ID_LENGTH} characters")
-    if value in (".", ".."):
-        raise ValueError(f"source_id {value!r} cannot be a path segment; choose another name")
-    if value.isascii() and value.isprintable():
-        return value
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
-        raise ValueError("source_id should have no control characters and no lone surrogates")
-    return value
-
-
-Timestamp = Annotated[
-    datetime,
-    BeforeValidator(parse_timestamp),
-    PlainSerializer(datetime.isoformat, return_type=str, when_used="json"),
-]
-"""An aware UTC datetime; ISO 8601 with offset on the wire."""
-
-SourceId = Annotated[str, AfterValidator(check_source_id)]
-"""The name of a source: 1 to 255 characters that one path segment can carry."""
-
-MAX_LEDGER_BYTES = 16_384
-"""The largest ledger in bytes of JSON; `fitting_ledger` cuts a longer one."""
-
-
-def check_ledger(ledger: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Return ``ledger`` if it is small enough to be stored, with null in place of NaN and infinity.
-
-    Raises:
-        ValueError: It is too large.
-    """
-    text = to_json(ledger, inf_nan_mode="null")
-    if len(text) > MAX_LEDGER_BYTES:
-        raise ValueError(f"ledger should have at most {MAX_LEDGER_BYTES} bytes, not {len(text)}")
-    values: dict[str, JsonValue] = from_json(text)
-    return values
-
-
-def fitting_ledger(ledger: Mapping[str, Any]) -> dict[str, JsonValue]:
-    """Return ``ledger`` as JSON that can be stored, whatever it holds.
-
-    Timestamps and all values without a JSON form become text. A ledger that is too large keeps its
-    numbers and short texts as far as they fit, and the field ``cut`` says so.
-
-    >>> fitting_ledger({"pages": 2, "start": datetime(2026, 1, 1, tzinfo=UTC)})
-    {'pages': 2, 'start': '2026-01-01T00:00:00Z'}
-    """
-    text = to_json(_encodable(ledger), fallback=str, inf_nan_mode="null")
-    values: dict[str, JsonValue] = from_json(text)
-    if len(text) <= MAX_LEDGER_BYTES:
-        return values
-    kept: dict[str, JsonValue] = {"cut": True}
-    size = len(to_json(kept))
-    for name, value in values.items():
-        if isinstance(value, dict | list) or (isinstance(value, str) and len(value) > _SHORT):
-            continue
-        size += len(to_json({name: value}))
-        if size > MAX_LEDGER_BYTES:
-            break
-        kept[name] = value
-    return kept
-
-
-def _encodable(value: Any) -> Any:
-    """Return ``value`` without lone surrogates, which a file name or JSON may contain."""
-    if isinstance(value, str):
-        return value.encode(errors="replace").decode()
-    if isinstance(value, Mapping):
-        return {_encodable(str(key)): _encodable(each) for key, each in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_encodable(each) for each in value]
-    return value
-
-
-StoredLedger = Annotated[dict[str, JsonValue], AfterValidator(check_ledger)]
-"""The request and the results of a run, as a JSON object of at most `MAX_LEDGER_BYTES`."""
-
-_SHORT = 255
 
 
 class Watermark(BaseModel):
@@ -367,13 +231,6 @@ def age_seconds(success: datetime | None, now: datetime) -> float:
     return max(0.0, (now - success).total_seconds())
 
 
-ShortText = Annotated[str, StringConstraints(max_length=_SHORT)]
-MAX_ERROR_LENGTH = 16_384
-"""The longest ``error_message`` in characters; the writer cuts a longer one."""
-
-ErrorText = Annotated[str, StringConstraints(max_length=MAX_ERROR_LENGTH)]
-
-
 class WatermarkUpdate(BaseModel):
     """The body of a PUT: the base contract's three fields, and the embedded service's four."""
 
@@ -424,11 +281,6 @@ class WatermarkUpdate(BaseModel):
     def with_error(self, error_message: str) -> Self:
         """Return the same write with another reason, cut as `of` cuts it."""
         return self.model_copy(update={"error_message": fitting_error(error_message)})
-
-
-def fitting_error(text: str) -> str:
-    """Return an error's text in the form that can be stored, whatever it holds."""
-    return text[:MAX_ERROR_LENGTH].encode(errors="replace").decode()
 
 
 BASE_FIELDS = frozenset({"timestamp", "status", "error_message"})

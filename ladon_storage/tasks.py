@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, TypeVar
 
 from prefect import runtime, task
@@ -34,15 +34,9 @@ from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.circuit.breaker import CircuitChange
 from ladon_storage.collection.credentials import secret_lookup
 from ladon_storage.collection.lease import SourceLease
-from ladon_storage.collection.protocols import (
-    Clock,
-    ExtractionResult,
-    Limits,
-    OnProgress,
-    Sink,
-    Source,
-    utc_now,
-)
+from ladon_storage.collection.ledger import ExtractionResult
+from ladon_storage.collection.protocols import Limits, Run, Sink, Source
+from ladon_storage.collection.ranges import ALL_TIME, TimeRange
 from ladon_storage.collection.run import extract
 from ladon_storage.connect import (
     check_health,
@@ -224,7 +218,6 @@ async def write_running_watermark(
     if_match: str | None = None,
     if_none_match: bool = False,
     run_id: str | None = None,
-    lease: timedelta | None = None,
 ) -> Watermark:
     """Write that a run began at ``timestamp``, and return the stored watermark.
 
@@ -232,7 +225,7 @@ async def write_running_watermark(
         WatermarkConflictError: Another run wrote since the version of ``if_match`` was read.
         StorageError: The watermark could not be written.
     """
-    update = WatermarkUpdate.of(timestamp, WatermarkStatus.RUNNING, run_id=run_id, lease=lease)
+    update = WatermarkUpdate.of(timestamp, WatermarkStatus.RUNNING, run_id=run_id)
     return await _written(source_id, update, Precondition(if_match, if_none_match), storage)
 
 
@@ -341,36 +334,41 @@ async def collect_source(
     until: datetime | None = None,
     *,
     bounded: bool = False,
-    lease: SourceLease | None = None,
     run_id: str = "",
     limits: Limits = Limits(),  # noqa: B008 - frozen
-    on_progress: OnProgress | None = None,
-    clock: Clock = utc_now,
 ) -> ExtractionResult:
     """Make the records from ``start`` on durable and return their ledger; touch no watermark.
 
     ``start`` and ``until`` are the range that the source is asked for. A ``bounded`` task leaves
-    out records outside it. The flow ``collect`` gives it a ``lease``, the run's hold on the
-    watermark: then it starts from there, and may write checkpoints on the way.
+    out records outside it.
 
     Raises:
         SourceError: The source failed; its complete pages until then are durable.
         SinkError: The sink failed.
-        ConfigurationError: ``source`` or ``sink`` makes no sense.
+        ConfigurationError: ``source`` or ``sink`` makes no sense, or the range is empty.
     """
+    asked = TimeRange(start, until)
+    stored = asked if bounded else ALL_TIME
+    return await _extracted(source, sink, Run(run_id, limits, asked=asked, stored=stored))
+
+
+async def _extracted(
+    source: Source | dict[str, Any],
+    sink: SinkLike,
+    run: Run,
+    lease: SourceLease | None = None,
+) -> ExtractionResult:
     with secret_lookup(secret_block):
-        return await extract(
-            source_from(source),
-            await resolve_sink(sink),
-            start,
-            until,
-            bounded=bounded,
-            lease=lease,
-            run_id=run_id,
-            limits=limits,
-            on_progress=on_progress,
-            clock=clock,
-        )
+        return await extract(source_from(source), await resolve_sink(sink), run, lease)
+
+
+_collect_source = Task(
+    body(_extracted),
+    name=collect_source.name,
+    description=collect_source.description,
+    **_OPTIONS,
+)
+"""The task of the flows: as `collect_source`, by the values of a run."""
 
 
 async def secret_block(name: str) -> str | None:
@@ -434,16 +432,10 @@ class TaskStorage:
 
 
 async def collect_in_task(
-    source: Source,
-    sink: Any,
-    start: datetime | None = None,
-    until: datetime | None = None,
-    *,
-    task: Task[..., Any] = collect_source,
-    **options: Any,
+    source: Source, sink: Any, run: Run, lease: SourceLease | None = None
 ) -> ExtractionResult:
-    """Call `run.extract` as a run of ``task``, or directly where Prefect does not start one."""
-    collected: ExtractionResult = await _by_task(task, source, sink, start, until, **options)
+    """Call `run.extract` as a task run, or directly where Prefect does not start one."""
+    collected: ExtractionResult = await _by_task(_collect_source, source, sink, run, lease)
     return collected
 
 

@@ -10,7 +10,7 @@ from rich.progress import Progress as Bars
 from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from ladon_storage.cli.output import note_console
-from ladon_storage.collection.protocols import ExtractionResult, OnProgress
+from ladon_storage.collection.ledger import ExtractionResult, OnProgress
 
 
 class Display:

@@ -26,7 +26,7 @@ def show(
     """Show one watermark."""
     from ladon_storage.cli import running
     from ladon_storage.cli.output import note
-    from ladon_storage.models import check_source_id
+    from ladon_storage.values import check_source_id
 
     log_to_notes()
     try:

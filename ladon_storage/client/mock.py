@@ -22,9 +22,9 @@ from ladon_storage.models import (
     WatermarkChange,
     WatermarkUpdate,
     apply_update,
-    check_source_id,
     meant,
 )
+from ladon_storage.values import check_source_id
 
 
 class MockStorageClient(KeywordUpdate):

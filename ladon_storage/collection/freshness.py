@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from ladon_storage.collection.protocols import Clock, utc_now
 from ladon_storage.collection.summaries import cut
 from ladon_storage.errors import CollectionError
-from ladon_storage.models import SourceId, Watermark, WatermarkStatus, collected_up_to, is_ahead
+from ladon_storage.models import Watermark, WatermarkStatus, collected_up_to, is_ahead
+from ladon_storage.values import SourceId
 
 _HOUR = timedelta(hours=1)
 _NAMED = 10

@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ladon_storage.collection.protocols import Clock, Limits, SupportsHistory, WatermarkStore
+from ladon_storage.collection.protocols import Run, SupportsHistory, WatermarkStore
 from ladon_storage.collection.stores import watermark_store
 from ladon_storage.errors import (
     InvalidResponseError,
@@ -63,9 +63,7 @@ class SourceLease:
     Args:
         storage: The storage of the watermark.
         source_id: The source.
-        run_id: The run, as the service records it.
-        limits: The length of a lease.
-        clock: The time, for a service that does not send its own.
+        run: The run; its clock stands in for a service that does not send its time.
         monotonic: Seconds that never go back.
     """
 
@@ -73,13 +71,11 @@ class SourceLease:
         self,
         storage: WatermarkStore,
         source_id: str,
-        run_id: str,
-        limits: Limits,
-        clock: Clock,
+        run: Run,
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.run_id = run_id
+        self.run_id = run.run_id
         self.stored: Watermark | None = None
         """The watermark as the run found it."""
         self.before: datetime | None = None
@@ -88,8 +84,8 @@ class SourceLease:
         self._monotonic = monotonic
         self._heard: tuple[datetime, float] | None = None
         self._source_id = source_id
-        self._limits = limits
-        self._clock = clock
+        self._lease = run.limits.lease
+        self._clock = run.clock
         self._etag: str | None = None
         self._writing = asyncio.Lock()
         self._conflict: WatermarkConflictError | None = None
@@ -165,7 +161,7 @@ class SourceLease:
         if stored.status != WatermarkStatus.RUNNING or written is None:
             return
         holder, now = stored.run_id, self.now()
-        lease = self._limits.lease
+        lease = self._lease
         if stored.lease_seconds is not None:
             lease = timedelta(seconds=stored.lease_seconds)
         until = written + lease
@@ -194,7 +190,7 @@ class SourceLease:
             await self._hold()
 
     async def _hold(self) -> Watermark:
-        return await self._write(WatermarkStatus.RUNNING, self.now(), lease=self._limits.lease)
+        return await self._write(WatermarkStatus.RUNNING, self.now(), lease=self._lease)
 
     @contextlib.asynccontextmanager
     async def renewed(self) -> AsyncIterator[None]:
@@ -222,7 +218,7 @@ class SourceLease:
         await _ended(beating)
 
     async def _renew(self, owner: asyncio.Task[object]) -> None:
-        pause = self._limits.lease.total_seconds() / RENEWALS_PER_LEASE
+        pause = self._lease.total_seconds() / RENEWALS_PER_LEASE
         while True:
             await asyncio.sleep(pause)
             try:

@@ -5,18 +5,19 @@ Any class with the methods is a part; there is no base class to inherit from.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from types import TracebackType
 from typing import Annotated, Protocol, Self, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic import BaseModel, ConfigDict, Field
 
 from ladon_storage.collection.durations import Days, Seconds, duration
-from ladon_storage.collection.lateness import Lateness
-from ladon_storage.collection.records import Completeness, Page, Record
+from ladon_storage.collection.ledger import OnProgress
+from ladon_storage.collection.ranges import ALL_TIME, TimeRange
+from ladon_storage.collection.records import Page, Record
 from ladon_storage.models import RUN_LEASE, HistoryPage, Precondition, Watermark, WatermarkUpdate
 
 Clock = Callable[[], datetime]
@@ -311,76 +312,22 @@ class Limits(BaseModel):
     )
 
 
-class Gap(BaseModel):
-    """The records that a source no longer had when it was asked for them."""
-
-    model_config = ConfigDict(frozen=True)
-
-    start: datetime
-    end: datetime
-
-
-class Ledger(BaseModel):
-    """The request and the results of a run, in numbers that add up.
-
-    ``records_delivered`` is the sum of new, changed, known, quarantined and skipped ones.
+@dataclass(frozen=True)
+class Run:
+    """The settings of one run, which are the same for each of its pages.
 
     Args:
-        start: The first timestamp that the source was asked for; ``None``: all records.
-        until: The timestamp before which it was asked to end.
-        pages: The number of pages.
-        records_delivered: The items that came, usable or not.
-        records_new: The records that the sink did not have.
-        records_changed: The new versions of records that the sink had.
-        records_known: The records that the sink had in the same version.
-        records_quarantined: The items that cannot be used.
-        records_skipped: The records outside a backfill's range, or before a first collection's.
-        records_in_future: The records from the future, beyond the allowed skew.
-        records_removed: The records that the source no longer lists.
-        reasons: The reasons of quarantined records, the most frequent first.
-        completeness: The evidence of a complete reading; ``None``: the source gives none.
-        total: The number of items that the source states.
-        gap: The records that the source no longer had.
-        lateness: The time from the records' timestamps to their first sight.
+        run_id: The name of the run, as the service and the quarantine record it.
+        limits: The start of a first collection, the limits of failures, and the length of a lease.
+        clock: The time, as an aware datetime.
+        on_progress: Called after each page.
+        asked: The range that the source is asked for, in a run that does not hold the watermark.
+        stored: The range of records that such a run stores; it counts the others as skipped.
     """
 
-    model_config = ConfigDict(frozen=True)
-
-    start: datetime | None = None
-    until: datetime | None = None
-    pages: int = 0
-    records_delivered: int = 0
-    records_new: int = 0
-    records_changed: int = 0
-    records_known: int = 0
-    records_quarantined: int = 0
-    records_skipped: int = 0
-    records_in_future: int = 0
-    records_removed: int = 0
-    reasons: dict[str, int] = {}
-    completeness: Completeness | None = None
-    total: int | None = None
-    gap: Gap | None = None
-    lateness: Lateness = Lateness()
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def records_read(self) -> int:
-        """The number of usable records."""
-        return self.records_delivered - self.records_quarantined
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def records_written(self) -> int:
-        """The number of new or changed rows of the sink."""
-        return self.records_new + self.records_changed
-
-
-class ExtractionResult(Ledger):
-    """The result of an extraction; ``candidate`` is the possible next watermark."""
-
-    candidate: datetime | None = None
-
-
-OnProgress = Callable[[ExtractionResult], Awaitable[None]]
-"""A function that is called after each page with the durable result; the next page waits for it."""
+    run_id: str = ""
+    limits: Limits = Limits()  # noqa: RUF009 - frozen
+    clock: Clock = utc_now
+    on_progress: OnProgress | None = None
+    asked: TimeRange = ALL_TIME
+    stored: TimeRange = ALL_TIME

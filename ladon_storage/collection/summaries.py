@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from ladon_storage.collection.protocols import Ledger
+from ladon_storage.collection.ledger import Ledger
 from ladon_storage.models import meant
 
 _REASONS = 3

@@ -33,13 +33,12 @@ from prefect.artifacts import (
     acreate_table_artifact,
     aupdate_progress_artifact,
 )
-from pydantic import BaseModel, ConfigDict
 
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.client.metrics import count_collected
 from ladon_storage.collection.credentials import secret_lookup
+from ladon_storage.collection.ledger import Counts, Ledger
 from ladon_storage.collection.protocols import (
-    Ledger,
     Limits,
     Sink,
     WatermarkStore,
@@ -71,30 +70,13 @@ NAMED_FAILURES = 10
 
 SourceFields = dict[str, Any]
 
-_SUMS = (
-    *(f"records_{each}" for each in ("delivered", "new", "changed", "known", "quarantined")),
-    *(f"records_{each}" for each in ("skipped", "removed", "read", "written")),
-)
-"""The counts that are added up over the sources."""
 
-
-class ManyReport(BaseModel):
+class ManyReport(Counts):
     """The result of a run over many sources."""
-
-    model_config = ConfigDict(frozen=True)
 
     sources: int
     failed: int
     gaps: int
-    records_delivered: int
-    records_new: int
-    records_changed: int
-    records_known: int
-    records_quarantined: int
-    records_skipped: int
-    records_removed: int
-    records_read: int
-    records_written: int
     seconds: float
 
 
@@ -154,6 +136,7 @@ class _Fleet:
         self._count = count
         self._began = time.monotonic()
         self._sums: Counter[str] = Counter()
+        self._counts = Counts()
         self._reasons: Counter[str] = Counter()
         self._failures: list[str] = []
         # The most telling rows; the number keeps equal ones from being compared further.
@@ -205,8 +188,7 @@ class _Fleet:
         self._keep_row(True, 0, _row(name, "failed", seconds, error=text))
 
     def _completed(self, report: Report) -> None:
-        for name in _SUMS:
-            self._sums[name] += getattr(report, name)
+        self._counts += report
         self._reasons.update(report.reasons)
         count_collected(report.source_id, report.model_dump(include=COUNTS), report.reasons)
         if report.gap is not None:
@@ -272,13 +254,13 @@ class _Fleet:
             failed=0,
             gaps=sums["gaps"],
             seconds=time.monotonic() - self._began,
-            **{name: sums[name] for name in _SUMS},
+            **dict(self._counts),
         )
         return completed(report, f"{self._count:,} sources: {self._summary()}")
 
     def _summary(self) -> str:
-        counts = {name: self._sums[name] for name in _SUMS if name in Ledger.model_fields}
-        return summary(Ledger(**counts, reasons=dict(self._reasons.most_common())))
+        reasons = dict(self._reasons.most_common())
+        return summary(Ledger(**dict(self._counts), reasons=reasons))
 
 
 def _row(

@@ -18,7 +18,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ladon_storage.errors import RequestError
-from ladon_storage.models import Precondition, SourceId, WatermarkStatus, check_source_id
+from ladon_storage.models import Precondition, WatermarkStatus
+from ladon_storage.values import SourceId, check_source_id
 
 Model = TypeVar("Model", bound=BaseModel)
 

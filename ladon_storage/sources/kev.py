@@ -19,7 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from ladon_storage.collection.protocols import KnownContent
 from ladon_storage.collection.records import Page, paged
 from ladon_storage.errors import SourceError
-from ladon_storage.models import SourceId
 from ladon_storage.sources.fields import (
     SETTINGS,
     SOURCE_ID_TEXT,
@@ -37,6 +36,7 @@ from ladon_storage.sources.json.documents import (
 )
 from ladon_storage.sources.json.items import ItemReader
 from ladon_storage.sources.timestamps import any_timestamps
+from ladon_storage.values import SourceId
 
 # A day is read as its first instant.
 _ENTRIES = ItemReader("cveID", ("dateAdded",), any_timestamps())

@@ -30,9 +30,9 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, mode
 
 from ladon_storage.collection.credentials import SecretName, resolve_secret
 from ladon_storage.collection.protocols import KnownContent
+from ladon_storage.collection.ranges import TimeRange
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.errors import SourceError
-from ladon_storage.models import SourceId
 from ladon_storage.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -49,6 +49,7 @@ from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.pagination import PageNumberPagination
 from ladon_storage.sources.rest.source import RestApi
 from ladon_storage.sources.timestamps import format_timestamp, unix_timestamps
+from ladon_storage.values import SourceId
 
 PAGE_EVENTS = 10
 """Events of a feed in one page: a single event may have a hundred thousand attributes."""
@@ -305,11 +306,8 @@ async def _wanted(
     """Return the events to read: those in a range with an end, else those that are not known."""
     if until is None and known is not None:
         return await known.lacking(listed)
-    return {
-        uuid
-        for uuid, moment in listed.items()
-        if (start is None or moment >= start) and (until is None or moment < until)
-    }
+    asked = TimeRange(start, until)
+    return {uuid for uuid, moment in listed.items() if moment in asked}
 
 
 def _refuse_errors(document: object) -> str | None:

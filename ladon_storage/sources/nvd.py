@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ladon_storage.collection.credentials import SecretName
 from ladon_storage.collection.protocols import utc_now
+from ladon_storage.collection.ranges import TimeRange
 from ladon_storage.collection.records import Page
-from ladon_storage.models import SourceId
 from ladon_storage.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -34,6 +34,7 @@ from ladon_storage.sources.fields import (
 from ladon_storage.sources.http.urls import SourceUrl
 from ladon_storage.sources.rest.pagination import OffsetPagination
 from ladon_storage.sources.rest.source import RestApi, TimeParameter
+from ladon_storage.values import SourceId
 
 LONGEST_WINDOW = timedelta(days=120)
 
@@ -115,7 +116,6 @@ def _windows(
         yield None, None
         return
     end = min(until, now) if until is not None else now
-    while start < end:
-        last = min(start + LONGEST_WINDOW, end)
-        yield start, last
-        start = last
+    if start < end:
+        for window in TimeRange(start, end).windows(LONGEST_WINDOW):
+            yield window.start, window.end

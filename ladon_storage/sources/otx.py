@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ladon_storage.collection.credentials import SecretName
 from ladon_storage.collection.records import Page
-from ladon_storage.models import SourceId
 from ladon_storage.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -30,6 +29,7 @@ from ladon_storage.sources.fields import (
 from ladon_storage.sources.http.urls import SourceUrl
 from ladon_storage.sources.rest.pagination import NextLinkPagination
 from ladon_storage.sources.rest.source import RestApi, TimeParameter
+from ladon_storage.values import SourceId
 
 
 class Otx(BaseModel):

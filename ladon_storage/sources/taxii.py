@@ -37,7 +37,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ladon_storage.collection.credentials import SecretName, resolve_secret
 from ladon_storage.collection.records import Page, Record, Reject, paged
 from ladon_storage.errors import SourceError
-from ladon_storage.models import SourceId
 from ladon_storage.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -52,6 +51,7 @@ from ladon_storage.sources.http.urls import SourceUrl, redact_url
 from ladon_storage.sources.json.documents import Document, ManyItems, in_turns, is_list
 from ladon_storage.sources.rest.failures import failure
 from ladon_storage.sources.timestamps import any_timestamps, format_timestamp
+from ladon_storage.values import SourceId
 
 MEDIA_TYPE = "application/taxii+json;version=2.1"
 

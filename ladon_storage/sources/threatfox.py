@@ -23,7 +23,6 @@ from ladon_storage.collection.credentials import SecretName, resolve_secret
 from ladon_storage.collection.protocols import KnownContent, utc_now
 from ladon_storage.collection.records import Page, paged
 from ladon_storage.errors import SourceError
-from ladon_storage.models import SourceId
 from ladon_storage.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -45,6 +44,7 @@ from ladon_storage.sources.json.documents import (
 )
 from ladon_storage.sources.json.items import ItemReader, value_at
 from ladon_storage.sources.timestamps import any_timestamps
+from ladon_storage.values import SourceId
 
 MAX_DAYS = 7
 """The number of days that the API goes back."""

@@ -18,7 +18,6 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator
 
 from ladon_storage.collection.json_values import Number
-from ladon_storage.models import parse_timestamp, to_utc
 from ladon_storage.sources import timestamp_patterns as time_patterns
 from ladon_storage.sources.timestamp_texts import (
     EPOCH,
@@ -27,6 +26,7 @@ from ladon_storage.sources.timestamp_texts import (
     read_text,
     since_1970,
 )
+from ladon_storage.values import parse_timestamp, to_utc
 
 TimestampParser = Callable[[object], datetime]
 """A function that returns the instant of an item's value.

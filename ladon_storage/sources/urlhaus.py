@@ -27,7 +27,6 @@ from ladon_storage.collection.credentials import SecretName, resolve_secret
 from ladon_storage.collection.protocols import KnownContent
 from ladon_storage.collection.records import Item, Page, Reject, paged
 from ladon_storage.errors import SourceError
-from ladon_storage.models import SourceId
 from ladon_storage.sources.csv_rows import BrokenRow, read_rows
 from ladon_storage.sources.fields import (
     KEY_TEXT,
@@ -48,6 +47,7 @@ from ladon_storage.sources.json.documents import (
 )
 from ladon_storage.sources.json.items import ItemReader, value_at
 from ladon_storage.sources.timestamps import any_timestamps
+from ladon_storage.values import SourceId
 
 API_LIMIT = 1_000
 """The maximum number of addresses in an answer of the API."""

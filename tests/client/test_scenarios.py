@@ -24,7 +24,7 @@ from ladon_storage import (
     StorageServiceClient,
     StorageTimeoutError,
 )
-from ladon_storage.client import client as client_module
+from ladon_storage.client import transport
 from tests.raw_server import Reply, http, served, watermark
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
@@ -129,7 +129,7 @@ async def test_case_24_large_503_on_a_pool_of_one_gives_the_slot_back(
     monkeypatch: pytest.MonkeyPatch, sent: int
 ) -> None:
     """The connection is free before anybody waits, however much of the error is still to come."""
-    monkeypatch.setattr(client_module, "ERROR_BODY_SECONDS", 60)
+    monkeypatch.setattr(transport, "ERROR_BODY_SECONDS", 60)
     large = http(503, b"x" * sent, length=2_000_000, end="stall")
     async with served(large, watermark(), max_connections=1, timeout=60) as (client, _):
         async with asyncio.timeout(5):
@@ -143,7 +143,7 @@ async def test_case_24_4xx_without_an_end_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, status: int, sent: bytes
 ) -> None:
     """What a refusal says is waited for only briefly, and the refusal stays one."""
-    monkeypatch.setattr(client_module, "ERROR_BODY_SECONDS", 0.05)
+    monkeypatch.setattr(transport, "ERROR_BODY_SECONDS", 0.05)
     stalled = http(status, sent, length=2_000_000, end="stall")
     async with served(stalled, watermark(), max_connections=1, timeout=60) as (client, _):
         async with asyncio.timeout(5):

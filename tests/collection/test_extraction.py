@@ -15,7 +15,8 @@ import pytest
 from ladon_storage.collection import extraction as passage
 from ladon_storage.collection import prefetch as ahead
 from ladon_storage.collection import resume
-from ladon_storage.collection.protocols import Gap, Limits, Position
+from ladon_storage.collection.ledger import Gap
+from ladon_storage.collection.protocols import Limits, Position
 from ladon_storage.collection.records import Page, Reject
 from ladon_storage.collection.run import Report, run
 from ladon_storage.errors import SinkError, SourceError, StorageConnectionError

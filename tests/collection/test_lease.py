@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from ladon_storage import MockStorageClient, StorageServiceClient
 from ladon_storage.collection import lease as module
 from ladon_storage.collection.lease import SourceLease
-from ladon_storage.collection.protocols import Limits
+from ladon_storage.collection.protocols import Limits, Run
 from ladon_storage.collection.run import Report, run
 from ladon_storage.errors import (
     InvalidResponseError,
@@ -207,7 +207,7 @@ def held(
 ) -> SourceLease:
     """Return a run's hold whose worker's clock is ``ahead`` of the service's, which is at NOW."""
     limits = Limits(lease=timedelta(seconds=lease))
-    return SourceLease(storage, "feed", run_id, limits, lambda: NOW + ahead)
+    return SourceLease(storage, "feed", Run(run_id, limits, lambda: NOW + ahead))
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ async def test_now_is_the_services_time_and_what_passed_since() -> None:
     clock, ours = FakeClock(NOW), FakeClock()
     storage = MockStorageClient(clock=clock.now)
     await storage.update_watermark("feed", at(1))
-    lease = SourceLease(storage, "feed", "run-1", Limits(), lambda: at(7), monotonic=ours)
+    lease = SourceLease(storage, "feed", Run("run-1", clock=lambda: at(7)), monotonic=ours)
     assert lease.now() == at(7)
     await lease.read()
     ours.advance(5)
@@ -285,7 +285,7 @@ async def test_begin_renewal_and_failure_are_dated_by_the_services_time() -> Non
     """A service that takes these timestamps for its own record gets its own time back."""
     storage = ScriptedStorage(now=lambda: NOW, tells_time=True)
     storage.put("feed", status="success", last_successful_timestamp=at(1))
-    lease = SourceLease(storage, "feed", "run-1", Limits(), lambda: at(7), monotonic=FakeClock())
+    lease = SourceLease(storage, "feed", Run("run-1", clock=lambda: at(7)), monotonic=FakeClock())
     await lease.read()
     await lease.acquire()
     await lease.checkpoint(at(2), 1)

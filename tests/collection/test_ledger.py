@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from ladon_storage.collection.lateness import BOUNDS, Lateness
-from ladon_storage.collection.protocols import KnownContent, Ledger, Limits, WriteResult
+from ladon_storage.collection.ledger import Ledger
+from ladon_storage.collection.protocols import KnownContent, Limits, WriteResult
 from ladon_storage.collection.records import Page, Reject
 from ladon_storage.collection.run import Report, run
 from ladon_storage.errors import ConfigurationError, SinkError, SourceError

@@ -20,7 +20,8 @@ import pytest
 
 from ladon_storage import StorageServiceClient, Watermark
 from ladon_storage.collection import extraction as passage
-from ladon_storage.collection.protocols import Gap, Limits, Source
+from ladon_storage.collection.ledger import Gap
+from ladon_storage.collection.protocols import Limits, Source
 from ladon_storage.collection.records import Page, Reject
 from ladon_storage.collection.run import Report, run
 from ladon_storage.errors import (

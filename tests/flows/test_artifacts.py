@@ -18,7 +18,7 @@ from prefect.client.schemas.filters import (
 )
 from prometheus_client import REGISTRY
 
-from ladon_storage.collection.protocols import ExtractionResult
+from ladon_storage.collection.ledger import ExtractionResult
 from ladon_storage.collection.records import Page, Reject
 from ladon_storage.collection.summaries import summary
 from ladon_storage.errors import SourceError

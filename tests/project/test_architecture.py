@@ -18,6 +18,7 @@ PACKAGE = ROOT / "ladon_storage"
 LAYERS = [
     "lazy",
     "errors",
+    "values",
     "models",
     "registry",
     "circuit",

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from ladon_storage.models import to_utc
+from ladon_storage.values import to_utc
 
 MAX_RETRY_AFTER_SECONDS = 120.0
 """The longest wait that a source is granted."""

@@ -45,7 +45,6 @@ from ladon_storage.collection.durations import Days
 from ladon_storage.collection.protocols import KnownContent, utc_now
 from ladon_storage.collection.records import Item, Page, paged
 from ladon_storage.errors import SourceError
-from ladon_storage.models import SourceId
 from ladon_storage.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -90,6 +89,7 @@ from ladon_storage.sources.timestamps import (
     timestamp_parser,
     zone_of,
 )
+from ladon_storage.values import SourceId
 
 logger = logging.getLogger(__name__)
 

@@ -32,7 +32,6 @@ from ladon_storage.collection.records import (
     paged,
 )
 from ladon_storage.errors import ConfigurationError
-from ladon_storage.models import SourceId
 from ladon_storage.sources.fields import SETTINGS, SOURCE_ID_TEXT, Overlap, overlap_field
 from ladon_storage.sources.sql.database import DatabaseThread, parsed_address
 from ladon_storage.sources.sql.rows import TableRows
@@ -42,6 +41,7 @@ from ladon_storage.sources.sql.values import (
     SqlTimestampFormat,
 )
 from ladon_storage.sources.timestamps import ZoneName, zone_of
+from ladon_storage.values import SourceId
 
 UNREACHABLE_ROWS = 1_000
 """Rows without timestamp or id that a first run reads, so that it fails if they are many."""
