@@ -75,19 +75,34 @@ def instant_of(date: str | None) -> datetime | None:
 def check_source_id(value: str) -> str:
     """Return ``value`` if it can name a source.
 
+    Two names that look alike would be two sources, so a name has one form: Unicode's NFC, without
+    characters that are invisible or change the direction of writing, and without outer spaces.
+
     Raises:
         ValueError: It is empty, too long, ``.`` or ``..`` (which no URL can carry as a path
-            segment), or has control characters or lone surrogates.
+            segment), or not in that form.
     """
     if not value or len(value) > MAX_SOURCE_ID_LENGTH:
         raise ValueError(f"source_id should have 1 to {MAX_SOURCE_ID_LENGTH} characters")
     if value in (".", ".."):
         raise ValueError(f"source_id {value!r} cannot be a path segment; choose another name")
+    if value[0].isspace() or value[-1].isspace():
+        raise ValueError("source_id should not begin or end with a space")
     if value.isascii() and value.isprintable():
         return value
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
-        raise ValueError("source_id should have no control characters and no lone surrogates")
+    for character in value:
+        if unicodedata.category(character) in _CONFUSING:
+            raise ValueError(
+                "source_id should have no control characters, no invisible ones and no lone "
+                f"surrogates, but has U+{ord(character):04X}"
+            )
+    if not unicodedata.is_normalized("NFC", value):
+        raise ValueError("source_id should be in Unicode's normal form NFC")
     return value
+
+
+_CONFUSING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""The categories of controls, formats (bidirectional, zero-width), surrogates, and separators."""
 
 
 Timestamp = Annotated[

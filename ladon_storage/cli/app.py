@@ -55,6 +55,7 @@ circuit = _app(
     _OPERATE,
     13,
 )
+tokens = _app("tokens", "Make, list and revoke tokens of a Storage Service.", _OPERATE, 12)
 watermarks = _app("watermarks", "Show watermarks.", _OPERATE, 17)
 
 _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
@@ -115,6 +116,18 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
         "in STORAGE_SERVICE_TOKEN or a file; only a loopback address needs none.",
     ),
     (
+        app, "backup", "backup", _OPERATE,
+        "Copy the Storage Service's database while it runs."
+        "\n\nThe copy is one state of the database, checked, and readable by its owner alone. To "
+        "restore it, end the service, delete its file with -wal and -shm, and move the copy there.",
+    ),
+    (
+        tokens, "add", "tokens:add", None,
+        "Make a token and print it; it is kept nowhere else, and stored as its digest.",
+    ),
+    (tokens, "list", "tokens:listed", None, "List the tokens of a service by name."),
+    (tokens, "revoke", "tokens:revoke", None, "Delete a token; the next request with it fails."),
+    (
         circuit, "show", "circuit:show", None,
         f"Show its state, with the time and the reason of the last change.{_CIRCUIT_PLACE}",
     ),
@@ -153,6 +166,6 @@ for _number, (_parent, _name, _place, _group, _help) in enumerate(_VERBS):
         default_parameter=Parameter(negative=()),
         version_flags=[],
     )
-for _each in (source, circuit, watermarks):
+for _each in (source, tokens, circuit, watermarks):
     app.command(_each)
 app.register_install_completion_command(help="Install completion for the shell.", group=_OTHER)

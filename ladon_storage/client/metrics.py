@@ -77,6 +77,12 @@ _RECORDS = _instrument(
     "source_id",
     "outcome",
 )
+_MISSED = _instrument(
+    Gauge,
+    "ladon_reconciliation_missed",
+    "Records that regular runs missed, as the last reconciliation of this process found.",
+    "source_id",
+)
 _QUARANTINED = _instrument(
     Counter,
     "ladon_collection_quarantined",
@@ -164,6 +170,11 @@ def count_collected(source_id: str, counts: Mapping[str, int], reasons: Mapping[
         _RECORDS.labels(source_id, outcome).inc(counts.get(f"records_{outcome}", 0))
     for reason, count in reasons.items():
         _QUARANTINED.labels(source_id, reason[:_LONGEST_LABEL]).inc(count)
+
+
+def count_missed(source_id: str, missed: int) -> None:
+    """Keep how many records of a source the last reconciliation found missed."""
+    _MISSED.labels(source_id).set(missed)
 
 
 def count_change(change: CircuitChange) -> None:

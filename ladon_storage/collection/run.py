@@ -187,11 +187,11 @@ async def run(
             collected = await extract(source, sink, replace(this, on_progress=noted), lease)
         collected = _with_lateness(collected, lease)
         after = latest(lease.before, collected.candidate)
-        await lease.commit(after, collected.records_written, _kept(collected))
+        await lease.commit(after, collected.records_written, _kept(collected, source))
     except BaseException as error:
         # A coroutine that is being closed cannot await; after a conflict another run is in charge.
         if not isinstance(error, WatermarkConflictError | GeneratorExit):
-            await lease.abort(error, _kept(_with_lateness(so_far, lease)))
+            await lease.abort(error, _kept(_with_lateness(so_far, lease), source))
         raise
     return _report(source, run_id, collected, began, before=lease.before, after=after)
 
@@ -220,9 +220,14 @@ def _with_lateness(collected: ExtractionResult, lease: SourceLease) -> Extractio
     return collected.model_copy(update={"lateness": before + collected.lateness})
 
 
-def _kept(collected: ExtractionResult) -> dict[str, Any]:
-    """Return the ledger in the form that the service stores."""
-    return collected.model_dump(mode="json", exclude={"candidate"}, exclude_none=True)
+def _kept(collected: ExtractionResult, source: Source) -> dict[str, Any]:
+    """Return the ledger in the form that the service stores, with the numbers of its metrics."""
+    late = collected.lateness.quantile(0.99)
+    return {
+        **collected.model_dump(mode="json", exclude={"candidate"}, exclude_none=True),
+        **({} if late is None else {"lateness_p99_seconds": late.total_seconds()}),
+        **({"overlap_seconds": source.overlap.total_seconds()} if source.overlap else {}),
+    }
 
 
 def _report(

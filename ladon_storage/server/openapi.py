@@ -17,7 +17,7 @@ from ladon_storage.models import (
     WatermarkReset,
     WatermarkUpdate,
 )
-from ladon_storage.server.requests import HistoryQuery, ListQuery
+from ladon_storage.server.requests import HistoryQuery, ListQuery, MetricsQuery
 from ladon_storage.server.responses import Health, Problem
 
 Schema = dict[str, Any]
@@ -109,7 +109,12 @@ def _paths() -> Schema:
         parameters=_query(HistoryQuery),
     )
     health = _operation("Say whether the database reads and writes.", {200: Health, 503: Health})
-    metrics = _operation("Show the metrics, for Prometheus.", {200: "text/plain"}, 401, 503)
+    metrics = _operation(
+        "Show the metrics, for Prometheus.",
+        {200: "text/plain"},
+        *(400, 401, 503),
+        parameters=_query(MetricsQuery),
+    )
     this = _operation("Show this document.", {200: "application/json"})
     logo = _operation("Show the logo of the blocks in Prefect's UI.", {200: "image/svg+xml"})
     return {

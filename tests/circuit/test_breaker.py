@@ -539,3 +539,35 @@ def test_breaker_goes_on_from_what_another_knew(
     clock.advance(0.5)
     breaker.success(breaker.acquire())
     assert breaker.record() == (CLOSED, 3, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [None, "text", dict, lambda: 42, lambda needed: needed],
+    ids=["none", "text", "class", "no awaitable", "arguments"],
+)
+async def test_argument_that_cannot_be_called_counts_as_nothing(mistake: Any) -> None:
+    """The caller's mistake is its TypeError, and says nothing about the service."""
+    breaker = CircuitBreaker(failure_threshold=1)
+    with pytest.raises(TypeError):
+        await breaker.call(mistake)
+    assert breaker.state is CLOSED
+
+
+async def test_mistake_gives_the_place_of_the_probe_back(clock: FakeClock) -> None:
+    """A probe that was never made is admitted again, and decides."""
+    breaker = CircuitBreaker(failure_threshold=1, clock=clock)
+    await failures(breaker, 1)
+    clock.advance(breaker.timeout_seconds)
+    with pytest.raises(TypeError):
+        await breaker.call(None)  # type: ignore[arg-type]
+    assert await breaker.call(succeed) == "answer"
+    assert breaker.state is CLOSED
+
+
+async def test_type_error_of_the_call_itself_is_a_failure() -> None:
+    """A TypeError from within the called function is judged as any other error."""
+    breaker = CircuitBreaker(failure_threshold=1)
+    with pytest.raises(TypeError):
+        await breaker.call(raising(TypeError("inside")))
+    assert breaker.state is OPEN

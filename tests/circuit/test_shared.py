@@ -23,6 +23,7 @@ from ladon_storage.circuit.shared import (
     SharedCircuit,
 )
 from ladon_storage.circuit.stores import CircuitStore, MemoryStore, VersionedText
+from ladon_storage.client import metrics
 from ladon_storage.errors import CircuitOpenError, CircuitStoreError, CircuitUndecidedError
 from tests.clock import FakeClock
 
@@ -346,6 +347,7 @@ def test_busy_service_is_not_held_up_by_a_single_failure(process: Process) -> No
 
 
 def errors() -> float:
+    assert metrics  # the client's metrics count them, once they are imported
     return REGISTRY.get_sample_value("storage_client_circuit_store_errors_total") or 0.0
 
 

@@ -569,3 +569,17 @@ def test_quantile_never_says_too_little() -> None:
     assert Lateness().quantile(0.5) is None
     assert Lateness.of([timedelta(days=999)]).quantile(0.5) == timedelta(days=999)
     assert list(BOUNDS) == sorted(BOUNDS)
+
+
+async def test_stored_ledger_has_the_lateness_beside_the_overlap() -> None:
+    """The service can tell, without knowing the source, that records come nearly too late."""
+    world = World()
+    await world.collect([record("1", 0)], overlap=timedelta(hours=6))
+    first = world.storage.stored["feed"].ledger or {}
+    assert (first["overlap_seconds"], "lateness_p99_seconds" in first) == (21_600.0, False)
+    world.now += timedelta(minutes=10)
+    await world.collect([record("2", 24 * 60 - 50)], overlap=timedelta(hours=6))
+    second = world.storage.stored["feed"].ledger or {}
+    assert second["lateness_p99_seconds"] == 3600.0
+    await world.collect([record("2", 24 * 60 - 50)], overlap=None)
+    assert "overlap_seconds" not in (world.storage.stored["feed"].ledger or {})

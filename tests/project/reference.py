@@ -8,28 +8,34 @@ empty line.
 from __future__ import annotations
 
 import ast
+import asyncio
 import builtins
 import inspect
 import json
+import logging
 import re
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
+import yaml
+from aiohttp import ClientSession
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 import ladon_storage.client.metrics  # registers what it counts with
-from ladon_storage import errors
+from ladon_storage import StorageServiceClient, WatermarkConflictError, errors
 from ladon_storage.cli.reference import reference as commands
 from ladon_storage.project import SinkTable, SourceTable, StorageTable
-from ladon_storage.server.metrics import ServiceMetrics
 from ladon_storage.server.openapi import document
 from ladon_storage.sources import KINDS, RestApi
 from tests.documents import ROOT
+from tests.service import embedded_service
 
 PAGES = ROOT / "docs" / "reference"
 PACKAGE = ROOT / "ladon_storage"
@@ -168,16 +174,48 @@ def client_instruments() -> str:
 
 def service_instruments() -> str:
     """Return the metrics of the embedded Storage Service."""
-    service, now = ServiceMetrics(), datetime(2026, 1, 1, tzinfo=UTC)
-    service.observe("GET", "/health", 200, 0.001)
-    text = service.text([("kev", now, now, "success", timedelta(minutes=1))], now).decode()
     rows = []
-    for family in text_string_to_metric_families(text):
-        names = {name for sample in family.samples for name in sample.labels} - {"le"}
-        labels = [name for name in ("source_id", "method", "route", "status") if name in names]
+    for family in text_string_to_metric_families(asyncio.run(scraped())):
+        names = dict.fromkeys(name for sample in family.samples for name in sample.labels)
         if not family.name.endswith("_created"):
+            labels = [name for name in names if name != "le"]
             rows.append(metric_row(family.name, family.type, labels, family.documentation))
     return table("metric", "type", "labels", "meaning", rows=sorted(rows))
+
+
+async def scraped() -> str:
+    """Return what a Storage Service shows of a source that it knows."""
+    with TemporaryDirectory() as folder:
+        async with (
+            embedded_service(Path(folder) / "storage.db") as address,
+            StorageServiceClient(address) as client,
+            ClientSession() as session,
+        ):
+            names = ("records_delivered", "records_quarantined", "lateness_p99_seconds")
+            ledger = dict.fromkeys((*names, "overlap_seconds"), 1)
+            begin = datetime(2026, 1, 1, tzinfo=UTC)
+            await client.get_watermark("kev")  # shows that the service keeps ledgers
+            await client.update_watermark("kev", begin, "running", run_id="run")
+            await client.update_watermark("kev", begin, run_id="run", ledger=ledger)
+            with suppress(WatermarkConflictError):
+                await client.update_watermark("kev", datetime(2025, 1, 1, tzinfo=UTC))
+            async with session.get(f"{address}/metrics") as response:
+                return await response.text()
+
+
+def alerts() -> str:
+    """Return the alerts that come with the package."""
+    groups = yaml.safe_load((ROOT / "monitoring" / "alerts.yml").read_text("utf-8"))["groups"]
+    rows = [
+        (
+            f"`{rule['alert']}`",
+            rule["labels"]["severity"],
+            re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"`\1`", cell(rule["annotations"]["summary"])),
+        )
+        for group in groups
+        for rule in group["rules"]
+    ]
+    return table("alert", "severity", "summary", rows=rows)
 
 
 def metric_row(name: str, kind: str, labels: Any, text: str) -> tuple[str, ...]:
@@ -281,7 +319,16 @@ PARTS: dict[str, Callable[[], str]] = {
     "service metrics": service_instruments,
     "routes": routes,
     "parameters": parameters,
+    "alerts": alerts,
 }
+
+
+GENERATED = [
+    page
+    for page in sorted((ROOT / "docs").rglob("*.md"))
+    if page.name == "commands.md" or MARKER.search(page.read_text("utf-8"))
+]
+"""The pages that are generated, or have parts that are."""
 
 
 def current(page: Path) -> str:
@@ -298,7 +345,8 @@ def with_parts(text: str) -> str:
 
 def main() -> None:
     """Write every generated part into its page."""
-    for page in sorted(PAGES.glob("*.md")):
+    logging.disable()  # the service reports the write that it refuses here
+    for page in GENERATED:
         page.write_text(current(page), encoding="utf-8")
 
 

