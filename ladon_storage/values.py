@@ -23,6 +23,9 @@ from pydantic import (
 )
 from pydantic_core import from_json, to_json
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+"""The instant from which numbers of seconds and microseconds count."""
+
 MAX_SOURCE_ID_LENGTH = 255
 """The longest ``source_id`` in characters: encoded, it must fit any proxy's path limits."""
 

@@ -165,7 +165,7 @@ class StorageServiceClient(KeywordUpdate):
                 "authority, or allow it with allow_unverified_ssl=True."
             )
         logger.warning(
-            "The certificate of the Storage Service at %s is not verified; anybody between here "
+            "The certificate of the Storage Service at %s is not verified; anyone between here "
             "and there can read and change watermarks.",
             url,
         )

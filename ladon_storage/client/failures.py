@@ -11,6 +11,7 @@ from aiohttp import hdrs
 
 from ladon_storage.client.redaction import Address, redact_url
 from ladon_storage.client.responses import object_of
+from ladon_storage.client.retry_after import retry_after as wait_of
 from ladon_storage.errors import (
     CircuitOpenError,
     InvalidResponseError,
@@ -54,7 +55,7 @@ def refusal(
         said = f"it redirects to {place}; set that address."
     # By the clock that sent the timestamp.
     now = instant_of(response.headers.get(hdrs.DATE)) or datetime.now(UTC)
-    retry_after = _retry_after(response.headers.get(hdrs.RETRY_AFTER), now)
+    retry_after = wait_of(response.headers.get(hdrs.RETRY_AFTER), now, MAX_RETRY_AFTER_SECONDS)
     return StorageResponseError(
         f"{address.place} answered {status} to {method}: {said or _next_step(status)}",
         status,
@@ -97,19 +98,6 @@ def _next_step(status: int) -> str:
     if status in (401, 403):
         return "check the token."
     return "try again later." if status >= 500 or status == 429 else "check its address."
-
-
-def _retry_after(value: str | None, now: datetime) -> float | None:
-    """Return the seconds of a ``Retry-After``, capped; ``None`` where it says nothing usable."""
-    if value is None:
-        return None
-    if value.strip().isdecimal():
-        seconds = float(value)
-    elif instant := instant_of(value):
-        seconds = (instant - now).total_seconds()
-    else:
-        return None
-    return min(seconds, MAX_RETRY_AFTER_SECONDS) if seconds > 0 else None
 
 
 def error_type(error: Exception) -> str:

@@ -363,7 +363,7 @@ class Extraction:
                 logging.WARNING,
                 self._source,
                 f"Source {self._source.source_id!r} has {counts.nameless} records without an "
-                "id; so nobody can tell what it removed, and nothing is marked.",
+                "id, so its removed records are unknown, and nothing is marked.",
             )
             return
         counts.removed = await self._sink.mark_removed(

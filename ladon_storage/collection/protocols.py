@@ -286,29 +286,31 @@ class Limits(BaseModel):
     initial_lookback: Days | None = Field(
         None,
         title="Initial lookback (days)",
-        description="How far back a source that was never collected is read; empty: all there is.",
+        description="How far back the first collection of a source reads. If empty, it reads "
+        "everything.",
     )
     future_skew: Seconds = duration(
         timedelta(minutes=5),
         timedelta(seconds=1),
         "Future skew (seconds)",
-        "How far a record may be ahead of the clock before it is reported as from the future.",
+        "How far a record's time may be ahead of the clock before it is reported as in the future.",
     )
     quarantine_share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.1,
         title="Quarantined share",
-        description="How much of a run may be unusable before it fails; 0.1 is 10 %.",
+        description="Share of unusable records beyond which a run fails. 0.1 is 10 %.",
     )
     removed_share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.5,
         title="Removed share",
-        description="How much of a source may disappear before a run fails; 0.5 is half of it.",
+        description="Share of a source's records that may disappear before a run fails. 0.5 is "
+        "half of them.",
     )
     lease: Annotated[Seconds, Field(gt=timedelta(0), le=MAX_LEASE)] = duration(
         RUN_LEASE,
         timedelta(seconds=1),
         "Lease (seconds)",
-        "How long a run that was killed keeps others from collecting its source: at most a day.",
+        "How long a killed run keeps other runs from collecting its source, at most a day.",
     )
 
 

@@ -110,8 +110,9 @@ class ComparingSink:
         result = await self._sink.write(source_id, page, run_id=run_id)
         if isinstance(result, int):
             raise ConfigurationError(
-                f"The sink of source {source_id!r} does not tell what is new from what changed, so "
-                "nobody knows what was missed; let its write return a WriteResult."
+                f"The sink of source {source_id!r} does not distinguish new records from "
+                "changed ones, so missed records are unknown. Let its write return a "
+                "WriteResult."
             )
         missed = [each.record_id for each in result.new if each.timestamp <= self._horizon]
         self.due += sum(each.timestamp <= self._horizon for each in page.records)

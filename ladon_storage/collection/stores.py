@@ -11,8 +11,21 @@ from ladon_storage.models import UNCONDITIONAL, Precondition, Watermark, Waterma
 
 
 def watermark_store(storage: WatermarkStore) -> WatermarkStore:
-    """Return the storage itself, or its adapter where it has only ``update_watermark``."""
-    return storage if hasattr(storage, "put_watermark") else _ByArguments(storage)
+    """Return the storage itself, or its adapter where ``update_watermark`` is its own write."""
+    return _ByArguments(storage) if _is_written_by_arguments(storage) else storage
+
+
+def _is_written_by_arguments(storage: WatermarkStore) -> bool:
+    """Return whether ``update_watermark`` is what a storage defines, or overrides, itself.
+
+    A subclass of a client that overrides it alone would be passed over otherwise.
+    """
+    for names in (getattr(storage, "__dict__", {}), *map(vars, type(storage).__mro__)):
+        if "put_watermark" in names:
+            return False
+        if "update_watermark" in names:
+            return True
+    return not hasattr(storage, "put_watermark")
 
 
 class _ByArguments:

@@ -321,7 +321,7 @@ def _sources(sources: list[SourceFields] | None, file: str | None) -> list[Sourc
     _check_names(told)
     if wrong := [each for each in told if not isinstance(each, dict)]:
         raise ConfigurationError(
-            f"A source is told by a table of fields, such as its kind, not by a "
+            "A source must be a table of fields, such as its kind, not a "
             f"{type(wrong[0]).__name__}."
         )
     return told

@@ -71,8 +71,8 @@ def sink_from(value: object) -> Sink:
         return value
     if not isinstance(value, Mapping):
         raise ConfigurationError(
-            "A sink is told by a dictionary such as {'url': 'sqlite:///records.db'}, "
-            f"not by a {type(value).__name__}."
+            "A sink must be a mapping such as {'url': 'sqlite:///records.db'}, not a "
+            f"{type(value).__name__}."
         )
     fields: dict[str, Any] = dict(value)
     if "url_secret" in fields:
@@ -87,7 +87,7 @@ def sink_from(value: object) -> Sink:
     if unknown := sorted(map(str, fields.keys() - set(_FIELDS))):
         hint = nearest(unknown[0], _FIELDS)
         raise ConfigurationError(
-            f"A sink has no field {unknown[0]!r}; its fields are {', '.join(_FIELDS)}{hint or '.'}"
+            f"A sink has no field {unknown[0]!r}. Its fields are {', '.join(_FIELDS)}{hint or '.'}"
         )
     sink: Sink = _class(scheme)(fields.pop("url"), **fields)
     return sink
@@ -102,7 +102,7 @@ def _scheme(fields: Mapping[str, Any]) -> str:
             if hint:
                 raise ConfigurationError(f"A sink has no field {unknown[0]!r}{hint}")
         raise ConfigurationError(
-            "A sink needs its address as the text 'url', such as sqlite:///records.db."
+            "A sink requires its address as the text 'url', such as sqlite:///records.db."
         )
     scheme, found, _ = url.partition("://")
     scheme = scheme.lower()
@@ -121,8 +121,8 @@ def _own(kind: object, fields: dict[str, Any]) -> Sink:
     """Return a sink of a user's own class."""
     if isinstance(kind, str) and kind in _BY_SCHEME:
         raise ConfigurationError(
-            f"A sink of the kind {kind!r} is told by its address alone; leave kind out, and set "
-            "url, such as sqlite:///records.db."
+            f"A sink of the kind {kind!r} is identified by its address alone. Remove kind, "
+            "and set url, such as sqlite:///records.db."
         )
     try:
         found = SINKS.find(kind)
@@ -145,5 +145,5 @@ def _class(scheme: str) -> Any:
         if missing not in _EXTRAS:
             raise
         raise ConfigurationError(
-            f"A sink at {scheme}:// needs {missing}; install ladon-storage[{_EXTRAS[missing]}]."
+            f"A sink at {scheme}:// requires {missing}. Install ladon-storage[{_EXTRAS[missing]}]."
         ) from error

@@ -26,7 +26,7 @@ from ladon_storage.sources.fields import (
     connection_field,
 )
 from ladon_storage.sources.http.client import SourceHttp, source_http
-from ladon_storage.sources.http.urls import SourceUrl, redact_url
+from ladon_storage.sources.http.urls import SourceUrl
 from ladon_storage.sources.json.documents import (
     Document,
     in_turns,
@@ -35,6 +35,7 @@ from ladon_storage.sources.json.documents import (
     whole_document,
 )
 from ladon_storage.sources.json.items import ItemReader
+from ladon_storage.sources.problems import published_error
 from ladon_storage.sources.timestamps import any_timestamps
 from ladon_storage.values import SourceId
 
@@ -51,11 +52,11 @@ class Kev(BaseModel):
 
     model_config = ConfigDict(**SETTINGS, title="CISA KEV")
 
-    kind: Literal["kev"] = Field("kev", title="Kind", description="The kind of source.")
+    kind: Literal["kev"] = Field("kev", title="Kind", description="Kind of source.")
     url: SourceUrl = Field(
         "https://www.cisa.gov/sites/default/files/feeds/known_exploited_vulnerabilities.json",
         title="Address",
-        description="Where the catalogue is. Needs no key.",
+        description="URL of the catalogue. No key is needed.",
     )
     source_id: SourceId = Field("kev", title="Source id", description=SOURCE_ID_TEXT)
     connection: Connection | None = connection_field()
@@ -94,18 +95,20 @@ class Kev(BaseModel):
             raise self._error("is empty")
         if catalogue.get("count") != len(entries):
             stated = http.quoted(catalogue.get("count"))
-            raise self._error(f"has {len(entries)} entries and states {stated}: it was cut off")
+            raise self._error(f"was cut off: it has {len(entries)} entries and states {stated}")
         ids = [record_id for each in entries if (record_id := _ENTRIES.record_id(each))]
         if len(set(ids)) < len(ids):
             raise self._error(
                 f"has {len(entries)} entries, and an id in more than one of them: "
-                f"{http.quoted(Counter(ids).most_common(1)[0][0])}; another is missing"
+                f"{http.quoted(Counter(ids).most_common(1)[0][0])}, so another is missing"
             )
         return entries
 
     def _error(self, problem: str) -> SourceError:
-        return SourceError(
-            f"The catalogue of source {self.source_id!r} at {redact_url(self.url)} {problem}; "
-            "nothing of it was stored, see what CISA publishes.",
+        return published_error(
+            "catalogue",
             self.source_id,
+            self.url,
+            problem,
+            "nothing of it was stored; check what CISA publishes",
         )

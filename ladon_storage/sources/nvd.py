@@ -53,17 +53,17 @@ class Nvd(BaseModel):
 
     model_config = ConfigDict(**SETTINGS, title="NVD")
 
-    kind: Literal["nvd"] = Field("nvd", title="Kind", description="The kind of source.")
+    kind: Literal["nvd"] = Field("nvd", title="Kind", description="Kind of source.")
     url: SourceUrl = Field(
         "https://services.nvd.nist.gov/rest/json/cves/2.0",
         title="Address",
-        description="Where the API is. Needs no key, and is ten times as fast with one.",
+        description="URL of the API. A key is optional, and makes it ten times as fast.",
     )
     key: SecretName | None = Field(None, title="Key name", description=KEY_TEXT)
     source_id: SourceId = Field("nvd", title="Source id", description=SOURCE_ID_TEXT)
     overlap: Overlap = overlap_field(timedelta(hours=24))
     page_size: int = Field(
-        2_000, ge=1, le=2_000, title="Page size", description="How many CVEs a page has."
+        2_000, ge=1, le=2_000, title="Page size", description="CVEs requested per page."
     )
     connection: Connection | None = connection_field()
 

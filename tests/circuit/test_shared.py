@@ -257,7 +257,7 @@ def test_no_more_calls_start_than_may_fail_before_one_succeeds(
         process().acquire()
     assert isinstance(undecided.value, CircuitOpenError)
     assert undecided.value.retry_after == 30
-    assert "under way" in str(undecided.value)
+    assert "in flight" in str(undecided.value)
     permits[0][0].failure(permits[0][1])
     with pytest.raises(CircuitUndecidedError):
         process().acquire()

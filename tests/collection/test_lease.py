@@ -599,3 +599,23 @@ async def test_success_that_the_service_did_not_store_is_none(
     with pytest.raises(InvalidResponseError, match="did not store that"):
         await collecting
     assert storage.stored["feed"].status == WatermarkStatus.FAILED
+
+
+class Broken(MockStorageClient):
+    """A client of which a program overrides the wide write alone."""
+
+    async def update_watermark(self, *arguments: Any, **named: Any) -> Any:
+        """Fail each success, and write everything else."""
+        if "success" in map(str, arguments):
+            raise StorageConnectionError("the network is away")
+        return await super().update_watermark(*arguments, **named)
+
+
+async def test_overridden_wide_write_is_the_one_that_runs_use() -> None:
+    """A subclass that overrides `update_watermark` is not passed over by the other method."""
+    storage = Broken()
+    with pytest.raises(StorageConnectionError, match="away"):
+        await run(ScriptedSource([[record("1", 1)]]), MemorySink(), storage, run_id="r")
+    stored = await storage.get_watermark("feed")
+    assert stored is not None
+    assert (stored.status, stored.last_successful_timestamp) == ("failed", None)

@@ -21,6 +21,7 @@ LAYERS = [
     "values",
     "models",
     "registry",
+    "databases",
     "circuit",
     "client",
     "settings",

@@ -32,6 +32,7 @@ from ladon_storage.collection.protocols import (  # noqa: E402
 )
 from ladon_storage.collection.records import Page, Record, Reject  # noqa: E402
 from ladon_storage.errors import ConfigurationError, SinkError, SourceError  # noqa: E402
+from ladon_storage.sinks.delta import disk  # noqa: E402
 from ladon_storage.sinks.delta import index as delta_known  # noqa: E402
 from ladon_storage.sinks.delta import rewrite as delta_rewrite  # noqa: E402
 from ladon_storage.sinks.delta import sink as delta_module  # noqa: E402
@@ -686,7 +687,7 @@ async def test_table_of_another_keep_is_refused(lake: Path, keep: str) -> None:
     other = "all" if keep == "latest" else "latest"
     await write(sink(lake, keep), [record("1", 1)])
 
-    with pytest.raises(SinkError, match=f"made with keep='{keep}', not keep='{other}'"):
+    with pytest.raises(SinkError, match=f"created with keep='{keep}', not keep='{other}'"):
         await write(sink(lake, other))
     assert len(rows(lake, "*")) == 1
 
@@ -695,7 +696,7 @@ async def test_table_that_the_sink_did_not_make_is_refused(lake: Path) -> None:
     """Somebody else's table is left as it is."""
     deltalake.write_deltalake(str(lake / "records"), pa.table({"id": [1], "name": ["x"]}))
 
-    with pytest.raises(SinkError, match=r"not made by this sink: .* id, name; use another"):
+    with pytest.raises(SinkError, match=r"not created by this sink: .* id, name\. Use another"):
         await write(sink(lake))
     assert commits(lake) == 1
 
@@ -705,7 +706,7 @@ async def test_folder_with_other_files_is_refused(lake: Path) -> None:
     (lake / "records").mkdir(parents=True)
     (lake / "records" / "notes.txt").write_text("mine")
 
-    with pytest.raises(SinkError, match=r"holds other files, such as 'notes\.txt'"):
+    with pytest.raises(SinkError, match=r"contains other files, such as 'notes\.txt'"):
         await write(sink(lake))
     assert [path.name for path in (lake / "records").iterdir()] == ["notes.txt"]
 
@@ -823,14 +824,14 @@ async def test_files_are_on_the_disk_before_the_commit_that_names_them(
 ) -> None:
     """Power may fail: a log never names a file that is not there, and is itself flushed."""
     flushed: list[str] = []
-    real = delta_table._flush
+    real = disk.flush
 
     def note(*paths: Path) -> None:
         flushed.extend(path.name for path in paths if path.exists())
         real(*paths)
 
     async with sink(lake) as target:
-        monkeypatch.setattr(delta_table, "_flush", note)
+        monkeypatch.setattr(disk, "flush", note)
         await target.write("feed", Page([record("1", 1)]))
     [add] = live(lake)
     name = add["path"].rpartition("/")[2]

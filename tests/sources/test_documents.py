@@ -164,11 +164,11 @@ async def test_export_of_another_shape_fails_the_run(document: Any) -> None:
     ("entry", "reason"),
     [
         ({"first_seen_utc": None}, "first_seen_utc and last_seen_utc: missing"),
-        ([], "should be an object, and is a list"),
-        (indicator("2026-07-01") * 2, "should be an object, and is a list"),
-        (["x"], "should be an object, and is a text"),
-        ([None], "should be an object, and is null"),
-        ([7], "should be an object, and is a number"),
+        ([], "should be an object, not a list"),
+        (indicator("2026-07-01") * 2, "should be an object, not a list"),
+        (["x"], "should be an object, not a text"),
+        ([None], "should be an object, not null"),
+        ([7], "should be an object, not a number"),
         (indicator(None), "first_seen_utc and last_seen_utc: missing"),
         (indicator("yesterday"), "first_seen_utc: should be an ISO 8601"),
         (indicator("2026-07-01", "x"), "last_seen_utc: should be an ISO 8601"),
@@ -251,11 +251,11 @@ async def test_kev_backfill_is_the_whole_catalogue() -> None:
         ({}, "is not an object with a list"),
         ({"count": 1, "vulnerabilities": {}}, "is not an object with a list"),
         (catalogue(), "is empty"),
-        (catalogue(entry("CVE-1"), count=2), "has 1 entries and states 2: it was cut off"),
+        (catalogue(entry("CVE-1"), count=2), "was cut off: it has 1 entries and states 2"),
         ({"vulnerabilities": [entry("CVE-1")]}, "has 1 entries and states None"),
         (
             catalogue(entry("CVE-1"), entry("CVE-2"), entry("CVE-1", "2025-01-25")),
-            "has 3 entries, and an id in more than one of them: 'CVE-1'; another is missing",
+            "has 3 entries, and an id in more than one of them: 'CVE-1', so another is missing",
         ),
     ],
 )
@@ -271,7 +271,7 @@ async def test_malformed_catalogue_says_what_is_wrong(document: Any, message: st
 @pytest.mark.parametrize(
     ("bad", "reason", "record_id"),
     [
-        ("x", "should be an object, and is a text", None),
+        ("x", "should be an object, not a text", None),
         (entry(None), "cveID: should be an id, and is none", None),
         (entry(True), "cveID: should be an id, and is none", None),
         ({"dateAdded": "2025-01-24"}, "cveID: should be an id, and is none", None),
@@ -371,7 +371,7 @@ async def test_threatfox_api_says_no_inside_of_an_answer(document: Any) -> None:
                 pass
 
     status = document.get("query_status") if isinstance(document, dict) else None
-    assert f"answers {status!r}" in str(caught.value)
+    assert f"answered {status!r}" in str(caught.value)
 
 
 @pytest.mark.usefixtures("_key")
@@ -403,7 +403,7 @@ def test_threatfox_says_how_far_back_it_reaches() -> None:
 def test_threatfox_api_needs_a_key() -> None:
     """It is told when the source is made, not by a refusal in the night."""
     for fields in ({"via": "api"}, {"url": "https://example.org/{key}/recent.json"}):
-        with pytest.raises(ConfigurationError, match="it needs a key"):
+        with pytest.raises(ConfigurationError, match="it requires a key"):
             source_from({"kind": "threatfox", **fields})
 
 

@@ -23,12 +23,10 @@ from ladon_storage.collection.records import Page, Reject
 from ladon_storage.errors import SourceError
 from ladon_storage.sources import Kev, RestApi, ThreatFox, UrlHaus, urlhaus
 from ladon_storage.sources.http.client import source_http
-from ladon_storage.sources.json import documents
+from ladon_storage.sources.json import bounds, reader
+from ladon_storage.sources.json.bounds import TooMuchError
 from ladon_storage.sources.json.documents import (
     Document,
-    ManyItems,
-    ManyKeyed,
-    TooMuchError,
     document_digest,
     in_turns,
     is_keyed,
@@ -37,6 +35,8 @@ from ladon_storage.sources.json.documents import (
     read_document,
 )
 from ladon_storage.sources.json.items import value_at
+from ladon_storage.sources.json.many import ManyItems, ManyKeyed
+from ladon_storage.sources.json.scan import Scan
 from ladon_storage.sources.json.unique_keys import DuplicateKeyError
 from tests.collecting import record
 from tests.feed_server import Answer, Asked, FeedServer
@@ -49,8 +49,8 @@ PATHS = ["", "a", "a.b", "a.0", "c.a.b", "0"]
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every document be a large one, and its window end within whatever there is."""
-    monkeypatch.setattr(documents, "AT_ONCE_BYTES", 1)
-    monkeypatch.setattr(documents, "_WINDOW_BYTES", 20)
+    monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 1)
+    monkeypatch.setattr(reader, "_WINDOW_BYTES", 20)
 
 
 def held(items: Any) -> Any:
@@ -96,7 +96,7 @@ async def test_large_document_is_read_as_a_small_one(
     def few(_: object) -> bool:
         return keeps
 
-    monkeypatch.setattr(documents._Scan, "_has_few_values", few)
+    monkeypatch.setattr(Scan, "_has_few_values", few)
     for body in texts(seed):
         if len(body.strip()) < 2:
             continue
@@ -129,8 +129,8 @@ async def test_key_that_is_there_twice_around_records_is_refused(
 ) -> None:
     """A parser keeps the last of two, and the records of the other would be lost in silence."""
     if is_large:
-        monkeypatch.setattr(documents, "AT_ONCE_BYTES", 1)
-    with pytest.raises(DuplicateKeyError, match=f"the key '{key}' is there twice"):
+        monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 1)
+    with pytest.raises(DuplicateKeyError, match=f"the key '{key}' occurs twice"):
         await read_document(text.encode(), path)
 
 
@@ -140,7 +140,7 @@ async def test_key_that_is_there_twice_in_a_record_is_not_looked_for(
 ) -> None:
     """As every parser has it, the last one counts: to find it would be to parse it twice."""
     if is_large:
-        monkeypatch.setattr(documents, "AT_ONCE_BYTES", 1)
+        monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 1)
     found = await read_document(b'{"items": [{"a": 1, "a": 2}], "n": {"b": 1, "b": 2}}', "items")
 
     assert (found.items, found.envelope["n"]) == ([{"a": 2}], {"b": 2})
@@ -148,7 +148,7 @@ async def test_key_that_is_there_twice_in_a_record_is_not_looked_for(
 
 async def test_document_with_a_key_twice_fails_and_says_so() -> None:
     """It is JSON, and says two things."""
-    told = r"is ambiguous, after 26 bytes .* 'items' is there twice"
+    told = r"is ambiguous, after 26 bytes .* 'items' occurs twice"
     async with (
         FeedServer(Answer(b'{"items": [], "items": []}')) as feed,
         source_http("feed") as http,
@@ -171,7 +171,7 @@ async def test_records_that_are_many_can_be_read_again_and_compared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """They are counted, indexed and told apart without being held."""
-    monkeypatch.setattr(documents, "MAX_VALUES", 20)
+    monkeypatch.setattr(bounds, "MAX_VALUES", 20)
     body = json.dumps({"a": [{"id": number} for number in range(50)]}).encode()
     items = (await read_document(body, "a")).items
     again = (await read_document(b" " + body, "a")).items
@@ -196,7 +196,7 @@ async def test_byte_order_marks_and_other_encodings_are_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A document in another encoding is the same document."""
-    monkeypatch.setattr(documents, "AT_ONCE_BYTES", 1)
+    monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 1)
     text = '[{"a": "é😀"}]'
     for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32"):
         assert (await read_document(text.encode(encoding), "")).items == [{"a": "é😀"}]
@@ -217,10 +217,10 @@ async def test_more_values_than_are_held_are_refused(
     body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A document within the limit of bytes that would fill the memory ends the run instead."""
-    monkeypatch.setattr(documents, "AT_ONCE_BYTES", 10_000)
-    monkeypatch.setattr(documents, "_WINDOW_BYTES", 5_000)
-    monkeypatch.setattr(documents, "MAX_VALUES", 10_000)
-    monkeypatch.setattr(documents, "MAX_ITEM_BYTES", 200_000)
+    monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 10_000)
+    monkeypatch.setattr(reader, "_WINDOW_BYTES", 5_000)
+    monkeypatch.setattr(bounds, "MAX_VALUES", 10_000)
+    monkeypatch.setattr(bounds, "MAX_ITEM_BYTES", 200_000)
     with pytest.raises(TooMuchError):
         await read_document(body, "records")
     with pytest.raises(TooMuchError):
@@ -233,9 +233,9 @@ async def test_record_is_as_long_as_is_said(
     letter: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is bounded are the bytes of one record, wherever a window of the document ends."""
-    monkeypatch.setattr(documents, "AT_ONCE_BYTES", 10_000)
-    monkeypatch.setattr(documents, "_WINDOW_BYTES", 5_000)
-    monkeypatch.setattr(documents, "MAX_ITEM_BYTES", 100_000)
+    monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 10_000)
+    monkeypatch.setattr(reader, "_WINDOW_BYTES", 5_000)
+    monkeypatch.setattr(bounds, "MAX_ITEM_BYTES", 100_000)
     width = len(letter.encode())
     around = '[{}, "z"]' if not path else '{{"a": [{}, "z"], "c": 1}}'
 
@@ -259,7 +259,7 @@ async def test_commas_in_texts_are_no_values() -> None:
 
 async def test_error_of_a_large_document_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
     """An operator can look at the place; nothing of the document is in the message."""
-    monkeypatch.setattr(documents, "AT_ONCE_BYTES", 1)
+    monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 1)
     async with (
         FeedServer(Answer(b'[{"a": 1}, {"SECRET" 2}]')) as feed,
         source_http("feed") as client,
@@ -284,11 +284,11 @@ HOSTILE = {
 
 MEASURED = """
 import asyncio, sys, time
-from ladon_storage.sources.json import documents
+from ladon_storage.sources.json import bounds, documents
 
 unit, size = {unit}, {size}
 body = b'{{"records":[' + (unit * (size // len(unit)))[:-1] + b"]}}"
-documents.MAX_ITEMS = 100_000
+bounds.MAX_ITEMS = 100_000
 longest = 0.0
 
 async def beat():
@@ -306,7 +306,7 @@ async def main():
         for number, _ in enumerate(document.items):
             if number % 100 == 0:
                 await asyncio.sleep(0)
-    except documents.TooMuchError:
+    except bounds.TooMuchError:
         pass
     beating.cancel()
 
@@ -376,9 +376,9 @@ async def test_cancelled_reading_leaves_no_thread_that_goes_on(
 ) -> None:
     """A run that was told to end is not held up by the rest of a large document."""
     begun, ended, outcome = threading.Event(), threading.Event(), []
-    read = documents._Scan.read
+    read = Scan.read
 
-    def noted(scan: documents._Scan, path: str) -> Document:
+    def noted(scan: Scan, path: str) -> tuple[Any, Any]:
         begun.set()
         try:
             return read(scan, path)
@@ -388,7 +388,7 @@ async def test_cancelled_reading_leaves_no_thread_that_goes_on(
         finally:
             ended.set()
 
-    monkeypatch.setattr(documents._Scan, "read", noted)
+    monkeypatch.setattr(Scan, "read", noted)
     reading = asyncio.create_task(read_document(b"[" + b'{"a":1},' * 1_000_000 + b"0]", ""))
     assert await asyncio.to_thread(begun.wait, 30)
     reading.cancel()
@@ -505,7 +505,7 @@ async def test_api_with_a_large_document_is_collected_whole(
     most: int, keyed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether its records are held or not: all come, and the total beside them is compared."""
-    monkeypatch.setattr(documents, "MAX_VALUES", most)
+    monkeypatch.setattr(bounds, "MAX_VALUES", most)
     found: Any = [item(number) for number in range(2_500)]
     if keyed:
         found = {str(each["id"]): each for each in found}
@@ -513,7 +513,7 @@ async def test_api_with_a_large_document_is_collected_whole(
     async with FeedServer(Answer.of(body), Answer.of(body | {"total": 2_501})) as feed:
         source = api(feed.url, records="data.items", records_keyed_by_id=keyed)
         pages = await read(source, None)
-        with pytest.raises(SourceError, match="2501 items, and gives 2500"):
+        with pytest.raises(SourceError, match=r"2501 items at .*, and returned 2500"):
             await read(source, None)
 
     assert [len(page) for page in pages] == [1_000, 1_000, 500]
@@ -525,7 +525,7 @@ async def test_api_with_a_large_document_is_collected_whole(
 @pytest.mark.usefixtures("small")
 async def test_pages_of_an_api_may_be_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """A list in pages of which each is too much to be held ends where it ends."""
-    monkeypatch.setattr(documents, "MAX_VALUES", 20)
+    monkeypatch.setattr(bounds, "MAX_VALUES", 20)
     pages = [[item(number) for number in range(first, first + 50)] for first in (0, 50)]
 
     def play(asked: Asked) -> Answer:
@@ -559,7 +559,7 @@ async def test_large_document_is_made_into_pages_beside_the_loop() -> None:
     here = threading.current_thread()
     threads = [
         [thread async for thread in in_turns(iter_threads(2), size)]
-        for size in (documents.AT_ONCE_BYTES, documents.AT_ONCE_BYTES + 1)
+        for size in (bounds.AT_ONCE_BYTES, bounds.AT_ONCE_BYTES + 1)
     ]
 
     assert threads[0] == [here, here]

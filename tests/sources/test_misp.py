@@ -20,8 +20,7 @@ from ladon_storage.collection.records import Page
 from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sinks import SqlSink
-from ladon_storage.sources import misp as misp_module
-from ladon_storage.sources import source_from
+from ladon_storage.sources import misp_feed, source_from
 from ladon_storage.sources.misp import Misp
 from tests.clock import FakeClock
 from tests.collecting import BEGIN, MemorySink, RememberingSink, ScriptedStorage, at, table
@@ -242,7 +241,7 @@ async def test_instance_that_gives_fewer_than_it_counts_fails() -> None:
         return Answer(body, headers={"X-Result-Count": "7"})
 
     async with FeedServer(play=broken) as server:
-        with pytest.raises(SourceError, match="that there are 7 items, and gives 3"):
+        with pytest.raises(SourceError, match="states 7 items"):
             await read(instance_at(server, page_size=3))
 
 
@@ -285,8 +284,8 @@ async def test_filters_are_sent() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "an instance needs a key"),
-        ({"key": "K", "filters": {"page": 2, "tags": "x"}}, "the filters page are set by"),
+        ({}, "an instance requires a key"),
+        ({"key": "K", "filters": {"page": 2, "tags": "x"}}, "filters must not contain page"),
         ({"via": "feed", "filters": {"tags": "x"}}, "a feed takes no filters"),
         ({"key": "K", "page_size": 0}, "page_size"),
         ({"key": "K", "from": "2024-01-01"}, "from: There is no such field"),
@@ -342,7 +341,7 @@ async def test_backfill_of_a_feed_reads_the_events_in_its_range(path: str) -> No
 
 async def test_feed_is_read_a_page_of_events_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Events are large: what is held is a page, and a run that is cut off goes on behind it."""
-    monkeypatch.setattr(misp_module, "PAGE_EVENTS", 2)
+    monkeypatch.setattr(misp_feed, "PAGE_EVENTS", 2)
     files = Files(*(event(n, n) for n in range(5)))
     sink, storage = RememberingSink(), ScriptedStorage()
     files.files[uuid(3)] = Answer(status=401)
@@ -396,7 +395,7 @@ async def test_file_that_is_missing_for_ever_is_quarantined_once() -> None:
             report = await run(feed_at(server), sink, storage, run_id=run_id, clock=lambda: at(60))
 
     assert [reason for _, reason, _ in sink.rejects] == [
-        "the manifest lists it, and its file answers 404"
+        "its file, which the manifest lists, answered 404"
     ]
     assert (report.records_quarantined, report.records_removed, sink.removed) == (1, 0, set())
     assert sink.ids == [uuid(n) for n in range(4)]
@@ -438,7 +437,7 @@ async def test_missing_event_does_not_stop_the_others(status: int) -> None:
 
     assert ids(pages) == [uuid(1), uuid(2)]
     [reject] = [each for page in pages for each in page.rejects]
-    assert reject.reason == f"the manifest lists it, and its file answers {status}"
+    assert reject.reason == f"its file, which the manifest lists, answered {status}"
 
 
 @pytest.mark.parametrize("others_are_refused", [True, False])
@@ -450,7 +449,7 @@ async def test_feed_whose_files_are_all_refused_fails(others_are_refused: bool) 
     async with FeedServer(play=files) as server:
         read_now = feed_at(server).pages(None, None, Sunk({uuid(2)}))
         if others_are_refused:
-            with pytest.raises(SourceError, match="each file that was asked for is refused"):
+            with pytest.raises(SourceError, match="every requested file was refused"):
                 [page async for page in read_now]
         else:
             assert [each.record_id for page in [p async for p in read_now] for each in page.rejects]
@@ -470,7 +469,7 @@ async def test_unusable_files_and_entries_are_rejected_with_their_uuid() -> None
     assert ids(pages) == [uuid(1)]
     rejects = {each.record_id: each.reason for page in pages for each in page.rejects}
     assert sorted(map(str, rejects)) == ["../secret", *map(uuid, range(2, 7))]
-    assert rejects["../secret"] == "the manifest lists it under a name that is no UUID"
+    assert rejects["../secret"] == "the manifest lists it under a name that is not a UUID"
     assert "is not JSON" in rejects[uuid(2)]
     assert rejects[uuid(3)] == "Event.uuid: is not the one that the manifest lists"
     assert rejects[uuid(5)].startswith("timestamp: should be a count from 1970 on")
@@ -511,7 +510,7 @@ async def test_file_older_than_listed_is_asked_for_again(
     assert len(asked) == 3
     assert storage.stored["misp"].last_successful_timestamp == at(3)
     assert "come in order" not in caplog.text
-    assert caplog.text.count("gives 1 files older than its manifest lists them") == 2
+    assert caplog.text.count("has 1 files that are older than its manifest lists them") == 2
 
 
 async def test_file_older_than_listed_replaces_nothing(tmp_path: Path) -> None:
@@ -539,7 +538,7 @@ async def test_manifest_that_is_empty_or_none_fails(document: Any) -> None:
     """Scenario 40: it removes nothing, and the watermark stays."""
     sink, storage = RememberingSink(), ScriptedStorage()
     async with FeedServer(Answer.of(document)) as server:
-        with pytest.raises(SourceError, match="no object of events, or is empty"):
+        with pytest.raises(SourceError, match="not an object of events, or is empty"):
             await run(feed_at(server, ""), sink, storage, run_id="1", clock=lambda: at(60))
     assert storage.stored["misp"].last_successful_timestamp is None
 

@@ -15,7 +15,7 @@ import stamina
 from ladon_storage.collection.run import run
 from ladon_storage.errors import SourceError
 from ladon_storage.sources import Otx
-from ladon_storage.sources.http import client as http
+from ladon_storage.sources.http import sending
 from tests.collecting import MemorySink, ScriptedStorage, at
 from tests.feed_server import Answer, Asked, FeedServer
 from tests.recordings import recording
@@ -26,7 +26,7 @@ KEY = "s3cret-key"
 @pytest.fixture(autouse=True)
 def _key_and_no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("OTX_KEY", KEY)
-    with stamina.set_testing(True, attempts=http.ATTEMPTS, cap=True):
+    with stamina.set_testing(True, attempts=sending.ATTEMPTS, cap=True):
         yield
 
 
@@ -148,7 +148,7 @@ async def test_fewer_pulses_than_are_stated_fail_the_run() -> None:
     """A list that ends before its count is no whole one."""
     page = {"results": [pulse(1, 1)], "count": 2, "next": None}
     async with FeedServer(play=lambda _: Answer.of(page)) as feed:
-        with pytest.raises(SourceError, match="says at 'count' that there are 2 items, and gives"):
+        with pytest.raises(SourceError, match="states 2 items at 'count', and returned"):
             await read(source(feed))
 
 
@@ -224,7 +224,7 @@ async def test_count_is_met_by_pulses_that_differ() -> None:
         return Answer.of({"results": results, "count": 4, "next": following})
 
     async with FeedServer(play=twice) as feed:
-        with pytest.raises(SourceError, match="4 items, and gives 3 that differ"):
+        with pytest.raises(SourceError, match=r"4 items at .*, and returned 3 different ones"):
             await read(source(feed))
 
 

@@ -23,11 +23,12 @@ from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sinks import SqlSink
 from ladon_storage.sources import RestApi, source_from
-from ladon_storage.sources.http import client as http
+from ladon_storage.sources.http import sending
 from ladon_storage.sources.http.client import HttpResponse, source_http
 from ladon_storage.sources.http.hosts import circuit_of
-from ladon_storage.sources.rest.page_metadata import next_in
-from ladon_storage.sources.rest.pagination import NextLinkPagination, PageRequest, PageResponse
+from ladon_storage.sources.rest.links import next_in
+from ladon_storage.sources.rest.page import PageRequest, PageResponse
+from ladon_storage.sources.rest.pagination import NextLinkPagination
 from tests.collecting import MemorySink, ScriptedStorage, at, table
 from tests.feed_server import Answer, Asked, FeedServer
 from tests.recordings import recording
@@ -36,7 +37,7 @@ from tests.recordings import recording
 @pytest.fixture(autouse=True)
 def _no_waiting() -> Iterator[None]:
     """Repeat as often as in earnest, without the waiting in between."""
-    with stamina.set_testing(True, attempts=http.ATTEMPTS, cap=True):
+    with stamina.set_testing(True, attempts=sending.ATTEMPTS, cap=True):
         yield
 
 
@@ -327,19 +328,27 @@ async def test_next_page_on_another_host_is_not_asked(
 @pytest.mark.parametrize(
     ("paging", "pages", "message"),
     [
-        ({"kind": "next"}, [{"next": "/feed.json?p=2"}] * 9, "was read already, and would never"),
+        (
+            {"kind": "next"},
+            [{"next": "/feed.json?p=2"}] * 9,
+            "so the reading would never end",
+        ),
         ({"kind": "next"}, [{"next": "/feed.json?p=2"}, {"next": "/feed.json?p=1"}] * 9, "never"),
-        ({"kind": "next"}, [{"next": 7}], "leads to a next page that is no address"),
-        ({"kind": "next"}, [{"next": "http://["}], "leads to a next page that is no address"),
+        ({"kind": "next"}, [{"next": 7}], "has a next link that is not a valid address"),
+        ({"kind": "next"}, [{"next": "http://["}], "next link that is not a valid address"),
         ({"kind": "next", "more": "more"}, [{"more": True}], "there are more, and nothing at"),
-        ({"kind": "cursor"}, [{"next_cursor": "a"}] * 9, "was read already, and would never"),
-        ({"kind": "cursor"}, [{"next_cursor": [[]]}], "has no cursor at 'next_cursor', but a"),
-        ({"kind": "next"}, [{"next": "mailto:me@example.org"}], "that is no address"),
-        ({"kind": "next"}, [{"next": "//"}], "that is no address"),
-        ({"kind": "next"}, [{"next": "http:///x?p=2"}], "that is no address"),
-        ({"kind": "next"}, [{"next": "http://a:99999/x"}], "that is no address"),
-        ({"kind": "next"}, [{"next": ["/x"]}], "that is no address"),
-        ({"kind": "cursor"}, [{"next_cursor": {"a": 1}}], "has no cursor at 'next_cursor', but a"),
+        (
+            {"kind": "cursor"},
+            [{"next_cursor": "a"}] * 9,
+            "so the reading would never end",
+        ),
+        ({"kind": "cursor"}, [{"next_cursor": [[]]}], "at 'next_cursor' instead of a cursor"),
+        ({"kind": "next"}, [{"next": "mailto:me@example.org"}], "that is not a valid address"),
+        ({"kind": "next"}, [{"next": "//"}], "that is not a valid address"),
+        ({"kind": "next"}, [{"next": "http:///x?p=2"}], "that is not a valid address"),
+        ({"kind": "next"}, [{"next": "http://a:99999/x"}], "that is not a valid address"),
+        ({"kind": "next"}, [{"next": ["/x"]}], "that is not a valid address"),
+        ({"kind": "cursor"}, [{"next_cursor": {"a": 1}}], "at 'next_cursor' instead of a cursor"),
         ({"kind": "cursor", "more": "more"}, [{"more": 1}], "there are more, and nothing at"),
         (
             {"kind": "cursor", "more": "more"},
@@ -349,12 +358,12 @@ async def test_next_page_on_another_host_is_not_asked(
         (
             {"kind": "page", "end": "total", "total": "n"},
             [{"n": 3}, {"n": 3, "rows": []}, {"n": 3}],
-            "gives 1",
+            "and returned 1",
         ),
-        ({"kind": "page", "end": "total", "total": "n"}, [{}], "says no total at 'n'"),
-        ({"kind": "page", "end": "total", "total": "n"}, [{"n": "all"}], "says no total at 'n'"),
-        ({"kind": "page"}, [{}] * 9, "answers the same page again"),
-        ({"kind": "offset"}, [{}] * 9, "answers the same page again"),
+        ({"kind": "page", "end": "total", "total": "n"}, [{}], "states no total at 'n'"),
+        ({"kind": "page", "end": "total", "total": "n"}, [{"n": "all"}], "states no total at 'n'"),
+        ({"kind": "page"}, [{}] * 9, "returned the same page again"),
+        ({"kind": "offset"}, [{}] * 9, "returned the same page again"),
     ],
 )
 async def test_41_paging_that_leads_nowhere_fails(
@@ -442,8 +451,12 @@ def test_next_link_of_a_backend_can_be_kept_on_the_host(link: str, expected: str
         ({}, {}, "does not have a list at 'rows'"),
         ({"rows": {}}, {}, "does not have a list at 'rows'"),
         ({"rows": None}, {}, "does not have a list at 'rows'"),
-        ({"rows": []}, {"records_keyed_by_id": True}, "does not have an object of ids at 'rows'"),
-        ({}, {"records": ""}, "does not have a list as its whole"),
+        (
+            {"rows": []},
+            {"records_keyed_by_id": True},
+            "does not have an object keyed by ids at 'rows'",
+        ),
+        ({}, {"records": ""}, "does not have a list at its top level"),
         ([], {"records_optional": True}, "does not have a list at 'rows'"),
         (
             {"rows": []},
@@ -494,7 +507,7 @@ async def test_keyed_records_have_their_keys_as_ids() -> None:
 @pytest.mark.parametrize(
     ("item", "reason"),
     [
-        (None, "should be an object, and is null"),
+        (None, "should be an object, not null"),
         ({"at": "2024-01-01"}, "id: should be an id, and is none"),
         ({"id": "", "at": "2024-01-01"}, "id: should be an id, and is none"),
         ({"id": 1.5, "at": "2024-01-01"}, "id: should be an id, and is none"),
@@ -587,17 +600,17 @@ async def test_latest_of_several_times_counts() -> None:
         ({"since": {"parameter": "x", "format": "yesterday"}}, "should be one of iso, seconds"),
         ({"since": {"parameter": ""}}, "since.parameter"),
         ({"full_snapshot": True, "overlap": 24}, "leave overlap empty"),
-        ({"url": "https://me:SECRET@example.org/"}, "the address holds a password"),
-        ({"headers": {"Authorization": "SECRET"}}, "name the secret in key"),
-        ({"headers": {"X-Api-Key": "SECRET"}}, "name the secret in key"),
+        ({"url": "https://me:SECRET@example.org/"}, "the address contains a password"),
+        ({"headers": {"Authorization": "SECRET"}}, "set key to"),
+        ({"headers": {"X-Api-Key": "SECRET"}}, "set key to"),
         ({"headers": {"X-A": "a\r\nX-B: SECRET"}}, "printable ASCII"),
         ({"headers": {"X A": "a"}}, "should be the name of a header"),
         ({"key_header": "X-Key: SECRET"}, "should be the name of a header"),
         ({"zone": "Mars/Olympus"}, "should be a time zone"),
         ({"zone": "../../etc/passwd"}, "should be a time zone"),
-        ({"paging": {"kind": "page", "end": "total"}}, "needs the path of the total"),
-        ({"paging": {"kind": "page", "end": "short"}}, "needs the size of a page"),
-        ({"paging": {"kind": "page", "size_parameter": "n"}}, "needs the size"),
+        ({"paging": {"kind": "page", "end": "total"}}, "requires the path of the total"),
+        ({"paging": {"kind": "page", "end": "short"}}, "requires a page size"),
+        ({"paging": {"kind": "page", "size_parameter": "n"}}, "requires a page size"),
         ({"paging": {"kind": "scroll"}}, "paging"),
         ({"rate": {"requests": 0, "seconds": 1}}, "rate.requests"),
         ({"retention": "PT0S"}, "retention"),

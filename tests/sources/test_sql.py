@@ -188,7 +188,7 @@ async def test_two_rows_with_one_key_fail_loudly(file: File) -> None:
     """A page could end between them, and lose the second."""
     file.fill((1, "2024-01-01 00:01:00", "a"), (1, "2024-01-01 00:01:00", "b"))
 
-    with pytest.raises(SourceError, match=r"two rows with the id 1 at .* name a column"):
+    with pytest.raises(SourceError, match=r"two rows with the id 1 at .* Set id_column to"):
         await read(file.source(page_size=1))
 
 
@@ -294,7 +294,7 @@ async def test_texts_that_sort_wrong_are_refused_where_order_was_declared(file: 
     file.fill((1, "2024-01-01 04:00:00"), (2, "2024-01-01T01:00:00"))
 
     with pytest.raises(
-        SourceError, match=r"'2024-01-01T01:00:00' comes after .* set times to text"
+        SourceError, match=r"'2024-01-01T01:00:00' comes after .* Set timestamp_format to text"
     ):
         await read(file.source(page_size=1))
     assert ids(await records(file.source(timestamp_format="text"))) == ["1", "2"]
@@ -655,7 +655,7 @@ async def test_statement_that_takes_too_long_is_ended_by_the_server(base: Base) 
     base.run("CREATE TABLE events AS SELECT 1 AS id, now() AS updated_at")
     base.run("CREATE VIEW slow AS SELECT id, updated_at, pg_sleep(30)::text AS s FROM events")
 
-    with pytest.raises(SourceError, match=r"statement timeout; make an index .* longer timeout"):
+    with pytest.raises(SourceError, match=r"statement timeout. Create an index .* longer timeout"):
         await read(base.source(table="slow", timeout=timedelta(milliseconds=50)))
 
 
@@ -682,7 +682,7 @@ async def test_table_of_a_schema_is_read(base: Base) -> None:
     base.run("CREATE TABLE audit.events AS SELECT 1 AS id, now() AS updated_at")
 
     assert ids(await records(base.source(schema_name="audit"))) == ["1"]
-    with pytest.raises(SourceError, match="no such table or view; correct the table or its schema"):
+    with pytest.raises(SourceError, match=r"no such table or view\. Correct the table"):
         await read(base.source())
 
 
@@ -710,14 +710,20 @@ async def test_password_is_in_no_error(
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"url": "postgresql://me:SECRET@h/db"}, "url: Value error, should have no password; keep"),
-        ({"url": "postgresql://me@h/db?password=SECRET"}, "should have no password"),
-        ({"url": "postgresql://me@h/db?sslpassword=SECRET"}, "should have no password"),
+        (
+            {"url": "postgresql://me:SECRET@h/db"},
+            "url: Value error, should not contain a password",
+        ),
+        ({"url": "postgresql://me@h/db?password=SECRET"}, "should not contain a password"),
+        ({"url": "postgresql://me@h/db?sslpassword=SECRET"}, "should not contain a password"),
         ({"url": "SECRET"}, "should be an address such as postgresql://"),
         ({"url": "nosuch://SECRET"}, "should be an address such as postgresql://"),
         ({"url": "sqlite+aiosqlite:///SECRET"}, "should be an address such as postgresql://"),
-        ({"url": ""}, "should have either url or url_secret"),
-        ({"url": "sqlite:///a.db", "url_secret": "A"}, "should have either url or url_secret"),
+        ({"url": ""}, "should have exactly one of url and url_secret"),
+        (
+            {"url": "sqlite:///a.db", "url_secret": "A"},
+            "should have exactly one of url and url_secret",
+        ),
         ({"url": "sqlite:///a.db", "zone": "Mars/Base"}, "should be a time zone"),
         ({"url": "sqlite:///a.db", "page_size": 0}, "page_size"),
         ({"url": "sqlite:///a.db", "offset": 3}, "offset: There is no such field"),
@@ -740,14 +746,14 @@ async def test_secret_that_is_no_address_is_not_shown(
     """The error says how an address is written."""
     monkeypatch.setenv("LADON_DB", value)
 
-    with pytest.raises(ConfigurationError, match=r"'LADON_DB' .* is no address") as caught:
+    with pytest.raises(ConfigurationError, match=r"'LADON_DB' .* is not the address") as caught:
         await read(SqlTable(source_id="log", url_secret="LADON_DB", table="events"))
     assert "SECRET" not in "".join(traceback.format_exception(caught.value))
 
 
 async def test_missing_driver_is_named() -> None:
     """A database whose driver is not installed says so, and what to install."""
-    with pytest.raises(ConfigurationError, match=r"'oracle'.*install its driver"):
+    with pytest.raises(ConfigurationError, match=r"'oracle'.*Install its driver"):
         await read(SqlTable(source_id="log", url="oracle://h/db", table="events"))
 
 
@@ -755,9 +761,12 @@ async def test_missing_driver_is_named() -> None:
     ("fields", "message"),
     [
         ({"table": "nowhere"}, "no such table or view"),
-        ({"id_column": "uid"}, "no column 'uid' but id, updated_at, note"),
+        ({"id_column": "uid"}, "no column 'uid'; its columns are id, updated_at, note"),
         ({"columns": ("id", "nothing")}, "no column 'nothing'"),
-        ({"timestamp_format": "seconds"}, "is of the type TIMESTAMP, not seconds; set how"),
+        (
+            {"timestamp_format": "seconds"},
+            "is of the type TIMESTAMP, not seconds. Set timestamp_format",
+        ),
     ],
 )
 async def test_table_that_is_not_as_declared_fails(
@@ -772,7 +781,7 @@ async def test_table_that_is_not_as_declared_fails(
 
 async def test_missing_file_is_not_made(file: File) -> None:
     """SQLite would make an empty one, and the run would find nothing new for ever."""
-    with pytest.raises(SourceError, match="is missing; correct the address"):
+    with pytest.raises(SourceError, match=r"is missing\. Correct the address"):
         await read(file.source())
     assert not file.path.exists()
 
@@ -940,7 +949,7 @@ def test_value_of_an_unknown_type_is_its_text(value: Any, expected: Any) -> None
 @pytest.mark.parametrize("value", [object(), Unnamed("<Point object at 0x7f3e467de550>")])
 def test_text_that_changes_with_each_run_is_refused(value: Any) -> None:
     """An address in memory would be a new version each time."""
-    with pytest.raises(ValueError, match="cannot be told in JSON"):
+    with pytest.raises(ValueError, match="has no JSON form"):
         json_value(value)
 
 
@@ -1069,7 +1078,7 @@ async def test_view_that_tells_the_present_is_refused(base: Base, step: str) -> 
     base.run("CREATE TABLE plain AS SELECT generate_series(0, 999) AS id")
     now = f"date_bin('{step}', clock_timestamp(), '2024-01-01')"
     base.run(f"CREATE VIEW events AS SELECT id, {now} AS updated_at FROM plain")
-    with pytest.raises(SourceError, match=r"its timestamps change .* came 5 times"):
+    with pytest.raises(SourceError, match=r"its timestamps changed .* came 5 times"):
         await read_for_a_while(base.source(page_size=2))
 
 
@@ -1090,5 +1099,5 @@ async def test_table_that_is_altered_while_it_is_read_is_refused(base: Base, col
     kind = {"updated_at": "date", "id": "varchar(40)"}[column]
     altered = f"ALTER TABLE events ALTER {column} TYPE {kind}"
 
-    with pytest.raises(SourceError, match=f"its column '{column}' became another type while"):
+    with pytest.raises(SourceError, match=f"its column '{column}' changed its type while"):
         await read_and_alter(base.source(page_size=2), base, altered)

@@ -183,15 +183,15 @@ class SourceFiles:
             return None
         except ValueError as error:
             raise SinkError(
-                f"The file {self._position_path} is no position that a sink wrote; delete it, and "
-                "the source is collected from its beginning.",
+                f"The file {self._position_path} does not contain a position that a sink wrote. "
+                "Delete it, and the source is collected from its beginning.",
                 self._source_id,
             ) from error
         found = self._records.found()
         if noted.extent is not None and not found.holds(noted.extent):
             logger.warning(
-                "The folder %s had %d files of %d bytes, and has %d of %d: the position of the "
-                "source %r is forgotten, and it is collected from its beginning.",
+                "The folder %s had %d files of %d bytes, and has %d of %d. The position of the "
+                "source %r is discarded, and it is collected from its beginning.",
                 *(self._folder, *noted.extent, *found, self._source_id),
             )
             self._forget_position()
@@ -234,8 +234,8 @@ class SourceFiles:
                 except BlockingIOError:
                     if time.monotonic() > deadline:
                         raise SinkError(
-                            f"The folder {self._folder} is locked for more than {WAIT_SECONDS} s; "
-                            "end the program that holds it, and run again.",
+                            f"The folder {self._folder} has been locked for more than "
+                            f"{WAIT_SECONDS} s. Stop the program that holds it, and run again.",
                             self._source_id,
                         ) from None
                 time.sleep(_POLL_SECONDS)
@@ -284,7 +284,7 @@ class SourceFiles:
             return {}
         except (ValueError, KeyError, TypeError) as error:
             raise SinkError(
-                f"The file {self._removed_path} has a line that no sink wrote; delete the file, "
+                f"The file {self._removed_path} has a line that no sink wrote. Delete the file, "
                 "and the marks are made again.",
                 self._source_id,
             ) from error

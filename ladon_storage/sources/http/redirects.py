@@ -43,7 +43,7 @@ def redirected(transport: HttpTransport, request: Request, location: str, origin
             request.url,
             f"redirects to {transport.redact_url(target)}, which is not encrypted, and was not "
             "followed",
-            "set the address to where it leads, if that is right",
+            "set the address to the target if that is right",
         )
     is_home = is_same_host(origin, target)
     if not (is_home or transport.route.allows(target)):
@@ -51,8 +51,7 @@ def redirected(transport: HttpTransport, request: Request, location: str, origin
         raise transport.error(
             request.url,
             f"redirects to {transport.redact_url(target)}, another site, and was not followed",
-            "set the address to where it leads, or allow the host in redirects_to of its "
-            "connection",
+            "set the address to the target, or allow its host in redirects_to of the connection",
         )
     if target.user is None and target.origin() == request.url.origin():
         target = target.with_user(request.url.user).with_password(request.url.password)

@@ -129,7 +129,7 @@ class ItemReader:
     def _one(self, item: object, key: str | None) -> Item:
         record_id = self.record_id(item) if key is None else key
         if not isinstance(item, dict):
-            return Reject.of(f"should be an object, and is {_kind(item)}", item, record_id)
+            return Reject.of(f"should be an object, not {_kind(item)}", item, record_id)
         try:
             timestamp = self.timestamp(item)
             if record_id:
@@ -157,8 +157,8 @@ def _id_of(value: object) -> str | None:
 def _is_no_time(value: object) -> bool:
     """Return whether an invalid time is a filler for no time."""
     if isinstance(value, str):
-        told = value.strip().lower()
-        return told in NO_TIME or told.startswith("0000-00-00")
+        text = value.strip().lower()
+        return text in NO_TIME or text.startswith("0000-00-00")
     # Programs without types write it like this.
     return value is False or value in ([], {})
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ladon_storage.collection.json_values import Number
 from ladon_storage.sources.json.items import value_at
-from ladon_storage.sources.rest.page_metadata import names, truth
+from ladon_storage.sources.rest.names import names, truth
 
 _GOOD = names("ok success succeeded successful issuccess")
 _BAD = names(
