@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from ladon_storage.collection.credentials import holds_secret
 from ladon_storage.collection.protocols import Ledger
 from ladon_storage.models import meant
 
 _REASONS = 3
 _LONGEST_ERROR = 300
+_LONGEST_LABEL = 100
+_USER = re.compile(r"//[^/@\s]*@")
+_QUERY = re.compile(r"[?#].*")
 
 
 def summary(ledger: Ledger) -> str:
@@ -65,6 +70,20 @@ def instant_text(value: datetime | None) -> str:
 def one_line(error: BaseException) -> str:
     """Return an error as one line that a table can hold."""
     return cut(f"{type(error).__name__}: {error}").replace("|", "/")
+
+
+def source_label(source_id: str) -> str:
+    """Return a source's id as a name that Prefect may show: one line, and without a secret.
+
+    >>> source_label("kev"), source_label("https://me:hunter2@feeds.example.org/a?token=x")
+    ('kev', 'https://feeds.example.org/a')
+    """
+    label = source_id
+    if "//" in label and (_USER.search(label) or holds_secret(label)):
+        label = _QUERY.sub("", _USER.sub("//", label))
+    if holds_secret(label):
+        label = label.partition(":")[0]
+    return cut(label, _LONGEST_LABEL) or "source"
 
 
 def cut(text: str, longest: int = _LONGEST_ERROR) -> str:

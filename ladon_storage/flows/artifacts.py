@@ -35,6 +35,7 @@ from ladon_storage.collection.summaries import (
     instant_or_never,
     instant_text,
     one_line,
+    source_label,
     summary,
 )
 from ladon_storage.events import COLLECTED, FAILED, GAP, emit_of_source
@@ -74,12 +75,27 @@ def artifact_key(source_id: str) -> str:
     """Return the key of a source's artifacts: lower-case letters, digits and dashes.
 
     >>> artifact_key("threatfox"), artifact_key("Table: Logs")
-    ('ladon-threatfox', 'ladon-table-logs-603ac4')
+    ('collection-threatfox', 'collection-table-logs--603ac413')
     """
-    slug = re.sub(r"[^a-z0-9]+", "-", source_id.lower()).strip("-")[:60]
-    if slug != source_id:  # two ids must not share a page
-        slug = f"{slug}-{hashlib.sha256(source_id.encode()).hexdigest()[:6]}".lstrip("-")
-    return f"ladon-{slug}"
+    return f"collection-{_slug(source_id)}"
+
+
+def reconciliation_key(source_id: str) -> str:
+    """Return the key of the artifacts of a source's reconciliations.
+
+    >>> reconciliation_key("kev")
+    'reconciliation-kev'
+    """
+    return f"reconciliation-{_slug(source_id)}"
+
+
+def _slug(source_id: str) -> str:
+    label = source_label(source_id)
+    slug = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[:60].strip("-")
+    if slug == source_id:
+        return slug
+    # Two ids must not share a page. Other slugs have no two dashes.
+    return f"{slug}--{hashlib.sha256(source_id.encode()).hexdigest()[:8]}"
 
 
 @dataclass

@@ -16,6 +16,7 @@ from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection import backfill as backfilling
 from ladon_storage.collection.backfill import BackfillReport
 from ladon_storage.collection.protocols import Limits, Sink, Source
+from ladon_storage.flows import naming
 from ladon_storage.flows.artifacts import best_effort
 from ladon_storage.flows.collect import parse_sink, parse_source, parse_timestamp
 from ladon_storage.flows.command import run_command
@@ -31,7 +32,7 @@ from ladon_storage.tasks import (
 )
 
 
-@checked_flow("backfill")
+@checked_flow("backfill", naming.backfill)
 async def backfill(
     source: Source | dict[str, Any],
     since: AwareDatetime,

@@ -24,6 +24,7 @@ from ladon_storage.collection.protocols import Limits, Sink, Source
 from ladon_storage.collection.run import Report, run
 from ladon_storage.collection.summaries import summary
 from ladon_storage.errors import ConfigurationError
+from ladon_storage.flows import naming
 from ladon_storage.flows.artifacts import completed, report_run
 from ladon_storage.flows.command import run_command
 from ladon_storage.flows.concurrency import source_slot
@@ -46,7 +47,7 @@ from ladon_storage.sources import (
 from ladon_storage.tasks import TaskStorage, collect_in_task, resolve_storage
 
 
-@checked_flow("collect")
+@checked_flow("collect", naming.collection)
 async def collect(
     source: Source | dict[str, Any],
     sink: Sink | RecordSink | dict[str, Any] | str | None = None,
@@ -134,7 +135,7 @@ def _flow_of(kind: type[BaseModel]) -> Flow[..., Any]:
         "limits": Limits,
         "return": Report,
     }
-    return checked_flow(f"collect-{name}")(collect_kind)
+    return checked_flow(f"collect-{name}", naming.collection)(collect_kind)
 
 
 collect_threatfox = _flow_of(ThreatFox)

@@ -50,6 +50,7 @@ from ladon_storage.collection.summaries import instant_or_never, one_line, summa
 from ladon_storage.connect import shared_client
 from ladon_storage.errors import CollectionError, ConfigurationError, LadonStorageError
 from ladon_storage.events import FAILED, GAP, emit_of_source
+from ladon_storage.flows import naming
 from ladon_storage.flows.artifacts import COUNTS, PROGRESS_SECONDS, best_effort, completed
 from ladon_storage.flows.collect import parse_sink
 from ladon_storage.flows.command import run_command
@@ -98,7 +99,7 @@ class ManyReport(BaseModel):
     seconds: float
 
 
-@checked_flow("collect-many")
+@checked_flow("collect-many", naming.many)
 async def collect_many(
     sources: list[SourceFields] | None = None,
     file: str | None = None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 
-from prefect import flow
 from prefect.artifacts import acreate_table_artifact
 
 from ladon_storage.blocks import StorageService
@@ -16,14 +15,16 @@ from ladon_storage.collection.protocols import utc_now
 from ladon_storage.connect import shared_client
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.events import STALE, emit_of_source
+from ladon_storage.flows import naming
 from ladon_storage.flows.artifacts import best_effort
 from ladon_storage.flows.command import run_command
+from ladon_storage.flows.parameters import checked_flow
 from ladon_storage.project import Project
 from ladon_storage.settings import StorageSettings
 from ladon_storage.tasks import check_storage_health, resolve_storage, secret_block
 
 
-@flow(name="check-freshness")
+@checked_flow("check-freshness", naming.freshness)
 async def check_freshness(
     sources: list[Freshness] | None = None,
     storage: StorageService | StorageSettings | str | None = None,

@@ -21,6 +21,7 @@ from ladon_storage.collection.credentials import SECRET_FIELD, check_name, holds
 from ladon_storage.collection.protocols import Sink, Source
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.ending import note_signals
+from ladon_storage.flows.naming import NameOf, named_run
 from ladon_storage.sources import SOURCES, source_from
 from ladon_storage.sources.http.urls import secret_in
 
@@ -159,6 +160,11 @@ def _is_opaque(value: object) -> bool:
     return isinstance(value, Source | Sink) and not isinstance(value, Block | BaseModel)
 
 
-def checked_flow(name: str) -> Callable[[Callable[P, R]], CheckedFlow[P, R]]:
-    """Return the decorator of a flow whose parameters are checked before Prefect has them."""
-    return lambda function: CheckedFlow(function, name=name)
+def checked_flow(name: str, run_name: NameOf) -> Callable[[Callable[P, R]], CheckedFlow[P, R]]:
+    """Return the decorator of a flow whose parameters are checked before Prefect has them.
+
+    Args:
+        name: The name of the flow.
+        run_name: Returns the name of a run.
+    """
+    return lambda function: CheckedFlow(function, name=name, flow_run_name=named_run(run_name))

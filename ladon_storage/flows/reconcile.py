@@ -20,7 +20,14 @@ from ladon_storage.collection.reconciliation import Reconciliation
 from ladon_storage.collection.summaries import instant_or_never
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.events import MISSED, emit_of_source
-from ladon_storage.flows.artifacts import artifact_key, best_effort, code, completed, ledger_facts
+from ladon_storage.flows import naming
+from ladon_storage.flows.artifacts import (
+    best_effort,
+    code,
+    completed,
+    ledger_facts,
+    reconciliation_key,
+)
 from ladon_storage.flows.collect import parse_sink, parse_source, parse_timestamp
 from ladon_storage.flows.command import run_command
 from ladon_storage.flows.ending import signals_noted
@@ -32,7 +39,7 @@ from ladon_storage.tasks import TaskStorage, collect_in_task, resolve_sink, reso
 logger = logging.getLogger("ladon_storage.flows")
 
 
-@checked_flow("reconcile")
+@checked_flow("reconcile", naming.reconciliation)
 async def reconcile(
     source: Source | dict[str, Any],
     sink: Sink | RecordSink | dict[str, Any] | str | None = None,
@@ -91,7 +98,7 @@ async def _tell(report: Reconciliation) -> None:
     async with best_effort("write the artifact"):
         await acreate_markdown_artifact(
             _page(report),
-            key=f"{artifact_key(report.source_id)}-reconciliation",
+            key=reconciliation_key(report.source_id),
             description=f"What the regular runs of {report.source_id} missed.",
         )
 

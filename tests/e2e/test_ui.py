@@ -39,7 +39,7 @@ async def test_mistake_is_refused_and_the_corrected_form_collects(page: Page, st
     await expect(page.locator("main canvas")).to_be_visible()
     await keep(page, "run")
 
-    artifact = await open_artifact(page, "ladon-sample-feed")
+    artifact = await open_artifact(page, "collection-sample-feed")
     await keep(page, "artifact")
     stored = [row for row in table(stage.sink, "source_id") if row == ("sample-feed",)]
     assert len(stored) == len(stage.feed.shown) > 1
@@ -73,7 +73,7 @@ async def test_run_without_the_service_says_why_it_failed(page: Page, stage: Sta
     await expect(page.get_by_role("tabpanel", name="Details")).to_contain_text(why)
     await keep(page, "failed")
 
-    artifact = await open_artifact(page, "ladon-interrupted-feed")
+    artifact = await open_artifact(page, "collection-interrupted-feed")
     await expect(artifact.get_by_role("heading", level=1)).to_have_text("interrupted-feed: failed")
     await expect(artifact.get_by_role("blockquote")).to_contain_text(why)
     runs = artifact.get_by_role("table").last.get_by_role("row")
