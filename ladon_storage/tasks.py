@@ -111,7 +111,7 @@ def label_of(source: object) -> str:
     return source_label(str(source_id or type(source).__name__))
 
 
-def _named(action: str) -> Callable[[dict[str, Any]], str]:
+def _named(action: str) -> Callable[..., str]:
     """Return what names a task run: its action, and the source."""
 
     def name(parameters: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from ladon_storage.collection.credentials import holds_secret
 from ladon_storage.collection.protocols import Ledger
@@ -95,3 +95,26 @@ def cut(text: str, longest: int = _LONGEST_ERROR) -> str:
     visible = "".join(each if each.isprintable() else " " for each in text)
     line = " ".join(visible.split())
     return line if len(line) <= longest else f"{line[:longest]} …"
+
+
+def code(text: str) -> str:
+    """Return a text that may come from a feed as Markdown that shows it, and does nothing else.
+
+    >>> code("![a|b](http://tracker.example/x.png) <b>")
+    '`![a/b](http://tracker.example/x.png) <b>`'
+    """
+    return f"`{cut(text).replace('`', chr(39)).replace('|', '/') or '-'}`"
+
+
+def span_text(value: timedelta | None) -> str:
+    """Return a duration in its two greatest units.
+
+    >>> span_text(timedelta(hours=30)), span_text(timedelta(seconds=90)), span_text(timedelta(0))
+    ('1 d 6 h', '1 min 30 s', '0 s')
+    """
+    left = 0 if value is None else round(value.total_seconds())
+    parts = []
+    for unit, seconds in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, seconds)
+        parts += [f"{count} {unit}"] * bool(count)
+    return " ".join(parts[:2]) or "0 s"

@@ -70,7 +70,9 @@ async def collect(
     collected = source_from(source)
     with signals_noted():
         ending = Ending()
-        async with report_run(collected, ending) as reporter, source_slot(collected.source_id):
+        is_backfill = since is not None or until is not None
+        reported = report_run(collected, ending, is_backfill=is_backfill)
+        async with reported as reporter, source_slot(collected.source_id):
             reporter.report = await run(
                 collected,
                 _resolved(sink),

@@ -18,6 +18,7 @@ from ladon_storage.events import STALE, emit_of_source
 from ladon_storage.flows import naming
 from ladon_storage.flows.artifacts import best_effort
 from ladon_storage.flows.command import run_command
+from ladon_storage.flows.overview import SourceFacts, update_overview
 from ladon_storage.flows.parameters import checked_flow
 from ladon_storage.project import Project
 from ladon_storage.settings import StorageSettings
@@ -70,6 +71,8 @@ async def check_freshness(
             key="ladon-freshness",
             description="How old the watermarks of sources are.",
         )
+    async with best_effort("update the overview"):
+        await update_overview([SourceFacts.of_age(each) for each in found])
     freshness.check_fresh(found)
     return {
         each.source_id: round(max(each.age_hours, 0.0), 2)

@@ -17,13 +17,12 @@ from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection import reconciliation
 from ladon_storage.collection.protocols import Limits, Sink, Source, utc_now
 from ladon_storage.collection.reconciliation import Reconciliation
-from ladon_storage.collection.summaries import instant_or_never
+from ladon_storage.collection.summaries import code, instant_or_never
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.events import MISSED, emit_of_source
 from ladon_storage.flows import naming
 from ladon_storage.flows.artifacts import (
     best_effort,
-    code,
     completed,
     ledger_facts,
     reconciliation_key,
