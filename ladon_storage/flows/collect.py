@@ -12,12 +12,12 @@ import re
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 from uuid import uuid4
 
 from prefect import runtime
 from prefect.flows import Flow
-from pydantic import AwareDatetime, BaseModel, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.protocols import Limits, Sink, Source
@@ -97,28 +97,16 @@ def _resolved(sink: Any) -> Any:
     return sink.get_sink() if isinstance(sink, RecordSink) else sink_from(sink)
 
 
-def _titled(title: str, default: Any = None) -> Any:
-    """Return a default whose field has a title; Prefect's own is the parameter's name."""
-    return Field(default, json_schema_extra={"title": title})
-
-
-# The titles of alternatives are tabs in the form, and would be names of types.
-_DEFAULT = Annotated[None, Field(title="Default")]
-_SINK = Annotated[RecordSink, Field(title="Block")] | _DEFAULT
-_STORAGE = Annotated[StorageService, Field(title="Block")] | _DEFAULT
-_MOMENT = Annotated[AwareDatetime, Field(title="Time")] | Annotated[None, Field(title="None")]
-
-
 def _flow_of(kind: type[BaseModel]) -> Flow[..., Any]:
     """Return the same flow with a form for one kind of source."""
 
     async def collect_kind(  # type: ignore[no-untyped-def]
-        source=_titled("Source", ...),  # noqa: B008 - a field, which Prefect reads
-        sink=_titled("Sink"),  # noqa: B008
-        storage=_titled("Storage Service"),  # noqa: B008
-        since=_titled("Since"),  # noqa: B008
-        until=_titled("Until"),  # noqa: B008
-        limits=_titled("Limits", Limits()),  # noqa: B008
+        source,
+        sink=None,
+        storage=None,
+        since=None,
+        until=None,
+        limits=Limits(),  # noqa: B008 - frozen
     ):
         return await collect.fn(source, sink, storage, since, until, limits)
 
@@ -130,10 +118,10 @@ def _flow_of(kind: type[BaseModel]) -> Flow[..., Any]:
     )
     collect_kind.__annotations__ = {
         "source": kind,
-        "sink": _SINK,
-        "storage": _STORAGE,
-        "since": _MOMENT,
-        "until": _MOMENT,
+        "sink": RecordSink | None,
+        "storage": StorageService | None,
+        "since": AwareDatetime | None,
+        "until": AwareDatetime | None,
         "limits": Limits,
         "return": Report,
     }

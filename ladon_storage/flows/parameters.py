@@ -13,14 +13,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from prefect.blocks.core import Block
+from prefect.exceptions import ParameterTypeError
 from prefect.flows import Flow
-from prefect.utilities.callables import get_call_parameters
+from prefect.utilities.callables import get_call_parameters, parameter_schema
 from pydantic import BaseModel
 
 from ladon_storage.collection.credentials import SECRET_FIELD, check_name, holds_secret
 from ladon_storage.collection.protocols import Sink, Source
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.ending import note_signals
+from ladon_storage.flows.forms import BLOCKS, form_signature, titles_of
 from ladon_storage.flows.naming import NameOf, named_run
 from ladon_storage.sources import SOURCES, source_from
 from ladon_storage.sources.http.urls import secret_in
@@ -124,7 +126,12 @@ def _is_name(value: str) -> bool:
 
 
 class CheckedFlow(Flow[P, R]):
-    """A flow whose parameters are checked before Prefect stores them."""
+    """A flow whose parameters are checked before Prefect stores them, and which has a form."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.__signature__ = form_signature(self.fn)  # what Prefect makes the form from
+        self.parameters = parameter_schema(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Start a run, if no secret is among its parameters."""
@@ -133,15 +140,27 @@ class CheckedFlow(Flow[P, R]):
         return super().__call__(*args, **kwargs)
 
     def with_options(self, **options: Any) -> Any:
-        """Return the same flow with other options, and the same checks."""
-        other = super().with_options(**options)
+        """Return the same flow with other options, the same checks and the same form."""
+        other: Any = super().with_options(**options)
         other.__class__ = type(self)
+        other.__signature__ = self.__signature__
+        other.parameters = self.parameters
         return other
 
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return validated parameters; the first that Prefect asks once it handles signals."""
         note_signals()
-        return super().validate_parameters(parameters)
+        _refuse_unchosen_block(self.parameters.properties, parameters)
+        given = {
+            name: value
+            for name, value in parameters.items()
+            if not (name == "limits" and value is None)  # in a form: as usual
+        }
+        try:
+            return super().validate_parameters(given)
+        except ParameterTypeError as error:
+            message = _with_titles(str(error), self.parameters.model_dump())
+        raise ParameterTypeError(message)
 
     def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return parameters as Prefect stores them."""
@@ -152,6 +171,36 @@ class CheckedFlow(Flow[P, R]):
         }
         return super().serialize_parameters(told)
 
+
+def _refuse_unchosen_block(fields: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuse the parameters of a form in which the tab of a block was chosen, and no block.
+
+    A form leaves such a parameter out, and has all others, which no other caller of a deployment
+    gives. The default in its place would be another block in silence.
+
+    Raises:
+        ConfigurationError: It is such a form.
+    """
+    missing = [name for name in BLOCKS if name in fields and name not in given]
+    if missing and len(given) > 1 and fields.keys() <= {*given, *missing}:
+        raise ConfigurationError(
+            f"The tab Block of {' and of '.join(BLOCKS[name] for name in missing)} has no block; "
+            "choose one there, or the tab Default."
+        )
+
+
+def _with_titles(message: str, schema: Mapping[str, Any]) -> str:
+    """Return Prefect's message about wrong parameters with the names that the form has."""
+
+    def titled(found: re.Match[str]) -> str:
+        location, problem = found[1], found[2].removeprefix("Value error, ")
+        titles = titles_of(schema, location)
+        return f" - {titles} ({location}): {problem}" if titles else found[0]
+
+    return _WRONG.sub(titled, message)
+
+
+_WRONG = re.compile(r"^ - ([\w.\[\]-]+): (.*)$", re.MULTILINE)
 
 _PREFECTS = {"return_state", "wait_for"}
 
