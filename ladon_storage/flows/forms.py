@@ -50,7 +50,7 @@ _OF_PARAMETERS = {
     "limits": {"null": "As usual"},
 }
 _DEFINITIONS = {"Limits": "Advanced", "StorageSettings": "Settings", "Bound": "Parameter"}
-"""The titles of tabs for what is defined elsewhere; that of a block is Block."""
+"""The titles of tabs for what is defined elsewhere."""
 
 _FIELDS = {
     "since": "Request parameter for the start",
@@ -147,6 +147,8 @@ def _change(
             done.add(id(target))
             _change(target, handler, {}, done)
         return
+    if "description" in schema:
+        schema["description"] = schema["description"].replace("``", "")
     if "oneOf" in schema:
         schema["anyOf"] = schema.pop("oneOf")
         schema.pop("discriminator", None)
@@ -161,7 +163,7 @@ def _change(
         if isinstance(schema.get(name), dict):
             _change(schema[name], handler, {}, done)
     if "properties" in schema:
-        title = "Block" if "block_type_slug" in schema else schema.get("title", "")
+        title = schema.get("title", "")
         schema["title"] = _DEFINITIONS.get(title, title)
         _arrange(schema, handler, done)
 
@@ -169,7 +171,10 @@ def _change(
 def _title(each: JsonSchemaValue, handler: GetJsonSchemaHandler, tabs: Mapping[str, str]) -> None:
     """Give an alternative the title of its tab."""
     if "$ref" in each:
-        each.setdefault("title", handler.resolve_ref_schema(each).get("title", ""))
+        target = handler.resolve_ref_schema(each)
+        # Prefect finds the definition of a block by its title, which so must stay.
+        title = "Block" if "block_type_slug" in target else target.get("title", "")
+        each.setdefault("title", title)
         return
     kind = str(each.get("type"))
     if kind in tabs:

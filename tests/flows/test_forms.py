@@ -132,3 +132,11 @@ def test_flow_with_other_options_has_the_same_form() -> None:
     """A deployment of a changed flow shows no other fields."""
     other = flows.collect_kev.with_options(name="other", retries=1)
     assert parameter_schema(other).model_dump() == parameter_schema(flows.collect_kev).model_dump()
+
+
+@pytest.mark.parametrize("name", ["collect_kev", "backfill", "collect_many"])
+def test_definition_of_a_block_has_the_title_by_which_prefect_finds_it(name: str) -> None:
+    """With another one, Prefect's server refuses each block that is chosen in a form."""
+    definitions = form_of(name)["definitions"]
+    blocks = {key: each["title"] for key, each in definitions.items() if "block_type_slug" in each}
+    assert blocks == {"RecordSink": "RecordSink", "StorageService": "StorageService"}
