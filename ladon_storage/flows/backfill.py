@@ -21,7 +21,7 @@ from ladon_storage.flows.artifacts import best_effort
 from ladon_storage.flows.collect import parse_sink, parse_source, parse_timestamp
 from ladon_storage.flows.command import run_command
 from ladon_storage.flows.ending import signals_noted
-from ladon_storage.flows.parameters import checked_flow
+from ladon_storage.flows.parameters import checked_flow, refuse_unchosen_block
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sources import source_from
 from ladon_storage.tasks import (
@@ -54,6 +54,7 @@ async def backfill(
         window_hours: Hours of one window, which is the part that is repeated after a failure.
         limits: What makes a window fail.
     """
+    refuse_unchosen_block()
     with signals_noted():
         artifact: Any = None
 

@@ -29,7 +29,7 @@ from ladon_storage.flows.artifacts import completed, report_run
 from ladon_storage.flows.command import run_command
 from ladon_storage.flows.concurrency import source_slot
 from ladon_storage.flows.ending import Ending, signals_noted
-from ladon_storage.flows.parameters import checked_flow
+from ladon_storage.flows.parameters import checked_flow, refuse_unchosen_block
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sinks import sink_from
 from ladon_storage.sources import (
@@ -67,6 +67,7 @@ async def collect(
         until: Instant before which a backfill ends, with its zone.
         limits: Where a first collection starts, and what makes a run fail.
     """
+    refuse_unchosen_block()
     collected = source_from(source)
     with signals_noted():
         ending = Ending()

@@ -56,7 +56,7 @@ from ladon_storage.flows.collect import parse_sink
 from ladon_storage.flows.command import run_command
 from ladon_storage.flows.ending import Ending, signals_noted
 from ladon_storage.flows.overview import MAX_ROWS, SourceFacts, update_overview
-from ladon_storage.flows.parameters import checked_flow
+from ladon_storage.flows.parameters import checked_flow, refuse_unchosen_block
 from ladon_storage.project import Project
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sources import source_from
@@ -123,6 +123,7 @@ async def collect_many(
         limits: Where a first collection starts, and what makes a source fail; the sources of a
             ``ladon.toml`` have their own.
     """
+    refuse_unchosen_block()
     if concurrency < 1:
         raise ConfigurationError(f"concurrency should be 1 or more, not {concurrency}.")
     project = _project(sources, file)

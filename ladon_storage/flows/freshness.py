@@ -19,7 +19,7 @@ from ladon_storage.flows import naming
 from ladon_storage.flows.artifacts import best_effort
 from ladon_storage.flows.command import run_command
 from ladon_storage.flows.overview import SourceFacts, update_overview
-from ladon_storage.flows.parameters import checked_flow
+from ladon_storage.flows.parameters import checked_flow, refuse_unchosen_block
 from ladon_storage.project import Project
 from ladon_storage.settings import StorageSettings
 from ladon_storage.tasks import check_storage_health, resolve_storage, secret_block
@@ -42,6 +42,7 @@ async def check_freshness(
             for the environment of the worker, or else the block called default.
         file: Path of a ``ladon.toml`` whose sources have a freshness, as the worker sees it.
     """
+    refuse_unchosen_block()
     if file:
         project = Project.load(file, check_sources=False)
         sources = [*(sources or ()), *_limits_of(project)]

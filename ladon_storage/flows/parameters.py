@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from prefect.blocks.core import Block
+from prefect.context import FlowRunContext
 from prefect.exceptions import ParameterTypeError
 from prefect.flows import Flow
 from prefect.utilities.callables import get_call_parameters, parameter_schema
@@ -150,7 +151,6 @@ class CheckedFlow(Flow[P, R]):
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return validated parameters; the first that Prefect asks once it handles signals."""
         note_signals()
-        _refuse_unchosen_block(self.parameters.properties, parameters)
         given = {
             name: value
             for name, value in parameters.items()
@@ -172,15 +172,22 @@ class CheckedFlow(Flow[P, R]):
         return super().serialize_parameters(told)
 
 
-def _refuse_unchosen_block(fields: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Refuse the parameters of a form in which the tab of a block was chosen, and no block.
+def refuse_unchosen_block() -> None:
+    """Refuse the present run if it is of a form with the tab of a block and no block in it.
 
     A form leaves such a parameter out, and has all others, which no other caller of a deployment
-    gives. The default in its place would be another block in silence.
+    gives. The default in its place would be another block in silence. Prefect fills defaults in
+    before a flow gets its parameters, so those of the run itself are looked at.
 
     Raises:
-        ConfigurationError: It is such a form.
+        ConfigurationError: It is such a run.
     """
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or not isinstance(context.flow, CheckedFlow):
+        return
+    if context.flow_run.deployment_id is None:
+        return
+    fields, given = context.flow.parameters.properties, context.flow_run.parameters
     missing = [name for name in BLOCKS if name in fields and name not in given]
     if missing and len(given) > 1 and fields.keys() <= {*given, *missing}:
         raise ConfigurationError(

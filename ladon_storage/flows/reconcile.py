@@ -30,7 +30,7 @@ from ladon_storage.flows.artifacts import (
 from ladon_storage.flows.collect import parse_sink, parse_source, parse_timestamp
 from ladon_storage.flows.command import run_command
 from ladon_storage.flows.ending import signals_noted
-from ladon_storage.flows.parameters import checked_flow
+from ladon_storage.flows.parameters import checked_flow, refuse_unchosen_block
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sources import source_from
 from ladon_storage.tasks import TaskStorage, collect_in_task, resolve_sink, resolve_storage
@@ -60,6 +60,7 @@ async def reconcile(
         last_days: How many days before now it begins, instead of since.
         limits: What makes it fail.
     """
+    refuse_unchosen_block()
     if last_days is not None:
         if since is not None:
             raise ConfigurationError("Give either since or last_days, and not both.")

@@ -61,8 +61,9 @@ class Pages(ABC):
         await self.choose("Sink", SINK_BLOCK)
         await self.choose("Storage Service", SERVICE_BLOCK)
 
+    @abstractmethod
     async def see_logos(self) -> None:
-        """Look whether chosen blocks have their logos, where the UI shows them."""
+        """Look whether chosen blocks have their logos: what is no picture cannot be decoded."""
 
     @abstractmethod
     async def see_refusal(self, title: str, why: str) -> None:
@@ -161,7 +162,7 @@ class SecondUi(Pages):
         await expect(self.page.get_by_role("option")).to_have_count(0)
 
     async def see_logos(self) -> None:
-        """Look whether chosen blocks have their logos: what is no picture cannot be decoded."""
+        """Look whether chosen blocks have their logos."""
         for block_type, *_ in _BLOCKS.values():
             logo = self.page.get_by_role("img", name=block_type)
             await logo.evaluate("logo => logo.decode()")
@@ -243,6 +244,11 @@ class FirstUi(Pages):
         await chosen.press("ArrowDown")
         await self.page.locator(".p-select-option", has_text=block).click()
         await expect(chosen).to_have_text(block)
+
+    async def see_logos(self) -> None:
+        """Look whether chosen blocks have their logos."""
+        for title in _BLOCKS:
+            await self._field(title).get_by_role("img").first.evaluate("logo => logo.decode()")
 
     async def see_refusal(self, title: str, why: str) -> None:
         """Look whether the form says what is wrong with a number: Prefect's server does."""

@@ -13,6 +13,7 @@ from asyncio.subprocess import DEVNULL, STDOUT
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prefect import get_client
 from prefect.client.schemas.objects import FlowRun
@@ -44,7 +45,10 @@ deployments:
 
 # Nothing here is scheduled, late or triggered. Each of these services writes to Prefect's SQLite,
 # and a busy one refuses the form with an "Unknown error" at times.
-_NO_SERVICES = {
+_SERVER: dict[str, Any] = {
+    # A notice for Prefect Cloud, which covers the button of the form.
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+} | {
     f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false"
     for name in (
         "SCHEDULER", "LATE_RUNS", "TRIGGERS", "FOREMAN", "PAUSE_EXPIRATIONS",
@@ -84,7 +88,7 @@ async def stage() -> AsyncIterator[Stage]:
     feed, service, sink = Feed(shown=states()[0]), StorageService(FOLDER), FOLDER / "records.db"
     async with contextlib.AsyncExitStack() as stack:
         feed_url = await stack.enter_async_context(feed.served())
-        api = await stack.enter_async_context(prefect_server(FOLDER, **_NO_SERVICES))
+        api = await stack.enter_async_context(prefect_server(FOLDER, **_SERVER))
         stack.push_async_callback(service.stop)
         await service.start()
         stack.enter_context(temporary_settings({PREFECT_API_URL: api}))

@@ -6,12 +6,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from prefect import get_client
 from prefect.exceptions import ParameterTypeError
+from prefect.flow_engine import run_flow
 from prefect.utilities.callables import parameter_schema
 
 from ladon_storage import flows
 from ladon_storage.collection.protocols import Limits
-from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.forms import titles_of
 from ladon_storage.sources import SOURCES
 from ladon_storage.sources.sql.source import SqlTable
@@ -90,18 +91,48 @@ def test_no_default_is_a_long_fraction(kind: str) -> None:
         assert read.overlap == timedelta(minutes=10)
 
 
-def test_form_whose_tab_of_a_block_has_no_block_is_refused() -> None:
-    """It would run with another sink in silence; a schedule gives no such parameters."""
-    form = {"source": {"kind": "kev"}, "since": None, "until": None, "limits": None}
-    with pytest.raises(ConfigurationError, match="The tab Block of Sink has no block; choose"):
-        flows.collect_kev.validate_parameters({**form, "storage": None})
-    with pytest.raises(ConfigurationError, match="Sink and of Storage Service"):
-        flows.collect_kev.validate_parameters(form)
-    chosen = {**form, "storage": None, "sink": None}
-    assert flows.collect_kev.validate_parameters(chosen)["sink"] is None
-    flows.collect_kev.validate_parameters({"source": {"kind": "kev"}})
-    flows.probe_storage.validate_parameters({})
-    flows.check_freshness.validate_parameters({"sources": [{"source_id": "kev"}]})
+FORM = {"source": {"kind": "kev"}, "since": None, "until": None, "limits": None}
+
+
+async def run_of_form(flow: Any, parameters: dict[str, Any]) -> Any:
+    """Run a deployment's run as a worker does, and return its state."""
+    async with get_client() as client:
+        flow_id = await client.create_flow(flow)
+        deployment = await client.create_deployment(
+            flow_id, "form", parameter_openapi_schema=parameter_schema(flow).model_dump()
+        )
+        run = await client.create_flow_run_from_deployment(deployment, parameters=parameters)
+        running: Any = run_flow(flow, flow_run=run, return_type="state")
+        await running
+        return (await client.read_flow_run(run.id)).state
+
+
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        ({**FORM, "storage": None}, "The tab Block of Sink has no block; choose one there"),
+        ({**FORM, "sink": None}, "The tab Block of Storage Service has no block"),
+        (FORM, "Sink and of Storage Service"),
+    ],
+)
+async def test_form_whose_tab_of_a_block_has_no_block_is_refused(
+    parameters: dict[str, Any], named: str
+) -> None:
+    """It would run with another sink in silence."""
+    state = await run_of_form(flows.collect_kev, parameters)
+    assert state.is_failed()
+    assert named in state.message
+
+
+@pytest.mark.parametrize("parameters", [{**FORM, "sink": None, "storage": None}, {"source": {}}])
+async def test_run_by_schedule_or_with_defaults_is_no_such_form(
+    parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a form says with the tab Default, or a schedule by silence, is the default."""
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    monkeypatch.delenv("STORAGE_SERVICE_URL", raising=False)
+    state = await run_of_form(flows.collect_kev, parameters)
+    assert "STORAGE_SERVICE_URL" in state.message  # it came to look for its storage
 
 
 def test_limits_as_usual_are_the_defaults() -> None:
