@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -38,6 +39,7 @@ from ladon_storage.collection.ledger import ExtractionResult
 from ladon_storage.collection.protocols import Limits, Run, Sink, Source
 from ladon_storage.collection.ranges import ALL_TIME, TimeRange
 from ladon_storage.collection.run import extract
+from ladon_storage.collection.summaries import source_label
 from ladon_storage.connect import (
     check_health,
     on_circuit_change,
@@ -96,6 +98,27 @@ _RETRIED: dict[str, Any] = {
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": _is_transient,
 }
+
+
+def label_of(source: object) -> str:
+    """Return the label of a source, of its description, or of its id, even of a wrong one."""
+    source_id = source if isinstance(source, str) else getattr(source, "source_id", None)
+    if isinstance(source, Mapping):
+        source_id = source.get("source_id")
+        if not source_id:
+            with suppress(Exception):  # whatever a custom class raises; its run says why
+                source_id = source_from(source).source_id
+        source_id = source_id or source.get("kind")
+    return source_label(str(source_id or type(source).__name__))
+
+
+def _named(action: str) -> Callable[..., str]:
+    """Return what names a task run: its action, and the source."""
+
+    def name(parameters: dict[str, Any]) -> str:
+        return f"{action} {label_of(parameters.get('source_id') or parameters.get('source'))}"
+
+    return name
 
 
 async def resolve_storage(storage: StorageLike = None) -> StorageSettings:
@@ -189,7 +212,7 @@ async def check_storage_health(storage: StorageLike = None) -> bool:
 @task(
     name="Read watermark",
     description="Read up to which instant a source's records are durably collected.",
-    task_run_name="Read watermark of {source_id}",
+    task_run_name=_named("Read watermark of"),
     **_RETRIED,
 )
 @body
@@ -206,7 +229,7 @@ async def read_watermark(source_id: str, storage: StorageLike = None) -> Waterma
 @task(
     name="Write running watermark",
     description="Say that a run of this source has begun; the last success stays.",
-    task_run_name="Write running watermark of {source_id}",
+    task_run_name=_named("Write running watermark of"),
     **_RETRIED,
 )
 @body
@@ -232,7 +255,7 @@ async def write_running_watermark(
 @task(
     name="Write success watermark",
     description="Move the watermark to the instant up to which all records are durable.",
-    task_run_name="Write success watermark of {source_id}",
+    task_run_name=_named("Write success watermark of"),
     **_RETRIED,
 )
 @body
@@ -265,7 +288,7 @@ async def write_success_watermark(
 @task(
     name="Write failure watermark",
     description="Record that the run failed, and why; the last success stays.",
-    task_run_name="Write failure watermark of {source_id}",
+    task_run_name=_named("Write failure watermark of"),
     **_RETRIED,
 )
 @body
@@ -324,6 +347,7 @@ _WRITES: dict[WatermarkStatus, Task[..., Any]] = {  # named as the public tasks
 @task(
     name="Collect source",
     description="Read one source from an instant on and make its records durable in one sink.",
+    task_run_name=_named("Collect"),
     **_OPTIONS,
 )
 @body

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+from ladon_storage.collection.credentials import holds_secret
 from ladon_storage.collection.ledger import Ledger
 from ladon_storage.models import meant
 
 _REASONS = 3
 _LONGEST_ERROR = 300
+_LONGEST_LABEL = 100
+_USER = re.compile(r"//[^/@\s]*@")
+_QUERY = re.compile(r"[?#].*")
 
 
 def summary(ledger: Ledger) -> str:
@@ -67,6 +72,20 @@ def one_line(error: BaseException) -> str:
     return cut(f"{type(error).__name__}: {error}").replace("|", "/")
 
 
+def source_label(source_id: str) -> str:
+    """Return a source's id as a name that Prefect may show: one line, and without a secret.
+
+    >>> source_label("kev"), source_label("https://me:hunter2@feeds.example.org/a?token=x")
+    ('kev', 'https://feeds.example.org/a')
+    """
+    label = source_id
+    if "//" in label and (_USER.search(label) or holds_secret(label)):
+        label = _QUERY.sub("", _USER.sub("//", label))
+    if holds_secret(label):
+        label = label.partition(":")[0]
+    return cut(label, _LONGEST_LABEL) or "source"
+
+
 def cut(text: str, longest: int = _LONGEST_ERROR) -> str:
     r"""Return a text as one line without characters that a terminal or a page would act on.
 
@@ -76,3 +95,26 @@ def cut(text: str, longest: int = _LONGEST_ERROR) -> str:
     visible = "".join(each if each.isprintable() else " " for each in text)
     line = " ".join(visible.split())
     return line if len(line) <= longest else f"{line[:longest]} …"
+
+
+def code(text: str) -> str:
+    """Return a text that may come from a feed as Markdown that shows it, and does nothing else.
+
+    >>> code("![a|b](http://tracker.example/x.png) <b>")
+    '`![a/b](http://tracker.example/x.png) <b>`'
+    """
+    return f"`{cut(text).replace('`', chr(39)).replace('|', '/') or '-'}`"
+
+
+def span_text(value: timedelta | None) -> str:
+    """Return a duration in its two greatest units.
+
+    >>> span_text(timedelta(hours=30)), span_text(timedelta(seconds=90)), span_text(timedelta(0))
+    ('1 d 6 h', '1 min 30 s', '0 s')
+    """
+    left = 0 if value is None else round(value.total_seconds())
+    parts = []
+    for unit, seconds in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, seconds)
+        parts += [f"{count} {unit}"] * bool(count)
+    return " ".join(parts[:2]) or "0 s"

@@ -32,14 +32,17 @@ from ladon_storage.collection.ledger import ExtractionResult, Ledger
 from ladon_storage.collection.protocols import Source, utc_now
 from ladon_storage.collection.run import Report
 from ladon_storage.collection.summaries import (
-    cut,
+    code,
     instant_or_never,
     instant_text,
     one_line,
+    source_label,
+    span_text,
     summary,
 )
 from ladon_storage.events import COLLECTED, FAILED, GAP, emit_of_source
 from ladon_storage.flows.ending import Ending, finished
+from ladon_storage.flows.overview import SourceFacts, update_overview
 from ladon_storage.models import meant
 
 logger = logging.getLogger("ladon_storage.flows")
@@ -75,12 +78,27 @@ def artifact_key(source_id: str) -> str:
     """Return the key of a source's artifacts: lower-case letters, digits and dashes.
 
     >>> artifact_key("threatfox"), artifact_key("Table: Logs")
-    ('ladon-threatfox', 'ladon-table-logs-603ac4')
+    ('collection-threatfox', 'collection-table-logs--603ac413')
     """
-    slug = re.sub(r"[^a-z0-9]+", "-", source_id.lower()).strip("-")[:60]
-    if slug != source_id:  # two ids must not share a page
-        slug = f"{slug}-{hashlib.sha256(source_id.encode()).hexdigest()[:6]}".lstrip("-")
-    return f"ladon-{slug}"
+    return f"collection-{_slug(source_id)}"
+
+
+def reconciliation_key(source_id: str) -> str:
+    """Return the key of the artifacts of a source's reconciliations.
+
+    >>> reconciliation_key("kev")
+    'reconciliation-kev'
+    """
+    return f"reconciliation-{_slug(source_id)}"
+
+
+def _slug(source_id: str) -> str:
+    label = source_label(source_id)
+    slug = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[:60].strip("-")
+    if slug == source_id:
+        return slug
+    # Two ids must not share a page. Other slugs have no two dashes.
+    return f"{slug}--{hashlib.sha256(source_id.encode()).hexdigest()[:8]}"
 
 
 @dataclass
@@ -93,6 +111,7 @@ class RunReporter:
     report: Report | None = None
     ending: Ending | None = None
     overlap: timedelta | None = None
+    is_backfill: bool = False
     seconds: Callable[[], float] = time.monotonic
     _artifact: UUID | None = None
     _shown: float = float("-inf")
@@ -126,7 +145,7 @@ class RunReporter:
                 await aupdate_progress_artifact(self._artifact, share, description=text)
 
     async def publish(self, error: BaseException | None) -> None:
-        """Write the source's page, and emit the event for automations."""
+        """Write the source's page and its row of the overview, and emit the event."""
         await self._shown_so_far()
         why = await self._why(error)
         if error is None:
@@ -138,6 +157,9 @@ class RunReporter:
             emit_of_source(FAILED, self.source_id, counts | {"error": why})
         elif self.report is not None:
             self._completed(self.report)
+        await asyncio.gather(self._write_page(why), self._write_row(why))
+
+    async def _write_page(self, why: str) -> None:
         async with best_effort("write the artifact"):
             key = artifact_key(self.source_id)
             before = await Artifact.aget(key)
@@ -147,6 +169,16 @@ class RunReporter:
                 key=key,
                 description=f"Collections of {self.source_id}, the latest first.",
             )
+
+    async def _write_row(self, why: str) -> None:
+        if self.is_backfill:  # says nothing of the regular runs
+            return
+        async with best_effort("update the overview"):
+            if why:
+                written = self.so_far.records_written
+                await update_overview([SourceFacts.of_failure(self.source_id, why, written)])
+            elif self.report is not None:
+                await update_overview([SourceFacts.of_report(self.report)])
 
     def _completed(self, report: Report) -> None:
         count_collected(report.source_id, report.model_dump(include=COUNTS), report.reasons)
@@ -203,9 +235,13 @@ class RunReporter:
 
 
 @contextlib.asynccontextmanager
-async def report_run(source: Source, ending: Ending | None = None) -> AsyncIterator[RunReporter]:
+async def report_run(
+    source: Source, ending: Ending | None = None, *, is_backfill: bool = False
+) -> AsyncIterator[RunReporter]:
     """Follow a run, and report its end, even where it was cancelled or a signal ended it."""
-    reporter = RunReporter(source.source_id, ending=ending, overlap=source.overlap)
+    reporter = RunReporter(
+        source.source_id, ending=ending, overlap=source.overlap, is_backfill=is_backfill
+    )
     try:
         yield reporter
     except GeneratorExit:
@@ -300,30 +336,16 @@ def _end_of(ledger: Ledger) -> str:
 def _lateness_facts(ledger: Ledger, overlap: timedelta | None) -> list[tuple[str, str]]:
     seen, told = (
         ledger.lateness,
-        "every run reads all there is" if overlap is None else _span(overlap),
+        "every run reads all there is" if overlap is None else span_text(overlap),
     )
     facts = [("overlap", told)]
     if not seen.count:
         return [("lateness", "nothing new was seen yet, after the first run"), *facts]
     quantiles = ", ".join(
-        f"p{share * 100:g} {_span(seen.quantile(share))}" for share in (0.5, 0.99)
+        f"p{share * 100:g} {span_text(seen.quantile(share))}" for share in (0.5, 0.99)
     )
-    text = f"{quantiles}, worst {_span(seen.worst)}, of {seen.count:,} new since the first run"
+    text = f"{quantiles}, worst {span_text(seen.worst)}, of {seen.count:,} new since the first run"
     return [("lateness", text), *facts]
-
-
-def _span(value: timedelta | None) -> str:
-    """Return a duration in its two greatest units.
-
-    >>> _span(timedelta(hours=30)), _span(timedelta(seconds=90)), _span(timedelta(0))
-    ('1 d 6 h', '1 min 30 s', '0 s')
-    """
-    left = 0 if value is None else round(value.total_seconds())
-    parts = []
-    for unit, seconds in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
-        count, left = divmod(left, seconds)
-        parts += [f"{count} {unit}"] * bool(count)
-    return " ".join(parts[:2]) or "0 s"
 
 
 def _lag(watermark: datetime | None, now: datetime) -> str:
@@ -332,12 +354,3 @@ def _lag(watermark: datetime | None, now: datetime) -> str:
     minutes = max(0, int((now - watermark).total_seconds() // 60))
     days, rest = divmod(minutes, 24 * 60)
     return f"{days} d {rest // 60} h" if days else f"{rest // 60} h {rest % 60} min"
-
-
-def code(text: str) -> str:
-    """Return a text that may come from a feed as Markdown that shows it, and does nothing else.
-
-    >>> code("![a|b](http://tracker.example/x.png) <b>")
-    '`![a/b](http://tracker.example/x.png) <b>`'
-    """
-    return f"`{cut(text).replace('`', chr(39)).replace('|', '/') or '-'}`"

@@ -14,9 +14,10 @@ from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection import backfill as backfilling
 from ladon_storage.collection.backfill import BackfillReport
 from ladon_storage.collection.protocols import Limits, Sink, Source
+from ladon_storage.flows import naming
 from ladon_storage.flows.artifacts import best_effort
 from ladon_storage.flows.ending import signals_noted
-from ladon_storage.flows.parameters import checked_flow
+from ladon_storage.flows.parameters import checked_flow, refuse_unchosen_block
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sources import source_from
 from ladon_storage.tasks import (
@@ -27,7 +28,7 @@ from ladon_storage.tasks import (
 )
 
 
-@checked_flow("backfill")
+@checked_flow("backfill", naming.backfill)
 async def backfill(
     source: Source | dict[str, Any],
     since: AwareDatetime,
@@ -49,6 +50,7 @@ async def backfill(
         window_hours: Hours of one window, which is the part that is repeated after a failure.
         limits: What makes a window fail.
     """
+    refuse_unchosen_block()
     with signals_noted():
         artifact: Any = None
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from uuid import UUID
 
-from prefect import flow, get_client
+from prefect import get_client
 from prefect.automations import AutomationCore, EventTrigger
 from prefect.client.orchestration import PrefectClient
 from prefect.events.actions import (
@@ -31,6 +31,8 @@ from ladon_storage.circuit.urls import service_key
 from ladon_storage.connect import shared_client
 from ladon_storage.errors import ConfigurationError, StorageError
 from ladon_storage.events import CLOSED, OPENED, resource_id
+from ladon_storage.flows import naming
+from ladon_storage.flows.parameters import checked_flow
 from ladon_storage.settings import StorageSettings
 from ladon_storage.tasks import resolve_storage
 
@@ -38,7 +40,7 @@ from ladon_storage.tasks import resolve_storage
 PROBED = "circuit-probe"
 
 
-@flow(name="probe-storage-service")
+@checked_flow("probe-storage-service", naming.probe)
 async def probe_storage(storage: StorageService | StorageSettings | str | None = None) -> str:
     """Read one watermark if the circuit is not closed and admits a call; return its state.
 

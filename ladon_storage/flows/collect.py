@@ -7,21 +7,22 @@ defaults of another.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Any
 from uuid import uuid4
 
 from prefect import runtime
 from prefect.flows import Flow
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, BaseModel
 
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.protocols import Limits, Sink, Source
 from ladon_storage.collection.run import Report, run
 from ladon_storage.collection.summaries import summary
+from ladon_storage.flows import naming
 from ladon_storage.flows.artifacts import completed, report_run
 from ladon_storage.flows.concurrency import source_slot
 from ladon_storage.flows.ending import Ending, signals_noted
-from ladon_storage.flows.parameters import checked_flow
+from ladon_storage.flows.parameters import checked_flow, refuse_unchosen_block
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sinks import sink_from
 from ladon_storage.sources import (
@@ -39,7 +40,7 @@ from ladon_storage.sources import (
 from ladon_storage.tasks import TaskStorage, collect_in_task, resolve_storage
 
 
-@checked_flow("collect")
+@checked_flow("collect", naming.collection)
 async def collect(
     source: Source | dict[str, Any],
     sink: Sink | RecordSink | dict[str, Any] | str | None = None,
@@ -59,10 +60,13 @@ async def collect(
         until: Instant before which a backfill ends, with its zone.
         limits: Where a first collection starts, and what makes a run fail.
     """
+    refuse_unchosen_block()
     collected = source_from(source)
     with signals_noted():
         ending = Ending()
-        async with report_run(collected, ending) as reporter, source_slot(collected.source_id):
+        is_backfill = since is not None or until is not None
+        reported = report_run(collected, ending, is_backfill=is_backfill)
+        async with reported as reporter, source_slot(collected.source_id):
             reporter.report = await run(
                 collected,
                 _resolved(sink),
@@ -87,28 +91,16 @@ def _resolved(sink: Any) -> Any:
     return sink.get_sink() if isinstance(sink, RecordSink) else sink_from(sink)
 
 
-def _titled(title: str, default: Any = None) -> Any:
-    """Return a default whose field has a title; Prefect's own is the parameter's name."""
-    return Field(default, json_schema_extra={"title": title})
-
-
-# The titles of alternatives are tabs in the form, and would be names of types.
-_DEFAULT = Annotated[None, Field(title="Default")]
-_SINK = Annotated[RecordSink, Field(title="Block")] | _DEFAULT
-_STORAGE = Annotated[StorageService, Field(title="Block")] | _DEFAULT
-_MOMENT = Annotated[AwareDatetime, Field(title="Time")] | Annotated[None, Field(title="None")]
-
-
 def _flow_of(kind: type[BaseModel]) -> Flow[..., Any]:
     """Return the same flow with a form for one kind of source."""
 
     async def collect_kind(  # type: ignore[no-untyped-def]
-        source=_titled("Source", ...),  # noqa: B008 - a field, which Prefect reads
-        sink=_titled("Sink"),  # noqa: B008
-        storage=_titled("Storage Service"),  # noqa: B008
-        since=_titled("Since"),  # noqa: B008
-        until=_titled("Until"),  # noqa: B008
-        limits=_titled("Limits", Limits()),  # noqa: B008
+        source,
+        sink=None,
+        storage=None,
+        since=None,
+        until=None,
+        limits=Limits(),  # noqa: B008 - frozen
     ):
         return await collect.fn(source, sink, storage, since, until, limits)
 
@@ -120,14 +112,14 @@ def _flow_of(kind: type[BaseModel]) -> Flow[..., Any]:
     )
     collect_kind.__annotations__ = {
         "source": kind,
-        "sink": _SINK,
-        "storage": _STORAGE,
-        "since": _MOMENT,
-        "until": _MOMENT,
+        "sink": RecordSink | None,
+        "storage": StorageService | None,
+        "since": AwareDatetime | None,
+        "until": AwareDatetime | None,
         "limits": Limits,
         "return": Report,
     }
-    return checked_flow(f"collect-{name}")(collect_kind)
+    return checked_flow(f"collect-{name}", naming.collection)(collect_kind)
 
 
 collect_threatfox = _flow_of(ThreatFox)

@@ -43,13 +43,15 @@ from ladon_storage.collection.protocols import (
 )
 from ladon_storage.collection.run import Report, run
 from ladon_storage.collection.sharing import CheckedStorage, SharedSink
-from ladon_storage.collection.summaries import instant_or_never, one_line, summary
+from ladon_storage.collection.summaries import code, instant_or_never, one_line, summary
 from ladon_storage.connect import shared_client
 from ladon_storage.errors import CollectionError, ConfigurationError, LadonStorageError
 from ladon_storage.events import FAILED, GAP, emit_of_source
+from ladon_storage.flows import naming
 from ladon_storage.flows.artifacts import COUNTS, PROGRESS_SECONDS, best_effort, completed
 from ladon_storage.flows.ending import Ending, signals_noted
-from ladon_storage.flows.parameters import checked_flow
+from ladon_storage.flows.overview import MAX_ROWS, SourceFacts, update_overview
+from ladon_storage.flows.parameters import checked_flow, refuse_unchosen_block
 from ladon_storage.project import Project
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sources import source_from
@@ -76,7 +78,7 @@ class ManyReport(Counts):
     seconds: float
 
 
-@checked_flow("collect-many")
+@checked_flow("collect-many", naming.many)
 async def collect_many(
     sources: list[SourceFields] | None = None,
     file: str | None = None,
@@ -99,6 +101,7 @@ async def collect_many(
         limits: Where a first collection starts, and what makes a source fail; the sources of a
             ``ladon.toml`` have their own.
     """
+    refuse_unchosen_block()
     if concurrency < 1:
         raise ConfigurationError(f"concurrency should be 1 or more, not {concurrency}.")
     project = _project(sources, file)
@@ -136,7 +139,7 @@ class _Fleet:
         self._reasons: Counter[str] = Counter()
         self._failures: list[str] = []
         # The most telling rows; the number keeps equal ones from being compared further.
-        self._rows: list[tuple[bool, int, int, dict[str, Any]]] = []
+        self._rows: list[tuple[bool, int, int, dict[str, Any], SourceFacts]] = []
         self._numbers = itertools.count()
 
     async def collect(
@@ -181,7 +184,8 @@ class _Fleet:
         ours = isinstance(error, LadonStorageError)
         logger.error("Source %r failed: %s", name, text, exc_info=None if ours else error)
         emit_of_source(FAILED, name, {"error": text})
-        self._keep_row(True, 0, _row(name, "failed", seconds, error=text))
+        facts = SourceFacts.of_failure(name, text, 0)
+        self._keep_row(True, 0, _row(name, "failed", seconds, error=code(text)), facts)
 
     def _completed(self, report: Report) -> None:
         self._counts += report
@@ -198,11 +202,14 @@ class _Fleet:
                 written=report.records_written, quarantined=report.records_quarantined,
                 watermark=instant_or_never(report.watermark_after), gap=report.gap is not None,
             ),
+            SourceFacts.of_report(report),
         )  # fmt: skip
 
-    def _keep_row(self, has_failed: bool, written: int, row: dict[str, Any]) -> None:
-        entry = (has_failed, written, -next(self._numbers), row)
-        if len(self._rows) < TABLE_ROWS:
+    def _keep_row(
+        self, has_failed: bool, written: int, row: dict[str, Any], facts: SourceFacts
+    ) -> None:
+        entry = (has_failed, written, -next(self._numbers), row, facts)
+        if len(self._rows) < MAX_ROWS:
             heapq.heappush(self._rows, entry)
         else:
             heapq.heappushpop(self._rows, entry)
@@ -230,7 +237,8 @@ class _Fleet:
             CollectionError: A source failed.
         """
         sums = self._sums
-        rows = [row for *_, row in sorted(self._rows, key=lambda entry: entry[:3], reverse=True)]
+        kept = sorted(self._rows, key=lambda entry: entry[:3], reverse=True)
+        rows = [row for *_, row, _ in kept[:TABLE_ROWS]]
         shown = f"{len(rows)} of {self._count:,}" if self._count > len(rows) else f"{len(rows)}"
         async with best_effort("write the table"):
             await acreate_table_artifact(
@@ -238,6 +246,8 @@ class _Fleet:
                 key="ladon-collect-many",
                 description=f"{shown} sources: those that failed, then those with the most news.",
             )
+        async with best_effort("update the overview"):
+            await update_overview([facts for *_, facts in kept])
         if sums["failed"]:
             more = sums["failed"] - len(self._failures)
             raise CollectionError(

@@ -33,7 +33,7 @@ def limit_name(source_id: str) -> str:
     >>> limit_name("kev")
     'ladon-source-kev'
     """
-    return artifact_key(source_id).replace("ladon-", "ladon-source-", 1)
+    return artifact_key(source_id).replace("collection-", "ladon-source-", 1)
 
 
 @asynccontextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from prefect import flow
 from prefect.artifacts import acreate_table_artifact
 
 from ladon_storage.blocks import StorageService
@@ -13,13 +12,16 @@ from ladon_storage.collection.protocols import utc_now
 from ladon_storage.connect import shared_client
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.events import STALE, emit_of_source
+from ladon_storage.flows import naming
 from ladon_storage.flows.artifacts import best_effort
+from ladon_storage.flows.overview import SourceFacts, update_overview
+from ladon_storage.flows.parameters import checked_flow, refuse_unchosen_block
 from ladon_storage.project import Project
 from ladon_storage.settings import StorageSettings
 from ladon_storage.tasks import check_storage_health, resolve_storage, secret_block
 
 
-@flow(name="check-freshness")
+@checked_flow("check-freshness", naming.freshness)
 async def check_freshness(
     sources: list[Freshness] | None = None,
     storage: StorageService | StorageSettings | str | None = None,
@@ -36,6 +38,7 @@ async def check_freshness(
             for the environment of the worker, or else the block called default.
         file: Path of a ``ladon.toml`` whose sources have a freshness, as the worker sees it.
     """
+    refuse_unchosen_block()
     if file:
         project = Project.load(file, check_sources=False)
         sources = [*(sources or ()), *_limits_of(project)]
@@ -65,6 +68,8 @@ async def check_freshness(
             key="ladon-freshness",
             description="How old the watermarks of sources are.",
         )
+    async with best_effort("update the overview"):
+        await update_overview([SourceFacts.of_age(each) for each in found])
     freshness.check_fresh(found)
     return {
         each.source_id: round(max(each.age_hours, 0.0), 2)

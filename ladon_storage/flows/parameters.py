@@ -13,14 +13,18 @@ from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from prefect.blocks.core import Block
+from prefect.context import FlowRunContext
+from prefect.exceptions import ParameterTypeError
 from prefect.flows import Flow
-from prefect.utilities.callables import get_call_parameters
+from prefect.utilities.callables import get_call_parameters, parameter_schema
 from pydantic import BaseModel
 
 from ladon_storage.collection.credentials import SECRET_FIELD, check_name, holds_secret
 from ladon_storage.collection.protocols import Sink, Source
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.ending import note_signals
+from ladon_storage.flows.forms import BLOCKS, form_signature, titles_of
+from ladon_storage.flows.naming import NameOf, named_run
 from ladon_storage.sources import SOURCES, source_from
 from ladon_storage.sources.http.urls import secret_in
 
@@ -123,7 +127,12 @@ def _is_name(value: str) -> bool:
 
 
 class CheckedFlow(Flow[P, R]):
-    """A flow whose parameters are checked before Prefect stores them."""
+    """A flow whose parameters are checked before Prefect stores them, and which has a form."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.__signature__ = form_signature(self.fn)  # what Prefect makes the form from
+        self.parameters = parameter_schema(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Start a run, if no secret is among its parameters."""
@@ -132,15 +141,26 @@ class CheckedFlow(Flow[P, R]):
         return super().__call__(*args, **kwargs)
 
     def with_options(self, **options: Any) -> Any:
-        """Return the same flow with other options, and the same checks."""
-        other = super().with_options(**options)
+        """Return the same flow with other options, the same checks and the same form."""
+        other: Any = super().with_options(**options)
         other.__class__ = type(self)
+        other.__signature__ = self.__signature__
+        other.parameters = self.parameters
         return other
 
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return validated parameters; the first that Prefect asks once it handles signals."""
         note_signals()
-        return super().validate_parameters(parameters)
+        given = {
+            name: value
+            for name, value in parameters.items()
+            if not (name == "limits" and value is None)  # in a form: as usual
+        }
+        try:
+            return super().validate_parameters(given)
+        except ParameterTypeError as error:
+            message = _with_titles(str(error), self.parameters.model_dump())
+        raise ParameterTypeError(message)
 
     def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return parameters as Prefect stores them."""
@@ -152,6 +172,43 @@ class CheckedFlow(Flow[P, R]):
         return super().serialize_parameters(told)
 
 
+def refuse_unchosen_block() -> None:
+    """Refuse the present run if it is of a form with the tab of a block and no block in it.
+
+    A form leaves such a parameter out, and has all others, which no other caller of a deployment
+    gives. The default in its place would be another block in silence. Prefect fills defaults in
+    before a flow gets its parameters, so those of the run itself are looked at.
+
+    Raises:
+        ConfigurationError: It is such a run.
+    """
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or not isinstance(context.flow, CheckedFlow):
+        return
+    if context.flow_run.deployment_id is None:
+        return
+    fields, given = context.flow.parameters.properties, context.flow_run.parameters
+    missing = [name for name in BLOCKS if name in fields and name not in given]
+    if missing and len(given) > 1 and fields.keys() <= {*given, *missing}:
+        raise ConfigurationError(
+            f"The tab Block of {' and of '.join(BLOCKS[name] for name in missing)} has no block; "
+            "choose one there, or the tab Default."
+        )
+
+
+def _with_titles(message: str, schema: Mapping[str, Any]) -> str:
+    """Return Prefect's message about wrong parameters with the names that the form has."""
+
+    def titled(found: re.Match[str]) -> str:
+        location, problem = found[1], found[2].removeprefix("Value error, ")
+        titles = titles_of(schema, location)
+        return f" - {titles} ({location}): {problem}" if titles else found[0]
+
+    return _WRONG.sub(titled, message)
+
+
+_WRONG = re.compile(r"^ - ([\w.\[\]-]+): (.*)$", re.MULTILINE)
+
 _PREFECTS = {"return_state", "wait_for"}
 
 
@@ -159,6 +216,11 @@ def _is_opaque(value: object) -> bool:
     return isinstance(value, Source | Sink) and not isinstance(value, Block | BaseModel)
 
 
-def checked_flow(name: str) -> Callable[[Callable[P, R]], CheckedFlow[P, R]]:
-    """Return the decorator of a flow whose parameters are checked before Prefect has them."""
-    return lambda function: CheckedFlow(function, name=name)
+def checked_flow(name: str, run_name: NameOf) -> Callable[[Callable[P, R]], CheckedFlow[P, R]]:
+    """Return the decorator of a flow whose parameters are checked before Prefect has them.
+
+    Args:
+        name: The name of the flow.
+        run_name: Returns the name of a run.
+    """
+    return lambda function: CheckedFlow(function, name=name, flow_run_name=named_run(run_name))

@@ -15,12 +15,18 @@ from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection import reconciliation
 from ladon_storage.collection.protocols import Limits, Sink, Source, utc_now
 from ladon_storage.collection.reconciliation import Reconciliation
-from ladon_storage.collection.summaries import instant_or_never
+from ladon_storage.collection.summaries import code, instant_or_never
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.events import MISSED, emit_of_source
-from ladon_storage.flows.artifacts import artifact_key, best_effort, code, completed, ledger_facts
+from ladon_storage.flows import naming
+from ladon_storage.flows.artifacts import (
+    best_effort,
+    completed,
+    ledger_facts,
+    reconciliation_key,
+)
 from ladon_storage.flows.ending import signals_noted
-from ladon_storage.flows.parameters import checked_flow
+from ladon_storage.flows.parameters import checked_flow, refuse_unchosen_block
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sources import source_from
 from ladon_storage.tasks import TaskStorage, collect_in_task, resolve_sink, resolve_storage
@@ -28,7 +34,7 @@ from ladon_storage.tasks import TaskStorage, collect_in_task, resolve_sink, reso
 logger = logging.getLogger("ladon_storage.flows")
 
 
-@checked_flow("reconcile")
+@checked_flow("reconcile", naming.reconciliation)
 async def reconcile(
     source: Source | dict[str, Any],
     sink: Sink | RecordSink | dict[str, Any] | str | None = None,
@@ -50,6 +56,7 @@ async def reconcile(
         last_days: How many days before now it begins, instead of since.
         limits: What makes it fail.
     """
+    refuse_unchosen_block()
     if last_days is not None:
         if since is not None:
             raise ConfigurationError("Give either since or last_days, and not both.")
@@ -87,7 +94,7 @@ async def _tell(report: Reconciliation) -> None:
     async with best_effort("write the artifact"):
         await acreate_markdown_artifact(
             _page(report),
-            key=f"{artifact_key(report.source_id)}-reconciliation",
+            key=reconciliation_key(report.source_id),
             description=f"What the regular runs of {report.source_id} missed.",
         )
 

@@ -10,10 +10,8 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from demo.stage import PROJECT
-from tests.e2e.stage import SCREENSHOTS, Stage, stage
-
-SECONDS = 60
-"""Bound on what one step may take on a machine that does other things too."""
+from tests.e2e.pages import UIS, Pages
+from tests.e2e.stage import SCREENSHOTS, SECONDS, Stage, stage
 
 _FLAGS = [
     "--headless",
@@ -55,6 +53,12 @@ async def page(
     yield page
     await page.screenshot(path=SCREENSHOTS / f"{request.node.name}.png")
     await page.close()
+
+
+@pytest.fixture(params=sorted(UIS))
+def ui(request: pytest.FixtureRequest, page: Page, stage: Stage) -> Pages:
+    """Return each of Prefect's two UIs in turn."""
+    return UIS[request.param](page, stage)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from asyncio.subprocess import PIPE, STDOUT
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -119,28 +119,35 @@ async def test_deployed_and_served_are_the_same(tmp_path: Path) -> None:
     assert len(served) == len(described())
 
 
-async def running_flow(*heartbeats: datetime) -> UUID:
-    """Return a run that Prefect takes for running, and that said at these times that it lives."""
+async def running_flow() -> tuple[UUID, datetime]:
+    """Return a run that Prefect takes for running, and since when; Prefect dates it itself."""
 
     @flow(name="vanishing")
     async def vanishing() -> None: ...
 
     async with get_client() as client:
         run = await client.create_flow_run(vanishing, state=Running())
+        state = (await client.read_flow_run(run.id)).state
+    assert state
+    return run.id, state.timestamp
+
+
+async def beat(run_id: UUID, *times: datetime) -> None:
+    """Let a run say at these times that it lives, the last of them last."""
+    async with get_client() as client:
         events = [
             {
                 "event": zombies.HEARTBEAT,
                 "occurred": each.isoformat(),
-                "resource": {"prefect.resource.id": f"prefect.flow-run.{run.id}"},
+                "resource": {"prefect.resource.id": f"prefect.flow-run.{run_id}"},
                 "id": str(uuid4()),
             }
-            for each in heartbeats
+            for each in times
         ]
         await client._client.post("/events", json=events)
         async with asyncio.timeout(20):
-            while heartbeats and await zombies._last_heard(client, run.id, heartbeats[0]) is None:
+            while await zombies._last_heard(client, run_id, times[-1]) != times[-1]:
                 await asyncio.sleep(0.05)
-    return run.id
 
 
 async def state_of(run_id: UUID) -> str:
@@ -152,18 +159,18 @@ async def state_of(run_id: UUID) -> str:
 
 async def test_run_that_is_heard_of_no_more_is_crashed() -> None:
     """Three missed heartbeats and two more crash a run; one that lives, or never spoke, stays."""
-    began = datetime.now(UTC)
+    (gone, one), (alive, other), (silent, last) = [await running_flow() for _ in range(3)]
+    ours = {gone, alive, silent}  # other tests leave runs behind
+    began = max(one, other, last)
+    await beat(gone, began)
+    await beat(alive, began, began + timedelta(seconds=100))
     now = [began]
     sweeper = zombies.Sweeper(timedelta(seconds=30), clock=lambda: now[0])
-    gone = await running_flow(began)
-    alive = await running_flow(began, began + timedelta(seconds=100))
-    silent = await running_flow()
-    ours = {gone, alive, silent}  # other tests leave runs behind
-    # Prefect dates their states itself, some seconds later on a busy machine.
-    for seconds in (60, 115, 174):
+    for seconds in (60, 90, 91, 150):
         now[0] = began + timedelta(seconds=seconds)
         assert ours.isdisjoint(await sweeper.sweep()), seconds
-    now[0] = began + timedelta(seconds=176)
+        assert (gone in sweeper._suspects) is (seconds > 90)
+    now[0] = began + timedelta(seconds=152)
     assert ours.intersection(await sweeper.sweep()) == {gone}
     assert [await state_of(each) for each in (gone, alive, silent)] == [
         "CRASHED",
@@ -174,24 +181,13 @@ async def test_run_that_is_heard_of_no_more_is_crashed() -> None:
 
 async def test_run_that_was_not_heard_while_the_server_was_away_lives() -> None:
     """A heartbeat that arrives when the server is back clears a run that was suspected."""
-    began = datetime.now(UTC)
-    now = [began]
+    run_id, began = await running_flow()
+    await beat(run_id, began)
+    now = [began + timedelta(seconds=1_000)]
     sweeper = zombies.Sweeper(timedelta(seconds=30), clock=lambda: now[0])
-    run_id = await running_flow(began)
-    now[0] = began + timedelta(seconds=1_000)
     assert run_id not in await sweeper.sweep()
     assert sweeper.has_suspects
-    async with get_client() as client:
-        event = {
-            "event": zombies.HEARTBEAT,
-            "occurred": (began + timedelta(seconds=1_010)).isoformat(),
-            "resource": {"prefect.resource.id": f"prefect.flow-run.{run_id}"},
-            "id": str(uuid4()),
-        }
-        await client._client.post("/events", json=[event])
-        async with asyncio.timeout(20):
-            while await zombies._last_heard(client, run_id, began) == began:
-                await asyncio.sleep(0.05)
+    await beat(run_id, began + timedelta(seconds=1_010))
     now[0] = began + timedelta(seconds=1_061)
     assert run_id not in await sweeper.sweep()
     assert await state_of(run_id) == "RUNNING"

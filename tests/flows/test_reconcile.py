@@ -30,7 +30,7 @@ async def test_what_was_missed_is_a_page_an_event_and_a_state(
     assert state.message == "1 of 3 missed (33.33%), 0 changed since"
     assert sink.ids == ["1", "9", "`2|`"]
     assert service.calls.count("PUT") == writes
-    artifact = await Artifact.aget("ladon-again-reconciliation")
+    artifact = await Artifact.aget("reconciliation-again")
     assert artifact
     for fact in (
         "# again: 1 of 3 missed (33.33%)",

@@ -1,0 +1,173 @@
+"""The forms of the flows in Prefect's UIs, as the schemas that both UIs read."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from prefect import get_client
+from prefect.exceptions import ParameterTypeError
+from prefect.flow_engine import run_flow
+from prefect.utilities.callables import parameter_schema
+
+from ladon_storage import flows
+from ladon_storage.collection.protocols import Limits
+from ladon_storage.flows.forms import titles_of
+from ladon_storage.sources import SOURCES
+from ladon_storage.sources.sql.source import SqlTable
+
+KINDS = sorted(SOURCES.shipped)
+FLOWS = ["collect", "backfill", "reconcile", "collect_many", "check_freshness", "probe_storage"]
+
+
+def form_of(name: str) -> dict[str, Any]:
+    """Return the schema as a deployment has it."""
+    return parameter_schema(getattr(flows, name)).model_dump_for_openapi()
+
+
+def source_fields(kind: str) -> dict[str, Any]:
+    form = form_of(f"collect_{kind}")
+    definition = form["properties"]["source"]["$ref"].rpartition("/")[2]
+    fields: dict[str, Any] = form["definitions"][definition]
+    return fields
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_required_fields_come_first_and_the_kind_last(kind: str) -> None:
+    """The order is that of the positions, too, which a database of JSON keeps."""
+    source = source_fields(kind)
+    names, required = list(source["properties"]), set(source.get("required", ()))
+    assert set(names[: len(required)]) == required
+    assert names[-1] == "kind"
+    assert [each["position"] for each in source["properties"].values()] == list(range(len(names)))
+
+
+@pytest.mark.parametrize("name", [*FLOWS, *(f"collect_{kind}" for kind in KINDS)])
+def test_every_field_has_a_title_of_its_own_and_every_tab_one(name: str) -> None:
+    """No name of a type or of Python is shown, and no choice is an editor of JSON."""
+    form = form_of(name)
+
+    def look(node: Any) -> None:
+        if isinstance(node, list):
+            for each in node:
+                look(each)
+        if not isinstance(node, dict):
+            return
+        assert "oneOf" not in node
+        for each in node.get("anyOf", ()):
+            assert each.get("title"), node
+            assert each["title"] not in {"Field", "str", "dict", "RecordSink", "StorageService"}
+        for each in node.values():
+            look(each)
+
+    look(form)
+    titles = [each["title"] for each in form["properties"].values()]
+    if "source" in form["properties"] and name != "collect" and "_" in name:
+        titles += [each["title"] for each in source_fields(name[8:])["properties"].values()]
+    assert len(set(titles)) == len(titles)
+    assert all(each[0].isupper() and "_" not in each for each in titles)
+    assert "``" not in str(form)
+
+
+def test_paging_is_a_choice() -> None:
+    """Each kind of pagination is a tab, whose first is the default."""
+    paging = source_fields("rest")["properties"]["paging"]
+    tabs = [each["title"] for each in paging["anyOf"]]
+    assert tabs[0] == "One document"
+    assert {"Page numbers", "Offsets", "Next link", "Cursor", "Link header"} == set(tabs[1:])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_default_is_a_long_fraction(kind: str) -> None:
+    """A duration that is no short number of its unit is shown as a time."""
+    for field in source_fields(kind)["properties"].values():
+        default = field.get("default")
+        assert not isinstance(default, float) or round(default, 2) == default, field
+    if kind == "sql":
+        overlap = source_fields(kind)["properties"]["overlap"]
+        assert (overlap["title"], overlap["default"]) == ("Overlap", "00:10:00")
+        read = SqlTable(source_id="x", url="sqlite:///x.db", table="x", overlap=overlap["default"])
+        assert read.overlap == timedelta(minutes=10)
+
+
+FORM = {"source": {"kind": "kev"}, "since": None, "until": None, "limits": None}
+
+
+async def run_of_form(flow: Any, parameters: dict[str, Any]) -> Any:
+    """Run a deployment's run as a worker does, and return its state."""
+    async with get_client() as client:
+        flow_id = await client.create_flow(flow)
+        deployment = await client.create_deployment(
+            flow_id, "form", parameter_openapi_schema=parameter_schema(flow).model_dump()
+        )
+        run = await client.create_flow_run_from_deployment(deployment, parameters=parameters)
+        running: Any = run_flow(flow, flow_run=run, return_type="state")
+        await running
+        return (await client.read_flow_run(run.id)).state
+
+
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        ({**FORM, "storage": None}, "The tab Block of Sink has no block; choose one there"),
+        ({**FORM, "sink": None}, "The tab Block of Storage Service has no block"),
+        (FORM, "Sink and of Storage Service"),
+    ],
+)
+async def test_form_whose_tab_of_a_block_has_no_block_is_refused(
+    parameters: dict[str, Any], named: str
+) -> None:
+    """It would run with another sink in silence."""
+    state = await run_of_form(flows.collect_kev, parameters)
+    assert state.is_failed()
+    assert named in state.message
+
+
+@pytest.mark.parametrize("parameters", [{**FORM, "sink": None, "storage": None}, {"source": {}}])
+async def test_run_by_schedule_or_with_defaults_is_no_such_form(
+    parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a form says with the tab Default, or a schedule by silence, is the default."""
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    monkeypatch.delenv("STORAGE_SERVICE_URL", raising=False)
+    state = await run_of_form(flows.collect_kev, parameters)
+    assert "STORAGE_SERVICE_URL" in state.message  # it came to look for its storage
+
+
+def test_limits_as_usual_are_the_defaults() -> None:
+    """The folded tab of a form is no value of its own."""
+    validated = flows.collect_kev.validate_parameters({"source": {"kind": "kev"}, "limits": None})
+    assert validated["limits"] == Limits()
+
+
+def test_error_of_a_parameter_names_the_field_as_the_form_does() -> None:
+    """The title comes first, then the name that a file has."""
+    wrong = {"source": {"kind": "kev", "url": "feed.example"}, "limits": {"lease": -1}}
+    with pytest.raises(ParameterTypeError) as caught:
+        flows.collect_kev.validate_parameters(wrong)
+    said = str(caught.value)
+    assert " - Source, Address (source.url): should be an address such as https://" in said
+    assert " - Limits, Lease (seconds) (limits.lease): " in said
+    assert "feed.example" not in said.replace("https://feeds.example.org/", "")
+
+
+def test_titles_of_a_location_that_is_no_field_are_empty() -> None:
+    """What the form does not have is left as Prefect says it."""
+    form = form_of("collect_rest")
+    assert titles_of(form, "nothing.at.all") == ""
+    assert titles_of(form, "source.paging.CursorPagination.parameter").startswith("Source, Paging")
+
+
+def test_flow_with_other_options_has_the_same_form() -> None:
+    """A deployment of a changed flow shows no other fields."""
+    other = flows.collect_kev.with_options(name="other", retries=1)
+    assert parameter_schema(other).model_dump() == parameter_schema(flows.collect_kev).model_dump()
+
+
+@pytest.mark.parametrize("name", ["collect_kev", "backfill", "collect_many"])
+def test_definition_of_a_block_has_the_title_by_which_prefect_finds_it(name: str) -> None:
+    """With another one, Prefect's server refuses each block that is chosen in a form."""
+    definitions = form_of(name)["definitions"]
+    blocks = {key: each["title"] for key, each in definitions.items() if "block_type_slug" in each}
+    assert blocks == {"RecordSink": "RecordSink", "StorageService": "StorageService"}
