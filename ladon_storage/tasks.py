@@ -390,6 +390,7 @@ _collect_source = Task(
     body(_extracted),
     name=collect_source.name,
     description=collect_source.description,
+    task_run_name=collect_source.task_run_name,
     **_OPTIONS,
 )
 """The task of the flows: as `collect_source`, by the values of a run."""
