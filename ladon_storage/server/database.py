@@ -24,6 +24,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from contextvars import copy_context
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -240,7 +242,8 @@ class GroupCommit:
         if self._closed or self._task.done():
             raise DatabaseError("The database is closed; start the service again.")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append((change, note, future))
+        # In its caller's context, which has the request that it belongs to.
+        self._waiting.append((change, partial(copy_context().run, note), future))
         self._awake.set()
         return await future
 
