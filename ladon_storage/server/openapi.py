@@ -58,7 +58,7 @@ _IF_MATCH: Schema = {
     "name": "If-Match",
     "in": "header",
     "description": "The version that the writer read, or * for any; refused with 412 at another.",
-    "schema": {"type": "string", "pattern": rf"^(?:\*|{TAGS})$"},
+    "schema": {"anyOf": [{"const": "*"}, {"type": "string", "pattern": f"^{TAGS}$"}]},
 }
 _IF_NONE_MATCH: Schema = {
     "name": "If-None-Match",

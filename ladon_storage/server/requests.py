@@ -230,8 +230,8 @@ def _unrepeated(pairs: list[tuple[str, object]]) -> None:
         seen.add(key)
 
 
-_TAG = r'(?:W/)?"[^"\x00-\x20\x7f]*"'
-TAGS = rf"{_TAG}(?:[ \t]*,[ \t]*{_TAG})*"
+_TAG = '(?:W/)?"[!#-~]*"'
+TAGS = f"{_TAG}(?:[ \t]*,[ \t]*{_TAG})*"
 """The pattern of a list of version tags."""
 _TAGS = re.compile(TAGS)
 
