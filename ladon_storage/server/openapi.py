@@ -75,7 +75,7 @@ def document(*, asks_token: bool) -> bytes:
     Args:
         asks_token: Whether the service asks for a token.
     """
-    described = {
+    described: Schema = {
         "openapi": "3.1.0",
         "info": {"title": "Storage Service", "version": version("ladon-storage")},
         "paths": _paths(),

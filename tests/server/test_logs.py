@@ -25,16 +25,14 @@ HEADER = "X-Request-ID"
 HOSTILE = "a\x1b[2Jb\r\n2026-01-01 INFO forged \u202e\u2028"
 
 
-def record(message: str, *arguments: object, error: Exception | None = None) -> logging.LogRecord:
+def record(message: str, *arguments: object, error: ValueError | None = None) -> logging.LogRecord:
+    caught = None
     try:
         if error is not None:
             raise error
-    except type(error or Exception):
+    except ValueError:
         caught = sys.exc_info()
-    else:
-        caught = (None, None, None)
-    information: Any = caught if error is not None else None
-    return logging.LogRecord("ladon", logging.ERROR, "", 1, message, arguments, information)
+    return logging.LogRecord("ladon", logging.ERROR, "", 1, message, arguments, caught)
 
 
 def objects(log: Path) -> list[dict[str, Any]]:
