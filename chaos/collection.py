@@ -22,7 +22,7 @@ from typing import Any, Self
 
 import stamina
 
-from chaos.feed import OVERLAP, PAGE, Manner
+from chaos.feed import PAGE, Manner
 from ladon_storage import StorageServiceClient, Watermark, cli
 from ladon_storage.collection import extraction as passage
 from ladon_storage.collection.protocols import KnownContent, Limits, Position, WriteResult, utc_now
@@ -40,6 +40,7 @@ from ladon_storage.sources.rest.pagination import (
     Pagination,
 )
 from ladon_storage.sources.rest.source import RestApi, TimeParameter
+from ladon_storage.testing.judging.ticking_feed import OVERLAP
 
 SOURCE = "chaos"
 LEASE = timedelta(milliseconds=150)

@@ -39,6 +39,10 @@ from ladon_storage.models import (
     HistoryPage,
     Precondition,
     Watermark,
+    WatermarkDelete,
+    WatermarkPage,
+    WatermarkReset,
+    WatermarkStatus,
     WatermarkUpdate,
 )
 from ladon_storage.server.store import WatermarkDatabase
@@ -193,6 +197,80 @@ class EmbeddedStorage(KeywordUpdate):
             lambda store: store.put(source_id, update, precondition, actor=actor)
         )
         return stored.watermark.as_answered(self._clock())
+
+    @property
+    def has_additions(self) -> bool:
+        """Whether it has the additions to the base contract: always."""
+        return True
+
+    async def list_watermarks(
+        self,
+        *,
+        status: WatermarkStatus | None = None,
+        older_than_seconds: int | None = None,
+        stale: bool | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> WatermarkPage | None:
+        """Return a page of watermarks by ``source_id``.
+
+        Raises:
+            StorageError: The file could not be read.
+        """
+        return await self._call(
+            lambda store: store.page(
+                status=status,
+                older_than_seconds=older_than_seconds,
+                stale=stale,
+                limit=limit,
+                after=after or "",
+            )
+        )
+
+    async def reset_watermark(
+        self,
+        source_id: str,
+        reset: WatermarkReset,
+        precondition: Precondition = UNCONDITIONAL,
+    ) -> Watermark | None:
+        """Move a watermark to any timestamp, and return it; ``None`` where there is none to move.
+
+        Raises:
+            ValueError: ``source_id`` cannot name a source.
+            WatermarkConflictError: Another writer was faster.
+            WatermarkInFutureError: The timestamp is far ahead of the clock.
+            StorageError: The file could not be written.
+        """
+        check_source_id(source_id)
+        stored = await self._call(
+            lambda store: store.reset(
+                source_id, reset, precondition, actor=f"process {os.getpid()}"
+            )
+        )
+        return None if stored is None else stored.as_answered(self._clock())
+
+    async def delete_watermark(
+        self,
+        source_id: str,
+        deletion: WatermarkDelete,
+        precondition: Precondition = UNCONDITIONAL,
+    ) -> bool:
+        """Delete a watermark, and keep its history; return whether there was one.
+
+        Raises:
+            ValueError: ``source_id`` cannot name a source.
+            WatermarkConflictError: Another writer was faster.
+            StorageError: The file could not be written.
+        """
+        check_source_id(source_id)
+        return await self._call(
+            lambda store: store.delete(
+                source_id,
+                precondition,
+                actor=deletion.actor or f"process {os.getpid()}",
+                reason=deletion.reason,
+            )
+        )
 
     async def _call(self, act: Callable[[WatermarkDatabase], Awaitable[T]]) -> T:
         try:

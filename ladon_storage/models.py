@@ -301,6 +301,15 @@ class WatermarkReset(BaseModel):
     actor: ShortText | None = None
 
 
+class WatermarkDelete(BaseModel):
+    """The body of an operator's deletion: its reason, and its author."""
+
+    model_config = ConfigDict(frozen=True)
+
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1024)]
+    actor: ShortText | None = None
+
+
 class ChangeAction(StrEnum):
     """The kind of a watermark's change."""
 

@@ -51,7 +51,7 @@ class Display:
         line = self._lines[name] = self._bars.add_task(name, total=None)
 
         async def hear(done: int, of: int) -> None:
-            self._bars.update(line, description=f"{name}  {done:,} of {of:,} windows")
+            self._bars.update(line, description=f"{name}  window {done:,} of {of:,}")
 
         return hear
 

@@ -22,6 +22,7 @@ from ladon_storage.circuit.breaker import CircuitBreaker, CircuitChange, Circuit
 from ladon_storage.client import metrics
 from ladon_storage.client.failures import log_fields
 from ladon_storage.client.keywords import KeywordUpdate
+from ladon_storage.client.operating import OperatorRequests
 from ladon_storage.client.pool import FilePath, Pool, SessionPools, tls_context
 from ladon_storage.client.redaction import address_of
 from ladon_storage.client.responses import (
@@ -59,7 +60,7 @@ logger = logging.getLogger(__name__)
 _ADDITIONS = frozenset(WatermarkUpdate.model_fields) - BASE_FIELDS
 
 
-class StorageServiceClient(KeywordUpdate):
+class StorageServiceClient(KeywordUpdate, OperatorRequests):
     """A client that reads and writes watermarks, and stops calling a service that keeps failing.
 
     Any number of tasks, event loops and threads may share one client. Each loop gets its own pool,

@@ -29,6 +29,7 @@ from ladon_storage.collection.findings import (
     refuse_missed_total,
     tell,
     warn,
+    warn_of_clock,
 )
 from ladon_storage.collection.lease import SourceLease
 from ladon_storage.collection.ledger import ExtractionResult
@@ -56,7 +57,7 @@ LISTED = "0" * 30
 """The digest in a position for a listing that is not in one document."""
 
 _LONGEST_LEAD = timedelta(days=1)
-"""The most by which a source's clock may be ahead before it counts as wrong."""
+"""The most by which a source's clock may be ahead, or behind unmentioned."""
 
 
 class Extraction:
@@ -125,6 +126,8 @@ class Extraction:
             candidate = latest(start.durable, counts.highest, self._lease.before)
             await self._write(Page(), candidate, is_last=True)
         warn(self._source, counts, self._reversions)
+        if counts.is_ahead and self._began - self._horizon > _LONGEST_LEAD:
+            warn_of_clock(self._source, self._horizon)
         return self._collected()
 
     def _pages(self) -> AsyncIterator[Page]:

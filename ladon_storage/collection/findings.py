@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from ladon_storage.collection.counts import ExtractionCounts
 from ladon_storage.collection.protocols import Limits, Source
@@ -110,6 +110,17 @@ def warn(source: Source, counts: ExtractionCounts, reversions: Reversions) -> No
             f"{counts.behind} behind the watermark, and the overlap is {overlap}. Set it to "
             f"{right // timedelta(hours=1)} hours.",
         )
+
+
+def warn_of_clock(source: Source, horizon: datetime) -> None:
+    """Log that a source's clock is far behind, and holds its watermark back."""
+    tell(
+        logging.WARNING,
+        source,
+        f"The clock of source {source.source_id!r} says {horizon.isoformat()}, more than a day "
+        "behind this one. Some records are later: they are stored, and move no watermark. "
+        "Correct the clock.",
+    )
 
 
 def tell(level: int, source: Source, text: str) -> None:

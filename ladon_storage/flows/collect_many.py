@@ -12,13 +12,11 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import heapq
 import itertools
 import json
 import logging
-import sys
 import time
 import tomllib
 from collections import Counter
@@ -50,8 +48,6 @@ from ladon_storage.connect import shared_client
 from ladon_storage.errors import CollectionError, ConfigurationError, LadonStorageError
 from ladon_storage.events import FAILED, GAP, emit_of_source
 from ladon_storage.flows.artifacts import COUNTS, PROGRESS_SECONDS, best_effort, completed
-from ladon_storage.flows.collect import parse_sink
-from ladon_storage.flows.command import run_command
 from ladon_storage.flows.ending import Ending, signals_noted
 from ladon_storage.flows.parameters import checked_flow
 from ladon_storage.project import Project
@@ -356,28 +352,3 @@ def _document(path: Path) -> dict[str, Any]:
             "that the worker has."
         ) from None
     return document if isinstance(document, dict) else {"sources": document}
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Collect what a file lists, print the report as JSON, and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ladon_storage.flows.collect_many",
-        description="Collect the sources that a file lists.",
-    )
-    parser.add_argument("file", help="a TOML or JSON file with a list of sources")
-    parser.add_argument("sink", help="address of the sink, or the name of a block")
-    parser.add_argument("--keep", default="latest", choices=["latest", "all"])
-    parser.add_argument("--concurrency", type=int, default=10, help="sources at once (%(default)s)")
-    options = parser.parse_args(arguments)
-    return run_command(
-        lambda: collect_many(
-            file=options.file,
-            sink=parse_sink(options.sink, keep=options.keep),
-            concurrency=options.concurrency,
-        ),
-        lambda report: report.model_dump_json(indent=2),
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -30,6 +30,7 @@ from ladon_storage.models import (
     REQUEST_ID,
     SERVICE_TIME,
     Precondition,
+    WatermarkDelete,
     WatermarkReset,
     WatermarkUpdate,
 )
@@ -87,6 +88,7 @@ class Routes:
             web.delete(WATERMARK, self.delete),
             web.get(WATERMARKS, self.page),
             web.post(WATERMARK + "/reset", self.reset),
+            web.post(WATERMARK + "/delete", self.delete_with_reason),
             web.get(WATERMARK + "/history", self.history),
             web.get(HEALTH, self.health),
             web.get(METRICS, self.metrics),
@@ -131,9 +133,8 @@ class Routes:
         return answer(stored, 201 if created else 200, etag=stored.etag)
 
     async def reset(self, request: web.Request) -> web.Response:
-        """Move a watermark to any timestamp."""
-        source_id = requests.source_id(request)
-        precondition = Precondition(requests.if_match(request))
+        """Move a watermark to any timestamp, or make one with ``If-None-Match: *``."""
+        source_id, precondition = requests.source_id(request), requests.precondition(request)
         reset = await requests.body(request, WatermarkReset)
         watermark = await self._store.reset(source_id, reset, precondition, actor=_actor(request))
         if watermark is None:
@@ -147,6 +148,19 @@ class Routes:
         if not await self._store.delete(source_id, precondition, actor=_actor(request)):
             return _never_collected(source_id)
         return web.Response(status=204)
+
+    async def delete_with_reason(self, request: web.Request) -> web.Response:
+        """Forget a watermark, and record the reason."""
+        source_id = requests.source_id(request)
+        precondition = Precondition(requests.if_match(request))
+        deletion = await requests.body(request, WatermarkDelete)
+        was_there = await self._store.delete(
+            source_id,
+            precondition,
+            actor=deletion.actor or request.remote,
+            reason=deletion.reason,
+        )
+        return web.Response(status=204) if was_there else _never_collected(source_id)
 
     async def history(self, request: web.Request) -> web.Response:
         """List the changes of a watermark, a page at a time."""

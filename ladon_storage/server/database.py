@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from contextvars import copy_context
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -243,7 +242,8 @@ class GroupCommit:
             raise DatabaseError("The database is closed; start the service again.")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         # In its caller's context, which has the request that it belongs to.
-        self._waiting.append((change, partial(copy_context().run, note), future))
+        context = copy_context()
+        self._waiting.append((change, lambda outcome: context.run(note, outcome), future))
         self._awake.set()
         return await future
 

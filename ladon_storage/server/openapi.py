@@ -15,6 +15,7 @@ from ladon_storage.models import (
     SERVICE_TIME,
     HistoryPage,
     Watermark,
+    WatermarkDelete,
     WatermarkPage,
     WatermarkReset,
     WatermarkUpdate,
@@ -69,7 +70,7 @@ _IF_NONE_MATCH: Schema = {
 
 
 @lru_cache
-def document(*, asks_token: bool) -> bytes:
+def document(*, asks_token: bool = True) -> bytes:
     """Return the service's OpenAPI document as JSON.
 
     Args:
@@ -100,6 +101,7 @@ def _ask(operation: Schema, *, asks_token: bool) -> None:
     responses |= {
         str(each): {**_answer(Problem), "description": _REASONS[each]} for each in refused
     }
+    operation["responses"] = dict(sorted(responses.items()))
 
 
 def _source_id() -> Schema:
@@ -153,8 +155,15 @@ def _paths() -> Schema:
         "Move a watermark to any instant but one far in the future, and say why.",
         {200: Watermark},
         *(400, 401, 404, 412, 503, *_OF_BODIES),
-        parameters=[_IF_MATCH],
+        parameters=[_IF_MATCH, _IF_NONE_MATCH],
         body=WatermarkReset,
+    )
+    deletion = _operation(
+        "Forget a watermark, keep its history, and say why.",
+        {204: None},
+        *(400, 401, 404, 412, 503, *_OF_BODIES),
+        parameters=[_IF_MATCH],
+        body=WatermarkDelete,
     )
     page = _operation(
         "List watermarks by source_id.",
@@ -181,6 +190,7 @@ def _paths() -> Schema:
         "/api/v1/watermarks": {"get": page},
         "/api/v1/watermarks/{source_id}": {"parameters": [source_id], **watermark},
         "/api/v1/watermarks/{source_id}/reset": {"parameters": [source_id], "post": reset},
+        "/api/v1/watermarks/{source_id}/delete": {"parameters": [source_id], "post": deletion},
         "/api/v1/watermarks/{source_id}/history": {"parameters": [source_id], "get": history},
         "/health": {"get": {**health, "security": []}},
         "/metrics": {"get": metrics},
@@ -251,6 +261,7 @@ def _schemas() -> Schema:
             *((model, "serialization") for model in answers),
             (WatermarkUpdate, "validation"),
             (WatermarkReset, "validation"),
+            (WatermarkDelete, "validation"),
         ],
         ref_template=_REFERENCE,
     )

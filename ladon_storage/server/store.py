@@ -187,6 +187,8 @@ class WatermarkDatabase:
     ) -> Watermark | None:
         """Move a watermark to a timestamp, and leave the outcome of its last run as it is.
 
+        The precondition ``if_none_match`` makes the watermark of a source that was never collected.
+
         Returns:
             The watermark, or ``None`` where there is none to move.
 
@@ -198,14 +200,17 @@ class WatermarkDatabase:
         def change(connection: sqlite3.Connection) -> Watermark | None:
             stored = select(connection, source_id)
             check_precondition(stored, source_id, precondition)
-            if stored is None:
-                return None
             now = self.now()
+            if stored is not None:
+                new = stored.model_copy(
+                    # An operator wrote it, not a run.
+                    update={"last_successful_timestamp": reset.timestamp, "run_id": None}
+                )
+            elif precondition.if_none_match:
+                new = apply_update(None, source_id, WatermarkUpdate(timestamp=reset.timestamp), now)
+            else:
+                return None
             check_not_in_future(source_id, reset.timestamp, now)
-            new = stored.model_copy(
-                # An operator wrote it, not a run.
-                update={"last_successful_timestamp": reset.timestamp, "run_id": None}
-            )
             version = record(
                 connection,
                 source_id,
@@ -235,6 +240,7 @@ class WatermarkDatabase:
         precondition: Precondition = UNCONDITIONAL,
         *,
         actor: str | None = None,
+        reason: str | None = None,
     ) -> bool:
         """Delete a watermark, and keep its history; return whether there was one."""
 
@@ -244,7 +250,14 @@ class WatermarkDatabase:
             if stored is None:
                 return False
             record(
-                connection, source_id, ChangeAction.DELETE, self.now(), stored, None, actor=actor
+                connection,
+                source_id,
+                ChangeAction.DELETE,
+                self.now(),
+                stored,
+                None,
+                actor=actor,
+                reason=reason,
             )
             connection.execute("DELETE FROM watermarks WHERE source_id = ?", (source_id,))
             return True

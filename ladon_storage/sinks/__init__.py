@@ -14,13 +14,21 @@ from typing import TYPE_CHECKING, Any
 from ladon_storage.collection.protocols import Sink
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.registry import Registry, made, nearest, sentence
+from ladon_storage.sinks.removal import refuse_implausible_removal
 
 if TYPE_CHECKING:
     from ladon_storage.sinks.delta.sink import DeltaSink
     from ladon_storage.sinks.jsonl.sink import JsonlSink
     from ladon_storage.sinks.sql.sink import SqlSink
 
-__all__ = ["SINKS", "DeltaSink", "JsonlSink", "SqlSink", "sink_from"]
+__all__ = [
+    "SINKS",
+    "DeltaSink",
+    "JsonlSink",
+    "SqlSink",
+    "refuse_implausible_removal",
+    "sink_from",
+]
 
 _SQL = (f"{__name__}.sql.sink", "SqlSink")
 _DELTA = (f"{__name__}.delta.sink", "DeltaSink")

@@ -32,6 +32,7 @@ from ladon_storage.sources.json.documents import (
     in_turns,
     is_known,
     is_list,
+    off_loop,
     whole_document,
 )
 from ladon_storage.sources.json.items import ItemReader
@@ -77,11 +78,13 @@ class Kev(BaseModel):
         """Yield all entries in the catalogue's order; none of a catalogue that is known."""
         async with source_http(self.source_id, connection=self.connection) as http:
             answer = await http.get(self.url)
-            marks = whole_document(self, answer.body, until) | {"asked_at": http.asked_at}
+            marks = await whole_document(self, answer.body, until)
+            marks["asked_at"] = http.asked_at
             if is_known(marks, known):
                 yield Page(**marks, unchanged=True)
                 return
-            entries = self._entries(http, await http.document(answer, "vulnerabilities"))
+            document = await http.document(answer, "vulnerabilities")
+            entries = await off_loop(len(answer.body), self._entries, http, document)
             async for page in in_turns(paged(_ENTRIES.read(entries), **marks), len(answer.body)):
                 yield page
 

@@ -11,13 +11,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, Mapping, Set
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 from ladon_storage.collection.credentials import SecretName, resolve_secret
 from ladon_storage.collection.protocols import KnownContent
@@ -27,7 +27,7 @@ from ladon_storage.errors import SourceError
 from ladon_storage.sources.fields import Connection
 from ladon_storage.sources.http.client import OK, Credentials, HttpResponse, SourceHttp, source_http
 from ladon_storage.sources.http.urls import redact_url
-from ladon_storage.sources.json.bounds import AT_ONCE_BYTES
+from ladon_storage.sources.json.documents import off_loop
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.problems import published_error
 from ladon_storage.sources.timestamps import unix_timestamps
@@ -77,7 +77,8 @@ class MispFeed:
         ) as http:
             answer = await http.get(self._file("manifest.json"))
             manifest = (await http.document(answer, "")).items
-            page, listed = self._listed(http, manifest)
+            size = len(answer.body)
+            page, listed = await off_loop(size, self._listed, http, manifest)
             wanted = await _wanted(listed, start, until, known)
             page.listed.extend(sorted(listed.keys() - wanted))
             yield replace(page, total=len(manifest), asked_at=http.asked_at)
@@ -86,7 +87,8 @@ class MispFeed:
             for first in range(0, len(events), PAGE_EVENTS):
                 page, old = Page(), list[Record]()
                 for moment, uuid in events[first : first + PAGE_EVENTS]:
-                    found, status = await self._event(http, uuid, moment, manifest[uuid])
+                    entry = partial(off_loop, size, manifest.__getitem__, uuid)
+                    found, status = await self._event(http, uuid, moment, entry)
                     refused += status in _REFUSED
                     if isinstance(found, Reject):
                         page.rejects.append(found)
@@ -156,15 +158,14 @@ class MispFeed:
         return page, listed
 
     async def _event(
-        self, http: SourceHttp, uuid: str, moment: datetime, entry: object
+        self, http: SourceHttp, uuid: str, moment: datetime, entry: Callable[[], Awaitable[Any]]
     ) -> tuple[Record | Reject, int]:
         answer = await http.get(self._file(f"{uuid}.json"), accept=(*OK, *_REFUSED))
         if answer.status in _REFUSED:
             reason = f"its file, which the manifest lists, answered {answer.status}"
-            return Reject.of(reason, {uuid: entry}, uuid), answer.status
-        read = partial(_read_event, http, answer, uuid, moment)
-        is_large = len(answer.body) > AT_ONCE_BYTES
-        return (await asyncio.to_thread(read) if is_large else read()), answer.status
+            return Reject.of(reason, {uuid: await entry()}, uuid), answer.status
+        size = len(answer.body)
+        return await off_loop(size, _read_event, http, answer, uuid, moment), answer.status
 
     def _file(self, name: str) -> str:
         return f"{self.url.removesuffix('manifest.json').rstrip('/')}/{name}"

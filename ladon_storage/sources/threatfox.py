@@ -137,13 +137,15 @@ class ThreatFox(BaseModel):
             self.source_id, credentials=keys, connection=self.connection
         ) as http:
             if self.via == "api":
-                found = await self._asked(http, start)
+                found, size = await self._asked(http, start)
                 items = replace(_FOUND, unversioned=self.unversioned).read(found)
-                for page in paged(items, completeness="whole document", asked_at=http.asked_at):
+                made = paged(items, completeness="whole document", asked_at=http.asked_at)
+                async for page in in_turns(made, size):
                     yield page
                 return
             answer = await http.get(with_key(self.url, key))
-            marks = whole_document(self, answer.body, until) | {"asked_at": http.asked_at}
+            marks = await whole_document(self, answer.body, until)
+            marks["asked_at"] = http.asked_at
             if is_known(marks, known):
                 yield Page(**marks, unchanged=True)
                 return
@@ -160,7 +162,8 @@ class ThreatFox(BaseModel):
             raise self._error(f"has no indicators{http.said(exported)}")
         return exported
 
-    async def _asked(self, http: SourceHttp, start: datetime | None) -> Sequence[Any]:
+    async def _asked(self, http: SourceHttp, start: datetime | None) -> tuple[Sequence[Any], int]:
+        """Return the indicators for a range, and the size of the answer."""
         question = {"query": "get_iocs", "days": days_back(start, utc_now())}
         answer = await http.post(self.url, question, idempotent=True)
         document = await http.document(answer, "data")
@@ -168,13 +171,13 @@ class ThreatFox(BaseModel):
         found = document.items
         # It usually contains a sentence; indicators would contradict it.
         if status == "no_result" and not (is_list(found) and found):
-            return []
+            return [], 0
         if status != "ok" or not is_list(found):
             raise self._error(
                 f"answered {http.quoted(status)} with data of type "
                 f"{type(found).__name__}{http.said(document.envelope)}"
             )
-        return found
+        return found, len(answer.body)
 
     def _error(self, problem: str) -> SourceError:
         return published_error(

@@ -162,7 +162,7 @@ class UrlHaus(BaseModel):
                 found: Iterable[Item] = _URLS.read(map(span.seen, items))
             else:
                 answer = await http.get(url, headers={"Accept": "text/csv, */*;q=0.5"})
-                marks = whole_document(self, answer.body, until)
+                marks = await whole_document(self, answer.body, until)
                 if is_known(marks, known):
                     yield Page(**marks, unchanged=True, asked_at=http.asked_at)
                     return

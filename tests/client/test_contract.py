@@ -26,8 +26,8 @@ from ladon_storage import (
 )
 from ladon_storage.embedded import EmbeddedStorage
 from ladon_storage.models import EMPTY_WATERMARK, age_seconds, collected_up_to, is_ahead
+from ladon_storage.testing.clock import FakeClock
 from tests.base_service import base_service
-from tests.clock import FakeClock
 from tests.service import embedded_service
 
 Client = StorageServiceClient | EmbeddedStorage | MockStorageClient

@@ -24,9 +24,9 @@ from ladon_storage.errors import (
     WatermarkConflictError,
 )
 from ladon_storage.models import EMPTY_WATERMARK, Watermark, WatermarkStatus, WatermarkUpdate
+from ladon_storage.testing.clock import FakeClock
+from ladon_storage.testing.doubles import MemorySink, ScriptedSource, ScriptedStorage, at, record
 from tests.base_service import base_service
-from tests.clock import FakeClock
-from tests.collecting import MemorySink, ScriptedSource, ScriptedStorage, at, record
 from tests.service import calling, embedded_service, path
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

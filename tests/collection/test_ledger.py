@@ -15,7 +15,7 @@ from ladon_storage.collection.records import Page, Reject
 from ladon_storage.collection.run import Report, run
 from ladon_storage.errors import ConfigurationError, SinkError, SourceError
 from ladon_storage.models import EMPTY_WATERMARK
-from tests.collecting import (
+from ladon_storage.testing.doubles import (
     MemorySink,
     RememberingSink,
     ScriptedSource,
@@ -246,6 +246,21 @@ async def test_source_whose_clock_is_absurd_is_not_believed() -> None:
     far = NOW + timedelta(days=400)
     await world.collect(Page([record("1", NOW), record("2", far)], asked_at=far))
     assert world.watermark == NOW
+
+
+@pytest.mark.parametrize(("days", "is_told"), [(0.9, False), (1.1, True), (9_000, True)])
+async def test_clock_of_a_source_far_behind_is_told(
+    days: float, is_told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where it holds a watermark back for ever, the log says so."""
+    world = World()
+    asked_at = NOW - timedelta(days=days)
+    await world.collect(Page([record("1", asked_at), record("2", NOW)], asked_at=asked_at))
+    assert world.watermark == asked_at
+    assert ("more than a day behind this one" in caplog.text) is is_told
+    caplog.clear()
+    await world.collect(Page([record("1", asked_at)], asked_at=asked_at))
+    assert "behind this one" not in caplog.text
 
 
 # An order that was only declared

@@ -8,7 +8,7 @@ import pytest
 
 from ladon_storage.collection.ranges import ALL_TIME, TimeRange
 from ladon_storage.errors import ConfigurationError
-from tests.collecting import at
+from ladon_storage.testing.doubles import at
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.models import EMPTY_WATERMARK
 from ladon_storage.sinks import sink_from
-from tests.collecting import ScriptedSource, ScriptedStorage, Step, at, record, table
+from ladon_storage.testing.doubles import ScriptedSource, ScriptedStorage, Step, at, record
+from tests.tables import table
 
 OVERLAP = timedelta(minutes=10)
 

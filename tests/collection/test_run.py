@@ -27,7 +27,7 @@ from ladon_storage.errors import (
     StorageUnhealthyError,
     WatermarkConflictError,
 )
-from tests.collecting import MemorySink, ScriptedSource, ScriptedStorage, at, record
+from ladon_storage.testing.doubles import MemorySink, ScriptedSource, ScriptedStorage, at, record
 
 LOST = StorageConnectionError("no answer")
 

@@ -8,9 +8,9 @@ import pytest
 from playwright.async_api import Page, expect
 
 from ladon_storage import StorageServiceClient
-from tests.collecting import table
 from tests.e2e.pages import Form, collect, ends, keep, open_artifact, see_in_log, value
 from tests.e2e.stage import Stage, flow_runs
+from tests.tables import table
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -25,7 +25,7 @@ from ladon_storage.errors import SourceError
 from ladon_storage.flows import artifacts as reports
 from ladon_storage.flows.collect import collect
 from ladon_storage.settings import StorageSettings
-from tests.collecting import ScriptedSource, at, record
+from ladon_storage.testing.doubles import ScriptedSource, at, record
 
 
 def sink(folder: Path) -> dict[str, str]:

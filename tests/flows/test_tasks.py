@@ -32,8 +32,9 @@ from ladon_storage.errors import (
 )
 from ladon_storage.models import Precondition, Watermark, WatermarkUpdate
 from ladon_storage.settings import StorageSettings
-from tests.collecting import ScriptedSource, record, table
+from ladon_storage.testing.doubles import ScriptedSource, record
 from tests.flaky import Flaky, flaky_service
+from tests.tables import table
 
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 EVERY_TASK = [each for each in vars(tasks).values() if isinstance(each, Task)]

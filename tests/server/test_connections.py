@@ -13,7 +13,7 @@ import pytest
 
 from ladon_storage.server import connections
 from ladon_storage.server.connections import Connections, Reason, Wait, possible_connections
-from tests.clock import FakeClock
+from ladon_storage.testing.clock import FakeClock
 from tests.service import calling, command, embedded_service, path, service_process
 
 

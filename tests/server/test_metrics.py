@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ladon_storage.models import WatermarkStatus, WatermarkUpdate
 from ladon_storage.server.store import WatermarkDatabase
-from tests.clock import FakeClock
+from ladon_storage.testing.clock import FakeClock
 from tests.service import Caller, calling, embedded_service, path, success
 
 

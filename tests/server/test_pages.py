@@ -19,7 +19,7 @@ from ladon_storage.server.access import COOKIE, SESSION_SECONDS, add_token, revo
 from ladon_storage.server.database import open_database
 from ladon_storage.server.serving import serving
 from ladon_storage.server.store import WatermarkDatabase
-from tests.clock import FakeClock
+from ladon_storage.testing.clock import FakeClock
 from tests.service import Answer, Caller, calling, path, success
 
 TOKEN = "correct-horse-battery"

@@ -14,7 +14,7 @@ from ladon_storage.server import retention
 from ladon_storage.server.overview import Listing
 from ladon_storage.server.retention import Retention
 from ladon_storage.server.store import WatermarkDatabase
-from tests.clock import FakeClock
+from ladon_storage.testing.clock import FakeClock
 
 DAY = 86_400
 

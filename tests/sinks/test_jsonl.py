@@ -17,7 +17,7 @@ from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.errors import SinkError
 from ladon_storage.sinks.jsonl import files as jsonl_files
 from ladon_storage.sinks.jsonl.sink import JsonlSink
-from tests.collecting import at, record
+from ladon_storage.testing.doubles import at, record
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from ladon_storage import sinks
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.sinks import sink_from
-from tests.collecting import MemorySink
+from ladon_storage.testing.doubles import MemorySink
 
 SQLITE = {"url": "sqlite:///a.db"}
 SCHEMES = "there are: sqlite://, postgresql://, jsonl://, delta://, s3://"

@@ -19,7 +19,8 @@ from ladon_storage.collection.records import Page, Record
 from ladon_storage.errors import SinkError
 from ladon_storage.sinks import SqlSink
 from ladon_storage.sinks.sql import sqlite as sql_sqlite
-from tests.collecting import at, record, table
+from ladon_storage.testing.doubles import at, record
+from tests.tables import table
 
 
 @pytest.fixture

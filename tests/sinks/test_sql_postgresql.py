@@ -17,7 +17,7 @@ from ladon_storage.errors import SinkError
 from ladon_storage.sinks import SqlSink
 from ladon_storage.sinks.sql import postgresql as sql_postgresql
 from ladon_storage.sinks.sql.errors import describe
-from tests.collecting import at, record
+from ladon_storage.testing.doubles import at, record
 from tests.postgres import PASSWORD, PostgresServer
 
 

@@ -20,7 +20,7 @@ from ladon_storage.sinks.sql.dialect import Compared
 from ladon_storage.sinks.sql.postgresql import Postgresql
 from ladon_storage.sinks.sql.sqlite import Sqlite
 from ladon_storage.sinks.sql.tables import instant_text
-from tests.collecting import at, record
+from ladon_storage.testing.doubles import at, record
 from tests.postgres import PostgresServer
 
 Execute = Callable[[str], list[Any]]
@@ -669,8 +669,34 @@ async def test_return_that_a_trigger_of_the_owner_swallows_fails_where_all_is_ke
     await write(fresh.sink(keep="all"), new)
     swallow(fresh, "UPDATE")
     async with fresh.sink(keep="all") as target:
-        with pytest.raises(SinkError, match="rejected 1 of the rows"):
+        with pytest.raises(SinkError, match=r"rejected 1 of the rows|was replaced"):
             await target.revert("feed", [old], run_id="R")
+
+
+TAKEN_BACK = {
+    "sqlite": [
+        "CREATE TRIGGER back AFTER UPDATE OF replaced_at ON records "
+        "WHEN NEW.replaced_at IS NOT NULL BEGIN UPDATE records SET replaced_at = NULL "
+        "WHERE record_id = NEW.record_id AND version = NEW.version; END"
+    ],
+    "postgresql": [
+        "CREATE OR REPLACE FUNCTION back() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "NEW.replaced_at := OLD.replaced_at; RETURN NEW; END $$",
+        "CREATE TRIGGER back BEFORE UPDATE ON records FOR EACH ROW EXECUTE FUNCTION back()",
+    ],
+}
+
+
+async def test_replacement_that_a_trigger_of_the_owner_takes_back_fails(fresh: Fresh) -> None:
+    """Two current versions of one record would hide what the source said last."""
+    old, new = record("1", 1), record("1", 2, "b")
+    await write(fresh.sink(keep="all"), old)
+    for statement in TAKEN_BACK[fresh.url.partition(":")[0]]:
+        fresh.execute(statement)
+    async with fresh.sink(keep="all") as target:
+        with pytest.raises(SinkError, match="took back that a version of record '1'"):
+            await target.write("feed", Page([new]))
+    assert len(fresh.execute("SELECT * FROM records")) == 1
 
 
 _COLUMNS = "source_id, record_id, version, record_timestamp, payload, collected_at, removed_at"

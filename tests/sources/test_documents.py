@@ -14,8 +14,9 @@ from ladon_storage.collection.protocols import Source
 from ladon_storage.collection.records import Record, Reject
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sources import Kev, Nvd, Otx, RestApi, ThreatFox, UrlHaus, source_from, threatfox
-from tests.collecting import ScriptedSource
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing import SourceContract, SourceFeed
+from ladon_storage.testing.doubles import ScriptedSource
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.recordings import members
 
 
@@ -520,7 +521,20 @@ def test_wrong_description_does_not_show_values() -> None:
     assert caught.value.__context__ is None
 
 
-@pytest.mark.parametrize("key", ["0123456789abcdef" * 3, "01234567-89ab-cdef-0123-456789abcdef"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "0123456789abcdef" * 3,
+        "01234567-89ab-cdef-0123-456789abcdef",
+        "a7Kd9fQ2mZx4Lp8Rt3Vb6Nc1",
+        "q1w2e3r4t5y6u7i8o9p0asdf",
+        "dG9-a2V_bjE4aGs3Zm9vYmFy0xYz",
+        "ghp_" + "a" * 36,
+        "glpat-" + "x" * 20,
+        "AKIA" + "ABCDEFGH12345678",
+        "eyJ" + "hbGciOiJIUzI1NiIsInR5cCI6",
+    ],
+)
 def test_key_in_place_of_its_name_is_refused_unshown(key: str) -> None:
     """Who puts the key itself where its name belongs does not find it in a log."""
     with pytest.raises(ConfigurationError, match="looks like the secret itself") as caught:
@@ -529,3 +543,58 @@ def test_key_in_place_of_its_name_is_refused_unshown(key: str) -> None:
         Otx(key=key)
 
     assert key not in str(caught.value) + str(direct.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ABUSE_CH_KEY",
+        "THREATFOX_AUTH_KEY_2024",
+        "s3-bucket-eu-west-1-key2",
+        "MyCompanyFeedKey2024Production",
+        "X509_CERT_KEY_P12_PASSWORD",
+        "feed_key_sha256_rs512_es384_v2",
+    ],
+)
+def test_name_with_digits_is_a_name(name: str) -> None:
+    """Numbers at the ends of words make no secret of a name."""
+    assert Otx(key=name).key == name
+
+
+class TestKevContract(SourceContract):
+    """The catalogue keeps the contract of sources."""
+
+    step = timedelta(days=1)
+
+    def unusable(self) -> object:
+        return {"product": "router"}
+
+    def new_source(self, feed: SourceFeed) -> Kev:
+        return Kev(url=feed.url)
+
+    def item(self, record_id: str, time: datetime, value: str) -> object:
+        return {"cveID": record_id, "dateAdded": f"{time:%Y-%m-%d}", "product": value}
+
+    def answer(self, request: Asked, items: list[Any]) -> Answer:
+        return Answer.of(catalogue(*items))
+
+
+class TestThreatFoxContract(SourceContract):
+    """The export keeps the contract of sources."""
+
+    step = timedelta(seconds=1)
+
+    def unusable(self) -> object:
+        return ("0", [{"ioc_value": "203.0.113.7:80"}])
+
+    def new_source(self, feed: SourceFeed) -> ThreatFox:
+        return ThreatFox(url=feed.url)
+
+    def record_id(self, number: int) -> str:
+        return str(number + 1)
+
+    def item(self, record_id: str, time: datetime, value: str) -> object:
+        return record_id, indicator(f"{time:%Y-%m-%d %H:%M:%S}", threat_type=value)
+
+    def answer(self, request: Asked, items: list[Any]) -> Answer:
+        return Answer.of(dict(items))

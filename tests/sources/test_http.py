@@ -30,8 +30,8 @@ from ladon_storage.sources.http.hosts import circuit_of, host_circuit_of, host_o
 from ladon_storage.sources.http.retry_after import MAX_RETRY_AFTER_SECONDS
 from ladon_storage.sources.http.transport import Route
 from ladon_storage.sources.http.urls import is_same_host
-from tests.clock import FakeClock
-from tests.feed_server import Answer, FeedServer
+from ladon_storage.testing.clock import FakeClock
+from ladon_storage.testing.feed_server import Answer, FeedServer
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

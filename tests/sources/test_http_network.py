@@ -33,7 +33,7 @@ from ladon_storage.sources.http.client import Credentials, shared_connections, s
 from ladon_storage.sources.http.proxies import proxy_of
 from ladon_storage.sources.http.redaction import Redactor
 from ladon_storage.sources.http.retry_after import wait_of
-from tests.feed_server import Answer, FeedServer
+from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.raw_server import RawServer, Reply
 from tests.raw_server import http as reply
 
@@ -564,6 +564,8 @@ SECRET = 'k3y/with "signs"+'
         quote(b64encode(SECRET.encode()).decode(), safe=""),
         SECRET.encode().hex(),
         SECRET.encode().hex(":"),
+        "".join(f"%u{ord(each):04X}" for each in SECRET),
+        json.dumps(json.dumps(json.dumps(SECRET))).strip('\\"'),
     ],
 )
 def test_secret_is_masked_in_every_form(echo: str) -> None:
@@ -572,6 +574,18 @@ def test_secret_is_masked_in_every_form(echo: str) -> None:
 
     assert masked == "no such key: ***." or masked == "no such key: Bearer ***."
     assert Redactor(["", "a"]).of("a cat") == "a cat"
+
+
+@pytest.mark.parametrize("between", ["#", "?", "%23", "&#35;", "/"])
+async def test_secret_across_the_parts_of_an_address_is_masked(between: str) -> None:
+    """A query and a fragment are not shown, and half of a key before them is not shown either."""
+    keys = Credentials("http://127.0.0.1", redact=["front1234#back5678"])
+    if between in ("?", "/"):
+        keys = Credentials("http://127.0.0.1", redact=[f"front1234{between}back5678"])
+    async with source_http("feed", credentials=keys) as http:
+        told = http.redact_url(f"http://other.invalid/a/front1234{between}back5678")
+    assert "front" not in told
+    assert "back" not in told
 
 
 @pytest.mark.parametrize("user", ["", "a", "ab", "abc", "user:", "Bearer "])
@@ -661,3 +675,14 @@ async def test_cancelling_leaves_nothing_behind() -> None:
         with suppress(asyncio.CancelledError):
             await fetching
         assert fetching.cancelled()
+
+
+async def test_user_in_a_redirect_is_dropped() -> None:
+    """The source's own credentials are the only ones, and go to its site as they are."""
+    async with FeedServer() as feed:
+        there = URL(feed.url).with_user("u").with_password("p")
+        feed.script.extend([Answer(b"", 302, {"Location": str(there)}), Answer.of(1)])
+        keys = Credentials(feed.url, {"Authorization": "SECRET"})
+        async with source_http("feed", credentials=keys) as http:
+            assert await http.get_json(feed.url) == 1
+        assert [each.headers["Authorization"] for each in feed.asks] == ["SECRET"] * 2

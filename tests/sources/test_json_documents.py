@@ -6,11 +6,11 @@ import asyncio
 import gzip
 import json
 import random
-import subprocess
-import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,14 @@ from ladon_storage.sources.json.documents import (
     parse,
     read_document,
 )
-from ladon_storage.sources.json.items import value_at
+from ladon_storage.sources.json.items import ItemReader, value_at
 from ladon_storage.sources.json.many import ManyItems, ManyKeyed
 from ladon_storage.sources.json.scan import Scan
 from ladon_storage.sources.json.unique_keys import DuplicateKeyError
-from tests.collecting import record
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.sources.timestamps import any_timestamps
+from ladon_storage.testing.doubles import record
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
+from tests.forks import Forks, forking
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -325,23 +327,27 @@ def test_page_of_large_records_is_cut_before_it_is_full(monkeypatch: pytest.Monk
     assert [len(page) for page in records.paged(items, 4)] == [3, 3, 1]
 
 
+@pytest.fixture(scope="module")
+def parsing() -> Iterator[Forks]:
+    """Import the parser once for the processes that are measured."""
+    with forking("ladon_storage.sources.json.documents") as forks:
+        yield forks
+
+
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_document_takes_little_and_holds_nothing(name: str) -> None:
+async def test_hostile_document_takes_little_and_holds_nothing(
+    name: str, parsing: Forks, tmp_path: Path
+) -> None:
     """Made to explode, it takes hardly more than its bytes, and everything else goes on.
 
     Processor time is measured: how long a machine that is busy takes for it says nothing.
     """
     size = 24 * 2**20
     script = MEASURED.format(unit=HOSTILE[name], size=size)
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=100,
-        cwd=ROOT,
-    )
-    longest, mebibytes = map(float, done.stdout.split())
+    async with parsing.run(script, folder=tmp_path) as process:
+        output, log = await asyncio.wait_for(process.communicate(), 100)
+    assert process.returncode == 0, log
+    longest, mebibytes = map(float, output.split())
 
     assert longest < 1
     assert mebibytes < 500
@@ -600,3 +606,70 @@ async def test_dump_without_rows_is_refused_before_it_is_a_text(
     async with FeedServer(Answer(body)) as feed:
         with pytest.raises(SourceError, match="in which no row begins"):
             await read(UrlHaus(url=feed.url), None)
+
+
+@pytest.mark.parametrize(
+    ("source", "document"),
+    [
+        (Kev, {"count": 1, "vulnerabilities": [{"cveID": "a", "dateAdded": "2024-01-01"}]}),
+        (
+            lambda url: RestApi(
+                source_id="f",
+                url=url,
+                records="a",
+                id="i",
+                timestamps=["t"],
+                paging={"kind": "page"},
+            ),
+            {"a": [{"i": "1", "t": "2024-01-01"}], "total": 1},
+        ),
+    ],
+)
+async def test_records_of_a_large_document_are_looked_at_in_a_thread(
+    source: Any, document: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ids are compared, and digests made, where they do not hold the event loop."""
+    monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 1)
+    loop, threads = threading.get_ident(), set[int]()
+    found = ItemReader.record_id
+
+    def record_id(self: ItemReader, item: object) -> str | None:
+        threads.add(threading.get_ident())
+        return found(self, item)
+
+    monkeypatch.setattr(ItemReader, "record_id", record_id)
+    async with FeedServer(play=lambda _: Answer.of(document)) as feed:
+        made = source(url=feed.url)
+        assert sum([len(page) async for page in made.pages(None, None)]) == 1
+    assert threads
+    assert loop not in threads
+
+
+class _Held(dict[str, Any]):
+    """An item that says when it is gone."""
+
+
+@pytest.mark.parametrize("is_keyed", [False, True])
+def test_item_is_gone_once_its_record_is_made(is_keyed: bool) -> None:
+    """Of a large record, its parsed form is not held while its text is written."""
+    made: list[weakref.ref[_Held]] = []
+
+    def items() -> Iterator[tuple[str, Any]]:
+        for name in "ab":
+            item = _Held(i=name, t="2024-01-01")
+            made.append(weakref.ref(item))
+            pair = (name, item)
+            del item
+            yield pair
+            del pair
+
+    class Keyed(dict[str, Any]):
+        def items(self) -> Any:
+            return items()
+
+    rules = ItemReader("i", ("t",), any_timestamps())
+    listed = map(itemgetter(1), items())
+    records_made = rules.read_keyed(Keyed()) if is_keyed else rules.read(listed)
+    first, second = next(records_made), next(records_made)
+    assert [each.record_id for each in (first, second)] == ["a", "b"]
+    assert made[0]() is None

@@ -22,10 +22,12 @@ from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sinks import SqlSink
 from ladon_storage.sources import misp_feed, source_from
 from ladon_storage.sources.misp import Misp
-from tests.clock import FakeClock
-from tests.collecting import BEGIN, MemorySink, RememberingSink, ScriptedStorage, at, table
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing import SourceContract, SourceFeed
+from ladon_storage.testing.clock import FakeClock
+from ladon_storage.testing.doubles import BEGIN, MemorySink, RememberingSink, ScriptedStorage, at
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.recordings import members
+from tests.tables import table
 
 KEY = "kEy-0123456789"
 BASE = int(BEGIN.timestamp())
@@ -163,7 +165,7 @@ async def test_synced_event_with_an_old_timestamp_is_found_by_the_overlap() -> N
 
 
 async def test_throttled_instance_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scenario 37: the page is asked for again, and nothing is lost."""
+    """The page is asked for again, and nothing is lost."""
     instance = Instance(*(event(n, n) for n in range(3)))
     instance.between = [lambda: None, Answer(status=429), Answer(status=503)]
     stamina.set_testing(True, attempts=3, cap=True)
@@ -206,7 +208,7 @@ async def test_answer_of_another_structure_fails(document: Any) -> None:
 
 
 async def test_instance_that_ignores_the_page_does_not_loop() -> None:
-    """Scenario 41: the same page again is an error."""
+    """The same page again is an error."""
     async with FeedServer(play=lambda _: Answer.of({"response": [event(1, 1)]})) as server:
         with pytest.raises(SourceError, match="the same page again"):
             await read(instance_at(server))
@@ -535,7 +537,7 @@ async def test_file_older_than_listed_replaces_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("document", [{}, [], None, "x"])
 async def test_manifest_that_is_empty_or_none_fails(document: Any) -> None:
-    """Scenario 40: it removes nothing, and the watermark stays."""
+    """It removes nothing, and the watermark stays."""
     sink, storage = RememberingSink(), ScriptedStorage()
     async with FeedServer(Answer.of(document)) as server:
         with pytest.raises(SourceError, match="not an object of events, or is empty"):
@@ -544,13 +546,13 @@ async def test_manifest_that_is_empty_or_none_fails(document: Any) -> None:
 
 
 async def test_manifest_that_lost_most_of_its_events_fails() -> None:
-    """Scenario 40: it was cut off, not cleaned up."""
+    """It was cut off, not cleaned up."""
     files = Files(*(event(n, n) for n in range(10)))
     sink, storage = RememberingSink(), ScriptedStorage()
     async with FeedServer(play=files) as server:
         await run(feed_at(server), sink, storage, run_id="1", clock=lambda: at(60))
         files.manifest = {uuid(9): files.manifest[uuid(9)]}
-        with pytest.raises(SourceError, match="9 of 10 records disappeared"):
+        with pytest.raises(SourceError, match="9 of its 10 records"):
             await run(feed_at(server), sink, storage, run_id="2", clock=lambda: at(60))
     assert sink.removed == set()
 
@@ -609,3 +611,25 @@ async def test_recorded_feed_replays_with_nothing_lost(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         raw = connection.execute("SELECT raw FROM records_quarantine").fetchall()
     assert [list(json.loads(each[0])) for each in raw] == [[gone]]
+
+
+class TestContract(SourceContract):
+    """The events of an instance keep the contract of sources."""
+
+    step = timedelta(seconds=1)
+
+    def unusable(self) -> object:
+        return {"Event": {"uuid": uuid(9), "info": "no time"}}
+
+    def new_source(self, feed: SourceFeed) -> Misp:
+        return instance_at(feed)
+
+    def record_id(self, number: int) -> str:
+        return uuid(number)
+
+    def item(self, record_id: str, time: datetime, value: str) -> object:
+        timestamp = str(int(time.timestamp()))
+        return {"Event": {"uuid": record_id, "timestamp": timestamp, "info": value}}
+
+    def answer(self, request: Asked, items: list[Any]) -> Answer:
+        return Instance(*items)(request)

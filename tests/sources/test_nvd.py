@@ -19,8 +19,9 @@ from ladon_storage.sources.fields import Rate
 from ladon_storage.sources.http import hosts, sending
 from ladon_storage.sources.http.hosts import circuit_of
 from ladon_storage.sources.nvd import _windows
-from tests.collecting import MemorySink, ScriptedStorage, at
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing import SourceContract, SourceFeed
+from ladon_storage.testing.doubles import MemorySink, ScriptedStorage, at
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.recordings import recording
 
 NOW = at(1_000)
@@ -344,3 +345,26 @@ async def test_recorded_page_is_read() -> None:
     assert {each.record_id: each.timestamp for each in page.records} == truth
     assert len(page.records) == 47
     assert page.rejects == []
+
+
+class TestContract(SourceContract):
+    """CVEs keep the contract of sources."""
+
+    step = timedelta(milliseconds=1)
+    begin = NOW - timedelta(minutes=1)
+
+    def unusable(self) -> object:
+        return {"cve": {"id": "CVE-2024-9"}}
+
+    def new_source(self, feed: SourceFeed) -> Nvd:
+        return Nvd(url=feed.url, page_size=2)
+
+    def record_id(self, number: int) -> str:
+        return f"CVE-2024-{number}"
+
+    def item(self, record_id: str, time: datetime, value: str) -> object:
+        text = time.replace(tzinfo=None).isoformat(timespec="milliseconds")
+        return {"cve": {"id": record_id, "lastModified": text, "descriptions": [value]}}
+
+    def answer(self, request: Asked, items: list[Any]) -> Answer:
+        return Service(*items)(request)

@@ -16,8 +16,9 @@ from ladon_storage.collection.run import run
 from ladon_storage.errors import SourceError
 from ladon_storage.sources import Otx
 from ladon_storage.sources.http import sending
-from tests.collecting import MemorySink, ScriptedStorage, at
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing import SourceContract, SourceFeed
+from ladon_storage.testing.doubles import MemorySink, ScriptedStorage, at
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.recordings import recording
 
 KEY = "s3cret-key"
@@ -233,3 +234,19 @@ async def test_sentence_instead_of_pulses_fails_the_run() -> None:
     async with FeedServer(Answer.of({"results": [], "detail": "Request was throttled."})) as feed:
         with pytest.raises(SourceError, match="throttled"):
             await read(source(feed))
+
+
+class TestContract(SourceContract):
+    """Subscribed pulses keep the contract of sources."""
+
+    step = timedelta(seconds=1)
+
+    def new_source(self, feed: SourceFeed) -> Otx:
+        return source(feed, page_size=2)
+
+    def item(self, record_id: str, time: datetime, value: str) -> object:
+        modified = time.replace(tzinfo=None).isoformat(timespec="microseconds")
+        return {"id": record_id, "modified": modified, "name": value}
+
+    def answer(self, request: Asked, items: list[Any]) -> Answer:
+        return Service(*({"modified": "2024-01-01", **each} for each in items))(request)

@@ -9,7 +9,7 @@ import lzma
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import stamina
@@ -29,9 +29,11 @@ from ladon_storage.sources.http.hosts import circuit_of
 from ladon_storage.sources.rest.links import next_in
 from ladon_storage.sources.rest.page import PageRequest, PageResponse
 from ladon_storage.sources.rest.pagination import NextLinkPagination
-from tests.collecting import MemorySink, ScriptedStorage, at, table
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing import SourceContract, SourceFeed
+from ladon_storage.testing.doubles import MemorySink, ScriptedStorage, at
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.recordings import recording
+from tests.tables import table
 
 
 @pytest.fixture(autouse=True)
@@ -366,10 +368,10 @@ async def test_next_page_on_another_host_is_not_asked(
         ({"kind": "offset"}, [{}] * 9, "returned the same page again"),
     ],
 )
-async def test_41_paging_that_leads_nowhere_fails(
+async def test_paging_that_leads_nowhere_fails(
     paging: dict[str, Any], pages: list[dict[str, Any]], message: str
 ) -> None:
-    """No endless loop, no loss and no success (scenario 41)."""
+    """No endless loop, no loss and no success."""
     answers = [Answer.of({"rows": [row(1)], **page}) for page in pages]
     async with FeedServer(*answers) as feed:
         assert message in await failure(api(feed, paging=paging))
@@ -566,8 +568,8 @@ async def test_count_that_is_no_time_is_rejected(value: Any) -> None:
     assert page.rejects[0].record_id == "1"
 
 
-async def test_14_integers_as_text_are_compared_as_numbers() -> None:
-    """9 comes before 10, also as text (scenario 14)."""
+async def test_integers_as_text_are_compared_as_numbers() -> None:
+    """9 comes before 10, also as text."""
     rows = [{"id": "a", "at": "9"}, {"id": "b", "at": "10"}]
     async with FeedServer(Answer.of({"rows": rows})) as feed:
         start = datetime(1970, 1, 1, 0, 0, 10, tzinfo=UTC)
@@ -599,7 +601,7 @@ async def test_latest_of_several_times_counts() -> None:
         ({"since": {"parameter": "x", "location": "body"}}, "a GET has no body"),
         ({"since": {"parameter": "x", "format": "yesterday"}}, "should be one of iso, seconds"),
         ({"since": {"parameter": ""}}, "since.parameter"),
-        ({"full_snapshot": True}, "leave overlap empty"),
+        ({"full_snapshot": True, "overlap": 24}, "leave overlap empty"),
         ({"url": "https://me:SECRET@example.org/"}, "the address contains a password"),
         ({"headers": {"Authorization": "SECRET"}}, "set key to"),
         ({"headers": {"X-Api-Key": "SECRET"}}, "set key to"),
@@ -630,12 +632,12 @@ async def test_engine_heeds_what_is_declared() -> None:
     """Order, whole and retention are attributes that the engine looks at."""
     async with FeedServer() as feed:
         plain = api(feed)
-        full = api(feed, ordered=True, overlap=None, full_snapshot=True, retention="P30D")
+        full = api(feed, ordered=True, full_snapshot=True, retention="P30D")
 
     assert (plain.ordered, plain.full_snapshot, plain.retention) == (False, False, None)
     assert plain.overlap == timedelta(hours=24)
     assert (full.ordered, full.full_snapshot, full.retention) == (True, True, timedelta(days=30))
-    assert full.overlap is None
+    assert full.overlap is None  # also where no null can be written, as in a file of TOML
 
 
 async def collected(source: Source, sink: Any, storage: ScriptedStorage, at_: datetime) -> None:
@@ -671,10 +673,10 @@ async def test_page_that_fails_in_the_middle_fails_the_run_and_loses_nothing(
     assert storage.stored["feed"].last_successful_timestamp == at(24)
 
 
-async def test_37_throttled_page_is_waited_for_and_nothing_is_lost(
+async def test_throttled_page_is_waited_for_and_nothing_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """429 with Retry-After on page 2: the wait is kept, the circuit stays closed (scenario 37)."""
+    """429 with Retry-After on page 2: the wait is kept, the circuit stays closed."""
     waited: list[float] = []
     pause = asyncio.sleep
 
@@ -706,7 +708,7 @@ async def test_37_throttled_page_is_waited_for_and_nothing_is_lost(
 
 
 async def test_rejects_of_a_run_are_counted_and_kept_apart(tmp_path: Path) -> None:
-    """Unusable records do not hold the watermark back (scenarios 18, 19)."""
+    """Unusable records do not hold the watermark back."""
     path, storage = tmp_path / "records.db", ScriptedStorage()
     rows = [row(1), {"id": 2, "at": None}, row(3), {"id": 4, "at": "x"}]
     async with FeedServer(play=lambda _: Answer.of({"rows": rows})) as feed:
@@ -893,3 +895,38 @@ def test_parameter_with_a_harmless_name_is_taken() -> None:
         | {"params": params}
     )
     assert source.params == params  # type: ignore[attr-defined]
+
+
+class TestContract(SourceContract):
+    """A JSON API keeps the contract of sources, whatever leads from page to page."""
+
+    paging: ClassVar[dict[str, Any]] = {"kind": "offset", "page_size": 2}
+
+    def new_source(self, feed: SourceFeed) -> RestApi:
+        return api(feed, paging=self.paging, overlap=60.0)
+
+    def item(self, record_id: str, time: datetime, value: str) -> object:
+        return {"id": record_id, "at": time.isoformat(), "value": value}
+
+    def answer(self, request: Asked, items: list[Any]) -> Answer:
+        served = Api(items)
+        served.most = 2
+        return served(request)
+
+
+class TestContractOfPages(TestContract):
+    """Pages that are counted, to an empty one."""
+
+    paging: ClassVar[dict[str, Any]] = {"kind": "page"}
+
+
+class TestContractOfLinks(TestContract):
+    """Pages that name the next one."""
+
+    paging: ClassVar[dict[str, Any]] = {"kind": "next", "path": "links.next"}
+
+
+class TestContractOfCursors(TestContract):
+    """Pages with a cursor."""
+
+    paging: ClassVar[dict[str, Any]] = {"kind": "cursor", "path": "cursor"}

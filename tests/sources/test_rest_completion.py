@@ -15,8 +15,8 @@ from ladon_storage.collection.run import run
 from ladon_storage.errors import SourceError
 from ladon_storage.sources.http import sending
 from ladon_storage.sources.rest import reading
-from tests.collecting import MemorySink, ScriptedStorage, at
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing.doubles import MemorySink, ScriptedStorage, at
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.sources.test_rest import api, row
 
 
@@ -1336,3 +1336,70 @@ async def test_report_says_how_the_end_was_known() -> None:
         report = await run(source, MemorySink(), ScriptedStorage(), run_id="r")
 
     assert (report.completeness, report.total) == ("total", 7)
+
+
+# Signs that are larger than any sign is.
+
+LONG = "9" * 100_000
+
+
+@pytest.mark.parametrize("paging", [{"kind": "next"}, {"kind": "cursor", "path": "next"}])
+@pytest.mark.parametrize("value", [LONG, f"http://127.0.0.1/{LONG}", [LONG], {"a": {"b": LONG}}])
+async def test_next_address_of_any_length_is_refused_in_few_words(
+    paging: dict[str, Any], value: Any
+) -> None:
+    """No address or cursor of more than 64 KiB is followed, masked or shown."""
+    async with FeedServer(answer(ROWS, next=value)) as feed:
+        told = await refused(feed, paging=paging)
+    assert "leads to" in told or "has more than 65536 characters at 'next'" in told
+    assert len(told) < 500
+
+
+async def test_long_link_to_another_host_is_shown_in_part() -> None:
+    """A message holds no more of an address than a reader needs."""
+    link = f'<http://elsewhere.invalid/{"a" * 60_000}>; rel="next"'
+    async with FeedServer(answer(ROWS, {"Link": link})) as feed:
+        told = await refused(feed, paging={"kind": "link"})
+    assert "another host" in told
+    assert len(told) < 2_000
+
+
+@pytest.mark.parametrize("more", [{}, {"meta": {f"m{n}": n for n in range(6_000)}}])
+async def test_more_names_than_are_examined_are_refused(more: dict[str, Any]) -> None:
+    """A sign that an end is none cannot hide among names that nothing looks at."""
+    crowd = more or {f"m{n}": n for n in range(6_000)}
+    async with FeedServer(answer(ROWS, **crowd)) as feed:
+        assert "more than 5000 names that are no records" in await refused(
+            feed, paging={"kind": "none"}
+        )
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        {"state": LONG},
+        {"total": LONG},
+        {"total": f"{LONG}+"},
+        {"pages": "1,000" + ",000" * 25_000},
+        {"has_more": LONG},
+        {LONG: True},
+        {"next": json.loads('{"a":' * 400 + "null" + "}" * 400)},
+        {"errors": json.loads("[" * 400 + "]" * 400)},
+    ],
+)
+async def test_sign_of_any_size_is_read_or_no_sign(sign: dict[str, Any]) -> None:
+    """A number, a word or a structure that is too large for a sign never breaks a run."""
+    async with FeedServer(answer(ROWS, **sign)) as feed:
+        assert await ids_of(feed, paging={"kind": "none"}) == IDS
+
+
+async def test_header_with_a_total_of_any_length_is_no_sign() -> None:
+    """A total of thousands of digits in a header never breaks a run."""
+    async with FeedServer(answer(ROWS, {"Content-Range": f"items 0-6/{LONG[:5_000]}"})) as feed:
+        assert await ids_of(feed, paging={"kind": "none"}) == IDS
+
+
+async def test_many_reasons_beside_records_are_a_failure() -> None:
+    """Thousands of entries in a place for errors are not read one by one."""
+    async with FeedServer(answer(ROWS, errors=[0] * 2_000)) as feed:
+        assert "failure" in await refused(feed, paging={"kind": "none"})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sqlite3
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -34,8 +35,10 @@ from ladon_storage.sources.sql import table as sql_table
 from ladon_storage.sources.sql.sessions import reading_engine
 from ladon_storage.sources.sql.source import SqlTable
 from ladon_storage.sources.sql.values import json_value
-from tests.collecting import MemorySink, RememberingSink, ScriptedStorage, at, table
+from ladon_storage.testing import SourceContract, SourceFeed
+from ladon_storage.testing.doubles import MemorySink, RememberingSink, ScriptedStorage, at
 from tests.postgres import PASSWORD, PostgresServer
+from tests.tables import table
 
 SECRET = "LADON_TEST_DATABASE"
 
@@ -235,7 +238,7 @@ async def test_words_of_sql_are_names(tmp_path: Path) -> None:
 
 
 async def test_numbers_as_text_are_compared_as_numbers(file: File) -> None:
-    """Scenario 14: "10" is after "9"; what is no number goes into the quarantine."""
+    """The text "10" is after "9"; what is no number goes into the quarantine."""
     file.fill((1, "9"), (2, "10"), (3, "x"), (4, None), kind="TEXT")
     source = file.source(timestamp_format="seconds", page_size=1)
 
@@ -278,7 +281,7 @@ async def test_timestamp_is_never_rounded_up(
 
 
 async def test_texts_with_offsets_are_compared_as_instants(file: File) -> None:
-    """Scenario 11: as texts they sort in another order, so that they promise none."""
+    """As texts they sort in another order, so that they promise none."""
     file.fill((1, "2024-01-01T05:00:00+05:00"), (2, "2024-01-01T01:00:00Z"), kind="TEXT")
     file.fill((3, "2023-12-31T23:00:00-12:00"), kind="TEXT")
     source = file.source(timestamp_format="text")
@@ -335,7 +338,7 @@ async def test_range_at_the_ends_of_time_is_read(file: File) -> None:
 
 
 async def test_unusable_rows_are_rejected_and_the_rest_goes_on(file: File) -> None:
-    """Scenarios 18 and 19: a missing or impossible timestamp, or id, is quarantined, not lost."""
+    """A missing or impossible timestamp, or id, is quarantined, not lost."""
     file.fill((1, "2024-01-01 00:01:00"), (2, None), (3, "x"), (None, "2024-01-01 00:02:00"))
     file.fill((b"\x01", "2024-01-01 00:03:00"))
     sink, storage = RememberingSink(), ScriptedStorage()
@@ -546,7 +549,7 @@ async def test_thousand_rows_of_one_transaction_are_read(base: Base) -> None:
 
 
 async def test_transaction_that_commits_late_is_found_by_the_overlap(base: Base) -> None:
-    """Scenario 10: its row is older than the watermark when it appears, and is collected once."""
+    """Its row is older than the watermark when it appears, and is collected once."""
     base.run("CREATE TABLE events (id serial PRIMARY KEY, updated_at timestamptz NOT NULL)")
     sink, storage = MemorySink(), ScriptedStorage(now=lambda: datetime.now(UTC))
     source = base.source()
@@ -1101,3 +1104,39 @@ async def test_table_that_is_altered_while_it_is_read_is_refused(base: Base, col
 
     with pytest.raises(SourceError, match=f"its column '{column}' changed its type while"):
         await read_and_alter(base.source(page_size=2), base, altered)
+
+
+class TestContract(SourceContract):
+    """A table keeps the contract of sources; it is filled with what the feed has."""
+
+    def unusable(self) -> object:
+        return (None, "2024-01-01 00:00:00", "a")
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
+
+    def new_source(self, feed: SourceFeed) -> Any:
+        return TableOfFeed(feed, File(self.folder / "app.db"))
+
+    def item(self, record_id: str, time: datetime, value: str) -> object:
+        return record_id, f"{time:%Y-%m-%d %H:%M:%S}", value
+
+
+class TableOfFeed:
+    """The source over a table that has what a feed has at each reading."""
+
+    def __init__(self, feed: SourceFeed, file: File) -> None:
+        self._feed = feed
+        self._file = file
+        self._inner = file.source(page_size=2)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def pages(self, *arguments: Any) -> AsyncIterator[Page]:
+        self._file.run("DROP TABLE IF EXISTS events")
+        with contextlib.suppress(ConnectionError):  # then there is no table
+            self._file.fill(*self._feed.read())
+        async for page in self._inner.pages(*arguments):
+            yield page

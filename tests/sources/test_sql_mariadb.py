@@ -15,7 +15,7 @@ from ladon_storage.collection.records import Page, Record
 from ladon_storage.collection.run import run
 from ladon_storage.errors import SourceError
 from ladon_storage.sources.sql.source import SqlTable
-from tests.collecting import MemorySink, ScriptedStorage
+from ladon_storage.testing.doubles import MemorySink, ScriptedStorage
 from tests.mariadb import PASSWORD, MariaServer
 
 SECRET = "LADON_TEST_MARIADB"

@@ -18,8 +18,8 @@ from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sources import source_from
 from ladon_storage.sources.taxii import Taxii
-from tests.collecting import MemorySink, RememberingSink, ScriptedStorage, at
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing.doubles import MemorySink, RememberingSink, ScriptedStorage, at
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.sources.taxii_process import LARGEST_PAGE, PASSWORD, USER
 from tests.sources.taxii_server import MEDIA_TYPE, Proxy, TaxiiServer, stix, taxii_server
 
@@ -119,7 +119,7 @@ async def test_address_may_end_as_people_write_it(server: TaxiiServer, slash: st
 
 
 async def test_collection_without_anything_new_is_empty(server: TaxiiServer) -> None:
-    """Scenario 24: such an answer is `{}` without headers, and a success that moves nothing."""
+    """Such an answer is `{}` without headers, and a success that moves nothing."""
     path = server.collection(*spread(3))
     sink, storage = MemorySink(), ScriptedStorage()
     source = collection_at(server.url(path), overlap=timedelta(0))
@@ -170,7 +170,7 @@ async def test_objects_added_while_paging_come_in_the_next_run(server: TaxiiServ
 
 
 async def test_run_that_was_cut_off_goes_on_behind_its_last_page(server: TaxiiServer) -> None:
-    """Scenario 25: at most a page and its ties are asked for again."""
+    """At most a page and its ties are asked for again."""
     path = server.collection(*spread(12))
     storage, sink = ScriptedStorage(), RememberingSink(None, KeyboardInterrupt())
     source = collection_at(server.url(path), overlap=timedelta(0))
@@ -226,7 +226,7 @@ async def proxied(
 async def test_reading_goes_on_at_the_last_instant(
     server: TaxiiServer, digits: int, fault: str
 ) -> None:
-    """Scenario 41: the ties of a page's last object are on the next one, and none is lost."""
+    """The ties of a page's last object are on the next one, and none is lost."""
     objects = [(at(n // 3), stix(n)) for n in range(20)]
     path = server.collection(*objects, digits=digits)
     proxy = (
@@ -319,7 +319,7 @@ async def test_more_without_next_and_headers_fails() -> None:
 
 @pytest.mark.parametrize("following", ["same", "new"])
 async def test_page_that_repeats_does_not_loop(following: str) -> None:
-    """Scenario 41: whether `next` is the same or not, nothing new will come."""
+    """Whether `next` is the same or not, nothing new will come."""
 
     def play(_: object) -> Answer:
         document = {
@@ -337,7 +337,7 @@ async def test_page_that_repeats_does_not_loop(following: str) -> None:
 
 
 async def test_throttled_server_is_waited_for(server: TaxiiServer) -> None:
-    """Scenario 37: the page is asked for again, with its `next`."""
+    """The page is asked for again, with its `next`."""
     path = server.collection(*spread(8))
     proxy = Proxy(server)
     stamina.set_testing(True, attempts=3, cap=True)

@@ -22,10 +22,12 @@ from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sinks import SqlSink
 from ladon_storage.sources import UrlHaus, source_from, urlhaus
 from ladon_storage.sources.csv_rows import MOST_LINES
-from tests.clock import FakeClock
-from tests.collecting import MemorySink, RememberingSink, ScriptedStorage, table
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing import SourceContract, SourceFeed
+from ladon_storage.testing.clock import FakeClock
+from ladon_storage.testing.doubles import MemorySink, RememberingSink, ScriptedStorage
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.recordings import members, recording
+from tests.tables import table
 
 HEADER = b"""################################################################
 # abuse.ch URLhaus Database Dump (CSV - recent URLs only)      #
@@ -189,7 +191,7 @@ async def test_unusable_row_is_rejected_and_the_rest_goes_on(
     ],
 )
 async def test_dump_that_is_none_fails_the_run(body: bytes, message: str) -> None:
-    """An empty, truncated or other document is no news (scenario 40)."""
+    """An empty, truncated or other document is no news."""
     with pytest.raises(SourceError) as caught:
         await dumped(body)
 
@@ -398,7 +400,7 @@ async def test_api_says_no_inside_of_an_answer(document: Any) -> None:
 
 @pytest.mark.parametrize(("count", "fails"), [(999, False), (1_000, True), (1_001, True)])
 async def test_full_answer_that_does_not_reach_back_fails(count: int, fails: bool) -> None:
-    """What no longer fits into the API's answer is a gap, and no silent success (scenario 38)."""
+    """What no longer fits into the API's answer is a gap, and no silent success."""
     begin = utc("2026-02-05")
     urls: list[Any] = [
         found(number, f"{begin + timedelta(seconds=number):%Y-%m-%d %H:%M:%S} UTC")
@@ -484,3 +486,45 @@ async def test_recorded_polls_lose_nothing_and_repeat_nothing(tmp_path: Path) ->
     assert len(rows) == written == len(published)
     assert {(row[0], json.dumps(json.loads(row[1]), sort_keys=True)) for row in rows} == published
     assert len(feed.requests) == 25
+
+
+class TestDumpContract(SourceContract):
+    """The dump keeps the contract of sources."""
+
+    step = timedelta(seconds=1)
+
+    def unusable(self) -> object:
+        return b'"2","2025-04-21"\n'
+
+    def new_source(self, feed: SourceFeed) -> UrlHaus:
+        return UrlHaus(url=feed.url)
+
+    def record_id(self, number: int) -> str:
+        return str(number + 1)
+
+    def item(self, record_id: str, time: datetime, value: str) -> object:
+        return line(int(record_id), f"{time:%Y-%m-%d %H:%M:%S}", tags=value)
+
+    def answer(self, request: Asked, items: list[Any]) -> Answer:
+        return Answer(HEADER + b"".join(items))
+
+
+class TestApiContract(SourceContract):
+    """The API keeps the contract of sources."""
+
+    step = timedelta(seconds=1)
+
+    def unusable(self) -> object:
+        return {"id": 9, "date_added": "soon"}
+
+    def new_source(self, feed: SourceFeed) -> UrlHaus:
+        return UrlHaus(via="api", url=feed.url, key="ABUSE_KEY")
+
+    def record_id(self, number: int) -> str:
+        return str(number + 1)
+
+    def item(self, record_id: str, time: datetime, value: str) -> object:
+        return {**found(record_id, f"{time:%Y-%m-%d %H:%M:%S} UTC"), "tags": [value]}
+
+    def answer(self, request: Asked, items: list[Any]) -> Answer:
+        return Service(items)(request)

@@ -38,6 +38,8 @@ OK = (200, 201, 203, 204)
 _CHUNK_BYTES = 2**16
 _BLANK_BYTES = 64
 _LONGEST_PROBLEM = 200
+_LONGEST_SHOWN = 1_000
+"""Characters of the longest address in a message."""
 _DATE_STEP = timedelta(seconds=1)
 _MAX_DATE_AHEAD = timedelta(days=1)
 _TOO_LONG, _TOO_MANY = "Got more than", "Too many headers"
@@ -177,7 +179,14 @@ class HttpTransport:
 
     def redact_url(self, url: str | URL) -> str:
         """Return an address without secrets, including this source's keys."""
-        return self.masked(redact_url(url))
+        sent = str(url)
+        hidden = self.masked(sent)
+        try:
+            # Masked first: a part of a secret may be in the fragment, which is cut off.
+            text = self.masked(redact_url(url if hidden == sent else hidden))
+        except ValueError:
+            text = "an address that is none without its secrets"
+        return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"
 
     def check_host(self, request: Request) -> None:
         """Raise a `SourceError` if the keys are not for the requested host."""

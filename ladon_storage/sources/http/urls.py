@@ -27,6 +27,9 @@ def check_url(value: str) -> str:
     return value
 
 
+LONGEST_ADDRESS = 2**16
+"""Characters of the longest address or cursor that is followed; servers take far shorter ones."""
+
 HttpUrl = Annotated[str, AfterValidator(check_url)]
 """An http or https address, kept as it was written."""
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
 from importlib.metadata import version
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, ParamSpec, TypeGuard, TypeVar
 
 from pydantic import BaseModel
 
@@ -26,6 +26,7 @@ from ladon_storage.sources.json.scan import Scan
 from ladon_storage.sources.json.unique_keys import parse_around
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 _VERSION = version("ladon-storage")
 _UTF_8 = ("utf-8", "utf-8-sig")
@@ -94,12 +95,14 @@ def document_digest(source: BaseModel, body: bytes) -> str:
     return digest.hexdigest()
 
 
-def whole_document(source: BaseModel, body: bytes, until: datetime | None) -> dict[str, Any]:
+async def whole_document(source: BaseModel, body: bytes, until: datetime | None) -> dict[str, Any]:
     """Return the marks of the pages of a document that was delivered as a whole.
 
     A backfill takes a part of it, and says nothing about the rest in the sink.
     """
-    digest = None if until is not None else document_digest(source, body)
+    digest = None
+    if until is None:
+        digest = await off_loop(len(body), document_digest, source, body)
     return {"completeness": "whole document", "document": digest}
 
 
@@ -107,6 +110,13 @@ def is_known(marks: Mapping[str, Any], known: KnownContent | None) -> bool:
     """Return whether the sink has all records of the document that has these marks."""
     document = marks["document"]
     return document is not None and known is not None and known.document == document
+
+
+async def off_loop(size: int, make: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return what a function makes of ``size`` bytes, in a thread if they are many."""
+    if size <= bounds.AT_ONCE_BYTES:
+        return make(*args, **kwargs)
+    return await asyncio.to_thread(make, *args, **kwargs)
 
 
 async def in_turns(pages: Iterator[T], size: int) -> AsyncIterator[T]:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import repeat
 from typing import Any
 
 from ladon_storage.collection.json_values import Number
@@ -77,14 +78,12 @@ class ItemReader:
 
     def read(self, items: Iterable[object]) -> Iterator[Item]:
         """Yield a record of each item, or a reject if it is unusable."""
-        for item in items:
-            yield self._one(item, None)
+        # A generator would hold the item while its record is used, and the next one is parsed.
+        return map(self._one, items, repeat(None))
 
     def read_keyed(self, items: Mapping[str, object]) -> Iterator[Item]:
         """Yield as `read`, from an object whose keys are the ids; a list of one is its item."""
-        for key, item in items.items():
-            alone = item[0] if isinstance(item, list) and len(item) == 1 else item
-            yield self._one(alone, key)
+        return map(self._one_of_pair, items.items())
 
     def record_id(self, item: object) -> str | None:
         """Return the id of an item, whole numbers as text; ``None`` if it has none."""
@@ -125,6 +124,10 @@ class ItemReader:
 
     def _is_declared_none(self, value: object) -> bool:
         return not isinstance(value, bool) and str(value).strip() in map(str, self.no_time)
+
+    def _one_of_pair(self, pair: tuple[str, object]) -> Item:
+        key, item = pair
+        return self._one(item[0] if isinstance(item, list) and len(item) == 1 else item, key)
 
     def _one(self, item: object, key: str | None) -> Item:
         record_id = self.record_id(item) if key is None else key

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import islice
+from operator import itemgetter
 from typing import Any, overload
 
 from ladon_storage.sources.json.reader import Reader, items_of
@@ -43,7 +44,7 @@ class ManyItems(Many, Sequence[Any]):
     """A list of many records."""
 
     def __iter__(self) -> Iterator[Any]:
-        return (item for _, item in self._pairs())
+        return map(itemgetter(1), self._pairs())  # which holds no item while it is used
 
     @overload
     def __getitem__(self, index: int) -> Any: ...

@@ -86,6 +86,8 @@ class Reader:
                     if 4 * (end - self._at) > bounds.MAX_ITEM_BYTES:
                         bounds.check_length(self._text[self._at : end])
                     self._at = end
+                    if end > bounds.AT_ONCE_BYTES:  # not held while the value is used
+                        self._text, self._at = self._text[end:], 0
                     return found
                 problem, place = "", end
             found = None
@@ -95,7 +97,11 @@ class Reader:
     def _grow(self) -> bool:
         """Make the window twice as long, because a value does not end in it."""
         held = len(self._text) - self._at
-        if not self._more(max(held, _WINDOW_BYTES)):
+        if held > bounds.MAX_ITEM_BYTES + _NEAR:
+            bounds.check_length(self._text[self._at :])
+        # No further than the longest value reaches: each character may take four bytes.
+        most = bounds.MAX_ITEM_BYTES + _WINDOW_BYTES - held
+        if not self._more(max(min(held, most), _WINDOW_BYTES)):
             return False
         if len(self._text) > bounds.AT_ONCE_BYTES:
             bounds.check_size(self._text)

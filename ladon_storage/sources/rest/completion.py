@@ -15,6 +15,7 @@ from ladon_storage.sources.rest.links import (
     next_in,
 )
 from ladon_storage.sources.rest.listing import ListPage, PagedApi, SeenRecords
+from ladon_storage.sources.rest.names import LONGEST_SIGN
 from ladon_storage.sources.rest.page_metadata import (
     flags,
     is_over,
@@ -186,7 +187,8 @@ class Completion:
             return
         path = paging.path if isinstance(paging, NextLinkPagination | CursorPagination) else ""
         known = {each.partition(".")[0] for each in (self._api.records, path)}
-        around = {key for key in document if key not in known and not is_sign(key)}
+        others = [key for key in document if len(key) <= LONGEST_SIGN]
+        around = {key for key in others if key not in known and not is_sign(key)}
         self._lost = sorted(self._around or ()) if not (self._around or set()) & around else []
         if page.keys:
             self._around = around if self._around is None else self._around & around

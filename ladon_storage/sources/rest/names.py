@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import re
 
+LONGEST_SIGN = 1_000
+"""Characters of the longest name or value that is read as a sign, a number or a state."""
+
 _GROUPED = re.compile(r"\d{1,3}(?:([,.'_ \u00a0\u202f\u2019])\d{3})(?:\1\d{3})*")
+
+_LONGEST_COUNT = 30
+"""Characters of the longest text that is read as a number of items."""
 
 
 def names(text: str) -> frozenset[str]:
@@ -18,21 +24,25 @@ def plain(name: str) -> str:
     >>> plain("@odata.nextLink"), plain("total_count"), plain("hydra:next")
     ('nextlink', 'totalcount', 'next')
     """
+    if len(name) > LONGEST_SIGN:
+        return ""
     return re.sub(r"[^a-z]", "", re.split(r"[.:]", name)[-1].lower())
 
 
 def truth(value: object) -> bool | None:
     """Return whether a flag is set, also one that is a number or a text; ``None``: it is none."""
     if isinstance(value, str):
-        text = value.strip().lower()
+        text = value.strip().lower() if len(value) <= LONGEST_SIGN else ""
         return True if text in _YES else False if text in _NO else None
     return bool(value) if isinstance(value, bool | int) else None
 
 
 def count_in(value: object) -> int | None:
     """Return a number of items, also one that is a text such as 1,330; ``None``: it is none."""
+    if isinstance(value, str) and len(value) > _LONGEST_COUNT:
+        return None
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdecimal():
-        return int(value) if len(value) < 20 else None
+        return int(value)
     if isinstance(value, str) and (grouped := _GROUPED.fullmatch(value.strip())):
         return int(value.strip().replace(grouped[1], ""))
     if isinstance(value, float) and value.is_integer():

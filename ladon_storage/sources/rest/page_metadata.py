@@ -16,6 +16,7 @@ from typing import Any
 from yarl import URL
 
 from ladon_storage.sources.http.client import HttpResponse
+from ladon_storage.sources.http.urls import LONGEST_ADDRESS
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.links import next_in
 from ladon_storage.sources.rest.names import names, plain, truth
@@ -47,6 +48,9 @@ _INNER = names(
     "paginator searchresult"
 )
 _DEPTH = 4
+MOST_NAMES = 5_000
+"""Names next to the items that are examined; no API has so many."""
+
 _CURSOR_HEADERS = (
     "X-Next-Page",
     "X-Next",
@@ -73,6 +77,25 @@ def metadata(
             yield from _within(header, json.loads(answer.headers.get(header, "")), items, 1)
         except ValueError:
             continue
+
+
+def crowded(document: object, items: object, records: str) -> str | None:
+    """Return the place next to the items with more names than are examined."""
+    above, count = records.rpartition(".")[0], 0
+    left: list[tuple[str, object]] = [("", document)]
+    left += [(above, value_at(document, above))] if above else []
+    for place, there in left:
+        if not isinstance(there, dict) or there is items:
+            continue
+        count += len(there)
+        if count > MOST_NAMES:
+            return place
+        left += [
+            (f"{place}.{key}" if place else key, value)
+            for key, value in there.items()
+            if isinstance(value, dict) and plain(key) in _INNER
+        ]
+    return None
 
 
 def _within(
@@ -193,11 +216,17 @@ def _is_last(name: str, value: object) -> bool | None:
 
 
 def _leads_on(value: object) -> bool:
-    if isinstance(value, dict):
-        return any(_leads_on(each) for each in value.values())
-    if isinstance(value, str):
-        return value.strip() not in ("", "null", "0", "-1")
-    return bool(value) and value != -1
+    left = [value]
+    while left:  # a loop, since it may be nested deeply
+        each = left.pop()
+        if isinstance(each, dict):
+            left += each.values()
+        elif isinstance(each, str):
+            if each.strip() not in ("", "null", "0", "-1"):
+                return True
+        elif each and each != -1:
+            return True
+    return False
 
 
 def _next_of(links: object) -> object:
@@ -213,7 +242,7 @@ def _leads_nowhere(answer: HttpResponse, link: object, position: int | None) -> 
     if isinstance(link, dict):
         link = link.get("href")
     try:
-        if not isinstance(link, str):
+        if not isinstance(link, str) or len(link) > LONGEST_ADDRESS:
             return False
         target = answer.url.join(URL(link))
     except ValueError:

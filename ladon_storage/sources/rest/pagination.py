@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from ladon_storage.collection.json_values import Number
+from ladon_storage.collection.json_values import Number, payload_text
 from ladon_storage.sources.fields import SETTINGS
+from ladon_storage.sources.http.urls import LONGEST_ADDRESS
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.counting import counts
 from ladon_storage.sources.rest.links import link_target, next_in
@@ -234,9 +235,21 @@ def _followed(document: object, path: str, more: str) -> Any:
     promised = promised_at(document, more) if more else None
     if promised is False:
         return None
+    if _is_too_long(following):
+        raise ValueError(f"has more than {LONGEST_ADDRESS} characters at {path!r}")
     if promised and following is None:
         raise ValueError(f"says at {more!r} that there are more, and nothing at {path!r}")
     return following
+
+
+def _is_too_long(following: object) -> bool:
+    if isinstance(following, str | Number):
+        return len(str(following)) > LONGEST_ADDRESS
+    try:
+        is_scalar = not isinstance(following, dict | list)
+        return not is_scalar and len(payload_text(following)) > LONGEST_ADDRESS
+    except RecursionError:
+        return True
 
 
 class _LinkedPagination(_ShiftingPagination, ABC):

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import json
 import logging
@@ -25,6 +24,7 @@ from ladon_storage.sources.json.documents import (
     document_digest,
     is_keyed,
     is_list,
+    off_loop,
 )
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.json.many import ManyItems, ManyKeyed
@@ -32,6 +32,7 @@ from ladon_storage.sources.rest.failures import failure, other_list
 from ladon_storage.sources.rest.listing import KEY_END
 from ladon_storage.sources.rest.names import names, plain
 from ladon_storage.sources.rest.page import PageRequest, PageResponse
+from ladon_storage.sources.rest.page_metadata import MOST_NAMES, crowded
 from ladon_storage.sources.rest.pagination import (
     CursorPagination,
     Location,
@@ -41,9 +42,6 @@ from ladon_storage.sources.rest.pagination import (
 from ladon_storage.sources.rest.settings import RestSettings
 
 logger = logging.getLogger(__name__)
-
-_AT_A_STRETCH = 5_000
-"""Items that are processed before the event loop gets a turn."""
 
 _MOST_KEYS = 100_000
 """Items of a page that are distinguished."""
@@ -76,6 +74,7 @@ class ApiRequests:
     known: KnownContent | None = None
     document: str | None = None
     is_known: bool = False
+    _size: int = 0
 
     @property
     def source_id(self) -> str:
@@ -110,7 +109,7 @@ class ApiRequests:
                 "set records_optional if that means that there are no records",
             )
         if self.is_single:
-            self.document = document_digest(self.api, answer.body)
+            self.document = await off_loop(len(answer.body), document_digest, self.api, answer.body)
             if self.known is not None and self.known.document == self.document:
                 self.is_known = True
                 return PageResponse(answer, None, nothing)
@@ -119,7 +118,8 @@ class ApiRequests:
         # The envelope of a large document is without its records.
         around = value_at(document.envelope, self.api.records)
         if isinstance(self.api.paging, CursorPagination) and around == [] and len(items):
-            around.append(items[-1])
+            around.append(await off_loop(len(answer.body), items.__getitem__, -1))
+        self._size = len(answer.body)
         return PageResponse(answer, document.envelope, items)
 
     async def nothing(self, step: PageRequest) -> PageResponse | None:
@@ -138,24 +138,27 @@ class ApiRequests:
         A single document needs no keys; an item that is too large to be held is identified as a
         whole.
         """
-        api = self.api
-        if isinstance(api.paging, SinglePage):
+        if isinstance(self.api.paging, SinglePage):
             return ["document"] if len(items) else []
+        return await off_loop(self._size, self._keys, items)
+
+    def _keys(self, items: Any) -> list[str]:
+        api = self.api
         if isinstance(items, ManyItems | ManyKeyed) and len(items) > _MOST_KEYS:
             return [items.digest().hex()]
         if api.records_keyed_by_id:
-            return [f"{key}{KEY_END}{_times(item, api.timestamps)}" for key, item in items.items()]
+            return [f"{key}{KEY_END}{_values(item, api.timestamps)}" for key, item in items.items()]
         reader = api.reader()
+        # The id itself, too, which may be a number or a text.
+        told = (*([api.id] if isinstance(api.id, str) else api.id), *api.timestamps)
         found = list[str]()
         for item in items:
-            if len(found) % _AT_A_STRETCH == 0:
-                await asyncio.sleep(0)
             record_id = reader.record_id(item)
             if record_id is None:
                 text = json.dumps(item, sort_keys=True, default=repr)
                 found.append(blake2b(text.encode(errors="replace"), digest_size=16).hexdigest())
             else:
-                found.append(f"{record_id}{KEY_END}{_times(item, api.timestamps)}")
+                found.append(f"{record_id}{KEY_END}{_values(item, told)}")
         return found
 
     def is_round(self, count: int) -> bool:
@@ -226,6 +229,7 @@ class ApiRequests:
     def _items(self, document: Document) -> Any:
         """Return the list of a page, or the object whose keys are the ids."""
         api, envelope, items = self.api, document.envelope, document.items
+        self._refuse_a_crowd(envelope, items)
         for path, values in api.expected_values.items():
             found = value_at(envelope, path)
             if not any(type(each) is type(found) and each == found for each in values):
@@ -243,6 +247,13 @@ class ApiRequests:
             raise self.error(f"does not have {wanted} {place}{self.http.said(envelope)}")
         self._refuse_failure(envelope, items)
         return items
+
+    def _refuse_a_crowd(self, envelope: object, items: object) -> None:
+        """Refuse an answer with so many names around its records that a sign may be missed."""
+        place = crowded(envelope, items, self.api.records)
+        if place is not None:
+            where = f"next to its records, at {self.http.quoted(place)}" if place else "around them"
+            raise self.error(f"has more than {MOST_NAMES} names that are no records, {where}")
 
     def _refuse_failure(self, envelope: object, items: Sized | None) -> None:
         """Refuse an answer that says next to its records that it failed, or is a part."""
@@ -263,11 +274,12 @@ class ApiRequests:
         place = None if self.api.records_keyed_by_id or not wanted else other_list(envelope, wanted)
         if place is not None:
             raise self.error(
-                f"does not have a list at {self.api.records!r}, and has one at {place!r}"
+                f"does not have a list at {self.api.records!r}, and has one at "
+                f"{self.http.quoted(place, 200)}"
             )
 
 
-def _times(item: object, paths: tuple[str, ...]) -> str:
+def _values(item: object, paths: tuple[str, ...]) -> str:
     return repr([value_at(item, path) for path in paths])
 
 

@@ -30,7 +30,7 @@ from ladon_storage.sources.rest.page import PageRequest, PageResponse
 from ladon_storage.sources.rest.pagination import SinglePage
 from ladon_storage.sources.rest.requests import ApiRequests
 from ladon_storage.sources.rest.settings import RestSettings, TimeParameter
-from ladon_storage.sources.rest.shared_ids import SharedIds
+from ladon_storage.sources.rest.shared_ids import IdKinds, SharedIds
 
 __all__ = ["RestApi", "TimeParameter"]
 
@@ -91,16 +91,24 @@ class RestApi(RestSettings):
         """
         is_said = False
         shared = SharedIds(self.id if isinstance(self.id, str) else " and ".join(self.id))
+        path = self.id if isinstance(self.id, str) else self.id[0] if len(self.id) == 1 else ""
+        kinds = IdKinds(path) if path and not self.records_keyed_by_id else None
         async with aclosing(fetcher.pages()) as steps:
             async for got in steps:
                 if problem := check(got.document):
                     raise fetcher.error(http.masked(problem)[:_LONGEST_PROBLEM])
                 is_said = fetcher.completeness is not None
-                made = paged(shared.seen(self.read(got.items)), **_marks(http, fetcher))
+                items = got.items if kinds is None else map(kinds.note, got.items)
+                made = paged(shared.seen(self.read(items)), **_marks(http, fetcher))
                 async for page in in_turns(made, len(got.answer.body)):
                     yield page
                 if shared.problem:
                     raise fetcher.error(shared.problem, "set id to the path of their own ids")
+                if kinds is not None and kinds.problem:
+                    raise fetcher.error(
+                        f"{kinds.problem}, which are one id",
+                        "set id to several paths, whose values keep their kinds",
+                    )
         if shared.doubt:
             logger.warning(
                 "Source %r %s that differ. Check whether that is the path of their ids.",

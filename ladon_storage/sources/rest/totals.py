@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from ladon_storage.sources.http.client import HttpResponse
 from ladon_storage.sources.json.items import value_at
-from ladon_storage.sources.rest.names import count_in, names
+from ladon_storage.sources.rest.names import LONGEST_SIGN, count_in, names
 from ladon_storage.sources.rest.page_metadata import metadata
 
 _TOTALS = names(
@@ -105,12 +105,14 @@ def _totals_of_headers(answer: HttpResponse) -> Iterator[Total]:
             if total is not None:
                 yield replace(total, is_sure=is_sure and total.is_sure)
     ranged = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-    if ranged:
-        yield Total(int(ranged[1]), "Content-Range")
+    if ranged and (count := count_in(ranged[1])) is not None:
+        yield Total(count, "Content-Range")
 
 
 def _exact(value: object, place: str) -> Total | None:
     """Return a total that is a number, also one that is a text such as 1,330 or 10000+."""
+    if isinstance(value, str) and len(value) > LONGEST_SIGN:
+        return None
     bound = _BOUND.fullmatch(value.strip()) if isinstance(value, str) else None
     count = count_in(value if bound is None else bound[1] or bound[2])
     if count is None:
