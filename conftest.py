@@ -1,8 +1,9 @@
-"""Keep the tests apart from the user's own Prefect and Storage Service."""
+"""Keep the tests apart from the user's own Prefect and Storage Service, and what starts them."""
 
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -16,6 +17,13 @@ _prefect_home = tempfile.TemporaryDirectory(prefix="ladon-storage-prefect-")
 os.environ["PREFECT_HOME"] = _prefect_home.name
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
+
+# A job in the background ignores SIGINT, and one of nohup SIGHUP; processes that tests start and
+# signal would inherit that, which they do of no handler.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 # Each client of HTTP reads all certificates that it is to trust, which takes longer than a request.
 # The servers of the tests are on loopback, and those with TLS have certificates of their own.

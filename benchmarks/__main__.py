@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from benchmarks import breaker, circuit, client, collection, many, service
+from benchmarks import breaker, circuit, client, collection, many, service, startup
 from benchmarks.measuring import is_quick, progress
 
 
@@ -17,6 +17,7 @@ async def main(*, quick: bool) -> None:
         (service, 2.5),
         (collection, 5),
         (many, 6),
+        (startup, 1),
     )
     for script, minutes in scripts:
         progress.print(f"{script.__name__}: about {minutes:g} min")

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from chaos.collection import FAULTS
-from chaos.processes import Nursery
 from chaos.world import CYCLES, Tally, ViolationError, World
+from ladon_storage.testing.processes import Nursery
 
 PLACE = Path(__file__).resolve().parent.parent / ".chaos"
 

@@ -22,14 +22,14 @@ from typing import Any, Self
 
 import stamina
 
-from chaos.feed import OVERLAP, PAGE, Manner
+from chaos.feed import PAGE, Manner
 from ladon_storage import StorageServiceClient, Watermark, cli
 from ladon_storage.collection import extraction as passage
 from ladon_storage.collection.protocols import KnownContent, Limits, Position, WriteResult, utc_now
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.collection.run import run
 from ladon_storage.errors import LadonStorageError
-from ladon_storage.models import WatermarkStatus
+from ladon_storage.models import UNCONDITIONAL, Precondition, WatermarkUpdate
 from ladon_storage.server.store import WatermarkDatabase
 from ladon_storage.sinks import SqlSink
 from ladon_storage.sources.http.client import source_http
@@ -40,6 +40,7 @@ from ladon_storage.sources.rest.pagination import (
     Pagination,
 )
 from ladon_storage.sources.rest.source import RestApi, TimeParameter
+from ladon_storage.testing.judging.ticking_feed import OVERLAP
 
 SOURCE = "chaos"
 LEASE = timedelta(milliseconds=150)
@@ -113,21 +114,14 @@ class ToldStorage:
         self._teller.at("get", "after")
         return found
 
-    async def update_watermark(
-        self,
-        source_id: str,
-        timestamp: datetime,
-        status: WatermarkStatus = WatermarkStatus.SUCCESS,
-        error_message: str | None = None,
-        **options: Any,
+    async def put_watermark(
+        self, source_id: str, update: WatermarkUpdate, precondition: Precondition = UNCONDITIONAL
     ) -> Watermark:
         """Ask the service, and tell what it answered for."""
-        self._teller.at(str(status), "before")
-        stored = await self._inner.update_watermark(
-            source_id, timestamp, status, error_message, **options
-        )
+        self._teller.at(str(update.status), "before")
+        stored = await self._inner.put_watermark(source_id, update, precondition)
         self._teller.say(stored=int((stored.etag or "0").strip('"')))
-        self._teller.at(str(status), "after")
+        self._teller.at(str(update.status), "after")
         return stored
 
 

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from chaos.collection import LEASE, SOURCE, Fuse, Job, Moment, collect, serve
-from chaos.feed import FUTURE, Feed, Manner, Ticks, Version, serve_feed
-from chaos.processes import Child, Nursery, heard
+from chaos.feed import Manner, serve_feed
+from ladon_storage.testing.judging.ticking_feed import FUTURE, TickingFeed, Ticks, Version
+from ladon_storage.testing.processes import Child, Nursery, heard
 
 RUN_SECONDS = 30.0
 CYCLES = 25
@@ -133,7 +134,7 @@ class World:
             self._manner = Manner.drawn(self._draw)
         self._keep = self._draw.choice(["all", "all", "latest"])
         self._checkpoints = self._draw.random() < 0.5
-        self._feed = Feed(seed, has_old=self._manner.delivers_all)
+        self._feed = TickingFeed(seed, has_old=self._manner.delivers_all)
         self._ticks = Ticks()
         self._fuse = Fuse()
         self._port = 0
@@ -461,7 +462,7 @@ class World:
         )
 
 
-def _serve_feed(feed: Feed, ticks: Ticks, manner: Manner, pipe: int) -> None:
+def _serve_feed(feed: TickingFeed, ticks: Ticks, manner: Manner, pipe: int) -> None:
     asyncio.run(serve_feed(feed, ticks, manner, pipe))
 
 

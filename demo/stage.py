@@ -52,15 +52,19 @@ async def run_flow(
 ) -> FlowRun:
     """Run the ``collect`` flow in a process of its own, as Prefect runs it."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "ladon_storage.flows.collect", json.dumps(source), f"sqlite:///{sink}",
-        "--keep", keep, "--limits", json.dumps({"lease": LEASE_SECONDS}),
+        sys.executable, "-m", "ladon_storage.cli", "collect", json.dumps(source),
+        "--sink", json.dumps({"url": f"sqlite:///{sink}", "keep": keep}),
+        "--limits", json.dumps({"lease": LEASE_SECONDS}), "--prefect", "--json",
         cwd=PROJECT, stdin=DEVNULL, stdout=PIPE, stderr=PIPE,
         env=environment(folder, PREFECT_API_URL=api, STORAGE_SERVICE_URL=storage),
     )  # fmt: skip
     output, errors = await process.communicate()
-    if process.returncode == 0:
-        return FlowRun(json.loads(output), "")
-    return FlowRun(None, (errors.decode().strip().splitlines() or [""])[-1])
+    if not output:
+        return FlowRun(None, (errors.decode().strip().splitlines() or [""])[-1])
+    [outcome] = json.loads(output)
+    if outcome["outcome"] == "failed":
+        return FlowRun(None, outcome["error"])
+    return FlowRun(outcome, "")
 
 
 class StorageService(LocalService):

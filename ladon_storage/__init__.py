@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         WatermarkConflictError,
         WatermarkInFutureError,
     )
-    from ladon_storage.models import Watermark, WatermarkStatus
+    from ladon_storage.models import Precondition, Watermark, WatermarkStatus, WatermarkUpdate
 
     __version__: str
 
@@ -49,6 +49,7 @@ __all__ = [
     "LadonStorageError",
     "MockStorageClient",
     "PoolTimeoutError",
+    "Precondition",
     "SinkError",
     "SourceBusyError",
     "SourceError",
@@ -62,6 +63,7 @@ __all__ = [
     "WatermarkConflictError",
     "WatermarkInFutureError",
     "WatermarkStatus",
+    "WatermarkUpdate",
     "__version__",
 ]
 
@@ -89,7 +91,7 @@ offer(
             "WatermarkConflictError",
             "WatermarkInFutureError",
         ),
-        "models": ("Watermark", "WatermarkStatus"),
+        "models": ("Precondition", "Watermark", "WatermarkStatus", "WatermarkUpdate"),
     },
 )
 

@@ -18,23 +18,35 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from ladon_storage.circuit.breaker import CircuitBreaker
+from ladon_storage.client.keywords import KeywordUpdate
 from ladon_storage.errors import (
     ConfigurationError,
     DatabaseError,
     StorageResponseError,
     StorageUnhealthyError,
 )
-from ladon_storage.models import HistoryPage, Watermark, WatermarkUpdate, check_source_id
+from ladon_storage.models import (
+    UNCONDITIONAL,
+    HistoryPage,
+    Precondition,
+    Watermark,
+    WatermarkDelete,
+    WatermarkPage,
+    WatermarkReset,
+    WatermarkStatus,
+    WatermarkUpdate,
+)
 from ladon_storage.server.store import WatermarkDatabase
+from ladon_storage.values import check_source_id
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +81,7 @@ def file_of(url: str) -> Path:
     return Path(name).absolute()
 
 
-class EmbeddedStorage:
+class EmbeddedStorage(KeywordUpdate):
     """Watermarks in a file of this host, with the same interface and rules as the service's client.
 
     Args:
@@ -168,49 +180,97 @@ class EmbeddedStorage:
             lambda store: store.history(source_id, moved=moved, limit=limit, before=before)
         )
 
-    async def update_watermark(
-        self,
-        source_id: str,
-        timestamp: datetime,
-        status: str = "success",
-        error_message: str | None = None,
-        *,
-        if_match: str | None = None,
-        if_none_match: bool = False,
-        records_collected: int | None = None,
-        run_id: str | None = None,
-        lease: timedelta | None = None,
-        ledger: Mapping[str, Any] | None = None,
+    async def put_watermark(
+        self, source_id: str, update: WatermarkUpdate, precondition: Precondition = UNCONDITIONAL
     ) -> Watermark:
         """Write the outcome of a run, and return the stored watermark.
 
         Raises:
-            TypeError: ``timestamp`` is no datetime.
-            ValueError: Another argument makes no sense.
+            ValueError: ``source_id`` cannot name a source.
             WatermarkConflictError: Another run, or a later success, was faster.
             WatermarkInFutureError: It is a success far ahead of the clock.
             StorageError: The file could not be written.
         """
         check_source_id(source_id)
-        update = WatermarkUpdate.of(
-            timestamp,
-            status,
-            error_message,
-            records_collected=records_collected,
-            run_id=run_id,
-            lease=lease,
-            ledger=ledger,
-        )
+        actor = f"process {os.getpid()}"
         stored = await self._call(
-            lambda store: store.put(
-                source_id,
-                update,
-                actor=f"process {os.getpid()}",
-                if_match=() if if_match is None else (if_match,),
-                if_none_match=if_none_match,
-            )
+            lambda store: store.put(source_id, update, precondition, actor=actor)
         )
         return stored.watermark.as_answered(self._clock())
+
+    @property
+    def has_additions(self) -> bool:
+        """Whether it has the additions to the base contract: always."""
+        return True
+
+    async def list_watermarks(
+        self,
+        *,
+        status: WatermarkStatus | None = None,
+        older_than_seconds: int | None = None,
+        stale: bool | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> WatermarkPage | None:
+        """Return a page of watermarks by ``source_id``.
+
+        Raises:
+            StorageError: The file could not be read.
+        """
+        return await self._call(
+            lambda store: store.page(
+                status=status,
+                older_than_seconds=older_than_seconds,
+                stale=stale,
+                limit=limit,
+                after=after or "",
+            )
+        )
+
+    async def reset_watermark(
+        self,
+        source_id: str,
+        reset: WatermarkReset,
+        precondition: Precondition = UNCONDITIONAL,
+    ) -> Watermark | None:
+        """Move a watermark to any timestamp, and return it; ``None`` where there is none to move.
+
+        Raises:
+            ValueError: ``source_id`` cannot name a source.
+            WatermarkConflictError: Another writer was faster.
+            WatermarkInFutureError: The timestamp is far ahead of the clock.
+            StorageError: The file could not be written.
+        """
+        check_source_id(source_id)
+        stored = await self._call(
+            lambda store: store.reset(
+                source_id, reset, precondition, actor=f"process {os.getpid()}"
+            )
+        )
+        return None if stored is None else stored.as_answered(self._clock())
+
+    async def delete_watermark(
+        self,
+        source_id: str,
+        deletion: WatermarkDelete,
+        precondition: Precondition = UNCONDITIONAL,
+    ) -> bool:
+        """Delete a watermark, and keep its history; return whether there was one.
+
+        Raises:
+            ValueError: ``source_id`` cannot name a source.
+            WatermarkConflictError: Another writer was faster.
+            StorageError: The file could not be written.
+        """
+        check_source_id(source_id)
+        return await self._call(
+            lambda store: store.delete(
+                source_id,
+                precondition,
+                actor=deletion.actor or f"process {os.getpid()}",
+                reason=deletion.reason,
+            )
+        )
 
     async def _call(self, act: Callable[[WatermarkDatabase], Awaitable[T]]) -> T:
         try:

@@ -100,8 +100,8 @@ class CircuitUndecidedError(CircuitOpenError):
 
     def __str__(self) -> str:
         return (
-            f"As many calls of {self.name} are under way as may fail before its circuit opens; "
-            "try again when one of them has ended."
+            f"As many calls of {self.name} are in flight as may fail before its circuit "
+            "opens. Try again when one of them has ended."
         )
 
 

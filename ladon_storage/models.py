@@ -2,38 +2,36 @@
 
 Client, in-memory client and embedded service share this module, so each rule exists once.
 
-- Timestamps are aware UTC datetimes with microseconds. They are parsed here and nowhere else, never
-  compared as text, and never rounded up: digits beyond microseconds are cut off.
 - A response may lack fields and may have unknown fields. Both are kept as they came.
 """
 
 from __future__ import annotations
 
 import math
-import unicodedata
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    JsonValue,
-    PlainSerializer,
     StringConstraints,
 )
-from pydantic_core import from_json, to_json
 
 from ladon_storage.errors import WatermarkConflictError, WatermarkInFutureError
-
-MAX_SOURCE_ID_LENGTH = 255
-"""The longest ``source_id`` in characters: encoded, it must fit any proxy's path limits."""
-
+from ladon_storage.values import (
+    ErrorText,
+    ShortText,
+    StoredLedger,
+    Timestamp,
+    fitting_error,
+    fitting_ledger,
+    instant_of,
+)
 
 RUN_LEASE = timedelta(minutes=1)
 """The time for which a run holds its source after its last write, unless it sets another one."""
@@ -58,138 +56,6 @@ class WatermarkStatus(StrEnum):
     SUCCESS = "success"
     FAILED = "failed"
     RUNNING = "running"
-
-
-def to_utc(value: datetime) -> datetime:
-    """Return ``value`` in UTC; a naive one is read as UTC.
-
-    Raises:
-        ValueError: Shifting to UTC leaves the years 1 to 9999.
-
-    >>> to_utc(datetime.fromisoformat("2024-01-02T21:59:38+05:30")).isoformat()
-    '2024-01-02T16:29:38+00:00'
-    """
-    if value.tzinfo is UTC:
-        return value
-    if value.tzinfo is None:
-        return value.replace(tzinfo=UTC)
-    try:
-        return value.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("the timestamp lies outside the years 1 to 9999 in UTC") from None
-
-
-def parse_timestamp(value: object) -> datetime:
-    """Return an ISO 8601 text, or a datetime, as an aware UTC datetime.
-
-    Numbers are refused: nothing says whether they count seconds or milliseconds.
-
-    Raises:
-        ValueError: ``value`` is no ISO 8601 timestamp.
-    """
-    if isinstance(value, str):
-        try:
-            return to_utc(datetime.fromisoformat(value))
-        except ValueError:
-            pass
-    elif isinstance(value, datetime):
-        return to_utc(value)
-    raise ValueError("should be an ISO 8601 timestamp such as 2024-01-01T12:00:00+00:00")
-
-
-def instant_of(date: str | None) -> datetime | None:
-    """Return the timestamp of an HTTP date; ``None`` where it is missing or cannot be read."""
-    try:
-        return None if date is None else to_utc(parsedate_to_datetime(date))
-    except (ValueError, OverflowError):
-        return None
-
-
-def check_source_id(value: str) -> str:
-    """Return ``value`` if it can name a source.
-
-    Raises:
-        ValueError: It is empty, too long, ``.`` or ``..`` (which no URL can carry as a path
-            segment), or has control characters or lone surrogates.
-    """
-    if not value or len(value) > MAX_SOURCE_ID_LENGTH:
-        raise ValueError(f"source_id should have 1 to {MAX_SOURCE_ID_LENGTH} characters")
-    if value in (".", ".."):
-        raise ValueError(f"source_id {value!r} cannot be a path segment; choose another name")
-    if value.isascii() and value.isprintable():
-        return value
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
-        raise ValueError("source_id should have no control characters and no lone surrogates")
-    return value
-
-
-Timestamp = Annotated[
-    datetime,
-    BeforeValidator(parse_timestamp),
-    PlainSerializer(datetime.isoformat, return_type=str, when_used="json"),
-]
-"""An aware UTC datetime; ISO 8601 with offset on the wire."""
-
-SourceId = Annotated[str, AfterValidator(check_source_id)]
-"""The name of a source: 1 to 255 characters that one path segment can carry."""
-
-MAX_LEDGER_BYTES = 16_384
-"""The largest ledger in bytes of JSON; `fitting_ledger` cuts a longer one."""
-
-
-def check_ledger(ledger: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Return ``ledger`` if it is small enough to be stored, with null in place of NaN and infinity.
-
-    Raises:
-        ValueError: It is too large.
-    """
-    text = to_json(ledger, inf_nan_mode="null")
-    if len(text) > MAX_LEDGER_BYTES:
-        raise ValueError(f"ledger should have at most {MAX_LEDGER_BYTES} bytes, not {len(text)}")
-    values: dict[str, JsonValue] = from_json(text)
-    return values
-
-
-def fitting_ledger(ledger: Mapping[str, Any]) -> dict[str, JsonValue]:
-    """Return ``ledger`` as JSON that can be stored, whatever it holds.
-
-    Timestamps and all values without a JSON form become text. A ledger that is too large keeps its
-    numbers and short texts as far as they fit, and the field ``cut`` says so.
-
-    >>> fitting_ledger({"pages": 2, "start": datetime(2026, 1, 1, tzinfo=UTC)})
-    {'pages': 2, 'start': '2026-01-01T00:00:00Z'}
-    """
-    text = to_json(_encodable(ledger), fallback=str, inf_nan_mode="null")
-    values: dict[str, JsonValue] = from_json(text)
-    if len(text) <= MAX_LEDGER_BYTES:
-        return values
-    kept: dict[str, JsonValue] = {"cut": True}
-    size = len(to_json(kept))
-    for name, value in values.items():
-        if isinstance(value, dict | list) or (isinstance(value, str) and len(value) > _SHORT):
-            continue
-        size += len(to_json({name: value}))
-        if size > MAX_LEDGER_BYTES:
-            break
-        kept[name] = value
-    return kept
-
-
-def _encodable(value: Any) -> Any:
-    """Return ``value`` without lone surrogates, which a file name or JSON may contain."""
-    if isinstance(value, str):
-        return value.encode(errors="replace").decode()
-    if isinstance(value, Mapping):
-        return {_encodable(str(key)): _encodable(each) for key, each in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_encodable(each) for each in value]
-    return value
-
-
-StoredLedger = Annotated[dict[str, JsonValue], AfterValidator(check_ledger)]
-"""The request and the results of a run, as a JSON object of at most `MAX_LEDGER_BYTES`."""
-
-_SHORT = 255
 
 
 class Watermark(BaseModel):
@@ -365,13 +231,6 @@ def age_seconds(success: datetime | None, now: datetime) -> float:
     return max(0.0, (now - success).total_seconds())
 
 
-ShortText = Annotated[str, StringConstraints(max_length=_SHORT)]
-MAX_ERROR_LENGTH = 16_384
-"""The longest ``error_message`` in characters; the writer cuts a longer one."""
-
-ErrorText = Annotated[str, StringConstraints(max_length=MAX_ERROR_LENGTH)]
-
-
 class WatermarkUpdate(BaseModel):
     """The body of a PUT: the base contract's three fields, and the embedded service's four."""
 
@@ -409,17 +268,19 @@ class WatermarkUpdate(BaseModel):
         """
         if not isinstance(timestamp, datetime):
             raise TypeError(f"timestamp should be a datetime, not {type(timestamp).__name__}")
-        if error_message is not None:
-            error_message = error_message[:MAX_ERROR_LENGTH].encode(errors="replace").decode()
         return cls(
             timestamp=timestamp,
             status=WatermarkStatus(status),
-            error_message=error_message,
+            error_message=None if error_message is None else fitting_error(error_message),
             records_collected=records_collected,
             run_id=run_id,
             lease_seconds=None if lease is None else lease.total_seconds(),
             ledger=None if ledger is None else fitting_ledger(ledger),
         )
+
+    def with_error(self, error_message: str) -> Self:
+        """Return the same write with another reason, cut as `of` cuts it."""
+        return self.model_copy(update={"error_message": fitting_error(error_message)})
 
 
 BASE_FIELDS = frozenset({"timestamp", "status", "error_message"})
@@ -432,6 +293,15 @@ class WatermarkReset(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     timestamp: Timestamp
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1024)]
+    actor: ShortText | None = None
+
+
+class WatermarkDelete(BaseModel):
+    """The body of an operator's deletion: its reason, and its author."""
+
+    model_config = ConfigDict(frozen=True)
+
     reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1024)]
     actor: ShortText | None = None
 
@@ -489,29 +359,67 @@ class HistoryPage(BaseModel):
     next: int | None
 
 
+_TAG = re.compile(r'(?:W/)?"[^"]*"')
+
+
+@dataclass(frozen=True, slots=True)
+class Precondition:
+    """The condition of a write on the stored version, as RFC 9110 defines it.
+
+    Without arguments it admits any version.
+
+    Args:
+        if_match: The version tag that must be stored, as an ``etag`` gives it; ``*`` is any, and
+            one of several is enough.
+        if_none_match: Whether no watermark may be stored yet.
+
+    >>> Precondition.unchanged(None)
+    Precondition(if_match=None, if_none_match=True)
+    """
+
+    if_match: str | None = None
+    if_none_match: bool = False
+
+    @classmethod
+    def unchanged(cls, read: Watermark | None) -> Self:
+        """Return the condition that nothing was written since ``read``; ``None``: there was none.
+
+        A service without version tags cannot check it: then the write has no condition.
+        """
+        return cls(if_none_match=True) if read is None else cls(read.etag)
+
+    def admits(self, etag: str | None) -> bool:
+        """Return whether ``if_match`` admits the stored version; ``None``: there is none."""
+        if self.if_match is None:
+            return True
+        if etag is None:
+            return False
+        return self.if_match in ("*", etag) or etag in _TAG.findall(self.if_match)
+
+
+UNCONDITIONAL = Precondition()
+"""The precondition of a write that replaces any version."""
+
+
 def check_precondition(
-    stored: Watermark | None,
-    source_id: str,
-    *,
-    if_match: str | None = None,
-    if_none_match: bool = False,
+    stored: Watermark | None, source_id: str, precondition: Precondition
 ) -> None:
     """Refuse a change of any kind when the stored version is not the one that its writer read.
 
     Raises:
-        WatermarkConflictError: With status 412; the arguments are those of ``apply_update``.
+        WatermarkConflictError: With status 412.
     """
     etag = stored.etag if stored else None
     found = "at version " + etag.strip('"') if etag else "not stored"
     who = f"run {stored.run_id!r}" if stored and stored.run_id else "another run"
-    if if_match is not None and (etag is None if if_match == "*" else etag != if_match):
-        expected = if_match.replace('"', "")
+    if not precondition.admits(etag):
+        expected = (precondition.if_match or "").replace('"', "")
         raise WatermarkConflictError(
             f"Watermark {source_id!r} is {found}, not at version {expected}: {who} was "
             "faster; read it again before writing.",
             status=412,
         )
-    if if_none_match and stored is not None:
+    if precondition.if_none_match and stored is not None:
         raise WatermarkConflictError(
             f"Watermark {source_id!r} is stored already, {found}: {who} was faster; "
             "read it again before writing.",
@@ -524,9 +432,7 @@ def apply_update(
     source_id: str,
     update: WatermarkUpdate,
     now: datetime,
-    *,
-    if_match: str | None = None,
-    if_none_match: bool = False,
+    precondition: Precondition = UNCONDITIONAL,
 ) -> Watermark:
     """Return the watermark after ``update``: the one rule of every write.
 
@@ -539,8 +445,7 @@ def apply_update(
         source_id: The source.
         update: The write.
         now: The service's time, which becomes ``last_run_timestamp``.
-        if_match: The version tag that the writer read; the write is refused at any other.
-        if_none_match: Whether the write is refused if there is a watermark already.
+        precondition: The version that the writer read; the write is refused at any other.
 
     Returns:
         The new watermark, without a version tag yet.
@@ -550,7 +455,7 @@ def apply_update(
             with 409 the update is a success older than the stored one, which is not in the future.
         WatermarkInFutureError: The update is a success beyond now plus `MAX_AHEAD`.
     """
-    check_precondition(stored, source_id, if_match=if_match, if_none_match=if_none_match)
+    check_precondition(stored, source_id, precondition)
     before = stored.last_successful_timestamp if stored else None
     after = before
     if update.status is WatermarkStatus.SUCCESS:

@@ -19,7 +19,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, TypeVar
 
 from prefect import runtime, task
@@ -35,15 +35,9 @@ from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.circuit.breaker import CircuitChange
 from ladon_storage.collection.credentials import secret_lookup
 from ladon_storage.collection.lease import SourceLease
-from ladon_storage.collection.protocols import (
-    Clock,
-    ExtractionResult,
-    Limits,
-    OnProgress,
-    Sink,
-    Source,
-    utc_now,
-)
+from ladon_storage.collection.ledger import ExtractionResult
+from ladon_storage.collection.protocols import Limits, Run, Sink, Source
+from ladon_storage.collection.ranges import ALL_TIME, TimeRange
 from ladon_storage.collection.run import extract
 from ladon_storage.collection.summaries import source_label
 from ladon_storage.connect import (
@@ -55,7 +49,14 @@ from ladon_storage.connect import (
 from ladon_storage.errors import ConfigurationError, StorageError
 from ladon_storage.events import emit_change
 from ladon_storage.fallback import body, by_task
-from ladon_storage.models import HistoryPage, Watermark, WatermarkStatus
+from ladon_storage.models import (
+    UNCONDITIONAL,
+    HistoryPage,
+    Precondition,
+    Watermark,
+    WatermarkStatus,
+    WatermarkUpdate,
+)
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sinks import sink_from
 from ladon_storage.sources import source_from
@@ -240,7 +241,6 @@ async def write_running_watermark(
     if_match: str | None = None,
     if_none_match: bool = False,
     run_id: str | None = None,
-    lease: timedelta | None = None,
 ) -> Watermark:
     """Write that a run began at ``timestamp``, and return the stored watermark.
 
@@ -248,16 +248,8 @@ async def write_running_watermark(
         WatermarkConflictError: Another run wrote since the version of ``if_match`` was read.
         StorageError: The watermark could not be written.
     """
-    client = shared_client(await resolve_storage(storage))
-    return await client.update_watermark(
-        source_id,
-        timestamp,
-        WatermarkStatus.RUNNING,
-        if_match=if_match,
-        if_none_match=if_none_match,
-        run_id=run_id,
-        lease=lease,
-    )
+    update = WatermarkUpdate.of(timestamp, WatermarkStatus.RUNNING, run_id=run_id)
+    return await _written(source_id, update, Precondition(if_match, if_none_match), storage)
 
 
 @task(
@@ -283,16 +275,14 @@ async def write_success_watermark(
         WatermarkConflictError: Another run was faster.
         StorageError: The watermark could not be written.
     """
-    client = shared_client(await resolve_storage(storage))
-    return await client.update_watermark(
-        source_id,
+    update = WatermarkUpdate.of(
         timestamp,
         WatermarkStatus.SUCCESS,
-        if_match=if_match,
         records_collected=records_collected,
         run_id=run_id,
         ledger=ledger,
     )
+    return await _written(source_id, update, Precondition(if_match), storage)
 
 
 @task(
@@ -318,16 +308,40 @@ async def write_failure_watermark(
         WatermarkConflictError: Another run was faster.
         StorageError: The watermark could not be written.
     """
-    client = shared_client(await resolve_storage(storage))
-    return await client.update_watermark(
-        source_id,
-        timestamp,
-        WatermarkStatus.FAILED,
-        error_message,
-        if_match=if_match,
-        run_id=run_id,
-        ledger=ledger,
+    update = WatermarkUpdate.of(
+        timestamp, WatermarkStatus.FAILED, error_message, run_id=run_id, ledger=ledger
     )
+    return await _written(source_id, update, Precondition(if_match), storage)
+
+
+async def _written(
+    source_id: str,
+    update: WatermarkUpdate,
+    precondition: Precondition,
+    storage: StorageLike,
+) -> Watermark:
+    client = shared_client(await resolve_storage(storage))
+    return await client.put_watermark(source_id, update, precondition)
+
+
+_write_watermark = Task(
+    body(_written),
+    name="Write watermark",
+    description="Write the outcome of a run by values.",
+    **_RETRIED,
+)
+_WRITES: dict[WatermarkStatus, Task[..., Any]] = {  # named as the public tasks
+    status: _write_watermark.with_options(
+        name=public.name,
+        description=public.description,
+        task_run_name=public.task_run_name,
+    )
+    for status, public in (
+        (WatermarkStatus.RUNNING, write_running_watermark),
+        (WatermarkStatus.SUCCESS, write_success_watermark),
+        (WatermarkStatus.FAILED, write_failure_watermark),
+    )
+}
 
 
 @task(
@@ -344,36 +358,42 @@ async def collect_source(
     until: datetime | None = None,
     *,
     bounded: bool = False,
-    lease: SourceLease | None = None,
     run_id: str = "",
     limits: Limits = Limits(),  # noqa: B008 - frozen
-    on_progress: OnProgress | None = None,
-    clock: Clock = utc_now,
 ) -> ExtractionResult:
     """Make the records from ``start`` on durable and return their ledger; touch no watermark.
 
     ``start`` and ``until`` are the range that the source is asked for. A ``bounded`` task leaves
-    out records outside it. The flow ``collect`` gives it a ``lease``, the run's hold on the
-    watermark: then it starts from there, and may write checkpoints on the way.
+    out records outside it.
 
     Raises:
         SourceError: The source failed; its complete pages until then are durable.
         SinkError: The sink failed.
-        ConfigurationError: ``source`` or ``sink`` makes no sense.
+        ConfigurationError: ``source`` or ``sink`` makes no sense, or the range is empty.
     """
+    asked = TimeRange(start, until)
+    stored = asked if bounded else ALL_TIME
+    return await _extracted(source, sink, Run(run_id, limits, asked=asked, stored=stored))
+
+
+async def _extracted(
+    source: Source | dict[str, Any],
+    sink: SinkLike,
+    run: Run,
+    lease: SourceLease | None = None,
+) -> ExtractionResult:
     with secret_lookup(secret_block):
-        return await extract(
-            source_from(source),
-            await resolve_sink(sink),
-            start,
-            until,
-            bounded=bounded,
-            lease=lease,
-            run_id=run_id,
-            limits=limits,
-            on_progress=on_progress,
-            clock=clock,
-        )
+        return await extract(source_from(source), await resolve_sink(sink), run, lease)
+
+
+_collect_source = Task(
+    body(_extracted),
+    name=collect_source.name,
+    description=collect_source.description,
+    task_run_name=collect_source.task_run_name,
+    **_OPTIONS,
+)
+"""The task of the flows: as `collect_source`, by the values of a run."""
 
 
 async def secret_block(name: str) -> str | None:
@@ -419,66 +439,28 @@ class TaskStorage:
         client = shared_client(self._storage)
         return await client.watermark_history(source_id, **options)
 
-    async def update_watermark(
-        self,
-        source_id: str,
-        timestamp: datetime,
-        status: WatermarkStatus = WatermarkStatus.SUCCESS,
-        error_message: str | None = None,
-        *,
-        if_match: str | None = None,
-        if_none_match: bool = False,
-        records_collected: int | None = None,
-        run_id: str | None = None,
-        lease: timedelta | None = None,
-        ledger: Mapping[str, Any] | None = None,
+    async def put_watermark(
+        self, source_id: str, update: WatermarkUpdate, precondition: Precondition = UNCONDITIONAL
     ) -> Watermark:
         """Run the task that writes this status."""
-        renews = status is WatermarkStatus.RUNNING and self._has_begun
-        if renews or TaskRunContext.get():
-            return await shared_client(self._storage).update_watermark(
-                source_id,
-                timestamp,
-                status,
-                error_message,
-                if_match=if_match,
-                if_none_match=if_none_match,
-                records_collected=records_collected,
-                run_id=run_id,
-                lease=lease,
-                ledger=ledger,
-            )
-        told: dict[str, Any] = {"if_match": if_match, "run_id": run_id}
-        arguments: tuple[Any, ...] = (source_id, timestamp, self._storage)
-        write: Task[..., Any] = write_failure_watermark
-        if status is WatermarkStatus.SUCCESS:
-            write = write_success_watermark
-            told |= {"records_collected": records_collected, "ledger": ledger}
-        elif status is WatermarkStatus.RUNNING:
-            write = write_running_watermark
-            told |= {"if_none_match": if_none_match, "lease": lease}
-            self._has_begun = True
-        else:
-            message = error_message or "failed"
-            if self._named is not None:
-                message = await self._named(message)
-            arguments = (source_id, timestamp, message, self._storage)
-            told["ledger"] = ledger
-        stored: Watermark = await _by_task(write, *arguments, **told)
+        is_running = update.status is WatermarkStatus.RUNNING
+        if (is_running and self._has_begun) or TaskRunContext.get():
+            return await _written(source_id, update, precondition, self._storage)
+        self._has_begun = self._has_begun or is_running
+        if update.status is WatermarkStatus.FAILED:
+            message = update.error_message or "failed"
+            named = message if self._named is None else await self._named(message)
+            update = update.with_error(named)
+        write = _WRITES[update.status]
+        stored: Watermark = await _by_task(write, source_id, update, precondition, self._storage)
         return stored
 
 
 async def collect_in_task(
-    source: Source,
-    sink: Any,
-    start: datetime | None = None,
-    until: datetime | None = None,
-    *,
-    task: Task[..., Any] = collect_source,
-    **options: Any,
+    source: Source, sink: Any, run: Run, lease: SourceLease | None = None
 ) -> ExtractionResult:
-    """Call `run.extract` as a run of ``task``, or directly where Prefect does not start one."""
-    collected: ExtractionResult = await _by_task(task, source, sink, start, until, **options)
+    """Call `run.extract` as a task run, or directly where Prefect does not start one."""
+    collected: ExtractionResult = await _by_task(_collect_source, source, sink, run, lease)
     return collected
 
 

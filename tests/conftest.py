@@ -1,13 +1,35 @@
 """Fixtures of a whole session, made once however many files ask for them."""
 
+from __future__ import annotations
+
 import os
+from typing import Any
+
+import pytest
 
 from tests.mariadb import mariadb
 from tests.postgres import postgres
 from tests.redis_server import _redis_server, redis_server
+
+FLOWS = "tests/flows/"
 
 # Every server of these tests is on loopback: no test goes by the proxies of whoever runs it.
 for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
     del os.environ[_name]
 
 __all__ = ["_redis_server", "mariadb", "postgres", "redis_server"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of flows in one process, and so at one Prefect server.
+
+    xdist 3.8 loses the groups of its marks with pytest 9.2 (pytest-xdist#1386).
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = lambda nodeid: "flows" if nodeid.startswith(FLOWS) else nodeid
+    return scheduler

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from ladon_storage.collection.protocols import Position, WriteResult
 from ladon_storage.collection.records import Page
-from tests.collecting import record
+from ladon_storage.testing.doubles import record
 
 
 class Tickets(BaseModel):

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -115,7 +115,10 @@ class ServiceProcess:
 
 @asynccontextmanager
 async def service_process(
-    database: Path, *flags: str, environment: Mapping[str, str] | None = None
+    database: Path,
+    *flags: str,
+    environment: Mapping[str, str] | None = None,
+    command_line: Sequence[str] = (),
 ) -> AsyncIterator[ServiceProcess]:
     """Run ``ladon-storage serve`` as a process, on a free port of loopback unless flags say else.
 
@@ -123,6 +126,7 @@ async def service_process(
         database: The file.
         flags: More of the command line.
         environment: Added to this process's own, from which the service's token is taken out.
+        command_line: The whole command line, in place of that of `command`.
 
     Yields:
         The process, once it answers. It is killed at the end, if it still runs.
@@ -130,7 +134,7 @@ async def service_process(
     log = database.with_suffix(".log")
     with log.open("ab") as stderr:
         process = await asyncio.create_subprocess_exec(
-            *command(database, *flags),
+            *(command_line or command(database, *flags)),
             stdout=asyncio.subprocess.PIPE,
             stderr=stderr,
             env=clean_environment(environment),

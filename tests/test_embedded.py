@@ -22,7 +22,7 @@ from ladon_storage.connect import check_health, new_client, settings_by_hand, sh
 from ladon_storage.embedded import EmbeddedStorage
 from ladon_storage.errors import StorageResponseError, StorageUnhealthyError
 from ladon_storage.settings import StorageSettings
-from tests.collecting import MemorySink, ScriptedSource, at, record
+from ladon_storage.testing.doubles import MemorySink, ScriptedSource, at, record
 from tests.service import embedded_service
 
 JANUARY = datetime(2024, 1, 1, 12, tzinfo=UTC)

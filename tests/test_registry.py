@@ -192,7 +192,7 @@ def test_own_sink_is_named_by_its_class(points: list[EntryPoint]) -> None:
         ({"kind": f"{HERE}:Memory", "nme": "x", "name": "y"}, "did you mean 'name'?"),
         ({"kind": f"{HERE}:Tickets"}, "is no sink: it lacks write, __aenter__ and __aexit__"),
         ({"kind": "os:system"}, "not a class"),
-        ({"kind": "sqlite", "url": "sqlite:///x.db"}, "leave kind out"),
+        ({"kind": "sqlite", "url": "sqlite:///x.db"}, "Remove kind"),
         ({"kind": "no.such:Sink"}, "there is no module 'no'"),
         ({"url": "sqlite:///x.db", "kep": "all"}, "did you mean 'keep'?"),
         ({"ulr": "sqlite:///x.db"}, "did you mean 'url'?"),

@@ -206,6 +206,7 @@ class CircuitBreaker:
 
         Raises:
             CircuitOpenError: The call was rejected; ``func`` was not called.
+            TypeError: ``func`` is no async callable without arguments; that counts as nothing.
         """
         era = self._generation
         if self._state is not _CLOSED:
@@ -217,7 +218,7 @@ class CircuitBreaker:
         try:
             result = await func()
         except BaseException as error:
-            self._judge(era, error)
+            self._judge_call(era, error)
             raise
         if self._failures:
             self.success(era)
@@ -249,6 +250,13 @@ class CircuitBreaker:
             self.failure(permit)
         else:
             self.release(permit)
+
+    def _judge_call(self, permit: int, error: BaseException) -> None:
+        """Judge a call by its error; what could not be called says nothing about the service."""
+        if is_of_caller(error):
+            self.release(permit)
+        else:
+            self._judge(permit, error)
 
     def check(self) -> None:
         """Raise what `acquire` would raise now, and take no permit.
@@ -355,3 +363,9 @@ class CircuitBreaker:
                             logger.exception("A listener of the circuit of %s failed", self.name)
             finally:
                 self._notifying.release()
+
+
+def is_of_caller(error: BaseException) -> bool:
+    """Return whether an error was raised by `call` itself: its argument is no async callable."""
+    traceback = error.__traceback__
+    return isinstance(error, TypeError) and traceback is not None and traceback.tb_next is None

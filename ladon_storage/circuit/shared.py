@@ -147,12 +147,13 @@ class SharedCircuit(CircuitBreaker):
 
         Raises:
             CircuitOpenError: The call was rejected; ``func`` was not called.
+            TypeError: ``func`` is no async callable without arguments; that counts as nothing.
         """
         permit = await self.admit()
         try:
             result = await func()
         except BaseException as error:
-            self._judge(permit, error)
+            self._judge_call(permit, error)
             raise
         self.success(permit)
         return result

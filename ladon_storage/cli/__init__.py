@@ -8,7 +8,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 
@@ -16,6 +18,9 @@ from ladon_storage.errors import ConfigurationError, LadonStorageError
 
 DONE, FAILED, USAGE = 0, 1, 2
 """The exit codes; a signal that ended the command has 128 and its number."""
+
+LEAST_COLUMNS = 20
+"""The width below which a terminal folds lines itself: rich would leave texts out, or not end."""
 
 TRACEBACK_VARIABLE = "LADON_TRACEBACK"
 """The variable with which an error of another package keeps its traceback."""
@@ -28,6 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from ladon_storage.cli.app import app
     from ladon_storage.cli.ended import Ended
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a locale cannot print is escaped
+            stream.reconfigure(errors="backslashreplace")
+    if shutil.get_terminal_size().columns < LEAST_COLUMNS:
+        os.environ["COLUMNS"] = str(LEAST_COLUMNS)
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     if tokens[:1] == ["--json"]:  # a verb's option, wherever it stands
         tokens = [*tokens[1:], "--json"]

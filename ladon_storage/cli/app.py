@@ -11,6 +11,12 @@ _RUNS = (
     "\n\nWhere a Prefect API is configured, its flows run it; elsewhere the same engine does, at "
     "once. "
 )
+_WATERMARK_CODES = (
+    "\n\nExit codes besides those of every verb: 3 there is no such watermark; 4 refused, because "
+    "a run holds the source, another writer was faster, or it would go back; 5 the service does "
+    "not offer it."
+)
+_AUDITED = "The history keeps the reason, the author, and both timestamps."
 _FILE = "The file is ladon.toml in the working directory unless --file or LADON_FILE names another."
 
 DESCRIPTION = (
@@ -55,7 +61,10 @@ circuit = _app(
     _OPERATE,
     13,
 )
-watermarks = _app("watermarks", "Show watermarks.", _OPERATE, 17)
+tokens = _app("tokens", "Make, list and revoke tokens of a Storage Service.", _OPERATE, 12)
+watermarks = _app(
+    "watermarks", f"List, show, change and move watermarks.{_WATERMARK_CODES}", _OPERATE, 17
+)
 
 _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
     (
@@ -72,6 +81,12 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
         app, "reconcile", "reconcile", _COLLECT,
         "Find and store what regular runs missed."
         f"{_RUNS}It reads a range, or all that the source has, and compares it with the sink.",
+    ),
+    (
+        app, "collect-many", "collect_many", _COLLECT,
+        "Collect the sources of a list in one flow run."
+        "\n\nIt is for hundreds of sources, of which each would be a flow run otherwise. One that "
+        "fails leaves the others alone.",
     ),
     (
         app, "freshness", "freshness", _COLLECT,
@@ -104,9 +119,20 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
     ),
     (
         app, "deploy", "deploy", _OPERATE,
-        f"Make or update Prefect deployments of the file.\n\n{_FILE}",
+        f"Make or update Prefect deployments of the file.\n\n{_FILE} Besides the collection of "
+        "each source it has a weekly second reading of those whose kinds allow it, and a check of "
+        "freshness. A deployment that the file lost is reported, and stays.",
     ),
-    (app, "up", "up", _OPERATE, "Run Prefect, a Storage Service and deployments here."),
+    (
+        app, "up", "up", _OPERATE,
+        f"Run Prefect, a Storage Service and deployments here.\n\n{_FILE}",
+    ),
+    (
+        app, "sweep", "sweep", _OPERATE,
+        "Mark runs whose process is gone as crashed, and print their ids."
+        "\n\nA process that runs deployments does so by itself. Where workers of a pool run them, "
+        "call it by a timer.",
+    ),
     (
         app, "serve", "serve", _OPERATE,
         "Run the Storage Service over one SQLite file."
@@ -114,6 +140,18 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
         "ends on SIGTERM, SIGINT or SIGHUP when the requests in flight are finished. Its token is "
         "in STORAGE_SERVICE_TOKEN or a file; only a loopback address needs none.",
     ),
+    (
+        app, "backup", "backup", _OPERATE,
+        "Copy the Storage Service's database while it runs."
+        "\n\nThe copy is one state of the database, checked, and readable by its owner alone. To "
+        "restore it, end the service, delete its file with -wal and -shm, and move the copy there.",
+    ),
+    (
+        tokens, "add", "tokens:add", None,
+        "Make a token and print it; it is kept nowhere else, and stored as its digest.",
+    ),
+    (tokens, "list", "tokens:listed", None, "List the tokens of a service by name."),
+    (tokens, "revoke", "tokens:revoke", None, "Delete a token; the next request with it fails."),
     (
         circuit, "show", "circuit:show", None,
         f"Show its state, with the time and the reason of the last change.{_CIRCUIT_PLACE}",
@@ -132,7 +170,45 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
         "Pause deployments while it is open, by Prefect automations.\n\nThey are resumed when "
         "it closes. Automations of an earlier call are replaced.",
     ),
+    (
+        watermarks, "list", "watermarks:list_", None,
+        f"List watermarks, with the outcome of the last runs.\n\n{_FILE} From a service without a "
+        "list, it shows the watermarks of the file's sources.",
+    ),
     (watermarks, "show", "watermarks:show", None, f"Show one watermark.\n\n{_FILE}"),
+    (
+        watermarks, "history", "watermarks:history", None,
+        "Show the changes of a watermark, the latest first; also of a deleted one.",
+    ),
+    (
+        watermarks, "set", "watermarks_changing:set_", None,
+        "Move a watermark forward, or make the first one of a source."
+        f"\n\n{_AUDITED} A service of the base contract has no place for the reason.",
+    ),
+    (
+        watermarks, "reset", "watermarks_changing:reset", None,
+        f"Move a watermark to any timestamp, also back.\n\n{_AUDITED} The next run collects from "
+        "there again.",
+    ),
+    (
+        watermarks, "release", "watermarks_changing:release", None,
+        "End the hold of a dead run.\n\nThe run counts as failed, with the reason. If it is alive "
+        "after all, it fails at its next write.",
+    ),
+    (
+        watermarks, "delete", "watermarks_changing:delete", None,
+        f"Delete a watermark; the next run is a first run.\n\n{_AUDITED} The history stays.",
+    ),
+    (
+        watermarks, "export", "watermarks_moving:export", None,
+        "Print all watermarks as JSON, for an import.",
+    ),
+    (
+        watermarks, "import", "watermarks_moving:import_", None,
+        "Take over the watermarks of an export."
+        "\n\nA watermark that is there moves forward only, unless it is forced. An import that "
+        "failed in part may be repeated.",
+    ),
     (
         app, "doctor", "doctor", _OPERATE,
         "Check Prefect, the service, blocks, versions and clocks."
@@ -153,6 +229,6 @@ for _number, (_parent, _name, _place, _group, _help) in enumerate(_VERBS):
         default_parameter=Parameter(negative=()),
         version_flags=[],
     )
-for _each in (source, circuit, watermarks):
+for _each in (source, tokens, circuit, watermarks):
     app.command(_each)
 app.register_install_completion_command(help="Install completion for the shell.", group=_OTHER)

@@ -198,6 +198,17 @@ def choose_sink(
             "There is no sink; give one, such as --sink sqlite:///records.db, or a table "
             "[sinks.records] in ladon.toml."
         )
+    return choose_sink_text(project, given, with_prefect=with_prefect)
+
+
+def choose_sink_text(
+    project: Project | None, given: str, *, with_prefect: bool = False
+) -> SinkChoice:
+    """Return the sink of a text: an address, a JSON object, a name of the file, or a block's.
+
+    Raises:
+        ConfigurationError: There is none, or its address has a password in it.
+    """
     if holds_secret(given):
         raise ConfigurationError(f"The sink's address {NO_SECRETS}")
     if given.lstrip().startswith("{"):

@@ -1,5 +1,7 @@
-"""``ladon-storage deploy``: a Prefect deployment for each source of the file.
+"""``ladon-storage deploy``: the Prefect deployments of the file.
 
+- Each source has one that collects it. One that is scheduled is read again weekly where its kind
+  allows that, and one check watches the freshness of all sources that have a limit.
 - Without a work pool, ``--serve`` runs them in this process; with ``--pool`` workers do.
 - A deployment that a user paused or resumed in the UI stays so: the file gives the first state.
 - No secret is a parameter of a deployment: the file's names of secrets are.
@@ -7,11 +9,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from ladon_storage.cli.options import File
+from ladon_storage.cli.options import File, Table
 from ladon_storage.cli.output import Json, log_to_notes, note, print_json, print_table
 from ladon_storage.errors import ConfigurationError
 
@@ -30,14 +33,22 @@ def deploy(
     dry_run: Annotated[
         bool, Parameter(show_default=False, help="Print what would change, and change nothing.")
     ] = False,
+    table: Table = None,
     file: File = None,
     json: Json = False,
 ) -> None:
     """Make or update Prefect deployments of the file."""
-    from ladon_storage.cli.running import is_prefect_configured
     from ladon_storage.project.project import Project
 
     log_to_notes()
+    if table is not None:
+        if not serve or pool or dry_run or names or file:
+            raise ConfigurationError(
+                "--table goes with --serve alone; `prefect deploy --all` gives a prefect.yaml to a "
+                "work pool."
+            )
+        _serve_table(table)
+        return
     if serve and pool:
         raise ConfigurationError("Give either --serve or --pool, and not both.")
     if not (serve or pool or dry_run):
@@ -48,17 +59,17 @@ def deploy(
     project = Project.load(file)
     for name in names:
         project.limits_of(name)  # refuses a name that is not there
-    if not is_prefect_configured():
-        raise ConfigurationError(
-            "No Prefect API is configured; set PREFECT_API_URL, or start one with "
-            "`ladon-storage up`."
-        )
+    _refuse_without_prefect()
     from ladon_storage.cli import deployments
     from ladon_storage.cli.with_prefect import run_flows
 
     chosen = list(names or project.sources)
     made = deployments.deployments(project, chosen)
-    changes = run_flows(lambda: deployments.changes(made))
+    if not names:
+        made += deployments.freshness(project)
+    ours = None if names else project.path.name
+    place = deployments.ANYWHERE if dry_run and not (pool or serve) else pool
+    changes = run_flows(lambda: deployments.changes(made, pool=place, file=ours))
     if json:
         print_json([each._asdict() for each in changes])
     else:
@@ -72,9 +83,31 @@ def deploy(
     if dry_run:
         return
     if pool:
-        run_flows(lambda: deployments.apply(made, pool))
+        differing = {each.deployment for each in changes if each.change != deployments.KEEP}
+        run_flows(
+            lambda: deployments.apply([each for each in made if each.full_name in differing], pool)
+        )
     else:
         run_flows(lambda: deployments.serve(made))
+
+
+def _refuse_without_prefect() -> None:
+    from ladon_storage.cli.running import is_prefect_configured
+
+    if not is_prefect_configured():
+        raise ConfigurationError(
+            "No Prefect API is configured; set PREFECT_API_URL, or start one with "
+            "`ladon-storage up`."
+        )
+
+
+def _serve_table(table: Path) -> None:
+    """Run the deployments of a prefect.yaml in this process, until a signal."""
+    from ladon_storage.cli.with_prefect import run_flows
+    from ladon_storage.flows.serve import serve
+
+    file = table.resolve()
+    run_flows(lambda: serve(file))
 
 
 def _show(changes: list[Change]) -> None:

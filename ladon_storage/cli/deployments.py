@@ -1,13 +1,21 @@
-"""The Prefect deployments that a ``ladon.toml`` describes, compared with the existing ones."""
+"""The Prefect deployments that a ``ladon.toml`` describes, compared with the existing ones.
+
+A deployment that the file describes no more is reported and stays: its runs and its logs are
+deleted with it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
+from uuid import UUID
+from zlib import crc32
 
 from prefect import get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
@@ -15,16 +23,36 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
 from prefect.types.entrypoint import EntrypointType
+from pydantic_core import to_jsonable_python
 
 from ladon_storage import flows
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.serve import keep_switches, serve_deployments
 from ladon_storage.project.project import Project
 from ladon_storage.project.reading import anchored_address
-from ladon_storage.project.tables import SinkTable
 from ladon_storage.sources import SOURCES
 
 TAG = "ladon"
+KEEP, REMOVED = "keep", "removed"
+ANYWHERE = "*"
+"""In place of a work pool's name, any one and none."""
+
+_ANCHOR = datetime(2020, 1, 1, tzinfo=UTC)
+_FRESHNESS_CRON = "53 * * * *"
+_WEEKLY: dict[tuple[str, str | None], float | None] = {
+    ("kev", None): None,
+    ("misp", None): 30,
+    ("nvd", None): 30,
+    ("otx", None): 30,
+    ("taxii", None): 30,
+    ("threatfox", None): None,
+    ("threatfox", "export"): None,
+    ("threatfox", "api"): 7,
+    ("urlhaus", None): None,
+    ("urlhaus", "dump"): None,
+}
+"""The kinds that are read again weekly, by ``via``, and the days; ``None``: all that there is."""
+
 _FORM_FIELDS = {"url", "table", "keep"}
 """The fields of a sink in the form of a shipped kind."""
 
@@ -44,52 +72,151 @@ def deployments(project: Project, names: Sequence[str]) -> list[RunnerDeployment
     Raises:
         ConfigurationError: A source has no sink, or is wrong.
     """
-    return [_deployment(project, name) for name in names]
+    found = []
+    for name in names:
+        found.append(_collection(project, name))
+        found += _reconciliation(project, name)
+    return found
 
 
-def _deployment(project: Project, name: str) -> RunnerDeployment:
+def freshness(project: Project) -> list[RunnerDeployment]:
+    """Return the hourly check of the sources that have a limit, if there are any."""
+    limits = [
+        {
+            "source_id": project.source(name).source_id,
+            "max_age_hours": table.freshness.max_age_hours,
+        }
+        for name, table in project.sources.items()
+        if table.freshness is not None
+    ]
+    if not limits:
+        return []
+    return [
+        _deployed(
+            project,
+            flows.check_freshness,
+            project.path.stem,
+            f"Fails where a watermark is older than {project.path.name} allows.",
+            {"sources": limits},
+            {"cron": _FRESHNESS_CRON, "timezone": "UTC"},
+        )
+    ]
+
+
+def _collection(project: Project, name: str) -> RunnerDeployment:
     table = project.sources[name]
-    folder = project.path.absolute().parent
     sink_name = project.sink_of(name)
-    sink = _absolute(project.sinks[sink_name], folder)
+    sink = _sink(project, name)
     has_form = table.kind in SOURCES.shipped and sink.keys() <= _FORM_FIELDS
     flow: Flow[..., Any] = getattr(flows, f"collect_{table.kind}") if has_form else flows.collect
     parameters: dict[str, Any] = {"source": project.source_fields(name), "sink": sink}
     if limits := project.limits_of(name).model_dump(mode="json", exclude_unset=True):
         parameters["limits"] = limits
+    return _deployed(
+        project,
+        flow,
+        name,
+        f"Collects {name} of {project.path.name} into {sink_name}.",
+        parameters,
+        table.schedule.prefect() if table.schedule else None,
+    )
+
+
+def _reconciliation(project: Project, name: str) -> list[RunnerDeployment]:
+    """Return the weekly second reading of a source, if its kind or the file wants one."""
+    table = project.sources[name]
+    key = (table.kind, table.fields.get("via"))
+    if table.reconcile is None:
+        if key not in _WEEKLY or table.schedule is None or not table.schedule.active:
+            return []
+        days, cron = _WEEKLY[key], None
+    elif table.reconcile.active:
+        days, cron = table.reconcile.last_days, table.reconcile.cron
+        if days is None and "last_days" not in table.reconcile.model_fields_set:
+            days = _WEEKLY.get(key)
+    else:
+        return []
+    parameters: dict[str, Any] = {
+        "source": project.source_fields(name),
+        "sink": _sink(project, name),
+    }
+    if days is not None:
+        parameters["last_days"] = days
+    if limits := project.limits_of(name).model_dump(mode="json", exclude_unset=True):
+        parameters["limits"] = limits
+    read = "all that the source has" if days is None else f"the last {days:g} days"
+    return [
+        _deployed(
+            project,
+            flows.reconcile,
+            name,
+            f"Reads {read} of {name} of {project.path.name} again, and stores what was missed.",
+            parameters,
+            {"cron": cron or _weekly_cron(name), "timezone": "UTC"},
+        )
+    ]
+
+
+def _weekly_cron(name: str) -> str:
+    """Return a time of Sunday night that is always the same for a name, and differs by names."""
+    minutes = crc32(name.encode()) % 180
+    return f"{minutes % 60} {3 + minutes // 60} * * 0"
+
+
+def _deployed(
+    project: Project,
+    flow: Flow[..., Any],
+    name: str,
+    description: str,
+    parameters: dict[str, Any],
+    schedule: dict[str, Any] | None,
+) -> RunnerDeployment:
     storage = project.storage
     if storage.url is not None and not (storage.token or storage.password):
         given = storage.model_dump(mode="json", exclude_unset=True, exclude={"circuit_url_secret"})
+        folder = project.path.absolute().parent
         parameters["storage"] = {**given, "url": anchored_address(storage.url, folder)}
-    schedule = table.schedule.prefect() if table.schedule else None
     return RunnerDeployment.from_flow(
         flow,
         name=name,
-        description=f"Collects {name} of {project.path.name} into {sink_name}.",
-        tags=[TAG],
+        description=description,
+        tags=[TAG, project.path.name],
         parameters=parameters,
-        schedules=[_schedule(schedule)] if schedule else [],
+        schedules=[_schedule(schedule, name)] if schedule else [],
         concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy="ENQUEUE"),
         # The package is installed where runs are; no folder is.
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
 
 
-def _absolute(table: SinkTable, folder: Path) -> dict[str, Any]:
-    fields = dict(table.fields)
+def _sink(project: Project, name: str) -> dict[str, Any]:
+    """Return the fields of a source's sink, with an absolute address."""
+    fields = dict(project.sinks[project.sink_of(name)].fields)
     if isinstance(fields.get("url"), str):
-        fields["url"] = anchored_address(fields["url"], folder)
+        fields["url"] = anchored_address(fields["url"], project.path.absolute().parent)
     return fields
 
 
-def _schedule(described: dict[str, Any]) -> DeploymentScheduleCreate:
+def _schedule(described: dict[str, Any], name: str) -> DeploymentScheduleCreate:
     active = described.pop("active", True)
     kind = CronSchedule if "cron" in described else IntervalSchedule
+    if "interval" in described and "anchor_date" not in described:
+        # Prefect would count from now, so that each registration changed the schedule.
+        seconds = crc32(name.encode()) % max(1, int(described["interval"]))
+        described["anchor_date"] = _ANCHOR + timedelta(seconds=seconds)
     return DeploymentScheduleCreate(schedule=kind(**described), active=active)
 
 
-async def changes(made: Sequence[RunnerDeployment]) -> list[Change]:
-    """Return the changes by registering deployments; keep which of them are paused."""
+async def changes(
+    made: Sequence[RunnerDeployment], *, pool: str | None = None, file: str | None = None
+) -> list[Change]:
+    """Return the changes by registering deployments; keep which of them are paused.
+
+    Args:
+        made: The deployments.
+        pool: The work pool that runs them; ``None``: this process does; or `ANYWHERE`.
+        file: The name of their file, whose other deployments are reported as removed.
+    """
     found = []
     async with get_client() as client:
         for each in made:
@@ -98,21 +225,47 @@ async def changes(made: Sequence[RunnerDeployment]) -> list[Change]:
             except ObjectNotFound:
                 found.append(Change(each.full_name, "create", _schedules(each), "it is not there"))
                 continue
-            differences = _differences(each, existing)
+            differences = _differences(each, existing, pool)
             keep_switches(each, existing)
-            change = "update" if differences else "keep"
+            change = "update" if differences else KEEP
             found.append(Change(each.full_name, change, _schedules(each), ", ".join(differences)))
+        if file is not None:
+            found += await _removed(client, file, {each.full_name for each in made})
     return found
 
 
-def _differences(each: RunnerDeployment, existing: DeploymentResponse) -> list[str]:
+async def _removed(client: PrefectClient, file: str, wanted: set[str]) -> list[Change]:
+    """Return the deployments of a file that it describes no more."""
+    of_file = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG, file]))
+    names: dict[UUID, str] = {}
+    found: list[Change] = []
+    while page := await client.read_deployments(deployment_filter=of_file, offset=len(found)):
+        for each in page:
+            if each.flow_id not in names:
+                names[each.flow_id] = (await client.read_flow(each.flow_id)).name
+            full_name = f"{names[each.flow_id]}/{each.name}"
+            because = f"not in the file; it stays until `prefect deployment delete {full_name}`"
+            found.append(Change(full_name, REMOVED, "", because))
+    return [each for each in found if each.deployment not in wanted]
+
+
+def _differences(
+    each: RunnerDeployment, existing: DeploymentResponse, pool: str | None
+) -> list[str]:
     schedules = sorted(str(one.schedule) for one in each.schedules or [])
     pairs = {
-        "parameters": (each.parameters, existing.parameters),
+        "parameters": (
+            to_jsonable_python(each.parameters),
+            to_jsonable_python(existing.parameters),
+        ),
         "schedule": (schedules, sorted(str(one.schedule) for one in existing.schedules)),
         "description": (each.description, existing.description),
         "tags": (sorted(each.tags), sorted(existing.tags)),
         "entrypoint": (each.entrypoint, existing.entrypoint),
+        "work pool": (
+            existing.work_pool_name if pool == ANYWHERE else pool,
+            existing.work_pool_name,
+        ),
     }
     return [name for name, (wanted, there) in pairs.items() if wanted != there]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ladon_storage.cli.checks import Check, attempted, tell
 from ladon_storage.cli.options import File
-from ladon_storage.cli.output import Json
+from ladon_storage.cli.output import Json, counted
 
 if TYPE_CHECKING:
     import aiohttp
@@ -80,7 +80,7 @@ def _file(project: Project | None) -> Check:
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         return Check("file", "failed", f"{wrong[0]}{more}", "ladon-storage source check")
-    return Check("file", "ok", f"{project.path}: {len(project.sources)} sources")
+    return Check("file", "ok", f"{project.path}: {counted(len(project.sources), 'source')}")
 
 
 async def _asked(project: Project | None) -> list[Check]:

@@ -22,6 +22,13 @@ File = Annotated[
         "ladon.toml here.",
     ),
 ]
+Table = Annotated[
+    Path | None,
+    Parameter(
+        name="--table",
+        help="A prefect.yaml whose deployments run, instead of those of ladon.toml.",
+    ),
+]
 SinkText = Annotated[
     str | None,
     Parameter(

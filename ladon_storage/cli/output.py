@@ -33,6 +33,7 @@ Json = Annotated[
 
 _PIPE_WIDTH = 10_000
 _LEAST_CELL = 10
+_LEAST_FACTS = 40
 """The columns of a terminal that a table's cell needs to be readable when it is folded."""
 
 
@@ -61,6 +62,15 @@ def note_console() -> Console:
 def print_json(value: Any) -> None:
     """Print data as JSON."""
     sys.stdout.write(f"{json.dumps(value, indent=2)}\n")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, which is in the plural unless the number is one.
+
+    >>> counted(1, "source"), counted(1200, "source")
+    ('1 source', '1,200 sources')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def print_text(text: str) -> None:
@@ -113,11 +123,16 @@ def print_heading(text: str) -> None:
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     """Print facts, a line each, with their names before them."""
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from ladon_storage.collection.summaries import cut
 
+    if sys.stdout.isatty() and Console().width < _LEAST_FACTS:
+        for name, text in facts:
+            print_text(f"{name}: {cut(text, 2_000)}" if name else "")
+        return
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")

@@ -10,7 +10,7 @@ from rich.progress import Progress as Bars
 from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from ladon_storage.cli.output import note_console
-from ladon_storage.collection.protocols import ExtractionResult, OnProgress
+from ladon_storage.collection.ledger import ExtractionResult, OnProgress
 
 
 class Display:
@@ -51,7 +51,7 @@ class Display:
         line = self._lines[name] = self._bars.add_task(name, total=None)
 
         async def hear(done: int, of: int) -> None:
-            self._bars.update(line, description=f"{name}  {done:,} of {of:,} windows")
+            self._bars.update(line, description=f"{name}  window {done:,} of {of:,}")
 
         return hear
 

@@ -22,10 +22,15 @@ _NAMELESS = re.compile(r"(cancelled|CancelledError)\b")
 
 
 class Signals:
-    """The signals that end a verb's task, which may still write its failure."""
+    """The signals that end a verb's task, which may still write its failure.
 
-    def __init__(self) -> None:
+    Args:
+        only_first: Whether further signals change nothing, because the end must be complete.
+    """
+
+    def __init__(self, *, only_first: bool = False) -> None:
         self.number: int | None = None
+        self._only_first = only_first
 
     def watch(self) -> None:
         """Cancel the current task on a signal, from now on; only in the main thread."""
@@ -38,8 +43,9 @@ class Signals:
                 task.get_loop().add_signal_handler(number, self._end, task, number)
 
     def _end(self, task: asyncio.Task[Any], number: int) -> None:
+        if self.number is None or not self._only_first:
+            task.cancel()
         self.number = self.number or number
-        task.cancel()
 
     async def named(self, message: str) -> str:
         """Return a failure's message, or the signal if the message is only of a cancellation."""

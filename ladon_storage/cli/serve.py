@@ -7,13 +7,16 @@ import logging
 import os
 import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from ladon_storage.cli.output import print_text
 from ladon_storage.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
 
 TOKEN_VARIABLE = "STORAGE_SERVICE_TOKEN"  # noqa: S105 - the name of a variable, not its value
 
@@ -26,6 +29,27 @@ def serve(
     token_file: Annotated[
         Path | None, Parameter(help=f"A file with the token; goes before {TOKEN_VARIABLE}.")
     ] = None,
+    allow_host: Annotated[
+        tuple[str, ...],
+        Parameter(help="A name of the service besides those of loopback; repeatable."),
+    ] = (),
+    tls_certificate: Annotated[
+        Path | None,
+        Parameter(help="A PEM file with the certificate, for HTTPS; read again when it changes."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, Parameter(help="A PEM file with its key, if that is in another file.")
+    ] = None,
+    file: Annotated[
+        Path | None, Parameter(help="A ladon.toml, for the limits of freshness on the status page.")
+    ] = None,
+    prefect_url: Annotated[
+        str | None, Parameter(help="Address of Prefect's UI, for links from the status page.")
+    ] = None,
+    history_days: Annotated[float, Parameter(help="How long the history is kept.")] = 400,
+    history_changes: Annotated[
+        int, Parameter(help="How many changes of one source are kept.")
+    ] = 1000,
 ) -> None:
     """Run the Storage Service over one SQLite file."""
     logging.basicConfig(
@@ -33,7 +57,26 @@ def serve(
     )
     # Each change is logged; what no format asks for is not looked up for each.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    asyncio.run(_serve(database, host, port, token_from(token_file)))
+    if tls_key is not None and tls_certificate is None:
+        raise ConfigurationError("--tls-key needs --tls-certificate; name the certificate, too.")
+    certificate = None
+    if tls_certificate is not None:
+        from ladon_storage.server.tls import Certificate
+
+        certificate = Certificate(tls_certificate, tls_key)
+    if history_days <= 0 or history_changes < 1:
+        raise ConfigurationError("--history-days and --history-changes should be above 0.")
+    from ladon_storage.server.retention import Retention
+
+    options = {
+        "token": token_from(token_file),
+        "allowed_hosts": allow_host,
+        "certificate": certificate,
+        "retention": Retention(timedelta(days=history_days), history_changes),
+        "limits": _limits_of(file),
+        "prefect_url": prefect_url,
+    }
+    asyncio.run(_serve(database, host, port, options))
 
 
 def token_from(file: Path | None) -> str | None:
@@ -42,6 +85,8 @@ def token_from(file: Path | None) -> str | None:
     Raises:
         ConfigurationError: The file cannot be read, or no header could carry the token.
     """
+    from ladon_storage.server.access import check_token
+
     if file is None:
         origin, token = TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE)
         if token is None:
@@ -50,19 +95,30 @@ def token_from(file: Path | None) -> str | None:
         origin = str(file)
         try:
             token = file.read_text(encoding="utf-8")
+            if file.stat().st_mode & 0o077:
+                logger.warning("Token file %s can be read by other users; `chmod 600` it.", file)
         except (OSError, UnicodeError) as error:
             raise ConfigurationError(
                 f"Token file {origin!r} cannot be read ({error}); name one that can."
             ) from error
-    token = token.strip()
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigurationError(
-            f"The token in {origin} should be one word of visible ASCII characters; set another."
-        )
-    return token
+    return check_token(token.strip(), origin)
 
 
-async def _serve(database: Path, host: str, port: int, token: str | None) -> None:
+def _limits_of(file: Path | None) -> dict[str, timedelta]:
+    """Return the greatest age of each source of a file, by the name of its watermark."""
+    if file is None:
+        return {}
+    from ladon_storage.project import Project
+
+    project = Project.load(file)
+    return {
+        project.source(name).source_id: timedelta(hours=table.freshness.max_age_hours)
+        for name, table in project.sources.items()
+        if table.freshness is not None
+    }
+
+
+async def _serve(database: Path, host: str, port: int, options: dict[str, Any]) -> None:
     from ladon_storage.server.serving import serving
 
     stop = asyncio.Event()
@@ -71,7 +127,7 @@ async def _serve(database: Path, host: str, port: int, token: str | None) -> Non
         # Under nohup a service must outlive its terminal.
         if signal.getsignal(signal_number) is not signal.SIG_IGN:
             loop.add_signal_handler(signal_number, stop.set)
-    async with serving(database, host, port, token=token) as address:
+    async with serving(database, host, port, **options) as address:
         print_text(address)
         sys.stdout.flush()  # the caller waits for it
         await stop.wait()

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from ladon_storage.cli.checks import Check, attempted, tell
 from ladon_storage.cli.options import File
-from ladon_storage.cli.output import Json
+from ladon_storage.cli.output import Json, counted
 
 if TYPE_CHECKING:
     from ladon_storage.project.project import Project
@@ -36,7 +36,7 @@ def source_check(
 
 async def _checks(project: Project, names: Sequence[str], *, offline: bool) -> list[Check]:
     chosen = names or list(project.sources)
-    checks = [Check("file", "ok", f"{project.path}: {len(project.sources)} sources")]
+    checks = [Check("file", "ok", f"{project.path}: {counted(len(project.sources), 'source')}")]
     checks.append(await attempted("storage", _storage(project, offline=offline)))
     sinks = project.sinks if not names else {project.sink_of(name) for name in names}
     checks += [await attempted(f"sink {each}", _sink(project, each)) for each in sinks]
@@ -89,7 +89,7 @@ async def _source(project: Project, name: str, *, offline: bool) -> Check:
     if trial.error is not None:
         return Check(what, "failed", trial.error, retry)
     usable = trial.delivered - trial.rejected
-    text = f"{usable:,} of {trial.delivered:,} items of the first pages are usable"
+    text = f"usable of the first pages: {usable:,} of {counted(trial.delivered, 'item')}"
     if not trial.ok:
         reason = next(iter(trial.reasons), "nothing was delivered")
         return Check(what, "failed", f"{text}: {reason}", retry)

@@ -71,40 +71,33 @@ class {cls}(BaseModel):
 
 _TEST = '''"""What must hold for {cls}, however it reads: run it with `pytest test_{name}.py`."""
 
-import asyncio
-from pathlib import Path
+from datetime import datetime
+from typing import Any
 
 from {name} import {cls}
 
-from ladon_storage.collection import Report, run
-from ladon_storage.sinks import sink_from
-from ladon_storage.embedded import EmbeddedStorage
+from ladon_storage.testing import SourceContract, SourceFeed
 
 
-def collected(folder: Path, run_id: str) -> Report:
-    """Return the report of one run into the files of a folder."""
+class Test{cls}(SourceContract):
+    """It keeps the contract of sources."""
 
-    async def collect() -> Report:
-        async with EmbeddedStorage(folder / "ladon.db") as storage:
-            sink = sink_from({{"url": f"sqlite:///{{folder}}/records.db"}})
-            return await run({cls}(), sink, storage, run_id=run_id)
+    def new_source(self, feed: SourceFeed) -> {cls}:
+        """Return the source over the items of the contract instead of your system.
 
-    return asyncio.run(collect())
+        Once it reads over HTTP, return it with `feed.url` as its address, and play your API in a
+        method `answer(request, items)`.
+        """
 
+        class Fed({cls}):
+            async def fetch(self, start: datetime | None) -> list[dict[str, Any]]:
+                return feed.read()
 
-def test_run_stores_every_record(tmp_path: Path) -> None:
-    """What is delivered is stored, and nothing of it is rejected."""
-    report = collected(tmp_path, "first")
-    assert report.records_new == report.records_delivered > 0
-    assert report.reasons == {{}}
+        return Fed()
 
-
-def test_second_run_stores_nothing_twice(tmp_path: Path) -> None:
-    """The overlap is read again, and adds nothing; the watermark stays."""
-    first = collected(tmp_path, "first")
-    second = collected(tmp_path, "second")
-    assert second.records_written == 0
-    assert second.watermark_after == first.watermark_after
+    def item(self, record_id: str, time: datetime, value: str) -> object:
+        """Return an item as your system has it."""
+        return {{"id": record_id, "updated_at": time.isoformat(), "title": value}}
 
 
 def test_unusable_item_is_rejected_with_a_reason() -> None:

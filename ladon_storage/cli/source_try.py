@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from ladon_storage.cli.options import File, Source
 from ladon_storage.cli.output import (
     Json,
+    counted,
     note,
     print_facts,
     print_heading,
@@ -64,9 +65,10 @@ def source_try(
 
 def _show(trial: Trial) -> None:
     usable = trial.delivered - trial.rejected
+    items = counted(trial.delivered, "item")
     facts = [
         ("source", f"{trial.source_id} ({trial.kind})"),
-        ("delivered", f"{trial.delivered:,} items: {usable:,} usable, {trial.rejected:,} rejected"),
+        ("delivered", f"{items}: {usable:,} usable, {trial.rejected:,} rejected"),
     ]
     facts += [("request", _request(each)) for each in trial.requests]
     if trial.next_request is not None:

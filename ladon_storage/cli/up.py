@@ -1,5 +1,7 @@
-"""``ladon-storage up``: Prefect, a Storage Service and the file's deployments, on this host.
+"""``ladon-storage up``: Prefect, a Storage Service and deployments, on this host.
 
+- The deployments are those of ``ladon.toml``, or of a ``prefect.yaml``. The latter names neither a
+  storage nor a sink: its runs find both in the blocks called default, which are saved here.
 - All their files are in one folder, and a second start resumes there. The user's own Prefect
   settings are neither read nor changed.
 - The runner ends first: a run in flight can still write its failure.
@@ -14,32 +16,37 @@ import fcntl
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, STDOUT, Process
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from ladon_storage.cli.ended import Ended
-from ladon_storage.cli.options import File
+from ladon_storage.cli.options import File, Table
 from ladon_storage.cli.output import note, print_facts
 from ladon_storage.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from ladon_storage.project.project import Project
 
 SERVING = "Serving."
 """The runner's output when its deployments are registered."""
 
-_SERVER = {
+SERVER = {
     # In memory, as they are by default, a slot that a killed run held would outlive a restart.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
         "prefect.server.concurrency.lease_storage.filesystem"
     ),
     # A schedule that was just resumed would otherwise wait for a minute.
     "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "10",
+    # On SQLite, a transaction that reads before it writes fails at once if another one wrote
+    # between the two, and no timeout helps. The service that calls runs late is such a one, every
+    # five seconds. The runner is beside the server here, so a run is late only while it is busy.
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+    # A write for each event of a task competes with all others; one a second holds many.
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
 }
-_RUNS = {
+RUNS = {
     "PREFECT_LOGGING_LEVEL": "INFO",  # what the UI shows of a run
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     "PREFECT_RUNNER_POLL_FREQUENCY": "2",
@@ -55,41 +62,88 @@ def up(
     storage_port: Annotated[
         int, Parameter(help="Port of the Storage Service; 0 chooses a free one.")
     ] = 8080,
+    table: Table = None,
     file: File = None,
 ) -> None:
     """Run Prefect, a Storage Service and deployments here."""
     from ladon_storage.cli import running
+
+    described = _of_file(file) if table is None else _of_table(table, file)
+    try:
+        running.run(
+            _up(described, folder.absolute(), prefect_port, storage_port),
+            running.Signals(only_first=True),  # cut short, the end would leave processes behind
+        )
+    except Ended as ended:  # as it is meant to
+        note(str(ended))
+
+
+@dataclass(frozen=True)
+class Described:
+    """The deployments to run.
+
+    Args:
+        arguments: The options of ``deploy --serve`` that name them.
+        folder: The working directory of that command.
+        storage: The address of their storage; ``None``: a service is started for them.
+        sink: Whether the block of a sink is saved for them.
+    """
+
+    arguments: tuple[str, ...]
+    folder: Path
+    storage: str | None = None
+    sink: bool = False
+
+
+def _of_file(file: Path | None) -> Described:
     from ladon_storage.project.project import Project
 
     project = Project.load(file)
     if not project.sources:
         raise ConfigurationError(f"{project.path} has no source; add a table [sources.NAME].")
-    try:
-        running.run(_up(project, folder.absolute(), prefect_port, storage_port))
-    except Ended as ended:  # as it is meant to
-        note(str(ended))
+    path = project.path.absolute()
+    return Described(("--file", str(path)), path.parent, project.storage.url)
 
 
-async def _up(project: Project, folder: Path, prefect_port: int, storage_port: int) -> None:
+def _of_table(table: Path, file: Path | None) -> Described:
+    if file is not None:
+        raise ConfigurationError("Give either --table or --file, and not both.")
+    if not table.is_file():
+        raise ConfigurationError(f"There is no {table}; give --table another file.")
+    path = table.absolute()
+    return Described(("--table", str(path)), path.parent, sink=True)
+
+
+async def _up(described: Described, folder: Path, prefect_port: int, storage_port: int) -> None:
     from ladon_storage.cli.local import NotStartedError, prefect_server
 
     (folder / "prefect").mkdir(parents=True, exist_ok=True)
     async with contextlib.AsyncExitStack() as parts:
-        parts.enter_context(_held(folder))
-        port = _port_near(prefect_port, "Prefect")
+        parts.enter_context(held(folder))
+        port = port_near(prefect_port, "Prefect")
         note("Starting Prefect (15 to 30 s the first time) …")
-        api = await parts.enter_async_context(prefect_server(folder, port, **_SERVER))
-        service = await parts.enter_async_context(_service(project, folder, storage_port))
+        api = await parts.enter_async_context(prefect_server(folder, port, **SERVER))
+        service = await parts.enter_async_context(_service(described, folder, storage_port))
         note("Starting the deployments …")
         log = folder / "runner.log"
         log.unlink(missing_ok=True)
-        runner = await _runner(project, folder, api, service)
+        variables = {"PREFECT_API_URL": api, **RUNS}
+        records = f"sqlite:///{folder / 'records.db'}"
+        if described.sink:
+            await _saved_blocks(folder, service, records, variables)
+        if described.storage is None:
+            variables["STORAGE_SERVICE_URL"] = service
+        runner = await _module(
+            described.folder, folder, variables,
+            "ladon_storage.cli", "deploy", "--serve", *described.arguments,
+        )  # fmt: skip
         parts.push_async_callback(_ended_with_its_runs, runner)
         await _registered(log, runner)
         print_facts(
             [
                 ("Prefect UI", api.removesuffix("/api")),
                 ("Storage Service", service),
+                *([("Records", str(folder / "records.db"))] if described.sink else []),
                 ("Logs", str(folder / "*.log")),
             ]
         )
@@ -100,7 +154,7 @@ async def _up(project: Project, folder: Path, prefect_port: int, storage_port: i
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def held(folder: Path) -> Iterator[None]:
     """Lock a folder against a second start in it."""
     with (folder / "lock").open("w") as lock:
         try:
@@ -112,7 +166,7 @@ def _held(folder: Path) -> Iterator[None]:
         yield
 
 
-def _port_near(wanted: int, name: str) -> int:
+def port_near(wanted: int, name: str) -> int:
     """Return a port if it is free, and another one otherwise; 0 is any free one."""
     from ladon_storage.cli.local import free_port
 
@@ -133,21 +187,21 @@ def _port_near(wanted: int, name: str) -> int:
 
 
 @contextlib.asynccontextmanager
-async def _service(project: Project, folder: Path, port: int) -> AsyncIterator[str]:
-    """Yield the URL of the file's storage, served by this command where it is a file."""
+async def _service(described: Described, folder: Path, port: int) -> AsyncIterator[str]:
+    """Yield the URL of the storage, served by this command where it is a file."""
     from ladon_storage.cli.local import LocalService
     from ladon_storage.embedded import SCHEME, file_of
     from ladon_storage.project.reading import anchored_address
 
-    url = project.storage.url
+    url = described.storage
     database = None
     if url is not None:
         if not url.lower().startswith(SCHEME):
             yield url
             return
-        database = file_of(anchored_address(url, project.path.absolute().parent))
+        database = file_of(anchored_address(url, described.folder))
     note("Starting the Storage Service …")
-    service = LocalService(folder, _port_near(port, "the Storage Service"), database)
+    service = LocalService(folder, port_near(port, "the Storage Service"), database)
     await service.start()
     try:
         yield service.url
@@ -155,17 +209,37 @@ async def _service(project: Project, folder: Path, port: int) -> AsyncIterator[s
         await service.stop()
 
 
-async def _runner(project: Project, folder: Path, api: str, service: str) -> Process:
+async def _saved_blocks(
+    folder: Path, service: str, records: str, variables: Mapping[str, str]
+) -> None:
+    """Save the blocks called default.
+
+    Raises:
+        NotStartedError: It failed; the message names the log.
+    """
+    from ladon_storage.cli.local import NotStartedError, ended
+
+    process = await _module(
+        folder, folder, {**variables, "STORAGE_SERVICE_URL": service},
+        "ladon_storage.cli.default_blocks", service, records,
+    )  # fmt: skip
+    try:
+        if await process.wait():
+            raise NotStartedError(f"The blocks were not saved; read {folder / 'runner.log'}.")
+    finally:
+        await ended(process)
+
+
+async def _module(
+    place: Path, folder: Path, variables: Mapping[str, str], *command: str
+) -> Process:
+    """Start a module as a process that knows only the Prefect of a folder."""
     from ladon_storage.cli.local import environment
 
-    variables = {"PREFECT_API_URL": api, **_RUNS}
-    if project.storage.url is None:
-        variables["STORAGE_SERVICE_URL"] = service
     with (folder / "runner.log").open("ab") as log:
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "ladon_storage.cli", "deploy", "--serve",
-            "--file", str(project.path.absolute()),
-            cwd=project.path.absolute().parent, env=environment(folder, **variables),
+            sys.executable, "-m", *command,
+            cwd=place, env=environment(folder, **variables),
             stdin=DEVNULL, stdout=log, stderr=STDOUT, start_new_session=True,
         )  # fmt: skip
 

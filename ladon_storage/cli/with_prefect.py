@@ -20,6 +20,7 @@ from ladon_storage.cli.ended import Ended
 from ladon_storage.collection.credentials import secret_lookup
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.ending import signal_noted
+from ladon_storage.flows.home import check_home
 from ladon_storage.tasks import secret_block
 
 T = TypeVar("T")
@@ -30,7 +31,9 @@ def run_flows(begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
     Raises:
         Ended: A signal ended it.
+        ConfigurationError: A newer Prefect has migrated the database that this one would open.
     """
+    check_home()
     try:
         # A fresh Prefect database takes longer than the 20 s that Prefect waits for it.
         with temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120}):

@@ -64,7 +64,7 @@ _LATENCY = _instrument(
     Histogram, "storage_client_latency_seconds", "Seconds from sending a request to its last byte."
 )
 _ACTIVE = _instrument(
-    Gauge, "storage_client_connections_active", "Requests of storage clients under way."
+    Gauge, "storage_client_connections_active", "Requests of storage clients in flight."
 )
 _IDLE = _instrument(
     Gauge, "storage_client_connections_idle", "Connections of storage clients at rest."
@@ -76,6 +76,12 @@ _RECORDS = _instrument(
     "Records that completed runs of this process were delivered, by what became of them.",
     "source_id",
     "outcome",
+)
+_MISSED = _instrument(
+    Gauge,
+    "ladon_reconciliation_missed",
+    "Records that regular runs missed, as the last reconciliation of this process found.",
+    "source_id",
 )
 _QUARANTINED = _instrument(
     Counter,
@@ -164,6 +170,11 @@ def count_collected(source_id: str, counts: Mapping[str, int], reasons: Mapping[
         _RECORDS.labels(source_id, outcome).inc(counts.get(f"records_{outcome}", 0))
     for reason, count in reasons.items():
         _QUARANTINED.labels(source_id, reason[:_LONGEST_LABEL]).inc(count)
+
+
+def count_missed(source_id: str, missed: int) -> None:
+    """Keep how many records of a source the last reconciliation found missed."""
+    _MISSED.labels(source_id).set(missed)
 
 
 def count_change(change: CircuitChange) -> None:

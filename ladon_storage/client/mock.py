@@ -5,26 +5,29 @@ Nothing persists: the watermarks end with the object.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from ladon_storage.circuit.breaker import CircuitBreaker
+from ladon_storage.client.keywords import KeywordUpdate
 from ladon_storage.errors import WatermarkConflictError
 from ladon_storage.models import (
+    UNCONDITIONAL,
     ChangeAction,
     HistoryPage,
+    Precondition,
     Watermark,
     WatermarkChange,
     WatermarkUpdate,
     apply_update,
-    check_source_id,
     meant,
 )
+from ladon_storage.values import check_source_id
 
 
-class MockStorageClient:
+class MockStorageClient(KeywordUpdate):
     """A storage of watermarks in a dictionary, with the rules of the embedded Storage Service.
 
     Args:
@@ -96,51 +99,23 @@ class MockStorageClient:
         more = found[limit - 1].version if len(found) > limit else None
         return HistoryPage(changes=found[:limit], next=more)
 
-    async def update_watermark(
-        self,
-        source_id: str,
-        timestamp: datetime,
-        status: str = "success",
-        error_message: str | None = None,
-        *,
-        if_match: str | None = None,
-        if_none_match: bool = False,
-        records_collected: int | None = None,
-        run_id: str | None = None,
-        lease: timedelta | None = None,
-        ledger: Mapping[str, Any] | None = None,
+    async def put_watermark(
+        self, source_id: str, update: WatermarkUpdate, precondition: Precondition = UNCONDITIONAL
     ) -> Watermark:
         """Write the outcome of a run, and return the stored watermark.
 
-        A repeated write of the same run, whose ``if_match`` it outdated itself, changes nothing.
+        A repeated write of the same run, whose precondition it outdated itself, changes nothing.
 
         Raises:
-            TypeError: ``timestamp`` is no datetime.
-            ValueError: Another argument makes no sense.
-            WatermarkConflictError: ``if_match`` is not the stored version, a version exists despite
-                ``if_none_match``, or a success is older than the stored one.
+            ValueError: ``source_id`` cannot name a source.
+            WatermarkConflictError: The precondition fails, or a success is older than the stored
+                one.
             WatermarkInFutureError: It is a success far ahead of the clock.
         """
         stored = self._watermarks.get(check_source_id(source_id))
-        update = WatermarkUpdate.of(
-            timestamp,
-            status,
-            error_message,
-            records_collected=records_collected,
-            run_id=run_id,
-            lease=lease,
-            ledger=ledger,
-        )
         now = self._clock()
         try:
-            new = apply_update(
-                stored,
-                source_id,
-                update,
-                now,
-                if_match=if_match,
-                if_none_match=if_none_match,
-            )
+            new = apply_update(stored, source_id, update, now, precondition)
         except WatermarkConflictError as conflict:
             if conflict.status == 412 and stored and self._is_replay(source_id, update):
                 return stored.as_answered(now)

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from ladon_storage.lazy import offer
 
 if TYPE_CHECKING:
+    from ladon_storage.collection.ledger import Counts, Gap
     from ladon_storage.collection.protocols import (
-        Gap,
         KnownContent,
         Limits,
         Position,
+        Run,
         Sink,
         Source,
         SupportsHistory,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         WatermarkStore,
         WriteResult,
     )
+    from ladon_storage.collection.ranges import TimeRange
     from ladon_storage.collection.records import (
         Completeness,
         Page,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Completeness",
+    "Counts",
     "ExtractCallable",
     "Gap",
     "KnownContent",
@@ -46,6 +49,7 @@ __all__ = [
     "Record",
     "Reject",
     "Report",
+    "Run",
     "Sink",
     "Source",
     "SupportsHistory",
@@ -53,6 +57,7 @@ __all__ = [
     "SupportsPosition",
     "SupportsRemoval",
     "SupportsReversion",
+    "TimeRange",
     "WatermarkStore",
     "WriteResult",
     "extract",
@@ -64,11 +69,12 @@ __all__ = [
 offer(
     __name__,
     {
+        "ledger": ("Counts", "Gap"),
         "protocols": (
-            "Gap",
             "KnownContent",
             "Limits",
             "Position",
+            "Run",
             "Sink",
             "Source",
             "SupportsHistory",
@@ -79,6 +85,7 @@ offer(
             "WatermarkStore",
             "WriteResult",
         ),
+        "ranges": ("TimeRange",),
         "records": (
             "Completeness",
             "Page",

@@ -6,32 +6,30 @@ name has the range. So the same backfill resumes after its last complete window.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
 
-from pydantic import BaseModel, ConfigDict
-
-from ladon_storage.collection.protocols import Limits, Sink, Source, WatermarkStore
+from ladon_storage.collection.ledger import Counts
+from ladon_storage.collection.protocols import Limits, Run, Sink, Source, WatermarkStore
+from ladon_storage.collection.ranges import TimeRange
 from ladon_storage.collection.run import ExtractCallable, extract
+from ladon_storage.collection.stores import watermark_store
 from ladon_storage.errors import ConfigurationError
-from ladon_storage.models import WatermarkStatus
+from ladon_storage.models import Precondition, WatermarkStatus, WatermarkUpdate
+from ladon_storage.values import to_utc
 
 Windows = Callable[[int, int], Awaitable[None]]
 """A function that is called with the number of finished windows, and of all windows."""
 
 
-class BackfillReport(BaseModel):
+class BackfillReport(Counts):
     """The result of a backfill; windows that an earlier one had finished are not read again."""
-
-    model_config = ConfigDict(frozen=True)
 
     source_id: str
     since: datetime
     until: datetime
     windows: int
     windows_done_before: int
-    records_read: int
-    records_written: int
 
 
 async def backfill(
@@ -53,8 +51,8 @@ async def backfill(
         source: The source.
         sink: The sink; entered and left for each window.
         storage: The storage of the backfill's progress.
-        since: The first timestamp.
-        until: The timestamp before which it ends.
+        since: The first timestamp; naive is UTC.
+        until: The timestamp before which it ends; naive is UTC.
         window: The part that is repeated after a failure.
         run_id: The name of this run, as the service records it.
         limits: The limits beyond which a window fails.
@@ -65,56 +63,46 @@ async def backfill(
         ConfigurationError: The range or the window is empty.
         LadonStorageError: The storage, the source or the sink failed.
     """
-    since, until = _range(since, until)
+    since, until = to_utc(since), to_utc(until)
+    asked = TimeRange(since, until)
     if window <= timedelta(0):
         raise ConfigurationError(f"The window of a backfill is {window}. Set it to more than 0.")
-    every = list(_windows(since, until, window))
+    every = list(asked.windows(window))
     await storage.health_check()
-    name = _name(source.source_id, since, until)
-    stored = await storage.get_watermark(name)
+    name = _name(source.source_id, asked)
+    store = watermark_store(storage)
+    stored = await store.get_watermark(name)
     reached = stored.last_successful_timestamp if stored else None
-    left = [each for each in every if reached is None or each[1] > reached]
-    etag = stored.etag if stored else None
-    read = written = 0
-    done = len(every) - len(left)
+    left = [each for each in every if reached is None or _end(each) > reached]
+    done, counts = len(every) - len(left), Counts()
     if windows is not None:
         await windows(done, len(every))
-    for number, (start, end) in enumerate(left, start=done + 1):
-        collected = await collect(
-            source, sink, max(start, reached or start), end, run_id=run_id, limits=limits
+    for number, each in enumerate(left, start=done + 1):
+        rest = each if reached is None or reached not in each else TimeRange(reached, each.end)
+        counts += await collect(source, sink, Run(run_id, limits, asked=rest))
+        update = WatermarkUpdate.of(
+            _end(each),
+            WatermarkStatus.SUCCESS,
+            records_collected=counts.records_written,
+            run_id=run_id,
         )
-        read, written = read + collected.records_read, written + collected.records_written
-        answer = await storage.update_watermark(
-            name, end, WatermarkStatus.SUCCESS, if_match=etag, if_none_match=etag is None,
-            records_collected=written, run_id=run_id,
-        )  # fmt: skip
-        etag = answer.etag
+        stored = await store.put_watermark(name, update, Precondition.unchanged(stored))
         if windows is not None:
             await windows(number, len(every))
     return BackfillReport(
-        source_id=source.source_id, since=since, until=until, windows=len(every),
-        windows_done_before=done, records_read=read, records_written=written,
-    )  # fmt: skip
+        source_id=source.source_id,
+        since=since,
+        until=until,
+        windows=len(every),
+        windows_done_before=done,
+        **dict(counts),
+    )
 
 
-def _range(since: datetime, until: datetime) -> tuple[datetime, datetime]:
-    if since >= until:
-        raise ConfigurationError(
-            f"A backfill from {since.isoformat()} until {until.isoformat()} is empty; "
-            "set until to a later instant than since."
-        )
-    return since.astimezone(UTC), until.astimezone(UTC)
+def _end(window: TimeRange) -> datetime:
+    assert window.end is not None  # noqa: S101 - a window has both ends
+    return window.end
 
 
-def _windows(
-    since: datetime, until: datetime, length: timedelta
-) -> Iterator[tuple[datetime, datetime]]:
-    start = since
-    while start < until:
-        end = min(start + length, until)
-        yield start, end
-        start = end
-
-
-def _name(source_id: str, since: datetime, until: datetime) -> str:
-    return f"{source_id}/backfill/{since:%Y%m%dT%H%M%S.%fZ}/{until:%Y%m%dT%H%M%S.%fZ}"
+def _name(source_id: str, asked: TimeRange) -> str:
+    return f"{source_id}/backfill/{asked.start:%Y%m%dT%H%M%S.%fZ}/{asked.end:%Y%m%dT%H%M%S.%fZ}"

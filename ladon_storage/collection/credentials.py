@@ -29,6 +29,21 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}")
 # A UUID, or at least 32 hexadecimal digits: the usual keys of these services.
 _KEY = re.compile(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12,}")
 
+# Tokens whose issuers mark them, so that they are recognised where they do not belong.
+_MARKED_KEY = re.compile(
+    r"gh[pousr]_\w{36,}|github_pat_\w{22,}|glpat-[\w-]{20,}|xox[abeprs]-[\w-]{10,}|"
+    r"(AKIA|ASIA)[0-9A-Z]{16}|AIza[\w-]{35}|hf_[A-Za-z]{34}|eyJ[\w-]{20,}"
+)
+_SHORTEST_RANDOM = 20
+_DIGITS_WITHIN = re.compile(r"(?<=[A-Za-z])[0-9]+(?=[A-Za-z])")
+
+
+def _looks_random(value: str) -> bool:
+    """Return whether digits stand within words so often that these are none."""
+    is_mixed = not value.isupper() and not value.islower()
+    runs = len(_DIGITS_WITHIN.findall(value))
+    return len(value) >= _SHORTEST_RANDOM and runs >= (3 if is_mixed else 5)
+
 
 def check_name(value: str) -> str:
     """Return ``value`` if it can name a secret.
@@ -36,7 +51,7 @@ def check_name(value: str) -> str:
     Raises:
         ValueError: It cannot, or looks like a secret itself.
     """
-    if _KEY.fullmatch(value):
+    if _KEY.fullmatch(value) or _MARKED_KEY.fullmatch(value) or _looks_random(value):
         raise ValueError("should be the name of a secret, and looks like the secret itself")
     if not _NAME.fullmatch(value):
         raise ValueError(

@@ -22,14 +22,21 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from ladon_storage.collection.counts import ExtractionCounts
+from ladon_storage.collection.findings import (
+    has_changed,
+    is_hopeless,
+    refuse_changed_feed,
+    refuse_missed_total,
+    tell,
+    warn,
+    warn_of_clock,
+)
 from ladon_storage.collection.lease import SourceLease
+from ladon_storage.collection.ledger import ExtractionResult
 from ladon_storage.collection.prefetch import prefetch
 from ladon_storage.collection.protocols import (
-    Clock,
-    ExtractionResult,
-    Limits,
-    OnProgress,
     Position,
+    Run,
     Sink,
     Source,
     SupportsLookup,
@@ -37,48 +44,20 @@ from ladon_storage.collection.protocols import (
     SupportsRemoval,
     WriteResult,
 )
-from ladon_storage.collection.records import Page, Record
+from ladon_storage.collection.records import Page
 from ladon_storage.collection.resume import ResumePoint, latest
-from ladon_storage.collection.reversions import MAX_IDS, Reversions
+from ladon_storage.collection.reversions import Reversions
 from ladon_storage.errors import ConfigurationError, SinkError, SourceError
 from ladon_storage.models import EMPTY_WATERMARK
 
-logger = logging.getLogger(__name__)
-
 CHECKPOINT_SECONDS = 10.0
 """The interval of checkpoints for a sink that remembers its position anyway."""
-
-QUARANTINE_MINIMUM = 10
-"""Up to this many rejected records never fail a run with usable ones, whatever their share."""
-
-HOPELESS_RECORDS = 10_000
-"""The number of records, none of them usable, after which a run does not wait for the rest."""
 
 LISTED = "0" * 30
 """The digest in a position for a listing that is not in one document."""
 
 _LONGEST_LEAD = timedelta(days=1)
-"""The most by which a source's clock may be ahead before it counts as wrong."""
-
-_NARROW = 0.8
-"""The share of the overlap beyond which a record's first sight shows that it is too narrow."""
-
-
-@dataclass(frozen=True)
-class Range:
-    """The range of the delivered records that a run stores: ``since <= timestamp < until``."""
-
-    since: datetime | None = None
-    until: datetime | None = None
-
-    def of(self, records: list[Record]) -> list[Record]:
-        """Return the records inside the range."""
-        since, until = self.since, self.until
-        if since is not None:
-            records = [each for each in records if each.timestamp >= since]
-        if until is not None:
-            records = [each for each in records if each.timestamp < until]
-        return records
+"""The most by which a source's clock may be ahead, or behind unmentioned."""
 
 
 class Extraction:
@@ -88,12 +67,8 @@ class Extraction:
         source: The source.
         sink: The open sink.
         start: The resume point.
-        run_id: The run, as the quarantine records it.
-        limits: The limits beyond which the run fails.
-        clock: The time.
+        run: The run, with the range of records that are stored.
         lease: The run's hold on the watermark; ``None`` for a reading that does not move it.
-        on_progress: Called after each page.
-        selected: The range of records that are stored.
     """
 
     def __init__(
@@ -101,24 +76,15 @@ class Extraction:
         source: Source,
         sink: Sink,
         start: ResumePoint,
-        run_id: str,
-        limits: Limits,
-        clock: Clock,
-        *,
+        run: Run,
         lease: SourceLease | None = None,
-        on_progress: OnProgress | None = None,
-        selected: Range = Range(),
     ) -> None:
         self._source = source
         self._sink = sink
         self._start = start
-        self._run_id = run_id
-        self._limits = limits
-        self._clock = clock
+        self._run = run
+        self._limits = run.limits
         self._lease = lease
-        self._on_progress = on_progress
-        self._selected = selected
-        self._until: datetime | None = None
         self._counts = ExtractionCounts(
             is_first=start.durable in (None, EMPTY_WATERMARK, start.origin)
         )
@@ -136,35 +102,36 @@ class Extraction:
         self._reversions = Reversions.of(sink, is_needed=lease is not None)
         self._checkpointed = time.monotonic()
         self._watermark = lease.before if lease else None
-        self._began = clock()
+        self._began = run.clock()
         self._horizon = self._began
         """The limit of the watermark: the beginning of the reading, by the source's clock."""
 
-    async def run(self, until: datetime | None) -> ExtractionResult:
+    async def run(self) -> ExtractionResult:
         """Make every page durable, write checkpoints where they are safe, and count."""
         counts, start = self._counts, self._start
-        self._until = until
         if self._remembers and self._must_say_where_it_starts():
             self._position = None
             await self._write(Page(), latest(start.durable))
-        async with prefetch(self._pages(until)) as pages:
+        async with prefetch(self._pages()) as pages:
             async for group in pages:
                 await self._take(group)
-                if self._on_progress is not None:
-                    await self._on_progress(self._collected())
-        self._refuse_a_changed_feed()
+                if self._run.on_progress is not None:
+                    await self._run.on_progress(self._collected())
+        refuse_changed_feed(self._source, counts, self._limits)
         self._refuse_a_vanished_feed()
-        self._refuse_a_missed_total()
+        refuse_missed_total(self._source, counts)
         await self._revert()
         await self._mark_removed()
         if self._remembers and self._lease:
             candidate = latest(start.durable, counts.highest, self._lease.before)
             await self._write(Page(), candidate, is_last=True)
-        self._warn()
+        warn(self._source, counts, self._reversions)
+        if counts.is_ahead and self._began - self._horizon > _LONGEST_LEAD:
+            warn_of_clock(self._source, self._horizon)
         return self._collected()
 
-    def _pages(self, until: datetime | None) -> AsyncIterator[Page]:
-        start = self._start.instant
+    def _pages(self) -> AsyncIterator[Page]:
+        start, until = self._start.instant, self._run.asked.end
         if getattr(self._source, "uses_known", False):
             durable = None if self._counts.is_first else self._start.durable
             known = _Known(
@@ -190,7 +157,7 @@ class Extraction:
         candidate = latest(start.durable, counts.highest)
         return ExtractionResult(
             start=start.instant,
-            until=self._until,
+            until=self._run.asked.end,
             gap=start.gap,
             candidate=None if candidate == EMPTY_WATERMARK else candidate,
             **counts.as_fields(),
@@ -203,18 +170,19 @@ class Extraction:
             return False
         is_ahead = position.timestamp > latest(self._lease.before)
         return position.timestamp != latest(self._start.durable) or (
-            is_ahead and not position.is_of(self._run_id)
+            is_ahead and not position.is_of(self._run.run_id)
         )
 
     async def _take(self, pages: list[Page]) -> None:
         """Make pages durable together, and write a checkpoint where it is safe."""
         pages = [self._count(page) for page in pages]
         counts, promoted = self._counts, None
-        self._refuse_a_hopeless_feed()
+        if is_hopeless(counts):
+            refuse_changed_feed(self._source, counts, self._limits)
         if self._is_ordered and counts.highest is not None:
             # A changed feed is read again once it is repaired: do not move past what it hides.
             # Possible reversions of the source are not durable before the end.
-            is_sound = counts.in_order and not self._has_changed()
+            is_sound = counts.in_order and not has_changed(counts, self._limits)
             is_sound = is_sound and not self._reversions.are_pending
             promoted = latest(self._start.durable, counts.highest if is_sound else None)
         await self._write(Page.of(pages), promoted)
@@ -233,7 +201,9 @@ class Extraction:
             is_sane = page.asked_at <= self._began + _LONGEST_LEAD
             self._horizon = page.asked_at if is_sane else self._began
         counts.note(page, keeps_ids=self._is_full_snapshot)
-        stored = self._selected.of(page.records)
+        stored = page.records
+        if self._run.stored.is_bounded:
+            stored = [each for each in stored if each.timestamp in self._run.stored]
         if len(stored) < len(page.records):
             counts.skipped += len(page.records) - len(stored)
             page = replace(page, records=stored)
@@ -244,7 +214,7 @@ class Extraction:
             times = [each for each in times if each <= self._horizon]
             last = max(times, default=None)
         if self._declares_order and counts.see_order(times):
-            _tell(
+            tell(
                 logging.WARNING,
                 self._source,
                 f"Source {self._source.source_id!r} declares that its pages come in order, and "
@@ -256,7 +226,7 @@ class Extraction:
         if len(times) < len(stored):
             # Read for each page: a record that appears during a long run is not from the future.
             counts.is_ahead = True
-            future = max(self._clock(), self._horizon) + self._limits.future_skew
+            future = max(self._run.clock(), self._horizon) + self._limits.future_skew
             counts.in_future += sum(each.timestamp > future for each in stored)
         return page
 
@@ -268,7 +238,7 @@ class Extraction:
                 timestamp=promoted,
                 watermark=self._watermark,
                 origin=self._start.origin,
-                run_id=self._run_id,
+                run_id=self._run.run_id,
                 order_shown=self._order_shown,
             )
         if position is not None and self._remembers:
@@ -282,7 +252,7 @@ class Extraction:
         moved = position if _differ(position, self._position) else None
         if len(page) or moved:
             result = await self._sink.write(
-                self._source.source_id, page, run_id=self._run_id, position=moved
+                self._source.source_id, page, run_id=self._run.run_id, position=moved
             )
             self._see(page, result)
             if isinstance(result, int) or not result.superseded:
@@ -329,7 +299,7 @@ class Extraction:
         self._reversions.note(page.records, result.superseded)
         if counts.is_first or self._lease is None:
             return
-        now = self._horizon + (self._clock() - self._began)
+        now = self._horizon + (self._run.clock() - self._began)
         times = [each.timestamp for each in (*result.new, *result.changed)]
         counts.delays += [now - each for each in times]
         durable = self._start.durable
@@ -344,34 +314,12 @@ class Extraction:
             return
         await lease.checkpoint(promoted, self._counts.written)
         self._checkpointed, self._watermark = time.monotonic(), promoted
-        _tell(
+        tell(
             logging.INFO,
             self._source,
             f"Source {self._source.source_id!r}: page {self._counts.pages}, "
             f"{self._counts.delivered} records delivered, {self._counts.written} new or changed, "
             f"watermark {promoted.isoformat()}.",
-        )
-
-    def _has_changed(self) -> bool:
-        counts = self._counts
-        share = self._limits.quarantine_share * counts.seen
-        return counts.quarantined > max(QUARANTINE_MINIMUM, share) or counts.is_useless
-
-    def _refuse_a_hopeless_feed(self) -> None:
-        if self._counts.is_useless and self._counts.quarantined >= HOPELESS_RECORDS:
-            self._refuse_a_changed_feed()
-
-    def _refuse_a_changed_feed(self) -> None:
-        counts = self._counts
-        if not self._has_changed():
-            return
-        reasons = "; ".join(f"{reason} ({count})" for reason, count in counts.most_frequent(3))
-        beyond = "" if counts.is_useless else f", more than {self._limits.quarantine_share:.0%}"
-        raise SourceError(
-            f"Of {counts.seen} records of source {self._source.source_id!r} {counts.quarantined} "
-            f"cannot be used{beyond}: {reasons}. The feed has changed, or the source is set up "
-            "wrong; the records are in the quarantine.",
-            self._source.source_id,
         )
 
     def _refuse_a_vanished_feed(self) -> None:
@@ -394,24 +342,14 @@ class Extraction:
             self._source.source_id,
         )
 
-    def _refuse_a_missed_total(self) -> None:
-        """Refuse a reading with fewer items than the source states."""
-        counts = self._counts
-        is_compared = counts.total is not None and counts.completeness != "declared"
-        if not is_compared or counts.is_unchanged or counts.seen >= (counts.total or 0):
-            return
-        raise SourceError(
-            f"Source {self._source.source_id!r} states {counts.total} records and delivered "
-            f"{counts.seen}. Look at how it is read; nothing of it was promoted.",
-            self._source.source_id,
-        )
-
     async def _revert(self) -> None:
         """Make reverted versions current again, if the run still holds the source."""
         if not self._reversions.are_pending or self._lease is None:
             return
         await self._lease.acquire()
-        self._counts.changed += await self._reversions.revert(self._source.source_id, self._run_id)
+        self._counts.changed += await self._reversions.revert(
+            self._source.source_id, self._run.run_id
+        )
         if self._reversions.left:  # the next run reads versions that are not current yet again
             self._counts.highest = None
 
@@ -424,63 +362,16 @@ class Extraction:
         ):
             return
         if counts.nameless:
-            _tell(
+            tell(
                 logging.WARNING,
                 self._source,
                 f"Source {self._source.source_id!r} has {counts.nameless} records without an "
-                "id; so nobody can tell what it removed, and nothing is marked.",
+                "id, so its removed records are unknown, and nothing is marked.",
             )
             return
         counts.removed = await self._sink.mark_removed(
             self._source.source_id, counts.present, self._limits.removed_share
         )
-
-    def _warn(self) -> None:
-        """Log the findings of a completed run that need attention."""
-        counts, source = self._counts, self._source
-        if counts.quarantined:
-            reasons = "; ".join(f"{why} ({count})" for why, count in counts.most_frequent(3))
-            _tell(
-                logging.WARNING,
-                source,
-                f"Source {source.source_id!r}: {counts.quarantined} of {counts.seen} records "
-                "cannot "
-                f"be used and are in the quarantine: {reasons}.",
-            )
-        if counts.in_future:
-            _tell(
-                logging.WARNING,
-                source,
-                f"Records of source {source.source_id!r} from the future: {counts.in_future}; "
-                "stored, and moving no watermark.",
-            )
-        if self._reversions.left:
-            _tell(
-                logging.WARNING,
-                source,
-                f"Source {source.source_id!r} went back to earlier versions of more records than a "
-                f"run takes: {self._reversions.left} of them are not current yet. The watermark "
-                "stays, so that the next run goes on with them.",
-            )
-        if self._reversions.unknown:
-            _tell(
-                logging.WARNING,
-                source,
-                f"Source {source.source_id!r} delivered {self._reversions.unknown} records older "
-                "than "
-                f"those in the sink behind its first {MAX_IDS} ids: where it went back to them, "
-                "the sink still shows the later ones.",
-            )
-        overlap = source.overlap
-        if overlap and counts.behind > _NARROW * overlap:
-            right = timedelta(hours=-(-counts.behind * 1.5 // timedelta(hours=1)))
-            _tell(
-                logging.WARNING,
-                source,
-                f"The overlap of source {source.source_id!r} is narrow: news was "
-                f"{counts.behind} behind the watermark, and the overlap is {overlap}. Set it to "
-                f"{right // timedelta(hours=1)} hours.",
-            )
 
 
 @dataclass(frozen=True)
@@ -508,7 +399,3 @@ def _differ(one: Position | None, other: Position | None) -> bool:
 
 def _said(position: Position) -> tuple[object, ...]:
     return position.timestamp, position.origin, position.document, position.order_shown
-
-
-def _tell(level: int, source: Source, text: str) -> None:
-    logger.log(level, text, extra={"source_id": source.source_id})

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from ladon_storage.collection.protocols import Clock, utc_now
 from ladon_storage.collection.summaries import cut
 from ladon_storage.errors import CollectionError
-from ladon_storage.models import SourceId, Watermark, WatermarkStatus, collected_up_to, is_ahead
+from ladon_storage.models import Watermark, WatermarkStatus, collected_up_to, is_ahead
+from ladon_storage.values import SourceId
 
 _HOUR = timedelta(hours=1)
 _NAMED = 10
@@ -119,18 +120,25 @@ def check_fresh(found: list[Age]) -> None:
     sentences = []
     if stale:
         sentences.append(
-            f"{len(stale)} of {len(found)} sources are stale: {_first(stale)}; "
+            f"{_share(stale, found)} {_be(stale)} stale: {_first(stale)}; "
             "see why their last runs failed, or did not start."
         )
     if wrong:
         sentences.append(
-            f"The watermarks of {len(wrong)} of {len(found)} sources are in the future, and so "
-            f"wrong: {_first(wrong)}; set them back to where records are durable by a reset "
-            "(POST /api/v1/watermarks/{source_id}/reset with a timestamp and a reason), and see "
-            "whose clock is wrong."
+            f"The watermarks of {_share(wrong, found)} are in the future, and so wrong: "
+            f"{_first(wrong)}; set them back to where records are durable with "
+            "`ladon-storage watermarks reset`, and see whose clock is wrong."
         )
     if sentences:
         raise StaleWatermarkError(" ".join(sentences))
+
+
+def _share(some: list[Age], found: list[Age]) -> str:
+    return f"{len(some)} of {len(found)} source{'' if len(found) == 1 else 's'}"
+
+
+def _be(some: list[Age]) -> str:
+    return "is" if len(some) == 1 else "are"
 
 
 def _first(found: list[Age]) -> str:

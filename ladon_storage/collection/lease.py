@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ladon_storage.collection.protocols import Clock, Limits, SupportsHistory, WatermarkStore
+from ladon_storage.collection.protocols import Run, SupportsHistory, WatermarkStore
+from ladon_storage.collection.stores import watermark_store
 from ladon_storage.errors import (
     InvalidResponseError,
     SourceBusyError,
@@ -31,7 +31,13 @@ from ladon_storage.errors import (
     StorageResponseError,
     WatermarkConflictError,
 )
-from ladon_storage.models import EMPTY_WATERMARK, Watermark, WatermarkStatus
+from ladon_storage.models import (
+    EMPTY_WATERMARK,
+    Precondition,
+    Watermark,
+    WatermarkStatus,
+    WatermarkUpdate,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +63,7 @@ class SourceLease:
     Args:
         storage: The storage of the watermark.
         source_id: The source.
-        run_id: The run, as the service records it.
-        limits: The length of a lease.
-        clock: The time, for a service that does not send its own.
+        run: The run; its clock stands in for a service that does not send its time.
         monotonic: Seconds that never go back.
     """
 
@@ -67,24 +71,21 @@ class SourceLease:
         self,
         storage: WatermarkStore,
         source_id: str,
-        run_id: str,
-        limits: Limits,
-        clock: Clock,
+        run: Run,
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.run_id = run_id
+        self.run_id = run.run_id
         self.stored: Watermark | None = None
         """The watermark as the run found it."""
         self.before: datetime | None = None
         """Its last success; `EMPTY_WATERMARK` where that found nothing."""
-        self._storage = storage
-        self._knows = inspect.signature(storage.update_watermark).parameters
+        self._storage = watermark_store(storage)
         self._monotonic = monotonic
         self._heard: tuple[datetime, float] | None = None
         self._source_id = source_id
-        self._limits = limits
-        self._clock = clock
+        self._lease = run.limits.lease
+        self._clock = run.clock
         self._etag: str | None = None
         self._writing = asyncio.Lock()
         self._conflict: WatermarkConflictError | None = None
@@ -160,7 +161,7 @@ class SourceLease:
         if stored.status != WatermarkStatus.RUNNING or written is None:
             return
         holder, now = stored.run_id, self.now()
-        lease = self._limits.lease
+        lease = self._lease
         if stored.lease_seconds is not None:
             lease = timedelta(seconds=stored.lease_seconds)
         until = written + lease
@@ -189,7 +190,7 @@ class SourceLease:
             await self._hold()
 
     async def _hold(self) -> Watermark:
-        return await self._write(WatermarkStatus.RUNNING, self.now(), lease=self._limits.lease)
+        return await self._write(WatermarkStatus.RUNNING, self.now(), lease=self._lease)
 
     @contextlib.asynccontextmanager
     async def renewed(self) -> AsyncIterator[None]:
@@ -217,7 +218,7 @@ class SourceLease:
         await _ended(beating)
 
     async def _renew(self, owner: asyncio.Task[object]) -> None:
-        pause = self._limits.lease.total_seconds() / RENEWALS_PER_LEASE
+        pause = self._lease.total_seconds() / RENEWALS_PER_LEASE
         while True:
             await asyncio.sleep(pause)
             try:
@@ -237,14 +238,16 @@ class SourceLease:
 
     async def checkpoint(self, timestamp: datetime, records: int) -> None:
         """Write the timestamp that is durable so far as `success`, and keep the source."""
-        await self._write(WatermarkStatus.SUCCESS, timestamp, records=records)
+        await self._write(WatermarkStatus.SUCCESS, timestamp, records_collected=records)
         await self._hold()
 
     async def commit(
         self, timestamp: datetime, records: int, ledger: Mapping[str, Any] | None = None
     ) -> None:
         """Write `success` and the run's ledger, and release the source."""
-        await self._write(WatermarkStatus.SUCCESS, timestamp, records=records, ledger=ledger)
+        await self._write(
+            WatermarkStatus.SUCCESS, timestamp, records_collected=records, ledger=ledger
+        )
 
     async def abort(self, error: BaseException, ledger: Mapping[str, Any] | None = None) -> None:
         """Write `failed` within `FAILURE_SECONDS`; a failure to do so is a note on ``error``.
@@ -281,31 +284,14 @@ class SourceLease:
         )
 
     async def _write(
-        self,
-        status: WatermarkStatus,
-        timestamp: datetime,
-        *,
-        error_message: str | None = None,
-        records: int | None = None,
-        lease: timedelta | None = None,
-        ledger: Mapping[str, Any] | None = None,
+        self, status: WatermarkStatus, timestamp: datetime, **fields: Any
     ) -> Watermark:
-        # A custom storage may be older than these.
-        more = {"lease": lease, "ledger": ledger}
-        more = {name: value for name, value in more.items() if self._takes(name)}
+        update = WatermarkUpdate.of(timestamp.astimezone(UTC), status, run_id=self.run_id, **fields)
 
         async def put() -> Watermark:
-            return await self._storage.update_watermark(
-                self._source_id,
-                timestamp.astimezone(UTC),
-                status,
-                error_message,
-                if_match=self._etag,
-                if_none_match=self.stored is None and self._etag is None,
-                records_collected=records,
-                run_id=self.run_id,
-                **more,
-            )
+            never_written = self.stored is None and self._etag is None
+            condition = Precondition(self._etag, if_none_match=never_written)
+            return await self._storage.put_watermark(self._source_id, update, condition)
 
         async with self._writing:
             try:
@@ -339,10 +325,6 @@ class SourceLease:
                 f"and the service answers that it is {answer.status} at {stored.isoformat()}: it "
                 "did not store that. Look at the service, and run again."
             )
-
-    def _takes(self, name: str) -> bool:
-        kinds = (each.kind for each in self._knows.values())
-        return name in self._knows or inspect.Parameter.VAR_KEYWORD in kinds
 
     async def _is_our_own(self) -> bool:
         """Return whether the stored watermark is a write of this run; if so, continue from it.

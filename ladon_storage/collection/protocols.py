@@ -5,19 +5,20 @@ Any class with the methods is a part; there is no base class to inherit from.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from types import TracebackType
 from typing import Annotated, Protocol, Self, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic import BaseModel, ConfigDict, Field
 
 from ladon_storage.collection.durations import Days, Seconds, duration
-from ladon_storage.collection.lateness import Lateness
-from ladon_storage.collection.records import Completeness, Page, Record
-from ladon_storage.models import RUN_LEASE, HistoryPage, Watermark, WatermarkStatus
+from ladon_storage.collection.ledger import OnProgress
+from ladon_storage.collection.ranges import ALL_TIME, TimeRange
+from ladon_storage.collection.records import Page, Record
+from ladon_storage.models import RUN_LEASE, HistoryPage, Precondition, Watermark, WatermarkUpdate
 
 Clock = Callable[[], datetime]
 """The time, as an aware datetime."""
@@ -29,7 +30,10 @@ def utc_now() -> datetime:
 
 
 class WatermarkStore(Protocol):
-    """A storage of one watermark for each source: a storage client, or a caller of one."""
+    """A storage of one watermark for each source: a storage client, or a caller of one.
+
+    A class with ``update_watermark`` and its arguments in place of ``put_watermark`` serves too.
+    """
 
     async def health_check(self) -> bool:
         """Return whether the service is healthy; raise where an unhealthy one must end the run."""
@@ -39,22 +43,13 @@ class WatermarkStore(Protocol):
         """Return the watermark, or ``None`` if and only if there is none."""
         ...
 
-    async def update_watermark(
-        self,
-        source_id: str,
-        timestamp: datetime,
-        status: WatermarkStatus = ...,
-        error_message: str | None = None,
-        *,
-        if_match: str | None = None,
-        if_none_match: bool = False,
-        records_collected: int | None = None,
-        run_id: str | None = None,
+    async def put_watermark(
+        self, source_id: str, update: WatermarkUpdate, precondition: Precondition = ...
     ) -> Watermark:
         """Write the watermark and return the stored one.
 
-        A storage may also take ``lease`` (a timedelta, with `running`) and ``ledger`` (a mapping,
-        with an outcome); then it gets them.
+        Raises:
+            WatermarkConflictError: The precondition fails, or a later success is stored.
         """
         ...
 
@@ -291,102 +286,50 @@ class Limits(BaseModel):
     initial_lookback: Days | None = Field(
         None,
         title="Initial lookback (days)",
-        description="How far back a source that was never collected is read; empty: all there is.",
+        description="How far back the first collection of a source reads. If empty, it reads "
+        "everything.",
     )
     future_skew: Seconds = duration(
         timedelta(minutes=5),
         timedelta(seconds=1),
         "Future skew (seconds)",
-        "How far a record may be ahead of the clock before it is reported as from the future.",
+        "How far a record's time may be ahead of the clock before it is reported as in the future.",
     )
     quarantine_share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.1,
         title="Quarantined share",
-        description="How much of a run may be unusable before it fails; 0.1 is 10 %.",
+        description="Share of unusable records beyond which a run fails. 0.1 is 10 %.",
     )
     removed_share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.5,
         title="Removed share",
-        description="How much of a source may disappear before a run fails; 0.5 is half of it.",
+        description="Share of a source's records that may disappear before a run fails. 0.5 is "
+        "half of them.",
     )
     lease: Annotated[Seconds, Field(gt=timedelta(0), le=MAX_LEASE)] = duration(
         RUN_LEASE,
         timedelta(seconds=1),
         "Lease (seconds)",
-        "How long a run that was killed keeps others from collecting its source: at most a day.",
+        "How long a killed run keeps other runs from collecting its source, at most a day.",
     )
 
 
-class Gap(BaseModel):
-    """The records that a source no longer had when it was asked for them."""
-
-    model_config = ConfigDict(frozen=True)
-
-    start: datetime
-    end: datetime
-
-
-class Ledger(BaseModel):
-    """The request and the results of a run, in numbers that add up.
-
-    ``records_delivered`` is the sum of new, changed, known, quarantined and skipped ones.
+@dataclass(frozen=True)
+class Run:
+    """The settings of one run, which are the same for each of its pages.
 
     Args:
-        start: The first timestamp that the source was asked for; ``None``: all records.
-        until: The timestamp before which it was asked to end.
-        pages: The number of pages.
-        records_delivered: The items that came, usable or not.
-        records_new: The records that the sink did not have.
-        records_changed: The new versions of records that the sink had.
-        records_known: The records that the sink had in the same version.
-        records_quarantined: The items that cannot be used.
-        records_skipped: The records outside a backfill's range, or before a first collection's.
-        records_in_future: The records from the future, beyond the allowed skew.
-        records_removed: The records that the source no longer lists.
-        reasons: The reasons of quarantined records, the most frequent first.
-        completeness: The evidence of a complete reading; ``None``: the source gives none.
-        total: The number of items that the source states.
-        gap: The records that the source no longer had.
-        lateness: The time from the records' timestamps to their first sight.
+        run_id: The name of the run, as the service and the quarantine record it.
+        limits: The start of a first collection, the limits of failures, and the length of a lease.
+        clock: The time, as an aware datetime.
+        on_progress: Called after each page.
+        asked: The range that the source is asked for, in a run that does not hold the watermark.
+        stored: The range of records that such a run stores; it counts the others as skipped.
     """
 
-    model_config = ConfigDict(frozen=True)
-
-    start: datetime | None = None
-    until: datetime | None = None
-    pages: int = 0
-    records_delivered: int = 0
-    records_new: int = 0
-    records_changed: int = 0
-    records_known: int = 0
-    records_quarantined: int = 0
-    records_skipped: int = 0
-    records_in_future: int = 0
-    records_removed: int = 0
-    reasons: dict[str, int] = {}
-    completeness: Completeness | None = None
-    total: int | None = None
-    gap: Gap | None = None
-    lateness: Lateness = Lateness()
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def records_read(self) -> int:
-        """The number of usable records."""
-        return self.records_delivered - self.records_quarantined
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def records_written(self) -> int:
-        """The number of new or changed rows of the sink."""
-        return self.records_new + self.records_changed
-
-
-class ExtractionResult(Ledger):
-    """The result of an extraction; ``candidate`` is the possible next watermark."""
-
-    candidate: datetime | None = None
-
-
-OnProgress = Callable[[ExtractionResult], Awaitable[None]]
-"""A function that is called after each page with the durable result; the next page waits for it."""
+    run_id: str = ""
+    limits: Limits = Limits()  # noqa: RUF009 - frozen
+    clock: Clock = utc_now
+    on_progress: OnProgress | None = None
+    asked: TimeRange = ALL_TIME
+    stored: TimeRange = ALL_TIME

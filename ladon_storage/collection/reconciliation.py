@@ -15,13 +15,12 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
+from ladon_storage.collection.ledger import Ledger, OnProgress
 from ladon_storage.collection.protocols import (
     Clock,
-    ExtractionResult,
-    Ledger,
     Limits,
-    OnProgress,
     Position,
+    Run,
     Sink,
     Source,
     SupportsPosition,
@@ -29,10 +28,11 @@ from ladon_storage.collection.protocols import (
     WriteResult,
     utc_now,
 )
+from ladon_storage.collection.ranges import TimeRange
 from ladon_storage.collection.records import Page
 from ladon_storage.collection.run import ExtractCallable, extract
 from ladon_storage.errors import ConfigurationError
-from ladon_storage.models import collected_up_to, to_utc
+from ladon_storage.models import collected_up_to
 
 NAMED = 100
 """The number of ids in a report, each of missed and of changed records."""
@@ -110,8 +110,9 @@ class ComparingSink:
         result = await self._sink.write(source_id, page, run_id=run_id)
         if isinstance(result, int):
             raise ConfigurationError(
-                f"The sink of source {source_id!r} does not tell what is new from what changed, so "
-                "nobody knows what was missed; let its write return a WriteResult."
+                f"The sink of source {source_id!r} does not distinguish new records from "
+                "changed ones, so missed records are unknown. Let its write return a "
+                "WriteResult."
             )
         missed = [each.record_id for each in result.new if each.timestamp <= self._horizon]
         self.due += sum(each.timestamp <= self._horizon for each in page.records)
@@ -157,7 +158,7 @@ async def reconcile(
             not report which records are new to it.
         LadonStorageError: The storage, the source or the sink failed.
     """
-    since, until = (None if each is None else to_utc(each) for each in (since, until))
+    asked = TimeRange(since, until)
     await storage.health_check()
     watermark = collected_up_to(await storage.get_watermark(source.source_id))
     if watermark is None:
@@ -166,26 +167,18 @@ async def reconcile(
             "with; collect it first."
         )
     origin = await _origin(source, sink)
-    since = max((each for each in (since, origin) if each is not None), default=None)
-    if since is not None and until is not None and since >= until:
+    since = max((each for each in (asked.start, origin) if each is not None), default=None)
+    if since is not None and asked.end is not None and since >= asked.end:
         raise ConfigurationError(
-            f"Between {since.isoformat()} and {until.isoformat()} nothing was collected; set until "
-            "to a later instant."
+            f"Between {since.isoformat()} and {asked.end.isoformat()} nothing was collected. Set "
+            "until to a later time."
         )
+    asked = TimeRange(since, asked.end)
     # A watermark in the future proves nothing about what is still to come.
     horizon = min(watermark, clock()) - (source.overlap or timedelta(0))
     comparing = ComparingSink(sink, horizon)
-    collected: ExtractionResult = await extract(
-        source,
-        comparing,
-        since,
-        until,
-        bounded=since is not None or until is not None,
-        run_id=run_id,
-        limits=limits,
-        on_progress=on_progress,
-        clock=clock,
-    )
+    this = Run(run_id, limits, clock, on_progress, asked=asked, stored=asked)
+    collected = await extract(source, comparing, this)
     return Reconciliation(
         source_id=source.source_id,
         run_id=run_id,
@@ -197,7 +190,7 @@ async def reconcile(
         early=comparing.early,
         missed_ids=tuple(comparing.missed_ids),
         changed_ids=tuple(comparing.changed_ids),
-        ledger=Ledger(**{name: getattr(collected, name) for name in Ledger.model_fields}),
+        ledger=Ledger(**collected.as_fields()),
     )
 
 

@@ -20,7 +20,7 @@ from ladon_storage.collection.json_values import (
     payload_text,
     without,
 )
-from ladon_storage.models import to_utc
+from ladon_storage.values import to_utc
 
 PAGE_RECORDS = 1_000
 """The records of a page that a source cuts itself: one transaction of a few hundred KiB."""

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ladon_storage.collection.lease import SourceLease
+from ladon_storage.collection.ledger import Gap
 from ladon_storage.collection.protocols import (
-    Clock,
-    Gap,
     Limits,
     Position,
+    Run,
     Sink,
     Source,
     SupportsPosition,
@@ -58,11 +58,9 @@ class ResumePoint:
     document: str | None = None
 
 
-async def plan_resume(
-    source: Source, sink: Sink, lease: SourceLease, limits: Limits, clock: Clock
-) -> ResumePoint:
+async def plan_resume(source: Source, sink: Sink, lease: SourceLease, run: Run) -> ResumePoint:
     """Return the resume point of a run, and log it where that is not simply its watermark."""
-    ours = clock()
+    ours, limits = run.clock(), run.limits
     # A clock that is ahead would leave out what the lookback has, and promise the future.
     now = min(ours, lease.now())
     position = None

@@ -20,28 +20,29 @@ import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from ladon_storage.collection.extraction import Extraction, Range
+from ladon_storage.collection.extraction import Extraction
 from ladon_storage.collection.lateness import Lateness
 from ladon_storage.collection.lease import SourceLease
+from ladon_storage.collection.ledger import ExtractionResult, Ledger, OnProgress
 from ladon_storage.collection.protocols import (
     Clock,
-    ExtractionResult,
-    Ledger,
     Limits,
-    OnProgress,
+    Run,
     Sink,
     Source,
     WatermarkStore,
     utc_now,
 )
+from ladon_storage.collection.ranges import ALL_TIME, TimeRange
 from ladon_storage.collection.resume import ResumePoint, latest, plan_resume
 from ladon_storage.errors import ConfigurationError, WatermarkConflictError
-from ladon_storage.models import meant, to_utc
+from ladon_storage.models import meant
 
 
 class Report(Ledger):
@@ -63,35 +64,14 @@ class ExtractCallable(Protocol):
     """The signature of `extract`, shared by the Prefect task that wraps it."""
 
     async def __call__(
-        self,
-        source: Source,
-        sink: Sink,
-        start: datetime | None = None,
-        until: datetime | None = None,
-        *,
-        bounded: bool = ...,
-        lease: SourceLease | None = None,
-        run_id: str = ...,
-        limits: Limits = ...,
-        on_progress: OnProgress | None = None,
-        clock: Clock = ...,
+        self, source: Source, sink: Sink, run: Run, lease: SourceLease | None = None
     ) -> ExtractionResult:
         """Collect all records, and return when they are durable."""
         ...
 
 
 async def extract(
-    source: Source,
-    sink: Sink,
-    start: datetime | None = None,
-    until: datetime | None = None,
-    *,
-    bounded: bool = False,
-    lease: SourceLease | None = None,
-    run_id: str = "",
-    limits: Limits = Limits(),  # noqa: B008 - frozen
-    on_progress: OnProgress | None = None,
-    clock: Clock = utc_now,
+    source: Source, sink: Sink, run: Run, lease: SourceLease | None = None
 ) -> ExtractionResult:
     """Make a source's pages durable one after another, the next one read while one is written.
 
@@ -100,14 +80,8 @@ async def extract(
     Args:
         source: The source.
         sink: The sink; entered and left.
-        start: The first timestamp that the source is asked for, where there is no ``lease``.
-        until: The timestamp before which it is asked to end.
-        bounded: Whether records outside that range are left out, and counted as skipped.
+        run: The run, with the range that the source is asked for where there is no ``lease``.
         lease: The run's hold on the watermark, from which it starts, and which it moves on the way.
-        run_id: The run, as the quarantine records it.
-        limits: The start of a first collection, and the limits beyond which the run fails.
-        on_progress: Called after each page.
-        clock: The time, as an aware datetime.
 
     Raises:
         SourceError: The source failed, or has changed beyond the limits.
@@ -116,23 +90,12 @@ async def extract(
     """
     async with sink:
         if lease is None:
-            begin, selected = ResumePoint(start), Range(start, until) if bounded else Range()
+            begin = ResumePoint(run.asked.start)
         else:
-            begin, run_id = await plan_resume(source, sink, lease, limits, clock), lease.run_id
-            selected = Range(begin.origin)
-        passage = Extraction(
-            source,
-            sink,
-            begin,
-            run_id,
-            limits,
-            clock,
-            lease=lease,
-            on_progress=on_progress,
-            selected=selected,
-        )
+            begin = await plan_resume(source, sink, lease, run)
+            run = replace(run, asked=ALL_TIME, stored=TimeRange(begin.origin))
         with _objects_set_aside():
-            return await passage.run(until)
+            return await Extraction(source, sink, begin, run, lease).run()
 
 
 _are_set_aside = False
@@ -201,23 +164,14 @@ async def run(
         LadonStorageError: The storage, the source or the sink failed.
     """
     began = time.monotonic()
-    since, until = _checked_range(since, until)
+    asked = TimeRange(since, until)
+    this = Run(run_id, limits, clock, on_progress)
     _check_source(source)
     await storage.health_check()
-    if since is not None or until is not None:
-        collected = await extract(
-            source,
-            sink,
-            since,
-            until,
-            bounded=True,
-            run_id=run_id,
-            limits=limits,
-            on_progress=on_progress,
-            clock=clock,
-        )
+    if asked.is_bounded:
+        collected = await extract(source, sink, replace(this, asked=asked, stored=asked))
         return _report(source, run_id, collected, began, backfill=True)
-    lease = SourceLease(storage, source.source_id, run_id, limits, clock)
+    lease = SourceLease(storage, source.source_id, this)
     await lease.read()
     so_far = ExtractionResult()
 
@@ -230,16 +184,14 @@ async def run(
     try:
         await lease.acquire()
         async with lease.renewed():
-            collected = await extract(
-                source, sink, lease=lease, limits=limits, on_progress=noted, clock=clock
-            )
+            collected = await extract(source, sink, replace(this, on_progress=noted), lease)
         collected = _with_lateness(collected, lease)
         after = latest(lease.before, collected.candidate)
-        await lease.commit(after, collected.records_written, _kept(collected))
+        await lease.commit(after, collected.records_written, _kept(collected, source))
     except BaseException as error:
         # A coroutine that is being closed cannot await; after a conflict another run is in charge.
         if not isinstance(error, WatermarkConflictError | GeneratorExit):
-            await lease.abort(error, _kept(_with_lateness(so_far, lease)))
+            await lease.abort(error, _kept(_with_lateness(so_far, lease), source))
         raise
     return _report(source, run_id, collected, began, before=lease.before, after=after)
 
@@ -258,19 +210,6 @@ def _check_source(source: Source) -> None:
         )
 
 
-def _checked_range(
-    since: datetime | None, until: datetime | None
-) -> tuple[datetime | None, datetime | None]:
-    since = None if since is None else to_utc(since)
-    until = None if until is None else to_utc(until)
-    if since is not None and until is not None and since >= until:
-        raise ConfigurationError(
-            f"A backfill from {since.isoformat()} until {until.isoformat()} is empty; "
-            "set until to a later instant than since."
-        )
-    return since, until
-
-
 def _with_lateness(collected: ExtractionResult, lease: SourceLease) -> ExtractionResult:
     """Return the result with the lateness of all runs whose ledgers the service keeps."""
     told = getattr(lease.stored, "ledger", None) or {}
@@ -281,9 +220,14 @@ def _with_lateness(collected: ExtractionResult, lease: SourceLease) -> Extractio
     return collected.model_copy(update={"lateness": before + collected.lateness})
 
 
-def _kept(collected: ExtractionResult) -> dict[str, Any]:
-    """Return the ledger in the form that the service stores."""
-    return collected.model_dump(mode="json", exclude={"candidate"}, exclude_none=True)
+def _kept(collected: ExtractionResult, source: Source) -> dict[str, Any]:
+    """Return the ledger in the form that the service stores, with the numbers of its metrics."""
+    late = collected.lateness.quantile(0.99)
+    return {
+        **collected.model_dump(mode="json", exclude={"candidate"}, exclude_none=True),
+        **({} if late is None else {"lateness_p99_seconds": late.total_seconds()}),
+        **({"overlap_seconds": source.overlap.total_seconds()} if source.overlap else {}),
+    }
 
 
 def _report(
@@ -303,5 +247,5 @@ def _report(
         watermark_before=meant(before),
         watermark_after=meant(after),
         seconds=time.monotonic() - began,
-        **{name: getattr(collected, name) for name in Ledger.model_fields},
+        **collected.as_fields(),
     )

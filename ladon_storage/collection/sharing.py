@@ -10,12 +10,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from datetime import datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from ladon_storage.collection.protocols import Sink, SupportsHistory, WatermarkStore
-from ladon_storage.models import Watermark, WatermarkStatus
+from ladon_storage.collection.stores import watermark_store
+from ladon_storage.models import (
+    UNCONDITIONAL,
+    Precondition,
+    Watermark,
+    WatermarkStatus,
+    WatermarkUpdate,
+)
 
 _OPTIONAL = ("position", "mark_removed", "revert", "lacking")
 """The methods that not every sink has; an open sink shows which."""
@@ -33,27 +39,20 @@ class CheckedStorage:
         self.get_watermark = storage.get_watermark
         if isinstance(storage, SupportsHistory):
             self.watermark_history = storage.watermark_history
-        self._storage = storage
+        self._storage = watermark_store(storage)
         self._named = named
 
     async def health_check(self) -> bool:
         """Return ``True``, without asking again."""
         return True
 
-    async def update_watermark(
-        self,
-        source_id: str,
-        timestamp: datetime,
-        status: WatermarkStatus = WatermarkStatus.SUCCESS,
-        error_message: str | None = None,
-        **fields: Any,
+    async def put_watermark(
+        self, source_id: str, update: WatermarkUpdate, precondition: Precondition = UNCONDITIONAL
     ) -> Watermark:
         """Write the watermark and return the stored one."""
-        if status is WatermarkStatus.FAILED:
-            error_message = await self._named(error_message or "failed")
-        return await self._storage.update_watermark(
-            source_id, timestamp, status, error_message, **fields
-        )
+        if update.status is WatermarkStatus.FAILED:
+            update = update.with_error(await self._named(update.error_message or "failed"))
+        return await self._storage.put_watermark(source_id, update, precondition)
 
 
 class SharedSink:

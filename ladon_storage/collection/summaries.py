@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from ladon_storage.collection.credentials import holds_secret
-from ladon_storage.collection.protocols import Ledger
+from ladon_storage.collection.ledger import Ledger
 from ladon_storage.models import meant
 
 _REASONS = 3

@@ -28,7 +28,8 @@ from prefect.artifacts import (
 from prefect.states import Completed
 
 from ladon_storage.client.metrics import count_collected
-from ladon_storage.collection.protocols import ExtractionResult, Ledger, Source, utc_now
+from ladon_storage.collection.ledger import ExtractionResult, Ledger
+from ladon_storage.collection.protocols import Source, utc_now
 from ladon_storage.collection.run import Report
 from ladon_storage.collection.summaries import (
     code,

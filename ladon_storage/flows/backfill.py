@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from datetime import timedelta
 from typing import Annotated, Any
 from uuid import uuid4
@@ -18,8 +16,6 @@ from ladon_storage.collection.backfill import BackfillReport
 from ladon_storage.collection.protocols import Limits, Sink, Source
 from ladon_storage.flows import naming
 from ladon_storage.flows.artifacts import best_effort
-from ladon_storage.flows.collect import parse_sink, parse_source, parse_timestamp
-from ladon_storage.flows.command import run_command
 from ladon_storage.flows.ending import signals_noted
 from ladon_storage.flows.parameters import checked_flow, refuse_unchosen_block
 from ladon_storage.settings import StorageSettings
@@ -83,34 +79,3 @@ async def _show(artifact: Any, done: int, of: int) -> Any:
             return await acreate_progress_artifact(share, description=text)
         await aupdate_progress_artifact(artifact, share, description=text)
     return artifact
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Read a past range, print the report as JSON, and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ladon_storage.flows.backfill",
-        description="Read a past range of a source again.",
-    )
-    parser.add_argument(
-        "source", help="a kind, a JSON object with a kind, or a file that holds one"
-    )
-    parser.add_argument("sink", help="address of the sink, or the name of a block")
-    parser.add_argument("since", type=parse_timestamp, help="first instant, with its offset")
-    parser.add_argument("until", type=parse_timestamp, help="instant before which it ends")
-    parser.add_argument("--keep", default="latest", choices=["latest", "all"])
-    parser.add_argument("--window-hours", type=float, default=24, help="default: %(default)s")
-    options = parser.parse_args(arguments)
-    return run_command(
-        lambda: backfill(
-            parse_source(options.source),
-            options.since,
-            options.until,
-            parse_sink(options.sink, keep=options.keep),
-            window_hours=options.window_hours,
-        ),
-        lambda report: report.model_dump_json(indent=2),
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,9 +8,6 @@ While the circuit is closed it makes no request.
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from uuid import UUID
@@ -32,10 +29,9 @@ from ladon_storage.blocks import StorageService
 from ladon_storage.circuit.breaker import CircuitState
 from ladon_storage.circuit.urls import service_key
 from ladon_storage.connect import shared_client
-from ladon_storage.errors import ConfigurationError, LadonStorageError, StorageError
+from ladon_storage.errors import ConfigurationError, StorageError
 from ladon_storage.events import CLOSED, OPENED, resource_id
 from ladon_storage.flows import naming
-from ladon_storage.flows.home import check_home
 from ladon_storage.flows.parameters import checked_flow
 from ladon_storage.settings import StorageSettings
 from ladon_storage.tasks import resolve_storage
@@ -137,39 +133,3 @@ async def _work_pool(client: PrefectClient, name: str) -> UUID:
     with suppress(ObjectNotFound):
         return (await client.read_work_pool(name)).id
     raise ConfigurationError(f"There is no work pool {name!r}; create it first.")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Create the automations from the command line, and print their names.
-
-    The Storage Service comes from the environment. Returns the exit code: 0, or 1 for a failure.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m ladon_storage.flows.circuit",
-        description="Pause collections while the circuit of the Storage Service is open.",
-    )
-    parser.add_argument(
-        "--deployment",
-        action="append",
-        default=[],
-        help="what to pause, such as collect-kev/hourly; may be given several times",
-    )
-    parser.add_argument(
-        "--work-pool", action="append", default=[], help="a work pool to pause whole; the same"
-    )
-    options = parser.parse_args(arguments)
-    try:
-        address = StorageSettings.from_environment().url or ""
-        if not address:
-            raise ConfigurationError("There is no service to watch; set STORAGE_SERVICE_URL.")
-        check_home()
-        for name in asyncio.run(deploy(address, options.deployment, options.work_pool)):
-            print(name)  # noqa: T201 - a command
-    except LadonStorageError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - a command
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,27 +6,20 @@ defaults of another.
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
-import sys
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from prefect import runtime
 from prefect.flows import Flow
-from pydantic import AwareDatetime, BaseModel, ValidationError
+from pydantic import AwareDatetime, BaseModel
 
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.protocols import Limits, Sink, Source
 from ladon_storage.collection.run import Report, run
 from ladon_storage.collection.summaries import summary
-from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows import naming
 from ladon_storage.flows.artifacts import completed, report_run
-from ladon_storage.flows.command import run_command
 from ladon_storage.flows.concurrency import source_slot
 from ladon_storage.flows.ending import Ending, signals_noted
 from ladon_storage.flows.parameters import checked_flow, refuse_unchosen_block
@@ -138,89 +131,3 @@ collect_nvd = _flow_of(Nvd)
 collect_taxii = _flow_of(Taxii)
 collect_sql = _flow_of(SqlTable)
 collect_rest = _flow_of(RestApi)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run one collection from the command line, and print its report as JSON.
-
-    The Storage Service comes from the environment. Returns the exit code: 0, or 1 for a failed run.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m ladon_storage.flows.collect",
-        description="Collect one source into one sink.",
-    )
-    parser.add_argument(
-        "source",
-        help="a kind (kev, threatfox), a JSON object with a kind, or a file that holds one",
-    )
-    parser.add_argument("sink", help="address of the sink, or the name of a block")
-    parser.add_argument("--table", default="records", help="table of the sink (%(default)s)")
-    parser.add_argument(
-        "--keep", default="latest", choices=["latest", "all"], help="versions to keep (%(default)s)"
-    )
-    parser.add_argument(
-        "--since", type=parse_timestamp, help="first instant of a backfill, with its offset"
-    )
-    parser.add_argument(
-        "--until", type=parse_timestamp, help="instant before which a backfill ends"
-    )
-    parser.add_argument(
-        "--limits", default="{}", help='what makes a run fail, as JSON: {"initial_lookback": 30}'
-    )
-    options = parser.parse_args(arguments)
-    sink = parse_sink(options.sink, table=options.table, keep=options.keep)
-    return run_command(
-        lambda: collect(
-            parse_source(options.source),
-            sink,
-            since=options.since,
-            until=options.until,
-            limits=_limits(options.limits),
-        ),
-        lambda report: report.model_dump_json(indent=2),
-    )
-
-
-def _limits(text: str) -> Limits:
-    try:
-        return Limits.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(map(str, first["loc"])) or "they"
-    raise ConfigurationError(
-        f"The limits cannot be used: {field}: {first['msg']}; "
-        f"their names are {', '.join(Limits.model_fields)}."
-    )
-
-
-def parse_source(text: str) -> dict[str, Any]:
-    """Return the source of a command line: a kind, a JSON object, or a file with one.
-
-    Raises:
-        ConfigurationError: The text describes no source.
-    """
-    if not text.lstrip().startswith("{"):
-        if not Path(text).is_file():
-            return {"kind": text}
-        text = Path(text).read_text(encoding="utf-8")
-    try:
-        return dict(json.loads(text))
-    except ValueError as error:
-        raise ConfigurationError(f"The source is no JSON object with a kind: {error}.") from None
-
-
-def parse_sink(text: str, **fields: Any) -> dict[str, Any] | str:
-    """Return the sink of a command line: a URL with its fields, or a block's name."""
-    return {"url": text, **fields} if "://" in text else text
-
-
-def parse_timestamp(text: str) -> datetime:
-    """Return the timestamp of a command line, with its offset."""
-    told = datetime.fromisoformat(text)
-    if told.tzinfo is None:
-        raise argparse.ArgumentTypeError("has no offset; write 2024-01-01T00:00:00+00:00, say")
-    return told
-
-
-if __name__ == "__main__":
-    sys.exit(main())

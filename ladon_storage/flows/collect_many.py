@@ -12,13 +12,11 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import heapq
 import itertools
 import json
 import logging
-import sys
 import time
 import tomllib
 from collections import Counter
@@ -33,13 +31,12 @@ from prefect.artifacts import (
     acreate_table_artifact,
     aupdate_progress_artifact,
 )
-from pydantic import BaseModel, ConfigDict
 
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.client.metrics import count_collected
 from ladon_storage.collection.credentials import secret_lookup
+from ladon_storage.collection.ledger import Counts, Ledger
 from ladon_storage.collection.protocols import (
-    Ledger,
     Limits,
     Sink,
     WatermarkStore,
@@ -52,8 +49,6 @@ from ladon_storage.errors import CollectionError, ConfigurationError, LadonStora
 from ladon_storage.events import FAILED, GAP, emit_of_source
 from ladon_storage.flows import naming
 from ladon_storage.flows.artifacts import COUNTS, PROGRESS_SECONDS, best_effort, completed
-from ladon_storage.flows.collect import parse_sink
-from ladon_storage.flows.command import run_command
 from ladon_storage.flows.ending import Ending, signals_noted
 from ladon_storage.flows.overview import MAX_ROWS, SourceFacts, update_overview
 from ladon_storage.flows.parameters import checked_flow, refuse_unchosen_block
@@ -73,30 +68,13 @@ NAMED_FAILURES = 10
 
 SourceFields = dict[str, Any]
 
-_SUMS = (
-    *(f"records_{each}" for each in ("delivered", "new", "changed", "known", "quarantined")),
-    *(f"records_{each}" for each in ("skipped", "removed", "read", "written")),
-)
-"""The counts that are added up over the sources."""
 
-
-class ManyReport(BaseModel):
+class ManyReport(Counts):
     """The result of a run over many sources."""
-
-    model_config = ConfigDict(frozen=True)
 
     sources: int
     failed: int
     gaps: int
-    records_delivered: int
-    records_new: int
-    records_changed: int
-    records_known: int
-    records_quarantined: int
-    records_skipped: int
-    records_removed: int
-    records_read: int
-    records_written: int
     seconds: float
 
 
@@ -157,6 +135,7 @@ class _Fleet:
         self._count = count
         self._began = time.monotonic()
         self._sums: Counter[str] = Counter()
+        self._counts = Counts()
         self._reasons: Counter[str] = Counter()
         self._failures: list[str] = []
         # The most telling rows; the number keeps equal ones from being compared further.
@@ -209,8 +188,7 @@ class _Fleet:
         self._keep_row(True, 0, _row(name, "failed", seconds, error=code(text)), facts)
 
     def _completed(self, report: Report) -> None:
-        for name in _SUMS:
-            self._sums[name] += getattr(report, name)
+        self._counts += report
         self._reasons.update(report.reasons)
         count_collected(report.source_id, report.model_dump(include=COUNTS), report.reasons)
         if report.gap is not None:
@@ -282,13 +260,13 @@ class _Fleet:
             failed=0,
             gaps=sums["gaps"],
             seconds=time.monotonic() - self._began,
-            **{name: sums[name] for name in _SUMS},
+            **dict(self._counts),
         )
         return completed(report, f"{self._count:,} sources: {self._summary()}")
 
     def _summary(self) -> str:
-        counts = {name: self._sums[name] for name in _SUMS if name in Ledger.model_fields}
-        return summary(Ledger(**counts, reasons=dict(self._reasons.most_common())))
+        reasons = dict(self._reasons.most_common())
+        return summary(Ledger(**dict(self._counts), reasons=reasons))
 
 
 def _row(
@@ -349,7 +327,7 @@ def _sources(sources: list[SourceFields] | None, file: str | None) -> list[Sourc
     _check_names(told)
     if wrong := [each for each in told if not isinstance(each, dict)]:
         raise ConfigurationError(
-            f"A source is told by a table of fields, such as its kind, not by a "
+            "A source must be a table of fields, such as its kind, not a "
             f"{type(wrong[0]).__name__}."
         )
     return told
@@ -384,28 +362,3 @@ def _document(path: Path) -> dict[str, Any]:
             "that the worker has."
         ) from None
     return document if isinstance(document, dict) else {"sources": document}
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Collect what a file lists, print the report as JSON, and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ladon_storage.flows.collect_many",
-        description="Collect the sources that a file lists.",
-    )
-    parser.add_argument("file", help="a TOML or JSON file with a list of sources")
-    parser.add_argument("sink", help="address of the sink, or the name of a block")
-    parser.add_argument("--keep", default="latest", choices=["latest", "all"])
-    parser.add_argument("--concurrency", type=int, default=10, help="sources at once (%(default)s)")
-    options = parser.parse_args(arguments)
-    return run_command(
-        lambda: collect_many(
-            file=options.file,
-            sink=parse_sink(options.sink, keep=options.keep),
-            concurrency=options.concurrency,
-        ),
-        lambda report: report.model_dump_json(indent=2),
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -61,8 +61,8 @@ async def source_slot(source_id: str, seconds: float = WAIT_SECONDS) -> AsyncIte
             await held.enter_async_context(slot)
         except AcquireConcurrencySlotTimeoutError:
             raise SourceBusyError(
-                f"Source {source_id!r} was not free within {seconds:.0f} s; if no run of it is "
-                f"under way, give its slot back: prefect gcl update {name} --active-slots 0.",
+                f"Source {source_id!r} was not free within {seconds:.0f} s. If no run of it is "
+                f"active, release its slot: prefect gcl update {name} --active-slots 0.",
                 source_id,
             ) from None
         yield

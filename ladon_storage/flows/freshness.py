@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-
 from prefect.artifacts import acreate_table_artifact
 
 from ladon_storage.blocks import StorageService
@@ -17,7 +14,6 @@ from ladon_storage.errors import ConfigurationError
 from ladon_storage.events import STALE, emit_of_source
 from ladon_storage.flows import naming
 from ladon_storage.flows.artifacts import best_effort
-from ladon_storage.flows.command import run_command
 from ladon_storage.flows.overview import SourceFacts, update_overview
 from ladon_storage.flows.parameters import checked_flow, refuse_unchosen_block
 from ladon_storage.project import Project
@@ -102,31 +98,3 @@ def _limits_of(project: Project) -> list[Freshness]:
         for name, table in project.sources.items()
         if table.freshness is not None
     ]
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Check the sources of the command line, and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ladon_storage.flows.freshness",
-        description="Fail if watermarks are too old.",
-    )
-    parser.add_argument(
-        "sources", nargs="+", type=_freshness, help="a source and its limit in hours, as kev=48"
-    )
-    options = parser.parse_args(arguments)
-    return run_command(
-        lambda: check_freshness(options.sources),
-        lambda ages: "\n".join(f"{name}: {hours:.2f} h behind" for name, hours in ages.items()),
-    )
-
-
-def _freshness(text: str) -> Freshness:
-    source_id, _, hours = text.rpartition("=")
-    try:
-        return Freshness(source_id=source_id, max_age_hours=float(hours))
-    except ValueError:
-        raise argparse.ArgumentTypeError("is no source with its hours; write kev=48") from None
-
-
-if __name__ == "__main__":
-    sys.exit(main())

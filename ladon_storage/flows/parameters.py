@@ -52,8 +52,8 @@ def refuse_secrets(parameters: Mapping[str, Any]) -> None:
         )
     if isinstance(sink, str) and "://" in sink:
         raise ConfigurationError(
-            "A sink that is told by a text is the name of a Record Sink block, not an address; "
-            "write an address as {'url': …}."
+            "A sink as a text is the name of a Record Sink block, not an address. Write an "
+            "address as {'url': …}."
         )
     if isinstance(sink, Mapping) and _own_may_hold_secret(sink):
         raise ConfigurationError(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
-import sys
 from datetime import timedelta
 from typing import Annotated, Any
 from uuid import uuid4
@@ -27,8 +25,6 @@ from ladon_storage.flows.artifacts import (
     ledger_facts,
     reconciliation_key,
 )
-from ladon_storage.flows.collect import parse_sink, parse_source, parse_timestamp
-from ladon_storage.flows.command import run_command
 from ladon_storage.flows.ending import signals_noted
 from ladon_storage.flows.parameters import checked_flow, refuse_unchosen_block
 from ladon_storage.settings import StorageSettings
@@ -122,37 +118,3 @@ def _page(report: Reconciliation) -> str:
             shown = f"the first {len(ids)} of {count:,}" if count > len(ids) else f"{count:,}"
             lines += ["", f"## {title}: {shown}", "", *(f"- {code(each)}" for each in ids)]
     return "\n".join(lines) + "\n"
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Read a source again from the command line, print the report, and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ladon_storage.flows.reconcile",
-        description="Read a source again, store what was missed, and say what that was.",
-    )
-    parser.add_argument(
-        "source", help="a kind, a JSON object with a kind, or a file that holds one"
-    )
-    parser.add_argument("sink", help="address of the sink, or the name of a block")
-    parser.add_argument(
-        "since", nargs="?", type=parse_timestamp, help="first instant, with its offset"
-    )
-    parser.add_argument(
-        "until", nargs="?", type=parse_timestamp, help="instant before which it ends"
-    )
-    parser.add_argument("--table", default="records", help="table of the sink (%(default)s)")
-    parser.add_argument("--keep", default="latest", choices=["latest", "all"])
-    options = parser.parse_args(arguments)
-    return run_command(
-        lambda: reconcile(
-            parse_source(options.source),
-            parse_sink(options.sink, table=options.table, keep=options.keep),
-            since=options.since,
-            until=options.until,
-        ),
-        lambda report: report.model_dump_json(indent=2),
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,12 +10,10 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import os
 import signal
-import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -39,7 +37,6 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runner import Runner
 
 from ladon_storage.errors import ConfigurationError
-from ladon_storage.flows.home import check_home
 from ladon_storage.flows.zombies import frequency, keep_sweeping, remove_automation
 
 _TABLE = "prefect.yaml"
@@ -90,7 +87,7 @@ def _schedule(described: dict[str, Any]) -> DeploymentScheduleCreate:
     return DeploymentScheduleCreate(schedule=kind(**described), active=True)
 
 
-async def serve(table: Path = DEPLOYMENTS_FILE) -> None:
+async def serve(table: Path) -> None:
     """Register the deployments of ``table``, and run the due ones until the process is ended."""
     os.chdir(PROJECT)  # what entrypoints are relative to, here and in each run
     await serve_deployments(deployments(table))
@@ -158,26 +155,3 @@ async def _forget_missed(client: PrefectClient, existing: DeploymentResponse) ->
             return
         for run in missed:
             await client.delete_flow_run(run.id)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Serve from the command line until SIGINT or SIGTERM."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ladon_storage.flows.serve",
-        description="Run the deployments of prefect.yaml, by their schedules and on demand.",
-    )
-    parser.add_argument(
-        "--table", type=Path, default=DEPLOYMENTS_FILE, help="another file than prefect.yaml"
-    )
-    options = parser.parse_args(arguments)
-    try:
-        check_home()
-        asyncio.run(serve(options.table.resolve()))
-    except ConfigurationError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - a command
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

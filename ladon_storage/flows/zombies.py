@@ -14,11 +14,8 @@ heartbeats. A sweep looks for runs without them.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -168,26 +165,7 @@ def frequency() -> timedelta:
     return timedelta(seconds=PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value() or 180)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Sweep from the command line, and print the ids of the runs that were crashed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ladon_storage.flows.zombies",
-        description="Turn runs whose process is gone without a word into crashed ones.",
-    )
-    parser.add_argument(
-        "--heartbeat",
-        type=float,
-        default=frequency().total_seconds(),
-        metavar="SECONDS",
-        help="PREFECT_FLOWS_HEARTBEAT_FREQUENCY where the runs are (here: %(default)s)",
-    )
-    options = parser.parse_args(arguments)
-    for run_id in asyncio.run(_once(timedelta(seconds=options.heartbeat))):
-        print(run_id)  # noqa: T201 - a command
-    return 0
-
-
-async def _once(heartbeat: timedelta) -> list[UUID]:
+async def sweep_once(heartbeat: timedelta) -> list[UUID]:
     """Sweep, and again where a run is suspected, when that can be confirmed."""
     await remove_automation()
     sweeper = Sweeper(heartbeat)
@@ -196,7 +174,3 @@ async def _once(heartbeat: timedelta) -> list[UUID]:
         await asyncio.sleep(sweeper.confirmation.total_seconds())
         gone += await sweeper.sweep()
     return gone
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -25,7 +25,8 @@ from ladon_storage.probing.signs import (
 )
 from ladon_storage.sources import RestApi, source_from
 from ladon_storage.sources.http.client import SourceHttp
-from ladon_storage.sources.rest.pagination import PageNumberPagination, PageRequest, PageResponse
+from ladon_storage.sources.rest.page import PageRequest, PageResponse
+from ladon_storage.sources.rest.pagination import PageNumberPagination
 
 MAX_REQUESTS = 3
 """The limit on requests after the first one."""

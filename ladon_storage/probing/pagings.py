@@ -18,7 +18,8 @@ from yarl import URL
 from ladon_storage.collection.json_values import Number
 from ladon_storage.probing.signs import SIZES, Evidence, Proposal, beside, total_of
 from ladon_storage.sources.json.items import value_at
-from ladon_storage.sources.rest.page_metadata import names, next_in, plain
+from ladon_storage.sources.rest.links import next_in
+from ladon_storage.sources.rest.names import names, plain
 
 _LINKS = names(
     "next nextlink nextpage nexturl nexthref nexturi nextpageurl nextpagelink nextrecordsurl"

@@ -13,7 +13,7 @@ from typing import Any
 
 from ladon_storage.probing.times import find_times
 from ladon_storage.sources.json.items import value_at
-from ladon_storage.sources.rest.page_metadata import names, plain
+from ladon_storage.sources.rest.names import names, plain
 
 _USUAL = names(
     "data items results records value values entries entry features hits vulnerabilities objects "

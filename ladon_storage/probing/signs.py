@@ -9,13 +9,9 @@ from typing import Any
 from yarl import URL
 
 from ladon_storage.sources.http.client import HttpResponse
-from ladon_storage.sources.rest.page_metadata import (
-    declared_total,
-    names,
-    plain,
-    promise,
-    usual_total,
-)
+from ladon_storage.sources.rest.names import names, plain
+from ladon_storage.sources.rest.page_metadata import promise
+from ladon_storage.sources.rest.totals import declared_total, usual_total
 
 SIZES = names(
     "limit perpage pagesize size rows maxresults resultsperpage top count itemsperpage pagelimit "

@@ -25,7 +25,7 @@ from ladon_storage.sources import RestApi, source_from
 from ladon_storage.sources.http.client import HttpResponse
 from ladon_storage.sources.http.observing import observed_by
 from ladon_storage.sources.json.items import value_at
-from ladon_storage.sources.rest.page_metadata import declared_total, usual_total
+from ladon_storage.sources.rest.totals import declared_total, usual_total
 
 PAGES = 2
 """Pages with records after which only the next request is of interest."""

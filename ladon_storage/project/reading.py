@@ -20,6 +20,7 @@ from ladon_storage.errors import ConfigurationError
 from ladon_storage.project.tables import (
     Defaults,
     Freshness,
+    Reconciling,
     Schedule,
     SinkTable,
     SourceTable,
@@ -37,6 +38,7 @@ SETTINGS = tuple(name for name in SourceTable.model_fields if name != "kind")
 """The keys of a source's table that are not fields of its class."""
 
 _BELOW = {
+    **dict.fromkeys(Reconciling.model_fields, "reconcile"),
     **dict.fromkeys(Limits.model_fields, "limits"),
     **dict.fromkeys(Schedule.model_fields, "schedule"),
     **dict.fromkeys(Freshness.model_fields, "freshness"),
@@ -45,6 +47,7 @@ _EXAMPLES = {
     "limits": "initial_lookback = 30",
     "schedule": 'cron = "0 6 * * *"',
     "freshness": "max_age_hours = 48",
+    "reconcile": "last_days = 30",
 }
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _USERINFO = re.compile(r"://[^/?#]*:[^/?#]*@")

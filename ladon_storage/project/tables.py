@@ -98,6 +98,21 @@ class Freshness(BaseModel):
     )
 
 
+class Reconciling(BaseModel):
+    """The deployment that reads a source again, and stores what the regular runs missed."""
+
+    model_config = _STRICT
+
+    active: bool = Field(True, description="Whether there is such a deployment.")
+    last_days: Annotated[float, Field(gt=0, lt=1e6, allow_inf_nan=False)] | None = Field(
+        None,
+        description="Days before now at which it begins; by default all that the source has.",
+    )
+    cron: Annotated[str, AfterValidator(check_cron)] | None = Field(
+        None, description="Cron expression of five fields, in UTC; by default once a week."
+    )
+
+
 class Defaults(BaseModel):
     """The defaults of all sources, for keys that their own tables do not set."""
 
@@ -112,6 +127,11 @@ class Defaults(BaseModel):
         Limits(), description="Where a first collection starts, and what makes a run fail."
     )
     freshness: Freshness | None = Field(None, description="How old the source's watermark may be.")
+    reconcile: Reconciling | None = Field(
+        None,
+        description="Whether and how it is read again; by default weekly where the kind allows it "
+        "and the source has a schedule.",
+    )
 
 
 class SourceTable(Defaults):

@@ -1,17 +1,17 @@
 """The service's routes: from a checked request to the store, and from its result to JSON.
 
-- With a token, every route but ``OPEN_ROUTES`` requires it, before it reveals whether it exists.
+- Every route but ``OPEN_ROUTES`` asks `access` first, before it reveals whether it exists.
 - A label of a metric is a route, a method or a status, never a text that a client chose.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
@@ -26,10 +26,19 @@ from ladon_storage.errors import (
     WatermarkConflictError,
     WatermarkInFutureError,
 )
-from ladon_storage.models import SERVICE_TIME, WatermarkReset, WatermarkUpdate
+from ladon_storage.models import (
+    SERVICE_TIME,
+    Precondition,
+    WatermarkDelete,
+    WatermarkReset,
+    WatermarkUpdate,
+)
 from ladon_storage.server import requests
-from ladon_storage.server.metrics import ServiceMetrics
+from ladon_storage.server.access import Access, Token, check_allowed
+from ladon_storage.server.metrics import MAX_SOURCES, ServiceMetrics
 from ladon_storage.server.openapi import document
+from ladon_storage.server.overview import Listing, Order
+from ladon_storage.server.pages import PAGES, SIGN_IN, SIGN_OUT, SOURCES, STYLE, Pages, to_sign_in
 from ladon_storage.server.responses import Health, answer, problem
 from ladon_storage.server.store import WatermarkDatabase
 
@@ -37,13 +46,17 @@ logger = logging.getLogger(__name__)
 
 HEALTH, METRICS, DOCUMENT = "/health", "/metrics", "/openapi.json"
 LOGO = "/logo.svg"  # of the blocks in Prefect's UI, which takes only the URL of a picture
-OPEN_ROUTES = frozenset({HEALTH, DOCUMENT, LOGO})
+OPEN_ROUTES = frozenset({HEALTH, DOCUMENT, LOGO, STYLE})
+_SIGN_IN_ROUTES = frozenset({SIGN_IN, SIGN_OUT})
 
 # Says that there are versions, so that a client knows before its first write that it may send
 # If-None-Match, and that a 404 without it is not this service's. No version is 0.
 _NO_VERSION = '"0"'
 
 _LOGO = Path(__file__).with_name("logo.svg").read_bytes()
+
+_token: ContextVar[Token] = ContextVar("token")
+"""The token of the request that is answered."""
 
 WATERMARKS = "/api/v1/watermarks"
 # Any segment: an invalid name must be a 400 with its reason. A 404 means never collected.
@@ -73,6 +86,7 @@ class Routes:
             web.delete(WATERMARK, self.delete),
             web.get(WATERMARKS, self.page),
             web.post(WATERMARK + "/reset", self.reset),
+            web.post(WATERMARK + "/delete", self.delete_with_reason),
             web.get(WATERMARK + "/history", self.history),
             web.get(HEALTH, self.health),
             web.get(METRICS, self.metrics),
@@ -88,6 +102,7 @@ class Routes:
                 status=query.status,
                 older_than_seconds=query.older_than_seconds,
                 stale=query.stale,
+                prefix=query.prefix,
                 limit=query.limit,
                 after=query.after or "",
             )
@@ -103,35 +118,47 @@ class Routes:
 
     async def put(self, request: web.Request) -> web.Response:
         """Store the outcome of a run."""
-        source_id = requests.source_id(request)
-        if_match, if_none_match = requests.if_match(request), requests.if_none_match(request)
+        source_id, precondition = requests.source_id(request), requests.precondition(request)
         update = await requests.body(request, WatermarkUpdate)
-        stored, created = await self._store.put(
-            source_id,
-            update,
-            actor=request.remote,
-            if_match=if_match,
-            if_none_match=if_none_match,
-        )
+        try:
+            stored, created = await self._store.put(
+                source_id, update, precondition, actor=_actor(request)
+            )
+        except WatermarkConflictError:
+            if self._store.get(source_id) is not None:
+                self._metrics.conflict(source_id)
+            raise
         return answer(stored, 201 if created else 200, etag=stored.etag)
 
     async def reset(self, request: web.Request) -> web.Response:
-        """Move a watermark to any timestamp."""
-        source_id, if_match = requests.source_id(request), requests.if_match(request)
+        """Move a watermark to any timestamp, or make one with ``If-None-Match: *``."""
+        source_id, precondition = requests.source_id(request), requests.precondition(request)
         reset = await requests.body(request, WatermarkReset)
-        watermark = await self._store.reset(
-            source_id, reset, actor=request.remote, if_match=if_match
-        )
+        watermark = await self._store.reset(source_id, reset, precondition, actor=_actor(request))
         if watermark is None:
             return _never_collected(source_id)
         return answer(watermark, etag=watermark.etag)
 
     async def delete(self, request: web.Request) -> web.Response:
         """Forget a watermark."""
-        source_id, if_match = requests.source_id(request), requests.if_match(request)
-        if not await self._store.delete(source_id, actor=request.remote, if_match=if_match):
+        source_id = requests.source_id(request)
+        precondition = Precondition(requests.if_match(request))
+        if not await self._store.delete(source_id, precondition, actor=_actor(request)):
             return _never_collected(source_id)
         return web.Response(status=204)
+
+    async def delete_with_reason(self, request: web.Request) -> web.Response:
+        """Forget a watermark, and record the reason."""
+        source_id = requests.source_id(request)
+        precondition = Precondition(requests.if_match(request))
+        deletion = await requests.body(request, WatermarkDelete)
+        was_there = await self._store.delete(
+            source_id,
+            precondition,
+            actor=deletion.actor or request.remote,
+            reason=deletion.reason,
+        )
+        return web.Response(status=204) if was_there else _never_collected(source_id)
 
     async def history(self, request: web.Request) -> web.Response:
         """List the changes of a watermark, a page at a time."""
@@ -154,8 +181,12 @@ class Routes:
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Show the metrics."""
-        ages = await self._store.ages()
-        text = await asyncio.to_thread(self._metrics.text, ages, self._store.now())
+        query = requests.query(request, requests.MetricsQuery)
+        listing = Listing(MAX_SOURCES)
+        if query.sources == "all":
+            listing = Listing(query.limit, after=query.after or "", order=Order.NAME)
+        found = await self._store.overview(listing)
+        text = await asyncio.to_thread(self._metrics.text, found, self._store.now())
         return web.Response(body=text, headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_LATEST})
 
     async def document(self, request: web.Request) -> web.Response:
@@ -198,31 +229,60 @@ class InFlight:
 
 
 def create_app(
-    store: WatermarkDatabase, *, token: str | None = None, in_flight: InFlight | None = None
+    store: WatermarkDatabase,
+    *,
+    token: str | None = None,
+    allowed_hosts: Sequence[str] = (),
+    prefect_url: str | None = None,
+    in_flight: InFlight | None = None,
+    metrics: ServiceMetrics | None = None,
 ) -> web.Application:
     """Return the service over a store, which stays its caller's to close.
 
     Args:
         store: The watermarks.
-        token: The token that ``Authorization: Bearer`` must carry; ``None`` requires none.
+        token: The operator's token, which ``Authorization: Bearer`` must carry; ``None`` requires
+            none, unless the store has tokens.
+        allowed_hosts: The names that ``Host`` may have besides those of loopback, without a token.
+        prefect_url: The address of Prefect's UI, for links from the status page to runs.
         in_flight: The counter of requests in flight.
+        metrics: The content of ``/metrics``.
     """
-    metrics = ServiceMetrics()
-    answering = _answering(metrics, token, in_flight or InFlight(), store.now)
+    metrics = metrics or ServiceMetrics()
+    access = Access(token, store, allowed_hosts)
+    answering = _answering(metrics, access, in_flight or InFlight(), store.now)
     app = web.Application(middlewares=[answering], client_max_size=requests.MAX_BODY_BYTES)
     app.add_routes(Routes(store, metrics, document()).table())
+    app.add_routes(Pages(store, access, prefect_url).table())
     return app
 
 
 def _answering(
     metrics: ServiceMetrics,
-    token: str | None,
+    access: Access,
     in_flight: InFlight,
     now: Callable[[], datetime],
 ) -> Middleware:
-    """Return the middleware of every route: the token, the errors, the time, the metrics."""
-    expected = None if token is None else token.encode()
+    """Return the middleware of every route: the access, the errors, the time, the metrics."""
     date = _dates(now)
+
+    async def allowed(request: web.Request, handler: Handler, route: str) -> web.StreamResponse:
+        if route in OPEN_ROUTES:
+            return await handler(request)
+        access.check_origin(request)
+        if route in _SIGN_IN_ROUTES:
+            return await handler(request)
+        token = access.of(request)
+        if token is None and route in PAGES:
+            return to_sign_in(request)
+        if token is None:
+            response = problem("Send the service's token: Authorization: Bearer ….", 401)
+            response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
+            return response
+        _token.set(token)
+        if route != SOURCES and (token.read_only or token.prefix):
+            _check_allowed(request, token)
+        return await handler(request)
 
     @web.middleware
     async def answering(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -231,12 +291,8 @@ def _answering(
         route = resource.canonical if resource else "none"
         status = 500
         try:
-            if expected is None or route in OPEN_ROUTES or _authorized(request, expected):
-                with in_flight:
-                    response = await _answered(request, handler)
-            else:
-                response = problem("Send the service's token: Authorization: Bearer ….", 401)
-                response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
+            with in_flight:
+                response = await _answered(request, lambda each: allowed(each, handler, route))
             status = response.status
             # By the clock that dates watermarks, so that a client can compare the two.
             response.headers[hdrs.DATE] = date()
@@ -286,11 +342,19 @@ def _dates(now: Callable[[], datetime]) -> Callable[[], str]:
     return date
 
 
-def _authorized(request: web.Request, expected: bytes) -> bool:
-    scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    # Bytes: compare_digest() refuses text beyond ASCII, and a header may hold any byte.
-    given = token.strip().encode("utf-8", "surrogateescape")
-    return hmac.compare_digest(given, expected) and scheme.lower() == "bearer"
+def _check_allowed(request: web.Request, token: Token) -> None:
+    """Check that a limited token may ask for this; a list of its prefix is about its sources."""
+    if "source_id" in request.match_info:
+        place = 4 if request.path.startswith(WATERMARKS) else 2
+        check_allowed(token, request.method, requests.source_id(request, place))
+    else:
+        check_allowed(token, request.method, request.query.get("prefix", ""))
+
+
+def _actor(request: web.Request) -> str | None:
+    """Return the author of a change: the client's address, with its token's name if it has one."""
+    name = _token.get().name
+    return f"{name} {request.remote}" if name else request.remote
 
 
 def _never_collected(source_id: str) -> web.Response:

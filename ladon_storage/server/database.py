@@ -11,8 +11,7 @@
 - Migrations are numbered SQL files. Each is one transaction with the ``user_version`` it leads to,
   begun before the version is read, so that two programs may open the same new file.
 - Several services may share one file on one machine: SQLite's own locks keep their transactions
-  apart. A file that was moved or replaced under a running service is refused: writes to it would
-  be lost at the next start.
+  apart. `files` watches for other programs that touch the file of a running service.
 """
 
 from __future__ import annotations
@@ -24,12 +23,13 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ladon_storage.errors import ConfigurationError, DatabaseError
+from ladon_storage.server.files import DatabaseFiles
 
 T = TypeVar("T")
 Change = Callable[[sqlite3.Connection], Any]
@@ -62,6 +62,9 @@ def open_database(path: Path) -> sqlite3.Connection:
         )
     connection = None
     try:
+        with suppress(OSError):  # SQLite says why it cannot
+            # Its log and its index get the same mode.
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         connection = connect(path)
         _check_ours(connection, path)
         _use_write_ahead_log(connection)
@@ -87,6 +90,43 @@ def connect(path: Path, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> sqlite
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     return connection
+
+
+def copy_database(path: Path, to: Path) -> int:
+    """Copy the database to a new file while services use it; return the number of watermarks.
+
+    The copy is one state of the database. It is checked, flushed, and only then has its name.
+
+    Raises:
+        ConfigurationError: The file is no database of this program, or the copy cannot be made.
+    """
+    draft = to.with_name(f".{to.name}.tmp")
+    try:
+        os.close(os.open(draft, os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o600))
+        with closing(connect(path)) as source, closing(sqlite3.connect(draft)) as copy:
+            _check_ours(source, path)
+            source.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")
+            if faults := check_integrity(copy):
+                raise sqlite3.DatabaseError(faults)
+            [(count,)] = copy.execute("SELECT count(*) FROM watermarks").fetchall()
+        with draft.open("rb") as written:
+            os.fsync(written.fileno())
+        os.link(draft, to)
+    except (sqlite3.Error, OSError) as error:
+        raise ConfigurationError(
+            f"Database {str(path)!r} could not be copied to {str(to)!r} ({error}); name a new file "
+            "in a folder that exists, with room for it."
+        ) from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return int(count)
+
+
+def check_integrity(connection: sqlite3.Connection) -> str:
+    """Return the first faults that SQLite finds in a database; empty: none."""
+    rows = connection.execute("PRAGMA integrity_check(3)").fetchall()
+    return "" if rows == [("ok",)] else "; ".join(str(row[0]) for row in rows)
 
 
 def _check_ours(connection: sqlite3.Connection, path: Path) -> None:
@@ -173,8 +213,7 @@ class GroupCommit:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
         self._connection.execute("PRAGMA busy_timeout = 0")
-        self._path = path
-        self._file = _identity(path)
+        self._files = DatabaseFiles(path)
         self._waiting: list[tuple[Change, Note, asyncio.Future[Any]]] = []
         self._awake = asyncio.Event()
         self._closed = False
@@ -263,8 +302,8 @@ class GroupCommit:
             await asyncio.sleep(BUSY_PAUSE_SECONDS)
 
     def _end(self) -> None:
-        if _identity(self._path) != self._file:
-            raise sqlite3.OperationalError("its file was moved or replaced")
+        if fault := self._files.fault():
+            raise sqlite3.OperationalError(f"{fault}; stop the service before you touch its files")
         self._connection.execute("COMMIT")
 
     def _attempt(self, change: Change) -> tuple[Any, Exception | None]:
@@ -279,10 +318,3 @@ class GroupCommit:
             return None, refusal
         self._connection.execute("RELEASE change")
         return result, None
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    with suppress(OSError):
-        stat = os.stat(path)
-        return stat.st_dev, stat.st_ino
-    return None

@@ -1,22 +1,37 @@
-"""The service's Prometheus instruments: requests when they end, ages when they are scraped.
+"""The service's Prometheus instruments: requests when they end, sources when they are scraped.
 
-A label is a route, a method, a status or the name of a stored source. It is never a client's text
-under which nothing is stored.
+- A label is a route, a method, a status or the name of a stored source. It is never a client's text
+  under which nothing is stored.
+- A scrape stays small: it has the numbers of sources by state, and each of up to `MAX_SOURCES`
+  sources. Where there are more, these are the ones in the worst states, and then the oldest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import datetime, timedelta
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from ladon_storage.models import WatermarkStatus, age_seconds, is_ahead
+from ladon_storage.models import age_seconds
+from ladon_storage.server.overview import Details, Overview, SourceState, State
 
-Instants = tuple[str, datetime | None, datetime, str, timedelta]
-"""A source's ``source_id``, last success, last run, status, and lease."""
+MAX_SOURCES = 400
+"""The most sources of one scrape."""
+MAX_NAME_BYTES = 24_000
+"""The most bytes of their names together: each is on some twenty lines."""
+
+
+class Scraped(NamedTuple):
+    """One source of a scrape."""
+
+    state: SourceState
+    details: Details
+
 
 _METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE"})
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -40,6 +55,13 @@ class ServiceMetrics:
             buckets=_BUCKETS,
             registry=self._registry,
         )
+        self._closed = Counter(
+            "storage_service_connections_closed",
+            "Connections that the service closed or could not accept.",
+            ("reason",),
+            registry=self._registry,
+        )
+        self._conflicts: Tally[str] = Tally()
         # labels() costs more than the rest of an observation; the combinations are few.
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
@@ -64,49 +86,191 @@ class ServiceMetrics:
         counter.inc()
         histogram.observe(seconds)
 
-    def text(self, sources: Iterable[Instants], now: datetime) -> bytes:
+    def closed(self, reason: str) -> None:
+        """Count one connection that the service closed or could not accept."""
+        self._closed.labels(reason).inc()
+
+    def conflict(self, source_id: str) -> None:
+        """Count a write of a stored source that was refused: another run was faster."""
+        self._conflicts[source_id] += 1
+
+    def text(self, overview: Overview, now: datetime) -> bytes:
         """Return everything in Prometheus's text format.
 
         Args:
-            sources: Each source's timestamps. The age of a source without a success is infinite, so
-                an alert on the age sees it. So is the age of a watermark in the future.
+            overview: The numbers of sources, and the sources that are listed one by one.
             now: The timestamp that ages are counted to.
         """
-        ages = CollectorRegistry()
-        ages.register(_Ages(sources, now))
-        return generate_latest(self._registry) + generate_latest(ages)
+        sources = CollectorRegistry()
+        sources.register(_Sources(overview, self._conflicts, now))
+        return generate_latest(self._registry) + generate_latest(sources)
 
 
-class _Ages(Collector):
-    def __init__(self, sources: Iterable[Instants], now: datetime) -> None:
-        self._sources = list(sources)
+class _Sources(Collector):
+    def __init__(self, overview: Overview, conflicts: Tally[str], now: datetime) -> None:
+        self._numbers = overview.numbers
+        self._scraped = _fitting(Scraped(*each) for each in overview.sources)
+        self._conflicts = conflicts
         self._now = now
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        watermark = GaugeMetricFamily(
-            "storage_service_watermark_age_seconds",
-            "Time since a source's watermark; infinite where it is missing or in the future.",
+    def collect(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
+        by_state = GaugeMetricFamily(
+            "storage_service_sources", "Sources by state.", labels=["state"]
+        )
+        for state in State:
+            by_state.add_metric([state], self._numbers[state])
+        yield by_state
+        yield GaugeMetricFamily(
+            "storage_service_sources_listed",
+            "Sources of this scrape; where there are more, the worst and the oldest.",
+            value=len(self._scraped),
+        )
+        for name, text, value in _GAUGES:
+            gauge = GaugeMetricFamily(f"storage_service_{name}", text, labels=["source_id"])
+            for each in self._scraped:
+                if (number := value(each, self._now)) is not None:
+                    gauge.add_metric([each.state.source_id], number)
+            yield gauge
+        state_of = GaugeMetricFamily(
+            "storage_service_source_state",
+            "1 for the state that a source has.",
+            labels=["source_id", "state"],
+        )
+        outcome_of = GaugeMetricFamily(
+            "storage_service_last_outcome",
+            "1 for the outcome of a source's last run.",
+            labels=["source_id", "outcome"],
+        )
+        conflicts = CounterMetricFamily(
+            "storage_service_conflicts",
+            "Writes of a source that were refused, since another run was faster.",
             labels=["source_id"],
         )
-        in_future = GaugeMetricFamily(
-            "storage_service_watermark_in_future",
-            "1 where a source's watermark is in the future: it, or the service's clock, is wrong.",
-            labels=["source_id"],
-        )
-        run = GaugeMetricFamily(
-            "storage_service_last_run_age_seconds",
-            "Time since a source's last run told its outcome.",
-            labels=["source_id"],
-        )
-        stale = GaugeMetricFamily(
-            "storage_service_run_stale",
-            "1 where a source's run does not end: it says running, and was not heard of.",
-            labels=["source_id"],
-        )
-        for source_id, succeeded, ran, status, lease in self._sources:
-            watermark.add_metric([source_id], age_seconds(succeeded, self._now))
-            in_future.add_metric([source_id], float(is_ahead(succeeded, self._now)))
-            run.add_metric([source_id], (self._now - ran).total_seconds())
-            is_stale = status == WatermarkStatus.RUNNING and self._now - ran > lease
-            stale.add_metric([source_id], float(is_stale))
-        return watermark, in_future, run, stale
+        for each in self._scraped:
+            source_id = each.state.source_id
+            state_of.add_metric([source_id, each.state.state], 1)
+            if each.details.runs:
+                outcome_of.add_metric([source_id, each.details.runs[0].outcome], 1)
+            conflicts.add_metric([source_id], self._conflicts[source_id])
+        yield from (state_of, outcome_of, conflicts)
+
+
+def _fitting(sources: Iterable[Scraped]) -> list[Scraped]:
+    """Return as many sources as keep a scrape small, whatever their names."""
+    fitting: list[Scraped] = []
+    characters = 0
+    for each in sources:
+        characters += len(each.state.source_id.encode())
+        if fitting and characters > MAX_NAME_BYTES:
+            break
+        fitting.append(each)
+    return fitting
+
+
+def _is_in(state: State) -> Callable[[Scraped, datetime], float]:
+    return lambda each, _: float(each.state.state is state)
+
+
+def _ledger(name: str) -> Callable[[Scraped, datetime], float | None]:
+    def value(each: Scraped, _: datetime) -> float | None:
+        found = each.details.ledger.get(name)
+        return float(found) if isinstance(found, int | float) else None
+
+    return value
+
+
+def _ahead_seconds(each: Scraped, now: datetime) -> float:
+    age = each.state.age(now)
+    return 0.0 if age is None else max(0.0, -age.total_seconds())
+
+
+def _limit_seconds(each: Scraped, _: datetime) -> float | None:
+    limit = each.state.limit
+    return None if limit is None else limit.total_seconds()
+
+
+_GAUGES: tuple[tuple[str, str, Callable[[Scraped, datetime], float | None]], ...] = (
+    (
+        "watermark_age_seconds",
+        "Time since a source's watermark; infinite where it is missing or in the future.",
+        lambda each, now: age_seconds(each.state.last_success, now),
+    ),
+    (
+        "watermark_age_limit_seconds",
+        "The greatest age of a source's watermark that is no fault.",
+        _limit_seconds,
+    ),
+    (
+        "watermark_in_future",
+        "1 where a source's watermark is in the future: it, or the service's clock, is wrong.",
+        _is_in(State.FUTURE),
+    ),
+    (
+        "watermark_ahead_seconds",
+        "Time by which a source's watermark is in the future.",
+        _ahead_seconds,
+    ),
+    (
+        "never_collected",
+        "1 where nothing of a source was ever collected.",
+        lambda each, _: float(each.state.last_success is None),
+    ),
+    (
+        "last_run_age_seconds",
+        "Time since the last write of a source's run.",
+        lambda each, now: (now - each.state.last_run).total_seconds(),
+    ),
+    (
+        "run_stale",
+        "1 where a source's run does not end: it says running, and was not heard of.",
+        _is_in(State.HELD),
+    ),
+    (
+        "running_seconds",
+        "Time since the beginning of the run that holds a source; 0 where none does.",
+        lambda each, now: (now - (each.details.began_at or now)).total_seconds(),
+    ),
+    (
+        "failures_in_a_row",
+        "Runs of a source that failed since its last success; at most 20 are counted.",
+        lambda each, _: each.details.failures,
+    ),
+    (
+        "last_run_records",
+        "Records that a source's last run collected.",
+        lambda each, _: each.details.records,
+    ),
+    (
+        "last_run_seconds",
+        "Duration of a source's last run.",
+        lambda each, _: each.details.runs[0].seconds if each.details.runs else None,
+    ),
+    (
+        "last_run_delivered",
+        "Items that a source delivered to its last run.",
+        _ledger("records_delivered"),
+    ),
+    (
+        "last_run_quarantined",
+        "Items of a source's last run that could not be used.",
+        _ledger("records_quarantined"),
+    ),
+    (
+        "last_run_gap",
+        "1 where a source no longer had records that its last run asked for.",
+        lambda each, _: (
+            float(bool(each.details.ledger.get("gap"))) if each.details.ledger else None
+        ),
+    ),
+    (
+        "lateness_seconds",
+        "Time within which 99 % of a source's records are seen after their own time.",
+        _ledger("lateness_p99_seconds"),
+    ),
+    (
+        "overlap_seconds",
+        "Time before the watermark that a source's runs read again.",
+        _ledger("overlap_seconds"),
+    ),
+)
+"""Each gauge of a source: its name, its help, and its value; ``None``: the source has none."""

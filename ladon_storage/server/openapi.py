@@ -13,11 +13,12 @@ from ladon_storage.models import (
     SERVICE_TIME,
     HistoryPage,
     Watermark,
+    WatermarkDelete,
     WatermarkPage,
     WatermarkReset,
     WatermarkUpdate,
 )
-from ladon_storage.server.requests import HistoryQuery, ListQuery
+from ladon_storage.server.requests import HistoryQuery, ListQuery, MetricsQuery
 from ladon_storage.server.responses import Health, Problem
 
 Schema = dict[str, Any]
@@ -93,8 +94,15 @@ def _paths() -> Schema:
         "Move a watermark to any instant but one far in the future, and say why.",
         {200: Watermark},
         *(400, 401, 404, 412, 503, *_OF_BODIES),
-        parameters=[_IF_MATCH],
+        parameters=[_IF_MATCH, _IF_NONE_MATCH],
         body=WatermarkReset,
+    )
+    deletion = _operation(
+        "Forget a watermark, keep its history, and say why.",
+        {204: None},
+        *(400, 401, 404, 412, 503, *_OF_BODIES),
+        parameters=[_IF_MATCH],
+        body=WatermarkDelete,
     )
     page = _operation(
         "List watermarks by source_id.",
@@ -109,13 +117,19 @@ def _paths() -> Schema:
         parameters=_query(HistoryQuery),
     )
     health = _operation("Say whether the database reads and writes.", {200: Health, 503: Health})
-    metrics = _operation("Show the metrics, for Prometheus.", {200: "text/plain"}, 401, 503)
+    metrics = _operation(
+        "Show the metrics, for Prometheus.",
+        {200: "text/plain"},
+        *(400, 401, 503),
+        parameters=_query(MetricsQuery),
+    )
     this = _operation("Show this document.", {200: "application/json"})
     logo = _operation("Show the logo of the blocks in Prefect's UI.", {200: "image/svg+xml"})
     return {
         "/api/v1/watermarks": {"get": page},
         "/api/v1/watermarks/{source_id}": {"parameters": [_SOURCE_ID], **watermark},
         "/api/v1/watermarks/{source_id}/reset": {"parameters": [_SOURCE_ID], "post": reset},
+        "/api/v1/watermarks/{source_id}/delete": {"parameters": [_SOURCE_ID], "post": deletion},
         "/api/v1/watermarks/{source_id}/history": {"parameters": [_SOURCE_ID], "get": history},
         "/health": {"get": {**health, "security": []}},
         "/metrics": {"get": metrics},
@@ -183,6 +197,7 @@ def _schemas() -> Schema:
             *((model, "serialization") for model in answers),
             (WatermarkUpdate, "validation"),
             (WatermarkReset, "validation"),
+            (WatermarkDelete, "validation"),
         ],
         ref_template=_REFERENCE,
     )

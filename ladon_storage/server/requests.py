@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Annotated, TypeVar
-from urllib.parse import unquote_to_bytes
+from typing import Annotated, Literal, TypeVar
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 from aiohttp import ClientError, web
 from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ladon_storage.errors import RequestError
-from ladon_storage.models import SourceId, WatermarkStatus, check_source_id
+from ladon_storage.models import Precondition, WatermarkStatus
+from ladon_storage.values import SourceId, check_source_id
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -47,6 +48,9 @@ class ListQuery(BaseModel):
             "the future.",
         ),
     ] = None
+    prefix: Annotated[
+        str, Field(max_length=255, description="Only those whose names begin with it.")
+    ] = ""
     stale: Annotated[
         bool | None,
         Field(description="Only those that say running and were not heard of for their lease."),
@@ -69,14 +73,36 @@ class HistoryQuery(BaseModel):
     ] = None
 
 
-def source_id(request: web.Request) -> str:
+class MetricsQuery(BaseModel):
+    """The query of the metrics."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sources: Annotated[
+        Literal["worst", "all"],
+        Field(
+            description="Which sources are listed: as many of the worst as keep a scrape small, or "
+            "all of them by pages."
+        ),
+    ] = "worst"
+    limit: Limit = 1000
+    after: Annotated[SourceId | None, Field(description="The last source of the page before.")] = (
+        None
+    )
+
+
+def source_id(request: web.Request, segment_number: int = 4) -> str:
     """Return the source that the path names, decoded exactly once and without loss.
+
+    Args:
+        request: The request.
+        segment_number: Where the source's name is in the path.
 
     Raises:
         RequestError: With 400, it is no percent-encoded UTF-8, or cannot name a source.
     """
     # From the raw path: the router's own decoding makes the same text of %FF and of %25FF.
-    segment = request.rel_url.raw_path.split("/")[4]
+    segment = request.rel_url.raw_path.split("/")[segment_number]
     try:
         name = _decoded(segment) if "%" in segment or not segment.isascii() else segment
     except UnicodeError:
@@ -103,10 +129,37 @@ def query(request: web.Request, model: type[Model]) -> Model:
     for name in values:
         if len(values.getall(name)) > 1:
             raise RequestError(f"Parameter {name!r} is repeated; send it once.", 400, name)
+    return checked(dict(values), model)
+
+
+def checked(values: dict[str, str], model: type[Model]) -> Model:
+    """Return the parameters of a request as a model.
+
+    Raises:
+        RequestError: With 400, a parameter is unknown or wrong.
+    """
     try:
-        return model.model_validate(dict(values))
+        return model.model_validate(values)
     except ValidationError as error:
         raise _refused(error, 400, "Parameter") from None
+
+
+async def form(request: web.Request, most_bytes: int) -> dict[str, str]:
+    """Return the fields of a form that a browser sent.
+
+    Raises:
+        RequestError: With 413 it is too large; 408 it did not arrive in time.
+    """
+    if (request.content_length or 0) > most_bytes or request.content_length is None:
+        raise RequestError("The form is too large.", 413)
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+            text = await request.text()
+    except TimeoutError:
+        raise RequestError("The form did not arrive in time; send it again.", 408) from None
+    except (ValueError, LookupError, HttpProcessingError, ClientError, ConnectionError):
+        raise RequestError("The form cannot be read; send it again.", 400) from None
+    return dict(parse_qsl(text, keep_blank_values=True))
 
 
 async def body(request: web.Request, model: type[Model]) -> Model:
@@ -147,24 +200,31 @@ _TAG = r'(?:W/)?"[^"\x00-\x20\x7f]*"'
 _TAGS = re.compile(rf"{_TAG}(?:[ \t]*,[ \t]*{_TAG})*")
 
 
-def if_match(request: web.Request) -> list[str]:
-    """Return the version tags of ``If-Match``; ``*`` is any, and none is no condition.
+def precondition(request: web.Request) -> Precondition:
+    """Return the condition of a write, from both headers.
+
+    Raises:
+        RequestError: With 400, one of them is malformed.
+    """
+    return Precondition(if_match(request), if_none_match(request))
+
+
+def if_match(request: web.Request) -> str | None:
+    """Return the version tags of ``If-Match``; ``*`` is any, and ``None`` is no condition.
 
     Raises:
         RequestError: With 400, it is neither ``*`` nor a list of quoted tags.
     """
     header = ", ".join(request.headers.getall("If-Match", ()))
     if not header and "If-Match" not in request.headers:
-        return []
-    if header == "*":
-        return ["*"]
-    if not _TAGS.fullmatch(header):
+        return None
+    if header != "*" and not _TAGS.fullmatch(header):
         raise RequestError(
             'If-Match should be * or the ETag of the watermark, such as "7" with its quotes.',
             400,
             "If-Match",
         )
-    return re.findall(_TAG, header)
+    return header
 
 
 def if_none_match(request: web.Request) -> bool:

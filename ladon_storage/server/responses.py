@@ -6,13 +6,15 @@ bytes that are no HTTP, a method that no route takes, an expectation it cannot m
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-from typing import Literal
+from typing import Any, Literal
 
 from aiohttp import hdrs, web
 from pydantic import BaseModel
 
+from ladon_storage.server.connections import UNREAD_SECONDS, Connections, Wait
 from ladon_storage.server.requests import MAX_BODY_BYTES
 
 logger = logging.getLogger(__name__)
@@ -59,9 +61,50 @@ def problem(sentence: str, status: int, field: str | None = None) -> web.Respons
 
 
 class Protocol(web.RequestHandler):
-    """The HTTP of aiohttp, with errors in JSON and without a log of bytes that are no HTTP."""
+    """The HTTP of aiohttp, with errors in JSON and without a log of bytes that are no HTTP.
 
-    __slots__ = ()
+    Args:
+        connections: The open connections of the service.
+        server: The server whose requests are answered.
+        options: Those of aiohttp's handler.
+    """
+
+    __slots__ = ("_connections", "address", "since", "waits_for")
+
+    def __init__(self, connections: Connections, server: web.Server, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._connections = connections
+        self.address = ""
+        self.waits_for: Wait | None = None
+        self.since = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a place, or close the connection where there is none."""
+        peer = transport.get_extra_info("peername")
+        self.address = str(peer[0]) if peer else ""
+        super().connection_made(transport)
+        if not self._connections.admit(self):
+            self.end()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Give the place back."""
+        self._connections.remove(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read bytes; the first of another request starts the time for its headers."""
+        if self.waits_for == "idle":
+            self._connections.wait(self, "headers")
+        super().data_received(data)
+        if self._messages:
+            self.waits_for = None
+
+    def end(self) -> None:
+        """Close the connection at once, and drop what was not sent yet."""
+        transport = self.transport
+        self.force_close()
+        if transport is not None:
+            transport.abort()
 
     def handle_error(
         self,
@@ -85,9 +128,18 @@ class Protocol(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send a response; an error that aiohttp worded is put into JSON first."""
-        if resp.status >= 400 and resp.content_type != _JSON:
+        if resp.status >= 400 and resp.content_type not in (_JSON, "text/html"):
             worded = problem(_SENTENCES.get(resp.status, f"{resp.reason}."), resp.status)
             if hdrs.ALLOW in resp.headers:
                 worded.headers[hdrs.ALLOW] = resp.headers[hdrs.ALLOW]
             resp = worded
-        return await super().finish_response(request, resp, start_time)
+        try:
+            async with asyncio.timeout(UNREAD_SECONDS):
+                finished = await super().finish_response(request, resp, start_time)
+                await request.writer.drain()
+        except TimeoutError:
+            self._connections.unread(self)
+            raise ConnectionError("The client does not read its response") from None
+        if not self._messages:
+            self._connections.wait(self, "idle")
+        return finished

@@ -6,12 +6,13 @@ Timestamps are integer microseconds since 1970-01-01 UTC, converted without a fl
 from __future__ import annotations
 
 import sqlite3
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, overload
 
 from pydantic_core import from_json, to_json
 
 from ladon_storage.models import ChangeAction, Watermark, WatermarkChange, given, meant
+from ladon_storage.values import EPOCH
 
 COLUMNS = (
     "source_id, version, last_successful_timestamp, last_run_timestamp, status, error_message, "
@@ -31,7 +32,6 @@ _RECORD = (
     "VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -47,7 +47,7 @@ def to_microseconds(instant: datetime | None) -> int | None:
     >>> to_microseconds(datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
     -1
     """
-    return None if instant is None else (instant - _EPOCH) // _MICROSECOND
+    return None if instant is None else (instant - EPOCH) // _MICROSECOND
 
 
 @overload
@@ -58,7 +58,7 @@ def from_microseconds(number: None) -> None: ...
 def from_microseconds(number: int | None) -> datetime | None: ...
 def from_microseconds(number: int | None) -> datetime | None:
     """Return the timestamp in UTC of a number from ``to_microseconds``."""
-    return None if number is None else _EPOCH + timedelta(microseconds=number)
+    return None if number is None else EPOCH + timedelta(microseconds=number)
 
 
 def to_length(duration: timedelta) -> int:

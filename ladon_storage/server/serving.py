@@ -8,23 +8,38 @@ more, and a body in transit would never arrive.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
 from ladon_storage.errors import ConfigurationError
+from ladon_storage.server.access import is_loopback
 from ladon_storage.server.app import InFlight, create_app
+from ladon_storage.server.connections import (
+    BACKLOG,
+    HEADERS_SECONDS,
+    SWEEP_SECONDS,
+    Connections,
+    possible_connections,
+)
+from ladon_storage.server.metrics import ServiceMetrics
 from ladon_storage.server.requests import BODY_TIMEOUT_SECONDS
 from ladon_storage.server.responses import Protocol
+from ladon_storage.server.retention import Retention
 from ladon_storage.server.store import WatermarkDatabase
+from ladon_storage.server.tls import LOOK_SECONDS, Certificate
+
+logger = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 5.0
 """The longest time for a response after its request has arrived, during shutdown."""
+PRUNE_SECONDS = 3600.0
+"""The time between two looks at the history."""
 LINGERING_SECONDS = 2.0
 """The time for which the rest of a refused body is read, to let its sender see the response."""
 
@@ -36,6 +51,11 @@ async def serving(
     port: int = 0,
     *,
     token: str | None = None,
+    allowed_hosts: Sequence[str] = (),
+    certificate: Certificate | None = None,
+    retention: Retention = Retention(),  # noqa: B008 - immutable
+    limits: Mapping[str, timedelta] | None = None,
+    prefect_url: str | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> AsyncIterator[str]:
     """Serve watermarks while the context lasts.
@@ -46,7 +66,13 @@ async def serving(
         database: The file; created if it does not exist.
         host: The address to listen on.
         port: The port; 0 lets the system choose one.
-        token: The bearer token of requests; optional on a loopback address only.
+        token: The operator's bearer token; optional on a loopback address, and where the database
+            has tokens.
+        allowed_hosts: The names that the service has besides those of loopback, without a token.
+        certificate: The certificate, for HTTPS.
+        retention: How much history is kept.
+        limits: The greatest age of each source that is no fault, by its name.
+        prefect_url: The address of Prefect's UI, for links from the status page to runs.
         now: The service's clock, in UTC.
 
     Yields:
@@ -55,22 +81,36 @@ async def serving(
     Raises:
         ConfigurationError: The database, the address or the missing token.
     """
-    if token is None and not _is_loopback(host):
-        raise ConfigurationError(
-            f"{host or 'Every address'} can be reached from elsewhere, and there is no token; set "
-            "STORAGE_SERVICE_TOKEN or --token-file, or listen on 127.0.0.1."
-        )
+    needs_token = token is None and not is_loopback(host)
+    if needs_token and not await asyncio.to_thread(database.exists):
+        raise _no_token(host)
     store = await WatermarkDatabase.open(database, now)
+    store.limits = limits or {}
     try:
-        in_flight = InFlight()
-        runner = web.AppRunner(
-            create_app(store, token=token, in_flight=in_flight), shutdown_timeout=ANSWER_SECONDS
+        if needs_token and not store.has_tokens():
+            raise _no_token(host)
+        in_flight, metrics = InFlight(), ServiceMetrics()
+        connections = Connections(possible_connections(), metrics.closed)
+        app = create_app(
+            store,
+            token=token,
+            allowed_hosts=allowed_hosts,
+            prefect_url=prefect_url,
+            in_flight=in_flight,
+            metrics=metrics,
         )
+        runner = web.AppRunner(app, shutdown_timeout=ANSWER_SECONDS)
         await runner.setup()
         listener = None
         try:
-            listener = await _listen(runner, host, port)
-            yield _address(listener)
+            listener = await _listen(runner, host, port, connections, certificate)
+            async with AsyncExitStack() as chores:
+                chores.enter_context(connections.failed_accepts_counted())
+                await chores.enter_async_context(_every(SWEEP_SECONDS, connections.sweep))
+                await chores.enter_async_context(_every(PRUNE_SECONDS, store.prune, retention))
+                if certificate is not None:
+                    await chores.enter_async_context(_every(LOOK_SECONDS, certificate.renew))
+                yield _address(listener, secure=certificate is not None)
         finally:
             if listener is not None:
                 listener.close()
@@ -80,7 +120,13 @@ async def serving(
         await store.close()
 
 
-async def _listen(runner: web.AppRunner, host: str, port: int) -> asyncio.Server:
+async def _listen(
+    runner: web.AppRunner,
+    host: str,
+    port: int,
+    connections: Connections,
+    certificate: Certificate | None,
+) -> asyncio.Server:
     server = runner.server
     assert server is not None  # noqa: S101 - made by setup()
     loop = asyncio.get_running_loop()
@@ -88,23 +134,56 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> asyncio.Server
     options: dict[str, Any] = {"access_log": None, "lingering_time": LINGERING_SECONDS}
 
     def protocol() -> Protocol:
-        return Protocol(server, loop=loop, **options)
+        return Protocol(connections, server, loop=loop, **options)
 
     try:
-        return await loop.create_server(protocol, host or None, port, backlog=1024)
+        return await loop.create_server(
+            protocol,
+            host or None,
+            port,
+            backlog=BACKLOG,
+            ssl=certificate.context if certificate else None,
+            ssl_handshake_timeout=HEADERS_SECONDS if certificate else None,
+        )
     except (OSError, OverflowError, UnicodeError) as error:
         raise ConfigurationError(
             f"Cannot listen on {host!r} port {port} ({error}); choose another host or port."
         ) from error
 
 
-def _address(listener: asyncio.Server) -> str:
-    host, port = listener.sockets[0].getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+@asynccontextmanager
+async def _every(
+    seconds: float, chore: Callable[..., object], *arguments: object
+) -> AsyncIterator[None]:
+    """Do a chore now and then while the context lasts; one that fails is logged."""
 
+    async def repeat() -> None:
+        while True:
+            try:
+                outcome = chore(*arguments)
+                if isinstance(outcome, Awaitable):
+                    await outcome
+            except Exception:
+                logger.exception("A chore of the service failed; it is tried again")
+            await asyncio.sleep(seconds)
 
-def _is_loopback(host: str) -> bool:
+    repeating = asyncio.create_task(repeat())
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        yield
+    finally:
+        repeating.cancel()
+        with suppress(asyncio.CancelledError):
+            await repeating
+
+
+def _address(listener: asyncio.Server, *, secure: bool) -> str:
+    host, port = listener.sockets[0].getsockname()[:2]
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _no_token(host: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{host or 'Every address'} can be reached from elsewhere, and there is no token; set "
+        "STORAGE_SERVICE_TOKEN or --token-file, add a token, or listen on 127.0.0.1."
+    )

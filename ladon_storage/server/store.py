@@ -16,9 +16,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +27,10 @@ from ladon_storage.errors import DatabaseError, WatermarkConflictError
 from ladon_storage.models import (
     HONEST_SKEW,
     RUN_LEASE,
+    UNCONDITIONAL,
     ChangeAction,
     HistoryPage,
+    Precondition,
     Watermark,
     WatermarkPage,
     WatermarkReset,
@@ -38,11 +41,20 @@ from ladon_storage.models import (
     check_precondition,
     meant,
 )
+from ladon_storage.server.access import Token
 from ladon_storage.server.database import GroupCommit, connect, open_database
+from ladon_storage.server.overview import (
+    Details,
+    Listing,
+    Overview,
+    SourceState,
+    overview,
+    source_state,
+)
+from ladon_storage.server.retention import Retention, beyond_bounds, delete_lines
 from ladon_storage.server.rows import (
     COLUMNS,
     HISTORY_COLUMNS,
-    from_microseconds,
     record,
     replace,
     select,
@@ -64,16 +76,6 @@ class StoredWatermark(NamedTuple):
     created: bool
 
 
-class Age(NamedTuple):
-    """The timestamps from which a source's age metrics are computed."""
-
-    source_id: str
-    last_successful_timestamp: datetime | None
-    last_run_timestamp: datetime
-    status: str
-    lease: timedelta
-
-
 class WatermarkDatabase:
     """The watermarks in one SQLite file; made by ``open``, for one event loop.
 
@@ -85,6 +87,8 @@ class WatermarkDatabase:
     ) -> None:
         self.now = now
         """The service's clock."""
+        self.limits: Mapping[str, timedelta] = {}
+        """The greatest age of each source that is no fault, by its name."""
         self._writer = GroupCommit(connection, path)
         self._reader = connect(path, _READ_TIMEOUT_SECONDS)
         self._scanner = connect(path)
@@ -124,20 +128,17 @@ class WatermarkDatabase:
         self,
         source_id: str,
         update: WatermarkUpdate,
+        precondition: Precondition = UNCONDITIONAL,
         *,
         actor: str | None = None,
-        if_match: Sequence[str] = (),
-        if_none_match: bool = False,
     ) -> StoredWatermark:
         """Store the outcome of a run, by the rule of ``models.apply_update``.
 
         Args:
             source_id: The source.
             update: The write.
+            precondition: The version that must be stored.
             actor: The author, for the history.
-            if_match: The version tags, one of which must be stored; ``*`` matches any, and without
-                tags there is no condition.
-            if_none_match: Whether no watermark may be stored yet.
 
         Raises:
             WatermarkConflictError: The rule refuses it.
@@ -148,14 +149,7 @@ class WatermarkDatabase:
             stored = select(connection, source_id)
             now = self.now()
             try:
-                new = apply_update(
-                    stored,
-                    source_id,
-                    update,
-                    now,
-                    if_match=_relevant(if_match, stored),
-                    if_none_match=if_none_match,
-                )
+                new = apply_update(stored, source_id, update, now, precondition)
             except WatermarkConflictError as conflict:
                 if conflict.status == 412 and stored and _is_replay(connection, stored, update):
                     return StoredWatermark(stored, created=False)
@@ -187,31 +181,36 @@ class WatermarkDatabase:
         self,
         source_id: str,
         reset: WatermarkReset,
+        precondition: Precondition = UNCONDITIONAL,
         *,
         actor: str | None = None,
-        if_match: Sequence[str] = (),
     ) -> Watermark | None:
         """Move a watermark to a timestamp, and leave the outcome of its last run as it is.
+
+        The precondition ``if_none_match`` makes the watermark of a source that was never collected.
 
         Returns:
             The watermark, or ``None`` where there is none to move.
 
         Raises:
-            WatermarkConflictError: Another version is stored than ``if_match`` names.
+            WatermarkConflictError: The precondition fails.
             WatermarkInFutureError: The timestamp is far in the future, as with a mistyped year.
         """
 
         def change(connection: sqlite3.Connection) -> Watermark | None:
             stored = select(connection, source_id)
-            check_precondition(stored, source_id, if_match=_relevant(if_match, stored))
-            if stored is None:
-                return None
+            check_precondition(stored, source_id, precondition)
             now = self.now()
+            if stored is not None:
+                new = stored.model_copy(
+                    # An operator wrote it, not a run.
+                    update={"last_successful_timestamp": reset.timestamp, "run_id": None}
+                )
+            elif precondition.if_none_match:
+                new = apply_update(None, source_id, WatermarkUpdate(timestamp=reset.timestamp), now)
+            else:
+                return None
             check_not_in_future(source_id, reset.timestamp, now)
-            new = stored.model_copy(
-                # An operator wrote it, not a run.
-                update={"last_successful_timestamp": reset.timestamp, "run_id": None}
-            )
             version = record(
                 connection,
                 source_id,
@@ -235,17 +234,29 @@ class WatermarkDatabase:
         return await self._writer.apply(change, note)
 
     async def delete(
-        self, source_id: str, *, actor: str | None = None, if_match: Sequence[str] = ()
+        self,
+        source_id: str,
+        precondition: Precondition = UNCONDITIONAL,
+        *,
+        actor: str | None = None,
+        reason: str | None = None,
     ) -> bool:
         """Delete a watermark, and keep its history; return whether there was one."""
 
         def change(connection: sqlite3.Connection) -> bool:
             stored = select(connection, source_id)
-            check_precondition(stored, source_id, if_match=_relevant(if_match, stored))
+            check_precondition(stored, source_id, precondition)
             if stored is None:
                 return False
             record(
-                connection, source_id, ChangeAction.DELETE, self.now(), stored, None, actor=actor
+                connection,
+                source_id,
+                ChangeAction.DELETE,
+                self.now(),
+                stored,
+                None,
+                actor=actor,
+                reason=reason,
             )
             connection.execute("DELETE FROM watermarks WHERE source_id = ?", (source_id,))
             return True
@@ -262,6 +273,7 @@ class WatermarkDatabase:
         status: WatermarkStatus | None = None,
         older_than_seconds: int | None = None,
         stale: bool | None = None,
+        prefix: str = "",
         limit: int = 100,
         after: str = "",
     ) -> WatermarkPage:
@@ -272,29 +284,33 @@ class WatermarkDatabase:
             older_than_seconds: Only those whose last success is longer ago, or that have none, or
                 one in the future.
             stale: Only those whose run does not end, or only the others.
+            prefix: Only those whose names begin with it.
             limit: The most watermarks of the page.
             after: The cursor of the page before.
         """
-        where, values = ["source_id > ?"], [after]
+        where: list[str] = ["source_id > ?"]
+        values: list[Any] = [after]
+        if prefix:
+            where.append("substr(source_id, 1, ?) = ? AND source_id >= ?")
+            values += [len(prefix), prefix, prefix]
         if status is not None:
             where.append("status = ?")
             values.append(status.value)
-        arguments: list[Any] = list(values)
         if older_than_seconds is not None:
             where.append("ifnull(last_successful_timestamp NOT BETWEEN ? AND ?, 1)")
             now = to_microseconds(self.now())
-            arguments += [now - older_than_seconds * 1_000_000, now + to_length(HONEST_SKEW)]
+            values += [now - older_than_seconds * 1_000_000, now + to_length(HONEST_SKEW)]
         if stale is not None:
             where.append(
                 f"{'' if stale else 'NOT '}(status = 'running' AND "
                 "last_run_timestamp + ifnull(lease_microseconds, ?) < ?)"
             )
-            arguments += [to_length(RUN_LEASE), to_microseconds(self.now())]
+            values += [to_length(RUN_LEASE), to_microseconds(self.now())]
         query = (
             f"SELECT {COLUMNS} FROM watermarks "  # noqa: S608 - constants; values are bound
             f"WHERE {' AND '.join(where)} ORDER BY source_id LIMIT ?"
         )
-        rows = await self._scan(query, (*arguments, limit + 1))
+        rows = await self._rows(query, (*values, limit + 1))
         watermarks = [_for_people(to_watermark(row)) for row in rows[:limit]]
         return WatermarkPage(
             watermarks=watermarks,
@@ -324,28 +340,47 @@ class WatermarkDatabase:
             "ORDER BY version DESC LIMIT ?"
         )
         latest = 2**63 - 1 if before is None else before
-        rows = await self._scan(query, (source_id, latest, limit + 1))
+        rows = await self._rows(query, (source_id, latest, limit + 1))
         changes = [to_change(row) for row in rows[:limit]]
         return HistoryPage(changes=changes, next=changes[-1].version if len(rows) > limit else None)
 
-    async def ages(self) -> list[Age]:
-        """Return the timestamps of every source, for the metrics."""
-        query = (
-            "SELECT source_id, last_successful_timestamp, last_run_timestamp, status, "
-            "ifnull(lease_microseconds, ?) FROM watermarks"
+    async def overview(self, listing: Listing) -> Overview:
+        """Return a page of sources with their states."""
+        found: Overview = await self._scan(
+            lambda connection: overview(connection, self.now(), self.limits, listing)
         )
-        return [
-            Age(
-                source_id,
-                from_microseconds(succeeded),
-                from_microseconds(run),
-                status,
-                timedelta(microseconds=lease),
-            )
-            for source_id, succeeded, run, status, lease in await self._scan(
-                query, (to_length(RUN_LEASE),)
-            )
-        ]
+        return found
+
+    async def source_state(self, source_id: str) -> tuple[SourceState, Details] | None:
+        """Return one source with its state; ``None``: never collected."""
+        found: tuple[SourceState, Details] | None = await self._scan(
+            lambda connection: source_state(connection, self.now(), self.limits, source_id)
+        )
+        return found
+
+    def find_token(self, digest: bytes) -> Token | None:
+        """Return the stored token of a digest, if there is one."""
+        row = self._read("SELECT name, read_only, prefix FROM tokens WHERE digest = ?", digest)
+        return Token(row[0], bool(row[1]), row[2]) if row else None
+
+    def token_digest(self, name: str) -> bytes | None:
+        """Return the digest of a token's name, if there is one."""
+        row = self._read("SELECT digest FROM tokens WHERE name = ?", name)
+        return bytes(row[0]) if row else None
+
+    def has_tokens(self) -> bool:
+        """Return whether any token is stored."""
+        return self._read("SELECT 1 FROM tokens LIMIT 1") is not None
+
+    async def prune(self, retention: Retention = Retention()) -> int:  # noqa: B008 - immutable
+        """Delete the history beyond the bounds, and return how many lines went."""
+        total = 0
+        while versions := await self._scan(
+            lambda connection: beyond_bounds(connection, retention, self.now())
+        ):
+            await self._writer.apply(partial(delete_lines, versions=versions))
+            total += len(versions)
+        return total
 
     async def check(self) -> None:
         """Read, and make a write durable, as the next request may need to.
@@ -361,12 +396,23 @@ class WatermarkDatabase:
             )
         )
 
-    async def _scan(self, query: str, arguments: Sequence[Any]) -> list[Any]:
-        def scan() -> list[Any]:
-            return self._scanner.execute(query, arguments).fetchall()
-
+    def _read(self, query: str, *arguments: Any) -> Any:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._scans, scan)
+            rows = self._reader.execute(query, arguments).fetchall()
+        except sqlite3.Error as error:
+            raise _unread(error) from error
+        return rows[0] if rows else None
+
+    async def _rows(self, query: str, arguments: Sequence[Any]) -> list[Any]:
+        rows: list[Any] = await self._scan(
+            lambda connection: connection.execute(query, arguments).fetchall()
+        )
+        return rows
+
+    async def _scan(self, read: Callable[[sqlite3.Connection], Any]) -> Any:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._scans, read, self._scanner)
         except sqlite3.Error as error:
             raise _unread(error) from error
 
@@ -381,15 +427,6 @@ def _for_people(watermark: Watermark) -> Watermark:
 
 def _unread(error: sqlite3.Error) -> DatabaseError:
     return DatabaseError(f"The database could not be read ({error}); try again later.")
-
-
-def _relevant(tags: Sequence[str], stored: Watermark | None) -> str | None:
-    """Return the tag of ``If-Match`` that decides: the stored one, if it is among them."""
-    if not tags:
-        return None
-    if stored is not None and stored.etag in tags:
-        return stored.etag
-    return ", ".join(tags)
 
 
 def _is_replay(connection: sqlite3.Connection, stored: Watermark, update: WatermarkUpdate) -> bool:

@@ -14,13 +14,21 @@ from typing import TYPE_CHECKING, Any
 from ladon_storage.collection.protocols import Sink
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.registry import Registry, made, nearest, sentence
+from ladon_storage.sinks.removal import refuse_implausible_removal
 
 if TYPE_CHECKING:
     from ladon_storage.sinks.delta.sink import DeltaSink
     from ladon_storage.sinks.jsonl.sink import JsonlSink
     from ladon_storage.sinks.sql.sink import SqlSink
 
-__all__ = ["SINKS", "DeltaSink", "JsonlSink", "SqlSink", "sink_from"]
+__all__ = [
+    "SINKS",
+    "DeltaSink",
+    "JsonlSink",
+    "SqlSink",
+    "refuse_implausible_removal",
+    "sink_from",
+]
 
 _SQL = (f"{__name__}.sql.sink", "SqlSink")
 _DELTA = (f"{__name__}.delta.sink", "DeltaSink")
@@ -71,8 +79,8 @@ def sink_from(value: object) -> Sink:
         return value
     if not isinstance(value, Mapping):
         raise ConfigurationError(
-            "A sink is told by a dictionary such as {'url': 'sqlite:///records.db'}, "
-            f"not by a {type(value).__name__}."
+            "A sink must be a mapping such as {'url': 'sqlite:///records.db'}, not a "
+            f"{type(value).__name__}."
         )
     fields: dict[str, Any] = dict(value)
     if "url_secret" in fields:
@@ -87,7 +95,7 @@ def sink_from(value: object) -> Sink:
     if unknown := sorted(map(str, fields.keys() - set(_FIELDS))):
         hint = nearest(unknown[0], _FIELDS)
         raise ConfigurationError(
-            f"A sink has no field {unknown[0]!r}; its fields are {', '.join(_FIELDS)}{hint or '.'}"
+            f"A sink has no field {unknown[0]!r}. Its fields are {', '.join(_FIELDS)}{hint or '.'}"
         )
     sink: Sink = _class(scheme)(fields.pop("url"), **fields)
     return sink
@@ -102,7 +110,7 @@ def _scheme(fields: Mapping[str, Any]) -> str:
             if hint:
                 raise ConfigurationError(f"A sink has no field {unknown[0]!r}{hint}")
         raise ConfigurationError(
-            "A sink needs its address as the text 'url', such as sqlite:///records.db."
+            "A sink requires its address as the text 'url', such as sqlite:///records.db."
         )
     scheme, found, _ = url.partition("://")
     scheme = scheme.lower()
@@ -121,8 +129,8 @@ def _own(kind: object, fields: dict[str, Any]) -> Sink:
     """Return a sink of a user's own class."""
     if isinstance(kind, str) and kind in _BY_SCHEME:
         raise ConfigurationError(
-            f"A sink of the kind {kind!r} is told by its address alone; leave kind out, and set "
-            "url, such as sqlite:///records.db."
+            f"A sink of the kind {kind!r} is identified by its address alone. Remove kind, "
+            "and set url, such as sqlite:///records.db."
         )
     try:
         found = SINKS.find(kind)
@@ -145,5 +153,5 @@ def _class(scheme: str) -> Any:
         if missing not in _EXTRAS:
             raise
         raise ConfigurationError(
-            f"A sink at {scheme}:// needs {missing}; install ladon-storage[{_EXTRAS[missing]}]."
+            f"A sink at {scheme}:// requires {missing}. Install ladon-storage[{_EXTRAS[missing]}]."
         ) from error

@@ -34,7 +34,9 @@ class SecretAddressSink:
         self._fields = dict(fields)
         name = self._fields.pop("url_secret")
         if "url" in self._fields:
-            raise ConfigurationError("A sink has url or url_secret, not both; remove one of them.")
+            raise ConfigurationError(
+                "A sink has either url or url_secret, not both. Remove one of them."
+            )
         try:
             self._name = check_name(name if isinstance(name, str) else "")
         except ValueError as error:
@@ -54,7 +56,7 @@ class SecretAddressSink:
 
     async def __aenter__(self) -> Self:
         if self._opened is not None:
-            raise SinkError(f"{self!r} serves another run; give each run its own.")
+            raise SinkError(f"{self!r} serves another run. Give each run its own.")
         url = await named_secret(self._name, "of the sink")
         opened = self._sink_from({**self._fields, "url": url})
         await opened.__aenter__()
@@ -85,5 +87,5 @@ class SecretAddressSink:
             SinkError: The sink is not open, or refused the page.
         """
         if self._opened is None:
-            raise SinkError(f"{self!r} is not open; use `async with` around it.")
+            raise SinkError(f"{self!r} is not open. Use `async with` around it.")
         return await self._opened.write(source_id, page, run_id=run_id, position=position)

@@ -16,8 +16,8 @@ from pydantic import BaseModel, Field
 
 from ladon_storage.collection.protocols import Source
 from ladon_storage.errors import ConfigurationError
-from ladon_storage.models import check_source_id
 from ladon_storage.registry import Problem, Registry, fields_of, made, sentence
+from ladon_storage.values import check_source_id
 
 if TYPE_CHECKING:
     from ladon_storage.sources.kev import Kev

@@ -21,9 +21,11 @@ from ladon_storage.collection.credentials import SecretName
 from ladon_storage.collection.durations import Hours, duration
 from ladon_storage.sources.http.urls import HttpUrl
 
-SOURCE_ID_TEXT = "The name of the watermark, and of the source in the sink."
-OVERLAP_TEXT = "How far before the watermark each run reads again, for late records."
-KEY_TEXT = "Name of a Prefect Secret block, or of an environment variable, that holds the key."
+SOURCE_ID_TEXT = (
+    "Stable name of the source: the key of its watermark and of its records in the sink."
+)
+OVERLAP_TEXT = "How far before the watermark each run starts reading, to catch late records."
+KEY_TEXT = "Name of the Prefect Secret block or environment variable that holds the key."
 
 Overlap = Annotated[Hours, Field(le=timedelta(days=365))]
 """The time before the watermark from which a run reads again: at most a year."""
@@ -45,22 +47,22 @@ class Rate(BaseModel):
     model_config = ConfigDict(**SETTINGS, title="Rate limit")
 
     requests: int = Field(
-        ge=1, title="Requests", description="How many requests are made in the time below."
+        ge=1, title="Requests", description="Maximum number of requests in the period below."
     )
     seconds: float = Field(
         gt=0,
         le=86_400,
         allow_inf_nan=False,
         title="Seconds",
-        description="The time, in seconds, in which so many requests are made.",
+        description="Length of the period in seconds.",
     )
 
 
 def _check_proxy(value: str) -> str:
     if URL(value).user is not None or URL(value).password is not None:
         raise ValueError(
-            "the proxy's address holds a user or a password; set proxy_user, and proxy_password to "
-            "the name of a secret"
+            "the proxy's address contains a user or a password; set proxy_user, and "
+            "proxy_password to the name of a secret"
         )
     return value
 
@@ -68,7 +70,7 @@ def _check_proxy(value: str) -> str:
 def _check_site(value: str) -> str:
     site = value.strip().lower()
     if not _SITE.fullmatch(site):
-        raise ValueError("should be a host such as mirror.example.org, or with a port")
+        raise ValueError("should be a host such as mirror.example.org, optionally with a port")
     return site
 
 
@@ -90,47 +92,50 @@ class Connection(BaseModel):
     proxy: HttpUrl | None = Field(
         None,
         title="Proxy",
-        description="Address of the proxy, without a password; empty: as HTTP_PROXY, HTTPS_PROXY "
-        "and NO_PROXY say.",
+        description="Address of the proxy, without a password. If empty, HTTP_PROXY, HTTPS_PROXY "
+        "and NO_PROXY apply.",
     )
-    proxy_user: str = Field("", title="User of the proxy", description="Where the proxy asks.")
+    proxy_user: str = Field(
+        "", title="Proxy user", description="User name, if the proxy requires one."
+    )
     proxy_password: SecretName | None = Field(
         None,
-        title="Name of the proxy's password",
-        description="Name of a Prefect Secret block, or of an environment variable, that holds it.",
+        title="Proxy password name",
+        description="Name of the Prefect Secret block or environment variable that holds the "
+        "password.",
     )
     ca_file: Path | None = Field(
         None,
         title="CA file",
-        description="File with the certificates of a private certification authority (PEM).",
+        description="PEM file with the certificates of a private certificate authority.",
     )
     client_cert: Path | None = Field(
         None,
         title="Client certificate",
-        description="File with the certificate that the client shows (PEM).",
+        description="PEM file with the certificate that the client presents.",
     )
     client_key: Path | None = Field(
         None,
         title="Client key",
-        description="File with the key of the client certificate (PEM).",
+        description="PEM file with the private key of the client certificate.",
     )
     timeout: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] | None = Field(
         None,
         title="Timeout (seconds)",
-        description="Seconds that one request may take, and that an answer may pause; empty: 300, "
-        "and 60 for a pause.",
+        description="Limit on one request, and on a pause within its answer. If empty, 300 "
+        "seconds, and 60 for a pause.",
     )
     redirects_to: tuple[Annotated[str, AfterValidator(_check_site)], ...] = Field(
         (),
         title="Redirects to",
-        description="Other hosts to which the source may redirect, without key and headers, such "
-        "as mirror.example.org or mirror.example.org:8443.",
+        description="Other hosts to which the source may redirect, such as mirror.example.org or "
+        "mirror.example.org:8443. Keys and headers are not sent there.",
     )
     max_bytes: int = Field(
         MAX_ANSWER_BYTES,
         ge=1,
         title="Largest answer (bytes)",
-        description="The largest answer that is read, unpacked.",
+        description="Size limit of one answer after decompression.",
     )
 
     @field_validator("proxy")
@@ -154,5 +159,6 @@ def connection_field() -> Any:
     return Field(
         None,
         title="Connection",
-        description="A proxy, certificates, timeouts and redirects; empty: none of its own.",
+        description="Proxy, certificates, timeouts and redirects of this source. If empty, the "
+        "defaults apply.",
     )

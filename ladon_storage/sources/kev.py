@@ -19,7 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from ladon_storage.collection.protocols import KnownContent
 from ladon_storage.collection.records import Page, paged
 from ladon_storage.errors import SourceError
-from ladon_storage.models import SourceId
 from ladon_storage.sources.fields import (
     SETTINGS,
     SOURCE_ID_TEXT,
@@ -27,16 +26,19 @@ from ladon_storage.sources.fields import (
     connection_field,
 )
 from ladon_storage.sources.http.client import SourceHttp, source_http
-from ladon_storage.sources.http.urls import SourceUrl, redact_url
+from ladon_storage.sources.http.urls import SourceUrl
 from ladon_storage.sources.json.documents import (
     Document,
     in_turns,
     is_known,
     is_list,
+    off_loop,
     whole_document,
 )
 from ladon_storage.sources.json.items import ItemReader
+from ladon_storage.sources.problems import published_error
 from ladon_storage.sources.timestamps import any_timestamps
+from ladon_storage.values import SourceId
 
 # A day is read as its first instant.
 _ENTRIES = ItemReader("cveID", ("dateAdded",), any_timestamps())
@@ -51,11 +53,11 @@ class Kev(BaseModel):
 
     model_config = ConfigDict(**SETTINGS, title="CISA KEV")
 
-    kind: Literal["kev"] = Field("kev", title="Kind", description="The kind of source.")
+    kind: Literal["kev"] = Field("kev", title="Kind", description="Kind of source.")
     url: SourceUrl = Field(
         "https://www.cisa.gov/sites/default/files/feeds/known_exploited_vulnerabilities.json",
         title="Address",
-        description="Where the catalogue is. Needs no key.",
+        description="URL of the catalogue. No key is needed.",
     )
     source_id: SourceId = Field("kev", title="Source id", description=SOURCE_ID_TEXT)
     connection: Connection | None = connection_field()
@@ -76,11 +78,13 @@ class Kev(BaseModel):
         """Yield all entries in the catalogue's order; none of a catalogue that is known."""
         async with source_http(self.source_id, connection=self.connection) as http:
             answer = await http.get(self.url)
-            marks = whole_document(self, answer.body, until) | {"asked_at": http.asked_at}
+            marks = await whole_document(self, answer.body, until)
+            marks["asked_at"] = http.asked_at
             if is_known(marks, known):
                 yield Page(**marks, unchanged=True)
                 return
-            entries = self._entries(http, await http.document(answer, "vulnerabilities"))
+            document = await http.document(answer, "vulnerabilities")
+            entries = await off_loop(len(answer.body), self._entries, http, document)
             async for page in in_turns(paged(_ENTRIES.read(entries), **marks), len(answer.body)):
                 yield page
 
@@ -94,18 +98,20 @@ class Kev(BaseModel):
             raise self._error("is empty")
         if catalogue.get("count") != len(entries):
             stated = http.quoted(catalogue.get("count"))
-            raise self._error(f"has {len(entries)} entries and states {stated}: it was cut off")
+            raise self._error(f"was cut off: it has {len(entries)} entries and states {stated}")
         ids = [record_id for each in entries if (record_id := _ENTRIES.record_id(each))]
         if len(set(ids)) < len(ids):
             raise self._error(
                 f"has {len(entries)} entries, and an id in more than one of them: "
-                f"{http.quoted(Counter(ids).most_common(1)[0][0])}; another is missing"
+                f"{http.quoted(Counter(ids).most_common(1)[0][0])}, so another is missing"
             )
         return entries
 
     def _error(self, problem: str) -> SourceError:
-        return SourceError(
-            f"The catalogue of source {self.source_id!r} at {redact_url(self.url)} {problem}; "
-            "nothing of it was stored, see what CISA publishes.",
+        return published_error(
+            "catalogue",
             self.source_id,
+            self.url,
+            problem,
+            "nothing of it was stored; check what CISA publishes",
         )

@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ladon_storage.collection.credentials import SecretName
 from ladon_storage.collection.protocols import utc_now
+from ladon_storage.collection.ranges import TimeRange
 from ladon_storage.collection.records import Page
-from ladon_storage.models import SourceId
 from ladon_storage.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -34,6 +34,7 @@ from ladon_storage.sources.fields import (
 from ladon_storage.sources.http.urls import SourceUrl
 from ladon_storage.sources.rest.pagination import OffsetPagination
 from ladon_storage.sources.rest.source import RestApi, TimeParameter
+from ladon_storage.values import SourceId
 
 LONGEST_WINDOW = timedelta(days=120)
 
@@ -52,17 +53,17 @@ class Nvd(BaseModel):
 
     model_config = ConfigDict(**SETTINGS, title="NVD")
 
-    kind: Literal["nvd"] = Field("nvd", title="Kind", description="The kind of source.")
+    kind: Literal["nvd"] = Field("nvd", title="Kind", description="Kind of source.")
     url: SourceUrl = Field(
         "https://services.nvd.nist.gov/rest/json/cves/2.0",
         title="Address",
-        description="Where the API is. Needs no key, and is ten times as fast with one.",
+        description="URL of the API. A key is optional, and makes it ten times as fast.",
     )
     key: SecretName | None = Field(None, title="Key name", description=KEY_TEXT)
     source_id: SourceId = Field("nvd", title="Source id", description=SOURCE_ID_TEXT)
     overlap: Overlap = overlap_field(timedelta(hours=24))
     page_size: int = Field(
-        2_000, ge=1, le=2_000, title="Page size", description="How many CVEs a page has."
+        2_000, ge=1, le=2_000, title="Page size", description="CVEs requested per page."
     )
     connection: Connection | None = connection_field()
 
@@ -115,7 +116,6 @@ def _windows(
         yield None, None
         return
     end = min(until, now) if until is not None else now
-    while start < end:
-        last = min(start + LONGEST_WINDOW, end)
-        yield start, last
-        start = last
+    if start < end:
+        for window in TimeRange(start, end).windows(LONGEST_WINDOW):
+            yield window.start, window.end

@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ladon_storage.collection.credentials import SecretName
 from ladon_storage.collection.records import Page
-from ladon_storage.models import SourceId
 from ladon_storage.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -30,6 +29,7 @@ from ladon_storage.sources.fields import (
 from ladon_storage.sources.http.urls import SourceUrl
 from ladon_storage.sources.rest.pagination import NextLinkPagination
 from ladon_storage.sources.rest.source import RestApi, TimeParameter
+from ladon_storage.values import SourceId
 
 
 class Otx(BaseModel):
@@ -41,11 +41,11 @@ class Otx(BaseModel):
 
     model_config = ConfigDict(**SETTINGS, title="AlienVault OTX")
 
-    kind: Literal["otx"] = Field("otx", title="Kind", description="The kind of source.")
+    kind: Literal["otx"] = Field("otx", title="Kind", description="Kind of source.")
     url: SourceUrl = Field(
         "https://otx.alienvault.com/api/v1/pulses/subscribed",
         title="Address",
-        description="Where the subscribed pulses are.",
+        description="URL of the subscribed pulses.",
     )
     key: SecretName = Field(title="Key name", description=KEY_TEXT)
     source_id: SourceId = Field("otx", title="Source id", description=SOURCE_ID_TEXT)
@@ -55,7 +55,7 @@ class Otx(BaseModel):
         ge=1,
         le=1_000,
         title="Page size",
-        description="How many pulses a page is asked to have.",
+        description="Pulses requested per page.",
     )
     connection: Connection | None = connection_field()
 

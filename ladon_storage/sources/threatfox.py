@@ -23,7 +23,7 @@ from ladon_storage.collection.credentials import SecretName, resolve_secret
 from ladon_storage.collection.protocols import KnownContent, utc_now
 from ladon_storage.collection.records import Page, paged
 from ladon_storage.errors import SourceError
-from ladon_storage.models import SourceId
+from ladon_storage.sources.abuse_ch import require_key, with_address
 from ladon_storage.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -34,7 +34,7 @@ from ladon_storage.sources.fields import (
     overlap_field,
 )
 from ladon_storage.sources.http.client import Credentials, SourceHttp, source_http
-from ladon_storage.sources.http.urls import SourceUrl, redact_url, with_key
+from ladon_storage.sources.http.urls import SourceUrl, with_key
 from ladon_storage.sources.json.documents import (
     Document,
     in_turns,
@@ -44,7 +44,9 @@ from ladon_storage.sources.json.documents import (
     whole_document,
 )
 from ladon_storage.sources.json.items import ItemReader, value_at
+from ladon_storage.sources.problems import published_error
 from ladon_storage.sources.timestamps import any_timestamps
+from ladon_storage.values import SourceId
 
 MAX_DAYS = 7
 """The number of days that the API goes back."""
@@ -69,17 +71,17 @@ class ThreatFox(BaseModel):
 
     model_config = ConfigDict(**SETTINGS, title="ThreatFox")
 
-    kind: Literal["threatfox"] = Field("threatfox", title="Kind", description="The kind of source.")
+    kind: Literal["threatfox"] = Field("threatfox", title="Kind", description="Kind of source.")
     via: Literal["export", "api"] = Field(
         "export",
         title="Read from",
-        description="The export of recent indicators, or the API, which needs a key.",
+        description="The export of recent indicators, or the API, which requires a key.",
     )
     url: SourceUrl = Field(
         "",
         title="Address",
-        description="Where the export or the API is; empty: at abuse.ch. {key} in it is replaced "
-        "by the key. What the recent export and the API no longer have is in the full export: "
+        description="URL of the export or the API. If empty, the one at abuse.ch. {key} in it is "
+        "replaced by the key. Older indicators are in the full export, "
         "https://threatfox.abuse.ch/export/json/full/.",
     )
     key: SecretName | None = Field(None, title="Key name", description=KEY_TEXT)
@@ -88,24 +90,21 @@ class ThreatFox(BaseModel):
     unversioned: tuple[str, ...] = Field(
         (),
         title="Unversioned fields",
-        description="Fields that make no new version of an indicator when they alone change. With "
-        "last_seen_utc and last_seen, as the export and the API call it, a new sighting is none: "
-        "40 recorded polls were 11,132 versions instead of 128,425, a twelfth of the storage. The "
-        "sink then keeps the time last seen as it was when the version was first stored.",
+        description="Fields whose changes alone make no new version of an indicator. With "
+        "last_seen_utc (of the export) and last_seen (of the API), a new sighting "
+        "makes none, which saves about nine tenths of the storage. The sink keeps "
+        "their values from when the version was first stored.",
     )
     connection: Connection | None = connection_field()
 
     @model_validator(mode="before")
     @classmethod
     def _fill_address(cls, values: Any) -> Any:
-        if isinstance(values, dict) and not values.get("url"):
-            return values | {"url": _ADDRESSES.get(values.get("via", "export"), "")}
-        return values
+        return with_address(values, _ADDRESSES)
 
     @model_validator(mode="after")
     def _require_key(self) -> ThreatFox:
-        if self.key is None and (self.via == "api" or "{key}" in self.url):
-            raise ValueError("it needs a key; set the name of the secret that holds it")
+        require_key(self.key, self.via, self.url)
         return self
 
     @property
@@ -138,13 +137,15 @@ class ThreatFox(BaseModel):
             self.source_id, credentials=keys, connection=self.connection
         ) as http:
             if self.via == "api":
-                found = await self._asked(http, start)
+                found, size = await self._asked(http, start)
                 items = replace(_FOUND, unversioned=self.unversioned).read(found)
-                for page in paged(items, completeness="whole document", asked_at=http.asked_at):
+                made = paged(items, completeness="whole document", asked_at=http.asked_at)
+                async for page in in_turns(made, size):
                     yield page
                 return
             answer = await http.get(with_key(self.url, key))
-            marks = whole_document(self, answer.body, until) | {"asked_at": http.asked_at}
+            marks = await whole_document(self, answer.body, until)
+            marks["asked_at"] = http.asked_at
             if is_known(marks, known):
                 yield Page(**marks, unchanged=True)
                 return
@@ -156,12 +157,13 @@ class ThreatFox(BaseModel):
     def _exported(self, http: SourceHttp, document: Document) -> Mapping[str, Any]:
         exported = document.items
         if not is_keyed(exported):
-            raise self._error("is not a JSON object of ids")
+            raise self._error("is not a JSON object keyed by ids")
         if isinstance(exported, dict) and isinstance(exported.get("query_status"), str):
             raise self._error(f"has no indicators{http.said(exported)}")
         return exported
 
-    async def _asked(self, http: SourceHttp, start: datetime | None) -> Sequence[Any]:
+    async def _asked(self, http: SourceHttp, start: datetime | None) -> tuple[Sequence[Any], int]:
+        """Return the indicators for a range, and the size of the answer."""
         question = {"query": "get_iocs", "days": days_back(start, utc_now())}
         answer = await http.post(self.url, question, idempotent=True)
         document = await http.document(answer, "data")
@@ -169,19 +171,17 @@ class ThreatFox(BaseModel):
         found = document.items
         # It usually contains a sentence; indicators would contradict it.
         if status == "no_result" and not (is_list(found) and found):
-            return []
+            return [], 0
         if status != "ok" or not is_list(found):
             raise self._error(
-                f"answers {http.quoted(status)} with data of type {type(found).__name__}"
-                f"{http.said(document.envelope)}"
+                f"answered {http.quoted(status)} with data of type "
+                f"{type(found).__name__}{http.said(document.envelope)}"
             )
-        return found
+        return found, len(answer.body)
 
     def _error(self, problem: str) -> SourceError:
-        return SourceError(
-            f"The {self.via} of source {self.source_id!r} at {redact_url(self.url)} {problem}; "
-            "see whether the feed has changed.",
-            self.source_id,
+        return published_error(
+            self.via, self.source_id, self.url, problem, "check whether the feed has changed"
         )
 
 

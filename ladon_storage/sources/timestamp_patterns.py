@@ -84,12 +84,12 @@ def reader_of(pattern: str) -> Callable[[str], datetime]:
     if not by_date and "%s" not in named:
         raise ValueError("should be a pattern with a year, a month and a day")
     literals = _DIRECTIVE.split(pattern)
-    told = "".join(
+    expression = "".join(
         _literal(text) + (_READ[part] if part else "")
         for text, part in zip(literals, [*parts, ""], strict=True)
     )
     try:
-        form = re.compile(told, re.IGNORECASE | re.ASCII)
+        form = re.compile(expression, re.IGNORECASE | re.ASCII)
     except re.error:
         raise ValueError("should be a pattern that has each directive once") from None
     zone = zone_in(pattern)
@@ -111,12 +111,12 @@ def write(moment: datetime, pattern: str) -> str:
     'Wed, 07 Aug 2024 03:04 PM 1723043045'
     """
 
-    def told(found: re.Match[str]) -> str:
+    def formatted(found: re.Match[str]) -> str:
         part = found[0]
         known = _WRITTEN.get(part)
         return known(moment) if known else moment.strftime(part)
 
-    return _DIRECTIVE.sub(told, _long(pattern))
+    return _DIRECTIVE.sub(formatted, _long(pattern))
 
 
 # The directives that strftime writes in the locale's language, or differently on each platform.
@@ -152,10 +152,10 @@ def _moment(part: dict[str, str | None]) -> datetime:
     hour = int(part.get("H") or part.get("I") or 0)
     if part.get("I") and (half := part.get("p")):
         hour = hour_of_half(hour, half)
-    told = clocked(day, hour, int(part.get("M") or 0), int(part.get("S") or 0), part.get("f"))
+    moment = clocked(day, hour, int(part.get("M") or 0), int(part.get("S") or 0), part.get("f"))
     if part.get("Z"):
-        return told.replace(tzinfo=UTC)
-    return told.replace(tzinfo=offset_zone(offset)) if (offset := part.get("z")) else told
+        return moment.replace(tzinfo=UTC)
+    return moment.replace(tzinfo=offset_zone(offset)) if (offset := part.get("z")) else moment
 
 
 def _century(digits: str) -> str:

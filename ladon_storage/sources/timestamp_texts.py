@@ -79,13 +79,13 @@ def read_iso(text: str) -> datetime:
     >>> read_iso("2016-12-31t23:59:60z").isoformat(), read_iso("2024-08-27 24:00 +0200").isoformat()
     ('2016-12-31T23:59:59.999999+00:00', '2024-08-28T00:00:00+02:00')
     """
-    told = _spaced(text).upper()
+    plain = _spaced(text).upper()
     for form in (_YEAR_FIRST, _BASIC, _ORDINAL):
-        if found := form.fullmatch(told):
+        if found := form.fullmatch(plain):
             return _read(found)
-    if digits := _DIGITS.fullmatch(told):
+    if digits := _DIGITS.fullmatch(plain):
         return _of_digits(digits)
-    if found := _OTHER_ISO.fullmatch(told):
+    if found := _OTHER_ISO.fullmatch(plain):
         return _of_other_iso(found)
     raise ValueError("no ISO 8601")
 
@@ -101,25 +101,25 @@ def read_text(text: str) -> datetime:
     >>> read_text("Apr 16, 2025, 7:00:16 PM").isoformat()
     '2025-04-16T19:00:16'
     """
-    told = _COMMENT.sub("", _spaced(text))
+    plain = _COMMENT.sub("", _spaced(text))
     try:
-        return read_iso(told)
+        return read_iso(plain)
     except ValueError:
         pass
     for form in _NAMED:
-        if found := form.fullmatch(told.upper()):
+        if found := form.fullmatch(plain.upper()):
             return _read(found)
-    if found := _DOT_NET.fullmatch(told):
+    if found := _DOT_NET.fullmatch(plain):
         return since_1970(found[1], 1_000)
-    return read_count(told)
+    return read_count(plain)
 
 
 def _spaced(text: str) -> str:
     """Return a text of ASCII with single spaces; several programs write unusual ones."""
-    told = " ".join(text.split())
-    if len(told) > _LONGEST_TEXT or not told.isascii():
+    spaced = " ".join(text.split())
+    if len(spaced) > _LONGEST_TEXT or not spaced.isascii():
         raise ValueError("no time")
-    return told
+    return spaced
 
 
 def read_count(text: str) -> datetime:
@@ -177,13 +177,13 @@ def _of_other_iso(found: re.Match[str]) -> datetime:
     hour, minute, second, fraction = found.group("hour", "minute", "second", "fraction")
     day = datetime.fromisoformat(found["day"])
     of_second = fraction if second else None
-    told = clocked(day, int(hour or 0), int(minute or 0), int(second or 0), of_second)
+    moment = clocked(day, int(hour or 0), int(minute or 0), int(second or 0), of_second)
     if fraction and not second:
         unit = timedelta(minutes=1) if minute else timedelta(hours=1)
-        told += unit * int(fraction) // 10 ** len(fraction)
+        moment += unit * int(fraction) // 10 ** len(fraction)
     if found["zone"] is None:
-        return told
-    return told.replace(tzinfo=datetime.fromisoformat(f"2000-01-01T00:00{found['zone']}").tzinfo)
+        return moment
+    return moment.replace(tzinfo=datetime.fromisoformat(f"2000-01-01T00:00{found['zone']}").tzinfo)
 
 
 def _read(found: re.Match[str]) -> datetime:
@@ -196,10 +196,12 @@ def _read(found: re.Match[str]) -> datetime:
     hour = int(part["hour"] or 0)
     if half := part.get("half"):
         hour = hour_of_half(hour, half)
-    told = clocked(day, hour, int(part["minute"] or 0), int(part["second"] or 0), part["fraction"])
+    moment = clocked(
+        day, hour, int(part["minute"] or 0), int(part["second"] or 0), part["fraction"]
+    )
     if part["zone"] is None:
-        return told
-    return told.replace(tzinfo=_zone(part["zone"], part["offset"]))
+        return moment
+    return moment.replace(tzinfo=_zone(part["zone"], part["offset"]))
 
 
 def day_of_year(year: int, number: int) -> datetime:

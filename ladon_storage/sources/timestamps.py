@@ -18,7 +18,6 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator
 
 from ladon_storage.collection.json_values import Number
-from ladon_storage.models import parse_timestamp, to_utc
 from ladon_storage.sources import timestamp_patterns as time_patterns
 from ladon_storage.sources.timestamp_texts import (
     EPOCH,
@@ -27,6 +26,7 @@ from ladon_storage.sources.timestamp_texts import (
     read_text,
     since_1970,
 )
+from ladon_storage.values import parse_timestamp, to_utc
 
 TimestampParser = Callable[[object], datetime]
 """A function that returns the instant of an item's value.
@@ -172,7 +172,7 @@ def unix_timestamps(per_second: int = 1) -> TimestampParser:
     return read
 
 
-def earliest(told: datetime, zone: tzinfo) -> datetime:
+def earliest(wall: datetime, zone: tzinfo) -> datetime:
     """Return the UTC instant of a time; a naive one is the earliest that it can be in ``zone``.
 
     Raises:
@@ -181,9 +181,9 @@ def earliest(told: datetime, zone: tzinfo) -> datetime:
     >>> earliest(datetime(2024, 10, 27, 2, 30), ZoneInfo("Europe/Berlin")).isoformat()
     '2024-10-27T00:30:00+00:00'
     """
-    if told.tzinfo is not None or zone is UTC:
-        return to_utc(told)
-    first, second = (to_utc(told.replace(tzinfo=zone, fold=fold)) for fold in (0, 1))
+    if wall.tzinfo is not None or zone is UTC:
+        return to_utc(wall)
+    first, second = (to_utc(wall.replace(tzinfo=zone, fold=fold)) for fold in (0, 1))
     return min(first, second)
 
 
@@ -337,10 +337,10 @@ def format_timestamp(instant: datetime, form: str, zone: tzinfo = UTC, *, up: bo
     zone = time_patterns.zone_in(pattern) or zone
     step = _step_of(pattern)
     if time_patterns.tells_instant(pattern):
-        told = instant.astimezone(zone)
+        local = instant.astimezone(zone)
     else:
-        told = (latest_wall if up else earliest_wall)(instant, zone).replace(tzinfo=UTC)
-    return time_patterns.write(_rounded_up(told, step) if up else told, pattern)
+        local = (latest_wall if up else earliest_wall)(instant, zone).replace(tzinfo=UTC)
+    return time_patterns.write(_rounded_up(local, step) if up else local, pattern)
 
 
 def _step_of(pattern: str) -> timedelta:

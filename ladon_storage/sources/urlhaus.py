@@ -27,7 +27,7 @@ from ladon_storage.collection.credentials import SecretName, resolve_secret
 from ladon_storage.collection.protocols import KnownContent
 from ladon_storage.collection.records import Item, Page, Reject, paged
 from ladon_storage.errors import SourceError
-from ladon_storage.models import SourceId
+from ladon_storage.sources.abuse_ch import require_key, with_address
 from ladon_storage.sources.csv_rows import BrokenRow, read_rows
 from ladon_storage.sources.fields import (
     KEY_TEXT,
@@ -39,7 +39,7 @@ from ladon_storage.sources.fields import (
     overlap_field,
 )
 from ladon_storage.sources.http.client import Credentials, HttpResponse, SourceHttp, source_http
-from ladon_storage.sources.http.urls import SourceUrl, redact_url, with_key
+from ladon_storage.sources.http.urls import SourceUrl, with_key
 from ladon_storage.sources.json.documents import (
     in_turns,
     is_known,
@@ -47,7 +47,9 @@ from ladon_storage.sources.json.documents import (
     whole_document,
 )
 from ladon_storage.sources.json.items import ItemReader, value_at
+from ladon_storage.sources.problems import published_error
 from ladon_storage.sources.timestamps import any_timestamps
+from ladon_storage.values import SourceId
 
 API_LIMIT = 1_000
 """The maximum number of addresses in an answer of the API."""
@@ -99,18 +101,18 @@ class UrlHaus(BaseModel):
 
     model_config = ConfigDict(**SETTINGS, title="URLhaus")
 
-    kind: Literal["urlhaus"] = Field("urlhaus", title="Kind", description="The kind of source.")
+    kind: Literal["urlhaus"] = Field("urlhaus", title="Kind", description="Kind of source.")
     via: Literal["recent", "online", "api"] = Field(
         "recent",
         title="Read from",
-        description="The dump of the last 30 days, the dump of what is online, or the API's recent "
-        "additions, which need a key.",
+        description="The dump of the last 30 days, the dump of the URLs that are online, or the "
+        "API's recent additions, which require a key.",
     )
     url: SourceUrl = Field(
         "",
         title="Address",
-        description="Where the dump or the API is; empty: at abuse.ch. {key} in it stands for the "
-        "key.",
+        description="URL of the dump or the API. If empty, the one at abuse.ch. {key} in it is "
+        "replaced by the key.",
     )
     key: SecretName | None = Field(None, title="Key name", description=KEY_TEXT)
     source_id: SourceId = Field("urlhaus", title="Source id", description=SOURCE_ID_TEXT)
@@ -120,14 +122,11 @@ class UrlHaus(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_address(cls, values: Any) -> Any:
-        if isinstance(values, dict) and not values.get("url"):
-            return values | {"url": _ADDRESSES.get(values.get("via", "recent"), "")}
-        return values
+        return with_address(values, _ADDRESSES)
 
     @model_validator(mode="after")
     def _require_key(self) -> UrlHaus:
-        if self.key is None and (self.via == "api" or "{key}" in self.url):
-            raise ValueError("it needs a key; set the name of the secret that holds it")
+        require_key(self.key, self.via, self.url)
         return self
 
     @property
@@ -163,7 +162,7 @@ class UrlHaus(BaseModel):
                 found: Iterable[Item] = _URLS.read(map(span.seen, items))
             else:
                 answer = await http.get(url, headers={"Accept": "text/csv, */*;q=0.5"})
-                marks = whole_document(self, answer.body, until)
+                marks = await whole_document(self, answer.body, until)
                 if is_known(marks, known):
                     yield Page(**marks, unchanged=True, asked_at=http.asked_at)
                     return
@@ -183,8 +182,8 @@ class UrlHaus(BaseModel):
             return []
         if status != "ok" or not is_list(items):
             raise self._error(
-                f"answers {http.quoted(status)} with urls of type {type(items).__name__}"
-                f"{http.said(document.envelope)}"
+                f"answered {http.quoted(status)} with urls of type "
+                f"{type(items).__name__}{http.said(document.envelope)}"
             )
         return items
 
@@ -192,17 +191,17 @@ class UrlHaus(BaseModel):
         oldest, newest = span.oldest, span.newest
         if oldest is None or newest is None or oldest <= durable:
             return
-        told = f"from {oldest.isoformat()} on, and is durable up to {durable.isoformat()}"
+        gap = f"start at {oldest.isoformat()}, and the sink has them up to {durable.isoformat()}"
         if self.via == "api" and span.items >= API_LIMIT:
             raise self._error(
-                f"gives its last {span.items} addresses, {told}: what is between is not there any "
-                "more; collect it once with via 'recent'"
+                f"has only its last {span.items} addresses, which {gap}",
+                "collect once with via 'recent', which reaches further back",
             )
         if self.via == "recent" and oldest > newest - _KEPT["recent"] + _MARGIN:
             raise self._error(
-                f"has addresses {told}: it was cut off, or what is between is not there any more; "
-                "collect it again when it is whole, or reset the watermark to "
-                f"{oldest.isoformat()} to do without"
+                f"has addresses that {gap}: it was cut off, or those in between are gone",
+                "collect it again when it is complete, or reset the watermark to "
+                f"{oldest.isoformat()} to go without them",
             )
 
     def _rows(self, body: bytes, span: _Span) -> Iterator[Item]:
@@ -229,7 +228,7 @@ class UrlHaus(BaseModel):
             else:
                 yield from _URLS.read([span.seen(dict(zip(columns, row, strict=True)))])
         if stated and int(stated[1]) != count:
-            raise self._error(f"has {count} entries and states {stated[1]}: it was cut off")
+            raise self._error(f"was cut off: it has {count} entries and states {stated[1]}")
         if not count:
             raise self._error("is empty")
         if isinstance(row, BrokenRow) and not _last_line(body).startswith(b"#"):
@@ -270,19 +269,14 @@ class UrlHaus(BaseModel):
             if cells[0] == "id" and "dateadded" in cells:
                 columns = [cell.strip() for cell in cells]
                 if len(set(columns)) < len(columns):  # of two the last would count, even for ids
-                    raise self._error("names a column twice")
+                    raise self._error("has a column twice")
                 return columns, line.end()
             if not line[0].startswith("#") and line[0].strip():
                 break
-        raise self._error("has no line that names the columns id and dateadded")
+        raise self._error("has no header line with the columns id and dateadded")
 
-    def _error(self, problem: str) -> SourceError:
-        return SourceError(
-            f"The {self.via} feed of source {self.source_id!r} at {redact_url(self.url)} "
-            f"{problem}; "
-            "see whether the feed has changed.",
-            self.source_id,
-        )
+    def _error(self, problem: str, step: str = "check whether the feed has changed") -> SourceError:
+        return published_error(f"{self.via} feed", self.source_id, self.url, problem, step)
 
 
 @dataclass

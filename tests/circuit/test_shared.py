@@ -1,4 +1,4 @@
-"""One circuit for many processes, here objects over one store; numbers are of the scenarios."""
+"""One circuit for many processes, here objects over one store."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from ladon_storage.circuit.shared import (
     SharedCircuit,
 )
 from ladon_storage.circuit.stores import CircuitStore, MemoryStore, VersionedText
+from ladon_storage.client import metrics
 from ladon_storage.errors import CircuitOpenError, CircuitStoreError, CircuitUndecidedError
-from tests.clock import FakeClock
+from ladon_storage.testing.clock import FakeClock
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
 
@@ -114,7 +115,7 @@ def afters(changes: list[CircuitChange]) -> list[CircuitState]:
 
 
 def test_first_call_of_a_new_process_is_rejected(process: Process, clock: FakeClock) -> None:
-    """16. Whoever comes after the one that tripped it is rejected at once, with a retry hint."""
+    """Whoever comes after the one that tripped it is rejected at once, with a retry hint."""
     process().trip()
     clock.advance(20)
     with pytest.raises(CircuitOpenError) as rejected:
@@ -124,7 +125,7 @@ def test_first_call_of_a_new_process_is_rejected(process: Process, clock: FakeCl
 
 
 def test_failures_of_processes_add_up(process: Process, changes: list[CircuitChange]) -> None:
-    """17. One failure of each of three processes opens it, and one of them tells."""
+    """One failure of each of three processes opens it, and one of them tells."""
     opened(process)
     assert process().state is OPEN
     assert process().failure_count == 0  # not asked yet
@@ -141,7 +142,7 @@ def test_success_of_another_process_counts(process: Process) -> None:
 def test_one_of_all_processes_probes(
     process: Process, clock: FakeClock, changes: list[CircuitChange]
 ) -> None:
-    """18. Of eight at the deadline one is admitted; when it succeeds, all run again."""
+    """Of eight at the deadline one is admitted; when it succeeds, all run again."""
     opened(process)
     clock.advance(60)
     processes = [process() for _ in range(8)]
@@ -160,7 +161,7 @@ def test_one_of_all_processes_probes(
 def test_loser_of_the_election_is_rejected(
     process: Process, ground: Ground, clock: FakeClock, changes: list[CircuitChange]
 ) -> None:
-    """18. Who read that a probe is due, and writes second, is no prober and tells nothing."""
+    """Who read that a probe is due, and writes second, is no prober and tells nothing."""
     opened(process)
     clock.advance(60)
     winner, loser = process(), process()
@@ -172,7 +173,7 @@ def test_loser_of_the_election_is_rejected(
 
 
 def test_prober_that_died_is_replaced_after_its_lease(process: Process, clock: FakeClock) -> None:
-    """19. Its place is free when the lease ends, and its late verdict changes nothing."""
+    """Its place is free when the lease ends, and its late verdict changes nothing."""
     opened(process)
     clock.advance(60)
     dead = process()
@@ -203,7 +204,7 @@ def test_failed_probe_opens_for_all(process: Process, clock: FakeClock) -> None:
 
 
 def test_released_probe_is_the_next_one_of_any_process(process: Process, clock: FakeClock) -> None:
-    """5, 9. A probe that judges nothing gives its place to whoever comes."""
+    """A probe that judges nothing gives its place to whoever comes."""
     opened(process)
     clock.advance(60)
     cancelled = process()
@@ -256,7 +257,7 @@ def test_no_more_calls_start_than_may_fail_before_one_succeeds(
         process().acquire()
     assert isinstance(undecided.value, CircuitOpenError)
     assert undecided.value.retry_after == 30
-    assert "under way" in str(undecided.value)
+    assert "in flight" in str(undecided.value)
     permits[0][0].failure(permits[0][1])
     with pytest.raises(CircuitUndecidedError):
         process().acquire()
@@ -282,7 +283,7 @@ def test_call_that_died_under_way_is_given_up(process: Process, clock: FakeClock
 
 
 def test_verdict_from_before_a_change_frees_no_place(process: Process) -> None:
-    """7, 8. After an operator's reset calls are counted anew, and earlier ones do not count."""
+    """After an operator's reset calls are counted anew, and earlier ones do not count."""
     succeed(process())  # it was trusted, and two were under way
     fail(process())
     early = [(each, each.acquire()) for each in (process(), process())]
@@ -346,13 +347,14 @@ def test_busy_service_is_not_held_up_by_a_single_failure(process: Process) -> No
 
 
 def errors() -> float:
+    assert metrics  # the client's metrics count them, once they are imported
     return REGISTRY.get_sample_value("storage_client_circuit_store_errors_total") or 0.0
 
 
 def test_store_that_is_down_leaves_the_own_circuit_in_charge(
     process: Process, ground: Ground, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """20. Calls go on, three failures of this process open it, and all is counted, logged once."""
+    """Calls go on, three failures of this process open it, and all is counted, logged once."""
     caplog.set_level(logging.INFO)
     ground.is_down = True
     circuit, before = process(), errors()
@@ -376,7 +378,7 @@ def test_store_that_is_down_leaves_the_own_circuit_in_charge(
 def test_store_that_failed_is_left_alone_for_a_while(
     process: Process, ground: Ground, clock: FakeClock
 ) -> None:
-    """20. What a failing store costs, it costs once in five seconds."""
+    """What a failing store costs, it costs once in five seconds."""
     ground.is_down = True
     circuit = process()
     for _ in range(100):
@@ -388,7 +390,7 @@ def test_store_that_failed_is_left_alone_for_a_while(
 def test_store_that_takes_no_writes_does_not_take_back_failures(
     process: Process, ground: Ground, clock: FakeClock
 ) -> None:
-    """20. A read-only store says *closed* for ever; the own circuit opens, and stays open."""
+    """A read-only store says *closed* for ever; the own circuit opens, and stays open."""
     ground.is_read_only = True
     circuit = process()
     for _ in range(3):
@@ -403,7 +405,7 @@ def test_store_that_takes_no_writes_does_not_take_back_failures(
 def test_store_that_takes_no_writes_does_not_close_the_own_circuit(
     process: Process, ground: Ground, clock: FakeClock
 ) -> None:
-    """20. Also one that says that the service was fine a moment ago."""
+    """Also one that says that the service was fine a moment ago."""
     ground.is_down = True
     circuit = process()
     for _ in range(3):
@@ -419,7 +421,7 @@ def test_store_that_takes_no_writes_does_not_close_the_own_circuit(
 def test_store_that_takes_no_writes_does_not_open_the_own_circuit_either(
     process: Process, ground: Ground, clock: FakeClock
 ) -> None:
-    """20. Once it has failed, a store's word is nothing before it takes a write again."""
+    """Once it has failed, a store's word is nothing before it takes a write again."""
     process().trip()
     ground.is_down = True
     circuit = process()
@@ -463,7 +465,7 @@ def test_store_that_was_emptied_is_a_closed_circuit(
 def test_damaged_record_is_a_store_that_fails_until_an_operator_resets_it(
     process: Process, ground: Ground, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """20. What is no record is neither believed nor replaced by a call."""
+    """What is no record is neither believed nor replaced by a call."""
     for text in ("no JSON", "[]", "{}", '{"state": "ajar"}', '"closed"'):
         ground.kept.compare_and_set("the feed", ground.kept.read("the feed").tag, text)
         circuit = process()
@@ -483,7 +485,7 @@ def test_damaged_record_is_a_store_that_fails_until_an_operator_resets_it(
 def test_damaged_field_raises_nothing(
     process: Process, ground: Ground, field: str, value: object
 ) -> None:
-    """20. Whatever stands there, a call is made or rejected."""
+    """Whatever stands there, a call is made or rejected."""
     process().trip()
     kept = json.loads(ground.kept.read("the feed").text)
     kept[field] = value
@@ -512,7 +514,7 @@ def test_clocks_of_processes_may_differ(ground: Ground, clock: FakeClock) -> Non
 def test_deadline_is_never_beyond_the_timeout(
     process: Process, ground: Ground, jump: float
 ) -> None:
-    """21. The store's clock begins anew, or is set: at most the timeout is waited, once."""
+    """The store's clock begins anew, or is set: at most the timeout is waited, once."""
     process().trip()
     ground.ahead += jump
     waits = []

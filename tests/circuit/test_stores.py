@@ -129,7 +129,7 @@ def test_runs_that_seed_random_have_their_own_tags_and_their_own_numbers(tmp_pat
 
 
 def test_locked_file_costs_a_bounded_time(tmp_path: Path) -> None:
-    """20. Another process that holds the file is not waited for longer than 10 ms."""
+    """Another process that holds the file is not waited for longer than 10 ms."""
     store = SqliteStore(tmp_path / "circuits.db")
     store.compare_and_set("a", NO_TAG, "kept")
     other = sqlite3.connect(tmp_path / "circuits.db", isolation_level=None)
@@ -157,7 +157,7 @@ def test_file_appears_whole(tmp_path: Path) -> None:
 
 
 def test_damaged_file_is_an_error_and_left_as_it_is(tmp_path: Path) -> None:
-    """20. What is no database is never replaced: it may be somebody's file."""
+    """What is no database is never replaced: it may be somebody's file."""
     file = tmp_path / "circuits.db"
     file.write_bytes(b"no database" * 100)
     failing(SqliteStore(file))
@@ -173,7 +173,7 @@ def test_file_without_a_folder_is_an_error(tmp_path: Path) -> None:
 
 
 def test_read_only_file_is_read_and_not_written(tmp_path: Path) -> None:
-    """20. Who may not write is told so at the first write."""
+    """Who may not write is told so at the first write."""
     file = tmp_path / "circuits.db"
     SqliteStore(file).compare_and_set("a", NO_TAG, "kept")
     os.chmod(tmp_path, 0o555)
@@ -212,7 +212,7 @@ def test_file_is_not_shared_through_a_fork(tmp_path: Path) -> None:
 
 
 def test_redis_that_is_not_there_costs_a_bounded_time() -> None:
-    """20. A refused connection is an error at once."""
+    """A refused connection is an error at once."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
     store = RedisStore(f"redis://:{PASSWORD}@127.0.0.1:{port}")
@@ -220,14 +220,14 @@ def test_redis_that_is_not_there_costs_a_bounded_time() -> None:
 
 
 def test_redis_that_does_not_answer_costs_a_bounded_time() -> None:
-    """20. A server that accepts and is silent is not waited for longer than 20 ms."""
+    """A server that accepts and is silent is not waited for longer than 20 ms."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         store = RedisStore(f"redis://:{PASSWORD}@127.0.0.1:{listening.getsockname()[1]}")
         assert min(failing(store) for _ in range(3)) < 0.1
 
 
 def test_redis_that_hangs_and_wakes_is_used_again(redis_server: RedisServer) -> None:
-    """20. While it is stopped calls fail soon; a late answer is no answer to a later question."""
+    """While it is stopped calls fail soon; a late answer is no answer to a later question."""
     store = RedisStore(redis_server.url(wait_seconds=5))
     store.compare_and_set("a", NO_TAG, "kept")
     store._seconds = 0.01

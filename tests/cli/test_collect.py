@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from ladon_storage.embedded import EmbeddedStorage
+from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.cli.called import Command
 from tests.cli.feeds import OWN, catalogue, kev, project
-from tests.feed_server import Answer, FeedServer
 from tests.service import START_SECONDS, embedded_service
 
 SINK = ("--sink", "sqlite:///records.db")
@@ -224,10 +224,10 @@ def test_terminal_without_room_for_a_table_gets_a_line_for_each_fact(
     output.print_table(columns, [("kev", "done", 3, "2024-01-01")])
     shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     assert [line.split() for line in shown.splitlines()[:4]] == [
-        ["source", "kev"],
-        ["outcome", "done"],
-        ["read", "3"],
-        ["watermark", "2024-01-01"],
+        ["source:", "kev"],
+        ["outcome:", "done"],
+        ["read:", "3"],
+        ["watermark:", "2024-01-01"],
     ]
 
 

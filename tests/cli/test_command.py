@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
 import re
 import resource
+import struct
 import subprocess
 import sys
+import termios
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -112,13 +118,81 @@ def test_reference_is_current() -> None:
 
 def test_every_option_is_explained() -> None:
     """No argument of a verb is without a help of its own."""
+    written = reference()
     for names in verbs():
         verb = app
         for name in names:
             verb = verb[name]
         for argument in verb.assemble_argument_collection():
             assert argument.parameter.help, (names, argument.name)
-            assert argument.name in reference()
+            assert argument.name in written
+
+
+OUTPUTS: list[tuple[dict[str, str], int]] = [
+    ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, 0),
+    ({"PYTHONIOENCODING": "ascii:strict"}, 200),
+    ({"NO_COLOR": "1"}, 9),
+]
+
+
+def printed(folder: Path, variables: dict[str, str], *arguments: str, terminal: int = 0) -> str:
+    """Return what a process of the command prints, on a terminal if it has columns."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PREFECT_", "STORAGE_", "LADON_"))
+    }
+    command = [sys.executable, "-m", "ladon_storage.cli", *arguments]
+    theirs = environment | {"PREFECT_HOME": str(folder / "prefect")} | variables
+    if not terminal:
+        done = subprocess.run(
+            command, cwd=folder, env=theirs, capture_output=True, timeout=60, check=False
+        )
+        return (done.stdout + done.stderr).decode()
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, terminal, 0, 0))
+    shown = b""
+    with subprocess.Popen(
+        command, cwd=folder, env=theirs, stdin=follower, stdout=follower, stderr=follower
+    ):
+        os.close(follower)
+        with suppress(OSError):  # how a terminal ends
+            while chunk := os.read(leader, 65_536):
+                shown += chunk
+    os.close(leader)
+    return shown.decode()
+
+
+@pytest.mark.parametrize(("variables", "terminal"), OUTPUTS, ids=["C", "ascii", "narrow"])
+def test_output_fits_whatever_prints_it(
+    variables: dict[str, str], terminal: int, tmp_path: Path
+) -> None:
+    """A pipe, a narrow terminal, and a locale without UTF-8 get everything, and no traceback."""
+    name = "büro/☃"
+    (tmp_path / "ladon.toml").write_text(
+        f'[storage]\nurl = "sqlite:///ladon.db"\n[sinks.r]\nurl = "sqlite:///r.db"\n'
+        f'[sources."{name}"]\nkind = "kev"\n',
+        encoding="utf-8",
+    )
+    said = {
+        verb: printed(tmp_path, variables, *verb.split(), *more, terminal=terminal)
+        for verb, more in {
+            "watermarks set": [name, "2024-01-01", "--reason", "größer"],
+            "watermarks list": [],
+            "source check --offline": [],
+            "unknown": ["☃"],
+        }.items()
+    }
+    for verb, text in said.items():
+        assert text.strip(), verb
+        assert "Traceback" not in text, verb
+        assert "codec" not in text, verb
+        if not terminal:
+            assert all(line == line.rstrip() for line in text.splitlines()), verb
+        if "NO_COLOR" in variables:
+            assert "\x1b[3" not in text, verb
+    assert "1 source" in " ".join(said["source check --offline"].split())
+    assert "1 sources" not in " ".join(said["source check --offline"].split())
 
 
 def test_reader_that_goes_away_ends_the_command_without_a_traceback(tmp_path: Path) -> None:

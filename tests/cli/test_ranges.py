@@ -8,10 +8,10 @@ import pytest
 
 from ladon_storage.embedded import EmbeddedStorage
 from ladon_storage.models import WatermarkStatus
+from ladon_storage.testing.doubles import at
+from ladon_storage.testing.feed_server import FeedServer
 from tests.cli.called import Command
 from tests.cli.feeds import catalogue, project
-from tests.collecting import at
-from tests.feed_server import FeedServer
 
 
 async def test_backfill_resumes_after_its_last_window(ladon: Command) -> None:
@@ -26,7 +26,7 @@ async def test_backfill_resumes_after_its_last_window(ladon: Command) -> None:
     assert first.code == second.code == 0
     assert (first.json["windows"], first.json["records_written"]) == (2, 3)
     assert re.search(r"windows +2, 2 of them by an earlier backfill", second.out)
-    assert (await ladon.later("watermarks", "show", "kev")).code == 1
+    assert (await ladon.later("watermarks", "show", "kev")).code == 3
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import signal
@@ -16,7 +17,7 @@ from ladon_storage import cli
 from ladon_storage.cli.serve import TOKEN_VARIABLE, token_from
 from ladon_storage.server import serving
 from ladon_storage.server.database import open_database
-from tests.service import calling, path, service_process
+from tests.service import calling, command, path, service_process
 
 
 @pytest.fixture
@@ -177,4 +178,34 @@ def test_database_that_cannot_be_used_is_refused(
 def test_address_of_ipv6_has_brackets(name: tuple[Any, ...], address: str) -> None:
     """The printed address is a URL, whatever the family."""
     listener = SimpleNamespace(sockets=[SimpleNamespace(getsockname=lambda: name)])
-    assert serving._address(cast(Any, listener)) == address
+    assert serving._address(cast(Any, listener), secure=False) == address
+
+
+async def test_limits_of_the_file_are_on_the_status_page(tmp_path: Path) -> None:
+    """A source that is older than its limit in ladon.toml is stale on the page."""
+    file = tmp_path / "ladon.toml"
+    file.write_text(
+        '[sources.vulnerabilities]\nkind = "kev"\nfreshness.max_age_hours = 2\n', encoding="utf-8"
+    )
+    database = tmp_path / "watermarks.db"
+    async with (
+        service_process(database, "--file", str(file)) as service,
+        calling(service.address) as call,
+    ):
+        await call("PUT", path("vulnerabilities"), {"timestamp": "2024-01-01T00:00:00Z"})
+        page = await call("GET", "/?state=stale")
+        assert ("vulnerabilities" in page.text, "of 2 h" in page.text) == (True, True)
+
+
+async def test_wrong_file_ends_the_start(tmp_path: Path) -> None:
+    """A file with a fault is one sentence, and nothing is served without its limits."""
+    file = tmp_path / "ladon.toml"
+    file.write_text("[sources.x]\nkin = 'kev'\n", encoding="utf-8")
+    process = await asyncio.create_subprocess_exec(
+        *command(tmp_path / "w.db", "--file", str(file)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await process.communicate()
+    assert (process.returncode, len(said.splitlines())) == (2, 1)
+    assert b"kind" in said

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
+from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.cli.called import Command
 from tests.cli.feeds import OWN, catalogue, kev, project
-from tests.feed_server import Answer, FeedServer
 from tests.service import START_SECONDS
 
 
@@ -160,7 +161,7 @@ async def test_new_source_and_its_test_run_as_they_are_written(ladon: Command) -
     )  # fmt: skip
     output, _ = await asyncio.wait_for(process.communicate(), START_SECONDS)
     assert process.returncode == 0, output.decode()
-    assert b"3 passed" in output
+    assert re.search(rb"\b1[0-9] passed in", output), output.decode()
 
 
 def _path() -> list[str]:

@@ -1,7 +1,4 @@
-"""Cases 28, 29 and 32 to 35 of what published clients get wrong: connections and their ends.
-
-The bad certificates of case 29 are in ``test_client_tls``.
-"""
+"""Connections and their ends that published clients get wrong; ``test_tls`` has certificates."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ from ladon_storage import (
     StorageError,
     StorageServiceClient,
 )
-from tests.clock import FakeClock
+from ladon_storage.testing.clock import FakeClock
 from tests.raw_server import RawServer, Reply, served, watermark
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
@@ -44,7 +41,7 @@ async def failure(client: StorageServiceClient, method: str = "GET") -> StorageE
     return caught.value
 
 
-async def test_case_28_waiting_for_the_pool_is_not_the_services_failure() -> None:
+async def test_waiting_for_the_pool_is_not_the_services_failure() -> None:
     """A caller that got no slot says so; the circuit hears nothing, and no request was sent."""
     async with served(watermark(), timeout=0.05, max_connections_per_host=1) as (client, server):
         slot = await client._pools.take(1)
@@ -57,7 +54,7 @@ async def test_case_28_waiting_for_the_pool_is_not_the_services_failure() -> Non
         assert await client.get_watermark("kev") is not None
 
 
-async def test_case_28_waiting_for_the_pool_holds_no_probe() -> None:
+async def test_waiting_for_the_pool_holds_no_probe() -> None:
     """While one caller waits for a slot, the circuit is not half open for it."""
     clock = FakeClock()
     circuit = CircuitBreaker(timeout_seconds=60, clock=clock)
@@ -74,7 +71,7 @@ async def test_case_28_waiting_for_the_pool_holds_no_probe() -> None:
         assert len(server.requests) == 1
 
 
-async def test_case_28_open_circuit_rejects_before_any_wait_for_the_pool() -> None:
+async def test_open_circuit_rejects_before_any_wait_for_the_pool() -> None:
     """Who would be rejected anyway does not wait for a slot first."""
     async with served(watermark(), max_connections=1, timeout=60) as (client, _):
         slot = await client._pools.take(1)
@@ -84,7 +81,7 @@ async def test_case_28_open_circuit_rejects_before_any_wait_for_the_pool() -> No
         slot.give()
 
 
-async def test_case_28_circuit_that_opened_meanwhile_rejects_who_waited() -> None:
+async def test_circuit_that_opens_rejects_calls_that_wait_for_the_pool() -> None:
     """Whoever waited for a slot is rejected like anybody else, and gives the slot back."""
     async with served(watermark(), max_connections=1) as (client, server):
         slot = await client._pools.take(1)
@@ -99,7 +96,7 @@ async def test_case_28_circuit_that_opened_meanwhile_rejects_who_waited() -> Non
         assert await client.get_watermark("kev") is not None
 
 
-async def test_case_29_refused_connection_counts() -> None:
+async def test_refused_connection_is_a_failure() -> None:
     """Nobody listening is a failure of the service."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
@@ -110,7 +107,7 @@ async def test_case_29_refused_connection_counts() -> None:
             assert client.circuit_breaker.failure_count == 1
 
 
-async def test_case_29_unknown_name_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unknown_host_name_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that cannot be resolved is a failure like a refused connection."""
 
     async def unknown(*_: object, **__: object) -> object:
@@ -126,7 +123,7 @@ async def test_case_29_unknown_name_counts(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT"])
-async def test_case_32_repetition_by_aiohttp_is_one_call(method: str) -> None:
+async def test_repetition_by_aiohttp_is_one_call(method: str) -> None:
     """On a pooled connection that the peer closed aiohttp asks once more; the caller sees one."""
     async with served(watermark(), Reply(end="close"), watermark()) as (client, server):
         await ask(client, method)
@@ -137,7 +134,7 @@ async def test_case_32_repetition_by_aiohttp_is_one_call(method: str) -> None:
         assert server.requests[1] == server.requests[2]
 
 
-async def test_case_32_probe_that_aiohttp_repeats_is_one_failure() -> None:
+async def test_probe_that_aiohttp_repeats_is_one_failure() -> None:
     """A probe may be two requests, and is judged once."""
     clock = FakeClock()
     circuit = CircuitBreaker(timeout_seconds=60, clock=clock)
@@ -151,7 +148,7 @@ async def test_case_32_probe_that_aiohttp_repeats_is_one_failure() -> None:
         assert len(server.requests) == 3
 
 
-async def test_case_32_request_on_a_first_connection_is_not_repeated() -> None:
+async def test_request_on_a_first_connection_is_not_repeated() -> None:
     """Before anything has answered, a call to a service that hangs up is one connection."""
     async with served(Reply(end="close"), watermark(), Reply(end="close")) as (client, server):
         await failure(client)
@@ -162,7 +159,7 @@ async def test_case_32_request_on_a_first_connection_is_not_repeated() -> None:
         assert server.connections == 3  # the second, and the third that repeated it
 
 
-async def test_case_33_closed_client_connects_anew() -> None:
+async def test_closed_client_connects_again() -> None:
     """A client outlives its session: closing it ends the connections, and the next call is fine."""
     async with served(watermark()) as (client, server):
         for connections in (1, 2):
@@ -174,7 +171,7 @@ async def test_case_33_closed_client_connects_anew() -> None:
         assert client.circuit_breaker.failure_count == 0
 
 
-async def test_case_33_session_closed_by_others_is_made_anew() -> None:
+async def test_session_that_others_closed_is_replaced() -> None:
     """A session that is closed, by whomever, is not asked, and counts as nothing."""
     async with served(watermark()) as (client, server):
         slot = await client._pools.take(1)
@@ -185,7 +182,7 @@ async def test_case_33_session_closed_by_others_is_made_anew() -> None:
         assert server.connections == 1
 
 
-async def test_case_33_request_under_way_at_close_fails_and_does_not_count() -> None:
+async def test_request_in_flight_at_close_fails_and_does_not_count() -> None:
     """Closing is ours, so that it says nothing about the service; whoever waits connects anew."""
     stalled, circuit = Reply(end="stall"), CircuitBreaker(failure_threshold=1)
     options: dict[str, Any] = {"max_connections": 1, "circuit_breaker": circuit}
@@ -203,7 +200,7 @@ async def test_case_33_request_under_way_at_close_fails_and_does_not_count() -> 
         assert len(server.requests) == 4
 
 
-async def test_case_33_end_of_the_block_closes() -> None:
+async def test_end_of_the_block_closes() -> None:
     """After ``async with`` no connection is left."""
     async with RawServer(watermark()) as server:
         async with StorageServiceClient(server.url) as client:
@@ -222,7 +219,7 @@ def run_and_drop(main: Coroutine[Any, Any, None]) -> None:
 
 
 @pytest.mark.parametrize("run", [run_to_its_end, run_and_drop])
-async def test_case_33_client_of_a_finished_loop_works_on_the_next(
+async def test_client_of_a_finished_loop_works_on_the_next(
     run: Callable[[Coroutine[Any, Any, None]], None],
 ) -> None:
     """Connections end with their loop, without a warning, and no closed loop is asked."""
@@ -240,7 +237,7 @@ async def test_case_33_client_of_a_finished_loop_works_on_the_next(
         assert client.circuit_breaker.failure_count == 0
 
 
-async def test_case_33_loops_at_once_have_a_pool_each() -> None:
+async def test_loops_at_once_have_a_pool_each() -> None:
     """Threads with loops of their own share a client and its circuit, but no connection."""
     stalled = Reply(end="stall")
     async with RawServer(stalled, stalled, watermark(), Reply(end="close")) as server:
@@ -260,7 +257,7 @@ async def test_case_33_loops_at_once_have_a_pool_each() -> None:
         await client.close()
 
 
-async def test_case_33_client_that_nobody_has_closes_its_connections() -> None:
+async def test_forgotten_client_closes_its_connections() -> None:
     """A forgotten client leaves no connection behind in a loop that goes on, and no warning."""
     async with RawServer(watermark()) as server:
         client = StorageServiceClient(server.url)
@@ -272,7 +269,7 @@ async def test_case_33_client_that_nobody_has_closes_its_connections() -> None:
 
 @pytest.mark.parametrize("method", ["GET", "PUT"])
 @pytest.mark.parametrize("sent", [b"", HEAD[:20], HEAD, HEAD + b"{}"])
-async def test_case_34_cancelled_request_gives_its_slot_back(method: str, sent: bytes) -> None:
+async def test_cancelled_request_gives_its_slot_back(method: str, sent: bytes) -> None:
     """Whether headers or a body were waited for, the next request gets the only slot at once."""
     stalled = Reply(sent, "stall")
     async with served(stalled, watermark(), max_connections=1) as (client, server):
@@ -286,7 +283,7 @@ async def test_case_34_cancelled_request_gives_its_slot_back(method: str, sent: 
         assert await client.get_watermark("kev") is not None
 
 
-async def test_case_34_cancelled_probe_gives_its_place_back() -> None:
+async def test_cancelled_probe_gives_its_place_back() -> None:
     """A probe that was cancelled judges nothing, and the next caller probes at once."""
     clock = FakeClock()
     circuit = CircuitBreaker(timeout_seconds=60, clock=clock)
@@ -342,7 +339,7 @@ loop = asyncio.new_event_loop()
         "loop.run_until_complete(ask()); del client; gc.collect()",
     ],
 )
-async def test_case_35_process_that_exits_without_close_says_nothing(end: str) -> None:
+async def test_process_that_exits_without_close_says_nothing(end: str) -> None:
     """However a program ends, nothing complains of a session or connector that is left open."""
     async with RawServer(watermark(), Reply(end="stall")) as server:
         process = await asyncio.create_subprocess_exec(

@@ -17,15 +17,17 @@ from pydantic import ValidationError
 
 from ladon_storage import (
     MockStorageClient,
+    Precondition,
     StorageServiceClient,
     Watermark,
     WatermarkConflictError,
     WatermarkInFutureError,
+    WatermarkUpdate,
 )
 from ladon_storage.embedded import EmbeddedStorage
 from ladon_storage.models import EMPTY_WATERMARK, age_seconds, collected_up_to, is_ahead
+from ladon_storage.testing.clock import FakeClock
 from tests.base_service import base_service
-from tests.clock import FakeClock
 from tests.service import embedded_service
 
 Client = StorageServiceClient | EmbeddedStorage | MockStorageClient
@@ -34,8 +36,8 @@ JANUARY = datetime(2024, 1, 1, 12, tzinfo=UTC)
 FEBRUARY = datetime(2024, 2, 1, 12, tzinfo=UTC)
 SERVICE_TIME = "2026-01-01T00:00:00+00:00"
 STRANGE = [
-    "a/b", "/", "//", "a b", " ", "100%", "%2F", "%", "a?b=c&d#e", "a;b:c@d", "...", "..a", "~-._",
-    "überwachung", "u\u0308", "脅威", "🦊", "a\\b", '"kev"', "'", "<kev>", "a+b", "{x}", "x" * 255,
+    "a/b", "/", "//", "a b", "100%", "%2F", "%", "a?b=c&d#e", "a;b:c@d", "...", "..a", "~-._",
+    "überwachung", "脅威", "🦊", "a\\b", '"kev"', "'", "<kev>", "a+b", "{x}", "x" * 255,
 ]  # fmt: skip
 
 
@@ -188,9 +190,13 @@ async def test_strange_source_ids_are_different_sources(client: Client) -> None:
         assert watermark.last_successful_timestamp == JANUARY + timedelta(days=number)
 
 
-@pytest.mark.parametrize("source_id", ["", ".", "..", "x" * 256, "a\nb", "a\0", "\x7f", "\udcff"])
+@pytest.mark.parametrize(
+    "source_id",
+    ["", ".", "..", "x" * 256, "a\nb", "a\0", "\x7f", "\udcff", " ", "kev ", "\u3000kev", "u\u0308",
+     "\u202ekev", "ke\u200bv", "\ufeffkev", "a\u2028b"],
+)  # fmt: skip
 async def test_source_id_that_no_path_can_carry_is_refused(client: Client, source_id: str) -> None:
-    """Such a name is an error before any request, to read and to write."""
+    """A name that no path carries, or that looks like another, is an error before any request."""
     with pytest.raises(ValueError, match="source_id"):
         await client.get_watermark(source_id)
     with pytest.raises(ValueError, match="source_id"):
@@ -548,3 +554,62 @@ def test_time_that_cannot_be_read_is_none(date: str) -> None:
     """A service whose clock is not understood is one that does not tell its time."""
     watermark = Watermark.from_answer(b'{"source_id": "kev"}', None, date)
     assert watermark.answered_at is None
+
+
+async def test_write_by_values_is_the_write_by_arguments(client: Client) -> None:
+    """Both ways store the same fields, whatever the service knows beyond the base contract."""
+    update = WatermarkUpdate.of(JANUARY, "success", run_id="R", records_collected=2)
+    for source_id in ("values", "arguments"):
+        assert await client.get_watermark(source_id) is None
+    one = await client.put_watermark("values", update, Precondition.unchanged(None))
+    other = await client.update_watermark(
+        "arguments", JANUARY, "success", if_none_match=True, run_id="R", records_collected=2
+    )
+    left_out = {"source_id", "last_run_timestamp"}
+    assert one.model_dump(exclude=left_out) == other.model_dump(exclude=left_out)
+
+
+async def test_write_is_refused_where_another_came_since_the_reading(client: Client) -> None:
+    """`Precondition.unchanged` is the reading that a write depends on, also of no watermark."""
+    update = WatermarkUpdate.of(JANUARY, "success")
+    read = await client.get_watermark("kev")
+    stored = await client.put_watermark("kev", update, Precondition.unchanged(read))
+    if stored.etag is None:  # nothing to compare: the service takes both
+        await client.put_watermark("kev", update, Precondition.unchanged(stored))
+        return
+    with pytest.raises(WatermarkConflictError):
+        await client.put_watermark("kev", update, Precondition.unchanged(read))
+    again = await client.put_watermark("kev", update, Precondition.unchanged(stored))
+    with pytest.raises(WatermarkConflictError):
+        await client.put_watermark("kev", update, Precondition.unchanged(stored))
+    assert again.etag != stored.etag
+
+
+@pytest.mark.parametrize(
+    ("if_match", "etag", "is_admitted"),
+    [
+        (None, None, True),
+        (None, '"1"', True),
+        ("*", '"1"', True),
+        ("*", None, False),
+        ('"1"', '"1"', True),
+        ('"1"', '"11"', False),
+        ('"1"', None, False),
+        ('"1", "2"', '"2"', True),
+        ('"1", "2"', '"1", "2"', True),
+        ('W/"1"', '"1"', False),
+        ('"a, b"', '"b"', False),
+        ("bare", "bare", True),
+    ],
+)
+def test_if_match_admits_what_rfc_9110_says(
+    if_match: str | None, etag: str | None, is_admitted: bool
+) -> None:
+    """A list names alternatives, a star any version that is stored, and a weak tag none."""
+    assert Precondition(if_match).admits(etag) is is_admitted
+
+
+def test_error_that_replaces_another_is_cut_as_the_first() -> None:
+    """The text of a signal or a traceback never keeps an outcome from being written."""
+    update = WatermarkUpdate.of(JANUARY, "failed", "boom").with_error("\udc80" * 20_000)
+    assert update.error_message == "?" * 16_384

@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY, generate_latest
 
 from ladon_storage import CircuitBreaker, StorageError, StorageServiceClient, StorageUnhealthyError
 from ladon_storage.client import metrics
-from tests.clock import FakeClock
+from ladon_storage.testing.clock import FakeClock
 from tests.raw_server import Reply, http, served, watermark
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)

@@ -10,14 +10,16 @@ import aiohttp
 import pytest
 
 from ladon_storage import PoolTimeoutError, StorageServiceClient
+from ladon_storage.client.pool import SessionPools
 from tests.raw_server import RawServer, Reply, http, served, watermark
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[StorageServiceClient]:
-    """Hand out a client with one slot."""
-    async with StorageServiceClient("http://storage.example", max_connections=1) as made:
-        yield made
+async def pools() -> AsyncIterator[SessionPools]:
+    """Hand out what a client with one slot has."""
+    made = SessionPools(1, 1, False, {})
+    yield made
+    await made.close()
 
 
 async def turns(count: int = 5) -> None:
@@ -26,16 +28,16 @@ async def turns(count: int = 5) -> None:
         await asyncio.sleep(0)
 
 
-async def test_slots_go_to_who_waits_longest(client: StorageServiceClient) -> None:
+async def test_slots_go_to_who_waits_longest(pools: SessionPools) -> None:
     """Nobody overtakes: neither a later waiter nor somebody who comes when a slot is given back."""
     order: list[int] = []
 
     async def take(number: int) -> None:
-        slot = await client._pools.take(10)
+        slot = await pools.take(10)
         order.append(number)
         slot.give()
 
-    slot = await client._pools.take(10)
+    slot = await pools.take(10)
     waiting = [asyncio.create_task(take(number)) for number in range(4)]
     await turns()
     slot.give()
@@ -45,10 +47,10 @@ async def test_slots_go_to_who_waits_longest(client: StorageServiceClient) -> No
     assert slot.active == 0
 
 
-async def test_waiter_that_was_cancelled_is_passed_over(client: StorageServiceClient) -> None:
+async def test_waiter_that_was_cancelled_is_passed_over(pools: SessionPools) -> None:
     """The slot goes to the next who still waits, and the error is the cancellation."""
-    slot = await client._pools.take(10)
-    gone, next_ = (asyncio.create_task(client._pools.take(10)) for _ in range(2))
+    slot = await pools.take(10)
+    gone, next_ = (asyncio.create_task(pools.take(10)) for _ in range(2))
     await turns()
     gone.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -61,11 +63,11 @@ async def test_waiter_that_was_cancelled_is_passed_over(client: StorageServiceCl
 
 
 async def test_slot_that_comes_with_the_cancellation_is_passed_on(
-    client: StorageServiceClient,
+    pools: SessionPools,
 ) -> None:
     """A waiter that is cancelled in the instant in which it got the slot does not keep it."""
-    slot = await client._pools.take(10)
-    gone, next_ = (asyncio.create_task(client._pools.take(10)) for _ in range(2))
+    slot = await pools.take(10)
+    gone, next_ = (asyncio.create_task(pools.take(10)) for _ in range(2))
     await turns()
     slot.give()
     gone.cancel()
@@ -76,29 +78,29 @@ async def test_slot_that_comes_with_the_cancellation_is_passed_on(
     assert slot.active == 0
 
 
-async def test_waiter_that_waited_too_long_says_what_to_raise(client: StorageServiceClient) -> None:
+async def test_waiter_that_waited_too_long_says_what_to_raise(pools: SessionPools) -> None:
     """The error names the limits, is a timeout, may pass by itself, and takes no slot along."""
-    slot = await client._pools.take(10)
+    slot = await pools.take(10)
     with pytest.raises(
         PoolTimeoutError, match=r"1 connections .* 0\.01 s; raise max_conn"
     ) as error:
-        await client._pools.take(0.01)
+        await pools.take(0.01)
     assert isinstance(error.value, TimeoutError)
     assert error.value.transient
     assert error.value.__cause__ is None
     slot.give()
     assert slot.active == 0
-    assert await client._pools.take(0) is slot
+    assert await pools.take(0) is slot
 
 
-async def test_waiters_time_out_each_at_its_own_time(client: StorageServiceClient) -> None:
+async def test_waiters_time_out_each_at_its_own_time(pools: SessionPools) -> None:
     """Who came later may leave earlier; who still waits keeps its place, and its time."""
-    slot = await client._pools.take(10)
+    slot = await pools.take(10)
     gone: list[float] = []
 
     async def wait(seconds: float) -> None:
         try:
-            (await client._pools.take(seconds)).give()
+            (await pools.take(seconds)).give()
         except PoolTimeoutError:
             gone.append(seconds)
 

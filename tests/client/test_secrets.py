@@ -11,6 +11,7 @@ import pytest
 from yarl import URL
 
 from ladon_storage import ConfigurationError, MockStorageClient, StorageError, StorageServiceClient
+from ladon_storage.client.redaction import address_of
 from tests.raw_server import RawServer, Reply, http, served
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
@@ -156,3 +157,12 @@ async def test_secret_is_hidden_in_each_of_its_shapes(said: bytes) -> None:
         with pytest.raises(StorageError) as caught:
             await client.get_watermark("kev")
     assert "a1" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "token"),
+    [(f"http://collector:{SECRET}@storage:8000", None), ("http://storage:8000", SECRET)],
+)
+def test_address_shows_no_secret_of_its_own(url: str, token: str | None) -> None:
+    """The value that holds the credentials has a text without them, in a log or a debugger."""
+    assert repr(address_of(url, token)) == "<Address http://storage:8000>"

@@ -1,6 +1,6 @@
-"""The cases of the document that the client answers to, with aiohttp's sessions mocked.
+"""What the client makes of each response of the service, with aiohttp's sessions mocked.
 
-The same behaviour against real sockets: ``test_client_contract`` and ``test_client_scenarios``.
+The same behaviour against real sockets: ``test_contract`` and ``test_answers``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ladon_storage import (
     StorageResponseError,
     StorageServiceClient,
 )
-from tests.clock import FakeClock
+from ladon_storage.testing.clock import FakeClock
 from tests.mocked_http import MockedHttp
 
 ADDRESS = "http://test-storage:8000"

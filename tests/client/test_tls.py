@@ -79,7 +79,7 @@ async def test_private_authority_is_trusted_where_it_is_named(ours: Authority) -
 async def test_bad_certificate_counts_and_is_not_worth_repeating(
     ours: Authority, theirs: Authority, doubt: str
 ) -> None:
-    """Case 29: nobody is spoken to who cannot show a name and an authority, now or later."""
+    """Nobody is spoken to who cannot show a name and an authority, now or later."""
     names = ("storage.example",) if doubt == "another name" else ()
     known = {"unknown authority": None, "another authority": theirs.ca_file}
     ca_file = known.get(doubt, ours.ca_file)

@@ -13,7 +13,7 @@ from opentelemetry import trace
 from ladon_storage import StorageServiceClient
 from ladon_storage.client import tracing
 from ladon_storage.errors import StorageResponseError
-from tests.collecting import at
+from ladon_storage.testing.doubles import at
 from tests.service import embedded_service
 
 sdk = pytest.importorskip("opentelemetry.sdk.trace", reason="OpenTelemetry's SDK is not installed")

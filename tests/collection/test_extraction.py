@@ -15,13 +15,14 @@ import pytest
 from ladon_storage.collection import extraction as passage
 from ladon_storage.collection import prefetch as ahead
 from ladon_storage.collection import resume
-from ladon_storage.collection.protocols import Gap, Limits, Position
+from ladon_storage.collection.ledger import Gap
+from ladon_storage.collection.protocols import Limits, Position
 from ladon_storage.collection.records import Page, Reject
 from ladon_storage.collection.run import Report, run
 from ladon_storage.errors import SinkError, SourceError, StorageConnectionError
 from ladon_storage.models import EMPTY_WATERMARK
 from ladon_storage.sinks.worker import WorkerThread
-from tests.collecting import (
+from ladon_storage.testing.doubles import (
     MemorySink,
     RememberingSink,
     ScriptedSource,
@@ -469,7 +470,7 @@ async def test_failing_sink_ends_the_source() -> None:
 
 
 async def test_gap_is_reported(caplog: pytest.LogCaptureFixture) -> None:
-    """Scenario 38: what the source no longer keeps is told, and never a silent success."""
+    """What the source no longer keeps is told, and never a silent success."""
     world = World()
     await world.run([record("1", 10)])
     report = await world.run([record("2", 20)], retention=timedelta(minutes=30))
@@ -517,7 +518,7 @@ async def test_lookback_into_a_dropped_sink_reaches_back_to_the_watermark() -> N
 
 
 async def test_longer_lookback_later_names_the_backfill(caplog: pytest.LogCaptureFixture) -> None:
-    """Scenario 39: what is before the first collection does not come by itself."""
+    """What is before the first collection does not come by itself."""
     world = World()
     caplog.set_level(logging.WARNING)
     for _ in range(2):
@@ -610,7 +611,7 @@ async def test_implausible_loss_fails_the_run() -> None:
     """A document that lost more than half is not believed; the watermark stays."""
     world = World()
     await world.run([record(str(number), number) for number in range(4)], overlap=None)
-    with pytest.raises(SourceError, match="3 of 4 records disappeared"):
+    with pytest.raises(SourceError, match="3 of its 4 records"):
         await world.run([record("0", 9)], overlap=None)
     assert world.watermark == at(3)
     report = await world.run([record("0", 9)], overlap=None, limits=Limits(removed_share=0.75))

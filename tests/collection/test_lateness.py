@@ -12,7 +12,7 @@ import pytest
 from ladon_storage.collection.records import Page
 from ladon_storage.collection.run import Report, run
 from ladon_storage.sources.threatfox import _INDICATORS
-from tests.collecting import RememberingSink, ScriptedStorage
+from ladon_storage.testing.doubles import RememberingSink, ScriptedStorage
 from tests.recordings import members
 
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from ladon_storage import MockStorageClient, StorageServiceClient
 from ladon_storage.collection import lease as module
 from ladon_storage.collection.lease import SourceLease
-from ladon_storage.collection.protocols import Limits
+from ladon_storage.collection.protocols import Limits, Run
 from ladon_storage.collection.run import Report, run
 from ladon_storage.errors import (
     InvalidResponseError,
@@ -23,10 +23,10 @@ from ladon_storage.errors import (
     StorageResponseError,
     WatermarkConflictError,
 )
-from ladon_storage.models import EMPTY_WATERMARK, Watermark, WatermarkStatus
+from ladon_storage.models import EMPTY_WATERMARK, Watermark, WatermarkStatus, WatermarkUpdate
+from ladon_storage.testing.clock import FakeClock
+from ladon_storage.testing.doubles import MemorySink, ScriptedSource, ScriptedStorage, at, record
 from tests.base_service import base_service
-from tests.clock import FakeClock
-from tests.collecting import MemorySink, ScriptedSource, ScriptedStorage, at, record
 from tests.service import calling, embedded_service, path
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -207,7 +207,7 @@ def held(
 ) -> SourceLease:
     """Return a run's hold whose worker's clock is ``ahead`` of the service's, which is at NOW."""
     limits = Limits(lease=timedelta(seconds=lease))
-    return SourceLease(storage, "feed", run_id, limits, lambda: NOW + ahead)
+    return SourceLease(storage, "feed", Run(run_id, limits, lambda: NOW + ahead))
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ async def test_now_is_the_services_time_and_what_passed_since() -> None:
     clock, ours = FakeClock(NOW), FakeClock()
     storage = MockStorageClient(clock=clock.now)
     await storage.update_watermark("feed", at(1))
-    lease = SourceLease(storage, "feed", "run-1", Limits(), lambda: at(7), monotonic=ours)
+    lease = SourceLease(storage, "feed", Run("run-1", clock=lambda: at(7)), monotonic=ours)
     assert lease.now() == at(7)
     await lease.read()
     ours.advance(5)
@@ -285,7 +285,7 @@ async def test_begin_renewal_and_failure_are_dated_by_the_services_time() -> Non
     """A service that takes these timestamps for its own record gets its own time back."""
     storage = ScriptedStorage(now=lambda: NOW, tells_time=True)
     storage.put("feed", status="success", last_successful_timestamp=at(1))
-    lease = SourceLease(storage, "feed", "run-1", Limits(), lambda: at(7), monotonic=FakeClock())
+    lease = SourceLease(storage, "feed", Run("run-1", clock=lambda: at(7)), monotonic=FakeClock())
     await lease.read()
     await lease.acquire()
     await lease.checkpoint(at(2), 1)
@@ -361,9 +361,10 @@ async def test_storage_of_ones_own_may_know_neither_lease_nor_ledger() -> None:
             )
 
     storage = Older()
-    report = await run(ScriptedSource([[record("1", 1)]]), MemorySink(), storage, run_id="run-1")
+    store: Any = storage
+    report = await run(ScriptedSource([[record("1", 1)]]), MemorySink(), store, run_id="run-1")
     assert report.watermark_after == at(1)
-    assert await held(storage).last_sane(NOW) is None
+    assert await held(store).last_sane(NOW) is None
 
 
 async def test_ledger_goes_with_the_outcome_and_stays_until_the_next_one_is_told() -> None:
@@ -521,15 +522,16 @@ async def test_lost_answer_explains_one_conflict() -> None:
 async def test_first_write_in_our_time_is_written_again_in_the_services() -> None:
     """A service that dates its records by what it is sent has no record of two clocks."""
     storage = ScriptedStorage(etags=False, now=lambda: NOW, tells_time=True)
-    update = storage.update_watermark
+    put = storage.put_watermark
 
-    async def dated_by_us(source_id: str, timestamp: datetime, *told: Any, **more: Any) -> Any:
-        await update(source_id, timestamp, *told, **more)
-        stored = storage.stored[source_id].model_copy(update={"last_run_timestamp": timestamp})
+    async def dated_by_us(source_id: str, update: WatermarkUpdate, *condition: Any) -> Any:
+        await put(source_id, update, *condition)
+        dated = {"last_run_timestamp": update.timestamp}
+        stored = storage.stored[source_id].model_copy(update=dated)
         storage.stored[source_id] = stored
         return stored.as_answered(NOW)
 
-    storage.update_watermark = dated_by_us  # type: ignore[method-assign]
+    storage.put_watermark = dated_by_us  # type: ignore[method-assign, assignment]
     lease = held(storage, ahead=timedelta(days=1))
     await lease.read()
     await lease.acquire()
@@ -582,8 +584,8 @@ async def test_success_that_the_service_did_not_store_is_none(
     class Answering(ScriptedStorage):
         """A storage whose answer to a success is made up."""
 
-        async def update_watermark(self, *args: Any, **more: Any) -> Watermark:
-            answer = await super().update_watermark(*args, **more)
+        async def put_watermark(self, *arguments: Any) -> Watermark:
+            answer = await super().put_watermark(*arguments)
             is_success = answer.status == WatermarkStatus.SUCCESS
             return answer.model_copy(update=fields) if is_success else answer
 
@@ -597,3 +599,23 @@ async def test_success_that_the_service_did_not_store_is_none(
     with pytest.raises(InvalidResponseError, match="did not store that"):
         await collecting
     assert storage.stored["feed"].status == WatermarkStatus.FAILED
+
+
+class Broken(MockStorageClient):
+    """A client of which a program overrides the wide write alone."""
+
+    async def update_watermark(self, *arguments: Any, **named: Any) -> Any:
+        """Fail each success, and write everything else."""
+        if "success" in map(str, arguments):
+            raise StorageConnectionError("the network is away")
+        return await super().update_watermark(*arguments, **named)
+
+
+async def test_overridden_wide_write_is_the_one_that_runs_use() -> None:
+    """A subclass that overrides `update_watermark` is not passed over by the other method."""
+    storage = Broken()
+    with pytest.raises(StorageConnectionError, match="away"):
+        await run(ScriptedSource([[record("1", 1)]]), MemorySink(), storage, run_id="r")
+    stored = await storage.get_watermark("feed")
+    assert stored is not None
+    assert (stored.status, stored.last_successful_timestamp) == ("failed", None)

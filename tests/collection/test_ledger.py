@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from ladon_storage.collection.lateness import BOUNDS, Lateness
-from ladon_storage.collection.protocols import KnownContent, Ledger, Limits, WriteResult
+from ladon_storage.collection.ledger import Ledger
+from ladon_storage.collection.protocols import KnownContent, Limits, WriteResult
 from ladon_storage.collection.records import Page, Reject
 from ladon_storage.collection.run import Report, run
 from ladon_storage.errors import ConfigurationError, SinkError, SourceError
 from ladon_storage.models import EMPTY_WATERMARK
-from tests.collecting import (
+from ladon_storage.testing.doubles import (
     MemorySink,
     RememberingSink,
     ScriptedSource,
@@ -245,6 +246,21 @@ async def test_source_whose_clock_is_absurd_is_not_believed() -> None:
     far = NOW + timedelta(days=400)
     await world.collect(Page([record("1", NOW), record("2", far)], asked_at=far))
     assert world.watermark == NOW
+
+
+@pytest.mark.parametrize(("days", "is_told"), [(0.9, False), (1.1, True), (9_000, True)])
+async def test_clock_of_a_source_far_behind_is_told(
+    days: float, is_told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where it holds a watermark back for ever, the log says so."""
+    world = World()
+    asked_at = NOW - timedelta(days=days)
+    await world.collect(Page([record("1", asked_at), record("2", NOW)], asked_at=asked_at))
+    assert world.watermark == asked_at
+    assert ("more than a day behind this one" in caplog.text) is is_told
+    caplog.clear()
+    await world.collect(Page([record("1", asked_at)], asked_at=asked_at))
+    assert "behind this one" not in caplog.text
 
 
 # An order that was only declared
@@ -568,3 +584,17 @@ def test_quantile_never_says_too_little() -> None:
     assert Lateness().quantile(0.5) is None
     assert Lateness.of([timedelta(days=999)]).quantile(0.5) == timedelta(days=999)
     assert list(BOUNDS) == sorted(BOUNDS)
+
+
+async def test_stored_ledger_has_the_lateness_beside_the_overlap() -> None:
+    """The service can tell, without knowing the source, that records come nearly too late."""
+    world = World()
+    await world.collect([record("1", 0)], overlap=timedelta(hours=6))
+    first = world.storage.stored["feed"].ledger or {}
+    assert (first["overlap_seconds"], "lateness_p99_seconds" in first) == (21_600.0, False)
+    world.now += timedelta(minutes=10)
+    await world.collect([record("2", 24 * 60 - 50)], overlap=timedelta(hours=6))
+    second = world.storage.stored["feed"].ledger or {}
+    assert second["lateness_p99_seconds"] == 3600.0
+    await world.collect([record("2", 24 * 60 - 50)], overlap=None)
+    assert "overlap_seconds" not in (world.storage.stored["feed"].ledger or {})

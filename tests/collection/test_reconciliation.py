@@ -14,7 +14,8 @@ from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.models import EMPTY_WATERMARK
 from ladon_storage.sinks import sink_from
-from tests.collecting import ScriptedSource, ScriptedStorage, Step, at, record, table
+from ladon_storage.testing.doubles import ScriptedSource, ScriptedStorage, Step, at, record
+from tests.tables import table
 
 OVERLAP = timedelta(minutes=10)
 
@@ -98,8 +99,16 @@ async def test_range_selects_what_is_compared(tmp_path: Path) -> None:
     shown: list[Step] = [[record("1", 1), record("20", 20), record("60", 60)]]
     report = await again(tmp_path, storage, shown, since=at(10), until=at(50))
     assert (report.missed_ids, report.ledger.records_skipped) == (("20",), 2)
-    with pytest.raises(ConfigurationError, match="nothing was collected"):
+    with pytest.raises(ConfigurationError, match="is empty"):
         await again(tmp_path, storage, [], since=at(50), until=at(10))
+
+
+async def test_range_before_the_first_collection_is_refused(tmp_path: Path) -> None:
+    """Where nothing was to be collected, a reading would miss nothing whatever the source has."""
+    limits = Limits(initial_lookback=timedelta(minutes=10))
+    storage = await collected(tmp_path, [[record("100", 100)]], limits=limits)
+    with pytest.raises(ConfigurationError, match="nothing was collected"):
+        await again(tmp_path, storage, [], until=at(50))
 
 
 async def test_what_lies_before_the_first_collection_is_not_missed(tmp_path: Path) -> None:

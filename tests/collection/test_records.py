@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ladon_storage.collection.json_values import Number, parse_json, without
 from ladon_storage.collection.records import Page, Record, Reject, joined_id, paged
-from tests.collecting import at, record
+from ladon_storage.testing.doubles import at, record
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)

@@ -12,7 +12,7 @@ from ladon_storage.collection.protocols import WriteResult
 from ladon_storage.collection.records import Page, Record
 from ladon_storage.collection.reversions import Reversions
 from ladon_storage.errors import WatermarkConflictError
-from tests.collecting import LatestSink, MemorySink, ScriptedSource, at, record
+from ladon_storage.testing.doubles import LatestSink, MemorySink, ScriptedSource, at, record
 from tests.collection.test_ledger import World
 
 

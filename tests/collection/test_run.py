@@ -14,7 +14,8 @@ import pytest
 
 from ladon_storage.collection import lease as turn
 from ladon_storage.collection.lateness import Lateness
-from ladon_storage.collection.protocols import ExtractionResult
+from ladon_storage.collection.ledger import ExtractionResult
+from ladon_storage.collection.protocols import Run
 from ladon_storage.collection.run import Report, extract, run
 from ladon_storage.errors import (
     ConfigurationError,
@@ -26,7 +27,7 @@ from ladon_storage.errors import (
     StorageUnhealthyError,
     WatermarkConflictError,
 )
-from tests.collecting import MemorySink, ScriptedSource, ScriptedStorage, at, record
+from ladon_storage.testing.doubles import MemorySink, ScriptedSource, ScriptedStorage, at, record
 
 LOST = StorageConnectionError("no answer")
 
@@ -521,7 +522,7 @@ async def test_records_from_the_future_are_counted_and_warned_of(
         [record("3", limit + timedelta(days=1))],
     ]
 
-    outcome = await extract(ScriptedSource(pages), MemorySink(), None, clock=now)
+    outcome = await extract(ScriptedSource(pages), MemorySink(), Run(clock=now))
 
     assert (outcome.candidate, outcome.records_in_future) == (now(), 2)
     assert outcome.records_written == 4
@@ -533,7 +534,7 @@ async def test_time_is_asked_for_each_page() -> None:
     times = iter([at(0), at(60)])
     source = ScriptedSource([[record("1", 0)], [record("2", 60)]])
 
-    outcome = await extract(source, MemorySink(), None, clock=lambda: next(times))
+    outcome = await extract(source, MemorySink(), Run(clock=lambda: next(times)))
 
     assert (outcome.candidate, outcome.records_in_future) == (at(0), 0)
 
@@ -542,7 +543,7 @@ async def test_candidate_needs_no_order() -> None:
     """The greatest timestamp counts, wherever in the pages it is."""
     source = ScriptedSource([[record("1", 9), record("2", 3)], [record("3", 5)]])
 
-    outcome = await extract(source, MemorySink(), None, clock=now)
+    outcome = await extract(source, MemorySink(), Run(clock=now))
 
     assert outcome.candidate == at(9)
 
@@ -565,7 +566,7 @@ async def test_source_that_is_no_generator_can_be_collected() -> None:
         def pages(self, start: datetime | None, until: datetime | None) -> Any:
             return Pages()
 
-    outcome = await extract(Plain(), MemorySink(), None, clock=now)
+    outcome = await extract(Plain(), MemorySink(), Run(clock=now))
 
     assert outcome.records_written == 1
 

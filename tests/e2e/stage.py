@@ -116,7 +116,7 @@ async def _served(api: str) -> AsyncIterator[str]:
     table.write_text(_TABLE, encoding="utf-8")
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "ladon_storage.flows.serve", "--table", str(table),
+            sys.executable, "-m", "ladon_storage.cli", "deploy", "--serve", "--table", str(table),
             cwd=PROJECT, stdin=DEVNULL, stdout=output, stderr=STDOUT, start_new_session=True,
             env=environment(
                 FOLDER,

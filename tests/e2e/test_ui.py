@@ -9,9 +9,9 @@ import pytest
 from playwright.async_api import expect
 
 from ladon_storage import StorageServiceClient
-from tests.collecting import table
 from tests.e2e.pages import Pages, value
 from tests.e2e.stage import SECONDS, flow_runs
+from tests.tables import table
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

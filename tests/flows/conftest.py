@@ -15,7 +15,7 @@ from yarl import URL
 from ladon_storage import tasks
 from ladon_storage.settings import StorageSettings
 from tests.flaky import Flaky, flaky_service
-from tests.flows.forks import Forks, forking
+from tests.forks import Forks, forking
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,13 +40,6 @@ def forks(prefect_server: None) -> Iterator[Forks]:
     """Import the flows once for the processes that run them at this server."""
     with forking(PREFECT_API_URL=str(PREFECT_API_URL.value())) as made:
         yield made
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep these tests in one process, and so at one server, where several share the suite."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("prefect"))
 
 
 @pytest.fixture(autouse=True)

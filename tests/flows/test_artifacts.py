@@ -18,14 +18,14 @@ from prefect.client.schemas.filters import (
 )
 from prometheus_client import REGISTRY
 
-from ladon_storage.collection.protocols import ExtractionResult
+from ladon_storage.collection.ledger import ExtractionResult
 from ladon_storage.collection.records import Page, Reject
 from ladon_storage.collection.summaries import summary
 from ladon_storage.errors import SourceError
 from ladon_storage.flows import artifacts as reports
 from ladon_storage.flows.collect import collect
 from ladon_storage.settings import StorageSettings
-from tests.collecting import ScriptedSource, at, record
+from ladon_storage.testing.doubles import ScriptedSource, at, record
 
 
 def sink(folder: Path) -> dict[str, str]:

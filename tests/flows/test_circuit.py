@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,7 +13,6 @@ import pytest
 from prefect import flow, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import WorkPoolStatus
-from prefect.settings import PREFECT_API_URL
 
 from ladon_storage import cli, tasks
 from ladon_storage.circuit.stores.sqlite import SqliteStore
@@ -23,12 +20,10 @@ from ladon_storage.circuit.urls import SharedCircuit
 from ladon_storage.connect import shared_client
 from ladon_storage.errors import CircuitOpenError, ConfigurationError, StorageResponseError
 from ladon_storage.events import resource_id
-from ladon_storage.flows import circuit
 from ladon_storage.flows.circuit import deploy, probe_storage
 from ladon_storage.settings import StorageSettings
 from tests.flaky import Flaky
-
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.forks import Forks
 
 
 @flow
@@ -130,7 +125,7 @@ async def test_collections_are_paused_while_the_circuit_is_open(
 
 
 async def test_events_of_a_run_that_ends_at_once_arrive(
-    storage: StorageSettings, service: Flaky
+    storage: StorageSettings, service: Flaky, tmp_path: Path, forks: Forks
 ) -> None:
     """A process that opens the circuit and exits has told the server before."""
     assert storage.url
@@ -146,45 +141,15 @@ async def test_events_of_a_run_that_ends_at_once_arrive(
         "asyncio.run(ends())\n"
     )
     service.fail(503, "GET")
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", code),
-        cwd=ROOT,
-        env=environment(storage.url),
-        stderr=asyncio.subprocess.PIPE,
-    )
-    _, log = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == 0, log.decode()
+    async with forks.run(code, folder=tmp_path, STORAGE_SERVICE_URL=storage.url) as process:
+        _, log = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, log
     assert shared(storage).state == "open"
 
     async def is_told() -> bool:
         return await circuit_events(storage) == ["opened"]
 
     await until(is_told)
-
-
-def environment(url: str) -> dict[str, str]:
-    """Return the environment of a process with the same Prefect and the same circuit."""
-    api = str(PREFECT_API_URL.value())
-    return {**os.environ, "PREFECT_API_URL": api, "STORAGE_SERVICE_URL": url}
-
-
-def test_command_creates_the_automations(
-    storage: StorageSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It prints what it made, and says in one sentence what it could not."""
-    assert circuit.main([]) == 1
-    assert "STORAGE_SERVICE_URL" in capsys.readouterr().err
-    monkeypatch.setenv("STORAGE_SERVICE_URL", str(storage.url))
-    assert circuit.main([]) == 1
-    assert "name a deployment" in capsys.readouterr().err
-
-    async def pool() -> None:
-        async with get_client() as client:
-            await client.create_work_pool(WorkPoolCreate(name="by-command", type="process"))
-
-    asyncio.run(pool())
-    assert circuit.main(["--work-pool", "by-command"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 async def test_what_an_operator_does_is_an_event_too(

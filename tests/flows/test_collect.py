@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from asyncio.subprocess import PIPE
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,16 @@ from ladon_storage.errors import (
     StorageUnhealthyError,
     WatermarkConflictError,
 )
-from ladon_storage.flows.collect import collect, collect_kev, collect_threatfox, main
+from ladon_storage.flows.collect import collect, collect_kev, collect_threatfox
 from ladon_storage.models import Watermark
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sources import KINDS
-from tests.collecting import ScriptedSource, at, record, table
-from tests.feed_server import Answer, FeedServer
+from ladon_storage.testing.doubles import ScriptedSource, at, record
+from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.flaky import Flaky
+from tests.forks import Forks
 from tests.service import embedded_service
+from tests.tables import table
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CATALOGUE = {
@@ -207,7 +210,7 @@ async def test_failed_source_is_recorded_and_fails_the_run(
 async def test_failed_last_write_fails_the_run_and_repeats_nothing(
     storage: StorageSettings, service: Flaky, tmp_path: Path
 ) -> None:
-    """27. The sink committed and the success could not be written: the next run adds nothing."""
+    """The sink committed and the success could not be written: the next run adds nothing."""
     source = ScriptedSource([[record("1", 1)]], [[record("1", 1)]])
     service.fail(500, "PUT", body='"success"')
     with pytest.raises(StorageError):
@@ -251,7 +254,7 @@ async def test_lost_answer_to_the_last_write_is_not_a_conflict(
 async def test_backfill_leaves_the_watermark_alone(
     storage: StorageSettings, tmp_path: Path
 ) -> None:
-    """33. A range with since and until is collected, and no watermark is read or written."""
+    """A range with since and until is collected, and no watermark is read or written."""
     source = ScriptedSource([[record("9", 90)]], [[record("1", 1)]])
     await collect(source, sink(tmp_path), storage)
     report = await collect(source, sink(tmp_path), storage, since=at(0), until=at(20))
@@ -294,36 +297,23 @@ async def test_cancelled_run_records_its_failure(storage: StorageSettings, tmp_p
     assert stored.error_message == "ended by a cancellation"
 
 
-async def flow_process(*arguments: str, **environment: str) -> asyncio.subprocess.Process:
-    """Start the flow's command in a process of its own, against the tests' Prefect server."""
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "ladon_storage.flows.collect",
-        *arguments,
-        cwd=ROOT,
-        env={**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value()), **environment},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-
-
 async def test_sigterm_records_the_failure(
-    storage: StorageSettings, service: Flaky, tmp_path: Path
+    storage: StorageSettings, service: Flaky, tmp_path: Path, forks: Forks
 ) -> None:
     """A run that is told to end writes `failed` on its way out, and Prefect calls it crashed."""
     body = json.dumps(CATALOGUE).encode()
     async with FeedServer(Answer(body, stall_at=10)) as feed:
         source = json.dumps({"kind": "kev", "url": feed.url})
-        process = await flow_process(
-            source, f"sqlite:///{tmp_path}/records.db", STORAGE_SERVICE_URL=service.url
-        )
-        async with asyncio.timeout(60):
-            while not feed.requests:
-                await asyncio.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        _, errors = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode != 0, errors.decode()
+        async with forks.run(
+            "import sys; from ladon_storage.cli import main; sys.exit(main())",
+            *("collect", source, "--sink", f"sqlite:///{tmp_path}/records.db", "--prefect"),
+            folder=tmp_path,
+            STORAGE_SERVICE_URL=service.url,
+        ) as process:
+            await asyncio.wait_for(feed.asked.wait(), 60)
+            process.send_signal(signal.SIGTERM)
+            _, log = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode != 0, log
     stored = await watermark(storage, "kev")
     assert stored
     assert (stored.status, stored.last_successful_timestamp) == ("failed", None)
@@ -337,40 +327,18 @@ async def test_command_line_collects_and_prints_the_report(
     async with FeedServer(Answer.of(CATALOGUE)) as feed:
         described = tmp_path / "source.json"
         described.write_text(json.dumps({"kind": "kev", "url": feed.url}))
-        process = await flow_process(
-            str(described), f"sqlite:///{tmp_path}/records.db", STORAGE_SERVICE_URL=service.url
-        )
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "ladon_storage.cli", "collect", str(described)),
+            *("--sink", f"sqlite:///{tmp_path}/records.db", "--prefect", "--json"),
+            cwd=ROOT, stdout=PIPE, stderr=PIPE,
+            env=os.environ | {
+                "PREFECT_API_URL": str(PREFECT_API_URL.value()),
+                "STORAGE_SERVICE_URL": service.url,
+            },
+        )  # fmt: skip
         output, errors = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0, errors.decode()
-    assert json.loads(output)["records_written"] == 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        (["kve", "sqlite:///x.db"], "kind should be one of"),
-        (['{"kind": ', "sqlite:///x.db"], "no JSON object"),
-        (["kev", "mysql://x"], "There is no sink"),
-        (["kev", "sqlite:///x.db", "--limits", '{"leas": 5}'], "limits cannot be used: leas"),
-    ],
-)
-def test_command_line_says_what_is_wrong(
-    arguments: list[str],
-    complaint: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A mistake in the arguments is one clear sentence and a failed command."""
-    monkeypatch.setenv("STORAGE_SERVICE_URL", "http://127.0.0.1:9")
-    assert main(arguments) == 1
-    assert complaint in capsys.readouterr().err
-
-
-def test_command_line_refuses_a_naive_instant(capsys: pytest.CaptureFixture[str]) -> None:
-    """An instant without an offset is refused before a run exists."""
-    with pytest.raises(SystemExit):
-        main(["kev", "sqlite:///x.db", "--since", "2024-01-01T00:00:00"])
-    assert "offset" in capsys.readouterr().err
+    assert json.loads(output)[0]["records_written"] == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
+from prefect.settings.legacy import _get_settings_fields
 
+from ladon_storage.cli.deployments import deployments as made_of
+from ladon_storage.cli.up import RUNS, SERVER
+from ladon_storage.flows.serve import DEPLOYMENTS_FILE
+from ladon_storage.project import Project
+from ladon_storage.testing.feed_server import FeedServer
 from tests.cli.called import Command, called_in
 from tests.cli.feeds import OWN, catalogue, project
-from tests.feed_server import FeedServer
 
 SCHEDULE = 'schedule.cron = "0 6 * * *"\n'
 
@@ -91,6 +98,7 @@ async def test_deploy_says_what_it_changes_and_keeps_what_a_person_switched(
         planned = await ladon.later("deploy", "--dry-run", "--json")
         assert {each["deployment"]: each["change"] for each in planned.json} == {
             name: "create",
+            "reconcile/kev": "create",
             "collect/mine": "create",
         }
         with pytest.raises(ObjectNotFound):
@@ -112,6 +120,105 @@ async def test_deploy_says_what_it_changes_and_keeps_what_a_person_switched(
         missing = await ladon.later("deploy", "--pool", "nowhere")
         assert missing.code == 2
         assert "prefect work-pool create nowhere" in missing.err
+
+
+async def test_deploy_makes_a_check_and_weekly_second_readings(ladon: Command) -> None:
+    """A file has them without a word; twice deployed changes nothing; what it lost is reported."""
+    pool = "of-the-file"
+    file = """
+        [storage]
+        url = "sqlite:///ladon.db"
+        [sinks.records]
+        url = "sqlite:///records.db"
+        [defaults]
+        schedule.cron = "5 * * * *"
+        freshness.max_age_hours = 48
+        [sources.kev2]
+        kind = "kev"
+        [sources.nvd2]
+        kind = "nvd"
+        schedule.interval = 7200
+        [sources.hooks]
+        kind = "urlhaus"
+        via = "api"
+        key = "abuse-ch-key"
+        [sources.quiet]
+        kind = "otx"
+        key = "otx-key"
+        reconcile.active = false
+        [sources.table]
+        kind = "sql"
+        url_secret = "DB"
+        table = "events"
+        id_column = "id"
+        timestamp_column = "at"
+        reconcile = { last_days = 3, cron = "0 1 * * 6" }
+    """
+    ladon.write("feeds.toml", file)
+    more = ("--file", "feeds.toml", "--pool", pool)
+    async with get_client() as client:
+        await client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+        made = await ladon.later("deploy", *more, "--json")
+        assert made.code == 0, made.err
+        again = await ladon.later("deploy", *more, "--json")
+        reading = await client.read_deployment_by_name("reconcile/nvd2")
+        whole = await client.read_deployment_by_name("reconcile/kev2")
+        check = await client.read_deployment_by_name("check-freshness/feeds")
+        before = (await client.read_deployment_by_name("collect-kev/kev2")).updated
+        ladon.write("feeds.toml", file.replace("kev2", "kev3"))
+        lost = await ladon.later("deploy", *more, "--dry-run", "--json")
+        assert (await client.read_deployment_by_name("collect-kev/kev2")).updated == before
+    names = {each["deployment"] for each in made.json}
+    assert names == {
+        "check-freshness/feeds",
+        "collect-kev/kev2",
+        "reconcile/kev2",
+        "collect-nvd/nvd2",
+        "reconcile/nvd2",
+        "collect-urlhaus/hooks",
+        "collect-otx/quiet",
+        "collect-sql/table",
+        "reconcile/table",
+    }
+    schedules = {each["deployment"]: each["schedule"] for each in made.json}
+    assert schedules["reconcile/table"] == "0 1 * * 6"
+    assert schedules["reconcile/kev2"].endswith("* * 0")
+    assert [(each["change"], each["because"]) for each in again.json] == [("keep", "")] * 9
+    assert (reading.parameters["last_days"], "last_days" in whole.parameters) == (30, False)
+    assert reading.parameters["storage"] == {"url": f"sqlite:///{ladon.folder}/ladon.db"}
+    assert {each["source_id"] for each in check.parameters["sources"]} >= {"kev2", "nvd2", "table"}
+    changes = {each["deployment"]: each["change"] for each in lost.json}
+    assert changes["collect-kev/kev3"] == changes["reconcile/kev3"] == "create"
+    assert changes["collect-kev/kev2"] == changes["reconcile/kev2"] == "removed"
+    assert changes["check-freshness/feeds"] == "update"
+
+
+def test_weekly_readings_of_a_file_are_those_of_prefect_yaml(tmp_path: Path) -> None:
+    """The same sources are read again by both, from the same day on."""
+    described = yaml.safe_load(DEPLOYMENTS_FILE.read_text(encoding="utf-8"))["deployments"]
+    collected = {
+        each["name"]: each["parameters"]["source"]
+        for each in described
+        if "flows/collect.py" in each["entrypoint"] and each.get("schedules")
+    }
+    again = {
+        each["name"]: each["parameters"].get("last_days")
+        for each in described
+        if "flows/reconcile.py" in each["entrypoint"]
+    }
+    lines = ['[sinks.r]\nurl = "sqlite:///r.db"\n[defaults]\nschedule.cron = "0 6 * * *"']
+    for name, fields in collected.items():
+        lines.append(f"[sources.{name}]")
+        lines += [f"{key} = {json.dumps(value)}" for key, value in fields.items()]
+    file = tmp_path / "ladon.toml"
+    file.write_text("\n".join(lines), encoding="utf-8")
+    made = made_of(Project.load(file), list(collected))
+    found = {
+        each.name: each.parameters.get("last_days")
+        for each in made
+        if each.full_name.startswith("reconcile/")
+    }
+    assert found == again
 
 
 @pytest.mark.parametrize(
@@ -180,3 +287,39 @@ async def test_automations_of_a_circuit_are_made_for_deployments_that_exist(
     ]
     for arguments in ((), ("--deployment", "nosuch/one")):
         assert (await ladon.later("circuit", "automate", *arguments)).code == 2
+
+
+async def test_list_of_sources_is_one_flow_run(ladon: Command) -> None:
+    """``collect-many`` prints one report; a list that is not there is one sentence."""
+    async with FeedServer(play=lambda asked: catalogue(1, 2)) as feed, get_client() as client:
+        ladon.write("list.json", json.dumps([{"kind": "kev", "url": feed.url}]))
+        before = await runs(client)
+        sink = ("--sink", "sqlite:///records.db")
+        called = await ladon.later("collect-many", "list.json", *sink, "--json")
+        assert await runs(client) == before + 1
+    assert (called.code, called.json["records_new"]) == (0, 2)
+    missing = await ladon.later("collect-many", "nowhere.toml", *sink)
+    assert missing.code == 2
+    assert "nowhere.toml" in missing.err
+    assert (await ladon.later("collect-many", "list.json", *sink, "--concurrency", "0")).code == 2
+
+
+async def test_sweep_prints_the_runs_that_it_crashed(ladon: Command) -> None:
+    """Where nothing vanished it prints nothing, and no heartbeat is refused."""
+    called = await ladon.later("sweep", "--heartbeat", "600", "--json")
+    assert (called.code, called.json) == (0, [])
+    assert (await ladon.later("sweep", "--heartbeat", "0")).code == 2
+
+
+@pytest.mark.parametrize("more", [[], ["--serve", "--pool", "x"], ["--serve", "--dry-run"]])
+def test_table_of_deployments_is_only_served(ladon: Command, more: list[str]) -> None:
+    """What Prefect's own command does with a prefect.yaml is left to it."""
+    called = ladon("deploy", "--table", "prefect.yaml", *more)
+    assert called.code == 2
+    assert "prefect deploy" in called.sentence
+
+
+def test_settings_of_the_local_server_are_prefects() -> None:
+    """A setting that Prefect does not know, or knows no more, would change nothing in silence."""
+    known = {name.upper() for name in _get_settings_fields(Settings)}
+    assert {*SERVER, *RUNS} <= known

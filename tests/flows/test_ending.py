@@ -6,16 +6,13 @@ import asyncio
 import json
 import os
 import signal
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect import get_client
 from prefect.exceptions import TerminationSignal
-from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling
 from yarl import URL
 
@@ -25,16 +22,20 @@ from ladon_storage.flows import ending
 from ladon_storage.flows.collect import collect
 from ladon_storage.flows.collect_many import collect_many
 from ladon_storage.settings import StorageSettings
-from tests.collecting import ScriptedSource, record
-from tests.feed_server import Answer, FeedServer
+from ladon_storage.testing.doubles import ScriptedSource, record
+from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.flaky import Flaky
-from tests.flows.forks import Forks
+from tests.forks import Forks
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS = 180
 """How long a run in a process may take on a machine on which Prefect's own server stalls."""
 
-COMMAND = "import sys; from ladon_storage.flows.collect import main; sys.exit(main())"
+COMMAND = """
+import sys
+from ladon_storage.cli import main
+sys.exit(main(["collect", sys.argv[1], "--sink", sys.argv[2], "--prefect"]))
+"""
+NOHUP = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
 HANGING = Answer(b'{"count": 2', stall_at=5)
 
 
@@ -51,28 +52,6 @@ async def reason(storage: StorageSettings, source_id: str = "feed") -> str | Non
     assert stored
     assert (stored.status, stored.last_successful_timestamp) == ("failed", None)
     return stored.error_message
-
-
-@asynccontextmanager
-async def process(*command: str, service: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a command that knows the tests' servers, no longer than the block."""
-    running = await asyncio.create_subprocess_exec(
-        *command,
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "PREFECT_API_URL": str(PREFECT_API_URL.value()),
-            "STORAGE_SERVICE_URL": service,
-        },
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        yield running
-    finally:
-        if running.returncode is None:
-            running.kill()
-            await running.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -101,7 +80,7 @@ async def test_signal_ends_a_run_and_is_named(
 
 
 async def test_hangup_that_is_ignored_ends_no_run(
-    storage: StorageSettings, service: Flaky, tmp_path: Path
+    storage: StorageSettings, service: Flaky, tmp_path: Path, forks: Forks
 ) -> None:
     """Under nohup a run outlives its terminal."""
     document = {
@@ -110,22 +89,21 @@ async def test_hangup_that_is_ignored_ends_no_run(
     }
     async with FeedServer() as feed:
         source = json.dumps({"kind": "kev", "url": feed.url})
-        command = (
-            sys.executable,
-            "-m",
-            "ladon_storage.flows.collect",
+        async with forks.run(
+            NOHUP + COMMAND,
             source,
             f"sqlite:///{tmp_path}/r.db",
-        )
-        async with process("nohup", *command, service=service.url) as running:
+            folder=tmp_path,
+            STORAGE_SERVICE_URL=service.url,
+        ) as running:
 
             def play(_asked: object) -> Answer:
                 running.send_signal(signal.SIGHUP)
                 return Answer.of(document)
 
             feed.play = play
-            output, _ = await asyncio.wait_for(running.communicate(), SECONDS)
-    assert running.returncode == 0, output.decode()
+            _, log = await asyncio.wait_for(running.communicate(), SECONDS)
+    assert running.returncode == 0, log
     async with new_client(storage) as client:
         stored = await client.get_watermark("kev")
     assert stored
@@ -216,7 +194,7 @@ STRIKES = """
 import asyncio, os, signal, sys
 from aiohttp.client_proto import ResponseHandler
 from ladon_storage.flows import ending
-from ladon_storage.flows.collect import main
+from ladon_storage.cli import main
 how, number, feed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 received = ResponseHandler.data_received
 
@@ -254,7 +232,7 @@ class Finalized:
 
 tasks = []
 ResponseHandler.data_received = strike
-sys.exit(main(sys.argv[4:]))
+sys.exit(main(["collect", sys.argv[4], "--sink", sys.argv[5], "--prefect"]))
 """
 PLACES = ["protocol", "callback", "task", "finalizer", "twice", "stuck"]
 STRUCK = [(place, signal.SIGTERM) for place in PLACES]

@@ -28,7 +28,7 @@ from ladon_storage.flows.reconcile import reconcile
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sources.kev import Kev
 from ladon_storage.tasks import collect_source, label_of
-from tests.collecting import ScriptedSource, at, record
+from ladon_storage.testing.doubles import ScriptedSource, at, record
 
 SIX = datetime(2026, 3, 1, 6, tzinfo=UTC)
 
@@ -55,7 +55,7 @@ async def test_run_and_its_tasks_are_named_by_the_source(
     storage: StorageSettings, tmp_path: Path
 ) -> None:
     """A collection has its source and its time, a past range its bounds."""
-    pages: list[list[Any]] = [[record("1", 1)]] * 9
+    pages: list[list[Any]] = [[[record("1", 1)]]] * 9
     source = ScriptedSource(*pages, source_id="named")
     state: Any = await collect(source, sink(tmp_path), storage, return_state=True)
     run = await run_of(state)

@@ -24,7 +24,7 @@ from ladon_storage.flows.collect import collect
 from ladon_storage.flows.freshness import check_freshness
 from ladon_storage.flows.overview import OVERVIEW_KEY, SourceFacts, update_overview
 from ladon_storage.settings import StorageSettings
-from tests.collecting import ScriptedSource, at, record
+from ladon_storage.testing.doubles import ScriptedSource, at, record
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_HOME
 from pydantic import SecretStr
 
+from ladon_storage import cli
 from ladon_storage.blocks import RecordSink
 from ladon_storage.collection.credentials import holds_secret
 from ladon_storage.errors import ConfigurationError, LadonStorageError
@@ -18,7 +18,7 @@ from ladon_storage.flows import backfill, collect, collect_kev, collect_many
 from ladon_storage.flows.parameters import refuse_secrets
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sinks import sink_from
-from tests.collecting import ScriptedSource, at, record
+from ladon_storage.testing.doubles import ScriptedSource, at, record
 
 PASSWORD = "hunter2-0f-the-sink"
 ADDRESS = f"postgresql://ladon:{PASSWORD}@127.0.0.1:1/records"
@@ -153,21 +153,21 @@ async def test_source_with_a_password_is_refused_before_there_is_a_run(
     assert PASSWORD.encode() not in stored_in_prefect()
 
 
-@pytest.mark.parametrize("name", ["collect", "collect_many", "backfill"])
+@pytest.mark.parametrize("name", ["collect", "collect-many", "backfill"])
 def test_command_line_refuses_a_sink_with_a_password(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It says where the address belongs, does not repeat it, and begins no run."""
+    """It names the place of the address, does not repeat it, and begins no run."""
     listed = tmp_path / "sources.json"
     listed.write_text(json.dumps([{"kind": "kev"}]))
     arguments = {
-        "collect": ["kev", ADDRESS],
-        "collect_many": [str(listed), ADDRESS],
-        "backfill": ["kev", ADDRESS, "2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z"],
+        "collect": ["kev"],
+        "collect-many": [str(listed)],
+        "backfill": ["kev", "2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z"],
     }[name]
-    assert import_module(f"ladon_storage.flows.{name}").main(arguments) == 1
+    assert cli.main([name, *arguments, "--sink", ADDRESS]) == 2
     told = capsys.readouterr().err
-    assert "Record Sink block" in told
+    assert "url_secret" in told
     assert PASSWORD not in told
     assert PASSWORD.encode() not in stored_in_prefect()
 

@@ -14,10 +14,10 @@ from prefect.settings import PREFECT_API_URL
 from ladon_storage.connect import new_client
 from ladon_storage.models import Watermark
 from ladon_storage.settings import StorageSettings
-from tests.collecting import table
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.flaky import Flaky
 from tests.flows.away import Away
+from tests.tables import table
 
 pytestmark = pytest.mark.slow
 
@@ -44,10 +44,10 @@ from cachetools import TTLCache
 from prefect.concurrency import services
 services._no_limits_cache = TTLCache(1, 0)
 from ladon_storage.flows import ending, artifacts as reports
-from ladon_storage.flows.collect import main
+from ladon_storage.cli import main
 from ladon_storage import fallback
 fallback.PATIENCE_SECONDS = ending.ASK_SECONDS = reports.PREFECT_SECONDS = 0.5
-sys.exit(main(sys.argv[1:]))
+sys.exit(main(["collect", sys.argv[1], "--sink", sys.argv[2], "--prefect"]))
 """
 
 

@@ -15,11 +15,11 @@ from demo import kev
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.connect import new_client
 from ladon_storage.settings import StorageSettings
-from tests.collecting import table
+from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.documents import ROOT, examples
-from tests.feed_server import Answer, FeedServer
 from tests.flaky import Flaky
-from tests.flows.forks import Forks
+from tests.forks import Forks
+from tests.tables import table
 
 FIRST, OWN_FLOW, BLOCKS = (code for _, code in examples(ROOT / "README.md"))
 CATALOGUE = Answer.of(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from prefect.artifacts import Artifact
 
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.collect import collect
-from ladon_storage.flows.reconcile import main, reconcile
+from ladon_storage.flows.reconcile import reconcile
 from ladon_storage.settings import StorageSettings
-from tests.collecting import MemorySink, ScriptedSource, record
+from ladon_storage.testing.doubles import MemorySink, ScriptedSource, record
 from tests.flaky import Flaky
 from tests.flows.test_artifacts import events_of
 
@@ -55,15 +54,3 @@ async def test_since_and_last_days_together_are_refused(storage: StorageSettings
     since = record("1", 1).timestamp - timedelta(days=1)
     with pytest.raises(ConfigurationError, match="either since or last_days"):
         await reconcile(source, MemorySink(), storage, since=since, last_days=1)
-
-
-def test_command_says_what_is_wrong(
-    service: Flaky,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """A source that was never collected has nothing to compare with."""
-    monkeypatch.setenv("STORAGE_SERVICE_URL", service.url)
-    assert main(["kev", f"sqlite:///{tmp_path}/records.db"]) == 1
-    assert "collect it first" in capsys.readouterr().err

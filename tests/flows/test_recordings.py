@@ -20,10 +20,10 @@ from ladon_storage.flows.collect import collect
 from ladon_storage.models import Watermark
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sources import Kev, ThreatFox
-from tests.collecting import table
-from tests.feed_server import Answer, FeedServer
+from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.flaky import Flaky
 from tests.recordings import members
+from tests.tables import table
 
 pytestmark = [pytest.mark.recordings, pytest.mark.slow]
 

@@ -11,7 +11,7 @@ from prefect import flow, unmapped
 from ladon_storage.blocks import StorageService
 from ladon_storage.models import Watermark
 from ladon_storage.tasks import read_watermark, write_success_watermark
-from tests.collecting import at
+from ladon_storage.testing.doubles import at
 from tests.flaky import Flaky
 
 RUNNERS: dict[str, tuple[str, str, dict[str, Any]]] = {

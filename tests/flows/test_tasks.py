@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from prefect.tasks import Task
 from pydantic import SecretStr
 
 from ladon_storage import tasks
-from ladon_storage.collection.protocols import ExtractionResult
+from ladon_storage.collection.ledger import ExtractionResult
 from ladon_storage.connect import shared_client
 from ladon_storage.errors import (
     CircuitOpenError,
@@ -29,10 +30,11 @@ from ladon_storage.errors import (
     StorageUnhealthyError,
     WatermarkConflictError,
 )
-from ladon_storage.models import Watermark
+from ladon_storage.models import Precondition, Watermark, WatermarkUpdate
 from ladon_storage.settings import StorageSettings
-from tests.collecting import ScriptedSource, record, table
+from ladon_storage.testing.doubles import ScriptedSource, record
 from tests.flaky import Flaky, flaky_service
+from tests.tables import table
 
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 EVERY_TASK = [each for each in vars(tasks).values() if isinstance(each, Task)]
@@ -124,6 +126,31 @@ async def test_flow_retry_reads_the_watermark_again(storage: StorageSettings) ->
     await retried()
     assert seen[0] is None
     assert seen[1] is not None
+
+
+async def test_runs_write_under_the_names_of_the_public_tasks(
+    storage: StorageSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """People find the writes of a flow in Prefect's UI by the same names as those of the tasks."""
+    names = []
+
+    async def noted(name: str, _task: Any, directly: Callable[[], Awaitable[Any]]) -> Any:
+        names.append(name)
+        return await directly()
+
+    monkeypatch.setattr(tasks, "by_task", noted)
+    store, stored = tasks.TaskStorage(storage), None
+    for status in ("running", "running", "success", "failed"):
+        update = WatermarkUpdate.of(MOMENT, status)
+        stored = await store.put_watermark("feed", update, Precondition.unchanged(stored))
+    assert names == [f"Write {each} watermark" for each in ("running", "success", "failure")]
+
+
+@pytest.mark.parametrize("name", tasks.__all__)
+def test_public_tasks_take_what_a_flow_can_give(name: str) -> None:
+    """The run's hold on a source, its clock and its callback stay inside of the engine."""
+    parameters = inspect.signature(getattr(tasks, name).fn).parameters
+    assert not {"lease", "clock", "on_progress", "run"} & set(parameters)
 
 
 @pytest.mark.parametrize("each", EVERY_TASK, ids=lambda each: each.name)

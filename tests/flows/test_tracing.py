@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import sys
-from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import pytest
-from prefect.settings import PREFECT_API_URL
 
 from tests.flaky import Flaky
-
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.forks import Forks
 
 FLOW = """
 import asyncio, json
@@ -44,21 +39,21 @@ print(json.dumps({
 """
 
 
-async def test_request_is_a_span_under_its_task(service: Flaky, tmp_path: Path) -> None:
+async def test_request_is_a_span_under_its_task(
+    service: Flaky, tmp_path: Path, forks: Forks
+) -> None:
     """Flow, task, request: each span is the child of the one before, with nothing to configure."""
     pytest.importorskip("opentelemetry.sdk.trace", reason="OpenTelemetry's SDK is not installed")
-    script = tmp_path / "traced.py"
-    script.write_text(FLOW)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, str(script), stdout=PIPE, stderr=PIPE,
-        env=os.environ | {
-            "PREFECT_API_URL": str(PREFECT_API_URL.value()),
-            "STORAGE_SERVICE_URL": service.url,
-        },
-    )  # fmt: skip
-    output, errors = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == 0, errors.decode()
-    parents = json.loads(output.decode().splitlines()[-1])
+    (tmp_path / "traced.py").write_text(FLOW)
+    async with forks.run(
+        "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')",
+        str(tmp_path / "traced.py"),
+        folder=tmp_path,
+        STORAGE_SERVICE_URL=service.url,
+    ) as process:
+        output, log = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, log
+    parents = json.loads(output.splitlines()[-1])
     request = parents["GET /api/v1/watermarks/{source_id}"]
     assert request.startswith("Read watermark")
     assert parents[request].startswith("traced") or parents[parents[request]] is None

@@ -18,8 +18,10 @@ PACKAGE = ROOT / "ladon_storage"
 LAYERS = [
     "lazy",
     "errors",
+    "values",
     "models",
     "registry",
+    "databases",
     "circuit",
     "client",
     "settings",
@@ -36,6 +38,7 @@ LAYERS = [
     "fallback",
     "tasks",
     "flows",
+    "testing",
     "cli",
 ]
 MAY_IMPORT_PREFECT = {"blocks", "events", "tasks", "cli", "flows"}
@@ -100,6 +103,8 @@ def test_nothing_imports_upward(layer: str, path: Path) -> None:
     assert "ladon_storage" not in found, "import from the module, not from the facade"
     if layer not in MAY_IMPORT_PREFECT:
         assert "prefect" not in found
+    if layer != "testing":
+        assert "pytest" not in found
 
 
 def packages(name: str) -> set[str]:

@@ -65,6 +65,14 @@ def test_breaker_is_measured_beside_each_peer_that_is_there() -> None:
     assert not found
 
 
+def test_startup_times_whole_processes() -> None:
+    """Each verb ends well, and has its seconds."""
+    printed = quick("startup").stdout
+    found = rows(printed)
+    assert {"--help", "source try", "collect, nothing new"} <= set(found)
+    assert "--help in seconds" in printed
+
+
 async def test_breaker_that_admits_is_not_measured_as_rejecting() -> None:
     """What should be open and lets a call through is a fault, not a cheap rejection."""
     never_open = breaker.Contender("asyncio", "await func()", breaker.BARE.make)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from chaos.collection import FAULTS
-from chaos.feed import FUTURE, OVERLAP, Feed
+from ladon_storage.testing.judging.ticking_feed import FUTURE, OVERLAP, TickingFeed
 
 pytestmark = pytest.mark.slow
 
@@ -56,13 +56,13 @@ def test_sink_that_lies_is_noticed(fault: str) -> None:
 
 def test_feed_is_the_same_for_the_same_seed() -> None:
     """A schedule can only be played again against the same feed."""
-    assert Feed("7").at(40) == Feed("7").at(40)
-    assert Feed("7").at(40) != Feed("8").at(40)
+    assert TickingFeed("7").at(40) == TickingFeed("7").at(40)
+    assert TickingFeed("7").at(40) != TickingFeed("8").at(40)
 
 
 def test_feed_has_the_habits_of_real_ones() -> None:
     """Ties, late records, updates, the future and rejects; nothing later than the overlap."""
-    feed = Feed("1")
+    feed = TickingFeed("1")
     late = updated = 0
     for tick in range(1, 60):
         before, after = feed.at(tick - 1), feed.at(tick)

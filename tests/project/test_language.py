@@ -1,4 +1,4 @@
-"""The language of the package's docstrings: plain sentences in the terms of the field."""
+"""The language of the package: plain sentences in the terms of the field, in docs and messages."""
 
 import ast
 import re
@@ -28,17 +28,41 @@ def docstrings(tree: ast.Module) -> Iterator[tuple[bool, ast.Constant]]:
                     yield isinstance(node, ast.ClassDef) and index == 0, text
 
 
+def said(node: ast.expr) -> str:
+    """Return the words of a text, without the values in it."""
+    match node:
+        case ast.Constant(value=str(words)):
+            return words
+        case ast.JoinedStr(values):
+            return "…".join(said(each) for each in values if isinstance(each, ast.Constant))
+    return ""
+
+
+def texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield each text that is no docstring: of errors, logs, forms and commands."""
+    documented = {id(text) for _, text in docstrings(tree)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            documented |= {id(part) for part in node.values}
+        if isinstance(node, ast.Constant | ast.JoinedStr) and id(node) not in documented:
+            yield node.lineno, said(node)
+
+
 def faults(source: str) -> Iterator[tuple[int, str]]:
-    """Yield the line and the words of each docstring that breaks a rule."""
-    for of_class, text in docstrings(ast.parse(source)):
+    """Yield the line and the words of each docstring or text that breaks a rule."""
+    tree = ast.parse(source)
+    for line, words in texts(tree):
+        if found := DIALECT.search(words):
+            yield line, found.group()
+    for of_class, text in docstrings(tree):
         words = str(text.value)
         found = DIALECT.search(words) or (VERB.match(words) if of_class else None)
         if found:
             yield text.lineno, found.group().strip()
 
 
-def test_docstring_is_written_in_plain_terms() -> None:
-    """A docstring has none of the words that a reader of the field would stumble over."""
+def test_docstring_and_message_are_written_in_plain_terms() -> None:
+    """No docstring, message or form has words that a reader of the field would stumble over."""
     found = [
         f"{path.relative_to(PACKAGE)}:{line}: {words}"
         for path in sorted(PACKAGE.rglob("*.py"))
@@ -47,8 +71,8 @@ def test_docstring_is_written_in_plain_terms() -> None:
     assert not found, "\n".join(found)
 
 
-def test_dialect_is_found_wherever_a_docstring_stands() -> None:
-    """The rules hold for modules, classes, functions and variables, and not for other texts."""
+def test_dialect_is_found_in_docstrings_and_messages() -> None:
+    """The rules hold for modules, classes, functions, variables and every text in between."""
     source = '''"""Whoever reads this."""
 LIMIT = 1
 """How many calls are under way."""
@@ -56,11 +80,12 @@ class Report:
     """Say what a run did."""
 def is_open() -> bool:
     """Tell whether it is open."""
-    return "told" > ""
+    raise ValueError(f"{LIMIT} is told " "anew")
 '''
     assert [words for _, words in sorted(faults(source))] == [
         "Whoever",
         "under way",
         "Say",
         "Tell whether",
+        "told",
     ]

@@ -187,8 +187,9 @@ def test_installed_service_makes_its_database(installed: Path, tmp_path: Path) -
 def test_installed_deployments_need_no_checkout(installed: Path, tmp_path: Path) -> None:
     """A table names flows by module path, and is the working directory's; none is one sentence."""
     code = (
-        "from ladon_storage.flows.serve import DEPLOYMENTS_FILE, deployments, main\n"
-        "assert main([]) == 1\n"
+        "from ladon_storage.cli import main\n"
+        "from ladon_storage.flows.serve import DEPLOYMENTS_FILE, deployments\n"
+        "assert main(['deploy', '--serve', '--table', 'prefect.yaml']) == 2\n"
         "DEPLOYMENTS_FILE.write_text('deployments: [{name: kev, description: d, tags: [],'\n"
         "    ' entrypoint: ladon_storage.flows.collect.collect_kev,'\n"
         "    ' concurrency_limit: {limit: 1, collision_strategy: ENQUEUE}}]')\n"
@@ -207,3 +208,30 @@ def test_installed_package_has_the_alerts(installed: Path) -> None:
     """They are those of the project, so that operators need no clone."""
     alerts = Path("monitoring", "alerts.yml")
     assert (installed / "ladon_storage" / alerts).read_text() == (ROOT / alerts).read_text()
+
+
+def test_installed_contract_tests_a_source_of_ones_own(installed: Path, tmp_path: Path) -> None:
+    """A folder with a class and its test needs the wheel and pytest, and no clone."""
+    (tmp_path / "test_source.py").write_text(
+        "from ladon_storage.testing import SourceContract, record\n"
+        "from ladon_storage.collection import Page, Record, Reject\n"
+        "class Own:\n"
+        "    source_id, overlap = 'own', None\n"
+        "    def __init__(self, feed): self.feed = feed\n"
+        "    async def pages(self, start, until):\n"
+        "        items = self.feed.read()\n"
+        "        yield Page([Record.of(*each) for each in items if each[0]],\n"
+        "                   [Reject.of('no id', each) for each in items if not each[0]])\n"
+        "class TestOwn(SourceContract):\n"
+        "    def new_source(self, feed): return Own(feed)\n"
+        "    def item(self, record_id, time, value): return record_id, time, value\n"
+        "    def unusable(self): return None, None, 'x'\n"
+    )
+    code = (
+        "import sys, pytest, ladon_storage\n"
+        "print(ladon_storage.__file__)\n"
+        "sys.exit(pytest.main(['-q', '-p', 'no:randomly', '-p', 'no:cacheprovider']))\n"
+    )
+    printed = run_installed(installed, tmp_path, code)
+    assert printed.startswith(str(installed))
+    assert " passed in " in printed

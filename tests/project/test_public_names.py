@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import re
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.forks import forking
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECTIONS = re.findall(
@@ -22,7 +25,16 @@ PACKAGES = [
     "ladon_storage",
     *(
         f"ladon_storage.{name}"
-        for name in ("blocks", "client", "collection", "flows", "sinks", "sources", "tasks")
+        for name in (
+            "blocks",
+            "client",
+            "collection",
+            "flows",
+            "sinks",
+            "sources",
+            "tasks",
+            "testing",
+        )
     ),
 ]
 SHARED = [
@@ -61,7 +73,7 @@ def test_public_names_of_a_package_can_be_imported(package: str) -> None:
 
 @pytest.mark.parametrize(
     "package", ["ladon_storage", "ladon_storage.client", "ladon_storage.collection",
-                "ladon_storage.flows"]
+                "ladon_storage.flows", "ladon_storage.testing"]
 )  # fmt: skip
 def test_types_of_public_names_are_known(package: str) -> None:
     """A type checker sees each name that is imported at its first use."""
@@ -77,26 +89,35 @@ def test_types_of_public_names_are_known(package: str) -> None:
 
 
 @pytest.mark.parametrize(("package", "name"), SHARED, ids=[name for _, name in SHARED])
-def test_name_of_a_module_and_a_function_is_the_function(package: str, name: str) -> None:
-    """It does not matter whether the module of that name was imported before or after."""
+def test_name_that_is_imported_before_its_module_is_the_function(package: str, name: str) -> None:
+    """The module of that name has the same function, and does not take its place."""
     module, found = import_module(f"{package}.{name}"), import_module(package)
     assert getattr(found, name) is getattr(module, name)
-    first = subprocess.run(
-        [sys.executable, "-c",
-         f"import {package}.{name}\n"
-         f"from {package} import {name} as found\n"
-         f"from {package}.{name} import {name} as same\n"
-         "assert found is same, found"],
-        check=False, capture_output=True, text=True, cwd=ROOT, timeout=60,
-    )  # fmt: skip
-    assert first.returncode == 0, first.stderr
+
+
+async def test_name_that_is_imported_after_its_module_is_the_function(tmp_path: Path) -> None:
+    """A process that has imported nothing but a module gets the function of its name."""
+    code = (
+        "import sys; package, name = sys.argv[1:]\n"
+        "assert package not in sys.modules\n"
+        "exec(f'import {package}.{name}')\n"
+        "exec(f'from {package} import {name} as found')\n"
+        "exec(f'from {package}.{name} import {name} as same')\n"
+        "assert found is same, found\n"
+    )
+    with forking("prefect") as forks:
+        for package, name in SHARED:
+            async with forks.run(code, package, name, folder=tmp_path) as process:
+                _, log = await asyncio.wait_for(process.communicate(), 60)
+            assert process.returncode == 0, log
 
 
 def test_importing_packages_costs_no_prefect_and_no_client() -> None:
     """What a package offers is imported at its first use."""
     code = (
         "import sys, ladon_storage.client, ladon_storage.collection, ladon_storage.flows\n"
-        "import ladon_storage.sinks, ladon_storage.sources\n"
-        "sys.exit(bool({'prefect', 'aiohttp', 'sqlalchemy'} & set(sys.modules)))"
+        "import ladon_storage.sinks, ladon_storage.sources, ladon_storage.testing\n"
+        "costly = {'prefect', 'aiohttp', 'sqlalchemy', 'pytest'}\n"
+        "sys.exit(bool(costly & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)

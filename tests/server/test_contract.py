@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clock import FakeClock
+from ladon_storage.testing.clock import FakeClock
 from tests.service import Answer, Caller, calling, embedded_service, path, success
 
 JANUARY = "2024-01-01T12:00:00+00:00"

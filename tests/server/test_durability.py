@@ -29,7 +29,7 @@ from tests.service import (
 ROUNDS = int(os.environ.get("LADON_CHAOS_ROUNDS", "3"))
 WRITERS = 8
 START = datetime(2024, 1, 1, tzinfo=UTC)
-HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 BODY = b'{"timestamp": "2024-01-01T00:00:00Z"}'
 
 
@@ -121,7 +121,7 @@ async def test_signal_finishes_the_request_in_flight(tmp_path: Path, signal_numb
         await staying.readuntil(b"}")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(
-            b"PUT /api/v1/watermarks/kev HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+            b"PUT /api/v1/watermarks/kev HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
             b"Content-Type: application/json\r\nContent-Length: 37\r\n\r\n"
         )
         # Says that the request is being handled.

@@ -117,7 +117,8 @@ async def test_any_path_segment_is_a_source_or_refused(call: Caller, segment: st
 @pytest.mark.parametrize(
     "segment",
     [".", "..", "%2E", "%2e%2E", "%00", "a%0Ab", "%FF", "%C0%80", "%ED%A0%80", "%", "%2", "%zz",
-     "a" * 256, ""],
+     "a" * 256, "", "%E2%80%AEkev", "ke%E2%80%8Bv", "%EF%BB%BFkev", "kev%20", "%C2%A0kev",
+     "cafe%CC%81", "a%E2%80%A8b"],
 )  # fmt: skip
 async def test_segment_that_names_no_source_is_400(call: Caller, segment: str) -> None:
     """It is refused with the field: a 404 would say that the source was never collected."""
@@ -213,8 +214,10 @@ def statuses(received: bytes) -> list[int]:
     ]
 
 
-HEAD = b"PUT /api/v1/watermarks/kev HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-LAST = b"\r\n\r\nGET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+HEAD = (
+    b"PUT /api/v1/watermarks/kev HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+)
+LAST = b"\r\n\r\nGET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 BODY = b'{"timestamp": "2024-01-01T00:00:00Z"}'
 
 
@@ -224,22 +227,23 @@ BODY = b'{"timestamp": "2024-01-01T00:00:00Z"}'
         (b"garbage\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
         (b"GET / HTTP/9.9\r\n\r\n", 400),
-        (b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 70_000 + b"\r\n\r\n", 400),
-        (b"GET /" + b"y" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 400),
-        (b"GET /health HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n", 400),
-        (b"GET /health HTTP/1.1\r\nHost: x\r\nX: \x00\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 70_000 + b"\r\n\r\n", 400),
+        (b"GET /" + b"y" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nbad header\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: \x00\r\n\r\n", 400),
         (HEAD + b"Content-Length: -1\r\n\r\n", 400),
         (HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n{}", 400),
         (HEAD + b"Content-Length: 37\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n", 400),
         (HEAD + b"Connection: close\r\n\r\n", 400),
         (HEAD + b"Expect: x\r\nConnection: close\r\nContent-Length: 37\r\n\r\n" + BODY, 417),
-        (b"GET /nowhere HTTP/1.1\r\nHost: x\r\nExpect: more\r\nConnection: close\r\n\r\n", 417),
-        (b"BREW /health HTTP/1.1\r\nHost: x\r\n\r\n", 400),
-        (b"PROPFIND /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 405),
-        (b"OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 404),
-        (b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 404),
-        (b"GET /\xff\xfe HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 400),
+        (b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\nExpect: more\r\nConnection: close"
+         b"\r\n\r\n", 417),
+        (b"BREW /health HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (b"PROPFIND /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 405),
+        (b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 404),
+        (b"CONNECT x:80 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 404),
+        (b"GET /\xff\xfe HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 400),
         (HEAD + b"Authorization: a\r\nAuthorization: b\r\nIf-Match: *\r\nIf-Match: *\r\n"
          b"Content-Length: 37\r\nConnection: close\r\n\r\n" + BODY, 400),
     ],
@@ -256,8 +260,9 @@ async def test_absolute_target_and_expectation_are_served(call: Caller) -> None:
     """A proxy's form of the target and ``100-continue`` are part of HTTP."""
     received = await exchange(
         call,
-        b"PUT http://x/api/v1/watermarks/kev HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
-        b"Content-Type: application/json\r\nContent-Length: 37\r\nConnection: close\r\n\r\n",
+        b"PUT http://x/api/v1/watermarks/kev HTTP/1.1\r\nHost: localhost\r\n"
+        b"Expect: 100-continue\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 37\r\nConnection: close\r\n\r\n",
         BODY,
     )
     assert statuses(received) == [100, 201]

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.clock import FakeClock
+from ladon_storage.models import WatermarkStatus, WatermarkUpdate
+from ladon_storage.server.store import WatermarkDatabase
+from ladon_storage.testing.clock import FakeClock
 from tests.service import Caller, calling, embedded_service, path, success
 
 
@@ -127,3 +133,85 @@ async def test_each_service_counts_for_itself(tmp_path: Path) -> None:
             await call("GET", "/health")
             counted = await samples(call, "storage_service_requests_total")
             assert counted == {("GET", "/health", "200"): 1.0}
+
+
+async def test_sources_are_counted_by_state(call: Caller, clock: FakeClock) -> None:
+    """Each source has one state, and the numbers of all states are there, zeros too."""
+    await call("PUT", path("ok"), success("2025-12-31T23:00:00Z"))
+    await call("PUT", path("failed"), {"timestamp": "2026-01-01", "status": "failed"})
+    await call("PUT", path("ahead"), success("2026-01-01T12:00:00Z"))
+    await call("PUT", path("held"), {"timestamp": "2026-01-01", "status": "running"})
+    await call("PUT", path("nothing"), success("0001-01-01T00:00:00Z"))
+    clock.advance(61)
+    await call("PUT", path("running"), {"timestamp": "2026-01-01", "status": "running"})
+    assert await samples(call, "storage_service_sources") == {
+        ("in the future",): 1.0, ("held by a dead run",): 1.0, ("failed",): 1.0, ("stale",): 0.0,
+        ("never collected",): 1.0, ("running",): 1.0, ("ok",): 1.0,
+    }  # fmt: skip
+    states = await samples(call, "storage_service_source_state")
+    assert ("held", "held by a dead run") in states
+    assert ("nothing", "never collected") in states
+    never = await samples(call, "storage_service_never_collected")
+    assert {name for (name,), value in never.items() if value} == {
+        "failed", "held", "nothing", "running"
+    }  # fmt: skip
+    ahead = await samples(call, "storage_service_watermark_ahead_seconds")
+    assert (ahead["ahead",], ahead["ok",]) == (12 * 3600 - 61, 0.0)
+
+
+async def test_last_run_is_measured(call: Caller, clock: FakeClock) -> None:
+    """Records, duration and quarantine of the last run, and the failures since a success."""
+    ledger = {
+        "records_delivered": 20, "records_quarantined": 3, "gap": {"start": "2025-01-01"},
+        "lateness_p99_seconds": 90.5, "overlap_seconds": 3600.0,
+    }  # fmt: skip
+    running = {"timestamp": "2026-01-01", "status": "running", "run_id": "r1"}
+    await call("PUT", path("kev"), running)
+    clock.advance(12.5)
+    ended = success("2026-01-01T00:00:00Z", run_id="r1", ledger=ledger, records_collected=17)
+    await call("PUT", path("kev"), ended)
+    for name, value in {
+        "last_run_records": 17.0, "last_run_seconds": 12.5, "last_run_delivered": 20.0,
+        "last_run_quarantined": 3.0, "last_run_gap": 1.0, "lateness_seconds": 90.5,
+        "overlap_seconds": 3600.0, "failures_in_a_row": 0.0,
+    }.items():  # fmt: skip
+        assert await samples(call, f"storage_service_{name}") == {("kev",): value}, name
+    for number in range(3):
+        clock.advance(60)
+        failed = {"timestamp": "2026-01-01", "status": "failed", "run_id": f"f{number}"}
+        await call("PUT", path("kev"), {**failed, "status": "running"})
+        await call("PUT", path("kev"), failed)
+    assert await samples(call, "storage_service_failures_in_a_row") == {("kev",): 3.0}
+    assert await samples(call, "storage_service_last_outcome") == {("failed", "kev"): 1.0}
+
+
+async def test_conflicts_of_stored_sources_are_counted(call: Caller) -> None:
+    """A write that lost to another counts for its source; names that are not stored do not."""
+    await call("PUT", path("kev"), success("2025-01-01T00:00:00Z"))
+    late = {"If-Match": '"99"'}
+    for _ in range(2):
+        await call("PUT", path("kev"), success("2025-01-02T00:00:00Z"), headers=late)
+    await call("PUT", path("unknown"), success("2025-01-02T00:00:00Z"), headers=late)
+    assert await samples(call, "storage_service_conflicts_total") == {("kev",): 2.0}
+
+
+async def test_scrape_of_many_sources_stays_small(tmp_path: Path) -> None:
+    """Of 3,000 sources with long names a scrape lists the worst; pages list all of them."""
+    file = tmp_path / "watermarks.db"
+    store = await WatermarkDatabase.open(file)
+    names = [f"{number:04}-{'ü' * 200}" for number in range(3000)]
+    long_ago = WatermarkUpdate(timestamp=datetime(2025, 1, 1, tzinfo=UTC))
+    await asyncio.gather(*(store.put(name, long_ago) for name in names))
+    failed = WatermarkUpdate(timestamp=long_ago.timestamp, status=WatermarkStatus.FAILED)
+    await store.put(names[-1], failed)
+    await store.close()
+    async with embedded_service(file) as address, calling(address) as call:
+        scrape = await call("GET", "/metrics")
+        assert len(scrape.text.encode()) < 1 << 20
+        assert f'last_outcome{{outcome="failed",source_id="{names[-1]}"}} 1.0' in scrape.text
+        numbers = await samples(call, "storage_service_sources")
+        assert (numbers["ok",], numbers["failed",]) == (2999.0, 1.0)
+        assert 0 < (await samples(call, "storage_service_sources_listed"))[()] < 400
+        page = await call("GET", f"/metrics?sources=all&limit=50&after={quote(names[99])}")
+        listed = set(re.findall(r'run_stale\{source_id="(\d{4})-', page.text))
+        assert listed == {f"{number:04}" for number in range(100, 150)}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clock import FakeClock
+from ladon_storage.testing.clock import FakeClock
 from tests.service import Caller, calling, embedded_service, path, success
 
 JANUARY = "2024-01-01T12:00:00+00:00"
@@ -44,6 +44,36 @@ async def test_reset_moves_a_watermark_back(call: Caller) -> None:
     assert reset.json == {**before.json, "last_successful_timestamp": JANUARY}
     assert reset.etag != before.etag
     assert (await call("GET", path("kev"))).etag == reset.etag
+
+
+async def test_reset_with_if_none_match_makes_the_first_watermark(call: Caller) -> None:
+    """An operator may seed a source that was never collected, with a reason, and only then."""
+    seed = {"timestamp": JANUARY, "reason": "from the old collector", "actor": "ops@example"}
+    first = {"headers": {"If-None-Match": "*"}}
+    made = await call("POST", path("kev", "/reset"), seed, **first)
+    assert made.status == 200
+    assert made.json["last_successful_timestamp"] == JANUARY
+    assert (await call("POST", path("kev", "/reset"), seed, **first)).status == 412
+    mistyped = {**seed, "timestamp": "2062-01-01T00:00:00Z"}
+    assert (await call("POST", path("nvd", "/reset"), mistyped, **first)).status == 422
+    [change] = (await call("GET", path("kev", "/history"))).json["changes"]
+    assert (change["action"], change["reason"]) == ("reset", seed["reason"])
+    assert (change["from_timestamp"], change["to_timestamp"]) == (None, JANUARY)
+
+
+async def test_deletion_with_a_reason_is_recorded_with_it(call: Caller) -> None:
+    """The history says who deleted a watermark, and why; without a reason nothing is deleted."""
+    etag = (await call("PUT", path("kev"), success(FEBRUARY))).etag
+    body = {"reason": "no longer collected", "actor": "ops@example"}
+    assert (await call("POST", path("kev", "/delete"), {"reason": " "})).status == 422
+    other = {"headers": {"If-Match": '"99"'}}
+    assert (await call("POST", path("kev", "/delete"), body, **other)).status == 412
+    assert (await call("GET", path("kev"))).etag == etag
+    assert (await call("POST", path("kev", "/delete"), body)).status == 204
+    assert (await call("POST", path("kev", "/delete"), body)).status == 404
+    change = (await call("GET", path("kev", "/history"))).json["changes"][0]
+    assert (change["action"], change["reason"]) == ("delete", body["reason"])
+    assert change["actor"] == body["actor"]
 
 
 async def test_reset_into_the_future_is_refused(call: Caller) -> None:
@@ -263,7 +293,7 @@ async def test_every_change_is_one_line_of_the_log(
 ) -> None:
     """The log tells each change and nothing else, and a name cannot forge a line of it."""
     caplog.set_level(logging.INFO, "ladon_storage")
-    source_id = "kev\u2028INFO Watermark 'x': deleted"
+    source_id = "kev INFO Watermark 'x': deleted"
     await call("PUT", path(source_id), success(FEBRUARY, run_id="run-1\nINFO forged"))
     await call("PUT", path(source_id), success(JANUARY))
     await call("GET", path(source_id))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from ladon_storage.errors import ConfigurationError, DatabaseError, WatermarkConflictError
-from ladon_storage.models import Watermark, WatermarkStatus, WatermarkUpdate
+from ladon_storage.models import Precondition, Watermark, WatermarkStatus, WatermarkUpdate
 from ladon_storage.server import database
 from ladon_storage.server.database import migrate, migrations, open_database
 from ladon_storage.server.store import WatermarkDatabase
@@ -51,7 +52,7 @@ async def test_refused_write_leaves_its_group_alone(store: WatermarkDatabase) ->
     outcomes = await asyncio.gather(
         store.put("a", update(1)),
         store.put("b", update(1)),
-        store.put("c", update(1), if_match=['"77"']),
+        store.put("c", update(1), Precondition('"77"')),
         store.put("d", update(1)),
         return_exceptions=True,
     )
@@ -293,6 +294,59 @@ async def test_file_replaced_under_the_service_is_unhealthy(file: Path) -> None:
         assert (await call("GET", "/health")).status == 503
         os.rename(f"{file}.moved", file)
         assert (await call("GET", "/health")).status == 200
+
+
+@pytest.mark.parametrize("ending", ["-wal", "-shm"])
+async def test_deleted_log_is_unhealthy_and_loses_nothing(file: Path, ending: str) -> None:
+    """Without its log or index the service takes no write; what it acknowledged is in the file."""
+    async with embedded_service(file) as address, calling(address) as call:
+        assert (await call("PUT", path("kev"), success("2024-01-01T00:00:00Z"))).status == 201
+        os.remove(f"{file}{ending}")
+        put = await call("PUT", path("kev"), success("2024-01-02T00:00:00Z"))
+        assert put.status == 503
+        assert f"{ending} was deleted" in put.json["error"]
+        assert (await call("GET", "/health")).status == 503
+    if ending == "-wal":
+        async with embedded_service(file) as address, calling(address) as call:
+            kept = await call("GET", path("kev"))
+            assert kept.json["last_successful_timestamp"] == "2024-01-01T00:00:00+00:00"
+
+
+async def test_backup_copied_over_the_file_is_unhealthy(file: Path, tmp_path: Path) -> None:
+    """A backup that is copied over the running service's file is seen before the next write."""
+    async with embedded_service(file) as address, calling(address) as call:
+        assert (await call("PUT", path("kev"), success("2024-01-01T00:00:00Z"))).status == 201
+    backup = tmp_path / "backup.db"
+    shutil.copyfile(file, backup)
+    async with embedded_service(file) as address, calling(address) as call:
+        assert (await call("PUT", path("kev"), success("2024-01-02T00:00:00Z"))).status == 200
+        shutil.copyfile(backup, file)
+        put = await call("PUT", path("kev"), success("2024-01-03T00:00:00Z"))
+        assert put.status == 503
+        assert "written over" in put.json["error"]
+        assert (await call("GET", "/health")).status == 503
+
+
+async def test_checkpoints_of_two_services_are_no_fault(file: Path) -> None:
+    """Two services over one file write past several checkpoints, and take each other for none."""
+    async with (
+        embedded_service(file) as first,
+        embedded_service(file) as second,
+        calling(first) as one,
+        calling(second) as two,
+    ):
+        ledger = {"text": "x" * 15_000}
+        for number in range(400):
+            for call, source_id in ((one, "a"), (two, "b")):
+                body = success(f"2024-01-01T00:{number // 60:02}:{number % 60:02}Z", ledger=ledger)
+                assert (await call("PUT", path(source_id), body)).status in (200, 201)
+        external = sqlite3.connect(file)
+        external.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        external.close()
+        for call, source_id in ((one, "a"), (two, "b")):
+            assert (
+                await call("PUT", path(source_id), success("2025-01-01T00:00:00Z"))
+            ).status == 200
 
 
 async def test_damaged_database_is_503(store: WatermarkDatabase) -> None:

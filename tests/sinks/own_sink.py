@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
+import threading
 from typing import Any, Self
 
 from ladon_storage.collection.protocols import Position, WriteResult
@@ -16,14 +18,15 @@ class OwnSink:
     def __init__(self, path: str) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = None
+        # A write that is cancelled goes on in its thread: the file must not be closed under it.
+        self._lock = threading.Lock()
 
     async def __aenter__(self) -> Self:
         self._connection = await asyncio.to_thread(self._open)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._connection is not None:
-            self._connection.close()
+        await asyncio.to_thread(self._close)
 
     async def write(
         self, source_id: str, page: Page, *, run_id: str = "", position: Position | None = None
@@ -48,6 +51,10 @@ class OwnSink:
         )
         return connection
 
+    def _close(self) -> None:
+        with self._lock:
+            self._opened().close()
+
     def _write(
         self, source_id: str, page: Page, run_id: str, position: Position | None
     ) -> WriteResult:
@@ -55,13 +62,13 @@ class OwnSink:
             (source_id, run_id, ascii(each.reason), ascii(each.raw)) for each in page.rejects
         ]
         connection = self._opened()
-        connection.execute("BEGIN IMMEDIATE")
-        with connection:  # commits, or rolls back
+        with self._lock, connection:  # commits, or rolls back
+            connection.execute("BEGIN IMMEDIATE")
             stored = [each for each in page.records if self._insert(source_id, each)]
             insert = "INSERT INTO unusable VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
             connection.executemany(insert, rejects)
             if position is not None:
-                row = (source_id, position.model_dump_json())
+                row = (source_id, json.dumps(position.model_dump(mode="json")))
                 connection.execute("INSERT OR REPLACE INTO position VALUES (?, ?)", row)
         return WriteResult(changed=stored)  # it does not tell new ones apart
 
@@ -76,7 +83,7 @@ class OwnSink:
             .execute("SELECT position FROM position WHERE source = ?", (source_id,))
             .fetchone()
         )
-        return Position.model_validate_json(row[0]) if row else None
+        return Position.model_validate(json.loads(row[0])) if row else None
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:

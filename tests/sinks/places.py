@@ -1,6 +1,8 @@
-"""The places that the contract of sinks is tested at: what makes a sink there, and what is there.
+"""The places that the contract of sinks is tested at.
 
-What is there is read as another program would, never through the sink.
+Which version of a record is current, where all versions are kept: a table has no ``replaced_at``
+for it, which is when another version followed; files follow the rule of `_order`, and a Delta table
+that of `_delta_order`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,62 +21,9 @@ from typing import Any
 import pytest
 
 from ladon_storage.sinks import sink_from
+from ladon_storage.testing import SinkPlace, SinkRow
 from tests.postgres import PostgresServer
 from tests.sinks.own_sink import OwnSink
-
-
-@dataclass(frozen=True)
-class Row:
-    """Be what a sink has of one record, or of one version of it."""
-
-    source_id: str
-    record_id: str
-    version: str
-    timestamp: datetime
-    payload: Any
-    is_removed: bool
-    is_current: bool = True
-    """Whether it is what the source said last.
-
-    Where all versions are kept: a table says so by no ``replaced_at``, which is when another
-    version followed (so that its order is the one in which they were last seen), the files by the
-    rule of `_order`, and a Delta table by that of `_delta_order`.
-    """
-
-
-@dataclass(frozen=True)
-class Place:
-    """Be a place that was empty when the test began."""
-
-    keep: str
-    make: Callable[[], Any]
-    """Return a new sink at this place."""
-    read: Callable[[], list[Row]]
-    quarantine: Callable[[], list[tuple[str, str, str]]]
-    """Return source, run and reason of each reject."""
-    description: dict[str, str] | None = None
-    is_one_transaction: bool = True
-    """Whether a page and its rejects appear together; otherwise the rejects do before."""
-    repeats_reverted: bool = False
-    """Whether a version to which the source went back is there once more."""
-
-    def rows(self, source_id: str = "feed") -> list[Row]:
-        """Return a source's rows, by id and timestamp."""
-        rows = [row for row in self.read() if row.source_id == source_id]
-        return sorted(rows, key=lambda row: (row.record_id, row.timestamp, row.version))
-
-    def values(self) -> list[tuple[str, str]]:
-        """Return id and value of each row."""
-        return [(row.record_id, row.payload["value"]) for row in self.rows()]
-
-    def current(self) -> list[tuple[str, str]]:
-        """Return id and value of each row that is what the source said last."""
-        return [(row.record_id, row.payload["value"]) for row in self.rows() if row.is_current]
-
-    def removed(self, source_id: str = "feed") -> list[str]:
-        """Return the ids that have a mark."""
-        return sorted({row.record_id for row in self.rows(source_id) if row.is_removed})
-
 
 OURS = ["sqlite-latest", "sqlite-all", "postgresql-latest", "postgresql-all", "jsonl-all"]
 if find_spec("ladon_storage.sinks.delta.sink") and find_spec("deltalake"):
@@ -83,7 +32,7 @@ if find_spec("ladon_storage.sinks.delta.sink") and find_spec("deltalake"):
 _tables = itertools.count()
 
 
-def place(name: str, folder: Path, request: pytest.FixtureRequest) -> Place:
+def place(name: str, folder: Path, request: pytest.FixtureRequest) -> SinkPlace:
     """Return an empty place of a kind, such as ``sqlite-latest``."""
     kind, _, keep = name.partition("-")
     if kind == "own":
@@ -97,36 +46,44 @@ def place(name: str, folder: Path, request: pytest.FixtureRequest) -> Place:
 
 def _described(
     description: dict[str, str],
-    read: Callable[[], list[Row]],
+    read: Callable[[], list[SinkRow]],
     quarantine: Callable[[], list[tuple[str, str, str]]],
     *,
     is_one_transaction: bool = True,
-) -> Place:
+) -> SinkPlace:
     def make() -> Any:
         return sink_from(description)
 
-    keep = description["keep"]
-    return Place(keep, make, read, quarantine, description, is_one_transaction)
+    keep: Any = description["keep"]
+    return SinkPlace(
+        make,
+        read,
+        keep,
+        quarantine,
+        description,
+        can_fork=not description["url"].startswith("delta:"),
+        is_one_transaction=is_one_transaction,
+    )
 
 
 def _row(
     values: Sequence[Any], timestamp: datetime, removed_at: object, replaced_at: object = None
-) -> Row:
+) -> SinkRow:
     source_id, record_id, version, payload = values
     is_removed, is_current = removed_at is not None, replaced_at is None
-    return Row(source_id, record_id, version, timestamp, payload, is_removed, is_current)
+    return SinkRow(source_id, record_id, version, timestamp, payload, is_removed, is_current)
 
 
 def _replaced_at(keep: str) -> str:
     return "replaced_at" if keep == "all" else "NULL"
 
 
-def _sqlite(path: Path, keep: str) -> Place:
+def _sqlite(path: Path, keep: str) -> SinkPlace:
     def ask(statement: str) -> list[Any]:
         with closing(sqlite3.connect(path)) as connection:
             return connection.execute(statement).fetchall()
 
-    def read() -> list[Row]:
+    def read() -> list[SinkRow]:
         rows = ask(
             "SELECT source_id, record_id, version, payload, record_timestamp, removed_at, "
             f"{_replaced_at(keep)} FROM records"
@@ -143,10 +100,10 @@ def _sqlite(path: Path, keep: str) -> Place:
     )
 
 
-def _postgresql(server: PostgresServer, keep: str) -> Place:
+def _postgresql(server: PostgresServer, keep: str) -> SinkPlace:
     table = f"records_{next(_tables)}"
 
-    def read() -> list[Row]:
+    def read() -> list[SinkRow]:
         rows: list[Any] = server.execute(
             # In UTC, since the first hours of the year 1 are in no year elsewhere.
             "SELECT source_id, record_id, version, payload::text, "
@@ -165,7 +122,7 @@ def _postgresql(server: PostgresServer, keep: str) -> Place:
     return _described({"url": server.url(), "table": table, "keep": keep}, read, quarantine)
 
 
-def _jsonl(folder: Path) -> Place:
+def _jsonl(folder: Path) -> SinkPlace:
     def lines(name: str) -> list[dict[str, Any]]:
         return [
             json.loads(line)
@@ -173,7 +130,7 @@ def _jsonl(folder: Path) -> Place:
             for line in path.read_bytes().split(b"\n")[:-1]
         ]
 
-    def read() -> list[Row]:
+    def read() -> list[SinkRow]:
         removed = {(each["source_id"], each["record_id"]) for each in lines("records_removed")}
         written = lines("records")
         current: dict[tuple[str, str], dict[str, Any]] = {}
@@ -182,7 +139,7 @@ def _jsonl(folder: Path) -> Place:
             if key not in current or _order(each) >= _order(current[key]):
                 current[key] = each
         return [
-            Row(
+            SinkRow(
                 each["source_id"],
                 each["record_id"],
                 each["version"],
@@ -207,7 +164,7 @@ def _order(line: dict[str, Any]) -> tuple[str, str]:
     return line.get("returned_at", ""), line["record_timestamp"]
 
 
-def _delta(folder: Path, keep: str) -> Place:
+def _delta(folder: Path, keep: str) -> SinkPlace:
     def ask(table: str, columns: list[str]) -> list[dict[str, Any]]:
         from deltalake import DeltaTable
 
@@ -219,7 +176,7 @@ def _delta(folder: Path, keep: str) -> Place:
         rows: list[dict[str, Any]] = found.to_pylist()
         return rows
 
-    def read() -> list[Row]:
+    def read() -> list[SinkRow]:
         names = ["source_id", "record_id", "version", "record_timestamp", "payload"]
         names += ["collected_at", "removed_at", "returned_at"]
         found = ask("records", names)
@@ -229,7 +186,7 @@ def _delta(folder: Path, keep: str) -> Place:
             if key not in current or _delta_order(each) >= _delta_order(current[key]):
                 current[key] = each
         return [
-            Row(
+            SinkRow(
                 each["source_id"],
                 each["record_id"],
                 each["version"],
@@ -256,23 +213,22 @@ def _delta_order(row: dict[str, Any]) -> tuple[datetime, datetime, datetime]:
     return returned_at, row["record_timestamp"], row["collected_at"]
 
 
-def _own(path: Path) -> Place:
+def _own(path: Path) -> SinkPlace:
     def ask(statement: str) -> list[Any]:
         with closing(sqlite3.connect(path)) as connection:
             return connection.execute(statement).fetchall()
 
-    def read() -> list[Row]:
+    def read() -> list[SinkRow]:
         rows = ask("SELECT source, id, version, payload, at FROM record")
         return [
             _row([*row[:3], json.loads(row[3])], datetime.fromisoformat(row[4]), None)
             for row in rows
         ]
 
-    return Place(
-        "all",
+    return SinkPlace(
         lambda: OwnSink(str(path)),
         read,
-        lambda: [
+        quarantine=lambda: [
             (source, run, reason.strip("'"))
             for source, run, reason in ask(
                 "SELECT source, run, reason FROM unusable ORDER BY 1, 2, 3"

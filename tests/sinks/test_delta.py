@@ -26,19 +26,17 @@ import pyarrow as pa  # noqa: E402
 
 from ladon_storage.collection.protocols import (  # noqa: E402
     Position,
-    Sink,
-    SupportsPosition,
-    SupportsRemoval,
 )
 from ladon_storage.collection.records import Page, Record, Reject  # noqa: E402
-from ladon_storage.errors import ConfigurationError, SinkError, SourceError  # noqa: E402
+from ladon_storage.errors import ConfigurationError, SinkError  # noqa: E402
+from ladon_storage.sinks.delta import disk  # noqa: E402
 from ladon_storage.sinks.delta import index as delta_known  # noqa: E402
 from ladon_storage.sinks.delta import rewrite as delta_rewrite  # noqa: E402
 from ladon_storage.sinks.delta import sink as delta_module  # noqa: E402
 from ladon_storage.sinks.delta import table as delta_table  # noqa: E402
 from ladon_storage.sinks.delta import writer as delta_store  # noqa: E402
 from ladon_storage.sinks.delta.sink import DeltaSink  # noqa: E402
-from tests.collecting import MemorySink, at, record  # noqa: E402
+from ladon_storage.testing.doubles import MemorySink, at, record  # noqa: E402
 
 KEEPS = pytest.mark.parametrize("keep", ["latest", "all"])
 
@@ -107,13 +105,9 @@ def commits(lake: Path, name: str = "records") -> int:
 VALUES = "record_id, payload->>'$.value'"
 
 
-def test_sink_can_do_all_that_the_engine_asks_for(lake: Path) -> None:
-    """It remembers a position and marks what was removed."""
-    target = sink(lake)
-    assert isinstance(target, Sink)
-    assert isinstance(target, SupportsPosition)
-    assert isinstance(target, SupportsRemoval)
-    assert repr(target) == f"DeltaSink('delta://{lake}', table='records', keep='latest')"
+def test_sink_is_shown_by_its_address(lake: Path) -> None:
+    """So do errors and logs that name a sink."""
+    assert repr(sink(lake)) == f"DeltaSink('delta://{lake}', table='records', keep='latest')"
 
 
 async def test_table_has_the_columns_and_partitions_that_were_promised(lake: Path) -> None:
@@ -148,7 +142,7 @@ async def test_other_engine_that_knows_the_format_reads_the_same(lake: Path) -> 
 
 
 @KEEPS
-async def test_same_records_again_change_nothing(lake: Path, keep: str) -> None:
+async def test_known_records_are_no_commit(lake: Path, keep: str) -> None:
     """A replay within a page, in a later page and in a later run counts no row, and no commit."""
     page = [record("1", 1), record("2", 2), record("1", 1)]
 
@@ -166,14 +160,6 @@ async def test_same_version_at_another_time_is_no_other_row(lake: Path, keep: st
 
     assert await write(sink(lake, keep), [one], [other]) == [1, 0]
     assert rows(lake, "day") == [("2024-01-01",)]
-
-
-async def test_keep_all_has_one_row_for_each_version(lake: Path) -> None:
-    """A version that comes back is not stored again."""
-    pages = [[record("1", 1, "a"), record("1", 1, "b")], [record("1", 2, "c"), record("1", 1, "a")]]
-
-    assert await write(sink(lake, "all"), *pages) == [2, 1]
-    assert [row[1] for row in rows(lake, VALUES)] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("held", [True, False])
@@ -294,16 +280,13 @@ async def test_table_that_was_dropped_has_no_position(lake: Path) -> None:
         assert (await target.write("feed", Page([record("1", 1)]))).written == 1
 
 
-async def test_rejects_are_quarantined_once(lake: Path) -> None:
-    """The same reject of a later page or run is not stored again; another source's is."""
+async def test_quarantine_has_the_columns_that_were_promised(lake: Path) -> None:
+    """Each reject has its source, the run that met it, the reason, the text and the id."""
     reject = Reject("no timestamp", '{"id":"9"}', "9")
-    page = Page([record("1", 1)], [reject, reject])
+    page = Page([record("1", 1)], [reject])
 
-    assert await write(sink(lake), page, page, run_id="first") == [1, 0]
-    assert await write(sink(lake), Page(rejects=[reject]), run_id="second") == [0]
+    assert await write(sink(lake), page, run_id="first") == [1]
     assert await write(sink(lake), page, source_id="other", run_id="third") == [1]
-    other = Page(rejects=[Reject("another reason", reject.raw)])  # a release may word it anew
-    assert await write(sink(lake), other, run_id="fourth") == [0]
     columns = "source_id, run_id, reason, raw, record_id"
     assert rows(lake, columns, "records_quarantine") == [
         ("feed", "first", "no timestamp", '{"id":"9"}', "9"),
@@ -330,8 +313,8 @@ async def test_crash_between_quarantine_and_page_replays_both(
     assert rows(lake, "reason", "records_quarantine") == [("bad",)]
 
 
-async def test_missing_records_are_marked_and_unmarked(lake: Path) -> None:
-    """A record that is no longer listed keeps its row, and loses its mark when it is back."""
+async def test_marks_that_change_are_one_commit(lake: Path) -> None:
+    """Marks of records that are no longer listed or are back go together; none is no commit."""
     async with sink(lake) as target:
         await target.write("feed", Page([record(str(n), n * 1000) for n in range(10)]))
         await target.write("other", Page([record("3", 1)]))
@@ -349,20 +332,6 @@ async def test_missing_records_are_marked_and_unmarked(lake: Path) -> None:
         assert again[0] == marks[1]
         assert commits(lake) == before + 2
     assert len(rows(lake, "*")) == 11
-
-
-@pytest.mark.parametrize(("most", "refused"), [(0.39, True), (0.4, False)])
-async def test_too_many_missing_records_mark_none(lake: Path, most: float, refused: bool) -> None:
-    """A document that was cut off is an error of the source; the share is of what is unmarked."""
-    async with sink(lake) as target:
-        await target.write("feed", Page([record(str(n), n) for n in range(6)]))
-        assert await target.mark_removed("feed", {str(n) for n in range(5)}, 1.0) == 1
-        if refused:
-            with pytest.raises(SourceError, match="'feed' no longer lists 2 of its 5 records"):
-                await target.mark_removed("feed", {"0", "1", "2"}, most)
-        else:
-            assert await target.mark_removed("feed", {"0", "1", "2"}, most) == 2
-    assert len(rows(lake, "*", where="removed_at IS NOT NULL")) == (1 if refused else 3)
 
 
 async def test_all_versions_of_a_missing_record_are_marked(lake: Path) -> None:
@@ -389,20 +358,11 @@ async def test_known_record_that_is_back_is_a_commit_and_no_new_row(lake: Path) 
     assert rows(lake, "removed_at") == [(None,), (None,)]
 
 
-async def test_changed_record_is_not_removed(lake: Path) -> None:
-    """What comes back with new content has no mark."""
-    async with sink(lake) as target:
-        await target.write("feed", Page([record("1", 1), record("2", 1)]))
-        await target.mark_removed("feed", {"2"}, 0.5)
-        await target.write("feed", Page([record("1", 2, "b")]))
-    assert rows(lake, "record_id, removed_at") == [("1", None), ("2", None)]
-
-
 STRANGE = ["sø:urce/1", "..", "a'b\"c", "100%/ä?x=1#y", " ", "x" * 300, "a=b/day=1"]
 
 
 @pytest.mark.parametrize("source_id", STRANGE)
-async def test_source_may_have_any_name(lake: Path, source_id: str) -> None:
+async def test_name_of_a_source_leads_to_no_other_partition(lake: Path, source_id: str) -> None:
     """No name leads out of the table's folder, or to another source's records."""
     other = source_id + "/"
     for _ in range(2):
@@ -427,7 +387,7 @@ async def test_source_without_a_name_is_refused(lake: Path) -> None:
         await write(sink(lake), [record("1", 1)], source_id="")
 
 
-async def test_any_text_survives(lake: Path) -> None:
+async def test_lone_surrogates_are_escaped(lake: Path) -> None:
     """What JSON can say, the table can hold."""
     content = {"nul": "\0", "lone": "\ud800", "emoji": "🦜", "quote": "';--"}
     one = Record.of("é';--", at(0), content)
@@ -441,7 +401,7 @@ async def test_any_text_survives(lake: Path) -> None:
 
 
 @KEEPS
-async def test_any_instant_survives(lake: Path, keep: str) -> None:
+async def test_first_and_last_day_are_partitions(lake: Path, keep: str) -> None:
     """From the year 1 to 9999, to the microsecond, in the table and the position."""
     first = datetime.min.replace(tzinfo=UTC)
     last = datetime.max.replace(tzinfo=UTC)
@@ -572,27 +532,6 @@ async def test_compaction_writes_parts_of_bounded_size(
     assert len(rows(lake, "*")) == 100
 
 
-async def test_sinks_of_two_sources_write_one_table_at_once(lake: Path) -> None:
-    """Runs that overlap do not wait for each other, from the making of the table on."""
-
-    async def fill(source_id: str) -> int:
-        pages = [[record(str(n), n) for n in range(k, k + 20)] for k in range(0, 200, 20)]
-        return sum(await write(sink(lake), *pages, source_id=source_id))
-
-    assert await asyncio.gather(*(fill(f"source-{n}") for n in range(3))) == [200] * 3
-    assert len(rows(lake, "*")) == 600
-
-
-@KEEPS
-async def test_two_runs_of_one_source_add_each_row_once(lake: Path, keep: str) -> None:
-    """A page whose source was committed to in between is looked up anew."""
-    pages = [[record(str(n), n) for n in range(k, k + 10)] for k in range(0, 100, 10)]
-    counts = await asyncio.gather(*(write(sink(lake, keep), *pages) for _ in range(2)))
-
-    assert sum(map(sum, counts)) == 100
-    assert len(rows(lake, "*")) == 100
-
-
 async def test_run_sees_what_another_committed_between_its_pages(lake: Path) -> None:
     """What is held in memory is thrown away when the source's number is another's."""
     async with sink(lake) as one, sink(lake) as other:
@@ -634,7 +573,7 @@ import asyncio, sys
 from ladon_storage.collection.protocols import Position
 from ladon_storage.collection.records import Page
 from ladon_storage.sinks.delta.sink import DeltaSink
-from tests.collecting import at, record
+from ladon_storage.testing.doubles import at, record
 
 async def main():
     async with DeltaSink(sys.argv[1]) as sink:
@@ -648,7 +587,7 @@ asyncio.run(main())
 """
 
 
-def test_killed_process_loses_no_page_that_was_written(lake: Path) -> None:
+def test_killed_process_leaves_replaced_rows_once_with_their_position(lake: Path) -> None:
     """After kill -9 every page for which `write` returned is there, whole, with its position."""
     process = subprocess.Popen(
         [sys.executable, "-c", _WRITER, f"delta://{lake}"],
@@ -686,7 +625,7 @@ async def test_table_of_another_keep_is_refused(lake: Path, keep: str) -> None:
     other = "all" if keep == "latest" else "latest"
     await write(sink(lake, keep), [record("1", 1)])
 
-    with pytest.raises(SinkError, match=f"made with keep='{keep}', not keep='{other}'"):
+    with pytest.raises(SinkError, match=f"created with keep='{keep}', not keep='{other}'"):
         await write(sink(lake, other))
     assert len(rows(lake, "*")) == 1
 
@@ -695,7 +634,7 @@ async def test_table_that_the_sink_did_not_make_is_refused(lake: Path) -> None:
     """Somebody else's table is left as it is."""
     deltalake.write_deltalake(str(lake / "records"), pa.table({"id": [1], "name": ["x"]}))
 
-    with pytest.raises(SinkError, match=r"not made by this sink: .* id, name; use another"):
+    with pytest.raises(SinkError, match=r"not created by this sink: .* id, name\. Use another"):
         await write(sink(lake))
     assert commits(lake) == 1
 
@@ -705,7 +644,7 @@ async def test_folder_with_other_files_is_refused(lake: Path) -> None:
     (lake / "records").mkdir(parents=True)
     (lake / "records" / "notes.txt").write_text("mine")
 
-    with pytest.raises(SinkError, match=r"holds other files, such as 'notes\.txt'"):
+    with pytest.raises(SinkError, match=r"contains other files, such as 'notes\.txt'"):
         await write(sink(lake))
     assert [path.name for path in (lake / "records").iterdir()] == ["notes.txt"]
 
@@ -823,14 +762,14 @@ async def test_files_are_on_the_disk_before_the_commit_that_names_them(
 ) -> None:
     """Power may fail: a log never names a file that is not there, and is itself flushed."""
     flushed: list[str] = []
-    real = delta_table._flush
+    real = disk.flush
 
     def note(*paths: Path) -> None:
         flushed.extend(path.name for path in paths if path.exists())
         real(*paths)
 
     async with sink(lake) as target:
-        monkeypatch.setattr(delta_table, "_flush", note)
+        monkeypatch.setattr(disk, "flush", note)
         await target.write("feed", Page([record("1", 1)]))
     [add] = live(lake)
     name = add["path"].rpartition("/")[2]
@@ -839,7 +778,7 @@ async def test_files_are_on_the_disk_before_the_commit_that_names_them(
     ]  # fmt: skip
 
 
-async def test_cancelled_write_leaves_nothing_behind(
+async def test_cancelled_write_waits_for_its_commit(
     lake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Leaving waits for the commit that is under way; no thread remains, and the loop goes on."""
@@ -869,18 +808,6 @@ async def test_cancelled_write_leaves_nothing_behind(
 
     assert await write(target, [record("1", 1), record("2", 2)]) == [1]
     assert len(rows(lake, "*")) == 2
-
-
-async def test_sink_serves_one_run_at_a_time(lake: Path) -> None:
-    """An object that is open already says so; after it was left it can be used again."""
-    target = sink(lake)
-    async with target:
-        with pytest.raises(SinkError, match="serves another run"):
-            await write(target)
-        assert (await target.write("feed", Page([record("1", 1)]))).written == 1
-    with pytest.raises(SinkError, match="is not open"):
-        await target.write("feed", Page([record("2", 2)]))
-    assert await write(target, [record("2", 2)]) == [1]
 
 
 async def test_sink_that_could_not_be_opened_can_be_tried_again(lake: Path) -> None:

@@ -17,7 +17,7 @@ from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.errors import SinkError
 from ladon_storage.sinks.jsonl import files as jsonl_files
 from ladon_storage.sinks.jsonl.sink import JsonlSink
-from tests.collecting import at, record
+from ladon_storage.testing.doubles import at, record
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ async def test_source_that_is_locked_for_too_long_fails_the_write(
     monkeypatch.setattr(jsonl_files, "WAIT_SECONDS", 0.02)
     with (folder / "records" / "feed" / ".lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(SinkError, match=r"records/feed is locked for more than 0.02 s"):
+        with pytest.raises(SinkError, match=r"records/feed has been locked for more than 0\.02 s"):
             await write(folder, [record("2", 2)])
         assert await write(folder, [record("2", 2)], source_id="other") == [1]
     assert await write(folder, [record("2", 2)]) == [1]
@@ -215,7 +215,7 @@ async def test_file_that_no_sink_wrote_is_named(folder: Path, line: str) -> None
 
     with pytest.raises(
         SinkError,
-        match=r"records/feed/mine\.jsonl has a line that no sink wrote, line 2; .*position\.json",
+        match=r"records/feed/mine\.jsonl has a line that no sink wrote, line 2\. .*position\.json",
     ):
         await write(folder, [record("1", 1)])
 
@@ -331,7 +331,9 @@ async def test_state_that_no_sink_wrote_is_named(folder: Path) -> None:
     async with JsonlSink(f"jsonl://{folder}") as sink:
         await sink.write("feed", Page([record("1", 1)]), position=Position(timestamp=at(1)))
         (folder / "records" / "feed" / "position.json").write_text("{")
-        with pytest.raises(SinkError, match=r"position\.json is no position.*delete it"):
+        with pytest.raises(
+            SinkError, match=r"position\.json does not contain a position.*Delete it"
+        ):
             await sink.position("feed")
         (folder / "records_removed").mkdir()
         (folder / "records_removed" / "feed.jsonl").write_text("{")
@@ -377,7 +379,7 @@ async def test_relative_address_is_beside_the_working_directory(
 
 async def test_missing_parent_and_a_file_in_the_way_are_named(tmp_path: Path) -> None:
     """The folder is made, but not the one that it is in."""
-    with pytest.raises(SinkError, match=f"folder {tmp_path}/nowhere does not exist; make it"):
+    with pytest.raises(SinkError, match=rf"folder {tmp_path}/nowhere does not exist\. Create it"):
         await write(tmp_path / "nowhere" / "files", [])
     (tmp_path / "file").write_text("")
     with pytest.raises(SinkError, match="could not be opened: File exists"):
@@ -429,7 +431,7 @@ async def test_position_is_forgotten_once_a_file_was_damaged(
     DAMAGED[what](folder / "records" / "feed" / names(folder)[0])
     async with JsonlSink(f"jsonl://{folder}") as sink:
         assert await sink.position("feed") is None
-        assert "the position of the source 'feed' is forgotten" in caplog.text
+        assert "The position of the source 'feed' is discarded" in caplog.text
         assert await sink.position("other") is None
     assert not (folder / "records" / "feed" / "position.json").exists()
 
@@ -489,3 +491,13 @@ async def test_position_of_an_older_release_is_believed(folder: Path) -> None:
         assert await sink.position("feed") == position
         await sink.write("feed", Page(), position=position)
         assert json.loads(path.read_bytes())["extent"][0] == 1
+
+
+@pytest.mark.parametrize("source_id", ["漢" * 255, "/" * 255, "漢" * 254 + "字", "a" * 255, ".x"])
+async def test_any_source_id_has_a_folder(folder: Path, source_id: str) -> None:
+    """Each name that the service takes has files of its own, however long its encoding is."""
+    other = "漢" * 254 + "文"
+    assert await write(folder, [record("1", 0)], source_id=source_id) == [1]
+    assert await write(folder, [record("1", 0)], source_id=other) == [1]
+    assert await write(folder, [record("1", 0)], source_id=source_id) == [0]
+    assert len(list((folder / "records").iterdir())) == 2

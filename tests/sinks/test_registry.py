@@ -12,7 +12,7 @@ import pytest
 from ladon_storage import sinks
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.sinks import sink_from
-from tests.collecting import MemorySink
+from ladon_storage.testing.doubles import MemorySink
 
 SQLITE = {"url": "sqlite:///a.db"}
 SCHEMES = "there are: sqlite://, postgresql://, jsonl://, delta://, s3://"
@@ -21,13 +21,13 @@ SCHEMES = "there are: sqlite://, postgresql://, jsonl://, delta://, s3://"
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (None, "told by a dictionary"),
-        ("sqlite:///records.db", "told by a dictionary"),
-        ({}, "needs its address as the text 'url'"),
-        ({"url": 7}, "needs its address as the text 'url'"),
+        (None, "must be a mapping"),
+        ("sqlite:///records.db", "must be a mapping"),
+        ({}, "requires its address as the text 'url'"),
+        ({"url": 7}, "requires its address as the text 'url'"),
         ({"url": "records.db"}, f"address without a scheme; {SCHEMES}"),
         ({"url": "mysql:///records"}, f"address of the scheme 'mysql'; {SCHEMES}"),
-        (SQLITE | {"mode": "x"}, "no field 'mode'; its fields are url, table, keep"),
+        (SQLITE | {"mode": "x"}, "no field 'mode'. Its fields are url, table, keep"),
         (SQLITE | {"keep": "first"}, "'latest' or 'all', not 'first'"),
         (SQLITE | {"table": "a b"}, "cannot be named 'a b'"),
         (SQLITE | {"table": ""}, "cannot be named ''"),
@@ -37,15 +37,15 @@ SCHEMES = "there are: sqlite://, postgresql://, jsonl://, delta://, s3://"
         (SQLITE | {"table": "ladon_positions"}, "cannot be named"),
         (SQLITE | {"table": "x_quarantine"}, "cannot be named"),
         (SQLITE | {"table": "x" * 53}, "cannot be named"),
-        ({"url": "sqlite://"}, "is no file, so not durable"),
-        ({"url": "sqlite:///:memory:"}, "is no file, so not durable"),
-        ({"url": "sqlite:///file:x?mode=memory&uri=true"}, "is no file, so not durable"),
+        ({"url": "sqlite://"}, "is not a file, so it is not durable"),
+        ({"url": "sqlite:///:memory:"}, "is not a file, so it is not durable"),
+        ({"url": "sqlite:///file:x?mode=memory&uri=true"}, "is not a file, so it is not durable"),
         ({"url": "sqlite://host:port/x"}, "The sink's address cannot be used"),
-        ({"url": "sqlite://host/x"}, "write it as sqlite:///records.db"),
-        ({"url": "postgresql://host"}, "names no database; write its address as postgresql://"),
+        ({"url": "sqlite://host/x"}, "Write it as sqlite:///records.db"),
+        ({"url": "postgresql://host"}, "names no database. Write its address as postgresql://"),
         ({"url": "postgresql://host:x/db"}, "The sink's address cannot be used"),
         ({"url": "postgresql+psycopg2://host/db"}, "scheme 'postgresql+psycopg2'"),
-        ({"url": "jsonl://"}, "write it as jsonl:///folder or jsonl://folder"),
+        ({"url": "jsonl://"}, "Write it as jsonl:///folder or jsonl://folder"),
         ({"url": "jsonl:///x\0"}, "The sink's address cannot be used"),
         ({"url": "jsonl:///x", "table": "../y"}, "cannot be named '../y'"),
         ({"url": "jsonl:///x", "table": "x_removed"}, "cannot be named 'x_removed'"),
@@ -119,7 +119,7 @@ def test_missing_extra_is_named(
     for name in [name for name in sys.modules if name.startswith(f"{sinks.__name__}.delta")]:
         monkeypatch.delitem(sys.modules, name)
 
-    with pytest.raises(ConfigurationError, match=rf"{package}; install ladon-storage\[{extra}\]"):
+    with pytest.raises(ConfigurationError, match=rf"{package}\. Install ladon-storage\[{extra}\]"):
         sink_from({"url": url})
 
 

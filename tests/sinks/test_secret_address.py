@@ -18,7 +18,8 @@ from ladon_storage.collection.protocols import (
 )
 from ladon_storage.collection.run import run
 from ladon_storage.sinks import sink_from
-from tests.collecting import ScriptedSource, record, table
+from ladon_storage.testing.doubles import ScriptedSource, record
+from tests.tables import table
 
 OPTIONAL = (SupportsPosition, SupportsRemoval, SupportsReversion, SupportsLookup)
 

@@ -19,7 +19,8 @@ from ladon_storage.collection.records import Page, Record
 from ladon_storage.errors import SinkError
 from ladon_storage.sinks import SqlSink
 from ladon_storage.sinks.sql import sqlite as sql_sqlite
-from tests.collecting import at, record, table
+from ladon_storage.testing.doubles import at, record
+from tests.tables import table
 
 
 @pytest.fixture
@@ -37,8 +38,8 @@ async def write(target: SqlSink, *pages: list[Record], source_id: str = "feed") 
 
 
 def trace(target: SqlSink, statements: list[str]) -> None:
-    assert target._connection is not None
-    driver: Any = target._connection.connection.driver_connection
+    assert target._store is not None
+    driver: Any = target._store.connection.connection.driver_connection
     driver.set_trace_callback(statements.append)
 
 
@@ -200,8 +201,8 @@ async def test_other_programs_read_while_the_sink_writes(path: Path) -> None:
 async def test_every_commit_reaches_the_disk(path: Path) -> None:
     """The log is flushed with each page, not only with each checkpoint: power may fail."""
     async with sink(path) as target:
-        connection = target._connection
-        assert connection is not None
+        assert target._store is not None
+        connection = target._store.connection
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
 
 
@@ -224,7 +225,9 @@ async def test_table_that_is_locked_for_too_long_fails_the_write(
     async with sink(path) as target:
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(SinkError, match="database is locked; end the program that holds"):
+            with pytest.raises(
+                SinkError, match=r"database is locked\. Stop the program that holds"
+            ):
                 await target.write("feed", Page([record("1", 1)]))
 
 
@@ -252,7 +255,7 @@ async def test_table_of_another_keep_is_refused(path: Path, keep: str) -> None:
     other = "all" if keep == "latest" else "latest"
     await write(sink(path, keep), [record("1", 1)])
 
-    with pytest.raises(SinkError, match=f"made with keep='{keep}', not '{other}'"):
+    with pytest.raises(SinkError, match=f"created with keep='{keep}', not '{other}'"):
         await write(sink(path, other))
     assert len(table(path)) == 1
 
@@ -271,7 +274,7 @@ async def test_table_that_the_sink_did_not_make_is_refused(path: Path, statement
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(statement)
 
-    with pytest.raises(SinkError, match=r"'records'.*use another table"):
+    with pytest.raises(SinkError, match=r"'records'.*[Uu]se another table"):
         await write(sink(path))
 
 
@@ -287,7 +290,7 @@ async def test_file_that_is_no_database_is_refused(path: Path) -> None:
 
 async def test_missing_folder_is_named(tmp_path: Path) -> None:
     """SQLite says only that it is unable to open the file."""
-    with pytest.raises(SinkError, match=f"folder {tmp_path}/nowhere does not exist; make it"):
+    with pytest.raises(SinkError, match=rf"folder {tmp_path}/nowhere does not exist\. Create it"):
         await write(sink(tmp_path / "nowhere" / "records.db"))
 
 
@@ -411,12 +414,12 @@ async def test_full_disk_is_said(path: Path) -> None:
     """The error has what SQLite says and what to do; what was there stays, and it goes on."""
     async with sink(path) as target:
         await target.write("feed", Page([record("1", 1)]))
-        connection = target._connection
-        assert connection is not None
+        assert target._store is not None
+        connection = target._store.connection
         connection.exec_driver_sql("PRAGMA max_page_count = 20").close()
         connection.commit()
         page = Page([record(str(n), n, "x" * 1000) for n in range(200)])
-        with pytest.raises(SinkError, match="database or disk is full; make room, and run again"):
+        with pytest.raises(SinkError, match=r"database or disk is full\. Free some disk space"):
             await target.write("feed", page)
         assert len(table(path)) == 1
         connection.exec_driver_sql("PRAGMA max_page_count = 100000").close()

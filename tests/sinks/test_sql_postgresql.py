@@ -17,7 +17,7 @@ from ladon_storage.errors import SinkError
 from ladon_storage.sinks import SqlSink
 from ladon_storage.sinks.sql import postgresql as sql_postgresql
 from ladon_storage.sinks.sql.errors import describe
-from tests.collecting import at, record
+from ladon_storage.testing.doubles import at, record
 from tests.postgres import PASSWORD, PostgresServer
 
 
@@ -85,7 +85,7 @@ async def test_connection_that_is_lost_fails_its_page_alone(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             f"WHERE datname = '{database}' AND application_name = 'ladon-storage'"
         )
-        with pytest.raises(SinkError, match=r"terminating connection.*see that the server can"):
+        with pytest.raises(SinkError, match=r"terminating connection.*Check that the server can"):
             await target.write("feed", Page([record("2", 2)]))
         assert (await target.write("feed", Page([record("2", 2)]))).written == 1
 
@@ -98,7 +98,7 @@ async def test_table_that_is_locked_for_too_long_fails_the_write(
     async with sink(postgres, database) as target:
         with psycopg.connect(postgres.url(database)) as other:
             other.execute("LOCK TABLE records")
-            with pytest.raises(SinkError, match="lock timeout; end the program that holds"):
+            with pytest.raises(SinkError, match=r"lock timeout\. Stop the program that holds"):
                 await target.write("feed", Page([record("1", 1)]))
             other.rollback()
         assert (await target.write("feed", Page([record("1", 1)]))).written == 1
@@ -146,8 +146,8 @@ async def test_acknowledged_commit_is_durable_whatever_the_default_is(
     """A database may be set to acknowledge what a crash of the server loses."""
     postgres.execute(f"ALTER DATABASE {database} SET synchronous_commit TO off")
     async with sink(postgres, database) as target:
-        connection = target._connection
-        assert connection is not None
+        assert target._store is not None
+        connection = target._store.connection
         setting = await asyncio.to_thread(
             lambda: connection.exec_driver_sql("SHOW synchronous_commit").scalar()
         )
@@ -167,7 +167,7 @@ async def test_role_that_may_only_read_and_write_rows_is_enough(
     url = f"postgresql://{role}:w@127.0.0.1:{postgres.port}/{database}"
 
     assert await write(SqlSink(url), record("1", 1), record("2", 2)) == 1
-    with pytest.raises(SinkError, match="permission denied for schema public; grant that"):
+    with pytest.raises(SinkError, match=r"permission denied for schema public\. Grant that"):
         await write(SqlSink(url, "other"), record("1", 1))
 
 
@@ -288,7 +288,7 @@ async def test_error_of_the_database_shows_no_record(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("127.0.0.1:", "127.0.0.1:1/x?port="), "see that the server can be reached"),
+        (("127.0.0.1:", "127.0.0.1:1/x?port="), "Check that the server can be reached"),
         ((quote(PASSWORD, safe=""), "WRONG"), "password authentication failed"),
         (("/postgres", "/nowhere"), 'database "nowhere" does not exist'),
         (("/postgres", "/postgres?options=-cx%3Dy"), "could not be opened: "),
@@ -315,17 +315,17 @@ async def test_server_that_lets_nobody_in_is_a_clear_error(
 @pytest.mark.parametrize(
     ("error", "step"),
     [
-        (psycopg.errors.DeadlockDetected, "run again; another program was in the way"),
-        (psycopg.errors.SerializationFailure, "run again; another program was in the way"),
-        (psycopg.errors.DiskFull, "make room"),
-        (psycopg.errors.TooManyConnections, "make room"),
-        (psycopg.errors.AdminShutdown, "see that the server can be reached"),
-        (psycopg.errors.ConnectionFailure, "see that the server can be reached"),
-        (psycopg.errors.InsufficientPrivilege, "grant that to the sink's user"),
-        (psycopg.errors.LockNotAvailable, "end the program that holds"),
-        (psycopg.OperationalError, "see that the server can be reached"),
-        (psycopg.errors.UndefinedTable, "repair the database"),
-        (psycopg.errors.DataCorrupted, "repair the database"),
+        (psycopg.errors.DeadlockDetected, "Run again, as another program was in the way"),
+        (psycopg.errors.SerializationFailure, "Run again, as another program was in the way"),
+        (psycopg.errors.DiskFull, "Free resources"),
+        (psycopg.errors.TooManyConnections, "Free resources"),
+        (psycopg.errors.AdminShutdown, "Check that the server can be reached"),
+        (psycopg.errors.ConnectionFailure, "Check that the server can be reached"),
+        (psycopg.errors.InsufficientPrivilege, "Grant that to the sink's user"),
+        (psycopg.errors.LockNotAvailable, "Stop the program that holds"),
+        (psycopg.OperationalError, "Check that the server can be reached"),
+        (psycopg.errors.UndefinedTable, "Repair the database"),
+        (psycopg.errors.DataCorrupted, "Repair the database"),
     ],
 )
 def test_every_failure_has_a_next_step(error: type[psycopg.Error], step: str) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID, uuid4
 
-from tests.feed_server import Answer, Asked
+from ladon_storage.testing.feed_server import Answer, Asked
 from tests.sources.taxii_process import PASSWORD, USER
 
 MEDIA_TYPE = "application/taxii+json;version=2.1"

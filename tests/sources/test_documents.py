@@ -14,8 +14,9 @@ from ladon_storage.collection.protocols import Source
 from ladon_storage.collection.records import Record, Reject
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sources import Kev, Nvd, Otx, RestApi, ThreatFox, UrlHaus, source_from, threatfox
-from tests.collecting import ScriptedSource
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing import SourceContract, SourceFeed
+from ladon_storage.testing.doubles import ScriptedSource
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.recordings import members
 
 
@@ -164,11 +165,11 @@ async def test_export_of_another_shape_fails_the_run(document: Any) -> None:
     ("entry", "reason"),
     [
         ({"first_seen_utc": None}, "first_seen_utc and last_seen_utc: missing"),
-        ([], "should be an object, and is a list"),
-        (indicator("2026-07-01") * 2, "should be an object, and is a list"),
-        (["x"], "should be an object, and is a text"),
-        ([None], "should be an object, and is null"),
-        ([7], "should be an object, and is a number"),
+        ([], "should be an object, not a list"),
+        (indicator("2026-07-01") * 2, "should be an object, not a list"),
+        (["x"], "should be an object, not a text"),
+        ([None], "should be an object, not null"),
+        ([7], "should be an object, not a number"),
         (indicator(None), "first_seen_utc and last_seen_utc: missing"),
         (indicator("yesterday"), "first_seen_utc: should be an ISO 8601"),
         (indicator("2026-07-01", "x"), "last_seen_utc: should be an ISO 8601"),
@@ -251,11 +252,11 @@ async def test_kev_backfill_is_the_whole_catalogue() -> None:
         ({}, "is not an object with a list"),
         ({"count": 1, "vulnerabilities": {}}, "is not an object with a list"),
         (catalogue(), "is empty"),
-        (catalogue(entry("CVE-1"), count=2), "has 1 entries and states 2: it was cut off"),
+        (catalogue(entry("CVE-1"), count=2), "was cut off: it has 1 entries and states 2"),
         ({"vulnerabilities": [entry("CVE-1")]}, "has 1 entries and states None"),
         (
             catalogue(entry("CVE-1"), entry("CVE-2"), entry("CVE-1", "2025-01-25")),
-            "has 3 entries, and an id in more than one of them: 'CVE-1'; another is missing",
+            "has 3 entries, and an id in more than one of them: 'CVE-1', so another is missing",
         ),
     ],
 )
@@ -271,7 +272,7 @@ async def test_malformed_catalogue_says_what_is_wrong(document: Any, message: st
 @pytest.mark.parametrize(
     ("bad", "reason", "record_id"),
     [
-        ("x", "should be an object, and is a text", None),
+        ("x", "should be an object, not a text", None),
         (entry(None), "cveID: should be an id, and is none", None),
         (entry(True), "cveID: should be an id, and is none", None),
         ({"dateAdded": "2025-01-24"}, "cveID: should be an id, and is none", None),
@@ -371,7 +372,7 @@ async def test_threatfox_api_says_no_inside_of_an_answer(document: Any) -> None:
                 pass
 
     status = document.get("query_status") if isinstance(document, dict) else None
-    assert f"answers {status!r}" in str(caught.value)
+    assert f"answered {status!r}" in str(caught.value)
 
 
 @pytest.mark.usefixtures("_key")
@@ -403,7 +404,7 @@ def test_threatfox_says_how_far_back_it_reaches() -> None:
 def test_threatfox_api_needs_a_key() -> None:
     """It is told when the source is made, not by a refusal in the night."""
     for fields in ({"via": "api"}, {"url": "https://example.org/{key}/recent.json"}):
-        with pytest.raises(ConfigurationError, match="it needs a key"):
+        with pytest.raises(ConfigurationError, match="it requires a key"):
             source_from({"kind": "threatfox", **fields})
 
 
@@ -520,7 +521,20 @@ def test_wrong_description_does_not_show_values() -> None:
     assert caught.value.__context__ is None
 
 
-@pytest.mark.parametrize("key", ["0123456789abcdef" * 3, "01234567-89ab-cdef-0123-456789abcdef"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "0123456789abcdef" * 3,
+        "01234567-89ab-cdef-0123-456789abcdef",
+        "a7Kd9fQ2mZx4Lp8Rt3Vb6Nc1",
+        "q1w2e3r4t5y6u7i8o9p0asdf",
+        "dG9-a2V_bjE4aGs3Zm9vYmFy0xYz",
+        "ghp_" + "a" * 36,
+        "glpat-" + "x" * 20,
+        "AKIA" + "ABCDEFGH12345678",
+        "eyJ" + "hbGciOiJIUzI1NiIsInR5cCI6",
+    ],
+)
 def test_key_in_place_of_its_name_is_refused_unshown(key: str) -> None:
     """Who puts the key itself where its name belongs does not find it in a log."""
     with pytest.raises(ConfigurationError, match="looks like the secret itself") as caught:
@@ -529,3 +543,58 @@ def test_key_in_place_of_its_name_is_refused_unshown(key: str) -> None:
         Otx(key=key)
 
     assert key not in str(caught.value) + str(direct.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ABUSE_CH_KEY",
+        "THREATFOX_AUTH_KEY_2024",
+        "s3-bucket-eu-west-1-key2",
+        "MyCompanyFeedKey2024Production",
+        "X509_CERT_KEY_P12_PASSWORD",
+        "feed_key_sha256_rs512_es384_v2",
+    ],
+)
+def test_name_with_digits_is_a_name(name: str) -> None:
+    """Numbers at the ends of words make no secret of a name."""
+    assert Otx(key=name).key == name
+
+
+class TestKevContract(SourceContract):
+    """The catalogue keeps the contract of sources."""
+
+    step = timedelta(days=1)
+
+    def unusable(self) -> object:
+        return {"product": "router"}
+
+    def new_source(self, feed: SourceFeed) -> Kev:
+        return Kev(url=feed.url)
+
+    def item(self, record_id: str, time: datetime, value: str) -> object:
+        return {"cveID": record_id, "dateAdded": f"{time:%Y-%m-%d}", "product": value}
+
+    def answer(self, request: Asked, items: list[Any]) -> Answer:
+        return Answer.of(catalogue(*items))
+
+
+class TestThreatFoxContract(SourceContract):
+    """The export keeps the contract of sources."""
+
+    step = timedelta(seconds=1)
+
+    def unusable(self) -> object:
+        return ("0", [{"ioc_value": "203.0.113.7:80"}])
+
+    def new_source(self, feed: SourceFeed) -> ThreatFox:
+        return ThreatFox(url=feed.url)
+
+    def record_id(self, number: int) -> str:
+        return str(number + 1)
+
+    def item(self, record_id: str, time: datetime, value: str) -> object:
+        return record_id, indicator(f"{time:%Y-%m-%d %H:%M:%S}", threat_type=value)
+
+    def answer(self, request: Asked, items: list[Any]) -> Answer:
+        return Answer.of(dict(items))

@@ -6,11 +6,11 @@ import asyncio
 import gzip
 import json
 import random
-import subprocess
-import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,10 @@ from ladon_storage.collection.records import Page, Reject
 from ladon_storage.errors import SourceError
 from ladon_storage.sources import Kev, RestApi, ThreatFox, UrlHaus, urlhaus
 from ladon_storage.sources.http.client import source_http
-from ladon_storage.sources.json import documents
+from ladon_storage.sources.json import bounds, reader
+from ladon_storage.sources.json.bounds import TooMuchError
 from ladon_storage.sources.json.documents import (
     Document,
-    ManyItems,
-    ManyKeyed,
-    TooMuchError,
     document_digest,
     in_turns,
     is_keyed,
@@ -36,10 +34,14 @@ from ladon_storage.sources.json.documents import (
     parse,
     read_document,
 )
-from ladon_storage.sources.json.items import value_at
+from ladon_storage.sources.json.items import ItemReader, value_at
+from ladon_storage.sources.json.many import ManyItems, ManyKeyed
+from ladon_storage.sources.json.scan import Scan
 from ladon_storage.sources.json.unique_keys import DuplicateKeyError
-from tests.collecting import record
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.sources.timestamps import any_timestamps
+from ladon_storage.testing.doubles import record
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
+from tests.forks import Forks, forking
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -49,8 +51,8 @@ PATHS = ["", "a", "a.b", "a.0", "c.a.b", "0"]
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every document be a large one, and its window end within whatever there is."""
-    monkeypatch.setattr(documents, "AT_ONCE_BYTES", 1)
-    monkeypatch.setattr(documents, "_WINDOW_BYTES", 20)
+    monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 1)
+    monkeypatch.setattr(reader, "_WINDOW_BYTES", 20)
 
 
 def held(items: Any) -> Any:
@@ -96,7 +98,7 @@ async def test_large_document_is_read_as_a_small_one(
     def few(_: object) -> bool:
         return keeps
 
-    monkeypatch.setattr(documents._Scan, "_has_few_values", few)
+    monkeypatch.setattr(Scan, "_has_few_values", few)
     for body in texts(seed):
         if len(body.strip()) < 2:
             continue
@@ -129,8 +131,8 @@ async def test_key_that_is_there_twice_around_records_is_refused(
 ) -> None:
     """A parser keeps the last of two, and the records of the other would be lost in silence."""
     if is_large:
-        monkeypatch.setattr(documents, "AT_ONCE_BYTES", 1)
-    with pytest.raises(DuplicateKeyError, match=f"the key '{key}' is there twice"):
+        monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 1)
+    with pytest.raises(DuplicateKeyError, match=f"the key '{key}' occurs twice"):
         await read_document(text.encode(), path)
 
 
@@ -140,7 +142,7 @@ async def test_key_that_is_there_twice_in_a_record_is_not_looked_for(
 ) -> None:
     """As every parser has it, the last one counts: to find it would be to parse it twice."""
     if is_large:
-        monkeypatch.setattr(documents, "AT_ONCE_BYTES", 1)
+        monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 1)
     found = await read_document(b'{"items": [{"a": 1, "a": 2}], "n": {"b": 1, "b": 2}}', "items")
 
     assert (found.items, found.envelope["n"]) == ([{"a": 2}], {"b": 2})
@@ -148,7 +150,7 @@ async def test_key_that_is_there_twice_in_a_record_is_not_looked_for(
 
 async def test_document_with_a_key_twice_fails_and_says_so() -> None:
     """It is JSON, and says two things."""
-    told = r"is ambiguous, after 26 bytes .* 'items' is there twice"
+    told = r"is ambiguous, after 26 bytes .* 'items' occurs twice"
     async with (
         FeedServer(Answer(b'{"items": [], "items": []}')) as feed,
         source_http("feed") as http,
@@ -171,7 +173,7 @@ async def test_records_that_are_many_can_be_read_again_and_compared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """They are counted, indexed and told apart without being held."""
-    monkeypatch.setattr(documents, "MAX_VALUES", 20)
+    monkeypatch.setattr(bounds, "MAX_VALUES", 20)
     body = json.dumps({"a": [{"id": number} for number in range(50)]}).encode()
     items = (await read_document(body, "a")).items
     again = (await read_document(b" " + body, "a")).items
@@ -196,7 +198,7 @@ async def test_byte_order_marks_and_other_encodings_are_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A document in another encoding is the same document."""
-    monkeypatch.setattr(documents, "AT_ONCE_BYTES", 1)
+    monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 1)
     text = '[{"a": "é😀"}]'
     for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32"):
         assert (await read_document(text.encode(encoding), "")).items == [{"a": "é😀"}]
@@ -217,10 +219,10 @@ async def test_more_values_than_are_held_are_refused(
     body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A document within the limit of bytes that would fill the memory ends the run instead."""
-    monkeypatch.setattr(documents, "AT_ONCE_BYTES", 10_000)
-    monkeypatch.setattr(documents, "_WINDOW_BYTES", 5_000)
-    monkeypatch.setattr(documents, "MAX_VALUES", 10_000)
-    monkeypatch.setattr(documents, "MAX_ITEM_BYTES", 200_000)
+    monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 10_000)
+    monkeypatch.setattr(reader, "_WINDOW_BYTES", 5_000)
+    monkeypatch.setattr(bounds, "MAX_VALUES", 10_000)
+    monkeypatch.setattr(bounds, "MAX_ITEM_BYTES", 200_000)
     with pytest.raises(TooMuchError):
         await read_document(body, "records")
     with pytest.raises(TooMuchError):
@@ -233,9 +235,9 @@ async def test_record_is_as_long_as_is_said(
     letter: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is bounded are the bytes of one record, wherever a window of the document ends."""
-    monkeypatch.setattr(documents, "AT_ONCE_BYTES", 10_000)
-    monkeypatch.setattr(documents, "_WINDOW_BYTES", 5_000)
-    monkeypatch.setattr(documents, "MAX_ITEM_BYTES", 100_000)
+    monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 10_000)
+    monkeypatch.setattr(reader, "_WINDOW_BYTES", 5_000)
+    monkeypatch.setattr(bounds, "MAX_ITEM_BYTES", 100_000)
     width = len(letter.encode())
     around = '[{}, "z"]' if not path else '{{"a": [{}, "z"], "c": 1}}'
 
@@ -259,7 +261,7 @@ async def test_commas_in_texts_are_no_values() -> None:
 
 async def test_error_of_a_large_document_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
     """An operator can look at the place; nothing of the document is in the message."""
-    monkeypatch.setattr(documents, "AT_ONCE_BYTES", 1)
+    monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 1)
     async with (
         FeedServer(Answer(b'[{"a": 1}, {"SECRET" 2}]')) as feed,
         source_http("feed") as client,
@@ -284,11 +286,11 @@ HOSTILE = {
 
 MEASURED = """
 import asyncio, sys, time
-from ladon_storage.sources.json import documents
+from ladon_storage.sources.json import bounds, documents
 
 unit, size = {unit}, {size}
 body = b'{{"records":[' + (unit * (size // len(unit)))[:-1] + b"]}}"
-documents.MAX_ITEMS = 100_000
+bounds.MAX_ITEMS = 100_000
 longest = 0.0
 
 async def beat():
@@ -306,7 +308,7 @@ async def main():
         for number, _ in enumerate(document.items):
             if number % 100 == 0:
                 await asyncio.sleep(0)
-    except documents.TooMuchError:
+    except bounds.TooMuchError:
         pass
     beating.cancel()
 
@@ -325,23 +327,27 @@ def test_page_of_large_records_is_cut_before_it_is_full(monkeypatch: pytest.Monk
     assert [len(page) for page in records.paged(items, 4)] == [3, 3, 1]
 
 
+@pytest.fixture(scope="module")
+def parsing() -> Iterator[Forks]:
+    """Import the parser once for the processes that are measured."""
+    with forking("ladon_storage.sources.json.documents") as forks:
+        yield forks
+
+
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_document_takes_little_and_holds_nothing(name: str) -> None:
+async def test_hostile_document_takes_little_and_holds_nothing(
+    name: str, parsing: Forks, tmp_path: Path
+) -> None:
     """Made to explode, it takes hardly more than its bytes, and everything else goes on.
 
     Processor time is measured: how long a machine that is busy takes for it says nothing.
     """
     size = 24 * 2**20
     script = MEASURED.format(unit=HOSTILE[name], size=size)
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=100,
-        cwd=ROOT,
-    )
-    longest, mebibytes = map(float, done.stdout.split())
+    async with parsing.run(script, folder=tmp_path) as process:
+        output, log = await asyncio.wait_for(process.communicate(), 100)
+    assert process.returncode == 0, log
+    longest, mebibytes = map(float, output.split())
 
     assert longest < 1
     assert mebibytes < 500
@@ -376,9 +382,9 @@ async def test_cancelled_reading_leaves_no_thread_that_goes_on(
 ) -> None:
     """A run that was told to end is not held up by the rest of a large document."""
     begun, ended, outcome = threading.Event(), threading.Event(), []
-    read = documents._Scan.read
+    read = Scan.read
 
-    def noted(scan: documents._Scan, path: str) -> Document:
+    def noted(scan: Scan, path: str) -> tuple[Any, Any]:
         begun.set()
         try:
             return read(scan, path)
@@ -388,7 +394,7 @@ async def test_cancelled_reading_leaves_no_thread_that_goes_on(
         finally:
             ended.set()
 
-    monkeypatch.setattr(documents._Scan, "read", noted)
+    monkeypatch.setattr(Scan, "read", noted)
     reading = asyncio.create_task(read_document(b"[" + b'{"a":1},' * 1_000_000 + b"0]", ""))
     assert await asyncio.to_thread(begun.wait, 30)
     reading.cancel()
@@ -505,7 +511,7 @@ async def test_api_with_a_large_document_is_collected_whole(
     most: int, keyed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether its records are held or not: all come, and the total beside them is compared."""
-    monkeypatch.setattr(documents, "MAX_VALUES", most)
+    monkeypatch.setattr(bounds, "MAX_VALUES", most)
     found: Any = [item(number) for number in range(2_500)]
     if keyed:
         found = {str(each["id"]): each for each in found}
@@ -513,7 +519,7 @@ async def test_api_with_a_large_document_is_collected_whole(
     async with FeedServer(Answer.of(body), Answer.of(body | {"total": 2_501})) as feed:
         source = api(feed.url, records="data.items", records_keyed_by_id=keyed)
         pages = await read(source, None)
-        with pytest.raises(SourceError, match="2501 items, and gives 2500"):
+        with pytest.raises(SourceError, match=r"2501 items at .*, and returned 2500"):
             await read(source, None)
 
     assert [len(page) for page in pages] == [1_000, 1_000, 500]
@@ -525,7 +531,7 @@ async def test_api_with_a_large_document_is_collected_whole(
 @pytest.mark.usefixtures("small")
 async def test_pages_of_an_api_may_be_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """A list in pages of which each is too much to be held ends where it ends."""
-    monkeypatch.setattr(documents, "MAX_VALUES", 20)
+    monkeypatch.setattr(bounds, "MAX_VALUES", 20)
     pages = [[item(number) for number in range(first, first + 50)] for first in (0, 50)]
 
     def play(asked: Asked) -> Answer:
@@ -559,7 +565,7 @@ async def test_large_document_is_made_into_pages_beside_the_loop() -> None:
     here = threading.current_thread()
     threads = [
         [thread async for thread in in_turns(iter_threads(2), size)]
-        for size in (documents.AT_ONCE_BYTES, documents.AT_ONCE_BYTES + 1)
+        for size in (bounds.AT_ONCE_BYTES, bounds.AT_ONCE_BYTES + 1)
     ]
 
     assert threads[0] == [here, here]
@@ -600,3 +606,70 @@ async def test_dump_without_rows_is_refused_before_it_is_a_text(
     async with FeedServer(Answer(body)) as feed:
         with pytest.raises(SourceError, match="in which no row begins"):
             await read(UrlHaus(url=feed.url), None)
+
+
+@pytest.mark.parametrize(
+    ("source", "document"),
+    [
+        (Kev, {"count": 1, "vulnerabilities": [{"cveID": "a", "dateAdded": "2024-01-01"}]}),
+        (
+            lambda url: RestApi(
+                source_id="f",
+                url=url,
+                records="a",
+                id="i",
+                timestamps=["t"],
+                paging={"kind": "page"},
+            ),
+            {"a": [{"i": "1", "t": "2024-01-01"}], "total": 1},
+        ),
+    ],
+)
+async def test_records_of_a_large_document_are_looked_at_in_a_thread(
+    source: Any, document: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ids are compared, and digests made, where they do not hold the event loop."""
+    monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 1)
+    loop, threads = threading.get_ident(), set[int]()
+    found = ItemReader.record_id
+
+    def record_id(self: ItemReader, item: object) -> str | None:
+        threads.add(threading.get_ident())
+        return found(self, item)
+
+    monkeypatch.setattr(ItemReader, "record_id", record_id)
+    async with FeedServer(play=lambda _: Answer.of(document)) as feed:
+        made = source(url=feed.url)
+        assert sum([len(page) async for page in made.pages(None, None)]) == 1
+    assert threads
+    assert loop not in threads
+
+
+class _Held(dict[str, Any]):
+    """An item that says when it is gone."""
+
+
+@pytest.mark.parametrize("is_keyed", [False, True])
+def test_item_is_gone_once_its_record_is_made(is_keyed: bool) -> None:
+    """Of a large record, its parsed form is not held while its text is written."""
+    made: list[weakref.ref[_Held]] = []
+
+    def items() -> Iterator[tuple[str, Any]]:
+        for name in "ab":
+            item = _Held(i=name, t="2024-01-01")
+            made.append(weakref.ref(item))
+            pair = (name, item)
+            del item
+            yield pair
+            del pair
+
+    class Keyed(dict[str, Any]):
+        def items(self) -> Any:
+            return items()
+
+    rules = ItemReader("i", ("t",), any_timestamps())
+    listed = map(itemgetter(1), items())
+    records_made = rules.read_keyed(Keyed()) if is_keyed else rules.read(listed)
+    first, second = next(records_made), next(records_made)
+    assert [each.record_id for each in (first, second)] == ["a", "b"]
+    assert made[0]() is None

@@ -20,13 +20,14 @@ from ladon_storage.collection.records import Page
 from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sinks import SqlSink
-from ladon_storage.sources import misp as misp_module
-from ladon_storage.sources import source_from
+from ladon_storage.sources import misp_feed, source_from
 from ladon_storage.sources.misp import Misp
-from tests.clock import FakeClock
-from tests.collecting import BEGIN, MemorySink, RememberingSink, ScriptedStorage, at, table
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing import SourceContract, SourceFeed
+from ladon_storage.testing.clock import FakeClock
+from ladon_storage.testing.doubles import BEGIN, MemorySink, RememberingSink, ScriptedStorage, at
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.recordings import members
+from tests.tables import table
 
 KEY = "kEy-0123456789"
 BASE = int(BEGIN.timestamp())
@@ -164,7 +165,7 @@ async def test_synced_event_with_an_old_timestamp_is_found_by_the_overlap() -> N
 
 
 async def test_throttled_instance_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scenario 37: the page is asked for again, and nothing is lost."""
+    """The page is asked for again, and nothing is lost."""
     instance = Instance(*(event(n, n) for n in range(3)))
     instance.between = [lambda: None, Answer(status=429), Answer(status=503)]
     stamina.set_testing(True, attempts=3, cap=True)
@@ -207,7 +208,7 @@ async def test_answer_of_another_structure_fails(document: Any) -> None:
 
 
 async def test_instance_that_ignores_the_page_does_not_loop() -> None:
-    """Scenario 41: the same page again is an error."""
+    """The same page again is an error."""
     async with FeedServer(play=lambda _: Answer.of({"response": [event(1, 1)]})) as server:
         with pytest.raises(SourceError, match="the same page again"):
             await read(instance_at(server))
@@ -242,7 +243,7 @@ async def test_instance_that_gives_fewer_than_it_counts_fails() -> None:
         return Answer(body, headers={"X-Result-Count": "7"})
 
     async with FeedServer(play=broken) as server:
-        with pytest.raises(SourceError, match="that there are 7 items, and gives 3"):
+        with pytest.raises(SourceError, match="states 7 items"):
             await read(instance_at(server, page_size=3))
 
 
@@ -285,8 +286,8 @@ async def test_filters_are_sent() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "an instance needs a key"),
-        ({"key": "K", "filters": {"page": 2, "tags": "x"}}, "the filters page are set by"),
+        ({}, "an instance requires a key"),
+        ({"key": "K", "filters": {"page": 2, "tags": "x"}}, "filters must not contain page"),
         ({"via": "feed", "filters": {"tags": "x"}}, "a feed takes no filters"),
         ({"key": "K", "page_size": 0}, "page_size"),
         ({"key": "K", "from": "2024-01-01"}, "from: There is no such field"),
@@ -342,7 +343,7 @@ async def test_backfill_of_a_feed_reads_the_events_in_its_range(path: str) -> No
 
 async def test_feed_is_read_a_page_of_events_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Events are large: what is held is a page, and a run that is cut off goes on behind it."""
-    monkeypatch.setattr(misp_module, "PAGE_EVENTS", 2)
+    monkeypatch.setattr(misp_feed, "PAGE_EVENTS", 2)
     files = Files(*(event(n, n) for n in range(5)))
     sink, storage = RememberingSink(), ScriptedStorage()
     files.files[uuid(3)] = Answer(status=401)
@@ -396,7 +397,7 @@ async def test_file_that_is_missing_for_ever_is_quarantined_once() -> None:
             report = await run(feed_at(server), sink, storage, run_id=run_id, clock=lambda: at(60))
 
     assert [reason for _, reason, _ in sink.rejects] == [
-        "the manifest lists it, and its file answers 404"
+        "its file, which the manifest lists, answered 404"
     ]
     assert (report.records_quarantined, report.records_removed, sink.removed) == (1, 0, set())
     assert sink.ids == [uuid(n) for n in range(4)]
@@ -438,7 +439,7 @@ async def test_missing_event_does_not_stop_the_others(status: int) -> None:
 
     assert ids(pages) == [uuid(1), uuid(2)]
     [reject] = [each for page in pages for each in page.rejects]
-    assert reject.reason == f"the manifest lists it, and its file answers {status}"
+    assert reject.reason == f"its file, which the manifest lists, answered {status}"
 
 
 @pytest.mark.parametrize("others_are_refused", [True, False])
@@ -450,7 +451,7 @@ async def test_feed_whose_files_are_all_refused_fails(others_are_refused: bool) 
     async with FeedServer(play=files) as server:
         read_now = feed_at(server).pages(None, None, Sunk({uuid(2)}))
         if others_are_refused:
-            with pytest.raises(SourceError, match="each file that was asked for is refused"):
+            with pytest.raises(SourceError, match="every requested file was refused"):
                 [page async for page in read_now]
         else:
             assert [each.record_id for page in [p async for p in read_now] for each in page.rejects]
@@ -470,7 +471,7 @@ async def test_unusable_files_and_entries_are_rejected_with_their_uuid() -> None
     assert ids(pages) == [uuid(1)]
     rejects = {each.record_id: each.reason for page in pages for each in page.rejects}
     assert sorted(map(str, rejects)) == ["../secret", *map(uuid, range(2, 7))]
-    assert rejects["../secret"] == "the manifest lists it under a name that is no UUID"
+    assert rejects["../secret"] == "the manifest lists it under a name that is not a UUID"
     assert "is not JSON" in rejects[uuid(2)]
     assert rejects[uuid(3)] == "Event.uuid: is not the one that the manifest lists"
     assert rejects[uuid(5)].startswith("timestamp: should be a count from 1970 on")
@@ -511,7 +512,7 @@ async def test_file_older_than_listed_is_asked_for_again(
     assert len(asked) == 3
     assert storage.stored["misp"].last_successful_timestamp == at(3)
     assert "come in order" not in caplog.text
-    assert caplog.text.count("gives 1 files older than its manifest lists them") == 2
+    assert caplog.text.count("has 1 files that are older than its manifest lists them") == 2
 
 
 async def test_file_older_than_listed_replaces_nothing(tmp_path: Path) -> None:
@@ -536,22 +537,22 @@ async def test_file_older_than_listed_replaces_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("document", [{}, [], None, "x"])
 async def test_manifest_that_is_empty_or_none_fails(document: Any) -> None:
-    """Scenario 40: it removes nothing, and the watermark stays."""
+    """It removes nothing, and the watermark stays."""
     sink, storage = RememberingSink(), ScriptedStorage()
     async with FeedServer(Answer.of(document)) as server:
-        with pytest.raises(SourceError, match="no object of events, or is empty"):
+        with pytest.raises(SourceError, match="not an object of events, or is empty"):
             await run(feed_at(server, ""), sink, storage, run_id="1", clock=lambda: at(60))
     assert storage.stored["misp"].last_successful_timestamp is None
 
 
 async def test_manifest_that_lost_most_of_its_events_fails() -> None:
-    """Scenario 40: it was cut off, not cleaned up."""
+    """It was cut off, not cleaned up."""
     files = Files(*(event(n, n) for n in range(10)))
     sink, storage = RememberingSink(), ScriptedStorage()
     async with FeedServer(play=files) as server:
         await run(feed_at(server), sink, storage, run_id="1", clock=lambda: at(60))
         files.manifest = {uuid(9): files.manifest[uuid(9)]}
-        with pytest.raises(SourceError, match="9 of 10 records disappeared"):
+        with pytest.raises(SourceError, match="9 of its 10 records"):
             await run(feed_at(server), sink, storage, run_id="2", clock=lambda: at(60))
     assert sink.removed == set()
 
@@ -610,3 +611,25 @@ async def test_recorded_feed_replays_with_nothing_lost(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         raw = connection.execute("SELECT raw FROM records_quarantine").fetchall()
     assert [list(json.loads(each[0])) for each in raw] == [[gone]]
+
+
+class TestContract(SourceContract):
+    """The events of an instance keep the contract of sources."""
+
+    step = timedelta(seconds=1)
+
+    def unusable(self) -> object:
+        return {"Event": {"uuid": uuid(9), "info": "no time"}}
+
+    def new_source(self, feed: SourceFeed) -> Misp:
+        return instance_at(feed)
+
+    def record_id(self, number: int) -> str:
+        return uuid(number)
+
+    def item(self, record_id: str, time: datetime, value: str) -> object:
+        timestamp = str(int(time.timestamp()))
+        return {"Event": {"uuid": record_id, "timestamp": timestamp, "info": value}}
+
+    def answer(self, request: Asked, items: list[Any]) -> Answer:
+        return Instance(*items)(request)

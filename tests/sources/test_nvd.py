@@ -16,12 +16,12 @@ from ladon_storage.collection.run import run
 from ladon_storage.errors import SourceError
 from ladon_storage.sources import Nvd, nvd
 from ladon_storage.sources.fields import Rate
-from ladon_storage.sources.http import client as http
-from ladon_storage.sources.http import hosts
+from ladon_storage.sources.http import hosts, sending
 from ladon_storage.sources.http.hosts import circuit_of
 from ladon_storage.sources.nvd import _windows
-from tests.collecting import MemorySink, ScriptedStorage, at
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing import SourceContract, SourceFeed
+from ladon_storage.testing.doubles import MemorySink, ScriptedStorage, at
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.recordings import recording
 
 NOW = at(1_000)
@@ -36,10 +36,10 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Rate | None]]:
     async def admitted(_: URL, rate: Rate | None) -> None:
         asked.append(rate)
 
-    monkeypatch.setattr(http, "wait_for_rate_limit", admitted)
+    monkeypatch.setattr(sending, "wait_for_rate_limit", admitted)
     monkeypatch.setattr(nvd, "utc_now", lambda: NOW)
     monkeypatch.setenv("NVD_KEY", KEY)
-    with stamina.set_testing(True, attempts=http.ATTEMPTS, cap=True):
+    with stamina.set_testing(True, attempts=sending.ATTEMPTS, cap=True):
         yield asked
 
 
@@ -251,12 +251,12 @@ async def test_cves_that_are_added_meanwhile_need_no_second_reading() -> None:
 
 async def test_throttled_is_403_and_is_waited_for() -> None:
     """It is no refusal, and says nothing against the host."""
-    script = [Answer(status=403)] * (http.ATTEMPTS - 1)
+    script = [Answer(status=403)] * (sending.ATTEMPTS - 1)
     async with FeedServer(*script, play=Service(cve(1, 1))) as feed:
         assert await read(Nvd(url=feed.url)) == ["1"]
         assert circuit_of(URL(feed.url)).failure_count == 0
 
-    assert len(feed.requests) == http.ATTEMPTS
+    assert len(feed.requests) == sending.ATTEMPTS
 
 
 async def test_wrong_key_fails_the_run() -> None:
@@ -291,7 +291,7 @@ async def test_page_that_is_empty_before_the_total_fails() -> None:
     """A service that breaks off is not believed to have ended."""
     page: dict[str, Any] = {"totalResults": 2, "vulnerabilities": []}
     async with FeedServer(Answer.of(page)) as feed:
-        with pytest.raises(SourceError, match="that there are 2 items, and gives 0"):
+        with pytest.raises(SourceError, match="states 2 items"):
             await read(Nvd(url=feed.url))
 
 
@@ -300,7 +300,7 @@ async def test_empty_page_without_a_total_fails(total: object) -> None:
     """A service that tells no total is not believed to have nothing."""
     page: dict[str, Any] = {"totalResults": total, "vulnerabilities": []}
     async with FeedServer(Answer(body=json.dumps(page).encode())) as feed:
-        with pytest.raises(SourceError, match=r"says no total at 'totalResults'|JSON"):
+        with pytest.raises(SourceError, match=r"states no total at 'totalResults'|JSON"):
             await read(Nvd(url=feed.url))
 
 
@@ -330,7 +330,7 @@ async def test_reading_says_how_its_end_is_known() -> None:
 def test_rate_is_what_the_service_asks_for() -> None:
     """Six seconds between two requests without a key."""
     assert nvd.RATE.seconds / nvd.RATE.requests == 6
-    assert hosts.CIRCUIT_FAILURES >= http.ATTEMPTS
+    assert hosts.CIRCUIT_FAILURES >= sending.ATTEMPTS
 
 
 @pytest.mark.recordings
@@ -345,3 +345,26 @@ async def test_recorded_page_is_read() -> None:
     assert {each.record_id: each.timestamp for each in page.records} == truth
     assert len(page.records) == 47
     assert page.rejects == []
+
+
+class TestContract(SourceContract):
+    """CVEs keep the contract of sources."""
+
+    step = timedelta(milliseconds=1)
+    begin = NOW - timedelta(minutes=1)
+
+    def unusable(self) -> object:
+        return {"cve": {"id": "CVE-2024-9"}}
+
+    def new_source(self, feed: SourceFeed) -> Nvd:
+        return Nvd(url=feed.url, page_size=2)
+
+    def record_id(self, number: int) -> str:
+        return f"CVE-2024-{number}"
+
+    def item(self, record_id: str, time: datetime, value: str) -> object:
+        text = time.replace(tzinfo=None).isoformat(timespec="milliseconds")
+        return {"cve": {"id": record_id, "lastModified": text, "descriptions": [value]}}
+
+    def answer(self, request: Asked, items: list[Any]) -> Answer:
+        return Service(*items)(request)

@@ -15,9 +15,10 @@ import stamina
 from ladon_storage.collection.run import run
 from ladon_storage.errors import SourceError
 from ladon_storage.sources import Otx
-from ladon_storage.sources.http import client as http
-from tests.collecting import MemorySink, ScriptedStorage, at
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.sources.http import sending
+from ladon_storage.testing import SourceContract, SourceFeed
+from ladon_storage.testing.doubles import MemorySink, ScriptedStorage, at
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.recordings import recording
 
 KEY = "s3cret-key"
@@ -26,7 +27,7 @@ KEY = "s3cret-key"
 @pytest.fixture(autouse=True)
 def _key_and_no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("OTX_KEY", KEY)
-    with stamina.set_testing(True, attempts=http.ATTEMPTS, cap=True):
+    with stamina.set_testing(True, attempts=sending.ATTEMPTS, cap=True):
         yield
 
 
@@ -148,7 +149,7 @@ async def test_fewer_pulses_than_are_stated_fail_the_run() -> None:
     """A list that ends before its count is no whole one."""
     page = {"results": [pulse(1, 1)], "count": 2, "next": None}
     async with FeedServer(play=lambda _: Answer.of(page)) as feed:
-        with pytest.raises(SourceError, match="says at 'count' that there are 2 items, and gives"):
+        with pytest.raises(SourceError, match="states 2 items at 'count', and returned"):
             await read(source(feed))
 
 
@@ -224,7 +225,7 @@ async def test_count_is_met_by_pulses_that_differ() -> None:
         return Answer.of({"results": results, "count": 4, "next": following})
 
     async with FeedServer(play=twice) as feed:
-        with pytest.raises(SourceError, match="4 items, and gives 3 that differ"):
+        with pytest.raises(SourceError, match=r"4 items at .*, and returned 3 different ones"):
             await read(source(feed))
 
 
@@ -233,3 +234,19 @@ async def test_sentence_instead_of_pulses_fails_the_run() -> None:
     async with FeedServer(Answer.of({"results": [], "detail": "Request was throttled."})) as feed:
         with pytest.raises(SourceError, match="throttled"):
             await read(source(feed))
+
+
+class TestContract(SourceContract):
+    """Subscribed pulses keep the contract of sources."""
+
+    step = timedelta(seconds=1)
+
+    def new_source(self, feed: SourceFeed) -> Otx:
+        return source(feed, page_size=2)
+
+    def item(self, record_id: str, time: datetime, value: str) -> object:
+        modified = time.replace(tzinfo=None).isoformat(timespec="microseconds")
+        return {"id": record_id, "modified": modified, "name": value}
+
+    def answer(self, request: Asked, items: list[Any]) -> Answer:
+        return Service(*({"modified": "2024-01-01", **each} for each in items))(request)

@@ -9,7 +9,7 @@ import lzma
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import stamina
@@ -23,20 +23,23 @@ from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sinks import SqlSink
 from ladon_storage.sources import RestApi, source_from
-from ladon_storage.sources.http import client as http
+from ladon_storage.sources.http import sending
 from ladon_storage.sources.http.client import HttpResponse, source_http
 from ladon_storage.sources.http.hosts import circuit_of
-from ladon_storage.sources.rest.page_metadata import next_in
-from ladon_storage.sources.rest.pagination import NextLinkPagination, PageRequest, PageResponse
-from tests.collecting import MemorySink, ScriptedStorage, at, table
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.sources.rest.links import next_in
+from ladon_storage.sources.rest.page import PageRequest, PageResponse
+from ladon_storage.sources.rest.pagination import NextLinkPagination
+from ladon_storage.testing import SourceContract, SourceFeed
+from ladon_storage.testing.doubles import MemorySink, ScriptedStorage, at
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.recordings import recording
+from tests.tables import table
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting() -> Iterator[None]:
     """Repeat as often as in earnest, without the waiting in between."""
-    with stamina.set_testing(True, attempts=http.ATTEMPTS, cap=True):
+    with stamina.set_testing(True, attempts=sending.ATTEMPTS, cap=True):
         yield
 
 
@@ -327,19 +330,27 @@ async def test_next_page_on_another_host_is_not_asked(
 @pytest.mark.parametrize(
     ("paging", "pages", "message"),
     [
-        ({"kind": "next"}, [{"next": "/feed.json?p=2"}] * 9, "was read already, and would never"),
+        (
+            {"kind": "next"},
+            [{"next": "/feed.json?p=2"}] * 9,
+            "so the reading would never end",
+        ),
         ({"kind": "next"}, [{"next": "/feed.json?p=2"}, {"next": "/feed.json?p=1"}] * 9, "never"),
-        ({"kind": "next"}, [{"next": 7}], "leads to a next page that is no address"),
-        ({"kind": "next"}, [{"next": "http://["}], "leads to a next page that is no address"),
+        ({"kind": "next"}, [{"next": 7}], "has a next link that is not a valid address"),
+        ({"kind": "next"}, [{"next": "http://["}], "next link that is not a valid address"),
         ({"kind": "next", "more": "more"}, [{"more": True}], "there are more, and nothing at"),
-        ({"kind": "cursor"}, [{"next_cursor": "a"}] * 9, "was read already, and would never"),
-        ({"kind": "cursor"}, [{"next_cursor": [[]]}], "has no cursor at 'next_cursor', but a"),
-        ({"kind": "next"}, [{"next": "mailto:me@example.org"}], "that is no address"),
-        ({"kind": "next"}, [{"next": "//"}], "that is no address"),
-        ({"kind": "next"}, [{"next": "http:///x?p=2"}], "that is no address"),
-        ({"kind": "next"}, [{"next": "http://a:99999/x"}], "that is no address"),
-        ({"kind": "next"}, [{"next": ["/x"]}], "that is no address"),
-        ({"kind": "cursor"}, [{"next_cursor": {"a": 1}}], "has no cursor at 'next_cursor', but a"),
+        (
+            {"kind": "cursor"},
+            [{"next_cursor": "a"}] * 9,
+            "so the reading would never end",
+        ),
+        ({"kind": "cursor"}, [{"next_cursor": [[]]}], "at 'next_cursor' instead of a cursor"),
+        ({"kind": "next"}, [{"next": "mailto:me@example.org"}], "that is not a valid address"),
+        ({"kind": "next"}, [{"next": "//"}], "that is not a valid address"),
+        ({"kind": "next"}, [{"next": "http:///x?p=2"}], "that is not a valid address"),
+        ({"kind": "next"}, [{"next": "http://a:99999/x"}], "that is not a valid address"),
+        ({"kind": "next"}, [{"next": ["/x"]}], "that is not a valid address"),
+        ({"kind": "cursor"}, [{"next_cursor": {"a": 1}}], "at 'next_cursor' instead of a cursor"),
         ({"kind": "cursor", "more": "more"}, [{"more": 1}], "there are more, and nothing at"),
         (
             {"kind": "cursor", "more": "more"},
@@ -349,18 +360,18 @@ async def test_next_page_on_another_host_is_not_asked(
         (
             {"kind": "page", "end": "total", "total": "n"},
             [{"n": 3}, {"n": 3, "rows": []}, {"n": 3}],
-            "gives 1",
+            "and returned 1",
         ),
-        ({"kind": "page", "end": "total", "total": "n"}, [{}], "says no total at 'n'"),
-        ({"kind": "page", "end": "total", "total": "n"}, [{"n": "all"}], "says no total at 'n'"),
-        ({"kind": "page"}, [{}] * 9, "answers the same page again"),
-        ({"kind": "offset"}, [{}] * 9, "answers the same page again"),
+        ({"kind": "page", "end": "total", "total": "n"}, [{}], "states no total at 'n'"),
+        ({"kind": "page", "end": "total", "total": "n"}, [{"n": "all"}], "states no total at 'n'"),
+        ({"kind": "page"}, [{}] * 9, "returned the same page again"),
+        ({"kind": "offset"}, [{}] * 9, "returned the same page again"),
     ],
 )
-async def test_41_paging_that_leads_nowhere_fails(
+async def test_paging_that_leads_nowhere_fails(
     paging: dict[str, Any], pages: list[dict[str, Any]], message: str
 ) -> None:
-    """No endless loop, no loss and no success (scenario 41)."""
+    """No endless loop, no loss and no success."""
     answers = [Answer.of({"rows": [row(1)], **page}) for page in pages]
     async with FeedServer(*answers) as feed:
         assert message in await failure(api(feed, paging=paging))
@@ -442,8 +453,12 @@ def test_next_link_of_a_backend_can_be_kept_on_the_host(link: str, expected: str
         ({}, {}, "does not have a list at 'rows'"),
         ({"rows": {}}, {}, "does not have a list at 'rows'"),
         ({"rows": None}, {}, "does not have a list at 'rows'"),
-        ({"rows": []}, {"records_keyed_by_id": True}, "does not have an object of ids at 'rows'"),
-        ({}, {"records": ""}, "does not have a list as its whole"),
+        (
+            {"rows": []},
+            {"records_keyed_by_id": True},
+            "does not have an object keyed by ids at 'rows'",
+        ),
+        ({}, {"records": ""}, "does not have a list at its top level"),
         ([], {"records_optional": True}, "does not have a list at 'rows'"),
         (
             {"rows": []},
@@ -494,7 +509,7 @@ async def test_keyed_records_have_their_keys_as_ids() -> None:
 @pytest.mark.parametrize(
     ("item", "reason"),
     [
-        (None, "should be an object, and is null"),
+        (None, "should be an object, not null"),
         ({"at": "2024-01-01"}, "id: should be an id, and is none"),
         ({"id": "", "at": "2024-01-01"}, "id: should be an id, and is none"),
         ({"id": 1.5, "at": "2024-01-01"}, "id: should be an id, and is none"),
@@ -553,8 +568,8 @@ async def test_count_that_is_no_time_is_rejected(value: Any) -> None:
     assert page.rejects[0].record_id == "1"
 
 
-async def test_14_integers_as_text_are_compared_as_numbers() -> None:
-    """9 comes before 10, also as text (scenario 14)."""
+async def test_integers_as_text_are_compared_as_numbers() -> None:
+    """9 comes before 10, also as text."""
     rows = [{"id": "a", "at": "9"}, {"id": "b", "at": "10"}]
     async with FeedServer(Answer.of({"rows": rows})) as feed:
         start = datetime(1970, 1, 1, 0, 0, 10, tzinfo=UTC)
@@ -587,17 +602,17 @@ async def test_latest_of_several_times_counts() -> None:
         ({"since": {"parameter": "x", "format": "yesterday"}}, "should be one of iso, seconds"),
         ({"since": {"parameter": ""}}, "since.parameter"),
         ({"full_snapshot": True}, "leave overlap empty"),
-        ({"url": "https://me:SECRET@example.org/"}, "the address holds a password"),
-        ({"headers": {"Authorization": "SECRET"}}, "name the secret in key"),
-        ({"headers": {"X-Api-Key": "SECRET"}}, "name the secret in key"),
+        ({"url": "https://me:SECRET@example.org/"}, "the address contains a password"),
+        ({"headers": {"Authorization": "SECRET"}}, "set key to"),
+        ({"headers": {"X-Api-Key": "SECRET"}}, "set key to"),
         ({"headers": {"X-A": "a\r\nX-B: SECRET"}}, "printable ASCII"),
         ({"headers": {"X A": "a"}}, "should be the name of a header"),
         ({"key_header": "X-Key: SECRET"}, "should be the name of a header"),
         ({"zone": "Mars/Olympus"}, "should be a time zone"),
         ({"zone": "../../etc/passwd"}, "should be a time zone"),
-        ({"paging": {"kind": "page", "end": "total"}}, "needs the path of the total"),
-        ({"paging": {"kind": "page", "end": "short"}}, "needs the size of a page"),
-        ({"paging": {"kind": "page", "size_parameter": "n"}}, "needs the size"),
+        ({"paging": {"kind": "page", "end": "total"}}, "requires the path of the total"),
+        ({"paging": {"kind": "page", "end": "short"}}, "requires a page size"),
+        ({"paging": {"kind": "page", "size_parameter": "n"}}, "requires a page size"),
         ({"paging": {"kind": "scroll"}}, "paging"),
         ({"rate": {"requests": 0, "seconds": 1}}, "rate.requests"),
         ({"retention": "PT0S"}, "retention"),
@@ -658,10 +673,10 @@ async def test_page_that_fails_in_the_middle_fails_the_run_and_loses_nothing(
     assert storage.stored["feed"].last_successful_timestamp == at(24)
 
 
-async def test_37_throttled_page_is_waited_for_and_nothing_is_lost(
+async def test_throttled_page_is_waited_for_and_nothing_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """429 with Retry-After on page 2: the wait is kept, the circuit stays closed (scenario 37)."""
+    """429 with Retry-After on page 2: the wait is kept, the circuit stays closed."""
     waited: list[float] = []
     pause = asyncio.sleep
 
@@ -693,7 +708,7 @@ async def test_37_throttled_page_is_waited_for_and_nothing_is_lost(
 
 
 async def test_rejects_of_a_run_are_counted_and_kept_apart(tmp_path: Path) -> None:
-    """Unusable records do not hold the watermark back (scenarios 18, 19)."""
+    """Unusable records do not hold the watermark back."""
     path, storage = tmp_path / "records.db", ScriptedStorage()
     rows = [row(1), {"id": 2, "at": None}, row(3), {"id": 4, "at": "x"}]
     async with FeedServer(play=lambda _: Answer.of({"rows": rows})) as feed:
@@ -880,3 +895,38 @@ def test_parameter_with_a_harmless_name_is_taken() -> None:
         | {"params": params}
     )
     assert source.params == params  # type: ignore[attr-defined]
+
+
+class TestContract(SourceContract):
+    """A JSON API keeps the contract of sources, whatever leads from page to page."""
+
+    paging: ClassVar[dict[str, Any]] = {"kind": "offset", "page_size": 2}
+
+    def new_source(self, feed: SourceFeed) -> RestApi:
+        return api(feed, paging=self.paging, overlap=60.0)
+
+    def item(self, record_id: str, time: datetime, value: str) -> object:
+        return {"id": record_id, "at": time.isoformat(), "value": value}
+
+    def answer(self, request: Asked, items: list[Any]) -> Answer:
+        served = Api(items)
+        served.most = 2
+        return served(request)
+
+
+class TestContractOfPages(TestContract):
+    """Pages that are counted, to an empty one."""
+
+    paging: ClassVar[dict[str, Any]] = {"kind": "page"}
+
+
+class TestContractOfLinks(TestContract):
+    """Pages that name the next one."""
+
+    paging: ClassVar[dict[str, Any]] = {"kind": "next", "path": "links.next"}
+
+
+class TestContractOfCursors(TestContract):
+    """Pages with a cursor."""
+
+    paging: ClassVar[dict[str, Any]] = {"kind": "cursor", "path": "cursor"}

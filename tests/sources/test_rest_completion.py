@@ -13,16 +13,16 @@ import stamina
 from ladon_storage.collection.records import Page
 from ladon_storage.collection.run import run
 from ladon_storage.errors import SourceError
-from ladon_storage.sources.http import client as http
-from ladon_storage.sources.rest import fetching as walking
-from tests.collecting import MemorySink, ScriptedStorage, at
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.sources.http import sending
+from ladon_storage.sources.rest import reading
+from ladon_storage.testing.doubles import MemorySink, ScriptedStorage, at
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.sources.test_rest import api, row
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting() -> Iterator[None]:
-    with stamina.set_testing(True, attempts=http.ATTEMPTS, cap=True):
+    with stamina.set_testing(True, attempts=sending.ATTEMPTS, cap=True):
         yield
 
 
@@ -228,7 +228,7 @@ async def test_total_is_found_beside_the_records() -> None:
     """Where the list is, and not only at the top."""
     document = {"data": {"rows": ROWS, "total": 8}}
     async with FeedServer(play=lambda _: Answer.of(document)) as feed:
-        assert "says at 'data.total' that there are 8" in await refused(feed, records="data.rows")
+        assert "states 8 items at 'data.total'" in await refused(feed, records="data.rows")
 
 
 async def test_keys_of_keyed_records_are_no_signs() -> None:
@@ -310,7 +310,7 @@ async def test_total_that_only_pages_with_items_state_is_heard() -> None:
         return answer(rows, total=7 if rows else 0)
 
     async with FeedServer(play=fading) as feed:
-        assert "7 items, and gives 3" in await refused(feed, paging={"kind": "page"})
+        assert "states 7 items at 'total'" in await refused(feed, paging={"kind": "page"})
 
 
 @pytest.mark.parametrize(
@@ -600,7 +600,7 @@ async def test_flag_that_the_last_page_leaves_out_is_only_declared() -> None:
 async def test_number_of_pages_binds_whatever_leads_on(kind: str) -> None:
     """A next link that is lost on the way is noticed by it."""
     async with FeedServer(play=lambda _: answer(ROWS, total_pages=2, next=None)) as feed:
-        assert "there are 2 pages, and gives 1" in await refused(feed, paging={"kind": kind})
+        assert "states 2 pages, and returned 1" in await refused(feed, paging={"kind": kind})
 
 
 @pytest.mark.parametrize("paging", [{"kind": "next"}, {"kind": "page"}])
@@ -614,7 +614,7 @@ async def test_total_that_shrinks_binds_as_it_was(paging: dict[str, Any]) -> Non
         return answer(rows, total=7 if number == 1 else 4, next=link)
 
     async with FeedServer(play=shrinking) as feed:
-        assert "there are 7 items, and gives 4" in await refused(feed, paging=paging)
+        assert "states 7 items at 'total', and returned 4" in await refused(feed, paging=paging)
 
 
 @pytest.mark.parametrize("number", ["3", "4"])
@@ -656,7 +656,7 @@ async def test_declared_total_that_is_nowhere_fails(kind: str) -> None:
 
     async with FeedServer(play=paged) as feed:
         message = await refused(feed, paging={"kind": kind, "total": "meta.total"})
-    assert "says no total at 'meta.total'" in message
+    assert "states no total at 'meta.total'" in message
 
 
 @pytest.mark.parametrize("kind", ["none", "page", "offset", "next"])
@@ -683,12 +683,12 @@ async def test_total_of_all_times_is_not_that_of_a_range(
             assert [each.record_id for page in pages for each in page.records] == IDS
             assert pages[-1].completeness in ("last page", "whole document")
         else:
-            with pytest.raises(SourceError, match="at 'count' that there are 99 items, and gives"):
+            with pytest.raises(SourceError, match="states 99 items at 'count', and returned"):
                 _ = [page async for page in source.pages(at(0), None)]
         declared = api(
             feed, paging={**paging, "total": next(iter(sign))}, since={"parameter": "since"}
         )
-        with pytest.raises(SourceError, match=r"there are 99 items|says no total"):
+        with pytest.raises(SourceError, match=r"states 99 items|states no total"):
             _ = [page async for page in declared.pages(at(0), None)]
 
 
@@ -696,7 +696,7 @@ async def test_total_is_that_of_the_list_where_the_range_is_not_heeded() -> None
     """An API that answers the same for each range leaves out what its total counts."""
     async with FeedServer(play=lambda asked: answer(cut(asked, 3), total=99)) as feed:
         source = api(feed, paging={"kind": "page"}, since={"parameter": "since"})
-        with pytest.raises(SourceError, match="there are 99 items, and gives 7"):
+        with pytest.raises(SourceError, match=r"states 99 items at .*, and returned 7"):
             _ = [page async for page in source.pages(at(0), None)]
 
 
@@ -719,7 +719,7 @@ async def test_list_that_counts_from_zero_is_not_read_from_one(rows: list[Any]) 
         message = await refused(feed, paging={"kind": "page"})
         whole = await ids_of(feed, paging={"kind": "page", "first_number": 0})
 
-    assert "has records on page 0 that are on no page from 1 on" in message
+    assert "has records on page 0 that are on no page from the first one, 1, on" in message
     assert whole == IDS[: len(rows)]
 
 
@@ -789,7 +789,7 @@ async def test_list_that_counts_from_one_may_be_read_from_zero(
         if is_read:
             assert await ids_of(feed, paging=paging) == IDS[: len(rows)]
         else:
-            assert "has records on page 1, and none on the one before" in await refused(
+            assert "has records on page 1, and none on the page before it" in await refused(
                 feed, paging=paging
             )
 
@@ -813,7 +813,7 @@ async def test_page_that_comes_twice_is_only_the_last_where_none_is_behind_it(
             assert await ids_of(feed, paging={"kind": "page"}) == IDS
         else:
             message = await refused(feed, paging={"kind": "page"})
-            assert "answers one page twice, and another one behind it" in message
+            assert "returned one page twice, and a different one after it" in message
 
 
 @pytest.mark.parametrize("status", [400, 404, 410, 416, 422])
@@ -858,7 +858,7 @@ async def test_refusal_that_says_what_it_means_is_an_end(
         else:
             message = await refused(feed, paging={"kind": "page"})
             assert f"answered {status}" in message
-            assert "in end_status" in message
+            assert "to end_status" in message
 
 
 @pytest.mark.parametrize(("wrong", "asked"), [("", 4), ("1", 5), ("2", 5)])
@@ -899,7 +899,7 @@ async def test_same_page_again_that_leads_on_is_no_end(kind: str) -> None:
         play=lambda asked: answer(ROWS[:3], next="/feed.json?page=2&offset=3")
     ) as feed:
         message = await refused(feed, paging={"kind": kind, "end": "repeat"})
-    assert "has a next page at 'next', and answers the same page again" in message
+    assert "has a next page at 'next', and returned the same page again" in message
 
 
 @pytest.mark.parametrize("pages", [[ROWS[:3], [], ROWS[3:]], [[], ROWS]])
@@ -911,7 +911,7 @@ async def test_empty_page_in_front_of_another_is_no_end(pages: list[list[Any]]) 
         return answer(pages[number - 1] if 0 < number <= len(pages) else [])
 
     async with FeedServer(play=filtered) as feed:
-        assert "and none on the one before" in await refused(feed, paging={"kind": "page"})
+        assert "and none on the page before it" in await refused(feed, paging={"kind": "page"})
 
 
 @pytest.mark.parametrize(
@@ -1193,7 +1193,7 @@ async def test_cursors_that_lead_nowhere_end_with_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A bounded number of pages without a record; some of them are none."""
-    monkeypatch.setattr(walking, "EMPTY_PAGES", 20)
+    monkeypatch.setattr(reading, "EMPTY_PAGES", 20)
     numbers = iter(range(99))
 
     def empty(_: Asked) -> Answer:
@@ -1299,7 +1299,7 @@ async def test_answer_without_a_body_is_nothing_where_it_was_declared(
     """Else it is no answer, and the error names the setting."""
     async with FeedServer(play=lambda _: Answer(body if status == 200 else b"", status)) as feed:
         assert await ids_of(feed, records_optional=True) == []
-        assert "set records_optional" in await refused(feed)
+        assert "Set records_optional" in await refused(feed)
 
 
 async def test_no_content_behind_the_last_page_is_an_end() -> None:
@@ -1314,14 +1314,14 @@ async def test_no_content_behind_the_last_page_is_an_end() -> None:
             if status == 204:
                 assert await ids_of(feed, paging={"kind": "page"}) == IDS
             else:
-                assert "with nothing in it" in await refused(feed, paging={"kind": "page"})
+                assert "without a body" in await refused(feed, paging={"kind": "page"})
 
 
 async def test_contradicted_end_fails_the_run_and_keeps_what_came() -> None:
     """What was delivered is durable, and the watermark stays."""
     storage, sink = ScriptedStorage(), MemorySink()
     async with FeedServer(play=lambda _: answer(ROWS, total=330)) as feed:
-        with pytest.raises(SourceError, match="that there are 330 items, and gives 7"):
+        with pytest.raises(SourceError, match="states 330 items"):
             await run(api(feed), sink, storage, run_id="r", clock=lambda: at(60))
 
     assert sink.ids == IDS
@@ -1336,3 +1336,70 @@ async def test_report_says_how_the_end_was_known() -> None:
         report = await run(source, MemorySink(), ScriptedStorage(), run_id="r")
 
     assert (report.completeness, report.total) == ("total", 7)
+
+
+# Signs that are larger than any sign is.
+
+LONG = "9" * 100_000
+
+
+@pytest.mark.parametrize("paging", [{"kind": "next"}, {"kind": "cursor", "path": "next"}])
+@pytest.mark.parametrize("value", [LONG, f"http://127.0.0.1/{LONG}", [LONG], {"a": {"b": LONG}}])
+async def test_next_address_of_any_length_is_refused_in_few_words(
+    paging: dict[str, Any], value: Any
+) -> None:
+    """No address or cursor of more than 64 KiB is followed, masked or shown."""
+    async with FeedServer(answer(ROWS, next=value)) as feed:
+        told = await refused(feed, paging=paging)
+    assert "leads to" in told or "has more than 65536 characters at 'next'" in told
+    assert len(told) < 500
+
+
+async def test_long_link_to_another_host_is_shown_in_part() -> None:
+    """A message holds no more of an address than a reader needs."""
+    link = f'<http://elsewhere.invalid/{"a" * 60_000}>; rel="next"'
+    async with FeedServer(answer(ROWS, {"Link": link})) as feed:
+        told = await refused(feed, paging={"kind": "link"})
+    assert "another host" in told
+    assert len(told) < 2_000
+
+
+@pytest.mark.parametrize("more", [{}, {"meta": {f"m{n}": n for n in range(6_000)}}])
+async def test_more_names_than_are_examined_are_refused(more: dict[str, Any]) -> None:
+    """A sign that an end is none cannot hide among names that nothing looks at."""
+    crowd = more or {f"m{n}": n for n in range(6_000)}
+    async with FeedServer(answer(ROWS, **crowd)) as feed:
+        assert "more than 5000 names that are no records" in await refused(
+            feed, paging={"kind": "none"}
+        )
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        {"state": LONG},
+        {"total": LONG},
+        {"total": f"{LONG}+"},
+        {"pages": "1,000" + ",000" * 25_000},
+        {"has_more": LONG},
+        {LONG: True},
+        {"next": json.loads('{"a":' * 400 + "null" + "}" * 400)},
+        {"errors": json.loads("[" * 400 + "]" * 400)},
+    ],
+)
+async def test_sign_of_any_size_is_read_or_no_sign(sign: dict[str, Any]) -> None:
+    """A number, a word or a structure that is too large for a sign never breaks a run."""
+    async with FeedServer(answer(ROWS, **sign)) as feed:
+        assert await ids_of(feed, paging={"kind": "none"}) == IDS
+
+
+async def test_header_with_a_total_of_any_length_is_no_sign() -> None:
+    """A total of thousands of digits in a header never breaks a run."""
+    async with FeedServer(answer(ROWS, {"Content-Range": f"items 0-6/{LONG[:5_000]}"})) as feed:
+        assert await ids_of(feed, paging={"kind": "none"}) == IDS
+
+
+async def test_many_reasons_beside_records_are_a_failure() -> None:
+    """Thousands of entries in a place for errors are not read one by one."""
+    async with FeedServer(answer(ROWS, errors=[0] * 2_000)) as feed:
+        assert "failure" in await refused(feed, paging={"kind": "none"})

@@ -10,8 +10,8 @@ import pytest
 from ladon_storage.collection.run import run
 from ladon_storage.errors import SourceError
 from ladon_storage.sources import source_from
-from tests.collecting import MemorySink, ScriptedStorage
-from tests.feed_server import Answer, FeedServer
+from ladon_storage.testing.doubles import MemorySink, ScriptedStorage
+from ladon_storage.testing.feed_server import Answer, FeedServer
 
 KEY = "SECRET-KEY"
 

@@ -17,18 +17,19 @@ from yarl import URL
 
 from ladon_storage.errors import SourceError
 from ladon_storage.sources.http.client import HttpResponse
-from ladon_storage.sources.rest import fetching as walking
+from ladon_storage.sources.rest import fetching, reading
 from ladon_storage.sources.rest.fetching import PageFetcher
 from ladon_storage.sources.rest.listing import KEY_END
+from ladon_storage.sources.rest.page import PageRequest, PageResponse
 from ladon_storage.sources.rest.pagination import (
     CursorPagination,
     NextLinkPagination,
     OffsetPagination,
     PageNumberPagination,
-    PageRequest,
-    PageResponse,
     Pagination,
 )
+from ladon_storage.sources.rest.reading import Learned
+from ladon_storage.sources.rest.reading_by_offset import ReadingByOffset
 
 Change = tuple[str, int]
 
@@ -125,7 +126,7 @@ class Listing:
     def refusal(self, got: PageResponse) -> SourceError:
         return SourceError("refused")
 
-    def error(self, problem: str, *, transient: bool = False) -> SourceError:
+    def error(self, problem: str, step: str = "", *, transient: bool = False) -> SourceError:
         return SourceError(problem, transient=transient)
 
 
@@ -289,7 +290,7 @@ async def test_list_that_changes_faster_than_it_is_read_fails(kind: str) -> None
         await read(listing)
 
     assert caught.value.transient
-    assert len(listing.asked) < 10 * walking.READINGS
+    assert len(listing.asked) < 10 * fetching.READINGS
 
 
 async def test_offsets_that_are_rounded_to_pages_are_read_whole() -> None:
@@ -336,9 +337,10 @@ async def test_list_with_cursors_is_not_asked_twice(apart: int) -> None:
 
 async def test_walk_holds_no_more_for_a_longer_list(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is known again at its front is bounded."""
-    monkeypatch.setattr(walking, "KNOWN_KEYS", 50)
-    listing = Listing(OffsetPagination(page_size=10), 500, 10)
-    walk = PageFetcher(listing)
+    monkeypatch.setattr(reading, "KNOWN_KEYS", 50)
+    paging = OffsetPagination(page_size=10)
+    listing = Listing(paging, 500, 10)
+    walk = ReadingByOffset(listing, Learned(10, overlaps=True, is_known=False), paging)
 
     assert len([got async for got in walk.pages()]) > 50
     assert len(walk._known) == 50
@@ -430,7 +432,7 @@ async def test_total_is_met_by_records_that_differ() -> None:
             items = [{"id": min(each["id"], 8), "v": 0} for each in got.items]
             return PageResponse(got.answer, {**got.document, "rows": items}, items)
 
-    with pytest.raises(SourceError, match="there are 10 items, and gives 9 that differ"):
+    with pytest.raises(SourceError, match=r"states 10 items at .*, and returned 9 different ones"):
         await read(Doubled(CursorPagination(), 10, 3, total=True))
 
 
@@ -455,7 +457,7 @@ async def test_total_of_more_records_than_are_told_apart_is_only_declared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What is held of the ids is bounded, and what is not known is not claimed."""
-    monkeypatch.setattr(walking, "KNOWN_KEYS", 50)
+    monkeypatch.setattr(reading, "KNOWN_KEYS", 50)
     few, many = (
         PageFetcher(Listing(OffsetPagination(page_size=10), rows, 10, total=True))
         for rows in (50, 60)

@@ -10,8 +10,8 @@ import pytest
 
 from ladon_storage.errors import SourceError
 from ladon_storage.sources import RestApi, source_from
-from tests.collecting import at
-from tests.feed_server import Answer, FeedServer
+from ladon_storage.testing.doubles import at
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 
 
 def row(number: int, kind: str, minute: int = 0) -> dict[str, Any]:
@@ -62,3 +62,30 @@ async def test_versions_and_repetitions_are_no_shared_ids(
 
     assert await read(rows, 50, overlap=timedelta(0)) == len(rows)
     assert ("records that differ" in caplog.text) == is_told
+
+
+@pytest.mark.parametrize("size", [1, 50])
+@pytest.mark.parametrize("ids", [(1, "1"), ("-7", 5, -7), (10**30, str(10**30))])
+async def test_number_and_text_of_one_id_fail(ids: tuple[Any, ...], size: int) -> None:
+    """Both are stored under one id, where one would replace the other."""
+    rows = [{"id": each, "at": at(0).isoformat()} for each in ids]
+    source: dict[str, Any] = {"kind": "rest", "source_id": "feed", "timestamps": ["at"]}
+
+    def play(asked: Asked) -> Answer:
+        first = (int(asked.query["page"]) - 1) * size
+        return Answer.of(rows[max(first, 0) : max(first + size, 0)])
+
+    async with FeedServer(play=play) as feed:
+        made = source_from({**source, "url": feed.url, "paging": {"kind": "page"}})
+        with pytest.raises(
+            SourceError, match=r"as the number .* and as the text .* one id. Set id to several"
+        ):
+            _ = [page async for page in made.pages(None, None)]
+
+
+async def test_number_and_text_that_are_other_ids_are_read() -> None:
+    """Different digits are different ids, and several paths tell the kinds apart."""
+    rows = [{"id": each, "at": at(0).isoformat()} for each in (1, "01", "2", 3, "a", None)]
+    assert await read(rows, 50, id="id") == 5
+    rows = [{"id": each, "at": at(0).isoformat()} for each in (1, "1")]
+    assert await read(rows, 50, id=["id", "at"]) == 2

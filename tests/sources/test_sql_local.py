@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ladon_storage.collection.run import run
 from ladon_storage.sources.sql.source import SqlTable
-from tests.collecting import MemorySink, RememberingSink, ScriptedStorage
+from ladon_storage.testing.doubles import MemorySink, RememberingSink, ScriptedStorage
 from tests.mariadb import MariaServer
 from tests.postgres import PostgresServer
 

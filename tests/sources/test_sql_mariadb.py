@@ -15,7 +15,7 @@ from ladon_storage.collection.records import Page, Record
 from ladon_storage.collection.run import run
 from ladon_storage.errors import SourceError
 from ladon_storage.sources.sql.source import SqlTable
-from tests.collecting import MemorySink, ScriptedStorage
+from ladon_storage.testing.doubles import MemorySink, ScriptedStorage
 from tests.mariadb import PASSWORD, MariaServer
 
 SECRET = "LADON_TEST_MARIADB"
@@ -347,7 +347,7 @@ async def test_statement_that_takes_too_long_is_ended_by_the_server(base: Base) 
     base.run("CREATE TABLE events AS SELECT 1 AS id, now() AS updated_at")
     base.run("CREATE VIEW slow AS SELECT id, updated_at, sleep(30) AS s FROM events")
 
-    with pytest.raises(SourceError, match=r"max_statement_time.*; make an index .* longer timeout"):
+    with pytest.raises(SourceError, match=r"max_statement_time.*Create an index .* longer timeout"):
         await read(base.source(table="slow", timeout=timedelta(milliseconds=50)))
 
 
@@ -434,7 +434,7 @@ async def test_table_that_is_altered_while_it_is_read_is_refused(base: Base) -> 
         "INSERT INTO events SELECT seq, '2024-01-01 12:00' + INTERVAL seq SECOND FROM seq_0_to_9"
     )
 
-    with pytest.raises(SourceError, match="its column 'updated_at' became another type while"):
+    with pytest.raises(SourceError, match="its column 'updated_at' changed its type while"):
         await read_and_alter(
             base.source(page_size=2), base, "ALTER TABLE events MODIFY updated_at date"
         )

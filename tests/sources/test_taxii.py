@@ -18,8 +18,8 @@ from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sources import source_from
 from ladon_storage.sources.taxii import Taxii
-from tests.collecting import MemorySink, RememberingSink, ScriptedStorage, at
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing.doubles import MemorySink, RememberingSink, ScriptedStorage, at
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.sources.taxii_process import LARGEST_PAGE, PASSWORD, USER
 from tests.sources.taxii_server import MEDIA_TYPE, Proxy, TaxiiServer, stix, taxii_server
 
@@ -119,7 +119,7 @@ async def test_address_may_end_as_people_write_it(server: TaxiiServer, slash: st
 
 
 async def test_collection_without_anything_new_is_empty(server: TaxiiServer) -> None:
-    """Scenario 24: such an answer is `{}` without headers, and a success that moves nothing."""
+    """Such an answer is `{}` without headers, and a success that moves nothing."""
     path = server.collection(*spread(3))
     sink, storage = MemorySink(), ScriptedStorage()
     source = collection_at(server.url(path), overlap=timedelta(0))
@@ -170,7 +170,7 @@ async def test_objects_added_while_paging_come_in_the_next_run(server: TaxiiServ
 
 
 async def test_run_that_was_cut_off_goes_on_behind_its_last_page(server: TaxiiServer) -> None:
-    """Scenario 25: at most a page and its ties are asked for again."""
+    """At most a page and its ties are asked for again."""
     path = server.collection(*spread(12))
     storage, sink = ScriptedStorage(), RememberingSink(None, KeyboardInterrupt())
     source = collection_at(server.url(path), overlap=timedelta(0))
@@ -226,7 +226,7 @@ async def proxied(
 async def test_reading_goes_on_at_the_last_instant(
     server: TaxiiServer, digits: int, fault: str
 ) -> None:
-    """Scenario 41: the ties of a page's last object are on the next one, and none is lost."""
+    """The ties of a page's last object are on the next one, and none is lost."""
     objects = [(at(n // 3), stix(n)) for n in range(20)]
     path = server.collection(*objects, digits=digits)
     proxy = (
@@ -313,13 +313,13 @@ async def test_next_that_expires_once_is_recovered_from(server: TaxiiServer) -> 
 async def test_more_without_next_and_headers_fails() -> None:
     """Nothing says where to go on: that is no end."""
     async with FeedServer(Answer.of({"more": True})) as feed:
-        with pytest.raises(SourceError, match="neither where nor when"):
+        with pytest.raises(SourceError, match="without `next` and without the time"):
             await read(collection_at(feed.at("c")))
 
 
 @pytest.mark.parametrize("following", ["same", "new"])
 async def test_page_that_repeats_does_not_loop(following: str) -> None:
-    """Scenario 41: whether `next` is the same or not, nothing new will come."""
+    """Whether `next` is the same or not, nothing new will come."""
 
     def play(_: object) -> Answer:
         document = {
@@ -337,7 +337,7 @@ async def test_page_that_repeats_does_not_loop(following: str) -> None:
 
 
 async def test_throttled_server_is_waited_for(server: TaxiiServer) -> None:
-    """Scenario 37: the page is asked for again, with its `next`."""
+    """The page is asked for again, with its `next`."""
     path = server.collection(*spread(8))
     proxy = Proxy(server)
     stamina.set_testing(True, attempts=3, cap=True)
@@ -436,7 +436,7 @@ async def test_server_that_tells_no_times_is_read_whole(
     times = {each.version: each.timestamp.year for each in sink.rows.values()}
     assert sorted(times.values()) == [1, 2020, 2020, 2020, 2021]
     assert "come in order" not in caplog.text
-    assert caplog.text.count("does not say when its objects were added") == 2
+    assert caplog.text.count("does not state in") == 2
 
 
 async def test_server_that_tells_no_times_any_more_is_read_whole() -> None:
@@ -463,7 +463,7 @@ async def test_server_that_tells_times_on_some_pages_fails() -> None:
         Answer(json.dumps({"objects": [stix(2)]}).encode()),
     ]
     async with FeedServer(*script) as feed:
-        with pytest.raises(SourceError, match="no longer says when its objects were added"):
+        with pytest.raises(SourceError, match="no longer states when its objects were added"):
             await read(collection_at(feed.at("c")))
 
 
@@ -549,7 +549,7 @@ async def test_empty_page_in_place_of_more_fails_without_times(empty: dict[str, 
     """Nothing says where to ask anew; a page that came before is as good as empty."""
     pages = [{"objects": OBJECTS[:4], "more": True, "next": "1"}, empty]
     async with FeedServer(play=in_pages(*pages)) as feed:
-        with pytest.raises(SourceError, match="more, and then gives nothing"):
+        with pytest.raises(SourceError, match="more, and then returned nothing"):
             await read(collection_at(feed.at("c")))
 
 
@@ -559,7 +559,7 @@ async def test_server_that_gives_nothing_anew_fails() -> None:
     body = json.dumps({"objects": OBJECTS[:4], "more": True, "next": "1"}).encode()
     first = Answer(body, headers={FIRST: added, LAST: added})
     async with FeedServer(first, Answer(b"{}"), Answer(b"{}")) as feed:
-        with pytest.raises(SourceError, match="more, and then gives nothing"):
+        with pytest.raises(SourceError, match="more, and then returned nothing"):
             await read(collection_at(feed.at("c")))
     assert len(feed.asks) == 3
 
@@ -577,7 +577,7 @@ async def test_fewer_objects_than_are_stated_fail(dated: bool, told: str, is_who
         if is_whole:
             assert len(ids(await read(source))) == len(page["objects"])
             return
-        with pytest.raises(SourceError, match="states 11 objects, and gives 4"):
+        with pytest.raises(SourceError, match="states 11 objects, and returned 4"):
             await read(source)
 
 
@@ -587,13 +587,13 @@ async def test_fewer_objects_than_are_stated_fail(dated: bool, told: str, is_who
 @pytest.mark.parametrize(
     ("document", "headers", "message"),
     [
-        ([], {}, "no envelope with a list of objects"),
-        ({"objects": {}}, {}, "no envelope with a list of objects"),
-        ({"objects": [], "title": "Unauthorized"}, {}, "beside its objects; it says title 'Unau"),
-        ({"objects": [], "http_status": "500"}, {}, "answers an error beside its objects"),
+        ([], {}, "not answer with an envelope that has a list of objects"),
+        ({"objects": {}}, {}, "not answer with an envelope that has a list of objects"),
+        ({"objects": [], "title": "Unauthorized"}, {}, "next to its objects; it says title 'Unau"),
+        ({"objects": [], "http_status": "500"}, {}, "answered with an error next to its objects"),
         ({"objects": [{"id": "a"}], "error_code": "E7"}, {}, "objects; it says error_code 'E7'"),
-        ({"objects": None}, {}, "no envelope with a list of objects"),
-        ({"objects": [{"id": "a"}], "more": True}, {}, "neither where nor when it was added"),
+        ({"objects": None}, {}, "not answer with an envelope that has a list of objects"),
+        ({"objects": [{"id": "a"}], "more": True}, {}, "without `next` and without the time"),
         ({"objects": [], "next": 7, "more": True}, {}, "a `next` that is a int"),
     ],
 )
@@ -613,7 +613,7 @@ async def test_unusable_objects_are_rejected_and_the_rest_goes_on() -> None:
         (page,) = await read(collection_at(feed.at("c")))
 
     assert ids([page]) == numbered(1)
-    assert [each.reason for each in page.rejects] == ["id: missing, or no text"] * 3
+    assert [each.reason for each in page.rejects] == ["id: missing, or not a text"] * 3
 
 
 async def test_key_without_a_user_is_a_bearer_token() -> None:
@@ -634,8 +634,8 @@ async def test_earliest_start_asks_for_everything() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"user": "me"}, "a user needs a password"),
-        ({"url": "https://me:SECRET@taxii.example.org/c/"}, "the address holds a password"),
+        ({"user": "me"}, "a user requires a password"),
+        ({"url": "https://me:SECRET@taxii.example.org/c/"}, "the address contains a password"),
         ({"page_size": 0}, "page_size"),
         ({"added_after": "2024"}, "added_after: There is no such field"),
     ],

@@ -33,8 +33,8 @@ from ladon_storage.sources.timestamps import (
     timestamp_parser,
     unix_timestamps,
 )
-from tests.collecting import MemorySink, ScriptedStorage
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing.doubles import MemorySink, ScriptedStorage
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 
 ZONES = [
     "UTC",

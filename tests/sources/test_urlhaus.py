@@ -22,10 +22,12 @@ from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sinks import SqlSink
 from ladon_storage.sources import UrlHaus, source_from, urlhaus
 from ladon_storage.sources.csv_rows import MOST_LINES
-from tests.clock import FakeClock
-from tests.collecting import MemorySink, RememberingSink, ScriptedStorage, table
-from tests.feed_server import Answer, Asked, FeedServer
+from ladon_storage.testing import SourceContract, SourceFeed
+from ladon_storage.testing.clock import FakeClock
+from ladon_storage.testing.doubles import MemorySink, RememberingSink, ScriptedStorage
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.recordings import members, recording
+from tests.tables import table
 
 HEADER = b"""################################################################
 # abuse.ch URLhaus Database Dump (CSV - recent URLs only)      #
@@ -152,14 +154,14 @@ async def test_unusable_row_is_rejected_and_the_rest_goes_on(
         (HEADER, "is empty"),
         (HEADER + b"# Number of entries: 0\n", "is empty"),
         (HEADER + line(1, "2025-04-21")[:-9], "it ends in the middle of a line"),
-        (b"<html>\n</html>\n", "has no line that names the columns"),
-        (line(1, "2025-04-21"), "has no line that names the columns"),
-        (HEADER.replace(b"reporter", b"id") + line(1, "2025-04-21"), "names a column twice"),
-        (HEADER.replace(b"id,", b"\xff,") + b"\n", "has no line that names the columns"),
+        (b"<html>\n</html>\n", "has no header line with the columns"),
+        (line(1, "2025-04-21"), "has no header line with the columns"),
+        (HEADER.replace(b"reporter", b"id") + line(1, "2025-04-21"), "has a column twice"),
+        (HEADER.replace(b"id,", b"\xff,") + b"\n", "has no header line with the columns"),
         (HEADER + line(1, "2025-04-21") + b"# Number of entries: 2\n", "1 entries and states 2"),
         (
             b"# Number of entries: 2\n" + HEADER + line(1, "2025-04-21"),
-            "has 1 entries and states 2: it was cut off",
+            "was cut off: it has 1 entries and states 2",
         ),
         (
             b"# Number of entries: 3\n"
@@ -189,7 +191,7 @@ async def test_unusable_row_is_rejected_and_the_rest_goes_on(
     ],
 )
 async def test_dump_that_is_none_fails_the_run(body: bytes, message: str) -> None:
-    """An empty, truncated or other document is no news (scenario 40)."""
+    """An empty, truncated or other document is no news."""
     with pytest.raises(SourceError) as caught:
         await dumped(body)
 
@@ -310,7 +312,7 @@ async def test_dump_that_does_not_reach_back_fails() -> None:
     )
 
     assert isinstance(cut, SourceError)
-    assert "from 2025-04-19T00:00:00+00:00 on, and is durable up to 2025-04-09" in str(cut)
+    assert "start at 2025-04-19T00:00:00+00:00, and the sink has them up to 2025-04-09" in str(cut)
     assert isinstance(last, Report)
     assert last.watermark_before == utc("2025-04-09")
     assert (last.records_new, len(sink.ids)) == (9, 43)
@@ -392,13 +394,13 @@ async def test_wrong_key_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_api_says_no_inside_of_an_answer(document: Any) -> None:
     """Only the status ok with a list is a success."""
     async with FeedServer(Answer.of(document)) as feed:
-        with pytest.raises(SourceError, match="answers "):
+        with pytest.raises(SourceError, match="answered "):
             await pages(UrlHaus(via="api", url=feed.url, key="ABUSE_KEY"))
 
 
 @pytest.mark.parametrize(("count", "fails"), [(999, False), (1_000, True), (1_001, True)])
 async def test_full_answer_that_does_not_reach_back_fails(count: int, fails: bool) -> None:
-    """What no longer fits into the API's answer is a gap, and no silent success (scenario 38)."""
+    """What no longer fits into the API's answer is a gap, and no silent success."""
     begin = utc("2026-02-05")
     urls: list[Any] = [
         found(number, f"{begin + timedelta(seconds=number):%Y-%m-%d %H:%M:%S} UTC")
@@ -416,9 +418,7 @@ async def test_full_answer_that_does_not_reach_back_fails(count: int, fails: boo
         with pytest.raises(SourceError) as caught:
             await pages(source, begin - source.overlap)
 
-    assert "what is between is not there any more; collect it once with via 'recent'" in str(
-        caught.value
-    )
+    assert "Collect once with via 'recent'" in str(caught.value)
 
 
 def test_defaults_are_the_public_dump() -> None:
@@ -434,7 +434,7 @@ def test_defaults_are_the_public_dump() -> None:
 @pytest.mark.parametrize("fields", [{"via": "api"}, {"url": "https://example.org/{key}/x.csv"}])
 def test_key_is_required_where_it_is_needed(fields: dict[str, str]) -> None:
     """It is told when the source is made, not by a refusal in the night."""
-    with pytest.raises(ConfigurationError, match="it needs a key"):
+    with pytest.raises(ConfigurationError, match="it requires a key"):
         source_from({"kind": "urlhaus", **fields})
 
 
@@ -486,3 +486,45 @@ async def test_recorded_polls_lose_nothing_and_repeat_nothing(tmp_path: Path) ->
     assert len(rows) == written == len(published)
     assert {(row[0], json.dumps(json.loads(row[1]), sort_keys=True)) for row in rows} == published
     assert len(feed.requests) == 25
+
+
+class TestDumpContract(SourceContract):
+    """The dump keeps the contract of sources."""
+
+    step = timedelta(seconds=1)
+
+    def unusable(self) -> object:
+        return b'"2","2025-04-21"\n'
+
+    def new_source(self, feed: SourceFeed) -> UrlHaus:
+        return UrlHaus(url=feed.url)
+
+    def record_id(self, number: int) -> str:
+        return str(number + 1)
+
+    def item(self, record_id: str, time: datetime, value: str) -> object:
+        return line(int(record_id), f"{time:%Y-%m-%d %H:%M:%S}", tags=value)
+
+    def answer(self, request: Asked, items: list[Any]) -> Answer:
+        return Answer(HEADER + b"".join(items))
+
+
+class TestApiContract(SourceContract):
+    """The API keeps the contract of sources."""
+
+    step = timedelta(seconds=1)
+
+    def unusable(self) -> object:
+        return {"id": 9, "date_added": "soon"}
+
+    def new_source(self, feed: SourceFeed) -> UrlHaus:
+        return UrlHaus(via="api", url=feed.url, key="ABUSE_KEY")
+
+    def record_id(self, number: int) -> str:
+        return str(number + 1)
+
+    def item(self, record_id: str, time: datetime, value: str) -> object:
+        return {**found(record_id, f"{time:%Y-%m-%d %H:%M:%S} UTC"), "tags": [value]}
+
+    def answer(self, request: Asked, items: list[Any]) -> Answer:
+        return Service(items)(request)

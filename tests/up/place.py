@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from demo.stage import prefect_server
-from demo.up import RUNS, SERVER, storage_service
-from tests.up.prefect_api import PrefectApi, module
+from demo.stage import StorageService, prefect_server
+from ladon_storage.cli.up import RUNS, SERVER
+from tests.up.prefect_api import STEP_SECONDS, PrefectApi, module
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Place:
     async def done(self, *command: str) -> str:
         """Run a module to its end, and return what it printed."""
         async with self.running(*command) as process:
-            output, _ = await asyncio.wait_for(process.communicate(), 90)
+            output, _ = await asyncio.wait_for(process.communicate(), STEP_SECONDS)
             assert process.returncode == 0, output.decode()
             return output.decode()
 
@@ -57,6 +57,17 @@ class Place:
         return table
 
 
+@asynccontextmanager
+async def storage_service(folder: Path) -> AsyncIterator[str]:
+    """Run a Storage Service, and give its address."""
+    service = StorageService(folder)
+    try:
+        await service.start()
+        yield service.url
+    finally:
+        await service.stop()
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
     """Run a Prefect server whose scheduler hurries, and a Storage Service."""
@@ -67,8 +78,10 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place
     }
     async with (
         prefect_server(folder, None, **hurry) as api,
-        storage_service(folder, 0) as service,
+        storage_service(folder) as service,
     ):
         place = Place(folder, PrefectApi(api), service)
-        await place.done("demo.defaults", service, f"sqlite:///{folder}/records.db")
+        await place.done(
+            "ladon_storage.cli.default_blocks", service, f"sqlite:///{folder}/records.db"
+        )
         yield place

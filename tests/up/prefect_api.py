@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -23,10 +23,13 @@ CATALOGUE = {
         {"cveID": "CVE-2024-0002", "dateAdded": "2024-01-02"},
     ],
 }
+STEP_SECONDS = 300
+"""A bound of each step, far beyond what a busy machine takes; no test waits for it."""
+
 END_SECONDS = 150
 """Longer than all parts take to end one after another, each of them forcibly."""
 
-STARTS_PARTS = {"demo.up"}
+UP = ("ladon_storage.cli", "up")
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
@@ -41,7 +44,7 @@ class PrefectApi:
 
         503 is asked again, as Prefect's own client does: its database was locked.
         """
-        async with aiohttp.ClientSession() as session, asyncio.timeout(60):
+        async with aiohttp.ClientSession() as session, asyncio.timeout(STEP_SECONDS):
             while True:
                 url = f"{self.api}/{path}"
                 async with session.request(method, url, json=body or None) as answer:
@@ -59,7 +62,7 @@ class PrefectApi:
         )
         return str(run["id"])
 
-    async def run(self, run_id: str, *states: str, seconds: float = 90) -> dict[str, Any]:
+    async def run(self, run_id: str, *states: str, seconds: float = STEP_SECONDS) -> dict[str, Any]:
         """Return a run when it is in one of ``states``: unless given, when it has ended."""
         async with asyncio.timeout(seconds):
             while True:
@@ -68,7 +71,9 @@ class PrefectApi:
                     return run
                 await asyncio.sleep(0.3)
 
-    async def runs(self, deployment: str, count: int, seconds: float = 90) -> list[dict[str, Any]]:
+    async def runs(
+        self, deployment: str, count: int, seconds: float = STEP_SECONDS
+    ) -> list[dict[str, Any]]:
         """Return the runs of ``deployment`` that ended, the oldest first, when they are enough."""
         found = await self.ask("GET", f"deployments/name/{deployment}")
         async with asyncio.timeout(seconds):
@@ -92,9 +97,10 @@ async def module(folder: Path, *command: str, **variables: str) -> AsyncIterator
     What it started ends too, where it was killed or did not come to that: parts of it have groups
     of their own, and know ``folder``.
     """
+    has_parts = command[:2] == UP
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", *command, cwd=PROJECT, env=environment(folder, **variables),
-        stdin=DEVNULL, stdout=PIPE, stderr=None, start_new_session=True,
+        stdin=DEVNULL, stdout=PIPE, stderr=STDOUT if has_parts else None, start_new_session=True,
     )  # fmt: skip
     try:
         yield process
@@ -103,7 +109,7 @@ async def module(folder: Path, *command: str, **variables: str) -> AsyncIterator
             await ended(process, seconds=END_SECONDS)
         finally:
             # What a test stopped cannot end by itself.
-            for part, _ in processes_of(folder) if command[0] in STARTS_PARTS else ():
+            for part, _ in processes_of(folder) if has_parts else ():
                 with suppress(ProcessLookupError):
                     os.kill(part, signal.SIGKILL)
         assert process.stdout

@@ -16,18 +16,18 @@ import pytest
 import yaml
 
 from demo.stage import PROJECT, environment
-from demo.up import RUNS
+from ladon_storage.cli.up import RUNS
 from ladon_storage.flows.serve import DEPLOYMENTS_FILE
-from tests.feed_server import Answer, FeedServer
+from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.up.place import Place
-from tests.up.prefect_api import CATALOGUE
+from tests.up.prefect_api import CATALOGUE, STEP_SECONDS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 GUIDE = PROJECT / "docs" / "PREFECT.md"
 STEPS = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 STAYS_UP = {
-    ".venv/bin/python -m ladon_storage.flows.serve": "Serving.",
+    ".venv/bin/ladon-storage deploy --serve --table prefect.yaml": "Serving.",
     ".venv/bin/prefect worker start --pool ladon": "started",
 }
 """What a person ends by Ctrl-C, and what it prints when it works."""
@@ -104,18 +104,18 @@ class Follower:
             *command, cwd=PROJECT, env=self.environment | {"PYTHONPATH": self.path()},
             stdin=DEVNULL, stdout=PIPE, stderr=STDOUT,
         )  # fmt: skip
-        output, _ = await asyncio.wait_for(process.communicate(), 120)
+        output, _ = await asyncio.wait_for(process.communicate(), STEP_SECONDS)
         assert process.returncode == 0, f"{text}\n{output.decode()}"
 
     async def stay(self, text: str) -> None:
         """Start what stays, until the guide is at its end."""
         if "worker" in text:  # instead of the runner, not beside it
             await self.running.aclose()
-        words = self.local(text).split()[1:]
-        command = words[1:] if words[0] == "-m" else ["prefect", *words]
+        program, *words = self.local(text).split()
+        command = ["ladon_storage.cli" if "ladon" in Path(program).name else "prefect", *words]
         process = await self.running.enter_async_context(self.place.running(*command))
         assert process.stdout
-        await asyncio.wait_for(process.stdout.readuntil(STAYS_UP[text].encode()), 60)
+        await asyncio.wait_for(process.stdout.readuntil(STAYS_UP[text].encode()), STEP_SECONDS)
         self.stayed.append(text)
 
     def path(self) -> str:
@@ -134,7 +134,7 @@ class Follower:
             "storage collect kev": f"storage collect '{kev}'",
             "storage backfill kev": f"storage backfill '{kev}'",
             "storage reconcile kev": f"storage reconcile '{kev}'",
-            "-m flows.serve": f"-m flows.serve --table {self.folder}/prefect.yaml",
+            "--table prefect.yaml": f"--table {self.folder}/prefect.yaml",
             "deploy --all": f"deploy --prefect-file {self.folder}/prefect.yaml --all",
             "sources.toml": str(self.folder / "sources.toml"),
         }.items():

@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
-from tests.feed_server import Answer, FeedServer
+from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.up.place import Place
-from tests.up.prefect_api import CATALOGUE
+from tests.up.prefect_api import CATALOGUE, STEP_SECONDS
+
+SERVE = ("ladon_storage.cli", "deploy", "--serve", "--table")
+COLLECT = ("ladon_storage.cli", "collect", "--prefect", "--json")
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -31,16 +34,16 @@ async def test_served_schedule_runs_one_at_a_time(place: Place) -> None:
     """Serving runs what is due, again and again, and never two at once."""
     async with FeedServer(play=lambda _asked: Answer.of(CATALOGUE)) as feed:
         table = place.table("served", feed.url)
-        async with place.running("ladon_storage.flows.serve", "--table", str(table)) as process:
+        async with place.running(*SERVE, str(table)) as process:
             assert process.stdout
-            await asyncio.wait_for(process.stdout.readuntil(b"Serving."), 60)
+            await asyncio.wait_for(process.stdout.readuntil(b"Serving."), STEP_SECONDS)
             check_runs(await place.api.runs("collect-kev/served", 3))
             # What was paused by hand is not switched on by the next start.
             found = await place.api.ask("GET", "deployments/name/collect-kev/served")
             await place.api.ask("POST", f"deployments/{found['id']}/pause_deployment")
-        async with place.running("ladon_storage.flows.serve", "--table", str(table)) as process:
+        async with place.running(*SERVE, str(table)) as process:
             assert process.stdout
-            await asyncio.wait_for(process.stdout.readuntil(b"Serving."), 60)
+            await asyncio.wait_for(process.stdout.readuntil(b"Serving."), STEP_SECONDS)
             found = await place.api.ask("GET", "deployments/name/collect-kev/served")
             assert found["paused"]
             late = await place.api.ask(
@@ -71,14 +74,10 @@ async def test_killed_run_is_crashed_and_a_live_one_is_not(place: Place) -> None
     async with FeedServer(Answer.of(CATALOGUE), hanging) as feed:
         table = place.table("idle", feed.url, schedules=[])
         source = {"kind": "kev", "url": feed.url, "source_id": "vanishing"}
-        completed = json.loads(
-            await place.done("ladon_storage.flows.collect", json.dumps(source), sink)
-        )
+        completed = json.loads(await place.done(*COLLECT, json.dumps(source), "--sink", sink))
         feed.asked.clear()
-        async with place.running(
-            "ladon_storage.flows.collect", json.dumps(source), sink
-        ) as process:
-            await asyncio.wait_for(feed.asked.wait(), 60)
+        async with place.running(*COLLECT, json.dumps(source), "--sink", sink) as process:
+            await asyncio.wait_for(feed.asked.wait(), STEP_SECONDS)
             found = await place.api.ask(
                 "POST", "flow_runs/filter", flows={"name": {"any_": ["collect"]}}, limit=10
             )
@@ -86,9 +85,9 @@ async def test_killed_run_is_crashed_and_a_live_one_is_not(place: Place) -> None
         states = {run["id"]: run["state_type"] for run in found}
         (killed,) = [run_id for run_id, state in states.items() if state == "RUNNING"]
         (other,) = [run_id for run_id in states if run_id != killed]
-        assert completed["records_written"] == 2
-        async with place.running("ladon_storage.flows.serve", "--table", str(table)):
-            crashed = await place.api.run(killed, seconds=260)
+        assert completed[0]["records_written"] == 2
+        async with place.running(*SERVE, str(table)):
+            crashed = await place.api.run(killed)
     assert crashed["state_type"] == "CRASHED"
     assert "no heartbeat for 90 s" in crashed["state"]["message"]
     assert (await place.api.run(other))["state_type"] == "COMPLETED"

@@ -13,13 +13,23 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from demo.up import held, port_near
 from ladon_storage import StorageServiceClient
-from tests.collecting import table
-from tests.feed_server import Answer, Asked, FeedServer
-from tests.up.prefect_api import CATALOGUE, PrefectApi, left_of, module, processes_of
+from ladon_storage.cli.up import held, port_near
+from ladon_storage.errors import ConfigurationError
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
+from tests.tables import table
+from tests.up.prefect_api import (
+    CATALOGUE,
+    STEP_SECONDS,
+    UP,
+    PrefectApi,
+    left_of,
+    module,
+    processes_of,
+)
 
 RUNS_IN_A_ROW = 12
+FREE_PORTS = ("--prefect-port", "0", "--storage-port", "0")
 STOPPED_SECONDS = 120
 
 
@@ -27,7 +37,7 @@ async def addresses(process: Process) -> tuple[PrefectApi, str, str]:
     """Return Prefect and the Storage Service's address when all is up, and what was printed."""
     printed = ""
     assert process.stdout
-    async with asyncio.timeout(180):
+    async with asyncio.timeout(STEP_SECONDS):
         while "Ctrl-C" not in printed:
             line = (await process.stdout.readline()).decode()
             assert line, printed
@@ -41,7 +51,7 @@ async def addresses(process: Process) -> tuple[PrefectApi, str, str]:
 
 async def ended_runs(folder: Path) -> None:
     """Wait for the processes of runs: Prefect cancels a completed one that has not ended."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(STEP_SECONDS):
         while any("prefect.engine" in each for each in left_of(folder)):
             await asyncio.sleep(0.2)
 
@@ -49,7 +59,7 @@ async def ended_runs(folder: Path) -> None:
 async def test_up_runs_deployments_and_finds_its_data_again(tmp_path: Path) -> None:
     """A run completes, SIGINT ends every process, and the next start has runs and watermark."""
     folder = tmp_path / "local"
-    command = ("demo.up", "--folder", str(folder))
+    command = (*UP, "--table", "prefect.yaml", "--folder", str(folder))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -69,7 +79,7 @@ async def test_up_runs_deployments_and_finds_its_data_again(tmp_path: Path) -> N
             await api.ask("POST", f"deployments/{paused['id']}/resume_deployment")
             for number in (signal.SIGINT, signal.SIGTERM):  # a person who insists
                 process.send_signal(number)
-            assert await asyncio.wait_for(process.wait(), 60) == 0
+            assert await asyncio.wait_for(process.wait(), STEP_SECONDS) == 0
     assert left_of(folder) == []
     assert len(table(folder / "records.db")) == 2
 
@@ -94,7 +104,7 @@ async def test_up_runs_deployments_and_finds_its_data_again(tmp_path: Path) -> N
         run = await api.run(again)
         assert run["state_type"] == "COMPLETED", run["state"]["message"]
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 60) == 0
+        assert await asyncio.wait_for(process.wait(), STEP_SECONDS) == 0
     assert left_of(folder) == []
     assert len(table(folder / "records.db")) == 2
 
@@ -102,7 +112,7 @@ async def test_up_runs_deployments_and_finds_its_data_again(tmp_path: Path) -> N
 async def test_runs_in_a_row_do_not_lock_prefect(tmp_path: Path) -> None:
     """Run after run, Prefect's server never says that its database is locked."""
     folder = tmp_path / "local"
-    command = ("demo.up", "--folder", str(folder), "--prefect-port", "0", "--storage-port", "0")
+    command = (*UP, "--table", "prefect.yaml", "--folder", str(folder), *FREE_PORTS)
     async with (
         FeedServer(play=lambda _asked: Answer.of(CATALOGUE)) as feed,
         module(tmp_path, *command) as process,
@@ -122,7 +132,7 @@ async def test_outcome_is_written_while_prefect_is_away(
 ) -> None:
     """A server that is stopped for two minutes, or killed, keeps no outcome from the service."""
     folder = tmp_path / "local"
-    command = ("demo.up", "--folder", str(folder), "--prefect-port", "0", "--storage-port", "0")
+    command = (*UP, "--table", "prefect.yaml", "--folder", str(folder), *FREE_PORTS)
     async with FeedServer() as feed, module(tmp_path, *command) as process:
         api, service, _ = await addresses(process)
         servers = [pid for pid, text in processes_of(folder) if "prefect server start" in text]
@@ -135,7 +145,7 @@ async def test_outcome_is_written_while_prefect_is_away(
 
         feed.play = play
         run_id = await api.trigger("collect-kev/kev", source={"kind": "kev", "url": feed.url})
-        async with asyncio.timeout(90), StorageServiceClient(service) as client:
+        async with asyncio.timeout(STEP_SECONDS), StorageServiceClient(service) as client:
             while (watermark := await client.get_watermark("kev")) is None or (
                 watermark.status == "running"
             ):
@@ -146,7 +156,7 @@ async def test_outcome_is_written_while_prefect_is_away(
             await asyncio.sleep(STOPPED_SECONDS)
             for each in servers:
                 os.kill(each, signal.SIGCONT)
-            run = await api.run(run_id, seconds=180)
+            run = await api.run(run_id)
             assert run["state_type"] == "COMPLETED", run["state"]["message"]
 
 
@@ -154,14 +164,14 @@ async def test_end_in_the_middle_of_a_run_is_recorded(tmp_path: Path) -> None:
     """SIGINT lets a run under way write that it failed; Prefect does not show it as running."""
     folder = tmp_path / "local"
     hanging = Answer(body=b'{"count": 2', stall_at=5)
-    command = ("demo.up", "--folder", str(folder), "--prefect-port", "0", "--storage-port", "0")
+    command = (*UP, "--table", "prefect.yaml", "--folder", str(folder), *FREE_PORTS)
     async with FeedServer(hanging) as feed:
         async with module(tmp_path, *command) as process:
             api, _, _ = await addresses(process)
             run_id = await api.trigger("collect-kev/kev", source={"kind": "kev", "url": feed.url})
-            await asyncio.wait_for(feed.asked.wait(), 60)
+            await asyncio.wait_for(feed.asked.wait(), STEP_SECONDS)
             process.send_signal(signal.SIGINT)
-            assert await asyncio.wait_for(process.wait(), 60) == 0
+            assert await asyncio.wait_for(process.wait(), STEP_SECONDS) == 0
         assert left_of(folder) == []
         async with module(tmp_path, *command) as process:
             api, service, _ = await addresses(process)
@@ -177,7 +187,7 @@ async def test_end_in_the_middle_of_a_run_is_recorded(tmp_path: Path) -> None:
 
 def test_second_up_of_a_folder_is_refused(tmp_path: Path) -> None:
     """Two servers over one database would take each other's runs: the second says so and ends."""
-    with held(tmp_path), pytest.raises(RuntimeError, match="up already"), held(tmp_path):
+    with held(tmp_path), pytest.raises(ConfigurationError, match="up already"), held(tmp_path):
         pass
     with held(tmp_path):
         pass
@@ -190,6 +200,6 @@ def test_taken_port_is_replaced_and_reported(capsys: pytest.CaptureFixture[str])
         taken.listen()
         port = taken.getsockname()[1]
         assert port_near(port, "Prefect") != port
-        assert f"Port {port} is taken: Prefect is at" in capsys.readouterr().out
+        assert f"Port {port} is taken: Prefect is at" in capsys.readouterr().err
     assert port_near(port, "Prefect") == port
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""

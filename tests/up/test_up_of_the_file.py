@@ -10,10 +10,10 @@ import sys
 from asyncio.subprocess import PIPE, STDOUT
 from pathlib import Path
 
+from ladon_storage.testing.feed_server import FeedServer
 from tests.cli.feeds import catalogue, project
-from tests.collecting import table
-from tests.feed_server import FeedServer
-from tests.up.prefect_api import PrefectApi
+from tests.tables import table
+from tests.up.prefect_api import STEP_SECONDS, PrefectApi
 
 
 async def test_up_runs_what_the_file_says_and_ends_on_a_signal(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ async def test_up_runs_what_the_file_says_and_ends_on_a_signal(tmp_path: Path) -
         assert process.stdout is not None
         printed = ""
         try:
-            async with asyncio.timeout(180):
+            async with asyncio.timeout(STEP_SECONDS):
                 while "Ctrl-C" not in printed:
                     line = (await process.stdout.readline()).decode()
                     assert line, printed
@@ -39,7 +39,7 @@ async def test_up_runs_what_the_file_says_and_ends_on_a_signal(tmp_path: Path) -
             run = await api.run(await api.trigger("collect-kev/kev"))
             assert run["state_type"] == "COMPLETED", run["state"]["message"]
             process.send_signal(signal.SIGINT)
-            assert await asyncio.wait_for(process.wait(), 90) == 0
+            assert await asyncio.wait_for(process.wait(), STEP_SECONDS) == 0
         finally:
             if process.returncode is None:
                 process.send_signal(signal.SIGTERM)

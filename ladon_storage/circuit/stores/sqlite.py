@@ -135,6 +135,7 @@ class SqliteStore:
         self._path.parent.mkdir(exist_ok=True)
         draft = self._path.with_name(f"{self._path.name}.{os.getpid()}.{new_tag()}")
         try:
+            os.close(os.open(draft, os.O_CREAT | os.O_RDWR, 0o600))
             with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:
                 # Readers and writers do not wait for each other.
                 connection.execute("PRAGMA journal_mode = WAL")

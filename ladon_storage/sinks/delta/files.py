@@ -70,7 +70,7 @@ class File:
             return "has a deletion vector"
         if self.named and quote(self.path, safe=_AS_THEY_ARE) != self.named:
             # The library would remove another file, which does not exist.
-            return "is named by another writer in a way of its own"
+            return "has a name that only its writer understands"
         return None
 
 

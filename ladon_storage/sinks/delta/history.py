@@ -17,24 +17,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from deltalake.exceptions import DeltaError
 
-from ladon_storage.sinks.delta.files import File, as_schema
-from ladon_storage.sinks.delta.index import INDEX_COLUMNS, VERSION_KEYS, SourceIndex
-from ladon_storage.sinks.delta.rows import (
-    DELETED,
-    INSTANT,
-    NEVER,
-    now_in_microseconds,
-    without_partitions,
-)
+from ladon_storage.sinks.delta.deletions import Deletions
+from ladon_storage.sinks.delta.files import File
+from ladon_storage.sinks.delta.rows import NEVER
 from ladon_storage.sinks.delta.table import ManagedTable
 
 logger = logging.getLogger(__name__)
@@ -47,10 +40,6 @@ _SEEN, _RESTORED, _RESTORED_TO = "ladon-seen", "ladon-restored", "ladon-restored
 _HAS_DELETED, _HAS_RESTORED, _FLAGS, _NUMBERED = 1, 2, 4, 2**40
 
 Numbers = Callable[[str], int | None]
-
-_NOTED = (*VERSION_KEYS, "deleted_at")
-_NOTED_ROW = ("record_id", "version", "collected_at", "returned_at")
-"""The columns that distinguish a deleted row from one of the same version stored later."""
 
 
 @dataclass(slots=True)
@@ -80,13 +69,10 @@ class History:
     """
 
     def __init__(self, table: ManagedTable, address: str, *, keeps_all: bool) -> None:
-        self._keeps_all = keeps_all
         self._table = table
-        self._address = address
+        self._deletions = Deletions(table, address, keeps_all=keeps_all)
         self._seen: int | None = None
         self._has_deleted = self._has_restored = False
-        self._deleted: ManagedTable | None = None
-        self._known: dict[str, SourceIndex] = {}
         self.is_cut = False
         """Whether commits that were never examined are no longer in the log."""
 
@@ -163,7 +149,7 @@ class History:
         """Return the deliberate deletions of some ids; ``None``: there are none at all."""
         if not self._has_deleted:
             return None
-        return _holding(self._known_of(source_id).find(ids))
+        return self._deletions.of(source_id, ids)
 
     def position_numbers(self, number: str) -> tuple[Numbers, bool]:
         """Return a look-up of the numbers of the valid position, and whether it is the last one.
@@ -194,8 +180,9 @@ class History:
         if expected is None or self._table.count(source_id) >= expected:
             return False
         logger.warning(
-            "The sink's table %s has fewer rows of source %r than were stored, and its log was "
-            "cleaned before a run looked: it is filled from the beginning.",
+            "The sink's table %s has fewer rows of source %r than were stored, and its log "
+            "was cleaned before a run examined it. The source is collected again from its "
+            "beginning.",
             self._table.address,
             source_id,
         )
@@ -215,8 +202,8 @@ class History:
                 return
             found.restored.append((version, _restored_to(info)))
             logger.warning(
-                "The sink's table %s was changed by %s in its version %d, so that rows may be "
-                "missing: each source goes on from where it was then.",
+                "The sink's table %s was changed by %s in its version %d, so rows may be "
+                "missing. Each source resumes from its position at that version.",
                 self._table.address,
                 operation,
                 version,
@@ -224,10 +211,9 @@ class History:
             return
         found.is_changed = found.is_changed or bool(actions["remove"] or actions["add"])
         removed = [each for each in actions["remove"] if each.get("dataChange", True)]
-        if removed and is_noted and self._deleted:  # by another run
-            self._deleted.refresh()
-            self._known.clear()
-        elif removed and not is_noted and not operation.startswith("UPDATE"):
+        if removed and is_noted:  # by another run
+            self._deletions.refresh()
+        elif removed and not operation.startswith("UPDATE"):
             self._see_removed(version, removed, actions["add"], found.deleted)
 
     def _see_removed(
@@ -252,72 +238,21 @@ class History:
                 if unquote(each["path"]) not in there and each.get("partitionValues") == partition
             ]
             try:
-                counts[source_id] = counts.get(source_id, 0) + self._note_deleted(
+                counts[source_id] = counts.get(source_id, 0) + self._deletions.note(
                     source_id, day, _file(action), here
                 )
             except FileNotFoundError:
                 lost += 1
         if lost:
             logger.warning(
-                "Rows of the sink's table %s were taken out in its version %d, and %d of their "
-                "files were vacuumed before a run looked: what was in them is stored again when a "
-                "source delivers it. Let a run of each source go between a DELETE and a VACUUM.",
+                "Rows of the sink's table %s were deleted in its version %d, and %d of their "
+                "files were vacuumed before a run examined them, so their rows are stored "
+                "again when a source delivers them. Wait for a run of each source between a "
+                "DELETE and a VACUUM.",
                 self._table.address,
                 version,
                 lost,
             )
-
-    def _note_deleted(self, source_id: str, day: str, removed: File, here: list[File]) -> int:
-        """Note the rows of a file that are in no other file, and return their number.
-
-        Rows marked as removed are excluded: the source delivers them again once it lists them, and
-        earlier notes about them are no longer valid.
-        """
-        table, count = self._table, 0
-        keys = VERSION_KEYS if self._keeps_all else (*INDEX_COLUMNS, "collected_at")
-        for batch in table.read([removed], (*keys, "removed_at")):
-            ids = batch["record_id"].unique().sort().to_pylist()
-            if not ids:
-                continue
-            near = [each for each in here if each.may_hold(ids[0], ids[-1])]
-            there = _keys_of(self._present(near, ids), VERSION_KEYS[:2])
-            rows = _others(pa.Table.from_batches([batch]), there)
-            is_said = pc.is_null(rows["removed_at"])
-            unsaid, rows = rows.filter(pc.invert(is_said)), rows.filter(is_said)
-            count += rows.num_rows
-            noted = self._known_of(source_id).find(rows["record_id"].unique().to_pylist())
-            # Noted before, too, if a run died after that: each row is noted once.
-            rows = _others(rows, _keys_of([noted], _NOTED_ROW), _NOTED_ROW)
-            self._append(source_id, day, rows)
-            noted = self.deleted(source_id, unsaid["record_id"].unique().to_pylist())
-            if noted is not None and noted.num_rows:
-                ids = noted["record_id"].unique()
-                unsaid = unsaid.filter(pc.is_in(unsaid["record_id"], ids))
-                nothing = pa.array([""] * unsaid.num_rows, pa.string())
-                place = unsaid.schema.get_field_index("version")
-                self._append(source_id, day, unsaid.set_column(place, "version", nothing))
-        return count
-
-    def _append(self, source_id: str, day: str, rows: pa.Table) -> None:
-        """Append deletions to the notes, after all existing ones."""
-        if not rows.num_rows:
-            return
-        known = self._known_of(source_id)
-        noted = known.find(rows["record_id"].unique().to_pylist())["deleted_at"].cast(pa.int64())
-        now = max([now_in_microseconds(), *(each + 1 for each in noted.to_pylist())])
-        instants = pa.array([now] * rows.num_rows, pa.int64()).cast(INSTANT)
-        rows = rows.append_column("deleted_at", instants)
-        rows = as_schema(rows, without_partitions(DELETED))
-        deleted = self._deleted_table()
-        deleted.commit([deleted.add(source_id, day, rows)], {})
-        known.add(rows)
-
-    def _present(self, files: list[File], ids: list[str]) -> Iterator[pa.Table]:
-        for file in files:
-            try:
-                yield self._table.load([file], VERSION_KEYS[:2], ids)
-            except FileNotFoundError:  # a file that was added then, and is no part of the table now
-                continue
 
     def _note(self, found: _Found) -> None:
         """Commit the findings, so that they are not examined again."""
@@ -348,16 +283,6 @@ class History:
                 to = min(to, table.transaction(_RESTORED_TO) or NEVER)
         return to
 
-    def _deleted_table(self) -> ManagedTable:
-        if self._deleted is None:
-            self._deleted = ManagedTable(self._address, DELETED, "record_id", "deletions")
-        return self._deleted
-
-    def _known_of(self, source_id: str) -> SourceIndex:
-        if source_id not in self._known:
-            self._known[source_id] = SourceIndex(self._deleted_table(), source_id, _NOTED)
-        return self._known[source_id]
-
 
 def _version_of(number: int) -> int:
     return (number & _NUMBERED - 1) // _FLAGS if number >= _NUMBERED else 0
@@ -378,37 +303,6 @@ def _restored_to(info: dict[str, Any]) -> int:
 def _file(action: dict[str, Any]) -> File:
     day = str((action.get("partitionValues") or {}).get("day", ""))
     return File(unquote(action["path"]), 0, None, day, None, None, None, named=action["path"])
-
-
-def _others(
-    rows: pa.Table, known: set[tuple[Any, ...]], keys: Sequence[str] = VERSION_KEYS[:2]
-) -> pa.Table:
-    """Return the rows whose keys are unknown."""
-    return rows.filter(pa.array([each not in known for each in _tuples(rows, keys)], pa.bool_()))
-
-
-def _keys_of(tables: Any, keys: Sequence[str]) -> set[tuple[Any, ...]]:
-    return {each for rows in tables for each in _tuples(rows, keys)}
-
-
-def _tuples(rows: Any, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    there = set(rows.schema.names)
-    nothing = [None] * rows.num_rows
-    columns = [rows[name].to_pylist() if name in there else nothing for name in keys]
-    return zip(*columns, strict=True)
-
-
-def _holding(noted: pa.Table) -> pa.Table:
-    """Return the valid notes about deletions: the last of each version, in their order."""
-    noted = noted.sort_by("deleted_at")
-    last: dict[str, dict[str, int]] = {}
-    for number, (record_id, version) in enumerate(_tuples(noted, VERSION_KEYS[:2])):
-        if version:
-            last.setdefault(record_id, {})[version] = number
-        else:
-            last.pop(record_id, None)
-    held = sorted(number for each in last.values() for number in each.values())
-    return noted.take(pa.array(held, pa.int64()))
 
 
 def _nothing(_: str) -> None:

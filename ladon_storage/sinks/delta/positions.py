@@ -27,9 +27,9 @@ def numbers_of(position: Position | None, source_id: str) -> dict[str, int]:
     """Return the numbers of a position by their names; no position has numbers that say so."""
     if position is None:
         return {_name("timestamp", source_id): NEVER}
-    told = (position.timestamp, position.watermark, position.origin)
+    instants = (position.timestamp, position.watermark, position.origin)
     numbers = dict(
-        zip(_INSTANTS, (NEVER if each is None else microseconds(each) for each in told))  # noqa: B905
+        zip(_INSTANTS, (NEVER if each is None else microseconds(each) for each in instants))  # noqa: B905
     )
     run = 0
     if position.run_id is not None:

@@ -16,6 +16,7 @@ from hashlib import blake2b
 import pyarrow as pa
 
 from ladon_storage.collection.records import Record, Reject
+from ladon_storage.values import EPOCH
 
 INSTANT = pa.timestamp("us", "UTC")
 _PARTITIONS = [
@@ -56,7 +57,6 @@ REJECTS = pa.schema(
         pa.field("quarantined_at", INSTANT, nullable=False),
     ]
 )
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 NEVER = -(2**63)
 """The number for ``None`` in a position: before any instant."""
@@ -82,7 +82,7 @@ def record_rows(
 
 def microseconds(instant: datetime) -> int:
     """Return an instant as a number."""
-    return (instant - _EPOCH) // _MICROSECOND
+    return (instant - EPOCH) // _MICROSECOND
 
 
 def now_in_microseconds() -> int:
@@ -92,12 +92,12 @@ def now_in_microseconds() -> int:
 
 def instant(number: int | None) -> datetime | None:
     """Return the instant of a number; ``None`` for null, or for the number that represents it."""
-    return None if number is None or number == NEVER else _EPOCH + number * _MICROSECOND
+    return None if number is None or number == NEVER else EPOCH + number * _MICROSECOND
 
 
 def day_of(number: int) -> str:
     """Return the day of a number, as a partition is named."""
-    return (_EPOCH + number * _MICROSECOND).date().isoformat()
+    return (EPOCH + number * _MICROSECOND).date().isoformat()
 
 
 def reject_id_of(reject: Reject) -> str:
@@ -107,8 +107,8 @@ def reject_id_of(reject: Reject) -> str:
 
 def former_reject_id_of(reject: Reject) -> str:
     """Return a reject's id in releases in which its reason was a part of it."""
-    told = json.dumps([reject.reason, reject.raw])
-    return blake2b(told.encode(), digest_size=16).hexdigest()
+    text = json.dumps([reject.reason, reject.raw])
+    return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _storable(text: str) -> str:

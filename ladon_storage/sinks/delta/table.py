@@ -12,11 +12,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -27,17 +25,15 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake import (
-    CommitProperties,
     DeltaTable,
     PostCommitHookProperties,
     Schema,
-    Transaction,
 )
-from deltalake.exceptions import CommitFailedError
 from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction, RemoveAction
 
 from ladon_storage.errors import SinkError
+from ladon_storage.sinks.delta import disk
 from ladon_storage.sinks.delta.files import (
     File,
     as_schema,
@@ -45,13 +41,14 @@ from ladon_storage.sinks.delta.files import (
     files_of,
     opened,
 )
+from ladon_storage.sinks.delta.opening import (
+    CHECKPOINT_COMMITS,
+    PARTITIONS,
+    TableOpener,
+    kind_name,
+    naming,
+)
 
-PARTITIONS = ("source_id", "day")
-CHECKPOINT_COMMITS = 10
-"""Commits between checkpoints; a commit's cost grows with the commits since the last one."""
-
-# Not a property: the kernel refuses properties that it does not know.
-_MADE_BY = "Made by ladon-storage: "
 # Cleaning lists the whole log: it happens now and then at the end of a run, not at each checkpoint.
 _NO_CLEANUP = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
 
@@ -86,13 +83,12 @@ class ManagedTable:
         self._schema = schema
         self._key = key
         self._mark = mark
-        self._later = later
         self._kind = kind
-        self._folder = None if "://" in address else Path(address)
-        self._uri = self._folder.as_uri() if self._folder else address
+        opener = TableOpener(address, schema, kind, later)
+        self._folder, self._uri = opener.folder, opener.uri
         self._folders: set[str] = set()
         self._listed: tuple[str, int, list[File]] | None = None
-        self._log = self._open()
+        self._log = opener.open()
         self._note_columns()
         self._files: pafs.FileSystem = (
             pafs.SubTreeFileSystem(str(self._folder), pafs.LocalFileSystem())
@@ -103,7 +99,7 @@ class ManagedTable:
     @property
     def kind_number(self) -> dict[str, int]:
         """The number in a commit that identifies the table's purpose; descriptions may change."""
-        return {_kind_name(self._kind): 1}
+        return {kind_name(self._kind): 1}
 
     @property
     def version(self) -> int:
@@ -208,8 +204,8 @@ class ManagedTable:
             pq.write_table(rows, stream, compression="zstd", use_dictionary=["collected_at"])
         size = self._files.get_file_info(path).size
         if self._folder:
-            upward = _up_to(self._folder, self._folder / path)
-            _flush(*(upward if is_folder_new else upward[:2]))
+            upward = disk.up_to(self._folder, self._folder / path)
+            disk.flush(*(upward if is_folder_new else upward[:2]))
         stats = json.dumps(self._stats(rows))
         partition = {"source_id": source_id, "day": day}
         return AddAction(path, size, partition, time.time_ns() // 1_000_000, data_change, stats)
@@ -222,9 +218,9 @@ class ManagedTable:
         """
         if why := file.why_it_stays:
             raise SinkError(
-                f"The file {file.named!r} of the sink's table {why}, so that its rows cannot be "
-                "replaced; rewrite it with the engine that wrote it, by OPTIMIZE or REORG TABLE … "
-                "APPLY (PURGE).",
+                f"The file {file.named!r} of the sink's table {why}, so its rows cannot be "
+                "replaced. Rewrite it with the engine that wrote it, by OPTIMIZE or REORG "
+                "TABLE … APPLY (PURGE).",
                 source_id,
             )
         partition: dict[str, str | None] = {"source_id": source_id, "day": file.day}
@@ -244,7 +240,7 @@ class ManagedTable:
             "append",
             self._log.schema(),
             list(PARTITIONS),
-            commit_properties=_naming(names),
+            commit_properties=naming(names),
             post_commithook_properties=_NO_CLEANUP,
         )
         self.refresh()
@@ -254,80 +250,15 @@ class ManagedTable:
     def _flush_log(self, before: int) -> None:
         log = Path(self._folder or "", "_delta_log")
         for number in range(before + 1, self.version + 1):
-            _flush(log / f"{number:020}.json")
+            disk.flush(log / f"{number:020}.json")
             # A commit is followed by its checkpoint, or by an overdue one of another writer.
             if number % CHECKPOINT_COMMITS == 0:
-                _flush(log / f"{number:020}.checkpoint.parquet", log / "_last_checkpoint")
-        _flush(log)
+                disk.flush(log / f"{number:020}.checkpoint.parquet", log / "_last_checkpoint")
+        disk.flush(log)
 
     def clean_up(self) -> None:
         """Clean the log of commits beyond the table's retention."""
         self._log.cleanup_metadata()
-
-    def _open(self) -> DeltaTable:
-        try:
-            log = DeltaTable(self._uri) if self._exists() else self._create()
-        except CommitFailedError:  # another run just created it
-            log = DeltaTable(self._uri)
-        self._check(log)
-        return log
-
-    def _exists(self) -> bool:
-        if DeltaTable.is_deltatable(self._uri):
-            return True
-        if self._folder and self._folder.exists():
-            others = [path for path in self._folder.iterdir() if path.name != "_delta_log"]
-            if others:
-                raise SinkError(
-                    f"The folder {self._folder} of the sink holds other files, such as "
-                    f"{others[0].name!r}; use another address or table."
-                )
-        return False
-
-    def _create(self) -> DeltaTable:
-        if self._folder:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        log = DeltaTable.create(
-            self._uri,
-            self._schema,
-            mode="ignore",
-            partition_by=list(PARTITIONS),
-            description=_MADE_BY + self._kind,
-            configuration={"delta.checkpointInterval": str(CHECKPOINT_COMMITS)},
-            commit_properties=_naming({_kind_name(self._kind): 1}),
-        )
-        if self._folder:
-            _flush(self._folder / "_delta_log" / f"{0:020}.json")
-            _flush(*_up_to(self._folder.parent.parent, self._folder / "_delta_log"))
-        return log
-
-    def _check(self, log: DeltaTable) -> None:
-        columns = {field.name: field for field in log.schema().fields}
-        missing = [each for each in self._schema.names if each not in (*columns, *self._later)]
-        _, is_ours, kind = (log.metadata().description or "").partition(_MADE_BY)
-        if not is_ours:  # its owner may have changed the description
-            kind = self._kind if log.transaction_version(_kind_name(self._kind)) else ""
-        if missing or not kind or log.metadata().partition_columns != list(PARTITIONS):
-            raise SinkError(
-                f"The table {self.address} was not made by this sink: it has the columns "
-                f"{', '.join(columns)}; use another address or table."
-            )
-        if kind != self._kind:
-            raise SinkError(
-                f"The table {self.address} was made with {kind}, not {self._kind}; "
-                " use that, or another table."
-            )
-        needed = [each for each in columns.values() if not each.nullable]
-        if others := [each.name for each in needed if each.name not in self._schema.names]:
-            raise SinkError(
-                f"The table {self.address} has the column {others[0]!r}, which is not the sink's "
-                "and must have a value; let it have none."
-            )
-        if log.metadata().configuration.get("delta.columnMapping.mode", "none") != "none":
-            raise SinkError(
-                f"The table {self.address} has its columns under other names in its files "
-                "(delta.columnMapping.mode), which this sink cannot write; use another table."
-            )
 
     def _note_columns(self) -> None:
         schema = pa.schema(self._log.schema().to_arrow())
@@ -366,29 +297,3 @@ def by_day(rows: pa.Table, times: Sequence[datetime]) -> Iterator[tuple[str, pa.
         numbers.setdefault(moment.date(), []).append(number)
     for day, those in sorted(numbers.items()):
         yield day.isoformat(), rows.take(those)
-
-
-def _naming(names: Mapping[str, int]) -> CommitProperties:
-    return CommitProperties(
-        app_transactions=[Transaction(name, number) for name, number in names.items()]
-    )
-
-
-def _kind_name(kind: str) -> str:
-    return f"ladon-kind:{kind}"
-
-
-def _up_to(top: Path, path: Path) -> list[Path]:
-    """Return a path and the folders above it, up to and including ``top``."""
-    return [path, *(each for each in path.parents if each == top or top in each.parents)]
-
-
-def _flush(*paths: Path) -> None:
-    """Flush files and folders to the disk; missing ones are skipped."""
-    for path in paths:
-        with suppress(FileNotFoundError):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)

@@ -1,8 +1,5 @@
 """The Delta sink's work in its thread: the choice of new rows, and the changes in one commit.
 
-- A commit has a number within its source: the version that it makes if no other comes first. A
-  writer depends on the number before. Cached knowledge of a source is discarded when another writer
-  has committed a number, or changed rows without one.
 - The changes of other writers are examined before any look-up.
 - Small files of one day are merged during a run and at its end; that changes no row.
 """
@@ -12,20 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from ladon_storage.collection.protocols import Position, WriteResult
-from ladon_storage.collection.records import Page, Record, Reject
+from ladon_storage.collection.records import Page, Record
 from ladon_storage.errors import SinkError
-from ladon_storage.sinks.delta.history import History, rows_name
+from ladon_storage.sinks.delta.commits import SourceCommits
+from ladon_storage.sinks.delta.history import History
 from ladon_storage.sinks.delta.index import ORDER, SourceIndex
-from ladon_storage.sinks.delta.positions import changed, numbers_of, position_of
+from ladon_storage.sinks.delta.positions import changed, numbers_of
+from ladon_storage.sinks.delta.quarantine import Quarantine
 from ladon_storage.sinks.delta.rewrite import (
-    Action,
     Rewrite,
     is_small,
     marked,
@@ -34,13 +32,9 @@ from ladon_storage.sinks.delta.rewrite import (
 )
 from ladon_storage.sinks.delta.rows import (
     RECORDS,
-    REJECTS,
     RETURNED,
-    former_reject_id_of,
     microseconds,
-    quarantine_rows,
     record_rows,
-    reject_id_of,
 )
 from ladon_storage.sinks.delta.table import ManagedTable, by_day
 from ladon_storage.sinks.delta.versions import (
@@ -76,8 +70,7 @@ class DeltaWriter:
         keep: One row for each record, or for each version.
     """
 
-    def __init__(self, root: str, name: str, keep: Literal["latest", "all"]) -> None:
-        self._quarantine_address = f"{root}/{name}_quarantine"
+    def __init__(self, root: str, name: str, keep: str) -> None:
         self._keep = keep
         schema = RECORDS if keep == "latest" else RECORDS.append(RETURNED)
         self._records = ManagedTable(
@@ -89,10 +82,10 @@ class DeltaWriter:
             later=[RETURNED.name],
         )
         self._history = History(self._records, f"{root}/{name}_deleted", keeps_all=keep == "all")
-        self._quarantine: ManagedTable | None = None
+        self._commits = SourceCommits(self._records, self._history)
+        self._quarantine = Quarantine(f"{root}/{name}_quarantine")
         self._is_new = True  # nothing was done since it was opened, so it is up to date
         self._has_looked = False
-        self._known: dict[str, SourceIndex] = {}
         self._added: dict[tuple[str, str], int] = {}
         self._behind: set[int] = set()
         """Versions that were added as older ones, and are counted already."""
@@ -104,10 +97,10 @@ class DeltaWriter:
         self._is_new = False
         if not source_id:
             raise SinkError(
-                "A Delta table cannot be partitioned by a source without a name; give it one."
+                "A Delta table cannot be partitioned by a source without a name. Set source_id."
             )
         if page.rejects:
-            self._retried(lambda: self._store_rejects(source_id, page.rejects, run_id))
+            self._retried(lambda: self._quarantine.store(source_id, page.rejects, run_id))
         if not page.records and position is None:
             return WriteResult()
         result = self._looking(source_id, lambda: self._store(source_id, page.records, position))
@@ -121,7 +114,7 @@ class DeltaWriter:
         if not self._is_new:
             self._records.refresh()
         self._is_new = False
-        return self._looking(source_id, lambda: self._position_of(source_id))
+        return self._looking(source_id, lambda: self._commits.position_of(source_id))
 
     def mark_removed(self, source_id: str, listed_ids: Set[str], max_share: float) -> int:
         """Mark unlisted records, unmark listed ones, and return how many are newly marked."""
@@ -138,8 +131,10 @@ class DeltaWriter:
         self._is_new = False
         return self._looking(source_id, lambda: self._lacking(source_id, listed))
 
-    def tidy(self) -> None:
+    def close(self, *, is_clean: bool) -> None:
         """Merge small files, and shorten the log; after a failure the next run does it."""
+        if not is_clean:
+            return
         with suppress(DeltaError, OSError, pa.ArrowException, SinkError):
             is_added = bool(self._added)
             for source_id in {of for of, _ in self._added}:
@@ -157,16 +152,16 @@ class DeltaWriter:
         return self._retried(looked)
 
     def _look(self, source_id: str) -> None:
-        number = 0 if self._has_looked else self._number_of(source_id)
+        number = 0 if self._has_looked else self._commits.number_of(source_id)
         is_changed, is_restored = self._history.look(number)
         is_first, self._has_looked = not self._has_looked, True
         if is_changed:
-            self._known.clear()
+            self._commits.forget()
         if is_restored and not is_first:
             raise SinkError(
-                f"The sink's table {self._records.address} was restored while a run collected into "
-                "it, so that rows of this run may be missing; run again: it goes on from where the "
-                "restored table is.",
+                f"The sink's table {self._records.address} was restored while a run collected "
+                "into it, so rows of this run may be missing. Run again; collection resumes "
+                "from the position of the restored table.",
                 source_id,
             )
 
@@ -177,70 +172,16 @@ class DeltaWriter:
             except CommitFailedError:
                 # Another run of the source was faster: the data read before is outdated.
                 self._records.refresh()
-                if self._quarantine:
-                    self._quarantine.refresh()
+                self._quarantine.refresh()
         return work()
-
-    def _commit(
-        self,
-        source_id: str,
-        actions: Sequence[Action],
-        position: Mapping[str, int] | None = None,
-        *,
-        added: int = 0,
-    ) -> None:
-        """Commit to the records, as the next number of the source."""
-        table, known = self._records, self._known_of(source_id)
-        before = table.version
-        self._position_of(source_id)
-        held = known.numbers or {}
-        numbers = {**held, **(position or {})}
-        # A position from before the restoration would be valid again with this number.
-        names = changed(numbers, held) if known.is_position_held else dict(numbers)
-        number = names[_page_name(source_id)] = self._history.numbered(before)
-        if known.is_read:
-            names[rows_name(source_id)] = known.count + added
-        table.commit(actions, names)
-        known.number, known.count = number, known.count + added
-        if position is not None:
-            known.position = position_of(numbers.get, source_id)
-        known.numbers, known.is_position_held = numbers, True
-        if table.version == before + 1:  # else another writer may have committed since
-            known.seen_at = table.version
-            self._history.skip()
-
-    def _known_of(self, source_id: str) -> SourceIndex:
-        table, known = self._records, self._known.get(source_id)
-        if known is not None and known.seen_at != table.version:
-            if known.number is not None and known.number == self._number_of(source_id):
-                known.seen_at = table.version
-            else:
-                known = None
-        if known is None:
-            known = self._known[source_id] = SourceIndex(table, source_id)
-        return known
-
-    def _number_of(self, source_id: str) -> int:
-        return self._records.transaction(_page_name(source_id)) or 0
-
-    def _position_of(self, source_id: str) -> Position | None:
-        known = self._known_of(source_id)
-        if known.numbers is None:
-            look_up, known.is_position_held = self._history.position_numbers(_page_name(source_id))
-            if self._history.has_lost_rows(source_id):
-                known.position, known.is_position_held = None, False
-            else:
-                known.position = position_of(look_up, source_id)
-            known.numbers = numbers_of(known.position, source_id)
-        return known.position
 
     def _store(
         self, source_id: str, records: list[Record], position: Position | None
     ) -> WriteResult:
-        known = self._known_of(source_id)
+        known = self._commits.known_of(source_id)
         numbers = None
         if position is not None:
-            self._position_of(source_id)
+            self._commits.position_of(source_id)
             numbers = numbers_of(position, source_id)
             if known.is_position_held and not changed(numbers, known.numbers or {}):
                 numbers = None
@@ -282,7 +223,7 @@ class DeltaWriter:
         position: Mapping[str, int] | None = None,
     ) -> None:
         """Commit the rows of a plan in place of the replaced ones, and clear marks."""
-        table, known = self._records, self._known_of(source_id)
+        table, known = self._records, self._commits.known_of(source_id)
         if (plan.back is not None or any(plan.returned)) and not table.has_column(RETURNED.name):
             table.add_column(RETURNED.name)
         rows = record_rows(plan.fresh, plan.arrived, plan.returned)
@@ -294,7 +235,7 @@ class DeltaWriter:
             rewrite.add(day, those)
         self._note_added(source_id, rewrite)
         count = len(plan.fresh) - len(plan.replaced)
-        self._commit(source_id, rewrite.actions, position, added=count)
+        self._commits.commit(source_id, rewrite.actions, position, added=count)
         for those in (rows, plan.back):
             if those is not None and those.num_rows:
                 known.add(those)
@@ -336,7 +277,7 @@ class DeltaWriter:
             self._added[source_id, day] = self._added.get((source_id, day), 0) + 1
 
     def _revert(self, source_id: str, records: Sequence[Record]) -> int:
-        known = self._known_of(source_id)
+        known = self._commits.known_of(source_id)
         last = {each.record_id: each for each in records}
         if not last:
             return 0
@@ -381,7 +322,7 @@ class DeltaWriter:
             rewrite = Rewrite(self._records, source_id)
             rewrite.join(day, those)
             with suppress(CommitFailedError):
-                self._commit(source_id, rewrite.actions)
+                self._commits.commit(source_id, rewrite.actions)
 
     def _mark(self, source_id: str, present: Set[str], most: float) -> int:
         table = self._records
@@ -403,30 +344,11 @@ class DeltaWriter:
             files, missing | back, lambda rows: marked(marked(rows, gone, now), here, None)
         )
         self._note_added(source_id, rewrite)
-        self._commit(source_id, rewrite.actions)
-        known = self._known_of(source_id)
+        self._commits.commit(source_id, rewrite.actions)
+        known = self._commits.known_of(source_id)
         known.marked.difference_update(back)
         known.marked.update(missing)
         return len(missing)
-
-    def _store_rejects(self, source_id: str, rejects: list[Reject], run_id: str) -> None:
-        if self._quarantine is None:
-            self._quarantine = ManagedTable(
-                self._quarantine_address, REJECTS, "reject_id", "a quarantine"
-            )
-        table = self._quarantine
-        new = {reject_id_of(each): each for each in reversed(rejects)}
-        former = {former_reject_id_of(each): reject_id_of(each) for each in rejects}
-        stored = table.load(table.files(source_id), ["reject_id"], sorted({*new, *former}))
-        for reject_id in stored["reject_id"].to_pylist():
-            new.pop(former.get(reject_id, reject_id), None)
-        if not new:
-            return
-        now = datetime.now(UTC)
-        rows = quarantine_rows(new, run_id, now)
-        name = _page_name(source_id)
-        number = (table.transaction(name) or 0) + 1
-        table.commit([table.add(source_id, now.date().isoformat(), rows)], {name: number})
 
 
 def _hash(record: Record) -> int:
@@ -439,8 +361,3 @@ def _is_storable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _page_name(source_id: str) -> str:
-    # The kind comes first: a source may have any name.
-    return f"ladon-page:{source_id}"

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -60,6 +61,24 @@ class _NotedPosition(Position):
     extent: Extent | None = None  # absent in an older release
 
 
+MAX_FOLDER_NAME = 200
+"""The longest name of a source's folder: a file system takes 255 bytes, some of them ours."""
+
+
+def folder_name(source_id: str) -> str:
+    """Return the name of a source's folder; a long one is cut, and ends in its digest.
+
+    >>> folder_name("kev/2.0")
+    'kev%2F2%2E0'
+    """
+    # A dot needs no encoding, but ".." is another folder.
+    name = quote(source_id, safe="").replace(".", "%2E")
+    if len(name) <= MAX_FOLDER_NAME:
+        return name
+    whole = blake2b(name.encode(), digest_size=16).hexdigest()
+    return f"{name[: MAX_FOLDER_NAME - len(whole) - 1]}-{whole}"
+
+
 class SourceFiles:
     """One source's files, read and written in one thread.
 
@@ -70,8 +89,7 @@ class SourceFiles:
     """
 
     def __init__(self, folder: Path, table: str, source_id: str) -> None:
-        # A dot needs no encoding, but ".." is another folder.
-        name = quote(source_id, safe="").replace(".", "%2E")
+        name = folder_name(source_id)
         self._source_id = source_id
         self._folder = folder / table / name
         self._current = Current()
@@ -165,15 +183,15 @@ class SourceFiles:
             return None
         except ValueError as error:
             raise SinkError(
-                f"The file {self._position_path} is no position that a sink wrote; delete it, and "
-                "the source is collected from its beginning.",
+                f"The file {self._position_path} does not contain a position that a sink wrote. "
+                "Delete it, and the source is collected from its beginning.",
                 self._source_id,
             ) from error
         found = self._records.found()
         if noted.extent is not None and not found.holds(noted.extent):
             logger.warning(
-                "The folder %s had %d files of %d bytes, and has %d of %d: the position of the "
-                "source %r is forgotten, and it is collected from its beginning.",
+                "The folder %s had %d files of %d bytes, and has %d of %d. The position of the "
+                "source %r is discarded, and it is collected from its beginning.",
                 *(self._folder, *noted.extent, *found, self._source_id),
             )
             self._forget_position()
@@ -216,8 +234,8 @@ class SourceFiles:
                 except BlockingIOError:
                     if time.monotonic() > deadline:
                         raise SinkError(
-                            f"The folder {self._folder} is locked for more than {WAIT_SECONDS} s; "
-                            "end the program that holds it, and run again.",
+                            f"The folder {self._folder} has been locked for more than "
+                            f"{WAIT_SECONDS} s. Stop the program that holds it, and run again.",
                             self._source_id,
                         ) from None
                 time.sleep(_POLL_SECONDS)
@@ -266,7 +284,7 @@ class SourceFiles:
             return {}
         except (ValueError, KeyError, TypeError) as error:
             raise SinkError(
-                f"The file {self._removed_path} has a line that no sink wrote; delete the file, "
+                f"The file {self._removed_path} has a line that no sink wrote. Delete the file, "
                 "and the marks are made again.",
                 self._source_id,
             ) from error

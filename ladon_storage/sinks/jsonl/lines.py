@@ -203,8 +203,8 @@ class LineFiles:
                     if not line.endswith(b"\n"):
                         raise TornFileError(path, number) from error
                     raise SinkError(
-                        f"The file {path} has a line that no sink wrote, line {number}; move it "
-                        "elsewhere, delete position.json beside the records, and run again: the "
+                        f"The file {path} has a line that no sink wrote, line {number}. Move it "
+                        "elsewhere, delete position.json next to the records, and run again: the "
                         "source is collected from its beginning."
                     ) from error
 

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 
 from ladon_storage.collection.protocols import utc_now
 from ladon_storage.collection.records import Record
+from ladon_storage.errors import SinkError
 from ladon_storage.sinks.sql.deletions import Gone, last_deleted
 from ladon_storage.sinks.sql.dialect import Compared, Dialect, batches
 from ladon_storage.sinks.sql.tables import Tables
@@ -55,6 +56,7 @@ class History:
         self._tables = tables
         self._connection = connection
         self._clock = clock
+        self._is_checked = False
 
     def again(
         self, source_id: str, superseded: list[Record], gone: Gone = MappingProxyType({})
@@ -188,3 +190,22 @@ class History:
         if rows:
             self._clock.pass_by(at for _, _, at in versions if at)
             self._connection.execute(self._tables.replacing, rows)
+            self._check_replaced(source_id, versions)
+
+    def _check_replaced(
+        self, source_id: str, versions: Sequence[tuple[str, str, datetime | None]]
+    ) -> None:
+        """Refuse a table that takes an update back, once in a run: a trigger does so unnoticed."""
+        replaced = {(record_id, version) for record_id, version, at in versions if at}
+        if self._is_checked or not replaced:
+            return
+        self._is_checked = True
+        current = self.current(source_id, {record_id for record_id, _ in replaced})
+        for record_id, there in current.items():
+            if any((record_id, version) in replaced for _, version in there):
+                raise SinkError(
+                    f"The table {self._tables.records.name!r} took back that a version of record "
+                    f"{record_id[:100]!r} of source {source_id!r} was replaced. Check whether "
+                    "a trigger sets its column replaced_at.",
+                    source_id,
+                )

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
+from ladon_storage import databases
 from ladon_storage.collection.records import Record
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.sinks.sql.dialect import (
@@ -25,10 +26,6 @@ from ladon_storage.sinks.sql.dialect import (
     statement,
 )
 from ladon_storage.sinks.sql.tables import Keep, aware
-
-_CONNECT_SECONDS = 10
-_SILENT_SECONDS = 60
-"""The time after which unacknowledged data marks a connection as lost."""
 
 _MAKING_LOCK = 1_418_742_211
 """The advisory lock for creating tables; an arbitrary number that no other program uses."""
@@ -123,12 +120,12 @@ class Postgresql:
             import psycopg  # noqa: F401 - an extra
         except ImportError as error:
             raise ConfigurationError(
-                "A sink in PostgreSQL needs psycopg; install ladon-storage[postgresql]."
+                "A sink in PostgreSQL requires psycopg. Install ladon-storage[postgresql]."
             ) from error
         if not url.database:
             raise ConfigurationError(
-                f"The sink {url.render_as_string(hide_password=True)} names no database; write its "
-                f"address as {self.example}."
+                f"The sink {url.render_as_string(hide_password=True)} names no database. Write "
+                f"its address as {self.example}."
             )
         self._url = url.set(drivername="postgresql+psycopg")
         self._keep = keep
@@ -239,14 +236,7 @@ class Postgresql:
 
 @lru_cache  # it holds no connection, only compiled statements
 def _engine(url: URL) -> Engine:
-    defaults = {
-        "connect_timeout": _CONNECT_SECONDS,
-        "tcp_user_timeout": _SILENT_SECONDS * 1000,
-        "keepalives_idle": _SILENT_SECONDS,
-        "application_name": "ladon-storage",
-    }
-    # The address has priority; SQLAlchemy would give it to these arguments.
-    arguments = {name: each for name, each in defaults.items() if name not in url.query}
+    arguments = databases.arguments_beside(url.query, databases.POSTGRESQL)
     engine = create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
     event.listen(engine, "connect", _prepare)
     return engine

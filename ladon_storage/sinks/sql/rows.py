@@ -204,9 +204,9 @@ class Rows:
         """Refuse rows that were written without an error, and are not there."""
         if count > 0:
             raise SinkError(
-                f"The table {self._tables.records.name!r} left out {count} of the rows that were "
-                f"written for source {source_id!r}: a trigger, a rule, a policy or a constraint of "
-                "its owner does that, and none of them was stored. Take it away, or use another "
+                f"The table {self._tables.records.name!r} rejected {count} of the rows that "
+                f"were written for source {source_id!r}, by a trigger, a rule, a policy or a "
+                "constraint of its owner; none of them was stored. Remove it, or use another "
                 "table.",
                 source_id,
             )

@@ -135,8 +135,8 @@ def _check(connection: Connection, tables: Tables, found: Found, shown: str) -> 
     version = connection.scalar(tables.version) if tables.meta.name in found else None
     if version is not None and version > VERSION:
         raise SinkError(
-            f"The table {name!r} of the sink {shown} is of version {version}, and this release "
-            f"knows {VERSION}; update ladon-storage."
+            f"The table {name!r} of the sink {shown} is of version {version}, and this "
+            f"release supports {VERSION}. Update ladon-storage."
         )
 
 
@@ -150,17 +150,17 @@ def _check_is_ours(tables: Tables, columns: Mapping[str, bool], shown: str) -> N
             if keep == tables.keep:
                 return
             raise SinkError(
-                f"The table {name!r} of the sink {shown} was made with keep={keep!r}, not "
-                f"{tables.keep!r}; use that, or another table."
+                f"The table {name!r} of the sink {shown} was created with keep={keep!r}, not "
+                f"{tables.keep!r}. Use that, or another table."
             )
     if columns.keys() >= _FIRST_COLUMNS:
         found = f"has the primary key ({', '.join(sorted(key))})" if key else "has no primary key"
         raise SinkError(
             f"The table {name!r} of the sink {shown} {found}; it should be "
-            f"({', '.join(PRIMARY_KEYS[tables.keep])}): give the table that key, or use another "
-            "table."
+            f"({', '.join(PRIMARY_KEYS[tables.keep])}). Give the table that key, or use "
+            "another table."
         )
     raise SinkError(
-        f"The table {name!r} of the sink {shown} holds no records: it has the columns "
-        f"{', '.join(sorted(columns))}; use another table."
+        f"The table {name!r} of the sink {shown} is not a table of records: it has the "
+        f"columns {', '.join(sorted(columns))}. Use another table."
     )

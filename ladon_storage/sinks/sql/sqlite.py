@@ -129,12 +129,12 @@ class Sqlite:
     def __init__(self, url: URL, table: str, keep: Keep) -> None:
         if url.host or url.username:
             raise ConfigurationError(
-                f"The sink's address cannot be used; write it as {self.example}."
+                f"The sink's address cannot be used. Write it as {self.example}."
             )
         if not url.database or url.database.startswith((":memory:", "file:")):
             raise ConfigurationError(
-                f"The sink {url.render_as_string(hide_password=True)} is no file, so not durable; "
-                f"write its address as {self.example}."
+                f"The sink {url.render_as_string(hide_password=True)} is not a file, so it is "
+                f"not durable. Write its address as {self.example}."
             )
         self._url = url
         self._path = Path(url.database)
@@ -154,7 +154,8 @@ class Sqlite:
         """Return an engine that opens the file; it creates the file, but not its folder."""
         if not self._folder.is_dir():
             raise SinkError(
-                f"The sink's folder {self._folder} does not exist; make it, or correct the address."
+                f"The sink's folder {self._folder} does not exist. Create it, or correct the "
+                "address."
             )
         # The engine of a relative path keeps the folder in which it was created.
         return _engine(self._url, None if self._folder.is_absolute() else Path.cwd())

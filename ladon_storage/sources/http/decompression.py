@@ -143,7 +143,7 @@ class Decompressor:
         name = packing.strip().lower().removeprefix("x-")
         self._name = "" if name == "identity" else name
         if self._name and self._name not in _STREAMS:
-            raise DecompressionError(f"is packed as {self._name!r}, which was not asked for")
+            raise DecompressionError(f"is compressed with {self._name!r}, which was not requested")
         self._stream: _Stream | None = None
 
     def unpacked(self, data: bytes) -> Iterator[bytes]:
@@ -167,7 +167,7 @@ class Decompressor:
                 if found:
                     yield found
         except Exception as error:  # each library has errors of its own
-            problem = f"is not packed as {self._name}, as it says: {error}"
+            problem = f"is not valid {self._name}, which its header states: {error}"
         else:
             return
         raise DecompressionError(problem)
@@ -179,11 +179,11 @@ class Decompressor:
             DecompressionError: Its stream has no end: it was cut.
         """
         if self._stream is not None and not self._stream.is_over:
-            raise DecompressionError(f"was cut off within its {self._name}")
+            raise DecompressionError(f"was cut off within its {self._name} stream")
 
     def _following(self, data: bytes) -> bytes:
         """Return the rest after a complete stream: another stream, or nothing if it is padding."""
         data = data.lstrip(b"\0")
         if data and self._name in _FOLLOWS and data[0] not in _FOLLOWS[self._name]:
-            raise ValueError("something else follows its end")
+            raise ValueError("other data follow its end")
         return data if self._name in _FOLLOWS else b""

@@ -41,7 +41,7 @@ def checked_proxy(text: str, name: str) -> URL:
             return url
     # Neither chained nor repeated: an unreadable address may hold a password.
     raise ConfigurationError(
-        f"{name} is not the address of an HTTP proxy; set it to one such as "
+        f"{name} is not the address of an HTTP proxy. Set it to one such as "
         "http://proxy.example.org:3128."
     )
 

@@ -31,7 +31,7 @@ _MASK = "***"
 _TWICE = "\"'\\"
 """Characters that some programs double between quotes."""
 
-_BACKSLASHES = r"(?:\\|%(?:25)*5C){0,4}+"
+_BACKSLASHES = r"(?:\\|%(?:25)*5C){0,16}+"
 """The escapes before a character, repeated as often as it was escaped."""
 
 
@@ -106,7 +106,7 @@ def _forms(secret: str) -> Iterator[str]:
 
 def _run(one: str, count: int) -> str:
     """Return the expression of a character that is repeated a number of times."""
-    most = 4 * count if one in _TWICE else count
+    most = 16 * count if one in _TWICE else count
     return _character(one) + ("" if most == 1 else f"{{{count},{most}}}+")
 
 
@@ -121,6 +121,7 @@ def _character(one: str) -> str:
         plain if one == "\\" else _BACKSLASHES + plain,
         "".join(rf"\\{{1,4}}u{units[at : at + 4]}" for at in range(0, len(units), 4)),
         rf"\\{{1,4}}x{number:02x}",
+        "".join(f"%(?:25)*u{units[at : at + 4]}" for at in range(0, len(units), 4)),
         ("" if one == "\\" else _BACKSLASHES) + percent,
         f"&(?:amp;)*#(?:0*{number}|x0*{number:x});",
     ]

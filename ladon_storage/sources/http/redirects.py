@@ -2,6 +2,7 @@
 
 - A site is a host and its port, or the same host when it changes from http to https. The same name
   with ``www.`` is another site: only its owner knows that both are theirs.
+- The user and the password of an address that a service sends are dropped, as in links.
 - No redirect leads from https to http, not even to an allowed host.
 - Another site gets neither keys nor configured headers, except for the media type that is wanted. A
   body is never sent on: it may not be meant for the other site.
@@ -36,6 +37,8 @@ def redirected(transport: HttpTransport, request: Request, location: str, origin
         check_url(str(target))
     except ValueError:
         target = None
+    if target is not None and target.raw_user is not None:
+        target = target.with_user(None)  # the source's own credentials are the only ones
     if target is None or request.method != "GET":
         raise transport.error(request.url, "redirects nowhere", "check the address")
     if request.url.scheme == "https" and target.scheme == "http":
@@ -43,7 +46,7 @@ def redirected(transport: HttpTransport, request: Request, location: str, origin
             request.url,
             f"redirects to {transport.redact_url(target)}, which is not encrypted, and was not "
             "followed",
-            "set the address to where it leads, if that is right",
+            "set the address to the target if that is right",
         )
     is_home = is_same_host(origin, target)
     if not (is_home or transport.route.allows(target)):
@@ -51,8 +54,7 @@ def redirected(transport: HttpTransport, request: Request, location: str, origin
         raise transport.error(
             request.url,
             f"redirects to {transport.redact_url(target)}, another site, and was not followed",
-            "set the address to where it leads, or allow the host in redirects_to of its "
-            "connection",
+            "set the address to the target, or allow its host in redirects_to of the connection",
         )
     if target.user is None and target.origin() == request.url.origin():
         target = target.with_user(request.url.user).with_password(request.url.password)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 
-from ladon_storage.models import to_utc
+from ladon_storage.client.retry_after import bounded, retry_after
+from ladon_storage.values import instant_of
 
 MAX_RETRY_AFTER_SECONDS = 120.0
 """The longest wait that a source is granted."""
@@ -27,7 +27,7 @@ _EPOCH_SECONDS, _EPOCH_MILLISECONDS = 1e9, 1e12
 
 def date_of(headers: Mapping[str, str]) -> datetime | None:
     """Return the time at which a server says that it answered; ``None``: it states none."""
-    return _http_date(headers.get("Date"))
+    return instant_of(headers.get("Date"))
 
 
 def has_no_requests_left(headers: Mapping[str, str]) -> bool:
@@ -41,7 +41,7 @@ def wait_of(headers: Mapping[str, str], *, throttled: bool) -> float | None:
     The reset time of a limit counts only in a ``throttled`` answer: many answers state it.
     """
     now = date_of(headers)
-    wait = retry_after(headers.get("Retry-After"), now)
+    wait = retry_after(headers.get("Retry-After"), now, MAX_RETRY_AFTER_SECONDS)
     if wait is not None or not throttled:
         return wait
     for name in _RESETS:
@@ -50,43 +50,16 @@ def wait_of(headers: Mapping[str, str], *, throttled: bool) -> float | None:
     return None
 
 
-def retry_after(value: str | None, now: datetime | None) -> float | None:
-    """Return the seconds of a `Retry-After`, a number or a date; ``None`` for nothing usable.
-
-    >>> retry_after("7", None), retry_after("Thu, 01 Jan 2026 00:00:30 GMT", None)
-    (7.0, None)
-    """
-    if value is None:
-        return None
-    if value.strip().isdecimal() and value.isascii():
-        return _bounded(float(value))
-    moment = _http_date(value)
-    return None if moment is None or now is None else _bounded((moment - now).total_seconds())
-
-
 def _reset(value: str | None, now: datetime | None) -> float | None:
     """Return the seconds until a limit is reset, given in seconds from now or from 1970."""
     if value is None:
         return None
     if not _NUMBER.fullmatch(value.strip()):
-        return retry_after(value, now)
+        return retry_after(value, now, MAX_RETRY_AFTER_SECONDS)
     number = float(value)
     if number < _EPOCH_SECONDS:
-        return _bounded(number)
+        return bounded(number, MAX_RETRY_AFTER_SECONDS)
     if now is None:
         return None
     seconds = number / 1_000 if number >= _EPOCH_MILLISECONDS else number
-    return _bounded(seconds - now.timestamp())
-
-
-def _bounded(seconds: float) -> float | None:
-    return min(seconds, MAX_RETRY_AFTER_SECONDS) if seconds > 0 else None
-
-
-def _http_date(value: str | None) -> datetime | None:
-    if value is None:
-        return None
-    try:
-        return to_utc(parsedate_to_datetime(value)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None
+    return bounded(seconds - now.timestamp(), MAX_RETRY_AFTER_SECONDS)

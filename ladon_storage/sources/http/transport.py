@@ -30,6 +30,7 @@ from ladon_storage.sources.http.proxies import passwords, proxy_of
 from ladon_storage.sources.http.redaction import Redactor
 from ladon_storage.sources.http.retry_after import date_of
 from ladon_storage.sources.http.urls import is_same_host, redact_url
+from ladon_storage.sources.problems import with_step
 
 OK = (200, 201, 203, 204)
 """The accepted statuses: also created, changed by a proxy on its way, or without a document."""
@@ -37,6 +38,8 @@ OK = (200, 201, 203, 204)
 _CHUNK_BYTES = 2**16
 _BLANK_BYTES = 64
 _LONGEST_PROBLEM = 200
+_LONGEST_SHOWN = 1_000
+"""Characters of the longest address in a message."""
 _DATE_STEP = timedelta(seconds=1)
 _MAX_DATE_AHEAD = timedelta(days=1)
 _TOO_LONG, _TOO_MANY = "Got more than", "Too many headers"
@@ -161,8 +164,8 @@ class HttpTransport:
         self._credentials = credentials
         self.route = route or Route()
         proxy = self.route.proxy
-        told = [] if proxy is None or proxy.password is None else [proxy.password]
-        self._mask = Redactor([*(credentials or _NO_CREDENTIALS).secrets, *told, *passwords()])
+        of_proxy = [] if proxy is None or proxy.password is None else [proxy.password]
+        self._mask = Redactor([*(credentials or _NO_CREDENTIALS).secrets, *of_proxy, *passwords()])
         self.asked_at: datetime | None = None
         """The source's own time at its first request; ``None``: it states none."""
 
@@ -176,7 +179,14 @@ class HttpTransport:
 
     def redact_url(self, url: str | URL) -> str:
         """Return an address without secrets, including this source's keys."""
-        return self.masked(redact_url(url))
+        sent = str(url)
+        hidden = self.masked(sent)
+        try:
+            # Masked first: a part of a secret may be in the fragment, which is cut off.
+            text = self.masked(redact_url(url if hidden == sent else hidden))
+        except ValueError:
+            text = "an address that is none without its secrets"
+        return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"
 
     def check_host(self, request: Request) -> None:
         """Raise a `SourceError` if the keys are not for the requested host."""
@@ -188,9 +198,8 @@ class HttpTransport:
             raise SourceError(
                 f"Source {self._source_id!r} leads from "
                 f"{self.redact_url(self._credentials.origin)} to "
-                f"{self.redact_url(request.url)}, another host, which must not get its key and was "
-                "not "
-                "asked; set the address to that host, if it is the right one.",
+                f"{self.redact_url(request.url)}, another host, which must not receive its key "
+                "and was not requested. Set the address to that host if it is the right one.",
                 self._source_id,
             )
 
@@ -264,12 +273,13 @@ class HttpTransport:
             problem = self.masked(str(error))[:_LONGEST_PROBLEM]
         else:
             return body.getvalue()
-        raise self.error(url, problem, "see what it answers", transient=True)
+        raise self.error(url, problem, "check what it answers", transient=True)
 
     def _too_large(self, url: URL) -> SourceError:
         return SourceError(
             f"Source {self._source_id!r} sends more than {self._max_bytes} bytes from "
-            f"{self.redact_url(url)}; see what it publishes, or raise max_bytes of its connection.",
+            f"{self.redact_url(url)}. Check what it publishes, or raise max_bytes of its "
+            "connection.",
             self._source_id,
         )
 
@@ -295,11 +305,8 @@ class HttpTransport:
         kind: type[SourceError] = SourceError,
     ) -> SourceError:
         """Return the error for a problem at an address, with the next step."""
-        return kind(
-            self.masked(f"Source {self._source_id!r} {problem} at {self.redact_url(url)}; {step}."),
-            self._source_id,
-            transient=transient,
-        )
+        problem = f"Source {self._source_id!r} {problem} at {self.redact_url(url)}"
+        return kind(self.masked(with_step(problem, step)), self._source_id, transient=transient)
 
 
 def _kind(error: Exception) -> type[SourceError]:
@@ -312,9 +319,9 @@ def _described(error: aiohttp.ClientError | OSError | UnicodeError) -> tuple[str
     """Return the problem, the next step, and whether the same request may succeed later."""
     step = "check the address and the network"
     if isinstance(error, UnicodeError):
-        return "has a host that is no name", "check the address", False
+        return "has an invalid host name", "check the address", False
     if isinstance(error, aiohttp.ClientSSLError) or isinstance(error.__cause__, ssl.SSLError):
-        return "is not trusted, or does not trust us: TLS was refused", step, False
+        return "could not be reached by TLS: a certificate was refused", step, False
     if isinstance(error, aiohttp.ClientHttpProxyError):
         problem = f"was refused by the proxy with status {error.status}"
         return problem, "check the proxy and what it requires", error.status >= 500
@@ -323,17 +330,17 @@ def _described(error: aiohttp.ClientError | OSError | UnicodeError) -> tuple[str
     if isinstance(error, aiohttp.ClientPayloadError):
         return "cut its answer off", step, True
     if isinstance(error, aiohttp.ClientConnectionError | OSError):
-        return "could not be reached, or hung up", step, True
+        return "could not be reached, or closed the connection", step, True
     if isinstance(error, aiohttp.ClientResponseError):
         if error.message.startswith(_TOO_LONG):
             return (
                 "answered with a header that is too long, beyond 64 KiB,",
-                "see its headers",
+                "check its headers",
                 False,
             )
         if error.message.startswith(_TOO_MANY):
-            return "answered with too many headers", "see its headers", False
-    return "answered something that is not HTTP", step, False
+            return "answered with too many headers", "check its headers", False
+    return "did not answer in HTTP", step, False
 
 
 def address(url: str | URL, params: Parameters | None) -> URL:

@@ -27,6 +27,9 @@ def check_url(value: str) -> str:
     return value
 
 
+LONGEST_ADDRESS = 2**16
+"""Characters of the longest address or cursor that is followed; servers take far shorter ones."""
+
 HttpUrl = Annotated[str, AfterValidator(check_url)]
 """An http or https address, kept as it was written."""
 
@@ -61,12 +64,15 @@ def secret_in(name: str, value: object) -> str | None:
 def _keep_secrets_out(value: str) -> str:
     url = URL(value)
     if url.user or url.password:
-        raise ValueError("the address holds a password or a user; name it as a secret in key")
+        raise ValueError(
+            "the address contains a password or a user; store it as a secret, and set key "
+            "to its name"
+        )
     for name, text in url.query.items():
         if secret_in(name, text):
             raise ValueError(
-                f"the address would hold a secret in {name}; name the secret in key, where the "
-                "source takes one in its query with key_param"
+                f"the address contains a secret in {name}; store it as a secret, and set key to "
+                "its name and, for a query parameter, key_param"
             )
     return value
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import repeat
 from typing import Any
 
 from ladon_storage.collection.json_values import Number
@@ -77,14 +78,12 @@ class ItemReader:
 
     def read(self, items: Iterable[object]) -> Iterator[Item]:
         """Yield a record of each item, or a reject if it is unusable."""
-        for item in items:
-            yield self._one(item, None)
+        # A generator would hold the item while its record is used, and the next one is parsed.
+        return map(self._one, items, repeat(None))
 
     def read_keyed(self, items: Mapping[str, object]) -> Iterator[Item]:
         """Yield as `read`, from an object whose keys are the ids; a list of one is its item."""
-        for key, item in items.items():
-            alone = item[0] if isinstance(item, list) and len(item) == 1 else item
-            yield self._one(alone, key)
+        return map(self._one_of_pair, items.items())
 
     def record_id(self, item: object) -> str | None:
         """Return the id of an item, whole numbers as text; ``None`` if it has none."""
@@ -126,10 +125,14 @@ class ItemReader:
     def _is_declared_none(self, value: object) -> bool:
         return not isinstance(value, bool) and str(value).strip() in map(str, self.no_time)
 
+    def _one_of_pair(self, pair: tuple[str, object]) -> Item:
+        key, item = pair
+        return self._one(item[0] if isinstance(item, list) and len(item) == 1 else item, key)
+
     def _one(self, item: object, key: str | None) -> Item:
         record_id = self.record_id(item) if key is None else key
         if not isinstance(item, dict):
-            return Reject.of(f"should be an object, and is {_kind(item)}", item, record_id)
+            return Reject.of(f"should be an object, not {_kind(item)}", item, record_id)
         try:
             timestamp = self.timestamp(item)
             if record_id:
@@ -157,8 +160,8 @@ def _id_of(value: object) -> str | None:
 def _is_no_time(value: object) -> bool:
     """Return whether an invalid time is a filler for no time."""
     if isinstance(value, str):
-        told = value.strip().lower()
-        return told in NO_TIME or told.startswith("0000-00-00")
+        text = value.strip().lower()
+        return text in NO_TIME or text.startswith("0000-00-00")
     # Programs without types write it like this.
     return value is False or value in ([], {})
 

@@ -44,7 +44,7 @@ class KeySet:
         """
         found = hash(key)
         if found in self._hashes:
-            raise DuplicateKeyError(f"the key {key[:_LONGEST_SHOWN]!r} is there twice")
+            raise DuplicateKeyError(f"the key {key[:_LONGEST_SHOWN]!r} occurs twice")
         if len(self._hashes) < MOST_KEYS:
             self._hashes.add(found)
 
@@ -93,7 +93,7 @@ def _object(text: str, start: int, path: str, scan: Any) -> tuple[dict[str, Any]
         key, at = scan(text, at)
         at = _behind(_colon, text, at)
         if key in content:
-            raise DuplicateKeyError(f"the key {key[:_LONGEST_SHOWN]!r} is there twice")
+            raise DuplicateKeyError(f"the key {key[:_LONGEST_SHOWN]!r} occurs twice")
         if path and text[at] == "{" and key in (path, first):
             content[key], at = _object(text, at, "" if key == path else rest, scan)
         else:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from ladon_storage.errors import SourceError
 from ladon_storage.sources.rest.listing import ListPage, PagedApi, SeenRecords
-from ladon_storage.sources.rest.pagination import PageNumberPagination, PageRequest
+from ladon_storage.sources.rest.page import PageRequest
+from ladon_storage.sources.rest.pagination import PageNumberPagination
 
 _ERRORS = range(400, 600)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ladon_storage.collection.json_values import Number
 from ladon_storage.sources.json.items import value_at
-from ladon_storage.sources.rest.page_metadata import names, truth
+from ladon_storage.sources.rest.names import LONGEST_SIGN, names, truth
 
 _GOOD = names("ok success succeeded successful issuccess")
 _BAD = names(
@@ -30,6 +30,8 @@ _FAILED = names(
 )
 _NOTHING = names("null none no n/a ok success successful false noerror")
 _MOST_PLACES = 1_000
+_LONGEST_NUMBER = 100
+"""Digits of a number that are read: no longer one is a state or zero."""
 
 
 def failure(
@@ -94,6 +96,8 @@ def _beside(document: object, records: str) -> Iterator[tuple[str, str, Any]]:
 
 
 def _squeezed(text: str) -> str:
+    if len(text) > LONGEST_SIGN:
+        return text  # it is no such word, whatever it says
     return "".join(each for each in text.lower() if each.isalnum() or each == "/")
 
 
@@ -107,16 +111,30 @@ def _number(value: object) -> int:
     if isinstance(value, Number):
         value = value.text
     if isinstance(value, str):
-        value = int(value) if value.strip().isascii() and value.strip().isdecimal() else 0
+        value = value.strip()
+        value = int(value[:_LONGEST_NUMBER]) if value.isascii() and value.isdecimal() else 0
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
 def _says(value: object) -> bool:
     """Return whether a reason counts: zero, 200, an empty text and ``none`` do not."""
-    if isinstance(value, Mapping):
-        return any(_says(each) for each in value.values())
-    if isinstance(value, list):
-        return any(_says(each) or isinstance(each, Mapping) for each in value)
+    left = [value]
+    while left:  # a loop, since it may be nested deeply
+        if len(left) > _MOST_PLACES:
+            return True  # so many reasons say something
+        each = left.pop()
+        if isinstance(each, Mapping):
+            left += each.values()
+        elif isinstance(each, list):
+            if any(isinstance(inner, Mapping) for inner in each):
+                return True
+            left += each
+        elif _is_reason(each):
+            return True
+    return False
+
+
+def _is_reason(value: object) -> bool:
     if isinstance(value, str) and not value.strip().isdecimal():
         return bool(value.strip()) and _squeezed(value) not in _NOTHING
     if isinstance(value, bool):

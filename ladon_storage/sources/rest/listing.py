@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ladon_storage.errors import SourceError
-from ladon_storage.sources.rest.pagination import PageRequest, PageResponse, Pagination
+from ladon_storage.sources.rest.page import PageRequest, PageResponse
+from ladon_storage.sources.rest.pagination import Pagination
 
 KEY_END = "\0"
 """The separator between the id in a key and the parts that identify its version."""
@@ -53,8 +54,8 @@ class PagedApi(Protocol):
         """Return the error for an answer whose status does not allow reading to continue."""
         ...
 
-    def error(self, problem: str, *, transient: bool = False) -> SourceError:
-        """Return the error for a problem of the API."""
+    def error(self, problem: str, step: str = "", *, transient: bool = False) -> SourceError:
+        """Return the error for a problem of the API, with the next step if it is a special one."""
         ...
 
 

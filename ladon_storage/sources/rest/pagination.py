@@ -9,71 +9,21 @@
 
 from __future__ import annotations
 
-import base64
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
-from yarl import URL
 
-from ladon_storage.collection.json_values import Number
+from ladon_storage.collection.json_values import Number, payload_text
 from ladon_storage.sources.fields import SETTINGS
-from ladon_storage.sources.http.client import HttpResponse
-from ladon_storage.sources.http.urls import check_url
+from ladon_storage.sources.http.urls import LONGEST_ADDRESS
 from ladon_storage.sources.json.items import value_at
-from ladon_storage.sources.rest.page_metadata import names, next_in, plain, promised_at
+from ladon_storage.sources.rest.counting import counts
+from ladon_storage.sources.rest.links import link_target, next_in
+from ladon_storage.sources.rest.page import PageRequest, PageResponse
+from ladon_storage.sources.rest.page_metadata import promised_at
 
 Location = Literal["query", "body"]
-
-
-@dataclass(frozen=True)
-class PageRequest:
-    """The request for one page.
-
-    Args:
-        url: Its own address; ``None``: the source's address.
-        query: Parameters that are added to the address.
-        body: Values that are put into the body, by their dotted paths.
-        number: The page's number or offset; for a linked page, how many items came before.
-        index: How many pages came before a linked page.
-        size: How many items are requested, where items are skipped.
-        is_counted: Whether it is found by counting, so that it shifts when the list does.
-        is_once: Whether the request moves the cursor, so that it must not be repeated.
-    """
-
-    url: URL | None = None
-    query: Mapping[str, str | int] = field(default_factory=dict)
-    body: Mapping[str, Any] = field(default_factory=dict)
-    number: int = 0
-    index: int = 0
-    size: int = 0
-    is_counted: bool = False
-    is_once: bool = False
-
-    @property
-    def place(self) -> str:
-        """The identity of the request among the requests of a list."""
-        return repr((str(self.url), self.query, self.body))
-
-
-@dataclass(frozen=True)
-class PageResponse:
-    """A page as it arrived: the answer, its document, and its items.
-
-    ``items`` is a list, or an object whose keys are the ids.
-    """
-
-    answer: HttpResponse
-    document: Any
-    items: Any
-
-    @property
-    def count(self) -> int:
-        """The number of its items."""
-        return len(self.items)
 
 
 def _placed(location: Location, **values: Any) -> dict[str, Any]:
@@ -88,14 +38,15 @@ class _Pagination(BaseModel):
     total: str = Field(
         "",
         title="Total path",
-        description="Where a page says how many items there are on all pages, or the header that "
-        "does; empty: it is looked for, and only contradicts an end.",
+        description="Path of the number of items on all pages, or the header that states it. If "
+        "empty, a total in a usual place is found, and can only contradict the end of "
+        "a list.",
     )
     only_declared: bool = Field(
         False,
-        title="Only declared",
-        description="The end is as declared: a total, a next link or a cursor that is not declared "
-        "means something else here. The report says that the end was only declared.",
+        title="Declared paths only",
+        description="Only declared paths decide where a list ends; other totals, next links and "
+        "cursors are ignored. The report marks the end as declared.",
     )
 
 
@@ -104,9 +55,9 @@ class _ShiftingPagination(_Pagination):
 
     stable: bool = Field(
         False,
-        title="Stable",
-        description="Nothing in the list is moved, removed or put in front while it is read, so "
-        "that its pages need no check. The report says that the end was only declared.",
+        title="Stable list",
+        description="The list does not change while it is read, except at its end, so pages are "
+        "not checked for shifts. The report marks the end as declared.",
     )
 
 
@@ -115,7 +66,9 @@ class SinglePage(_Pagination):
 
     model_config = ConfigDict(**SETTINGS, title="One document")
 
-    kind: Literal["none"] = Field("none", title="Kind", description="There is only one page.")
+    kind: Literal["none"] = Field(
+        "none", title="Kind", description="A single document without further pages."
+    )
 
     def first_request(self) -> PageRequest:
         """Return the only page."""
@@ -131,18 +84,19 @@ class _CountedPagination(_ShiftingPagination, ABC):
     location: Location = Field(
         "query",
         title="Location",
-        description="Whether the parameters are in the query or the body.",
+        description="Part of the request that carries the parameters: query or body.",
     )
     end: Literal["empty", "short", "total", "repeat"] = Field(
         "empty",
         title="Ends with",
-        description="An empty page (short says the same: a short page proves nothing), the total "
-        "that each page states, or the last page again, also where it is the first one.",
+        description="Sign of the end: an empty page, the total that each page states, or the last "
+        "page once more. short means the same as empty, because a short page proves "
+        "nothing.",
     )
     end_status: tuple[int, ...] = Field(
         (),
         title="End statuses",
-        description="Statuses by which the API says that a page lies beyond the end, such as 404.",
+        description="HTTP statuses that mean that a page lies beyond the end, such as 404.",
     )
 
     @property
@@ -153,9 +107,9 @@ class _CountedPagination(_ShiftingPagination, ABC):
     @model_validator(mode="after")
     def _check_end(self) -> Self:
         if self.end == "total" and not self.total:
-            raise ValueError("a reading that ends with the total needs the path of the total")
+            raise ValueError("end is 'total', which requires the path of the total; set total")
         if self.end == "short" and not self.requested_size:
-            raise ValueError("a reading that ends with a short page needs the size of a page")
+            raise ValueError("end is 'short', which requires a page size; set page_size")
         return self
 
 
@@ -164,22 +118,24 @@ class PageNumberPagination(_CountedPagination):
 
     model_config = ConfigDict(**SETTINGS, title="Page numbers")
 
-    kind: Literal["page"] = Field("page", title="Kind", description="Pages have numbers.")
-    parameter: str = Field("page", title="Parameter", description="What the page number is called.")
-    first_number: int = Field(
-        1, ge=0, title="First page", description="The number of the first page."
+    kind: Literal["page"] = Field("page", title="Kind", description="Pages are numbered.")
+    parameter: str = Field(
+        "page", title="Page parameter", description="Name of the parameter for the page number."
     )
+    first_number: int = Field(1, ge=0, title="First page", description="Number of the first page.")
     size_parameter: str = Field(
-        "", title="Size parameter", description="What the size of a page is called; empty: unsaid."
+        "",
+        title="Size parameter",
+        description="Name of the parameter for the page size. If empty, no size is sent.",
     )
     page_size: Annotated[int, Field(ge=1, title="Number")] | None = Field(
-        None, title="Size", description="How many items a page is asked to have."
+        None, title="Page size", description="Items requested per page."
     )
 
     @model_validator(mode="after")
     def _check_size(self) -> Self:
         if self.size_parameter and self.page_size is None:
-            raise ValueError("a parameter for the size of a page needs the size")
+            raise ValueError("size_parameter requires a page size; set page_size")
         return self
 
     @property
@@ -210,16 +166,18 @@ class OffsetPagination(_CountedPagination):
 
     model_config = ConfigDict(**SETTINGS, title="Offsets")
 
-    kind: Literal["offset"] = Field("offset", title="Kind", description="Items are skipped.")
-    parameter: str = Field("offset", title="Parameter", description="What the offset is called.")
+    kind: Literal["offset"] = Field("offset", title="Kind", description="Pages start at an offset.")
+    parameter: str = Field(
+        "offset", title="Offset parameter", description="Name of the parameter for the offset."
+    )
     size_parameter: str = Field(
-        "limit", title="Size parameter", description="What the size of a page is called."
+        "limit", title="Size parameter", description="Name of the parameter for the page size."
     )
     page_size: int = Field(
         100,
         ge=1,
         title="Page size",
-        description="How many items a page is asked to have.",
+        description="Items requested per page.",
         validation_alias=AliasChoices("page_size", "limit"),
     )
 
@@ -230,9 +188,9 @@ class OffsetPagination(_CountedPagination):
 
     too_large: tuple[int, ...] = Field(
         (),
-        title="Statuses of too large a page",
-        description="Statuses by which the API refuses a page as too large; it is asked for half "
-        "as many items then, down to a hundred.",
+        title="Page-too-large statuses",
+        description="HTTP statuses by which the API refuses a page as too large. The page size is "
+        "then halved, down to 100 items.",
     )
 
     def first_request(self) -> PageRequest:
@@ -254,9 +212,9 @@ class OffsetPagination(_CountedPagination):
 
 _MORE = Field(
     "",
-    title="Has-more path",
-    description="Where a page says whether there are more, or by a name such as isLast that there "
-    "are none; empty: it does not.",
+    title="Has more path",
+    description="Path of the flag that says whether more pages follow, or of its opposite "
+    "under a name such as isLast. If empty, there is none.",
 )
 
 
@@ -277,9 +235,21 @@ def _followed(document: object, path: str, more: str) -> Any:
     promised = promised_at(document, more) if more else None
     if promised is False:
         return None
+    if _is_too_long(following):
+        raise ValueError(f"has more than {LONGEST_ADDRESS} characters at {path!r}")
     if promised and following is None:
         raise ValueError(f"says at {more!r} that there are more, and nothing at {path!r}")
     return following
+
+
+def _is_too_long(following: object) -> bool:
+    if isinstance(following, str | Number):
+        return len(str(following)) > LONGEST_ADDRESS
+    try:
+        is_scalar = not isinstance(following, dict | list)
+        return not is_scalar and len(payload_text(following)) > LONGEST_ADDRESS
+    except RecursionError:
+        return True
 
 
 class _LinkedPagination(_ShiftingPagination, ABC):
@@ -287,9 +257,9 @@ class _LinkedPagination(_ShiftingPagination, ABC):
 
     keep_host: bool = Field(
         False,
-        title="Keep the host",
-        description="The next page is asked of the configured host, whatever host a link names, "
-        "for services behind a gateway that name their own.",
+        title="Keep host",
+        description="Request next pages from the configured host, whatever host their links name. "
+        "For services behind a gateway.",
     )
 
     def first_request(self) -> PageRequest:
@@ -305,9 +275,9 @@ class _LinkedPagination(_ShiftingPagination, ABC):
         link = self._link(got)
         if link is None:
             return None
-        target = _linked(got.answer, link, keep_host=self.keep_host)
+        target = link_target(got.answer, link, keep_host=self.keep_host)
         number, index = step.number + got.count, step.index + 1
-        is_counted = any(_counts(*each, number, index) for each in target.query.items())
+        is_counted = any(counts(*each, number, index) for each in target.query.items())
         return PageRequest(
             url=target, number=number, index=index, is_counted=is_counted and not self.stable
         )
@@ -322,9 +292,14 @@ class NextLinkPagination(_LinkedPagination):
 
     model_config = ConfigDict(**SETTINGS, title="Next link")
 
-    kind: Literal["next"] = Field("next", title="Kind", description="A page has the next address.")
+    kind: Literal["next"] = Field(
+        "next", title="Kind", description="Each page contains the URL of the next one."
+    )
     path: str = Field(
-        "next", min_length=1, title="Path", description="Where the address of the next page is."
+        "next",
+        min_length=1,
+        title="Next link path",
+        description="Path of the next page's URL.",
     )
     more: str = _MORE
 
@@ -338,7 +313,7 @@ class LinkHeaderPagination(_LinkedPagination):
     model_config = ConfigDict(**SETTINGS, title="Link header")
 
     kind: Literal["link"] = Field(
-        "link", title="Kind", description="The header Link has the next address."
+        "link", title="Kind", description="The Link header contains the URL of the next page."
     )
 
     def _link(self, got: PageResponse) -> object:
@@ -353,17 +328,22 @@ class CursorPagination(_ShiftingPagination):
 
     model_config = ConfigDict(**SETTINGS, title="Cursor")
 
-    kind: Literal["cursor"] = Field("cursor", title="Kind", description="A page has a cursor.")
+    kind: Literal["cursor"] = Field(
+        "cursor", title="Kind", description="Each page contains a cursor for the next one."
+    )
     path: str = Field(
         "next_cursor",
         min_length=1,
-        title="Path",
-        description="Where the cursor of a page is, such as hits.hits.-1.sort for one of its last "
-        "item.",
+        title="Cursor path",
+        description="Path of the cursor, such as hits.hits.-1.sort for a value of the last item.",
     )
-    parameter: str = Field("cursor", title="Parameter", description="What the cursor is called.")
+    parameter: str = Field(
+        "cursor", title="Cursor parameter", description="Name of the parameter for the cursor."
+    )
     location: Location = Field(
-        "query", title="Location", description="Whether the cursor is in the query or the body."
+        "query",
+        title="Location",
+        description="Part of the request that carries the cursor: query or body.",
     )
     more: str = _MORE
 
@@ -382,7 +362,7 @@ class CursorPagination(_ShiftingPagination):
             return None
         cursor = _in_query(cursor, self.path) if self.location == "query" else _in_body(cursor)
         number, index = step.number + got.count, step.index + 1
-        is_counted = not self.stable and _counts(self.parameter, cursor, number, index)
+        is_counted = not self.stable and counts(self.parameter, cursor, number, index)
         placed = _placed(self.location, **{self.parameter: cursor})
         return PageRequest(**placed, number=number, index=index, is_counted=is_counted)
 
@@ -391,7 +371,7 @@ def _in_query(cursor: object, path: str) -> str | int:
     parts = cursor if isinstance(cursor, list) else [cursor]
     kinds = str | int | float | Number
     if any(isinstance(each, bool) or not isinstance(each, kinds) for each in parts):
-        raise ValueError(f"has no cursor at {path!r}, but a {type(cursor).__name__}")
+        raise ValueError(f"has a {type(cursor).__name__} at {path!r} instead of a cursor")
     return cursor if isinstance(cursor, str | int) else ",".join(map(str, parts))
 
 
@@ -417,95 +397,7 @@ Pagination = Annotated[
 ]
 """Any kind of pagination, identified by its ``kind``."""
 
-_COUNTING = names(
-    "page p pg pagenumber pageno pageindex pagenum pageoffset currentpage offset start "
-    "startindex startat skip from begin first"
-)
 
-
-def _linked(answer: HttpResponse, link: object, *, keep_host: bool = False) -> URL:
-    home = answer.url
-    try:
-        if isinstance(link, dict):
-            link = link.get("href")
-        if not isinstance(link, str):
-            raise ValueError  # noqa: TRY301 - the same to the reader
-        there = URL(link.strip())
-        if not there.host and (there.scheme or link.strip().startswith("//")):
-            raise ValueError  # noqa: TRY301
-        if there.raw_user is not None:
-            there = there.with_user(None)  # the source's own credentials are the only ones
-        target = home.join(there)
-        if keep_host:
-            target = _at_home(home, target)
-        check_url(str(target))
-        target.port  # noqa: B018 - it is only looked at here
-    except ValueError:
-        raise ValueError("leads to a next page that is no address") from None
-    # Services behind a TLS proxy often give their own addresses with http.
-    if target.scheme == "http" and home.scheme == "https" and target.host == home.host:
-        return target.with_scheme("https")
-    return target
-
-
-def _at_home(home: URL, target: URL) -> URL:
-    """Return an address of a backend in the form that the gateway in front of it uses."""
-    # A gateway's address often has a prefix that the backend does not know.
-    path = home.raw_path if home.raw_path.endswith(target.raw_path) else target.raw_path
-    at_home = str(home.with_query(None).with_fragment(None).with_path(path, encoded=True))
-    query = f"?{target.raw_query_string}" if target.raw_query_string else ""
-    return URL(at_home + query, encoded=True)
-
-
-def _counts(name: str, cursor: object, number: int, index: int) -> bool:
-    """Return whether a cursor counts items or pages, including an encoded one.
-
-    A number equal to the number of items that came counts as an offset. If it is an id that happens
-    to be the same, the check costs requests and nothing else.
-
-    >>> _counts("cursor", "b2Zmc2V0OjIw", 20, 1), _counts("page", "7", 20, 1)
-    (True, True)
-    >>> _counts("cursor", "2024-01-05T00:00:00Z", 20, 1), _counts("after", 4711, 20, 1)
-    (False, False)
-    """
-    if isinstance(cursor, dict | list):
-        return any(
-            _counts(name if isinstance(cursor, list) else str(key), each, number, index)
-            for key, each in (cursor.items() if isinstance(cursor, dict) else enumerate(cursor))
-        )
-    text, name = str(cursor), plain(name)
-    if text.isdecimal() and name in _COUNTING:
-        return True
-    texts = [_unpacked(text)] if name in _BY_ITEM else [text, _unpacked(text)]
-    return any(_counts_in(each, number, index) for each in texts)
-
-
-def _counts_in(text: str, number: int, index: int) -> bool:
-    """Return whether a text is or contains a position: a count of items that came, or of pages."""
-    if any(plain(name) in _COUNTING for name in _NAMED_NUMBER.findall(text)):
-        return True
-    found = [int(each) for each in _NUMBER.findall(text)]
-    if len(found) != 1:
-        return False
-    is_item = found[0] in {number - 1, number, number + 1}
-    return is_item or (index > 1 and found[0] in {index, index + 1})
-
-
-def _unpacked(text: str) -> str:
-    """Return the text inside a base64 text, or nothing."""
-    if not _BASE64.fullmatch(text) or len(text) > _LONGEST_CURSOR:
-        return ""
-    try:
-        packed = text.rstrip("=").translate(str.maketrans("-_", "+/"))
-        return base64.b64decode(packed + "=" * (-len(packed) % 4)).decode()
-    except ValueError:
-        return ""
-
-
-_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{2,}={0,2}")
-_LONGEST_CURSOR = 2_000
-_BY_ITEM = names(
-    "after afterid sinceid minid maxid lastid startingafter startafter before beforeid"
-)
-_NUMBER = re.compile(r"(?<!\d)\d{1,18}(?!\d)")
-_NAMED_NUMBER = re.compile(r"([A-Za-z][A-Za-z_-]*)[\"']?\s*[:=]\s*[\"']?\d{1,18}(?!\w)")
+def leads_on(paging: Pagination) -> bool:
+    """Return whether each page says itself which one is next, by a link or a cursor."""
+    return isinstance(paging, NextLinkPagination | CursorPagination | LinkHeaderPagination)

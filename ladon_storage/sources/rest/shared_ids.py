@@ -1,4 +1,6 @@
-"""The check for different records with one id, because the path of the id is wrong.
+"""The checks for different records with one id.
+
+The path of the id may be wrong, or an API has a number and a text of the same digits as ids.
 
 A sink keeps one record of an id, or its versions. If the path is that of a kind or of a state,
 hundreds of records silently become one. Versions of a record differ in their times, too, so the
@@ -10,13 +12,55 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
+from ladon_storage.collection.json_values import Number
 from ladon_storage.collection.records import Item, Record
+from ladon_storage.sources.json.items import value_at
+
+_LONGEST_ID = 40
 
 FEWEST = 10
 """The least number of contents from which their ids are judged."""
 
 MOST = 10_000
 """The number of contents of one run that are examined."""
+
+MOST_DIGITS = 100_000
+"""The number of ids of digits that are remembered, as numbers or as texts."""
+
+
+class IdKinds:
+    """The ids of digits of a run, each as a number or as a text, which is the same stored id.
+
+    >>> kinds = IdKinds("id")
+    >>> _ = [kinds.note({"id": each}) for each in (1, 2, "1")]
+    >>> kinds.problem
+    "has an id at 'id' as the number 1 and as the text '1'"
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._are_numbers: dict[int, bool] = {}
+        self.problem: str | None = None
+
+    def note(self, item: object) -> object:
+        """Note the id of an item, and return the item."""
+        value = value_at(item, self._path)
+        if isinstance(value, bool) or not isinstance(value, int | str | Number):
+            return item
+        text = str(value)
+        if not text.removeprefix("-").isdecimal():
+            return item
+        place, is_number = hash(text), not isinstance(value, str)
+        if len(self._are_numbers) < MOST_DIGITS:
+            was_number = self._are_numbers.setdefault(place, is_number)
+        else:
+            was_number = self._are_numbers.get(place, is_number)
+        if was_number is not is_number:
+            number = text if len(text) <= _LONGEST_ID else f"{text[:_LONGEST_ID]}…"
+            self.problem = (
+                f"has an id at {self._path!r} as the number {number} and as the text {number!r}"
+            )
+        return item
 
 
 class SharedIds:

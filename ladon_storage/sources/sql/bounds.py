@@ -17,8 +17,7 @@ from ladon_storage.sources.sql.keys import KeyColumn, raw
 from ladon_storage.sources.sql.sessions import MYSQL
 from ladon_storage.sources.sql.values import PER_SECOND, SqlTimestampFormat, clock_spread, shifted
 from ladon_storage.sources.timestamps import earliest_wall, latest_wall
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from ladon_storage.values import EPOCH
 
 _YEAR_1 = datetime(1, 1, 1, tzinfo=UTC)
 """The lower limit of times: minus infinity, BC, and counts outside of any calendar are below."""
@@ -89,7 +88,7 @@ class Bounds:
 
         SQLite takes a text without offset for UTC, so the bounds are those of both readings.
         """
-        second = cast(func.strftime("%s", self.time.told), Integer)
+        second = cast(func.strftime("%s", self.time.selected), Integer)
         limits = []
         if start is not None:
             lower = raw(_seconds(min(start, self._wall(start, -1).replace(tzinfo=UTC))))
@@ -128,4 +127,4 @@ class Bounds:
 
 
 def _seconds(instant: datetime) -> int:
-    return (instant - _EPOCH) // timedelta(seconds=1)
+    return (instant - EPOCH) // timedelta(seconds=1)

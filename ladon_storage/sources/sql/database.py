@@ -19,7 +19,9 @@ import stamina
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
+from ladon_storage.databases import driver_error
 from ladon_storage.errors import SourceError
+from ladon_storage.sources.problems import with_step
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +94,7 @@ class DatabaseThread:
         raise failure
 
     def _translated(self, error: Exception) -> SourceError:
-        code, said = _said(error)
+        code, said = driver_error(error)
         if code is None:
             original = getattr(error, "orig", None)
             text = str(original or "")
@@ -104,27 +106,16 @@ class DatabaseThread:
             transient = code in _PASSING_NUMBERS
         else:
             transient = code not in _TIMED_OUT and code.startswith(_PASSING)
-        step = "see what the database says"
+        step = "check the table and the permissions of the user"
         if transient:
-            step = "see that the database can be reached, and run again"
+            step = "check that the database can be reached, and run again"
         elif code in _TIMED_OUT:
-            step = "make an index on the timestamp and the id, or set a longer timeout"
+            step = "create an index on the timestamp and the id, or set a longer timeout"
         return SourceError(
-            f"Source {self._source_id!r} could not read {self._shown}: {said}; {step}.",
+            with_step(f"Source {self._source_id!r} could not read {self._shown}: {said}", step),
             self._source_id,
             transient=transient,
         )
-
-
-def _said(error: Exception) -> tuple[str | int | None, str]:
-    """Return the code of a driver's error, and its text in one line."""
-    original = getattr(error, "orig", None) or error
-    code = getattr(original, "sqlstate", None) or getattr(original, "sqlite_errorname", None)
-    told = getattr(getattr(original, "diag", None), "message_primary", None) or str(original)
-    numbered = original.args[:2]
-    if numbered and isinstance(numbered[0], int):  # of MySQL drivers
-        code, told = numbered[0], str(numbered[-1])
-    return code, told.strip().partition("\n")[0] or type(error).__name__
 
 
 def parsed_address(value: str) -> URL | None:

@@ -40,7 +40,7 @@ class KeyColumn:
     """A column of the key: its form for comparisons, and its form for values."""
 
     compared: ColumnElement[Any]
-    told: ColumnElement[Any]
+    selected: ColumnElement[Any]
 
     @classmethod
     def of(

@@ -59,7 +59,7 @@ class TableRows:
     def _moment_of(self, row: Row) -> datetime:
         name = self.layout.timestamp_column
         if row.time is None:
-            raise ValueError(f"{name}: missing, or no number where one was declared")
+            raise ValueError(f"{name}: missing, or not a number as declared")
         try:
             return self._moment(row.time)
         except ValueError as error:
@@ -72,7 +72,7 @@ class TableRows:
             raise SourceError(
                 f"The texts in {self.layout.timestamp_column!r} of source "
                 f"{self.layout.source_id!r} sort in another order than their times: "
-                f"{row.time!r} comes after {highest.isoformat()}; set times to text.",
+                f"{row.time!r} comes after {highest.isoformat()}. Set timestamp_format to text.",
                 self.layout.source_id,
             )
         self._highest = moment if highest is None else max(moment, highest)
@@ -91,8 +91,8 @@ class TableRows:
             name: _json_or_repr(value) for name, value in zip(self.names, row.values, strict=True)
         }
         has_id = all(each is not None for each in row.ids)
-        told = ", ".join(str(_json_or_repr(each)) for each in row.ids)
-        return Reject.of(reason, raw, told if has_id else None)
+        record_id = ", ".join(str(_json_or_repr(each)) for each in row.ids)
+        return Reject.of(reason, raw, record_id if has_id else None)
 
 
 def _json_or_repr(value: object) -> object:

@@ -19,6 +19,7 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import QueuePool
 
+from ladon_storage import databases
 from ladon_storage.sources.sql.values import json_document
 
 DRIVERS = {
@@ -30,10 +31,6 @@ DRIVERS = {
 """The databases that are tested, and their drivers."""
 
 MYSQL = ("mysql", "mariadb")
-
-_CONNECT_SECONDS = 10
-_SILENT_SECONDS = 60
-"""The time after which unacknowledged data marks a connection as lost."""
 
 # The server settings that change how PostgreSQL prints a value.
 _POSTGRESQL = {
@@ -93,23 +90,17 @@ def _arguments(url: URL, timeout: timedelta) -> dict[str, Any]:
     if name == "sqlite":
         arguments["timeout"] = timeout.total_seconds()
     elif name == "postgresql":
-        arguments = {
-            "connect_timeout": _CONNECT_SECONDS,
-            "tcp_user_timeout": _SILENT_SECONDS * 1000,
-            "keepalives_idle": _SILENT_SECONDS,
-            "application_name": "ladon-storage",
-        }
+        arguments = dict(databases.POSTGRESQL)
     elif driver == "pymysql":
         arguments = {
-            "connect_timeout": _CONNECT_SECONDS,
-            "read_timeout": int(timeout.total_seconds()) + _SILENT_SECONDS,
+            "connect_timeout": databases.CONNECT_SECONDS,
+            "read_timeout": int(timeout.total_seconds()) + databases.SILENT_SECONDS,
             "program_name": "ladon-storage",
             "conv": _pymysql_conversions(),
         }
         if url.password is not None:  # a text would be sent as Latin-1
             arguments["password"] = url.password.encode()
-    # SQLAlchemy would pass the parameters of the address to these.
-    return {name: each for name, each in arguments.items() if name not in url.query}
+    return databases.arguments_beside(url.query, arguments)
 
 
 def _prepare_sqlite(_timeout: timedelta, connection: Any, _record: object) -> None:

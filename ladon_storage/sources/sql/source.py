@@ -32,7 +32,6 @@ from ladon_storage.collection.records import (
     paged,
 )
 from ladon_storage.errors import ConfigurationError
-from ladon_storage.models import SourceId
 from ladon_storage.sources.fields import SETTINGS, SOURCE_ID_TEXT, Overlap, overlap_field
 from ladon_storage.sources.sql.database import DatabaseThread, parsed_address
 from ladon_storage.sources.sql.rows import TableRows
@@ -42,6 +41,7 @@ from ladon_storage.sources.sql.values import (
     SqlTimestampFormat,
 )
 from ladon_storage.sources.timestamps import ZoneName, zone_of
+from ladon_storage.values import SourceId
 
 UNREACHABLE_ROWS = 1_000
 """Rows without timestamp or id that a first run reads, so that it fails if they are many."""
@@ -67,8 +67,8 @@ def check_address(value: str) -> str:
         raise ValueError("should be an address such as postgresql://reader@db.example.org/logs")
     if url.password is not None or any(_SECRET_PART.search(name) for name in url.query):
         raise ValueError(
-            "should have no password; keep the whole address as a secret, and set url_secret to "
-            "its name"
+            "should not contain a password; store the whole address as a secret, and set "
+            "url_secret to its name"
         )
     return value
 
@@ -82,25 +82,25 @@ class SqlTable(BaseModel):
 
     model_config = ConfigDict(**SETTINGS, title="SQL table")
 
-    kind: Literal["sql"] = Field("sql", title="Kind", description="The kind of source.")
+    kind: Literal["sql"] = Field("sql", title="Kind", description="Kind of source.")
     source_id: SourceId = Field(title="Source id", description=SOURCE_ID_TEXT)
     url: Annotated[str, AfterValidator(check_address)] = Field(
         "",
         title="Address",
-        description="Where the database is, without a password, such as sqlite:///app.db, "
+        description="URL of the database, without a password, such as sqlite:///app.db, "
         "postgresql://reader@db.example.org/logs or mysql://reader@db.example.org/logs.",
     )
     url_secret: SecretName | None = Field(
         None,
-        title="Name of the secret address",
-        description="Name of a Prefect Secret block, or of an environment variable, that holds the "
-        "whole address with its password (percent-encoded); instead of the address above.",
+        title="Secret address name",
+        description="Name of the Prefect Secret block or environment variable that holds the whole "
+        "URL with its percent-encoded password. It replaces the address above.",
     )
-    table: str = Field(min_length=1, title="Table", description="The table or view to read.")
+    table: str = Field(min_length=1, title="Table", description="Table or view to read.")
     schema_name: Annotated[str, Field(title="Name")] | None = Field(
         None,
         title="Schema",
-        description="The schema of the table; empty: where the connection looks first.",
+        description="Schema of the table. If empty, the default schema of the connection.",
     )
     id_column: (
         Annotated[str, Field(min_length=1, title="Column")]
@@ -110,46 +110,46 @@ class SqlTable(BaseModel):
     ) = Field(
         "id",
         title="Id column",
-        description="A column whose values are unique, or several whose values are so together.",
+        description="Column with unique values, or several columns that are unique together.",
     )
     timestamp_column: str = Field(
         "updated_at",
         min_length=1,
         title="Timestamp column",
-        description="A column that grows with each change of a row; with the id it should have an "
-        "index.",
+        description="Column that increases with each change of a row. It should be indexed "
+        "together with the id.",
     )
     timestamp_format: SqlTimestampFormat = Field(
         "datetime",
         title="Timestamp format",
-        description="How the column tells the time: by its own type, as ISO 8601 texts, or as "
-        "seconds or milliseconds from 1970 on, which may be numbers or texts of digits.",
+        description="Format of the column: its own date type, ISO 8601 text, or Unix time in "
+        "seconds or milliseconds, as numbers or digits.",
     )
     zone: ZoneName = Field(
-        "UTC", title="Time zone", description="The zone of timestamps that have no offset."
+        "UTC", title="Time zone", description="Time zone of timestamps without an offset."
     )
     columns: tuple[str, ...] = Field(
-        (), title="Columns", description="The columns to collect; empty: all of them."
+        (), title="Columns", description="Columns to collect. If empty, all of them."
     )
     page_size: int = Field(
         PAGE_RECORDS,
         ge=1,
         le=100_000,
         title="Page size (rows)",
-        description="How many rows one statement reads.",
+        description="Rows read by one statement.",
     )
     timeout: Annotated[Seconds, Field(gt=timedelta(0), le=timedelta(hours=1))] = duration(
         timedelta(minutes=1),
         timedelta(seconds=1),
         "Timeout (seconds)",
-        "How long a server may work on one statement, or SQLite wait for a writer.",
+        "Limit on one statement of a server, or on SQLite's wait for a writer.",
     )
     overlap: Overlap = overlap_field(timedelta(minutes=10))
 
     @model_validator(mode="after")
     def _require_one_address(self) -> SqlTable:
         if bool(self.url) == (self.url_secret is not None):
-            raise ValueError("should have either url or url_secret")
+            raise ValueError("should have exactly one of url and url_secret")
         return self
 
     @property
@@ -205,9 +205,9 @@ class SqlTable(BaseModel):
         lost, count = await thread.do(partial(reader.unreachable, most, is_first=is_first))
         if count > len(lost):
             logger.warning(
-                "Source %r has %d rows without a usable timestamp or id in %r, of which this run "
-                "reads %d: no run can tell which of them are new. Correct them, or collect from a "
-                "view that leaves them out.",
+                "Source %r has %d rows without a usable timestamp or id in %r, of which this "
+                "run reads %d. No run can detect which of them are new. Correct them, or "
+                "collect from a view without them.",
                 self.source_id,
                 count,
                 self.table,
@@ -234,9 +234,10 @@ class SqlTable(BaseModel):
         url = parsed_address(value)
         if url is None:
             raise ConfigurationError(
-                f"The secret {self.url_secret!r} of source {self.source_id!r} is no address of a "
-                "database; write it as postgresql://reader:password@db.example.org/logs, and what "
-                "is special in the password percent-encoded."
+                f"The secret {self.url_secret!r} of source {self.source_id!r} is not the "
+                "address of a database. Write it as "
+                "postgresql://reader:password@db.example.org/logs, with special characters of "
+                "the password percent-encoded."
             )
         return with_driver(url)
 
@@ -248,8 +249,8 @@ async def _opened(layout: Layout, url: URL) -> AsyncIterator[tuple[TableReader, 
     except (ImportError, SQLAlchemyError) as error:
         raise ConfigurationError(
             f"Source {layout.source_id!r} cannot use a database of {url.drivername!r}: "
-            f"{error}; install its driver, such as "
-            "ladon-storage[postgresql] or ladon-storage[mysql]."
+            f"{error}. Install its driver, such as ladon-storage[postgresql] or "
+            "ladon-storage[mysql]."
         ) from None
     thread = DatabaseThread(layout.source_id, url)
     try:

@@ -36,6 +36,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import NoSuchTableError, SAWarning
 
 from ladon_storage.errors import SourceError
+from ladon_storage.sources.problems import with_step
 from ladon_storage.sources.sql.bounds import Bounds
 from ladon_storage.sources.sql.keys import (
     KeyColumn,
@@ -171,7 +172,8 @@ class TableReader:
         for name in (*layout.id_columns, layout.timestamp_column, *self.names):
             if name not in known:
                 raise self._error(
-                    f"it has no column {name!r} but {', '.join(known)}", "correct the column"
+                    f"it has no column {name!r}; its columns are {', '.join(known)}",
+                    "correct the column",
                 )
         self._kind = base_type(known[layout.timestamp_column]["type"])
         is_instant = self._dialect in MYSQL and isinstance(self._kind, types.TIMESTAMP)
@@ -189,9 +191,9 @@ class TableReader:
             single = [isinstance(known[name]["type"], mysql.FLOAT) for name in named]
             self._single = [place for place, is_single in enumerate(single) if is_single]
         self._nullable = [
-            each.told
+            each.selected
             for name, each in zip(keys, self._keys, strict=True)
-            if known[name]["nullable"] or isinstance(each.told, Case)
+            if known[name]["nullable"] or isinstance(each.selected, Case)
         ]
 
     def now(self) -> datetime | None:
@@ -199,10 +201,10 @@ class TableReader:
         if self._dialect not in _NOW:
             return None
         with self._engine.connect() as connection, connection.begin():
-            told = connection.exec_driver_sql(_NOW[self._dialect]).scalar()
-        if not isinstance(told, datetime):
+            now = connection.exec_driver_sql(_NOW[self._dialect]).scalar()
+        if not isinstance(now, datetime):
             return None
-        return told.replace(tzinfo=UTC) if told.tzinfo is None else told.astimezone(UTC)
+        return now.replace(tzinfo=UTC) if now.tzinfo is None else now.astimezone(UTC)
 
     def close(self) -> None:
         """End the connection."""
@@ -217,7 +219,7 @@ class TableReader:
             SourceError: Two rows have the same timestamp and id.
             SQLAlchemyError: The database refused.
         """
-        limits: list[ColumnElement[bool]] = [each.told.is_not(None) for each in self._keys]
+        limits: list[ColumnElement[bool]] = [each.selected.is_not(None) for each in self._keys]
         limits += self._bounds().within(start if after is None else None, until)
         if after is not None:
             limits.append(behind(self._keys, after))
@@ -229,7 +231,8 @@ class TableReader:
         self._refuse_moving(taken, more=more)
         if more and taken[-1].key == after:
             raise self._error(
-                f"it has more than {size} rows within one microsecond, finer than its driver tells",
+                f"it has more than {size} rows within one microsecond, the finest unit of its "
+                "driver",
                 "set a larger page",
             )
         return taken, more
@@ -270,9 +273,9 @@ class TableReader:
         for place in self._single:
             if place < len(values):
                 values[place] = with_all_digits(values[place]).label(self.names[place])
-        told = [each.told for each in self._keys]
-        keys = [each.compared for each in self._keys if each.compared is not each.told]
-        labelled = [each.label(f"_key_{place}") for place, each in enumerate([*told, *keys])]
+        selected = [each.selected for each in self._keys]
+        keys = [each.compared for each in self._keys if each.compared is not each.selected]
+        labelled = [each.label(f"_key_{place}") for place, each in enumerate([*selected, *keys])]
         source = table(self._layout.table, schema=self._layout.schema)
         return select(*values, *labelled).select_from(source)
 
@@ -297,7 +300,7 @@ class TableReader:
                 if one != other
             )
             raise self._error(
-                f"its column {changed!r} became another type while it was read", "run again"
+                f"its column {changed!r} changed its type while it was read", "run again"
             )
         self._key_kinds = kinds
 
@@ -307,15 +310,15 @@ class TableReader:
             found = list(found)
             for place in self._single:
                 found[place] = single_precision(found[place])
-        told = found[wide : wide + deep]
+        selected = found[wide : wide + deep]
         if len(found) == wide + deep:
-            return Row(tuple(told), told[0], told[1:], found[:wide])
+            return Row(tuple(selected), selected[0], selected[1:], found[:wide])
         other = iter(found[wide + deep :])
         key = tuple(
-            value if each.compared is each.told else next(other)
-            for each, value in zip(self._keys, told, strict=True)
+            value if each.compared is each.selected else next(other)
+            for each, value in zip(self._keys, selected, strict=True)
         )
-        return Row(key, told[0], told[1:], found[:wide])
+        return Row(key, selected[0], selected[1:], found[:wide])
 
     def _refuse_ties(self, rows: list[Row]) -> None:
         for one, other in pairwise(rows):
@@ -323,9 +326,9 @@ class TableReader:
                 names = ", ".join(self._layout.id_columns)
                 ids = ", ".join(map(repr, one.ids))
                 raise self._error(
-                    f"it has two rows with the {names} {ids} at {one.time}, so that a page could "
-                    "end between them",
-                    "name a column whose values are unique",
+                    f"it has two rows with the {names} {ids} at {one.time}, and a page could end "
+                    "between them",
+                    "set id_column to one with unique values",
                 )
 
     def _refuse_moving(self, rows: list[Row], *, more: bool) -> None:
@@ -343,9 +346,9 @@ class TableReader:
         if self._same_pages == _MOST_SAME_PAGES:
             first, last = (", ".join(map(repr, row.ids)) for row in (rows[0], rows[-1]))
             raise self._error(
-                f"its timestamps change while it is read: the rows with the ids {first} to "
+                f"its timestamps changed while it was read: the rows with the ids {first} to "
                 f"{last} came {_MOST_SAME_PAGES + 1} times, the last time at {rows[-1].time}",
-                "name a column that changes with the row alone",
+                "set timestamp_column to one that changes only with the row",
             )
 
     def _comparable(self, plain: KeyColumn) -> KeyColumn:
@@ -364,12 +367,14 @@ class TableReader:
             return plain
         raise self._error(
             f"its column {self._layout.timestamp_column!r} is of the type {kind}, not {times}",
-            "set how its timestamps are written",
+            "set timestamp_format to the format of its timestamps",
         )
 
     def _error(self, problem: str, step: str) -> SourceError:
         name = self._layout.table
         return SourceError(
-            f"Source {self._layout.source_id!r} cannot read the table {name!r}: {problem}; {step}.",
+            with_step(
+                f"Source {self._layout.source_id!r} cannot read the table {name!r}: {problem}", step
+            ),
             self._layout.source_id,
         )

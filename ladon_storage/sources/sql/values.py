@@ -22,13 +22,13 @@ from typing import Any, Literal
 
 from ladon_storage.collection.json_values import Number, parse_json
 from ladon_storage.sources.timestamps import TimestampParser, earliest, iso_timestamps
+from ladon_storage.values import EPOCH
 
 SqlTimestampFormat = Literal["datetime", "text", "seconds", "milliseconds"]
 """The format of a time column: its own type, ISO 8601 texts, or counts from 1970."""
 
 PER_SECOND = {"seconds": 1, "milliseconds": 1_000}
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CLOCK_SHIFT = timedelta(hours=2)
 """A limit above any change of a clock to or from daylight saving time."""
 
@@ -54,9 +54,9 @@ def json_value(value: object) -> Any:
         return known(value)
     if all(hasattr(value, name) for name in _RANGE):
         return _of_range(value)
-    for kind, told in _KINDS:
+    for kind, form in _KINDS:
         if isinstance(value, kind):
-            return told(value)
+            return form(value)
     return _text(value)
 
 
@@ -66,10 +66,10 @@ def id_text(value: object) -> str:
     Raises:
         ValueError: There is none.
     """
-    told = json_value(value)
-    if isinstance(told, bool) or not isinstance(told, str | int | float):
+    found = json_value(value)
+    if isinstance(found, bool) or not isinstance(found, str | int | float):
         raise ValueError("should be a text or a number")
-    return str(told)
+    return str(found)
 
 
 def row_timestamp(times: SqlTimestampFormat, zone: tzinfo) -> TimestampParser:
@@ -96,7 +96,7 @@ def _counted(per_second: int) -> TimestampParser:
             raise ValueError("should be a number")
         try:
             exact = Fraction(value) * 1_000_000 / per_second
-            return _EPOCH + timedelta(microseconds=math.floor(exact))
+            return EPOCH + timedelta(microseconds=math.floor(exact))
         except (ArithmeticError, ValueError):
             raise ValueError("should be a count from 1970 on, before the year 10000") from None
 
@@ -156,7 +156,7 @@ def json_document(text: str | bytes) -> Any:
 def _text(value: object) -> str:
     text = str(value)
     if _ADDRESS.search(text):
-        raise ValueError(f"a value of the type {type(value).__name__} cannot be told in JSON")
+        raise ValueError(f"a value of the type {type(value).__name__} has no JSON form")
     return text
 
 
@@ -171,11 +171,11 @@ def _of_range(value: Any) -> str:
         return "empty"
     bounds = []
     for bound in (value.lower, value.upper):
-        told = "" if bound is None else str(json_value(bound))
-        if bound is not None and _QUOTED.search(told):
-            escaped = told.replace("\\", "\\\\").replace('"', '\\"')
-            told = f'"{escaped}"'
-        bounds.append(told)
+        text = "" if bound is None else str(json_value(bound))
+        if bound is not None and _QUOTED.search(text):
+            escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+            text = f'"{escaped}"'
+        bounds.append(text)
     opens = "[" if value.lower_inc and value.lower is not None else "("
     closes = "]" if value.upper_inc and value.upper is not None else ")"
     return f"{opens}{','.join(bounds)}{closes}"
@@ -216,7 +216,7 @@ _KINDS: tuple[tuple[type, Callable[[Any], Any]], ...] = (
 """The converters by type; the first match counts, and a value without one uses its own text."""
 
 _KNOWN: dict[type, Callable[[Any], Any]] = {
-    **{kind: told for kind, told in _KINDS if kind not in (Enum, Mapping, Set, Sequence)},
+    **{kind: form for kind, form in _KINDS if kind not in (Enum, Mapping, Set, Sequence)},
     Number: lambda value: value,
     list: _of_list,
     tuple: _of_list,

@@ -1,0 +1,47 @@
+"""``ladon-storage collect-many``: one flow run over all the sources that a list names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from ladon_storage.cli.options import SinkText
+from ladon_storage.cli.output import Json, log_to_notes, print_facts, print_json
+from ladon_storage.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from ladon_storage.flows.collect_many import ManyReport
+
+
+def collect_many(
+    sources: Annotated[
+        Path, Parameter(help="A TOML or JSON file with a list of sources, each with its kind.")
+    ],
+    /,
+    *,
+    sink: SinkText = None,
+    concurrency: Annotated[int, Parameter(help="Sources that are collected at once.")] = 10,
+    json: Json = False,
+) -> None:
+    """Collect the sources of a list in one flow run."""
+    from ladon_storage.cli.choosing import choose_sink_text
+    from ladon_storage.cli.with_prefect import run_flows
+    from ladon_storage.flows.collect_many import collect_many as flow
+
+    log_to_notes()
+    if concurrency < 1:
+        raise ConfigurationError(f"--concurrency is {concurrency}. Set it to 1 or more.")
+    described = None if sink is None else choose_sink_text(None, sink, with_prefect=True).described
+
+    async def run() -> ManyReport:
+        report: ManyReport = await flow(file=str(sources), sink=described, concurrency=concurrency)
+        return report
+
+    report = run_flows(run)
+    if json:
+        print_json(report.model_dump(mode="json"))
+    else:
+        facts = report.model_dump(mode="json", exclude={"failures"})
+        print_facts([(name.replace("_", " "), str(value)) for name, value in facts.items()])

@@ -1,0 +1,37 @@
+"""``ladon-storage sweep``: runs whose process is gone, which Prefect would show as running."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ladon_storage.cli.output import Json, log_to_notes, print_json, print_text
+from ladon_storage.errors import ConfigurationError
+
+
+def sweep(
+    *,
+    heartbeat: Annotated[
+        float | None,
+        Parameter(
+            help="Seconds between heartbeats of the runs; by default what "
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY is here."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Mark runs whose process is gone as crashed."""
+    from ladon_storage.cli.with_prefect import run_flows
+    from ladon_storage.flows.zombies import frequency, sweep_once
+
+    log_to_notes()
+    if heartbeat is not None and not 0 < heartbeat < 1e6:
+        raise ConfigurationError(f"--heartbeat is {heartbeat:g}. Set it to more than 0.")
+    every = frequency() if heartbeat is None else timedelta(seconds=heartbeat)
+    gone = [str(each) for each in run_flows(lambda: sweep_once(every))]
+    if json:
+        print_json(gone)
+    elif gone:
+        print_text("\n".join(gone))

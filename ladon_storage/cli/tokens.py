@@ -1,0 +1,83 @@
+"""``ladon-storage tokens``: the tokens of a Storage Service, in its database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from ladon_storage.cli.output import Json, note, print_json, print_table, print_text
+from ladon_storage.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import sqlite3
+
+Name = Annotated[str, Parameter(help="Name of the token, as the history shows it.")]
+Database = Annotated[Path, Parameter(help="The service's file; it may be running.")]
+
+
+def add(
+    name: Name,
+    /,
+    *,
+    database: Database,
+    read_only: Annotated[bool, Parameter(help="It changes nothing.")] = False,
+    prefix: Annotated[str, Parameter(help="It is for sources that begin with this alone.")] = "",
+) -> None:
+    """Make a token and print it."""
+    from ladon_storage.server.access import add_token
+
+    if not name.isprintable() or not 1 <= len(name) <= 64:
+        raise ConfigurationError("A token's name has 1 to 64 visible characters; choose another.")
+    with _opened(database, make=True) as connection:
+        token = add_token(connection, name, datetime.now(UTC), read_only=read_only, prefix=prefix)
+    print_text(token)
+
+
+def listed(*, database: Database, json: Json = False) -> None:
+    """List the tokens of a service by name."""
+    from ladon_storage.server.access import stored_tokens
+
+    with _opened(database) as connection:
+        tokens = stored_tokens(connection)
+    if json:
+        print_json([each._asdict() | {"created_at": str(each.created_at)} for each in tokens])
+        return
+    rows = [
+        (
+            each.name,
+            "read" if each.read_only else "read and write",
+            each.prefix or "all",
+            f"{each.created_at:%Y-%m-%d %H:%M}",
+        )
+        for each in tokens
+    ]
+    print_table(("name", "may", "sources", "made (UTC)"), rows)
+
+
+def revoke(name: Name, /, *, database: Database) -> int:
+    """Delete a token."""
+    from ladon_storage.server.access import revoke_token
+
+    with _opened(database) as connection:
+        was_there = revoke_token(connection, name)
+    if not was_there:
+        note(f"ladon-storage: There is no token {name!r}.")
+    return 0 if was_there else 1
+
+
+@contextmanager
+def _opened(database: Path, *, make: bool = False) -> Iterator[sqlite3.Connection]:
+    from ladon_storage.server.database import open_database
+
+    if not make and not database.is_file():
+        raise ConfigurationError(f"There is no database {str(database)!r}; name the service's.")
+    connection = open_database(database)
+    try:
+        yield connection
+    finally:
+        connection.close()

@@ -1,0 +1,204 @@
+"""``ladon-storage watermarks export`` and ``import``: all watermarks, from one storage to another.
+
+- The document is one JSON object, so a part of one is no document.
+- An import is repeatable. A watermark moves forward only, and the outcome of its last run moves
+  with it. A run in flight is no outcome: the run belongs to the other storage.
+- What sinks know of a source (its position, its versions) is in the sinks, and stays there.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ladon_storage.cli import FAILED
+from ladon_storage.cli.options import File
+from ladon_storage.cli.output import Json, log_to_notes, note, print_json, print_table
+from ladon_storage.cli.stored import Filters, NotListedError, Storage, StorageAddress, opened
+from ladon_storage.cli.watermarks import Prefix, collected, tell_not_listed
+from ladon_storage.cli.watermarks_changing import Force, Reason, RefusedError, author, move
+from ladon_storage.errors import ConfigurationError, StorageError
+from ladon_storage.models import (
+    EMPTY_WATERMARK,
+    Precondition,
+    Watermark,
+    WatermarkReset,
+    WatermarkStatus,
+    WatermarkUpdate,
+    collected_up_to,
+)
+from ladon_storage.values import SourceId
+
+
+class Exported(BaseModel):
+    """The document of an export."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int
+    watermarks: list[Watermark]
+
+
+class Moved(BaseModel):
+    """The import of one watermark."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source_id: SourceId
+    change: str
+    before: str
+    after: str
+    because: str = ""
+
+
+def export(
+    *,
+    prefix: Prefix = "",
+    storage: StorageAddress = None,
+    file: File = None,
+) -> int:
+    """Print all watermarks as JSON, for an import."""
+    from ladon_storage.cli import running
+
+    log_to_notes()
+    try:
+        found = running.run(collected(file, storage, Filters(prefix)))
+    except NotListedError:
+        return tell_not_listed()
+    document = Exported(format=1, watermarks=[each for each, _ in found])
+    print_json(document.model_dump(mode="json"))
+    for each, _ in found:
+        if each.status == WatermarkStatus.RUNNING:
+            note(
+                f"A run of {each.source_id} is in flight: what it collects from now on is missing."
+            )
+    return 0
+
+
+def import_(
+    document: Annotated[
+        Path, Parameter(help="File with the output of an export; - is standard input.")
+    ],
+    /,
+    *,
+    reason: Reason = None,
+    force: Force = False,
+    storage: StorageAddress = None,
+    file: File = None,
+    json: Json = False,
+) -> int:
+    """Take over the watermarks of an export."""
+    from ladon_storage.cli import running
+
+    log_to_notes()
+    given = _read(document)
+    why = reason or "imported from another storage"
+    moved = running.run(_import(file, storage, given, why, force=force))
+    if json:
+        print_json([each.model_dump(mode="json") for each in moved])
+    else:
+        print_table(
+            ("source", "change", "before", "after", "because"),
+            (
+                (each.source_id, each.change, each.before, each.after, each.because)
+                for each in moved
+            ),
+        )
+    return FAILED if any(each.change == "failed" for each in moved) else 0
+
+
+def _read(document: Path) -> list[Watermark]:
+    """Return the watermarks of a document.
+
+    Raises:
+        ConfigurationError: It cannot be read, or is none.
+    """
+    try:
+        text = sys.stdin.read() if str(document) == "-" else document.read_text(encoding="utf-8")
+        found = Exported.model_validate_json(text)
+        if found.format != 1:
+            problem = f"its format is {found.format}, and not 1"
+        else:
+            for each in found.watermarks:
+                Moved(source_id=each.source_id, change="", before="", after="")
+                WatermarkStatus(each.status or "success")
+            names = [each.source_id for each in found.watermarks]
+            if len(set(names)) == len(names):
+                return found.watermarks
+            problem = "it names a source twice"
+    except (OSError, UnicodeError) as error:
+        problem = f"it cannot be read ({error})"
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        problem = f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
+    except ValueError as error:
+        problem = str(error)
+    raise ConfigurationError(
+        f"{str(document)!r} is no output of `ladon-storage watermarks export`: {problem}."
+    )
+
+
+async def _import(
+    file: Path | None, storage: str | None, given: list[Watermark], why: str, *, force: bool
+) -> list[Moved]:
+    async with await opened(file, storage) as client:
+        return [await _import_one(client, each, why, force=force) for each in given]
+
+
+async def _import_one(client: Storage, given: Watermark, why: str, *, force: bool) -> Moved:
+    from ladon_storage.collection.summaries import instant_or_never
+
+    before = await client.get_watermark(given.source_id)
+    texts = instant_or_never(collected_up_to(before)), instant_or_never(collected_up_to(given))
+    there = collected_up_to(before)
+    wanted = _wanted(given)
+
+    def moved(change: str, because: str = "") -> Moved:
+        return Moved(
+            source_id=given.source_id,
+            change=change,
+            before=texts[0],
+            after=texts[0] if change in ("keep", "failed") else texts[1],
+            because=because,
+        )
+
+    if before is not None and (wanted is None or there == collected_up_to(given)):
+        return moved("keep", "it is there")
+    if wanted is None and given.status != WatermarkStatus.FAILED:
+        return moved("keep", "it was never collected")
+    try:
+        if wanted is not None:
+            reset = WatermarkReset(timestamp=wanted, reason=why, actor=author())
+            before = (await move(client, given.source_id, reset, force=force, back=force)).after
+        await _outcome(client, given, before)
+    except (RefusedError, StorageError) as error:
+        return moved("failed", str(error))
+    return moved("create" if before is None or there is None else "move")
+
+
+def _wanted(given: Watermark) -> datetime | None:
+    """Return the timestamp to store; ``None``: the source was never collected."""
+    if given.last_successful_timestamp is not None:
+        return given.last_successful_timestamp
+    return EMPTY_WATERMARK if given.status == WatermarkStatus.SUCCESS else None
+
+
+async def _outcome(client: Storage, given: Watermark, stored: Watermark | None) -> None:
+    """Write the outcome of the last run."""
+    timestamp = _wanted(given) or given.last_run_timestamp
+    if given.status in (None, WatermarkStatus.RUNNING) or timestamp is None:
+        return
+    update = WatermarkUpdate.of(
+        timestamp,
+        str(given.status),
+        given.error_message,
+        records_collected=given.records_collected,
+        run_id=given.run_id,
+        ledger=given.ledger,
+    )
+    await client.put_watermark(given.source_id, update, Precondition.unchanged(stored))

@@ -1,0 +1,117 @@
+"""The one place that translates aiohttp's errors and the service's refusals into this package's."""
+
+from __future__ import annotations
+
+import ssl
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+from aiohttp import hdrs
+
+from ladon_storage.client.redaction import Address, redact_url
+from ladon_storage.client.responses import object_of
+from ladon_storage.client.retry_after import retry_after as wait_of
+from ladon_storage.errors import (
+    CircuitOpenError,
+    InvalidResponseError,
+    PoolTimeoutError,
+    StorageConnectionError,
+    StorageError,
+    StorageResponseError,
+    StorageTimeoutError,
+    WatermarkConflictError,
+    WatermarkInFutureError,
+)
+from ladon_storage.values import instant_of
+
+MAX_RETRY_AFTER_SECONDS = 300.0
+
+_DISTRUST = (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch, ssl.SSLError)
+
+
+def is_failure(error: BaseException) -> bool:
+    """Return whether an error is evidence that the service is failing."""
+    if isinstance(error, StorageResponseError):
+        return error.status >= 500
+    return isinstance(error, StorageConnectionError | InvalidResponseError)
+
+
+def refusal(
+    address: Address, response: aiohttp.ClientResponse, method: str, body: bytes
+) -> StorageError:
+    """Return the error of a refusal, with the service's own sentence in it."""
+    status, said = response.status, address.excerpt(body)
+    if status in (409, 412):
+        return WatermarkConflictError(
+            said or f"The {method} was refused: another run was faster; read it again.", status
+        )
+    if status == 422 and said and (object_of(body) or {}).get("field") == "timestamp":
+        # Of a PUT's timestamp nothing else can be wrong: it was checked before it was sent.
+        return WatermarkInFutureError(said, status)
+    location = response.headers.get(hdrs.LOCATION)
+    if status < 400 and location is not None:
+        place = address.redact(redact_url(location))
+        said = f"it redirects to {place}; set that address."
+    # By the clock that sent the timestamp.
+    now = instant_of(response.headers.get(hdrs.DATE)) or datetime.now(UTC)
+    retry_after = wait_of(response.headers.get(hdrs.RETRY_AFTER), now, MAX_RETRY_AFTER_SECONDS)
+    return StorageResponseError(
+        f"{address.place} answered {status} to {method}: {said or _next_step(status)}",
+        status,
+        retry_after,
+    )
+
+
+def translated(
+    address: Address, error: aiohttp.ClientError | OSError, method: str, timeout: float
+) -> StorageError:
+    """Return this package's error for one of aiohttp; the order of the tests decides."""
+    place = address.place
+    if isinstance(error, TimeoutError):
+        return StorageTimeoutError(
+            f"{place} did not answer {method} within {timeout:g} s; see whether it is "
+            "overloaded, or raise the timeout."
+        )
+    # An alert that comes after the handshake, such as TLS 1.3's for a client's certificate, is
+    # in the cause of what aiohttp raises.
+    if isinstance(error, _DISTRUST) or isinstance(error.__cause__, ssl.SSLError):
+        failure = StorageConnectionError(
+            f"{place} and this client do not trust each other ({type(error).__name__}); check "
+            "ca_file, client_cert and the name in its certificate."
+        )
+        failure.transient = False
+        return failure
+    if isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | OSError):
+        return StorageConnectionError(
+            f"{place} could not be reached, or hung up during {method} "
+            f"({type(error).__name__}); see whether it runs."
+        )
+    # Among them ClientResponseError: aiohttp's own 400 for what is not HTTP.
+    return InvalidResponseError(
+        f"{place} answered {method} with something that is not HTTP ({type(error).__name__}); "
+        "see what answers there."
+    )
+
+
+def _next_step(status: int) -> str:
+    if status in (401, 403):
+        return "check the token."
+    return "try again later." if status >= 500 or status == 429 else "check its address."
+
+
+def error_type(error: Exception) -> str:
+    """Return the error's label in metrics and logs."""
+    if isinstance(error, CircuitOpenError):
+        return "circuit_breaker_open"
+    if isinstance(error, StorageResponseError):
+        return "http_error"
+    if isinstance(error, StorageConnectionError | PoolTimeoutError):
+        return "client_error"
+    return "unexpected_error"
+
+
+def log_fields(source_id: str | None, error_type: str, status: int | None) -> dict[str, Any]:
+    """Return the fields of a log record about a failure."""
+    facts = {"source_id": source_id, "error_type": error_type, "status": status}
+    return {name: value for name, value in facts.items() if value is not None}

@@ -1,0 +1,253 @@
+"""One request of the client: its slot, its permit, its response, and the note of its outcome.
+
+- A request takes a slot of the pool first and the circuit's permit second: waiting for a slot is no
+  evidence about the service, and must not hold a probe's place.
+- 5xx, no response, and a response that breaks the contract count as failures; another 4xx counts as
+  nothing.
+- No request is retried here. A caller that retries depends on ``StorageError.transient``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import aiohttp
+from aiohttp import hdrs
+from yarl import URL
+
+from ladon_storage.circuit.breaker import CircuitBreaker
+from ladon_storage.client import metrics, tracing
+from ladon_storage.client.failures import error_type, is_failure, log_fields, refusal, translated
+from ladon_storage.client.pool import Pool, SessionPools
+from ladon_storage.client.redaction import Address, without_headers
+from ladon_storage.client.responses import Response, unpacked
+from ladon_storage.errors import (
+    CircuitUndecidedError,
+    InvalidResponseError,
+    StorageError,
+    StorageTimeoutError,
+)
+from ladon_storage.models import SERVICE_TIME
+
+logger = logging.getLogger("ladon_storage.client.client")  # one name for what a client logs
+
+API_PATH = "api/v1/watermarks"
+LONGEST_ERROR_BODY = 16_384
+# A refusal has arrived; its text is worth no longer wait than this.
+ERROR_BODY_SECONDS = 1.0
+
+T = TypeVar("T")
+
+
+class Transport:
+    """The requests of a client, through its pools and its circuit.
+
+    Args:
+        address: The service.
+        pools: The connections.
+        circuit_breaker: The circuit.
+        timeout: Seconds of a request, and of a wait for a slot.
+        max_response_bytes: Bytes of the largest response that is read, decompressed.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        pools: SessionPools,
+        circuit_breaker: CircuitBreaker,
+        timeout: float,
+        max_response_bytes: int,
+    ) -> None:
+        self._address = address
+        self._pools = pools
+        self._circuit_breaker = circuit_breaker
+        self._timeout = timeout
+        self._max_response_bytes = max_response_bytes
+        self._health = URL(f"{address.url}/health")
+
+    async def call(
+        self,
+        method: str,
+        source_id: str,
+        url: URL,
+        read: Callable[[Response, str, Pool], Awaitable[T]],
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> T:
+        """Make one request when the pool and the circuit admit it, and note its outcome."""
+        breaker = self._circuit_breaker
+        try:
+            pool = self._pools.take_free()
+            if pool is None:
+                breaker.check()  # A call that would be rejected does not wait for a slot.
+                pool = await self._pools.take(self._timeout)
+            try:
+                try:
+                    permit = breaker.acquire()
+                except CircuitUndecidedError:  # only where processes share the circuit
+                    permit = await breaker.admit()
+                try:
+                    answer = await self.send(pool, method, url, body, headers)
+                    result = await read(answer, source_id, pool)
+                except BaseException as error:
+                    if is_failure(error) and not pool.session.closed:
+                        breaker.failure(permit)
+                    else:
+                        breaker.release(permit)
+                    raise
+                breaker.success(permit)
+            finally:
+                pool.give()
+        except Exception as error:
+            self._note_failure(method, source_id, error)
+            raise
+        metrics.count_request(method, answer.status)
+        return result
+
+    async def ask_health(self) -> Response:
+        """Make a health check, whatever the state of the circuit."""
+        pool = await self._pools.take(self._timeout)
+        try:
+            return await self.health(pool)
+        finally:
+            pool.give()
+
+    async def health(self, pool: Pool) -> Response:
+        """Ask the service for its health, in a slot that was taken."""
+        return await self.send(pool, "GET", self._health)
+
+    async def probe_health(self) -> Response:
+        """Make a health check through the circuit; a success does not count."""
+        permit = await self._circuit_breaker.admit()
+        try:
+            answer = await self.ask_health()
+        except BaseException as error:
+            if is_failure(error):
+                self._circuit_breaker.failure(permit)
+            else:
+                self._circuit_breaker.release(permit)
+            raise
+        self._circuit_breaker.release(permit)
+        return answer
+
+    async def send(
+        self,
+        pool: Pool,
+        method: str,
+        url: URL,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Response:
+        """Return a response of 2xx, or the 404 of a GET; raise this package's error otherwise."""
+        tracer = tracing.tracer()
+        if tracer is None:
+            return await self._ask(pool, method, url, body, headers)
+        with tracing.request_span(tracer, method, url, API_PATH) as span:
+            answer = await self._ask(pool, method, url, body, headers)
+            span.set_attribute("http.response.status_code", answer.status)
+        return answer
+
+    async def _ask(
+        self,
+        pool: Pool,
+        method: str,
+        url: URL,
+        body: bytes | None,
+        headers: dict[str, str] | None,
+    ) -> Response:
+        started = time.perf_counter()
+        try:
+            # Not `async with`: aiohttp enters two contexts of its own around this same release.
+            response = await pool.session.request(
+                method, url, data=body, headers=headers, allow_redirects=False
+            )
+            pool.has_answered()
+            try:
+                status = response.status
+                if 200 <= status < 300:
+                    content = await self._read(response, self._max_response_bytes)
+                elif status == 404 and method == "GET":
+                    content = await self._read_soon(response)
+                else:
+                    raise refusal(self._address, response, method, await self._error_text(response))
+                told = response.headers
+                # A gateway may write a `Date` of its own, by a clock that is wrong.
+                date = told.get(SERVICE_TIME) or told.get(hdrs.DATE)
+                return Response(status, told.get(hdrs.ETAG), content, date)
+            finally:
+                response.release()
+        except (aiohttp.ClientError, OSError) as error:
+            if isinstance(error, StorageError):
+                raise
+            failure = translated(self._address, error, method, self._timeout)
+            raise failure from without_headers(error)
+        finally:
+            metrics.observe_latency(time.perf_counter() - started)
+
+    async def _read_soon(self, response: aiohttp.ClientResponse) -> bytes:
+        """Return the body of a 404: *never collected* must arrive completely, and soon."""
+        try:
+            async with asyncio.timeout(ERROR_BODY_SECONDS):
+                return await self._read(response, self._max_response_bytes)
+        except TimeoutError:
+            raise StorageTimeoutError(
+                f"{self._address.place} answered 404, and did not say all of it "
+                f"within {ERROR_BODY_SECONDS:g} s; see what answers there."
+            ) from None
+
+    async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+        """Return the decompressed body; never hold more than ``limit`` bytes of it, and a chunk."""
+        content = response.content
+        # Nearly always it came with the headers, and there is nothing to wait for.
+        body = content.read_nowait() if content.is_eof() else await content.readany()
+        if not content.at_eof():
+            chunks, size = [body], len(body)
+            while size <= limit and (chunk := await content.readany()):
+                chunks.append(chunk)
+                size += len(chunk)
+            body = b"".join(chunks)
+        encoding = response.headers.get(hdrs.CONTENT_ENCODING, "identity").lower()
+        if encoding != "identity" and len(body) <= limit:
+            body = unpacked(body, encoding, limit)
+        if len(body) > limit:
+            raise InvalidResponseError(
+                f"{self._address.place} answered more than {limit} bytes; see what answers there.",
+                response.status,
+            )
+        return body
+
+    async def _error_text(self, response: aiohttp.ClientResponse) -> bytes:
+        """Return the service's text of an error.
+
+        The status stays the same if the text does not arrive.
+        """
+        body = b""
+        try:
+            if response.status >= 500:
+                # Only the part that came with the headers: a failing service is not worth a wait.
+                body = response.content.read_nowait(LONGEST_ERROR_BODY)
+            else:
+                async with asyncio.timeout(ERROR_BODY_SECONDS):
+                    body = await response.content.read(LONGEST_ERROR_BODY)
+        except (aiohttp.ClientError, OSError):
+            pass
+        return body
+
+    def _note_failure(self, method: str, source_id: str, error: Exception) -> None:
+        status = getattr(error, "status", None)
+        label = error_type(error)
+        metrics.count_request(method, status, label)
+        logger.log(
+            logging.WARNING if label == "circuit_breaker_open" else logging.ERROR,
+            "%s watermark %r failed (%s): %s",
+            method,
+            source_id,
+            label,
+            error,
+            exc_info=True,
+            extra=log_fields(source_id, label, status),
+        )

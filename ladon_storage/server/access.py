@@ -1,0 +1,271 @@
+"""Which requests the service answers: by host, by origin, and by token.
+
+- Without a token the service is for programs of this machine. A web page can point a name of its
+  own at a loopback address, so the request's ``Host`` must be a loopback name or an allowed one.
+- A browser's request from another site is refused, with or without a token.
+- A token is kept as its SHA-256 alone. It is 256 random bits, so no slow hash is needed.
+- A token may be limited to reading, and to sources whose names begin with a prefix. It is looked up
+  in the database at each request: revoking it holds from the next one on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import logging
+import secrets
+import sqlite3
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+from aiohttp import hdrs, web
+
+from ladon_storage.errors import ConfigurationError, RequestError
+from ladon_storage.server.rows import from_microseconds, to_microseconds
+
+logger = logging.getLogger(__name__)
+
+SHORT_TOKEN_LENGTH = 16
+"""The length below which an operator's token is warned of."""
+SAFE_METHODS = frozenset({"GET", "HEAD"})
+
+
+OPERATOR = "operator"
+"""The name of the token that the service was started with."""
+COOKIE = "ladon_session"
+SESSION_SECONDS = 12 * 3600
+"""How long a browser stays signed in."""
+
+
+class Token(NamedTuple):
+    """What one token may do.
+
+    Args:
+        name: Its name; empty: none is required.
+        read_only: Whether it changes nothing.
+        prefix: How the names of its sources begin.
+    """
+
+    name: str
+    read_only: bool = False
+    prefix: str = ""
+
+
+class StoredToken(NamedTuple):
+    """A token as the database has it, without its secret."""
+
+    name: str
+    read_only: bool
+    prefix: str
+    created_at: datetime
+
+
+class TokenStore(Protocol):
+    """The stored tokens of a service."""
+
+    now: Callable[[], datetime]
+
+    def find_token(self, digest: bytes) -> Token | None:
+        """Return the token of a digest, if there is one."""
+        ...
+
+    def token_digest(self, name: str) -> bytes | None:
+        """Return the digest of a token's name, if there is one."""
+        ...
+
+    def has_tokens(self) -> bool:
+        """Return whether any token is stored."""
+        ...
+
+
+class Access:
+    """The rules of one service's requests.
+
+    Args:
+        token: The operator's token, which may do everything; ``None``: there is none.
+        tokens: The stored tokens.
+        allowed_hosts: The names that ``Host`` may have besides those of loopback.
+    """
+
+    def __init__(
+        self, token: str | None, tokens: TokenStore, allowed_hosts: Sequence[str] = ()
+    ) -> None:
+        self._digest = None if token is None else digest(token.encode())
+        self._tokens = tokens
+        self._allowed_hosts = frozenset(host.lower() for host in allowed_hosts)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no token is required."""
+        return self._digest is None and not self._tokens.has_tokens()
+
+    def check_origin(self, request: web.Request) -> None:
+        """Refuse a request that a web page of another site makes a browser send.
+
+        Raises:
+            RequestError: With 421 the ``Host`` is not one of this service, with 403 the ``Origin``.
+        """
+        host = request.headers.get(hdrs.HOST)
+        if host is not None and self.is_open:
+            name = _name_of(host)
+            if not is_loopback(name) and name not in self._allowed_hosts:
+                raise RequestError(
+                    f"This service is not {name!r}. Ask it as localhost, or start it with "
+                    "--allow-host or with a token.",
+                    421,
+                    "Host",
+                )
+        origin = request.headers.get("Origin")
+        foreign = origin is not None and urlsplit(origin).netloc.lower() != (host or "").lower()
+        if foreign or request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
+            # A link from another page is no danger: it only reads, for its reader.
+            if request.headers.get("Sec-Fetch-Mode") == "navigate" and request.method == "GET":
+                return
+            raise RequestError("A page of another site may not ask this service.", 403, "Origin")
+
+    def of(self, request: web.Request) -> Token | None:
+        """Return what a request may do; ``None``: it has no token and no session."""
+        found = self._of_secret(bearer(request)) or self._of_session(request.cookies.get(COOKIE))
+        return Token("") if found is None and self.is_open else found
+
+    def session(self, secret: str, now: datetime) -> str | None:
+        """Return the cookie of a browser with this token; ``None``: it is no token."""
+        token = self._of_secret(secret)
+        if token is None:
+            return None
+        until = int(now.timestamp()) + SESSION_SECONDS
+        signed = f"{until}.{token.name.encode().hex()}"
+        return f"{signed}.{_signature(_given(secret), signed)}"
+
+    def _of_secret(self, secret: str | None) -> Token | None:
+        if not secret:
+            return None
+        given = _given(secret)
+        if self._digest is not None and hmac.compare_digest(given, self._digest):
+            return Token(OPERATOR)
+        return self._tokens.find_token(given)
+
+    def _of_session(self, session: str | None) -> Token | None:
+        signed, _, signature = (session or "").rpartition(".")
+        until, _, name = signed.partition(".")
+        try:
+            named, ends = bytes.fromhex(name).decode(), int(until)
+        except ValueError:
+            return None
+        key = self._digest if named == OPERATOR else self._tokens.token_digest(named)
+        if key is None or not hmac.compare_digest(_signature(key, signed), signature):
+            return None
+        if ends <= self._tokens.now().timestamp():
+            return None
+        return Token(OPERATOR) if named == OPERATOR else self._tokens.find_token(key)
+
+
+def _signature(key: bytes, signed: str) -> str:
+    return hmac.new(key, signed.encode(), hashlib.sha256).hexdigest()
+
+
+def check_allowed(token: Token, method: str, sources: str) -> None:
+    """Check that a token may do what a request asks for.
+
+    Args:
+        token: The token.
+        method: The request's method.
+        sources: The source that it is about, or the prefix of its sources; empty: all of them.
+
+    Raises:
+        RequestError: With 403, it may not.
+    """
+    if token.read_only and method not in SAFE_METHODS:
+        raise RequestError(f"Token {token.name!r} may only read.", 403)
+    if not sources.startswith(token.prefix):
+        raise RequestError(
+            f"Token {token.name!r} is for sources whose names begin with {token.prefix!r}.", 403
+        )
+
+
+def bearer(request: web.Request) -> str | None:
+    """Return the token that a request carries as ``Authorization: Bearer``."""
+    scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _given(secret: str) -> bytes:
+    return digest(secret.encode("utf-8", "surrogateescape"))
+
+
+def digest(secret: bytes) -> bytes:
+    """Return the form in which a token is kept."""
+    return hashlib.sha256(secret).digest()
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a name or an address is of this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def check_token(token: str, origin: str) -> str:
+    """Return an operator's token if it can be one, and warn of one that can be guessed.
+
+    Raises:
+        ConfigurationError: It is no word of a header.
+    """
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigurationError(
+            f"The token in {origin} should be one word of visible ASCII characters; set another."
+        )
+    if len(token) < SHORT_TOKEN_LENGTH:
+        logger.warning(
+            "The token in %s is shorter than %d characters, and can be guessed. Set a longer one, "
+            "such as that of `openssl rand -hex 32`.", origin, SHORT_TOKEN_LENGTH
+        )  # fmt: skip
+    return token
+
+
+def add_token(
+    connection: sqlite3.Connection, name: str, now: datetime, *, read_only: bool, prefix: str
+) -> str:
+    """Store a new token, and return its secret, which is kept nowhere.
+
+    Raises:
+        ConfigurationError: There is a token of this name.
+    """
+    if name == OPERATOR:
+        raise ConfigurationError(f"{name!r} is the service's own token; choose another name.")
+    secret = "ladon_" + secrets.token_urlsafe(32)
+    row = (name, digest(secret.encode()), read_only, prefix, to_microseconds(now))
+    try:
+        connection.execute("INSERT INTO tokens VALUES (?, ?, ?, ?, ?)", row)
+    except sqlite3.IntegrityError:
+        raise ConfigurationError(
+            f"There is a token {name!r} already. Revoke it first, or choose another name."
+        ) from None
+    return secret
+
+
+def revoke_token(connection: sqlite3.Connection, name: str) -> bool:
+    """Delete a token; return whether there was one."""
+    return connection.execute("DELETE FROM tokens WHERE name = ?", (name,)).rowcount == 1
+
+
+def stored_tokens(connection: sqlite3.Connection) -> list[StoredToken]:
+    """Return all stored tokens by name."""
+    rows = connection.execute(
+        "SELECT name, read_only, prefix, created_at FROM tokens ORDER BY name"
+    ).fetchall()
+    return [
+        StoredToken(name, bool(read_only), prefix, from_microseconds(created))
+        for name, read_only, prefix, created in rows
+    ]
+
+
+def _name_of(host: str) -> str:
+    """Return the name in a ``Host`` header, without its port and brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.rpartition(":")[0].lower() if ":" in host else host.lower()

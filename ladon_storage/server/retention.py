@@ -1,0 +1,102 @@
+"""How much history the service keeps.
+
+- A line of history goes when its source has more than enough of them, or when it is old. Its space
+  in the file is used again.
+- A run that renews its lease writes a line each time. Of these the first stays, which says when the
+  run began.
+- What an operator did stays: resets and deletions, with their reasons. So does the line of the
+  stored watermark, whose number is its version.
+- Lines go in batches, each in a transaction of its own: a write waits for one batch at most.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from ladon_storage.server.rows import to_microseconds
+
+BATCH = 1000
+"""The most lines that one transaction deletes."""
+
+
+RENEWALS_AGE = timedelta(hours=1)
+"""How long the lines of renewals are kept."""
+
+
+class Retention(NamedTuple):
+    """The bounds of the history.
+
+    Args:
+        age: How long a line is kept.
+        changes: How many lines of one source are kept.
+    """
+
+    age: timedelta = timedelta(days=400)
+    changes: int = 1000
+
+
+def beyond_bounds(connection: sqlite3.Connection, retention: Retention, now: datetime) -> list[int]:
+    """Return the numbers of a batch of lines that are beyond the bounds; empty when none is left.
+
+    It reads much of the history, so it belongs to a thread of its own.
+    """
+    return (
+        _renewals(connection, now - RENEWALS_AGE)
+        or _old(connection, now - retention.age)
+        or _many(connection, retention.changes)
+    )
+
+
+def delete_lines(connection: sqlite3.Connection, versions: Sequence[int]) -> None:
+    """Delete lines by their numbers, but none that has become the stored watermark's."""
+    connection.execute(
+        "DELETE FROM history WHERE version IN (SELECT value FROM json_each(?)) "
+        "AND version NOT IN (SELECT version FROM watermarks)",
+        (json.dumps(list(versions)),),
+    )
+
+
+def _renewals(connection: sqlite3.Connection, before: datetime) -> list[int]:
+    return _chosen(
+        connection,
+        "at < ? AND status = 'running' AND (run_id, 'running') = ("
+        "SELECT run_id, status FROM history AS earlier "
+        "WHERE earlier.source_id = history.source_id AND earlier.version < history.version "
+        "ORDER BY earlier.version DESC LIMIT 1)",
+        (to_microseconds(before),),
+    )
+
+
+def _old(connection: sqlite3.Connection, before: datetime) -> list[int]:
+    # By the number: lines are written in the order of time, so only old ones are read.
+    first = connection.execute(
+        "SELECT version FROM history WHERE at >= ? ORDER BY version LIMIT 1",
+        (to_microseconds(before),),
+    ).fetchone()
+    return _chosen(connection, "version < ?", (first[0] if first else 2**63 - 1,))
+
+
+def _many(connection: sqlite3.Connection, kept: int) -> list[int]:
+    for (source_id,) in connection.execute(
+        "SELECT source_id FROM history GROUP BY source_id HAVING count(*) > ?", (kept,)
+    ).fetchall():
+        [(newest,)] = connection.execute(
+            "SELECT version FROM history WHERE source_id = ? ORDER BY version DESC "
+            "LIMIT 1 OFFSET ?",
+            (source_id, kept - 1),
+        ).fetchall()
+        if found := _chosen(connection, "source_id = ? AND version < ?", (source_id, newest)):
+            return found
+    return []
+
+
+def _chosen(connection: sqlite3.Connection, where: str, values: tuple[object, ...]) -> list[int]:
+    query = (
+        f"SELECT version FROM history WHERE {where} AND action = 'put' "  # noqa: S608 - constants
+        "AND version NOT IN (SELECT version FROM watermarks) ORDER BY version LIMIT ?"
+    )
+    return [version for (version,) in connection.execute(query, (*values, BATCH))]

@@ -1,0 +1,138 @@
+"""A position in a JSON document, from which values are read one by one.
+
+A text with a single character beyond 65,535 takes four bytes for each of its characters, so only a
+window of the document is ever decoded.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from ladon_storage.collection.json_values import json_decoder
+from ladon_storage.sources.json import bounds
+
+_WINDOW_BYTES = 2**18
+_NEAR = 16
+"""The distance from its end within which a window may cut a number, a word or an escape."""
+
+_BLANK = re.compile(r"[ \t\n\r]*")
+
+
+class Reader:
+    """A position in a document, and the values that can be read there."""
+
+    def __init__(self, body: bytes, start: int) -> None:
+        self._body = body
+        self._next = start
+        self._text = ""
+        self._at = 0
+        decoder: Any = json_decoder()
+        self._scan = decoder.scan_once
+
+    @property
+    def offset(self) -> int:
+        """The current byte offset."""
+        return self._next - len(self._text[self._at :].encode("utf-8", "surrogatepass"))
+
+    @property
+    def place(self) -> int:
+        """The approximate current byte offset, found without counting."""
+        return self._next - len(self._text) + self._at
+
+    def peek(self) -> str:
+        """Return the next character that is not blank; an empty text at the end."""
+        while True:
+            blank = _BLANK.match(self._text, self._at)
+            self._at = self._at if blank is None else blank.end()
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._more(_WINDOW_BYTES):
+                return ""
+
+    def take(self, wanted: str) -> str:
+        """Consume and return the next character, which is one of ``wanted``."""
+        found = self.peek()
+        if not found or found not in wanted:
+            self.fail(f"expecting {' or '.join(map(repr, wanted))}")
+        self._at += 1
+        return found
+
+    def key(self) -> str:
+        """Return the next key, and consume its colon."""
+        if self.peek() != '"':
+            self.fail("expecting a key")
+        found = str(self.value())
+        self.take(":")
+        return found
+
+    def value(self) -> Any:
+        """Consume and return the next value."""
+        self.peek()
+        while True:
+            try:
+                found, end = self._scan(self._text, self._at)
+            except StopIteration as stop:
+                problem, place = "expecting a value", stop.value
+            except json.JSONDecodeError as error:
+                problem, place = error.msg, error.pos
+                if problem.startswith("Unterminated string"):
+                    place = len(self._text)
+            else:
+                # A number continues at the end of its window, and a text does not.
+                if end < len(self._text) - _NEAR or self._next >= len(self._body):
+                    if 4 * (end - self._at) > bounds.MAX_ITEM_BYTES:
+                        bounds.check_length(self._text[self._at : end])
+                    self._at = end
+                    if end > bounds.AT_ONCE_BYTES:  # not held while the value is used
+                        self._text, self._at = self._text[end:], 0
+                    return found
+                problem, place = "", end
+            found = None
+            if place < len(self._text) - _NEAR or not self._grow():
+                self.fail(problem)
+
+    def _grow(self) -> bool:
+        """Make the window twice as long, because a value does not end in it."""
+        held = len(self._text) - self._at
+        if held > bounds.MAX_ITEM_BYTES + _NEAR:
+            bounds.check_length(self._text[self._at :])
+        # No further than the longest value reaches: each character may take four bytes.
+        most = bounds.MAX_ITEM_BYTES + _WINDOW_BYTES - held
+        if not self._more(max(min(held, most), _WINDOW_BYTES)):
+            return False
+        if len(self._text) > bounds.AT_ONCE_BYTES:
+            bounds.check_size(self._text)
+        return True
+
+    def _more(self, wanted: int) -> bool:
+        if self._next >= len(self._body):
+            return False
+        end = min(self._next + wanted, len(self._body))
+        for _ in range(3):  # not within a character
+            if end < len(self._body) and self._body[end] & 0xC0 == 0x80:
+                end -= 1
+        added = self._body[self._next : end].decode("utf-8", "surrogatepass")
+        self._text = self._text[self._at :] + added
+        self._at, self._next = 0, end
+        return True
+
+    def fail(self, problem: str) -> NoReturn:
+        """Raise the error that describes the problem here."""
+        raise ValueError(f"{problem or 'it breaks off'}, at byte {self.offset}")
+
+
+def items_of(reader: Reader) -> Iterator[tuple[str, Any]]:
+    """Yield the keys and items of the next list or object; items of a list have no key."""
+    opened = reader.take("[{")
+    closing = "]" if opened == "[" else "}"
+    if reader.peek() == closing:
+        reader.take(closing)
+        return
+    while True:
+        key = "" if opened == "[" else reader.key()
+        yield key, reader.value()
+        if reader.take("," + closing) == closing:
+            return

@@ -1,0 +1,65 @@
+"""Cursors and links that count items or pages, and so shift when the list does."""
+
+from __future__ import annotations
+
+import base64
+import re
+
+from ladon_storage.sources.rest.names import names, plain
+
+_COUNTING = names(
+    "page p pg pagenumber pageno pageindex pagenum pageoffset currentpage offset start "
+    "startindex startat skip from begin first"
+)
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{2,}={0,2}")
+_LONGEST_CURSOR = 2_000
+_BY_ITEM = names(
+    "after afterid sinceid minid maxid lastid startingafter startafter before beforeid"
+)
+_NUMBER = re.compile(r"(?<!\d)\d{1,18}(?!\d)")
+_NAMED_NUMBER = re.compile(r"([A-Za-z][A-Za-z_-]*)[\"']?\s*[:=]\s*[\"']?\d{1,18}(?!\w)")
+
+
+def counts(name: str, cursor: object, number: int, index: int) -> bool:
+    """Return whether a cursor counts items or pages, including an encoded one.
+
+    A number equal to the number of items that came counts as an offset. If it is an id that happens
+    to be the same, the check costs requests and nothing else.
+
+    >>> counts("cursor", "b2Zmc2V0OjIw", 20, 1), counts("page", "7", 20, 1)
+    (True, True)
+    >>> counts("cursor", "2024-01-05T00:00:00Z", 20, 1), counts("after", 4711, 20, 1)
+    (False, False)
+    """
+    if isinstance(cursor, dict | list):
+        return any(
+            counts(name if isinstance(cursor, list) else str(key), each, number, index)
+            for key, each in (cursor.items() if isinstance(cursor, dict) else enumerate(cursor))
+        )
+    text, name = str(cursor), plain(name)
+    if text.isdecimal() and name in _COUNTING:
+        return True
+    texts = [_unpacked(text)] if name in _BY_ITEM else [text, _unpacked(text)]
+    return any(_counts_in(each, number, index) for each in texts)
+
+
+def _counts_in(text: str, number: int, index: int) -> bool:
+    """Return whether a text is or contains a position: a count of items that came, or of pages."""
+    if any(plain(name) in _COUNTING for name in _NAMED_NUMBER.findall(text)):
+        return True
+    found = [int(each) for each in _NUMBER.findall(text)]
+    if len(found) != 1:
+        return False
+    is_item = found[0] in {number - 1, number, number + 1}
+    return is_item or (index > 1 and found[0] in {index, index + 1})
+
+
+def _unpacked(text: str) -> str:
+    """Return the text inside a base64 text, or nothing."""
+    if not _BASE64.fullmatch(text) or len(text) > _LONGEST_CURSOR:
+        return ""
+    try:
+        packed = text.rstrip("=").translate(str.maketrans("-_", "+/"))
+        return base64.b64decode(packed + "=" * (-len(packed) % 4)).decode()
+    except ValueError:
+        return ""

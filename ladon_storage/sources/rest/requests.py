@@ -1,0 +1,293 @@
+"""The requests of one reading of a JSON API, and the pages made of their answers.
+
+- An answer has the structure that was declared, or is refused, also one that says that it failed.
+- An address from the API is requested only on its own host.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Collection, Mapping, Sized
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from hashlib import blake2b
+from typing import Any
+
+from ladon_storage.collection.protocols import KnownContent, utc_now
+from ladon_storage.errors import SourceError
+from ladon_storage.sources.http.client import OK, HttpResponse, SourceHttp
+from ladon_storage.sources.http.urls import is_same_host
+from ladon_storage.sources.json.documents import (
+    Document,
+    document_digest,
+    is_keyed,
+    is_list,
+    off_loop,
+)
+from ladon_storage.sources.json.items import value_at
+from ladon_storage.sources.json.many import ManyItems, ManyKeyed
+from ladon_storage.sources.rest.failures import failure, other_list
+from ladon_storage.sources.rest.listing import KEY_END
+from ladon_storage.sources.rest.names import names, plain
+from ladon_storage.sources.rest.page import PageRequest, PageResponse
+from ladon_storage.sources.rest.page_metadata import MOST_NAMES, crowded
+from ladon_storage.sources.rest.pagination import (
+    CursorPagination,
+    Location,
+    Pagination,
+    SinglePage,
+)
+from ladon_storage.sources.rest.settings import RestSettings
+
+logger = logging.getLogger(__name__)
+
+_MOST_KEYS = 100_000
+"""Items of a page that are distinguished."""
+
+_AHEAD = timedelta(days=1)
+"""How far in the future a range is certainly empty, even if rounded to whole days."""
+
+_LIMITS = names(
+    "limit perpage pagesize size max maxresults resultsperpage rows top pagelimit count"
+)
+
+
+@dataclass
+class ApiRequests:
+    """The requests of one reading of an API, and the pages made of their answers.
+
+    Args:
+        is_single: Whether the single answer is all that the API has.
+        known: The content that the sink has of it.
+
+    Attributes:
+        document: The digest of that answer.
+        is_known: Whether the sink has all its records, so that none was read.
+    """
+
+    api: RestSettings
+    http: SourceHttp
+    bounds: Mapping[Location, dict[str, Any]]
+    is_single: bool = False
+    known: KnownContent | None = None
+    document: str | None = None
+    is_known: bool = False
+    _size: int = 0
+
+    @property
+    def source_id(self) -> str:
+        """The stable name."""
+        return self.api.source_id
+
+    @property
+    def paging(self) -> Pagination:
+        """The pagination."""
+        return self.api.paging
+
+    @property
+    def records(self) -> str:
+        """The path of the items."""
+        return self.api.records
+
+    async def page(
+        self, step: PageRequest, *, accept: Collection[int], may_be_empty: bool
+    ) -> PageResponse:
+        """Return a page; one with a status of ``accept``, or an empty body, has no items."""
+        # A page may call itself a part; a single document that does so lacks the rest.
+        usual = OK if isinstance(self.api.paging, SinglePage) else (*OK, 206)
+        answer = await self._ask(step, (*usual, *accept))
+        nothing: Any = {} if self.api.records_keyed_by_id else []
+        if answer.status in accept:
+            return PageResponse(answer, None, nothing)
+        if answer.is_empty:
+            if self.api.records_optional or (answer.status == 204 and may_be_empty):
+                return PageResponse(answer, None, nothing)
+            raise self.error(
+                f"answered {answer.status} without a body",
+                "set records_optional if that means that there are no records",
+            )
+        if self.is_single:
+            self.document = await off_loop(len(answer.body), document_digest, self.api, answer.body)
+            if self.known is not None and self.known.document == self.document:
+                self.is_known = True
+                return PageResponse(answer, None, nothing)
+        document = await self.http.document(answer, self.api.records)
+        items = self._items(document)
+        # The envelope of a large document is without its records.
+        around = value_at(document.envelope, self.api.records)
+        if isinstance(self.api.paging, CursorPagination) and around == [] and len(items):
+            around.append(await off_loop(len(answer.body), items.__getitem__, -1))
+        self._size = len(answer.body)
+        return PageResponse(answer, document.envelope, items)
+
+    async def nothing(self, step: PageRequest) -> PageResponse | None:
+        """Return a page of a range that has nothing yet; ``None`` where no range was asked."""
+        api = self.api
+        since = api.since
+        if since is None or since.parameter not in self.bounds[since.location]:
+            return None
+        ahead = utc_now() + _AHEAD
+        beside = replace(self, bounds=api.bounds_of(ahead, ahead), is_single=False)
+        return await beside.page(step, accept=(), may_be_empty=True)
+
+    async def keys(self, items: Any) -> list[str]:
+        """Return the raw id and times of each item, or the whole item where it has no id.
+
+        A single document needs no keys; an item that is too large to be held is identified as a
+        whole.
+        """
+        if isinstance(self.api.paging, SinglePage):
+            return ["document"] if len(items) else []
+        return await off_loop(self._size, self._keys, items)
+
+    def _keys(self, items: Any) -> list[str]:
+        api = self.api
+        if isinstance(items, ManyItems | ManyKeyed) and len(items) > _MOST_KEYS:
+            return [items.digest().hex()]
+        if api.records_keyed_by_id:
+            return [f"{key}{KEY_END}{_values(item, api.timestamps)}" for key, item in items.items()]
+        reader = api.reader()
+        # The id itself, too, which may be a number or a text.
+        told = (*([api.id] if isinstance(api.id, str) else api.id), *api.timestamps)
+        found = list[str]()
+        for item in items:
+            record_id = reader.record_id(item)
+            if record_id is None:
+                text = json.dumps(item, sort_keys=True, default=repr)
+                found.append(blake2b(text.encode(errors="replace"), digest_size=16).hexdigest())
+            else:
+                found.append(f"{record_id}{KEY_END}{_values(item, told)}")
+        return found
+
+    def is_round(self, count: int) -> bool:
+        """Return whether a page has exactly as many items as a parameter requests at most."""
+        params = self.api.params.items()
+        limits = [str(value) for name, value in params if plain(name) in _LIMITS]
+        is_round = count > 0 and str(count) in limits
+        if is_round:
+            logger.warning(
+                "Source %r returned exactly the %d records that its parameters request at "
+                "most, and declares no paging, so there may be more. Declare its paging.",
+                self.source_id,
+                count,
+                extra={"source_id": self.source_id},
+            )
+        return is_round
+
+    def refusal(self, got: PageResponse) -> SourceError:
+        """Return the error for an answer whose status does not allow reading to continue."""
+        return SourceError(
+            f"Source {self.source_id!r} answered {got.answer.status} from "
+            f"{self.http.redact_url(got.answer.url)} after earlier pages. Check what it "
+            "requires, or add the status to end_status if it means that no pages follow.",
+            self.source_id,
+        )
+
+    def error(self, problem: str, step: str = "", *, transient: bool = False) -> SourceError:
+        """Return the error for a problem of the API, with the next step if it is a special one."""
+        usual = (
+            "collect it again later"
+            if transient
+            else "check whether the API has changed, and the settings of the source"
+        )
+        subject = f"The API of source {self.source_id!r} at {self.http.redact_url(self.api.url)}"
+        return self.http.error(f"{subject} {problem}", step or usual, transient=transient)
+
+    async def _ask(self, step: PageRequest, accept: Collection[int]) -> HttpResponse:
+        api = self.api
+        if step.url is not None and not is_same_host(api.url, step.url):
+            raise self.error(
+                f"leads to a next page on another host, {self.http.redact_url(step.url)}, which "
+                "was not requested",
+                "set keep_host if that is the same service behind a gateway",
+            )
+        # An address from the API itself has all the parameters.
+        query = {**api.params, **self.bounds["query"], **step.query} if step.url is None else {}
+        url = step.url or api.url
+        if api.method == "GET":
+            return await self.http.get(
+                url,
+                params=query,
+                headers=api.headers,
+                accept=accept,
+                idempotent=not step.is_once,
+            )
+        body = copy.deepcopy(api.body or {})
+        for path, value in {**self.bounds["body"], **step.body}.items():
+            _put(body, path, value)
+        return await self.http.post(
+            url,
+            body,
+            idempotent=not step.is_once,
+            params=query,
+            headers=api.headers,
+            accept=accept,
+        )
+
+    def _items(self, document: Document) -> Any:
+        """Return the list of a page, or the object whose keys are the ids."""
+        api, envelope, items = self.api, document.envelope, document.items
+        self._refuse_a_crowd(envelope, items)
+        for path, values in api.expected_values.items():
+            found = value_at(envelope, path)
+            if not any(type(each) is type(found) and each == found for each in values):
+                raise self.error(
+                    f"has {self.http.quoted(found)} at {path!r} instead of {values!r}"
+                    f"{self.http.said(envelope)}"
+                )
+        if items is None and api.records_optional and isinstance(envelope, dict):
+            self._refuse_failure(envelope, None)
+            self._refuse_other_list(envelope)
+            return {} if api.records_keyed_by_id else []
+        if not (is_keyed if api.records_keyed_by_id else is_list)(items):
+            wanted = "an object keyed by ids" if api.records_keyed_by_id else "a list"
+            place = f"at {api.records!r}" if api.records else "at its top level"
+            raise self.error(f"does not have {wanted} {place}{self.http.said(envelope)}")
+        self._refuse_failure(envelope, items)
+        return items
+
+    def _refuse_a_crowd(self, envelope: object, items: object) -> None:
+        """Refuse an answer with so many names around its records that a sign may be missed."""
+        place = crowded(envelope, items, self.api.records)
+        if place is not None:
+            where = f"next to its records, at {self.http.quoted(place)}" if place else "around them"
+            raise self.error(f"has more than {MOST_NAMES} names that are no records, {where}")
+
+    def _refuse_failure(self, envelope: object, items: Sized | None) -> None:
+        """Refuse an answer that says next to its records that it failed, or is a part."""
+        api = self.api
+        if not api.records and api.records_keyed_by_id:
+            return  # these are records
+        if sign := failure(envelope, items, api.records, api.expected_values):
+            place, value = sign
+            raise self.error(
+                f"has {self.http.quoted(value)} at {place!r}, which looks like a "
+                f"failure{self.http.said(envelope)}",
+                "declare it in expected_values if it is right",
+            )
+
+    def _refuse_other_list(self, envelope: object) -> None:
+        """Refuse an answer that lacks the list, and has a list of such records elsewhere."""
+        wanted = self.api.id if isinstance(self.api.id, str) else next(iter(self.api.id), "")
+        place = None if self.api.records_keyed_by_id or not wanted else other_list(envelope, wanted)
+        if place is not None:
+            raise self.error(
+                f"does not have a list at {self.api.records!r}, and has one at "
+                f"{self.http.quoted(place, 200)}"
+            )
+
+
+def _values(item: object, paths: tuple[str, ...]) -> str:
+    return repr([value_at(item, path) for path in paths])
+
+
+def _put(body: dict[str, Any], path: str, value: object) -> None:
+    *above, name = path.split(".")
+    for each in above:
+        below = body.setdefault(each, {})
+        if not isinstance(below, dict):
+            below = body[each] = {}
+        body = below
+    body[name] = value

@@ -1,0 +1,130 @@
+"""The number of items that an API states: where it stands on a page, and whether it counts all.
+
+- A declared total is read where it was declared. An undeclared one is searched for in the usual
+  places, and can only contradict an end, never prove one.
+- A number that may count the items of its own page proves nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from ladon_storage.sources.http.client import HttpResponse
+from ladon_storage.sources.json.items import value_at
+from ladon_storage.sources.rest.names import LONGEST_SIGN, count_in, names
+from ladon_storage.sources.rest.page_metadata import metadata
+
+_TOTALS = names(
+    "total totalcount totalresults totalitems totalrecords totalelements totalhits "
+    "totalrows totalentries totalsize recordstotal numfound nbhits itemcount resultstotal "
+    "ntotal totalfound totalmatches totaldocs"
+)
+_UNSURE_TOTALS = names("count resultcount recordcount found totalavailable")
+_PAGE_TOTALS = names("totalpages pagecount lastpage numpages pagestotal pages totalpage pagetotal")
+_TOTAL_HEADERS = (
+    "X-Total-Count",
+    "X-Total",
+    "X-WP-Total",
+    "Total-Count",
+    "X-Total-Results",
+    "X-Total-Items",
+    "Total",
+    "X-Pagination-Total-Count",
+    "Pagination-Count",
+)
+_UNSURE_HEADERS = ("X-Result-Count", "X-Count")
+_PAGE_HEADERS = ("X-Total-Pages", "X-WP-TotalPages", "X-Page-Count", "X-Pagination-Page-Count")
+_CONTENT_RANGE = re.compile(r"\s*(?:[a-z-]+[\s=]\s*)?(?:\d+-\d+|\*)/(\d+)\s*", re.IGNORECASE)
+_BOUND = re.compile(r"(?:>=?|≥|over|more than)\s*(\S.*)|(.*\S)\s*\+", re.IGNORECASE)
+_COUNTS = ("value", "count", "total")
+
+
+@dataclass(frozen=True)
+class Total:
+    """The number of items that an API states.
+
+    Args:
+        count: The number.
+        place: The path of the number.
+        is_sure: Whether it counts all items, so that it can prove an end; one that may count those
+            of its page, or is only a lower bound, can contradict one.
+        is_bound: Whether there are more than that.
+    """
+
+    count: int
+    place: str
+    is_sure: bool = True
+    is_bound: bool = False
+
+
+def declared_total(answer: HttpResponse, document: object, path: str) -> Total | None:
+    """Return the total at a declared path, or in the header of that name."""
+    value = value_at(document, path)
+    if value is None:
+        value = answer.headers.get(path) if re.fullmatch(r"[A-Za-z][\w-]*", path) else None
+    if isinstance(value, dict):
+        return _bounded(value, path)
+    above, _, name = path.rpartition(".")
+    if name == "value":
+        return _bounded(value_at(document, above), path)
+    return _exact(value, path)
+
+
+def usual_total(
+    answer: HttpResponse, document: object, items: object, records: str
+) -> Total | None:
+    """Return the largest total that stands where APIs usually put it."""
+    found = list(_totals_of_headers(answer))
+    for place, name, value in metadata(answer, document, items, records):
+        if name in _TOTALS:
+            total = _bounded(value, place) if isinstance(value, dict) else _exact(value, place)
+            if total is not None:
+                found.append(total)
+        elif name in _UNSURE_TOTALS and (count := count_in(value)) is not None:
+            found.append(Total(count, place, is_sure=False))
+    return max(found, key=lambda total: (total.count, total.is_sure), default=None)
+
+
+def stated_pages(answer: HttpResponse, document: object, items: object, records: str) -> int:
+    """Return the number of pages that an API states; 0 where it states none."""
+    found = [count_in(answer.headers.get(header)) for header in _PAGE_HEADERS]
+    found += [
+        count_in(value)
+        for _, name, value in metadata(answer, document, items, records)
+        if name in _PAGE_TOTALS
+    ]
+    return max((each for each in found if each is not None), default=0)
+
+
+def _totals_of_headers(answer: HttpResponse) -> Iterator[Total]:
+    for headers, is_sure in ((_TOTAL_HEADERS, True), (_UNSURE_HEADERS, False)):
+        for header in headers:
+            total = _exact(answer.headers.get(header), header)
+            if total is not None:
+                yield replace(total, is_sure=is_sure and total.is_sure)
+    ranged = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+    if ranged and (count := count_in(ranged[1])) is not None:
+        yield Total(count, "Content-Range")
+
+
+def _exact(value: object, place: str) -> Total | None:
+    """Return a total that is a number, also one that is a text such as 1,330 or 10000+."""
+    if isinstance(value, str) and len(value) > LONGEST_SIGN:
+        return None
+    bound = _BOUND.fullmatch(value.strip()) if isinstance(value, str) else None
+    count = count_in(value if bound is None else bound[1] or bound[2])
+    if count is None:
+        return None
+    return Total(count, place, is_sure=bound is None, is_bound=bound is not None)
+
+
+def _bounded(value: object, place: str) -> Total | None:
+    """Return a total that states whether it is exact, as in Elasticsearch."""
+    if not isinstance(value, Mapping):
+        return None
+    total = next((_exact(value[name], place) for name in _COUNTS if name in value), None)
+    if total is None or value.get("relation", "eq") == "eq":
+        return total
+    return replace(total, is_sure=False, is_bound=True)

@@ -1,0 +1,14 @@
+"""The contracts of sinks and sources, as test classes of pytest.
+
+Each test runs its coroutine in an event loop of its own, so that no plugin for asyncio is needed.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+
+import pytest
+
+pytest.register_assert_rewrite(
+    *(each.name for each in pkgutil.iter_modules(__path__, f"{__name__}."))
+)

@@ -1,0 +1,289 @@
+"""The contract of sources."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import stamina
+
+from ladon_storage.collection.protocols import Source
+from ladon_storage.collection.records import Page, Record
+from ladon_storage.collection.run import Report, run
+from ladon_storage.testing.contracts.loops import in_event_loops
+from ladon_storage.testing.doubles import LatestSink, ScriptedStorage
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
+from ladon_storage.values import check_source_id
+
+BROKEN = {
+    "an error": Answer(b"out of order", 500),
+    "an answer that is cut off": Answer(b'[{"id": "1"}, {"id": "2"}]', cut_at=9),
+    "JSON that is cut off": Answer(b'[{"id": "1", "upd'),
+    "a page for people": Answer(b"<html>We are back soon</html>"),
+    "an error in JSON": Answer(b'{"error": "over quota"}'),
+}
+"""Answers that are no records, of which a source must not make an empty or a short list."""
+
+
+class SourceFeed(FeedServer):
+    """The feed of a contract: items that a server on loopback delivers, until it is broken.
+
+    Args:
+        respond: Returns the answer of the source's API to a request, with the items that it has.
+    """
+
+    def __init__(self, respond: Callable[[Asked, list[Any]], Answer]) -> None:
+        super().__init__(play=self._play)
+        self.items: list[Any] = []
+        self._respond = respond
+        self._broken: Answer | None = None
+        self._whole = 0
+
+    def read(self) -> list[Any]:
+        """Return the items, for a source that does not read over HTTP.
+
+        Raises:
+            ConnectionError: The feed is broken.
+        """
+        if self._broken is not None and not self._whole:
+            raise ConnectionError("the feed is broken")
+        self._whole -= self._broken is not None
+        return list(self.items)
+
+    def break_down(self, answer: Answer, after: int = 0) -> None:
+        """Give this answer to each request after the next ``after`` ones."""
+        self._broken, self._whole = answer, after
+
+    def _play(self, request: Asked) -> Answer:
+        if self._broken is not None and not self._whole:
+            return self._broken
+        self._whole -= self._broken is not None
+        return self._respond(request, list(self.items))
+
+
+@in_event_loops
+class SourceContract:
+    """What the engine relies on of a source, as tests of pytest.
+
+    Derive a test class. `new_source` makes the source, `item` an item of its API, and `answer`
+    plays the API itself: write it as the API behaves, with its pages, bounds and order. A source
+    that does not read over HTTP reads ``feed.read()``.
+
+    The example is a whole test module:
+
+    .. code-block:: python
+
+        class TestTickets(SourceContract):
+            def new_source(self, feed: SourceFeed) -> Tickets:
+                return Tickets(url=feed.url)
+
+            def item(self, record_id: str, time: datetime, value: str) -> object:
+                return {"id": record_id, "updated_at": time.isoformat(), "title": value}
+    """
+
+    step = timedelta(minutes=1)
+    """The least time between two items that the API distinguishes."""
+    begin = datetime(2024, 1, 1, tzinfo=UTC)
+    """The time of the first item."""
+
+    def new_source(self, feed: SourceFeed) -> Any:
+        """Return a new source that reads the feed, in pages of few items if it has pages."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method new_source(feed)")
+
+    def item(self, record_id: str, time: datetime, value: str) -> object:
+        """Return an item as the API has it; ``value`` is a part of its content."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method item(id, time, value)")
+
+    def answer(self, request: Asked, items: list[Any]) -> Answer:
+        """Return the answer of the API that has these items; by default all of them as JSON."""
+        return Answer.of(items)
+
+    def unusable(self) -> object:
+        """Return an item that cannot be used; ``None``: the API has none."""
+        return {"note": "neither id nor time"}
+
+    def record_id(self, number: int) -> str:
+        """Return the id of an item, as its API has ids; several numbers have several ids."""
+        return f"id-{number}"
+
+    def at(self, steps: int) -> datetime:
+        """Return the instant of so many steps after the beginning."""
+        return self.begin + self.step * steps
+
+    def items(self, *steps: int, value: str = "a") -> list[Any]:
+        """Return items at these instants, with the ids of their places in the list."""
+        return [self.item(self.record_id(n), self.at(at), value) for n, at in enumerate(steps)]
+
+    @asynccontextmanager
+    async def feed(self, items: Sequence[Any] = ()) -> AsyncIterator[SourceFeed]:
+        """Serve a feed of items."""
+        async with SourceFeed(self.answer) as feed:
+            feed.items = list(items)
+            yield feed
+
+    async def read(
+        self, source: Any, start: datetime | None = None, until: datetime | None = None
+    ) -> list[Page]:
+        """Return the pages of a range."""
+        return [page async for page in source.pages(start, until)]
+
+    @pytest.fixture(autouse=True)
+    def _impatient_retries(self) -> Iterator[None]:
+        """Try once what a source tries several times."""
+        with stamina.set_testing(True):
+            yield
+
+    async def test_source_has_a_stable_name_and_an_overlap(self) -> None:
+        """The name finds the watermark again, so two sources made alike have the same."""
+        async with self.feed() as feed:
+            one, other = self.new_source(feed), self.new_source(feed)
+        assert isinstance(one, Source)
+        check_source_id(one.source_id)
+        assert one.source_id == other.source_id
+        assert one.overlap is None or one.overlap >= timedelta(0)
+
+    async def test_every_item_is_read(self) -> None:
+        """Over all pages, with several items of one instant across the end of a page."""
+        steps = [1, 2, 2, 2, 2, 3, 4]
+        async with self.feed(self.items(*steps)) as feed:
+            records = records_of(await self.read(self.new_source(feed)))
+        ids = {self.record_id(number) for number in range(len(steps))}
+        assert {each.record_id for each in records} == ids
+
+    async def test_timestamps_are_those_of_the_items(self) -> None:
+        """They are aware, and neither rounded up nor read in another zone."""
+        steps = [1, 2, 5]
+        async with self.feed(self.items(*steps)) as feed:
+            source = self.new_source(feed)
+            pages = await self.read(source)
+        found = {each.record_id: each.timestamp for each in records_of(pages)}
+        if not any(page.undated for page in pages):
+            assert found == {self.record_id(n): self.at(at) for n, at in enumerate(steps)}
+        assert all(each.tzinfo is not None for each in found.values())
+
+    async def test_items_at_the_start_are_read_again(self) -> None:
+        """The start is included: of several items of one instant, some may not be stored yet."""
+        async with self.feed(self.items(1, 3, 3, 5)) as feed:
+            records = records_of(await self.read(self.new_source(feed), self.at(3)))
+        assert {each.record_id for each in records} >= {self.record_id(n) for n in (1, 2, 3)}
+
+    async def test_range_is_half_open(self) -> None:
+        """All items of ``start <= timestamp < until`` are read; others may be as well."""
+        async with self.feed(self.items(1, 2, 3, 4, 5)) as feed:
+            records = records_of(await self.read(self.new_source(feed), self.at(2), self.at(4)))
+        assert {each.record_id for each in records} >= {self.record_id(n) for n in (1, 2)}
+
+    async def test_reading_again_yields_the_same_versions(self) -> None:
+        """By the same source and by another one; also after a reading that was left early."""
+        async with self.feed(self.items(1, 2, 2, 3)) as feed:
+            source = self.new_source(feed)
+            async for _ in source.pages(None, None):
+                break
+            readings = [await self.read(each) for each in (source, source, self.new_source(feed))]
+        versions = [sorted((r.record_id, r.version) for r in records_of(each)) for each in readings]
+        assert versions[0] == versions[1] == versions[2]
+
+    async def test_changed_content_is_another_version(self) -> None:
+        """The time may be the same; the id is."""
+        async with self.feed(self.items(1, 2)) as feed:
+            before = records_of(await self.read(self.new_source(feed)))
+            feed.items[0] = self.item(self.record_id(0), self.at(1), "b")
+            after = records_of(await self.read(self.new_source(feed)))
+        versions = [
+            {each.record_id: each.version for each in records} for records in (before, after)
+        ]
+        changed = {each for each in versions[0] if versions[0][each] != versions[1].get(each)}
+        assert changed == {self.record_id(0)}
+
+    async def test_unusable_item_is_rejected_and_the_others_are_read(self) -> None:
+        """It does not end the reading, and is not left out."""
+        unusable = self.unusable()
+        if unusable is None:
+            pytest.skip("the source has no unusable items")
+        items = self.items(1, 2)
+        async with self.feed([items[0], unusable, items[1]]) as feed:
+            pages = await self.read(self.new_source(feed))
+        assert {each.record_id for each in records_of(pages)} == {
+            self.record_id(0),
+            self.record_id(1),
+        }
+        rejects = [each for page in pages for each in page.rejects]
+        assert len(rejects) == 1
+        assert rejects[0].reason
+
+    @pytest.mark.parametrize("kind", BROKEN)
+    async def test_broken_answer_is_an_error(self, kind: str) -> None:
+        """An empty list would be a run that says that there is nothing."""
+        async with self.feed(self.items(1, 2)) as feed:
+            feed.break_down(BROKEN[kind])
+            try:
+                pages = await self.read(self.new_source(feed))
+            except Exception:  # the engine fails with any
+                return
+        # It fails as well where nothing is usable.
+        assert any(page.rejects for page in pages), "a broken answer was read as an empty one"
+        assert not records_of(pages)
+
+    async def test_broken_answer_in_the_middle_is_an_error(self) -> None:
+        """Whichever request it is the answer of: a short list would lose the rest."""
+        async with self.feed(self.items(*range(1, 10))) as feed:
+            await self.read(self.new_source(feed))
+        for after in range(1, len(feed.asks)):
+            async with self.feed(feed.items) as broken:
+                broken.break_down(BROKEN["an error"], after)
+                with pytest.raises(Exception):  # noqa: B017, PT011 - the engine fails with any
+                    await self.read(self.new_source(broken))
+
+    async def test_declared_order_is_kept(self) -> None:
+        """No record on a later page is older than one on an earlier page."""
+        steps = list(range(1, 10))
+        random.Random(1).shuffle(steps)
+        async with self.feed(self.items(*steps)) as feed:
+            source = self.new_source(feed)
+            pages = [page for page in await self.read(source) if page.records]
+        if getattr(source, "ordered", False):
+            times = [[each.timestamp for each in page.records] for page in pages]
+            assert all(max(one) <= min(next_) for one, next_ in pairwise(times))
+
+    async def test_full_snapshot_is_read_whole(self) -> None:
+        """Whatever range is requested: an item that is not listed counts as removed."""
+        async with self.feed(self.items(1, 2, 3, 4)) as feed:
+            source = self.new_source(feed)
+            pages = await self.read(source, self.at(3), self.at(4))
+        if getattr(source, "full_snapshot", source.overlap is None):
+            listed = {each.record_id for each in records_of(pages)}
+            listed |= {record_id for page in pages for record_id in page.listed}
+            assert listed == {self.record_id(number) for number in range(4)}
+
+    async def test_runs_collect_every_item_once(self) -> None:
+        """The first run all, the second nothing, the third what tied, came late or changed."""
+        now = self.at(100)
+        storage, sink = ScriptedStorage(now=lambda: now), LatestSink()
+        async with self.feed(self.items(10, 20, 20)) as feed:
+            source = self.new_source(feed)
+
+            async def collect() -> Report:
+                return await run(
+                    source, sink, storage, run_id=f"run-{len(storage.updates)}", clock=lambda: now
+                )
+
+            first, second = await collect(), await collect()
+            assert (first.records_new, second.records_written) == (3, 0)
+            late = self.at(20) - min(source.overlap or self.step, self.step)
+            feed.items.append(self.item(self.record_id(3), self.at(20), "a"))
+            feed.items.append(self.item(self.record_id(4), late, "a"))
+            feed.items[1] = self.item(self.record_id(1), self.at(20), "b")
+            third = await collect()
+            assert (third.records_new, third.records_changed) == (2, 1)
+            fourth = await collect()
+            assert fourth.records_written == 0
+
+
+def records_of(pages: Sequence[Page]) -> list[Record]:
+    """Return the records of pages."""
+    return [record for page in pages for record in page.records]

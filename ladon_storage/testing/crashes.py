@@ -1,0 +1,76 @@
+"""A crash at any line: a process that kills itself at the nth line that its own code executes.
+
+The lines of the standard library, of installed packages and of this kit are not counted. So a crash
+point is the same one in each run of the same code.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import site
+import sys
+import sysconfig
+import threading
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+Ending = Literal["kill", "interrupt"]
+"""``kill`` ends the process as SIGKILL does, ``interrupt`` raises `KeyboardInterrupt`."""
+
+_KIT = str(Path(__file__).resolve().parent)
+_INSTALLED = tuple(
+    os.path.join(folder, "")
+    for folder in {
+        _KIT,
+        *site.getsitepackages(),
+        *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    }
+)
+
+
+@cache
+def _is_own(file: str) -> bool:
+    return not (file.startswith("<") or os.path.realpath(file).startswith(_INSTALLED))
+
+
+class CrashPoint:
+    """The nth line of one's own code, at which this process ends.
+
+    Args:
+        nth: The number of the line, from 1 on; 0: it does not end.
+        ending: How it ends.
+    """
+
+    def __init__(self, nth: int = 0, ending: Ending = "kill") -> None:
+        self.lines = 0
+        """The number of lines that were executed."""
+        self._nth = nth
+        self._ending = ending
+
+    def arm(self) -> None:
+        """Count the lines that every thread of this process executes from now on."""
+        threading.settrace(self._trace)
+        sys.settrace(self._trace)
+
+    def disarm(self) -> None:
+        """Count no more."""
+        sys.settrace(None)
+        threading.settrace(None)
+
+    def _trace(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
+        if event == "call":
+            return self._trace if _is_own(frame.f_code.co_filename) else None
+        if event == "line":
+            self.lines += 1
+            if self.lines == self._nth:
+                self._end()
+        return self._trace
+
+    def _end(self) -> None:
+        if self._ending == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise KeyboardInterrupt(f"at line {self.lines}")

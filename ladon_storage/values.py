@@ -1,0 +1,189 @@
+"""The values of the Storage Service's contract: timestamps, source ids, error texts and ledgers.
+
+- Timestamps are aware UTC datetimes with microseconds. They are parsed here and nowhere else, never
+  compared as text, and never rounded up: digits beyond microseconds are cut off.
+- An outcome must not go unrecorded: a text or a ledger that is too large or has no JSON form is cut
+  and replaced until it can be stored.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    JsonValue,
+    PlainSerializer,
+    StringConstraints,
+)
+from pydantic_core import from_json, to_json
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+"""The instant from which numbers of seconds and microseconds count."""
+
+MAX_SOURCE_ID_LENGTH = 255
+"""The longest ``source_id`` in characters: encoded, it must fit any proxy's path limits."""
+
+
+def to_utc(value: datetime) -> datetime:
+    """Return ``value`` in UTC; a naive one is read as UTC.
+
+    Raises:
+        ValueError: Shifting to UTC leaves the years 1 to 9999.
+
+    >>> to_utc(datetime.fromisoformat("2024-01-02T21:59:38+05:30")).isoformat()
+    '2024-01-02T16:29:38+00:00'
+    """
+    if value.tzinfo is UTC:
+        return value
+    if value.tzinfo is None:
+        return value.replace(tzinfo=UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the timestamp lies outside the years 1 to 9999 in UTC") from None
+
+
+def parse_timestamp(value: object) -> datetime:
+    """Return an ISO 8601 text, or a datetime, as an aware UTC datetime.
+
+    Numbers are refused: nothing says whether they count seconds or milliseconds.
+
+    Raises:
+        ValueError: ``value`` is no ISO 8601 timestamp.
+    """
+    if isinstance(value, str):
+        try:
+            return to_utc(datetime.fromisoformat(value))
+        except ValueError:
+            pass
+    elif isinstance(value, datetime):
+        return to_utc(value)
+    raise ValueError("should be an ISO 8601 timestamp such as 2024-01-01T12:00:00+00:00")
+
+
+def instant_of(date: str | None) -> datetime | None:
+    """Return the timestamp of an HTTP date; ``None`` where it is missing or cannot be read."""
+    try:
+        return None if date is None else to_utc(parsedate_to_datetime(date))
+    except (ValueError, OverflowError):
+        return None
+
+
+def check_source_id(value: str) -> str:
+    """Return ``value`` if it can name a source.
+
+    Two names that look alike would be two sources, so a name has one form: Unicode's NFC, without
+    characters that are invisible or change the direction of writing, and without outer spaces.
+
+    Raises:
+        ValueError: It is empty, too long, ``.`` or ``..`` (which no URL can carry as a path
+            segment), or not in that form.
+    """
+    if not value or len(value) > MAX_SOURCE_ID_LENGTH:
+        raise ValueError(f"source_id should have 1 to {MAX_SOURCE_ID_LENGTH} characters")
+    if value in (".", ".."):
+        raise ValueError(f"source_id {value!r} cannot be a path segment; choose another name")
+    if value[0].isspace() or value[-1].isspace():
+        raise ValueError("source_id should not begin or end with a space")
+    if value.isascii() and value.isprintable():
+        return value
+    for character in value:
+        if unicodedata.category(character) in _CONFUSING:
+            raise ValueError(
+                "source_id should have no control characters, no invisible ones and no lone "
+                f"surrogates, but has U+{ord(character):04X}"
+            )
+    if not unicodedata.is_normalized("NFC", value):
+        raise ValueError("source_id should be in Unicode's normal form NFC")
+    return value
+
+
+_CONFUSING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""The categories of controls, formats (bidirectional, zero-width), surrogates, and separators."""
+
+
+Timestamp = Annotated[
+    datetime,
+    BeforeValidator(parse_timestamp),
+    PlainSerializer(datetime.isoformat, return_type=str, when_used="json"),
+]
+"""An aware UTC datetime; ISO 8601 with offset on the wire."""
+
+SourceId = Annotated[str, AfterValidator(check_source_id)]
+"""The name of a source: 1 to 255 characters that one path segment can carry."""
+
+MAX_LEDGER_BYTES = 16_384
+"""The largest ledger in bytes of JSON; `fitting_ledger` cuts a longer one."""
+
+
+def check_ledger(ledger: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Return ``ledger`` if it is small enough to be stored, with null in place of NaN and infinity.
+
+    Raises:
+        ValueError: It is too large.
+    """
+    text = to_json(ledger, inf_nan_mode="null")
+    if len(text) > MAX_LEDGER_BYTES:
+        raise ValueError(f"ledger should have at most {MAX_LEDGER_BYTES} bytes, not {len(text)}")
+    values: dict[str, JsonValue] = from_json(text)
+    return values
+
+
+def fitting_ledger(ledger: Mapping[str, Any]) -> dict[str, JsonValue]:
+    """Return ``ledger`` as JSON that can be stored, whatever it holds.
+
+    Timestamps and all values without a JSON form become text. A ledger that is too large keeps its
+    numbers and short texts as far as they fit, and the field ``cut`` says so.
+
+    >>> fitting_ledger({"pages": 2, "start": datetime(2026, 1, 1, tzinfo=UTC)})
+    {'pages': 2, 'start': '2026-01-01T00:00:00Z'}
+    """
+    text = to_json(_encodable(ledger), fallback=str, inf_nan_mode="null")
+    values: dict[str, JsonValue] = from_json(text)
+    if len(text) <= MAX_LEDGER_BYTES:
+        return values
+    kept: dict[str, JsonValue] = {"cut": True}
+    size = len(to_json(kept))
+    for name, value in values.items():
+        if isinstance(value, dict | list) or (isinstance(value, str) and len(value) > _SHORT):
+            continue
+        size += len(to_json({name: value}))
+        if size > MAX_LEDGER_BYTES:
+            break
+        kept[name] = value
+    return kept
+
+
+def _encodable(value: Any) -> Any:
+    """Return ``value`` without lone surrogates, which a file name or JSON may contain."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, Mapping):
+        return {_encodable(str(key)): _encodable(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_encodable(each) for each in value]
+    return value
+
+
+StoredLedger = Annotated[dict[str, JsonValue], AfterValidator(check_ledger)]
+"""The request and the results of a run, as a JSON object of at most `MAX_LEDGER_BYTES`."""
+
+_SHORT = 255
+
+ShortText = Annotated[str, StringConstraints(max_length=_SHORT)]
+
+MAX_ERROR_LENGTH = 16_384
+"""The longest ``error_message`` in characters; the writer cuts a longer one."""
+
+ErrorText = Annotated[str, StringConstraints(max_length=MAX_ERROR_LENGTH)]
+
+
+def fitting_error(text: str) -> str:
+    """Return an error's text in the form that can be stored, whatever it holds."""
+    return text[:MAX_ERROR_LENGTH].encode(errors="replace").decode()

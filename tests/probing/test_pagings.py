@@ -1,0 +1,157 @@
+"""The way to the next page that a proposal finds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ladon_storage.probing import guess
+from ladon_storage.testing.feed_server import Answer, Asked
+from tests.probing.api_shapes import COUNT, answer
+from tests.probing.asking import (
+    NUMBERS,
+    NUMBERS_OF_SEVEN,
+    ROWS,
+    Play,
+    collected,
+    numbered,
+    proposed,
+    served,
+)
+
+
+def _refusing(name: str, first: int, total: bool) -> Play:
+    """Return an API of one page today, which refuses what lies beyond its end."""
+
+    def play(_: str, asked: Asked) -> Answer:
+        number = int(asked.query.get(name, first))
+        skipped = number if name == "offset" else (number - first) * 100
+        if skipped >= 7:
+            return answer({"code": "invalid page"}, 400)
+        return answer({"items": ROWS[skipped:7], **({"total": 7} if total else {})})
+
+    return play
+
+
+@pytest.mark.parametrize("total", [True, False])
+@pytest.mark.parametrize(("name", "first"), [("page", 1), ("page", 0), ("offset", 0)])
+async def test_paging_of_the_address_is_kept_where_all_fits_on_one_page(
+    name: str, first: int, total: bool
+) -> None:
+    """Tomorrow's second page is read, and today's refusal beyond the end is no failure."""
+    async with served(_refusing(name, first, total)) as feed:
+        found = await guess(feed.at(f"items?{name}={first}&limit=100"))
+        assert found.settings["paging"]["parameter"] == name
+        assert await collected(found.source()) == NUMBERS_OF_SEVEN
+
+
+def _paged(name: str, **more: Any) -> Play:
+    """Return an API that takes an offset by a name, and says nothing of it."""
+
+    def play(_: str, asked: Asked) -> Answer:
+        first = int(asked.query.get(name, 0))
+        return answer({"items": ROWS[first : first + 10], **more})
+
+    return play
+
+
+def _spring(_: str, asked: Asked) -> Answer:
+    number = int(asked.query.get("page", 0))
+    state = {"last": number >= 2, "totalPages": 3, "totalElements": COUNT, "number": number}
+    return answer({"content": ROWS[number * 10 : number * 10 + 10], **state})
+
+
+def _hosted(_: str, asked: Asked) -> Answer:
+    number = int(asked.query.get("page", 1))
+    link = f'<https://api.example.org/api/items?page={number + 1}>; rel="next"'
+    headers = {"Link": link} if number < 3 else {}
+    return answer(ROWS[number * 10 - 10 : number * 10], headers=headers)
+
+
+def _always_next(base: str, asked: Asked) -> Answer:
+    first = int(asked.query.get("after", 0))
+    link = f'<{base}items?after={min(first + 10, COUNT)}>; rel="next"'
+    return answer(ROWS[first : first + 10], headers={"Link": link})
+
+
+def _listed_links(base: str, asked: Asked) -> Answer:
+    first = int(asked.query.get("offset", 0))
+    links = [{"rel": "self", "href": f"{base}items"}]
+    if first:
+        links.insert(0, {"rel": "prev", "href": f"{base}items?offset={first - 10}&limit=10"})
+    if first + 10 < COUNT:
+        links.append({"rel": "next", "href": f"{base}items?offset={first + 10}&limit=10"})
+    return answer({"features": ROWS[first : first + 10], "links": links})
+
+
+def _token(name: str, parameter: str) -> Play:
+    def play(_: str, asked: Asked) -> Answer:
+        first = int(asked.query.get(parameter, 0))
+        following = {name: str(first + 10)} if first + 10 < COUNT else {}
+        return answer({"items": ROWS[first : first + 10], "meta": following})
+
+    return play
+
+
+def _graphql(_: str, asked: Asked) -> Answer:
+    first = int(asked.body["variables"].get("after") or 0)
+    edges = [{"node": each} for each in ROWS[first : first + 10]]
+    info = {"hasNextPage": first + 10 < COUNT, "endCursor": str(first + 10)}
+    return answer({"data": {"repository": {"issues": {"edges": edges, "pageInfo": info}}}})
+
+
+def _world_bank(_: str, asked: Asked) -> Answer:
+    number = int(asked.query.get("page", 1))
+    return answer([{"page": number, "total": COUNT}, ROWS[number * 10 - 10 : number * 10]])
+
+
+PAGED: dict[str, tuple[Play, dict[str, Any]]] = {
+    "offset without a sign": (_paged("offset", total=COUNT), {}),
+    "skip": (_paged("skip", total=COUNT), {}),
+    "offset in the answer": (_paged("startAt", total=COUNT, startAt=0, maxResults=10), {}),
+    "pages from one": (numbered(1, total=COUNT), {}),
+    "pages from zero": (numbered(0, total=COUNT), {}),
+    "pages without a total": (numbered(1), {}),
+    "pages of Spring": (_spring, {}),
+    "links of another host": (_hosted, {}),
+    "a next link always": (_always_next, {}),
+    "links in a list": (_listed_links, {}),
+    "nextPageToken": (_token("nextPageToken", "pageToken"), {}),
+    "next_page_token": (_token("next_page_token", "page_token"), {}),
+    "next_token": (_token("next_token", "pagination_token"), {}),
+    "continuationToken": (_token("continuationToken", "continuationToken"), {}),
+    "GraphQL": (_graphql, {"body": {"query": "query($after: String) {…}", "variables": {}}}),
+    "a list in a list": (_world_bank, {}),
+}
+
+
+@pytest.mark.parametrize("name", PAGED)
+async def test_proposal_finds_a_way_of_paging_that_no_provider_names(name: str) -> None:
+    """Links, cursors and counts are found by what the answers say, and by trying."""
+    play, asks = PAGED[name]
+    async with served(play) as feed:
+        found = await guess(feed.at("items"), **asks)
+        assert len(feed.requests) <= 4
+        assert await collected(found.source()) == NUMBERS, found.toml
+
+
+async def test_parameters_of_the_address_become_the_paging_and_the_range() -> None:
+    """A page, a size and a beginning in the address are settings, not parts of the address."""
+
+    def play(_: str, asked: Asked) -> Answer:
+        page, size = int(asked.query.get("page", 1)), int(asked.query.get("size", 10))
+        return answer({"items": ROWS[(page - 1) * size : page * size], "total": COUNT})
+
+    path = "items?q=a&page=1&size=5&updated_since=2024-01-01T00:00:00Z"
+    found = await proposed(play, path)
+    assert found.settings["url"].endswith("/items?q=a")
+    assert found.settings["since"] == {"parameter": "updated_since", "format": "%Y-%m-%dT%H:%M:%SZ"}
+    assert found.settings["paging"] == {
+        "kind": "page",
+        "parameter": "page",
+        "size_parameter": "size",
+        "page_size": 5,
+        "end": "total",
+        "total": "total",
+    }

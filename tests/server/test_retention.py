@@ -1,0 +1,127 @@
+"""How much history the service keeps, and what is never deleted."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from ladon_storage.models import Precondition, WatermarkReset, WatermarkStatus, WatermarkUpdate
+from ladon_storage.server import retention
+from ladon_storage.server.overview import Listing
+from ladon_storage.server.retention import Retention
+from ladon_storage.server.store import WatermarkDatabase
+from ladon_storage.testing.clock import FakeClock
+
+DAY = 86_400
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """The service's time."""
+    return FakeClock()
+
+
+@pytest.fixture
+async def store(tmp_path: Path, clock: FakeClock) -> AsyncIterator[WatermarkDatabase]:
+    """A store whose clock is the test's."""
+    opened = await WatermarkDatabase.open(tmp_path / "w.db", clock.now)
+    yield opened
+    await opened.close()
+
+
+async def written(store: WatermarkDatabase, clock: FakeClock, source_id: str, days: int) -> None:
+    """Write a success a day."""
+    for _ in range(days):
+        clock.advance(DAY)
+        await store.put(source_id, WatermarkUpdate(timestamp=clock.now()))
+
+
+async def lines(store: WatermarkDatabase, source_id: str) -> int:
+    """Return how many lines a source has."""
+    return len((await store.history(source_id, limit=1000)).changes)
+
+
+async def test_each_source_keeps_its_latest_changes(
+    store: WatermarkDatabase, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source with many changes keeps the newest, in as many batches as it takes."""
+    monkeypatch.setattr(retention, "BATCH", 7)
+    await written(store, clock, "busy", 50)
+    await written(store, clock, "calm", 5)
+    assert await store.prune(Retention(changes=20)) == 30
+    assert (await lines(store, "busy"), await lines(store, "calm")) == (20, 5)
+    newest = (await store.history("busy")).changes[0]
+    watermark = store.get("busy")
+    assert watermark is not None
+    assert f'"{newest.version}"' == watermark.etag
+    assert await store.prune(Retention(changes=20)) == 0
+
+
+async def test_old_changes_go_and_the_stored_watermark_stays(
+    store: WatermarkDatabase, clock: FakeClock
+) -> None:
+    """A source that is no longer collected keeps its watermark, and its line."""
+    await written(store, clock, "gone", 3)
+    await written(store, clock, "kev", 10)
+    assert await store.prune(Retention(age=timedelta(days=4))) == 7
+    assert (await lines(store, "gone"), await lines(store, "kev")) == (1, 5)
+    assert store.get("gone") is not None
+    # A conditional write still finds its version.
+    watermark = store.get("gone")
+    assert watermark is not None
+    assert watermark.etag is not None
+    precondition = Precondition(watermark.etag)
+    await store.put("gone", WatermarkUpdate(timestamp=clock.now()), precondition)
+
+
+async def test_acts_of_operators_are_kept(store: WatermarkDatabase, clock: FakeClock) -> None:
+    """Resets and deletions stay with their reasons, however old and many they are."""
+    await written(store, clock, "kev", 3)
+    reset = WatermarkReset(timestamp=clock.now(), reason="the feed was rebuilt")
+    await store.reset("kev", reset, actor="ann")
+    await store.delete("kev", actor="ann")
+    await written(store, clock, "kev", 10)
+    clock.advance(1000 * DAY)
+    await store.prune(Retention(age=timedelta(days=1), changes=1))
+    actions = [str(each.action) for each in (await store.history("kev")).changes]
+    assert actions == ["put", "delete", "reset"]
+
+
+async def test_space_of_deleted_history_is_used_again(
+    store: WatermarkDatabase, clock: FakeClock, tmp_path: Path
+) -> None:
+    """Where history is bounded, the file stops growing."""
+
+    def pages() -> int:
+        with sqlite3.connect(tmp_path / "w.db") as connection:
+            found: int = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.close()
+        return found
+
+    sizes = []
+    for _ in range(4):
+        await written(store, clock, "kev", 300)
+        await store.prune(Retention(changes=50))
+        sizes.append(pages())
+    assert sizes[-1] == sizes[1]
+
+
+async def test_renewals_of_a_lease_are_not_kept(store: WatermarkDatabase, clock: FakeClock) -> None:
+    """A run of a day keeps the line of its beginning and the latest hour, not 4,320 lines."""
+    running = WatermarkUpdate(timestamp=clock.now(), status=WatermarkStatus.RUNNING, run_id="r")
+    await written(store, clock, "kev", 2)
+    began = clock.now() + timedelta(minutes=10)
+    for _ in range(144):
+        clock.advance(600)
+        await store.put("kev", running)
+    await store.prune()
+    lines = (await store.history("kev", limit=1000)).changes
+    assert len(lines) == 2 + 1 + 6 + 1
+    assert lines[-3].at == began
+    [(_, details)] = (await store.overview(Listing(10))).sources
+    assert details.began_at == began
+    assert len(details.runs) == 2

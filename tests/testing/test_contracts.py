@@ -1,0 +1,307 @@
+"""The contracts find what breaks them: each rule, with a sink or a source that breaks it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Set
+from contextlib import closing
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from ladon_storage.collection import Page, Position, Record, Reject
+from ladon_storage.errors import SourceError
+from ladon_storage.testing import SinkContract, SinkPlace, SinkRow, SourceContract, SourceFeed
+from tests.sinks.own_sink import OwnSink
+
+
+def place_of(folder: Path, kind: type[OwnSink]) -> SinkPlace:
+    """Return a place of a sink of one's own."""
+    path = folder / "own.db"
+
+    def read() -> list[SinkRow]:
+        with closing(sqlite3.connect(path)) as connection:
+            rows = connection.execute("SELECT source, id, version, at, payload FROM record")
+            return [
+                SinkRow(source, record_id, version, datetime.fromisoformat(at), json.loads(payload))
+                for source, record_id, version, at, payload in rows
+            ]
+
+    return SinkPlace(lambda: kind(str(path)), read)
+
+
+class TornSink(OwnSink):
+    """A sink that commits each record by itself."""
+
+    def _insert(self, source_id: str, each: Record) -> bool:
+        stored = super()._insert(source_id, each)
+        self._opened().execute("COMMIT")
+        self._opened().execute("BEGIN IMMEDIATE")
+        return stored
+
+
+class RepeatingSink(OwnSink):
+    """A sink that remembers in memory what it has, and so repeats it after a kill."""
+
+    def _open(self) -> sqlite3.Connection:
+        self.known: set[tuple[str, str, str]] = set()
+        connection = super()._open()
+        connection.execute("CREATE TABLE IF NOT EXISTS appended (source, id, version, at, payload)")
+        return connection
+
+    def _insert(self, source_id: str, each: Record) -> bool:
+        key = (source_id, each.record_id, each.version)
+        row = (*key, each.timestamp.isoformat(), each.payload)
+        self._opened().execute("INSERT INTO appended VALUES (?, ?, ?, ?, ?)", row)
+        return super()._insert(source_id, each)
+
+
+def appended_place(folder: Path) -> SinkPlace:
+    """Return the place of the sink that repeats."""
+    place = place_of(folder, RepeatingSink)
+
+    def read() -> list[SinkRow]:
+        with closing(sqlite3.connect(folder / "own.db")) as connection:
+            rows = connection.execute("SELECT source, id, version, at, payload FROM appended")
+            return [
+                SinkRow(source, record_id, version, datetime.fromisoformat(at), json.loads(payload))
+                for source, record_id, version, at, payload in rows
+            ]
+
+    return SinkPlace(place.make, read)
+
+
+class ForgetfulSink(OwnSink):
+    """A sink that writes its position before its records."""
+
+    def _write(self, source_id: str, page: Page, run_id: str, position: Position | None) -> Any:
+        super()._write(source_id, Page(), run_id, position)
+        return super()._write(source_id, page, run_id, None)
+
+
+class IdSink(OwnSink):
+    """A sink that knows a record by its id alone."""
+
+    def _insert(self, source_id: str, each: Record) -> bool:
+        known = "SELECT 1 FROM record WHERE source = ? AND id = ?"
+        if self._opened().execute(known, (source_id, each.record_id)).fetchone():
+            return False
+        return super()._insert(source_id, each)
+
+
+class CuttingSink(OwnSink):
+    """A sink that keeps seconds."""
+
+    def _insert(self, source_id: str, each: Record) -> bool:
+        cut = each.timestamp.replace(microsecond=0)
+        return super()._insert(source_id, Record(each.record_id, cut, each.payload, each.version))
+
+
+class RemovingSink(OwnSink):
+    """A sink that takes 29 of 100 for more than 29 %."""
+
+    async def mark_removed(self, source_id: str, listed_ids: Set[str], max_share: float) -> int:
+        rows = self._opened().execute("SELECT DISTINCT id FROM record").fetchall()
+        missing = {record_id for (record_id,) in rows} - listed_ids
+        if len(missing) > max_share * len(rows):
+            raise SourceError("too many", source_id)
+        return len(missing)
+
+
+def fails(test: Callable[..., Any], *arguments: Any) -> None:
+    """Check that a test of a contract fails."""
+    with pytest.raises((AssertionError, SourceError, pytest.fail.Exception)):
+        test(*arguments)
+
+
+def test_sink_whose_page_can_be_torn_fails_at_some_line(tmp_path: Path) -> None:
+    """A kill in the middle of a page leaves a part of it."""
+    rule = SinkContract().test_sink_that_is_killed_at_any_line_loses_and_repeats_nothing
+    fails(rule, place_of(tmp_path, TornSink), tmp_path)
+
+
+def test_sink_that_repeats_after_a_kill_fails(tmp_path: Path) -> None:
+    """What it holds in memory alone is gone with the process."""
+    contract = SinkContract()
+    fails(contract.test_sink_that_is_killed_at_any_line_loses_and_repeats_nothing,
+          appended_place(tmp_path), tmp_path)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule"),
+    [
+        (IdSink, "test_versions_are_kept_by_the_rule_of_the_place"),
+        (CuttingSink, "test_instants_keep_their_microseconds_and_far_years"),
+        (ForgetfulSink, "test_page_that_fails_leaves_nothing_and_can_be_written_again"),
+        (RemovingSink, "test_share_that_may_be_removed_is_not_a_matter_of_rounding"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_sink_that_breaks_a_rule_fails_its_test(
+    kind: type[OwnSink], rule: str, tmp_path: Path
+) -> None:
+    """The test of that rule, and not only one that happens to need it."""
+    place = place_of(tmp_path, kind)
+    arguments: list[Any] = [place]
+    if rule == "test_versions_are_kept_by_the_rule_of_the_place":
+        arguments += [[[("1", 1, "a")], [("1", 1, "b")]], "b"]
+    fails(getattr(SinkContract(), rule), *arguments)
+
+
+class Tickets:
+    """A source of one's own over HTTP, as the contract wants it."""
+
+    overlap: timedelta | None = timedelta(minutes=5)
+    source_id = "tickets"
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
+        page = Page()
+        for item in await self.fetch():
+            try:
+                time = datetime.fromisoformat(item["updated_at"])
+                record = Record.of(item["id"], time, item)
+            except KeyError as error:
+                page.rejects.append(Reject.of(f"no {error}", item))
+                continue
+            if self.takes(record, start, until):
+                page.records.append(record)
+        yield page
+
+    async def fetch(self) -> list[Any]:
+        async with (
+            aiohttp.ClientSession(raise_for_status=True) as session,
+            session.get(self._url) as response,
+        ):
+            items = await response.json(content_type=None)
+        if not isinstance(items, list):
+            raise TypeError("no list")
+        return items
+
+    def takes(self, record: Record, start: datetime | None, until: datetime | None) -> bool:
+        return (not start or record.timestamp >= start) and (not until or record.timestamp < until)
+
+
+class TestTickets(SourceContract):
+    """A right source of one's own keeps the contract."""
+
+    kind: type[Any] = Tickets
+
+    def new_source(self, feed: SourceFeed) -> Any:
+        return self.kind(feed.url)
+
+    def item(self, record_id: str, time: datetime, value: str) -> object:
+        return {"id": record_id, "updated_at": time.isoformat(), "title": value}
+
+
+class AfterStart(Tickets):
+    """It leaves out what ties with the start."""
+
+    def takes(self, record: Record, start: datetime | None, until: datetime | None) -> bool:
+        return (not start or record.timestamp > start) and (not until or record.timestamp < until)
+
+
+class Lenient(Tickets):
+    """It takes a broken answer for an empty list."""
+
+    async def fetch(self) -> list[Any]:
+        try:
+            return await super().fetch()
+        except Exception:
+            return []
+
+
+class Renamed(Tickets):
+    """Its name is another one each time."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.source_id = f"tickets-{id(self)}"
+
+
+class Dated(Tickets):
+    """Its content has the time of its reading."""
+
+    async def fetch(self) -> list[Any]:
+        items = await super().fetch()
+        read_at = asyncio.get_running_loop().time()
+        return [{**each, "read_at": read_at} for each in items]
+
+
+class Ordered(Tickets):
+    """It declares an order that it does not have."""
+
+    ordered = True
+
+    async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
+        async for page in super().pages(start, until):
+            for each in page.records:
+                yield Page([each])
+
+
+class Strict(Tickets):
+    """It ends at an item that it cannot use."""
+
+    async def fetch(self) -> list[Any]:
+        return [{"id": each["id"], **each} for each in await super().fetch()]
+
+
+class Snapshot(Tickets):
+    """It says that it is read whole, and is not."""
+
+    overlap = None
+
+
+class Zoned(Tickets):
+    """It reads the local time of its items as UTC."""
+
+    async def fetch(self) -> list[Any]:
+        items = await super().fetch()
+        return [
+            {**each, "updated_at": each["updated_at"][:16]} if "id" in each else each
+            for each in items
+        ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule"),
+    [
+        (AfterStart, "test_items_at_the_start_are_read_again"),
+        (Renamed, "test_source_has_a_stable_name_and_an_overlap"),
+        (Dated, "test_reading_again_yields_the_same_versions"),
+        (Dated, "test_runs_collect_every_item_once"),
+        (Ordered, "test_declared_order_is_kept"),
+        (Strict, "test_unusable_item_is_rejected_and_the_others_are_read"),
+        (Snapshot, "test_full_snapshot_is_read_whole"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_source_that_breaks_a_rule_fails_its_test(kind: type[Tickets], rule: str) -> None:
+    """The test of that rule, and not only one that happens to need it."""
+    contract = TestTickets()
+    contract.kind = kind
+    with pytest.raises((AssertionError, KeyError)):
+        getattr(contract, rule)()
+
+
+@pytest.mark.parametrize("answer", ["an error", "JSON that is cut off", "an error in JSON"])
+def test_source_that_takes_a_broken_answer_for_an_empty_one_fails(answer: str) -> None:
+    """That would be a green run that lost everything."""
+    contract = TestTickets()
+    contract.kind = Lenient
+    fails(contract.test_broken_answer_is_an_error, answer)
+
+
+def test_source_that_shifts_times_fails() -> None:
+    """A time of another zone is another time."""
+    contract = TestTickets()
+    contract.kind = Zoned
+    contract.begin = TestTickets.begin + timedelta(seconds=30)
+    fails(contract.test_timestamps_are_those_of_the_items)
