@@ -28,7 +28,7 @@ define environment
 @$(1)/bin/python -m pip $(PIP_OPTIONS) install --no-deps --no-build-isolation --editable .
 endef
 
-.PHONY: setup test test-quick test-slow check demo up up-test oldest e2e pictures chaos bench lock clean
+.PHONY: setup test test-quick test-slow check docs demo up up-test oldest e2e pictures chaos bench lock clean
 
 setup: $(STAMP)
 	@:
@@ -62,6 +62,11 @@ check: $(CHECK_STAMP)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+
+# Writes what is generated: parts of docs/reference, and the JSON schema of ladon.toml.
+docs: $(STAMP)
+	@$(BIN)/python -m ladon_storage.project.schema
+	@$(BIN)/python -m tests.project.reference
 
 demo: $(STAMP)
 	@$(BIN)/python -m demo

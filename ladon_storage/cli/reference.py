@@ -1,6 +1,7 @@
-"""The reference of the command, made from the command: ``docs/COMMANDS.md``.
+"""The reference of the command, made from the command: ``docs/reference/commands.md``.
 
-``python -m ladon_storage.cli.reference > docs/COMMANDS.md`` writes it, and a test holds it current.
+``python -m ladon_storage.cli.reference > docs/reference/commands.md`` writes it; a test holds it
+current.
 """
 
 from __future__ import annotations

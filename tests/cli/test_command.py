@@ -109,9 +109,9 @@ def test_call_without_a_verb_prints_the_help_and_exits_with_2(ladon: Command) ->
 
 
 def test_reference_is_current() -> None:
-    """``docs/COMMANDS.md`` is what the command says of itself, with every verb and option."""
-    written = (ROOT / "docs" / "COMMANDS.md").read_text(encoding="utf-8")
-    assert written == reference(), "python -m ladon_storage.cli.reference > docs/COMMANDS.md"
+    """The reference is what the command says of itself, with every verb and option."""
+    written = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
+    assert written == reference(), "make docs"
     for names in verbs():
         assert f"ladon-storage {' '.join(names)}" in written
 

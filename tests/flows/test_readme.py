@@ -1,4 +1,4 @@
-"""What the README gives people to run works as it stands, but for the addresses."""
+"""What the documents give people to run in Prefect works as it stands, but for the addresses."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.blocks.system import Secret
 from prefect.settings import PREFECT_API_URL
 
 from demo import kev
@@ -21,7 +22,9 @@ from tests.flaky import Flaky
 from tests.forks import Forks
 from tests.tables import table
 
-FIRST, OWN_FLOW, BLOCKS = (code for _, code in examples(ROOT / "README.md"))
+[(_, FIRST)] = examples(ROOT / "README.md")
+[(_, OWN_FLOW)] = examples(ROOT / "docs" / "how-to" / "own-flow.md")
+BLOCKS, SECRET = (code for _, code in examples(ROOT / "docs" / "how-to" / "deploy.md"))
 CATALOGUE = Answer.of(
     {"count": 1, "vulnerabilities": [{"cveID": "CVE-1", "dateAdded": "2024-01-01"}]}
 )
@@ -70,14 +73,16 @@ async def test_own_flow_writes_its_watermark(
 
 async def test_blocks_are_saved_and_loaded(service: Flaky, tmp_path: Path, forks: Forks) -> None:
     """What the example saves is there for the forms, its secrets hidden."""
-    await printed(BLOCKS, tmp_path, service, forks)
+    await printed(BLOCKS + SECRET, tmp_path, service, forks)
     storage: Any = await StorageService.aload("default")
     sink: Any = await RecordSink.aload("default")
     assert (storage.url, sink.table) == ("http://127.0.0.1:8080", "records")
-    assert storage.token
-    assert "yours" not in repr(storage)
+    assert "records.db" not in repr(sink)
+    secret: Any = await Secret.aload("otx-key")
+    assert secret.get() == "yours"
     await StorageService.adelete("default")
     await RecordSink.adelete("default")
+    await Secret.adelete("otx-key")
 
 
 async def test_live_command_collects_twice(

@@ -1,4 +1,4 @@
-"""The code that people copy from the documents runs, against a real service."""
+"""The documents are true: examples run, links lead somewhere, and commands can be typed."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from pathlib import Path
 import pytest
 
 from ladon_storage.cli.app import app
-from tests.documents import ROOT, examples
+from tests.documents import ROOT, blocks, examples
 from tests.service import embedded_service
 
-DOCUMENTS = [
-    ROOT / "docs" / f"{name}.md"
-    for name in ("STORAGE_CLIENT_GUIDE", "CIRCUIT", "COLLECTIONS", "LADON_TOML", "PYTHON")
-]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ELSEWHERE = {"README.md", "deploy.md", "own-flow.md", "test-your-own.md"}
+"""Pages whose examples run in a process of their own: `test_readme`, `testing/test_documents`."""
+
 ADDRESS = "http://storage.example:8000"
+COMMAND = re.compile(r"^(?:\$ )?(?:\w+=\S+ )*ladon-storage (\S.*)$", re.MULTILINE)
 
 
 @pytest.mark.parametrize(
     ("document", "code"),
     [
-        pytest.param(document, code, id=f"{document.stem} line {line}")
-        for document in DOCUMENTS
-        for line, code in examples(document)
+        pytest.param(page, code, id=f"{page.stem} line {line}")
+        for page in PAGES
+        if page.name not in ELSEWHERE
+        for line, code in examples(page)
     ],
 )
 async def test_example_of_a_document_runs(
@@ -46,12 +48,40 @@ async def test_example_of_a_document_runs(
             await outcome
 
 
-def test_links_between_documents_lead_somewhere() -> None:
-    """What a relative link names exists."""
-    for document in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        text = document.read_text(encoding="utf-8")
-        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):
-            assert (document.parent / target).exists(), f"{document.name}: {target}"
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page, as GitHub makes them from its headings."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in found}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_of_a_page_lead_somewhere(page: Path) -> None:
+    """What a relative link names exists, the heading that it leads to as well."""
+    text = page.read_text(encoding="utf-8")
+    for name, anchor in re.findall(r"\]\((?!https?://)([^)#\s]*)(?:#([^)]*))?\)", text):
+        target = page.parent / name if name else page
+        assert target.exists(), name
+        assert not anchor or anchor in anchors(target), f"{name}#{anchor}"
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    """No page of the documents is missing from the table of the README."""
+    linked = re.findall(r"\]\((docs/[^)#]+\.md)", (ROOT / "README.md").read_text("utf-8"))
+    pages = [str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")]
+    assert sorted(set(linked)) == sorted(pages)
+
+
+def test_code_names_only_pages_that_exist() -> None:
+    """A message, a comment or a setting that names a page names one that is there."""
+    files = [
+        *(ROOT / "ladon_storage").rglob("*.py"),
+        *(ROOT / "tests").rglob("*.py"),
+        *(ROOT / name for name in ("pyproject.toml", "prefect.yaml", "Makefile")),
+    ]
+    for file in files:
+        for name in re.findall(r"docs/[\w/-]+\.md", file.read_text(encoding="utf-8")):
+            assert (ROOT / name).exists(), f"{file}: {name}"
 
 
 def test_guarantees_name_tests_that_exist() -> None:
@@ -62,17 +92,27 @@ def test_guarantees_name_tests_that_exist() -> None:
         assert f"def {name}(" in (ROOT / file).read_text(), name
 
 
-def test_readme_names_only_targets_that_exist() -> None:
+def test_pages_name_only_targets_that_exist() -> None:
     """Each `make` command of the documents is a target of the Makefile."""
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"(?:`|\$ )make ([a-z]+)", (ROOT / "README.md").read_text()))
-    assert {"demo", "test"} <= named <= targets
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        named = set(re.findall(r"(?:`|\$ )make ([a-z-]+)", page.read_text("utf-8")))
+        assert named <= targets, page.name
 
 
-def test_commands_of_the_readme_are_verbs_with_their_options() -> None:
+COMMANDS = sorted(
+    {
+        command
+        for page in PAGES
+        if page.name != "commands.md"  # made from the command
+        for block in blocks(page)
+        if block.language in ("console", "text")
+        for command in COMMAND.findall(block.text)
+    }
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_of_a_page_is_a_verb_with_its_options(command: str) -> None:
     """What a reader copies is no usage error: each command line is parsed by the command."""
-    text = (ROOT / "README.md").read_text()
-    commands = re.findall(r"^\$ (?:\.venv/bin/)?ladon-storage (.*)$", text, re.MULTILINE)
-    assert len(commands) >= 8
-    for command in commands:
-        app.parse_args(command, exit_on_error=False, print_error=False)
+    app.parse_args(command, exit_on_error=False, print_error=False)

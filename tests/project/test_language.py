@@ -1,11 +1,15 @@
-"""The language of the package: plain sentences in the terms of the field, in docs and messages."""
+"""The language of the package and its documents: plain sentences in the terms of the field."""
 
 import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[2] / "ladon_storage"
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "ladon_storage"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 DIALECT = re.compile(
     r"\b(told|who(so)?ever|nobody|somebody|anybody|anew|belongs into|under way)\b|^Tell whether\b",
@@ -67,6 +71,28 @@ def test_docstring_and_message_are_written_in_plain_terms() -> None:
         f"{path.relative_to(PACKAGE)}:{line}: {words}"
         for path in sorted(PACKAGE.rglob("*.py"))
         for line, words in faults(path.read_text(encoding="utf-8"))
+    ]
+    assert not found, "\n".join(found)
+
+
+def prose(text: str) -> str:
+    """Return the prose of a document: its lines, without the words of code blocks."""
+    return re.sub(
+        r"^```.*?^```$",
+        lambda block: "\n" * block[0].count("\n"),
+        text,
+        flags=re.MULTILINE | re.DOTALL,
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_document_is_written_in_plain_terms(page: Path) -> None:
+    """A page has none of those words either, and neither have the texts that it takes from code."""
+    lines = prose(page.read_text(encoding="utf-8")).splitlines()
+    found = [
+        f"{page.relative_to(ROOT)}:{number}: {match.group()}"
+        for number, line in enumerate(lines, 1)
+        if (match := DIALECT.search(line))
     ]
     assert not found, "\n".join(found)
 

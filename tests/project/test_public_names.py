@@ -18,7 +18,7 @@ from tests.forks import forking
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECTIONS = re.findall(
     r"^## `(ladon_storage[\w.]*)`\n(.*?)(?=^## |\Z)",
-    (ROOT / "docs" / "PYTHON.md").read_text(encoding="utf-8"),
+    (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8"),
     re.MULTILINE | re.DOTALL,
 )
 PACKAGES = [

@@ -1,105 +1,67 @@
-"""The reference of `ladon.toml`: its tables are those of the models.
-
-``python -m tests.project.test_reference`` writes them into the document.
-"""
+"""The reference is what the code says: its generated parts are current, its lists complete."""
 
 from __future__ import annotations
 
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pydantic import BaseModel
-from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from ladon_storage.collection.protocols import Limits
-from ladon_storage.project import (
-    Freshness,
-    Project,
-    Schedule,
-    SinkTable,
-    SourceTable,
-    StorageTable,
-)
-from ladon_storage.sources import KINDS
-
-DOCUMENT = Path(__file__).parents[2] / "docs" / "LADON_TOML.md"
-MODELS: dict[str, type[BaseModel]] = {
-    "storage": StorageTable,
-    "sinks": SinkTable,
-    "source": SourceTable,
-    "schedule": Schedule,
-    "limits": Limits,
-    "freshness": Freshness,
-    **{f"kind {kind.model_fields['kind'].default}": kind for kind in KINDS},
-}
+from ladon_storage.project import Project
+from tests.documents import ROOT, blocks
+from tests.project import reference
 
 
-def rendered(model: type[BaseModel]) -> str:
-    """Return the table of a model's fields, those that are required first."""
-    rows = ["| key | default | |", "|---|---|---|"]
-    fields = [(name, field) for name, field in model.model_fields.items() if name != "kind"]
-    if "kind" in model.model_fields and model in (SourceTable, SinkTable):
-        fields.insert(0, ("kind", model.model_fields["kind"]))
-    for name, field in sorted(fields, key=lambda each: not each[1].is_required()):
-        default = "required" if field.is_required() else shown(model, name, field)
-        if name == "source_id":
-            default = "the table's name"
-        text = str(field.description).replace("|", "\\|")
-        if unit := re.search(r"\((days|hours|seconds)\)$", field.title or ""):
-            text += f" In {unit[1]}."
-        rows.append(f"| `{name}` | {default} | {text} |")
-    return "\n".join(rows)
+@pytest.mark.parametrize("page", reference.GENERATED, ids=lambda page: page.stem)
+def test_generated_parts_are_current(page: Path) -> None:
+    """A field, verb, metric, error or route that is new or changed stands in the reference."""
+    assert page.read_text("utf-8") == reference.current(page), "Run make docs."
 
 
-def shown(model: type[BaseModel], name: str, field: Any) -> str:
-    extra = field.json_schema_extra
-    value = extra.get("default", field.default) if isinstance(extra, dict) else field.default
-    if field.default_factory is not None:
-        value = field.default_factory()
-    if value is None or value in ((), {}, "") or value is PydanticUndefined:
-        return ""
-    value = to_jsonable_python(value)
-    if isinstance(value, dict):
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+def test_every_generated_part_has_its_place() -> None:
+    """No model or table was forgotten, and each stands once."""
+    found = [
+        found[2]
+        for page in reference.GENERATED
+        for found in reference.MARKER.finditer(page.read_text("utf-8"))
+    ]
+    assert sorted(found) == sorted(reference.PARTS)
 
 
-def marked(name: str) -> re.Pattern[str]:
-    return re.compile(rf"(<!-- fields: {re.escape(name)} -->\n\n).*?(?=\n\n|\Z)", re.DOTALL)
+def test_stale_part_is_written_again() -> None:
+    """A table that differs in one word becomes what the code says, and nothing else changes."""
+    text = (reference.PAGES / "ladon-toml.md").read_text("utf-8")
+    assert reference.with_parts(text.replace("| `url` |", "| `uri` |")) == text
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_reference_has_the_fields_of_the_model(name: str) -> None:
-    """A key that is new, or means something else, stands in the reference."""
-    found = marked(name).search(DOCUMENT.read_text(encoding="utf-8"))
-    assert found, f"there is no table of {name}"
-    assert found[0].partition("\n\n")[2].rstrip() == rendered(MODELS[name])
+def test_variables_of_the_code_are_those_of_the_reference() -> None:
+    """The first table of the page names each variable that the package reads, and no other."""
+    text = (reference.PAGES / "environment.md").read_text("utf-8").partition("\n## ")[0]
+    named = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    assert sorted(named) == sorted(reference.variables_of_the_code())
 
 
-def test_examples_of_the_reference_load(tmp_path: Path) -> None:
+def test_events_of_the_code_are_those_of_the_reference() -> None:
+    """The page names each event that a flow or the command emits, and no other."""
+    text = (reference.PAGES / "events.md").read_text("utf-8")
+    named = re.findall(r"^\| `(ladon\.[\w.-]+)` \|", text, re.MULTILINE)
+    assert sorted(named) == sorted(reference.events_of_the_code())
+
+
+TOML = [
+    pytest.param(block.text, id=f"{page.stem} line {block.line}")
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    for block in blocks(page)
+    if block.language == "toml" and block.use != "append"
+]
+
+
+@pytest.mark.parametrize("text", TOML)
+def test_example_of_the_file_loads(text: str, tmp_path: Path) -> None:
     """Each example is a file, or the part of one, that can be used as it stands."""
-    examples = re.findall(r"```toml\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(examples) >= 3
-    for number, text in enumerate(examples):
-        tomllib.loads(text)
-        file = tmp_path / f"{number}.toml"
-        file.write_text(text, encoding="utf-8")
-        Project.load(file, check_sources="tickets" not in text)
-
-
-def main() -> None:
-    """Write the tables into the document."""
-    text = DOCUMENT.read_text(encoding="utf-8")
-    for name, model in MODELS.items():
-        table = rendered(model)
-        text = marked(name).sub(lambda found, table=table: found[1] + table, text)  # type: ignore[misc]
-    DOCUMENT.write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    tomllib.loads(text)
+    file = tmp_path / "ladon.toml"
+    file.write_text(text, encoding="utf-8")
+    project = Project.load(file, check_sources="tickets" not in text)
+    assert project.sources or project.sinks

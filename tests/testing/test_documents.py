@@ -1,4 +1,4 @@
-"""The code of docs/TESTING.md runs as it stands, where nothing but the package is installed."""
+"""The code of `docs/how-to/test-your-own.md` runs where nothing but the package is installed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 
 from tests.documents import ROOT, examples
 
-SOURCE, SINK, LOOP, MISTAKE, DOUBLES = (code for _, code in examples(ROOT / "docs" / "TESTING.md"))
+SOURCE, SINK, LOOP, MISTAKE, DOUBLES = (
+    code for _, code in examples(ROOT / "docs" / "how-to" / "test-your-own.md")
+)
 
 
 def run_python(folder: Path, *arguments: str) -> str:

@@ -26,11 +26,17 @@ class Place:
     api: PrefectApi
     service: str
 
+    @property
+    def known(self) -> dict[str, str]:
+        """The variables that name the servers."""
+        return {"PREFECT_API_URL": self.api.api, "STORAGE_SERVICE_URL": self.service}
+
     @asynccontextmanager
-    async def running(self, *command: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    async def running(
+        self, *command: str, **variables: str
+    ) -> AsyncIterator[asyncio.subprocess.Process]:
         """Run a module that knows them."""
-        known = {"PREFECT_API_URL": self.api.api, "STORAGE_SERVICE_URL": self.service}
-        async with module(self.folder, *command, **RUNS, **known) as process:
+        async with module(self.folder, *command, **RUNS, **self.known, **variables) as process:
             yield process
 
     async def done(self, *command: str) -> str:

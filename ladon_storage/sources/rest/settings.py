@@ -223,8 +223,8 @@ class RestSettings(BaseModel):
     full_snapshot: bool = Field(
         False,
         title="Full snapshot",
-        description="Each run lists all records, so a record that is missing was removed. Requires "
-        "an empty overlap.",
+        description="Each run lists all records, so a record that is missing was removed. There is "
+        "no overlap then.",
     )
     retention: Annotated[Days, Field(gt=timedelta(0))] | None = Field(
         None,
@@ -244,6 +244,14 @@ class RestSettings(BaseModel):
         description="HTTP statuses for too many requests, in addition to 429.",
     )
     connection: Connection | None = connection_field()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_the_overlap_empty(cls, given: Any) -> Any:
+        # A file of TOML has no null, with which the overlap would be left empty.
+        if isinstance(given, Mapping) and given.get("full_snapshot") and "overlap" not in given:
+            return {**given, "overlap": None}
+        return given
 
     @model_validator(mode="after")
     def _check(self) -> Self:
