@@ -63,9 +63,10 @@ def open_database(path: Path) -> sqlite3.Connection:
         )
     connection = None
     try:
-        with suppress(OSError):  # SQLite says why it cannot
-            # Its log and its index get the same mode.
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        with suppress(OSError):  # it exists, or SQLite says why it cannot
+            # Its log and its index get the same mode. A file that exists is not opened: closing it
+            # would drop the locks that other connections of this process have on it.
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         connection = connect(path)
         _check_ours(connection, path)
         _use_write_ahead_log(connection)

@@ -7,6 +7,9 @@ then on is lost, or makes a damaged file. So each commit looks at them first.
 - SQLite changes the database itself only in a checkpoint, which leaves its marks in the log's
   header and the index. A database that changed without them was written over, as by a copied
   backup.
+- No file is opened here: closing any descriptor of a file drops all locks that the process has on
+  it, those of SQLite too. What is read is read through SQLite's own descriptors, where the system
+  shows which they are; elsewhere only moved and deleted files are seen.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ class DatabaseFiles:
         self._log = path.with_name(f"{path.name}-wal")
         self._index = path.with_name(f"{path.name}-shm")
         self._same = {file: _identity(file) for file in (path, self._log, self._index)}
+        self._descriptors: dict[Path, int] = {}
         self._written = self._last_write()
         self._checkpoint = self._checkpoint_marks()
 
@@ -50,7 +54,8 @@ class DatabaseFiles:
             elif now != before:
                 return f"its file {file.name} was deleted or replaced"
         marks, written = self._checkpoint_marks(), self._last_write()
-        if written != self._written and marks == self._checkpoint and not _is_busy(marks):
+        changed = written != self._written and marks == self._checkpoint
+        if changed and marks is not None and not _is_busy(marks):
             return "its file was written over by another program"
         self._checkpoint, self._written = marks, written
         return None
@@ -61,9 +66,27 @@ class DatabaseFiles:
             return stat.st_mtime_ns, stat.st_size
         return None
 
-    def _checkpoint_marks(self) -> tuple[bytes, bytes, bytes]:
-        index = _start_of(self._index, _BACKFILLING.stop)
-        return _start_of(self._log, _LOG_HEADER), index[_BACKFILLED], index[_BACKFILLING]
+    def _checkpoint_marks(self) -> tuple[bytes, bytes, bytes] | None:
+        """Return what a checkpoint changes; ``None``: it cannot be read."""
+        header = self._start_of(self._log, _LOG_HEADER)
+        index = self._start_of(self._index, _BACKFILLING.stop)
+        if header is None or index is None:
+            return None
+        return header, index[_BACKFILLED], index[_BACKFILLING]
+
+    def _start_of(self, file: Path, length: int) -> bytes | None:
+        identity = self._same[file]
+        if identity is None:
+            return None
+        known = self._descriptors.get(file)
+        if known is None or _identity(known) != identity:
+            self._descriptors.pop(file, None)
+            if (known := _descriptor_of(identity)) is None:
+                return None
+            self._descriptors[file] = known
+        with suppress(OSError):
+            return os.pread(known, length, 0)
+        return None
 
 
 def _is_busy(marks: tuple[bytes, bytes, bytes]) -> bool:
@@ -71,13 +94,16 @@ def _is_busy(marks: tuple[bytes, bytes, bytes]) -> bool:
     return marks[1] != marks[2]
 
 
-def _start_of(file: Path, length: int) -> bytes:
-    with suppress(OSError), file.open("rb", buffering=0) as opened:
-        return opened.read(length)
-    return b""
+def _descriptor_of(identity: _Identity) -> int | None:
+    """Return a descriptor that this process has of a file; ``None``: the system does not say."""
+    with suppress(OSError):
+        for name in os.listdir("/proc/self/fd"):
+            if _identity(int(name)) == identity:
+                return int(name)
+    return None
 
 
-def _identity(file: Path) -> _Identity:
+def _identity(file: Path | int) -> _Identity:
     with suppress(OSError):
         stat = os.stat(file)
         return stat.st_dev, stat.st_ino
