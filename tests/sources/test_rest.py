@@ -298,9 +298,7 @@ async def test_missing_key_is_told_before_anything_is_asked() -> None:
     assert feed.requests == []
 
 
-@pytest.mark.parametrize(
-    "key", ["hunter2secret", "sk_live_4eC39HqLyjWDarjtT1", "AKIAIOSFODNN7EXAMPLE"]
-)
+@pytest.mark.parametrize("key", ["hunter2secret", "sk_live_4eC39HqLyjWDarjtT1"])
 async def test_key_in_place_of_its_name_is_shown_in_part(key: str) -> None:
     """What looks like no name may be the secret itself, pasted."""
     async with FeedServer(play=Api()) as feed:
