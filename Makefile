@@ -28,7 +28,7 @@ define environment
 @$(1)/bin/python -m pip $(PIP_OPTIONS) install --no-deps --no-build-isolation --editable .
 endef
 
-.PHONY: setup test test-quick test-slow check docs demo up up-test oldest e2e pictures chaos bench lock clean
+.PHONY: setup test test-quick test-slow check docs demo up up-test oldest e2e contract pictures chaos bench lock clean
 
 setup: $(STAMP)
 	@:
@@ -95,6 +95,15 @@ e2e: $(STAMP)
 	@$(PIP) install $(LOCKED) tests/e2e/requirements.lock
 	@CHROMIUM="$(CHROMIUM)" $(BIN)/python -m pytest tests/e2e
 
+# Asks the service all that its description allows, and what it forbids, for about a minute. The tool has
+# an environment of its own: as a plugin of pytest it would take part in every test.
+CONTRACT_SECONDS ?= 25
+contract: $(STAMP)
+	@$(PYTHON) -m venv --clear .venv-contract
+	@.venv-contract/bin/python -m pip $(PIP_OPTIONS) install --no-compile $(LOCKED) tests/contract/requirements.lock
+	@SCHEMATHESIS="$(CURDIR)/.venv-contract/bin/st" CONTRACT_SECONDS=$(CONTRACT_SECONDS) SEED=$(SEED) \
+	  $(BIN)/python -m pytest tests/contract
+
 # Shows the present pages in the documents.
 pictures: e2e
 	@cp $(foreach page,form-v1 form-v2 run-v2 artifact-v2 failed-v2 overview-v1,.e2e/screenshots/$(page).png) docs/images/
@@ -119,7 +128,8 @@ lock:
 	$(ADDED) --group install --output-file .ci/uv.lock
 	$(ADDED) benchmarks/requirements.in --output-file benchmarks/requirements.lock
 	$(ADDED) tests/e2e/requirements.in --output-file tests/e2e/requirements.lock
+	$(ADDED) tests/contract/requirements.in --output-file tests/contract/requirements.lock
 	$(COMPILE) --upgrade pyproject.toml tests/flows/oldest.in --all-extras --group test --output-file tests/flows/oldest.lock
 
 clean:
-	rm -rf .venv .venv-oldest .demo .local .e2e .chaos build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest .venv-contract .demo .local .e2e .chaos build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

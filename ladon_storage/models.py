@@ -24,6 +24,7 @@ from pydantic import (
 
 from ladon_storage.errors import WatermarkConflictError, WatermarkInFutureError
 from ladon_storage.values import (
+    NUMBER,
     ErrorText,
     ShortText,
     StoredLedger,
@@ -194,6 +195,9 @@ def _told_time(text: str) -> datetime | None:
 SERVICE_TIME = "X-Storage-Time"
 """The header in which the embedded service sends its time; no gateway rewrites it."""
 
+REQUEST_ID = "X-Request-ID"
+"""The header with the id of a request, which is in the logs of both sides."""
+
 _ANSWERED_AT, _FOUND_NOTHING = "_answered_at", "_found_nothing"
 
 
@@ -239,10 +243,10 @@ class WatermarkUpdate(BaseModel):
     timestamp: Timestamp
     status: WatermarkStatus = WatermarkStatus.SUCCESS
     error_message: ErrorText | None = None
-    records_collected: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    records_collected: Annotated[int, Field(ge=0, le=2**53), NUMBER] | None = None
     run_id: ShortText | None = None
     # Only of a run that is running.
-    lease_seconds: Annotated[float, Field(gt=0, le=10**9)] | None = None
+    lease_seconds: Annotated[float, Field(gt=0, le=10**9), NUMBER] | None = None
     ledger: StoredLedger | None = None
 
     @classmethod

@@ -115,6 +115,16 @@ Timestamp = Annotated[
 ]
 """An aware UTC datetime; ISO 8601 with offset on the wire."""
 
+
+def _check_number(value: object) -> object:
+    if isinstance(value, bool | str | bytes):
+        raise ValueError("should be a number")
+    return value
+
+
+NUMBER = BeforeValidator(_check_number)
+"""The check that a number is one: neither ``true`` nor a text of digits."""
+
 SourceId = Annotated[str, AfterValidator(check_source_id)]
 """The name of a source: 1 to 255 characters that one path segment can carry."""
 

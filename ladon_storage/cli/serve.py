@@ -9,7 +9,7 @@ import signal
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -50,13 +50,14 @@ def serve(
     history_changes: Annotated[
         int, Parameter(help="How many changes of one source are kept.")
     ] = 1000,
+    log_format: Annotated[
+        Literal["text", "json"], Parameter(help="A line for each record, or a JSON object.")
+    ] = "text",
 ) -> None:
     """Run the Storage Service over one SQLite file."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
-    # Each change is logged; what no format asks for is not looked up for each.
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    from ladon_storage.server.logs import set_up_logging
+
+    set_up_logging(log_format)
     if tls_key is not None and tls_certificate is None:
         raise ConfigurationError("--tls-key needs --tls-certificate; name the certificate, too.")
     certificate = None

@@ -37,7 +37,7 @@ from ladon_storage.client.responses import (
     unhealthy,
     watermark_of,
 )
-from ladon_storage.client.transport import API_PATH, Transport
+from ladon_storage.client.transport import API_PATH, Transport, new_request_id
 from ladon_storage.errors import (
     CircuitOpenError,
     ConfigurationError,
@@ -272,9 +272,12 @@ class StorageServiceClient(KeywordUpdate, OperatorRequests):
         """
         status: int | None = None
         problem: Exception | str | None
+        request_id = new_request_id()
         try:
             answer = await (
-                self._transport.probe_health() if through_circuit else self._transport.ask_health()
+                self._transport.probe_health(request_id)
+                if through_circuit
+                else self._transport.ask_health(request_id)
             )
             status = answer.status
             problem = unhealthy(answer)
@@ -295,10 +298,11 @@ class StorageServiceClient(KeywordUpdate, OperatorRequests):
             failure.transient = False
         logger.log(
             logging.ERROR if self._is_production else logging.WARNING,
-            "%s (health_check_failed)",
+            "%s (health_check_failed, request %s)",
             text,
+            request_id,
             exc_info=failure,
-            extra=log_fields(None, "health_check_failed", status),
+            extra=log_fields(None, "health_check_failed", status, request_id),
         )
         if self._is_production:
             raise failure
@@ -379,7 +383,7 @@ class StorageServiceClient(KeywordUpdate, OperatorRequests):
         Without a response to that question, the first 404 stands.
         """
         try:
-            answer = await self._transport.health(pool)
+            answer = await self._transport.health(pool, new_request_id())
         except StorageError:
             return True
         return answer.status != 404 and answer.etag != NO_VERSION

@@ -111,7 +111,14 @@ def error_type(error: Exception) -> str:
     return "unexpected_error"
 
 
-def log_fields(source_id: str | None, error_type: str, status: int | None) -> dict[str, Any]:
+def log_fields(
+    source_id: str | None, error_type: str, status: int | None, request_id: str | None
+) -> dict[str, Any]:
     """Return the fields of a log record about a failure."""
-    facts = {"source_id": source_id, "error_type": error_type, "status": status}
+    facts = {
+        "source_id": source_id,
+        "error_type": error_type,
+        "status": status,
+        "request_id": request_id,
+    }
     return {name: value for name, value in facts.items() if value is not None}

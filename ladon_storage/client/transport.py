@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -31,7 +32,7 @@ from ladon_storage.errors import (
     StorageError,
     StorageTimeoutError,
 )
-from ladon_storage.models import SERVICE_TIME
+from ladon_storage.models import REQUEST_ID, SERVICE_TIME
 
 logger = logging.getLogger("ladon_storage.client.client")  # one name for what a client logs
 
@@ -41,6 +42,11 @@ LONGEST_ERROR_BODY = 16_384
 ERROR_BODY_SECONDS = 1.0
 
 T = TypeVar("T")
+
+
+def new_request_id() -> str:
+    """Return an id for one request, which the service logs with what it did."""
+    return secrets.token_hex(8)
 
 
 class Transport:
@@ -79,7 +85,7 @@ class Transport:
         headers: dict[str, str] | None = None,
     ) -> T:
         """Make one request when the pool and the circuit admit it, and note its outcome."""
-        breaker = self._circuit_breaker
+        breaker, request_id = self._circuit_breaker, None
         try:
             pool = self._pools.take_free()
             if pool is None:
@@ -91,6 +97,8 @@ class Transport:
                 except CircuitUndecidedError:  # only where processes share the circuit
                     permit = await breaker.admit()
                 try:
+                    request_id = new_request_id()
+                    headers = {**(headers or {}), REQUEST_ID: request_id}
                     answer = await self.send(pool, method, url, body, headers)
                     result = await read(answer, source_id, pool)
                 except BaseException as error:
@@ -103,28 +111,28 @@ class Transport:
             finally:
                 pool.give()
         except Exception as error:
-            self._note_failure(method, source_id, error)
+            self._note_failure(method, source_id, request_id, error)
             raise
         metrics.count_request(method, answer.status)
         return result
 
-    async def ask_health(self) -> Response:
+    async def ask_health(self, request_id: str) -> Response:
         """Make a health check, whatever the state of the circuit."""
         pool = await self._pools.take(self._timeout)
         try:
-            return await self.health(pool)
+            return await self.health(pool, request_id)
         finally:
             pool.give()
 
-    async def health(self, pool: Pool) -> Response:
+    async def health(self, pool: Pool, request_id: str) -> Response:
         """Ask the service for its health, in a slot that was taken."""
-        return await self.send(pool, "GET", self._health)
+        return await self.send(pool, "GET", self._health, headers={REQUEST_ID: request_id})
 
-    async def probe_health(self) -> Response:
+    async def probe_health(self, request_id: str) -> Response:
         """Make a health check through the circuit; a success does not count."""
         permit = await self._circuit_breaker.admit()
         try:
-            answer = await self.ask_health()
+            answer = await self.ask_health(request_id)
         except BaseException as error:
             if is_failure(error):
                 self._circuit_breaker.failure(permit)
@@ -237,17 +245,20 @@ class Transport:
             pass
         return body
 
-    def _note_failure(self, method: str, source_id: str, error: Exception) -> None:
+    def _note_failure(
+        self, method: str, source_id: str, request_id: str | None, error: Exception
+    ) -> None:
         status = getattr(error, "status", None)
         label = error_type(error)
         metrics.count_request(method, status, label)
         logger.log(
             logging.WARNING if label == "circuit_breaker_open" else logging.ERROR,
-            "%s watermark %r failed (%s): %s",
+            "%s watermark %r failed (%s%s): %s",
             method,
             source_id,
             label,
+            f", request {request_id}" if request_id else "",
             error,
             exc_info=True,
-            extra=log_fields(source_id, label, status),
+            extra=log_fields(source_id, label, status, request_id),
         )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         collect_taxii,
         collect_threatfox,
         collect_urlhaus,
+        flow_of,
     )
     from ladon_storage.flows.collect_many import collect_many
     from ladon_storage.flows.freshness import check_freshness
@@ -39,6 +40,7 @@ __all__ = [
     "collect_taxii",
     "collect_threatfox",
     "collect_urlhaus",
+    "flow_of",
     "probe_storage",
     "reconcile",
 ]
@@ -59,6 +61,7 @@ offer(
             "collect_taxii",
             "collect_threatfox",
             "collect_urlhaus",
+            "flow_of",
         ),
         "collect_many": ("collect_many",),
         "freshness": ("check_freshness",),

@@ -28,6 +28,7 @@ from prefect.artifacts import (
 from prefect.states import Completed
 
 from ladon_storage.client.metrics import count_collected
+from ladon_storage.client.pushing import push_metrics
 from ladon_storage.collection.ledger import ExtractionResult, Ledger
 from ladon_storage.collection.protocols import Source, utc_now
 from ladon_storage.collection.run import Report
@@ -157,7 +158,9 @@ class RunReporter:
             emit_of_source(FAILED, self.source_id, counts | {"error": why})
         elif self.report is not None:
             self._completed(self.report)
-        await asyncio.gather(self._write_page(why), self._write_row(why))
+        await asyncio.gather(
+            self._write_page(why), self._write_row(why), push_metrics(self.source_id)
+        )
 
     async def _write_page(self, why: str) -> None:
         async with best_effort("write the artifact"):

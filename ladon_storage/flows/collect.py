@@ -6,18 +6,20 @@ defaults of another.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 from uuid import uuid4
 
 from prefect import runtime
 from prefect.flows import Flow
-from pydantic import AwareDatetime, BaseModel
+from pydantic import AwareDatetime
 
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.protocols import Limits, Sink, Source
 from ladon_storage.collection.run import Report, run
 from ladon_storage.collection.summaries import summary
+from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows import naming
 from ladon_storage.flows.artifacts import completed, report_run
 from ladon_storage.flows.concurrency import source_slot
@@ -91,8 +93,30 @@ def _resolved(sink: Any) -> Any:
     return sink.get_sink() if isinstance(sink, RecordSink) else sink_from(sink)
 
 
-def _flow_of(kind: type[BaseModel]) -> Flow[..., Any]:
-    """Return the same flow with a form for one kind of source."""
+def flow_of(source: type[Any]) -> Flow[..., Any]:
+    """Return the flow `collect` with a form for one class of sources, made from its fields.
+
+    Give it the name ``collect_`` and the source's, in the module of the class: Prefect finds a flow
+    by its module and its name.
+
+    Args:
+        source: A pydantic model or a dataclass with the members of a source. Its field ``kind``
+            names the flow, or else the class does.
+
+    Raises:
+        ConfigurationError: The class has no fields that a form could show.
+
+    Example:
+        ```python
+        collect_tickets = flow_of(Tickets)
+        ```
+    """
+    fields = getattr(source, "model_fields", None)
+    if fields is None and not dataclasses.is_dataclass(source):
+        raise ConfigurationError(
+            f"{source.__qualname__} has no fields for a form. Make it a pydantic model or a "
+            "dataclass, or name it as the `kind` of the flow collect."
+        )
 
     async def collect_kind(  # type: ignore[no-untyped-def]
         source,
@@ -104,14 +128,17 @@ def _flow_of(kind: type[BaseModel]) -> Flow[..., Any]:
     ):
         return await collect.fn(source, sink, storage, since, until, limits)
 
-    name = kind.model_fields["kind"].default
-    # Prefect's runner finds a flow in this module by its qualified name.
-    collect_kind.__name__ = collect_kind.__qualname__ = f"collect_{name}"
+    kind = fields.get("kind") if fields else None
+    name = kind.default if kind and isinstance(kind.default, str) else source.__name__.lower()
+    is_own = not source.__module__.startswith("ladon_storage.")
+    if is_own:
+        collect_kind.__module__ = source.__module__
+    collect_kind.__name__ = collect_kind.__qualname__ = f"collect_{name.replace('-', '_')}"
     collect_kind.__doc__ = re.sub(
-        "source: .*", f"source: {(kind.__doc__ or '').splitlines()[0]}", collect.fn.__doc__ or ""
+        "source: .*", f"source: {(source.__doc__ or '').splitlines()[0]}", collect.fn.__doc__ or ""
     )
     collect_kind.__annotations__ = {
-        "source": kind,
+        "source": source,
         "sink": RecordSink | None,
         "storage": StorageService | None,
         "since": AwareDatetime | None,
@@ -122,12 +149,12 @@ def _flow_of(kind: type[BaseModel]) -> Flow[..., Any]:
     return checked_flow(f"collect-{name}", naming.collection)(collect_kind)
 
 
-collect_threatfox = _flow_of(ThreatFox)
-collect_urlhaus = _flow_of(UrlHaus)
-collect_kev = _flow_of(Kev)
-collect_otx = _flow_of(Otx)
-collect_misp = _flow_of(Misp)
-collect_nvd = _flow_of(Nvd)
-collect_taxii = _flow_of(Taxii)
-collect_sql = _flow_of(SqlTable)
-collect_rest = _flow_of(RestApi)
+collect_threatfox = flow_of(ThreatFox)
+collect_urlhaus = flow_of(UrlHaus)
+collect_kev = flow_of(Kev)
+collect_otx = flow_of(Otx)
+collect_misp = flow_of(Misp)
+collect_nvd = flow_of(Nvd)
+collect_taxii = flow_of(Taxii)
+collect_sql = flow_of(SqlTable)
+collect_rest = flow_of(RestApi)

@@ -36,8 +36,12 @@ _NAMES_OF_SECRETS = {"key", "url_secret", "key_header", "key_param", "auth_prefi
 """The fields of sources that name a secret, and hold none."""
 
 
-def refuse_secrets(parameters: Mapping[str, Any]) -> None:
+def refuse_secrets(parameters: Mapping[str, Any], form_of: type | None = None) -> None:
     """Refuse parameters with which a secret would reach Prefect.
+
+    Args:
+        parameters: The parameters of a run.
+        form_of: The class of which the flow has a form, and which reads the source's fields itself.
 
     Raises:
         ConfigurationError: A sink's address has a password in it, or a source is set up wrong;
@@ -69,7 +73,7 @@ def refuse_secrets(parameters: Mapping[str, Any]) -> None:
                 "the parameters of a run. Give the class the name of the secret, and let it look "
                 "it up."
             )
-    if isinstance(source, Mapping):
+    if isinstance(source, Mapping) and not (form_of is not None and _is_own(source)):
         source_from(source)  # refuses what holds a secret, among what else is wrong
     for each in listed:
         if isinstance(each, Mapping):
@@ -134,10 +138,16 @@ class CheckedFlow(Flow[P, R]):
         self.__signature__ = form_signature(self.fn)  # what Prefect makes the form from
         self.parameters = parameter_schema(self)
 
+    @property
+    def _source(self) -> type | None:
+        """The class of sources of which this flow has a form."""
+        annotated = self.fn.__annotations__.get("source")
+        return annotated if isinstance(annotated, type) else None
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Start a run, if no secret is among its parameters."""
         given = {name: value for name, value in kwargs.items() if name not in _PREFECTS}
-        refuse_secrets(get_call_parameters(self.fn, args, given))
+        refuse_secrets(get_call_parameters(self.fn, args, given), self._source)
         return super().__call__(*args, **kwargs)
 
     def with_options(self, **options: Any) -> Any:
@@ -164,7 +174,7 @@ class CheckedFlow(Flow[P, R]):
 
     def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return parameters as Prefect stores them."""
-        refuse_secrets(parameters)
+        refuse_secrets(parameters, self._source)
         told = {
             name: f"<{type(value).__name__}>" if _is_opaque(value) else value
             for name, value in parameters.items()

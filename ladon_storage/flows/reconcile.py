@@ -12,6 +12,8 @@ from prefect.artifacts import acreate_markdown_artifact
 from pydantic import AwareDatetime, Field
 
 from ladon_storage.blocks import RecordSink, StorageService
+from ladon_storage.client.metrics import count_missed
+from ladon_storage.client.pushing import push_metrics
 from ladon_storage.collection import reconciliation
 from ladon_storage.collection.protocols import Limits, Sink, Source, utc_now
 from ladon_storage.collection.reconciliation import Reconciliation
@@ -89,6 +91,9 @@ async def _tell(report: Reconciliation) -> None:
     level = logging.WARNING if report.missed else logging.INFO
     ids = ", ".join(map(repr, report.missed_ids[:10]))
     logger.log(level, "Source %r: %s%s", report.source_id, summary(report), ids and f": {ids}")
+    count_missed(report.source_id, report.missed)
+    # Its group is not that of the regular runs, whose next push would take it away.
+    await push_metrics(f"{report.source_id} reconciliation")
     if report.missed:
         emit_of_source(MISSED, report.source_id, report.model_dump(mode="json"))
     async with best_effort("write the artifact"):

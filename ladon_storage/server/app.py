@@ -27,6 +27,7 @@ from ladon_storage.errors import (
     WatermarkInFutureError,
 )
 from ladon_storage.models import (
+    REQUEST_ID,
     SERVICE_TIME,
     Precondition,
     WatermarkDelete,
@@ -35,6 +36,7 @@ from ladon_storage.models import (
 )
 from ladon_storage.server import requests
 from ladon_storage.server.access import Access, Token, check_allowed
+from ladon_storage.server.logs import request_id, request_id_of
 from ladon_storage.server.metrics import MAX_SOURCES, ServiceMetrics
 from ladon_storage.server.openapi import document
 from ladon_storage.server.overview import Listing, Order
@@ -69,13 +71,13 @@ class Routes:
     Args:
         store: The watermarks.
         metrics: The content of ``/metrics``.
-        document: The content of ``/openapi.json``.
+        access: The rules of requests, of which the service's description depends.
     """
 
-    def __init__(self, store: WatermarkDatabase, metrics: ServiceMetrics, document: bytes) -> None:
+    def __init__(self, store: WatermarkDatabase, metrics: ServiceMetrics, access: Access) -> None:
         self._store = store
         self._metrics = metrics
-        self._document = document
+        self._access = access
 
     def table(self) -> list[web.RouteDef]:
         """Return every route of the service."""
@@ -191,7 +193,8 @@ class Routes:
 
     async def document(self, request: web.Request) -> web.Response:
         """Describe the service."""
-        return web.Response(body=self._document, headers={hdrs.CONTENT_TYPE: "application/json"})
+        body = await asyncio.to_thread(document, asks_token=not self._access.is_open)
+        return web.Response(body=body, headers={hdrs.CONTENT_TYPE: "application/json"})
 
     async def logo(self, request: web.Request) -> web.Response:
         """Show the project's logo."""
@@ -252,7 +255,7 @@ def create_app(
     access = Access(token, store, allowed_hosts)
     answering = _answering(metrics, access, in_flight or InFlight(), store.now)
     app = web.Application(middlewares=[answering], client_max_size=requests.MAX_BODY_BYTES)
-    app.add_routes(Routes(store, metrics, document()).table())
+    app.add_routes(Routes(store, metrics, access).table())
     app.add_routes(Pages(store, access, prefect_url).table())
     return app
 
@@ -287,6 +290,7 @@ def _answering(
     @web.middleware
     async def answering(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
+        request_id.set(request_id_of(request.headers.get(REQUEST_ID)))
         resource = request.match_info.route.resource
         route = resource.canonical if resource else "none"
         status = 500
@@ -315,18 +319,30 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
     except RequestError as error:
         return problem(error.message, error.status, error.field)
     except WatermarkConflictError as error:
+        _log_refused(request, error)
         field = "timestamp" if error.status == 409 else "If-Match"
         return problem(error.message, error.status, field)
     except WatermarkInFutureError as error:
+        _log_refused(request, error)
         return problem(error.message, error.status, "timestamp")
     except DatabaseError as error:
-        logger.error("%s %r: %s", request.method, request.path, error)  # noqa: TRY400
+        logger.error(  # noqa: TRY400
+            "%s %r: %s", request.method, request.path, error, extra=_about(request)
+        )
         return problem(str(error), 503)
     except web.HTTPException:
         raise
     except Exception:
-        logger.exception("%s %r failed", request.method, request.path)
+        logger.exception("%s %r failed", request.method, request.path, extra=_about(request))
         return problem("The service failed, and logged why.", 500)
+
+
+def _log_refused(request: web.Request, error: Exception) -> None:
+    logger.info("%s refused: %s", request.method, error, extra=_about(request))
+
+
+def _about(request: web.Request) -> dict[str, str | None]:
+    return {"source_id": request.match_info.get("source_id")}
 
 
 def _dates(now: Callable[[], datetime]) -> Callable[[], str]:

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from contextvars import copy_context
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -240,7 +241,9 @@ class GroupCommit:
         if self._closed or self._task.done():
             raise DatabaseError("The database is closed; start the service again.")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append((change, note, future))
+        # In its caller's context, which has the request that it belongs to.
+        context = copy_context()
+        self._waiting.append((change, lambda outcome: context.run(note, outcome), future))
         self._awake.set()
         return await future
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from ladon_storage.models import age_seconds
+from ladon_storage.server.connections import Reason
 from ladon_storage.server.overview import Details, Overview, SourceState, State
 
 MAX_SOURCES = 400
@@ -61,6 +62,9 @@ class ServiceMetrics:
             ("reason",),
             registry=self._registry,
         )
+        # From 0 on: a rate does not see the first count of a series.
+        for reason in get_args(Reason):
+            self._closed.labels(reason)
         self._conflicts: Tally[str] = Tally()
         # labels() costs more than the rest of an observation; the combinations are few.
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}

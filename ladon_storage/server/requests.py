@@ -9,11 +9,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from typing import Annotated, Literal, TypeVar
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-from aiohttp import ClientError, web
+from aiohttp import ClientError, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -174,6 +175,13 @@ async def body(request: web.Request, model: type[Model]) -> Model:
         raise RequestError(
             f"Content-Type is {declared!r}; send application/json.", 415, "Content-Type"
         )
+    encoding = ", ".join(request.headers.getall(hdrs.CONTENT_ENCODING, ())).lower()
+    if encoding not in _ENCODINGS:
+        raise RequestError(
+            f"Content-Encoding is {encoding!r}; send gzip, deflate, or the body as it is.",
+            415,
+            hdrs.CONTENT_ENCODING,
+        )
     try:
         if request.content.is_eof():  # Arrived with its headers, as nearly all do.
             text = await request.read()
@@ -189,15 +197,43 @@ async def body(request: web.Request, model: type[Model]) -> Model:
             "The body did not arrive whole, or not in its declared encoding; send it again.", 400
         ) from None
     try:
-        return model.model_validate_json(text)
+        found = model.model_validate_json(text)
     except ValidationError as error:
         if error.errors()[0]["type"] == "json_invalid":
             raise RequestError(f"The body is not JSON ({_reason(error)}).", 400) from None
         raise _refused(error, 422, "Field") from None
+    _check_keys(text)
+    return found
 
 
-_TAG = r'(?:W/)?"[^"\x00-\x20\x7f]*"'
-_TAGS = re.compile(rf"{_TAG}(?:[ \t]*,[ \t]*{_TAG})*")
+# What aiohttp decodes, if it can: it passes a body in any other encoding on as it came.
+_ENCODINGS = frozenset({"", "identity", "gzip", "deflate", "br", "zstd"})
+
+
+def _check_keys(text: bytes) -> None:
+    """Refuse JSON with a key twice: its reader and its writer may mean different ones.
+
+    Raises:
+        RequestError: With 400, a key is repeated.
+    """
+    # The numbers are of no interest, and one of many digits would cost.
+    json.loads(text, object_pairs_hook=_unrepeated, parse_int=str, parse_float=str)
+
+
+def _unrepeated(pairs: list[tuple[str, object]]) -> None:
+    if len({key for key, _ in pairs}) == len(pairs):
+        return
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise RequestError(f"Key {key!r} is repeated in the body; send it once.", 400, key)
+        seen.add(key)
+
+
+_TAG = '(?:W/)?"[!#-~]*"'
+TAGS = f"{_TAG}(?:[ \t]*,[ \t]*{_TAG})*"
+"""The pattern of a list of version tags."""
+_TAGS = re.compile(TAGS)
 
 
 def precondition(request: web.Request) -> Precondition:

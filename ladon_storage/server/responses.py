@@ -14,7 +14,9 @@ from typing import Any, Literal
 from aiohttp import hdrs, web
 from pydantic import BaseModel
 
+from ladon_storage.models import REQUEST_ID
 from ladon_storage.server.connections import UNREAD_SECONDS, Connections, Wait
+from ladon_storage.server.logs import request_id, request_id_of
 from ladon_storage.server.requests import MAX_BODY_BYTES
 
 logger = logging.getLogger(__name__)
@@ -133,6 +135,10 @@ class Protocol(web.RequestHandler):
             if hdrs.ALLOW in resp.headers:
                 worded.headers[hdrs.ALLOW] = resp.headers[hdrs.ALLOW]
             resp = worded
+        # Not every refusal of aiohttp's has passed the routes.
+        resp.headers[REQUEST_ID] = request_id.get("") or request_id_of(
+            request.headers.get(REQUEST_ID)
+        )
         try:
             async with asyncio.timeout(UNREAD_SECONDS):
                 finished = await super().finish_response(request, resp, start_time)

@@ -44,7 +44,7 @@ def to_microseconds(instant: datetime | None) -> int | None: ...
 def to_microseconds(instant: datetime | None) -> int | None:
     """Return an aware timestamp as microseconds since 1970, exactly.
 
-    >>> to_microseconds(datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
+    >>> to_microseconds(datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=EPOCH.tzinfo))
     -1
     """
     return None if instant is None else (instant - EPOCH) // _MICROSECOND

@@ -172,7 +172,7 @@ class WatermarkDatabase:
             logger.info(
                 "Watermark %r: run %r from %s reported %s at %s; version %s",
                 source_id, update.run_id, actor, update.status, update.timestamp.isoformat(),
-                outcome.watermark.etag,
+                outcome.watermark.etag, extra={"source_id": source_id, "run_id": update.run_id},
             )  # fmt: skip
 
         return await self._writer.apply(change, note)
@@ -229,6 +229,7 @@ class WatermarkDatabase:
                 logger.info(
                     "Watermark %r: %r from %s reset it to %s; version %s",
                     source_id, reset.actor, actor, reset.timestamp.isoformat(), watermark.etag,
+                    extra={"source_id": source_id},
                 )  # fmt: skip
 
         return await self._writer.apply(change, note)
@@ -263,7 +264,9 @@ class WatermarkDatabase:
 
         def note(was_there: bool) -> None:
             if was_there:
-                logger.info("Watermark %r: %s deleted it", source_id, actor)
+                logger.info(
+                    "Watermark %r: %s deleted it", source_id, actor, extra={"source_id": source_id}
+                )
 
         return await self._writer.apply(change, note)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,12 +11,16 @@ from prefect import get_client
 from prefect.exceptions import ParameterTypeError
 from prefect.flow_engine import run_flow
 from prefect.utilities.callables import parameter_schema
+from pydantic import SecretStr
 
 from ladon_storage import flows
+from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.protocols import Limits
+from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.forms import titles_of
 from ladon_storage.sources import SOURCES
 from ladon_storage.sources.sql.source import SqlTable
+from tests.own_classes import Tickets, TicketsData, TicketsPlain
 
 KINDS = sorted(SOURCES.shipped)
 FLOWS = ["collect", "backfill", "reconcile", "collect_many", "check_freshness", "probe_storage"]
@@ -171,3 +176,32 @@ def test_definition_of_a_block_has_the_title_by_which_prefect_finds_it(name: str
     definitions = form_of(name)["definitions"]
     blocks = {key: each["title"] for key, each in definitions.items() if "block_type_slug" in each}
     assert blocks == {"RecordSink": "RecordSink", "StorageService": "StorageService"}
+
+
+@pytest.mark.parametrize(("source", "name"), [(Tickets, "tickets"), (TicketsData, "ticketsdata")])
+def test_class_of_ones_own_has_a_form_of_its_fields(source: type[Any], name: str) -> None:
+    """The form shows the fields of the class, and Prefect finds the flow next to it."""
+    flow = flows.flow_of(source)
+    form = parameter_schema(flow).model_dump_for_openapi()
+    shown = form["definitions"][form["properties"]["source"]["$ref"].rpartition("/")[2]]
+    assert {"source_id", "project"} <= set(shown["properties"])
+    assert (flow.name, flow.fn.__module__) == (f"collect-{name}", source.__module__)
+    assert flow.fn.__qualname__ == f"collect_{name}"
+
+
+async def test_form_of_a_class_of_ones_own_collects(tmp_path: Path) -> None:
+    """What the form sends is made an instance of the class, and collected."""
+    flow: Any = flows.flow_of(Tickets)
+    form = {
+        "source": {"kind": "tickets", "source_id": "own", "project": "P"},
+        "sink": RecordSink(url=SecretStr(f"sqlite:///{tmp_path}/records.db")),
+        "storage": StorageService(url=f"sqlite:///{tmp_path}/ladon.db"),
+    }
+    report = await flow(**form)
+    assert (report.source_id, report.records_written) == ("own", 2)
+
+
+def test_class_without_fields_has_no_form() -> None:
+    """A plain class is refused with what to do."""
+    with pytest.raises(ConfigurationError, match="TicketsPlain has no fields for a form"):
+        flows.flow_of(TicketsPlain)

@@ -55,10 +55,11 @@ async def test_run_and_its_tasks_are_named_by_the_source(
     storage: StorageSettings, tmp_path: Path
 ) -> None:
     """A collection has its source and its time, a past range its bounds."""
-    pages: list[list[Any]] = [[[record("1", 1)]]] * 9
-    source = ScriptedSource(*pages, source_id="named")
+    runs: list[list[Any]] = [[[record("1", 1)]]] * 9
+    source = ScriptedSource(*runs, source_id="named")
     state: Any = await collect(source, sink(tmp_path), storage, return_state=True)
     run = await run_of(state)
+    assert state.is_completed()
     assert run.expected_start_time
     assert run.name == f"named {run.expected_start_time:%H:%M}"
     assert "Collect named" in await task_names(run.id)

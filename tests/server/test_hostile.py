@@ -58,6 +58,36 @@ async def test_any_bytes_as_a_body_are_refused(call: Caller, body: bytes) -> Non
     check_refused(await call("PUT", path("kev"), data=body, headers=JSON))
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        ('{"timestamp": "2026-01-01", "timestamp": "2026-01-02"}', 400, "timestamp"),
+        ('{"timestamp": "2026-01-01", "unknown": 1, "unknown": 1}', 400, "unknown"),
+        ('{"timestamp": "2026-01-01", "ledger": {"a": {"b": 1, "b": 2}}}', 400, "b"),
+        ('{"timestamp": "2026-01-01", "time\\u0073tamp": "2026-01-02"}', 400, "timestamp"),
+        ('{"timestamp": "2026-01-01", "records_collected": true}', 422, "records_collected"),
+        ('{"timestamp": "2026-01-01", "records_collected": "5"}', 422, "records_collected"),
+        ('{"timestamp": "2026-01-01", "lease_seconds": true}', 422, "lease_seconds"),
+        ('{"timestamp": "2026-01-01", "lease_seconds": "60"}', 422, "lease_seconds"),
+    ],
+)
+async def test_ambiguous_body_is_refused(call: Caller, body: str, status: int, field: str) -> None:
+    """A key that stands twice, and a value that is only nearly a number, are never guessed."""
+    answer = await call("PUT", path("kev"), data=body.encode(), headers=JSON)
+    check_refused(answer)
+    assert (answer.status, answer.json["field"]) == (status, field)
+    assert (await call("GET", path("kev"))).status == 404
+
+
+@pytest.mark.parametrize("encoding", ["nosuch", "gzip, gzip", "x-gzip", "compress", "gzip;q=1"])
+async def test_unknown_encoding_of_a_body_is_refused(call: Caller, encoding: str) -> None:
+    """A body in an encoding that is not decoded is not read as if it had none."""
+    headers = {**JSON, "Content-Encoding": encoding}
+    answer = await call("PUT", path("kev"), data=b'{"timestamp": "2026-01-01"}', headers=headers)
+    check_refused(answer)
+    assert (answer.status, answer.json["field"]) == (415, "Content-Encoding")
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),

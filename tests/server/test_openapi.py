@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 from collections.abc import AsyncIterator
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +17,17 @@ from fastapi.openapi.models import OpenAPI
 # Its types are a package of their own, for this one test.
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
+from ladon_storage.server.access import add_token
 from ladon_storage.server.app import OPEN_ROUTES, create_app
+from ladon_storage.server.database import open_database
 from ladon_storage.server.openapi import document
 from ladon_storage.server.pages import PAGES, SIGN_IN, SIGN_OUT, STYLE
 from ladon_storage.server.store import WatermarkDatabase
+from ladon_storage.values import check_source_id
 from tests.service import Caller, calling, embedded_service, path, success
 
-DOCUMENT: dict[str, Any] = json.loads(document())
+DOCUMENT: dict[str, Any] = json.loads(document(asks_token=True))
+OPEN: dict[str, Any] = json.loads(document(asks_token=False))
 JANUARY = "2024-01-01T12:00:00+00:00"
 KEV = "/api/v1/watermarks/{source_id}"
 
@@ -30,10 +38,10 @@ async def call(tmp_path: Path) -> AsyncIterator[Caller]:
         yield caller
 
 
-def operations() -> dict[tuple[str, str], dict[str, Any]]:
+def operations(of: dict[str, Any] = DOCUMENT) -> dict[tuple[str, str], dict[str, Any]]:
     return {
         (method.upper(), route): operation
-        for route, item in DOCUMENT["paths"].items()
+        for route, item in of["paths"].items()
         for method, operation in item.items()
         if method != "parameters"
     }
@@ -123,9 +131,59 @@ async def test_answers_are_as_described(call: Caller) -> None:
         Draft202012Validator({**schema, "components": DOCUMENT["components"]}).validate(answer.json)
 
 
-async def test_served_document_is_the_described_one(call: Caller) -> None:
-    """What is served is what these tests check."""
-    assert (await call("GET", "/openapi.json")).json == DOCUMENT
+async def test_service_without_a_token_describes_none(call: Caller) -> None:
+    """Where none is asked for, the description has no security and no answer about a token."""
+    assert (await call("GET", "/openapi.json")).json == OPEN
+    assert "security" not in OPEN
+    assert "securitySchemes" not in OPEN["components"]
+    assert all("401" not in operation["responses"] for operation in operations(OPEN).values())
+
+
+async def test_description_follows_the_tokens_of_the_store(tmp_path: Path) -> None:
+    """A token that is added while the service runs is one that it asks for."""
+    file = tmp_path / "w.db"
+    async with embedded_service(file) as address, calling(address) as call:
+        assert (await call("GET", "/openapi.json")).json == OPEN
+        with closing(open_database(file)) as connection, connection:
+            add_token(connection, "reader", datetime.now(UTC), read_only=True, prefix="")
+        assert (await call("GET", "/openapi.json")).json == DOCUMENT
+
+
+def test_described_source_ids_are_those_that_are_accepted() -> None:
+    """Of every character, alone, inside and outside of a name, description and check agree."""
+    (parameter,) = DOCUMENT["paths"][KEV]["parameters"]
+    # ECMA's $, which OpenAPI means, matches before no newline.
+    pattern = re.compile(parameter["schema"]["pattern"].removesuffix("$") + r"\Z")
+    refused = set(parameter["schema"]["not"]["enum"])
+    for code in range(0x110000):
+        if 0xD800 <= code < 0xE000:  # half of a pair; no JSON has one
+            continue
+        for name in (chr(code), f"a{chr(code)}", f"-{chr(code)}-"):
+            described = pattern.search(name) is not None and name not in refused
+            if len(name) > 1 and unicodedata.normalize("NFC", name) != name:
+                continue  # a sequence, which no pattern can describe
+            assert described == accepted(name), hex(code)
+
+
+def accepted(name: str) -> bool:
+    try:
+        check_source_id(name)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "header", ["*", '"7"', 'W/"7"', '"7", "8"', '""', "", "7", '"7', "**", '"7" "8"', '"ü"']
+)
+async def test_described_version_tags_are_those_that_are_accepted(
+    call: Caller, header: str
+) -> None:
+    """A header that the pattern admits is evaluated, and another one is refused."""
+    (parameter,) = operations()["DELETE", KEV]["parameters"]
+    answer = await call("DELETE", path("kev"), headers={"If-Match": header})
+    described = Draft202012Validator(parameter["schema"]).is_valid(header)
+    assert answer.status == (412 if described else 400)
 
 
 def test_described_bodies_are_those_that_are_accepted() -> None:

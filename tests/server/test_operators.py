@@ -291,7 +291,7 @@ async def test_wrong_history_cursor_is_400(call: Caller, before: str) -> None:
 async def test_every_change_is_one_line_of_the_log(
     call: Caller, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log tells each change and nothing else, and a name cannot forge a line of it."""
+    """The log has each change and each refused one alone, and a name cannot forge a line of it."""
     caplog.set_level(logging.INFO, "ladon_storage")
     source_id = "kev INFO Watermark 'x': deleted"
     await call("PUT", path(source_id), success(FEBRUARY, run_id="run-1\nINFO forged"))
@@ -300,5 +300,6 @@ async def test_every_change_is_one_line_of_the_log(
     await call("POST", path(source_id, "/reset"), {"timestamp": JANUARY, "reason": "test"})
     await call("DELETE", path(source_id))
     lines = [r.getMessage() for r in caplog.records if r.name.startswith("ladon_storage")]
-    assert len(lines) == 3
+    assert len(lines) == 4
+    assert [line.startswith("PUT refused") for line in lines] == [False, True, False, False]
     assert all(len(line.splitlines()) == 1 for line in lines)

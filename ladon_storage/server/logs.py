@@ -1,0 +1,98 @@
+"""The service's log: a line or a JSON object for each record, and the request that caused it.
+
+- A text that a client chose is shown and never obeyed: a newline in it begins no line of the log,
+  and no sequence of it controls a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+import sys
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+LogFormat = Literal["text", "json"]
+
+_FIELDS = ("request_id", "source_id", "run_id")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+request_id: ContextVar[str] = ContextVar("request_id")
+"""The id of the request that is answered."""
+
+
+def request_id_of(header: str | None) -> str:
+    """Return the id that a client sent, or another one where it sent none that is plain."""
+    if header is not None and _REQUEST_ID.fullmatch(header):
+        return header
+    return secrets.token_hex(8)
+
+
+def set_up_logging(log_format: LogFormat) -> None:
+    """Write the process's log to its standard error, each record in this format."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    # Each change is logged; what no format asks for is not looked up for each.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+
+
+class TextLines(logging.Formatter):
+    """One line for each record, with the lines of its traceback indented below it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record with escapes in place of control characters."""
+        line = f"{_time(record)} {record.levelname} {shown(record.getMessage())}"
+        if found := _request_id(record):
+            line += f" [{found}]"
+        # By "\n" alone: the other separators of lines are part of a text.
+        traceback = _traceback(self, record).split("\n") if record.exc_info else []
+        return "\n  ".join([line, *(shown(each) for each in traceback)])
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object for each record, on a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as JSON, in ASCII."""
+        fields: dict[str, Any] = {
+            "time": _time(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        known = {**record.__dict__, "request_id": _request_id(record)}
+        fields |= {name: known[name] for name in _FIELDS if known.get(name) is not None}
+        if record.exc_info:
+            fields["traceback"] = _traceback(self, record)
+        return json.dumps(fields, default=str)
+
+
+def shown(text: str) -> str:
+    r"""Return a text with escapes in place of what is not printable.
+
+    >>> shown("kev\x1b[2J and\n2026 INFO a forged line")
+    'kev\\x1b[2J and\\n2026 INFO a forged line'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+
+
+def _request_id(record: logging.LogRecord) -> str | None:
+    return getattr(record, "request_id", None) or request_id.get(None)
+
+
+def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    # Not kept in the record: a handler of another format may follow.
+    assert record.exc_info  # noqa: S101 - its callers look
+    return formatter.formatException(record.exc_info)

@@ -1,0 +1,1 @@
+"""The service as a tool finds it that knows its description alone."""
