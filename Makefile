@@ -106,7 +106,7 @@ contract: $(STAMP)
 
 # Shows the present pages in the documents.
 pictures: e2e
-	@cp $(foreach page,form-v1 form-v2 run-v2 artifact-v1 artifact-v2 failed-v2 overview-v1,.e2e/screenshots/$(page).png) docs/images/
+	@cp $(foreach page,form-v1 form-v2 run-v2 artifact-v2 failed-v2 overview-v1,.e2e/screenshots/$(page).png) docs/images/
 
 # Kills collections and services for as long as it is told to: make chaos SECONDS=600 SEED=7, or KILLS=1000.
 SEED ?= 1

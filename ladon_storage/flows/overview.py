@@ -149,7 +149,7 @@ class SourceFacts:
             "source": self.source,
             "state": self.state(now),
             "age": "" if age is None else span_text(max(age, timedelta())),
-            "limit (hours)": "" if self.max_age_hours is None else f"{self.max_age_hours:g}",
+            "limit (hours)": "" if self.max_age_hours is None else f"{self.max_age_hours:.12g}",
             "last outcome": ended,
             "reason": self.reason,
             "records": "" if self.records is None else f"{self.records:,}",

@@ -43,10 +43,9 @@ deployments:
 """
 
 
-# Nothing here is scheduled, late or triggered. Each of these services writes to Prefect's SQLite,
-# and a busy one refuses the form with an "Unknown error" at times.
+# Nothing here is scheduled, late or triggered, and each of these services writes to Prefect's
+# SQLite, which refuses a form while it is locked.
 _SERVER: dict[str, Any] = {
-    # A notice for Prefect Cloud, which covers the button of the form.
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
 } | {
     f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false"

@@ -123,7 +123,7 @@ async def test_run_that_nobody_named_is_named_by_its_source(ui: Pages) -> None:
     source = f"named-feed-{ui.name}"
     await ui.open_form()
     await ui.fill(source, f"Placeholder-{'Fossa' if ui.name == 'v2' else 'nebula'}")
-    await ui.submit()
+    await ui.create()
     async with asyncio.timeout(SECONDS):
         while not (named := [each for each in await flow_runs() if source in each.name]):
             await asyncio.sleep(0.2)

@@ -186,7 +186,12 @@ def test_row_tells_all_that_is_known() -> None:
         "kev", NOON, "failed", "`why, and 1,000`", 1_234, "[kev 12:00](http://x/y)",
         "2026-01-01 00:00:00 UTC", 0.5,
     )  # fmt: skip
-    for each in (full, SourceFacts("kev"), facts("x", watermark="never collected")):
+    for each in (
+        full,
+        facts("y", max_age_hours=8_766_000.25),
+        SourceFacts("kev"),
+        facts("x", watermark="never collected"),
+    ):
         assert SourceFacts.of_row(each.row(NOON)) == each
 
 
