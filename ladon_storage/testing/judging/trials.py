@@ -25,7 +25,7 @@ Trial = Literal[
 - ``faults``: errors, and answers that are cut off, torn or none;
 - ``kills``: the process is killed, at a line of its own code or at any moment;
 - ``interrupts``: `KeyboardInterrupt`, at a line of its own code;
-- ``rivals``: two runs at once;
+- ``rivals``: two runs at once; whether they meet is the machine's, so a seed may not show it again;
 - ``mixed``: all of that at once.
 """
 
