@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ladon_storage.errors import ConfigurationError, LadonStorageError
 
@@ -35,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what a locale cannot print is escaped
-            stream.reconfigure(errors="backslashreplace")
+            with suppress(OSError):  # a stream that Python cannot place, such as a reopened pipe
+                stream.reconfigure(errors="backslashreplace")
     if shutil.get_terminal_size().columns < LEAST_COLUMNS:
         os.environ["COLUMNS"] = str(LEAST_COLUMNS)
     tokens = list(sys.argv[1:] if arguments is None else arguments)
