@@ -93,6 +93,7 @@ def facts(deployment: DeploymentResponse) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 async def test_deployed_and_served_are_the_same(tmp_path: Path) -> None:
     """`prefect deploy --all` and the flow `serve` make the same of `prefect.yaml`."""
     async with get_client() as client:
@@ -179,6 +180,7 @@ async def test_run_that_is_heard_of_no_more_is_crashed() -> None:
     ]
 
 
+@pytest.mark.slow
 async def test_run_that_was_not_heard_while_the_server_was_away_lives() -> None:
     """A heartbeat that arrives when the server is back clears a run that was suspected."""
     run_id, began = await running_flow()

@@ -239,7 +239,13 @@ STRUCK = [(place, signal.SIGTERM) for place in PLACES]
 STRUCK += [("protocol", signal.SIGHUP), ("protocol", signal.SIGINT), ("stuck", signal.SIGINT)]
 
 
-@pytest.mark.parametrize(("place", "number"), STRUCK)
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [
+        pytest.param(place, number, marks=() if place == "protocol" else pytest.mark.slow)
+        for place, number in STRUCK
+    ],
+)
 async def test_signal_is_lost_nowhere(
     place: str,
     number: signal.Signals,

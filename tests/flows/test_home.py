@@ -89,6 +89,7 @@ def test_home_is_checked_only_where_prefect_would_open_it(tmp_path: Path) -> Non
             check_home()
 
 
+@pytest.mark.slow
 async def test_command_with_the_home_of_a_newer_prefect_ends_in_one_line(tmp_path: Path) -> None:
     """It prints no log of Prefect's, and does not wait for a server that cannot start."""
     home = tmp_path / "home"

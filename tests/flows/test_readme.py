@@ -85,6 +85,7 @@ async def test_blocks_are_saved_and_loaded(service: Flaky, tmp_path: Path, forks
     await Secret.adelete("otx-key")
 
 
+@pytest.mark.slow
 async def test_live_command_collects_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
