@@ -180,3 +180,11 @@ def test_prometheus_reads_the_configuration(tmp_path: Path) -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_runbook_has_each_alert() -> None:
+    """An alert that wakes an operator has a row with what to do."""
+    runbook = (MONITORING.parent / "docs" / "how-to" / "alerts.md").read_text(encoding="utf-8")
+    section = runbook.partition("## When an alert fires")[2]
+    rows = re.findall(r"^\| `(Storage\w+)` \|", section, re.MULTILINE)
+    assert sorted(rows) == sorted(rules())
