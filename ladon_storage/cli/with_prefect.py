@@ -11,6 +11,7 @@ from prefect import get_client
 from prefect.exceptions import TerminationSignal
 from prefect.settings import (
     PREFECT_API_URL,
+    PREFECT_SERVER_ANALYTICS_ENABLED,
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     temporary_settings,
 )
@@ -36,7 +37,13 @@ def run_flows(begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
     check_home()
     try:
         # A fresh Prefect database takes longer than the 20 s that Prefect waits for it.
-        with temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120}):
+        # The server of one command reports no figures: with no network, or with its SQLite locked,
+        # that logs a traceback in the middle of a first run.
+        settings: dict[Any, Any] = {
+            PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120,
+            PREFECT_SERVER_ANALYTICS_ENABLED: False,
+        }
+        with temporary_settings(settings):
             return asyncio.run(_reached(begin))
     except TerminationSignal:
         ended = True
