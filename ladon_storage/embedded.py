@@ -209,6 +209,7 @@ class EmbeddedStorage(KeywordUpdate):
         status: WatermarkStatus | None = None,
         older_than_seconds: int | None = None,
         stale: bool | None = None,
+        prefix: str = "",
         limit: int = 100,
         after: str | None = None,
     ) -> WatermarkPage | None:
@@ -222,6 +223,7 @@ class EmbeddedStorage(KeywordUpdate):
                 status=status,
                 older_than_seconds=older_than_seconds,
                 stale=stale,
+                prefix=prefix,
                 limit=limit,
                 after=after or "",
             )

@@ -166,6 +166,7 @@ async def listed(
                 status=filters.status,
                 older_than_seconds=filters.seconds,
                 stale=True if filters.stale else None,
+                prefix=filters.prefix,
                 limit=limit,
                 after=after,
             )
@@ -180,10 +181,7 @@ async def listed(
             if now is None:  # a list does not give the storage's time
                 first = await client.get_watermark(each.source_id)
                 now = now_of(first or each)
-            if each.source_id.startswith(filters.prefix):
-                yield each, now
-            elif each.source_id > filters.prefix:
-                return
+            yield each, now
         after = page.next
         if after is None:
             return

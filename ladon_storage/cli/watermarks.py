@@ -132,6 +132,7 @@ def show(
     else:
         ledger = fields.pop("ledger", None) or {}
         print_facts([(name, str(value)) for name, value in fields.items() if value is not None])
+        ledger.pop("lateness", None)  # a histogram; its quantile is a number of its own
         print_facts([(name, str(value)) for name, value in ledger.items() if value])
     return 0
 

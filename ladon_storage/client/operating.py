@@ -55,6 +55,7 @@ class OperatorRequests:
         status: WatermarkStatus | None = None,
         older_than_seconds: int | None = None,
         stale: bool | None = None,
+        prefix: str = "",
         limit: int = 100,
         after: str | None = None,
     ) -> WatermarkPage | None:
@@ -64,6 +65,7 @@ class OperatorRequests:
             status: Only those whose last run had this outcome.
             older_than_seconds: Only those whose last success is longer ago, or that have none.
             stale: Only those whose run does not end, or only the others.
+            prefix: Only those whose names begin with it.
             limit: The most watermarks of the page.
             after: ``next`` of the page before.
 
@@ -82,6 +84,7 @@ class OperatorRequests:
             {} if older_than_seconds is None else {"older_than_seconds": f"{older_than_seconds}"}
         )
         query |= {} if stale is None else {"stale": "true" if stale else "false"}
+        query |= {"prefix": prefix} if prefix else {}
         query |= {} if after is None else {"after": after}
         url = URL(self._watermarks.rstrip("/"), encoded=True).with_query(query)
         try:

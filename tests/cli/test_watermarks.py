@@ -272,3 +272,37 @@ def test_storage_with_a_password_is_refused(ladon: Command) -> None:
     called = ladon("watermarks", "list", "--storage", "http://u:hunter2@127.0.0.1:1")
     assert called.code == 2
     assert "hunter2" not in called.sentence
+
+
+async def test_token_of_a_prefix_lists_its_sources(
+    ladon: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service is asked for the prefix alone, and so a token that may see no other is enough."""
+    file = ladon.folder / "w.db"
+    async with EmbeddedStorage(file) as storage:
+        for source_id in ("a/1", "a/2", "b/1"):
+            await storage.update_watermark(source_id, DAY)
+    made = ladon("tokens", "add", "team", "--database", "w.db", "--prefix", "a/")
+    monkeypatch.setenv("STORAGE_SERVICE_TOKEN", made.out.strip())
+    async with embedded_service(file) as address:
+        listing = ("watermarks", "list", "--storage", address, "--json")
+        shown = await ladon.later(*listing, "--prefix", "a/")
+        assert [each["source_id"] for each in shown.json] == ["a/1", "a/2"]
+        refused = await ladon.later(*listing)
+        assert refused.code == 1
+        assert "'a/'" in refused.err
+
+
+@kinds
+async def test_ledger_is_shown_without_its_histogram(ladon: Command, kind: str) -> None:
+    """People read the quantile and the reasons; the counts of the buckets are for programs."""
+    ledger = {
+        "pages": 2, "reasons": {"no id": 3},
+        "lateness": {"counts": [0, 4]}, "lateness_p99_seconds": 90.0,
+    }  # fmt: skip
+    async with stored(ladon, kind) as (address, client):
+        await client.update_watermark("kev", DAY, ledger=ledger)
+        shown = await ladon.later("watermarks", "show", "kev", "--storage", address)
+    assert "counts" not in shown.out
+    for text in ("lateness_p99_seconds", "90.0", "no id"):
+        assert text in shown.out
