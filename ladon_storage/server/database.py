@@ -309,6 +309,7 @@ class GroupCommit:
         if fault := self._files.fault():
             raise sqlite3.OperationalError(f"{fault}; stop the service before you touch its files")
         self._connection.execute("COMMIT")
+        self._files.settle()  # it may have started the log again, or copied it to the database
 
     def _attempt(self, change: Change) -> tuple[Any, Exception | None]:
         self._connection.execute("SAVEPOINT change")

@@ -40,8 +40,7 @@ class DatabaseFiles:
         self._index = path.with_name(f"{path.name}-shm")
         self._same = {file: _identity(file) for file in (path, self._log, self._index)}
         self._descriptors: dict[Path, int] = {}
-        self._written = self._last_write()
-        self._checkpoint = self._checkpoint_marks()
+        self.settle()
 
     def fault(self) -> str | None:
         """Return what was done to the files, as the end of a sentence; ``None``: nothing."""
@@ -59,6 +58,10 @@ class DatabaseFiles:
             return "its file was written over by another program"
         self._checkpoint, self._written = marks, written
         return None
+
+    def settle(self) -> None:
+        """Take the files as they are: a commit of this process has just changed them."""
+        self._checkpoint, self._written = self._checkpoint_marks(), self._last_write()
 
     def _last_write(self) -> tuple[int, int] | None:
         with suppress(OSError):

@@ -312,13 +312,21 @@ async def test_deleted_log_is_unhealthy_and_loses_nothing(file: Path, ending: st
             assert kept.json["last_successful_timestamp"] == "2024-01-01T00:00:00+00:00"
 
 
-async def test_backup_copied_over_the_file_is_unhealthy(file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("starts_the_log_again", [False, True])
+async def test_backup_copied_over_the_file_is_unhealthy(
+    file: Path, tmp_path: Path, starts_the_log_again: bool
+) -> None:
     """A backup that is copied over the running service's file is seen before the next write."""
     async with embedded_service(file) as address, calling(address) as call:
         assert (await call("PUT", path("kev"), success("2024-01-01T00:00:00Z"))).status == 201
     backup = tmp_path / "backup.db"
     shutil.copyfile(file, backup)
     async with embedded_service(file) as address, calling(address) as call:
+        if starts_the_log_again:
+            assert (await call("GET", "/health")).status == 200
+            external = sqlite3.connect(file)
+            external.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            external.close()
         assert (await call("PUT", path("kev"), success("2024-01-02T00:00:00Z"))).status == 200
         shutil.copyfile(backup, file)
         put = await call("PUT", path("kev"), success("2024-01-03T00:00:00Z"))
