@@ -40,7 +40,8 @@ class DatabaseFiles:
         self._index = path.with_name(f"{path.name}-shm")
         self._same = {file: _identity(file) for file in (path, self._log, self._index)}
         self._descriptors: dict[Path, int] = {}
-        self.settle()
+        self._checkpoint = self._checkpoint_marks()
+        self._written = self._last_write()
 
     def fault(self) -> str | None:
         """Return what was done to the files, as the end of a sentence; ``None``: nothing."""
