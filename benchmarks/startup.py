@@ -1,13 +1,15 @@
 """The start of the command: whole processes, from their start to their end.
 
-A person waits for all of it, imports included. The run that finds nothing new is against a feed on
-loopback that answers at once, with a file as its storage and SQLite as its sink.
+A person waits for all of it, imports included. Bytecode is kept, as an installation keeps it. The
+run that finds nothing new is against a feed on loopback that answers at once, with a file as its
+storage and SQLite as its sink.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE
@@ -83,10 +85,12 @@ def _taken(folder: str, *verb: str) -> Callable[[], Awaitable[float]]:
 async def _seconds(folder: str, *verb: str) -> float:
     """Return the seconds of one process of the command."""
     began = time.perf_counter()
+    kept = os.environ | {"PYTHONPYCACHEPREFIX": f"{folder}/bytecode"}
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "ladon_storage.cli", *verb,
         *(["--no-prefect"] if verb[0] == "collect" else []),
-        cwd=folder, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE,
+        cwd=folder, env=kept, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE,
     )  # fmt: skip
     _, errors = await process.communicate()
     taken = time.perf_counter() - began
