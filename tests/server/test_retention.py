@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -125,3 +126,38 @@ async def test_renewals_of_a_lease_are_not_kept(store: WatermarkDatabase, clock:
     [(_, details)] = (await store.overview(Listing(10))).sources
     assert details.began_at == began
     assert len(details.runs) == 2
+
+
+async def test_search_for_lines_reads_each_line_once_however_many_the_sources(
+    store: WatermarkDatabase, clock: FakeClock, tmp_path: Path
+) -> None:
+    """Ten times the sources make ten times the work, and not a hundred times."""
+
+    async def steps(sources: range) -> int:
+        for number in sources:
+            await written(store, clock, f"s{number}", 10)
+        counted = 0
+
+        def count() -> int:
+            nonlocal counted
+            counted += 1
+            return 0
+
+        with closing(sqlite3.connect(tmp_path / "w.db")) as connection:
+            connection.set_progress_handler(count, 100)
+            for rule in retention.rules(Retention(changes=8), clock.now()):
+                rule(connection, 0)
+        return counted
+
+    few, many = await steps(range(10)), await steps(range(10, 100))
+    assert many < 20 * few
+
+
+async def test_call_may_be_bounded_in_batches(
+    store: WatermarkDatabase, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that shortens the history of a neglected file is held up for some batches only."""
+    monkeypatch.setattr(retention, "BATCH", 7)
+    await written(store, clock, "kev", 50)
+    assert await store.prune(Retention(changes=20), batches=2) == 14
+    assert await store.prune(Retention(changes=20), batches=9) == 16
