@@ -18,7 +18,8 @@ def test_interrupt_at_a_line_of_another_thread_strikes_the_main_one() -> None:
         reached.append(1)
         reached.append(2)
 
-    def wait() -> None:
+    def begin_and_wait() -> None:
+        other.start()
         other.join(30)
         threading.Event().wait(30)
 
@@ -26,10 +27,9 @@ def test_interrupt_at_a_line_of_another_thread_strikes_the_main_one() -> None:
     point = CrashPoint(2, "interrupt")
     point.arm()
     sys.settrace(None)  # of this thread, no line counts
-    other.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            wait()
+            begin_and_wait()
     finally:
         point.disarm()
     other.join(30)
