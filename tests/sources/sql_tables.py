@@ -1,4 +1,4 @@
-"""What tests of tables share: a SQLite file with one table, and what a source reads of it."""
+"""What tests of tables share: databases with one table, and what a source reads of it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from typing import Any
 
 from ladon_storage.collection.records import Page, Record
 from ladon_storage.sources.sql.source import SqlTable
+from tests.mariadb import MariaServer
+from tests.postgres import PostgresServer
+
+SECRET = "LADON_TEST_DATABASE"
+"""The variable with the address of a server's database."""
 
 
 def utc(text: str) -> datetime:
@@ -33,7 +38,7 @@ def ids(found: list[Record]) -> list[str]:
 
 
 class File:
-    """Be a SQLite database with one table, and the source that reads it."""
+    """A SQLite database with one table, and the source that reads it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -54,3 +59,18 @@ class File:
         return SqlTable(
             **{"source_id": "log", "url": f"sqlite:///{self.path}", "table": "events", **fields}
         )
+
+
+class Base:
+    """An empty database of a real server, and the source that reads it."""
+
+    def __init__(self, server: PostgresServer | MariaServer) -> None:
+        self.server = server
+        self.name = server.database()
+        self.url = server.url(self.name)
+
+    def run(self, statements: str) -> list[tuple[object, ...]]:
+        return self.server.execute(statements, self.name)
+
+    def source(self, **fields: Any) -> SqlTable:
+        return SqlTable(**{"source_id": "log", "url_secret": SECRET, "table": "events", **fields})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import traceback
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
@@ -14,24 +13,7 @@ from ladon_storage.errors import SourceError
 from ladon_storage.sources.sql.source import SqlTable
 from ladon_storage.testing.doubles import MemorySink, ScriptedStorage
 from tests.mariadb import PASSWORD, MariaServer
-from tests.sources.sql_tables import ids, read, records, utc
-
-SECRET = "LADON_TEST_MARIADB"
-
-
-class Base:
-    """An empty database of the real MariaDB, and the source that reads it."""
-
-    def __init__(self, server: MariaServer) -> None:
-        self.server = server
-        self.name = server.database()
-        self.url = server.url(self.name)
-
-    def run(self, statements: str) -> list[tuple[object, ...]]:
-        return self.server.execute(statements, self.name)
-
-    def source(self, **fields: Any) -> SqlTable:
-        return SqlTable(**{"source_id": "log", "url_secret": SECRET, "table": "events", **fields})
+from tests.sources.sql_tables import SECRET, Base, ids, read, records, utc
 
 
 @pytest.fixture

@@ -21,25 +21,8 @@ from ladon_storage.sinks import SqlSink
 from ladon_storage.sources.sql.source import SqlTable
 from ladon_storage.testing.doubles import MemorySink, RememberingSink, ScriptedStorage, at
 from tests.postgres import PASSWORD, PostgresServer
-from tests.sources.sql_tables import ids, read, records, utc
+from tests.sources.sql_tables import SECRET, Base, ids, read, records, utc
 from tests.tables import table
-
-SECRET = "LADON_TEST_DATABASE"
-
-
-class Base:
-    """Be an empty database of the real PostgreSQL, and the source that reads it."""
-
-    def __init__(self, server: PostgresServer) -> None:
-        self.server = server
-        self.name = server.database()
-        self.url = server.url(self.name)
-
-    def run(self, statement: str) -> list[tuple[object, ...]]:
-        return self.server.execute(statement, self.name)
-
-    def source(self, **fields: Any) -> SqlTable:
-        return SqlTable(**{"source_id": "log", "url_secret": SECRET, "table": "events", **fields})
 
 
 @pytest.fixture
