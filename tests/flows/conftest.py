@@ -53,7 +53,9 @@ def forks(prefect_server: None) -> Iterator[Forks]:
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let Prefect retry at once: a task, and a request that its server was too busy for."""
     monkeypatch.setattr(base, "clamped_poisson_interval", lambda *_: 0.05)
-    for each in vars(tasks).values():
+    values = list(vars(tasks).values())
+    values += [inner for each in values if isinstance(each, dict) for inner in each.values()]
+    for each in values:
         if isinstance(each, Task) and each.retries:
             monkeypatch.setattr(each, "retry_delay_seconds", 0)
 
