@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ def prefect_server(pytestconfig: pytest.Config) -> Iterator[None]:
         warnings.filterwarnings("ignore", unclosed, ResourceWarning)  # in the test that began it
         pytestconfig.addinivalue_line("filterwarnings", f"ignore:{unclosed}:ResourceWarning")
         yield
+    gc.collect()  # where the warnings about them are still ignored
 
 
 @pytest.fixture(scope="session")
