@@ -45,14 +45,17 @@ $(CHECK_STAMP): $(STAMP) .ci/check.lock
 	@$(PIP) install $(LOCKED) .ci/check.lock
 	@touch $@
 
+# One more than processors: a test that waits for a server leaves its processor to another.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
+
 test: $(STAMP)
-	@$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow"
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow"
 
 # While you write: no flows, and nothing of Delta tables, of servers of databases, or of many processes.
 test-quick: $(STAMP)
-	@$(BIN)/python -m pytest -n auto -m "not slow" --ignore tests/flows \
-	  -k "not (postgres or mariadb or delta or process or benchmark or packaging or known_faults \
-	  or hostile or schedule or durability)"
+	@$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" --ignore tests/flows \
+	  -k "not (postgres or mariadb or delta or process or killed or judge or benchmark or packaging \
+	  or known_faults or hostile or schedule or durability)"
 
 # Kills processes, loses Prefect under runs, and replays whole recordings.
 test-slow: $(STAMP)
