@@ -37,11 +37,16 @@ RESERVED_FILES = BACKLOG + 64
 """The files that are left for the database, the log, and connections about to be refused."""
 LOG_SECONDS = 60.0
 
-Wait = Literal["headers", "idle"]
-"""What a connection waits for: the rest of a request, or the first byte of another one."""
+Wait = Literal["headers", "idle", "unread"]
+"""What a connection waits for: the rest of a request, the first byte of another one, or its client
+to read a response."""
 Reason = Literal["limit", "headers", "idle", "unread", "accept"]
 
-_SECONDS: dict[Wait, float] = {"headers": HEADERS_SECONDS, "idle": IDLE_SECONDS}
+_SECONDS: dict[Wait, float] = {
+    "headers": HEADERS_SECONDS,
+    "idle": IDLE_SECONDS,
+    "unread": UNREAD_SECONDS,
+}
 
 
 class Connection(Protocol):
@@ -117,11 +122,6 @@ class Connections:
                 self._note(waits_for)
                 self._end(connection)
 
-    def unread(self, connection: Connection) -> None:
-        """Close a connection whose client does not read its response."""
-        self._note("unread")
-        self._end(connection)
-
     @contextmanager
     def failed_accepts_counted(self) -> Iterator[None]:
         """Count failed accepts while the context lasts, where asyncio logs a traceback for each."""
@@ -144,7 +144,9 @@ class Connections:
 
     def _longest_waiting(self, address: str) -> Connection | None:
         waiting = (
-            each for each in self._open if each.address == address and each.waits_for is not None
+            each
+            for each in self._open
+            if each.address == address and each.waits_for in ("headers", "idle")
         )
         return min(waiting, key=lambda each: each.since, default=None)
 

@@ -270,6 +270,7 @@ class GroupCommit:
             # Only now: changes that came during the wait for the lock share this commit.
             group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
             outcomes = [self._attempt(change) for change, _, _ in group]
+            self._check_files()
             await asyncio.get_running_loop().run_in_executor(self._thread, self._end)
         except Exception as error:
             logger.exception("A commit of %d changes failed", len(group))
@@ -305,9 +306,12 @@ class GroupCommit:
                     raise
             await asyncio.sleep(BUSY_PAUSE_SECONDS)
 
-    def _end(self) -> None:
+    def _check_files(self) -> None:
         if fault := self._files.fault():
             raise sqlite3.OperationalError(f"{fault}; stop the service before you touch its files")
+
+    def _end(self) -> None:
+        # Each call of the system waits for the interpreter, so only what cannot be earlier is here.
         self._connection.execute("COMMIT")
         self._files.settle()  # it may have started the log again, or copied it to the database
 

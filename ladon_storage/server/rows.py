@@ -85,6 +85,34 @@ def to_watermark(row: tuple[Any, ...]) -> Watermark:
     )
 
 
+def to_answer(row: tuple[Any, ...]) -> tuple[bytes, str]:
+    """Return a row of ``COLUMNS`` as the JSON of its watermark, and its version tag.
+
+    The JSON is that of `to_watermark`, without the model: a read needs no check of what was checked
+    when it was written.
+    """
+    source_id, version, succeeded, run, status, error, records, run_id, lease, ledger = row
+    fields = {
+        "source_id": source_id,
+        "last_successful_timestamp": _to_text_of_time(succeeded),
+        "last_run_timestamp": _to_text_of_time(run),
+        "status": status,
+        "error_message": error,
+        "records_collected": records,
+        "run_id": run_id,
+    }
+    if lease is not None:
+        fields["lease_seconds"] = lease / 1_000_000
+    body = to_json(fields)
+    if ledger is not None:  # stored as JSON
+        body = b'%b,"ledger":%b}' % (body[:-1], ledger.encode())
+    return body, f'"{version}"'
+
+
+def _to_text_of_time(number: int | None) -> str | None:
+    return None if number is None else (EPOCH + timedelta(microseconds=number)).isoformat()
+
+
 def to_change(row: tuple[Any, ...]) -> WatermarkChange:
     """Return the change of a row of ``HISTORY_COLUMNS``; *nothing collected* is ``None``."""
     fields = dict(zip(HISTORY_COLUMNS.split(", "), row, strict=True))
@@ -99,6 +127,12 @@ def select(connection: sqlite3.Connection, source_id: str) -> Watermark | None:
     # fetchall, not fetchone: a statement that is not at its end holds its snapshot of the file.
     rows = connection.execute(_SELECT, (source_id,)).fetchall()
     return to_watermark(rows[0]) if rows else None
+
+
+def select_answer(connection: sqlite3.Connection, source_id: str) -> tuple[bytes, str] | None:
+    """Read one watermark by its key as JSON, with its version tag."""
+    rows = connection.execute(_SELECT, (source_id,)).fetchall()
+    return to_answer(rows[0]) if rows else None
 
 
 def replace(connection: sqlite3.Connection, new: Watermark, version: int) -> Watermark:

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.server.access import is_loopback
-from ladon_storage.server.app import InFlight, create_app
+from ladon_storage.server.app import InFlight, create_service
 from ladon_storage.server.connections import (
     BACKLOG,
     HEADERS_SECONDS,
@@ -91,7 +91,7 @@ async def serving(
             raise _no_token(host)
         in_flight, metrics = InFlight(), ServiceMetrics()
         connections = Connections(possible_connections(), metrics.closed)
-        app = create_app(
+        service = create_service(
             store,
             token=token,
             allowed_hosts=allowed_hosts,
@@ -99,8 +99,10 @@ async def serving(
             in_flight=in_flight,
             metrics=metrics,
         )
-        runner = web.AppRunner(app, shutdown_timeout=ANSWER_SECONDS)
+        runner = web.AppRunner(service.app, shutdown_timeout=ANSWER_SECONDS)
         await runner.setup()
+        assert runner.server is not None  # noqa: S101 - made by setup()
+        runner.server.request_handler = service.straight(runner.server.request_handler)
         listener = None
         try:
             listener = await _listen(runner, host, port, connections, certificate)

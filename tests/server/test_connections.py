@@ -79,6 +79,9 @@ def test_connection_that_is_answered_never_gives_way(held: Connections, clock: F
     wires = [Wire(f"192.0.2.{n}") for n in range(4)]
     admitted(held, clock, *wires)
     for wire in wires:
+        held.wait(wire, "unread")
+    assert not held.admit(Wire("192.0.2.9"))
+    for wire in wires:
         wire.waits_for = None
     assert not held.admit(Wire("192.0.2.9"))
     clock.advance(1e6)
@@ -88,12 +91,16 @@ def test_connection_that_is_answered_never_gives_way(held: Connections, clock: F
 
 @pytest.mark.parametrize(
     ("what", "most"),
-    [("headers", connections.HEADERS_SECONDS), ("idle", connections.IDLE_SECONDS)],
+    [
+        ("headers", connections.HEADERS_SECONDS),
+        ("idle", connections.IDLE_SECONDS),
+        ("unread", connections.UNREAD_SECONDS),
+    ],
 )
 def test_connection_that_waits_too_long_is_closed(
     held: Connections, clock: FakeClock, reasons: list[Reason], what: Wait, most: float
 ) -> None:
-    """Headers that do not arrive, and a next request that does not come, have their time."""
+    """Headers that do not arrive, a next request, and a response that is not read have their time."""
     wire = Wire()
     admitted(held, clock, wire)
     held.wait(wire, what)
