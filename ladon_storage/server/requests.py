@@ -19,7 +19,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ladon_storage.errors import RequestError
-from ladon_storage.models import Precondition, WatermarkStatus
+from ladon_storage.models import UNCONDITIONAL, Precondition, WatermarkStatus
 from ladon_storage.values import SourceId, check_source_id
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -187,7 +187,9 @@ async def body(request: web.Request, model: type[Model]) -> Model:
         )
     try:
         if request.content.is_eof():  # Arrived with its headers, as nearly all do.
-            text = await request.read()
+            text = request.content.read_nowait()
+            if len(text) > MAX_BODY_BYTES:
+                raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, len(text))
         else:
             async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
                 text = await request.read()
@@ -248,6 +250,8 @@ def precondition(request: web.Request) -> Precondition:
     Raises:
         RequestError: With 400, one of them is malformed.
     """
+    if "If-Match" not in request.headers and "If-None-Match" not in request.headers:
+        return UNCONDITIONAL
     return Precondition(if_match(request), if_none_match(request))
 
 

@@ -11,7 +11,14 @@ from typing import Any, overload
 
 from pydantic_core import from_json, to_json
 
-from ladon_storage.models import ChangeAction, Watermark, WatermarkChange, given, meant
+from ladon_storage.models import (
+    ChangeAction,
+    Watermark,
+    WatermarkChange,
+    WatermarkStatus,
+    given,
+    meant,
+)
 from ladon_storage.values import EPOCH
 
 COLUMNS = (
@@ -32,6 +39,7 @@ _RECORD = (
     "VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
+_STATUSES = {str(status): status for status in WatermarkStatus}
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -69,12 +77,12 @@ def to_length(duration: timedelta) -> int:
 def to_watermark(row: tuple[Any, ...]) -> Watermark:
     """Return a row of ``COLUMNS`` with its version tag."""
     source_id, version, succeeded, run, status, error, records, run_id, lease, ledger = row
-    return Watermark.tagged(
+    return Watermark.trusted(
         f'"{version}"',
         source_id=source_id,
         last_successful_timestamp=from_microseconds(succeeded),
         last_run_timestamp=from_microseconds(run),
-        status=status,
+        status=_STATUSES[status],
         error_message=error,
         records_collected=records,
         run_id=run_id,

@@ -100,7 +100,7 @@ def test_connection_that_is_answered_never_gives_way(held: Connections, clock: F
 def test_connection_that_waits_too_long_is_closed(
     held: Connections, clock: FakeClock, reasons: list[Reason], what: Wait, most: float
 ) -> None:
-    """Headers that do not arrive, a next request, and a response that is not read have their time."""
+    """Headers, a next request, and the reading of a response have their time."""
     wire = Wire()
     admitted(held, clock, wire)
     held.wait(wire, what)
