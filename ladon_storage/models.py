@@ -194,9 +194,8 @@ class Watermark(BaseModel):
         return list(self.model_dump(mode="json", exclude_unset=True))
 
 
-_UNSET = {
-    name: field.default for name, field in Watermark.model_fields.items() if name != "source_id"
-}
+# In the order in which they are written.
+_UNSET = {name: field.default for name, field in Watermark.model_fields.items()}
 
 
 def _told_time(text: str) -> datetime | None:
