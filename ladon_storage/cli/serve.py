@@ -44,7 +44,8 @@ def serve(
         Path | None, Parameter(help="A PEM file with its key, if that is in another file.")
     ] = None,
     file: Annotated[
-        Path | None, Parameter(help="A ladon.toml, for the limits of freshness on the status page.")
+        Path | None,
+        Parameter(help="A ladon.toml, for the limits of freshness; read again when it changes."),
     ] = None,
     prefect_url: Annotated[
         str | None, Parameter(help="Address of Prefect's UI, for links from the status page.")
@@ -72,14 +73,18 @@ def serve(
         raise ConfigurationError("--history-days and --history-changes should be above 0.")
     from ladon_storage.server.retention import Retention
 
-    options = {
+    options: dict[str, Any] = {
         "token": token_from(token_file),
         "allowed_hosts": allow_host,
         "certificate": certificate,
         "retention": Retention(timedelta(days=history_days), history_changes),
-        "limits": _limits_of(file),
         "prefect_url": prefect_url,
     }
+    if file is not None:
+        from ladon_storage.cli.limits import LimitsFile
+
+        watched = LimitsFile(file)
+        options |= {"limits": watched.limits, "renewed_limits": watched.renewed}
     asyncio.run(_serve(database, host, port, options))
 
 
@@ -106,20 +111,6 @@ def token_from(file: Path | None) -> str | None:
                 f"Token file {origin!r} cannot be read ({error}); name one that can."
             ) from error
     return check_token(token.strip(), origin)
-
-
-def _limits_of(file: Path | None) -> dict[str, timedelta]:
-    """Return the greatest age of each source of a file, by the name of its watermark."""
-    if file is None:
-        return {}
-    from ladon_storage.project import Project
-
-    project = Project.load(file)
-    return {
-        project.source(name).source_id: timedelta(hours=table.freshness.max_age_hours)
-        for name, table in project.sources.items()
-        if table.freshness is not None
-    }
 
 
 async def _serve(database: Path, host: str, port: int, options: dict[str, Any]) -> None:

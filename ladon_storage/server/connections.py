@@ -3,7 +3,8 @@
 - A connection that waits for a request gives way to a new one when all places are taken: of the
   address that holds the most places, the one that has waited longest. A connection whose request is
   being answered is never closed. So clients that connect and send nothing keep no other out.
-- One address holds at most its share of the places.
+- An address that holds its share leaves the last tenth of the places to others. So a reverse proxy,
+  which has the connections of all users, may have nearly all places while no other asks for them.
 - The number of places is below the number of files that the process may open, so accepting a
   connection does not fail. Where it fails all the same, it is counted, and logged once a minute.
 """
@@ -23,7 +24,9 @@ logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 2000
 ADDRESS_SHARE = 0.5
-"""The share of the places that one address may hold."""
+"""The share of the places that one address may hold, whatever is free."""
+OTHERS_SHARE = 0.1
+"""The share of the places that an address beyond its own leaves free."""
 HEADERS_SECONDS = 10.0
 """The longest time from a connection, or from the first byte of a later request, to its headers."""
 IDLE_SECONDS = 75.0
@@ -88,7 +91,9 @@ class Connections:
 
     def admit(self, connection: Connection) -> bool:
         """Take a place for a connection; return whether there was one."""
-        own = self._held[connection.address] + 1 > max(1, int(self.limit * ADDRESS_SHARE))
+        left = max(1, int(self.limit * OTHERS_SHARE))
+        share = max(1, int(self.limit * ADDRESS_SHARE))
+        own = self._held[connection.address] >= share and self.limit - len(self._open) <= left
         if own or len(self._open) >= self.limit:
             crowded = connection.address if own else self._held.most_common(1)[0][0]
             longest = self._longest_waiting(crowded)

@@ -3,9 +3,10 @@
 - All waiting changes are applied in one transaction, each in its own savepoint, and acknowledged
   after the commit. An acknowledged change is on disk, and the changes share the cost of a sync. A
   refused change rolls back its own savepoint and nothing else.
-- Committing waits for the disk and runs in a thread. The statements before it, and the looks at the
-  files, run in the thread of the event loop, which they hold for microseconds; in another thread
-  each would wait for the GIL. So this connection never waits for a lock of the file: it tries again.
+- Committing waits for the disk and runs in a thread. The statements before it, and the looks at
+  the files, run in the thread of the event loop, which they hold for microseconds; in another
+  thread each would wait for the GIL. So this connection never waits for a lock of the file: it
+  tries again.
 - A failed commit fails every change in it, including refusals, which judged a state that was never
   stored.
 - Migrations are numbered SQL files. Each is one transaction with the ``user_version`` it leads to,
