@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import shutil
@@ -23,12 +24,16 @@ DONE, FAILED, USAGE = 0, 1, 2
 LEAST_COLUMNS = 20
 """The width below which a terminal folds lines itself: rich would leave texts out, or not end."""
 
+GARBAGE_THRESHOLD = 50_000
+"""The objects between two collections of garbage: imports make many, and leave none behind."""
+
 TRACEBACK_VARIABLE = "LADON_TRACEBACK"
 """The variable with which an error of another package keeps its traceback."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit code."""
+    gc.set_threshold(GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
     from cyclopts import CycloptsError
 
     from ladon_storage.cli.app import app

@@ -18,13 +18,16 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 
 from ladon_storage.errors import ConfigurationError, RequestError
 from ladon_storage.server.rows import from_microseconds, to_microseconds
+
+if TYPE_CHECKING:  # a store in a file of one's own needs no server
+    from aiohttp import web
 
 logger = logging.getLogger(__name__)
 

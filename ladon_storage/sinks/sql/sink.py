@@ -11,25 +11,25 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.sinks.sql.errors import describe
-from ladon_storage.sinks.sql.postgresql import Postgresql
 from ladon_storage.sinks.sql.sqlite import Sqlite
 from ladon_storage.sinks.sql.store import SqlStore
 from ladon_storage.sinks.sql.tables import Keep, Tables
 from ladon_storage.sinks.threaded import ThreadedSink
 
+if TYPE_CHECKING:
+    from ladon_storage.sinks.sql.postgresql import Postgresql
+
 _NAME = re.compile(r"(?!sqlite_|ladon_)(?!.*_quarantine$)[a-z_][a-z0-9_]{0,51}", re.IGNORECASE)
 """Names that leave room for `_quarantine` in PostgreSQL's 63 bytes, and are not reserved."""
 
-_DATABASES: dict[str, type[Sqlite] | type[Postgresql]] = {
-    "sqlite": Sqlite,
-    "postgresql": Postgresql,
-}
+_DRIVERS = ("sqlite", "postgresql")
 
 
 class SqlSink(ThreadedSink[SqlStore]):
@@ -63,7 +63,7 @@ class SqlSink(ThreadedSink[SqlStore]):
         parsed = _parsed(url)
         super().__init__(parsed.render_as_string(hide_password=True), table, keep)
         self._tables = Tables.of(table, keep)
-        self._database = _DATABASES[parsed.drivername](parsed, table, keep)
+        self._database = _database(parsed.drivername)(parsed, table, keep)
 
     def _open(self) -> SqlStore:
         return SqlStore(self._database, self._tables, self._shown)
@@ -78,7 +78,16 @@ def _parsed(url: str) -> URL:
     except (ArgumentError, ValueError):
         parsed = None
     # Neither the text nor the original error: an unreadable address may contain a password.
-    if parsed is None or parsed.drivername not in _DATABASES:
-        examples = " or ".join(database.example for database in _DATABASES.values())
+    if parsed is None or parsed.drivername not in _DRIVERS:
+        examples = " or ".join(_database(driver).example for driver in _DRIVERS)
         raise ConfigurationError(f"The sink's address cannot be used. Write it as {examples}.")
     return parsed
+
+
+def _database(driver: str) -> type[Sqlite] | type[Postgresql]:
+    if driver == "sqlite":
+        return Sqlite
+    # A twentieth of a short run would be the import of a dialect that it does not use.
+    from ladon_storage.sinks.sql.postgresql import Postgresql
+
+    return Postgresql

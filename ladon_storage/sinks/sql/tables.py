@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from sqlalchemy import (
+    JSON,
     Boolean,
     Column,
     DateTime,
@@ -22,11 +23,10 @@ from sqlalchemy import (
     Update,
     bindparam,
     exists,
+    func,
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import JSON
-from sqlalchemy.sql.functions import count
 from sqlalchemy.types import TypeEngine
 
 Keep = Literal["latest", "all"]
@@ -236,7 +236,7 @@ class Tables:
             found = found.where(records.record_timestamp > after)
         if self.keep == "all":
             found = found.where(records.replaced_at.is_(None))
-        return select(count()).select_from(found.limit(limit).subquery())
+        return select(func.count()).select_from(found.limit(limit).subquery())
 
 
 def _records(metadata: MetaData, name: str, keep: Keep) -> Table:
@@ -255,13 +255,12 @@ def _records(metadata: MetaData, name: str, keep: Keep) -> Table:
     )
     for column in ("removed_at", "replaced_at"):
         if column in records.c:
-            is_set = records.c[column].is_not(None)
             Index(
                 f"{name}_{column.removesuffix('_at')}",
                 records.c.source_id,
                 records.c.record_id,
-                sqlite_where=is_set,
-                postgresql_where=is_set,
+                # Not `postgresql_where`: it would import that dialect for SQLite, too.
+                info={"where": records.c[column].is_not(None)},
             )
     return records
 
