@@ -489,7 +489,7 @@ def test_source_of_ones_own_is_taken_as_it_is() -> None:
     [
         ({"kind": "kve"}, "kind should be one of 'threatfox', "),
         ({}, "kind should be one of 'threatfox', "),
-        ({"kind": "otx"}, "key: Field required"),
+        ({"kind": "otx"}, "key: is missing"),
         ({"kind": "nvd", "key": "a b"}, "key: Value error, should be the name of a Prefect"),
         ("kev", "it: "),
         (None, "it: "),
