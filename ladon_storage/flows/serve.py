@@ -37,6 +37,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runner import Runner
 
 from ladon_storage.errors import ConfigurationError
+from ladon_storage.flows.deployed import require_own_places
 from ladon_storage.flows.zombies import frequency, keep_sweeping, remove_automation
 
 _TABLE = "prefect.yaml"
@@ -79,6 +80,7 @@ def _deployment(described: dict[str, Any]) -> RunnerDeployment:
     )
     # Relative to the project, whatever folder this is called from.
     deployment.entrypoint = described["entrypoint"]
+    require_own_places(deployment)
     return deployment
 
 
