@@ -20,7 +20,7 @@ from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.forms import titles_of
 from ladon_storage.sources import SOURCES
 from ladon_storage.sources.sql.source import SqlTable
-from tests.own_classes import Tickets, TicketsData, TicketsPlain
+from tests.own_classes import Tickets, TicketsData, TicketsPlain, TicketsUndescribed
 
 KINDS = sorted(SOURCES.shipped)
 FLOWS = ["collect", "backfill", "reconcile", "collect_many", "check_freshness", "probe_storage"]
@@ -276,3 +276,10 @@ def test_class_without_fields_has_no_form() -> None:
     """A plain class is refused with what to do."""
     with pytest.raises(ConfigurationError, match="TicketsPlain has no fields for a form"):
         flows.flow_of(TicketsPlain)
+
+
+def test_class_without_a_docstring_has_a_form() -> None:
+    """A description of one's class is no condition for its form."""
+    form = parameter_schema(flows.flow_of(TicketsUndescribed)).model_dump_for_openapi()
+    shown = form["properties"]["source"]
+    assert shown["description"] == "The fields of the source."
