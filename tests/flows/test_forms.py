@@ -211,6 +211,18 @@ async def test_run_by_schedule_or_with_defaults_is_no_such_form(
     assert "STORAGE_SERVICE_URL" in state.message  # it came to look for its storage
 
 
+async def test_run_with_an_address_of_a_sink_says_where_records_go(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a form by `prefect deploy`, an empty tab of a block is the deployment's own sink."""
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    monkeypatch.delenv("STORAGE_SERVICE_URL", raising=False)
+    url = f"sqlite:///{tmp_path}/own.db"
+    with caplog.at_level("INFO", logger="ladon_storage.flows"):
+        await run_of_form(flows.collect_kev, {**FORM, "sink": {"url": url}, "storage": None})
+    assert f"Records go to {url}, which is the sink of the run's parameters." in caplog.text
+
+
 def test_limits_as_usual_are_the_defaults() -> None:
     """The folded tab of a form is no value of its own."""
     validated = flows.collect_kev.validate_parameters({"source": {"kind": "kev"}, "limits": None})
