@@ -107,9 +107,10 @@ contract: $(STAMP)
 	@SCHEMATHESIS="$(CURDIR)/.venv-contract/bin/st" CONTRACT_SECONDS=$(CONTRACT_SECONDS) SEED=$(SEED) \
 	  $(BIN)/python -m pytest tests/contract
 
-# Shows the present pages in the documents.
+# Shows the present pages in the documents, and the dashboard: that takes Prometheus and its Pushgateway.
 pictures: e2e
 	@cp $(foreach page,form-v1 form-v2 run-v2 artifact-v2 failed-v2 overview-v1,.e2e/screenshots/$(page).png) docs/images/
+	@$(BIN)/python -m tests.project.dashboard_picture
 
 # Kills collections and services for as long as it is told to: make chaos SECONDS=600 SEED=7, or KILLS=1000.
 SEED ?= 1

@@ -120,6 +120,8 @@ NO_SIGNS: list[dict[str, Any]] = [
 HEADERS = [
     {"Link": "</feed.json?page=2>; rel='next'"},
     {"X-MS-Continuation": "abc"},
+    {"x-ms-continuationtoken": "abc"},
+    {"Opc-Next-Page": "abc"},
     {"X-Pagination": '{"TotalCount": 8}'},
     {"X-Pagination": '{"HasNext": true}'},
     {"X-Has-More": "true"},
