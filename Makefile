@@ -53,7 +53,7 @@ test: $(STAMP)
 
 # While you write: no flows, and nothing of Delta tables, of servers of databases, or of many processes.
 test-quick: $(STAMP)
-	@$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" --ignore tests/flows \
+	@$(BIN)/python -m pytest -n auto -m "not slow" --ignore tests/flows \
 	  -k "not (postgres or mariadb or delta or process or killed or judge or benchmark or packaging \
 	  or known_faults or hostile or schedule or durability)"
 
