@@ -357,6 +357,7 @@ async def test_threatfox_api_without_a_result_is_empty() -> None:
     [
         {"query_status": "unknown_auth_key", "data": []},
         {"query_status": "ok", "data": "x"},
+        {"query_status": "ok", "data": []},
         {"query_status": "no_result", "data": [{"id": "1"}]},
         {"data": []},
         [],
