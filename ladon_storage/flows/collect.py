@@ -41,7 +41,7 @@ async def collect(
     """Collect one source from where durable data ends, and write the outcome to its watermark.
 
     Args:
-        source: Any source, or a dictionary with its ``kind``, such as ``{"kind": "kev"}``.
+        source: The kind of a source and its fields; in code, any source.
         sink: Where records go; by default, to the block called default.
         storage: Where the watermark is kept; by default, where the worker's environment says, or
             else the block called default.
