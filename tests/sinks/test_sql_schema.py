@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from ladon_storage.collection.protocols import Position
@@ -36,13 +37,19 @@ class Fresh:
     def sink(self, table: str = "records", keep: Any = "latest") -> SqlSink:
         return SqlSink(self.url, table, keep)
 
+    def rename(self, table: str, name: str) -> None:
+        if self.url.startswith("duckdb"):  # it renames no table that has triggers
+            for trigger in ("gone", "forget"):
+                self.execute(f"DROP TRIGGER ladon_{trigger}_{table} ON {table}")
+        self.execute(f"ALTER TABLE {table} RENAME TO {name}")
+
     def tables(self) -> set[str]:
         return {
             row[0]
             for row in self.execute(
-                "SELECT name FROM sqlite_master WHERE type = 'table'"
-                if self.url.startswith("sqlite")
-                else "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+                "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+                if self.url.startswith("postgresql")
+                else "SELECT name FROM sqlite_master WHERE type = 'table'"
             )
         }
 
@@ -55,14 +62,28 @@ def sqlite_file(path: Path) -> Fresh:
     return Fresh(f"sqlite:///{path}", execute)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+def duckdb_file(path: Path) -> Fresh:
+    def execute(statement: str) -> list[Any]:
+        with duckdb.connect(str(path)) as connection:
+            return connection.execute(statement).fetchall()
+
+    return Fresh(f"duckdb:///{path}", execute)
+
+
+@pytest.fixture(params=["sqlite", "duckdb", "postgresql"])
 def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Fresh:
     """Be an empty database of each kind."""
     if request.param == "sqlite":
         return sqlite_file(tmp_path / "records.db")
+    if request.param == "duckdb":
+        return duckdb_file(tmp_path / "records.duckdb")
     server: PostgresServer = request.getfixturevalue("postgres")
     name = server.database()
     return Fresh(server.url(name), lambda statement: server.execute(statement, name))
+
+
+older = pytest.mark.parametrize("fresh", ["sqlite", "postgresql"], indirect=True)
+"""The databases with tables of older releases, and with triggers that change a row in advance."""
 
 
 async def write(target: SqlSink, *records: Record) -> int:
@@ -318,6 +339,7 @@ def second_version(fresh: Fresh, keep: str, *records: Record) -> None:
         fresh.execute(f"INSERT INTO records VALUES ({', '.join(map(repr, row))}, NULL)")
 
 
+@older
 @pytest.mark.parametrize("keep", ["latest", "all"])
 async def test_tables_of_the_second_version_are_migrated(fresh: Fresh, keep: str) -> None:
     """Rows and position stay, the newest version is the current one, and all that is new works."""
@@ -407,7 +429,7 @@ async def test_table_that_is_made_again_knows_nothing_of_deletions(fresh: Fresh)
     fresh.execute("DROP TABLE records")
     assert await write(fresh.sink(), *page) == 2
 
-    fresh.execute("ALTER TABLE records RENAME TO archive")
+    fresh.rename("records", "archive")
     assert await write(fresh.sink(), *page) == 2
     fresh.execute("DELETE FROM archive")
     fresh.execute("DELETE FROM records WHERE record_id = '2'")
@@ -429,20 +451,22 @@ async def test_trigger_that_is_missing_is_made_again(fresh: Fresh) -> None:
 @pytest.mark.parametrize("keep", ["latest", "all"])
 async def test_table_that_was_renamed_is_made_again(fresh: Fresh, keep: str) -> None:
     """However often: its indexes keep their names, and the new table has as many."""
-    position = Position(timestamp=at(1))
+    position, made = Position(timestamp=at(1)), 1 if keep == "latest" else 2
+    if fresh.url.startswith("duckdb"):
+        made = 0
     for number in range(3):
         async with fresh.sink(keep=keep) as target:
             assert await target.position("feed") is None
             page = Page([record("1", 1)])
             assert (await target.write("feed", page, position=position)).written == 1
-        assert len(indexes(fresh, "records")) == (1 if keep == "latest" else 2)
-        fresh.execute(f"ALTER TABLE records RENAME TO archive_{number}")
-        assert len(indexes(fresh, f"archive_{number}")) == (1 if keep == "latest" else 2)
+        assert len(indexes(fresh, "records")) == made
+        fresh.rename("records", f"archive_{number}")
+        assert len(indexes(fresh, f"archive_{number}")) == made
 
 
 def indexes(fresh: Fresh, table: str) -> list[Any]:
     """Return the names of the indexes of a table which a sink made for its marks."""
-    if fresh.url.startswith("sqlite"):
+    if not fresh.url.startswith("postgresql"):
         return fresh.execute(
             f"SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = '{table}' "
             "AND sql LIKE '%_at IS NOT NULL'"
@@ -473,8 +497,9 @@ async def test_table_without_its_primary_key_is_refused_and_told_which(
 async def test_message_about_a_table_of_others_names_no_trigger(fresh: Fresh) -> None:
     """It names the columns that there are."""
     await write(fresh.sink(), record("1", 1))
-    name = "payload"
-    fresh.execute(f"ALTER TABLE records RENAME COLUMN {name} TO body")
+    fresh.rename("records", "made")
+    fresh.execute("ALTER TABLE made RENAME COLUMN payload TO body")
+    fresh.execute("ALTER TABLE made RENAME TO records")
     with pytest.raises(
         SinkError, match="is not a table of records: it has the columns body"
     ) as raised:
@@ -562,6 +587,7 @@ async def test_removed_record_that_was_deleted_is_stored_when_it_is_listed_again
     assert fresh.execute("SELECT count(*) FROM ladon_deleted") == [(0,)]
 
 
+@older
 @pytest.mark.parametrize("keep", ["latest", "all"])
 async def test_trigger_of_an_older_release_is_made_again(fresh: Fresh, keep: str) -> None:
     """It noted what was removed as if that were deleted on purpose."""
@@ -628,6 +654,7 @@ def swallow(fresh: Fresh, event: str) -> None:
         fresh.execute(statement.replace("{event}", event))
 
 
+@older
 @pytest.mark.parametrize("keep", ["latest", "all"])
 @pytest.mark.parametrize("others", [[], [record("2", 2), record("3", 3)]])
 async def test_row_that_a_trigger_of_the_owner_swallows_fails_its_page(
@@ -645,6 +672,7 @@ async def test_row_that_a_trigger_of_the_owner_swallows_fails_its_page(
     assert len(fresh.execute("SELECT * FROM records")) == 1 + len(others)
 
 
+@older
 async def test_change_that_a_trigger_of_the_owner_swallows_fails_its_page(fresh: Fresh) -> None:
     """Neither an update, nor a return, nor a mark is counted where the row stays as it was."""
     old, new = record("1", 1), record("1", 2, "b")
@@ -660,6 +688,7 @@ async def test_change_that_a_trigger_of_the_owner_swallows_fails_its_page(fresh:
     assert fresh.execute("SELECT version FROM records WHERE record_id = '1'") == [(new.version,)]
 
 
+@older
 async def test_return_that_a_trigger_of_the_owner_swallows_fails_where_all_is_kept(
     fresh: Fresh,
 ) -> None:
@@ -687,6 +716,7 @@ TAKEN_BACK = {
 }
 
 
+@older
 async def test_replacement_that_a_trigger_of_the_owner_takes_back_fails(fresh: Fresh) -> None:
     """Two current versions of one record would hide what the source said last."""
     old, new = record("1", 1), record("1", 2, "b")

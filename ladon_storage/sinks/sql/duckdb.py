@@ -28,7 +28,8 @@ FROM duckdb_columns() AS c LEFT JOIN (
 WHERE c.database_name = current_database() AND c.schema_name = current_schema()
 UNION ALL SELECT table_name, trigger_name, false FROM duckdb_triggers()
 WHERE database_name = current_database() AND schema_name = current_schema()
-AND trigger_name LIKE 'ladon\\_gone\\_%' ESCAPE '\\'
+AND starts_with(trigger_name, 'ladon_gone_') AND table_name IN (
+    SELECT table_name FROM duckdb_triggers() WHERE starts_with(trigger_name, 'ladon_forget_'))
 """
 
 # A page is passed as a list for each column: placeholders for each row cost six times as much.
