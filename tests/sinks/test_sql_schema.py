@@ -761,6 +761,21 @@ SQLITE = BOTH | {
     ],
     "log": ["PRAGMA wal_checkpoint(TRUNCATE)", "REINDEX"],
 }
+DUCKDB = BOTH | {
+    "column with a default": ["ALTER TABLE records ADD COLUMN note text DEFAULT 'x'"],
+    "column of lists": ["ALTER TABLE records ADD COLUMN tags text[] DEFAULT ['x']"],
+    "unique index": ["CREATE UNIQUE INDEX mine ON records (source_id, record_id, version)"],
+    "index of times": ["CREATE INDEX mine ON records (collected_at)"],
+    "types and order of columns": [
+        "CREATE TABLE made (removed_at TIMESTAMPTZ, {replaced} note text, collected_at TIMESTAMPTZ, "
+        "payload JSON, version text, record_id text, record_timestamp TIMESTAMP, source_id text, "
+        "PRIMARY KEY ({key}))",
+        "INSERT INTO made ({columns}) SELECT {columns} FROM records",
+        "DROP TABLE records",
+        "ALTER TABLE made RENAME TO records",
+    ],
+    "maintenance": ["CHECKPOINT", "VACUUM ANALYZE records"],
+}
 POSTGRESQL = BOTH | {
     "generated column": [
         "ALTER TABLE records ADD COLUMN value text GENERATED ALWAYS AS (payload ->> 'value') STORED"
@@ -788,10 +803,11 @@ POSTGRESQL = BOTH | {
 async def assert_goes_on(fresh: Fresh, keep: str, statements: list[str], *, is_open: bool) -> None:
     """Assert that a table is collected into after its owner's statements."""
     page = [record(str(n), n) for n in range(10)]
+    at_type = "TEXT" if fresh.url.startswith("sqlite") else "TIMESTAMPTZ"
     names = {
         "key": "source_id, record_id" + (", version" if keep == "all" else ""),
         "columns": _COLUMNS + (", replaced_at" if keep == "all" else ""),
-        "replaced": "replaced_at TEXT," if keep == "all" else "",
+        "replaced": f"replaced_at {at_type}," if keep == "all" else "",
     }
     async with fresh.sink(keep=keep) as target:
         await target.write("feed", Page(page), position=Position(timestamp=at(9)))
@@ -824,6 +840,16 @@ async def test_table_of_sqlite_that_its_owner_touched_is_collected_into(
 ) -> None:
     """Between two runs, or while one is going on: rows are right, and nothing is refused."""
     await assert_goes_on(sqlite_file(tmp_path / "r.db"), keep, SQLITE[what], is_open=is_open)
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize("keep", ["latest", "all"])
+@pytest.mark.parametrize("what", DUCKDB)
+async def test_table_of_duckdb_that_its_owner_touched_is_collected_into(
+    tmp_path: Path, what: str, keep: str, is_open: bool
+) -> None:
+    """Between two runs, or while one is going on: rows are right, and nothing is refused."""
+    await assert_goes_on(duckdb_file(tmp_path / "r.duckdb"), keep, DUCKDB[what], is_open=is_open)
 
 
 @pytest.mark.parametrize("is_open", [False, True])
