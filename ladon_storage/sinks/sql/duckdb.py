@@ -44,9 +44,8 @@ INSERT INTO {table} (source_id, record_id, version, record_timestamp, payload, c
 SELECT ?, record_id, version, record_timestamp, payload, ? FROM {page}
 """
 
-_INSERT_MISSING = f"""
-{_INSERT} WHERE NOT EXISTS (
-SELECT 1 FROM {{table}} AS t WHERE t.source_id = ? AND t.record_id = page.record_id{{same}})
+_MISSING = """WHERE NOT EXISTS (
+SELECT 1 FROM {table} AS t WHERE t.source_id = ? AND t.record_id = page.record_id{same})
 """
 
 _UPDATE = """
@@ -107,6 +106,10 @@ class Duckdb:
             raise ConfigurationError(
                 "A sink in DuckDB requires duckdb. Install ladon-storage[duckdb]."
             ) from error
+        if url.query:  # settings belong to the process, which shares the file
+            raise ConfigurationError(
+                f"The sink's address cannot be used. Write it as {self.example}."
+            )
         self._path = checked_path(url, self.example)
         self._keep = keep
 
@@ -116,7 +119,7 @@ class Duckdb:
             return filled.replace("{table}", f'"{table}"')
 
         self._insert, self._insert_missing, self._update, self._there = map(
-            about, (_INSERT, _INSERT_MISSING, _UPDATE, _THERE)
+            about, (_INSERT, _INSERT + _MISSING, _UPDATE, _THERE)
         )
         self._lacking, self._mark, self._unmark = map(about, (_LACKING, _MARK, _UNMARK))
         kind, unlike = _NEWER.removeprefix("AND "), "t.version IS DISTINCT FROM page.version"

@@ -36,6 +36,10 @@ PAUSE_SECONDS = 0.25
 """The time for which a file that was closed after a turn is left to other processes."""
 
 _POLL_SECONDS = 0.05
+_KIND = "SELECT type FROM duckdb_databases() WHERE database_name = current_database()"
+_OTHER = "sqlite_scanner"
+"""The extension that DuckDB would load for a file of SQLite."""
+
 _IS_HELD = re.compile(r"Could not set lock on file .*?(?:\(PID (\d+)\)|$)", re.DOTALL)
 
 
@@ -112,23 +116,34 @@ class DuckdbFile:
                 connection = duckdb.connect(str(self.path))
                 break
             except duckdb.IOException as error:
+                if _OTHER in str(error):
+                    raise self._of_sqlite() from None
                 held = _IS_HELD.search(str(error))
                 if held is None:
                     raise
                 if time.monotonic() > deadline:
                     raise self._held_by(held[1]) from None
             time.sleep(_POLL_SECONDS)
+        if connection.execute(_KIND).fetchone() != ("duckdb",):
+            connection.close()
+            raise self._of_sqlite()
         self._place = self._place or place_of(self.path)
         # The first hours of the year 1 are in no year elsewhere.
         connection.execute("SET TimeZone = 'UTC'")
         return connection
 
+    def _of_sqlite(self) -> SinkError:
+        return SinkError(
+            f"The file {self.path} of a sink is a database of SQLite. Write its address as "
+            "sqlite:///, or use another file."
+        )
+
     def _held_by(self, process: str | None) -> SinkError:
         by = f"process {process}" if process else "another process"
         return SinkError(
             f"The file {self.path} of a sink is open in {by}, and was not closed within "
-            f"{WAIT_SECONDS} seconds; DuckDB lets one process at a time use a file. Close it there, "
-            "and run again; collection resumes after the last durable page."
+            f"{WAIT_SECONDS} seconds; DuckDB lets one process at a time use a file. Close it "
+            "there, and run again; collection resumes after the last durable page."
         )
 
     def _shut(self) -> None:

@@ -8,6 +8,8 @@ from sqlalchemy.engine import URL
 
 from ladon_storage.errors import ConfigurationError, SinkError
 
+_NO_FILES = (":memory:", "file:", "md:", "motherduck:")
+
 
 def checked_path(url: URL, example: str) -> Path:
     """Return the path of the file at an address.
@@ -17,7 +19,7 @@ def checked_path(url: URL, example: str) -> Path:
     """
     if url.host or url.username:
         raise ConfigurationError(f"The sink's address cannot be used. Write it as {example}.")
-    if not url.database or url.database.startswith((":memory:", "file:")):
+    if not url.database or url.database.startswith(_NO_FILES):
         raise ConfigurationError(
             f"The sink {url.render_as_string(hide_password=True)} is not a file, so it is "
             f"not durable. Write its address as {example}."

@@ -152,12 +152,14 @@ class Real:
         if not self._path.exists():
             return []
         connection: Any
+        rows: list[tuple[str, ...]]
         if self._url.startswith("duckdb:"):
             with duckdb.connect(str(self._path)) as connection:
-                rows: list[tuple[str, ...]] = connection.execute(statement).fetchall()
+                rows = connection.execute(statement).fetchall()
                 return rows
         with closing(sqlite3.connect(self._path)) as connection:
-            return connection.execute(statement).fetchall()
+            rows = connection.execute(statement).fetchall()
+            return rows
 
     async def watermark(self) -> Watermark | None:
         return await self.storage.get_watermark(SOURCE)
