@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, ParamSpec, TypeVar
 
 from prefect.blocks.core import Block
 from prefect.context import FlowRunContext
 from prefect.exceptions import ParameterTypeError
 from prefect.flows import Flow
-from prefect.utilities.callables import get_call_parameters, parameter_schema
+from prefect.utilities.callables import ParameterSchema, get_call_parameters, parameter_schema
 from pydantic import BaseModel
 
 from ladon_storage.collection.credentials import SECRET_FIELD, check_name, holds_secret
@@ -136,7 +137,12 @@ class CheckedFlow(Flow[P, R]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.__signature__ = form_signature(self.fn)  # what Prefect makes the form from
-        self.parameters = parameter_schema(self)
+        del self.parameters  # the function's, which Prefect makes at once
+
+    @cached_property
+    def parameters(self) -> ParameterSchema:  # type: ignore[override]
+        """The schema of the form, made at its first use: a run of the flow needs none."""
+        return parameter_schema(self)
 
     @property
     def _source(self) -> type | None:
@@ -155,7 +161,7 @@ class CheckedFlow(Flow[P, R]):
         other: Any = super().with_options(**options)
         other.__class__ = type(self)
         other.__signature__ = self.__signature__
-        other.parameters = self.parameters
+        vars(other)["parameters"] = self.parameters
         return other
 
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
