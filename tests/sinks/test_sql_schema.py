@@ -768,7 +768,8 @@ DUCKDB = BOTH | {
     "index of times": ["CREATE INDEX mine ON records (collected_at)"],
     "types and order of columns": [
         "CREATE TABLE made (removed_at TIMESTAMPTZ, {replaced} note text, "
-        "collected_at TIMESTAMPTZ, payload JSON, version text, record_id text, record_timestamp TIMESTAMP, source_id text, "
+        "collected_at TIMESTAMPTZ, payload JSON, version text, record_id text, "
+        "record_timestamp TIMESTAMP, source_id text, "
         "PRIMARY KEY ({key}))",
         "INSERT INTO made ({columns}) SELECT {columns} FROM records",
         "DROP TABLE records",
