@@ -97,6 +97,26 @@ async def test_first_and_last_instants_are_stored(path: Path) -> None:
         assert await target.lacking("feed", {"0": ends[0], "1": ends[1]}) == set()
 
 
+async def test_times_without_a_zone_are_in_utc_wherever_the_machine_is(path: Path) -> None:
+    """The owner may have made another type of a column; the zone of the process does not count."""
+    await write(sink(path), record("1", 1))
+    columns = "* REPLACE (record_timestamp AT TIME ZONE 'UTC' AS record_timestamp)"
+    ask(path, f"CREATE TABLE made AS SELECT {columns} FROM records")
+    ask(path, "DROP TABLE records")
+    ask(path, "ALTER TABLE made ADD PRIMARY KEY (source_id, record_id)")
+    for name in ("version", "record_timestamp", "payload", "collected_at"):
+        ask(path, f"ALTER TABLE made ALTER {name} SET NOT NULL")
+    ask(path, "ALTER TABLE made RENAME TO records")
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("SET GLOBAL TimeZone = 'America/New_York'")
+        assert await write(sink(path), record("2", 2)) == 1
+        async with sink(path) as target:
+            assert await target.lacking("feed", {"1": at(1), "2": at(2)}) == set()
+            assert await target.lacking("feed", {"1": at(2), "2": at(3)}) == {"1", "2"}
+    times = [each.replace(tzinfo=None) for each in (at(1), at(2))]
+    assert ask(path, "SELECT record_timestamp FROM records ORDER BY 1") == [(t,) for t in times]
+
+
 async def test_payload_that_duckdb_would_refuse_as_json_is_stored(path: Path) -> None:
     """What is delivered is stored: a lone surrogate, a NUL, a number of any size."""
     payload = r'{"a":"\ud800","b":"\u0000","c":1e999,"d":123456789012345678901234567890}'

@@ -18,6 +18,7 @@ from ladon_storage.collection.records import Page, Record
 from ladon_storage.errors import SinkError
 from ladon_storage.sinks import SqlSink
 from ladon_storage.sinks.sql.dialect import Compared
+from ladon_storage.sinks.sql.duckdb import Duckdb
 from ladon_storage.sinks.sql.postgresql import Postgresql
 from ladon_storage.sinks.sql.sqlite import Sqlite
 from ladon_storage.sinks.sql.tables import instant_text
@@ -193,7 +194,7 @@ async def test_another_run_that_was_faster_is_respected(
 ) -> None:
     """What was unknown may be there when it is written: nothing is twice, or goes back."""
     await write(fresh.sink(keep=keep), record("1", 2, "new"))
-    for database in (Sqlite, Postgresql):
+    for database in (Sqlite, Duckdb, Postgresql):
         monkeypatch.setattr(database, "compare", Stale(database.compare))
 
     async with fresh.sink(keep=keep) as target:

@@ -128,7 +128,7 @@ class DuckdbFile:
             connection.close()
             raise self._of_sqlite()
         self._place = self._place or place_of(self.path)
-        # The first hours of the year 1 are in no year elsewhere.
+        # A time without a zone, as its owner may have made of a column, is in UTC.
         connection.execute("SET TimeZone = 'UTC'")
         return connection
 
