@@ -396,3 +396,26 @@ async def test_row_that_another_connection_changes_at_once_is_an_error_with_a_ne
                 await target.write("feed", Page([record("1", 2, "b")]))
             connection.execute("COMMIT")
             assert (await target.write("feed", Page([record("1", 2, "b")]))).written == 1
+
+
+async def test_rejects_and_replacements_of_a_page_are_a_statement_each(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A statement for each row would take a millisecond for each."""
+    statements: list[str] = []
+    execute = duckdb_file.DuckdbCursor.execute
+
+    def noted(self: Any, statement: str, *rest: Any) -> None:
+        statements.append(statement.split()[0])
+        execute(self, statement, *rest)
+
+    ids = [str(n) for n in range(50)]
+    async with sink(path, "all") as target:
+        await target.write("feed", Page([record(each, 1) for each in ids]))
+        monkeypatch.setattr(duckdb_file.DuckdbCursor, "execute", noted)
+        rejects = [Reject.of("no id", n // 2) for n in range(50)]
+        page = Page([record(each, 2, "b") for each in ids], rejects)
+        assert (await target.write("feed", page, run_id="R")).written == 50
+    assert (statements.count("INSERT"), statements.count("UPDATE")) == (2, 1)
+    assert ask(path, "SELECT count(*) FROM records WHERE replaced_at IS NULL") == [(50,)]
+    assert ask(path, "SELECT count(*) FROM records_quarantine") == [(25,)]

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import threading
@@ -244,9 +245,8 @@ class DuckdbCursor:
         self._has_result = statement.lstrip()[:6].upper() == "SELECT"
 
     def executemany(self, statement: str, rows: Any) -> None:
-        """Execute a change once for each row."""
-        self._connection.executemany(statement, list(rows))
-        self._has_result = False
+        """Execute a change for all rows at once: for each of them DuckDB would plan it anew."""
+        self.execute(_for_all(statement), [list(column) for column in zip(*rows, strict=True)])
 
     def fetchone(self) -> Any:
         """Return the next row."""
@@ -262,6 +262,24 @@ class DuckdbCursor:
 
     def close(self) -> None:
         """Do nothing: the result ends with the next statement."""
+
+
+def _for_all(statement: str) -> str:
+    """Return a change of one row as the change of all rows in a list for each parameter.
+
+    >>> _for_all("INSERT INTO t (a, b) VALUES (?, ?) ON CONFLICT DO NOTHING")
+    'INSERT INTO t (a, b) SELECT p1, p2 FROM (SELECT unnest(?) AS p1, unnest(?) AS p2) AS page \
+ON CONFLICT DO NOTHING'
+    >>> _for_all("UPDATE t SET a=? WHERE t.b = ?")
+    'UPDATE t SET a=p1 FROM (SELECT unnest(?) AS p1, unnest(?) AS p2) AS page WHERE t.b = p2'
+    """
+    number = itertools.count(1)
+    named = re.sub(r"\?", lambda _: f"p{next(number)}", statement)
+    lists = ", ".join(f"unnest(?) AS p{each}" for each in range(1, next(number)))
+    page = f" FROM (SELECT {lists}) AS page"  # noqa: S608 - names and placeholders alone
+    if found := re.search(r"VALUES \((.*?)\)", named):
+        return f"{named[: found.start()]}SELECT {found[1]}{page}{named[found.end() :]}"
+    return named.replace(" WHERE ", f"{page} WHERE ", 1)
 
 
 class DuckdbDialect(PGDialect):
