@@ -15,8 +15,12 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from ladon_storage.errors import ConfigurationError, LadonStorageError
+
+if TYPE_CHECKING:
+    from cyclopts import CycloptsError
 
 DONE, FAILED, USAGE = 0, 1, 2
 """The exit codes; a signal that ended the command has 128 and its number."""
@@ -54,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CycloptsError as error:
         chain = " ".join(error.command_chain or ())
         called = f"ladon-storage {chain}".strip()
-        _say(f'{" ".join(str(error).split())} See "{called} --help".')
+        _say(f'{_plain(error)} See "{called} --help".')
         return USAGE
     except LadonStorageError as error:
         _say(str(error))
@@ -79,6 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not tokens:  # the help was printed instead of a result
         return USAGE
     return outcome if isinstance(outcome, int) else DONE
+
+
+def _plain(error: CycloptsError) -> str:
+    """Return what a wrong call is, in one line and without Python's lists."""
+    unused = getattr(error, "unused_tokens", None)
+    if unused:
+        return f"There is no place for the argument {unused[0][:100]!r}."
+    return " ".join(str(error).split())
 
 
 def _say(sentence: str) -> None:

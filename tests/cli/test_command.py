@@ -104,7 +104,14 @@ def test_version_is_the_packages(ladon: Command) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["serve"], ["serve", "--token", "x"], ["unknown"], ["circuit", "shwo"], ["collect", "--al"]],
+    [
+        ["serve"],
+        ["serve", "--token", "x"],
+        ["unknown"],
+        ["circuit", "shwo"],
+        ["collect", "--al"],
+        ["init", "x"],
+    ],
 )
 def test_wrong_usage_is_one_sentence_and_exits_with_2(ladon: Command, arguments: list[str]) -> None:
     """Missing and unknown arguments are usage errors; a token is no argument at all."""

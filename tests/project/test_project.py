@@ -220,6 +220,7 @@ def test_name_that_is_not_there_has_a_nearest_one(tmp_path: Path) -> None:
 
 SINK = '[sinks.records]\nurl = "sqlite:///r.db"\n'
 KEV = '[sources.kev]\nkind = "kev"\n'
+REST = '[sources.r]\nkind = "rest"\nurl = "https://x.example"\ntimestamps = ["at"]\n'
 
 
 @pytest.mark.parametrize(
@@ -253,6 +254,15 @@ KEV = '[sources.kev]\nkind = "kev"\n'
         (KEV + "schedule = {}", "[sources.kev] schedule: has neither cron nor interval; set one"),
         (KEV + 'schedule = {cron = "0 6 * * *", interval = 5}', "has cron and interval; remove"),
         (KEV + "schedule.interval = 0", "[sources.kev.schedule] interval: Input should be greater"),
+        (KEV + "schedule.interval = -5", "interval: Input should be greater than or equal to 0."),
+        (KEV + 'schedule.interval = "1h"', "interval: should be a number, or a text such as PT1H"),
+        (REST + 'paging.kind = "offsett"', "[sources.r.paging] kind: should be one of 'none', "),
+        (REST + 'paging.kind = "offsett"', "not 'offsett'; did you mean 'offset'?"),
+        (REST + 'paging.parameter = "p"', "[sources.r.paging] kind: is missing."),
+        (REST + 'paging = {kind = "page", sise_parameter = "x"}', "[sources.r.paging] sise_param"),
+        (REST + 'timestamp_format = "rfc"', "[sources.r] timestamp_format: should be one of iso"),
+        ('[sources.r]\nkind = "rest"\nurl = "https://x.example"\ntimestamps = "at"',
+         "[sources.r] timestamps: should be a list."),
         (KEV + 'schedule = {interval = 5, timezone = "Mars"}', "timezone: should be a time zone"),
         (KEV + 'cron = "0 6 * * *"', "There is no such key here. Write it as schedule.cron."),
         (KEV + "initial_lookback = 3", "Write it as limits.initial_lookback."),
@@ -304,7 +314,7 @@ def test_secret_in_the_file_is_refused_unshown(tmp_path: Path, text: str, place:
     ("content", "sentence"),
     [
         (b"x = ", "is not TOML: Invalid value"),
-        (b"[sources.kev]\n[sources.kev]\n", "is not TOML: Cannot declare"),
+        (b"[sources.kev]\n[sources.kev]\n", "the table [sources.kev] stands twice"),
         (b'x = "\xff"', "is not UTF-8. Save it as UTF-8."),
     ],
 )

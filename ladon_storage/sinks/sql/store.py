@@ -68,6 +68,12 @@ class SqlStore:
         """
         return self._rows.lacking(source_id, listed)
 
+    def count_records(
+        self, source_id: str, after: datetime | None, before: datetime, limit: int
+    ) -> int:
+        """Return how many records have a current version between two times, at most ``limit``."""
+        return self._rows.count_records(source_id, after, before, limit)
+
     def close(self, *, is_clean: bool) -> None:
         """Close the connection."""
         self.connection.close()

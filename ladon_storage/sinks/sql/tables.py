@@ -23,6 +23,7 @@ from sqlalchemy import (
     Update,
     bindparam,
     exists,
+    func,
     select,
     update,
 )
@@ -220,6 +221,22 @@ class Tables:
         ids = select(records.record_id, records.removed_at.is_not(None))
         ids = ids.where(records.source_id == bindparam("source_id"))
         return ids.distinct() if self.keep == "all" else ids
+
+    def between(
+        self, source_id: str, after: datetime | None, before: datetime, limit: int
+    ) -> Select[Any]:
+        """Return the number of current, unmarked records between two times, at most ``limit``."""
+        records = self.records.c
+        found = select(records.record_id).where(
+            records.source_id == source_id,
+            records.record_timestamp < before,
+            records.removed_at.is_(None),
+        )
+        if after is not None:
+            found = found.where(records.record_timestamp > after)
+        if self.keep == "all":
+            found = found.where(records.replaced_at.is_(None))
+        return select(func.count()).select_from(found.limit(limit).subquery())
 
 
 def _records(metadata: MetaData, name: str, keep: Keep) -> Table:
