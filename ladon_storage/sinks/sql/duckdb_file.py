@@ -276,7 +276,7 @@ ON CONFLICT DO NOTHING'
     number = itertools.count(1)
     named = re.sub(r"\?", lambda _: f"p{next(number)}", statement)
     lists = ", ".join(f"unnest(?) AS p{each}" for each in range(1, next(number)))
-    page = f" FROM (SELECT {lists}) AS page"  # noqa: S608 - names and placeholders alone
+    page = f" FROM (SELECT {lists}) AS page"
     if found := re.search(r"VALUES \((.*?)\)", named):
         return f"{named[: found.start()]}SELECT {found[1]}{page}{named[found.end() :]}"
     return named.replace(" WHERE ", f"{page} WHERE ", 1)
