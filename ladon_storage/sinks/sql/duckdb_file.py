@@ -245,7 +245,7 @@ class DuckdbCursor:
         self._has_result = statement.lstrip()[:6].upper() == "SELECT"
 
     def executemany(self, statement: str, rows: Any) -> None:
-        """Execute a change for all rows at once: for each of them DuckDB would plan it anew."""
+        """Execute a change for all rows at once: for each of them DuckDB would plan it again."""
         self.execute(_for_all(statement), [list(column) for column in zip(*rows, strict=True)])
 
     def fetchone(self) -> Any:
