@@ -43,8 +43,21 @@ async def storage_service(folder: Path) -> AsyncIterator[str]:
 @asynccontextmanager
 async def bare_handler() -> AsyncIterator[str]:
     """Run the floor, and give its address."""
+    async with _server("processes") as url:
+        yield url
+
+
+@asynccontextmanager
+async def feeds() -> AsyncIterator[str]:
+    """Serve the feeds, and give their address."""
+    async with _server("feeds") as url:
+        yield url
+
+
+@asynccontextmanager
+async def _server(module: str) -> AsyncIterator[str]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmarks.processes",
+        sys.executable, "-m", f"benchmarks.{module}",
         cwd=PROJECT, stdin=DEVNULL, stdout=PIPE, start_new_session=True,
     )  # fmt: skip
     try:
@@ -54,7 +67,9 @@ async def bare_handler() -> AsyncIterator[str]:
         await ended(process)
 
 
-async def outcome(folder: Path, module: str, *arguments: str, **variables: str) -> dict[str, Any]:
+async def outcome(
+    folder: Path, module: str, *arguments: str, python: str = sys.executable, **variables: str
+) -> dict[str, Any]:
     """Run a module of the benchmarks in a process of its own, and return the JSON that it prints.
 
     Raises:
@@ -63,7 +78,7 @@ async def outcome(folder: Path, module: str, *arguments: str, **variables: str) 
     log = folder / f"{module}.log"
     with log.open("w") as file:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", f"benchmarks.{module}", *arguments,
+            python, "-m", f"benchmarks.{module}", *arguments,
             cwd=PROJECT, stdin=DEVNULL, stdout=PIPE, stderr=file,
             env=environment(folder, **variables),
         )  # fmt: skip
