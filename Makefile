@@ -45,14 +45,17 @@ $(CHECK_STAMP): $(STAMP) .ci/check.lock
 	@$(PIP) install $(LOCKED) .ci/check.lock
 	@touch $@
 
+# One more than processors: a test that waits for a server leaves its processor to another.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
+
 test: $(STAMP)
-	@$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow"
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow"
 
 # While you write: no flows, and nothing of Delta tables, of servers of databases, or of many processes.
 test-quick: $(STAMP)
-	@$(BIN)/python -m pytest -n auto -m "not slow" --ignore tests/flows --ignore tests/sources/test_sql.py \
-	  -k "not (postgres or mariadb or delta or process or benchmark or packaging or known_faults \
-	  or hostile or schedule or durability)"
+	@$(BIN)/python -m pytest -n auto -m "not slow" --ignore tests/flows \
+	  -k "not (postgres or mariadb or delta or process or killed or judge or benchmark or packaging \
+	  or known_faults or hostile or schedule or durability)"
 
 # Kills processes, loses Prefect under runs, and replays whole recordings.
 test-slow: $(STAMP)
@@ -104,9 +107,10 @@ contract: $(STAMP)
 	@SCHEMATHESIS="$(CURDIR)/.venv-contract/bin/st" CONTRACT_SECONDS=$(CONTRACT_SECONDS) SEED=$(SEED) \
 	  $(BIN)/python -m pytest tests/contract
 
-# Shows the present pages in the documents.
+# Shows the present pages in the documents, and the dashboard: that takes Prometheus and its Pushgateway.
 pictures: e2e
 	@cp $(foreach page,form-v1 form-v2 run-v2 artifact-v2 failed-v2 overview-v1,.e2e/screenshots/$(page).png) docs/images/
+	@$(BIN)/python -m tests.project.dashboard_picture
 
 # Kills collections and services for as long as it is told to: make chaos SECONDS=600 SEED=7, or KILLS=1000.
 SEED ?= 1

@@ -25,6 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import duckdb
 import orjson
 
 PAGE = 1_000
@@ -36,6 +37,10 @@ _FLOOR_TABLE = (
     "PRAGMA synchronous = FULL",
     "CREATE TABLE records (source_id TEXT, record_id TEXT, payload TEXT, "
     "PRIMARY KEY (source_id, record_id))",
+)
+_FLOOR_COLUMNS = (
+    "INSERT INTO records SELECT 'generated', unnest(?::VARCHAR[]), unnest(?::VARCHAR[]) "
+    "ON CONFLICT DO UPDATE SET payload = excluded.payload"
 )
 _FLOOR_UPSERT = (
     "INSERT INTO records VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET payload = excluded.payload"
@@ -112,6 +117,9 @@ class _Ours:
         self._run, self._records, self._client = run, records, StorageServiceClient
         self._memory = MockStorageClient()
         self._sink: Callable[[], Any] = lambda: SqlSink(f"sqlite:///{folder}/records.db")
+        if sink == "duckdb":
+            self._sink = lambda: SqlSink(f"duckdb:///{folder}/records.duckdb")
+            from ladon_storage.sinks.sql import duckdb_file  # noqa: F401 - as for the others
         if sink == "delta":
             from ladon_storage.sinks.delta.sink import DeltaSink
 
@@ -142,7 +150,8 @@ class _Floor:
             import deltalake  # noqa: F401 - imports are over when the clock starts
             import pyarrow as pa  # noqa: F401
 
-        self.collect = partial(_fill_delta if sink == "delta" else _fill_sqlite, folder)
+        fill = {"delta": _fill_delta, "duckdb": _fill_duckdb, "sqlite": _fill_sqlite}[sink]
+        self.collect = partial(fill, folder)
         self.count = partial(_count, sink, folder)
 
 
@@ -155,6 +164,15 @@ def _fill_sqlite(folder: Path, records: int) -> None:
             connection.execute("BEGIN IMMEDIATE")
             connection.executemany(_FLOOR_UPSERT, rows)
             connection.execute("COMMIT")
+
+
+def _fill_duckdb(folder: Path, records: int) -> None:
+    with duckdb.connect(str(folder / "records.duckdb")) as connection:
+        connection.execute(_FLOOR_TABLE[-1])
+        for items in pages_of(records):
+            columns = [[item["id"] for item in items]]
+            columns.append([orjson.dumps(item).decode() for item in items])
+            connection.execute(_FLOOR_COLUMNS, columns)
 
 
 def _fill_delta(folder: Path, records: int) -> None:
@@ -171,6 +189,10 @@ def _count(sink: str, folder: Path) -> int:
         from deltalake import DeltaTable
 
         return int(DeltaTable(f"{folder}/lake/records").count())
+    if sink == "duckdb":
+        with duckdb.connect(str(folder / "records.duckdb")) as database:
+            [count] = database.execute("SELECT count(*) FROM records").fetchone() or [0]
+            return int(count)
     with closing(sqlite3.connect(folder / "records.db")) as connection:
         return int(connection.execute("SELECT count(*) FROM records").fetchone()[0])
 

@@ -38,13 +38,15 @@ from benchmarks.processes import outcome, storage_service
 FEW, RECORDS = 10_000, 100_000
 TIMES_AS_FAST, TIMES_IN_VAIN, MEMORY_GROWTH = 5, 15, 1.25
 
-OURS = ("sqlite", "delta")
+OURS = ("sqlite", "duckdb", "delta")
 FLOORS = {who: f"floor {who}" for who in OURS}
 PEERS = ("dlt append", "dlt merge")
 SHOWN = {
     "sqlite": "ladon-storage, SQLite",
+    "duckdb": "ladon-storage, DuckDB",
     "delta": "ladon-storage, Delta",
     "floor sqlite": "floor, sqlite3",
+    "floor duckdb": "floor, duckdb",
     "floor delta": "floor, deltalake",
     "dlt append": "dlt, DuckDB, append",
     "dlt merge": "dlt, DuckDB, merge",

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import tarfile
 from dataclasses import dataclass
@@ -215,6 +216,22 @@ def _made_vulnerability(number: int) -> Item:
     }
 
 
+@lru_cache(maxsize=2)
+def document_of(shape: str, megabytes: int) -> bytes:
+    """Return one JSON document of about this size: a list of records, or an object by their ids."""
+    size, lines = 0, []
+    for number in itertools.count():
+        line = _six(number)
+        if shape == "object":
+            line = f'"{line[7:15]}":{{{line[17:]}'
+        lines.append(line)
+        size += len(line) + 1
+        if size >= megabytes * 1e6:
+            break
+    first, last = "[]" if shape == "list" else "{}"
+    return f"{first}{','.join(lines)}{last}".encode()
+
+
 # All pages of the three data sets, but not those of a million records.
 _kept = lru_cache(maxsize=200)(page_of)
 
@@ -233,7 +250,12 @@ async def _serve() -> None:
         body = b'{"next":' + link.encode() + b',"data":' + records + b"}"
         return web.Response(body=body, content_type="application/json")
 
+    async def whole(request: web.Request) -> web.Response:
+        body = document_of(request.match_info["shape"], int(request.query["megabytes"]))
+        return web.Response(body=body, content_type="application/json")
+
     app = web.Application()
+    app.router.add_get("/document/{shape}", whole)
     app.router.add_get("/{name}", answer)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()

@@ -85,7 +85,7 @@ def _taken(folder: str, *verb: str) -> Callable[[], Awaitable[float]]:
 async def _seconds(folder: str, *verb: str) -> float:
     """Return the seconds of one process of the command."""
     began = time.perf_counter()
-    kept = os.environ | {"PYTHONPYCACHEPREFIX": f"{folder}/bytecode"}
+    kept = {"PYTHONPYCACHEPREFIX": f"{folder}/bytecode", **os.environ}
     kept.pop("PYTHONDONTWRITEBYTECODE", None)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "ladon_storage.cli", *verb,

@@ -211,8 +211,10 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
     ),
     (
         app, "doctor", "doctor", _OPERATE,
-        "Check Prefect, the service, blocks, versions and clocks."
-        "\n\nEach check has a verdict, and a next step where it is not good.",
+        "Check Prefect, the service, files, blocks, versions and clocks."
+        "\n\nEach check has a verdict, and a next step where it is not good. SQLite files (the "
+        "storage, circuits, and those that are named) are searched for damage, for at most ten "
+        "seconds each. None is changed or made.",
     ),
 )  # fmt: skip
 """Each verb: its parent, its name, its module and function, its group, and its help."""

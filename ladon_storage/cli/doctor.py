@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import logging
 import platform
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 from ladon_storage.cli.checks import Check, attempted, tell
 from ladon_storage.cli.options import File
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     import aiohttp
 
     from ladon_storage.project.project import Project
+    from ladon_storage.settings import StorageSettings
 
 MAX_SKEW = timedelta(seconds=5)
 """The most by which two clocks may differ; a lease of a minute bears more."""
@@ -31,10 +36,26 @@ _BLOCKS = (
 )
 _SECONDS = 5.0
 _SAVE = "Register with `prefect block register -m ladon_storage.blocks`, and save it in the UI."
+_RESTORE = (
+    "Stop the programs that use it, keep it aside, and move the last backup there; the next runs "
+    "start at their sinks' positions."
+)
+_FORGET = "Delete it: circuits are closed until the service fails again."
 
 
-def doctor(*, file: File = None, json: Json = False) -> int:
-    """Check Prefect, the service, blocks, versions and clocks."""
+def doctor(
+    *,
+    database: Annotated[
+        tuple[Path, ...],
+        Parameter(
+            help="The file of a Storage Service on this host, which may be running, or another "
+            "SQLite file; repeatable."
+        ),
+    ] = (),
+    file: File = None,
+    json: Json = False,
+) -> int:
+    """Check Prefect, the service, files, blocks, versions and clocks."""
     from ladon_storage.cli import running
     from ladon_storage.cli.choosing import load_project
     from ladon_storage.errors import ConfigurationError
@@ -47,6 +68,7 @@ def doctor(*, file: File = None, json: Json = False) -> int:
         checks.append(Check("file", "failed", str(error)))
     else:
         checks.append(_file(project))
+    checks += [_named(each) for each in database]
     checks += running.run(_asked(project))
     checks.append(_log_settings())
     return tell(checks, as_json=json)
@@ -83,15 +105,66 @@ def _file(project: Project | None) -> Check:
     return Check("file", "ok", f"{project.path}: {counted(len(project.sources), 'source')}")
 
 
+def _named(path: Path) -> Check:
+    from ladon_storage.cli.integrity import integrity
+
+    if not path.exists():
+        return Check("database", "failed", f"there is no {path}", "Name the file of the service.")
+    return integrity("database", path, _RESTORE)
+
+
 async def _asked(project: Project | None) -> list[Check]:
-    return [await attempted("storage", _storage(project)), *await _prefect()]
-
-
-async def _storage(project: Project | None) -> Check:
     from ladon_storage.cli.choosing import settings_of
+    from ladon_storage.errors import ConfigurationError
+
+    try:
+        settings = await settings_of(project)
+    except ConfigurationError as error:
+        return [Check("storage", "failed", str(error)), *await _prefect()]
+    files = [*_storage_file(settings), *_circuit_file(settings)]
+    if not any(each.what == "storage" for each in files):
+        files.append(await attempted("storage", _storage(settings, project)))
+    return [*files, *await _prefect()]
+
+
+def _storage_file(settings: StorageSettings) -> list[Check]:
+    """Return the check of the file that is the storage; one that is not there is not made."""
+    from ladon_storage.cli.integrity import integrity
+    from ladon_storage.embedded import file_of
+
+    if not settings.url or not settings.is_file:
+        return []
+    path = file_of(settings.url)
+    if not path.exists() and path.parent.is_dir():
+        return [Check("storage", "ok", f"{path} is not there yet; the first run makes it")]
+    if not path.exists():
+        return []
+    # One that is damaged is not opened further: that could change it.
+    check = integrity("database", path, _RESTORE)
+    return [check] if check.verdict != "failed" else [replace(check, what="storage")]
+
+
+def _circuit_file(settings: StorageSettings) -> list[Check]:
+    from ladon_storage.circuit.stores.sqlite import SqliteStore
+    from ladon_storage.circuit.urls import default_url, store_at
+    from ladon_storage.cli.integrity import integrity
+    from ladon_storage.errors import ConfigurationError
+
+    if settings.is_file:
+        return []
+    try:
+        given = settings.circuit_url
+        store = store_at(given.get_secret_value() if given is not None else default_url())
+    except ConfigurationError as error:
+        return [Check("circuits", "failed", str(error))]
+    if not isinstance(store, SqliteStore) or not Path(store.place).exists():
+        return []
+    return [integrity("circuits", Path(store.place).absolute(), _FORGET)]
+
+
+async def _storage(settings: StorageSettings, project: Project | None) -> Check:
     from ladon_storage.connect import new_client
 
-    settings = await settings_of(project)
     if not settings.url:
         text = "watermarks are kept in memory"
         return Check("storage", "warning", text, "Set [storage] url, or STORAGE_SERVICE_URL.")

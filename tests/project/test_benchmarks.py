@@ -112,9 +112,12 @@ def test_client_is_measured_beside_bare_aiohttp() -> None:
 
 
 def test_service_is_measured_beside_the_bare_handler() -> None:
-    """Both answer real requests from a process of its own."""
+    """Both answer real requests from a process of its own, at a rate and at a cost in CPU time."""
     found = rows(quick("service").stdout)
-    assert set(found) == {"embedded service", "bare aiohttp handler"}
+    servers = ("embedded service", "bare aiohttp handler")
+    assert set(found) == {
+        *servers, *(f"{method}: {name}" for method in ("GET", "PUT") for name in servers)
+    }  # fmt: skip
 
 
 async def test_load_counts_answers_and_writes_and_reads_in_turn(

@@ -72,7 +72,11 @@ async def test_each_collection_that_was_measured_has_its_figures(
 
 
 @pytest.mark.parametrize(
-    "who", ["sqlite", "delta", "floor sqlite", "floor delta", "dlt append", "dlt merge"]
+    "who",
+    [
+        *("sqlite", "duckdb", "delta", "floor sqlite", "floor duckdb", "floor delta"),
+        *("dlt append", "dlt merge"),
+    ],
 )
 def test_collection_that_lost_records_has_no_figure(who: str, tmp_path: Path) -> None:
     """A contender is asked how many rows it has before its time counts."""

@@ -19,6 +19,7 @@ from ladon_storage.sinks.sql import postgresql as sql_postgresql
 from ladon_storage.sinks.sql.errors import describe
 from ladon_storage.testing.doubles import at, record
 from tests.postgres import PASSWORD, PostgresServer
+from tests.tables import connection_of
 
 
 @pytest.fixture
@@ -146,8 +147,7 @@ async def test_acknowledged_commit_is_durable_whatever_the_default_is(
     """A database may be set to acknowledge what a crash of the server loses."""
     postgres.execute(f"ALTER DATABASE {database} SET synchronous_commit TO off")
     async with sink(postgres, database) as target:
-        assert target._store is not None
-        connection = target._store.connection
+        connection = connection_of(target)
         setting = await asyncio.to_thread(
             lambda: connection.exec_driver_sql("SHOW synchronous_commit").scalar()
         )

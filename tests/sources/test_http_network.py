@@ -11,7 +11,6 @@ import time
 import traceback
 import zlib
 from base64 import b64encode
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-import stamina
 import trustme
 from pydantic import ValidationError
 from yarl import URL
@@ -27,7 +25,7 @@ from yarl import URL
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sources import KINDS, source_from
 from ladon_storage.sources.fields import Connection
-from ladon_storage.sources.http import connections, hosts, sending
+from ladon_storage.sources.http import connections, hosts
 from ladon_storage.sources.http import decompression as packing
 from ladon_storage.sources.http.client import Credentials, shared_connections, source_http
 from ladon_storage.sources.http.proxies import proxy_of
@@ -36,6 +34,8 @@ from ladon_storage.sources.http.retry_after import wait_of
 from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.raw_server import RawServer, Reply
 from tests.raw_server import http as reply
+
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 PROXY_VARIABLES = [
     each
@@ -60,12 +60,6 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 def _no_circuits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every test find hosts of which nobody knows anything."""
     monkeypatch.setattr(hosts, "_circuits", {})
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting() -> Iterator[None]:
-    with stamina.set_testing(True, attempts=sending.ATTEMPTS, cap=True):
-        yield
 
 
 async def fetch(url: str, connection: Connection | None = None, **options: Any) -> Any:

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 import lzma
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +23,6 @@ from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sinks import SqlSink
 from ladon_storage.sources import RestApi, source_from
-from ladon_storage.sources.http import sending
 from ladon_storage.sources.http.client import HttpResponse, source_http
 from ladon_storage.sources.http.hosts import circuit_of
 from ladon_storage.sources.rest.links import next_in
@@ -35,12 +34,7 @@ from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.recordings import recording
 from tests.tables import table
 
-
-@pytest.fixture(autouse=True)
-def _no_waiting() -> Iterator[None]:
-    """Repeat as often as in earnest, without the waiting in between."""
-    with stamina.set_testing(True, attempts=sending.ATTEMPTS, cap=True):
-        yield
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 def row(number: int, minute: float | None = None) -> dict[str, Any]:

@@ -1,0 +1,164 @@
+"""``ladon-storage doctor`` and damaged files: found, named, and neither changed nor made."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from ladon_storage.circuit.urls import circuit_of
+from ladon_storage.cli import integrity
+from ladon_storage.embedded import EmbeddedStorage
+from tests.cli.called import Called, Command
+from tests.service import calling, embedded_service, path, success
+
+JANUARY = datetime(2026, 1, 1, tzinfo=UTC)
+FILE = '[storage]\nurl = "sqlite:///ladon.db"\n'
+
+LOCKED = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None)
+try:
+    connection.execute("BEGIN IMMEDIATE")
+except sqlite3.OperationalError as error:
+    print(error)
+"""
+
+
+async def filled(file: Path, sources: int = 60) -> None:
+    """Write a file of watermarks that has more than a few pages."""
+    async with EmbeddedStorage(file) as storage:
+        for number in range(sources):
+            text = f"{number} " + "refused " * 60
+            await storage.update_watermark(f"source-{number}", JANUARY, "failed", text)
+
+
+def damage(file: Path, page: int) -> None:
+    """Overwrite the middle of a page, as a failing disk does."""
+    content = bytearray(file.read_bytes())
+    size = int.from_bytes(content[16:18])
+    begin = (page - 1) * size
+    assert len(content) >= begin + size
+    content[begin : begin + size // 2] = b"\xa5" * (size // 2)
+    file.write_bytes(content)
+
+
+def checks(called: Called) -> dict[str, dict[str, str]]:
+    """Return the checks of a call by their names."""
+    return {each["what"]: each for each in called.json}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return all files of a folder."""
+    return {each.name: each.read_bytes() for each in folder.iterdir() if each.is_file()}
+
+
+@pytest.mark.parametrize("page", [1, 2, 5, 9])
+async def test_damaged_page_is_found_and_the_file_is_left_alone(ladon: Command, page: int) -> None:
+    """Bytes overwritten in any page fail the check, with the file, the fault and the next step."""
+    ladon.write("ladon.toml", FILE)
+    file = ladon.folder / "ladon.db"
+    await filled(file)
+    well = await ladon.later("doctor", "--json")
+    assert (well.code, checks(well)["database"]["verdict"]) == (0, "ok")
+    damage(file, page)
+    before = contents(ladon.folder)
+    ill = await ladon.later("doctor", "--database", "ladon.db", "--json")
+    assert ill.code == 1
+    for name in ("storage", "database"):
+        assert checks(ill)[name]["verdict"] == "failed"
+        assert "ladon.db is damaged: " in checks(ill)[name]["finding"]
+        assert "backup" in checks(ill)[name]["next_step"]
+    assert contents(ladon.folder) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"text, and no database" * 400])
+def test_file_that_is_no_database_is_damage(ladon: Command, content: bytes) -> None:
+    """An empty file and another kind of file hold no watermark, so the service lost them."""
+    (ladon.folder / "storage.db").write_bytes(content)
+    called = ladon("doctor", "--database", "storage.db", "--json")
+    assert (called.code, checks(called)["database"]["verdict"]) == (1, "failed")
+    assert (ladon.folder / "storage.db").read_bytes() == content
+
+
+def test_missing_file_is_not_made(ladon: Command) -> None:
+    """A file that is not there yet is no fault of a new place; a named one is."""
+    ladon.write("ladon.toml", FILE)
+    called = ladon("doctor", "--json")
+    assert (called.code, checks(called)["storage"]["verdict"]) == (0, "ok")
+    named = ladon("doctor", "--database", "storage.db", "--json")
+    assert (named.code, checks(named)["database"]["verdict"]) == (1, "failed")
+    assert list(contents(ladon.folder)) == ["ladon.toml"]
+
+
+async def test_running_service_is_checked_with_its_log(ladon: Command) -> None:
+    """A running service is checked with its write-ahead log, and goes on."""
+    file = ladon.folder / "storage.db"
+    async with embedded_service(file) as address:
+        ladon.write("ladon.toml", f'[storage]\nurl = "{address}"\n')
+        async with calling(address) as call:
+            for day in ("01", "02"):
+                body = success(f"2026-01-{day}T00:00:00Z")
+                assert (await call("PUT", path("kev"), body)).status in (200, 201)
+                called = await ladon.later("doctor", "--database", "storage.db", "--json")
+                assert called.code == 0
+                assert checks(called)["database"]["verdict"] == "ok"
+                assert checks(called)["storage"]["verdict"] == "ok"
+
+
+def test_lock_of_this_process_is_kept(ladon: Command) -> None:
+    """A check in a process that holds a lock of the file does not give the lock away."""
+    file = ladon.folder / "storage.db"
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE t (x)")
+        connection.execute("BEGIN IMMEDIATE")
+        assert integrity.integrity("database", file, "").verdict == "ok"
+        other = subprocess.run(
+            [sys.executable, "-c", LOCKED, str(file)], capture_output=True, text=True, check=True
+        )
+        assert "locked" in other.stdout
+        connection.execute("ROLLBACK")
+
+
+def test_large_file_is_checked_for_a_bounded_time(tmp_path: Path) -> None:
+    """A check that would take long ends, says what it has not seen, and claims no health."""
+    file = tmp_path / "large.db"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE t (x UNIQUE)")
+        rows = ((f"{number:09}" * 20,) for number in range(60_000))
+        connection.executemany("INSERT INTO t VALUES (?)", rows)
+        connection.commit()
+    check = integrity.integrity("database", file, "", seconds=0.001)
+    assert check.verdict == "warning"
+    assert f"{file.stat().st_size:,} bytes to read" in check.finding
+    assert os.listdir(tmp_path) == ["large.db"]
+
+
+async def test_damaged_circuit_store_is_found(
+    ladon: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The circuits' file is checked too; it may be deleted, since circuits are only closed then."""
+    url = f"sqlite:///{ladon.folder}/circuits.db"
+    monkeypatch.setenv("STORAGE_CIRCUIT_URL", url)
+    async with embedded_service(ladon.folder / "storage.db") as address:
+        ladon.write("ladon.toml", f'[storage]\nurl = "{address}"\n')
+        circuit_of(address, url).trip("a test")
+        well = await ladon.later("doctor", "--json")
+        assert checks(well)["circuits"]["verdict"] == "ok"
+        copy = ladon.folder / "copy.db"
+        with (
+            closing(sqlite3.connect(ladon.folder / "circuits.db")) as circuits,
+            closing(sqlite3.connect(copy)) as copied,
+        ):
+            circuits.backup(copied)
+        damage(copy, 2)
+        monkeypatch.setenv("STORAGE_CIRCUIT_URL", f"sqlite:///{copy}")
+        ill = await ladon.later("doctor", "--json")
+    assert (ill.code, checks(ill)["circuits"]["verdict"]) == (1, "failed")
+    assert checks(ill)["circuits"]["next_step"].startswith("Delete it")
