@@ -38,10 +38,12 @@ async def main() -> None:
     """Run the scripts."""
     every = MINUTES | LONG
     parser = argparse.ArgumentParser(description="Take figures, and keep them for the page.")
-    parser.add_argument("scripts", nargs="*", choices=[*every, []], default=list(MINUTES))
+    parser.add_argument("scripts", nargs="*", help=f"some of {', '.join(every)}")
     parser.add_argument("--quick", action="store_true", help="the smallest sizes: no figures")
     asked = parser.parse_args()
-    for script in asked.scripts:
+    if unknown := set(asked.scripts) - set(every):
+        parser.error(f"there is no script {', '.join(sorted(unknown))}")
+    for script in asked.scripts or MINUTES:
         minutes = "" if asked.quick else f": about {every[script]:g} min"
         progress.print(f"{script}{minutes}")
         await take(script, quick=asked.quick)

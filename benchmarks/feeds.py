@@ -41,7 +41,10 @@ _TEXTS = (
     *("ioc_value", "ioc_type", "threat_type", "malware", "malware_alias", "malware_printable"),
     *("first_seen_utc", "last_seen_utc", "reference", "tags", "reporter"),
 )
-_CVE_TEXTS = ("id", "sourceIdentifier", "published", "lastModified", "vulnStatus")
+_CVE_TEXTS = (
+    *("id", "sourceIdentifier", "published", "lastModified", "vulnStatus"),
+    *("cisaExploitAdd", "cisaActionDue", "cisaRequiredAction", "cisaVulnerabilityName"),
+)
 _CVE_LISTS = ("descriptions", "weaknesses", "configurations", "references")
 
 FEEDS = {
