@@ -20,6 +20,8 @@ from typing import Any, NoReturn
 
 import orjson
 
+from ladon_storage.collection.garbage import uncollected
+
 _SAFE_INT_CHARACTERS = 18
 """The longest text that is certainly an integer of 64 bits."""
 
@@ -83,7 +85,8 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: It is no JSON; ``NaN`` and infinities are none.
         RecursionError: It is nested too deeply.
     """
-    return json.loads(text, **_hooks())
+    with uncollected():
+        return json.loads(text, **_hooks())
 
 
 def json_decoder() -> json.JSONDecoder:
