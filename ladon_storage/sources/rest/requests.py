@@ -27,7 +27,7 @@ from ladon_storage.sources.json.documents import (
     is_list,
     off_loop,
 )
-from ladon_storage.sources.json.items import value_at
+from ladon_storage.sources.json.items import getter, value_at
 from ladon_storage.sources.json.many import ManyItems, ManyKeyed
 from ladon_storage.sources.rest.failures import failure, other_list
 from ladon_storage.sources.rest.listing import KEY_END
@@ -172,8 +172,15 @@ class ApiRequests:
         reader = api.reader()
         # The id itself, too, which may be a number or a text.
         told = (*([api.id] if isinstance(api.id, str) else api.id), *api.timestamps)
+        getters = [getter(path) for path in told]
+        has_own = isinstance(api.id, str)
         found = list[str]()
         for item in items:
+            if type(item) is dict:
+                values = [get(item) for get in getters]
+                if has_own and type(values[0]) is str and values[0]:
+                    found.append(f"{values[0]}{KEY_END}{values!r}")
+                    continue
             record_id = reader.record_id(item)
             if record_id is None:
                 text = json.dumps(item, sort_keys=True, default=repr)
