@@ -30,7 +30,7 @@ def quick(script: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=60,
+        timeout=180,
     )
 
 
@@ -65,12 +65,13 @@ def test_breaker_is_measured_beside_each_peer_that_is_there() -> None:
     assert not found
 
 
+@pytest.mark.slow
 def test_startup_times_whole_processes() -> None:
     """Each verb ends well, and has its seconds."""
     printed = quick("startup").stdout
     found = rows(printed)
     assert {"--help", "source try", "collect, nothing new"} <= set(found)
-    assert "--help in seconds" in printed
+    assert "CPU above an empty flow's" in printed
 
 
 async def test_breaker_that_admits_is_not_measured_as_rejecting() -> None:
