@@ -32,8 +32,8 @@ STYLE = {
 }
 NOT_IN_CHART = ("ours, SQLite, all",)
 PROVISIONAL = (
-    "**Provisional: taken at the smallest size, which shows that it runs. Costs that do not depend on "
-    "the number of records decide there; these are no figures.**"
+    "**Provisional: taken at the smallest size, which shows that it runs. Costs that do not depend "
+    "on the number of records decide there; these are no figures.**"
 )
 Found = dict[str, Any]
 
