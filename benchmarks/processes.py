@@ -51,6 +51,13 @@ async def bare_handler() -> AsyncIterator[str]:
 
 
 @asynccontextmanager
+async def feeds() -> AsyncIterator[str]:
+    """Serve the feeds, and give their address."""
+    async with _started("benchmarks.feeds") as server:
+        yield server.url
+
+
+@asynccontextmanager
 async def storage_server(folder: Path) -> AsyncIterator[Server]:
     """Run ``ladon-storage serve`` over a new file in ``folder``."""
     serve = ("ladon_storage.cli", "serve", "--database", str(folder / "storage.db"), "--port", "0")
@@ -83,7 +90,9 @@ async def _started(
         await ended(process)
 
 
-async def outcome(folder: Path, module: str, *arguments: str, **variables: str) -> dict[str, Any]:
+async def outcome(
+    folder: Path, module: str, *arguments: str, python: str = sys.executable, **variables: str
+) -> dict[str, Any]:
     """Run a module of the benchmarks in a process of its own, and return the JSON that it prints.
 
     Raises:
@@ -92,7 +101,7 @@ async def outcome(folder: Path, module: str, *arguments: str, **variables: str) 
     log = folder / f"{module}.log"
     with log.open("w") as file:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", f"benchmarks.{module}", *arguments,
+            python, "-m", f"benchmarks.{module}", *arguments,
             cwd=PROJECT, stdin=DEVNULL, stdout=PIPE, stderr=file,
             env=environment(folder, **variables),
         )  # fmt: skip

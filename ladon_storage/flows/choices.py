@@ -15,7 +15,7 @@ from pydantic import BaseModel, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 
 from ladon_storage.settings import StorageSettings
-from ladon_storage.sources import KINDS, SOURCES
+from ladon_storage.sources import SOURCES
 
 _OF_THEIR_OWN = ("sql", "rest")
 """The kinds with fields of their own; the others share a tab."""
@@ -67,7 +67,7 @@ def source_choice(handler: GetJsonSchemaHandler) -> JsonSchemaValue:
     """Return a choice of the kinds of sources, and of a class of one's own."""
     shared: dict[str, JsonSchemaValue] = {}
     alone: list[JsonSchemaValue] = []
-    for kind, found in zip(SOURCES.shipped, KINDS, strict=True):
+    for kind, found in ((each, SOURCES.find(each)) for each in SOURCES.shipped):
         reference = _schema_of(found, handler)
         if kind in _OF_THEIR_OWN:
             alone.append(reference)

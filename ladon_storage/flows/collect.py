@@ -7,7 +7,6 @@ defaults of another.
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import Any
 from uuid import uuid4
 
@@ -42,7 +41,7 @@ async def collect(
     """Collect one source from where durable data ends, and write the outcome to its watermark.
 
     Args:
-        source: Any source, or a dictionary with its ``kind``, such as ``{"kind": "kev"}``.
+        source: The kind of a source and its fields; in code, any source.
         sink: Where records go; by default, to the block called default.
         storage: Where the watermark is kept; by default, where the worker's environment says, or
             else the block called default.
@@ -122,8 +121,11 @@ def flow_of(source: type[Any]) -> CheckedFlow[..., Any]:
     if is_own:
         collect_kind.__module__ = source.__module__
     collect_kind.__name__ = collect_kind.__qualname__ = f"collect_{name.replace('-', '_')}"
-    collect_kind.__doc__ = re.sub(
-        "source: .*", f"source: {(source.__doc__ or '').splitlines()[0]}", collect.fn.__doc__ or ""
+    said = next(iter((source.__doc__ or "").split("\n")), "").strip() or "The fields of the source."
+    documented = (collect.fn.__doc__ or "").splitlines()
+    collect_kind.__doc__ = "\n".join(
+        f"        source: {said}" if each.lstrip().startswith("source: ") else each
+        for each in documented
     )
     collect_kind.__annotations__ = {
         "source": source,

@@ -229,6 +229,8 @@ def _arrange(schema: JsonSchemaValue, handler: GetJsonSchemaHandler, done: set[i
         schema["properties"] = fields = {name: fields[name] for name in sorted(fields, key=order)}
     for position, (name, field) in enumerate(fields.items()):
         field["position"] = position
+        if field.get("title") == name.replace("_", " ").title():  # pydantic's, of the name
+            field["title"] = name.replace("_", " ").capitalize()
         if is_source and name in _FIELDS:
             field["title"] = _FIELDS[name]
         _change(field, handler, {}, done)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -28,6 +29,8 @@ from ladon_storage.flows.forms import BLOCKS, form_signature, titles_of
 from ladon_storage.flows.naming import NameOf, named_run
 from ladon_storage.sources import SOURCES, source_from
 from ladon_storage.sources.http.urls import secret_in
+
+logger = logging.getLogger("ladon_storage.flows")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -204,6 +207,10 @@ def refuse_unchosen_block() -> None:
     if context.flow_run.deployment_id is None:
         return
     fields, given = context.flow.parameters.properties, context.flow_run.parameters
+    sink = given.get("sink")
+    if isinstance(sink, Mapping) and "url" in sink:
+        # In a form by `prefect deploy`, an empty tab of a block is the deployment's own sink.
+        logger.info("Records go to %s, which is the sink of the run's parameters.", sink["url"])
     missing = [name for name in BLOCKS if name in fields and name not in given]
     if missing and len(given) > 1 and fields.keys() <= {*given, *missing}:
         raise ConfigurationError(

@@ -51,7 +51,7 @@ _EXAMPLES = {
 }
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _USERINFO = re.compile(r"://[^/?#]*:[^/?#]*@")
-_PATH = re.compile(r"(sqlite:///|jsonl://|delta://)(?![/:]|file:)(?=.)(.*)", re.DOTALL)
+_PATH = re.compile(r"(sqlite:///|duckdb:///|jsonl://|delta://)(?![/:]|file:)(?=.)(.*)", re.DOTALL)
 
 
 def _document(file: Path) -> dict[str, Any]:

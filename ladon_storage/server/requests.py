@@ -187,7 +187,8 @@ async def body(request: web.Request, model: type[Model]) -> Model:
         )
     try:
         if request.content.is_eof():  # Arrived with its headers, as nearly all do.
-            text = request.content.read_nowait()
+            # A middleware of an application around may have read it; then it is kept.
+            text = request.content.read_nowait() or await request.read()
             if len(text) > MAX_BODY_BYTES:
                 raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, len(text))
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ def prefect_server(pytestconfig: pytest.Config) -> Iterator[None]:
         warnings.filterwarnings("ignore", unclosed, ResourceWarning)  # in the test that began it
         pytestconfig.addinivalue_line("filterwarnings", f"ignore:{unclosed}:ResourceWarning")
         yield
+    gc.collect()  # where the warnings about them are still ignored
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +55,9 @@ def forks(prefect_server: None) -> Iterator[Forks]:
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let Prefect retry at once: a task, and a request that its server was too busy for."""
     monkeypatch.setattr(base, "clamped_poisson_interval", lambda *_: 0.05)
-    for each in vars(tasks).values():
+    values = list(vars(tasks).values())
+    values += [inner for each in values if isinstance(each, dict) for inner in each.values()]
+    for each in values:
         if isinstance(each, Task) and each.retries:
             monkeypatch.setattr(each, "retry_delay_seconds", 0)
 

@@ -9,6 +9,7 @@ import pytest
 from prefect import get_client
 
 from ladon_storage.cli.deployments import changes, deployments
+from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.deployed import form_of, require_own_places
 from ladon_storage.flows.serve import deployments as of_table
 from ladon_storage.project.project import Project
@@ -128,3 +129,58 @@ deployments:
     assert "sink" in form_of(deployment)["required"]
     require_own_places(deployment)
     assert form_of(deployment)["required"].count("sink") == 1
+
+
+KEV = "ladon_storage.flows.collect.collect_kev"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("deployments: nothing", "has no list of deployments. Give each a name"),
+        ("x: 1", "has no list of deployments"),
+        ("deployments: [1]", "has no list of deployments"),
+        ("{", "is not YAML at line"),
+        ("deployments: [{name: x}]", "'x' of .* needs a name and an entrypoint"),
+        ("deployments: [{name: x, entrypoint: nosuch.py:f}]", "No module named 'nosuch'"),
+        (
+            "deployments: [{name: x, entrypoint: ladon_storage.flows.collect.collect_kve}]",
+            "is no flow; did you mean 'collect_kev'",
+        ),
+        (
+            f"deployments: [{{name: x, entrypoint: {KEV}, schedules: [{{cron: bad}}]}}]",
+            "cannot be made: cron: Invalid cron string",
+        ),
+        (f"deployments: [{{name: x, entrypoint: {KEV}, schedules: 3}}]", "of another form"),
+        (
+            f"deployments: [{{name: x, entrypoint: {KEV}, parameters: {{sorce: {{}}}}}}]",
+            "no parameter 'sorce'; did you mean 'source'",
+        ),
+    ],
+)
+def test_wrong_table_of_deployments_is_one_sentence(
+    tmp_path: Path, content: str, said: str
+) -> None:
+    """The file, the deployment and what is wrong with it are named before anything is served."""
+    table = tmp_path / "prefect.yaml"
+    table.write_text(content)
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        of_table(table)
+    assert str(table) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_table_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    """A folder, and a file that is no UTF-8."""
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        of_table(tmp_path)
+    (tmp_path / "prefect.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigurationError, match="is not UTF-8"):
+        of_table(tmp_path / "prefect.yaml")
+
+
+def test_deployment_of_a_table_needs_a_name_and_an_entrypoint_alone(tmp_path: Path) -> None:
+    """The rest of Prefect's keys have defaults, as for Prefect."""
+    table = tmp_path / "prefect.yaml"
+    table.write_text(f"deployments: [{{name: x, entrypoint: {KEV}}}]")
+    assert [each.full_name for each in of_table(table)] == ["collect-kev/x"]

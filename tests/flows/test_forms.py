@@ -20,7 +20,7 @@ from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.forms import titles_of
 from ladon_storage.sources import SOURCES
 from ladon_storage.sources.sql.source import SqlTable
-from tests.own_classes import Tickets, TicketsData, TicketsPlain
+from tests.own_classes import Tickets, TicketsData, TicketsPlain, TicketsUndescribed
 
 KINDS = sorted(SOURCES.shipped)
 FLOWS = ["collect", "backfill", "reconcile", "collect_many", "check_freshness", "probe_storage"]
@@ -211,6 +211,18 @@ async def test_run_by_schedule_or_with_defaults_is_no_such_form(
     assert "STORAGE_SERVICE_URL" in state.message  # it came to look for its storage
 
 
+async def test_run_with_an_address_of_a_sink_says_where_records_go(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a form by `prefect deploy`, an empty tab of a block is the deployment's own sink."""
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    monkeypatch.delenv("STORAGE_SERVICE_URL", raising=False)
+    url = f"sqlite:///{tmp_path}/own.db"
+    with caplog.at_level("INFO", logger="ladon_storage.flows"):
+        await run_of_form(flows.collect_kev, {**FORM, "sink": {"url": url}, "storage": None})
+    assert f"Records go to {url}, which is the sink of the run's parameters." in caplog.text
+
+
 def test_limits_as_usual_are_the_defaults() -> None:
     """The folded tab of a form is no value of its own."""
     validated = flows.collect_kev.validate_parameters({"source": {"kind": "kev"}, "limits": None})
@@ -276,3 +288,10 @@ def test_class_without_fields_has_no_form() -> None:
     """A plain class is refused with what to do."""
     with pytest.raises(ConfigurationError, match="TicketsPlain has no fields for a form"):
         flows.flow_of(TicketsPlain)
+
+
+def test_class_without_a_docstring_has_a_form() -> None:
+    """A description of one's class is no condition for its form."""
+    form = parameter_schema(flows.flow_of(TicketsUndescribed)).model_dump_for_openapi()
+    shown = form["properties"]["source"]
+    assert shown["description"] == "The fields of the source."

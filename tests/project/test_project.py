@@ -127,8 +127,8 @@ def test_relative_paths_start_at_the_file(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     "url",
     [
-        "sqlite:////var/lib/x.db", "jsonl:///var/lib/x", "delta:///var/lib/x", "s3://bucket/lake",
-        "postgresql://reader@db.example.org/logs",
+        "sqlite:////var/lib/x.db", "duckdb:////var/lib/x.db", "jsonl:///var/lib/x",
+        "delta:///var/lib/x", "s3://bucket/lake", "postgresql://reader@db.example.org/logs",
     ],
 )  # fmt: skip
 def test_absolute_address_stays(tmp_path: Path, url: str) -> None:
@@ -139,12 +139,12 @@ def test_absolute_address_stays(tmp_path: Path, url: str) -> None:
     assert project.sinks["records"].url == url
 
 
-@pytest.mark.parametrize("url", ["jsonl://records", "delta://lake/records"])
+@pytest.mark.parametrize("url", ["jsonl://records", "delta://lake/records", "duckdb:///r.duckdb"])
 def test_relative_folder_of_a_sink_starts_at_the_file(tmp_path: Path, url: str) -> None:
-    """Sinks in folders are found as databases are."""
+    """Sinks in folders and in files are found as databases are."""
     project = Project.load(written(tmp_path, f'[sinks.records]\nurl = "{url}"\n'))
-    scheme, _, rest = url.partition("://")
-    assert project.sinks["records"].url == f"{scheme}://{tmp_path}/{rest}"
+    scheme, mark, rest = url.rpartition("///" if url.startswith("duckdb") else "//")
+    assert project.sinks["records"].url == f"{scheme}{mark}{tmp_path}/{rest}"
 
 
 def test_file_is_found_in_the_folder_or_by_the_variable(

@@ -36,6 +36,26 @@ SET record_timestamp = excluded.record_timestamp, deleted_at = excluded.deleted_
 END
 """
 
+# A table may have several triggers in DuckDB, each of one statement.
+_DUCKDB = (
+    """
+CREATE OR REPLACE TRIGGER "{forgetting}" AFTER DELETE ON "{table}" REFERENCING OLD TABLE AS gone
+FOR EACH STATEMENT DELETE FROM ladon_deleted WHERE table_name = '{table}'
+AND (source_id, record_id) IN
+    (SELECT (source_id, record_id) FROM gone WHERE removed_at IS NOT NULL)
+""",
+    """
+CREATE OR REPLACE TRIGGER "{trigger}" AFTER DELETE ON "{table}" REFERENCING OLD TABLE AS gone
+FOR EACH STATEMENT INSERT INTO ladon_deleted
+(table_name, source_id, record_id, version, record_timestamp, deleted_at, replaced_at)
+SELECT '{table}', source_id, record_id, version, record_timestamp, now(), {replaced}
+FROM gone WHERE removed_at IS NULL
+ON CONFLICT (table_name, source_id, record_id, version) DO UPDATE
+SET record_timestamp = excluded.record_timestamp, deleted_at = excluded.deleted_at,
+    replaced_at = excluded.replaced_at
+""",
+)
+
 # With the rights of its creator: a user that may delete a record needs no rights on this table.
 # Truncated rows are in no transition table, and still exist before the statement.
 _POSTGRESQL_FUNCTION = """
@@ -106,6 +126,13 @@ def note_deletions(connection: Connection, table: str, keep: Keep) -> None:
     """Create the trigger of a table, and drop the trigger of an earlier name of the table."""
     names = {"table": table, "trigger": trigger_of(table), "keep": keep, "replaced": "NULL"}
     names["truncated"] = _truncated_of(table)
+    if connection.dialect.name == "duckdb":
+        names["forgetting"] = f"ladon_forget_{table}"
+        if keep == "all":
+            names["replaced"] = "replaced_at"
+        for each in _DUCKDB:
+            connection.exec_driver_sql(each.format(**names))
+        return
     if connection.dialect.name == "sqlite":
         if keep == "all":
             names["replaced"] = "OLD.replaced_at"
@@ -126,7 +153,7 @@ def note_deletions(connection: Connection, table: str, keep: Keep) -> None:
 
 def let_readers_read(connection: Connection, table: str, name: str) -> None:
     """Grant a table's readers access to a new table: roles without other rights keep working."""
-    if connection.dialect.name == "sqlite":
+    if connection.dialect.name != "postgresql":
         return
     for (role,) in connection.exec_driver_sql(_POSTGRESQL_READERS, (f'"{table}"',)).all():
         connection.exec_driver_sql(f'GRANT SELECT ON "{name}" TO {role}')
