@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import orjson
 
 from ladon_storage.collection.garbage import uncollected
+from ladon_storage.collection.json_parts import by_parts
 
 _SAFE_INT_CHARACTERS = 18
 """The longest text that is certainly an integer of 64 bits."""
@@ -168,11 +169,11 @@ def _encoder(default: Callable[[object], str], **options: Any) -> Callable[[obje
     return encoded
 
 
-_as_given = _encoder(_marked, ensure_ascii=False, allow_nan=False)
-_as_ascii = _encoder(_marked, allow_nan=False)
-_in_order = _encoder(_marked_canonical, sort_keys=True, allow_nan=False)
+_as_given = by_parts(_encoder(_marked, ensure_ascii=False, allow_nan=False))
+_as_ascii = by_parts(_encoder(_marked, allow_nan=False))
+_in_order = by_parts(_encoder(_marked_canonical, sort_keys=True, allow_nan=False), in_order=True)
 
-as_anything = _encoder(_marked_anything)
+as_anything = by_parts(_encoder(_marked_anything))
 """The encoder of any value, as JSON where possible."""
 
 
