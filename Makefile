@@ -45,14 +45,17 @@ $(CHECK_STAMP): $(STAMP) .ci/check.lock
 	@$(PIP) install $(LOCKED) .ci/check.lock
 	@touch $@
 
+# One more than processors: a test that waits for a server leaves its processor to another.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
+
 test: $(STAMP)
-	@$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow"
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow"
 
 # While you write: no flows, and nothing of Delta tables, of servers of databases, or of many processes.
 test-quick: $(STAMP)
-	@$(BIN)/python -m pytest -n auto -m "not slow" --ignore tests/flows --ignore tests/sources/test_sql.py \
-	  -k "not (postgres or mariadb or delta or process or benchmark or packaging or known_faults \
-	  or hostile or schedule or durability)"
+	@$(BIN)/python -m pytest -n auto -m "not slow" --ignore tests/flows \
+	  -k "not (postgres or mariadb or delta or process or killed or judge or benchmark or packaging \
+	  or known_faults or hostile or schedule or durability)"
 
 # Kills processes, loses Prefect under runs, and replays whole recordings.
 test-slow: $(STAMP)
@@ -104,9 +107,10 @@ contract: $(STAMP)
 	@SCHEMATHESIS="$(CURDIR)/.venv-contract/bin/st" CONTRACT_SECONDS=$(CONTRACT_SECONDS) SEED=$(SEED) \
 	  $(BIN)/python -m pytest tests/contract
 
-# Shows the present pages in the documents.
+# Shows the present pages in the documents, and the dashboard: that takes Prometheus and its Pushgateway.
 pictures: e2e
 	@cp $(foreach page,form-v1 form-v2 run-v2 artifact-v2 failed-v2 overview-v1,.e2e/screenshots/$(page).png) docs/images/
+	@$(BIN)/python -m tests.project.dashboard_picture
 
 # Kills collections and services for as long as it is told to: make chaos SECONDS=600 SEED=7, or KILLS=1000.
 SEED ?= 1
@@ -114,10 +118,15 @@ SECONDS ?= 60
 chaos: $(STAMP)
 	@$(BIN)/python -m chaos --seed $(SEED) $(if $(KILLS),--kills $(KILLS),--seconds $(SECONDS))
 
-# The peers that figures are taken beside are no part of the project, and are installed only here.
+# The peers that figures are taken beside are no part of the project, and are installed only here;
+# Airbyte's CDK in an environment of its own. Figures and chart of benchmarks/README.md are written anew.
+# Some scripts alone: make bench SCRIPTS="feed growth"
 bench: $(STAMP)
 	@$(PIP) install $(LOCKED) benchmarks/requirements.lock
-	@$(BIN)/python -m benchmarks
+	@test -x .venv-airbyte/bin/python || $(PYTHON) -m venv .venv-airbyte
+	@.venv-airbyte/bin/python -m pip $(PIP_OPTIONS) install --no-compile $(LOCKED) benchmarks/airbyte.lock
+	@$(BIN)/python -m benchmarks $(SCRIPTS)
+	@$(BIN)/python -m benchmarks.page
 
 # For maintainers: resolve anew. Needs uv; no registry's host is written. What a target adds has the versions of requirements.lock.
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
@@ -127,9 +136,10 @@ lock:
 	$(ADDED) --group check --output-file .ci/check.lock
 	$(ADDED) --group install --output-file .ci/uv.lock
 	$(ADDED) benchmarks/requirements.in --output-file benchmarks/requirements.lock
+	$(COMPILE) --upgrade benchmarks/airbyte.in --output-file benchmarks/airbyte.lock
 	$(ADDED) tests/e2e/requirements.in --output-file tests/e2e/requirements.lock
 	$(ADDED) tests/contract/requirements.in --output-file tests/contract/requirements.lock
 	$(COMPILE) --upgrade pyproject.toml tests/flows/oldest.in --all-extras --group test --output-file tests/flows/oldest.lock
 
 clean:
-	rm -rf .venv .venv-oldest .venv-contract .demo .local .e2e .chaos build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest .venv-contract .venv-airbyte benchmarks/.results .demo .local .e2e .chaos build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

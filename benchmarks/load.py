@@ -1,8 +1,8 @@
 """Ask one server as fast as it answers, over many connections, in a process of its own.
 
-Each connection has a source of its own and writes and reads its watermark in turn, the next
-request when the answer has arrived. It speaks just enough HTTP for that, so that it costs far
-less than the server which it loads. Anything but a success ends it with a fault.
+Each connection has a source of its own and writes its watermark, reads it, or does both in turn,
+the next request when the answer has arrived. It speaks just enough HTTP for that, so that it costs
+far less than the server which it loads. Anything but a success ends it with a fault.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import cycle
 
 WARM_UP_SECONDS = 0.2
 
@@ -26,13 +27,23 @@ def request(method: str, path: str, fields: dict[str, object] | None = None) -> 
     return f"{head}\r\n".encode() + body
 
 
-def watermarks(number: int) -> Iterator[bytes]:
-    """Write and read a watermark of the Storage Service's."""
+def watermarks(number: int, methods: Sequence[str]) -> Iterator[bytes]:
+    """Write a watermark of the Storage Service's, and then ask for it by these methods in turn."""
     path = f"/api/v1/watermarks/source-{number}"
     read = request("GET", path)
-    while True:
-        yield request("PUT", path, {"timestamp": now(), "status": "success"})
-        yield read
+
+    def write() -> bytes:
+        return request("PUT", path, {"timestamp": now(), "status": "success"})
+
+    yield write()
+    for method in cycle(methods):
+        yield read if method == "GET" else write()
+
+
+def cpu_seconds(process_id: int) -> float:
+    """Return the CPU time that a process has used, in user and kernel mode."""
+    # The kernel's number of another process's clock, as clock_getcpuclockid(3) makes it.
+    return time.clock_gettime(~process_id << 3 | 2)
 
 
 def now() -> str:
@@ -89,22 +100,40 @@ def _content_length(head: bytes) -> int | None:
     return int(rest.partition(b"\r\n")[0]) if name else None
 
 
-async def connection(port: int, number: int, fault: Callable[[str], None]) -> Connection:
+async def connection(
+    port: int, requests: Iterator[bytes], fault: Callable[[str], None]
+) -> Connection:
     """Return a connection that is asking already."""
-    made = Connection(watermarks(number), fault)
+    made = Connection(requests, fault)
     await asyncio.get_running_loop().create_connection(lambda: made, "127.0.0.1", port)
     return made
 
 
-async def main(port: int, connections: int, seconds: float) -> None:
-    """Load the server for a while, and print what it did as JSON."""
+async def main(
+    port: int,
+    connections: int,
+    seconds: float,
+    methods: Sequence[str] = ("GET", "PUT"),
+    server: int | None = None,
+) -> None:
+    """Load the server for a while, and print what it did as JSON.
+
+    Args:
+        port: The server's port on loopback.
+        connections: How many ask at once.
+        seconds: How long.
+        methods: What each connection asks in turn.
+        server: The server's process, whose CPU time a request is printed as well.
+    """
     faulted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def fault(text: str) -> None:
         if not faulted.done():
             faulted.set_exception(RuntimeError(text))
 
-    made = [await connection(port, number, fault) for number in range(connections)]
+    made = [
+        await connection(port, watermarks(number, methods), fault) for number in range(connections)
+    ]
 
     async def wait(bound: float) -> None:
         done, _ = await asyncio.wait([faulted], timeout=bound)
@@ -114,19 +143,19 @@ async def main(port: int, connections: int, seconds: float) -> None:
     await wait(WARM_UP_SECONDS)
     answers = sum(each.answers for each in made)
     cpu, started = time.process_time(), time.perf_counter()
+    of_server = 0.0 if server is None else cpu_seconds(server)
     await wait(seconds)
     lasted = time.perf_counter() - started
-    print(
-        json.dumps(
-            {
-                "per_second": (sum(each.answers for each in made) - answers) / lasted,
-                "own_cpu": (time.process_time() - cpu) / lasted,
-            }
-        )
-    )
+    answers = sum(each.answers for each in made) - answers
+    found = {"per_second": answers / lasted, "own_cpu": (time.process_time() - cpu) / lasted}
+    if server is not None:
+        found["server_cpu_microseconds"] = (cpu_seconds(server) - of_server) / answers * 1e6
+    print(json.dumps(found))
     for each in made:
         each.end()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
+    port, connections, seconds, *more = sys.argv[1:]
+    methods, server = (more[0].split(","), int(more[1])) if more else (("GET", "PUT"), None)
+    asyncio.run(main(int(port), int(connections), float(seconds), methods, server))

@@ -4,23 +4,70 @@
   that what else the machine does meets all of them. A ratio is taken within each repetition, and
   its median is shown.
 - The first round warms up and is thrown away.
+- What a script prints is recorded with the machine, the day and the commit, for the page.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import platform
+import subprocess
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from os import cpu_count, getloadavg
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-tables = Console(width=120, highlight=False)
+RESULTS = Path(__file__).resolve().parent / ".results"
+"""The folder of what the scripts recorded, which git ignores."""
+
 progress = Console(stderr=True, highlight=False)
+
+
+class Tables(Console):
+    """The output of a script, whose tables are recorded."""
+
+    def __init__(self) -> None:
+        super().__init__(width=120, highlight=False)
+        self.record_of_script = Record()
+
+    def print(self, *objects: Any, **settings: Any) -> None:
+        """Print, and record each table."""
+        self.record_of_script.tables += [
+            {
+                "title": str(each.title),
+                "columns": [str(column.header) for column in each.columns],
+                "rows": [list(row) for row in zip(*(c.cells for c in each.columns), strict=True)],
+            }
+            for each in objects
+            if isinstance(each, Table)
+        ]
+        super().print(*objects, **settings)
+
+
+class Record:
+    """What one script found, in the form of the page."""
+
+    def __init__(self) -> None:
+        self.tables: list[dict[str, Any]] = []
+        self.verdicts: list[dict[str, Any]] = []
+        self.figures: dict[str, Any] = {}
+        self.about: dict[str, Any] = {}
+
+    def save(self, script: str, *, quick: bool, folder: Path = RESULTS) -> None:
+        """Write it as JSON, in place of what the script found before."""
+        folder.mkdir(exist_ok=True)
+        found = {"script": script, "quick": quick, **vars(self)}
+        (folder / f"{script}.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+tables = Tables()
 
 
 def is_quick(purpose: str) -> bool:
@@ -40,11 +87,13 @@ async def alternating(
     contenders: Mapping[str, Callable[[], Awaitable[float]]],
     repetitions: int,
     turns: int = 1,
+    *,
+    warm_up: bool = True,
 ) -> dict[str, list[float]]:
     """Return a figure of each contender for each repetition, the mean of its turns in it."""
     names = list(contenders)
     figures: dict[str, list[float]] = {name: [] for name in names}
-    for repetition in range(repetitions + 1):
+    for repetition in range(0 if warm_up else 1, repetitions + 1):
         totals = dict.fromkeys(names, 0.0)
         for turn in range(turns):
             first = (repetition * turns + turn) % len(names)
@@ -78,20 +127,61 @@ def table(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Table:
     return made
 
 
-def verdict(what: str, figures: Sequence[float], target: float, *, at_most: bool) -> None:
-    """Say whether the median of ``figures`` meets its target."""
+def verdict(
+    what: str,
+    figures: Sequence[float],
+    target: float,
+    *,
+    at_most: bool,
+    of: str = "",
+    digits: int = 2,
+) -> None:
+    """Say whether the median of ``figures`` meets its target.
+
+    Args:
+        what: The target, without its value.
+        figures: One for each repetition.
+        target: The value.
+        at_most: Whether lower is better.
+        of: The data that they were taken of, where there are several.
+        digits: The decimals to print.
+    """
     is_met = median(figures) <= target if at_most else median(figures) >= target
     wanted = f"{'at most' if at_most else 'at least'} {round(target, 2):g}"
-    tables.print(f"{what}: {shown(figures, 2)}; {wanted} is {'met' if is_met else 'NOT MET'}")
+    measured = shown(figures, digits)
+    tables.record_of_script.verdicts.append(
+        {"what": what, "of": of, "measured": measured, "wanted": wanted, "met": is_met}
+    )
+    name = f"{what}, {of}" if of else what
+    tables.print(f"{name}: {measured}; {wanted} is {'met' if is_met else 'NOT MET'}")
 
 
 def describe(*libraries: str) -> None:
     """Print the machine, its present load, and the versions of what is measured."""
-    tables.print(f"{_processor()}, {cpu_count()} cores, load {getloadavg()[0]:.1f} at the start")
-    tables.print(
-        f"Python {platform.python_version()} on {platform.system()}; "
-        + ", ".join(f"{name} {_version(name)}" for name in libraries)
+    machine = f"{_processor()}, {cpu_count()} cores, load {getloadavg()[0]:.1f} at the start"
+    versions = f"Python {platform.python_version()} on {platform.system()}; " + ", ".join(
+        f"{name} {_version(name)}" for name in libraries
     )
+    tables.record_of_script.about = {
+        "machine": machine,
+        "versions": versions,
+        "day": datetime.now(UTC).date().isoformat(),
+        "commit": _commit(),
+    }
+    tables.print(machine)
+    tables.print(versions)
+
+
+def _commit() -> str:
+    """Return the commit of the checkout, marked where its files differ; empty without one."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        found = subprocess.run(
+            command, cwd=RESULTS.parent, check=True, capture_output=True, text=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return found.stdout.strip()
 
 
 def _processor() -> str:

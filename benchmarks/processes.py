@@ -13,11 +13,11 @@ from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 from aiohttp import web
 
-from demo.stage import PROJECT, StorageService, ended, environment
+from demo.stage import PROJECT, ended, environment
 
 API = "api/v1/watermarks"
 WATERMARK = {
@@ -29,32 +29,70 @@ WATERMARK = {
 }
 
 
+class Server(NamedTuple):
+    """A server in a process of its own."""
+
+    url: str
+    process_id: int
+
+
 @asynccontextmanager
 async def storage_service(folder: Path) -> AsyncIterator[str]:
     """Run ``ladon-storage serve`` over a new file in ``folder``, and give its address."""
-    service = StorageService(folder)
-    await service.start()
-    try:
-        yield service.url
-    finally:
-        await service.stop()
+    async with storage_server(folder) as server:
+        yield server.url
 
 
 @asynccontextmanager
 async def bare_handler() -> AsyncIterator[str]:
     """Run the floor, and give its address."""
+    async with bare_server() as server:
+        yield server.url
+
+
+@asynccontextmanager
+async def feeds() -> AsyncIterator[str]:
+    """Serve the feeds, and give their address."""
+    async with _started("benchmarks.feeds") as server:
+        yield server.url
+
+
+@asynccontextmanager
+async def storage_server(folder: Path) -> AsyncIterator[Server]:
+    """Run ``ladon-storage serve`` over a new file in ``folder``."""
+    serve = ("ladon_storage.cli", "serve", "--database", str(folder / "storage.db"), "--port", "0")
+    with (folder / "storage-service.log").open("ab") as log:
+        async with _started(*serve, log=log, environment=environment(folder)) as server:
+            yield server
+
+
+@asynccontextmanager
+async def bare_server() -> AsyncIterator[Server]:
+    """Run the floor."""
+    async with _started("benchmarks.processes") as server:
+        yield server
+
+
+@asynccontextmanager
+async def _started(
+    *arguments: str, log: IO[bytes] | None = None, environment: dict[str, str] | None = None
+) -> AsyncIterator[Server]:
+    """Run a module that prints its address once it answers."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmarks.processes",
-        cwd=PROJECT, stdin=DEVNULL, stdout=PIPE, start_new_session=True,
+        sys.executable, "-m", *arguments,
+        cwd=PROJECT, stdin=DEVNULL, stdout=PIPE, stderr=log, env=environment,
+        start_new_session=True,
     )  # fmt: skip
     try:
         assert process.stdout
-        yield (await process.stdout.readline()).decode().strip()
+        yield Server((await process.stdout.readline()).decode().strip(), process.pid)
     finally:
         await ended(process)
 
 
-async def outcome(folder: Path, module: str, *arguments: str, **variables: str) -> dict[str, Any]:
+async def outcome(
+    folder: Path, module: str, *arguments: str, python: str = sys.executable, **variables: str
+) -> dict[str, Any]:
     """Run a module of the benchmarks in a process of its own, and return the JSON that it prints.
 
     Raises:
@@ -63,7 +101,7 @@ async def outcome(folder: Path, module: str, *arguments: str, **variables: str) 
     log = folder / f"{module}.log"
     with log.open("w") as file:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", f"benchmarks.{module}", *arguments,
+            python, "-m", f"benchmarks.{module}", *arguments,
             cwd=PROJECT, stdin=DEVNULL, stdout=PIPE, stderr=file,
             env=environment(folder, **variables),
         )  # fmt: skip

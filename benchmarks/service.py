@@ -4,6 +4,9 @@ The floor is a bare aiohttp handler, which stores nothing. The stand-in is what 
 without a Storage Service: Prefect Variables, in a Prefect server of their own. Half of all requests
 write, and the service answers a write only once it is on disk. Each server and each client is a
 process of its own.
+
+What a request costs is the CPU time of the server's process over the number of its requests, in
+user and kernel mode. It depends less than a rate on what else the machine does.
 """
 
 from __future__ import annotations
@@ -26,11 +29,13 @@ from benchmarks.measuring import (
     tables,
     verdict,
 )
-from benchmarks.processes import bare_handler, outcome, storage_service
+from benchmarks.processes import Server, bare_server, outcome, storage_server
 from demo.stage import prefect_server
 
 CONNECTIONS = 32
 LEAST_OF_BARE, LEAST_OF_VARIABLES = 1 / 3, 20
+MOST_CPU = {"GET": 1.8, "PUT": 2.8}
+"""The most CPU time of each request beside the bare handler's."""
 
 OURS, BARE = "embedded service", "bare aiohttp handler"
 VARIABLES = "Prefect Variables: aget, aset"
@@ -47,6 +52,36 @@ class Loads:
     def watermarks(self, name: str, url: str) -> Callable[[], Awaitable[float]]:
         """Return what asks a server of watermarks."""
         return self._load(name, "load", url.rpartition(":")[2])
+
+    def cpu(self, server: Server, method: str) -> Callable[[], Awaitable[float]]:
+        """Return what measures the CPU time of a server's request in microseconds."""
+        port = server.url.rpartition(":")[2]
+        load = (port, str(CONNECTIONS), self._seconds, method, str(server.process_id))
+
+        async def microseconds() -> float:
+            found = await outcome(self._folder, "load", *load)
+            return float(found["server_cpu_microseconds"])
+
+        return microseconds
+
+    async def compare_cpu(self, servers: dict[str, Server], repetitions: int) -> None:
+        """Measure the CPU time of a read and a write in turn, and print them."""
+        shows = table(
+            f"CPU time of the server's process, µs a request, {CONNECTIONS} at a time",
+            ("request", "server"),
+            ("µs", "service / this"),
+        )
+        beside = {}
+        for method in MOST_CPU:
+            contenders = {name: self.cpu(server, method) for name, server in servers.items()}
+            figures = await alternating(f"CPU of {method}", contenders, repetitions)
+            beside[method] = ratios(figures[OURS], figures[BARE])
+            for name, each in figures.items():
+                shows.add_row(method, name, shown(each), shown(ratios(figures[OURS], each), 2))
+        tables.print(shows)
+        for method, most in MOST_CPU.items():
+            named = f"The CPU of a {'read' if method == 'GET' else 'durable write'} beside it"
+            verdict(named, beside[method], most, at_most=True)
 
     def variables(self, name: str, api: str) -> Callable[[], Awaitable[float]]:
         """Return what asks a Prefect server through Prefect's own client."""
@@ -103,13 +138,15 @@ async def main(*, quick: bool) -> None:
     with TemporaryDirectory() as folder:
         tables.print(f"fsync of 4 KiB: {shown(fsync_milliseconds(Path(folder)), 2)} ms")
         loads = Loads(Path(folder), 0.2 if quick else 3)
-        async with storage_service(Path(folder)) as service:
-            async with bare_handler() as bare:
+        async with storage_server(Path(folder)) as server:
+            service = server.url
+            async with bare_server() as bare:
                 beside = await loads.compare(
                     BARE,
-                    {OURS: loads.watermarks(OURS, service), BARE: loads.watermarks(BARE, bare)},
+                    {OURS: loads.watermarks(OURS, service), BARE: loads.watermarks(BARE, bare.url)},
                     repetitions,
                 )
+                await loads.compare_cpu({OURS: server, BARE: bare}, repetitions)
             verdict("The service beside the bare handler", beside, LEAST_OF_BARE, at_most=False)
             if quick:
                 tables.print("Prefect Variables: not at the smallest size.")

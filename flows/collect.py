@@ -1,27 +1,11 @@
-"""The flows of `ladon_storage.flows.collect`, as `prefect.yaml` names them."""
+"""The flows of `ladon_storage.flows.collect`, as `prefect.yaml` names them; made at first use."""
 
 from ladon_storage.flows.collect import (
+    __getattr__,
     collect,
-    collect_kev,
-    collect_misp,
-    collect_nvd,
-    collect_otx,
-    collect_rest,
-    collect_sql,
-    collect_taxii,
-    collect_threatfox,
-    collect_urlhaus,
 )
 
 __all__ = [
+    "__getattr__",
     "collect",
-    "collect_kev",
-    "collect_misp",
-    "collect_nvd",
-    "collect_otx",
-    "collect_rest",
-    "collect_sql",
-    "collect_taxii",
-    "collect_threatfox",
-    "collect_urlhaus",
 ]

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from pydantic import AliasChoices, BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from ladon_storage.errors import ConfigurationError
 
@@ -47,6 +48,9 @@ def _shape(name: str) -> str:
 def sentence(text: str) -> str:
     """Return a text with a full stop, unless it ends with a mark already."""
     return text if text.endswith((".", "?")) else f"{text}."
+
+
+MISSING = "is missing"
 
 
 class Problem(NamedTuple):
@@ -278,7 +282,7 @@ def made(
     known = fields_of(kind)
     problems = unknown(fields, known, also)
     problems += [
-        Problem(name, "Field required")
+        Problem(name, MISSING)
         for name, required in (known or {}).items()
         if required and name not in fields
     ]
@@ -318,7 +322,7 @@ def _validated(
             return kind.model_validate(dict(fields)), []
         kind.model_validate({name: fields[name] for name in fields if name not in dict(problems)})
     except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False, include_context=False)
+        details = error.errors(include_url=False, include_input=False)
     except Exception as error:  # a validator of another package's class
         return None, [Problem("", _said(error))]
     else:
@@ -326,12 +330,68 @@ def _validated(
     # A misspelt field goes before a missing one: it is mostly the same field.
     for each in sorted(details, key=lambda detail: detail["type"] != "extra_forbidden"):
         place = each["loc"]
-        text = each["msg"].removeprefix("Assertion failed, ")
         if each["type"] == "extra_forbidden":
             known = _fields_at([kind], place[:-1])
+            written = [*_written(kind, place[:-1]), str(place[-1])]
             text = f"There is no such field{_next(str(place[-1]), known)}"
-        problems.append(Problem(".".join(map(str, place)), text))
+            problem = Problem(".".join(written), text)
+        else:
+            problem = _problem(each, _written(kind, place))
+        problems.append(problem)
     return None, problems
+
+
+def _problem(detail: ErrorDetails, written: Sequence[str]) -> Problem:
+    """Return a problem of pydantic's in the words of a configuration."""
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "union_tag_invalid":
+        tags, given = str(context["expected_tags"]), str(context["tag"])[:100]
+        hint = nearest(given, re.findall(r"'([^']*)'", tags))
+        text = f"should be one of {tags}, not {given!r}{hint}"
+        return Problem(".".join((*written, context["discriminator"].strip("'"))), text)
+    if kind == "union_tag_not_found":
+        return Problem(".".join((*written, context["discriminator"].strip("'"))), MISSING)
+    text = _TEXTS.get(kind) or detail["msg"].removeprefix("Assertion failed, ")
+    return Problem(".".join(written), _TIMEDELTA.sub(_duration, text))
+
+
+_TEXTS = {
+    "missing": MISSING,
+    "tuple_type": "should be a list",
+    "list_type": "should be a list",
+    "model_attributes_type": "Input should be a valid dictionary",
+    "time_delta_parsing": "should be a number, or a text such as PT1H or 01:00:00",
+}
+_TIMEDELTA = re.compile(r"datetime\.timedelta\(([^)]*)\)")
+
+
+def _duration(found: re.Match[str]) -> str:
+    """Return a duration that Python wrote as people write it."""
+    parts = [each.partition("=") for each in found[1].split(", ")]
+    return " and ".join(f"{number} {unit}" if number else unit for unit, _, number in parts)
+
+
+def _written(kind: type[BaseModel], place: Sequence[int | str]) -> list[str]:
+    """Return a location without pydantic's names for the alternatives of a union."""
+    models, written = [kind], list[str]()
+    for part in place:
+        known = {name for each in models for name in fields_of(each) or {}}
+        is_alternative = written and (str(part) in _TYPES or "[" in str(part))
+        is_tag = written and models and isinstance(part, str) and part not in known
+        if is_alternative or is_tag:
+            continue
+        written.append(str(part))
+        annotations = [
+            each.model_fields[str(part)].annotation
+            for each in models
+            if str(part) in each.model_fields
+        ]
+        if annotations:
+            models = [model for annotation in annotations for model in _models_in(annotation)]
+    return written
+
+
+_TYPES = {"str", "int", "float", "bool", "timedelta", "datetime"}
 
 
 def _fields_at(models: list[type[BaseModel]], place: Sequence[int | str]) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +20,15 @@ for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
     del os.environ[_name]
 
 __all__ = ["_redis_server", "mariadb", "postgres", "redis_server"]
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    """Keep from each test what a call of the command in another one has the package log to."""
+    handlers = logging.getLogger("ladon_storage").handlers
+    before = list(handlers)
+    yield
+    handlers[:] = before
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -14,7 +14,7 @@ from threading import Event
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from ladon_storage.server.app import create_app
+from ladon_storage.server.app import create_service
 from ladon_storage.server.store import WatermarkDatabase
 
 
@@ -81,7 +81,7 @@ def flaky_service(
 
     async def serve() -> None:
         store = await WatermarkDatabase.open(database, now)
-        app = create_app(store, token=token)
+        app = create_service(store, token=token).app
         app.middlewares.insert(0, flaky.middleware)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         try:

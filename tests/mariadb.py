@@ -105,8 +105,9 @@ def _made(folder: Path) -> str:
     if program is None or install is None:
         # The tests of a change install it (.ci/run): there a skip hides nothing.
         pytest.skip("there is no MariaDB here; install it: apt-get install mariadb-server-core")
-    command = [install, "--no-defaults", f"--datadir={folder / 'data'}", "--skip-test-db"]
-    command += ["--auth-root-authentication-method=normal", *_as_root()]
+    # A folder of its own for temporary tables: a server that starts removes those of all others.
+    command = [install, "--no-defaults", f"--datadir={folder / 'data'}", f"--tmpdir={folder}"]
+    command += ["--skip-test-db", "--auth-root-authentication-method=normal", *_as_root()]
     done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
     if done.returncode:
         pytest.fail("MariaDB was not set up: " + done.stderr.decode(errors="replace")[-2000:])
@@ -145,6 +146,7 @@ def _started(program: str, folder: Path) -> tuple[subprocess.Popen[bytes], Maria
 def _settings(folder: Path, port: int) -> list[str]:
     settings = {
         "datadir": folder / "data",
+        "tmpdir": folder,
         "init-file": folder / "init.sql",
         "socket": folder / "s",
         "pid-file": folder / "pid",

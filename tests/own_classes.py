@@ -122,3 +122,11 @@ class Memory:
 
 
 NOT_A_CLASS = 7
+
+
+class TicketsUndescribed(BaseModel):
+    source_id: str
+    overlap: timedelta = timedelta(0)
+
+    async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
+        yield Page(records=[record("1", 1)])

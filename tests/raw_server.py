@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from ladon_storage import StorageServiceClient
+from ladon_storage.client.pool import Pool
 
 End = Literal["stay", "close", "reset", "stall"]
 
@@ -162,3 +163,8 @@ async def served(
         StorageServiceClient(server.url, **{"timeout": 10, **options}) as client,
     ):
         yield client, server
+
+
+async def slot_of(client: StorageServiceClient) -> Pool:
+    """Take one of the places for requests of a client, as another caller does."""
+    return await client._pools.take(1)

@@ -348,22 +348,22 @@ async def test_fence_holds_between_clients_of_a_process(tmp_path: Path) -> None:
     assert caught.value.status == 412
 
 
-async def test_history_of_a_file_is_bounded_as_the_services(
+async def test_history_is_bounded_as_that_of_a_service(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that no service ever serves does not grow for ever: a writer deletes what is old."""
+    """The writer of each so many changes deletes old lines; watermarks, and their lines, stay."""
     monkeypatch.setattr(embedded, "PRUNED_EVERY", 10)
-    clock = FakeClock()
-    file = tmp_path / "ladon.db"
-    for number in range(1, 31):
-        async with EmbeddedStorage(file, clock=clock.now) as storage:  # as a run does each time
-            await storage.update_watermark("kev", clock.now())
-        clock.advance(timedelta(days=50).total_seconds())
-        async with EmbeddedStorage(file, clock=clock.now) as storage:
-            history = await storage.watermark_history("kev")
+    clock = FakeClock(JANUARY)
+    async with EmbeddedStorage(tmp_path / "ladon.db", clock=clock.now) as storage:
+        for number in range(19):
+            await storage.update_watermark("kev" if number else "gone", JANUARY)
+        clock.advance(timedelta(days=500).total_seconds())
+        await storage.update_watermark("kev", JANUARY)
+    async with EmbeddedStorage(tmp_path / "ladon.db", clock=clock.now) as storage:
+        history = await storage.watermark_history("kev", limit=100)
         assert history
-        assert len(history.changes) <= 8 + 10, number
-    assert len(history.changes) == 8 + 1
+        assert len(history.changes) == 1
+        assert await storage.get_watermark("gone")
 
 
 async def test_history_that_cannot_be_shortened_fails_no_run(

@@ -148,10 +148,10 @@ def test_module_that_fails_is_one_sentence(
     ("fields", "message"),
     [
         ({"kind": "Tickets", "source_id": "a", "projet": "p"}, "did you mean 'project'?"),
-        ({"kind": "Tickets", "source_id": "a"}, "project: Field required"),
+        ({"kind": "Tickets", "source_id": "a"}, "project: is missing"),
         ({"kind": "Tickets", "source_id": "a", "project": "p", "page_size": "x"}, "page_size: "),
         ({"kind": "TicketsData", "source_id": "a", "projct": "p"}, "did you mean 'project'?"),
-        ({"kind": "TicketsData"}, "source_id: Field required"),
+        ({"kind": "TicketsData"}, "source_id: is missing"),
         ({"kind": "TicketsData", "source_id": ""}, "source_id should have 1 to 255"),
         ({"kind": "TicketsPlain", "source_id": "a"}, "source_id: There is no such field; there"),
         ({"kind": "TicketsPlain", "project": "broken"}, "ValueError: project is broken"),
@@ -188,7 +188,7 @@ def test_own_sink_is_named_by_its_class(points: list[EntryPoint]) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kind": f"{HERE}:Memory"}, "name: Field required"),
+        ({"kind": f"{HERE}:Memory"}, "name: is missing"),
         ({"kind": f"{HERE}:Memory", "nme": "x", "name": "y"}, "did you mean 'name'?"),
         ({"kind": f"{HERE}:Tickets"}, "is no sink: it lacks write, __aenter__ and __aexit__"),
         ({"kind": "os:system"}, "not a class"),

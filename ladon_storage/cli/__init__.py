@@ -8,14 +8,19 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from ladon_storage.errors import ConfigurationError, LadonStorageError
+
+if TYPE_CHECKING:
+    from cyclopts import CycloptsError
 
 DONE, FAILED, USAGE = 0, 1, 2
 """The exit codes; a signal that ended the command has 128 and its number."""
@@ -23,12 +28,16 @@ DONE, FAILED, USAGE = 0, 1, 2
 LEAST_COLUMNS = 20
 """The width below which a terminal folds lines itself: rich would leave texts out, or not end."""
 
+GARBAGE_THRESHOLD = 50_000
+"""The objects between two collections of garbage: imports make many, and leave none behind."""
+
 TRACEBACK_VARIABLE = "LADON_TRACEBACK"
 """The variable with which an error of another package keeps its traceback."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit code."""
+    gc.set_threshold(GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
     from cyclopts import CycloptsError
 
     from ladon_storage.cli.app import app
@@ -49,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CycloptsError as error:
         chain = " ".join(error.command_chain or ())
         called = f"ladon-storage {chain}".strip()
-        _say(f'{" ".join(str(error).split())} See "{called} --help".')
+        _say(f'{_plain(error)} See "{called} --help".')
         return USAGE
     except LadonStorageError as error:
         _say(str(error))
@@ -74,6 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not tokens:  # the help was printed instead of a result
         return USAGE
     return outcome if isinstance(outcome, int) else DONE
+
+
+def _plain(error: CycloptsError) -> str:
+    """Return what a wrong call is, in one line and without Python's lists."""
+    unused = getattr(error, "unused_tokens", None)
+    if unused:
+        return f"There is no place for the argument {unused[0][:100]!r}."
+    return " ".join(str(error).split())
 
 
 def _say(sentence: str) -> None:

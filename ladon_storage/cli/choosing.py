@@ -16,14 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from ladon_storage.collection.credentials import holds_secret
 from ladon_storage.collection.protocols import Limits, Sink, Source
 from ladon_storage.connect import settings_by_hand
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.project.project import FILE_NAME, FILE_VARIABLE, Project
-from ladon_storage.registry import add_to_path, nearest
+from ladon_storage.registry import add_to_path, made, nearest, sentence
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sinks import sink_from
 from ladon_storage.sources import SOURCES, source_from
@@ -114,6 +112,11 @@ def choose_source(project: Project | None, text: str) -> SourceChoice:
         return _of_file(project, text)
     if text.lstrip().startswith("{"):
         return _ad_hoc(json_object(text, "The source"))
+    if "://" in text:
+        raise ConfigurationError(
+            "An address alone is no source. `ladon-storage source guess` proposes one for it, as a "
+            "table of ladon.toml."
+        )
     if text.endswith((".toml", ".json")) or Path(text).is_file():
         return _of_own_file(Path(text))
     add_to_path(Path.cwd())
@@ -160,8 +163,13 @@ def _of_own_file(file: Path) -> SourceChoice:
     return replace(_of_file(project, *project.sources), sink=None)
 
 
-def json_object(text: str, what: str) -> dict[str, Any]:
+def json_object(text: str, what: str, example: str = '{"kind": "kev"}') -> dict[str, Any]:
     """Return the JSON object of a text.
+
+    Args:
+        text: The text.
+        what: Its name in a message.
+        example: One that could be written instead.
 
     Raises:
         ConfigurationError: The text is none.
@@ -170,11 +178,13 @@ def json_object(text: str, what: str) -> dict[str, Any]:
         found = json.loads(text)
     except ValueError as error:
         problem = f"is not JSON ({error})"
+    except RecursionError:
+        problem = "is nested too deeply"
     else:
         if isinstance(found, dict):
             return found
         problem = f"is JSON of a {type(found).__name__}, not an object"
-    raise ConfigurationError(f'{what} {problem}; write it as {{"kind": "kev"}}.')
+    raise ConfigurationError(f"{what} {problem}; write it as {example}.")
 
 
 def choose_sink(
@@ -212,7 +222,7 @@ def choose_sink_text(
     if holds_secret(given):
         raise ConfigurationError(f"The sink's address {NO_SECRETS}")
     if given.lstrip().startswith("{"):
-        fields = json_object(given, "The sink")
+        fields = json_object(given, "The sink", '{"url": "sqlite:///records.db"}')
         if any(isinstance(each, str) and holds_secret(each) for each in fields.values()):
             raise ConfigurationError(f"The sink's address {NO_SECRETS}")
         return _described(given, fields)
@@ -265,16 +275,12 @@ def with_limits(limits: Limits, given: str | None) -> Limits:
     """
     if given is None:
         return limits
-    fields = json_object(given, "The value of --limits")
-    try:
-        return Limits.model_validate({**limits.model_dump(exclude_unset=True), **fields})
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-    name = ".".join(map(str, first["loc"])) or "they"
-    raise ConfigurationError(
-        f"The limits cannot be used: {name}: {first['msg']}; "
-        f"their names are {', '.join(Limits.model_fields)}."
-    )
+    fields = json_object(given, "The value of --limits", '{"initial_lookback": 30}')
+    found, problems = made(Limits, {**limits.model_dump(exclude_unset=True), **fields})
+    if problems:
+        raise ConfigurationError(sentence(f"The limits cannot be used: {problems[0]}"))
+    chosen: Limits = found
+    return chosen
 
 
 def instant(text: str, option: str) -> datetime:

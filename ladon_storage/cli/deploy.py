@@ -38,6 +38,7 @@ def deploy(
     json: Json = False,
 ) -> None:
     """Make or update Prefect deployments of the file."""
+    from ladon_storage.cli.running import refuse_without_prefect
     from ladon_storage.project.project import Project
 
     log_to_notes()
@@ -59,7 +60,7 @@ def deploy(
     project = Project.load(file)
     for name in names:
         project.limits_of(name)  # refuses a name that is not there
-    _refuse_without_prefect()
+    refuse_without_prefect()
     from ladon_storage.cli import deployments
     from ladon_storage.cli.with_prefect import run_flows
 
@@ -89,16 +90,6 @@ def deploy(
         )
     else:
         run_flows(lambda: deployments.serve(made))
-
-
-def _refuse_without_prefect() -> None:
-    from ladon_storage.cli.running import is_prefect_configured
-
-    if not is_prefect_configured():
-        raise ConfigurationError(
-            "No Prefect API is configured; set PREFECT_API_URL, or start one with "
-            "`ladon-storage up`."
-        )
 
 
 def _serve_table(table: Path) -> None:

@@ -27,6 +27,7 @@ from pydantic_core import to_jsonable_python
 
 from ladon_storage import flows
 from ladon_storage.errors import ConfigurationError
+from ladon_storage.flows.deployed import fit_form, form_of
 from ladon_storage.flows.serve import keep_switches, serve_deployments
 from ladon_storage.project.project import Project
 from ladon_storage.project.reading import anchored_address
@@ -176,7 +177,7 @@ def _deployed(
         given = storage.model_dump(mode="json", exclude_unset=True, exclude={"circuit_url_secret"})
         folder = project.path.absolute().parent
         parameters["storage"] = {**given, "url": anchored_address(storage.url, folder)}
-    return RunnerDeployment.from_flow(
+    made = RunnerDeployment.from_flow(
         flow,
         name=name,
         description=description,
@@ -187,6 +188,8 @@ def _deployed(
         # The package is installed where runs are; no folder is.
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
+    fit_form(made, flow)
+    return made
 
 
 def _sink(project: Project, name: str) -> dict[str, Any]:
@@ -261,6 +264,7 @@ def _differences(
         "schedule": (schedules, sorted(str(one.schedule) for one in existing.schedules)),
         "description": (each.description, existing.description),
         "tags": (sorted(each.tags), sorted(existing.tags)),
+        "form": (to_jsonable_python(form_of(each)), existing.parameter_openapi_schema),
         "entrypoint": (each.entrypoint, existing.entrypoint),
         "work pool": (
             existing.work_pool_name if pool == ANYWHERE else pool,

@@ -14,11 +14,25 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ladon_storage.cli.ended import Ended
+from ladon_storage.errors import ConfigurationError
 
 T = TypeVar("T")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _NAMELESS = re.compile(r"(cancelled|CancelledError)\b")
+
+
+def refuse_without_prefect() -> None:
+    """Refuse a verb that needs a Prefect API where none is configured.
+
+    Raises:
+        ConfigurationError: None is configured.
+    """
+    if not is_prefect_configured():
+        raise ConfigurationError(
+            "No Prefect API is configured; set PREFECT_API_URL, or start one with "
+            "`ladon-storage up`."
+        )
 
 
 class Signals:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -18,6 +19,8 @@ from ladon_storage.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
+_GARBAGE = 10_000
+"""The objects after which garbage is looked for; a request makes dozens, nearly none in a cycle."""
 TOKEN_VARIABLE = "STORAGE_SERVICE_TOKEN"  # noqa: S105 - the name of a variable, not its value
 
 
@@ -41,7 +44,8 @@ def serve(
         Path | None, Parameter(help="A PEM file with its key, if that is in another file.")
     ] = None,
     file: Annotated[
-        Path | None, Parameter(help="A ladon.toml, for the limits of freshness on the status page.")
+        Path | None,
+        Parameter(help="A ladon.toml, for the limits of freshness; read again when it changes."),
     ] = None,
     prefect_url: Annotated[
         str | None, Parameter(help="Address of Prefect's UI, for links from the status page.")
@@ -69,14 +73,18 @@ def serve(
         raise ConfigurationError("--history-days and --history-changes should be above 0.")
     from ladon_storage.server.retention import Retention
 
-    options = {
+    options: dict[str, Any] = {
         "token": token_from(token_file),
         "allowed_hosts": allow_host,
         "certificate": certificate,
         "retention": Retention(timedelta(days=history_days), history_changes),
-        "limits": _limits_of(file),
         "prefect_url": prefect_url,
     }
+    if file is not None:
+        from ladon_storage.cli.limits import LimitsFile
+
+        watched = LimitsFile(file)
+        options |= {"limits": watched.limits, "renewed_limits": watched.renewed}
     asyncio.run(_serve(database, host, port, options))
 
 
@@ -105,20 +113,6 @@ def token_from(file: Path | None) -> str | None:
     return check_token(token.strip(), origin)
 
 
-def _limits_of(file: Path | None) -> dict[str, timedelta]:
-    """Return the greatest age of each source of a file, by the name of its watermark."""
-    if file is None:
-        return {}
-    from ladon_storage.project import Project
-
-    project = Project.load(file)
-    return {
-        project.source(name).source_id: timedelta(hours=table.freshness.max_age_hours)
-        for name, table in project.sources.items()
-        if table.freshness is not None
-    }
-
-
 async def _serve(database: Path, host: str, port: int, options: dict[str, Any]) -> None:
     from ladon_storage.server.serving import serving
 
@@ -129,6 +123,9 @@ async def _serve(database: Path, host: str, port: int, options: dict[str, Any]) 
         if signal.getsignal(signal_number) is not signal.SIG_IGN:
             loop.add_signal_handler(signal_number, stop.set)
     async with serving(database, host, port, **options) as address:
+        # What is loaded by now stays: looking at it again and again would cost a tenth of all.
+        gc.freeze()
+        gc.set_threshold(_GARBAGE)
         print_text(address)
         sys.stdout.flush()  # the caller waits for it
         await stop.wait()

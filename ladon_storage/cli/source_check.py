@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -11,6 +12,7 @@ from cyclopts import Parameter
 from ladon_storage.cli.checks import Check, attempted, tell
 from ladon_storage.cli.options import File
 from ladon_storage.cli.output import Json, counted
+from ladon_storage.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from ladon_storage.project.project import Project
@@ -36,7 +38,7 @@ def source_check(
 
 async def _checks(project: Project, names: Sequence[str], *, offline: bool) -> list[Check]:
     chosen = names or list(project.sources)
-    checks = [Check("file", "ok", f"{project.path}: {counted(len(project.sources), 'source')}")]
+    checks = [_file(project)]
     checks.append(await attempted("storage", _storage(project, offline=offline)))
     sinks = project.sinks if not names else {project.sink_of(name) for name in names}
     checks += [await attempted(f"sink {each}", _sink(project, each)) for each in sinks]
@@ -48,6 +50,31 @@ async def _checks(project: Project, names: Sequence[str], *, offline: bool) -> l
 
     checks += await asyncio.gather(*map(check, chosen))
     return checks
+
+
+def _file(project: Project) -> Check:
+    """Return what is wrong with the file as a whole."""
+    found = f"{project.path}: {counted(len(project.sources), 'source')}"
+    if not project.sources:
+        step = "Add a table [sources.NAME]; `ladon-storage source guess URL` proposes one."
+        return Check("file", "warning", found, step)
+    for one, other in _of_one_id(project):
+        step = "Give each source a source_id of its own."
+        return Check("file", "failed", f"{found}; {one} and {other} have one source_id", step)
+    if not project.sinks:
+        step = "Add a table [sinks.records] with a url."
+        return Check("file", "warning", f"{found}, and no sink", step)
+    return Check("file", "ok", found)
+
+
+def _of_one_id(project: Project) -> Iterator[tuple[str, str]]:
+    """Yield the pairs of sources that share a watermark."""
+    names: dict[str, str] = {}
+    for name in project.sources:
+        with suppress(ConfigurationError):  # reported as the source's own
+            source_id = project.source(name).source_id
+            if (first := names.setdefault(source_id, name)) != name:
+                yield first, name
 
 
 async def _storage(project: Project, *, offline: bool) -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +43,9 @@ def source_guess(
             url,
             sample=sample,
             name=name,
-            body=None if body is None else choosing.json_object(body, "The value of --body"),
+            body=None
+            if body is None
+            else choosing.json_object(body, "The value of --body", '{"limit": 100}'),
             headers=dict(map(_header, header)),
             key=key,
             key_header=key_header,
@@ -60,11 +63,23 @@ def source_guess(
         note(f"ladon-storage: {found.problem}")
         return 1
     if not json:
-        note(
-            f"Put this into ladon.toml, then run `ladon-storage source try {found.name}`. "
-            f"Requests made: {found.requests}."
-        )
+        note(f"{_place_of(found.name)} Requests made: {found.requests}.")
     return 0
+
+
+def _place_of(name: str) -> str:
+    """Return the next step: a file cannot have two tables of one name."""
+    from ladon_storage.cli import choosing
+
+    then = f"then run `ladon-storage source try {name}`."
+    with suppress(ConfigurationError):
+        project = choosing.load_project(None)
+        if project is not None and name in project.sources:
+            return (
+                f"{project.path} has a source {name!r} already: put this in its place, or choose "
+                f"another with --name; {then}"
+            )
+    return f"Put this into ladon.toml, {then}"
 
 
 def _header(text: str) -> tuple[str, str]:

@@ -23,10 +23,12 @@ def sweep(
     json: Json = False,
 ) -> None:
     """Mark runs whose process is gone as crashed."""
+    from ladon_storage.cli.running import refuse_without_prefect
     from ladon_storage.cli.with_prefect import run_flows
     from ladon_storage.flows.zombies import frequency, sweep_once
 
     log_to_notes()
+    refuse_without_prefect()
     if heartbeat is not None and not 0 < heartbeat < 1e6:
         raise ConfigurationError(f"--heartbeat is {heartbeat:g}. Set it to more than 0.")
     every = frequency() if heartbeat is None else timedelta(seconds=heartbeat)

@@ -117,7 +117,12 @@ def _of_table(table: Path, file: Path | None) -> Described:
 async def _up(described: Described, folder: Path, prefect_port: int, storage_port: int) -> None:
     from ladon_storage.cli.local import NotStartedError, prefect_server
 
-    (folder / "prefect").mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / "prefect").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"The folder {str(folder)!r} cannot be made ({error.strerror}); give another --folder."
+        ) from None
     async with contextlib.AsyncExitStack() as parts:
         parts.enter_context(held(folder))
         port = port_near(prefect_port, "Prefect")

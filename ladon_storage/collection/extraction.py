@@ -47,7 +47,8 @@ from ladon_storage.collection.protocols import (
 from ladon_storage.collection.records import Page
 from ladon_storage.collection.resume import ResumePoint, latest
 from ladon_storage.collection.reversions import Reversions
-from ladon_storage.errors import ConfigurationError, SinkError, SourceError
+from ladon_storage.collection.vanished import Vanished
+from ladon_storage.errors import ConfigurationError, SinkError
 from ladon_storage.models import EMPTY_WATERMARK
 
 CHECKPOINT_SECONDS = 10.0
@@ -99,6 +100,7 @@ class Extraction:
             source, "full_snapshot", source.overlap is None
         )
         self._ignores_range = getattr(source, "ignores_range", source.overlap is None)
+        self._vanished = Vanished(source, sink, start, run, lease)
         self._reversions = Reversions.of(sink, is_needed=lease is not None)
         self._checkpointed = time.monotonic()
         self._watermark = lease.before if lease else None
@@ -118,7 +120,7 @@ class Extraction:
                 if self._run.on_progress is not None:
                     await self._run.on_progress(self._collected())
         refuse_changed_feed(self._source, counts, self._limits)
-        self._refuse_a_vanished_feed()
+        await self._vanished.refuse(counts, self._horizon)
         refuse_missed_total(self._source, counts)
         await self._revert()
         await self._mark_removed()
@@ -320,26 +322,6 @@ class Extraction:
             f"Source {self._source.source_id!r}: page {self._counts.pages}, "
             f"{self._counts.delivered} records delivered, {self._counts.written} new or changed, "
             f"watermark {promoted.isoformat()}.",
-        )
-
-    def _refuse_a_vanished_feed(self) -> None:
-        """Refuse an empty listing if the last complete one had items."""
-        counts, lease, position = self._counts, self._lease, self._start.position
-        if not self._ignores_range or counts.seen or counts.is_unchanged or lease is None:
-            return
-        if self._remembers:
-            had_some = position is not None and position.document is not None
-        else:  # a lookback alone moves the watermark to where it begins
-            told = lease.stored.records_collected if lease.stored else None
-            is_moved = lease.before not in (None, EMPTY_WATERMARK)
-            had_some = is_moved and (self._limits.initial_lookback is None or bool(told))
-        if not had_some or self._limits.removed_share >= 1:
-            return
-        raise SourceError(
-            f"Source {self._source.source_id!r} lists nothing, and had records before: its answer "
-            "is incomplete, or all were removed. Look at the source, and set removed_share to 1 if "
-            "that is right.",
-            self._source.source_id,
         )
 
     async def _revert(self) -> None:

@@ -20,6 +20,9 @@ from typing import Any, NoReturn
 
 import orjson
 
+from ladon_storage.collection.garbage import uncollected
+from ladon_storage.collection.json_parts import by_parts
+
 _SAFE_INT_CHARACTERS = 18
 """The longest text that is certainly an integer of 64 bits."""
 
@@ -83,7 +86,8 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: It is no JSON; ``NaN`` and infinities are none.
         RecursionError: It is nested too deeply.
     """
-    return json.loads(text, **_hooks())
+    with uncollected():
+        return json.loads(text, **_hooks())
 
 
 def json_decoder() -> json.JSONDecoder:
@@ -165,11 +169,11 @@ def _encoder(default: Callable[[object], str], **options: Any) -> Callable[[obje
     return encoded
 
 
-_as_given = _encoder(_marked, ensure_ascii=False, allow_nan=False)
-_as_ascii = _encoder(_marked, allow_nan=False)
-_in_order = _encoder(_marked_canonical, sort_keys=True, allow_nan=False)
+_as_given = by_parts(_encoder(_marked, ensure_ascii=False, allow_nan=False))
+_as_ascii = by_parts(_encoder(_marked, allow_nan=False))
+_in_order = by_parts(_encoder(_marked_canonical, sort_keys=True, allow_nan=False), in_order=True)
 
-as_anything = _encoder(_marked_anything)
+as_anything = by_parts(_encoder(_marked_anything))
 """The encoder of any value, as JSON where possible."""
 
 
@@ -186,22 +190,42 @@ def payload_text(content: object) -> str:
     return payload
 
 
-def canonical_text(content: object) -> bytes:
+def canonical_text(content: object, *, is_parsed: bool = False) -> bytes:
     """Return the text of ``json`` with keys in order and all but ASCII escaped.
+
+    Args:
+        content: The value.
+        is_parsed: Whether `parse_json` made it. Then each float in it has the digits that were
+            sent, without an exponent, which ``orjson`` and ``json`` write alike.
 
     Raises:
         ValueError: The content has ``NaN`` or an infinity.
     """
     # Most items are flat, and the first question is asked of each: here it costs no call.
-    is_flat = type(content) is dict and _SCALARS.issuperset(map(type, content.values()))
-    if is_flat or _is_plain(content):
+    if (
+        is_parsed
+        or (type(content) is dict and _SCALARS.issuperset(map(type, content.values())))
+        or _is_plain(content)
+    ):
         try:
             text = orjson.dumps(content, _canonical_fragment, orjson.OPT_SORT_KEYS)
         except TypeError:  # as above
             return _in_order(content).encode()
-        if text.isascii() and b"\x7f" not in text:  # json escapes that, too
-            return text
+        if b"\x7f" not in text:  # json escapes that, too
+            escaped = text if text.isascii() else _escaped(text)
+            if escaped is not None:
+                return escaped
     return _in_order(content).encode()
+
+
+def _escaped(text: bytes) -> bytes | None:
+    """Return JSON with its characters escaped as ``json`` does it; ``None``: not done here."""
+    escaped = text.decode().encode("ascii", "backslashreplace")
+    # Python has other escapes for characters below 256, and for those beyond 65,535. The first
+    # look like the text of a backslash and an x.
+    if b"\\U" in escaped or b"\\\\x" in escaped:
+        return None
+    return escaped.replace(b"\\x", b"\\u00")
 
 
 def _is_plain(content: object) -> bool:

@@ -24,6 +24,7 @@ from typing import Any
 
 from ladon_storage.collection.protocols import Run, SupportsHistory, WatermarkStore
 from ladon_storage.collection.stores import watermark_store
+from ladon_storage.collection.summaries import one_line
 from ladon_storage.errors import (
     InvalidResponseError,
     SourceBusyError,
@@ -54,7 +55,7 @@ and a page of them must fit into a response.
 _CLOCK_RESOLUTION = timedelta(seconds=1)
 """The resolution of a service's `Date`."""
 
-_LONGEST_ERROR = 2_000
+_LONGEST_ERROR = 2_000 - len(" …")
 
 
 class SourceLease:
@@ -254,7 +255,7 @@ class SourceLease:
 
         The write is in a separate task, which a second cancellation does not reach.
         """
-        message = one_line(error)
+        message = one_line(error, _LONGEST_ERROR)
         writing = asyncio.ensure_future(
             self._write(WatermarkStatus.FAILED, self.now(), error_message=message, ledger=ledger)
         )
@@ -344,12 +345,3 @@ class SourceLease:
 async def _ended(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait({task})
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error as one line, cut to what a watermark's error message holds."""
-    text = " ".join(str(error).split())
-    if isinstance(error, asyncio.CancelledError):
-        # A cancellation may carry its cause; the name of the exception alone says nothing.
-        return f"cancelled: {text}"[:_LONGEST_ERROR] if text else "cancelled"
-    return f"{type(error).__name__}: {text}"[:_LONGEST_ERROR] if text else type(error).__name__

@@ -200,7 +200,7 @@ class Sink(Protocol):
     """A sink that makes records durable, entered before its first page and left after its last.
 
     It may support more: `SupportsPosition`, `SupportsRemoval`, `SupportsReversion`,
-    `SupportsLookup`.
+    `SupportsLookup`, `SupportsCount`.
     """
 
     async def __aenter__(self) -> Self: ...
@@ -271,6 +271,21 @@ class SupportsLookup(Protocol):
 
     async def lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
         """Return the ids of ``listed`` without a record at that time or later."""
+        ...
+
+
+@runtime_checkable
+class SupportsCount(Protocol):
+    """A sink that can count a source's records of a range."""
+
+    async def count_records(
+        self, source_id: str, after: datetime | None, before: datetime, limit: int
+    ) -> int:
+        """Return how many records have a current version between two times, at most ``limit``.
+
+        Both times are excluded, and so are records that are marked as removed. The engine asks
+        after a reading without items, whether the source delivered records of its range before.
+        """
         ...
 
 

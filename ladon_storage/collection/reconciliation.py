@@ -23,6 +23,7 @@ from ladon_storage.collection.protocols import (
     Run,
     Sink,
     Source,
+    SupportsCount,
     SupportsPosition,
     WatermarkStore,
     WriteResult,
@@ -93,6 +94,8 @@ class ComparingSink:
 
     async def __aenter__(self) -> Self:
         await self._sink.__aenter__()
+        if isinstance(self._sink, SupportsCount):  # an open sink shows which methods it has
+            self.count_records = self._sink.count_records
         return self
 
     async def __aexit__(

@@ -87,7 +87,7 @@ class Record:
         >>> one.payload, one.version == Record.of("7", moment, {"a": 2, "b": 1}).version
         ('{"b":1,"a":2}', True)
         """
-        version, payload = _told(content, unversioned)
+        version, payload = versioned(content, unversioned)
         return cls(record_id, timestamp, payload, version)
 
     @classmethod
@@ -103,17 +103,28 @@ class Record:
         >>> one.record_id == one.version
         True
         """
-        version, payload = _told(content, unversioned)
+        version, payload = versioned(content, unversioned)
         return cls(version, timestamp, payload, version)
 
 
-def _told(content: object, unversioned: Sequence[str]) -> tuple[str, str]:
-    """Return the version and the payload of a content."""
+def versioned(
+    content: object, unversioned: Sequence[str] = (), *, is_parsed: bool = False
+) -> tuple[str, str]:
+    """Return the version and the payload of a content.
+
+    Args:
+        content: The value.
+        unversioned: Dotted paths of fields that do not change the version.
+        is_parsed: Whether `parse_json` made the value, which makes it quicker.
+
+    Raises:
+        ValueError: The content has ``NaN`` or an infinity, or is nested too deeply.
+    """
     try:
         # First: it refuses what is not JSON, and orjson writes NaN as null.
-        hashed = canonical_text(content)
+        hashed = canonical_text(content, is_parsed=is_parsed)
         if unversioned:
-            hashed = canonical_text(without(content, unversioned))
+            hashed = canonical_text(without(content, unversioned), is_parsed=is_parsed)
         return blake2b(hashed, digest_size=16).hexdigest(), payload_text(content)
     except RecursionError:
         raise ValueError("the content is nested too deeply") from None
@@ -239,7 +250,7 @@ def paged(items: Iterable[Item], size: int = PAGE_RECORDS, **marks: Any) -> Iter
     has the ``marks``, which are fields of `Page`. With marks, a reading without items is one empty
     page.
     """
-    page, characters, is_empty = Page(**marks), 0, True
+    page, count, characters, is_empty = Page(**marks), 0, 0, True
     for item in items:
         if isinstance(item, Record):
             page.records.append(item)
@@ -247,8 +258,9 @@ def paged(items: Iterable[Item], size: int = PAGE_RECORDS, **marks: Any) -> Iter
         else:
             page.rejects.append(item)
             characters += len(item.raw)
-        if len(page) == size or characters >= PAGE_CHARACTERS:
+        count += 1
+        if count == size or characters >= PAGE_CHARACTERS:
             yield page
-            page, characters, is_empty = Page(**marks), 0, False
+            page, count, characters, is_empty = Page(**marks), 0, 0, False
     if len(page) or (marks and is_empty):
         yield page

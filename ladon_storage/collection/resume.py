@@ -77,7 +77,7 @@ async def plan_resume(source: Source, sink: Sink, lease: SourceLease, run: Run) 
         origin = _origin(source, lease, limits, now)
         # A later run resumes here if there is nothing yet: its own lookback would begin later.
         return ResumePoint(origin, origin or durable, position, origin)
-    asked = _back(durable, source.overlap)
+    asked = back(durable, source.overlap)
     origin = position.origin if position else None
     if origin is not None and durable < origin:  # an operator went back behind it
         origin = asked
@@ -120,11 +120,11 @@ async def _last_sane(
 
 def _origin(source: Source, lease: SourceLease, limits: Limits, now: datetime) -> datetime | None:
     """Return the origin of a source's collection into a sink without its records."""
-    origin = _back(now, limits.initial_lookback)
+    origin = back(now, limits.initial_lookback)
     if origin is None or lease.before is None or lease.before == EMPTY_WATERMARK:
         return origin
     # Records since the watermark were never collected, however long ago that is.
-    resumed = _back(lease.before, source.overlap)
+    resumed = back(lease.before, source.overlap)
     return None if resumed is None else min(origin, resumed)
 
 
@@ -172,7 +172,7 @@ def _durable(
 def _warn_of_lookback(
     source: Source, now: datetime, limits: Limits, origin: datetime | None
 ) -> None:
-    asked = _back(now, limits.initial_lookback)
+    asked = back(now, limits.initial_lookback)
     if asked is None or origin is None or asked >= origin:
         return
     _tell(
@@ -185,7 +185,7 @@ def _warn_of_lookback(
 
 
 def _gap(source: Source, durable: datetime, now: datetime) -> Gap | None:
-    kept = _back(now, getattr(source, "retention", None))
+    kept = back(now, getattr(source, "retention", None))
     if kept is None or durable >= kept:
         return None
     _tell(
@@ -198,7 +198,8 @@ def _gap(source: Source, durable: datetime, now: datetime) -> Gap | None:
     return Gap(start=durable, end=kept)
 
 
-def _back(instant: datetime, by: timedelta | None) -> datetime | None:
+def back(instant: datetime, by: timedelta | None) -> datetime | None:
+    """Return the time before an instant by a length; ``None``: there is no limit."""
     if by is None:
         return None
     try:

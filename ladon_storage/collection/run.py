@@ -16,10 +16,7 @@
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -27,6 +24,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from ladon_storage.collection.extraction import Extraction
+from ladon_storage.collection.garbage import objects_set_aside
 from ladon_storage.collection.lateness import Lateness
 from ladon_storage.collection.lease import SourceLease
 from ladon_storage.collection.ledger import ExtractionResult, Ledger, OnProgress
@@ -94,33 +92,8 @@ async def extract(
         else:
             begin = await plan_resume(source, sink, lease, run)
             run = replace(run, asked=ALL_TIME, stored=TimeRange(begin.origin))
-        with _objects_set_aside():
+        with objects_set_aside():
             return await Extraction(source, sink, begin, run, lease).run()
-
-
-_are_set_aside = False
-
-
-@contextmanager
-def _objects_set_aside() -> Iterator[None]:
-    """Freeze existing objects for the garbage collector while a run makes records.
-
-    Records live as long as a page. Without the freeze, the collector scans all objects of the
-    process every few pages: an eighth of the cost of a first collection. Where another run or the
-    program has frozen objects already, nothing is changed.
-    """
-    global _are_set_aside
-    # Counting takes as long as a scan: not once for each of many concurrent runs.
-    if _are_set_aside or gc.get_freeze_count():
-        yield
-        return
-    gc.freeze()
-    _are_set_aside = True
-    try:
-        yield
-    finally:
-        _are_set_aside = False
-        gc.unfreeze()
 
 
 async def run(

@@ -23,7 +23,7 @@ from ladon_storage.models import (
     WatermarkUpdate,
 )
 
-_OPTIONAL = ("position", "mark_removed", "revert", "lacking")
+_OPTIONAL = ("position", "mark_removed", "revert", "lacking", "count_records")
 """The methods that not every sink has; an open sink shows which."""
 
 

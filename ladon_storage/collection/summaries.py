@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -67,9 +68,15 @@ def instant_text(value: datetime | None) -> str:
     return "open" if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def one_line(error: BaseException) -> str:
-    """Return an error as one line that a table can hold."""
-    return cut(f"{type(error).__name__}: {error}").replace("|", "/")
+def one_line(error: BaseException, longest: int = _LONGEST_ERROR) -> str:
+    """Return an error as one line: its class and its text.
+
+    A cancellation may carry its cause; the name of its class alone says nothing.
+    """
+    is_cancellation = isinstance(error, asyncio.CancelledError)
+    name = "cancelled" if is_cancellation else type(error).__name__
+    text = cut(str(error), longest)
+    return cut(f"{name}: {text}", longest) if text else name
 
 
 def source_label(source_id: str) -> str:

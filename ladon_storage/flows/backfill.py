@@ -41,7 +41,7 @@ async def backfill(
     """Read a past range again, window by window; resume an interrupted backfill.
 
     Args:
-        source: Any source, or a dictionary with its ``kind``, such as ``{"kind": "nvd"}``.
+        source: The kind of a source and its fields; in code, any source.
         since: First instant, with its zone.
         until: Instant before which it ends, with its zone.
         sink: Where records go: a Record Sink block; empty for the one called default.

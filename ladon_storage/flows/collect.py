@@ -7,12 +7,10 @@ defaults of another.
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import Any
 from uuid import uuid4
 
 from prefect import runtime
-from prefect.flows import Flow
 from pydantic import AwareDatetime
 
 from ladon_storage.blocks import RecordSink, StorageService
@@ -24,21 +22,10 @@ from ladon_storage.flows import naming
 from ladon_storage.flows.artifacts import completed, report_run
 from ladon_storage.flows.concurrency import source_slot
 from ladon_storage.flows.ending import Ending, signals_noted
-from ladon_storage.flows.parameters import checked_flow, refuse_unchosen_block
+from ladon_storage.flows.parameters import CheckedFlow, checked_flow, refuse_unchosen_block
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sinks import sink_from
-from ladon_storage.sources import (
-    Kev,
-    Misp,
-    Nvd,
-    Otx,
-    RestApi,
-    SqlTable,
-    Taxii,
-    ThreatFox,
-    UrlHaus,
-    source_from,
-)
+from ladon_storage.sources import SOURCES, source_from
 from ladon_storage.tasks import TaskStorage, collect_in_task, resolve_storage
 
 
@@ -54,7 +41,7 @@ async def collect(
     """Collect one source from where durable data ends, and write the outcome to its watermark.
 
     Args:
-        source: Any source, or a dictionary with its ``kind``, such as ``{"kind": "kev"}``.
+        source: The kind of a source and its fields; in code, any source.
         sink: Where records go; by default, to the block called default.
         storage: Where the watermark is kept; by default, where the worker's environment says, or
             else the block called default.
@@ -93,7 +80,7 @@ def _resolved(sink: Any) -> Any:
     return sink.get_sink() if isinstance(sink, RecordSink) else sink_from(sink)
 
 
-def flow_of(source: type[Any]) -> Flow[..., Any]:
+def flow_of(source: type[Any]) -> CheckedFlow[..., Any]:
     """Return the flow `collect` with a form for one class of sources, made from its fields.
 
     Give it the name ``collect_`` and the source's, in the module of the class: Prefect finds a flow
@@ -134,8 +121,11 @@ def flow_of(source: type[Any]) -> Flow[..., Any]:
     if is_own:
         collect_kind.__module__ = source.__module__
     collect_kind.__name__ = collect_kind.__qualname__ = f"collect_{name.replace('-', '_')}"
-    collect_kind.__doc__ = re.sub(
-        "source: .*", f"source: {(source.__doc__ or '').splitlines()[0]}", collect.fn.__doc__ or ""
+    said = next(iter((source.__doc__ or "").split("\n")), "").strip() or "The fields of the source."
+    documented = (collect.fn.__doc__ or "").splitlines()
+    collect_kind.__doc__ = "\n".join(
+        f"        source: {said}" if each.lstrip().startswith("source: ") else each
+        for each in documented
     )
     collect_kind.__annotations__ = {
         "source": source,
@@ -149,12 +139,24 @@ def flow_of(source: type[Any]) -> Flow[..., Any]:
     return checked_flow(f"collect-{name}", naming.collection)(collect_kind)
 
 
-collect_threatfox = flow_of(ThreatFox)
-collect_urlhaus = flow_of(UrlHaus)
-collect_kev = flow_of(Kev)
-collect_otx = flow_of(Otx)
-collect_misp = flow_of(Misp)
-collect_nvd = flow_of(Nvd)
-collect_taxii = flow_of(Taxii)
-collect_sql = flow_of(SqlTable)
-collect_rest = flow_of(RestApi)
+collect_threatfox: CheckedFlow[..., Any]
+collect_urlhaus: CheckedFlow[..., Any]
+collect_kev: CheckedFlow[..., Any]
+collect_otx: CheckedFlow[..., Any]
+collect_misp: CheckedFlow[..., Any]
+collect_nvd: CheckedFlow[..., Any]
+collect_taxii: CheckedFlow[..., Any]
+collect_sql: CheckedFlow[..., Any]
+collect_rest: CheckedFlow[..., Any]
+
+
+def __getattr__(name: str) -> CheckedFlow[..., Any]:
+    """Return the flow of a shipped kind, `collect_kev` of kev, and make it at its first use.
+
+    Its form takes a tenth of a second, and a process that runs a flow needs no form of another.
+    """
+    kind = name.removeprefix("collect_")
+    if kind == name or kind not in SOURCES.shipped:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    made = globals()[name] = flow_of(SOURCES.find(kind))
+    return made

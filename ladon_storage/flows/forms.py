@@ -22,6 +22,8 @@ from pydantic import Field, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from ladon_storage.flows.choices import sink_choice, source_choice, storage_choice
+
 TITLES = {
     "source": "Source",
     "sources": "Sources",
@@ -118,6 +120,17 @@ def _fields(
         yield from _fields(target, definitions, name)
 
 
+_CHOICES = {"sink": sink_choice, "storage": storage_choice}
+
+
+def _offer_kinds(schema: JsonSchemaValue, handler: GetJsonSchemaHandler) -> None:
+    """Make each of many sources a choice of their kinds."""
+    for each in (schema, *schema.get("anyOf", ())):
+        items = each.get("items")
+        if isinstance(items, dict) and items.get("additionalProperties") is True:
+            each["items"] = source_choice(handler)
+
+
 @dataclass(frozen=True)
 class _Form:
     """The change of one parameter's schema into its part of the form."""
@@ -130,6 +143,12 @@ class _Form:
         schema = handler(core)
         if self.name == "limits":
             schema = {"anyOf": [{"type": "null"}, schema]}
+        if self.name == "source" and "$ref" not in schema:
+            schema = source_choice(handler)
+        if self.name == "sources":
+            _offer_kinds(schema, handler)
+        if self.name in _CHOICES:
+            _CHOICES[self.name](schema, handler)
         _change(schema, handler, _OF_PARAMETERS.get(self.name, {}), set())
         return schema
 
@@ -155,6 +174,8 @@ def _change(
     if "anyOf" in schema:
         # What has no type stands for an object of Python, which no form can give.
         left = [each for each in schema.pop("anyOf") if each.keys() - {"title"}]
+        if all(_is_kind(each, handler) for each in left):
+            left.sort(key=lambda each: len(handler.resolve_ref_schema(each)["properties"]))
         schema |= {"anyOf": left} if len(left) > 1 else left[0]
     for each in schema.get("anyOf", ()):
         _change(each, handler, {}, done)
@@ -166,6 +187,13 @@ def _change(
         title = schema.get("title", "")
         schema["title"] = _DEFINITIONS.get(title, title)
         _arrange(schema, handler, done)
+
+
+def _is_kind(each: JsonSchemaValue, handler: GetJsonSchemaHandler) -> bool:
+    """Return whether an alternative is one of several kinds."""
+    if "$ref" not in each:
+        return False
+    return "const" in handler.resolve_ref_schema(each).get("properties", {}).get("kind", {})
 
 
 def _title(each: JsonSchemaValue, handler: GetJsonSchemaHandler, tabs: Mapping[str, str]) -> None:
@@ -191,6 +219,8 @@ def _arrange(schema: JsonSchemaValue, handler: GetJsonSchemaHandler, done: set[i
     is_source = "source_id" in fields
 
     def order(name: str) -> tuple[bool, int]:
+        if name == "kind" and "enum" in fields[name]:  # a choice, on which other fields depend
+            return (False, -1)
         if name in _LAST:
             return (True, len(_FIRST) + 1 + _LAST.index(name))
         return (name not in required, _FIRST.index(name) if name in _FIRST else len(_FIRST))
@@ -199,6 +229,8 @@ def _arrange(schema: JsonSchemaValue, handler: GetJsonSchemaHandler, done: set[i
         schema["properties"] = fields = {name: fields[name] for name in sorted(fields, key=order)}
     for position, (name, field) in enumerate(fields.items()):
         field["position"] = position
+        if field.get("title") == name.replace("_", " ").title():  # pydantic's, of the name
+            field["title"] = name.replace("_", " ").capitalize()
         if is_source and name in _FIELDS:
             field["title"] = _FIELDS[name]
         _change(field, handler, {}, done)

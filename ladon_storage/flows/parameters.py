@@ -8,15 +8,17 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, ParamSpec, TypeVar
 
 from prefect.blocks.core import Block
 from prefect.context import FlowRunContext
 from prefect.exceptions import ParameterTypeError
 from prefect.flows import Flow
-from prefect.utilities.callables import get_call_parameters, parameter_schema
+from prefect.utilities.callables import ParameterSchema, get_call_parameters, parameter_schema
 from pydantic import BaseModel
 
 from ladon_storage.collection.credentials import SECRET_FIELD, check_name, holds_secret
@@ -27,6 +29,8 @@ from ladon_storage.flows.forms import BLOCKS, form_signature, titles_of
 from ladon_storage.flows.naming import NameOf, named_run
 from ladon_storage.sources import SOURCES, source_from
 from ladon_storage.sources.http.urls import secret_in
+
+logger = logging.getLogger("ladon_storage.flows")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -136,7 +140,12 @@ class CheckedFlow(Flow[P, R]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.__signature__ = form_signature(self.fn)  # what Prefect makes the form from
-        self.parameters = parameter_schema(self)
+        del self.parameters  # the function's, which Prefect makes at once
+
+    @cached_property
+    def parameters(self) -> ParameterSchema:  # type: ignore[override]
+        """The schema of the form, made at its first use: a run of the flow needs none."""
+        return parameter_schema(self)
 
     @property
     def _source(self) -> type | None:
@@ -155,7 +164,7 @@ class CheckedFlow(Flow[P, R]):
         other: Any = super().with_options(**options)
         other.__class__ = type(self)
         other.__signature__ = self.__signature__
-        other.parameters = self.parameters
+        vars(other)["parameters"] = self.parameters
         return other
 
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -198,6 +207,10 @@ def refuse_unchosen_block() -> None:
     if context.flow_run.deployment_id is None:
         return
     fields, given = context.flow.parameters.properties, context.flow_run.parameters
+    sink = given.get("sink")
+    if isinstance(sink, Mapping) and "url" in sink:
+        # In a form by `prefect deploy`, an empty tab of a block is the deployment's own sink.
+        logger.info("Records go to %s, which is the sink of the run's parameters.", sink["url"])
     missing = [name for name in BLOCKS if name in fields and name not in given]
     if missing and len(given) > 1 and fields.keys() <= {*given, *missing}:
         raise ConfigurationError(

@@ -49,7 +49,7 @@ async def reconcile(
     """Read a source again, store the records that the regular runs missed, and report them.
 
     Args:
-        source: Any source, or a dictionary with its ``kind``, such as ``{"kind": "nvd"}``.
+        source: The kind of a source and its fields; in code, any source.
         sink: Where the regular runs store: a Record Sink block; empty for the one called default.
         storage: Where the watermark is, which stays: a Storage Service block; empty for the
             environment of the worker, or else the block called default.

@@ -34,10 +34,14 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
+from prefect.flows import Flow
 from prefect.runner import Runner
+from pydantic import ValidationError
 
 from ladon_storage.errors import ConfigurationError
+from ladon_storage.flows.deployed import require_own_places
 from ladon_storage.flows.zombies import frequency, keep_sweeping, remove_automation
+from ladon_storage.registry import add_to_path, nearest, sentence
 
 _TABLE = "prefect.yaml"
 _CHECKOUT = Path(__file__).resolve().parent.parent.parent
@@ -50,36 +54,103 @@ def deployments(table: Path = DEPLOYMENTS_FILE) -> list[RunnerDeployment]:
     """Return the deployments that ``table`` describes.
 
     Raises:
-        ConfigurationError: There is no such file.
+        ConfigurationError: There is no such file, or a deployment in it is wrong.
     """
-    if not table.is_file():
+    if not table.exists():
         raise ConfigurationError(
             f"There is no {table}. Name another file with --table, or serve the sources of "
             "ladon.toml with `ladon-storage deploy --serve`."
         )
-    described = yaml.safe_load(table.read_text(encoding="utf-8"))["deployments"]
-    return [_deployment(each) for each in described]
+    add_to_path(PROJECT.absolute())  # as a run finds what an entrypoint names
+    return [_deployment(table, each) for each in _listed(table)]
 
 
-def _deployment(described: dict[str, Any]) -> RunnerDeployment:
-    # Imported once for all: Prefect itself runs the file again for each deployment.
-    path, _, name = described["entrypoint"].replace("/", ".").replace(".py:", ":").partition(":")
+def _listed(table: Path) -> list[dict[str, Any]]:
+    """Return the deployments as a table describes them.
+
+    Raises:
+        ConfigurationError: It cannot be read, or has no list of deployments.
+    """
+    try:
+        document = yaml.safe_load(table.read_text(encoding="utf-8"))
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+    except UnicodeDecodeError:
+        problem = "is not UTF-8. Save it as UTF-8"
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = f"is not YAML{f' at line {mark.line + 1}' if mark else ''}"
+    else:
+        found = document.get("deployments") if isinstance(document, dict) else None
+        if isinstance(found, list) and found and all(isinstance(each, dict) for each in found):
+            return found
+        problem = "has no list of deployments. Give each a name and an entrypoint"
+    raise ConfigurationError(f"The file {str(table)!r} {problem}.")
+
+
+def _deployment(table: Path, described: dict[str, Any]) -> RunnerDeployment:
+    name, entrypoint = described.get("name"), described.get("entrypoint")
+    where = f"The deployment {str(name)[:100]!r} of {table}"
+    if not (isinstance(name, str) and name and isinstance(entrypoint, str)):
+        raise ConfigurationError(f"{where} needs a name and an entrypoint; give it both.")
+    flow = _flow_at(entrypoint, where)
+    limit = described.get("concurrency_limit")
+    try:
+        deployment = RunnerDeployment.from_flow(
+            flow,
+            name=name,
+            description=described.get("description"),
+            tags=described.get("tags") or [],
+            parameters=described.get("parameters") or {},
+            schedules=[_schedule(each) for each in described.get("schedules") or []],
+            paused=described.get("paused", False),
+            concurrency_limit=ConcurrencyLimitConfig(**limit) if isinstance(limit, dict) else limit,
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        said = f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
+        raise ConfigurationError(f"{where} cannot be made: {said}.") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigurationError(
+            f"{where} cannot be made: a key of it has a value of another form ({error})."
+        ) from error
+    fields = flow.parameters.properties
+    if unknown := sorted(map(str, deployment.parameters.keys() - fields.keys())):
+        hint = nearest(unknown[0], fields) or f"; there are {', '.join(fields)}"
+        raise ConfigurationError(
+            sentence(f"{where}: the flow has no parameter {unknown[0][:100]!r}{hint}")
+        )
+    # Relative to the project, whatever folder this is called from.
+    deployment.entrypoint = entrypoint
+    require_own_places(deployment)
+    return deployment
+
+
+def _flow_at(entrypoint: str, where: str) -> Flow[..., Any]:
+    """Return the flow of an entrypoint.
+
+    It is imported once for all: Prefect itself runs the file again for each deployment.
+
+    Raises:
+        ConfigurationError: There is no flow there.
+    """
+    path, _, name = entrypoint.replace("/", ".").replace(".py:", ":").partition(":")
     if not name:  # a flow of an installed package, such as ladon_storage.flows.collect.collect_kev
         path, _, name = path.rpartition(".")
-    module = import_module(path)
-    deployment = RunnerDeployment.from_flow(
-        getattr(module, name),
-        name=described["name"],
-        description=described["description"],
-        tags=described["tags"],
-        parameters=described.get("parameters", {}),
-        schedules=[_schedule(each) for each in described.get("schedules", [])],
-        paused=described.get("paused", False),
-        concurrency_limit=ConcurrencyLimitConfig(**described["concurrency_limit"]),
-    )
-    # Relative to the project, whatever folder this is called from.
-    deployment.entrypoint = described["entrypoint"]
-    return deployment
+    try:
+        module = import_module(path)
+    except Exception as error:  # of a user's module
+        said = f"{type(error).__name__}: {error}".rstrip(".")
+        raise ConfigurationError(
+            f"{where} cannot be made: its entrypoint {entrypoint!r} could not be imported "
+            f"({said}). Write it as file.py:flow, from the folder {PROJECT.absolute()}."
+        ) from error
+    found = getattr(module, name, None)
+    if not isinstance(found, Flow):
+        names = [each for each, value in vars(module).items() if isinstance(value, Flow)]
+        hint = nearest(name, names) or (f"; there are {', '.join(names)}" if names else "")
+        raise ConfigurationError(sentence(f"{where}: {entrypoint!r} is no flow{hint}"))
+    return found
 
 
 def _schedule(described: dict[str, Any]) -> DeploymentScheduleCreate:

@@ -31,6 +31,9 @@ from ladon_storage.sources.rest.pagination import PageNumberPagination
 MAX_REQUESTS = 3
 """The limit on requests after the first one."""
 
+CHEAP_BYTES = 1 << 20
+"""The largest answer that is requested again without a sign that there is more."""
+
 _REFUSED = re.compile(r"answered (400|404|416|422) from")
 """The texts with which APIs refuse a page beyond the end."""
 
@@ -66,13 +69,16 @@ async def confirm(
     result = Confirmed()
     more = says_more(seen)
     is_full = (seen.count >= 2 * _ROUND and seen.count % _ROUND == 0) or is_as_asked(seen)
+    total = total_of(seen)
+    is_whole = total is not None and total[1] == seen.count
+    is_cheap = not is_whole and len(seen.answer.body) <= CHEAP_BYTES
     waiting: Proposal | None = None
     tried: list[str] = []
     for proposal in proposals(seen):
         if not proposal.can_be_tried:
             waiting = waiting or proposal
             continue
-        if _is_mere_convention(proposal) and (waiting or not (more or is_full)):
+        if _is_mere_convention(proposal) and (waiting or not (more or is_full or is_cheap)):
             continue
         if http is None:
             waiting = waiting if _is_mere_convention(proposal) else waiting or proposal
@@ -92,7 +98,9 @@ async def confirm(
             waiting = waiting or attempt.proposal
         tried.append(f"{proposal.paging.get('parameter') or proposal.paging['kind']}: {problem}")
     result.proposal = waiting
-    _note_unconfirmed(result, seen, more, tried, is_full=is_full, is_asked=http is not None)
+    _note_unconfirmed(
+        result, seen, more, tried, is_full=is_full or not is_whole, is_asked=http is not None
+    )
     return result
 
 

@@ -22,12 +22,14 @@ from ladon_storage.sources.rest.links import next_in
 from ladon_storage.sources.rest.names import names, plain
 
 _LINKS = names(
-    "next nextlink nextpage nexturl nexthref nexturi nextpageurl nextpagelink nextrecordsurl"
+    "next nextlink nextpage nexturl nexthref nexturi nextpageurl nextpagelink nextrecordsurl "
+    "nextresults"
 )
 _CURSORS = names(
     "cursor nextcursor nexttoken nextpagetoken nextpagecursor nextoffset nextmarker nextkey "
     "continuation continuationtoken nextcontinuationtoken aftercursor lastevaluatedkey endcursor "
-    "after marker scrollid nextpage next nextid nextpageid syncmarker offset pagingtoken bookmark"
+    "after startingafter marker scrollid nextpage next nextid nextpageid syncmarker offset "
+    "pagingtoken bookmark"
 )
 _MORE = names(
     "hasmore more morepages hasnext hasnextpage moreavailable moreresults istruncated hasmoreitems "
@@ -38,7 +40,7 @@ _IS_LAST = names("islast islastpage last")
 
 # The name under which a cursor is sent back, by its name in the answer.
 _SENT_AS = {
-    "nextcursor": ("cursor", "next_cursor"),
+    "nextcursor": ("cursor", "start_cursor", "next_cursor"),
     "cursor": ("cursor", "after"),
     "nextpagetoken": ("pageToken", "page_token"),
     "nexttoken": ("nextToken", "next_token", "pagination_token", "page_token"),
@@ -46,6 +48,7 @@ _SENT_AS = {
     "nextcontinuationtoken": ("continuation-token", "continuationToken"),
     "endcursor": ("after", "cursor"),
     "aftercursor": ("after",),
+    "startingafter": ("starting_after",),
     "nextmarker": ("marker",),
     "nextkey": ("key", "nextKey"),
     "nextoffset": ("offset",),
@@ -57,18 +60,24 @@ _SENT_AS = {
 }
 _OFFSETS = names("offset start startindex startat skip from startposition firstresult")
 _PAGES = names("page pagenumber pageno pageindex pagenum currentpage number p pg")
+_NOT_ASKED = ("end", "total", "size_parameter", "page_size")
+"""The settings of a paging that alone change no position of a page."""
+
 _LAST_IDS = ("starting_after", "after", "after_id", "since_id")
 
 
 def proposals(seen: Evidence) -> Iterator[Proposal]:
     """Yield the paginations that an answer suggests, the most likely first."""
-    yield from _by_header(seen)
-    yield from _by_link(seen)
-    yield from _by_search(seen)
-    yield from _by_cursor(seen)
-    yield from _by_count(seen)
-    yield from _by_last_id(seen)
-    yield from _by_convention(seen)
+    found: set[str] = set()
+    for signs in (
+        _by_header, _by_link, _by_search, _by_cursor, _by_count, _by_last_id, _by_convention,
+    ):  # fmt: skip
+        for proposal in signs(seen):
+            # Two signs of the same requests are tried once: there are few requests.
+            same = repr(sorted((k, v) for k, v in proposal.paging.items() if k not in _NOT_ASKED))
+            if same not in found:
+                found.add(same)
+                yield proposal
 
 
 def _by_header(seen: Evidence) -> Iterator[Proposal]:
@@ -268,6 +277,11 @@ def _by_convention(seen: Evidence) -> Iterator[Proposal]:
         yield _page(seen, "page", 1, {"limit": seen.count}, "MISP counts pages by page and limit")
     if "success" in document and seen.records == "result.results":
         yield _offset(seen, "start", {"rows": seen.count}, "CKAN skips records by start and rows")
+    if seen.records == "hits.hits" and seen.body is None:
+        sizes = {"size": seen.count}
+        yield _offset(seen, "from", sizes, "Elasticsearch skips hits by from and size")
+    if "total_rows" in document and seen.records == "rows":
+        yield _offset(seen, "skip", {}, "CouchDB skips rows by skip")
     if seen.records == "response.docs":
         yield _offset(seen, "start", {"rows": seen.count}, "Solr skips records by start and rows")
     if seen.records == "value" and any("odata" in key.lower() for key in document):

@@ -26,7 +26,7 @@ from ladon_storage.project.tables import (
     SourceTable,
     StorageTable,
 )
-from ladon_storage.registry import Problem, made, nearest, sentence, unknown
+from ladon_storage.registry import MISSING, Problem, made, nearest, sentence, unknown
 
 _TABLES: dict[str, type[BaseModel]] = {
     "storage": StorageTable,
@@ -51,7 +51,7 @@ _EXAMPLES = {
 }
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _USERINFO = re.compile(r"://[^/?#]*:[^/?#]*@")
-_PATH = re.compile(r"(sqlite:///|jsonl://|delta://)(?![/:]|file:)(?=.)(.*)", re.DOTALL)
+_PATH = re.compile(r"(sqlite:///|duckdb:///|jsonl://|delta://)(?![/:]|file:)(?=.)(.*)", re.DOTALL)
 
 
 def _document(file: Path) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def _document(file: Path) -> dict[str, Any]:
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
     except ValueError as error:
-        problem = f"is not TOML: {error}"
+        problem = f"is not TOML: {_TWICE.sub(_table_twice, str(error))}"
     raise ConfigurationError(f"The file {str(file)!r} {problem}.")
 
 
@@ -133,7 +133,7 @@ def _table_of(file: Path, place: str, fields: dict[str, Any], folder: Path) -> B
     table, problems = made(kind, anchored)
     if problems:
         problem = placed(problems[0])
-        if problem == Problem("kind", "Field required"):
+        if problem == Problem("kind", MISSING):
             near = next((each for each in fields if nearest(each, ["kind"])), None)
             if near is not None:
                 problem = Problem(near, "There is no such key; did you mean 'kind'?")
@@ -189,6 +189,14 @@ def anchored_address(address: str, folder: Path) -> str:
     return f"{match[1]}{folder / match[2]}" if match else address
 
 
+_TWICE = re.compile(r"Cannot declare \(([^)]*)\) twice")
+
+
+def _table_twice(found: re.Match[str]) -> str:
+    name = ".".join(re.findall(r"'([^']*)'", found[1]))
+    return f"the table [{name}] stands twice; remove or rename one of them"
+
+
 def placed(problem: Problem) -> Problem:
     """Return a problem with a hint at the table that a misplaced key belongs to."""
     key = problem.field
@@ -207,8 +215,6 @@ def error_at(file: Path, table: str, problem: Problem) -> ConfigurationError:
     *below, key = problem.field.split(".") if problem.field else [""]
     place = ".".join(filter(None, (table, *below)))
     text = problem.text.removeprefix("Value error, ").replace("no such field", "no such key")
-    if text == "Field required":
-        text = "is missing"
     where = " ".join(filter(None, (f"[{place}]" if place else "", key)))
     return ConfigurationError(sentence(f"{file}: {where}: {text}"))
 

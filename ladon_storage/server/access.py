@@ -18,13 +18,17 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 
 from ladon_storage.errors import ConfigurationError, RequestError
 from ladon_storage.server.rows import from_microseconds, to_microseconds
+
+if TYPE_CHECKING:  # a store in a file of one's own needs no server
+    from aiohttp import web
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +65,9 @@ class StoredToken(NamedTuple):
     read_only: bool
     prefix: str
     created_at: datetime
+
+
+_ANYBODY = Token("")
 
 
 class TokenStore(Protocol):
@@ -102,14 +109,19 @@ class Access:
         """Whether no token is required."""
         return self._digest is None and not self._tokens.has_tokens()
 
-    def check_origin(self, request: web.Request) -> None:
+    def check_origin(self, request: web.Request, *, is_open: bool) -> None:
         """Refuse a request that a web page of another site makes a browser send.
+
+        Args:
+            request: The request.
+            is_open: Whether no token is required.
 
         Raises:
             RequestError: With 421 the ``Host`` is not one of this service, with 403 the ``Origin``.
         """
-        host = request.headers.get(hdrs.HOST)
-        if host is not None and self.is_open:
+        headers = request.headers
+        host = headers.get(hdrs.HOST)
+        if is_open and host is not None:
             name = _name_of(host)
             if not is_loopback(name) and name not in self._allowed_hosts:
                 raise RequestError(
@@ -118,18 +130,28 @@ class Access:
                     421,
                     "Host",
                 )
-        origin = request.headers.get("Origin")
+        origin = headers.get("Origin")
         foreign = origin is not None and urlsplit(origin).netloc.lower() != (host or "").lower()
-        if foreign or request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
+        if foreign or headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
             # A link from another page is no danger: it only reads, for its reader.
-            if request.headers.get("Sec-Fetch-Mode") == "navigate" and request.method == "GET":
+            if headers.get("Sec-Fetch-Mode") == "navigate" and request.method == "GET":
                 return
             raise RequestError("A page of another site may not ask this service.", 403, "Origin")
 
-    def of(self, request: web.Request) -> Token | None:
-        """Return what a request may do; ``None``: it has no token and no session."""
-        found = self._of_secret(bearer(request)) or self._of_session(request.cookies.get(COOKIE))
-        return Token("") if found is None and self.is_open else found
+    def of(self, request: web.Request, *, is_open: bool | None = None) -> Token | None:
+        """Return what a request may do; ``None``: it has no token and no session.
+
+        Args:
+            request: The request.
+            is_open: Whether no token is required, where its caller has looked already.
+        """
+        if self.is_open if is_open is None else is_open:
+            return _ANYBODY
+        if found := self._of_secret(bearer(request)):
+            return found
+        if hdrs.COOKIE not in request.headers:  # parsing none costs, too
+            return None
+        return self._of_session(request.cookies.get(COOKIE))
 
     def session(self, secret: str, now: datetime) -> str | None:
         """Return the cookie of a browser with this token; ``None``: it is no token."""
@@ -201,6 +223,7 @@ def digest(secret: bytes) -> bytes:
     return hashlib.sha256(secret).digest()
 
 
+@lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
     """Return whether a name or an address is of this machine alone."""
     try:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.typedefs import Handler
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from ladon_storage.errors import (
@@ -41,7 +42,7 @@ from ladon_storage.server.metrics import MAX_SOURCES, ServiceMetrics
 from ladon_storage.server.openapi import document
 from ladon_storage.server.overview import Listing, Order
 from ladon_storage.server.pages import PAGES, SIGN_IN, SIGN_OUT, SOURCES, STYLE, Pages, to_sign_in
-from ladon_storage.server.responses import Health, answer, problem
+from ladon_storage.server.responses import Health, answer, json_answer, problem
 from ladon_storage.server.store import WatermarkDatabase
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,10 @@ _token: ContextVar[Token] = ContextVar("token")
 WATERMARKS = "/api/v1/watermarks"
 # Any segment: an invalid name must be a 400 with its reason. A 404 means never collected.
 WATERMARK = WATERMARKS + "/{source_id:[^/]*}"
+_BELOW, _CANONICAL = WATERMARKS + "/", WATERMARKS + "/{source_id}"
+
+Answering = Callable[[web.Request, Handler, str], Awaitable[web.StreamResponse]]
+"""What surrounds a handler; the text is its route."""
 
 
 class Routes:
@@ -113,10 +118,11 @@ class Routes:
     async def get(self, request: web.Request) -> web.Response:
         """Read a watermark."""
         source_id = requests.source_id(request)
-        watermark = self._store.get(source_id)
-        if watermark is None:
+        found = self._store.read(source_id)
+        if found is None:
             return _never_collected(source_id)
-        return answer(watermark, etag=watermark.etag)
+        body, etag = found
+        return json_answer(body, etag=etag)
 
     async def put(self, request: web.Request) -> web.Response:
         """Store the outcome of a run."""
@@ -231,7 +237,7 @@ class InFlight:
                 await self._none.wait()
 
 
-def create_app(
+def create_service(
     store: WatermarkDatabase,
     *,
     token: str | None = None,
@@ -239,7 +245,7 @@ def create_app(
     prefect_url: str | None = None,
     in_flight: InFlight | None = None,
     metrics: ServiceMetrics | None = None,
-) -> web.Application:
+) -> Service:
     """Return the service over a store, which stays its caller's to close.
 
     Args:
@@ -254,10 +260,60 @@ def create_app(
     metrics = metrics or ServiceMetrics()
     access = Access(token, store, allowed_hosts)
     answering = _answering(metrics, access, in_flight or InFlight(), store.now)
-    app = web.Application(middlewares=[answering], client_max_size=requests.MAX_BODY_BYTES)
-    app.add_routes(Routes(store, metrics, access).table())
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        resource = request.match_info.route.resource
+        return await answering(request, handler, resource.canonical if resource else "none")
+
+    app = web.Application(middlewares=[middleware], client_max_size=requests.MAX_BODY_BYTES)
+    routes = Routes(store, metrics, access)
+    app.add_routes(routes.table())
     app.add_routes(Pages(store, access, prefect_url).table())
-    return app
+    return Service(app, answering, {"GET": routes.get, "PUT": routes.put})
+
+
+AnyHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class Service(NamedTuple):
+    """The service's application, and its way past the router.
+
+    Args:
+        app: The application, which answers every request.
+        answering: What surrounds each handler.
+        handlers: The handlers of a watermark, by their methods.
+    """
+
+    app: web.Application
+    answering: Answering
+    handlers: Mapping[str, Handler]
+
+    def straight(self, otherwise: AnyHandler) -> AnyHandler:
+        """Return a handler of all requests, in which watermarks have no need of the router.
+
+        Nearly every request reads or writes a watermark, and finding its route would cost as much
+        as reading it.
+
+        Args:
+            otherwise: The application's own handler.
+        """
+        answering, handlers = self.answering, self.handlers
+
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            assert isinstance(request, web.Request)  # noqa: S101 - the application makes no others
+            path = request.rel_url.raw_path
+            handler = handlers.get(request.method)
+            if (
+                handler is None
+                or not path.startswith(_BELOW)
+                or "/" in path[len(_BELOW) :]
+                or hdrs.EXPECT in request.headers
+            ):
+                return await otherwise(request)
+            return await answering(request, handler, _CANONICAL)
+
+        return handle
 
 
 def _answering(
@@ -265,17 +321,18 @@ def _answering(
     access: Access,
     in_flight: InFlight,
     now: Callable[[], datetime],
-) -> Middleware:
-    """Return the middleware of every route: the access, the errors, the time, the metrics."""
-    date = _dates(now)
+) -> Answering:
+    """Return what surrounds every handler: the access, the errors, the time, the metrics."""
+    date = _dates()
 
     async def allowed(request: web.Request, handler: Handler, route: str) -> web.StreamResponse:
         if route in OPEN_ROUTES:
             return await handler(request)
-        access.check_origin(request)
+        is_open = access.is_open
+        access.check_origin(request, is_open=is_open)
         if route in _SIGN_IN_ROUTES:
             return await handler(request)
-        token = access.of(request)
+        token = access.of(request, is_open=is_open)
         if token is None and route in PAGES:
             return to_sign_in(request)
         if token is None:
@@ -284,23 +341,27 @@ def _answering(
             return response
         _token.set(token)
         if route != SOURCES and (token.read_only or token.prefix):
-            _check_allowed(request, token)
+            _check_allowed(request, route, token)
         return await handler(request)
 
-    @web.middleware
-    async def answering(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def answering(request: web.Request, handler: Handler, route: str) -> web.StreamResponse:
         started = time.perf_counter()
         request_id.set(request_id_of(request.headers.get(REQUEST_ID)))
-        resource = request.match_info.route.resource
-        route = resource.canonical if resource else "none"
         status = 500
         try:
             with in_flight:
-                response = await _answered(request, lambda each: allowed(each, handler, route))
+                try:
+                    response = await allowed(request, handler, route)
+                except web.HTTPException:
+                    raise
+                except Exception as error:
+                    response = _refusal(request, error)
             status = response.status
             # By the clock that dates watermarks, so that a client can compare the two.
-            response.headers[hdrs.DATE] = date()
-            response.headers[SERVICE_TIME] = now().isoformat()
+            present = now()
+            headers = response.headers
+            headers[hdrs.DATE] = date(present)
+            headers[SERVICE_TIME] = present.isoformat()
         except web.HTTPException as error:
             status = error.status
             raise
@@ -313,28 +374,25 @@ def _answering(
     return answering
 
 
-async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except RequestError as error:
-        return problem(error.message, error.status, error.field)
-    except WatermarkConflictError as error:
-        _log_refused(request, error)
-        field = "timestamp" if error.status == 409 else "If-Match"
-        return problem(error.message, error.status, field)
-    except WatermarkInFutureError as error:
-        _log_refused(request, error)
-        return problem(error.message, error.status, "timestamp")
-    except DatabaseError as error:
-        logger.error(  # noqa: TRY400
-            "%s %r: %s", request.method, request.path, error, extra=_about(request)
-        )
-        return problem(str(error), 503)
-    except web.HTTPException:
-        raise
-    except Exception:
-        logger.exception("%s %r failed", request.method, request.path, extra=_about(request))
-        return problem("The service failed, and logged why.", 500)
+def _refusal(request: web.Request, error: Exception) -> web.Response:
+    """Return the response to a request that failed, and log what its sender did not cause."""
+    match error:
+        case RequestError():
+            return problem(error.message, error.status, error.field)
+        case WatermarkConflictError():
+            _log_refused(request, error)
+            field = "timestamp" if error.status == 409 else "If-Match"
+            return problem(error.message, error.status, field)
+        case WatermarkInFutureError():
+            _log_refused(request, error)
+            return problem(error.message, error.status, "timestamp")
+        case DatabaseError():
+            logger.error("%s %r: %s", request.method, request.path, error, extra=_about(request))
+            return problem(str(error), 503)
+    logger.error(
+        "%s %r failed", request.method, request.path, exc_info=error, extra=_about(request)
+    )
+    return problem("The service failed, and logged why.", 500)
 
 
 def _log_refused(request: web.Request, error: Exception) -> None:
@@ -342,26 +400,30 @@ def _log_refused(request: web.Request, error: Exception) -> None:
 
 
 def _about(request: web.Request) -> dict[str, str | None]:
-    return {"source_id": request.match_info.get("source_id")}
+    place = 4 if request.path.startswith(WATERMARKS) else 2
+    try:
+        return {"source_id": requests.source_id(request, place)}
+    except (RequestError, IndexError):
+        return {"source_id": None}
 
 
-def _dates(now: Callable[[], datetime]) -> Callable[[], str]:
-    """Return a function that gives the time as an HTTP date, formatted once a second."""
+def _dates() -> Callable[[datetime], str]:
+    """Return a function that gives a time as an HTTP date, formatted once a second."""
     second, text = datetime.min.replace(tzinfo=UTC), ""
 
-    def date() -> str:
+    def date(present: datetime) -> str:
         nonlocal second, text
-        if (present := now().replace(microsecond=0)) != second:
+        if (present := present.replace(microsecond=0)) != second:
             second, text = present, format_datetime(present, usegmt=True)
         return text
 
     return date
 
 
-def _check_allowed(request: web.Request, token: Token) -> None:
+def _check_allowed(request: web.Request, route: str, token: Token) -> None:
     """Check that a limited token may ask for this; a list of its prefix is about its sources."""
-    if "source_id" in request.match_info:
-        place = 4 if request.path.startswith(WATERMARKS) else 2
+    if "{source_id}" in route:
+        place = 4 if route.startswith(WATERMARKS) else 2
         check_allowed(token, request.method, requests.source_id(request, place))
     else:
         check_allowed(token, request.method, request.query.get("prefix", ""))

@@ -3,7 +3,8 @@
 - A connection that waits for a request gives way to a new one when all places are taken: of the
   address that holds the most places, the one that has waited longest. A connection whose request is
   being answered is never closed. So clients that connect and send nothing keep no other out.
-- One address holds at most its share of the places.
+- An address that holds its share leaves the last tenth of the places to others. So a reverse proxy,
+  which has the connections of all users, may have nearly all places while no other asks for them.
 - The number of places is below the number of files that the process may open, so accepting a
   connection does not fail. Where it fails all the same, it is counted, and logged once a minute.
 """
@@ -23,7 +24,9 @@ logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 2000
 ADDRESS_SHARE = 0.5
-"""The share of the places that one address may hold."""
+"""The share of the places that one address may hold, whatever is free."""
+OTHERS_SHARE = 0.1
+"""The share of the places that an address beyond its own leaves free."""
 HEADERS_SECONDS = 10.0
 """The longest time from a connection, or from the first byte of a later request, to its headers."""
 IDLE_SECONDS = 75.0
@@ -37,11 +40,16 @@ RESERVED_FILES = BACKLOG + 64
 """The files that are left for the database, the log, and connections about to be refused."""
 LOG_SECONDS = 60.0
 
-Wait = Literal["headers", "idle"]
-"""What a connection waits for: the rest of a request, or the first byte of another one."""
+Wait = Literal["headers", "idle", "unread"]
+"""What a connection waits for: the rest of a request, the first byte of another one, or its client
+to read a response."""
 Reason = Literal["limit", "headers", "idle", "unread", "accept"]
 
-_SECONDS: dict[Wait, float] = {"headers": HEADERS_SECONDS, "idle": IDLE_SECONDS}
+_SECONDS: dict[Wait, float] = {
+    "headers": HEADERS_SECONDS,
+    "idle": IDLE_SECONDS,
+    "unread": UNREAD_SECONDS,
+}
 
 
 class Connection(Protocol):
@@ -83,7 +91,9 @@ class Connections:
 
     def admit(self, connection: Connection) -> bool:
         """Take a place for a connection; return whether there was one."""
-        own = self._held[connection.address] + 1 > max(1, int(self.limit * ADDRESS_SHARE))
+        left = max(1, int(self.limit * OTHERS_SHARE))
+        share = max(1, int(self.limit * ADDRESS_SHARE))
+        own = self._held[connection.address] >= share and self.limit - len(self._open) <= left
         if own or len(self._open) >= self.limit:
             crowded = connection.address if own else self._held.most_common(1)[0][0]
             longest = self._longest_waiting(crowded)
@@ -117,11 +127,6 @@ class Connections:
                 self._note(waits_for)
                 self._end(connection)
 
-    def unread(self, connection: Connection) -> None:
-        """Close a connection whose client does not read its response."""
-        self._note("unread")
-        self._end(connection)
-
     @contextmanager
     def failed_accepts_counted(self) -> Iterator[None]:
         """Count failed accepts while the context lasts, where asyncio logs a traceback for each."""
@@ -144,7 +149,9 @@ class Connections:
 
     def _longest_waiting(self, address: str) -> Connection | None:
         waiting = (
-            each for each in self._open if each.address == address and each.waits_for is not None
+            each
+            for each in self._open
+            if each.address == address and each.waits_for in ("headers", "idle")
         )
         return min(waiting, key=lambda each: each.since, default=None)
 

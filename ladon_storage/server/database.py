@@ -3,9 +3,10 @@
 - All waiting changes are applied in one transaction, each in its own savepoint, and acknowledged
   after the commit. An acknowledged change is on disk, and the changes share the cost of a sync. A
   refused change rolls back its own savepoint and nothing else.
-- Committing waits for the disk and runs in a thread. The statements before it run in the thread of
-  the event loop, which they hold for microseconds; in another thread each would wait for the GIL.
-  So this connection never waits for a lock of the file: it tries again.
+- Committing waits for the disk and runs in a thread. The statements before it, and the looks at
+  the files, run in the thread of the event loop, which they hold for microseconds; in another
+  thread each would wait for the GIL. So this connection never waits for a lock of the file: it
+  tries again.
 - A failed commit fails every change in it, including refusals, which judged a state that was never
   stored.
 - Migrations are numbered SQL files. Each is one transaction with the ``user_version`` it leads to,
@@ -22,11 +23,12 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from contextvars import copy_context
 from importlib import resources
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, TypeVar
 
 from ladon_storage.errors import ConfigurationError, DatabaseError
@@ -43,7 +45,8 @@ APPLICATION_ID = 0x4C41444E
 BUSY_TIMEOUT_SECONDS = 5.0
 BUSY_PAUSE_SECONDS = 0.005
 GATHERING_PASSES = 4
-"""Passes of the event loop for which a group waits for requests that have arrived already."""
+"""Passes of the event loop without another change after which a group is complete: requests that
+have arrived already share its commit."""
 MAX_GROUP = 64
 """The most changes in one commit, which bounds the time for which they hold the event loop."""
 
@@ -204,6 +207,54 @@ def _statements(script: str) -> Iterator[str]:
             statement = ""
 
 
+class _Committer:
+    """A thread that commits, for one event loop.
+
+    An executor would wrap each commit into two futures with locks, at a tenth of a write's cost.
+
+    Args:
+        commit: Called in the thread.
+    """
+
+    def __init__(self, commit: Callable[[], object]) -> None:
+        self._commit = commit
+        self._loop = asyncio.get_running_loop()
+        self._asked: SimpleQueue[asyncio.Future[None] | None] = SimpleQueue()
+        # Not one that the interpreter's end waits for, where nothing closed it.
+        self._thread = Thread(target=self._work, name="storage-writer", daemon=True)
+        self._thread.start()
+
+    async def commit(self) -> None:
+        """Commit, or raise its error."""
+        done = self._loop.create_future()
+        self._asked.put(done)
+        await done
+
+    def close(self) -> None:
+        """End the thread."""
+        self._asked.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (done := self._asked.get()) is not None:
+            error = None
+            try:
+                self._commit()
+            except Exception as raised:
+                error = raised
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(_settle, done, error)
+
+
+def _settle(done: asyncio.Future[None], error: Exception | None) -> None:
+    if done.done():  # its caller was cancelled
+        return
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)
+
+
 class GroupCommit:
     """A writer that commits waiting changes of the database together, for one event loop.
 
@@ -219,7 +270,7 @@ class GroupCommit:
         self._waiting: list[tuple[Change, Note, asyncio.Future[Any]]] = []
         self._awake = asyncio.Event()
         self._closed = False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="storage-writer")
+        self._thread = _Committer(self._end)
         self._task = asyncio.create_task(self._work())
 
     async def apply(
@@ -253,7 +304,7 @@ class GroupCommit:
         self._closed = True
         self._awake.set()
         await self._task
-        self._thread.shutdown()
+        self._thread.close()
         self._connection.close()
 
     async def _work(self) -> None:
@@ -270,7 +321,9 @@ class GroupCommit:
             # Only now: changes that came during the wait for the lock share this commit.
             group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
             outcomes = [self._attempt(change) for change, _, _ in group]
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._end)
+            self._check_files()
+            await self._thread.commit()
+            self._files.settle()  # it may have started the log again, or copied it to the database
         except Exception as error:
             logger.exception("A commit of %d changes failed", len(group))
             if group is self._waiting:
@@ -292,8 +345,11 @@ class GroupCommit:
                 future.set_exception(refusal)
 
     async def _begin(self) -> None:
-        for _ in range(GATHERING_PASSES):
+        passes, gathered = 0, 0
+        while passes < GATHERING_PASSES and gathered < MAX_GROUP:
             await asyncio.sleep(0)
+            passes = passes + 1 if len(self._waiting) == gathered else 0
+            gathered = len(self._waiting)
         deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
         while True:
             try:
@@ -305,11 +361,12 @@ class GroupCommit:
                     raise
             await asyncio.sleep(BUSY_PAUSE_SECONDS)
 
-    def _end(self) -> None:
+    def _check_files(self) -> None:
         if fault := self._files.fault():
             raise sqlite3.OperationalError(f"{fault}; stop the service before you touch its files")
+
+    def _end(self) -> None:
         self._connection.execute("COMMIT")
-        self._files.settle()  # it may have started the log again, or copied it to the database
 
     def _attempt(self, change: Change) -> tuple[Any, Exception | None]:
         self._connection.execute("SAVEPOINT change")

@@ -62,7 +62,9 @@ class DatabaseFiles:
 
     def settle(self) -> None:
         """Take the files as they are: a commit of this process has just changed them."""
-        self._checkpoint, self._written = self._checkpoint_marks(), self._last_write()
+        # The descriptors were those of the files right before.
+        self._checkpoint = self._checkpoint_marks(are_known=True)
+        self._written = self._last_write()
 
     def _last_write(self) -> tuple[int, int] | None:
         with suppress(OSError):
@@ -70,20 +72,24 @@ class DatabaseFiles:
             return stat.st_mtime_ns, stat.st_size
         return None
 
-    def _checkpoint_marks(self) -> tuple[bytes, bytes, bytes] | None:
-        """Return what a checkpoint changes; ``None``: it cannot be read."""
-        header = self._start_of(self._log, _LOG_HEADER)
-        index = self._start_of(self._index, _BACKFILLING.stop)
+    def _checkpoint_marks(self, *, are_known: bool = False) -> tuple[bytes, bytes, bytes] | None:
+        """Return what a checkpoint changes; ``None``: it cannot be read.
+
+        Args:
+            are_known: Whether the descriptors are known to be those of the files.
+        """
+        header = self._start_of(self._log, _LOG_HEADER, is_known=are_known)
+        index = self._start_of(self._index, _BACKFILLING.stop, is_known=are_known)
         if header is None or index is None:
             return None
         return header, index[_BACKFILLED], index[_BACKFILLING]
 
-    def _start_of(self, file: Path, length: int) -> bytes | None:
+    def _start_of(self, file: Path, length: int, *, is_known: bool) -> bytes | None:
         identity = self._same[file]
         if identity is None:
             return None
         known = self._descriptors.get(file)
-        if known is None or _identity(known) != identity:
+        if known is None or not (is_known or _identity(known) == identity):
             self._descriptors.pop(file, None)
             if (known := _descriptor_of(identity)) is None:
                 return None

@@ -8,13 +8,22 @@
 
 from __future__ import annotations
 
+import time
+from bisect import bisect_left
 from collections import Counter as Tally
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from itertools import accumulate
 from typing import NamedTuple, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from ladon_storage.models import age_seconds
@@ -43,19 +52,8 @@ class ServiceMetrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._requests = Counter(
-            "storage_service_requests",
-            "Requests answered.",
-            ("method", "route", "status"),
-            registry=self._registry,
-        )
-        self._latency = Histogram(
-            "storage_service_latency_seconds",
-            "Time from a request's headers to its answer.",
-            ("method", "route"),
-            buckets=_BUCKETS,
-            registry=self._registry,
-        )
+        self._requests = _Requests()
+        self._registry.register(self._requests)
         self._closed = Counter(
             "storage_service_connections_closed",
             "Connections that the service closed or could not accept.",
@@ -66,8 +64,6 @@ class ServiceMetrics:
         for reason in get_args(Reason):
             self._closed.labels(reason)
         self._conflicts: Tally[str] = Tally()
-        # labels() costs more than the rest of an observation; the combinations are few.
-        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request.
@@ -78,17 +74,7 @@ class ServiceMetrics:
             status: The status of the response.
             seconds: The duration.
         """
-        method = method if method in _METHODS else "other"
-        child = self._children.get((method, route, status))
-        if child is None:
-            child = (
-                self._requests.labels(method, route, str(status)),
-                self._latency.labels(method, route),
-            )
-            self._children[method, route, status] = child
-        counter, histogram = child
-        counter.inc()
-        histogram.observe(seconds)
+        self._requests.add(method if method in _METHODS else "other", route, status, seconds)
 
     def closed(self, reason: str) -> None:
         """Count one connection that the service closed or could not accept."""
@@ -108,6 +94,52 @@ class ServiceMetrics:
         sources = CollectorRegistry()
         sources.register(_Sources(overview, self._conflicts, now))
         return generate_latest(self._registry) + generate_latest(sources)
+
+
+class _Durations:
+    """The durations of the requests of one method to one route."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(_BUCKETS) + 1)
+        self.seconds = 0.0
+
+
+class _Requests(Collector):
+    """The counts and durations of requests, for one thread.
+
+    The client's own instruments take a lock for each number, and look at each bucket.
+    """
+
+    def __init__(self) -> None:
+        self._began = time.time()
+        self._counts: defaultdict[tuple[str, str, int], int] = defaultdict(int)
+        self._durations: defaultdict[tuple[str, str], _Durations] = defaultdict(_Durations)
+
+    def add(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one request."""
+        self._counts[method, route, status] += 1
+        durations = self._durations[method, route]
+        durations.counts[bisect_left(_BUCKETS, seconds)] += 1
+        durations.seconds += seconds
+
+    def collect(self) -> Iterable[Metric]:
+        requests = CounterMetricFamily(
+            "storage_service_requests", "Requests answered.", labels=["method", "route", "status"]
+        )
+        # Copies, in one step each: the event loop counts on meanwhile.
+        for (method, route, status), count in list(self._counts.items()):
+            requests.add_metric([method, route, str(status)], count, created=self._began)
+        yield requests
+        latency = HistogramMetricFamily(
+            "storage_service_latency_seconds",
+            "Time from a request's headers to its answer.",
+            labels=["method", "route"],
+        )
+        for labels, durations in list(self._durations.items()):
+            sums = accumulate(list(durations.counts))
+            buckets = zip([*map(str, _BUCKETS), "+Inf"], sums, strict=True)
+            latency.add_metric(list(labels), list(buckets), durations.seconds)
+        yield latency
 
 
 class _Sources(Collector):

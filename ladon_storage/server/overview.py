@@ -7,6 +7,7 @@ reasons) is read for the sources of the page alone.
 from __future__ import annotations
 
 import sqlite3
+import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -81,7 +82,7 @@ class Listing(NamedTuple):
     Args:
         limit: The most sources.
         offset: The sources before the page.
-        search: A part of their names, in any case; empty: all.
+        search: A part of their names, in any case of any script; empty: all.
         prefix: The beginning of their names; empty: all.
         state: Their state; ``None``: any.
         after: The name that they come after.
@@ -155,7 +156,7 @@ _FOUND = """
         FROM watermarks LEFT JOIN temp.limits USING (source_id)
         WHERE source_id > :after
             AND (:prefix = '' OR substr(source_id, 1, length(:prefix)) = :prefix)
-            AND (:search = '' OR instr(lower(source_id), lower(:search)))
+            AND (:search = '' OR instr(folded(source_id), :search))
     ), judged AS (
         SELECT source_id, success, last_run_timestamp, status, lease, age,
             CASE
@@ -200,12 +201,14 @@ def overview(
         listing: Which sources the page has.
     """
     _keep_limits(connection, limits)
+    # SQLite's own lower() knows the letters of ASCII.
+    connection.create_function("folded", 1, _folded, deterministic=True)
     values: dict[str, Any] = {
         "now": to_microseconds(now),
         "skew": to_length(HONEST_SKEW),
         "lease": to_length(RUN_LEASE),
         "empty": to_microseconds(EMPTY_WATERMARK),
-        "search": listing.search,
+        "search": _folded(listing.search),
         "prefix": listing.prefix,
         "after": listing.after,
         "state": None if listing.state is None else _STATES.index(listing.state),
@@ -232,6 +235,15 @@ def source_state(
     """Return one source with its state; ``None``: never collected."""
     found = overview(connection, now, limits, Listing(1, prefix=source_id, order=Order.NAME))
     return next((each for each in found.sources if each[0].source_id == source_id), None)
+
+
+def _folded(text: str) -> str:
+    """Return a text as it is searched for, in any case and any form of its accents.
+
+    >>> _folded("STRASSE") == _folded("straße"), _folded("E\u0301") == _folded("é")
+    (True, True)
+    """
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
 
 
 def _keep_limits(connection: sqlite3.Connection, limits: Mapping[str, timedelta]) -> None:

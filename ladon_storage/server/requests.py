@@ -19,7 +19,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ladon_storage.errors import RequestError
-from ladon_storage.models import Precondition, WatermarkStatus
+from ladon_storage.models import UNCONDITIONAL, Precondition, WatermarkStatus
 from ladon_storage.values import SourceId, check_source_id
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -175,7 +175,10 @@ async def body(request: web.Request, model: type[Model]) -> Model:
         raise RequestError(
             f"Content-Type is {declared!r}; send application/json.", 415, "Content-Type"
         )
-    encoding = ", ".join(request.headers.getall(hdrs.CONTENT_ENCODING, ())).lower()
+    headers = request.headers
+    encoding = ""
+    if hdrs.CONTENT_ENCODING in headers:
+        encoding = ", ".join(headers.getall(hdrs.CONTENT_ENCODING)).lower()
     if encoding not in _ENCODINGS:
         raise RequestError(
             f"Content-Encoding is {encoding!r}; send gzip, deflate, or the body as it is.",
@@ -184,7 +187,10 @@ async def body(request: web.Request, model: type[Model]) -> Model:
         )
     try:
         if request.content.is_eof():  # Arrived with its headers, as nearly all do.
-            text = await request.read()
+            # A middleware of an application around may have read it; then it is kept.
+            text = request.content.read_nowait() or await request.read()
+            if len(text) > MAX_BODY_BYTES:
+                raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, len(text))
         else:
             async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
                 text = await request.read()
@@ -216,18 +222,21 @@ def _check_keys(text: bytes) -> None:
     Raises:
         RequestError: With 400, a key is repeated.
     """
-    # The numbers are of no interest, and one of many digits would cost.
-    json.loads(text, object_pairs_hook=_unrepeated, parse_int=str, parse_float=str)
+    _KEYS.decode(text.decode())
 
 
 def _unrepeated(pairs: list[tuple[str, object]]) -> None:
-    if len({key for key, _ in pairs}) == len(pairs):
+    if len(dict(pairs)) == len(pairs):
         return
     seen: set[str] = set()
     for key, _ in pairs:
         if key in seen:
             raise RequestError(f"Key {key!r} is repeated in the body; send it once.", 400, key)
         seen.add(key)
+
+
+# The numbers are of no interest, and one of many digits would cost.
+_KEYS = json.JSONDecoder(object_pairs_hook=_unrepeated, parse_int=str, parse_float=str)
 
 
 _TAG = '(?:W/)?"[!#-~]*"'
@@ -242,6 +251,8 @@ def precondition(request: web.Request) -> Precondition:
     Raises:
         RequestError: With 400, one of them is malformed.
     """
+    if "If-Match" not in request.headers and "If-None-Match" not in request.headers:
+        return UNCONDITIONAL
     return Precondition(if_match(request), if_none_match(request))
 
 
@@ -251,9 +262,9 @@ def if_match(request: web.Request) -> str | None:
     Raises:
         RequestError: With 400, it is neither ``*`` nor a list of quoted tags.
     """
-    header = ", ".join(request.headers.getall("If-Match", ()))
-    if not header and "If-Match" not in request.headers:
+    if "If-Match" not in request.headers:
         return None
+    header = ", ".join(request.headers.getall("If-Match"))
     if header != "*" and not _TAGS.fullmatch(header):
         raise RequestError(
             'If-Match should be * or the ETag of the watermark, such as "7" with its quotes.',

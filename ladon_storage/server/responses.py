@@ -15,7 +15,7 @@ from aiohttp import hdrs, web
 from pydantic import BaseModel
 
 from ladon_storage.models import REQUEST_ID
-from ladon_storage.server.connections import UNREAD_SECONDS, Connections, Wait
+from ladon_storage.server.connections import Connections, Wait
 from ladon_storage.server.logs import request_id, request_id_of
 from ladon_storage.server.requests import MAX_BODY_BYTES
 
@@ -47,11 +47,16 @@ class Health(BaseModel):
 
 def answer(model: BaseModel, status: int = 200, *, etag: str | None = None) -> web.Response:
     """Return a response with the set fields of a model as JSON, and its version tag if any."""
+    # `model_dump_json` calls this and makes a text of it: all set fields, null or not.
+    body = model.__pydantic_serializer__.to_json(model, exclude_unset=True)
+    return json_answer(body, status, etag=etag)
+
+
+def json_answer(body: bytes, status: int = 200, *, etag: str | None = None) -> web.Response:
+    """Return a response with JSON, and its version tag if any."""
     headers = {hdrs.CONTENT_TYPE: _JSON}
     if etag is not None:
         headers[hdrs.ETAG] = etag
-    # `model_dump_json` calls this and makes a text of it: all set fields, null or not.
-    body = model.__pydantic_serializer__.to_json(model, exclude_unset=True)
     return web.Response(body=body, status=status, headers=headers)
 
 
@@ -139,13 +144,11 @@ class Protocol(web.RequestHandler):
         resp.headers[REQUEST_ID] = request_id.get("") or request_id_of(
             request.headers.get(REQUEST_ID)
         )
-        try:
-            async with asyncio.timeout(UNREAD_SECONDS):
-                finished = await super().finish_response(request, resp, start_time)
-                await request.writer.drain()
-        except TimeoutError:
-            self._connections.unread(self)
-            raise ConnectionError("The client does not read its response") from None
+        self._connections.wait(self, "unread")
+        finished = await super().finish_response(request, resp, start_time)
+        if self._paused:
+            await request.writer.drain()
+        self.waits_for = None
         if not self._messages:
             self._connections.wait(self, "idle")
         return finished

@@ -11,7 +11,14 @@ from typing import Any, overload
 
 from pydantic_core import from_json, to_json
 
-from ladon_storage.models import ChangeAction, Watermark, WatermarkChange, given, meant
+from ladon_storage.models import (
+    ChangeAction,
+    Watermark,
+    WatermarkChange,
+    WatermarkStatus,
+    given,
+    meant,
+)
 from ladon_storage.values import EPOCH
 
 COLUMNS = (
@@ -32,6 +39,7 @@ _RECORD = (
     "VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
+_STATUSES = {str(status): status for status in WatermarkStatus}
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -69,12 +77,12 @@ def to_length(duration: timedelta) -> int:
 def to_watermark(row: tuple[Any, ...]) -> Watermark:
     """Return a row of ``COLUMNS`` with its version tag."""
     source_id, version, succeeded, run, status, error, records, run_id, lease, ledger = row
-    return Watermark.tagged(
+    return Watermark.trusted(
         f'"{version}"',
         source_id=source_id,
         last_successful_timestamp=from_microseconds(succeeded),
         last_run_timestamp=from_microseconds(run),
-        status=status,
+        status=_STATUSES[status],
         error_message=error,
         records_collected=records,
         run_id=run_id,
@@ -83,6 +91,34 @@ def to_watermark(row: tuple[Any, ...]) -> Watermark:
             ledger=None if ledger is None else from_json(ledger),
         ),
     )
+
+
+def to_answer(row: tuple[Any, ...]) -> tuple[bytes, str]:
+    """Return a row of ``COLUMNS`` as the JSON of its watermark, and its version tag.
+
+    The JSON is that of `to_watermark`, without the model: a read needs no check of what was checked
+    when it was written.
+    """
+    source_id, version, succeeded, run, status, error, records, run_id, lease, ledger = row
+    fields = {
+        "source_id": source_id,
+        "last_successful_timestamp": _to_text_of_time(succeeded),
+        "last_run_timestamp": _to_text_of_time(run),
+        "status": status,
+        "error_message": error,
+        "records_collected": records,
+        "run_id": run_id,
+    }
+    if lease is not None:
+        fields["lease_seconds"] = lease / 1_000_000
+    body = to_json(fields)
+    if ledger is not None:  # stored as JSON
+        body = b'%b,"ledger":%b}' % (body[:-1], ledger.encode())
+    return body, f'"{version}"'
+
+
+def _to_text_of_time(number: int | None) -> str | None:
+    return None if number is None else (EPOCH + timedelta(microseconds=number)).isoformat()
 
 
 def to_change(row: tuple[Any, ...]) -> WatermarkChange:
@@ -99,6 +135,12 @@ def select(connection: sqlite3.Connection, source_id: str) -> Watermark | None:
     # fetchall, not fetchone: a statement that is not at its end holds its snapshot of the file.
     rows = connection.execute(_SELECT, (source_id,)).fetchall()
     return to_watermark(rows[0]) if rows else None
+
+
+def select_answer(connection: sqlite3.Connection, source_id: str) -> tuple[bytes, str] | None:
+    """Read one watermark by its key as JSON, with its version tag."""
+    rows = connection.execute(_SELECT, (source_id,)).fetchall()
+    return to_answer(rows[0]) if rows else None
 
 
 def replace(connection: sqlite3.Connection, new: Watermark, version: int) -> Watermark:

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.server.access import is_loopback
-from ladon_storage.server.app import InFlight, create_app
+from ladon_storage.server.app import InFlight, create_service
 from ladon_storage.server.connections import (
     BACKLOG,
     HEADERS_SECONDS,
@@ -55,6 +55,7 @@ async def serving(
     certificate: Certificate | None = None,
     retention: Retention = Retention(),  # noqa: B008 - immutable
     limits: Mapping[str, timedelta] | None = None,
+    renewed_limits: Callable[[], Mapping[str, timedelta] | None] | None = None,
     prefect_url: str | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> AsyncIterator[str]:
@@ -72,6 +73,7 @@ async def serving(
         certificate: The certificate, for HTTPS.
         retention: How much history is kept.
         limits: The greatest age of each source that is no fault, by its name.
+        renewed_limits: Called in a thread now and then; what it returns takes their place.
         prefect_url: The address of Prefect's UI, for links from the status page to runs.
         now: The service's clock, in UTC.
 
@@ -91,7 +93,7 @@ async def serving(
             raise _no_token(host)
         in_flight, metrics = InFlight(), ServiceMetrics()
         connections = Connections(possible_connections(), metrics.closed)
-        app = create_app(
+        service = create_service(
             store,
             token=token,
             allowed_hosts=allowed_hosts,
@@ -99,8 +101,10 @@ async def serving(
             in_flight=in_flight,
             metrics=metrics,
         )
-        runner = web.AppRunner(app, shutdown_timeout=ANSWER_SECONDS)
+        runner = web.AppRunner(service.app, shutdown_timeout=ANSWER_SECONDS)
         await runner.setup()
+        assert runner.server is not None  # noqa: S101 - made by setup()
+        runner.server.request_handler = service.straight(runner.server.request_handler)
         listener = None
         try:
             listener = await _listen(runner, host, port, connections, certificate)
@@ -108,6 +112,9 @@ async def serving(
                 chores.enter_context(connections.failed_accepts_counted())
                 await chores.enter_async_context(_every(SWEEP_SECONDS, connections.sweep))
                 await chores.enter_async_context(_every(PRUNE_SECONDS, store.prune, retention))
+                if renewed_limits is not None:
+                    renew = _renew(store, renewed_limits)
+                    await chores.enter_async_context(_every(LOOK_SECONDS, renew))
                 if certificate is not None:
                     await chores.enter_async_context(_every(LOOK_SECONDS, certificate.renew))
                 yield _address(listener, secure=certificate is not None)
@@ -149,6 +156,19 @@ async def _listen(
         raise ConfigurationError(
             f"Cannot listen on {host!r} port {port} ({error}); choose another host or port."
         ) from error
+
+
+def _renew(
+    store: WatermarkDatabase, renewed: Callable[[], Mapping[str, timedelta] | None]
+) -> Callable[[], Awaitable[None]]:
+    """Return a chore that gives the store its limits when they changed."""
+
+    async def renew() -> None:
+        limits = await asyncio.to_thread(renewed)
+        if limits is not None:
+            store.limits = limits
+
+    return renew
 
 
 @asynccontextmanager

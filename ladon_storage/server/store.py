@@ -58,6 +58,7 @@ from ladon_storage.server.rows import (
     record,
     replace,
     select,
+    select_answer,
     to_change,
     to_length,
     to_microseconds,
@@ -121,6 +122,13 @@ class WatermarkDatabase:
         """Return the watermark with its version tag, or ``None``: never collected."""
         try:
             return select(self._reader, source_id)
+        except sqlite3.Error as error:
+            raise _unread(error) from error
+
+    def read(self, source_id: str) -> tuple[bytes, str] | None:
+        """Return the watermark as JSON with its version tag, or ``None``: never collected."""
+        try:
+            return select_answer(self._reader, source_id)
         except sqlite3.Error as error:
             raise _unread(error) from error
 

@@ -34,6 +34,7 @@ _SQL = (f"{__name__}.sql.sink", "SqlSink")
 _DELTA = (f"{__name__}.delta.sink", "DeltaSink")
 _BY_SCHEME = {
     "sqlite": _SQL,
+    "duckdb": _SQL,
     "postgresql": _SQL,
     "jsonl": (f"{__name__}.jsonl.sink", "JsonlSink"),
     "delta": _DELTA,

@@ -15,7 +15,7 @@ from ladon_storage.collection.protocols import Position, Sink, WriteResult
 from ladon_storage.collection.records import Page
 from ladon_storage.errors import ConfigurationError, SinkError
 
-_OPTIONAL = ("position", "mark_removed", "revert", "lacking")
+_OPTIONAL = ("position", "mark_removed", "revert", "lacking", "count_records")
 
 
 class SecretAddressSink:

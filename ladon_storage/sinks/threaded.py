@@ -47,6 +47,12 @@ class Store(Protocol):
         """Return the ids without a record of a time or later."""
         ...
 
+    def count_records(
+        self, source_id: str, after: datetime | None, before: datetime, limit: int
+    ) -> int:
+        """Return how many records have a current version between two times, at most ``limit``."""
+        ...
+
     def close(self, *, is_clean: bool) -> None:
         """Close the storage; ``is_clean``: the run did not fail."""
         ...
@@ -179,6 +185,22 @@ class ThreadedSink(ABC, Generic[S]):
         """
         return await self._do(
             lambda store: store.lacking(source_id, listed), "look records up", source_id
+        )
+
+    async def count_records(
+        self, source_id: str, after: datetime | None, before: datetime, limit: int
+    ) -> int:
+        """Return how many records have a current version between two times, at most ``limit``.
+
+        Both times are excluded, and so are records that are marked as removed.
+
+        Raises:
+            SinkError: The storage did not answer.
+        """
+        return await self._do(
+            lambda store: store.count_records(source_id, after, before, limit),
+            "count its records",
+            source_id,
         )
 
     @abstractmethod

@@ -177,6 +177,8 @@ class ThreatFox(BaseModel):
                 f"answered {http.quoted(status)} with data of type "
                 f"{type(found).__name__}{http.said(document.envelope)}"
             )
+        if not found:
+            raise self._error("answered 'ok' without an indicator, where 'no_result' would say so")
         return found, len(answer.body)
 
     def _error(self, problem: str) -> SourceError:

@@ -185,6 +185,8 @@ class UrlHaus(BaseModel):
                 f"answered {http.quoted(status)} with urls of type "
                 f"{type(items).__name__}{http.said(document.envelope)}"
             )
+        if not items:
+            raise self._error("answered 'ok' without an address, where 'no_results' would say so")
         return items
 
     def _refuse_gap(self, span: _Span, durable: datetime) -> None:

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any, Literal
 
 Ending = Literal["kill", "interrupt"]
-"""``kill`` ends the process as SIGKILL does, ``interrupt`` raises `KeyboardInterrupt`."""
+"""``kill`` ends the process as SIGKILL does, ``interrupt`` as SIGINT does, in the main thread."""
 
 _KIT = str(Path(__file__).resolve().parent)
 _INSTALLED = tuple(
@@ -73,4 +73,9 @@ class CrashPoint:
     def _end(self) -> None:
         if self._ending == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        raise KeyboardInterrupt(f"at line {self.lines}")
+        main = threading.main_thread()
+        if threading.current_thread() is main:
+            raise KeyboardInterrupt(f"at line {self.lines}")
+        # Python raises it in no other thread: what waits for one that ended so would wait for ever.
+        if main.ident is not None:
+            signal.pthread_kill(main.ident, signal.SIGINT)

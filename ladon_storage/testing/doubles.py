@@ -255,6 +255,18 @@ class RememberingSink(MemorySink):
         self.removed = (self.removed - listed_ids) | missing
         return len(missing)
 
+    async def count_records(
+        self, source_id: str, after: datetime | None, before: datetime, limit: int
+    ) -> int:
+        """Count the records of which any version is between two times."""
+        found = {
+            record_id
+            for (of, record_id, _), each in self.rows.items()
+            if of == source_id and each.timestamp < before
+            if record_id not in self.removed and (after is None or each.timestamp > after)
+        }
+        return min(limit, len(found))
+
 
 class LatestSink(RememberingSink):
     """A sink in memory with a current version of each record, which can go back."""

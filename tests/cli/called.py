@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ from typing import Any
 import pytest
 
 from ladon_storage.cli import main
-from ladon_storage.cli.output import NoteHandler
 
 _VARIABLES = (
     "STORAGE_SERVICE_URL", "STORAGE_SERVICE_TOKEN", "STORAGE_CIRCUIT_URL", "ENVIRONMENT",
@@ -81,9 +79,6 @@ def called_in(
     yield Command(folder, capsys)
     for each in [each for each in set(sys.modules) - modules if _is_below(each, folder)]:
         del sys.modules[each]
-    package = logging.getLogger("ladon_storage")
-    for handler in [each for each in package.handlers if isinstance(each, NoteHandler)]:
-        package.removeHandler(handler)
 
 
 def _is_below(module: str, folder: Path) -> bool:

@@ -20,6 +20,7 @@ from cyclopts import App
 from ladon_storage.cli.app import app
 from ladon_storage.cli.reference import reference
 from tests.cli.called import Command
+from tests.cli.feeds import OWN
 from tests.documents import ROOT
 
 HELP_CPU_SECONDS = 0.6
@@ -38,7 +39,7 @@ def verbs(parent: App = app, *names: str) -> list[tuple[str, ...]]:
 
 
 def imported_by(*arguments: str, folder: Path) -> set[str]:
-    """Return the packages that a call of the command imports, in a process of its own."""
+    """Return the modules that a call of the command imports, in a process of its own."""
     code = (
         "import sys\n"
         "from ladon_storage.cli import main\n"
@@ -53,7 +54,7 @@ def imported_by(*arguments: str, folder: Path) -> set[str]:
         timeout=60,
         check=True,
     )
-    return {each.partition(".")[0] for each in done.stderr.rpartition("IMPORTED ")[2].split()}
+    return set(done.stderr.rpartition("IMPORTED ")[2].split())
 
 
 def test_help_names_every_verb(ladon: Command) -> None:
@@ -76,6 +77,17 @@ def test_help_needs_neither_prefect_nor_aiohttp(tmp_path: Path) -> None:
         assert not imported_by(*arguments, folder=tmp_path) & slow, arguments
 
 
+def test_collection_imports_nothing_of_what_it_does_not_use(tmp_path: Path) -> None:
+    """A short run into SQLite pays for no server, no other database's dialect, and no Prefect."""
+    (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
+    imported = imported_by(
+        "collect", "own:Own", "--sink", "sqlite:///r.db", "--no-prefect", folder=tmp_path
+    )
+    assert (tmp_path / "r.db").exists()
+    unused = {"prefect", "aiohttp.web", "sqlalchemy.dialects.postgresql", "deltalake"}
+    assert not imported & (unused | {"rich.progress"})
+
+
 def test_help_is_at_once(tmp_path: Path) -> None:
     """The whole process takes little time of the processor."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -92,7 +104,14 @@ def test_version_is_the_packages(ladon: Command) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["serve"], ["serve", "--token", "x"], ["unknown"], ["circuit", "shwo"], ["collect", "--al"]],
+    [
+        ["serve"],
+        ["serve", "--token", "x"],
+        ["unknown"],
+        ["circuit", "shwo"],
+        ["collect", "--al"],
+        ["init", "x"],
+    ],
 )
 def test_wrong_usage_is_one_sentence_and_exits_with_2(ladon: Command, arguments: list[str]) -> None:
     """Missing and unknown arguments are usage errors; a token is no argument at all."""

@@ -182,3 +182,45 @@ def test_new_source_leaves_files_alone(ladon: Command) -> None:
     assert ladon("source", "new", "tickets").code == 2
     assert [each.name for each in ladon.folder.iterdir()] == ["test_tickets.py"]
     assert Path("test_tickets.py").read_text() == "# mine"
+
+
+@pytest.mark.parametrize(
+    ("file", "verdict", "finding", "step"),
+    [
+        ("", "warning", "0 sources", "source guess URL"),
+        ('[sources.kev]\nkind = "kev"\n', "warning", "1 source, and no sink", "[sinks.records]"),
+        (
+            '[sinks.r]\nurl = "sqlite:///r.db"\n[sources.a]\nkind = "kev"\n'
+            '[sources.b]\nkind = "kev"\nsource_id = "a"\n',
+            "failed",
+            "a and b have one source_id",
+            "a source_id of its own",
+        ),
+    ],
+)
+def test_check_judges_the_file_as_a_whole(
+    ladon: Command, file: str, verdict: str, finding: str, step: str
+) -> None:
+    """What no single table has wrong is reported: no source, no sink, one watermark for two."""
+    (ladon.folder / "ladon.toml").write_text(file)
+    first = ladon("source", "check", "--offline", "--json").json[0]
+    assert first["verdict"] == verdict
+    assert finding in first["finding"]
+    assert step in first["next_step"]
+
+
+def test_address_alone_is_no_source_to_try(ladon: Command) -> None:
+    """It is no file either, and the command that proposes a source for it is named."""
+    called = ladon("source", "try", "https://feeds.example.org/kev.json")
+    assert called.code == 2
+    assert "source guess" in called.sentence
+
+
+def test_guess_of_a_name_that_the_file_has_says_so(ladon: Command) -> None:
+    """Two tables of one name are no TOML."""
+    (ladon.folder / "ladon.toml").write_text('[sources.kev]\nkind = "kev"\n')
+    sample = ladon.folder / "kev.json"
+    entry = {"cveID": "CVE-2024-3400", "dateAdded": "2024-04-12"}
+    sample.write_text(json.dumps({"title": "CISA", "count": 1, "vulnerabilities": [entry]}))
+    called = ladon("source", "guess", "--sample", sample, "--name", "kev")
+    assert "ladon.toml has a source 'kev' already: put this in its place" in called.err

@@ -22,7 +22,7 @@ from ladon_storage import (
     StorageServiceClient,
 )
 from ladon_storage.testing.clock import FakeClock
-from tests.raw_server import RawServer, Reply, served, watermark
+from tests.raw_server import RawServer, Reply, served, slot_of, watermark
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
@@ -44,7 +44,7 @@ async def failure(client: StorageServiceClient, method: str = "GET") -> StorageE
 async def test_waiting_for_the_pool_is_not_the_services_failure() -> None:
     """A caller that got no slot says so; the circuit hears nothing, and no request was sent."""
     async with served(watermark(), timeout=0.05, max_connections_per_host=1) as (client, server):
-        slot = await client._pools.take(1)
+        slot = await slot_of(client)
         error = await failure(client)
         assert isinstance(error, PoolTimeoutError)
         assert error.transient
@@ -59,7 +59,7 @@ async def test_waiting_for_the_pool_holds_no_probe() -> None:
     clock = FakeClock()
     circuit = CircuitBreaker(timeout_seconds=60, clock=clock)
     async with served(watermark(), circuit_breaker=circuit, max_connections=1) as (client, server):
-        slot = await client._pools.take(1)
+        slot = await slot_of(client)
         circuit.trip()
         clock.advance(60)
         waiting = asyncio.create_task(client.get_watermark("kev"))
@@ -74,7 +74,7 @@ async def test_waiting_for_the_pool_holds_no_probe() -> None:
 async def test_open_circuit_rejects_before_any_wait_for_the_pool() -> None:
     """Who would be rejected anyway does not wait for a slot first."""
     async with served(watermark(), max_connections=1, timeout=60) as (client, _):
-        slot = await client._pools.take(1)
+        slot = await slot_of(client)
         client.circuit_breaker.trip()
         async with asyncio.timeout(5):
             assert isinstance(await failure(client), CircuitOpenError)
@@ -84,7 +84,7 @@ async def test_open_circuit_rejects_before_any_wait_for_the_pool() -> None:
 async def test_circuit_that_opens_rejects_calls_that_wait_for_the_pool() -> None:
     """Whoever waited for a slot is rejected like anybody else, and gives the slot back."""
     async with served(watermark(), max_connections=1) as (client, server):
-        slot = await client._pools.take(1)
+        slot = await slot_of(client)
         waiting = asyncio.create_task(client.get_watermark("kev"))
         await asyncio.sleep(0)
         client.circuit_breaker.trip()
@@ -174,7 +174,7 @@ async def test_closed_client_connects_again() -> None:
 async def test_session_that_others_closed_is_replaced() -> None:
     """A session that is closed, by whomever, is not asked, and counts as nothing."""
     async with served(watermark()) as (client, server):
-        slot = await client._pools.take(1)
+        slot = await slot_of(client)
         slot.give()
         await slot.session.close()
         await ask(client)

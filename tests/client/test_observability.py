@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY, generate_latest
 from ladon_storage import CircuitBreaker, StorageError, StorageServiceClient, StorageUnhealthyError
 from ladon_storage.client import metrics
 from ladon_storage.testing.clock import FakeClock
-from tests.raw_server import Reply, http, served, watermark
+from tests.raw_server import Reply, http, served, slot_of, watermark
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
 HEALTHY = http(200, b'{"status": "healthy"}')
@@ -114,7 +114,7 @@ async def test_wait_for_the_pool_is_logged_as_the_clients(caplog: pytest.LogCapt
     """A pool that is too small is seen in the log and the metrics, as no failure of the service."""
     before = requests("GET", "", "client_error")
     async with served(watermark(), timeout=0.02, max_connections=1) as (client, _):
-        slot = await client._pools.take(1)
+        slot = await slot_of(client)
         await failure(client)
         slot.give()
     [record] = caplog.records

@@ -125,17 +125,18 @@ def test_any_schedule_loses_nothing_in_a_sink_that_does_not(number: int) -> None
 
 
 @pytest.mark.parametrize("keep", ["latest", "all"])
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("duckdb", marks=pytest.mark.slow)])
 def test_any_schedule_loses_nothing_between_real_service_and_table(
-    keep: str, tmp_path_factory: pytest.TempPathFactory
+    kind: str, keep: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """What holds in memory holds where a request and a transaction can fail in the middle."""
 
     async def play(feed: Feed, schedule: list[Step]) -> None:
         world = World(feed)
-        async with real_parts(world, tmp_path_factory.mktemp("world"), keep):
+        async with real_parts(world, tmp_path_factory.mktemp("world"), kind, keep):
             await played(world, schedule)
 
-    @examples(6)
+    @examples(6 if kind == "sqlite" else 2)
     @example(Feed(page=1), CUT_OFF)
     @example(Feed(overlap=0), [*COLLECTED, Lose(0), Reset("ahead"), Run()])
     @example(Feed(overlap=0), [*COLLECTED, Reset("ahead"), Lose(6), Run()])

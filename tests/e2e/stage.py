@@ -31,6 +31,7 @@ SECONDS = 60
 """Bound on what one step may take on a machine that does other things too."""
 
 DEPLOYMENT = "collect-threatfox/threatfox"
+BACKFILL = "backfill/any"
 SERVICE_BLOCK = "local"
 SINK_BLOCK = "records"
 _TABLE = """
@@ -40,6 +41,10 @@ deployments:
     description: A replay of ThreatFox's export.
     tags: [ladon, indicators]
     concurrency_limit: { limit: 1, collision_strategy: ENQUEUE }
+  - name: any
+    entrypoint: flows/backfill.py:backfill
+    description: A backfill of any source.
+    parameters: { source: { kind: nvd } }
 """
 
 

@@ -7,10 +7,11 @@ import re
 
 import pytest
 from playwright.async_api import expect
+from prefect import get_client
 
 from ladon_storage import StorageServiceClient
 from tests.e2e.pages import Pages, value
-from tests.e2e.stage import SECONDS, flow_runs
+from tests.e2e.stage import BACKFILL, SECONDS, flow_runs
 from tests.tables import table
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -102,6 +103,19 @@ async def test_tab_of_blocks_without_a_block_starts_no_collection(ui: Pages) -> 
     await ui.see_state("Failed")
     await ui.see_reason(re.compile("The tab Block of Sink has no block; choose one there"))
     assert ui.stage.feed.requests == requests
+
+
+async def test_kind_of_a_source_is_chosen_without_json(ui: Pages) -> None:
+    """The form of any source shows the kind of its deployment in a list, and the others in tabs."""
+    async with get_client() as client:
+        deployment = await client.read_deployment_by_name(BACKFILL)
+    form = f"/deployments/deployment/{deployment.id}/run"
+    await ui.page.goto(f"{ui.stage.prefect}{ui.base}{form}")
+    main = ui.page.locator("#root, #app")
+    for tab in ("Feed", "JSON API", "SQL table", "Own class"):
+        await expect(main.get_by_text(tab, exact=True).first).to_be_visible()
+    await expect(main.get_by_text("nvd", exact=True).first).to_be_visible()
+    await ui.keep("any-source")
 
 
 async def test_address_that_is_none_fails_the_run_with_one_sentence(ui: Pages) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prefect.client import base
 from prefect.settings import PREFECT_API_URL
 from prefect.tasks import Task
 from yarl import URL
@@ -17,6 +19,13 @@ from ladon_storage.settings import StorageSettings
 from tests.flaky import Flaky, flaky_service
 from tests.forks import Forks, forking
 
+# Schedules are tested with servers of their own; here each would put a hundred runs into one. Each
+# service writes to Prefect's SQLite besides, which refuses a request while it is locked.
+UNNEEDED = {
+    f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false"
+    for name in ("SCHEDULER", "LATE_RUNS", "FOREMAN", "PAUSE_EXPIRATIONS", "CANCELLATION_CLEANUP")
+}
+
 
 @pytest.fixture(scope="session", autouse=True)
 def prefect_server(pytestconfig: pytest.Config) -> Iterator[None]:
@@ -24,8 +33,7 @@ def prefect_server(pytestconfig: pytest.Config) -> Iterator[None]:
     # Not above: it imports the whole server, also where no test of this folder runs.
     from prefect.testing.utilities import prefect_test_harness
 
-    # Schedules are tested with servers of their own; here each would put a hundred runs into one.
-    os.environ["PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED"] = "false"
+    os.environ |= UNNEEDED
     with prefect_test_harness(server_startup_timeout=180):
         # Prefect leaves connections to its own server open; any other that is left is our fault.
         port = URL(str(PREFECT_API_URL.value())).port
@@ -33,6 +41,7 @@ def prefect_server(pytestconfig: pytest.Config) -> Iterator[None]:
         warnings.filterwarnings("ignore", unclosed, ResourceWarning)  # in the test that began it
         pytestconfig.addinivalue_line("filterwarnings", f"ignore:{unclosed}:ResourceWarning")
         yield
+    gc.collect()  # where the warnings about them are still ignored
 
 
 @pytest.fixture(scope="session")
@@ -44,8 +53,11 @@ def forks(prefect_server: None) -> Iterator[Forks]:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let Prefect retry at once."""
-    for each in vars(tasks).values():
+    """Let Prefect retry at once: a task, and a request that its server was too busy for."""
+    monkeypatch.setattr(base, "clamped_poisson_interval", lambda *_: 0.05)
+    values = list(vars(tasks).values())
+    values += [inner for each in values if isinstance(each, dict) for inner in each.values()]
+    for each in values:
         if isinstance(each, Task) and each.retries:
             monkeypatch.setattr(each, "retry_delay_seconds", 0)
 

@@ -20,7 +20,7 @@ from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.forms import titles_of
 from ladon_storage.sources import SOURCES
 from ladon_storage.sources.sql.source import SqlTable
-from tests.own_classes import Tickets, TicketsData, TicketsPlain
+from tests.own_classes import Tickets, TicketsData, TicketsPlain, TicketsUndescribed
 
 KINDS = sorted(SOURCES.shipped)
 FLOWS = ["collect", "backfill", "reconcile", "collect_many", "check_freshness", "probe_storage"]
@@ -96,6 +96,77 @@ def test_no_default_is_a_long_fraction(kind: str) -> None:
         assert read.overlap == timedelta(minutes=10)
 
 
+def tab_of(value: dict[str, Any], form: dict[str, Any], field: dict[str, Any]) -> str:
+    """Return the title of the tab in which both UIs show a value: by most keys, first of all."""
+    alternatives = [
+        form["definitions"].get(each.get("$ref", "").rpartition("/")[2], each)
+        for each in field["anyOf"]
+    ]
+    counts = [len(value.keys() & each.get("properties", {}).keys()) for each in alternatives]
+    title: str = field["anyOf"][counts.index(max(counts))]["title"]
+    return title
+
+
+@pytest.mark.parametrize("name", ["collect", "backfill", "reconcile"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_kind_of_a_source_is_a_choice(name: str, kind: str) -> None:
+    """Each kind has a form, in which both UIs show it, or is in a list; no JSON is needed."""
+    form = form_of(name)
+    source = form["properties"]["source"]
+    tabs = {each["title"]: each for each in source["anyOf"]}
+    assert list(tabs) == ["Feed", "JSON API", "SQL table", "Own class"]
+    by_kind: dict[str, dict[str, Any]] = {
+        "rest": {"source_id": "r", "url": "https://x", "timestamps": ["at"]},
+        "sql": {"source_id": "s", "table": "t", "url": "sqlite:///x.db"},
+    }
+    tab = tab_of({"kind": kind, **by_kind.get(kind, {})}, form, source)
+    assert tab == {"rest": "JSON API", "sql": "SQL table"}.get(kind, "Feed")
+    if tab == "Feed":
+        assert kind in tabs[tab]["properties"]["kind"]["enum"]
+
+
+def test_each_of_many_sources_is_a_choice() -> None:
+    """The list of a fleet has the same choice."""
+    sources = form_of("collect_many")["properties"]["sources"]
+    listed = next(each for each in sources["anyOf"] if each.get("type") == "array")
+    assert listed["items"]["anyOf"][0]["title"] == "Feed"
+
+
+def test_shared_form_of_feeds_sends_only_what_is_filled() -> None:
+    """A default or a null of one kind would be refused by another, or change it."""
+    feed = form_of("collect")["properties"]["source"]["anyOf"][0]
+    own = {name for name, each in feed["properties"].items() if "default" in each}
+    assert own <= {"connection"}
+    assert feed["required"] == ["kind"]
+    assert next(iter(feed["properties"])) == "kind"
+    assert "Required for misp, taxii." in feed["properties"]["url"]["description"]
+
+
+@pytest.mark.parametrize("name", ["collect", "collect_kev", "collect_many", "reconcile"])
+def test_address_of_a_sink_and_settings_of_a_storage_have_tabs_of_their_own(name: str) -> None:
+    """What a deployment has in place of a block is shown, and no empty block; no secret fits in."""
+    form = form_of(name)
+    sink, storage = (form["properties"][each] for each in ("sink", "storage"))
+    assert tab_of({"url": "sqlite:///x.db"}, form, sink) == "Address"
+    assert tab_of({"url": "sqlite:///x.db"}, form, storage) == "Settings"
+    assert tab_of({"$ref": {"block_document_id": "x"}}, form, sink) == "Block"
+    settings = next(each for each in storage["anyOf"] if each["title"] == "Settings")
+    assert not settings["properties"].keys() & {"token", "password", "circuit_url"}
+
+
+@pytest.mark.parametrize("kind", ["none", "page", "offset", "next", "cursor", "link"])
+def test_both_uis_show_a_whole_paging_in_its_tab(kind: str) -> None:
+    """A tab is found by the keys of a value, so one with fewer keys comes first."""
+    form = form_of("collect_rest")
+    paging = source_fields("rest")["properties"]["paging"]
+    for each in paging["anyOf"]:
+        fields = form["definitions"][each["$ref"].rpartition("/")[2]]["properties"]
+        if fields["kind"]["const"] == kind:
+            assert tab_of(dict.fromkeys(fields), form, paging) == each["title"]
+            return
+    raise AssertionError(kind)
+
+
 FORM = {"source": {"kind": "kev"}, "since": None, "until": None, "limits": None}
 
 
@@ -138,6 +209,18 @@ async def test_run_by_schedule_or_with_defaults_is_no_such_form(
     monkeypatch.delenv("STORAGE_SERVICE_URL", raising=False)
     state = await run_of_form(flows.collect_kev, parameters)
     assert "STORAGE_SERVICE_URL" in state.message  # it came to look for its storage
+
+
+async def test_run_with_an_address_of_a_sink_says_where_records_go(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a form by `prefect deploy`, an empty tab of a block is the deployment's own sink."""
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    monkeypatch.delenv("STORAGE_SERVICE_URL", raising=False)
+    url = f"sqlite:///{tmp_path}/own.db"
+    with caplog.at_level("INFO", logger="ladon_storage.flows"):
+        await run_of_form(flows.collect_kev, {**FORM, "sink": {"url": url}, "storage": None})
+    assert f"Records go to {url}, which is the sink of the run's parameters." in caplog.text
 
 
 def test_limits_as_usual_are_the_defaults() -> None:
@@ -205,3 +288,10 @@ def test_class_without_fields_has_no_form() -> None:
     """A plain class is refused with what to do."""
     with pytest.raises(ConfigurationError, match="TicketsPlain has no fields for a form"):
         flows.flow_of(TicketsPlain)
+
+
+def test_class_without_a_docstring_has_a_form() -> None:
+    """A description of one's class is no condition for its form."""
+    form = parameter_schema(flows.flow_of(TicketsUndescribed)).model_dump_for_openapi()
+    shown = form["properties"]["source"]
+    assert shown["description"] == "The fields of the source."

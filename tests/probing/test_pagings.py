@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from tests.probing.asking import (
     NUMBERS_OF_SEVEN,
     ROWS,
     Play,
+    always,
     collected,
     numbered,
     proposed,
@@ -155,3 +157,89 @@ async def test_parameters_of_the_address_become_the_paging_and_the_range() -> No
         "end": "total",
         "total": "total",
     }
+
+
+def _from(name: str, first: int = 0, size: int = 10) -> Callable[[Asked], tuple[int, int]]:
+    """Return what reads the position of a page, and the next one, from a parameter."""
+
+    def read(asked: Asked) -> tuple[int, int]:
+        begin = int(asked.query.get(name, first))
+        return begin, begin + size
+
+    return read
+
+
+def _next_results(_: str, asked: Asked) -> Answer:
+    begin, end = _from("max")(asked)
+    following = f"?max={end}" if end < COUNT else None
+    return answer({"statuses": ROWS[begin:end], "search_metadata": {"next_results": following}})
+
+
+def _start_cursor(_: str, asked: Asked) -> Answer:
+    begin, end = _from("start_cursor")(asked)
+    more = end < COUNT
+    found = {
+        "results": ROWS[begin:end],
+        "has_more": more,
+        "next_cursor": str(end) if more else None,
+    }
+    return answer(found)
+
+
+def _starting_after(_: str, asked: Asked) -> Answer:
+    begin, end = _from("starting_after")(asked)
+    pages = {"page": 1, "next": {"page": 2, "starting_after": f"{end}"}} if end < COUNT else {}
+    return answer({"data": ROWS[begin:end], "pages": pages})
+
+
+def _couch(_: str, asked: Asked) -> Answer:
+    begin, end = _from("skip")(asked)
+    found = [{"id": str(each["id"]), "doc": each} for each in ROWS[begin:end]]
+    return answer({"total_rows": COUNT, "offset": begin, "rows": found})
+
+
+def _hits_from(_: str, asked: Asked) -> Answer:
+    begin, end = _from("from")(asked)
+    found = [{"_id": str(each["id"]), "_source": each} for each in ROWS[begin:end]]
+    return answer({"hits": {"total": {"value": COUNT}, "hits": found}})
+
+
+def _silent(_: str, asked: Asked) -> Answer:
+    page = int(asked.query.get("page", 1)) - 1
+    return answer({"items": ROWS[page * 7 : page * 7 + 7]})
+
+
+@pytest.mark.parametrize(
+    "play", [_next_results, _start_cursor, _starting_after, _couch, _hits_from, _silent]
+)
+async def test_paging_of_other_names_collects_all(play: Play) -> None:
+    """Other names of cursors and links, and pages of an odd size without any sign of more."""
+    async with served(play) as feed:
+        found = await guess(feed.at("items"))
+        assert found.problem is None, found.problem
+        assert len(await collected(found.source())) == COUNT
+
+
+@pytest.mark.parametrize(
+    "header", ["x-ms-continuationtoken", "X-Continuation", "Next-Page-Token", "Opc-Next-Page"]
+)
+async def test_cursor_in_a_header_alone_is_no_whole_answer(header: str) -> None:
+    """No paging of a rest source sends it back, so none is proposed that would end after a page."""
+    found = await proposed(always({"value": ROWS[:10]}, headers={header: "abc"}))
+    assert found.settings == {}
+    assert f"has a next page in its header {header}" in (found.problem or "")
+
+
+@pytest.mark.parametrize("count", [7, 10])
+async def test_answer_without_any_sign_leaves_open_whether_it_is_all(count: int) -> None:
+    """An API may cut its answers in silence at any number."""
+    found = await proposed(always({"items": ROWS[:count]}))
+    assert found.requests == 4
+    assert any(f"whether {count} records are all there is" in each for each in found.unsure)
+
+
+async def test_answer_that_states_its_total_is_asked_once() -> None:
+    """What is whole by its own word needs no second request."""
+    found = await proposed(always({"items": ROWS[:7], "total": 7}))
+    assert found.requests == 1
+    assert not any("all there is:" in each for each in found.unsure)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -48,6 +49,15 @@ class Prometheus:
                 return result
             await asyncio.sleep(0.25)
         raise AssertionError(f"{expression} yields no series")
+
+    async def range(self, expression: str, seconds: int) -> list[dict[str, Any]]:
+        """Return what an expression yielded in each of the last seconds."""
+        end = time.time()
+        span = {"start": str(end - seconds), "end": str(end), "step": "1"}
+        found: list[dict[str, Any]] = (await self._ask("query_range", query=expression, **span))[
+            "result"
+        ]
+        return found
 
     async def alert(self, name: str) -> dict[str, Any]:
         """Return an alert that is pending or firing, waiting for it."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import unescape
 
 import pytest
 
@@ -26,6 +28,7 @@ from tests.project.prometheus import (
 )
 from tests.service import calling, path, success
 
+PICTURE = MONITORING.parent / "docs" / "images" / "dashboard.svg"
 DASHBOARD: dict[str, Any] = json.loads((MONITORING / "dashboard.json").read_text(encoding="utf-8"))
 DATA_SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
@@ -68,6 +71,13 @@ def test_dashboard_can_be_imported() -> None:
     assert all(target["datasource"] == DATA_SOURCE for _, target in targets())
 
 
+def test_picture_in_the_documents_has_the_present_panels() -> None:
+    """A panel that is added, renamed or moved is drawn again before it is released."""
+    drawn = PICTURE.read_text(encoding="utf-8")
+    titles = re.findall('font-weight="bold"[^>]*>([^<]+)<', drawn)
+    assert [unescape(title) for title in titles] == [each["title"] for each in DASHBOARD["panels"]]
+
+
 @asynccontextmanager
 async def everything_wrong(folder: Path) -> AsyncIterator[Prometheus]:
     """Run the service with a source in each state, and what watches it and its runs."""
@@ -105,16 +115,16 @@ async def everything_wrong(folder: Path) -> AsyncIterator[Prometheus]:
             yield watching
 
 
-async def write_metrics_of_a_run(address: str, gateway: str) -> None:
+async def write_metrics_of_a_run(address: str, gateway: str, source_id: str = "ok") -> None:
     """Push what a run leaves behind that had a request refused and found records missed."""
     async with StorageServiceClient(address) as client:
-        await client.get_watermark("ok")
+        await client.get_watermark(source_id)
         with pytest.raises(StorageError):
-            await client.update_watermark("ok", datetime(2024, 1, 1, tzinfo=UTC))
-        count_missed("ok", 2)
+            await client.update_watermark(source_id, datetime(2024, 1, 1, tzinfo=UTC))
+        count_missed(source_id, 2)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(PUSHGATEWAY_VARIABLE, f"http://{gateway}")
-            assert await push_metrics("ok")
+            assert await push_metrics(source_id)
 
 
 @needs_prometheus

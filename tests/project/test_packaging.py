@@ -21,6 +21,7 @@ LOCKS = [
     "requirements.lock",
     ".ci/check.lock",
     ".ci/uv.lock",
+    "benchmarks/airbyte.lock",
     "benchmarks/requirements.lock",
     "tests/e2e/requirements.lock",
     "tests/flows/oldest.lock",

@@ -127,8 +127,8 @@ def test_relative_paths_start_at_the_file(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     "url",
     [
-        "sqlite:////var/lib/x.db", "jsonl:///var/lib/x", "delta:///var/lib/x", "s3://bucket/lake",
-        "postgresql://reader@db.example.org/logs",
+        "sqlite:////var/lib/x.db", "duckdb:////var/lib/x.db", "jsonl:///var/lib/x",
+        "delta:///var/lib/x", "s3://bucket/lake", "postgresql://reader@db.example.org/logs",
     ],
 )  # fmt: skip
 def test_absolute_address_stays(tmp_path: Path, url: str) -> None:
@@ -139,12 +139,12 @@ def test_absolute_address_stays(tmp_path: Path, url: str) -> None:
     assert project.sinks["records"].url == url
 
 
-@pytest.mark.parametrize("url", ["jsonl://records", "delta://lake/records"])
+@pytest.mark.parametrize("url", ["jsonl://records", "delta://lake/records", "duckdb:///r.duckdb"])
 def test_relative_folder_of_a_sink_starts_at_the_file(tmp_path: Path, url: str) -> None:
-    """Sinks in folders are found as databases are."""
+    """Sinks in folders and in files are found as databases are."""
     project = Project.load(written(tmp_path, f'[sinks.records]\nurl = "{url}"\n'))
-    scheme, _, rest = url.partition("://")
-    assert project.sinks["records"].url == f"{scheme}://{tmp_path}/{rest}"
+    scheme, mark, rest = url.rpartition("///" if url.startswith("duckdb") else "//")
+    assert project.sinks["records"].url == f"{scheme}{mark}{tmp_path}/{rest}"
 
 
 def test_file_is_found_in_the_folder_or_by_the_variable(
@@ -220,6 +220,7 @@ def test_name_that_is_not_there_has_a_nearest_one(tmp_path: Path) -> None:
 
 SINK = '[sinks.records]\nurl = "sqlite:///r.db"\n'
 KEV = '[sources.kev]\nkind = "kev"\n'
+REST = '[sources.r]\nkind = "rest"\nurl = "https://x.example"\ntimestamps = ["at"]\n'
 
 
 @pytest.mark.parametrize(
@@ -253,6 +254,15 @@ KEV = '[sources.kev]\nkind = "kev"\n'
         (KEV + "schedule = {}", "[sources.kev] schedule: has neither cron nor interval; set one"),
         (KEV + 'schedule = {cron = "0 6 * * *", interval = 5}', "has cron and interval; remove"),
         (KEV + "schedule.interval = 0", "[sources.kev.schedule] interval: Input should be greater"),
+        (KEV + "schedule.interval = -5", "interval: Input should be greater than or equal to 0."),
+        (KEV + 'schedule.interval = "1h"', "interval: should be a number, or a text such as PT1H"),
+        (REST + 'paging.kind = "offsett"', "[sources.r.paging] kind: should be one of 'none', "),
+        (REST + 'paging.kind = "offsett"', "not 'offsett'; did you mean 'offset'?"),
+        (REST + 'paging.parameter = "p"', "[sources.r.paging] kind: is missing."),
+        (REST + 'paging = {kind = "page", sise_parameter = "x"}', "[sources.r.paging] sise_param"),
+        (REST + 'timestamp_format = "rfc"', "[sources.r] timestamp_format: should be one of iso"),
+        ('[sources.r]\nkind = "rest"\nurl = "https://x.example"\ntimestamps = "at"',
+         "[sources.r] timestamps: should be a list."),
         (KEV + 'schedule = {interval = 5, timezone = "Mars"}', "timezone: should be a time zone"),
         (KEV + 'cron = "0 6 * * *"', "There is no such key here. Write it as schedule.cron."),
         (KEV + "initial_lookback = 3", "Write it as limits.initial_lookback."),
@@ -304,7 +314,7 @@ def test_secret_in_the_file_is_refused_unshown(tmp_path: Path, text: str, place:
     ("content", "sentence"),
     [
         (b"x = ", "is not TOML: Invalid value"),
-        (b"[sources.kev]\n[sources.kev]\n", "is not TOML: Cannot declare"),
+        (b"[sources.kev]\n[sources.kev]\n", "the table [sources.kev] stands twice"),
         (b'x = "\xff"', "is not UTF-8. Save it as UTF-8."),
     ],
 )
@@ -412,6 +422,8 @@ def test_example_is_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     first = uncommented.replace('url = "sqlite:///ladon.db"\n', "", 1)
     (tmp_path / "tickets.py").write_text(OWN.replace(", project):", ", project='p'):"))
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "tickets", None)  # what is imported leaves with the test
+    del sys.modules["tickets"]
     every = Project.load(written(tmp_path, first))
     assert set(every.sources) > {"kev", "nvd", "incidents", "logins", "tickets"}
     assert set(every.sinks) == {"records", "warehouse"}

@@ -121,3 +121,16 @@ def test_importing_packages_costs_no_prefect_and_no_client() -> None:
         "sys.exit(bool(costly & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
+
+
+def test_flow_of_one_kind_costs_no_other_kind(tmp_path: Path) -> None:
+    """A process that runs a flow imports its kind alone, and makes no form."""
+    code = (
+        "import sys\n"
+        "from ladon_storage.flows.collect import collect_kev\n"
+        "names = [f'ladon_storage.sources.{each}' for each in ('nvd', 'sql.source', 'threatfox')]\n"
+        "assert not {*names, 'aiohttp.web', 'deltalake'} & set(sys.modules)\n"
+        "assert 'parameters' not in vars(collect_kev)\n"
+        "assert collect_kev.parameters.properties['source']\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=60)

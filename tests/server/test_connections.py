@@ -74,10 +74,30 @@ def test_address_beyond_its_share_closes_its_own_connection(
     assert [wire.is_open for wire in (other, *own)] == [True, False, True, True]
 
 
+def test_address_beyond_its_share_takes_what_is_free(
+    clock: FakeClock, reasons: list[Reason]
+) -> None:
+    """A proxy has the places that no other address asks for, and the last tenth is theirs."""
+    held = Connections(20, reasons.append, clock)
+    proxied = [Wire() for _ in range(19)]
+    admitted(held, clock, *proxied)
+    assert [wire.is_open for wire in proxied] == [False] + [True] * 18
+    for wire in proxied:
+        wire.waits_for = None
+    assert not held.admit(Wire())
+    others = [Wire("192.0.2.8"), Wire("192.0.2.9")]
+    admitted(held, clock, *others)
+    assert all(wire.is_open for wire in [*proxied[1:], *others])
+    assert reasons == ["limit", "limit"]
+
+
 def test_connection_that_is_answered_never_gives_way(held: Connections, clock: FakeClock) -> None:
     """A request in flight is finished; a new connection is refused where all places answer."""
     wires = [Wire(f"192.0.2.{n}") for n in range(4)]
     admitted(held, clock, *wires)
+    for wire in wires:
+        held.wait(wire, "unread")
+    assert not held.admit(Wire("192.0.2.9"))
     for wire in wires:
         wire.waits_for = None
     assert not held.admit(Wire("192.0.2.9"))
@@ -88,12 +108,16 @@ def test_connection_that_is_answered_never_gives_way(held: Connections, clock: F
 
 @pytest.mark.parametrize(
     ("what", "most"),
-    [("headers", connections.HEADERS_SECONDS), ("idle", connections.IDLE_SECONDS)],
+    [
+        ("headers", connections.HEADERS_SECONDS),
+        ("idle", connections.IDLE_SECONDS),
+        ("unread", connections.UNREAD_SECONDS),
+    ],
 )
 def test_connection_that_waits_too_long_is_closed(
     held: Connections, clock: FakeClock, reasons: list[Reason], what: Wait, most: float
 ) -> None:
-    """Headers that do not arrive, and a next request that does not come, have their time."""
+    """Headers, a next request, and the reading of a response have their time."""
     wire = Wire()
     admitted(held, clock, wire)
     held.wait(wire, what)

@@ -18,7 +18,7 @@ from fastapi.openapi.models import OpenAPI
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
 from ladon_storage.server.access import add_token
-from ladon_storage.server.app import OPEN_ROUTES, create_app
+from ladon_storage.server.app import OPEN_ROUTES, create_service
 from ladon_storage.server.database import open_database
 from ladon_storage.server.openapi import document
 from ladon_storage.server.pages import PAGES, SIGN_IN, SIGN_OUT, STYLE
@@ -52,7 +52,7 @@ async def test_every_route_is_described_and_nothing_else(tmp_path: Path) -> None
     store = await WatermarkDatabase.open(tmp_path / "w.db")
     routes = {
         (route.method, route.resource.canonical)
-        for route in create_app(store).router.routes()
+        for route in create_service(store).app.router.routes()
         if route.resource is not None and route.method != "HEAD"
     }
     pages = {

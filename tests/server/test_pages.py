@@ -10,6 +10,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import quote
 
 import aiohttp
 import pytest
@@ -150,6 +151,25 @@ async def test_text_of_feeds_stays_text(call: Caller) -> None:
         policy = answer.headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy
         assert "script-src" not in policy
+
+
+@pytest.mark.parametrize(
+    ("source_id", "search"),
+    [
+        ("Größe", "GRÖSSE"),
+        ("Größe", "gro\u0308ße"),
+        ("ΌΣΟΣ", "όσος"),
+        ("Ленты", "ЛЕНТЫ"),
+        ("a%b_c", "%b_"),
+    ],
+)
+async def test_search_finds_a_name_in_any_case(tmp_path: Path, source_id: str, search: str) -> None:
+    """A name is found in any case and any script, and no sign is a wildcard."""
+    async with serving(tmp_path / "w.db") as address, calling(address) as call:
+        await call("PUT", path(source_id), success("2024-01-01T00:00:00Z"))
+        await call("PUT", path("other"), success("2024-01-01T00:00:00Z"))
+        found = (await page(call, f"/?search={quote(search)}")).rows()
+        assert found == [f"/sources/{quote(source_id, safe='')}"]
 
 
 async def test_thousands_of_sources_have_pages_and_search(tmp_path: Path) -> None:

@@ -37,10 +37,15 @@ def update(day: int, **more: Any) -> WatermarkUpdate:
     return WatermarkUpdate(timestamp=datetime(2024, 1, day, tzinfo=UTC), **more)
 
 
+def connection_of(store: WatermarkDatabase) -> sqlite3.Connection:
+    """Return the connection that writes, to hold it, fill it, or take its tables."""
+    return store._writer._connection
+
+
 def commits(store: WatermarkDatabase) -> list[str]:
     """Return a list that gets each COMMIT of the store from now on."""
     seen: list[str] = []
-    connection = store._writer._connection
+    connection = connection_of(store)
     connection.set_trace_callback(lambda sql: seen.append(sql) if sql == "COMMIT" else None)
     return seen
 
@@ -85,12 +90,12 @@ async def test_failed_commit_acknowledges_nothing(
 ) -> None:
     """Where the commit fails, every write of the group fails, and none is stored."""
     writes = [store.put("a", update(1)), store.put("b", update(1))]
-    store._writer._connection.execute("PRAGMA query_only = ON")
+    connection_of(store).execute("PRAGMA query_only = ON")
     outcomes = await asyncio.gather(*writes, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [DatabaseError, DatabaseError]
     with pytest.raises(DatabaseError):
         await store.check()
-    store._writer._connection.execute("PRAGMA query_only = OFF")
+    connection_of(store).execute("PRAGMA query_only = OFF")
     await store.check()
     assert (await store.page()).watermarks == []
     assert "attempt to write a readonly database" in caplog.text
@@ -272,7 +277,7 @@ async def test_short_lock_is_waited_for(file: Path, store: WatermarkDatabase) ->
 async def test_full_disk_is_503_and_passes(file: Path) -> None:
     """Where nothing more fits, writes fail and reads go on, until there is room again."""
     store = await WatermarkDatabase.open(file)
-    connection = store._writer._connection
+    connection = connection_of(store)
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages}")
     big = update(1, status=WatermarkStatus.FAILED, error_message="x" * 16_000)
@@ -359,7 +364,7 @@ async def test_checkpoints_of_two_services_are_no_fault(file: Path) -> None:
 
 async def test_damaged_database_is_503(store: WatermarkDatabase) -> None:
     """A table that cannot be read is an outage: never a missing watermark."""
-    store._writer._connection.execute("DROP TABLE watermarks")
+    connection_of(store).execute("DROP TABLE watermarks")
     with pytest.raises(DatabaseError, match="could not be read"):
         store.get("kev")
     with pytest.raises(DatabaseError, match="could not be read"):
@@ -370,7 +375,7 @@ async def test_damaged_database_is_503(store: WatermarkDatabase) -> None:
 
 async def test_commits_are_synced(store: WatermarkDatabase) -> None:
     """The log is synced at each commit, as an acknowledged write must outlive the power."""
-    connection = store._writer._connection
+    connection = connection_of(store)
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
     assert connection.execute("PRAGMA foreign_keys").fetchone() == (1,)

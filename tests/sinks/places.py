@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from ladon_storage.sinks import sink_from
@@ -25,7 +26,15 @@ from ladon_storage.testing import SinkPlace, SinkRow
 from tests.postgres import PostgresServer
 from tests.sinks.own_sink import OwnSink
 
-OURS = ["sqlite-latest", "sqlite-all", "postgresql-latest", "postgresql-all", "jsonl-all"]
+OURS: list[Any] = [
+    "sqlite-latest",
+    "sqlite-all",
+    "postgresql-latest",
+    "postgresql-all",
+    "jsonl-all",
+]
+# DuckDB opens its file anew for each test: its second half takes its time apart from the others.
+OURS += ["duckdb-latest", pytest.param("duckdb-all", marks=pytest.mark.slow)]
 if find_spec("ladon_storage.sinks.delta.sink") and find_spec("deltalake"):
     OURS += ["delta-latest", "delta-all"]
 
@@ -39,6 +48,8 @@ def place(name: str, folder: Path, request: pytest.FixtureRequest) -> SinkPlace:
         return _own(folder / "own.db")
     if kind == "sqlite":
         return _sqlite(folder / "records.db", keep)
+    if kind == "duckdb":
+        return _duckdb(folder / "records.duckdb", keep)
     if kind == "postgresql":
         return _postgresql(request.getfixturevalue("postgres"), keep)
     return _jsonl(folder / "files") if kind == "jsonl" else _delta(folder / "lake", keep)
@@ -95,6 +106,28 @@ def _sqlite(path: Path, keep: str) -> SinkPlace:
 
     return _described(
         {"url": f"sqlite:///{path}", "keep": keep},
+        read,
+        lambda: ask("SELECT source_id, run_id, reason FROM records_quarantine ORDER BY 1, 2, 3"),
+    )
+
+
+def _duckdb(path: Path, keep: str) -> SinkPlace:
+    def ask(statement: str) -> list[Any]:
+        with duckdb.connect(str(path)) as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            return connection.execute(statement).fetchall()
+
+    def read() -> list[SinkRow]:
+        rows = ask(
+            "SELECT source_id, record_id, version, payload, record_timestamp, removed_at, "
+            f"{_replaced_at(keep)} FROM records"
+        )
+        return [
+            _row([*row[:3], json.loads(row[3])], row[4].astimezone(UTC), *row[5:]) for row in rows
+        ]
+
+    return _described(
+        {"url": f"duckdb:///{path}", "keep": keep},
         read,
         lambda: ask("SELECT source_id, run_id, reason FROM records_quarantine ORDER BY 1, 2, 3"),
     )

@@ -8,6 +8,7 @@ import pytest
 
 from ladon_storage.collection.protocols import (
     Sink,
+    SupportsCount,
     SupportsLookup,
     SupportsPosition,
     SupportsRemoval,
@@ -36,6 +37,7 @@ class TestOurSinks(SinkContract):
         assert isinstance(sink, SupportsRemoval)
         assert isinstance(sink, SupportsReversion)
         assert isinstance(sink, SupportsLookup)
+        assert isinstance(sink, SupportsCount)
 
     async def test_sink_that_is_not_open_says_so(self, place: SinkPlace) -> None:
         """Before it is entered, and after it was left, it refuses; it can be entered again."""

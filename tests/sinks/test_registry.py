@@ -15,7 +15,7 @@ from ladon_storage.sinks import sink_from
 from ladon_storage.testing.doubles import MemorySink
 
 SQLITE = {"url": "sqlite:///a.db"}
-SCHEMES = "there are: sqlite://, postgresql://, jsonl://, delta://, s3://"
+SCHEMES = "there are: sqlite://, duckdb://, postgresql://, jsonl://, delta://, s3://"
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,11 @@ SCHEMES = "there are: sqlite://, postgresql://, jsonl://, delta://, s3://"
         ({"url": "sqlite:///file:x?mode=memory&uri=true"}, "is not a file, so it is not durable"),
         ({"url": "sqlite://host:port/x"}, "The sink's address cannot be used"),
         ({"url": "sqlite://host/x"}, "Write it as sqlite:///records.db"),
+        ({"url": "duckdb://"}, "is not a file, so it is not durable"),
+        ({"url": "duckdb:///:memory:"}, "is not a file, so it is not durable"),
+        ({"url": "duckdb:///md:mine"}, "is not a file, so it is not durable"),
+        ({"url": "duckdb://host/x"}, "Write it as duckdb:///records.duckdb"),
+        ({"url": "duckdb:///x?access_mode=READ_ONLY"}, "Write it as duckdb:///records.duckdb"),
         ({"url": "postgresql://host"}, "names no database. Write its address as postgresql://"),
         ({"url": "postgresql://host:x/db"}, "The sink's address cannot be used"),
         ({"url": "postgresql+psycopg2://host/db"}, "scheme 'postgresql+psycopg2'"),
@@ -66,6 +71,8 @@ def test_wrong_description_says_what_is_wrong(value: Any, message: str) -> None:
         "sqlite://me:SECRET@/",
         "postgres://me:SECRET@host/db",
         "sqlite://me:SECRET@host:x/db",
+        "duckdb://me:SECRET@host/db",
+        "duckdb:///db?motherduck_token=SECRET",
         "postgresql://me:SECRET@host:x/db",
         "postgresql://me:SECRET@host",
         "SECRET",
@@ -87,6 +94,7 @@ def test_no_error_shows_a_password(url: str) -> None:
             "postgresql://me:SECRET@host/db",
             "SqlSink('postgresql://me:***@host/db', table='records', keep='latest')",
         ),
+        ("duckdb:///r.duckdb", "SqlSink('duckdb:///r.duckdb', table='records', keep='latest')"),
         ("jsonl://folder", "JsonlSink('jsonl://folder', table='records', keep='all')"),
     ],
 )
@@ -107,6 +115,7 @@ def test_address_of_a_lake_becomes_a_delta_sink(url: str) -> None:
     ("url", "package", "extra"),
     [
         ("postgresql://host/db", "psycopg", "postgresql"),
+        ("duckdb:///r.duckdb", "duckdb", "duckdb"),
         ("delta:///lake", "deltalake", "delta"),
         ("s3://bucket/lake", "pyarrow", "delta"),
     ],
@@ -141,6 +150,7 @@ def test_sink_of_ones_own_is_taken_as_it_is() -> None:
 def test_making_a_sink_opens_nothing(tmp_path: Path) -> None:
     """A form can check an address that is not there yet."""
     sink_from({"url": f"sqlite:///{tmp_path}/r.db"})
+    sink_from({"url": f"duckdb:///{tmp_path}/r.duckdb"})
     sink_from({"url": f"jsonl://{tmp_path}/r"})
     sink_from({"url": "postgresql://127.0.0.1:1/db"})
 

@@ -11,6 +11,7 @@ from ladon_storage.client.mock import MockStorageClient
 from ladon_storage.collection.credentials import secret_lookup
 from ladon_storage.collection.protocols import (
     Sink,
+    SupportsCount,
     SupportsLookup,
     SupportsPosition,
     SupportsRemoval,
@@ -21,7 +22,13 @@ from ladon_storage.sinks import sink_from
 from ladon_storage.testing.doubles import ScriptedSource, record
 from tests.tables import table
 
-OPTIONAL = (SupportsPosition, SupportsRemoval, SupportsReversion, SupportsLookup)
+OPTIONAL = (
+    SupportsPosition,
+    SupportsRemoval,
+    SupportsReversion,
+    SupportsLookup,
+    SupportsCount,
+)
 
 
 async def test_address_is_looked_up_when_the_sink_is_opened(tmp_path: Path) -> None:

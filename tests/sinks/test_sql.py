@@ -20,7 +20,7 @@ from ladon_storage.errors import SinkError
 from ladon_storage.sinks import SqlSink
 from ladon_storage.sinks.sql import sqlite as sql_sqlite
 from ladon_storage.testing.doubles import at, record
-from tests.tables import table
+from tests.tables import connection_of, table
 
 
 @pytest.fixture
@@ -38,8 +38,7 @@ async def write(target: SqlSink, *pages: list[Record], source_id: str = "feed") 
 
 
 def trace(target: SqlSink, statements: list[str]) -> None:
-    assert target._store is not None
-    driver: Any = target._store.connection.connection.driver_connection
+    driver: Any = connection_of(target).connection.driver_connection
     driver.set_trace_callback(statements.append)
 
 
@@ -201,8 +200,7 @@ async def test_other_programs_read_while_the_sink_writes(path: Path) -> None:
 async def test_every_commit_reaches_the_disk(path: Path) -> None:
     """The log is flushed with each page, not only with each checkpoint: power may fail."""
     async with sink(path) as target:
-        assert target._store is not None
-        connection = target._store.connection
+        connection = connection_of(target)
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
 
 
@@ -414,8 +412,7 @@ async def test_full_disk_is_said(path: Path) -> None:
     """The error has what SQLite says and what to do; what was there stays, and it goes on."""
     async with sink(path) as target:
         await target.write("feed", Page([record("1", 1)]))
-        assert target._store is not None
-        connection = target._store.connection
+        connection = connection_of(target)
         connection.exec_driver_sql("PRAGMA max_page_count = 20").close()
         connection.commit()
         page = Page([record(str(n), n, "x" * 1000) for n in range(200)])

@@ -19,6 +19,7 @@ from ladon_storage.sinks.sql import postgresql as sql_postgresql
 from ladon_storage.sinks.sql.errors import describe
 from ladon_storage.testing.doubles import at, record
 from tests.postgres import PASSWORD, PostgresServer
+from tests.tables import connection_of
 
 
 @pytest.fixture
@@ -146,8 +147,7 @@ async def test_acknowledged_commit_is_durable_whatever_the_default_is(
     """A database may be set to acknowledge what a crash of the server loses."""
     postgres.execute(f"ALTER DATABASE {database} SET synchronous_commit TO off")
     async with sink(postgres, database) as target:
-        assert target._store is not None
-        connection = target._store.connection
+        connection = connection_of(target)
         setting = await asyncio.to_thread(
             lambda: connection.exec_driver_sql("SHOW synchronous_commit").scalar()
         )
@@ -251,6 +251,105 @@ async def test_truncation_is_noted_though_the_sink_of_before_did_not(
     postgres.execute("TRUNCATE records", database)
 
     assert await write(sink(postgres, database), record("1", 1)) == 0
+
+
+COLUMNS = (
+    "source_id text, record_id text, version text NOT NULL, record_timestamp timestamptz NOT NULL, "
+    "payload json NOT NULL, collected_at timestamptz NOT NULL, removed_at timestamptz, "
+    "replaced_at timestamptz"
+)
+KEYS = {"latest": "source_id, record_id", "all": "source_id, record_id, version"}
+
+
+@pytest.mark.parametrize("keep", ["latest", "all"])
+@pytest.mark.parametrize(
+    "act",
+    [
+        "DELETE FROM records WHERE record_id IN ('1', '2')",
+        "DELETE FROM part WHERE record_id IN ('1', '2')",
+        "DELETE FROM other.later WHERE record_id IN ('1', '2')",
+        "TRUNCATE part",
+        "TRUNCATE other.later",
+        "TRUNCATE records",
+    ],
+)
+async def test_deletion_from_a_partition_is_one_from_the_table(
+    postgres: PostgresServer, database: str, keep: str, act: str
+) -> None:
+    """Its owner may name the partition, also one that was added after the sink's last run."""
+    for each in (
+        f"CREATE TABLE records ({COLUMNS}, PRIMARY KEY ({KEYS[keep]})) "
+        "PARTITION BY LIST (source_id)",
+        "CREATE TABLE part PARTITION OF records FOR VALUES IN ('feed')",
+        "CREATE TABLE rest PARTITION OF records DEFAULT",
+    ):
+        postgres.execute(each, database)
+    if "later" in act:
+        await write(sink(postgres, database, keep), record("0", 0))
+        for each in (
+            "CREATE SCHEMA other",
+            "DROP TABLE part",
+            "CREATE TABLE other.later PARTITION OF records FOR VALUES IN ('feed')",
+        ):
+            postgres.execute(each, database)
+    listed = [record(each, 1) for each in "123"]
+    assert await write(sink(postgres, database, keep), *listed) == 3
+    postgres.execute(act, database)
+
+    left = 0 if "TRUNCATE" in act else 1
+    assert postgres.execute("SELECT count(*) FROM records", database) == [(left,)]
+    assert await write(sink(postgres, database, keep), *listed) == 0
+    assert await write(sink(postgres, database, keep), record("1", 2, "b")) == 1
+
+
+async def test_table_that_was_attached_to_another_notes_what_is_deleted_there(
+    postgres: PostgresServer, database: str
+) -> None:
+    """Its triggers are made again, for each row."""
+    listed = [record(each, 1) for each in "12"]
+    await write(sink(postgres, database), *listed)
+    for each in (
+        f"CREATE TABLE everything ({COLUMNS}) PARTITION BY LIST (source_id)",
+        "ALTER TABLE records ADD COLUMN replaced_at timestamptz",
+        "ALTER TABLE everything ATTACH PARTITION records DEFAULT",
+    ):
+        postgres.execute(each, database)
+    assert await write(sink(postgres, database), *listed) == 0
+    postgres.execute("DELETE FROM everything WHERE record_id = '1'", database)
+
+    assert await write(sink(postgres, database), *listed) == 0
+    postgres.execute("ALTER TABLE everything DETACH PARTITION records", database)
+    assert await write(sink(postgres, database), record("1", 2, "b")) == 1
+    postgres.execute("DELETE FROM records", database)
+    assert await write(sink(postgres, database), record("1", 2, "b"), *listed[1:]) == 0
+
+
+@pytest.mark.parametrize("kind", ["", "PARTITION BY HASH (source_id)"])
+@pytest.mark.parametrize("act", ["DELETE FROM feeds WHERE name = 'feed'", "TRUNCATE feeds CASCADE"])
+async def test_deletion_that_cascades_is_one(
+    postgres: PostgresServer, database: str, kind: str, act: str
+) -> None:
+    """A foreign key of the table's owner deletes as the owner does."""
+    for each in (
+        "CREATE TABLE feeds (name text PRIMARY KEY)",
+        "INSERT INTO feeds VALUES ('feed'), ('other')",
+        f"CREATE TABLE records ({COLUMNS}, PRIMARY KEY (source_id, record_id), "
+        f"FOREIGN KEY (source_id) REFERENCES feeds ON DELETE CASCADE) {kind}",
+        *(
+            ["CREATE TABLE only_one PARTITION OF records FOR VALUES WITH (modulus 1, remainder 0)"]
+            if kind
+            else []
+        ),
+    ):
+        postgres.execute(each, database)
+    listed = [record(each, 1) for each in "12"]
+    assert await write(sink(postgres, database), *listed) == 2
+    postgres.execute(act, database)
+    postgres.execute("INSERT INTO feeds VALUES ('feed') ON CONFLICT DO NOTHING", database)
+
+    assert postgres.execute("SELECT count(*) FROM records", database) == [(0,)]
+    assert await write(sink(postgres, database), *listed) == 0
+    assert await write(sink(postgres, database), record("1", 2, "b")) == 1
 
 
 async def test_runs_that_add_different_versions_at_once_leave_one_current(

@@ -357,6 +357,7 @@ async def test_threatfox_api_without_a_result_is_empty() -> None:
     [
         {"query_status": "unknown_auth_key", "data": []},
         {"query_status": "ok", "data": "x"},
+        {"query_status": "ok", "data": []},
         {"query_status": "no_result", "data": [{"id": "1"}]},
         {"data": []},
         [],
@@ -488,7 +489,7 @@ def test_source_of_ones_own_is_taken_as_it_is() -> None:
     [
         ({"kind": "kve"}, "kind should be one of 'threatfox', "),
         ({}, "kind should be one of 'threatfox', "),
-        ({"kind": "otx"}, "key: Field required"),
+        ({"kind": "otx"}, "key: is missing"),
         ({"kind": "nvd", "key": "a b"}, "key: Value error, should be the name of a Prefect"),
         ("kev", "it: "),
         (None, "it: "),

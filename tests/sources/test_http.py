@@ -7,14 +7,13 @@ import logging
 import re
 import ssl
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-import stamina
 import trustme
 from aiolimiter import AsyncLimiter
 from yarl import URL
@@ -34,13 +33,6 @@ from ladon_storage.testing.clock import FakeClock
 from ladon_storage.testing.feed_server import Answer, FeedServer
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-def _no_waiting() -> Iterator[None]:
-    """Repeat as often as in earnest, without the waiting in between."""
-    with stamina.set_testing(True, attempts=sending.ATTEMPTS, cap=True):
-        yield
 
 
 @pytest.fixture
@@ -70,7 +62,7 @@ async def failure(url: str, max_bytes: int = MAX_ANSWER_BYTES) -> SourceError:
     return caught.value
 
 
-@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize(
     "answer",
     [
@@ -87,7 +79,7 @@ async def test_what_can_be_repeated_is_repeated(answer: Answer) -> None:
     assert len(feed.requests) == 3
 
 
-@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize("status", [202, 205, 206, 304, 400, 401, 403, 404, 410, 418])
 async def test_other_statuses_fail_at_once(status: int) -> None:
     """A refusal is not asked again."""
@@ -99,7 +91,7 @@ async def test_other_statuses_fail_at_once(status: int) -> None:
     assert f"'feed' answered {status}" in str(error)
 
 
-@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.usefixtures("no_waiting")
 async def test_repeating_ends() -> None:
     """A feed that stays down fails the run after a fixed number of attempts."""
     async with FeedServer(*[Answer(status=503)] * 9) as feed:
@@ -109,7 +101,7 @@ async def test_repeating_ends() -> None:
     assert error.transient
 
 
-@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.usefixtures("no_waiting")
 async def test_each_repetition_is_logged_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
     """An operator sees in the message alone that a feed is shaky, and how."""
     async with FeedServer(Answer(status=503), Answer.of({})) as feed:
@@ -163,7 +155,7 @@ def test_retry_after_is_read_in_every_form(value: str | None, seconds: float | N
     assert retry_after(value, NOW, MAX_RETRY_AFTER_SECONDS) == seconds
 
 
-@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize(
     "body",
     [b"", b'{"a": 1', b"<html>", b'{"a": NaN}', b'{"a": -Infinity}', b"\xff\xfe{", b"[" * 200_000],
@@ -180,7 +172,7 @@ async def test_whole_document_that_is_not_json_is_not_asked_for_again(body: byte
     assert error.__context__ is None  # the parser's error would keep the document in memory
 
 
-@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.usefixtures("no_waiting")
 async def test_document_above_the_limit_is_refused_while_it_arrives() -> None:
     """The limit counts unpacked bytes, and nothing much beyond it is kept."""
     async with FeedServer(Answer(b"[]"), Answer(b"[" + b" " * 2**20 + b"]")) as feed:
@@ -191,7 +183,7 @@ async def test_document_above_the_limit_is_refused_while_it_arrives() -> None:
     assert not error.transient
 
 
-@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.usefixtures("no_waiting")
 async def test_answer_that_stalls_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """A feed that stops in the middle is given up, and asked again."""
     monkeypatch.setattr(connections, "_TIMEOUT", aiohttp.ClientTimeout(total=5, sock_read=0.05))
@@ -213,7 +205,7 @@ def test_every_timeout_is_set() -> None:
     )
 
 
-@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.usefixtures("no_waiting")
 async def test_refused_connection_is_ours_with_its_cause() -> None:
     """The error of aiohttp stays chained behind ours where it holds nothing secret."""
     async with FeedServer() as feed:
@@ -225,7 +217,7 @@ async def test_refused_connection_is_ours_with_its_cause() -> None:
     assert isinstance(error.__cause__, aiohttp.ClientConnectorError)
 
 
-@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.usefixtures("no_waiting")
 async def test_untrusted_certificate_fails_at_once() -> None:
     """Who is not whom the address names does not become so by asking again."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -238,7 +230,7 @@ async def test_untrusted_certificate_fails_at_once() -> None:
     assert feed.requests == []
 
 
-@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.usefixtures("no_waiting")
 async def test_endless_redirect_is_ours() -> None:
     """A feed that redirects in a circle fails once, with an error of ours."""
     hop = Answer(status=302, headers={"Location": "/feed.json"})
@@ -249,7 +241,7 @@ async def test_endless_redirect_is_ours() -> None:
     assert not error.transient
 
 
-@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize(
     "answer",
     [
@@ -274,7 +266,7 @@ async def test_no_error_shows_what_the_address_hides(answer: Answer) -> None:
     assert feed.url in str(error)
 
 
-@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.usefixtures("no_waiting")
 async def test_refused_connection_shows_nothing_of_the_address() -> None:
     """An error of the connection is not chained where the address hides something."""
     async with FeedServer() as feed:
@@ -285,7 +277,7 @@ async def test_refused_connection_shows_nothing_of_the_address() -> None:
     assert error.__context__ is None
 
 
-@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.usefixtures("no_waiting")
 async def test_cancelling_is_not_repeated() -> None:
     """A cancelled request ends at once, and is no error of the source."""
     async with FeedServer(Answer(b"{}", stall_at=1), Answer.of({})) as feed:
@@ -315,7 +307,7 @@ def circuit(feed: FeedServer) -> CircuitBreaker:
     return circuit_of(URL(feed.url))
 
 
-@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.usefixtures("no_waiting")
 async def test_host_that_keeps_failing_is_not_asked_again(clock: FakeClock) -> None:
     """What one run learnt of a host, the next one of any source knows; a probe finds out more."""
     async with FeedServer(*[Answer(status=500)] * hosts.CIRCUIT_FAILURES, Answer.of(1)) as feed:
@@ -333,7 +325,7 @@ async def test_host_that_keeps_failing_is_not_asked_again(clock: FakeClock) -> N
         assert circuit(feed).state is CircuitState.CLOSED
 
 
-@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.usefixtures("no_waiting")
 async def test_probe_that_fails_ends_the_run(clock: FakeClock) -> None:
     """A host that is still down gets one request from a run, not five."""
     async with FeedServer(*[Answer(status=500)] * 9) as feed:
@@ -345,7 +337,7 @@ async def test_probe_that_fails_ends_the_run(clock: FakeClock) -> None:
     assert "is open" in str(error)
 
 
-@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.usefixtures("no_waiting")
 async def test_each_host_has_its_own_circuit(clock: FakeClock) -> None:
     """That one host is down says nothing about another."""
     async with FeedServer(*[Answer(status=500)] * 5) as down, FeedServer(Answer.of(1)) as feed:
@@ -355,7 +347,7 @@ async def test_each_host_has_its_own_circuit(clock: FakeClock) -> None:
         assert await fetch(feed.url) == 1
 
 
-@pytest.mark.usefixtures("_no_waiting", "clock")
+@pytest.mark.usefixtures("no_waiting", "clock")
 @pytest.mark.parametrize(
     "answer",
     [Answer(status=500), Answer(status=408), Answer(b"{}", cut_at=1)],
@@ -371,7 +363,7 @@ async def test_path_that_fails_keeps_nobody_from_its_host(answer: Answer) -> Non
         assert host_circuit_of(URL(feed.url)).failure_count == 0
 
 
-@pytest.mark.usefixtures("_no_waiting", "clock")
+@pytest.mark.usefixtures("no_waiting", "clock")
 async def test_host_that_cannot_be_reached_is_noticed_by_all_its_feeds() -> None:
     """Where nothing listens, each further feed would only wait."""
     async with FeedServer() as feed:
@@ -398,7 +390,7 @@ def test_circuits_of_paths_are_bounded_and_what_is_open_stays(
     assert circuit_of(URL("http://feed.example/99")) is circuit_of(URL("http://feed.example/99"))
 
 
-@pytest.mark.usefixtures("_no_waiting", "clock")
+@pytest.mark.usefixtures("no_waiting", "clock")
 @pytest.mark.parametrize(
     ("answer", "failures"),
     [
@@ -423,7 +415,7 @@ async def test_only_failures_count_against_a_host(answer: Answer, failures: int)
         assert circuit(feed).failure_count == failures
 
 
-@pytest.mark.usefixtures("_no_waiting", "clock")
+@pytest.mark.usefixtures("no_waiting", "clock")
 @pytest.mark.parametrize(
     "answer",
     [
@@ -448,7 +440,7 @@ async def test_throttling_never_opens_a_circuit(answer: Answer) -> None:
         assert len(feed.requests) == 4 * sending.ATTEMPTS
 
 
-@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.usefixtures("no_waiting")
 async def test_throttled_probe_is_no_verdict(clock: FakeClock) -> None:
     """A host that is back and busy is asked again, at once if it likes."""
     script = [*[Answer(status=500)] * 5, Answer(status=429), Answer(status=429), Answer.of(1)]
@@ -460,7 +452,7 @@ async def test_throttled_probe_is_no_verdict(clock: FakeClock) -> None:
         assert circuit(feed).state is CircuitState.CLOSED
 
 
-@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.usefixtures("no_waiting")
 async def test_cancelled_probe_is_given_back(clock: FakeClock) -> None:
     """Who gives up asking says nothing about the host, and keeps nobody from asking it."""
     script = [*[Answer(status=500)] * 5, Answer(b"{}", stall_at=1), Answer.of(1)]
@@ -477,7 +469,7 @@ async def test_cancelled_probe_is_given_back(clock: FakeClock) -> None:
         assert await fetch(feed.url) == 1
 
 
-@pytest.mark.usefixtures("_no_waiting", "clock")
+@pytest.mark.usefixtures("no_waiting", "clock")
 async def test_refusal_shows_that_a_host_works() -> None:
     """A 404 between failures is no failure, but an answer."""
     down, gone = Answer(status=500), Answer(status=404)
@@ -487,7 +479,7 @@ async def test_refusal_shows_that_a_host_works() -> None:
         assert circuit(feed).failure_count == 0
 
 
-@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.usefixtures("no_waiting")
 async def test_change_of_a_circuit_is_logged(
     clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -499,7 +491,7 @@ async def test_change_of_a_circuit_is_logged(
     assert f"{host_of(URL(feed.url))} went from closed to open: 5 consecutive failures" in logged
 
 
-@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize(("is_query", "requests"), [(True, 2), (False, 1)])
 async def test_post_is_repeated_only_if_it_asks(is_query: bool, requests: int) -> None:
     """What may change something is sent once."""
@@ -664,7 +656,7 @@ def test_host_is_the_same_by_scheme_name_and_port(one: str, other: str, same: bo
     assert is_same_host(one, other) is same
 
 
-@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize(
     "answer",
     [
@@ -699,7 +691,7 @@ async def test_key_is_in_no_error_and_no_log(
     assert "SEC" not in repr(keys) + repr(client)
 
 
-@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.usefixtures("no_waiting")
 async def test_refused_connection_with_a_key_is_not_chained() -> None:
     """What aiohttp keeps of a request stays out of our errors."""
     async with FeedServer() as feed:
@@ -767,7 +759,7 @@ async def test_requests_keep_the_rate_of_their_host(pauses: list[float]) -> None
     assert len(feed.requests) == 7
 
 
-@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.usefixtures("no_waiting")
 async def test_retries_keep_the_rate_too(pauses: list[float]) -> None:
     """An attempt is a request."""
     async with (

@@ -11,7 +11,6 @@ import time
 import traceback
 import zlib
 from base64 import b64encode
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-import stamina
 import trustme
 from pydantic import ValidationError
 from yarl import URL
@@ -27,15 +25,18 @@ from yarl import URL
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sources import KINDS, source_from
 from ladon_storage.sources.fields import Connection
-from ladon_storage.sources.http import connections, hosts, sending
+from ladon_storage.sources.http import connections, hosts
 from ladon_storage.sources.http import decompression as packing
 from ladon_storage.sources.http.client import Credentials, shared_connections, source_http
 from ladon_storage.sources.http.proxies import proxy_of
 from ladon_storage.sources.http.redaction import Redactor
 from ladon_storage.sources.http.retry_after import wait_of
 from ladon_storage.testing.feed_server import Answer, FeedServer
+from tests.connect_proxy import ConnectProxy
 from tests.raw_server import RawServer, Reply
 from tests.raw_server import http as reply
+
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 PROXY_VARIABLES = [
     each
@@ -60,12 +61,6 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 def _no_circuits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every test find hosts of which nobody knows anything."""
     monkeypatch.setattr(hosts, "_circuits", {})
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting() -> Iterator[None]:
-    with stamina.set_testing(True, attempts=sending.ATTEMPTS, cap=True):
-        yield
 
 
 async def fetch(url: str, connection: Connection | None = None, **options: Any) -> Any:
@@ -232,27 +227,102 @@ def test_every_source_of_http_has_a_connection() -> None:
     assert getattr(source, "connection") == Connection(timeout=5)  # noqa: B009 - not of `Source`
 
 
-async def test_private_authority_and_client_certificate_are_used(tmp_path: Path) -> None:
-    """A feed behind mutual TLS is read by the files that are named, by each source its own."""
+def mutual_tls(folder: Path, host: str) -> tuple[trustme.CA, Connection, ssl.SSLContext]:
+    """Return an authority, a collector's connection by its files, and a server's side."""
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.issue_cert(host).configure_cert(context)
     authority.configure_trust(context)
     context.verify_mode = ssl.CERT_REQUIRED
-    files = {name: tmp_path / f"{name}.pem" for name in ("ca_file", "client_cert", "client_key")}
+    files = {name: folder / f"{name}.pem" for name in ("ca_file", "client_cert", "client_key")}
     client = authority.issue_cert("collector@example.org")
     authority.cert_pem.write_to_path(files["ca_file"])
     client.cert_chain_pems[0].write_to_path(files["client_cert"])
     client.private_key_pem.write_to_path(files["client_key"])
+    return authority, Connection(**files), context
 
+
+async def test_private_authority_and_client_certificate_are_used(tmp_path: Path) -> None:
+    """A feed behind mutual TLS is read by the files that are named, by each source its own."""
+    _, connection, context = mutual_tls(tmp_path, "127.0.0.1")
     async with FeedServer(Answer.of(1), Answer.of(2), tls=context) as feed, shared_connections():
-        assert await fetch(feed.url, Connection(**files)) == 1
+        assert await fetch(feed.url, connection) == 1
         assert "a certificate was refused" in str(await failure(feed.url))
-        await failure(feed.url, Connection(ca_file=files["ca_file"]))
+        await failure(feed.url, Connection(ca_file=connection.ca_file))
         hosts._circuits.clear()
-        assert await fetch(feed.url, Connection(**files)) == 2
+        assert await fetch(feed.url, connection) == 2
 
     assert len(feed.requests) == 2
+
+
+@pytest.mark.parametrize("named", ["HTTPS_PROXY", "ALL_PROXY", "setting"])
+@pytest.mark.parametrize("is_encrypted", [False, True])
+async def test_source_behind_mutual_tls_is_read_through_a_tunnel(
+    named: str, is_encrypted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proxy gets its user and the source the certificate, and neither what is the other's."""
+    authority, connection, context = mutual_tls(tmp_path, "feed.example")
+    proxy_tls = None
+    if is_encrypted:
+        proxy_tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        authority.issue_cert("127.0.0.1").configure_cert(proxy_tls)
+    async with (
+        FeedServer(Answer.of(["a"] * 10_000), tls=context) as feed,
+        ConnectProxy(URL(feed.url).port or 0, user="me:SEC/RET", tls=proxy_tls) as proxy,
+    ):
+        if named == "setting":
+            monkeypatch.setenv("PROXY_PASSWORD", "SEC/RET")
+            monkeypatch.setenv("HTTPS_PROXY", "http://other.invalid")
+            own = {"proxy": proxy.url, "proxy_user": "me", "proxy_password": "PROXY_PASSWORD"}
+            connection = Connection.model_validate(connection.model_dump() | own)
+        else:
+            monkeypatch.setenv(named, proxy.url.replace("://", "://me:SEC%2FRET@"))
+        keys = Credentials("https://feed.example/", {"Auth-Key": "mine"})
+        found = await fetch("https://feed.example/api/", connection, credentials=keys)
+
+        assert found == ["a"] * 10_000
+        assert proxy.tunnels == ["feed.example:443"]
+        assert feed.asks[0].headers["Auth-Key"] == "mine"
+        assert "Proxy-Authorization" not in feed.asks[0].headers
+
+
+async def test_runs_with_other_users_of_a_proxy_share_no_tunnel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source without the password is refused, also where another one is connected already."""
+    _, connection, context = mutual_tls(tmp_path, "feed.example")
+    monkeypatch.setenv("RIGHT", "SECRET")
+    monkeypatch.setenv("WRONG", "OTHER")
+    async with (
+        FeedServer(Answer.of(1), Answer.of(2), tls=context) as feed,
+        ConnectProxy(URL(feed.url).port or 0, user="me:SECRET") as proxy,
+        shared_connections(),
+    ):
+
+        def through(password: str) -> Connection:
+            own = {"proxy": proxy.url, "proxy_user": "me", "proxy_password": password}
+            return Connection.model_validate(connection.model_dump() | own)
+
+        assert await fetch("https://feed.example/api/", through("RIGHT")) == 1
+        error = await failure("https://feed.example/api/", through("WRONG"))
+        assert "refused by the proxy with status 407" in str(error)
+        assert await fetch("https://feed.example/api/", through("RIGHT")) == 2
+    assert (len(feed.asks), proxy.refused) == (2, 1)
+
+
+async def test_document_whose_tunnel_was_cut_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever ends a response in the middle, a part of a document is none."""
+    _, connection, context = mutual_tls(tmp_path, "feed.example")
+    many = Answer.of([["a" * 100]] * 10_000)
+    async with (
+        FeedServer(play=lambda _: many, tls=context) as feed,
+        ConnectProxy(URL(feed.url).port or 0, cuts=(100, 9_000, 500_000)) as proxy,
+    ):
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        assert len(await fetch("https://feed.example/api/", connection)) == 10_000
+    assert len(proxy.tunnels) == 4
 
 
 async def test_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:

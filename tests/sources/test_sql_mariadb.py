@@ -4,56 +4,16 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
-import stamina
 
-from ladon_storage.collection.records import Page, Record
 from ladon_storage.collection.run import run
 from ladon_storage.errors import SourceError
 from ladon_storage.sources.sql.source import SqlTable
 from ladon_storage.testing.doubles import MemorySink, ScriptedStorage
 from tests.mariadb import PASSWORD, MariaServer
-
-SECRET = "LADON_TEST_MARIADB"
-
-
-def utc(text: str) -> datetime:
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)
-
-
-async def read(
-    source: SqlTable, start: datetime | None = None, until: datetime | None = None
-) -> list[Page]:
-    return [page async for page in source.pages(start, until)]
-
-
-async def records(
-    source: SqlTable, start: datetime | None = None, until: datetime | None = None
-) -> list[Record]:
-    return [each for page in await read(source, start, until) for each in page.records]
-
-
-def ids(found: list[Record]) -> list[str]:
-    return [each.record_id for each in found]
-
-
-class Base:
-    """An empty database of the real MariaDB, and the source that reads it."""
-
-    def __init__(self, server: MariaServer) -> None:
-        self.server = server
-        self.name = server.database()
-        self.url = server.url(self.name)
-
-    def run(self, statements: str) -> list[tuple[object, ...]]:
-        return self.server.execute(statements, self.name)
-
-    def source(self, **fields: Any) -> SqlTable:
-        return SqlTable(**{"source_id": "log", "url_secret": SECRET, "table": "events", **fields})
+from tests.sources.sql_tables import SECRET, Base, ids, read, records, utc
 
 
 @pytest.fixture
@@ -61,13 +21,6 @@ def base(mariadb: MariaServer, monkeypatch: pytest.MonkeyPatch) -> Base:
     base = Base(mariadb)
     monkeypatch.setenv(SECRET, base.url)
     return base
-
-
-@pytest.fixture
-def two_attempts() -> Iterator[None]:
-    stamina.set_testing(True, attempts=2, cap=True)
-    yield
-    stamina.set_testing(False)
 
 
 # Time.
@@ -351,7 +304,8 @@ async def test_statement_that_takes_too_long_is_ended_by_the_server(base: Base) 
         await read(base.source(table="slow", timeout=timedelta(milliseconds=50)))
 
 
-async def test_page_whose_connection_is_lost_is_read_again(base: Base, two_attempts: None) -> None:
+@pytest.mark.usefixtures("two_attempts")
+async def test_page_whose_connection_is_lost_is_read_again(base: Base) -> None:
     """The run goes on behind the last page, on a new connection that is set up like the first."""
     base.run(
         "CREATE TABLE events (id int PRIMARY KEY, updated_at timestamp NOT NULL);"
@@ -369,11 +323,9 @@ async def test_page_whose_connection_is_lost_is_read_again(base: Base, two_attem
     assert found == [(str(n), utc("2024-07-01")) for n in range(1, 7)]
 
 
+@pytest.mark.usefixtures("two_attempts")
 async def test_password_is_in_no_error(
-    base: Base,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    two_attempts: None,
+    base: Base, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A server that is down or says no is named without it; a wrong password is not tried again."""
     quoted = base.url.split(":")[2].split("@")[0]

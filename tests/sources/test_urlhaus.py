@@ -387,6 +387,7 @@ async def test_wrong_key_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
         {},
         [],
         {"query_status": "ok"},
+        {"query_status": "ok", "urls": []},
         {"query_status": "x"},
         {"query_status": "no_results", "urls": [{"id": 1}]},
     ],

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeVar
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from ladon_storage.collection.protocols import Position, WriteResult
 from ladon_storage.collection.records import Page, Record
 from ladon_storage.errors import SinkError
 from ladon_storage.sinks.delta.commits import SourceCommits
+from ladon_storage.sinks.delta.counting import count_between
 from ladon_storage.sinks.delta.history import History
 from ladon_storage.sinks.delta.index import ORDER, SourceIndex
 from ladon_storage.sinks.delta.positions import changed, numbers_of
@@ -130,6 +132,16 @@ class DeltaWriter:
         """Return the ids without a record of a time or later."""
         self._is_new = False
         return self._looking(source_id, lambda: self._lacking(source_id, listed))
+
+    def count_records(
+        self, source_id: str, after: datetime | None, before: datetime, limit: int
+    ) -> int:
+        """Return how many records have a version between two times, at most ``limit``."""
+        self._is_new = False
+        counting = partial(
+            count_between, self._records, source_id, after, before, limit, self._keep
+        )
+        return self._looking(source_id, counting)
 
     def close(self, *, is_clean: bool) -> None:
         """Merge small files, and shorten the log; after a failure the next run does it."""

@@ -7,7 +7,7 @@ time alone would not make it the current one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Any
@@ -36,6 +36,16 @@ class Current:
         """Return whether there is no line of an id, or the current one is older."""
         current = self._current.get(hash(record_id))
         return current is None or _time_of(current) < _text(at).encode()
+
+    def count(self, after: datetime | None, before: datetime, without: Iterable[str]) -> int:
+        """Return how many current lines, besides those of some ids, are between two times."""
+        left_out = set(map(hash, without))
+        first, end = _text(after).encode() if after else b"", _text(before).encode()
+        return sum(
+            first < _time_of(line) < end
+            for number, line in self._current.items()
+            if number not in left_out
+        )
 
     def learn(self, line: dict[str, Any]) -> bytes:
         """Add a line, and return its key."""

@@ -174,6 +174,11 @@ class SourceFiles:
         with self._locked():
             return {each for each, at in listed.items() if self._current.is_before(each, at)}
 
+    def count_records(self, after: datetime | None, before: datetime, limit: int) -> int:
+        """Return how many unmarked records have a current line between two times."""
+        with self._locked():
+            return min(limit, self._current.count(after, before, self._marked()))
+
     def position(self) -> Position | None:
         """Return the last position that was written; ``None`` if files lost content since."""
         try:

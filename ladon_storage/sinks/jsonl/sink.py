@@ -72,6 +72,12 @@ class JsonlStore:
         """Return the ids whose current line is of an earlier time, or missing."""
         return self._of(source_id).lacking(listed)
 
+    def count_records(
+        self, source_id: str, after: datetime | None, before: datetime, limit: int
+    ) -> int:
+        """Return how many records have a current line between two times, at most ``limit``."""
+        return self._of(source_id).count_records(after, before, limit)
+
     def close(self, *, is_clean: bool) -> None:
         """Forget the files; each of them is closed already."""
         self._files.clear()

@@ -36,20 +36,43 @@ SET record_timestamp = excluded.record_timestamp, deleted_at = excluded.deleted_
 END
 """
 
+# A table may have several triggers in DuckDB, each of one statement.
+_DUCKDB = (
+    """
+CREATE OR REPLACE TRIGGER "{forgetting}" AFTER DELETE ON "{table}" REFERENCING OLD TABLE AS gone
+FOR EACH STATEMENT DELETE FROM ladon_deleted WHERE table_name = '{table}'
+AND (source_id, record_id) IN
+    (SELECT (source_id, record_id) FROM gone WHERE removed_at IS NOT NULL)
+""",
+    """
+CREATE OR REPLACE TRIGGER "{trigger}" AFTER DELETE ON "{table}" REFERENCING OLD TABLE AS gone
+FOR EACH STATEMENT INSERT INTO ladon_deleted
+(table_name, source_id, record_id, version, record_timestamp, deleted_at, replaced_at)
+SELECT '{table}', source_id, record_id, version, record_timestamp, now(), {replaced}
+FROM gone WHERE removed_at IS NULL
+ON CONFLICT (table_name, source_id, record_id, version) DO UPDATE
+SET record_timestamp = excluded.record_timestamp, deleted_at = excluded.deleted_at,
+    replaced_at = excluded.replaced_at
+""",
+)
+
 # With the rights of its creator: a user that may delete a record needs no rights on this table.
-# Truncated rows are in no transition table, and still exist before the statement.
+# Truncated rows are in no transition table, and still exist before the statement. A trigger of
+# rows is inherited by partitions, which a `DELETE` may name in place of their table, and the table
+# may be a partition itself. It is slower.
 _POSTGRESQL_FUNCTION = """
 CREATE OR REPLACE FUNCTION {schema}.ladon_note_deleted() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    gone text := CASE TG_OP WHEN 'TRUNCATE' THEN format('%%I.%%I', TG_TABLE_SCHEMA, TG_TABLE_NAME)
+    gone text := CASE WHEN TG_LEVEL = 'ROW' THEN '(SELECT ($2).*)'
+                 WHEN TG_OP = 'TRUNCATE' THEN format('%%I.%%I', TG_TABLE_SCHEMA, TG_TABLE_NAME)
                  ELSE 'gone' END;
     replaced text := CASE TG_ARGV[1] WHEN 'all' THEN 'replaced_at' ELSE 'NULL::timestamptz' END;
 BEGIN
 EXECUTE format('DELETE FROM {schema}.ladon_deleted AS noted USING %%s AS gone
     WHERE gone.removed_at IS NOT NULL AND noted.table_name = $1
     AND noted.source_id = gone.source_id AND noted.record_id = gone.record_id', gone)
-USING TG_ARGV[0];
+USING TG_ARGV[0], OLD;
 EXECUTE format('INSERT INTO {schema}.ladon_deleted
     (table_name, source_id, record_id, version, record_timestamp, deleted_at, replaced_at)
     SELECT $1, source_id, record_id, version, record_timestamp, clock_timestamp(), %%s
@@ -57,7 +80,7 @@ EXECUTE format('INSERT INTO {schema}.ladon_deleted
     ON CONFLICT (table_name, source_id, record_id, version) DO UPDATE
     SET record_timestamp = excluded.record_timestamp, deleted_at = excluded.deleted_at,
         replaced_at = excluded.replaced_at', replaced, gone)
-USING TG_ARGV[0];
+USING TG_ARGV[0], OLD;
 RETURN NULL;
 END $$
 """
@@ -67,8 +90,13 @@ CREATE TRIGGER "{trigger}" AFTER DELETE ON "{table}" REFERENCING OLD TABLE AS go
 FOR EACH STATEMENT EXECUTE FUNCTION {schema}.ladon_note_deleted('{table}', '{keep}')
 """
 
+_POSTGRESQL_OF_ROWS = """
+CREATE TRIGGER "{trigger}" AFTER DELETE ON "{table}"
+FOR EACH ROW EXECUTE FUNCTION {schema}.ladon_note_deleted('{table}', '{keep}')
+"""
+
 _POSTGRESQL_TRUNCATED = """
-CREATE TRIGGER "{truncated}" BEFORE TRUNCATE ON "{table}"
+CREATE TRIGGER "{truncated}" BEFORE TRUNCATE ON {truncatable}
 FOR EACH STATEMENT EXECUTE FUNCTION {schema}.ladon_note_deleted('{table}', '{keep}')
 """
 
@@ -79,7 +107,22 @@ AND pronamespace = current_schema()::regnamespace AND prosrc LIKE %s)
 
 _POSTGRESQL_OTHERS = """
 SELECT t.tgrelid::regclass::text FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
-WHERE t.tgname = %s AND c.relnamespace = current_schema()::regnamespace
+WHERE t.tgname = %s AND t.tgparentid = 0
+AND (c.relnamespace = current_schema()::regnamespace
+     OR c.oid IN (SELECT relid FROM pg_partition_tree(%s)))
+"""
+
+NEEDS_ROWS = """
+(c.relkind = 'p' OR EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = c.oid))
+"""
+"""The condition of PostgreSQL on a table ``c`` whose rows may be deleted by another name."""
+
+_POSTGRESQL_NEEDS_ROWS = """
+SELECT {needs_rows} FROM pg_class AS c WHERE c.oid = %s::regclass
+""".replace("{needs_rows}", NEEDS_ROWS)
+
+_POSTGRESQL_PARTITIONS = """
+SELECT relid::regclass::text FROM pg_partition_tree(%s) WHERE level > 0
 """
 
 _POSTGRESQL_READERS = """
@@ -106,6 +149,13 @@ def note_deletions(connection: Connection, table: str, keep: Keep) -> None:
     """Create the trigger of a table, and drop the trigger of an earlier name of the table."""
     names = {"table": table, "trigger": trigger_of(table), "keep": keep, "replaced": "NULL"}
     names["truncated"] = _truncated_of(table)
+    if connection.dialect.name == "duckdb":
+        names["forgetting"] = f"ladon_forget_{table}"
+        if keep == "all":
+            names["replaced"] = "replaced_at"
+        for each in _DUCKDB:
+            connection.exec_driver_sql(each.format(**names))
+        return
     if connection.dialect.name == "sqlite":
         if keep == "all":
             names["replaced"] = "OLD.replaced_at"
@@ -116,17 +166,25 @@ def note_deletions(connection: Connection, table: str, keep: Keep) -> None:
         "SELECT quote_ident(current_schema())"
     ).scalar_one()
     # The trigger of an older release notes less.
-    if not connection.exec_driver_sql(_POSTGRESQL_IS_MADE, ("%TRUNCATE%",)).scalar_one():
+    if not connection.exec_driver_sql(_POSTGRESQL_IS_MADE, ("%TG_LEVEL%",)).scalar_one():
         connection.exec_driver_sql(_POSTGRESQL_FUNCTION.format(**names))
-    for kind, made in (("trigger", _POSTGRESQL), ("truncated", _POSTGRESQL_TRUNCATED)):
-        for (other,) in connection.exec_driver_sql(_POSTGRESQL_OTHERS, (names[kind],)).all():
+    for kind in ("trigger", "truncated"):
+        for (other,) in connection.exec_driver_sql(
+            _POSTGRESQL_OTHERS, (names[kind], f'"{table}"')
+        ).all():
             connection.exec_driver_sql(f'DROP TRIGGER "{names[kind]}" ON {other}')
-        connection.exec_driver_sql(made.format(**names))
+    quoted = f'"{table}"'
+    needs_rows = connection.exec_driver_sql(_POSTGRESQL_NEEDS_ROWS, (quoted,)).scalar_one()
+    made = _POSTGRESQL_OF_ROWS if needs_rows else _POSTGRESQL
+    connection.exec_driver_sql(made.format(**names))
+    partitions = connection.exec_driver_sql(_POSTGRESQL_PARTITIONS, (quoted,)).all()
+    for (each,) in [(quoted,), *partitions]:
+        connection.exec_driver_sql(_POSTGRESQL_TRUNCATED.format(**names, truncatable=each))
 
 
 def let_readers_read(connection: Connection, table: str, name: str) -> None:
     """Grant a table's readers access to a new table: roles without other rights keep working."""
-    if connection.dialect.name == "sqlite":
+    if connection.dialect.name != "postgresql":
         return
     for (role,) in connection.exec_driver_sql(_POSTGRESQL_READERS, (f'"{table}"',)).all():
         connection.exec_driver_sql(f'GRANT SELECT ON "{name}" TO {role}')

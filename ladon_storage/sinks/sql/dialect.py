@@ -1,8 +1,8 @@
-"""The operations in which SQLite and PostgreSQL differ, as the SQL sink uses them.
+"""The operations in which SQLite, DuckDB and PostgreSQL differ, as the SQL sink uses them.
 
 - These statements run for every page, so they pass its rows directly, without SQLAlchemy's work for
   each row. Statements that run once for a run or a page are in `rows`, `history` and `tables`, for
-  both databases.
+  all databases.
 - Known records are found by one read without locks, and only the rest is written. The writing
   statements repeat the conditions, since another run may have been faster. If a page is likely to
   be all new, the read is omitted.

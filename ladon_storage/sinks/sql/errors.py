@@ -14,6 +14,9 @@ _NEXT = {
     "53": "Free resources of the server, such as disk space or connections, and run again",
     "55P03": "Stop the program that holds the table, and run again",
     "57": _REACH,
+    # Classes of DuckDB's errors, which have no codes.
+    "IOException": "Check the file, its folder and the space on the disk, and run again",
+    "TransactionException": "Run again, as another program was in the way",
     "SQLITE_BUSY": "Stop the program that holds the file, and run again",
     "SQLITE_FULL": "Free some disk space, and run again",
     "SQLITE_READONLY": "Let the run write to the file and its folder, and run again",
@@ -31,7 +34,8 @@ def describe(error: Exception) -> tuple[str, str, Exception]:
         return type(error).__name__, _REPAIR, error
     code, said = driver_error(error)
     if code is None:  # of psycopg, if there was no connection to ask
-        step = _REACH if type(original).__name__ == "OperationalError" else _REPAIR
+        name = type(original).__name__
+        step = _NEXT.get(name) or (_REACH if name == "OperationalError" else _REPAIR)
     else:
         step = _NEXT.get(str(code)) or _NEXT.get(str(code)[:2]) or _REPAIR
     return said, step, type(original)(said)

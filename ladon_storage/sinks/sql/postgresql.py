@@ -16,6 +16,7 @@ from sqlalchemy.pool import NullPool
 from ladon_storage import databases
 from ladon_storage.collection.records import Record
 from ladon_storage.errors import ConfigurationError
+from ladon_storage.sinks.sql.deletions import NEEDS_ROWS
 from ladon_storage.sinks.sql.dialect import (
     RULES,
     WAIT_SECONDS,
@@ -77,6 +78,7 @@ WHERE source_id = %s AND record_id = ANY(%s) AND removed_at IS NULL
 
 _UNMARK = _MARK.replace("IS NULL", "IS NOT NULL")
 
+# A partition that was added later has no trigger of truncations: it is made where it may be.
 _FOUND = """
 SELECT c.relname, a.attname, coalesce(a.attnum = ANY(i.indkey), false)
 FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
@@ -85,11 +87,16 @@ WHERE c.relnamespace = current_schema()::regnamespace AND c.relname = ANY(%s)
 AND a.attnum > 0 AND NOT a.attisdropped
 UNION ALL SELECT c.relname, t.tgname, false
 FROM pg_class AS c JOIN pg_trigger AS t ON t.tgrelid = c.oid AND NOT t.tgisinternal
-AND t.tgname LIKE 'ladon\\_gone\\_%%' AND t.tgnargs = 2
+AND t.tgname LIKE 'ladon\\_gone\\_%%' AND t.tgnargs = 2 AND (t.tgtype & 1 = 1) = {needs_rows}
 AND EXISTS (SELECT FROM pg_trigger AS o WHERE o.tgrelid = c.oid AND o.tgname = 'ladon_void_'
             || substr(t.tgname, 12))
+AND NOT EXISTS (
+    SELECT FROM pg_partition_tree(c.oid) AS p JOIN pg_class AS q ON q.oid = p.relid
+    WHERE pg_has_role(q.relowner, 'USAGE') AND NOT EXISTS (
+        SELECT FROM pg_trigger AS o WHERE o.tgrelid = q.oid
+        AND o.tgname = 'ladon_void_' || substr(t.tgname, 12)))
 WHERE c.relnamespace = current_schema()::regnamespace AND c.relname = ANY(%s)
-"""
+""".replace("{needs_rows}", NEEDS_ROWS)
 
 # UTC, since the first hours of the year 1 are in no year elsewhere. An acknowledged commit is
 # durable, even if the role's default is otherwise.

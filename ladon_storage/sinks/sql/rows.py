@@ -231,6 +231,14 @@ class Rows:
         listed = {each.record_id: first for each in records}
         return self._database.lacking(self._connection, source_id, listed)
 
+    def count_records(
+        self, source_id: str, after: datetime | None, before: datetime, limit: int
+    ) -> int:
+        """Return how many records have a current version between two times, at most ``limit``."""
+        with self._connection.begin():
+            asked = self._tables.between(source_id, after, before, limit)
+            return int(self._connection.execute(asked).scalar_one())
+
     def position(self, source_id: str) -> Position | None:
         """Return the last position that was written."""
         with self._connection.begin():

@@ -1,4 +1,4 @@
-"""The sink for a table of a database, SQLite or PostgreSQL, through SQLAlchemy.
+"""The sink for a table of a database, SQLite, DuckDB or PostgreSQL, through SQLAlchemy.
 
 - A page, its rejects, and the position after it are one transaction, which is durable when
   `SqlSink.write` returns. A page without new records is only a read, unless the page before was all
@@ -11,25 +11,26 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.sinks.sql.errors import describe
-from ladon_storage.sinks.sql.postgresql import Postgresql
 from ladon_storage.sinks.sql.sqlite import Sqlite
 from ladon_storage.sinks.sql.store import SqlStore
 from ladon_storage.sinks.sql.tables import Keep, Tables
 from ladon_storage.sinks.threaded import ThreadedSink
 
+if TYPE_CHECKING:
+    from ladon_storage.sinks.sql.duckdb import Duckdb
+    from ladon_storage.sinks.sql.postgresql import Postgresql
+
 _NAME = re.compile(r"(?!sqlite_|ladon_)(?!.*_quarantine$)[a-z_][a-z0-9_]{0,51}", re.IGNORECASE)
 """Names that leave room for `_quarantine` in PostgreSQL's 63 bytes, and are not reserved."""
 
-_DATABASES: dict[str, type[Sqlite] | type[Postgresql]] = {
-    "sqlite": Sqlite,
-    "postgresql": Postgresql,
-}
+_DRIVERS = ("sqlite", "duckdb", "postgresql")
 
 
 class SqlSink(ThreadedSink[SqlStore]):
@@ -46,13 +47,13 @@ class SqlSink(ThreadedSink[SqlStore]):
 
     Args:
         url: The address of the database: ``sqlite:///records.db`` in the working directory,
-            ``sqlite:////var/lib/ladon/records.db`` anywhere,
+            ``sqlite:////var/lib/ladon/records.db`` anywhere, ``duckdb:///records.duckdb``,
             ``postgresql://user:password@host/database``.
         table: The name of the table.
         keep: ``latest`` for one row per record, ``all`` for one row per version.
 
     Raises:
-        ConfigurationError: An argument is invalid, or psycopg is not installed.
+        ConfigurationError: An argument is invalid, or the database's extra is not installed.
     """
 
     _names = _NAME
@@ -63,7 +64,7 @@ class SqlSink(ThreadedSink[SqlStore]):
         parsed = _parsed(url)
         super().__init__(parsed.render_as_string(hide_password=True), table, keep)
         self._tables = Tables.of(table, keep)
-        self._database = _DATABASES[parsed.drivername](parsed, table, keep)
+        self._database = _database(parsed.drivername)(parsed, table, keep)
 
     def _open(self) -> SqlStore:
         return SqlStore(self._database, self._tables, self._shown)
@@ -78,7 +79,20 @@ def _parsed(url: str) -> URL:
     except (ArgumentError, ValueError):
         parsed = None
     # Neither the text nor the original error: an unreadable address may contain a password.
-    if parsed is None or parsed.drivername not in _DATABASES:
-        examples = " or ".join(database.example for database in _DATABASES.values())
+    if parsed is None or parsed.drivername not in _DRIVERS:
+        examples = " or ".join(_database(driver).example for driver in _DRIVERS)
         raise ConfigurationError(f"The sink's address cannot be used. Write it as {examples}.")
     return parsed
+
+
+def _database(driver: str) -> type[Sqlite] | type[Duckdb] | type[Postgresql]:
+    if driver == "sqlite":
+        return Sqlite
+    # A twentieth of a short run would be the import of a dialect that it does not use.
+    if driver == "duckdb":
+        from ladon_storage.sinks.sql.duckdb import Duckdb
+
+        return Duckdb
+    from ladon_storage.sinks.sql.postgresql import Postgresql
+
+    return Postgresql

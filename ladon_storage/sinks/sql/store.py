@@ -12,8 +12,8 @@ from typing import TypeVar
 
 from ladon_storage.collection.protocols import Position, WriteResult
 from ladon_storage.collection.records import Page, Record
-from ladon_storage.errors import SinkError
 from ladon_storage.sinks.sql.dialect import Dialect
+from ladon_storage.sinks.sql.files import taken_away
 from ladon_storage.sinks.sql.rows import Rows
 from ladon_storage.sinks.sql.schema import create_or_migrate, is_current
 from ladon_storage.sinks.sql.tables import Tables
@@ -68,6 +68,12 @@ class SqlStore:
         """
         return self._rows.lacking(source_id, listed)
 
+    def count_records(
+        self, source_id: str, after: datetime | None, before: datetime, limit: int
+    ) -> int:
+        """Return how many records have a current version between two times, at most ``limit``."""
+        return self._rows.count_records(source_id, after, before, limit)
+
     def close(self, *, is_clean: bool) -> None:
         """Close the connection."""
         self.connection.close()
@@ -87,9 +93,5 @@ class SqlStore:
         """Change rows, and return when the change is durable where the next run looks for it."""
         result = change()
         if self._database.place() != self._place:
-            raise SinkError(
-                f"The file of the sink {self._shown} was moved, removed or replaced while a run "
-                "collected into it, so that what it stored is not there. Run again; collection "
-                "resumes where the file that is there now ends."
-            )
+            raise taken_away(self._shown)
         return result

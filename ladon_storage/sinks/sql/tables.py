@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from sqlalchemy import (
+    JSON,
     Boolean,
     Column,
     DateTime,
@@ -22,10 +23,10 @@ from sqlalchemy import (
     Update,
     bindparam,
     exists,
+    func,
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.types import TypeEngine
 
 Keep = Literal["latest", "all"]
@@ -221,6 +222,22 @@ class Tables:
         ids = ids.where(records.source_id == bindparam("source_id"))
         return ids.distinct() if self.keep == "all" else ids
 
+    def between(
+        self, source_id: str, after: datetime | None, before: datetime, limit: int
+    ) -> Select[Any]:
+        """Return the number of current, unmarked records between two times, at most ``limit``."""
+        records = self.records.c
+        found = select(records.record_id).where(
+            records.source_id == source_id,
+            records.record_timestamp < before,
+            records.removed_at.is_(None),
+        )
+        if after is not None:
+            found = found.where(records.record_timestamp > after)
+        if self.keep == "all":
+            found = found.where(records.replaced_at.is_(None))
+        return select(func.count()).select_from(found.limit(limit).subquery())
+
 
 def _records(metadata: MetaData, name: str, keep: Keep) -> Table:
     records = Table(
@@ -238,13 +255,12 @@ def _records(metadata: MetaData, name: str, keep: Keep) -> Table:
     )
     for column in ("removed_at", "replaced_at"):
         if column in records.c:
-            is_set = records.c[column].is_not(None)
             Index(
                 f"{name}_{column.removesuffix('_at')}",
                 records.c.source_id,
                 records.c.record_id,
-                sqlite_where=is_set,
-                postgresql_where=is_set,
+                # Not `postgresql_where`: it would import that dialect for SQLite, too.
+                info={"where": records.c[column].is_not(None)},
             )
     return records
 

@@ -13,6 +13,9 @@ from typing import Any
 AT_ONCE_BYTES = 2**20
 """The size of a document parsed in one step; a larger one would block the event loop too long."""
 
+IN_THREAD_BYTES = 2**24
+"""The size of a document parsed in one step in a thread, which other threads wait for: 0.1 s."""
+
 MAX_ITEM_BYTES = 32 * 2**20
 """Bytes of one record, and of everything around the records."""
 

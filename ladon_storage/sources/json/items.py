@@ -10,14 +10,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property, partial
 from itertools import repeat
+from operator import methodcaller
 from typing import Any
 
 from ladon_storage.collection.json_values import Number
-from ladon_storage.collection.records import Item, Record, Reject, joined_id
+from ladon_storage.collection.records import Item, Record, Reject, joined_id, versioned
 from ladon_storage.sources.timestamps import TimestampParser
 
 _INDEX = re.compile(r"-?[0-9]{1,9}")
@@ -51,6 +53,17 @@ def value_at(document: object, path: str) -> Any:
     return document
 
 
+def getter(path: str) -> Callable[[Any], Any]:
+    """Return the quickest function that returns the value at a path of an object, as `value_at`.
+
+    >>> getter("id")({"id": 7}), getter("cve.id")({"cve": {"id": 7}}), getter("id")({})
+    (7, 7, None)
+    """
+    if path and "." not in path:
+        return methodcaller("get", path)
+    return partial(value_at, path=path)
+
+
 NO_TIME = frozenset(
     ("", "-", "--", "0000-00-00", "n/a", "na", "never", "nil", "none", "null", "undefined")
 )
@@ -59,7 +72,7 @@ NO_TIME = frozenset(
 
 @dataclass(frozen=True)
 class ItemReader:
-    """The rules by which records are made of items.
+    """The rules by which records are made of items that were parsed from JSON.
 
     Args:
         id: The path of the id in each item, or those of its parts; no part: the hash of the
@@ -89,6 +102,8 @@ class ItemReader:
         """Return the id of an item, whole numbers as text; ``None`` if it has none."""
         if self.id is None:
             return None
+        if self._get_id is not None and isinstance(item, dict):
+            return _id_of(self._get_id(item))
         if isinstance(self.id, str):
             return _id_of(value_at(item, self.id))
         if len(self.id) == 1:
@@ -107,20 +122,33 @@ class ItemReader:
         Raises:
             ValueError: It has no usable time.
         """
-        found = []
-        for path in self.times:
-            value = value_at(item, path)
+        latest: datetime | None = None
+        for path, get in self._times if isinstance(item, dict) else ():
+            value = get(item)
             if value is None or value == "" or (self.no_time and self._is_declared_none(value)):
                 continue
             try:
-                found.append(self.parser(value))
+                found = self.parser(value)
             except ValueError as error:
                 if _is_no_time(value):
                     continue
                 raise ValueError(f"{path}: {error}") from None
-        if not found:
+            if latest is None or found > latest:
+                latest = found
+        if latest is None:
             raise ValueError(f"{' and '.join(self.times)}: missing")
-        return max(found)
+        return latest
+
+    @cached_property
+    def _times(self) -> list[tuple[str, Callable[[Any], Any]]]:
+        return [(path, getter(path)) for path in self.times]
+
+    @cached_property
+    def _get_id(self) -> Callable[[Any], Any] | None:
+        """The function that gives an object's id; ``None`` where it is not at one path."""
+        if isinstance(self.id, tuple):
+            return getter(self.id[0]) if len(self.id) == 1 else None
+        return None if self.id is None else getter(self.id)
 
     def _is_declared_none(self, value: object) -> bool:
         return not isinstance(value, bool) and str(value).strip() in map(str, self.no_time)
@@ -135,10 +163,9 @@ class ItemReader:
             return Reject.of(f"should be an object, not {_kind(item)}", item, record_id)
         try:
             timestamp = self.timestamp(item)
-            if record_id:
-                return Record.of(record_id, timestamp, item, self.unversioned)
-            if key is None and self.id == ():
-                return Record.of_content(timestamp, item, self.unversioned)
+            if record_id or (key is None and self.id == ()):
+                version, payload = versioned(item, self.unversioned, is_parsed=True)
+                return Record(record_id or version, timestamp, payload, version)
         except ValueError as error:
             return Reject.of(error, item, record_id)
         return Reject.of(f"{self._place()}: should be an id, and is none", item)

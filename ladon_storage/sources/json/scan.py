@@ -6,9 +6,10 @@ import asyncio
 from typing import Any
 
 from ladon_storage.sources.json import bounds
+from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.json.many import ManyItems, ManyKeyed
 from ladon_storage.sources.json.reader import Reader, items_of
-from ladon_storage.sources.json.unique_keys import KeySet
+from ladon_storage.sources.json.unique_keys import DuplicateKeyError, KeySet, parse_around
 
 
 class Scan:
@@ -32,8 +33,18 @@ class Scan:
         self.is_wanted = True
 
     def read(self, path: str) -> tuple[Any, Any]:
-        """Return the document without its records, and the records at a dotted path."""
-        self._keeps = len(self._body) <= 2 * bounds.MAX_ITEM_BYTES and self._has_few_values()
+        """Return the document, without its records if they are many, and those at a path."""
+        size = len(self._body)
+        self._keeps = size <= 2 * bounds.MAX_ITEM_BYTES and self._has_few_values()
+        if self._keeps and size <= min(bounds.IN_THREAD_BYTES, bounds.MAX_ITEM_BYTES):
+            try:
+                document = parse_around(self._body, path)
+            except DuplicateKeyError:
+                raise
+            except (ValueError, RecursionError):  # which is found again, with its place
+                pass
+            else:
+                return _parted(document, path)
         envelope = self._descend(path)
         if self._reader.peek():
             self._reader.fail("extra data")
@@ -134,3 +145,20 @@ class Scan:
     def _go_on(self) -> None:
         if not self.is_wanted:
             raise asyncio.CancelledError
+
+
+def _parted(document: Any, path: str) -> tuple[Any, Any]:
+    """Return a document with an empty value in place of its records, and the records."""
+    found = value_at(document, path)
+    if not isinstance(found, list | dict):
+        return document, found
+    nothing, place = type(found)(), document
+    while path:
+        is_key = isinstance(place, dict) and path in place
+        name, _, path = (path, "", "") if is_key else path.partition(".")
+        at: Any = name if isinstance(place, dict) else int(name)
+        if not path:
+            place[at] = nothing
+            return document, found
+        place = place[at]
+    return nothing, found

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from ladon_storage.collection.garbage import uncollected
 from ladon_storage.collection.json_values import json_decoder, parse_json
 
 MOST_KEYS = 2**20
@@ -72,7 +73,8 @@ def parse_around(sent: str | bytes, path: str) -> Any:
         return parse_json(text)
     decoder: Any = json_decoder()
     try:
-        document, end = _object(text, start, path, decoder.scan_once)
+        with uncollected():
+            document, end = _object(text, start, path, decoder.scan_once)
         if _behind(_blank, text, end) == len(text):
             return document
     except DuplicateKeyError:

@@ -35,7 +35,7 @@ _FIRST = names("first isfirst firstpage isfirstpage")
 _BEFORE = names("hasprevious hasprev hasprevpage haspreviouspage")
 _LINKS = names(
     "next nextlink nextpage nexturl nexthref nexturi nextpageurl nextpagelink "
-    "nextrecordsurl nexturlpath afterurl"
+    "nextrecordsurl nextresults nexturlpath afterurl"
 )
 _CURSORS = names(
     "cursor nextcursor nexttoken nextpagetoken nextpagecursor nextoffset nextmarker nextkey "
@@ -51,14 +51,9 @@ _DEPTH = 4
 MOST_NAMES = 5_000
 """Names next to the items that are examined; no API has so many."""
 
-_CURSOR_HEADERS = (
-    "X-Next-Page",
-    "X-Next",
-    "X-Next-Cursor",
-    "X-Continuation-Token",
-    "X-Next-Token",
-    "X-MS-Continuation",
-    "Next-Range",
+_CURSOR_HEADER = re.compile(
+    r".*continuation.*"
+    r"|(x-)?(.+-)?next-?(page|cursor|token|marker|range|link|url|offset|key|page-?token)?"
 )
 _PAGING_HEADERS = ("X-Pagination", "Pagination", "X-Paging")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ].*)?")
@@ -144,8 +139,8 @@ def promise(
     link = next_in(answer.headers.getall("Link", []))
     if link is not None and not _leads_nowhere(answer, link, position):
         return "has a next link in its header Link"
-    for header in _CURSOR_HEADERS:
-        if _leads_on(answer.headers.get(header, "").strip()):
+    for header in _cursor_headers(answer):
+        if _leads_on(answer.headers[header].strip()):
             return f"has a next page in its header {header}"
     for place, name, value in said:
         is_link = name in _LINKS and not (isinstance(value, str) and _DATE.fullmatch(value))
@@ -167,11 +162,16 @@ def is_over(answer: HttpResponse, document: object, items: object, records: str)
 
 def flags(answer: HttpResponse, document: object, items: object, records: str) -> bool:
     """Return whether an answer has a flag of more, a next link or a cursor, whatever its value."""
-    usual = ("Link", "X-Has-More", *_CURSOR_HEADERS)
+    usual = ("Link", "X-Has-More", *_cursor_headers(answer))
     said = metadata(answer, document, items, records)
     return any(header in answer.headers for header in usual) or any(
         is_sign(name) and name not in _INNER for _, name, _ in said
     )
+
+
+def _cursor_headers(answer: HttpResponse) -> list[str]:
+    """Return the headers whose names are those of a cursor or a next page."""
+    return [each for each in answer.headers if _CURSOR_HEADER.fullmatch(each.lower())]
 
 
 def is_sign(name: str) -> bool:

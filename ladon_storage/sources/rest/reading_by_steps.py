@@ -85,8 +85,10 @@ class ReadingBySteps(Reading):
     async def _again(self, page: ListPage) -> tuple[ListPage, PageResponse | None]:
         """Return a page as it is now, and its new records."""
         again = await self._get(page.request)
+        if again.keys == page.keys:
+            return again, None
         changed = again.without(page.keys)
-        if again.keys == page.keys or not changed.count:
+        if not changed.count:
             return again, None
         self._tally.add(again.keys)
         return again, changed

@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import json
 import logging
+from collections import deque
 from collections.abc import Collection, Mapping, Sized
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from hashlib import blake2b
 from typing import Any
@@ -26,7 +27,7 @@ from ladon_storage.sources.json.documents import (
     is_list,
     off_loop,
 )
-from ladon_storage.sources.json.items import value_at
+from ladon_storage.sources.json.items import getter, value_at
 from ladon_storage.sources.json.many import ManyItems, ManyKeyed
 from ladon_storage.sources.rest.failures import failure, other_list
 from ladon_storage.sources.rest.listing import KEY_END
@@ -45,6 +46,9 @@ logger = logging.getLogger(__name__)
 
 _MOST_KEYS = 100_000
 """Items of a page that are distinguished."""
+
+_REPEATED = 2
+"""Pages that are recognised when they come again: a page, and the one that follows it."""
 
 _AHEAD = timedelta(days=1)
 """How far in the future a range is certainly empty, even if rounded to whole days."""
@@ -75,6 +79,11 @@ class ApiRequests:
     document: str | None = None
     is_known: bool = False
     _size: int = 0
+    _read: deque[PageResponse] = field(init=False, default_factory=lambda: deque(maxlen=_REPEATED))
+    """The last pages: one that was requested again is rarely another one."""
+    _keyed: deque[tuple[Any, list[str]]] = field(
+        init=False, default_factory=lambda: deque(maxlen=_REPEATED)
+    )
 
     @property
     def source_id(self) -> str:
@@ -113,6 +122,10 @@ class ApiRequests:
             if self.known is not None and self.known.document == self.document:
                 self.is_known = True
                 return PageResponse(answer, None, nothing)
+        for each in self._read:
+            if each.answer.body == answer.body and each.answer.status == answer.status:
+                self._size = len(answer.body)
+                return replace(each, answer=answer)
         document = await self.http.document(answer, self.api.records)
         items = self._items(document)
         # The envelope of a large document is without its records.
@@ -120,7 +133,10 @@ class ApiRequests:
         if isinstance(self.api.paging, CursorPagination) and around == [] and len(items):
             around.append(await off_loop(len(answer.body), items.__getitem__, -1))
         self._size = len(answer.body)
-        return PageResponse(answer, document.envelope, items)
+        got = PageResponse(answer, document.envelope, items)
+        if not self.is_single:
+            self._read.append(got)
+        return got
 
     async def nothing(self, step: PageRequest) -> PageResponse | None:
         """Return a page of a range that has nothing yet; ``None`` where no range was asked."""
@@ -140,7 +156,12 @@ class ApiRequests:
         """
         if isinstance(self.api.paging, SinglePage):
             return ["document"] if len(items) else []
-        return await off_loop(self._size, self._keys, items)
+        for keyed, keys in self._keyed:
+            if keyed is items:
+                return keys
+        keys = await off_loop(self._size, self._keys, items)
+        self._keyed.append((items, keys))
+        return keys
 
     def _keys(self, items: Any) -> list[str]:
         api = self.api
@@ -151,8 +172,15 @@ class ApiRequests:
         reader = api.reader()
         # The id itself, too, which may be a number or a text.
         told = (*([api.id] if isinstance(api.id, str) else api.id), *api.timestamps)
+        getters = [getter(path) for path in told]
+        has_own = isinstance(api.id, str)
         found = list[str]()
         for item in items:
+            if type(item) is dict:
+                values = [get(item) for get in getters]
+                if has_own and type(values[0]) is str and values[0]:
+                    found.append(f"{values[0]}{KEY_END}{values!r}")
+                    continue
             record_id = reader.record_id(item)
             if record_id is None:
                 text = json.dumps(item, sort_keys=True, default=repr)

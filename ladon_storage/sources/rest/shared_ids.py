@@ -14,7 +14,7 @@ from datetime import datetime
 
 from ladon_storage.collection.json_values import Number
 from ladon_storage.collection.records import Item, Record
-from ladon_storage.sources.json.items import value_at
+from ladon_storage.sources.json.items import getter, value_at
 
 _LONGEST_ID = 40
 
@@ -39,12 +39,18 @@ class IdKinds:
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._get = getter(path)
         self._are_numbers: dict[int, bool] = {}
         self.problem: str | None = None
 
     def note(self, item: object) -> object:
         """Note the id of an item, and return the item."""
-        value = value_at(item, self._path)
+        value = self._get(item) if isinstance(item, dict) else value_at(item, self._path)
+        if type(value) is str and value[:1] > "9":  # neither a digit of ASCII nor a minus
+            return item if not value[0].isdecimal() else self._note(item, value)
+        return self._note(item, value)
+
+    def _note(self, item: object, value: object) -> object:
         if isinstance(value, bool) or not isinstance(value, int | str | Number):
             return item
         text = str(value)
@@ -82,12 +88,18 @@ class SharedIds:
 
     def seen(self, items: Iterable[Item]) -> Iterator[Item]:
         """Note each record, and yield it."""
-        for item in items:
-            if isinstance(item, Record) and len(self._contents) < MOST:
-                self._ids.add(item.record_id)
-                self._places.add((item.record_id, item.timestamp))
-                self._contents.add(item.version)
-            yield item
+        remaining = iter(items)
+        # Nothing is examined of any item after them.
+        if len(self._contents) < MOST:
+            for item in remaining:
+                if isinstance(item, Record):
+                    self._ids.add(item.record_id)
+                    self._places.add((item.record_id, item.timestamp))
+                    self._contents.add(item.version)
+                yield item
+                if len(self._contents) >= MOST:
+                    break
+        yield from remaining
 
     @property
     def problem(self) -> str | None:

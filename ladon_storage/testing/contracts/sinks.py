@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ladon_storage.collection.protocols import Sink
+from ladon_storage.testing.contracts.sink_counts import CountRules
 from ladon_storage.testing.contracts.sink_crashes import CrashRules
 from ladon_storage.testing.contracts.sink_lookups import LookupRules
 from ladon_storage.testing.contracts.sink_positions import PositionRules
@@ -23,12 +24,14 @@ class SinkContract(
     RemovalRules,
     ReversionRules,
     LookupRules,
+    CountRules,
     CrashRules,
 ):
     """What the engine relies on of a sink, as tests of pytest.
 
     Derive a test class, and return an empty place from `new_place`. The tests of what a sink need
-    not support (positions, removal, reversion, lookup) are skipped where it has not the methods.
+    not support (positions, removal, reversion, lookup, counts) are skipped where it has not the
+    methods.
 
     The example is a whole test module:
 

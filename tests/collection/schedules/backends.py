@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+import duckdb
+
 from ladon_storage import StorageServiceClient
 from ladon_storage.collection.protocols import Position, Sink, WatermarkStore, WriteResult
 from ladon_storage.collection.records import Page
@@ -111,19 +113,20 @@ class Scripted:
 
 
 class Real:
-    """Keep watermarks in the embedded service, and records in a table of SQLite."""
+    """Keep watermarks in the embedded service, and records in a table of SQLite or DuckDB."""
 
     remembers = True
 
-    def __init__(self, caller: Caller, client: StorageServiceClient, path: Path, keep: Any) -> None:
+    def __init__(self, caller: Caller, client: StorageServiceClient, url: str, keep: Any) -> None:
         self.keeps_all = keep == "all"
         self.storage = client
         self._caller = caller
-        self._path = path
+        self._url = url
+        self._path = Path(url.partition(":///")[2])
         self._keep = keep
 
     def sink(self) -> Sink:
-        return SqlSink(f"sqlite:///{self._path}", keep=self._keep)
+        return SqlSink(self._url, keep=self._keep)
 
     def rows(self) -> list[tuple[str, str]]:
         return [(row[0], row[1]) for row in self._table("SELECT record_id, version FROM records")]
@@ -148,8 +151,15 @@ class Real:
     def _table(self, statement: str) -> list[tuple[str, ...]]:
         if not self._path.exists():
             return []
+        connection: Any
+        rows: list[tuple[str, ...]]
+        if self._url.startswith("duckdb:"):
+            with duckdb.connect(str(self._path)) as connection:
+                rows = connection.execute(statement).fetchall()
+                return rows
         with closing(sqlite3.connect(self._path)) as connection:
-            return connection.execute(statement).fetchall()
+            rows = connection.execute(statement).fetchall()
+            return rows
 
     async def watermark(self) -> Watermark | None:
         return await self.storage.get_watermark(SOURCE)
@@ -185,14 +195,14 @@ class Real:
 
 
 @contextlib.asynccontextmanager
-async def real_parts(world: Oracle, folder: Path, keep: str) -> AsyncIterator[None]:
+async def real_parts(world: Oracle, folder: Path, kind: str, keep: str) -> AsyncIterator[None]:
     """Let the world have a real service and a real sink."""
     async with (
         embedded_service(folder / "service.db", now=lambda: world.now) as address,
         calling(address) as caller,
         StorageServiceClient(address) as client,
     ):
-        world.backend = Real(caller, client, folder / "records.db", keep)
+        world.backend = Real(caller, client, f"{kind}:///{folder}/records", keep)
         yield
 
 

@@ -1,0 +1,177 @@
+"""A feed of pages over loopback HTTP: ours beside a script, dlt, Singer and Airbyte's CDK.
+
+Each collection is a process of its own in a new folder. The clock runs from after the imports until
+all records are durable; CPU time is that of all threads and child processes, and not that of the
+server. Each contender reads the same pages, and is asked in the end how many records it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import itertools
+import shutil
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.contenders.ours import AVAILABLE
+from benchmarks.feeds import FEEDS
+from benchmarks.measuring import (
+    alternating,
+    describe,
+    is_quick,
+    progress,
+    ratios,
+    shown,
+    table,
+    tables,
+    verdict,
+)
+from benchmarks.processes import feeds, outcome
+from demo.stage import PROJECT
+
+SCRIPT = "script"
+SQLITE, SQLITE_ALL = "ours, SQLite, latest", "ours, SQLite, all"
+DELTA, DUCKDB = "ours, Delta, latest", "ours, DuckDB, latest"
+DEFAULT, ARROW = "dlt, DuckDB, default merge", "dlt, DuckDB, Arrow merge"
+DLT_DELTA = "dlt, Delta, Arrow merge"
+SINGER, AIRBYTE = "Singer SDK, SQLite, append", "Airbyte CDK, SQLite"
+PEERS = {DEFAULT: "dlt", ARROW: "dlt", DLT_DELTA: "dlt", SINGER: "singer_sdk"}
+AIRBYTE_PYTHON = PROJECT / ".venv-airbyte" / "bin" / "python"
+QUIET = {"RUNTIME__DLTHUB_TELEMETRY": "false", "RUNTIME__LOG_LEVEL": "CRITICAL"}
+
+# Ours, the peer, the greatest ratio, and of which figures.
+TARGETS = [
+    (SQLITE, SCRIPT, 1.5, ("cpu",)),
+    (SQLITE_ALL, SCRIPT, 1.5, ("cpu",)),
+    (SQLITE, ARROW, 0.8, ("cpu", "seconds")),
+    (SQLITE, DEFAULT, 0.3, ("cpu", "seconds")),
+    (DELTA, DLT_DELTA, 1.0, ("cpu",)),
+    (DUCKDB, ARROW, 0.6, ("cpu", "seconds")),
+    (SQLITE, ARROW, 1.0, ("mebibytes",)),
+    (DELTA, DLT_DELTA, 1.0, ("mebibytes",)),
+]
+NAMED = {"cpu": "CPU", "seconds": "wall", "mebibytes": "peak memory"}
+Figures = dict[str, dict[str, list[float]]]
+
+
+def contenders() -> list[str]:
+    """Return those that are there, and say which are missing."""
+    found = [SCRIPT, SQLITE, SQLITE_ALL, DELTA, *([DUCKDB] if "DuckDB" in AVAILABLE else [])]
+    for name, library in PEERS.items():
+        if importlib.util.find_spec(library):
+            found.append(name)
+        else:
+            progress.print(f"{library} is not installed, and left out; `make bench` installs it.")
+    if AIRBYTE_PYTHON.exists():
+        found.append(AIRBYTE)
+    else:
+        progress.print("airbyte-cdk is not installed, and left out; `make bench` installs it.")
+    return found
+
+
+def new_folder(path: Path) -> Path:
+    """Make a folder."""
+    path.mkdir()
+    return path
+
+
+async def compare(
+    folder: Path, server: str, name: str, records: int, names: list[str], repetitions: int
+) -> Figures:
+    """Collect one feed with every contender in turn, and return their figures."""
+    url = f"{server}/{name}?count={records}"
+    taken: Figures = {who: {} for who in names}
+    numbers = itertools.count()
+
+    async def once(who: str) -> float:
+        place = new_folder(folder / str(next(numbers)))
+        python = {"python": str(AIRBYTE_PYTHON)} if who == AIRBYTE else {}
+        variables = {**QUIET, "HOME": str(place), "DLT_DATA_DIR": str(place / "dlt"), **python}
+        arguments = (who, name, url, str(records), str(new_folder(place / "target")))
+        found = await outcome(place, "contender", *arguments, **variables)
+        for what, figure in found.items():
+            taken[who].setdefault(what, []).append(figure)
+        shutil.rmtree(place)
+        return float(found["cpu"])
+
+    turns = {who: partial(once, who) for who in names}
+    await alternating(name, turns, repetitions, warm_up=repetitions > 1)
+    for each in taken.values():
+        for what, figures in each.items():
+            each[what] = figures[-repetitions:]
+    return taken
+
+
+def show(name: str, records: int, taken: Figures) -> None:
+    """Print the figures of one feed, and whether its targets are met."""
+    shows = table(
+        FEEDS[name].title(records),
+        ("collection",),
+        ("seconds", "CPU seconds", "CPU / script", "CPU µs a record", "MiB above imports"),
+    )
+    for who, each in taken.items():
+        shows.add_row(
+            who,
+            shown(each["seconds"], 2),
+            shown(each["cpu"], 2),
+            shown(ratios(each["cpu"], taken[SCRIPT]["cpu"]), 2),
+            shown([1e6 * cpu / records for cpu in each["cpu"]], 1),
+            shown(each["mebibytes"]),
+        )
+    tables.print(shows)
+    for ours, peer, most, what in TARGETS:
+        if ours in taken and peer in taken:
+            for kind in what:
+                beside = ratios(taken[ours][kind], taken[peer][kind])
+                title = f"{ours} / {peer}: {NAMED[kind]}"
+                verdict(title, beside, most, at_most=True, of=FEEDS[name].title(records))
+
+
+async def show_floors(folder: Path, server: str, sizes: dict[str, int], repetitions: int) -> None:
+    """Print what the network, the parser, the hash and the disk take alone."""
+    shows = table(
+        "Floors, CPU µs a record",
+        ("feed",),
+        ("aiohttp", "json.loads", "orjson.loads", "blake2b", "write and fsync", "its wall"),
+    )
+    for name, records in sizes.items():
+        found: dict[str, list[float]] = {}
+        for _ in range(repetitions):
+            url = f"{server}/{name}?count={records}"
+            each = await outcome(folder, "floors", url, str(folder))
+            for what, seconds in each.items():
+                found.setdefault(what, []).append(1e6 * seconds / records)
+        kinds = ("http", "json", "orjson", "hash", "disk", "disk seconds")
+        shows.add_row(FEEDS[name].title(records), *(shown(found[kind], 2) for kind in kinds))
+    tables.print(shows)
+
+
+async def main(*, quick: bool) -> None:
+    """Take the figures of every feed, and print them."""
+    describe(
+        *("ladon-storage", "aiohttp", "orjson", "deltalake", "pyarrow", "duckdb"),
+        *("dlt", "singer-sdk"),
+    )
+    names = contenders()
+    sizes = {name: 2_000 if quick else feed.records for name, feed in FEEDS.items()}
+    repetitions = 1 if quick else 5
+    found: dict[str, Any] = {}
+    with TemporaryDirectory() as folder:
+        async with feeds() as server:
+            for name, records in sizes.items():
+                # What builds the pages, and opens the files of the recordings.
+                await outcome(Path(folder), "floors", f"{server}/{name}?count={records}", folder)
+                found[name] = await compare(Path(folder), server, name, records, names, repetitions)
+                show(name, records, found[name])
+            await show_floors(Path(folder), server, sizes, repetitions)
+    tables.record_of_script.figures = {
+        name: {who: [1e6 * cpu / sizes[name] for cpu in each["cpu"]] for who, each in taken.items()}
+        for name, taken in found.items()
+    }
+
+
+if __name__ == "__main__":
+    asyncio.run(main(quick=is_quick("Measure collections of a feed beside its peers.")))

@@ -1,0 +1,121 @@
+"""The refusal of a reading without items where the source delivered some before.
+
+- A listing that had items is not suddenly empty, however few they were.
+- A source that is asked for a range delivers again what it delivered from there before: the sink's
+  records are the evidence. A source may delete a few of them, but not all of many.
+- A source may exclude the start of its range, or deliver only what is newer than the watermark
+  (an overlap of 0): nothing is expected from there. Nor is what its ``retention`` lets it forget,
+  and of a range with an end it may have changed everything since.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+
+from ladon_storage.collection.counts import ExtractionCounts
+from ladon_storage.collection.findings import tell
+from ladon_storage.collection.lease import SourceLease
+from ladon_storage.collection.protocols import Run, Sink, Source, SupportsCount, SupportsPosition
+from ladon_storage.collection.resume import ResumePoint, back, latest
+from ladon_storage.errors import SourceError
+from ladon_storage.models import EMPTY_WATERMARK
+
+MAX_DELETED = 10
+"""Up to this many records of a range may be gone at once without failing the run."""
+
+
+class Vanished:
+    """The check of a reading that delivered nothing.
+
+    Args:
+        source: The source.
+        sink: The open sink.
+        start: The resume point.
+        run: The run.
+        lease: The run's hold on the watermark; ``None`` for a reading that does not move it.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        sink: Sink,
+        start: ResumePoint,
+        run: Run,
+        lease: SourceLease | None,
+    ) -> None:
+        self._source = source
+        self._sink = sink
+        self._start = start
+        self._run = run
+        self._lease = lease
+
+    async def refuse(self, counts: ExtractionCounts, horizon: datetime) -> None:
+        """Refuse a reading without items if the source delivered some before, or warn of it.
+
+        Args:
+            counts: The counts of the complete reading.
+            horizon: The beginning of the reading; records of the future are no evidence.
+
+        Raises:
+            SourceError: A listing had items, or more than a few records of the range are gone.
+        """
+        if counts.seen or counts.is_unchanged or self._run.limits.removed_share >= 1:
+            return
+        if self._lease is not None and self._ignores_range:
+            if self._had_some(self._lease):
+                raise self._error("lists nothing, and had records before")
+            return
+        count = await self._count(horizon)
+        start = self._start.instant
+        since = "" if start is None else f" from {start.isoformat()} on"
+        if count > MAX_DELETED and self._run.asked.end is None:
+            raise self._error(
+                f"delivers nothing{since}, and delivered more than {MAX_DELETED} records before "
+                "that the sink has from there"
+            )
+        if count:
+            more = f"more than {MAX_DELETED}" if count > MAX_DELETED else str(count)
+            tell(
+                logging.WARNING,
+                self._source,
+                f"Source {self._source.source_id!r} delivers nothing{since}, and the sink has "
+                f"{more} of its records from there. Check whether they were removed at the source.",
+            )
+
+    @property
+    def _ignores_range(self) -> bool:
+        return bool(getattr(self._source, "ignores_range", self._source.overlap is None))
+
+    def _had_some(self, lease: SourceLease) -> bool:
+        """Return whether the last complete listing had items."""
+        if isinstance(self._sink, SupportsPosition):
+            position = self._start.position
+            return position is not None and position.document is not None
+        # A lookback alone moves the watermark to where it begins.
+        stored = lease.stored.records_collected if lease.stored else None
+        is_moved = lease.before not in (None, EMPTY_WATERMARK)
+        return is_moved and (self._run.limits.initial_lookback is None or bool(stored))
+
+    async def _count(self, horizon: datetime) -> int:
+        """Return how many records of the range the sink has, up to one more than a few."""
+        start, end = self._start.instant, self._run.asked.end
+        if not isinstance(self._sink, SupportsCount):
+            return 0
+        if self._lease is not None and self._source.overlap == timedelta(0) and start is not None:
+            return 0
+        kept = back(horizon, getattr(self._source, "retention", None))
+        after = None if start is None and kept is None else latest(start, kept)
+        before = horizon if end is None else min(end, horizon)
+        if after is not None and after >= before:
+            return 0
+        return await self._sink.count_records(
+            self._source.source_id, after, before, MAX_DELETED + 1
+        )
+
+    def _error(self, problem: str) -> SourceError:
+        return SourceError(
+            f"Source {self._source.source_id!r} {problem}: its answer is incomplete, or all were "
+            "removed. Look at the source, and set removed_share to 1 if that is right.",
+            self._source.source_id,
+        )

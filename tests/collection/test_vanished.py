@@ -1,0 +1,206 @@
+"""What a source delivered before, and suddenly does not: a run does not end green with nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from ladon_storage.collection.protocols import Limits
+from ladon_storage.collection.reconciliation import reconcile
+from ladon_storage.collection.records import Page, Record, Reject
+from ladon_storage.collection.run import Report, run
+from ladon_storage.collection.vanished import MAX_DELETED
+from ladon_storage.errors import SourceError
+from ladon_storage.testing.doubles import (
+    LatestSink,
+    MemorySink,
+    RememberingSink,
+    ScriptedSource,
+    ScriptedStorage,
+    at,
+    record,
+)
+
+NOW = at(24 * 60)
+HOUR = timedelta(hours=1)
+MANY = [record(str(minute), minute) for minute in range(100, 100 + MAX_DELETED + 2)]
+"""Of the last hour before the watermark; the first one is at the start of the shortest overlap."""
+
+
+class World:
+    """A storage and a sink that several runs of one source meet."""
+
+    def __init__(self, sink: Any = None) -> None:
+        self.storage = ScriptedStorage(now=lambda: NOW)
+        self.sink = sink or RememberingSink()
+        self.runs = 0
+        self.asked: datetime | None = None
+
+    async def collect(
+        self,
+        *pages: Any,
+        overlap: timedelta | None = HOUR,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+        **fields: Any,
+    ) -> Report:
+        bounds = {name: fields.pop(name) for name in ("since", "until") if name in fields}
+        source = ScriptedSource(list(pages), overlap=overlap)
+        for name, value in fields.items():
+            setattr(source, name, value)
+        self.runs += 1
+        try:
+            return await run(
+                source,
+                self.sink,
+                self.storage,
+                run_id=f"run-{self.runs}",
+                clock=lambda: NOW,
+                limits=limits,
+                **bounds,
+            )
+        finally:
+            self.asked = source.ranges[0][0]
+
+
+async def test_range_that_had_many_records_and_has_none_fails() -> None:
+    """The overlap asks again for what was delivered; nothing at all contradicts the sink."""
+    world = World()
+    await world.collect(MANY)
+    with pytest.raises(SourceError, match=r"delivers nothing from .* more than 10 records before"):
+        await world.collect()
+    assert world.storage.stored["feed"].status == "failed"
+    assert (await world.collect(MANY)).records_known == len(MANY)
+
+
+async def test_range_that_had_a_few_records_and_has_none_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A source may delete a few records; the run says how many are gone."""
+    world = World()
+    await world.collect(MANY[-MAX_DELETED:])
+    await world.collect()
+    assert "delivers nothing from" in caplog.text
+    assert f"the sink has {MAX_DELETED} of its records from there" in caplog.text
+
+
+async def test_source_without_an_overlap_may_have_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """It may leave out the start of its range, and deliver only what is newer."""
+    world = World()
+    await world.collect([record(str(n), 100) for n in range(50)])
+    await world.collect(overlap=timedelta(0))
+    assert not caplog.records
+
+
+async def test_record_at_the_start_of_the_range_is_not_expected() -> None:
+    """A server may compare by `later than`."""
+    world = World()
+    await world.collect([record(str(n), 100) for n in range(50)] + [record("last", 160)])
+    await world.collect()
+    assert world.asked == at(100)
+
+
+async def test_range_of_which_anything_comes_again_is_not_empty() -> None:
+    """Also an item that cannot be used, which is a finding of its own, or a new record."""
+    for page in ([record("new", 200)], Page([record("1", 1)], [Reject.of("no id", {})])):
+        world = World()
+        await world.collect(MANY)
+        await world.collect(page)
+
+
+async def test_record_beyond_the_retention_is_not_expected() -> None:
+    """After a pause the source has forgotten what it delivered."""
+    world = World()
+    await world.collect(MANY)
+    await world.collect(retention=NOW - at(120))
+    with pytest.raises(SourceError, match="delivers nothing"):
+        await world.collect(retention=NOW - at(100))
+
+
+async def test_removal_of_all_records_can_be_allowed() -> None:
+    """By the setting of listings, which is the message's next step."""
+    world = World()
+    await world.collect(MANY)
+    await world.collect(limits=Limits(removed_share=1))
+
+
+async def test_records_of_a_run_that_did_not_end_are_evidence() -> None:
+    """They are in the sink beyond the watermark, and in what the next run asks for."""
+    world = World()
+    with pytest.raises(SourceError, match="down"):
+        await world.collect(MANY, SourceError("down"))
+    for _ in range(2):
+        with pytest.raises(SourceError, match="delivers nothing, and delivered more than 10"):
+            await world.collect()
+
+
+async def test_record_of_the_future_is_not_expected() -> None:
+    """A source that withdraws wrong times is not blocked by them for years."""
+    world = World()
+    await world.collect([record(str(n), 24 * 60 + n) for n in range(1, 50)])
+    await world.collect()
+
+
+async def test_sink_that_cannot_count_proves_nothing() -> None:
+    """The engine goes without the method, as without any other."""
+    world = World(MemorySink())
+    await world.collect(MANY)
+    await world.collect()
+
+
+async def test_backfill_of_an_open_range_without_its_records_fails() -> None:
+    """It is asked for what the sink has from there."""
+    world = World()
+    await world.collect(MANY)
+    with pytest.raises(SourceError, match="delivers nothing"):
+        await world.collect(since=at(90))
+    await world.collect(since=at(100 + len(MANY)))
+
+
+async def test_backfill_of_a_range_with_an_end_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its records may all have changed since, and be later now."""
+    world = World()
+    await world.collect(MANY)
+    await world.collect(since=at(90), until=at(200))
+    assert "the sink has more than 10 of its records from there" in caplog.text
+    caplog.clear()
+    await world.collect(since=at(10), until=at(100))
+    assert not caplog.records
+
+
+async def test_reconciliation_that_reads_nothing_fails() -> None:
+    """It would report that nothing was missed."""
+    world = World()
+    await world.collect(MANY)
+    source = ScriptedSource([], overlap=HOUR)
+    with pytest.raises(SourceError, match="delivers nothing"):
+        await reconcile(source, world.sink, world.storage, run_id="again", clock=lambda: NOW)
+
+
+class Moving(LatestSink):
+    """A sink that counts current versions."""
+
+    async def count_records(
+        self, source_id: str, after: datetime | None, before: datetime, limit: int
+    ) -> int:
+        """Count the current versions between two times."""
+        found: Sequence[Record] = [
+            each
+            for each in self.current.values()
+            if each.timestamp < before and (after is None or each.timestamp > after)
+        ]
+        return min(limit, len(found))
+
+
+async def test_record_that_moved_on_is_not_expected_where_it_was() -> None:
+    """Each counts at its current version, from which the next range starts."""
+    world = World(Moving())
+    await world.collect(MANY)
+    await world.collect([record(each.record_id, 500, "b") for each in MANY])
+    await world.collect(overlap=timedelta(0))
+    with pytest.raises(SourceError, match="delivers nothing"):
+        await world.collect()

@@ -1,0 +1,329 @@
+"""Where links and cursors end: at the last page, and nowhere before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ladon_storage.sources.rest import reading
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
+from tests.sources.rest_lists import IDS, ROWS, answer, ids_of, pages_of, refused
+from tests.sources.test_rest import row
+
+pytestmark = pytest.mark.usefixtures("no_waiting")
+
+
+@pytest.mark.parametrize("end", ["0", 0, None, ""])
+async def test_cursor_that_leads_to_the_beginning_is_the_end(end: Any) -> None:
+    """As that of Redis does, and of old Twitter."""
+
+    def scan(asked: Asked) -> Answer:
+        number = int(asked.query.get("cursor", 0))
+        following = {0: "17", 17: "4", 4: end}[number]
+        first = [0, 17, 4].index(number) * 3
+        return answer(ROWS[first : first + 3], next_cursor=following)
+
+    async with FeedServer(play=scan) as feed:
+        pages = await pages_of(feed, paging={"kind": "cursor"})
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert pages[-1].completeness == "last page"
+
+
+async def test_cursor_of_an_item_may_be_zero() -> None:
+    """An item may well have a 0 where a cursor is."""
+    scored = [{**each, "score": number - 3} for number, each in enumerate(ROWS)]
+
+    def search(asked: Asked) -> Answer:
+        after = int(asked.query.get("after", -9))
+        return answer([each for each in scored if each["score"] > after][:2])
+
+    async with FeedServer(play=search) as feed:
+        paging = {"kind": "cursor", "path": "rows.-1.score", "parameter": "after"}
+        assert await ids_of(feed, paging=paging) == IDS
+
+
+async def test_link_of_another_document_is_not_followed() -> None:
+    """A Link with an anchor says what follows something else."""
+    link = '<http://other.invalid/>; rel="next"; anchor="#chapter2", </feed.json?p=2>; rel="next"'
+
+    def anchored(asked: Asked) -> Answer:
+        is_first = "p" not in asked.query
+        return answer(ROWS[:4] if is_first else ROWS[4:], {"Link": link} if is_first else {})
+
+    async with FeedServer(play=anchored) as feed:
+        assert await ids_of(feed, paging={"kind": "link"}) == IDS
+
+
+@pytest.mark.parametrize("name", ["isLast", "is_last", "last", "final", "end", "eof", "done"])
+async def test_declared_flag_is_read_by_its_name(name: str) -> None:
+    """What says that a page is the last one means the opposite of more."""
+
+    def paged(asked: Asked) -> Answer:
+        number = int(asked.query.get("cursor", 0))
+        rows = ROWS[number : number + 3]
+        flag: dict[str, Any] = {name: number + 3 >= len(ROWS)}
+        return answer(rows, next_cursor=str(number + 3), **flag)
+
+    async with FeedServer(play=paged) as feed:
+        assert await ids_of(feed, paging={"kind": "cursor", "more": name}) == IDS
+
+
+@pytest.mark.parametrize(
+    ("sign", "more"),
+    [
+        (lambda last: {"total": 7}, ""),
+        (lambda last: {"meta": {"has_more": not last}}, ""),
+        (lambda last: {"more": "N" if last else "Y"}, "more"),
+    ],
+)
+async def test_next_link_that_never_goes_away_leads_to_an_end(
+    sign: Callable[[bool], dict[str, Any]], more: str
+) -> None:
+    """All of a total came, or a flag says that nothing follows."""
+
+    def paged(asked: Asked) -> Answer:
+        after = int(asked.query.get("after", 0))
+        link = f"/feed.json?after={after + 3}"
+        return answer(ROWS[after : after + 3], next=link, **sign(after + 3 >= len(ROWS)))
+
+    async with FeedServer(play=paged) as feed:
+        paging = {"kind": "next", "more": more}
+        pages = await pages_of(feed, paging=paging)
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert len(feed.requests) <= 4
+
+
+async def test_link_to_itself_on_the_last_page_is_the_end() -> None:
+    """As long as another page came before."""
+
+    def paged(asked: Asked) -> Answer:
+        number = int(asked.query.get("page", 1))
+        rows = ROWS[number * 3 - 3 : number * 3]
+        return answer(rows, next=f"/feed.json?page={min(number + 1, 3)}")
+
+    async with FeedServer(play=paged) as feed:
+        assert await ids_of(feed, paging={"kind": "next"}) == IDS
+
+
+async def test_next_link_without_an_address_is_none() -> None:
+    """An object whose href is null leads nowhere."""
+    async with FeedServer(play=lambda _: answer(ROWS, next={"href": None})) as feed:
+        assert await ids_of(feed, paging={"kind": "next"}) == IDS
+
+
+async def test_next_link_in_a_header_may_say_that_it_has_no_results() -> None:
+    """As Sentry's does on the last page; another sort of quotes is understood as well."""
+
+    def paged(asked: Asked) -> Answer:
+        after = int(asked.query.get("after", 0))
+        more = str(after + 3 < len(ROWS)).lower()
+        link = f"</feed.json?after={after + 3}>; rel='next'; results=\"{more}\""
+        return answer(ROWS[after : after + 3], {"Link": link})
+
+    async with FeedServer(play=paged) as feed:
+        assert await ids_of(feed, paging={"kind": "link"}) == IDS
+    assert len(feed.requests) == 3
+
+
+async def test_cursor_that_includes_its_own_item_comes_to_an_end() -> None:
+    """The page that has nothing but what was read is the last; one that is full may not be."""
+    times = [f"2024-01-01T00:00:{number:02d}Z" for number in range(7)]
+    timed = [{**each, "at": time} for each, time in zip(ROWS, times, strict=True)]
+
+    def paged(asked: Asked) -> Answer:
+        after = asked.query.get("after", "")
+        return answer([each for each in timed if each["at"] >= after][:3])
+
+    async with FeedServer(play=paged) as feed:
+        paging = {"kind": "cursor", "path": "rows.-1.at", "parameter": "after"}
+        assert set(await ids_of(feed, paging=paging)) == set(IDS)
+        for each in timed:
+            each["at"] = times[0]
+        await refused(feed, paging=paging)
+
+
+async def test_link_that_is_always_there_ends_on_the_empty_page() -> None:
+    """The first empty page whose next link is the one just asked."""
+
+    def log(asked: Asked) -> Answer:
+        after = int(asked.query.get("after", 0))
+        page = ROWS[after : after + 3]
+        link = f'<{asked.path}?after={after + len(page)}>; rel="next"'
+        return answer(page, {"Link": link})
+
+    async with FeedServer(play=log) as feed:
+        pages = await pages_of(feed, paging={"kind": "link"})
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert pages[-1].completeness == "last page"
+
+
+async def test_empty_page_that_leads_back_is_the_end() -> None:
+    """A link to the beginning from behind the end makes no progress."""
+    script = [
+        answer(ROWS[:4], next="/feed.json?p=x"),
+        answer(ROWS[4:], next="/feed.json?p=y"),
+        answer([], next="/feed.json?p=x"),
+    ]
+    async with FeedServer(*script) as feed:
+        assert await ids_of(feed, paging={"kind": "next"}) == IDS
+
+
+@pytest.mark.parametrize("sign", [{"total": 9}, {"has_more": True}])
+async def test_end_of_links_that_is_contradicted_is_none(sign: dict[str, Any]) -> None:
+    """Also for cursors and links, a total or a plain word counts."""
+    async with FeedServer(play=lambda _: answer(ROWS, next=None, **sign)) as feed:
+        await refused(feed, paging={"kind": "next"})
+        await refused(feed, paging={"kind": "cursor"})
+        await refused(feed, paging={"kind": "link"})
+
+
+async def test_wrong_path_of_the_next_link_is_noticed() -> None:
+    """Where another place has one that was never followed."""
+    async with FeedServer(play=lambda _: answer(ROWS, links={"next": "/feed.json?p=2"})) as feed:
+        assert "'links.next'" in await refused(feed, paging={"kind": "next"})
+        assert "'links.next'" in await refused(feed, paging={"kind": "cursor"})
+        assert "'links.next'" in await refused(feed, paging={"kind": "link"})
+
+
+async def test_one_cursor_leads_through_all_pages() -> None:
+    """A scroll has one id, and its empty page ends it."""
+    left = list(ROWS)
+
+    def scroll(_: Asked) -> Answer:
+        page, left[:] = left[:3], left[3:]
+        return answer(page, scroll="always-this")
+
+    async with FeedServer(play=scroll) as feed:
+        paging = {"kind": "cursor", "path": "scroll", "parameter": "scroll"}
+        assert await ids_of(feed, paging=paging) == IDS
+
+    assert len(feed.requests) == 4
+
+
+@pytest.mark.parametrize(("method", "where"), [("GET", "query"), ("POST", "body")])
+async def test_scroll_whose_answer_was_lost_is_not_asked_again(method: str, where: str) -> None:
+    """The next one would be the page after it, and what was lost nobody would miss."""
+    pages = [ROWS[:2], ROWS[2:4], ROWS[4:6], ROWS[6:], []]
+
+    def scroll(_: Asked) -> Answer:
+        page = answer(pages.pop(0), scroll="always-this")
+        return page if len(pages) != 2 else Answer(status=503)
+
+    paging = {"kind": "cursor", "path": "scroll", "parameter": "scroll", "location": where}
+    async with FeedServer(play=scroll) as feed:
+        assert "answered 503" in await refused(feed, method=method, paging=paging)
+
+    assert len(feed.requests) == 3
+
+
+async def test_cursor_that_is_ignored_fails() -> None:
+    """Ever new ones that lead to the same page."""
+    numbers = iter(range(99))
+    async with FeedServer(play=lambda _: answer(ROWS, next_cursor=f"c{next(numbers)}")) as feed:
+        assert "would never end" in await refused(feed, paging={"kind": "cursor"})
+
+    assert len(feed.requests) == 2
+
+
+async def test_cursors_that_lead_nowhere_end_with_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A bounded number of pages without a record; some of them are none."""
+    monkeypatch.setattr(reading, "EMPTY_PAGES", 20)
+    numbers = iter(range(99))
+
+    def empty(_: Asked) -> Answer:
+        number = next(numbers)
+        rows = [row(number)] if number in (0, 15) else []
+        return answer(rows, next_cursor=f"c{number}")
+
+    async with FeedServer(play=empty) as feed:
+        assert "20 times without a record" in await refused(feed, paging={"kind": "cursor"})
+
+    assert len(feed.requests) == 36
+
+
+@pytest.mark.parametrize(
+    ("cursor", "sent"),
+    [
+        (["170", "ab,c"], "170,ab,c"),
+        ([170, 2.5], "170,2.5"),
+        ("a b&c", "a b&c"),
+        (12345678901234567890123, "12345678901234567890123"),
+    ],
+)
+async def test_cursor_is_handed_back_in_the_query(cursor: Any, sent: str) -> None:
+    """A list is joined by commas, and the digits are those that came."""
+    script = [answer(ROWS[:3], next_cursor=cursor), answer(ROWS[3:], next_cursor=None)]
+    async with FeedServer(*script) as feed:
+        assert await ids_of(feed, paging={"kind": "cursor"}) == IDS
+
+    assert feed.asks[1].query["cursor"] == sent
+
+
+@pytest.mark.parametrize("cursor", [[1, "a"], {"id": 7}, 12345678901234567890123, 2.5])
+async def test_cursor_is_itself_in_the_body(cursor: Any) -> None:
+    """A list stays a list, and an object an object: search_after is one."""
+    script = [answer(ROWS[:3], next_cursor=cursor), answer(ROWS[3:], next_cursor=None)]
+    paging = {"kind": "cursor", "location": "body", "parameter": "search_after"}
+    async with FeedServer(*script) as feed:
+        assert await ids_of(feed, method="POST", paging=paging) == IDS
+
+    assert feed.asks[1].body == {"search_after": cursor}
+
+
+@pytest.mark.parametrize("characters", [1, 700_000])
+async def test_cursor_may_be_of_the_last_item(characters: int) -> None:
+    """As Elasticsearch sorts, also on a large page: the end is a page without any."""
+    text = "x" * characters
+    hits = [{**each, "sort": [number, "x"], "text": text} for number, each in enumerate(ROWS)]
+
+    def search(asked: Asked) -> Answer:
+        after = (asked.body or {}).get("search_after", [-1])[0]
+        return answer(hits[after + 1 : after + 4])
+
+    paging = {
+        "kind": "cursor",
+        "path": "rows.-1.sort",
+        "location": "body",
+        "parameter": "search_after",
+    }
+    async with FeedServer(play=search) as feed:
+        assert await ids_of(feed, method="POST", body={"size": 3}, paging=paging) == IDS
+
+
+@pytest.mark.parametrize("kind", ["next", "link"])
+async def test_next_link_of_a_backend_stays_on_the_host(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where that was set, the key goes to the configured host, and nothing to another."""
+    monkeypatch.setenv("FEED_KEY", "s3cret")
+    there = "http://backend.invalid:8080/feed.json?p=2"
+
+    def gateway(asked: Asked) -> Answer:
+        if "p" in asked.query:
+            return answer(ROWS[4:], next=None)
+        return answer(ROWS[:4], {"Link": f"<{there}>; rel=next"}, next=there)
+
+    async with FeedServer(play=gateway) as feed:
+        assert await ids_of(feed, key="FEED_KEY", paging={"kind": kind, "keep_host": True}) == IDS
+        message = await refused(feed, key="FEED_KEY", paging={"kind": kind})
+
+    assert "another host, http://backend.invalid:8080/feed.json" in message
+    assert {each.headers["Authorization"] for each in feed.asks} == {"s3cret"}
+
+
+async def test_key_in_a_next_link_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in its query nor in its path."""
+    monkeypatch.setenv("FEED_KEY", "s3cret")
+    link = "http://other.invalid/s3cret/more?key=s3cret"
+    async with FeedServer(play=lambda _: answer(ROWS, next=link)) as feed:
+        message = await refused(feed, key="FEED_KEY", paging={"kind": "next"})
+
+    assert "another host" in message
+    assert "s3cret" not in message
