@@ -25,7 +25,8 @@
         └── DatabaseError                        its database did not read or write
 
 Each class carries its facts as fields. Its text names the subject, the fact and the next step. No
-error holds a token or a password: not in its text, its fields or the chain of its causes.
+error holds a token or a password: not in its text, its fields or the chain of its causes. Its text
+may quote a feed, and goes to tracebacks and logs: it is one line that no terminal acts on.
 """
 
 from __future__ import annotations
@@ -34,8 +35,24 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 
+def visible(text: str) -> str:
+    r"""Return a text with escapes in place of what is not printable: a line that shows all of it.
+
+    >>> visible("kev\x1b[2J and\n2026 INFO a forged line")
+    'kev\\x1b[2J and\\n2026 INFO a forged line'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
+
+
 class LadonStorageError(Exception):
     """The base class of every error of this package."""
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
 
 
 class ConfigurationError(LadonStorageError, ValueError):
@@ -130,7 +147,7 @@ class StorageUnhealthyError(StorageError, RuntimeError):
         self.status = status
 
     def __str__(self) -> str:
-        return self.message
+        return visible(self.message)
 
 
 class StorageConnectionError(StorageError):
@@ -157,7 +174,7 @@ class InvalidResponseError(StorageError):
         self.status = status
 
     def __str__(self) -> str:
-        return self.message
+        return visible(self.message)
 
 
 class StorageResponseError(StorageError):
@@ -177,7 +194,7 @@ class StorageResponseError(StorageError):
         self.transient = status >= 500 or status in (408, 425, 429)
 
     def __str__(self) -> str:
-        return self.message
+        return visible(self.message)
 
 
 class WatermarkConflictError(StorageResponseError):
@@ -202,7 +219,7 @@ class CollectionError(LadonStorageError):
         self.source_id = source_id
 
     def __str__(self) -> str:
-        return self.message
+        return visible(self.message)
 
 
 class SourceError(CollectionError):
@@ -270,7 +287,7 @@ class RequestError(ServiceError):
         self.field = field
 
     def __str__(self) -> str:
-        return self.message
+        return visible(self.message)
 
 
 class DatabaseError(ServiceError):
