@@ -31,20 +31,24 @@ may quote a feed, and goes to tracebacks and logs: it is one line that no termin
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+_BREAKS = re.compile(r"[\n\r\t]+")
+
 
 def visible(text: str) -> str:
-    r"""Return a text with escapes in place of what is not printable: a line that shows all of it.
+    r"""Return a text as one line, with escapes in place of what is not printable.
 
-    >>> visible("kev\x1b[2J and\n2026 INFO a forged line")
-    'kev\\x1b[2J and\\n2026 INFO a forged line'
+    >>> visible("kev\x1b[2J and\n  2026 INFO a forged line")
+    'kev\\x1b[2J and 2026 INFO a forged line'
     """
     if text.isprintable():
         return text
+    line = " ".join(part.strip() for part in _BREAKS.split(text)).strip()
     return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in line
     )
 
 
