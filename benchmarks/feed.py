@@ -108,7 +108,7 @@ async def compare(
 def show(name: str, records: int, taken: Figures) -> None:
     """Print the figures of one feed, and whether its targets are met."""
     shows = table(
-        FEEDS[name].title,
+        FEEDS[name].title(records),
         ("collection",),
         ("seconds", "CPU seconds", "CPU / script", "CPU µs a record", "MiB above imports"),
     )
@@ -127,7 +127,7 @@ def show(name: str, records: int, taken: Figures) -> None:
             for kind in what:
                 beside = ratios(taken[ours][kind], taken[peer][kind])
                 title = f"{ours} / {peer}: {NAMED[kind]}"
-                verdict(title, beside, most, at_most=True, of=FEEDS[name].title)
+                verdict(title, beside, most, at_most=True, of=FEEDS[name].title(records))
 
 
 async def show_floors(folder: Path, server: str, sizes: dict[str, int], repetitions: int) -> None:
@@ -145,7 +145,7 @@ async def show_floors(folder: Path, server: str, sizes: dict[str, int], repetiti
             for what, seconds in each.items():
                 found.setdefault(what, []).append(1e6 * seconds / records)
         kinds = ("http", "json", "orjson", "hash", "disk", "disk seconds")
-        shows.add_row(FEEDS[name].title, *(shown(found[kind], 2) for kind in kinds))
+        shows.add_row(FEEDS[name].title(records), *(shown(found[kind], 2) for kind in kinds))
     tables.print(shows)
 
 

@@ -29,12 +29,16 @@ RECORDINGS = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
 @dataclass(frozen=True)
 class Feed:
-    """The shape of a data set: its name for readers, its fields, and which of them are times."""
+    """The shape of a data set: what its records are, how many, their times and their fields."""
 
-    title: str
+    what: str
     records: int
     times: tuple[str, ...]
     fields: dict[str, Kind]
+
+    def title(self, records: int) -> str:
+        """Return its name for readers, with the number of records that were taken of it."""
+        return f"{records:,} {self.what}"
 
 
 _TEXTS = (
@@ -49,7 +53,7 @@ _CVE_LISTS = ("descriptions", "weaknesses", "configurations", "references")
 
 FEEDS = {
     "six": Feed(
-        "100,000 × 6 fields",
+        "× 6 fields",
         100_000,
         ("seen",),
         {
@@ -59,7 +63,7 @@ FEEDS = {
         },
     ),
     "threatfox": Feed(
-        "50,000 of ThreatFox",
+        "of ThreatFox",
         50_000,
         ("first_seen_utc", "last_seen_utc"),
         {
@@ -69,7 +73,7 @@ FEEDS = {
         },
     ),
     "nvd": Feed(
-        "10,000 of NVD, 4.2 KB each",
+        "of NVD, 4.2 KB each",
         10_000,
         ("lastModified",),
         {

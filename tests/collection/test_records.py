@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ladon_storage.collection.json_values import Number, parse_json, without
-from ladon_storage.collection.records import Page, Record, Reject, joined_id, paged
+from ladon_storage.collection.json_values import Number, canonical_text, parse_json, without
+from ladon_storage.collection.records import Page, Record, Reject, joined_id, paged, versioned
 from ladon_storage.testing.doubles import at, record
 
 JSON = st.recursive(
@@ -154,6 +154,33 @@ def test_version_of_what_json_wrote_is_what_it_was(content: Any) -> None:
 
     expected = blake2b(text.encode(), digest_size=16).hexdigest()
     assert Record.of("1", at(0), parse_json(text)).version == expected
+
+
+@settings(deadline=None)
+@given(content=JSON, number=NUMBERS)
+def test_version_of_parsed_content_is_made_in_a_quicker_way_alone(
+    content: Any, number: str
+) -> None:
+    """What was parsed is not searched for floats, and hashed as the same text."""
+    text = f'{{"number":{number},"content":{json.dumps(content, ensure_ascii=False)}}}'
+    parsed = parse_json(text)
+
+    assert versioned(parsed, is_parsed=True) == versioned(parsed)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("é", "ÿ", "Ā", "\uffff", "\U0001f600", "\x7f", "\x1f\n", "a\x7fé", "é\U0010ffff"),
+        *("\\é", "\\\\é", "\\xe9é", "\\\\xe9é", "\\u00e9é", "\\U0001f600é", '"é"', '\\"é'),
+    ],
+)
+def test_hashed_text_escapes_every_character_as_json_does(text: str) -> None:
+    """Escapes of Python that look like those of JSON, or like the text itself, are not mixed up."""
+    content = {text: [text, 0.25], "a": f"{text}{text}"}
+    expected = json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+    assert canonical_text(content, is_parsed=True) == expected.encode()
 
 
 @settings(deadline=None)

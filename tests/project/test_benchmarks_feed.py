@@ -111,7 +111,7 @@ def test_page_changes_only_the_parts_that_were_taken() -> None:
 
 def test_page_says_what_is_slower_than_a_peer() -> None:
     """A peer that is faster is on top, also where the target is met; a slower one is not."""
-    figures = {"six": {"script": [10.0], "ours, SQLite, latest": [12.0], "dlt": [20.0]}}
+    figures = {"100 × 6 fields": {"script": [10.0], "ours, SQLite, latest": [12.0], "dlt": [20.0]}}
     text = "\n".join(page.slower({"feed": found("feed", figures=figures)}))
     assert "| ours, SQLite, latest / script | 1.20 (1.20–1.20) |" in text
     assert "dlt" not in text
@@ -120,7 +120,9 @@ def test_page_says_what_is_slower_than_a_peer() -> None:
 def test_provisional_figures_are_marked() -> None:
     """What was taken at the smallest size cannot be read as a figure."""
     assert "Provisional" in page.origin(found("a", quick=True))
+    assert "Provisional" in "".join(page.slower({"a": found("a", quick=True)}))
     assert "Provisional" not in page.origin(found("a"))
+    assert not list(page.slower({"a": found("a")}))
 
 
 def test_page_has_a_part_for_each_script() -> None:

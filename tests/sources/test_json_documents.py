@@ -52,6 +52,7 @@ PATHS = ["", "a", "a.b", "a.0", "c.a.b", "0"]
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every document be a large one, and its window end within whatever there is."""
     monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 1)
+    monkeypatch.setattr(bounds, "IN_THREAD_BYTES", 0)
     monkeypatch.setattr(reader, "_WINDOW_BYTES", 20)
 
 
@@ -132,6 +133,7 @@ async def test_key_that_is_there_twice_around_records_is_refused(
     """A parser keeps the last of two, and the records of the other would be lost in silence."""
     if is_large:
         monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 1)
+        monkeypatch.setattr(bounds, "IN_THREAD_BYTES", 0)
     with pytest.raises(DuplicateKeyError, match=f"the key '{key}' occurs twice"):
         await read_document(text.encode(), path)
 
@@ -143,6 +145,7 @@ async def test_key_that_is_there_twice_in_a_record_is_not_looked_for(
     """As every parser has it, the last one counts: to find it would be to parse it twice."""
     if is_large:
         monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 1)
+        monkeypatch.setattr(bounds, "IN_THREAD_BYTES", 0)
     found = await read_document(b'{"items": [{"a": 1, "a": 2}], "n": {"b": 1, "b": 2}}', "items")
 
     assert (found.items, found.envelope["n"]) == ([{"a": 2}], {"b": 2})
@@ -157,6 +160,58 @@ async def test_document_with_a_key_twice_fails_and_says_so() -> None:
     ):
         with pytest.raises(SourceError, match=told):
             await http.document(await http.get(feed.url), "items")
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        ('{"total": 2, "data": {"items": [{"a": 0.10}, 2], "next": "n"}}', "data.items"),
+        ('{"a.b": [1], "a": {"b": [2]}}', "a.b"),
+        ('{"a": {"b": [2]}}', "a.b"),
+        ('[{"a": 1}, {"a": -0}]', ""),
+        ('{"7": {"a": 1}, "8": {"a": 1e400}}', ""),
+        ('[[], {"a": [1]}]', "1.a"),
+        ('{"a": null}', "a"),
+        ('{"a": "text"}', "a.b"),
+        ("\ufeff[1]", ""),
+    ],
+)
+async def test_document_is_the_same_in_one_step_and_by_windows(
+    body: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The size of a document decides how it is parsed, and nothing else."""
+    monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 1)
+    in_one_step = await read_document(body.encode(), path)
+    monkeypatch.setattr(bounds, "IN_THREAD_BYTES", 0)
+    by_windows = await read_document(body.encode(), path)
+
+    assert repr(in_one_step) == repr(by_windows)
+
+
+@pytest.mark.parametrize("body", ['{"items": [1, 2}', '{"items": [', '{"items": [1]} x', "[NaN]"])
+async def test_fault_of_a_document_is_the_same_in_one_step(
+    body: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The place of the fault is its byte, whichever way found it."""
+    monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 1)
+    faults = []
+    for size in (bounds.IN_THREAD_BYTES, 0):
+        monkeypatch.setattr(bounds, "IN_THREAD_BYTES", size)
+        with pytest.raises(ValueError, match=r"at byte|not JSON") as found:
+            await read_document(body.encode(), "items")
+        faults.append(str(found.value))
+
+    assert faults[0] == faults[1]
+
+
+@pytest.mark.parametrize("body", ['{"a": [], "a": [1]}', '{"b": 1, "b": 2, "a": [1]}'])
+async def test_key_that_is_there_twice_is_found_in_one_step(
+    body: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A document that says two things is refused at every size."""
+    monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 1)
+    with pytest.raises(DuplicateKeyError, match="occurs twice"):
+        await read_document(body.encode(), "a")
 
 
 @pytest.mark.usefixtures("small")
@@ -199,6 +254,7 @@ async def test_byte_order_marks_and_other_encodings_are_read(
 ) -> None:
     """A document in another encoding is the same document."""
     monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 1)
+    monkeypatch.setattr(bounds, "IN_THREAD_BYTES", 0)
     text = '[{"a": "é😀"}]'
     for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32"):
         assert (await read_document(text.encode(encoding), "")).items == [{"a": "é😀"}]
@@ -220,6 +276,7 @@ async def test_more_values_than_are_held_are_refused(
 ) -> None:
     """A document within the limit of bytes that would fill the memory ends the run instead."""
     monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 10_000)
+    monkeypatch.setattr(bounds, "IN_THREAD_BYTES", 0)
     monkeypatch.setattr(reader, "_WINDOW_BYTES", 5_000)
     monkeypatch.setattr(bounds, "MAX_VALUES", 10_000)
     monkeypatch.setattr(bounds, "MAX_ITEM_BYTES", 200_000)
@@ -236,6 +293,7 @@ async def test_record_is_as_long_as_is_said(
 ) -> None:
     """What is bounded are the bytes of one record, wherever a window of the document ends."""
     monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 10_000)
+    monkeypatch.setattr(bounds, "IN_THREAD_BYTES", 0)
     monkeypatch.setattr(reader, "_WINDOW_BYTES", 5_000)
     monkeypatch.setattr(bounds, "MAX_ITEM_BYTES", 100_000)
     width = len(letter.encode())
@@ -262,6 +320,7 @@ async def test_commas_in_texts_are_no_values() -> None:
 async def test_error_of_a_large_document_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
     """An operator can look at the place; nothing of the document is in the message."""
     monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 1)
+    monkeypatch.setattr(bounds, "IN_THREAD_BYTES", 0)
     async with (
         FeedServer(Answer(b'[{"a": 1}, {"SECRET" 2}]')) as feed,
         source_http("feed") as client,
@@ -630,6 +689,7 @@ async def test_records_of_a_large_document_are_looked_at_in_a_thread(
 ) -> None:
     """Ids are compared, and digests made, where they do not hold the event loop."""
     monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 1)
+    monkeypatch.setattr(bounds, "IN_THREAD_BYTES", 0)
     loop, threads = threading.get_ident(), set[int]()
     found = ItemReader.record_id
 

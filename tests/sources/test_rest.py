@@ -28,6 +28,7 @@ from ladon_storage.sources.http.hosts import circuit_of
 from ladon_storage.sources.rest.links import next_in
 from ladon_storage.sources.rest.page import PageRequest, PageResponse
 from ladon_storage.sources.rest.pagination import NextLinkPagination
+from ladon_storage.sources.rest.requests import ApiRequests
 from ladon_storage.testing import SourceContract, SourceFeed
 from ladon_storage.testing.doubles import MemorySink, ScriptedStorage, at
 from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
@@ -961,3 +962,25 @@ class TestContractOfCursors(TestContract):
     """Pages with a cursor."""
 
     paging: ClassVar[dict[str, Any]] = {"kind": "cursor", "path": "cursor"}
+
+
+async def test_page_that_comes_again_with_other_bytes_is_read_again() -> None:
+    """A page is recognised by all of its bytes: one that differs may differ anywhere."""
+    rows = [Answer.of([{"id": "x", "at": each}]) for each in ("2024-01-01", "2024-01-01", "2025")]
+    async with FeedServer(*rows) as feed:
+        source = RestApi(
+            source_id="feed",
+            url=str(feed.url),
+            timestamps=("at",),
+            paging=NextLinkPagination(path="next"),
+        )
+        async with source.http() as http:
+            requests = ApiRequests(source, http, source.bounds_of(None, None))
+            one, again, other = [
+                await requests.page(PageRequest(), accept=(), may_be_empty=True) for _ in rows
+            ]
+            keys = [await requests.keys(each.items) for each in (one, again, other)]
+
+    assert one.items is again.items
+    assert other.items == [{"id": "x", "at": "2025"}]
+    assert keys[0] == keys[1] != keys[2]

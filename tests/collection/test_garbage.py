@@ -1,0 +1,85 @@
+"""Garbage collection around what a parser makes: it is passed over, and nothing lasts."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import suppress
+from weakref import WeakSet
+
+import pytest
+
+from ladon_storage.collection import garbage
+from ladon_storage.collection.garbage import objects_set_aside, uncollected
+
+
+@pytest.fixture(autouse=True)
+def collecting() -> Iterator[None]:
+    """Collect garbage by the usual rules after a test, too."""
+    yield
+    gc.unfreeze()
+    gc.enable()
+
+
+class Cycle:
+    """An object that only the collector can end."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def made(count: int) -> list[list[int]]:
+    with uncollected():
+        return [[each] for each in range(count)]
+
+
+def test_collection_is_off_inside_alone() -> None:
+    """An error inside turns it on again, as the end does."""
+    collects = []
+    with suppress(ZeroDivisionError), uncollected():
+        collects.append(gc.isenabled())
+        raise ZeroDivisionError
+    collects.append(gc.isenabled())
+
+    assert collects == [False, True]
+
+
+def test_collection_that_the_program_turned_off_stays_off() -> None:
+    """The program decides whether there is any."""
+    gc.disable()
+    with uncollected():
+        pass
+
+    assert not gc.isenabled()
+
+
+def test_many_objects_are_set_aside_in_a_run_alone() -> None:
+    """Elsewhere nothing ends what was frozen; a run does at its end."""
+    kept = made(garbage._MANY)
+    assert not gc.get_freeze_count()
+    with objects_set_aside():
+        before = gc.get_freeze_count()
+        kept += made(garbage._MANY)
+        assert gc.get_freeze_count() >= before + garbage._MANY
+
+    assert not gc.get_freeze_count()
+
+
+def test_objects_of_a_program_that_froze_some_are_left_alone() -> None:
+    """What it froze stays frozen, and no more."""
+    gc.freeze()
+    before = gc.get_freeze_count()
+    with objects_set_aside():
+        kept = made(garbage._MANY)
+
+    assert gc.get_freeze_count() <= before < before + len(kept)
+
+
+def test_cycles_that_are_set_aside_are_collected_in_a_long_run() -> None:
+    """A run of many pages does not grow by what each leaves behind."""
+    cycles = WeakSet[Cycle]()
+    with objects_set_aside():
+        for _ in range(2 * garbage._INTERVAL):
+            cycles.add(Cycle())
+            made(garbage._MANY)
+        assert len(cycles) <= garbage._INTERVAL
