@@ -226,19 +226,87 @@ def test_every_source_of_http_has_a_connection() -> None:
     assert getattr(source, "connection") == Connection(timeout=5)  # noqa: B009 - not of `Source`
 
 
-async def test_private_authority_and_client_certificate_are_used(tmp_path: Path) -> None:
-    """A feed behind mutual TLS is read by the files that are named, by each source its own."""
+def mutual_tls(folder: Path) -> tuple[ssl.SSLContext, dict[str, Path]]:
+    """Return the context of a server that requires a certificate, and the files of a client."""
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.issue_cert("127.0.0.1", "feed.invalid").configure_cert(context)
     authority.configure_trust(context)
     context.verify_mode = ssl.CERT_REQUIRED
-    files = {name: tmp_path / f"{name}.pem" for name in ("ca_file", "client_cert", "client_key")}
+    files = {name: folder / f"{name}.pem" for name in ("ca_file", "client_cert", "client_key")}
     client = authority.issue_cert("collector@example.org")
     authority.cert_pem.write_to_path(files["ca_file"])
     client.cert_chain_pems[0].write_to_path(files["client_cert"])
     client.private_key_pem.write_to_path(files["client_key"])
+    return context, files
 
+
+class Tunnels:
+    """A proxy that connects to the server of the test, whatever name it is asked for."""
+
+    def __init__(self, port: int) -> None:
+        self.requests: list[bytes] = []
+        self._port = port
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer ``CONNECT``, then carry bytes both ways until one side ends."""
+        self.requests.append(await reader.readuntil(b"\r\n\r\n"))
+        there, onward = await asyncio.open_connection("127.0.0.1", self._port)
+        writer.write(b"HTTP/1.1 200 Connected\r\n\r\n")
+        ways = [(reader, onward), (there, writer)]
+        carried = [asyncio.create_task(self._carry(*each)) for each in ways]
+        await asyncio.wait(carried, return_when=asyncio.FIRST_COMPLETED)
+        for each in (onward, writer):
+            each.close()
+        await asyncio.gather(*carried, return_exceptions=True)
+
+    @staticmethod
+    async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(2**16):
+                writer.write(data)
+                await writer.drain()
+
+
+@pytest.mark.parametrize("given", ["environment", "setting"])
+async def test_tunnel_of_a_proxy_keeps_the_certificates_of_the_source(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy gets its own password and no more; what it tunnels is mutual TLS to the feed."""
+    context, files = mutual_tls(tmp_path)
+    monkeypatch.setenv("PROXY_PASSWORD", "SECRET")
+    async with FeedServer(Answer.of(1), Answer.of(2), tls=context) as feed:
+        tunnels = Tunnels(URL(feed.url).port or 0)
+        async with await asyncio.start_server(tunnels.serve, "127.0.0.1", 0) as server:
+            address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            settings: dict[str, Any] = {}
+            if given == "environment":
+                monkeypatch.setenv("HTTPS_PROXY", f"http://me:SECRET@{address}")
+            else:
+                monkeypatch.setenv("HTTPS_PROXY", "http://other.invalid:1")
+                settings = {"proxy": f"http://{address}", "proxy_user": "me"}
+                settings["proxy_password"] = "PROXY_PASSWORD"
+            url = feed.url.replace("127.0.0.1", "feed.invalid")
+            options: Any = {"credentials": Credentials(url, {"X-Key": "K3Y"})}
+            assert await fetch(url, Connection(**files, **settings), **options) == 1
+            for lacking in ("ca_file", "client_cert"):
+                some = {k: v for k, v in files.items() if k == "ca_file" and k != lacking}
+                await failure(url, Connection(**some, **settings), **options)
+                hosts._circuits.clear()
+            assert await fetch(url, Connection(**files, **settings), **options) == 2
+
+    assert len(feed.requests) == 2
+    assert len(tunnels.requests) >= 4
+    for asked in tunnels.requests:
+        assert asked.startswith(b"CONNECT feed.invalid:")
+        assert b"\r\nProxy-Authorization: Basic " + b64encode(b"me:SECRET") + b"\r\n" in asked
+        assert b"K3Y" not in asked
+    assert all("Proxy-Authorization" not in each.headers for each in feed.asks)
+
+
+async def test_private_authority_and_client_certificate_are_used(tmp_path: Path) -> None:
+    """A feed behind mutual TLS is read by the files that are named, by each source its own."""
+    context, files = mutual_tls(tmp_path)
     async with FeedServer(Answer.of(1), Answer.of(2), tls=context) as feed, shared_connections():
         assert await fetch(feed.url, Connection(**files)) == 1
         assert "a certificate was refused" in str(await failure(feed.url))
@@ -259,7 +327,8 @@ async def test_timeout_of_a_source_is_its_own() -> None:
     """A slow API gets its time, and one that should be quick no more than that."""
     stalled = Answer(b'{"a": 1}', stall_at=1)
     async with FeedServer(stalled, play=lambda _: Answer.of({"a": 1})) as feed:
-        assert await fetch(feed.url, Connection(timeout=0.1)) == {"a": 1}
+        async with asyncio.timeout(30):  # half of what a source without one waits for
+            assert await fetch(feed.url, Connection(timeout=0.1)) == {"a": 1}
 
     assert len(feed.requests) >= 2
     assert connections._timeout(Connection(timeout=900)).sock_read == 900
