@@ -7,6 +7,8 @@
 - An acknowledged write is on disk. The store is closed with its last client or with the process;
   after that the file is complete without SQLite's two files next to it.
 - A store is not used across a fork: the child opens its own.
+- The history is bounded as the service's is. A file may have no process that lives for an hour, so
+  the writer of each thousandth change deletes what is beyond the bounds, beside its other calls.
 """
 
 from __future__ import annotations
@@ -55,6 +57,10 @@ Clock = Callable[[], datetime]
 
 SCHEME = "sqlite:///"
 CLOSING_SECONDS = 10.0
+PRUNED_EVERY = 1000
+"""The changes after which history is deleted."""
+PRUNED_BATCHES = 20
+"""The most batches that one process deletes at a time, so that no run waits for long."""
 
 
 def _utc_now() -> datetime:
@@ -196,6 +202,8 @@ class EmbeddedStorage(KeywordUpdate):
         stored = await self._call(
             lambda store: store.put(source_id, update, precondition, actor=actor)
         )
+        if _is_prune_due(stored.watermark):
+            self._uses.submit(_prune)
         return stored.watermark.as_answered(self._clock())
 
     @property
@@ -377,6 +385,17 @@ class _SharedStore:
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
         finally:
             self._loop.close()
+
+
+def _is_prune_due(stored: Watermark) -> bool:
+    return int((stored.etag or "").strip('"') or 1) % PRUNED_EVERY == 0
+
+
+async def _prune(store: WatermarkDatabase) -> None:
+    try:
+        await store.prune(batches=PRUNED_BATCHES)
+    except DatabaseError as error:
+        logger.warning("The history was not shortened (%s); a later run tries again.", error)
 
 
 def _has_failed(opening: asyncio.Task[WatermarkDatabase]) -> bool:

@@ -20,8 +20,10 @@ from ladon_storage.client.mock import MockStorageClient
 from ladon_storage.collection.run import run
 from ladon_storage.connect import check_health, new_client, settings_by_hand, shared_client
 from ladon_storage.embedded import EmbeddedStorage
-from ladon_storage.errors import StorageResponseError, StorageUnhealthyError
+from ladon_storage.errors import DatabaseError, StorageResponseError, StorageUnhealthyError
+from ladon_storage.server.store import WatermarkDatabase
 from ladon_storage.settings import StorageSettings
+from ladon_storage.testing.clock import FakeClock
 from ladon_storage.testing.doubles import MemorySink, ScriptedSource, at, record
 from tests.service import embedded_service
 
@@ -344,3 +346,36 @@ async def test_fence_holds_between_clients_of_a_process(tmp_path: Path) -> None:
         with pytest.raises(WatermarkConflictError) as caught:
             await one.update_watermark("kev", JANUARY, if_match=first.etag)
     assert caught.value.status == 412
+
+
+async def test_history_is_bounded_as_that_of_a_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer of each so many changes deletes old lines; watermarks, and their lines, stay."""
+    monkeypatch.setattr(embedded, "PRUNED_EVERY", 10)
+    clock = FakeClock(JANUARY)
+    async with EmbeddedStorage(tmp_path / "ladon.db", clock=clock.now) as storage:
+        for number in range(19):
+            await storage.update_watermark("kev" if number else "gone", JANUARY)
+        clock.advance(timedelta(days=500).total_seconds())
+        await storage.update_watermark("kev", JANUARY)
+    async with EmbeddedStorage(tmp_path / "ladon.db", clock=clock.now) as storage:
+        history = await storage.watermark_history("kev", limit=100)
+        assert history
+        assert len(history.changes) == 1
+        assert await storage.get_watermark("gone")
+
+
+async def test_history_that_cannot_be_shortened_fails_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A write that is stored is acknowledged, whatever becomes of the old lines."""
+
+    async def failing(*_: object, **__: object) -> int:
+        raise DatabaseError("The database could not be read (disk I/O error); try again later.")
+
+    monkeypatch.setattr(embedded, "PRUNED_EVERY", 1)
+    monkeypatch.setattr(WatermarkDatabase, "prune", failing)
+    async with EmbeddedStorage(tmp_path / "ladon.db") as storage:
+        assert await storage.update_watermark("kev", JANUARY)
+    assert "disk I/O error" in caplog.text

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,10 +109,10 @@ def choose_source(project: Project | None, text: str) -> SourceChoice:
     Raises:
         ConfigurationError: There is none.
     """
-    if project is not None and text in project.sources:
-        return _of_file(project, text)
     if text.lstrip().startswith("{"):
         return _ad_hoc(json_object(text, "The source"))
+    if project is not None and (name := name_of(project, text)) is not None:
+        return _of_file(project, name)
     if "://" in text:
         raise ConfigurationError(
             "An address alone is no source. `ladon-storage source guess` proposes one for it, as a "
@@ -128,6 +129,20 @@ def choose_source(project: Project | None, text: str) -> SourceChoice:
             + (hint or f"; the file has {names}, and the kinds are {', '.join(SOURCES.names())}.")
         )
     return _ad_hoc({"kind": text})
+
+
+def name_of(project: Project, text: str) -> str | None:
+    """Return the name of the file's source that a text names, or whose watermark it names.
+
+    An alert and the status page know a source by its watermark.
+    """
+    if text in project.sources:
+        return text
+    for name in project.sources:
+        with suppress(ConfigurationError):  # a wrong table names no watermark
+            if project.source(name).source_id == text:
+                return name
+    return None
 
 
 def _of_file(project: Project, name: str) -> SourceChoice:

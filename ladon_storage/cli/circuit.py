@@ -23,7 +23,7 @@ SERVICE_VARIABLE = "STORAGE_SERVICE_URL"
 
 Service = Annotated[
     str | None,
-    Parameter(help=f"Address of the service; goes before {SERVICE_VARIABLE}."),
+    Parameter(help=f"Address of the service; goes before {SERVICE_VARIABLE} and ladon.toml."),
 ]
 Reason = Annotated[str | None, Parameter(help="The reason, for people who look at the circuit.")]
 
@@ -74,10 +74,21 @@ def automate(
 
 
 def _address(service: str | None) -> str:
-    address = service or os.environ.get(SERVICE_VARIABLE) or ""
+    address = service or os.environ.get(SERVICE_VARIABLE) or _address_in_file() or ""
     if not address:
-        raise ConfigurationError(f"There is no service; set {SERVICE_VARIABLE} or --service.")
+        raise ConfigurationError(
+            f"There is no service; set {SERVICE_VARIABLE} or --service, or call it where a "
+            "ladon.toml names one."
+        )
     return address
+
+
+def _address_in_file() -> str | None:
+    from ladon_storage.cli import running
+    from ladon_storage.cli.choosing import file_settings, load_project
+
+    settings = running.run(file_settings(load_project(None)))
+    return None if settings is None or settings.is_file else settings.url
 
 
 def _act(act: str, service: str | None, reason: str | None, as_json: bool) -> None:

@@ -73,13 +73,14 @@ def _limits(project: Project | None, names: Sequence[str]) -> list[Freshness]:
 def _limit(project: Project | None, text: str) -> Freshness:
     from pydantic import ValidationError
 
+    from ladon_storage.cli.choosing import name_of
     from ladon_storage.collection.freshness import Freshness
 
     name, equals, hours = text.rpartition("=")
-    in_file = project is not None and (name or text) in project.sources
-    if project is not None and in_file:
-        source_id = project.source(name or text).source_id
-        limit = project.sources[name or text].freshness
+    in_file = None if project is None else name_of(project, name or text)
+    if project is not None and in_file is not None:
+        source_id = project.source(in_file).source_id
+        limit = project.sources[in_file].freshness
         if not equals and limit is not None:
             return Freshness(source_id=source_id, max_age_hours=limit.max_age_hours)
         name = source_id

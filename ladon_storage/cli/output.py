@@ -158,6 +158,7 @@ _STYLES = {
     "stale": "bold red",
     "never collected": "yellow",
     "in the future": "bold red",
+    "held by a dead run": "bold red",
     "warning": "yellow",
 }
 

@@ -28,12 +28,14 @@ def source_check(
 ) -> int:
     """Check the file, its secrets and its sources."""
     from ladon_storage.cli import running
+    from ladon_storage.cli.choosing import name_of
     from ladon_storage.project.project import Project
 
     project = Project.load(file, check_sources=False)
-    for name in names:
+    chosen = [name_of(project, each) or each for each in names]
+    for name in chosen:
         project.limits_of(name)  # refuses a name that is not there
-    return tell(running.run(_checks(project, names, offline=offline)), as_json=json)
+    return tell(running.run(_checks(project, chosen, offline=offline)), as_json=json)
 
 
 async def _checks(project: Project, names: Sequence[str], *, offline: bool) -> list[Check]:

@@ -108,10 +108,14 @@ def held_until(watermark: Watermark | None, now: datetime) -> datetime | None:
     return until if until > now else None
 
 
+DEAD = "held by a dead run"
+"""The state of a source whose run did not end, as the status page has it."""
+
+
 def state(watermark: Watermark, now: datetime) -> str:
-    """Return the outcome of the last run; *stale* where a run did not end."""
+    """Return the outcome of the last run, or that it did not end."""
     if watermark.status == WatermarkStatus.RUNNING and held_until(watermark, now) is None:
-        return "stale"
+        return DEAD
     return str(watermark.status)
 
 
@@ -144,7 +148,7 @@ class Filters:
             watermark.source_id.startswith(self.prefix)
             and (self.status is None or watermark.status == self.status)
             and (self.seconds is None or age_seconds(success, now) > self.seconds)
-            and (not self.stale or state(watermark, now) == "stale")
+            and (not self.stale or state(watermark, now) == DEAD)
         )
 
 

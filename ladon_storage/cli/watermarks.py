@@ -46,7 +46,7 @@ def list_(
     ] = None,
     stale: Annotated[
         bool,
-        Parameter(show_default=False, help="Only those of runs that ended without their outcome."),
+        Parameter(show_default=False, help="Only those held by a dead run."),
     ] = False,
     storage: StorageAddress = None,
     file: File = None,

@@ -12,11 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from ladon_storage.collection.protocols import Clock, utc_now
 from ladon_storage.collection.summaries import cut
 from ladon_storage.errors import CollectionError
-from ladon_storage.models import Watermark, WatermarkStatus, collected_up_to, is_ahead
+from ladon_storage.models import RUN_LEASE, Watermark, WatermarkStatus, collected_up_to, is_ahead
 from ladon_storage.values import SourceId
 
 _HOUR = timedelta(hours=1)
 _NAMED = 10
+_DEAD = "it stopped without an outcome, and the next run takes over"
 
 
 class StaleWatermarkError(CollectionError):
@@ -95,7 +96,6 @@ def _age(limit: Freshness, watermark: Watermark | None, clock: Clock) -> Age:
         verdict = Verdict.NEVER
     else:
         verdict = Verdict.STALE if age > limit.max_age_hours else Verdict.FRESH
-    has_failed = watermark is not None and watermark.status == WatermarkStatus.FAILED
     return Age(
         source_id=limit.source_id,
         verdict=verdict,
@@ -103,10 +103,19 @@ def _age(limit: Freshness, watermark: Watermark | None, clock: Clock) -> Age:
         max_age_hours=limit.max_age_hours,
         watermark=success,
         last_run=watermark.last_run_timestamp if watermark else None,
-        last_failure=(watermark.error_message or "no reason is stored")
-        if watermark is not None and has_failed
-        else None,
+        last_failure=None if watermark is None else _last_failure(watermark, now),
     )
+
+
+def _last_failure(watermark: Watermark, now: datetime) -> str | None:
+    """Return why the last run failed; ``None``: it completed, or is alive."""
+    if watermark.status == WatermarkStatus.FAILED:
+        return watermark.error_message or "no reason is stored"
+    if watermark.status != WatermarkStatus.RUNNING or watermark.last_run_timestamp is None:
+        return None
+    seconds = watermark.lease_seconds
+    lease = RUN_LEASE if seconds is None else timedelta(seconds=seconds)
+    return _DEAD if watermark.last_run_timestamp + lease < now else None
 
 
 def check_fresh(found: list[Age]) -> None:
@@ -121,7 +130,7 @@ def check_fresh(found: list[Age]) -> None:
     if stale:
         sentences.append(
             f"{_share(stale, found)} {_be(stale)} stale: {_first(stale)}; "
-            "see why their last runs failed, or did not start."
+            "see with `ladon-storage watermarks show` why their last runs failed, or did not start."
         )
     if wrong:
         sentences.append(

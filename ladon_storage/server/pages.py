@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ladon_storage.errors import DatabaseError
 from ladon_storage.server import requests
 from ladon_storage.server.access import COOKIE, SESSION_SECONDS, Access
+from ladon_storage.server.next_steps import next_step
 from ladon_storage.server.overview import Listing, Order, RunRecord, State
 from ladon_storage.server.store import WatermarkDatabase
 
@@ -126,6 +127,7 @@ class Pages:
             source_id=source_id,
             found=found,
             ledger=_facts(found[1].ledger) if found else [],
+            step=next_step(found[0].state, source_id) if found else None,
             history=history,
             query=query,
             fault=await self._fault(),
@@ -249,6 +251,8 @@ def _facts(ledger: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
     """Return the fields of a ledger as rows; those of an object have its name before them."""
     facts: list[tuple[str, Any]] = []
     for name, value in ledger.items():
+        if name == "lateness" and not above:  # a histogram; its quantile is a number of its own
+            continue
         named = f"{above}{name.replace('_', ' ')}"
         if isinstance(value, Mapping):
             facts += _facts(value, f"{named}: ")

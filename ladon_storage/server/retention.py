@@ -1,4 +1,4 @@
-"""How much history the service keeps.
+"""How much history a database keeps, that of a service and that of a run without one.
 
 - A line of history goes when its source has more than enough of them, or when it is old. Its space
   in the file is used again.
@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
 from ladon_storage.server.rows import to_microseconds
@@ -39,15 +40,19 @@ class Retention(NamedTuple):
     changes: int = 1000
 
 
-def beyond_bounds(connection: sqlite3.Connection, retention: Retention, now: datetime) -> list[int]:
-    """Return the numbers of a batch of lines that are beyond the bounds; empty when none is left.
+Rule = Callable[[sqlite3.Connection, int], list[int]]
+"""A rule that returns a batch of lines to delete, by their numbers, after a number; empty: none."""
 
-    It reads much of the history, so it belongs to a thread of its own.
+
+def rules(retention: Retention, now: datetime) -> tuple[Rule, ...]:
+    """Return the rules by which lines are beyond the bounds.
+
+    Each reads much of the history, so it belongs to a thread of its own.
     """
     return (
-        _renewals(connection, now - RENEWALS_AGE)
-        or _old(connection, now - retention.age)
-        or _many(connection, retention.changes)
+        partial(_renewals, before=now - RENEWALS_AGE),
+        partial(_old, before=now - retention.age),
+        partial(_many, kept=retention.changes),
     )
 
 
@@ -60,27 +65,30 @@ def delete_lines(connection: sqlite3.Connection, versions: Sequence[int]) -> Non
     )
 
 
-def _renewals(connection: sqlite3.Connection, before: datetime) -> list[int]:
+def _renewals(connection: sqlite3.Connection, after: int, *, before: datetime) -> list[int]:
     return _chosen(
         connection,
-        "at < ? AND status = 'running' AND (run_id, 'running') = ("
+        "version > ? AND at < ? AND status = 'running' AND (run_id, 'running') = ("
         "SELECT run_id, status FROM history AS earlier "
         "WHERE earlier.source_id = history.source_id AND earlier.version < history.version "
         "ORDER BY earlier.version DESC LIMIT 1)",
-        (to_microseconds(before),),
+        (after, to_microseconds(before)),
     )
 
 
-def _old(connection: sqlite3.Connection, before: datetime) -> list[int]:
+def _old(connection: sqlite3.Connection, after: int, *, before: datetime) -> list[int]:
     # By the number: lines are written in the order of time, so only old ones are read.
     first = connection.execute(
         "SELECT version FROM history WHERE at >= ? ORDER BY version LIMIT 1",
         (to_microseconds(before),),
     ).fetchone()
-    return _chosen(connection, "version < ?", (first[0] if first else 2**63 - 1,))
+    return _chosen(
+        connection, "version > ? AND version < ?", (after, first[0] if first else 2**63 - 1)
+    )
 
 
-def _many(connection: sqlite3.Connection, kept: int) -> list[int]:
+def _many(connection: sqlite3.Connection, _: int, *, kept: int) -> list[int]:
+    found: list[int] = []
     for (source_id,) in connection.execute(
         "SELECT source_id FROM history GROUP BY source_id HAVING count(*) > ?", (kept,)
     ).fetchall():
@@ -89,14 +97,25 @@ def _many(connection: sqlite3.Connection, kept: int) -> list[int]:
             "LIMIT 1 OFFSET ?",
             (source_id, kept - 1),
         ).fetchall()
-        if found := _chosen(connection, "source_id = ? AND version < ?", (source_id, newest)):
-            return found
-    return []
+        found += _chosen(
+            connection,
+            "source_id = ? AND version < ?",
+            (source_id, newest),
+            # Or SQLite reads the lines of all sources, which are in the order that it is asked for.
+            "INDEXED BY history_by_source",
+        )
+        if len(found) >= BATCH:
+            break
+    return found[:BATCH]
 
 
-def _chosen(connection: sqlite3.Connection, where: str, values: tuple[object, ...]) -> list[int]:
+def _chosen(
+    connection: sqlite3.Connection, where: str, values: tuple[object, ...], index: str = ""
+) -> list[int]:
     query = (
-        f"SELECT version FROM history WHERE {where} AND action = 'put' "  # noqa: S608 - constants
-        "AND version NOT IN (SELECT version FROM watermarks) ORDER BY version LIMIT ?"
+        f"SELECT version FROM history {index} WHERE {where} "  # noqa: S608 - constants
+        "AND action = 'put' AND version IS NOT ("
+        "SELECT version FROM watermarks WHERE watermarks.source_id = history.source_id) "
+        "ORDER BY version LIMIT ?"
     )
     return [version for (version,) in connection.execute(query, (*values, BATCH))]

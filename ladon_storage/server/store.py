@@ -51,7 +51,7 @@ from ladon_storage.server.overview import (
     overview,
     source_state,
 )
-from ladon_storage.server.retention import Retention, beyond_bounds, delete_lines
+from ladon_storage.server.retention import Retention, Rule, delete_lines, rules
 from ladon_storage.server.rows import (
     COLUMNS,
     HISTORY_COLUMNS,
@@ -383,14 +383,25 @@ class WatermarkDatabase:
         """Return whether any token is stored."""
         return self._read("SELECT 1 FROM tokens LIMIT 1") is not None
 
-    async def prune(self, retention: Retention = Retention()) -> int:  # noqa: B008 - immutable
-        """Delete the history beyond the bounds, and return how many lines went."""
-        total = 0
-        while versions := await self._scan(
-            lambda connection: beyond_bounds(connection, retention, self.now())
-        ):
-            await self._writer.apply(partial(delete_lines, versions=versions))
-            total += len(versions)
+    async def prune(
+        self,
+        retention: Retention = Retention(),  # noqa: B008 - immutable
+        *,
+        batches: int | None = None,
+    ) -> int:
+        """Delete the history beyond the bounds, and return how many lines went.
+
+        Args:
+            retention: The bounds.
+            batches: The most batches of this call; ``None``: as many as there are.
+        """
+        total, left = 0, batches
+        for rule in rules(retention, self.now()):
+            last = 0
+            while left != 0 and (versions := await self._scan(partial(_batch, rule, last))):
+                await self._writer.apply(partial(delete_lines, versions=versions))
+                total, last = total + len(versions), versions[-1]
+                left = None if left is None else left - 1
         return total
 
     async def check(self) -> None:
@@ -426,6 +437,10 @@ class WatermarkDatabase:
             return await loop.run_in_executor(self._scans, read, self._scanner)
         except sqlite3.Error as error:
             raise _unread(error) from error
+
+
+def _batch(rule: Rule, after: int, connection: sqlite3.Connection) -> list[int]:
+    return rule(connection, after)
 
 
 def _for_people(watermark: Watermark) -> Watermark:

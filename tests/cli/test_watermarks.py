@@ -82,7 +82,7 @@ async def test_list_shows_each_watermark_with_its_state_and_filters(
         assert await names("--prefix", "b/z") == []
         table = (await ladon.later("watermarks", "list", "--storage", at)).out
     lines = {line.split()[0]: line for line in table.splitlines()}
-    assert " stale " in lines["b/dead"]
+    assert " held by a dead run " in lines["b/dead"]
     assert " running " in lines["b/alive"]
     assert "never collected" in lines["b/failed"]
     assert len(lines) == 6

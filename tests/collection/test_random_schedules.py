@@ -125,7 +125,7 @@ def test_any_schedule_loses_nothing_in_a_sink_that_does_not(number: int) -> None
 
 
 @pytest.mark.parametrize("keep", ["latest", "all"])
-@pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("duckdb", marks=pytest.mark.slow)])
 def test_any_schedule_loses_nothing_between_real_service_and_table(
     kind: str, keep: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -422,6 +422,8 @@ def test_example_is_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     first = uncommented.replace('url = "sqlite:///ladon.db"\n', "", 1)
     (tmp_path / "tickets.py").write_text(OWN.replace(", project):", ", project='p'):"))
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "tickets", None)  # what is imported leaves with the test
+    del sys.modules["tickets"]
     every = Project.load(written(tmp_path, first))
     assert set(every.sources) > {"kev", "nvd", "incidents", "logins", "tickets"}
     assert set(every.sinks) == {"records", "warehouse"}

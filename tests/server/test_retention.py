@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import sqlite3
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from contextlib import closing
+from datetime import datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
+from ladon_storage.collection.lateness import Lateness
+from ladon_storage.collection.ledger import Ledger
 from ladon_storage.models import Precondition, WatermarkReset, WatermarkStatus, WatermarkUpdate
 from ladon_storage.server import retention
 from ladon_storage.server.overview import Listing
 from ladon_storage.server.retention import Retention
 from ladon_storage.server.store import WatermarkDatabase
 from ladon_storage.testing.clock import FakeClock
+from tests.documents import ROOT
 
 DAY = 86_400
+OPERATE = ROOT / "docs" / "how-to" / "operate.md"
 
 
 @pytest.fixture
@@ -125,3 +133,89 @@ async def test_renewals_of_a_lease_are_not_kept(store: WatermarkDatabase, clock:
     [(_, details)] = (await store.overview(Listing(10))).sources
     assert details.began_at == began
     assert len(details.runs) == 2
+
+
+async def test_search_for_lines_reads_each_line_once_however_many_the_sources(
+    store: WatermarkDatabase, clock: FakeClock, tmp_path: Path
+) -> None:
+    """Ten times the sources make ten times the work, and not a hundred times."""
+
+    async def steps(sources: range) -> int:
+        for number in sources:
+            await written(store, clock, f"s{number}", 10)
+        counted = 0
+
+        def count() -> int:
+            nonlocal counted
+            counted += 1
+            return 0
+
+        with closing(sqlite3.connect(tmp_path / "w.db")) as connection:
+            connection.set_progress_handler(count, 100)
+            for rule in retention.rules(Retention(changes=8), clock.now()):
+                rule(connection, 0)
+        return counted
+
+    few, many = await steps(range(10)), await steps(range(10, 100))
+    assert many < 20 * few
+
+
+async def test_call_may_be_bounded_in_batches(
+    store: WatermarkDatabase, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that shortens the history of a neglected file is held up for some batches only."""
+    monkeypatch.setattr(retention, "BATCH", 7)
+    await written(store, clock, "kev", 50)
+    assert await store.prune(Retention(changes=20), batches=2) == 14
+    assert await store.prune(Retention(changes=20), batches=9) == 16
+
+
+async def test_year_of_many_sources_stays_under_the_size_that_the_documents_state(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    """The file stops growing, at a size for each kept line that makes the stated one for all."""
+    stated = re.search(r"every ten minutes stays under (\d+) MB", OPERATE.read_text("utf-8"))
+    assert stated
+    sources, kept, sizes = 20, 100, list[int]()
+    file = tmp_path / "year.db"
+    store = await WatermarkDatabase.open(file, clock.now)
+    for run in range(1, 181):
+        clock.advance(600)
+        names = [f"provider.example/feed-{number:04}" for number in range(sources)]
+        await asyncio.gather(*(collected(store, each, clock.now()) for each in names))
+        if run % 6 == 0:
+            await store.prune(Retention(changes=kept))
+        if run % 90 == 0:
+            sizes.append(file.stat().st_size)
+    await store.close()
+    assert sizes[1] <= sizes[0] * 1.02
+    of_a_line = file.stat().st_size / (sources * kept)
+    assert of_a_line * Retention().changes * 1000 < int(stated[1]) * 1_000_000
+
+
+async def collected(store: WatermarkDatabase, source_id: str, now: datetime) -> None:
+    """Write what a run writes: that it holds the source, and its outcome with a usual ledger."""
+    run_id, actor = str(uuid4()), "collector@10.0.0.17"
+    running = WatermarkUpdate(
+        timestamp=now, status=WatermarkStatus.RUNNING, run_id=run_id, lease=timedelta(minutes=1)
+    )
+    await store.put(source_id, running, actor=actor)
+    ledger = Ledger(
+        start=now - timedelta(hours=1),
+        until=now,
+        pages=3,
+        records_delivered=600,
+        records_new=12,
+        records_changed=3,
+        records_known=585,
+        completeness="last page",
+        total=600,
+        lateness=Lateness(counts=(0,) * 30 + (3, 5, 2, 1, 0, 0, 1), worst_seconds=91_564.181),
+    )
+    done = WatermarkUpdate(
+        timestamp=now,
+        records_collected=15,
+        run_id=run_id,
+        ledger=ledger.model_dump(mode="json"),
+    )
+    await store.put(source_id, done, actor=actor)

@@ -26,8 +26,15 @@ from ladon_storage.testing import SinkPlace, SinkRow
 from tests.postgres import PostgresServer
 from tests.sinks.own_sink import OwnSink
 
-OURS = ["sqlite-latest", "sqlite-all", "postgresql-latest", "postgresql-all", "jsonl-all"]
-OURS += ["duckdb-latest", "duckdb-all"]
+OURS: list[Any] = [
+    "sqlite-latest",
+    "sqlite-all",
+    "postgresql-latest",
+    "postgresql-all",
+    "jsonl-all",
+]
+# DuckDB opens its file anew for each test: its second half takes its time apart from the others.
+OURS += ["duckdb-latest", pytest.param("duckdb-all", marks=pytest.mark.slow)]
 if find_spec("ladon_storage.sinks.delta.sink") and find_spec("deltalake"):
     OURS += ["delta-latest", "delta-all"]
 

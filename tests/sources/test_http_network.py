@@ -32,6 +32,7 @@ from ladon_storage.sources.http.proxies import proxy_of
 from ladon_storage.sources.http.redaction import Redactor
 from ladon_storage.sources.http.retry_after import wait_of
 from ladon_storage.testing.feed_server import Answer, FeedServer
+from tests.connect_proxy import ConnectProxy
 from tests.raw_server import RawServer, Reply
 from tests.raw_server import http as reply
 
@@ -226,11 +227,11 @@ def test_every_source_of_http_has_a_connection() -> None:
     assert getattr(source, "connection") == Connection(timeout=5)  # noqa: B009 - not of `Source`
 
 
-def mutual_tls(folder: Path) -> tuple[ssl.SSLContext, dict[str, Path]]:
-    """Return the context of a server that requires a certificate, and the files of a client."""
+def mutual_tls(folder: Path, host: str) -> tuple[trustme.CA, Connection, ssl.SSLContext]:
+    """Return an authority, a collector's connection by its files, and a server's side."""
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1", "feed.invalid").configure_cert(context)
+    authority.issue_cert(host).configure_cert(context)
     authority.configure_trust(context)
     context.verify_mode = ssl.CERT_REQUIRED
     files = {name: folder / f"{name}.pem" for name in ("ca_file", "client_cert", "client_key")}
@@ -238,83 +239,90 @@ def mutual_tls(folder: Path) -> tuple[ssl.SSLContext, dict[str, Path]]:
     authority.cert_pem.write_to_path(files["ca_file"])
     client.cert_chain_pems[0].write_to_path(files["client_cert"])
     client.private_key_pem.write_to_path(files["client_key"])
-    return context, files
-
-
-class Tunnels:
-    """A proxy that connects to the server of the test, whatever name it is asked for."""
-
-    def __init__(self, port: int) -> None:
-        self.requests: list[bytes] = []
-        self._port = port
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer ``CONNECT``, then carry bytes both ways until one side ends."""
-        self.requests.append(await reader.readuntil(b"\r\n\r\n"))
-        there, onward = await asyncio.open_connection("127.0.0.1", self._port)
-        writer.write(b"HTTP/1.1 200 Connected\r\n\r\n")
-        ways = [(reader, onward), (there, writer)]
-        carried = [asyncio.create_task(self._carry(*each)) for each in ways]
-        await asyncio.wait(carried, return_when=asyncio.FIRST_COMPLETED)
-        for each in (onward, writer):
-            each.close()
-        await asyncio.gather(*carried, return_exceptions=True)
-
-    @staticmethod
-    async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await reader.read(2**16):
-                writer.write(data)
-                await writer.drain()
-
-
-@pytest.mark.parametrize("given", ["environment", "setting"])
-async def test_tunnel_of_a_proxy_keeps_the_certificates_of_the_source(
-    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A proxy gets its own password and no more; what it tunnels is mutual TLS to the feed."""
-    context, files = mutual_tls(tmp_path)
-    monkeypatch.setenv("PROXY_PASSWORD", "SECRET")
-    async with FeedServer(Answer.of(1), Answer.of(2), tls=context) as feed:
-        tunnels = Tunnels(URL(feed.url).port or 0)
-        async with await asyncio.start_server(tunnels.serve, "127.0.0.1", 0) as server:
-            address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            settings: dict[str, Any] = {}
-            if given == "environment":
-                monkeypatch.setenv("HTTPS_PROXY", f"http://me:SECRET@{address}")
-            else:
-                monkeypatch.setenv("HTTPS_PROXY", "http://other.invalid:1")
-                settings = {"proxy": f"http://{address}", "proxy_user": "me"}
-                settings["proxy_password"] = "PROXY_PASSWORD"
-            url = feed.url.replace("127.0.0.1", "feed.invalid")
-            options: Any = {"credentials": Credentials(url, {"X-Key": "K3Y"})}
-            assert await fetch(url, Connection(**files, **settings), **options) == 1
-            for lacking in ("ca_file", "client_cert"):
-                some = {k: v for k, v in files.items() if k == "ca_file" and k != lacking}
-                await failure(url, Connection(**some, **settings), **options)
-                hosts._circuits.clear()
-            assert await fetch(url, Connection(**files, **settings), **options) == 2
-
-    assert len(feed.requests) == 2
-    assert len(tunnels.requests) >= 4
-    for asked in tunnels.requests:
-        assert asked.startswith(b"CONNECT feed.invalid:")
-        assert b"\r\nProxy-Authorization: Basic " + b64encode(b"me:SECRET") + b"\r\n" in asked
-        assert b"K3Y" not in asked
-    assert all("Proxy-Authorization" not in each.headers for each in feed.asks)
+    return authority, Connection(**files), context
 
 
 async def test_private_authority_and_client_certificate_are_used(tmp_path: Path) -> None:
     """A feed behind mutual TLS is read by the files that are named, by each source its own."""
-    context, files = mutual_tls(tmp_path)
+    _, connection, context = mutual_tls(tmp_path, "127.0.0.1")
     async with FeedServer(Answer.of(1), Answer.of(2), tls=context) as feed, shared_connections():
-        assert await fetch(feed.url, Connection(**files)) == 1
+        assert await fetch(feed.url, connection) == 1
         assert "a certificate was refused" in str(await failure(feed.url))
-        await failure(feed.url, Connection(ca_file=files["ca_file"]))
+        await failure(feed.url, Connection(ca_file=connection.ca_file))
         hosts._circuits.clear()
-        assert await fetch(feed.url, Connection(**files)) == 2
+        assert await fetch(feed.url, connection) == 2
 
     assert len(feed.requests) == 2
+
+
+@pytest.mark.parametrize("named", ["HTTPS_PROXY", "ALL_PROXY", "setting"])
+@pytest.mark.parametrize("is_encrypted", [False, True])
+async def test_source_behind_mutual_tls_is_read_through_a_tunnel(
+    named: str, is_encrypted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proxy gets its user and the source the certificate, and neither what is the other's."""
+    authority, connection, context = mutual_tls(tmp_path, "feed.example")
+    proxy_tls = None
+    if is_encrypted:
+        proxy_tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        authority.issue_cert("127.0.0.1").configure_cert(proxy_tls)
+    async with (
+        FeedServer(Answer.of(["a"] * 10_000), tls=context) as feed,
+        ConnectProxy(URL(feed.url).port or 0, user="me:SEC/RET", tls=proxy_tls) as proxy,
+    ):
+        if named == "setting":
+            monkeypatch.setenv("PROXY_PASSWORD", "SEC/RET")
+            monkeypatch.setenv("HTTPS_PROXY", "http://other.invalid")
+            own = {"proxy": proxy.url, "proxy_user": "me", "proxy_password": "PROXY_PASSWORD"}
+            connection = Connection.model_validate(connection.model_dump() | own)
+        else:
+            monkeypatch.setenv(named, proxy.url.replace("://", "://me:SEC%2FRET@"))
+        keys = Credentials("https://feed.example/", {"Auth-Key": "mine"})
+        found = await fetch("https://feed.example/api/", connection, credentials=keys)
+
+        assert found == ["a"] * 10_000
+        assert proxy.tunnels == ["feed.example:443"]
+        assert feed.asks[0].headers["Auth-Key"] == "mine"
+        assert "Proxy-Authorization" not in feed.asks[0].headers
+
+
+async def test_runs_with_other_users_of_a_proxy_share_no_tunnel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source without the password is refused, also where another one is connected already."""
+    _, connection, context = mutual_tls(tmp_path, "feed.example")
+    monkeypatch.setenv("RIGHT", "SECRET")
+    monkeypatch.setenv("WRONG", "OTHER")
+    async with (
+        FeedServer(Answer.of(1), Answer.of(2), tls=context) as feed,
+        ConnectProxy(URL(feed.url).port or 0, user="me:SECRET") as proxy,
+        shared_connections(),
+    ):
+
+        def through(password: str) -> Connection:
+            own = {"proxy": proxy.url, "proxy_user": "me", "proxy_password": password}
+            return Connection.model_validate(connection.model_dump() | own)
+
+        assert await fetch("https://feed.example/api/", through("RIGHT")) == 1
+        error = await failure("https://feed.example/api/", through("WRONG"))
+        assert "refused by the proxy with status 407" in str(error)
+        assert await fetch("https://feed.example/api/", through("RIGHT")) == 2
+    assert (len(feed.asks), proxy.refused) == (2, 1)
+
+
+async def test_document_whose_tunnel_was_cut_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever ends a response in the middle, a part of a document is none."""
+    _, connection, context = mutual_tls(tmp_path, "feed.example")
+    many = Answer.of([["a" * 100]] * 10_000)
+    async with (
+        FeedServer(play=lambda _: many, tls=context) as feed,
+        ConnectProxy(URL(feed.url).port or 0, cuts=(100, 9_000, 500_000)) as proxy,
+    ):
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        assert len(await fetch("https://feed.example/api/", connection)) == 10_000
+    assert len(proxy.tunnels) == 4
 
 
 async def test_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
