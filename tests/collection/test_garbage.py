@@ -15,7 +15,8 @@ from ladon_storage.collection.garbage import objects_set_aside, uncollected
 
 @pytest.fixture(autouse=True)
 def collecting() -> Iterator[None]:
-    """Collect garbage by the usual rules after a test, too."""
+    """Collect garbage by the usual rules, whatever a test before this one froze, and after it."""
+    gc.unfreeze()
     yield
     gc.unfreeze()
     gc.enable()
@@ -28,9 +29,10 @@ class Cycle:
         self.itself = self
 
 
-def made(count: int) -> list[list[int]]:
+def made() -> list[list[int]]:
+    """Return many objects; Python takes some from its stock of lists, and counts fewer."""
     with uncollected():
-        return [[each] for each in range(count)]
+        return [[each] for each in range(2 * garbage._MANY)]
 
 
 def test_collection_is_off_inside_alone() -> None:
@@ -55,11 +57,11 @@ def test_collection_that_the_program_turned_off_stays_off() -> None:
 
 def test_many_objects_are_set_aside_in_a_run_alone() -> None:
     """Elsewhere nothing ends what was frozen; a run does at its end."""
-    kept = made(garbage._MANY)
+    kept = made()
     assert not gc.get_freeze_count()
     with objects_set_aside():
         before = gc.get_freeze_count()
-        kept += made(garbage._MANY)
+        kept += made()
         assert gc.get_freeze_count() >= before + garbage._MANY
 
     assert not gc.get_freeze_count()
@@ -70,7 +72,7 @@ def test_objects_of_a_program_that_froze_some_are_left_alone() -> None:
     gc.freeze()
     before = gc.get_freeze_count()
     with objects_set_aside():
-        kept = made(garbage._MANY)
+        kept = made()
 
     assert gc.get_freeze_count() <= before < before + len(kept)
 
@@ -81,5 +83,5 @@ def test_cycles_that_are_set_aside_are_collected_in_a_long_run() -> None:
     with objects_set_aside():
         for _ in range(2 * garbage._INTERVAL):
             cycles.add(Cycle())
-            made(garbage._MANY)
+            made()
         assert len(cycles) <= garbage._INTERVAL

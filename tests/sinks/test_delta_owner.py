@@ -373,6 +373,63 @@ async def test_vacuum_before_a_run_looked_is_said(
 
 
 @KEEPS
+@pytest.mark.parametrize("held", [0, 1_000_000])
+@pytest.mark.parametrize("between", ["optimize", "z-order"])
+@pytest.mark.parametrize("run_after", ["delete", "optimize"])
+async def test_deletion_that_a_run_noticed_outlives_its_purged_files(
+    lake: Path,
+    keep: str,
+    held: int,
+    between: str,
+    run_after: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """DELETE, OPTIMIZE, VACUUM: the run may come before or after the second; the rest is known."""
+    monkeypatch.setattr(delta_known, "HELD_ROWS", held)
+    first = [record(str(n), n) for n in range(6)]
+    await write(lake, keep, first[:3], first[3:])
+    owned(lake).delete("record_id IN ('1', '4')")
+    if run_after == "delete":
+        assert (await write(lake, keep, [first[0]]))[0].written == 0
+    ACTS[between](lake)
+    if run_after == "optimize":
+        assert (await write(lake, keep, [first[0]]))[0].written == 0
+    vacuum(lake)
+
+    [result, again] = await write(lake, keep, [*first, record("6", 6)], first)
+    assert [each.record_id for each in result.new] == ["6"]
+    assert (len(result.changed), again.written) == (0, 0)
+    assert ids(lake) == ["0", "2", "3", "5", "6"]
+    assert (await write(lake, keep, [record("4", 9, "b")]))[0].written == 1
+    assert not caplog.messages
+
+
+@KEEPS
+@pytest.mark.parametrize("between", ["optimize", "z-order"])
+async def test_files_purged_before_a_run_cost_their_deletion_and_nothing_else(
+    lake: Path, keep: str, between: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was in them is stored once more and a warning says so; later deletions are noticed."""
+    first, position = [record(str(n), n) for n in range(6)], Position(timestamp=at(5))
+    await write(lake, keep, first[:3], first[3:], position=position)
+    owned(lake).delete("record_id IN ('1', '4')")
+    ACTS[between](lake)
+    vacuum(lake)
+
+    assert await position_of(lake, keep) == position
+    [result, again] = await write(lake, keep, [*first, record("6", 6)], first)
+    assert sorted(each.record_id for each in result.new) == ["1", "4", "6"]
+    assert (len(result.changed), again.written) == (0, 0)
+    assert sum("were vacuumed before a run examined" in each for each in caplog.messages) == 1
+    owned(lake).delete("record_id IN ('1', '5')")
+    assert (await write(lake, keep, first))[0].written == 0
+    vacuum(lake)
+    assert (await write(lake, keep, first))[0].written == 0
+    assert ids(lake) == ["0", "2", "3", "4", "6"]
+
+
+@KEEPS
 async def test_columns_of_the_owner_keep_their_values(
     lake: Path, keep: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

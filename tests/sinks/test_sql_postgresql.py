@@ -261,6 +261,17 @@ COLUMNS = (
 KEYS = {"latest": "source_id, record_id", "all": "source_id, record_id, version"}
 
 
+def part_by_source(postgres: PostgresServer, database: str, keep: str) -> None:
+    """Create the table of records as its owner would, with a partition for one source."""
+    for each in (
+        f"CREATE TABLE records ({COLUMNS}, PRIMARY KEY ({KEYS[keep]})) "
+        "PARTITION BY LIST (source_id)",
+        "CREATE TABLE part PARTITION OF records FOR VALUES IN ('feed')",
+        "CREATE TABLE rest PARTITION OF records DEFAULT",
+    ):
+        postgres.execute(each, database)
+
+
 @pytest.mark.parametrize("keep", ["latest", "all"])
 @pytest.mark.parametrize(
     "act",
@@ -277,13 +288,7 @@ async def test_deletion_from_a_partition_is_one_from_the_table(
     postgres: PostgresServer, database: str, keep: str, act: str
 ) -> None:
     """Its owner may name the partition, also one that was added after the sink's last run."""
-    for each in (
-        f"CREATE TABLE records ({COLUMNS}, PRIMARY KEY ({KEYS[keep]})) "
-        "PARTITION BY LIST (source_id)",
-        "CREATE TABLE part PARTITION OF records FOR VALUES IN ('feed')",
-        "CREATE TABLE rest PARTITION OF records DEFAULT",
-    ):
-        postgres.execute(each, database)
+    part_by_source(postgres, database, keep)
     if "later" in act:
         await write(sink(postgres, database, keep), record("0", 0))
         for each in (
@@ -322,6 +327,98 @@ async def test_table_that_was_attached_to_another_notes_what_is_deleted_there(
     assert await write(sink(postgres, database), record("1", 2, "b")) == 1
     postgres.execute("DELETE FROM records", database)
     assert await write(sink(postgres, database), record("1", 2, "b"), *listed[1:]) == 0
+
+
+@pytest.mark.parametrize("keep", ["latest", "all"])
+@pytest.mark.parametrize("is_parted", [False, True])
+@pytest.mark.parametrize(
+    "act", ["DELETE FROM {}", "TRUNCATE {}", "DELETE FROM {} WHERE record_id IN ('1', '2')"]
+)
+async def test_deletion_in_a_session_without_triggers_is_noted(
+    postgres: PostgresServer, database: str, keep: str, act: str, is_parted: bool
+) -> None:
+    """A session in the role of a replica skips other triggers, and the sink's act in it."""
+    if is_parted:
+        part_by_source(postgres, database, keep)
+    listed = [record(each, 1) for each in "12"]
+    await write(sink(postgres, database, keep), *listed)
+    with psycopg.connect(postgres.url(database), autocommit=True) as other:
+        other.execute("SET session_replication_role = replica")
+        other.execute(act.format("part" if is_parted else "records").encode())
+
+    assert postgres.execute("SELECT count(*) FROM records", database) == [(0,)]
+    assert await write(sink(postgres, database, keep), *listed) == 0
+    assert await write(sink(postgres, database, keep), record("1", 2, "b")) == 1
+
+
+@pytest.mark.parametrize("is_parted", [False, True])
+@pytest.mark.parametrize("is_enabled", [False, True])
+@pytest.mark.parametrize("name", ["ALL", "ladon_gone_records", "ladon_void_records"])
+async def test_triggers_that_were_disabled_are_enabled_and_the_gap_is_logged(
+    postgres: PostgresServer,
+    database: str,
+    is_parted: bool,
+    is_enabled: bool,
+    name: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Deletions of that time are unknown, which one warning says; later ones are noted."""
+    if is_parted:
+        part_by_source(postgres, database, "latest")
+    table = "part" if is_parted else "records"
+    listed = [record(each, 1) for each in "12"]
+    await write(sink(postgres, database), *listed)
+    await write(sink(postgres, database), *listed)
+    assert not caplog.messages
+    postgres.execute(f"ALTER TABLE {table} DISABLE TRIGGER {name}", database)
+    postgres.execute(f"DELETE FROM {table} WHERE record_id = '1'", database)
+    if is_enabled:
+        postgres.execute(f"ALTER TABLE {table} ENABLE TRIGGER {name}", database)
+
+    is_unknown = name != "ladon_void_records"
+    assert await write(sink(postgres, database), *listed) == is_unknown
+    [message] = caplog.messages
+    assert "triggers of the table 'records' that note deletions were disabled" in message
+    postgres.execute(f"TRUNCATE {table}", database)
+    assert await write(sink(postgres, database), *listed) == 0
+    assert len(caplog.messages) == 1
+
+
+async def test_triggers_of_an_older_release_are_enabled_without_a_warning(
+    postgres: PostgresServer, database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its triggers were enabled as usual, and its function lacks a line."""
+    await write(sink(postgres, database), record("1", 1))
+    older = (
+        "CREATE OR REPLACE FUNCTION ladon_note_deleted() RETURNS trigger LANGUAGE plpgsql "
+        "AS 'BEGIN RETURN NULL; END'"
+    )
+    postgres.execute(older, database)
+    postgres.execute("ALTER TABLE records ENABLE TRIGGER ALL", database)
+    assert await write(sink(postgres, database), record("1", 1)) == 0
+    assert not caplog.messages
+
+    postgres.execute("DELETE FROM records", database)
+    assert await write(sink(postgres, database), record("1", 1)) == 0
+
+
+async def test_role_without_ownership_collects_with_the_triggers_of_an_older_release(
+    postgres: PostgresServer, database: str
+) -> None:
+    """What they note is enough for such a role; with a disabled one it is refused."""
+    await write(sink(postgres, database), record("1", 1))
+    role = f"writer_{database}"
+    postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'w'")
+    postgres.execute(
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}", database
+    )
+    target = SqlSink(f"postgresql://{role}:w@127.0.0.1:{postgres.port}/{database}")
+    postgres.execute("ALTER TABLE records ENABLE TRIGGER ALL", database)
+    assert await write(target, record("2", 1)) == 1
+
+    postgres.execute("ALTER TABLE records DISABLE TRIGGER ALL", database)
+    with pytest.raises(SinkError, match=r"permission|owner"):
+        await write(target, record("3", 1))
 
 
 @pytest.mark.parametrize("kind", ["", "PARTITION BY HASH (source_id)"])

@@ -838,6 +838,45 @@ async def test_word_of_success_is_no_failure(sign: dict[str, Any]) -> None:
         assert [page async for page in api(feed).pages(None, None)]
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"message": "API rate limit exceeded"},
+        {"msg": "Quota reached"},
+        {"warnings": ["Shard 3: timed out"]},
+        {"reason": "Service temporarily unavailable"},
+        {"message": "Invalid API key"},
+        {"Message": "Too many requests"},
+    ],
+)
+async def test_message_that_refuses_is_a_failure_where_there_are_no_records(
+    said: dict[str, Any],
+) -> None:
+    """A refusal with status 200 and an empty list is no list without records."""
+    async with FeedServer(Answer.of({"rows": [], **said})) as feed:
+        with pytest.raises(SourceError, match="looks like a failure"):
+            _ = [page async for page in api(feed).pages(None, None)]
+    async with FeedServer(Answer.of({"rows": [row(1)], **said})) as feed:
+        assert [page async for page in api(feed).pages(None, None)]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"message": "No results found"},
+        {"message": "OK"},
+        {"message": "0 errors"},
+        {"info": {"message": "no error", "limit": 10}},
+        {"description": "Domains whose registration expired, and failed logins"},
+        {"note": None, "warning": ""},
+    ],
+)
+async def test_message_without_a_refusal_is_none(said: dict[str, Any]) -> None:
+    """Many answers say in words that there is nothing."""
+    async with FeedServer(Answer.of({"rows": [], **said})) as feed:
+        assert [page async for page in api(feed).pages(None, None)]
+
+
 async def test_failure_that_is_declared_as_right_is_none() -> None:
     """What an API always says is expected of it."""
     async with FeedServer(Answer.of({"rows": [row(1)], "code": 500})) as feed:

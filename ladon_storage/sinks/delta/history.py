@@ -243,6 +243,7 @@ class History:
                 )
             except FileNotFoundError:
                 lost += 1
+                counts.setdefault(source_id, 0)  # examined once, and its rows are not expected
         if lost:
             logger.warning(
                 "Rows of the sink's table %s were deleted in its version %d, and %d of their "

@@ -1,8 +1,8 @@
 """The records that the owner of a table deleted: noted by a trigger, and not stored again.
 
-- The trigger belongs to the table, so it sees every ``DELETE`` and ``TRUNCATE`` of any client. A
-  sink itself never deletes a row. ``DROP TABLE`` notes nothing: records delivered after it are
-  stored again.
+- The trigger belongs to the table, so it sees every ``DELETE`` and ``TRUNCATE`` of any client,
+  unless the owner disables it. A sink itself never deletes a row. ``DROP TABLE`` notes nothing:
+  records delivered after it are stored again.
 - A deleted version stays deleted as long as the source delivers the same version. Another version
   is a change, and so is a deleted version that comes back after another.
 - A record marked as removed is no longer listed. Deleting it notes nothing, and forgets earlier
@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from sqlalchemy import Connection
 from ladon_storage.collection.records import Record
 from ladon_storage.sinks.sql.dialect import Compared, batches
 from ladon_storage.sinks.sql.tables import Keep, Tables
+
+logger = logging.getLogger(__name__)
 
 _SQLITE = """
 CREATE TRIGGER "{trigger}" AFTER DELETE ON "{table}" BEGIN
@@ -59,7 +62,8 @@ SET record_timestamp = excluded.record_timestamp, deleted_at = excluded.deleted_
 # With the rights of its creator: a user that may delete a record needs no rights on this table.
 # Truncated rows are in no transition table, and still exist before the statement. A trigger of
 # rows is inherited by partitions, which a `DELETE` may name in place of their table, and the table
-# may be a partition itself. It is slower.
+# may be a partition itself. It is slower. A logical subscription may apply the notes, and
+# stops if the trigger has written them.
 _POSTGRESQL_FUNCTION = """
 CREATE OR REPLACE FUNCTION {schema}.ladon_note_deleted() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -69,6 +73,7 @@ DECLARE
                  ELSE 'gone' END;
     replaced text := CASE TG_ARGV[1] WHEN 'all' THEN 'replaced_at' ELSE 'NULL::timestamptz' END;
 BEGIN
+IF EXISTS (SELECT FROM pg_stat_subscription WHERE pid = pg_backend_pid()) THEN RETURN NULL; END IF;
 EXECUTE format('DELETE FROM {schema}.ladon_deleted AS noted USING %%s AS gone
     WHERE gone.removed_at IS NOT NULL AND noted.table_name = $1
     AND noted.source_id = gone.source_id AND noted.record_id = gone.record_id', gone)
@@ -98,6 +103,23 @@ FOR EACH ROW EXECUTE FUNCTION {schema}.ladon_note_deleted('{table}', '{keep}')
 _POSTGRESQL_TRUNCATED = """
 CREATE TRIGGER "{truncated}" BEFORE TRUNCATE ON {truncatable}
 FOR EACH STATEMENT EXECUTE FUNCTION {schema}.ladon_note_deleted('{table}', '{keep}')
+"""
+
+# Also in a session with `session_replication_role = replica`, where other triggers are silent.
+_POSTGRESQL_ALWAYS = """
+ALTER TABLE {each} ENABLE ALWAYS TRIGGER "{trigger}", ENABLE ALWAYS TRIGGER "{truncated}"
+"""
+
+# Before PostgreSQL 15 the trigger of a partition is not enabled with that of its table.
+_POSTGRESQL_OWNED = """
+SELECT c.oid::regclass::text FROM pg_class AS c WHERE pg_has_role(c.relowner, 'USAGE')
+AND (c.oid = %s::regclass OR c.oid IN (SELECT relid FROM pg_partition_tree(%s)))
+"""
+
+# `DISABLE TRIGGER` leaves its mark: `ENABLE TRIGGER` is not `ENABLE ALWAYS TRIGGER`.
+_POSTGRESQL_WAS_DISABLED = """
+SELECT EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgname IN (%s, %s) AND t.tgenabled <> 'A'
+AND (t.tgrelid = %s::regclass OR t.tgrelid IN (SELECT relid FROM pg_partition_tree(%s))))
 """
 
 _POSTGRESQL_IS_MADE = """
@@ -165,21 +187,32 @@ def note_deletions(connection: Connection, table: str, keep: Keep) -> None:
     names["schema"] = connection.exec_driver_sql(
         "SELECT quote_ident(current_schema())"
     ).scalar_one()
-    # The trigger of an older release notes less.
-    if not connection.exec_driver_sql(_POSTGRESQL_IS_MADE, ("%TG_LEVEL%",)).scalar_one():
-        connection.exec_driver_sql(_POSTGRESQL_FUNCTION.format(**names))
-    for kind in ("trigger", "truncated"):
-        for (other,) in connection.exec_driver_sql(
-            _POSTGRESQL_OTHERS, (names[kind], f'"{table}"')
-        ).all():
-            connection.exec_driver_sql(f'DROP TRIGGER "{names[kind]}" ON {other}')
     quoted = f'"{table}"'
+    # The function of an older release notes less, and its triggers were not always enabled.
+    if not connection.exec_driver_sql(
+        _POSTGRESQL_IS_MADE, ("%pg_stat_subscription%",)
+    ).scalar_one():
+        connection.exec_driver_sql(_POSTGRESQL_FUNCTION.format(**names))
+    elif connection.exec_driver_sql(
+        _POSTGRESQL_WAS_DISABLED, (names["trigger"], names["truncated"], quoted, quoted)
+    ).scalar_one():
+        logger.warning(
+            "The triggers of the table %r that note deletions were disabled, and are enabled "
+            "again. Records that were deleted in the meantime are stored again if their source "
+            "delivers them.",
+            table,
+        )
+    for kind in ("trigger", "truncated"):
+        for (other,) in connection.exec_driver_sql(_POSTGRESQL_OTHERS, (names[kind], quoted)).all():
+            connection.exec_driver_sql(f'DROP TRIGGER "{names[kind]}" ON {other}')
     needs_rows = connection.exec_driver_sql(_POSTGRESQL_NEEDS_ROWS, (quoted,)).scalar_one()
     made = _POSTGRESQL_OF_ROWS if needs_rows else _POSTGRESQL
     connection.exec_driver_sql(made.format(**names))
     partitions = connection.exec_driver_sql(_POSTGRESQL_PARTITIONS, (quoted,)).all()
     for (each,) in [(quoted,), *partitions]:
         connection.exec_driver_sql(_POSTGRESQL_TRUNCATED.format(**names, truncatable=each))
+    for (each,) in connection.exec_driver_sql(_POSTGRESQL_OWNED, (quoted, quoted)).all():
+        connection.exec_driver_sql(_POSTGRESQL_ALWAYS.format(**names, each=each))
 
 
 def let_readers_read(connection: Connection, table: str, name: str) -> None:

@@ -78,7 +78,9 @@ WHERE source_id = %s AND record_id = ANY(%s) AND removed_at IS NULL
 
 _UNMARK = _MARK.replace("IS NULL", "IS NOT NULL")
 
-# A partition that was added later has no trigger of truncations: it is made where it may be.
+# A trigger that lacks something is not found, and made again where this role may do that. One that
+# is always enabled notes deletions also with `session_replication_role = replica`; a partition that
+# was added later has none of truncations.
 _FOUND = """
 SELECT c.relname, a.attname, coalesce(a.attnum = ANY(i.indkey), false)
 FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
@@ -88,14 +90,14 @@ AND a.attnum > 0 AND NOT a.attisdropped
 UNION ALL SELECT c.relname, t.tgname, false
 FROM pg_class AS c JOIN pg_trigger AS t ON t.tgrelid = c.oid AND NOT t.tgisinternal
 AND t.tgname LIKE 'ladon\\_gone\\_%%' AND t.tgnargs = 2 AND (t.tgtype & 1 = 1) = {needs_rows}
-AND EXISTS (SELECT FROM pg_trigger AS o WHERE o.tgrelid = c.oid AND o.tgname = 'ladon_void_'
-            || substr(t.tgname, 12))
-AND NOT EXISTS (
-    SELECT FROM pg_partition_tree(c.oid) AS p JOIN pg_class AS q ON q.oid = p.relid
-    WHERE pg_has_role(q.relowner, 'USAGE') AND NOT EXISTS (
-        SELECT FROM pg_trigger AS o WHERE o.tgrelid = q.oid
-        AND o.tgname = 'ladon_void_' || substr(t.tgname, 12)))
 WHERE c.relnamespace = current_schema()::regnamespace AND c.relname = ANY(%s)
+AND NOT EXISTS (
+    SELECT FROM (SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid)) AS p (oid)
+    JOIN pg_class AS q ON q.oid = p.oid
+    WHERE (q.oid = c.oid OR pg_has_role(q.relowner, 'USAGE'))
+    AND 2 > (SELECT count(*) FROM pg_trigger AS o WHERE o.tgrelid = q.oid
+        AND o.tgname IN (t.tgname, 'ladon_void_' || substr(t.tgname, 12))
+        AND (o.tgenabled = 'A' OR o.tgenabled = 'O' AND NOT pg_has_role(q.relowner, 'USAGE'))))
 """.replace("{needs_rows}", NEEDS_ROWS)
 
 # UTC, since the first hours of the year 1 are in no year elsewhere. An acknowledged commit is

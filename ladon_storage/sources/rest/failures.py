@@ -3,11 +3,13 @@
 - A list next to an error is what the API had before it failed. A run that took it for all records
   would be green with fewer.
 - Only plain signs count: a flag that says no, an error status, a reason in a place for reasons. A
-  value that `expected_values` declares as normal is not examined.
+  message next to an empty list counts by its words. A value that `expected_values` declares as
+  normal is not examined.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sized
 from typing import Any
 
@@ -29,6 +31,16 @@ _FAILED = names(
     "timeout timedout nok ko aborted partial incomplete throttled ratelimited"
 )
 _NOTHING = names("null none no n/a ok success successful false noerror")
+_MESSAGES = names("message messages msg reason notice warning warnings")
+_REFUSES = re.compile(
+    r"(?<!no )(?<!0 )\b(?:error|fail(?:ed|ure)|denied|unauthori[sz]ed|forbidden|expired|"
+    r"exceed(?:ed|s)?|quota|rate.?limit|throttl\w+|too many|time[d -]{0,2}out|unavailable|"
+    r"maintenance|overload\w*|"
+    r"(?:invalid|missing|bad|wrong) (?:api.?)?(?:key|token|credential)s?)\b",
+    re.IGNORECASE,
+)
+"""The words of a message that refuses, where no list would contradict it."""
+
 _MOST_PLACES = 1_000
 _LONGEST_NUMBER = 100
 """Digits of a number that are read: no longer one is a state or zero."""
@@ -61,6 +73,7 @@ def failure(
             or (name in _REASONS and _says(value))
             or (name == "shards" and _says(value_at(value, "failed")))
             or (name == "detail" and not items and isinstance(value, str) and value.strip())
+            or (name in _MESSAGES and not items and _refuses(value))
         ):
             return place, value
     return None
@@ -132,6 +145,13 @@ def _says(value: object) -> bool:
         elif _is_reason(each):
             return True
     return False
+
+
+def _refuses(value: object) -> bool:
+    texts = value if isinstance(value, list) else [value]
+    return any(
+        isinstance(each, str) and _REFUSES.search(each[:LONGEST_SIGN]) for each in texts[:10]
+    )
 
 
 def _is_reason(value: object) -> bool:

@@ -25,7 +25,7 @@ _MORE = names(
     "hasmore more morepages hasnext hasnextpage moreavailable moreresults istruncated "
     "truncated incompleteresults ismore hasmoreitems hasmoreresults hasmorepages hasmorerecords "
     "hasmoredata moreitems morerecords moredata moredataavailable ismoreavailable limitreached "
-    "resultstruncated hasnextlink moreitemsincollection"
+    "resultstruncated hasnextlink moreitemsincollection exceededtransferlimit"
 )
 _LAST = names(
     "islast islastpage last lastpage done isdone final isfinal end isend eof iseof complete "
@@ -45,7 +45,7 @@ _CURSORS = names(
 _INNER = names(
     "meta metadata pagination paging page pager pageinfo paginginfo links responsemetadata "
     "responseheader cursors hits response responsecontext searchmetadata info resultinfo view "
-    "paginator searchresult"
+    "paginator searchresult properties"
 )
 _DEPTH = 4
 MOST_NAMES = 5_000

@@ -32,6 +32,7 @@ _TOTAL_HEADERS = (
     "X-Total-Items",
     "Total",
     "X-Pagination-Total-Count",
+    "X-Pagination-Total",
     "Pagination-Count",
 )
 _UNSURE_HEADERS = ("X-Result-Count", "X-Count")
