@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from contextlib import AsyncExitStack
@@ -75,6 +76,7 @@ async def test_guide_can_be_followed_from_its_beginning(
         if guide.stem == "operate":  # a reader comes to it from the other one
             follower.environment |= place.known | {"LADON_SOURCE_CONCURRENCY": "queue"}
             await follower.follow("console", "ladon-storage collect kev")
+            shutil.copy(tmp_path / "records.db", tmp_path / "records-backup.db")
         for kind, text in steps(guide):
             await follower.follow(kind, text)
 
@@ -139,6 +141,9 @@ class Follower:
             "http://127.0.0.1:8080": self.place.service,
             "https://mirror.example/kev.json": self.feed,
             "sqlite:////var/lib/ladon/records.db": f"sqlite:///{self.folder}/records.db",
+            "cp records-backup.db records.db": (
+                f"cp {self.folder}/records-backup.db {self.folder}/records.db"
+            ),
             "--table prefect.yaml": f"--table {self.folder}/prefect.yaml",
             "deploy --all": f"deploy --prefect-file {self.folder}/prefect.yaml --all",
         }.items():
