@@ -88,6 +88,7 @@ async def _by_engine(
 ) -> list[Outcome]:
     from uuid import uuid4
 
+    from ladon_storage.cli import running
     from ladon_storage.cli.progress import display
     from ladon_storage.cli.storing import checked_storage
     from ladon_storage.collection.run import run
@@ -102,15 +103,18 @@ async def _by_engine(
             if job.sink.name not in sinks:
                 sinks[job.sink.name] = SharedSink(job.sink.make())
             source = job.source.make()
-            return await run(
-                source,
-                sinks[job.sink.name],
-                storage,
-                # Each job has its own: a run takes over the lease of a run with its name.
-                run_id=str(uuid4()),
-                limits=job.limits,
-                on_progress=shown.follow(source.source_id),
-            )
+            try:
+                return await run(
+                    source,
+                    sinks[job.sink.name],
+                    storage,
+                    # Each job has its own: a run takes over the lease of a run with its name.
+                    run_id=str(uuid4()),
+                    limits=job.limits,
+                    on_progress=shown.follow(source.source_id),
+                )
+            finally:
+                await running.push_metrics(source.source_id)
 
         try:
             async with shared_connections():

@@ -92,12 +92,13 @@ async def _by_engine(
 ) -> Reconciliation:
     from uuid import uuid4
 
+    from ladon_storage.cli import running
     from ladon_storage.cli.progress import display
     from ladon_storage.cli.storing import checked_storage
     from ladon_storage.collection.reconciliation import reconcile as run
 
     with display() as shown:
-        return await run(
+        report = await run(
             job.source.make(),
             job.sink.make(),
             await checked_storage(job.project, signals.named),
@@ -107,6 +108,11 @@ async def _by_engine(
             limits=job.limits,
             on_progress=shown.follow(job.source.name),
         )
+    # As the flow does: an alert sees what is missed until another reconciliation finds nothing.
+    await running.push_metrics(
+        f"{report.source_id} reconciliation", {report.source_id: report.missed}
+    )
+    return report
 
 
 def _by_flow(job: Single, since: datetime | None, until: datetime | None) -> Reconciliation:

@@ -18,6 +18,8 @@ from ladon_storage.errors import ConfigurationError
 
 T = TypeVar("T")
 
+PUSHGATEWAY_VARIABLE = "LADON_PUSHGATEWAY_URL"
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _NAMELESS = re.compile(r"(cancelled|CancelledError)\b")
 
@@ -86,6 +88,24 @@ def run(work: Coroutine[Any, Any, T], signals: Signals | None = None) -> T:
         if noted.number is None:
             raise
         raise Ended(noted.number) from None
+
+
+async def push_metrics(instance: str, missed: Mapping[str, int] | None = None) -> None:
+    """Push the metrics of this process as a flow run does, where a Pushgateway is configured.
+
+    Args:
+        instance: The group in the gateway, whose metrics of the run before are replaced.
+        missed: The missed records of a reconciliation, by source.
+    """
+    if not os.environ.get(PUSHGATEWAY_VARIABLE):
+        return
+    # Imported only here: a run without a gateway has no use for it.
+    from ladon_storage.client.metrics import count_missed
+    from ladon_storage.client.pushing import push_metrics as push
+
+    for source_id, number in (missed or {}).items():
+        count_missed(source_id, number)
+    await push(instance)
 
 
 def prefect_setting(name: str, environ: Mapping[str, str] = os.environ) -> str | None:

@@ -19,6 +19,7 @@ from ladon_storage.server.overview import Overview, State
 
 MONITORING = Path(__file__).resolve().parent.parent.parent / "monitoring"
 ALERTS = MONITORING / "alerts.yml"
+RUNBOOK = "docs/how-to/alerts.md"
 PROMTOOL = shutil.which("promtool")
 
 NEVER = " ".join(["Inf"] * 41)
@@ -183,8 +184,12 @@ def test_prometheus_reads_the_configuration(tmp_path: Path) -> None:
 
 
 def test_runbook_has_each_alert() -> None:
-    """An alert that wakes an operator has a row with what to do."""
-    runbook = (MONITORING.parent / "docs" / "how-to" / "alerts.md").read_text(encoding="utf-8")
+    """An alert that wakes an operator has a row with what it means, and leads to its section."""
+    runbook = (MONITORING.parent / RUNBOOK).read_text(encoding="utf-8")
     section = runbook.partition("## When an alert fires")[2]
-    rows = re.findall(r"^\| `(Storage\w+)` \|", section, re.MULTILINE)
-    assert sorted(rows) == sorted(rules())
+    rows = re.findall(r"^\| `(Storage\w+)` \| \[.+\]\(#(\w+)\) \|$", section, re.MULTILINE)
+    headings = re.findall(r"^### (\w+)$", section, re.MULTILINE)
+    assert sorted(rows) == sorted((alert, alert.lower()) for alert in rules())
+    assert sorted(headings) == sorted(rules())
+    for alert, rule in rules().items():
+        assert rule["annotations"]["runbook"] == f"{RUNBOOK}#{alert.lower()}"
