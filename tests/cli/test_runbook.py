@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import itertools
 import os
 import re
 import shlex
@@ -535,3 +536,55 @@ async def test_command_takes_the_name_that_an_alert_has(command: str, world: Wor
     await world.type(f"ladon-storage {command}", [])
     if command != "freshness kev":
         assert len(world.feed.requests) > requests
+
+
+async def state_and_commands(world: World) -> tuple[str, list[str]]:
+    """Return the state of the source that its page has, and the commands that it names."""
+    status, page = await world.get("/sources/kev")
+    assert status == 200
+    [state] = re.findall(r"<dt>State</dt><dd>(.*?)</dd>", page, re.DOTALL)
+    commands = re.findall(r"<code>([^<]*)</code>", page)
+    return re.sub(r"<[^>]*>", "", state).strip(), [html.unescape(each) for each in commands]
+
+
+@pytest.mark.parametrize(
+    ("alert", "state", "path"),
+    [
+        ("StorageSourceStale", "stale", ["watermarks show", "collect"]),
+        ("StorageSourceFailing", "failed", ["source check", "collect"]),
+        ("StorageServiceRunStale", "held by a dead run", ["collect"]),
+        ("StorageSourceHeldLong", "running", ["watermarks release", "source check", "collect"]),
+        ("StorageServiceWatermarkInFuture", "in the future", ["collect"]),
+    ],
+)
+async def test_page_alone_leads_to_a_source_that_is_well(
+    alert: str, state: str, path: list[str], world: World
+) -> None:
+    """The commands of the page, in its order and looked at again after each change, end in *ok*."""
+    fault = FAULTS[alert]
+    await fault.make(world)
+    found, commands = await state_and_commands(world)
+    assert found == state
+    world.publish(world.now() - timedelta(days=1), datetime.now(UTC))
+    await fault.mend(world)
+    typed = list[str]()
+    while commands:
+        assert len(typed) < len(path), commands
+        command = commands.pop(0)
+        await world.type(command.replace("TEXT", "'its host is gone'"), [])
+        typed.append(" ".join(itertools.takewhile("kev".__ne__, command.split()[1:])))
+        before, (found, again) = found, await state_and_commands(world)
+        commands = commands if found == before else again
+    assert (found, typed) == ("ok", path)
+
+
+async def test_page_leads_from_a_future_watermark_by_a_reset_where_no_run_comes(
+    world: World,
+) -> None:
+    """A timestamp of the history is typed as the page asks, and the future is gone."""
+    await in_future(world)
+    _, commands = await state_and_commands(world)
+    [reset] = [each for each in commands if " reset " in each]
+    to = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="seconds")
+    await world.type(reset.replace("TIMESTAMP", to).replace("TEXT", "'a clock was wrong'"), [])
+    assert await state_and_commands(world) == ("ok", [])
