@@ -40,7 +40,8 @@ def require_own_places(deployment: RunnerDeployment) -> None:
     """Require in a form what its deployment has in place of a block."""
     parameters, form = deployment.parameters or {}, _form(deployment)
     own = [name for name in BLOCKS if parameters.get(name) is not None]
-    form.required = [*form.required, *(name for name in own if name not in form.required)]
+    if missing := [name for name in own if name not in form.required]:
+        form.required = [*form.required, *missing]
 
 
 def form_of(deployment: RunnerDeployment) -> dict[str, Any]:
