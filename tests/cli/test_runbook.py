@@ -39,6 +39,7 @@ from tests.project.test_monitoring import rules
 from tests.service import service_process
 
 OPERATE = ROOT / "docs" / "how-to" / "operate.md"
+ALERTS = ROOT / "docs" / "how-to" / "alerts.md"
 LIMIT = timedelta(hours=48)
 
 
@@ -588,3 +589,65 @@ async def test_page_leads_from_a_future_watermark_by_a_reset_where_no_run_comes(
     to = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="seconds")
     await world.type(reset.replace("TIMESTAMP", to).replace("TEXT", "'a clock was wrong'"), [])
     assert await state_and_commands(world) == ("ok", [])
+
+
+OPERATIONS = {
+    "read-a-watermark-and-its-history": nothing,
+    "reset-a-watermark": nothing,
+    "release-a-source": held,
+    "read-a-past-range-again": nothing,
+    "find-what-regular-runs-missed": nothing,
+    "move-to-another-storage-service": nothing,
+}
+"""The sections of the guide with commands, and what is wrong when they are typed."""
+ELSEWHERE = {"restore-a-sink", "when-prefect-is-away", "free-a-slot"}
+"""Sections that the test above has, and those that are about Prefect."""
+
+
+def test_each_section_of_the_guide_with_commands_is_typed() -> None:
+    """No console of the guide is left out of the tests."""
+    found = {anchor for anchor, consoles in sections(OPERATE).items() if consoles}
+    assert found == set(OPERATIONS) | ELSEWHERE
+
+
+@pytest.mark.parametrize("section", sorted(OPERATIONS))
+async def test_commands_of_the_guide_do_what_its_section_is_for(section: str, world: World) -> None:
+    """Each can be typed while a service runs, and a reset and a release have their effect."""
+    await world.type("ladon-storage collect kev", [])
+    await OPERATIONS[section](world)
+    assert await follow(world, sections(OPERATE)[section], nothing)
+    stored = await (await world.client()).get_watermark("kev")
+    assert stored
+    is_reset = stored.last_successful_timestamp == datetime(2024, 1, 1, tzinfo=UTC)
+    assert is_reset == (section == "reset-a-watermark")
+    assert (stored.status == "failed") == (section == "release-a-source")
+
+
+async def test_backup_and_move_of_the_guide_take_all_watermarks_along(world: World) -> None:
+    """Its commands with placeholders lead to a service that has the same watermark."""
+    text = " ".join(OPERATE.read_text(encoding="utf-8").split())
+    [backup] = re.findall(r"ladon-storage backup copy\.db --database storage\.db", text)
+    [moved] = re.findall(r"`(ladon-storage watermarks import [^`]+)`", text)
+    await world.type("ladon-storage collect kev", [])
+    await world.type(backup, [])
+    exported = await world.ladon.later("watermarks", "export")
+    world.ladon.write("FILE", exported.out)
+    async with serving(world.ladon.folder / "other.db", "127.0.0.1", 0) as other:
+        await world.type(moved.replace("ADDRESS", other), [])
+        async with aiohttp.ClientSession() as session:
+            for database in (f"{world.address}", other):
+                path = "/api/v1/watermarks/kev"
+                async with session.get(f"{database}{path}") as response:
+                    found = (await response.json())["last_successful_timestamp"]
+                    assert found.startswith("2024-01-03T00:00:00")
+    await world.stop()
+    shutil.copy("copy.db", "storage.db")
+    await world.start()
+    assert await (await world.client()).get_watermark("kev")
+
+
+async def test_limit_on_the_command_line_judges_a_source(world: World) -> None:
+    """The command of the section on freshness works, with a limit in hours."""
+    world.publish(datetime.now(UTC))
+    await world.type("ladon-storage collect kev", [])
+    assert await follow(world, sections(ALERTS)["freshness"], nothing) == 1
