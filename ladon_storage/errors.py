@@ -25,17 +25,38 @@
         └── DatabaseError                        its database did not read or write
 
 Each class carries its facts as fields. Its text names the subject, the fact and the next step. No
-error holds a token or a password: not in its text, its fields or the chain of its causes.
+error holds a token or a password: not in its text, its fields or the chain of its causes. Its text
+may quote a feed, and goes to tracebacks and logs: it is one line that no terminal acts on.
 """
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING
+
+_BREAKS = re.compile(r"[\n\r\t]+")
+
+
+def visible(text: str) -> str:
+    r"""Return a text as one line, with escapes in place of what is not printable.
+
+    >>> visible("kev\x1b[2J and\n  2026 INFO a forged line")
+    'kev\\x1b[2J and 2026 INFO a forged line'
+    """
+    if text.isprintable():
+        return text
+    line = " ".join(part.strip() for part in _BREAKS.split(text)).strip()
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in line
+    )
 
 
 class LadonStorageError(Exception):
     """The base class of every error of this package."""
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
 
 
 class ConfigurationError(LadonStorageError, ValueError):
@@ -130,7 +151,7 @@ class StorageUnhealthyError(StorageError, RuntimeError):
         self.status = status
 
     def __str__(self) -> str:
-        return self.message
+        return visible(self.message)
 
 
 class StorageConnectionError(StorageError):
@@ -157,7 +178,7 @@ class InvalidResponseError(StorageError):
         self.status = status
 
     def __str__(self) -> str:
-        return self.message
+        return visible(self.message)
 
 
 class StorageResponseError(StorageError):
@@ -177,7 +198,7 @@ class StorageResponseError(StorageError):
         self.transient = status >= 500 or status in (408, 425, 429)
 
     def __str__(self) -> str:
-        return self.message
+        return visible(self.message)
 
 
 class WatermarkConflictError(StorageResponseError):
@@ -202,7 +223,7 @@ class CollectionError(LadonStorageError):
         self.source_id = source_id
 
     def __str__(self) -> str:
-        return self.message
+        return visible(self.message)
 
 
 class SourceError(CollectionError):
@@ -270,7 +291,7 @@ class RequestError(ServiceError):
         self.field = field
 
     def __str__(self) -> str:
-        return self.message
+        return visible(self.message)
 
 
 class DatabaseError(ServiceError):

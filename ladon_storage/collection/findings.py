@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from ladon_storage.collection.counts import ExtractionCounts
 from ladon_storage.collection.protocols import Limits, Source
 from ladon_storage.collection.reversions import MAX_IDS, Reversions
-from ladon_storage.errors import SourceError
+from ladon_storage.errors import SourceError, visible
 
 logger = logging.getLogger("ladon_storage.collection")
 
@@ -124,5 +124,5 @@ def warn_of_clock(source: Source, horizon: datetime) -> None:
 
 
 def tell(level: int, source: Source, text: str) -> None:
-    """Log a sentence about a source."""
-    logger.log(level, text, extra={"source_id": source.source_id})
+    """Log a sentence about a source, whose texts it may quote."""
+    logger.log(level, visible(text), extra={"source_id": source.source_id})

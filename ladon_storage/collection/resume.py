@@ -23,6 +23,7 @@ from ladon_storage.collection.protocols import (
     Source,
     SupportsPosition,
 )
+from ladon_storage.errors import visible
 from ladon_storage.models import EMPTY_WATERMARK, WatermarkStatus, meant
 
 logger = logging.getLogger("ladon_storage.collection")
@@ -209,4 +210,4 @@ def back(instant: datetime, by: timedelta | None) -> datetime | None:
 
 
 def _tell(level: int, source: Source, text: str) -> None:
-    logger.log(level, text, extra={"source_id": source.source_id})
+    logger.log(level, visible(text), extra={"source_id": source.source_id})

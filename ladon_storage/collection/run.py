@@ -24,6 +24,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from ladon_storage.collection.extraction import Extraction
+from ladon_storage.collection.foreign_errors import errors_made_visible
 from ladon_storage.collection.garbage import objects_set_aside
 from ladon_storage.collection.lateness import Lateness
 from ladon_storage.collection.lease import SourceLease
@@ -86,14 +87,15 @@ async def extract(
         SinkError: The sink failed.
         WatermarkConflictError: Another run took over; only with ``lease``.
     """
-    async with sink:
-        if lease is None:
-            begin = ResumePoint(run.asked.start)
-        else:
-            begin = await plan_resume(source, sink, lease, run)
-            run = replace(run, asked=ALL_TIME, stored=TimeRange(begin.origin))
-        with objects_set_aside():
-            return await Extraction(source, sink, begin, run, lease).run()
+    with errors_made_visible(source.source_id):
+        async with sink:
+            if lease is None:
+                begin = ResumePoint(run.asked.start)
+            else:
+                begin = await plan_resume(source, sink, lease, run)
+                run = replace(run, asked=ALL_TIME, stored=TimeRange(begin.origin))
+            with objects_set_aside():
+                return await Extraction(source, sink, begin, run, lease).run()
 
 
 async def run(

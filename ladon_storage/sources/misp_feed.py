@@ -111,7 +111,7 @@ class MispFeed:
         first = stale[0]
         logger.warning(
             "The feed of source %r at %s has %d files that are older than its manifest "
-            "lists them, such as %s of %s instead of %s. Each run requests them until they "
+            "lists them, such as %r of %s instead of %s. Each run requests them until they "
             "are as listed. Check whether a cache is in front of the feed.",
             self.source_id,
             redact_url(self.url),

@@ -1,0 +1,55 @@
+"""Errors of other libraries and of custom classes, whose texts may quote a feed.
+
+A traceback prints such a text as it is, and so do Prefect's log and console. So the text is made
+visible where the error leaves the engine: the error, its class and its traceback stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ladon_storage.errors import LadonStorageError, SourceError, visible
+
+_MOST = 100
+"""The most errors of a chain that are looked at; it may be a circle."""
+
+
+@contextmanager
+def errors_made_visible(source_id: str) -> Iterator[None]:
+    """Let no error leave whose text a terminal would act on.
+
+    Raises:
+        SourceError: The text of another error cannot be changed.
+    """
+    try:
+        yield
+    except Exception as error:
+        _make_visible(error)
+        if _is_visible(error):
+            raise
+        text = visible(f"{type(error).__name__}: {error}")
+        raise SourceError(text, source_id).with_traceback(error.__traceback__) from None
+
+
+def _make_visible(error: BaseException) -> None:
+    """Escape the texts of an error, of its causes, and of the members of a group."""
+    left: list[BaseException | None] = [error]
+    for _ in range(_MOST):
+        if not left:
+            return
+        each = left.pop()
+        if each is None:
+            continue
+        if not isinstance(each, LadonStorageError):
+            each.args = tuple(visible(arg) if isinstance(arg, str) else arg for arg in each.args)
+            if isinstance(each, OSError) and isinstance(each.strerror, str):
+                each.strerror = visible(each.strerror)
+        if isinstance(each, BaseExceptionGroup):
+            left += each.exceptions
+        left += [each.__cause__, each.__context__]
+
+
+def _is_visible(error: BaseException) -> bool:
+    """Return whether a text has nothing but lines; those of a validation are its own."""
+    return all(each.isprintable() or each == "\n" for each in str(error))

@@ -1,0 +1,87 @@
+"""Texts of a feed in the command's output and in logs: shown, and not obeyed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from ladon_storage.server.logs import JsonLines
+from ladon_storage.testing.feed_server import FeedServer
+from tests.cli.called import Command
+from tests.hostile import FEEDS, attacks
+
+VERBS = (
+    ("source", "try", "evil"),
+    ("source", "check", "evil"),
+    ("collect", "evil"),
+    ("collect", "evil"),
+    ("reconcile", "evil"),
+    ("freshness", "evil=1"),
+    ("watermarks", "list"),
+    ("watermarks", "show", "evil"),
+    ("watermarks", "history", "evil"),
+)
+
+
+class Lines(logging.Handler):
+    """A handler with the default format of a program that knows nothing of this package."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.objects: list[str] = []
+        self.setFormatter(logging.Formatter("%(levelname)s %(name)s %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record as a line, and as an object."""
+        self.lines.append(self.format(record))
+        self.objects.append(JsonLines().format(record))
+
+
+@pytest.fixture
+def log() -> Iterator[Lines]:
+    """Log everything of the package."""
+    handler, package = Lines(), logging.getLogger("ladon_storage")
+    package.addHandler(handler)
+    level = package.level
+    package.setLevel(logging.DEBUG)
+    yield handler
+    package.setLevel(level)
+    package.removeHandler(handler)
+
+
+@pytest.mark.parametrize("attack", FEEDS)
+async def test_text_of_a_feed_is_not_obeyed_by_a_terminal_or_a_log(
+    attack: str, ladon: Command, log: Lines
+) -> None:
+    """No verb and no log line has a control character of a feed, or a line that the feed wrote."""
+    fields, play = FEEDS[attack]
+    async with FeedServer(play=play) as feed:
+        source = {"source_id": "evil", "url": feed.url, **fields}
+        ladon.write(
+            "ladon.toml",
+            '[storage]\nurl = "sqlite:///ladon.db"\n[sinks.records]\nurl = "sqlite:///records.db"\n'
+            "[sources.evil]\n"
+            + "".join(f"{name} = {_toml(value)}\n" for name, value in source.items()),
+        )
+        for verb in VERBS:
+            called = await ladon.later(*verb)
+            assert not attacks(called.out), verb
+            assert not attacks(called.err), verb
+            if verb[0] in ("collect", "reconcile", "watermarks", "freshness"):
+                out = (await ladon.later(*verb, "--json")).out
+                assert not attacks(out), verb
+    for line in log.lines:
+        assert not attacks(line)
+    for line in log.objects:
+        assert not attacks(line)
+        assert json.loads(line)["message"].isprintable()
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"
+    return json.dumps(value)
