@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import itertools
+import json
 import os
 import re
 import shlex
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import pytest
@@ -74,6 +76,7 @@ class World:
     stack: AsyncExitStack
     port: int
     name: str = "kev"
+    source_id: str = "kev"
     pushed: dict[str, str] = field(default_factory=dict)
     offset: timedelta = timedelta(0)
     status: int = 200
@@ -100,7 +103,8 @@ class World:
         self.ladon.write(
             "ladon.toml",
             f'[storage]\nurl = "{self.address}"\n[sinks.records]\nurl = "sqlite:///records.db"\n'
-            f'[sources.{self.name}]\nsource_id = "kev"\nurl = "{self.feed.url}"\n{fields}'
+            f"[sources.{self.name}]\nsource_id = {json.dumps(self.source_id)}\n"
+            f'url = "{self.feed.url}"\n{fields}'
             f"freshness.max_age_hours = {LIMIT / timedelta(hours=1)}\n",
         )
 
@@ -541,7 +545,7 @@ async def test_command_takes_the_name_that_an_alert_has(command: str, world: Wor
 
 async def state_and_commands(world: World) -> tuple[str, list[str]]:
     """Return the state of the source that its page has, and the commands that it names."""
-    status, page = await world.get("/sources/kev")
+    status, page = await world.get(f"/sources/{quote(world.source_id, safe='')}")
     assert status == 200
     [state] = re.findall(r"<dt>State</dt><dd>(.*?)</dd>", page, re.DOTALL)
     commands = re.findall(r"<code>([^<]*)</code>", page)
@@ -589,6 +593,30 @@ async def test_page_leads_from_a_future_watermark_by_a_reset_where_no_run_comes(
     to = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="seconds")
     await world.type(reset.replace("TIMESTAMP", to).replace("TEXT", "'a clock was wrong'"), [])
     assert await state_and_commands(world) == ("ok", [])
+
+
+@pytest.mark.parametrize("source_id", ["-x", "--all", "kev=1", "it's $HOME", "a b/c", "ä#?%"])
+async def test_page_has_commands_that_a_shell_and_the_command_take_for_each_name(
+    source_id: str, world: World
+) -> None:
+    """A name that looks like an option, or like a name with its limit, still names its source."""
+    world.name, world.source_id = "catalogue", source_id
+    world.describe('kind = "kev"\n')
+    client = await world.client()
+    world.offset = timedelta(days=730)
+    await client.update_watermark(source_id, world.now() - timedelta(days=1))
+    world.offset = timedelta(0)
+    state, commands = await state_and_commands(world)
+    assert (state, len(commands)) == ("in the future", 3)
+    for command in commands:
+        typed = command.replace("TIMESTAMP", "2024-01-03").replace("TEXT", "'a clock was wrong'")
+        await world.type(typed, [])
+    assert (await state_and_commands(world))[0] == "ok"
+    stored = await client.get_watermark(source_id)
+    assert stored
+    assert stored.last_successful_timestamp == datetime(2024, 1, 3, tzinfo=UTC)
+    freshness = await world.ladon.later("freshness", "--json", "--", source_id)
+    assert [each["source_id"] for each in freshness.json] == [source_id]
 
 
 OPERATIONS = {
