@@ -106,7 +106,7 @@ class CircuitOpenError(StorageError, RuntimeError):
         return self.args[1]
 
     def __str__(self) -> str:
-        return (
+        return visible(
             f"The circuit of {self.name} is open; it admits a probe in {self.retry_after:.1f} s; "
             "try again then."
         )
@@ -120,7 +120,7 @@ class CircuitUndecidedError(CircuitOpenError):
     """
 
     def __str__(self) -> str:
-        return (
+        return visible(
             f"As many calls of {self.name} are in flight as may fail before its circuit "
             "opens. Try again when one of them has ended."
         )

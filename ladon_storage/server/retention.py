@@ -97,23 +97,16 @@ def _many(connection: sqlite3.Connection, _: int, *, kept: int) -> list[int]:
             "LIMIT 1 OFFSET ?",
             (source_id, kept - 1),
         ).fetchall()
-        found += _chosen(
-            connection,
-            "source_id = ? AND version < ?",
-            (source_id, newest),
-            # Or SQLite reads the lines of all sources, which are in the order that it is asked for.
-            "INDEXED BY history_by_source",
-        )
+        # A batch is of many sources: for each one alone, the query above would be made again.
+        found += _chosen(connection, "source_id = ? AND version < ?", (source_id, newest))
         if len(found) >= BATCH:
             break
     return found[:BATCH]
 
 
-def _chosen(
-    connection: sqlite3.Connection, where: str, values: tuple[object, ...], index: str = ""
-) -> list[int]:
+def _chosen(connection: sqlite3.Connection, where: str, values: tuple[object, ...]) -> list[int]:
     query = (
-        f"SELECT version FROM history {index} WHERE {where} "  # noqa: S608 - constants
+        f"SELECT version FROM history WHERE {where} "  # noqa: S608 - constants
         "AND action = 'put' AND version IS NOT ("
         "SELECT version FROM watermarks WHERE watermarks.source_id = history.source_id) "
         "ORDER BY version LIMIT ?"

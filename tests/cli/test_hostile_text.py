@@ -8,10 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from ladon_storage.errors import CircuitOpenError, LadonStorageError
 from ladon_storage.server.logs import JsonLines
 from ladon_storage.testing.feed_server import FeedServer
 from tests.cli.called import Command
-from tests.hostile import FEEDS, attacks
+from tests.hostile import EVIL, FEEDS, attacks
 
 VERBS = (
     ("source", "try", "evil"),
@@ -85,3 +86,20 @@ def _toml(value: object) -> str:
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"
     return json.dumps(value)
+
+
+def errors(kind: type[LadonStorageError] = LadonStorageError) -> Iterator[type[LadonStorageError]]:
+    """Yield a class of errors, and all below it."""
+    yield kind
+    for each in kind.__subclasses__():
+        yield from errors(each)
+
+
+@pytest.mark.parametrize("kind", list(errors()), ids=lambda kind: kind.__name__)
+def test_error_of_each_class_is_one_visible_line(kind: type[LadonStorageError]) -> None:
+    """What a traceback or another program's log prints of an error is not obeyed."""
+    error = kind.__new__(kind)
+    error.args = (EVIL, 1.0) if issubclass(kind, CircuitOpenError) else (EVIL,)
+    vars(error)["message"] = EVIL
+    assert str(error)
+    assert str(error).isprintable()
