@@ -21,6 +21,8 @@ from ladon_storage.collection.run import run
 from ladon_storage.connect import check_health, new_client, settings_by_hand, shared_client
 from ladon_storage.embedded import EmbeddedStorage
 from ladon_storage.errors import DatabaseError, StorageResponseError, StorageUnhealthyError
+from ladon_storage.server import retention
+from ladon_storage.server.retention import Retention
 from ladon_storage.server.store import WatermarkDatabase
 from ladon_storage.settings import StorageSettings
 from ladon_storage.testing.clock import FakeClock
@@ -364,6 +366,58 @@ async def test_history_is_bounded_as_that_of_a_service(
         assert history
         assert len(history.changes) == 1
         assert await storage.get_watermark("gone")
+
+
+async def test_source_keeps_as_many_lines_as_with_a_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source that is collected often keeps its latest thousand lines, and another keeps its own.
+
+    They are deleted by the writer of the change that is due, whichever source it is of.
+    """
+    monkeypatch.setattr(embedded, "PRUNED_EVERY", 1200)
+    file, kept = tmp_path / "ladon.db", Retention().changes
+    async with EmbeddedStorage(file) as storage:
+        await storage.update_watermark("calm", JANUARY)
+        # At once, which makes them a few commits.
+        busy = [storage.update_watermark("busy", JANUARY) for _ in range(1198)]
+        await asyncio.gather(*busy)
+        await storage.update_watermark("calm", JANUARY)
+    async with EmbeddedStorage(file) as storage:
+        history = await storage.watermark_history("busy", limit=1000)
+        assert history
+        assert len(history.changes) == kept
+        older = await storage.watermark_history("busy", before=history.changes[-1].version)
+        assert older
+        assert not older.changes
+        calm = await storage.watermark_history("calm")
+        assert calm
+        assert len(calm.changes) == 2
+
+
+async def test_run_deletes_some_lines_of_a_neglected_file_and_a_later_one_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No run waits until years of history are gone."""
+    monkeypatch.setattr(embedded, "PRUNED_EVERY", 20)
+    monkeypatch.setattr(embedded, "PRUNED_BATCHES", 2)
+    monkeypatch.setattr(retention, "BATCH", 5)
+    clock = FakeClock(JANUARY)
+    file = tmp_path / "ladon.db"
+
+    async def write(changes: int) -> int:
+        async with EmbeddedStorage(file, clock=clock.now) as storage:
+            for _ in range(changes):
+                await storage.update_watermark("kev", JANUARY)
+        async with EmbeddedStorage(file, clock=clock.now) as storage:
+            history = await storage.watermark_history("kev", limit=100)
+            assert history
+            return len(history.changes)
+
+    assert await write(19) == 19
+    clock.advance(timedelta(days=500).total_seconds())
+    assert await write(1) == 20 - 10
+    assert await write(20) == 10 + 20 - 9
 
 
 async def test_history_that_cannot_be_shortened_fails_no_run(

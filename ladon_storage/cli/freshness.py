@@ -77,6 +77,9 @@ def _limit(project: Project | None, text: str) -> Freshness:
     from ladon_storage.collection.freshness import Freshness
 
     name, equals, hours = text.rpartition("=")
+    if project is not None and name_of(project, text) is not None:
+        # The name itself may have an equals sign.
+        name, equals = text, ""
     in_file = None if project is None else name_of(project, name or text)
     if project is not None and in_file is not None:
         source_id = project.source(in_file).source_id

@@ -66,5 +66,14 @@ def next_step(state: State, source_id: str) -> NextStep | None:
     if found is None:
         return None
     text, commands = found
+    return NextStep(text, [f"ladon-storage {_with_source(each, source_id)}" for each in commands])
+
+
+def _with_source(command: str, source_id: str) -> str:
     name = shlex.quote(source_id)
-    return NextStep(text, [f"ladon-storage {each.format(name)}" for each in commands])
+    if not source_id.startswith("-"):
+        return command.format(name)
+    # A name that looks like an option comes after all options, and after the sign of their end.
+    verb, rest = command.split(" {}")
+    others, dashes, options = rest.partition(" --")
+    return f"{verb}{dashes}{options} -- {name}{others}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import html
+import itertools
+import json
 import os
 import re
 import shlex
@@ -19,6 +21,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import pytest
@@ -38,6 +41,7 @@ from tests.project.test_monitoring import rules
 from tests.service import service_process
 
 OPERATE = ROOT / "docs" / "how-to" / "operate.md"
+ALERTS = ROOT / "docs" / "how-to" / "alerts.md"
 LIMIT = timedelta(hours=48)
 
 
@@ -72,6 +76,7 @@ class World:
     stack: AsyncExitStack
     port: int
     name: str = "kev"
+    source_id: str = "kev"
     pushed: dict[str, str] = field(default_factory=dict)
     offset: timedelta = timedelta(0)
     status: int = 200
@@ -98,7 +103,8 @@ class World:
         self.ladon.write(
             "ladon.toml",
             f'[storage]\nurl = "{self.address}"\n[sinks.records]\nurl = "sqlite:///records.db"\n'
-            f'[sources.{self.name}]\nsource_id = "kev"\nurl = "{self.feed.url}"\n{fields}'
+            f"[sources.{self.name}]\nsource_id = {json.dumps(self.source_id)}\n"
+            f'url = "{self.feed.url}"\n{fields}'
             f"freshness.max_age_hours = {LIMIT / timedelta(hours=1)}\n",
         )
 
@@ -535,3 +541,141 @@ async def test_command_takes_the_name_that_an_alert_has(command: str, world: Wor
     await world.type(f"ladon-storage {command}", [])
     if command != "freshness kev":
         assert len(world.feed.requests) > requests
+
+
+async def state_and_commands(world: World) -> tuple[str, list[str]]:
+    """Return the state of the source that its page has, and the commands that it names."""
+    status, page = await world.get(f"/sources/{quote(world.source_id, safe='')}")
+    assert status == 200
+    [state] = re.findall(r"<dt>State</dt><dd>(.*?)</dd>", page, re.DOTALL)
+    commands = re.findall(r"<code>([^<]*)</code>", page)
+    return re.sub(r"<[^>]*>", "", state).strip(), [html.unescape(each) for each in commands]
+
+
+@pytest.mark.parametrize(
+    ("alert", "state", "path"),
+    [
+        ("StorageSourceStale", "stale", ["watermarks show", "collect"]),
+        ("StorageSourceFailing", "failed", ["source check", "collect"]),
+        ("StorageServiceRunStale", "held by a dead run", ["collect"]),
+        ("StorageSourceHeldLong", "running", ["watermarks release", "source check", "collect"]),
+        ("StorageServiceWatermarkInFuture", "in the future", ["collect"]),
+    ],
+)
+async def test_page_alone_leads_to_a_source_that_is_well(
+    alert: str, state: str, path: list[str], world: World
+) -> None:
+    """The commands of the page, in its order and looked at again after each change, end in *ok*."""
+    fault = FAULTS[alert]
+    await fault.make(world)
+    found, commands = await state_and_commands(world)
+    assert found == state
+    world.publish(world.now() - timedelta(days=1), datetime.now(UTC))
+    await fault.mend(world)
+    typed = list[str]()
+    while commands:
+        assert len(typed) < len(path), commands
+        command = commands.pop(0)
+        await world.type(command.replace("TEXT", "'its host is gone'"), [])
+        typed.append(" ".join(itertools.takewhile("kev".__ne__, command.split()[1:])))
+        before, (found, again) = found, await state_and_commands(world)
+        commands = commands if found == before else again
+    assert (found, typed) == ("ok", path)
+
+
+async def test_page_leads_from_a_future_watermark_by_a_reset_where_no_run_comes(
+    world: World,
+) -> None:
+    """A timestamp of the history is typed as the page asks, and the future is gone."""
+    await in_future(world)
+    _, commands = await state_and_commands(world)
+    [reset] = [each for each in commands if " reset " in each]
+    to = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="seconds")
+    await world.type(reset.replace("TIMESTAMP", to).replace("TEXT", "'a clock was wrong'"), [])
+    assert await state_and_commands(world) == ("ok", [])
+
+
+@pytest.mark.parametrize("source_id", ["-x", "--all", "kev=1", "it's $HOME", "a b/c", "ä#?%"])
+async def test_page_has_commands_that_a_shell_and_the_command_take_for_each_name(
+    source_id: str, world: World
+) -> None:
+    """A name that looks like an option, or like a name with its limit, still names its source."""
+    world.name, world.source_id = "catalogue", source_id
+    world.describe('kind = "kev"\n')
+    client = await world.client()
+    world.offset = timedelta(days=730)
+    await client.update_watermark(source_id, world.now() - timedelta(days=1))
+    world.offset = timedelta(0)
+    state, commands = await state_and_commands(world)
+    assert (state, len(commands)) == ("in the future", 3)
+    for command in commands:
+        typed = command.replace("TIMESTAMP", "2024-01-03").replace("TEXT", "'a clock was wrong'")
+        await world.type(typed, [])
+    assert (await state_and_commands(world))[0] == "ok"
+    stored = await client.get_watermark(source_id)
+    assert stored
+    assert stored.last_successful_timestamp == datetime(2024, 1, 3, tzinfo=UTC)
+    freshness = await world.ladon.later("freshness", "--json", "--", source_id)
+    assert [each["source_id"] for each in freshness.json] == [source_id]
+
+
+OPERATIONS = {
+    "read-a-watermark-and-its-history": nothing,
+    "reset-a-watermark": nothing,
+    "release-a-source": held,
+    "read-a-past-range-again": nothing,
+    "find-what-regular-runs-missed": nothing,
+    "move-to-another-storage-service": nothing,
+}
+"""The sections of the guide with commands, and what is wrong when they are typed."""
+ELSEWHERE = {"restore-a-sink", "when-prefect-is-away", "free-a-slot"}
+"""Sections that the test above has, and those that are about Prefect."""
+
+
+def test_each_section_of_the_guide_with_commands_is_typed() -> None:
+    """No console of the guide is left out of the tests."""
+    found = {anchor for anchor, consoles in sections(OPERATE).items() if consoles}
+    assert found == set(OPERATIONS) | ELSEWHERE
+
+
+@pytest.mark.parametrize("section", sorted(OPERATIONS))
+async def test_commands_of_the_guide_do_what_its_section_is_for(section: str, world: World) -> None:
+    """Each can be typed while a service runs, and a reset and a release have their effect."""
+    await world.type("ladon-storage collect kev", [])
+    await OPERATIONS[section](world)
+    assert await follow(world, sections(OPERATE)[section], nothing)
+    stored = await (await world.client()).get_watermark("kev")
+    assert stored
+    is_reset = stored.last_successful_timestamp == datetime(2024, 1, 1, tzinfo=UTC)
+    assert is_reset == (section == "reset-a-watermark")
+    assert (stored.status == "failed") == (section == "release-a-source")
+
+
+async def test_backup_and_move_of_the_guide_take_all_watermarks_along(world: World) -> None:
+    """Its commands with placeholders lead to a service that has the same watermark."""
+    text = " ".join(OPERATE.read_text(encoding="utf-8").split())
+    [backup] = re.findall(r"ladon-storage backup copy\.db --database storage\.db", text)
+    [moved] = re.findall(r"`(ladon-storage watermarks import [^`]+)`", text)
+    await world.type("ladon-storage collect kev", [])
+    await world.type(backup, [])
+    exported = await world.ladon.later("watermarks", "export")
+    world.ladon.write("FILE", exported.out)
+    async with serving(world.ladon.folder / "other.db", "127.0.0.1", 0) as other:
+        await world.type(moved.replace("ADDRESS", other), [])
+        async with aiohttp.ClientSession() as session:
+            for database in (f"{world.address}", other):
+                path = "/api/v1/watermarks/kev"
+                async with session.get(f"{database}{path}") as response:
+                    found = (await response.json())["last_successful_timestamp"]
+                    assert found.startswith("2024-01-03T00:00:00")
+    await world.stop()
+    shutil.copy("copy.db", "storage.db")
+    await world.start()
+    assert await (await world.client()).get_watermark("kev")
+
+
+async def test_limit_on_the_command_line_judges_a_source(world: World) -> None:
+    """The command of the section on freshness works, with a limit in hours."""
+    world.publish(datetime.now(UTC))
+    await world.type("ladon-storage collect kev", [])
+    assert await follow(world, sections(ALERTS)["freshness"], nothing) == 1
