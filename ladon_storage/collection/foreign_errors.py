@@ -7,7 +7,7 @@ visible where the error leaves the engine: the error, its class and its tracebac
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ladon_storage.errors import LadonStorageError, SourceError, visible
 
@@ -26,9 +26,10 @@ def errors_made_visible(source_id: str) -> Iterator[None]:
         yield
     except Exception as error:
         _make_visible(error)
-        if _is_visible(error):
+        said = _said(error)
+        if all(each.isprintable() or each == "\n" for each in said):  # lines, as of a validation
             raise
-        text = visible(f"{type(error).__name__}: {error}")
+        text = visible(f"{type(error).__name__}: {said}")
         raise SourceError(text, source_id).with_traceback(error.__traceback__) from None
 
 
@@ -42,14 +43,18 @@ def _make_visible(error: BaseException) -> None:
         if each is None:
             continue
         if not isinstance(each, LadonStorageError):
-            each.args = tuple(visible(arg) if isinstance(arg, str) else arg for arg in each.args)
-            if isinstance(each, OSError) and isinstance(each.strerror, str):
-                each.strerror = visible(each.strerror)
+            with suppress(Exception):  # a custom class may forbid it: see `errors_made_visible`
+                each.args = tuple(visible(a) if isinstance(a, str) else a for a in each.args)
+                if isinstance(each, OSError) and isinstance(each.strerror, str):
+                    each.strerror = visible(each.strerror)
         if isinstance(each, BaseExceptionGroup):
             left += each.exceptions
         left += [each.__cause__, each.__context__]
 
 
-def _is_visible(error: BaseException) -> bool:
-    """Return whether a text has nothing but lines; those of a validation are its own."""
-    return all(each.isprintable() or each == "\n" for each in str(error))
+def _said(error: Exception) -> str:
+    """Return the text of an error; empty where its class fails to tell it."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
