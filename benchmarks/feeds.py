@@ -246,6 +246,8 @@ _kept = lru_cache(maxsize=200)(page_of)
 async def _serve() -> None:
     from aiohttp import web
 
+    from benchmarks.processes import serve
+
     async def answer(request: web.Request) -> web.Response:
         name, query = request.match_info["name"], request.query
         first, count = int(query.get("first", 0)), int(query["count"])
@@ -264,12 +266,7 @@ async def _serve() -> None:
     app = web.Application()
     app.router.add_get("/document/{shape}", whole)
     app.router.add_get("/{name}", answer)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0][:2]
-    print(f"http://{host}:{port}", flush=True)
-    await asyncio.Event().wait()
+    await serve(app)
 
 
 if __name__ == "__main__":

@@ -126,10 +126,8 @@ async def _write(request: web.Request) -> web.Response:
     return await _read(request)
 
 
-async def _serve_floor() -> None:
-    app = web.Application()
-    path = f"/{API}/{{source_id}}"
-    app.add_routes([web.get(path, _read), web.put(path, _write)])
+async def serve(app: web.Application) -> None:
+    """Serve an application on a free port of loopback, and print its address."""
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -138,5 +136,12 @@ async def _serve_floor() -> None:
     await asyncio.Event().wait()
 
 
+def _floor() -> web.Application:
+    app = web.Application()
+    path = f"/{API}/{{source_id}}"
+    app.add_routes([web.get(path, _read), web.put(path, _write)])
+    return app
+
+
 if __name__ == "__main__":
-    asyncio.run(_serve_floor())
+    asyncio.run(serve(_floor()))

@@ -38,6 +38,19 @@ from typing import TYPE_CHECKING
 _BREAKS = re.compile(r"[\n\r\t]+")
 
 
+def escaped(text: str) -> str:
+    r"""Return a text with escapes in place of what is not printable.
+
+    >>> escaped("kev\x1b[2J and\n2026 INFO a forged line")
+    'kev\\x1b[2J and\\n2026 INFO a forged line'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
+
+
 def visible(text: str) -> str:
     r"""Return a text as one line, with escapes in place of what is not printable.
 
@@ -46,10 +59,7 @@ def visible(text: str) -> str:
     """
     if text.isprintable():
         return text
-    line = " ".join(part.strip() for part in _BREAKS.split(text)).strip()
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in line
-    )
+    return escaped(" ".join(part.strip() for part in _BREAKS.split(text)).strip())
 
 
 class LadonStorageError(Exception):

@@ -15,6 +15,8 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from ladon_storage.errors import escaped
+
 LogFormat = Literal["text", "json"]
 
 _FIELDS = ("request_id", "source_id", "run_id")
@@ -49,12 +51,12 @@ class TextLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record with escapes in place of control characters."""
-        line = f"{_time(record)} {record.levelname} {shown(record.getMessage())}"
+        line = f"{_time(record)} {record.levelname} {escaped(record.getMessage())}"
         if found := _request_id(record):
             line += f" [{found}]"
         # By "\n" alone: the other separators of lines are part of a text.
         traceback = _traceback(self, record).split("\n") if record.exc_info else []
-        return "\n  ".join([line, *(shown(each) for each in traceback)])
+        return "\n  ".join([line, *(escaped(each) for each in traceback)])
 
 
 class JsonLines(logging.Formatter):
@@ -73,19 +75,6 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             fields["traceback"] = _traceback(self, record)
         return json.dumps(fields, default=str)
-
-
-def shown(text: str) -> str:
-    r"""Return a text with escapes in place of what is not printable.
-
-    >>> shown("kev\x1b[2J and\n2026 INFO a forged line")
-    'kev\\x1b[2J and\\n2026 INFO a forged line'
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
-    )
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -17,7 +17,8 @@ from ladon_storage import (
     StorageServiceClient,
     WatermarkConflictError,
 )
-from ladon_storage.server.logs import JsonLines, TextLines, shown
+from ladon_storage.errors import escaped
+from ladon_storage.server.logs import JsonLines, TextLines
 from tests.service import calling, embedded_service, path, service_process, success
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -69,12 +70,12 @@ def test_json_line_is_one_ascii_object() -> None:
 @pytest.mark.parametrize("text", ["", "kev", "Ünïcode 漢字", "two words"])
 def test_printable_text_is_shown_as_it_is(text: str) -> None:
     """Only what cannot be seen is replaced."""
-    assert shown(text) == text
+    assert escaped(text) == text
 
 
 async def test_lone_surrogate_is_shown() -> None:
     """Half of a pair, which no encoding can write, does not break the log."""
-    assert shown("\udc80") == r"\udc80"
+    assert escaped("\udc80") == r"\udc80"
 
 
 async def test_json_log_names_request_source_and_run(tmp_path: Path) -> None:
