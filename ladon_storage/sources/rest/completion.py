@@ -20,6 +20,7 @@ from ladon_storage.sources.rest.page_metadata import (
     flags,
     is_over,
     is_sign,
+    may_be_cut,
     misses_front,
     promise,
     promised_at,
@@ -76,7 +77,8 @@ class Completion:
         got = page.response
         place = None
         if not self._paging.only_declared:
-            place = misses_front(got.answer, got.document, got.items, self._api.records)
+            first = getattr(self._paging, "first_number", 0)
+            place = misses_front(got.answer, got.document, got.items, self._api.records, first)
         if place is not None:
             raise self._api.error(f"says at {place!r} that the first page is not its first")
 
@@ -175,7 +177,9 @@ class Completion:
             )
         if not self.is_silent(page) or led is None:
             return None
-        is_linked = self._last is not None and next_in(self._last.headers.getall("Link", []))
+        is_linked = self._last is not None and next_in(
+            self._last.headers.getall("Link", []), self._last.url
+        )
         if self._flagged or got.document is None or (is_linked and not leads_on(self._paging)):
             return f"{led}, and then ends without records and without a sign of the end"
         return None
@@ -242,7 +246,9 @@ class Completion:
         if paging.only_declared or getattr(paging, "stable", False):
             return "declared"
         if isinstance(paging, SinglePage):
-            if self.numbers.total is None and self._api.is_round(position):
+            got = page.response
+            told = (got.answer, got.document, got.items, self._api.records)
+            if self.numbers.total is None and (self._api.is_round(position) or may_be_cut(*told)):
                 return "declared"
             return "whole document"
         total = self.numbers.total

@@ -317,7 +317,7 @@ class LinkHeaderPagination(_LinkedPagination):
     )
 
     def _link(self, got: PageResponse) -> object:
-        return next_in(got.answer.headers.getall("Link", []))
+        return next_in(got.answer.headers.getall("Link", []), got.answer.url)
 
 
 class CursorPagination(_ShiftingPagination):

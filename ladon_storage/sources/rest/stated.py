@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from ladon_storage.sources.rest.links import linked, number_in
 from ladon_storage.sources.rest.listing import ListPage, MovedError, PagedApi, SeenRecords
 from ladon_storage.sources.rest.pagination import (
     OffsetPagination,
@@ -16,7 +15,13 @@ from ladon_storage.sources.rest.pagination import (
     SinglePage,
     leads_on,
 )
-from ladon_storage.sources.rest.totals import Total, declared_total, stated_pages, usual_total
+from ladon_storage.sources.rest.totals import (
+    Total,
+    declared_total,
+    last_number,
+    stated_pages,
+    usual_total,
+)
 
 
 class StatedNumbers:
@@ -102,12 +107,12 @@ class StatedNumbers:
             or self._counts_others
         ):
             return 0
-        got, paging, last = page.response, self._paging, 0
-        if isinstance(paging, PageNumberPagination):
-            link = linked(got.answer.headers.getall("Link", []), "last")
-            number = number_in(link, paging.parameter) if link is not None else None
-            last = 0 if number is None else number - paging.first_number + 1
-        return max(stated_pages(got.answer, got.document, got.items, self._api.records), last)
+        got, paging = page.response, self._paging
+        told = (got.answer, got.document, got.items, self._api.records)
+        last = last_number(*told)
+        if last and isinstance(paging, PageNumberPagination):
+            last -= paging.first_number - 1
+        return max(stated_pages(*told), last)
 
     def came(self, position: int) -> int:
         """Return how many records came; each counts once where records can be distinguished."""
