@@ -32,6 +32,11 @@ class PagedApi(Protocol):
         """The path of the items."""
         ...
 
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """The parameters of each request that limit the items of a page, with their values."""
+        ...
+
     async def page(
         self, step: PageRequest, *, accept: Collection[int], may_be_empty: bool
     ) -> PageResponse:

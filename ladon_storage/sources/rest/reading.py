@@ -21,7 +21,12 @@ from ladon_storage.sources.rest.beside import Beside
 from ladon_storage.sources.rest.completion import Completion
 from ladon_storage.sources.rest.listing import ListPage, MovedError, PagedApi, SeenRecords
 from ladon_storage.sources.rest.page import PageRequest, PageResponse
-from ladon_storage.sources.rest.pagination import OffsetPagination, PageNumberPagination
+from ladon_storage.sources.rest.pagination import (
+    OffsetPagination,
+    PageNumberPagination,
+    leads_on,
+)
+from ladon_storage.sources.rest.positions import PageSizes, page_behind, smaller_pages
 
 REPAIRS = 1_000
 """The limit on returns to the page before, to resume from a known record, in one reading."""
@@ -34,6 +39,9 @@ FRONT_PAGES = 20
 
 KNOWN_KEYS = 100_000
 """Rows of a list that are remembered to recognise its front again."""
+
+BEHIND_PAGES = 3
+"""The limit on pages that are requested behind an empty one."""
 
 SMALLEST_PAGE = 100
 
@@ -90,6 +98,7 @@ class Reading(ABC):
         self._beside = Beside(self._api, self._tally)
         self._sequence = 0
         self._largest = 0
+        self._sizes = PageSizes()
         self._empty = 0
         self._repairs = 0
         self._is_pushed = False
@@ -185,6 +194,7 @@ class Reading(ABC):
             )
         self._digests.add(digest)
         self._largest = max(self._largest, page.response.count)
+        self._sizes.add(page.response.count)
         self._end.note(page)
         for key in page.keys[: KNOWN_KEYS - len(self._known)]:
             self._known.add(hash(key))
@@ -285,19 +295,28 @@ class Reading(ABC):
         if silent is not None:
             return self._api.error(silent)
         completeness = end.completeness(page, position)
-        missed = None if completeness in ("total", "declared") else await self._missed(first, page)
-        if missed is not None:
-            return self._api.error(missed)
+        if completeness not in ("total", "declared"):
+            missed = await self._missed(first, page) or await self._passed_over(page)
+            if missed is not None:
+                return self._api.error(*missed)
+            if await self._is_broken_off(page):
+                if before != self._sequence:
+                    raise MovedError("has other records behind a page without a next link")
+                return self._api.error(
+                    "has no next link on a page, and has other records on the page behind it"
+                )
         self._learned.total, self._learned.completeness = self._numbers.total, completeness
         return None
 
-    async def _missed(self, first: ListPage, last: ListPage) -> str | None:
+    async def _missed(self, first: ListPage, last: ListPage) -> tuple[str] | None:
         """Return the sign that an unread page has other records."""
         paging = self._paging
         if not isinstance(paging, PageNumberPagination) or self._learned.is_known:
             return None
-        is_silent = last.response.answer.status in OK and self._end.is_silent(last)
-        number = await self._beside.page_of_others(paging, last, is_silent=is_silent)
+        behind = 0
+        if last.response.answer.status in OK and self._end.is_silent(last):
+            behind = self._doubtful_pages(paging)
+        number = await self._beside.page_of_others(paging, last, behind=behind)
         if number is None:
             return None
         is_before = number < paging.first_number
@@ -307,9 +326,41 @@ class Reading(ABC):
         if is_before:
             begin = paging.first_number
             return (
-                f"has records on page {number} that are on no page from the first one, {begin}, on"
+                f"has records on page {number} that are on no page from the first one, {begin}, on",
             )
-        return f"has records on page {number}, and none on the page before it"
+        return (f"has records on page {number}, and none on the page before it",)
+
+    def _doubtful_pages(self, paging: PageNumberPagination) -> int:
+        """Return how many pages behind an empty one are requested.
+
+        A short page behind full ones ends a list. If its pages have any size, or the last one is
+        full, they may be what a filter left of them, and it may leave nothing of some.
+        """
+        sizes = self._sizes
+        if sizes.filled > 1:
+            return 1 if sizes.end_as_lists_do else BEHIND_PAGES
+        return 1 if sizes.first < (paging.page_size or 0) else BEHIND_PAGES - 1
+
+    async def _passed_over(self, last: ListPage) -> tuple[str, str] | None:
+        """Return the sign that a page begins behind more items than the page before it had."""
+        size = self._sizes.first
+        if self._sizes.filled < 2 or self._learned.is_known:
+            return None
+        step = smaller_pages(self._paging, last, size, self._api.limits)
+        if step is None or not await self._beside.has_others(step):
+            return None
+        return (
+            f"returned {size} items on its first page, fewer than requested for a page, and passed "
+            "over others to the next page",
+            f"request {size} items for a page",
+        )
+
+    async def _is_broken_off(self, last: ListPage) -> bool:
+        """Return whether a page without a next link is followed by others, by its position."""
+        if not leads_on(self._paging) or not last.keys or self._sizes.end_as_lists_do:
+            return False
+        step = page_behind(self._paging, last)
+        return step is not None and await self._beside.has_others(step)
 
     def _refuse_the_same(
         self,
