@@ -68,6 +68,7 @@ class Listing:
         self._next = 1_000
 
     limits: ClassVar[dict[str, int]] = {}
+    timestamps: ClassVar[tuple[str, ...]] = ()
 
     async def page(
         self, step: PageRequest, *, accept: Collection[int], may_be_empty: bool

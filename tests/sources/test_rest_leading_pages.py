@@ -445,3 +445,88 @@ async def test_link_to_the_last_page_binds(last: str) -> None:
     ends = 4
     async with FeedServer(play=linked) as feed:
         assert await ids_of(feed, paging=paging) == IDS
+
+
+# Cursors that are values of items, which several items share.
+
+
+def _behind(rows: list[Any], size: int, *, inclusive: bool = False) -> Callable[[Asked], Answer]:
+    """Return a feed in which pages go on behind the value of the last item, whatever its case."""
+
+    def play(asked: Asked) -> Answer:
+        after = asked.query.get("after", "").casefold()
+        values = [str(each["rank"]).casefold() for each in rows]
+        pairs = zip(values, rows, strict=True)
+        return answer(
+            [row for at, row in pairs if at > after or (inclusive and at == after)][:size]
+        )
+
+    return play
+
+
+def _ranked(ranks: str) -> list[Any]:
+    return [{**row(number), "rank": rank} for number, rank in enumerate(ranks)]
+
+
+BY_RANK = {"kind": "cursor", "path": "rows.-1.rank", "parameter": "after"}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "problem"),
+    [
+        ("abbbc", "passes over items that share the cursor of the last item of a page"),
+        ("abBbc", "passes over items that share the cursor of the last item of a page"),
+        ("aaaabc", "goes on behind a page whose 3 items all have one value at 'rank'"),
+    ],
+)
+async def test_items_that_share_the_cursor_of_a_last_one_are_not_passed_over(
+    ranks: str, problem: str
+) -> None:
+    """What is behind a page's last value is requested from the value before it on."""
+    async with FeedServer(play=_behind(_ranked(ranks), 3)) as feed:
+        assert problem in await refused(feed, paging=BY_RANK)
+    async with FeedServer(play=_behind(_ranked(ranks), 5, inclusive=True)) as feed:
+        assert len({*await ids_of(feed, paging=BY_RANK)}) == len(ranks)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "path", "completeness"),
+    [
+        ("abcdefg", "rows.-1.rank", "last page"),
+        ("abbcdef", "rows.-1.rank", "declared"),
+        ("abcdefg", "rows.-1.at", "declared"),
+    ],
+)
+async def test_cursor_that_is_not_unique_is_only_declared(
+    ranks: str, path: str, completeness: str
+) -> None:
+    """Items that share it, and all times, may hide others between two pages."""
+
+    def play(asked: Asked) -> Answer:
+        after = asked.query.get("after", "")
+        name = path.rpartition(".")[2]
+        return answer([each for each in _ranked(ranks) if each[name] > after][:4])
+
+    async with FeedServer(play=play) as feed:
+        pages = await pages_of(feed, paging={**BY_RANK, "path": path})
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert pages[-1].completeness == completeness
+
+
+async def test_cursor_that_begins_with_its_own_item_has_no_gap() -> None:
+    """Each page repeats the last item before it, so items with one value follow."""
+    async with FeedServer(play=_behind(_ranked("abbcdef"), 4, inclusive=True)) as feed:
+        [*_, last] = await pages_of(feed, paging=BY_RANK)
+
+    assert last.completeness == "last page"
+
+
+async def test_last_item_without_a_cursor_is_no_end() -> None:
+    """An API that puts those without a value first goes on behind none of them."""
+    rows = [{**row(number), "rank": None if number < 4 else str(number)} for number in range(7)]
+
+    async with FeedServer(play=lambda asked: answer(rows[:3])) as feed:
+        told = await refused(feed, paging=BY_RANK)
+
+    assert "has a last item without a value at 'rows.-1.rank'" in told

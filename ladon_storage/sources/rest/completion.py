@@ -11,9 +11,8 @@ from __future__ import annotations
 from ladon_storage.collection.records import Completeness
 from ladon_storage.sources.http.client import OK, HttpResponse
 from ladon_storage.sources.json.items import value_at
-from ladon_storage.sources.rest.links import (
-    next_in,
-)
+from ladon_storage.sources.rest.item_cursors import ItemCursors
+from ladon_storage.sources.rest.links import next_in
 from ladon_storage.sources.rest.listing import ListPage, PagedApi, SeenRecords
 from ladon_storage.sources.rest.names import LONGEST_SIGN
 from ladon_storage.sources.rest.page_metadata import (
@@ -46,6 +45,7 @@ class Completion:
 
     Attributes:
         numbers: The totals that the API states, beside what came.
+        cursors: The values of items by which pages lead on.
         led_on: Whether a page led to another one.
     """
 
@@ -54,6 +54,7 @@ class Completion:
         self._paging = api.paging
         self._tally = tally
         self.numbers = StatedNumbers(api, tally)
+        self.cursors = ItemCursors(api)
         self._last: HttpResponse | None = None
         self._around: set[str] | None = None
         self._lost: list[str] = []
@@ -67,6 +68,7 @@ class Completion:
         if page.keys and not self.numbers.filled:
             self._check_front(page)
         self.numbers.note(page)
+        self.cursors.note(page)
         if not page.keys:
             return
         self._last = page.response.answer
@@ -134,6 +136,7 @@ class Completion:
             MovedError: A total contradicts it, perhaps because the list moved.
         """
         self.numbers.note_last(page)
+        self.cursors.note(page)
         if problem := self.numbers.shortage(position, has_moved=has_moved):
             return problem
         if promised := self.promised(page, position):
@@ -254,6 +257,8 @@ class Completion:
         total = self.numbers.total
         if total is not None and (total == self.numbers.came(position) or self.numbers.has_shrunk):
             return "total" if self._tally.is_exact else "declared"
+        if self.cursors.may_have_gaps:
+            return "declared"
         if page.keys:  # some APIs omit a flag that is false
             is_left_out = self._flagged_before and self._says_more(page) is None
             return "declared" if is_left_out else "last page"

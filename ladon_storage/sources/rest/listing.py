@@ -33,6 +33,11 @@ class PagedApi(Protocol):
         ...
 
     @property
+    def timestamps(self) -> Sequence[str]:
+        """The paths of an item's times."""
+        ...
+
+    @property
     def limits(self) -> Mapping[str, int]:
         """The parameters of each request that limit the items of a page, with their values."""
         ...

@@ -295,6 +295,8 @@ class Reading(ABC):
         if silent is not None:
             return self._api.error(silent)
         completeness = end.completeness(page, position)
+        if completeness != "total" and (passed := await self._shares_cursor()):
+            return self._api.error(passed, "set the path of a cursor that is unique")
         if completeness not in ("total", "declared"):
             missed = await self._missed(first, page) or await self._passed_over(page)
             if missed is not None:
@@ -354,6 +356,14 @@ class Reading(ABC):
             "over others to the next page",
             f"request {size} items for a page",
         )
+
+    async def _shares_cursor(self) -> str | None:
+        """Return the sign that items were passed over, which share the cursor of a last one."""
+        cursors = self._end.cursors
+        for step in cursors.checks:
+            if await self._beside.has_others(step):
+                return "passes over items that share the cursor of the last item of a page"
+        return cursors.problem
 
     async def _is_broken_off(self, last: ListPage) -> bool:
         """Return whether a page without a next link is followed by others, by its position."""

@@ -101,6 +101,11 @@ class ApiRequests:
         return self.api.records
 
     @property
+    def timestamps(self) -> tuple[str, ...]:
+        """The paths of an item's times."""
+        return self.api.timestamps
+
+    @property
     def limits(self) -> dict[str, int]:
         """The parameters of each request that limit the items of a page, with their values."""
         params = self.api.params.items()
