@@ -754,6 +754,36 @@ async def test_empty_pages_in_the_middle_are_no_end(empty: int, size: int) -> No
     assert f"has records on page {3 + empty}, and none on the page before it" in message
 
 
+@pytest.mark.parametrize("empty", [{1}, {1, 2}, {3}, {2, 3, 4, 5}])
+@pytest.mark.parametrize("sign", ["more", "pages"])
+async def test_empty_page_that_says_that_others_follow_is_passed(
+    empty: set[int], sign: str
+) -> None:
+    """A filter left nothing of it; what is behind it is read as well."""
+    filled = iter((ROWS[:3], ROWS[3:6], ROWS[6:]))
+    pages = [[] if number in empty else next(filled) for number in range(1, len(empty) + 4)]
+
+    def filtered(asked: Asked) -> Answer:
+        number = int(asked.query["page"])
+        rows = pages[number - 1] if 0 < number <= len(pages) else []
+        more = {"has_more": number < len(pages)} if sign == "more" else {"pages": len(pages)}
+        return answer(rows, **more)
+
+    if sign == "pages" and 1 in empty:
+        pages = pages[len(empty) :]  # a first page without a record that states pages is rare
+    async with FeedServer(play=filtered) as feed:
+        assert await ids_of(feed, paging={"kind": "page"}) == IDS
+
+
+async def test_pages_that_always_say_that_others_follow_are_not_read_for_ever() -> None:
+    """A flag that never goes away contradicts the end after a few pages."""
+    async with FeedServer(play=lambda asked: answer(cut(asked, 3), has_more=True)) as feed:
+        assert "says at 'has_more' that there are more" in await refused(
+            feed, paging={"kind": "page"}
+        )
+        assert len(feed.requests) < 20
+
+
 async def test_short_page_behind_full_ones_costs_no_more_requests() -> None:
     """It is what the end of a list looks like: one page behind the empty one is asked."""
     numbers = set[str]()

@@ -143,6 +143,12 @@ class Completion:
             return f"{promised}, and the reading ends{by_declaration(self._paging)}"
         return self.numbers.missing_pages(has_moved=has_moved)
 
+    def goes_on(self, page: ListPage) -> bool:
+        """Return whether an empty page says that other pages follow."""
+        if self._paging.only_declared:
+            return False
+        return self._says_more(page) is True or self.numbers.has_more_pages
+
     def _says_more(self, page: ListPage) -> bool | None:
         """Return whether a page says that there are more; ``None``: it does not say."""
         got, more = page.response, getattr(self._paging, "more", "")
