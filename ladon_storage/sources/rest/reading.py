@@ -16,17 +16,13 @@ from dataclasses import dataclass
 
 from ladon_storage.collection.records import Completeness
 from ladon_storage.errors import SourceError
-from ladon_storage.sources.http.client import OK
 from ladon_storage.sources.rest.beside import Beside
 from ladon_storage.sources.rest.completion import Completion
 from ladon_storage.sources.rest.listing import ListPage, MovedError, PagedApi, SeenRecords
 from ladon_storage.sources.rest.page import PageRequest, PageResponse
-from ladon_storage.sources.rest.pagination import (
-    OffsetPagination,
-    PageNumberPagination,
-    leads_on,
-)
-from ladon_storage.sources.rest.positions import PageSizes, page_behind, smaller_pages
+from ladon_storage.sources.rest.pagination import OffsetPagination, PageNumberPagination
+from ladon_storage.sources.rest.positions import PageSizes
+from ladon_storage.sources.rest.unread import Unread
 
 REPAIRS = 1_000
 """The limit on returns to the page before, to resume from a known record, in one reading."""
@@ -39,9 +35,6 @@ FRONT_PAGES = 20
 
 KNOWN_KEYS = 100_000
 """Rows of a list that are remembered to recognise its front again."""
-
-BEHIND_PAGES = 3
-"""The limit on pages that are requested behind an empty one."""
 
 SMALLEST_PAGE = 100
 
@@ -295,13 +288,16 @@ class Reading(ABC):
         if silent is not None:
             return self._api.error(silent)
         completeness = end.completeness(page, position)
-        if completeness != "total" and (passed := await self._shares_cursor()):
-            return self._api.error(passed, "set the path of a cursor that is unique")
+        unread = Unread(self._api, end, self._sizes, self._beside, self._get)
+        if completeness != "total" and (passed := await unread.sharing_a_cursor()):
+            return self._api.error(*passed)
         if completeness not in ("total", "declared"):
-            missed = await self._missed(first, page) or await self._passed_over(page)
+            missed = None
+            if not self._learned.is_known:
+                missed = await unread.beside(first, page) or await unread.between(page)
             if missed is not None:
                 return self._api.error(*missed)
-            if await self._is_broken_off(page):
+            if await unread.is_behind(page):
                 if before != self._sequence:
                     raise MovedError("has other records behind a page without a next link")
                 return self._api.error(
@@ -309,68 +305,6 @@ class Reading(ABC):
                 )
         self._learned.total, self._learned.completeness = self._numbers.total, completeness
         return None
-
-    async def _missed(self, first: ListPage, last: ListPage) -> tuple[str] | None:
-        """Return the sign that an unread page has other records."""
-        paging = self._paging
-        if not isinstance(paging, PageNumberPagination) or self._learned.is_known:
-            return None
-        behind = 0
-        if last.response.answer.status in OK and self._end.is_silent(last):
-            behind = self._doubtful_pages(paging)
-        number = await self._beside.page_of_others(paging, last, behind=behind)
-        if number is None:
-            return None
-        is_before = number < paging.first_number
-        asked = first if is_before else last
-        if (await self._get(asked.request)).keys != asked.keys:
-            raise MovedError
-        if is_before:
-            begin = paging.first_number
-            return (
-                f"has records on page {number} that are on no page from the first one, {begin}, on",
-            )
-        return (f"has records on page {number}, and none on the page before it",)
-
-    def _doubtful_pages(self, paging: PageNumberPagination) -> int:
-        """Return how many pages behind an empty one are requested.
-
-        A short page behind full ones ends a list. If its pages have any size, or the last one is
-        full, they may be what a filter left of them, and it may leave nothing of some.
-        """
-        sizes = self._sizes
-        if sizes.filled > 1:
-            return 1 if sizes.end_as_lists_do else BEHIND_PAGES
-        return 1 if sizes.first < (paging.page_size or 0) else BEHIND_PAGES - 1
-
-    async def _passed_over(self, last: ListPage) -> tuple[str, str] | None:
-        """Return the sign that a page begins behind more items than the page before it had."""
-        size = self._sizes.first
-        if self._sizes.filled < 2 or self._learned.is_known:
-            return None
-        step = smaller_pages(self._paging, last, size, self._api.limits)
-        if step is None or not await self._beside.has_others(step):
-            return None
-        return (
-            f"returned {size} items on its first page, fewer than requested for a page, and passed "
-            "over others to the next page",
-            f"request {size} items for a page",
-        )
-
-    async def _shares_cursor(self) -> str | None:
-        """Return the sign that items were passed over, which share the cursor of a last one."""
-        cursors = self._end.cursors
-        for step in cursors.checks:
-            if await self._beside.has_others(step):
-                return "passes over items that share the cursor of the last item of a page"
-        return cursors.problem
-
-    async def _is_broken_off(self, last: ListPage) -> bool:
-        """Return whether a page without a next link is followed by others, by its position."""
-        if not leads_on(self._paging) or not last.keys or self._sizes.end_as_lists_do:
-            return False
-        step = page_behind(self._paging, last)
-        return step is not None and await self._beside.has_others(step)
 
     def _refuse_the_same(
         self,
