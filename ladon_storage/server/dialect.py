@@ -6,7 +6,7 @@ database gives a value of which it sees no more than its place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple, Protocol
 
@@ -25,6 +25,14 @@ class Cursor(Protocol):
 
     def fetchone(self) -> Any:
         """Return the next row, or ``None``."""
+        ...
+
+    def __iter__(self) -> Iterator[Any]:
+        """Return the rows that are left, one after another."""
+        ...
+
+    def close(self) -> None:
+        """End the statement, also before its last row."""
         ...
 
 
