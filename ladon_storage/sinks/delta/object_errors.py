@@ -55,7 +55,7 @@ _KNOWN = [
         "Set AWS_REGION and AWS_ENDPOINT_URL to those of the bucket",
     ),
     (
-        r"URL scheme is not allowed",
+        r"URL scheme is not allowed|BadScheme",
         "its endpoint is http://, which encrypts nothing",
         "Use https://, or set AWS_ALLOW_HTTP to true",
     ),

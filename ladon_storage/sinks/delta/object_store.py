@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from ladon_storage.collection.credentials import SECRET_FIELD, holds_secret
+from ladon_storage.collection.credentials import holds_secret, is_secret_option
 from ladon_storage.errors import ConfigurationError, SinkError
 from ladon_storage.registry import nearest
 
@@ -51,8 +51,7 @@ OPTIONS = {
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _ALLOW_HTTP = "AWS_ALLOW_HTTP"
-_RETRIES, _RETRY_SECONDS = 5, 30
-_BOUNDS = {"max_retries": str(_RETRIES), "retry_timeout": f"{_RETRY_SECONDS}s"}
+_BOUNDS = {"max_retries": "6", "retry_timeout": "30s"}
 """A storage that does not answer fails the run within a minute; the library would try for three."""
 
 _tried: set[tuple[str, str]] = set()
@@ -139,7 +138,7 @@ class Location:
                 is_twice = False
             finally:
                 _remove(store, name)
-        except Exception as error:  # noqa: BLE001 - the library's errors have no class in common
+        except Exception as error:  # its errors have no class in common
             problem = str(error)
         if problem:
             raise OSError(problem)  # the sink's shell makes a sentence of it
@@ -153,7 +152,7 @@ class Location:
     @property
     def secrets(self) -> list[str]:
         """The values that no error may contain."""
-        return [value for name, value in self.options.items() if SECRET_FIELD.search(name)]
+        return [value for name, value in self.options.items() if is_secret_option(name)]
 
     def _settings(self, endpoint: str) -> dict[str, Any]:
         allow_http = (self._setting(_ALLOW_HTTP) or "").lower() in ("1", "true", "yes", "on")
@@ -161,10 +160,7 @@ class Location:
         return {
             "config": {**config, "AWS_ENDPOINT_URL": endpoint},
             "client_options": {"allow_http": allow_http},
-            "retry_config": {
-                "max_retries": _RETRIES,
-                "retry_timeout": timedelta(seconds=_RETRY_SECONDS),
-            },
+            "retry_config": {"max_retries": 3, "retry_timeout": timedelta(seconds=10)},
         }
 
     def _setting(self, name: str) -> str | None:
@@ -201,7 +197,7 @@ def check_options(url: str, options: object, *, may_hold_secrets: bool = False) 
                 f"A sink has no option {str(name)[:40]!r}. Its options are "
                 f"{', '.join(known)}{hint or '.'}"
             )
-        if not may_hold_secrets and (SECRET_FIELD.search(name) or holds_secret(str(value))):
+        if not may_hold_secrets and (is_secret_option(name) or holds_secret(str(value))):
             raise ConfigurationError(
                 f"The option {name} of a sink holds a secret. Keep it in a Prefect Secret block "
                 f"or an environment variable, and set {name} to its name under secrets."
@@ -210,8 +206,10 @@ def check_options(url: str, options: object, *, may_hold_secrets: bool = False) 
             raise ConfigurationError(f"The option {name} of a sink should be a text of one line.")
         if name == "AWS_ENDPOINT_URL":
             check_endpoint(str(value))
-    return {name: str(value).lower() if isinstance(value, bool) else value
-            for name, value in options.items()}
+    return {
+        name: str(value).lower() if isinstance(value, bool) else value
+        for name, value in options.items()
+    }
 
 
 def check_endpoint(address: str) -> None:
@@ -235,7 +233,7 @@ def check_endpoint(address: str) -> None:
 def _remove(store: Any, name: str) -> None:
     try:
         store.delete(name)
-    except Exception as error:  # noqa: BLE001 - who may write need not be allowed to delete
+    except Exception as error:  # who may write need not be allowed to delete
         logger.warning(
             "The object %s, which checked the storage's conditional writes, could not be removed "
             "(%s).",
