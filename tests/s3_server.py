@@ -124,7 +124,7 @@ def _answer(start: Callable[..., Any], status: str, body: bytes) -> list[bytes]:
 
 def main() -> None:
     """Serve until this process is killed, and print the port."""
-    from moto.server import create_backend_app
+    from moto.moto_server.werkzeug_app import create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     class Quiet(WSGIRequestHandler):

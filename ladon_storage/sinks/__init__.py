@@ -40,7 +40,7 @@ _BY_SCHEME = {
     "delta": _DELTA,
     **dict.fromkeys(("s3", "s3a", "gs", "az", "abfs", "abfss"), _DELTA),
 }
-_EXTRAS = {"deltalake": "delta", "pyarrow": "delta"}
+_EXTRAS = {"deltalake": "delta", "obstore": "delta", "pyarrow": "delta"}
 """The extras that bring the optional packages of a sink."""
 
 SINKS = Registry(

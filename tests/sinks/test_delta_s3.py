@@ -57,7 +57,7 @@ def count(lake: str) -> tuple[int, int]:
     with duckdb.connect() as connection:
         connection.register("rows", rows)
         found = connection.sql("SELECT count(*), count(DISTINCT (source_id, record_id)) FROM rows")
-        return found.fetchall()[0]  # type: ignore[no-any-return]
+        return found.fetchall()[0]
 
 
 async def write(sink: Any, *numbers: int) -> list[int]:
@@ -209,7 +209,7 @@ async def test_storage_that_cannot_be_used_is_one_sentence_and_its_remedy(
     step: str,
     is_tried: bool,
 ) -> None:
-    """Whoever notices it, the trial or the table: fact and next step, and no secret."""
+    """The trial and the table say the same: a fact and the next step, and no secret."""
     for name, value in wrong.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setitem(object_store._BOUNDS, "max_retries", "1")
