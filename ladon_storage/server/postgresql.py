@@ -276,7 +276,8 @@ class PostgresqlBackend:
                     raise unread(error) from error
 
     async def _renew_tokens(self) -> None:
-        while True:
+        # Not for ever: before Python 3.12 a wait that has just ended swallows a cancellation.
+        while not self._closed:
             await asyncio.sleep(TOKENS_SECONDS)
             with suppress(DatabaseError):  # after a while no request is admitted
                 await self._read_tokens()
