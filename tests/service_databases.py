@@ -26,9 +26,11 @@ def migrated_postgres(postgres: PostgresServer) -> str:
 @pytest.fixture
 def empty_postgres(postgres: PostgresServer, migrated_postgres: str) -> str:
     """The address of an empty database of a service in PostgreSQL."""
+    # No TRUNCATE: its lock would wait for a read that the service before has not finished.
     postgres.execute(
-        "TRUNCATE ladon_storage.watermarks, ladon_storage.history, ladon_storage.health, "
-        "ladon_storage.tokens; ALTER SEQUENCE ladon_storage.history_version RESTART",
+        "DELETE FROM ladon_storage.watermarks; DELETE FROM ladon_storage.history; "
+        "DELETE FROM ladon_storage.health; DELETE FROM ladon_storage.tokens; "
+        "ALTER SEQUENCE ladon_storage.history_version RESTART",
         migrated_postgres.rpartition("/")[2],
     )
     return migrated_postgres
