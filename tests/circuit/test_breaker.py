@@ -18,6 +18,7 @@ import pytest
 from ladon_storage.circuit.breaker import CircuitBreaker, CircuitChange, CircuitState, _entered
 from ladon_storage.errors import CircuitOpenError, LadonStorageError
 from ladon_storage.testing.clock import FakeClock
+from tests.waiting import reached
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
 
@@ -179,7 +180,7 @@ async def test_cancelled_probe_frees_the_slot(
         return "never"
 
     probe = asyncio.ensure_future(breaker.call(hang))
-    await started.wait()
+    await reached(started, probe)
     probe.cancel()
     with pytest.raises(asyncio.CancelledError):
         await probe
@@ -448,7 +449,7 @@ async def test_async_with_keeps_tasks_apart(breaker: CircuitBreaker, clock: Fake
             await leave.wait()
 
     early = asyncio.ensure_future(slow())
-    await entered.wait()
+    await reached(entered, early)
     await failures(breaker, 3)
     clock.advance(60)
     async with breaker:
