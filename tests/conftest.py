@@ -61,8 +61,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def pytest_collection_finish() -> None:
-    """Leave the half a million objects of the collected tests out of each look for garbage."""
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    """Look for what tests left behind once; pytest looks five times through all that it imported."""
     gc.collect()
     gc.freeze()
 
