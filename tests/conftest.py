@@ -14,8 +14,11 @@ import pytest
 from tests.mariadb import mariadb
 from tests.postgres import postgres
 from tests.redis_server import _redis_server, redis_server
+from tests.s3_server import s3
+from tests.service_databases import empty_postgres, migrated_postgres, service_database
 
 FLOWS = "tests/flows/"
+S3 = "tests/sinks/test_delta_s3"
 
 LIMIT_SECONDS = 60.0
 SLOW_SECONDS = 1200.0
@@ -29,7 +32,16 @@ Prefect's server stalls for minutes on a machine that is busy.
 for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
     del os.environ[_name]
 
-__all__ = ["_redis_server", "mariadb", "postgres", "redis_server"]
+__all__ = [
+    "_redis_server",
+    "empty_postgres",
+    "mariadb",
+    "migrated_postgres",
+    "postgres",
+    "redis_server",
+    "s3",
+    "service_database",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +82,7 @@ def pytest_sessionfinish() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep the tests of flows in one process, and so at one Prefect server.
+    """Keep the tests of flows in one process, and so at one Prefect server, and those of S3, too.
 
     xdist 3.8 loses the groups of its marks with pytest 9.2 (pytest-xdist#1386).
     """
@@ -79,5 +91,5 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     if config.getvalue("dist") != "loadgroup":
         return None
     scheduler = LoadScopeScheduling(config, log)
-    scheduler._split_scope = lambda nodeid: "flows" if nodeid.startswith(FLOWS) else nodeid
+    scheduler._split_scope = lambda nodeid: next(filter(nodeid.startswith, (FLOWS, S3)), nodeid)
     return scheduler
