@@ -53,6 +53,14 @@ def _handlers() -> Iterator[None]:
     handlers[:] = before
 
 
+@pytest.fixture
+def small_heap() -> Iterator[None]:
+    """Leave what was there before a test out of its look for garbage, which takes a second else."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     """End a test that waits for ever, also where it waits in a thread, a pipe or a process."""
@@ -75,7 +83,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish() -> None:
-    """Look for what tests left behind once; pytest looks five times through all that it imported."""
+    """Look for what tests left behind once; pytest does five times, through all that is."""
     gc.collect()
     gc.freeze()
 

@@ -335,6 +335,7 @@ def test_limits_that_make_no_sense_are_refused(limits: dict[str, Any]) -> None:
         CircuitBreaker(**limits)
 
 
+@pytest.mark.usefixtures("small_heap")
 async def test_rejections_cost_no_memory_and_no_traceback_depth(breaker: CircuitBreaker) -> None:
     """After 30,000 rejections memory is flat, and a traceback as short as the first."""
     breaker.trip()
