@@ -51,11 +51,13 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 test: $(STAMP)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow"
 
-# While you write: no flows, and nothing of Delta tables, of servers of databases, or of many processes.
+# While you write: no flows and no commands, and nothing of Delta tables, of DuckDB, of servers of
+# databases, or of many processes.
 test-quick: $(STAMP)
-	@$(BIN)/python -m pytest -n auto -m "not slow" --ignore tests/flows \
-	  -k "not (postgres or mariadb or delta or process or killed or judge or benchmark or packaging \
-	  or known_faults or hostile or schedule or durability)"
+	@$(BIN)/python -m pytest -n auto -m "not slow" \
+	  --ignore tests/flows --ignore tests/cli --ignore tests/testing \
+	  -k "not (postgres or mariadb or duckdb or delta or process or killed or benchmark or packaging \
+	  or public_names or known_faults or hostile or schedule or durability or retention)"
 
 # Kills processes, loses Prefect under runs, and replays whole recordings.
 test-slow: $(STAMP)
