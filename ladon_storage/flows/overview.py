@@ -36,6 +36,7 @@ from ladon_storage.collection.summaries import (
     instant_or_never,
     instant_text,
     most_frequent,
+    refilled,
     source_label,
     span_text,
 )
@@ -92,6 +93,8 @@ class SourceFacts:
         if report.records_quarantined:
             reasons = most_frequent(report.reasons)
             remarks.append(f"{report.records_quarantined:,} quarantined: {reasons}")
+        if report.sink_behind is not None:
+            remarks.append(refilled(report.sink_behind))
         if report.gap is not None:
             remarks.append("a gap: records are lost")
         return cls(

@@ -31,6 +31,7 @@ class State(StrEnum):
     HELD = "held by a dead run"
     FAILED = "failed"
     STALE = "stale"
+    REFILLED = "sink refilled"
     NEVER = "never collected"
     RUNNING = "running"
     OK = "ok"
@@ -150,7 +151,7 @@ class Overview(NamedTuple):
 _STATES = tuple(State)
 _FOUND = """
     WITH found AS (
-        SELECT source_id, last_run_timestamp, status, age,
+        SELECT source_id, last_run_timestamp, status, age, ledger,
             ifnull(lease_microseconds, :lease) AS lease,
             nullif(last_successful_timestamp, :empty) AS success
         FROM watermarks LEFT JOIN temp.limits USING (source_id)
@@ -164,9 +165,10 @@ _FOUND = """
                 WHEN status = 'running' AND last_run_timestamp + lease < :now THEN 1
                 WHEN status = 'failed' THEN 2
                 WHEN :now - success > age THEN 3
-                WHEN status = 'running' THEN 5
-                WHEN success IS NULL THEN 4
-                ELSE 6
+                WHEN status = 'running' THEN 6
+                WHEN success IS NULL THEN 5
+                WHEN ledger LIKE '%"sink_behind":{%' THEN 4
+                ELSE 7
             END AS state
         FROM found
     )
