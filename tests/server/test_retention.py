@@ -63,7 +63,7 @@ async def test_each_source_keeps_its_latest_changes(
     assert await store.prune(Retention(changes=20)) == 30
     assert (await lines(store, "busy"), await lines(store, "calm")) == (20, 5)
     newest = (await store.history("busy")).changes[0]
-    watermark = store.get("busy")
+    watermark = await store.get("busy")
     assert watermark is not None
     assert f'"{newest.version}"' == watermark.etag
     assert await store.prune(Retention(changes=20)) == 0
@@ -77,9 +77,9 @@ async def test_old_changes_go_and_the_stored_watermark_stays(
     await written(store, clock, "kev", 10)
     assert await store.prune(Retention(age=timedelta(days=4))) == 7
     assert (await lines(store, "gone"), await lines(store, "kev")) == (1, 5)
-    assert store.get("gone") is not None
+    assert await store.get("gone") is not None
     # A conditional write still finds its version.
-    watermark = store.get("gone")
+    watermark = await store.get("gone")
     assert watermark is not None
     assert watermark.etag is not None
     precondition = Precondition(watermark.etag)
