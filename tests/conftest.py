@@ -12,6 +12,7 @@ import pytest
 from tests.mariadb import mariadb
 from tests.postgres import postgres
 from tests.redis_server import _redis_server, redis_server
+from tests.service_databases import empty_postgres, migrated_postgres, service_database
 
 FLOWS = "tests/flows/"
 
@@ -19,7 +20,15 @@ FLOWS = "tests/flows/"
 for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
     del os.environ[_name]
 
-__all__ = ["_redis_server", "mariadb", "postgres", "redis_server"]
+__all__ = [
+    "_redis_server",
+    "empty_postgres",
+    "mariadb",
+    "migrated_postgres",
+    "postgres",
+    "redis_server",
+    "service_database",
+]
 
 
 @pytest.fixture(autouse=True)

@@ -40,8 +40,13 @@ class Backend(Protocol):
         """
         ...
 
-    async def scan(self, read: Callable[[Any], T]) -> T:
-        """Return what a function reads over a `Connection`, in another thread."""
+    async def scan(self, read: Callable[[Any], T], *, prunes: bool = False) -> T:
+        """Return what a function reads over a `Connection`, in another thread.
+
+        Args:
+            read: The function.
+            prunes: Whether it looks for lines to delete, which may take long.
+        """
         ...
 
     async def delete_lines(self, versions: Sequence[int]) -> None:

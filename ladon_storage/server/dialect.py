@@ -6,8 +6,10 @@ database gives a value of which it sees no more than its place.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 
@@ -48,3 +50,16 @@ class Dialect(NamedTuple):
     limits: str
     keep_limits: Callable[[Any, Mapping[str, timedelta]], dict[str, Any]]
     matches: str
+
+
+_NAMED = re.compile(r":([a-z_]+)")
+
+
+@lru_cache(maxsize=256)
+def statement(query: str) -> str:
+    """Return a statement as psycopg takes it.
+
+    >>> statement("SELECT a FROM b WHERE c = ? AND d < :limit")
+    'SELECT a FROM b WHERE c = %s AND d < %(limit)s'
+    """
+    return _NAMED.sub(r"%(\1)s", query).replace("?", "%s")

@@ -111,7 +111,7 @@ class SqliteBackend:
         """Store a change durably, or raise the rule's refusal."""
         return await self.writer.apply(partial(self._apply, write=write), note)
 
-    async def scan(self, read: Callable[[sqlite3.Connection], T]) -> T:
+    async def scan(self, read: Callable[[sqlite3.Connection], T], *, prunes: bool = False) -> T:
         """Return what a function reads, in another thread."""
         loop = asyncio.get_running_loop()
         try:

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ladon_storage.errors import ConfigurationError
 from ladon_storage.models import (
     HONEST_SKEW,
     RUN_LEASE,
@@ -87,20 +88,28 @@ class WatermarkDatabase:
 
     @classmethod
     async def open(
-        cls, database: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        cls, database: Path | str, now: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> WatermarkDatabase:
         """Open the database; create and migrate it if necessary.
 
         Args:
-            database: The file.
+            database: The file, or the address of a database in PostgreSQL.
             now: The service's clock, in UTC.
 
         Raises:
             ConfigurationError: It cannot be this program's database.
         """
-        from ladon_storage.server.sqlite import SqliteBackend
+        if isinstance(database, Path):
+            from ladon_storage.server.sqlite import SqliteBackend
 
-        return cls(await SqliteBackend.open(database), now)
+            return cls(await SqliteBackend.open(database), now)
+        try:
+            from ladon_storage.server.postgresql import PostgresqlBackend
+        except ImportError as error:
+            raise ConfigurationError(
+                "A service over PostgreSQL requires psycopg. Install ladon-storage[postgresql]."
+            ) from error
+        return cls(await PostgresqlBackend.open(database), now)
 
     async def close(self) -> None:
         """Finish the writes that wait, and close the database."""
@@ -360,7 +369,9 @@ class WatermarkDatabase:
         total, left = 0, batches
         for rule in rules(retention, self.now()):
             last = 0
-            while left != 0 and (versions := await self._backend.scan(partial(_batch, rule, last))):
+            while left != 0 and (
+                versions := await self._backend.scan(partial(_batch, rule, last), prunes=True)
+            ):
                 await self._backend.delete_lines(versions)
                 total, last = total + len(versions), versions[-1]
                 left = None if left is None else left - 1
