@@ -255,6 +255,38 @@ def _check(connection: psycopg.Connection[Any], address: Address) -> None:
         )
 
 
+class Inspected(NamedTuple):
+    """The state of a database.
+
+    Args:
+        server: The version of PostgreSQL.
+        version: The version of the schema; 0: there is none.
+        loses: The setting that is off and lets an acknowledged write be lost; empty: none.
+    """
+
+    server: str
+    version: int
+    loses: str
+
+
+def inspected(address: Address) -> Inspected:
+    """Return the state of a database, and change nothing.
+
+    Raises:
+        ConfigurationError: The database cannot be reached, or cannot be this program's.
+    """
+    try:
+        with psycopg.connect(address.conninfo, autocommit=True) as connection:
+            connection.execute(*prepared(_LOCK_SECONDS))
+            [(server, fsync)] = connection.execute(
+                "SELECT current_setting('server_version'), current_setting('fsync')"
+            ).fetchall()
+            version = _version(connection, address)
+    except psycopg.Error as error:
+        raise unusable(address, error) from error
+    return Inspected(server, version, "fsync" if fsync == "off" else "")
+
+
 def unusable(address: Address, error: Exception) -> ConfigurationError:
     """Return the error for a database that cannot be used."""
     return ConfigurationError(

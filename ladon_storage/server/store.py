@@ -272,8 +272,8 @@ class WatermarkDatabase:
         where: list[str] = ["source_id > ?"]
         values: list[Any] = [after]
         if prefix:
-            where.append("substr(source_id, 1, ?) = ? AND source_id >= ?")
-            values += [len(prefix), prefix, prefix]
+            where.append("substr(source_id, 1, length(CAST(? AS TEXT))) = ? AND source_id >= ?")
+            values += [prefix] * 3
         if status is not None:
             where.append("status = ?")
             values.append(status.value)
