@@ -64,12 +64,13 @@ class PostgresServer:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """Run a PostgreSQL for the whole session, or skip the tests that need it and say why."""
-    with _running() as server:
+    with running() as server:
         yield server
 
 
 @contextmanager
-def _running() -> Iterator[PostgresServer]:
+def running() -> Iterator[PostgresServer]:
+    """Run a PostgreSQL, which is ended and forgotten with the context."""
     folder = Path(tempfile.mkdtemp(prefix="ladon-postgres-"))
     try:
         user = _user()
