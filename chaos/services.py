@@ -282,19 +282,25 @@ def _keep(folder: Path, ports: list[int], fuse: Fuse, seed: str, pipe: int) -> N
         while True:
             for number, port in enumerate(ports):
                 child = children.get(port)
-                if child is None or not child.hear(time.monotonic()):
+                if child is None or _has_ended(child):
                     if child is not None:
                         child.wait()
                     log = folder / f"replica-{number}.log"
                     children[port] = nursery.fork(partial(serve, "", port, fuse), log)
             is_due = time.monotonic() >= due
             if asked or is_due:
-                children[draw.choice(ports)].kill()
+                victim = children.pop(draw.choice(ports))
+                victim.kill()
                 said = {"killed": "time" if is_due else "plan"}
                 os.write(pipe, json.dumps(said).encode() + b"\n")
                 due += KILL_SECONDS if is_due else 0
                 asked[:] = asked[1:] if not is_due else asked
             time.sleep(0.005)
+
+
+def _has_ended(child: Child) -> bool:
+    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return os.waitid(os.P_PID, child.pid, options) is not None
 
 
 def _balancer(folder: Path, port: int, ports: list[int]) -> subprocess.Popen[bytes]:
