@@ -217,6 +217,12 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
         "failed in part may be repeated.",
     ),
     (
+        app, "health", "health", _OPERATE,
+        "Ask a Storage Service whether it is healthy."
+        "\n\nThe exit code is 1 where it is not. It is the health check of a container: without a "
+        "token, in a third of a second.",
+    ),
+    (
         app, "doctor", "doctor", _OPERATE,
         "Check Prefect, the service, files, blocks, versions and clocks."
         "\n\nEach check has a verdict, and a next step where it is not good. SQLite files (the "

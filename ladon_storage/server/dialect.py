@@ -7,7 +7,7 @@ database gives a value of which it sees no more than its place.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -27,6 +27,14 @@ class Cursor(Protocol):
 
     def fetchone(self) -> Any:
         """Return the next row, or ``None``."""
+        ...
+
+    def __iter__(self) -> Iterator[Any]:
+        """Return the rows that are left, one after another."""
+        ...
+
+    def close(self) -> None:
+        """End the statement, also before its last row."""
         ...
 
 

@@ -7,6 +7,7 @@ reasons) is read for the sources of the page alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -288,17 +289,21 @@ def _runs(connection: Connection, source_id: str) -> tuple[list[RunRecord], dict
     """Return the last ended runs, the latest first, and when each run began."""
     began: dict[str, int] = {}
     ended: dict[str, tuple[int, str, int]] = {}
-    rows = connection.execute(
+    lines = connection.execute(
         "SELECT at, status, coalesce(records_collected, 0), coalesce(run_id, '#' || version) "
         "FROM history WHERE source_id = ? AND action = 'put' ORDER BY version DESC LIMIT ?",
         (source_id, _LINES),
-    ).fetchall()
-    for at, status, records, run in rows:
-        if status == WatermarkStatus.RUNNING:
-            began[run] = at
-        else:
-            # The latest write of a run is its outcome; the ones before it are checkpoints.
-            ended.setdefault(run, (at, status, records))
+    )
+    # Closed before its end, or its snapshot would be held.
+    with closing(lines):
+        for at, status, records, run in lines:
+            if status == WatermarkStatus.RUNNING:
+                began[run] = at
+            else:
+                # The latest write of a run is its outcome; the ones before it are checkpoints.
+                ended.setdefault(run, (at, status, records))
+            if len(ended) > LAST_RUNS:
+                break
     runs = [
         RunRecord(
             from_microseconds(at),

@@ -86,10 +86,14 @@ class SqliteBackend:
     async def close(self) -> None:
         """Finish the writes that wait, and close the file."""
         await self.writer.close()
+        # No request waits for a scan any more: they are finished, or were given up.
+        self._scans.shutdown(wait=False, cancel_futures=True)
+        self._scanner.interrupt()
         # In this thread: while the interpreter ends, no other takes work.
         self._scans.shutdown()
-        self._reader.close()
+        # First: the last one copies the log into the file, which an interrupted one does not.
         self._scanner.close()
+        self._reader.close()
 
     async def read(self, source_id: str) -> Row | None:
         """Return the row of a source's watermark."""

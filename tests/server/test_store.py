@@ -130,6 +130,27 @@ async def test_close_finishes_what_waits_and_refuses_what_follows(file: Path) ->
     assert count(file) == 150
 
 
+async def test_close_gives_up_the_scans_that_wait(file: Path) -> None:
+    """A service ends in bounded time, however many pages were asked for."""
+    store = await WatermarkDatabase.open(file)
+    began = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def endless(connection: Any) -> None:
+        loop.call_soon_threadsafe(began.set)
+        connection.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+        ).fetchall()
+
+    scans = [asyncio.create_task(store._backend.scan(endless)) for _ in range(5)]
+    async with asyncio.timeout(30):
+        await began.wait()
+        await store.close()
+        outcomes = await asyncio.gather(*scans, return_exceptions=True)
+    assert isinstance(outcomes[0], DatabaseError)
+    assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes[1:])
+
+
 def count(file: Path) -> int:
     connection = sqlite3.connect(file)
     try:
