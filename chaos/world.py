@@ -417,14 +417,23 @@ class World:
         return datetime.fromisoformat(found) if found else None
 
     def _told(self) -> dict[str, Any] | None:
-        """Return what the service has of the source."""
+        """Return what the service has of the source, as soon as it answers for itself."""
+        deadline = time.monotonic() + RUN_SECONDS
+        while True:
+            status, body = self._asked_service()
+            if status in (200, 404):
+                return None if status == 404 else dict(json.loads(body))
+            if time.monotonic() > deadline:
+                raise self._violation(f"the service answers {status}: {body!r}")
+            time.sleep(0.05)
+
+    def _asked_service(self) -> tuple[int, bytes]:
         port = self._service.port
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=RUN_SECONDS)
         with closing(connection):
             connection.request("GET", f"/api/v1/watermarks/{SOURCE}")
             answer = connection.getresponse()
-            body = answer.read()
-        return None if answer.status == 404 else dict(json.loads(body))
+            return answer.status, answer.read()
 
     def _demand(self, holds: bool, what: str) -> None:
         if not holds:

@@ -51,7 +51,7 @@ def test_killed_collections_and_services_lose_nothing() -> None:
 @pytest.mark.skipif(NGINX is None, reason="there is no nginx, which stands before the replicas")
 def test_killed_replicas_lose_nothing() -> None:
     """Services over one database die behind a balancer, and no run that was let alone fails."""
-    ended = chaos("--replicas", "3", "--seconds", "15", "--seed", "2")
+    ended = chaos("--replicas", "3", "--seconds", "20", "--seed", "2")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     last = ended.stdout.splitlines()[-1]
     found = re.search(r"(\d+) of a replica.* (\d+) versions, 0 violations", last)
