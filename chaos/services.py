@@ -259,8 +259,12 @@ class Replicas:
             return cursor.fetchall() if cursor.description else []
 
     def _wait(self) -> None:
+        """Wait for all of them, so that what is killed next is not the last one."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
+            if not all(map(_answers, self._ports)):
+                time.sleep(0.02)
+                continue
             with suppress(OSError, http.client.HTTPException):
                 connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
                 with closing(connection):

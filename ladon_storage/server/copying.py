@@ -1,7 +1,7 @@
 """The content of a service's database, copied into an empty one of either kind.
 
-Everything goes over: watermarks with their versions, the history, and the tokens. A run that holds a
-source goes on, and a version that was given out is not given out again.
+Everything goes over: watermarks with their versions, the history, and the tokens. A run that holds
+a source goes on, and a version that was given out is not given out again.
 """
 
 from __future__ import annotations
