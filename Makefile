@@ -28,7 +28,7 @@ define environment
 @$(1)/bin/python -m pip $(PIP_OPTIONS) install --no-deps --no-build-isolation --editable .
 endef
 
-.PHONY: setup test test-quick test-slow check docs demo up up-test oldest e2e contract pictures chaos bench lock clean
+.PHONY: setup test test-quick test-slow check docs demo up up-test oldest e2e contract pictures chaos chaos-replicas bench lock clean
 
 setup: $(STAMP)
 	@:
@@ -122,6 +122,14 @@ SEED ?= 1
 SECONDS ?= 60
 chaos: $(STAMP)
 	@$(BIN)/python -m chaos --seed $(SEED) $(if $(KILLS),--kills $(KILLS),--seconds $(SECONDS))
+
+# The same with replicas of the service over one PostgreSQL, behind nginx, one of them killed every five
+# seconds besides: make chaos-replicas SECONDS=600
+REPLICAS ?= 3
+chaos-replicas: $(STAMP)
+	@PATH="$$PATH:/usr/sbin" command -v nginx > /dev/null || { \
+	  echo "make chaos-replicas needs nginx: install it (apt-get install nginx-light)" >&2; exit 1; }
+	@$(BIN)/python -m chaos --replicas $(REPLICAS) --seed $(SEED) --seconds $(SECONDS)
 
 # The peers that figures are taken beside are no part of the project, and are installed only here;
 # Airbyte's CDK in an environment of its own. Figures and chart of benchmarks/README.md are written anew.

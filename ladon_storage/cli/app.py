@@ -144,7 +144,8 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
         app, "migrate", "migrate", _OPERATE,
         "Bring the schema of the Storage Service's database up to date."
         "\n\nA service does so when it starts. This is for a role that may change a schema, where "
-        "that of the service may not.",
+        "that of the service may not. With --from it moves a service to another database, with its "
+        "history, versions and tokens.",
     ),
     (
         app, "backup", "backup", _OPERATE,

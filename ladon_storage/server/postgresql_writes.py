@@ -59,7 +59,7 @@ _RECORD = (
 # A source that is not there has no row to lock. Its version must be drawn after that of the
 # deletion before it, which is why both take this lock before they draw.
 _HELD = f"held AS MATERIALIZED (SELECT pg_advisory_xact_lock(hashtextextended(%s, {_LOCK})))"
-_REPLACE = (
+REPLACE = (
     f"WITH written AS (UPDATE watermarks SET version = {_NEXT_VERSION}, {_SET} "  # noqa: S608
     f"WHERE source_id = %s AND version = %s RETURNING version) {_RECORD}"
 )
@@ -138,7 +138,7 @@ def _change(source_id: str, before: Watermark | None, line: Line) -> tuple[str, 
     fields = from_watermark(line.after)
     if before is None:
         return _CREATE, (source_id, source_id, folded(source_id), *fields, *recorded)
-    return _REPLACE, (*fields, source_id, version_of(before), *recorded)
+    return REPLACE, (*fields, source_id, version_of(before), *recorded)
 
 
 def _kept(line: Line) -> Line:

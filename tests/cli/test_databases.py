@@ -61,6 +61,20 @@ def test_schema_is_migrated_apart(
     assert (file.code, file.sentence) == (0, "w.db: schema version 4")
 
 
+def test_content_is_copied_by_the_verb(
+    ladon: Command, empty_postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file's service moves to PostgreSQL by one command, which says what went over."""
+    assert ladon("tokens", "add", "team", "--database", "w.db").code == 0
+    monkeypatch.setenv(VARIABLE, empty_postgres)
+    moved = ladon("migrate", "--from", "w.db")
+    assert (moved.code, "copied: 0 watermarks, 0 changes, 1 token" in moved.err) == (0, True)
+    [found] = ladon("tokens", "list", "--json").json
+    assert found["name"] == "team"
+    again = ladon("migrate", "--from", "w.db")
+    assert (again.code, "content already" in again.err) == (2, True)
+
+
 def test_doctor_looks_at_a_database_in_postgresql(
     ladon: Command, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
