@@ -66,7 +66,8 @@ def pgbench_script() -> str:
     """Return the service's own statements with values in their places."""
     values = iter(_VALUES)
     replace = re.sub("%s", lambda _: next(values), REPLACE)
-    return f"{SELECT.replace('%s', _NAME)} \\gset\n{replace};\n"
+    select = SELECT.replace("ANY(%s)", _NAME)
+    return f"{select} \\gset\n{replace};\n"
 
 
 class Bench:

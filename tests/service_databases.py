@@ -26,12 +26,15 @@ def migrated_postgres(postgres: PostgresServer) -> str:
 @pytest.fixture
 def empty_postgres(postgres: PostgresServer, migrated_postgres: str) -> str:
     """The address of an empty database of a service in PostgreSQL."""
-    # No TRUNCATE: its lock would wait for a read that the service before has not finished.
+    name = migrated_postgres.rpartition("/")[2]
+    # What a test left behind in the server may hold a table for some moments.
     postgres.execute(
-        "DELETE FROM ladon_storage.watermarks; DELETE FROM ladon_storage.history; "
-        "DELETE FROM ladon_storage.health; DELETE FROM ladon_storage.tokens; "
-        "ALTER SEQUENCE ladon_storage.history_version RESTART",
-        migrated_postgres.rpartition("/")[2],
+        f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'"
+    )
+    postgres.execute(
+        "TRUNCATE ladon_storage.history, ladon_storage.watermarks, ladon_storage.health, "
+        "ladon_storage.tokens; ALTER SEQUENCE ladon_storage.history_version RESTART",
+        name,
     )
     return migrated_postgres
 

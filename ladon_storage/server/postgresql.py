@@ -15,6 +15,7 @@ import asyncio
 import json
 import logging
 import os
+import select
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,12 +30,14 @@ import psycopg
 import psycopg_pool
 from psycopg_pool import AsyncConnectionPool
 
-from ladon_storage.errors import DatabaseError
+from ladon_storage.errors import DatabaseError, WatermarkConflictError
+from ladon_storage.models import Watermark
 from ladon_storage.server import retention
 from ladon_storage.server.access import Token
 from ladon_storage.server.backend import Row
-from ladon_storage.server.changes import Note, Write, Written
+from ladon_storage.server.changes import Line, Note, Write, Written
 from ladon_storage.server.dialect import Dialect, statement
+from ladon_storage.server.postgresql_reads import GatheredReads
 from ladon_storage.server.postgresql_schema import (
     Address,
     PostgresqlConnection,
@@ -47,14 +50,14 @@ from ladon_storage.server.postgresql_schema import (
 )
 from ladon_storage.server.postgresql_writes import (
     SELECT,
+    SELECT_LINE,
     Connection,
-    LostError,
-    attempt,
     fetched,
+    stored,
     unread,
     unstored,
 )
-from ladon_storage.server.rows import SET_CHECKED, to_length
+from ladon_storage.server.rows import SET_CHECKED, to_length, to_watermark, version_of
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +101,10 @@ class PostgresqlBackend:
         self._loop = asyncio.get_running_loop()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._writing: set[asyncio.Task[Written]] = set()
+        self._reads = GatheredReads(lambda names: self._fetch(SELECT, (names,)))
         self._closed = False
         self._idle: list[PostgresqlConnection] = []
+        self._scanning: set[PostgresqlConnection] = set()
         self._scans = ThreadPoolExecutor(2, thread_name_prefix="storage-scan")
         self._tokens: dict[bytes, Token] = {}
         self._tokens_read = self._loop.time()
@@ -145,14 +150,15 @@ class PostgresqlBackend:
         with suppress(asyncio.CancelledError):
             await self._renewing
         await self._pool.close()
-        self._scans.shutdown(wait=False)
+        for each in list(self._scanning):  # no caller waits for them any more
+            _hang_up(each.inner)
+        self._scans.shutdown(cancel_futures=True)
         while self._idle:
             self._idle.pop().inner.close()
 
     async def read(self, source_id: str) -> Row | None:
         """Return the row of a source's watermark."""
-        rows = await self._fetch(SELECT, (source_id,))
-        return rows[0] if rows else None
+        return await self._reads.read(source_id)
 
     async def write(self, write: Write, note: Note) -> Written:
         """Store a change durably, or raise the rule's refusal."""
@@ -161,7 +167,7 @@ class PostgresqlBackend:
         # In a task of its own: a caller that is cancelled does not cancel the statement.
         task = asyncio.create_task(self._write(write, note))
         self._writing.add(task)
-        task.add_done_callback(self._end_write)
+        task.add_done_callback(self._end)
         return await asyncio.shield(task)
 
     async def scan(self, read: Callable[[Any], T], *, prunes: bool = False) -> T:
@@ -209,18 +215,33 @@ class PostgresqlBackend:
         written = None
         async with self._turn(write.source_id, deadline):
             while written is None:
+                row = await self.read(write.source_id)
+                before = None if row is None else to_watermark(row)
+                line = await self._judged(write, before)
+                if line is None:
+                    written = Written(before, before)
+                    break
                 async with self._lent(deadline) as connection:
-                    with suppress(LostError):
-                        written = await attempt(connection, write)
+                    written = await stored(connection, write.source_id, before, line)
                 if written is None and self._loop.time() >= deadline:
                     raise DatabaseError(
                         "The database did not store the change: other writes of its source were "
-                        "faster, or its connections were lost; try again later."
+                        "faster; try again later."
                     )
         note(written)
         return written
 
-    def _end_write(self, task: asyncio.Task[Written]) -> None:
+    async def _judged(self, write: Write, before: Watermark | None) -> Line | None:
+        try:
+            return write.judge(before)
+        except WatermarkConflictError as conflict:
+            if conflict.status == 412 and before is not None and write.is_repeated is not None:
+                lines = await self._fetch(SELECT_LINE, (version_of(before),))
+                if lines and write.is_repeated(lines[0]):
+                    return None
+            raise
+
+    def _end(self, task: asyncio.Task[Written]) -> None:
         self._writing.discard(task)
         if not task.cancelled():
             task.exception()  # of a caller that does not wait any more
@@ -250,12 +271,17 @@ class PostgresqlBackend:
     @asynccontextmanager
     async def _lent(self, deadline: float) -> AsyncIterator[Connection]:
         """Lend a connection until a deadline, at which its socket is shut down."""
-        try:
-            connection = await self._pool.getconn(max(0.0, deadline - self._loop.time()))
-        except (psycopg_pool.PoolTimeout, psycopg_pool.PoolClosed) as error:
-            raise DatabaseError(
-                f"The database gave no connection in {SECONDS:g} s; try again later."
-            ) from error
+        while True:
+            try:
+                connection = await self._pool.getconn(max(0.0, deadline - self._loop.time()))
+            except (psycopg_pool.PoolTimeout, psycopg_pool.PoolClosed) as error:
+                raise DatabaseError(
+                    f"The database gave no connection in {SECONDS:g} s; try again later."
+                ) from error
+            if not _was_lost(connection):
+                break
+            await connection.close()
+            await self._pool.putconn(connection)
         timer = self._loop.call_at(deadline, _hang_up, connection)
         try:
             yield connection
@@ -307,13 +333,17 @@ class PostgresqlBackend:
             timer = Timer(seconds, _hang_up, (connection.inner,))
             timer.daemon = True
             timer.start()
+            self._scanning.add(connection)
             try:
+                if self._closed:  # before it could be seen among those that scan
+                    raise DatabaseError("The database is closed; start the service again.")
                 return read(connection)
             except psycopg.OperationalError:
                 if is_new or not connection.inner.closed:
                     raise
             finally:
                 timer.cancel()
+                self._scanning.discard(connection)
                 if keep and not self._closed and not connection.inner.closed:
                     self._idle.append(connection)
                 else:
@@ -323,6 +353,15 @@ class PostgresqlBackend:
 async def _configure(connection: Connection) -> None:
     adapt(connection)
     await connection.execute(*prepared(SECONDS))
+    # A plan that is kept from when there were few sources must do for many.
+    await connection.execute("SET enable_seqscan = off")
+
+
+def _was_lost(connection: Connection) -> bool:
+    """Return whether the other side has ended an idle connection: it has something to say."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _hang_up(connection: psycopg.Connection[Any] | Connection) -> None:

@@ -1,4 +1,4 @@
-"""A write in PostgreSQL: read, judged by the store's rule, and stored by one statement.
+"""A write in PostgreSQL, stored by one statement after the store's rule has judged it.
 
 The statement stores the watermark and its line of history if the version is still the one that was
 judged. It is a transaction of its own, with the row's lock. No service holds a lock while it judges
@@ -13,10 +13,10 @@ from typing import Any
 import psycopg
 
 from ladon_storage import databases
-from ladon_storage.errors import DatabaseError, WatermarkConflictError
+from ladon_storage.errors import DatabaseError
 from ladon_storage.models import Watermark
 from ladon_storage.server.backend import Row
-from ladon_storage.server.changes import Line, Write, Written
+from ladon_storage.server.changes import Line, Written
 from ladon_storage.server.dialect import statement
 from ladon_storage.server.postgresql_schema import storable
 from ladon_storage.server.rows import (
@@ -26,7 +26,6 @@ from ladon_storage.server.rows import (
     folded,
     from_line,
     from_watermark,
-    to_watermark,
     version_of,
 )
 
@@ -36,8 +35,8 @@ _NEXT_VERSION = "nextval('history_version')"
 _LOCK = 1_418_742_214
 """The seed of the advisory lock under which a source is made or deleted."""
 
-SELECT = f"SELECT {COLUMNS} FROM watermarks WHERE source_id = %s"  # noqa: S608 - a constant
-_LINE = statement(LINE)
+SELECT = f"SELECT {COLUMNS} FROM watermarks WHERE source_id = ANY(%s)"  # noqa: S608 - a constant
+SELECT_LINE = statement(LINE)
 
 _FIELDS = COLUMNS.split(", ")[2:]
 _SET = ", ".join(f"{name} = %s" for name in _FIELDS)
@@ -76,31 +75,22 @@ _DELETE = (
 )
 
 
-class LostError(Exception):
-    """Raised when a connection was lost before anything was written over it."""
-
-
 async def fetched(connection: Connection, query: str, values: Sequence[Any]) -> list[Row]:
     """Return the rows of a statement, which is prepared at its first use."""
     cursor = await connection.execute(query.encode(), values, prepare=True)
     return await cursor.fetchall()
 
 
-async def attempt(connection: Connection, write: Write) -> Written | None:
-    """Judge a write by what is stored, and store it; ``None``: another write was faster.
+async def stored(
+    connection: Connection, source_id: str, before: Watermark | None, line: Line
+) -> Written | None:
+    """Store a change that was admitted; ``None``: another write was faster.
 
     Raises:
-        LostError: The connection was lost, and nothing was stored.
+        DatabaseError: It is not stored, or its error says that this is not known.
     """
-    try:
-        before, line = await _judged(connection, write)
-    except psycopg.Error as error:
-        if connection.closed:
-            raise LostError from error
-        raise unread(error) from error
-    if line is None:
-        return Written(before, before)
-    query, values = _change(write.source_id, before, line)
+    line = _kept(line)
+    query, values = _change(source_id, before, line)
     try:
         rows = await fetched(connection, query, values)
     except psycopg.errors.ReadOnlySqlTransaction as error:
@@ -114,20 +104,6 @@ async def attempt(connection: Connection, write: Write) -> Written | None:
         return None
     after = line.after
     return Written(before, None if after is None else after.with_etag(f'"{rows[0][0]}"'))
-
-
-async def _judged(connection: Connection, write: Write) -> tuple[Watermark | None, Line | None]:
-    rows = await fetched(connection, SELECT, (write.source_id,))
-    before = to_watermark(rows[0]) if rows else None
-    try:
-        line = write.judge(before)
-    except WatermarkConflictError as conflict:
-        if conflict.status == 412 and before is not None and write.is_repeated is not None:
-            lines = await fetched(connection, _LINE, (version_of(before),))
-            if lines and write.is_repeated(lines[0]):
-                return before, None
-        raise
-    return before, None if line is None else _kept(line)
 
 
 def _change(source_id: str, before: Watermark | None, line: Line) -> tuple[str, tuple[Any, ...]]:
