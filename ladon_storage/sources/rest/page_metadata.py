@@ -48,6 +48,8 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ].*)?")
 _SKIPPING = names("offset start startindex startat skip from")
 _CONTENT_RANGE = re.compile(r"\s*(?:[a-z-]+[\s=]\s*)?(\d{1,18})-\d", re.IGNORECASE)
 _ALONE_HEADER = re.compile(r"x-(?:.+-)?cursor")
+_MOST_LINKS = 50
+_MOST_RELATIONS = 10
 _BEHIND = ("prev", "before", "start")
 
 
@@ -269,10 +271,10 @@ def _leads_on(value: object) -> bool:
 
 def related(links: object, relation: str) -> object:
     """Return the link with a relation, among links that each state theirs, as in FHIR."""
-    for link in links if isinstance(links, list) else ():
+    for link in links[:_MOST_LINKS] if isinstance(links, list) else ():
         for name in ("rel", "relation") if isinstance(link, dict) else ():
             stated = link.get(name)
-            stated = stated if isinstance(stated, list) else [stated]
+            stated = stated[:_MOST_RELATIONS] if isinstance(stated, list) else [stated]
             if relation in [each.lower() for each in stated if isinstance(each, str)]:
                 return link.get("href") or link.get("url")
     return None

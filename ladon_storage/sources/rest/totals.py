@@ -53,6 +53,7 @@ _PART = re.compile(
 )
 _OF_PAGES = re.compile(r"(?:page\s+)?\d{1,9}\s*(?:/|of)\s*(\d{1,9})", re.IGNORECASE)
 _LONGEST_SENTENCE = 100
+_MOST_LINKS = 10
 _PAGES = names("page p pg pagenumber pageno pageindex pagenum currentpage")
 _COUNTS = ("value", "count", "total")
 
@@ -145,7 +146,7 @@ def _last_positions(
             links.append((place, value))
         elif name in ("link", "links"):
             links.append((place, related(value, "last")))
-    for place, link in links:
+    for place, link in links[:_MOST_LINKS]:
         for parameter, value in parameters_of(answer.url, link):
             if (number := count_in(value)) is not None:
                 yield place, plain(parameter), number

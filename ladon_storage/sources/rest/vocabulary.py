@@ -18,7 +18,7 @@ _NOUN = (
 
 
 class Vocabulary:
-    """Names with one meaning.
+    """A set of names with one meaning.
 
     >>> "hasmoreitems" in MORE, "moretolove" in MORE
     (True, False)
