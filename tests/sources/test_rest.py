@@ -804,6 +804,10 @@ FAILURES: list[dict[str, Any]] = [
     {"timed_out": True},
     {"_shards": {"total": 5, "failed": 2}},
     {"partial": True},
+    {"is_partial_result": True},
+    {"status": "pending"},
+    {"state": "In progress"},
+    {"jobStatus": "x", "status": "QUEUED"},
 ]
 NO_FAILURES: list[dict[str, Any]] = [
     {"ok": True, "success": "true", "status": "ok", "code": 200, "statusCode": "200"},

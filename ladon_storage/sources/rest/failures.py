@@ -17,11 +17,12 @@ from typing import Any
 from ladon_storage.collection.json_values import Number
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.names import LONGEST_SIGN, names, truth
+from ladon_storage.sources.rest.vocabulary import Vocabulary
 
 _GOOD = names("ok success succeeded successful issuccess")
-_BAD = names(
-    "iserror haserror haserrors timedout partial ispartial partialresults partialresult "
-    "partialfailure incomplete isincomplete"
+_BAD = Vocabulary(
+    "iserror haserror haserrors timedout incomplete isincomplete",
+    r"(?:is|has)?partial(?:results?|data|response|failure)?",
 )
 _STATES = names("status result state outcome statuscode code httpstatus httpcode")
 _REASONS = names(
@@ -29,7 +30,8 @@ _REASONS = names(
 )
 _FAILED = names(
     "error err errors fail failed failure failing exception fault unauthorized forbidden denied "
-    "timeout timedout nok ko aborted partial incomplete throttled ratelimited"
+    "timeout timedout nok ko aborted partial incomplete throttled ratelimited pending processing "
+    "queued inprogress"
 )
 _NOTHING = names("null none no n/a ok success successful false noerror")
 _MESSAGES = names("message messages msg reason notice warning warnings")

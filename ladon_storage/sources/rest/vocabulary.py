@@ -38,9 +38,10 @@ MORE = Vocabulary(
     "moreitemsincollection maxresultsreached",
     r"(?:is|are|has|have|there(?:is|are))?more" + _NOUN + r"?(?:available|remaining|left|exists?)?",
 )
-LAST = names(
-    "islast islastpage last lastpage done isdone final isfinal end isend eof iseof complete "
-    "iscomplete finished isfinished endofstream endoflist endofresults exhausted"
+LAST = Vocabulary(
+    "islast islastpage last lastpage final isfinal end isend eof iseof endofstream endoflist "
+    "endofresults exhausted",
+    r"(?:is|job|query|search|export)?(?:completed?|finished|done)",
 )
 FIRST = names("first isfirst firstpage isfirstpage")
 BEFORE = names("hasprevious hasprev hasprevpage haspreviouspage")
