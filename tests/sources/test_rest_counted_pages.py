@@ -754,6 +754,24 @@ async def test_empty_pages_in_the_middle_are_no_end(empty: int, size: int) -> No
     assert f"has records on page {3 + empty}, and none on the page before it" in message
 
 
+@pytest.mark.parametrize("hole", [range(3, 3), range(2, 4), range(2, 6)])
+async def test_hole_of_an_offset_list_is_no_end(hole: range) -> None:
+    """A filter left nothing of a page or two; behind a full page, a few offsets are requested."""
+
+    def filtered(asked: Asked) -> Answer:
+        offset, limit = int(asked.query["offset"]), int(asked.query["limit"])
+        rows = ROWS[offset : offset + limit]
+        return answer([each for each in rows if each["id"] not in hole])
+
+    paging = {"kind": "offset", "page_size": 2}
+    async with FeedServer(play=filtered) as feed:
+        if hole:
+            told = await refused(feed, paging=paging)
+            assert "and none at 2" in told or "changed in each" in told
+        else:
+            assert await ids_of(feed, paging=paging) == IDS
+
+
 @pytest.mark.parametrize("empty", [{1}, {1, 2}, {3}, {2, 3, 4, 5}])
 @pytest.mark.parametrize("sign", ["more", "pages"])
 async def test_empty_page_that_says_that_others_follow_is_passed(
