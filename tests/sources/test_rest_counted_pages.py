@@ -471,6 +471,20 @@ async def test_first_page_that_is_not_the_first_fails(sign: dict[str, Any]) -> N
         assert "is not its first" in await refused(feed, paging={"kind": "page"})
 
 
+async def test_page_behind_an_empty_first_one_is_not_taken_for_the_first() -> None:
+    """It states its own number, and that there are pages before it."""
+
+    def late(asked: Asked) -> Answer:
+        number = int(asked.query["page"])
+        rows = ROWS if number == 3 else []
+        return answer(
+            rows, page=number, per_page=9, has_previous=number > 1, has_more=0 < number < 3
+        )
+
+    async with FeedServer(play=late) as feed:
+        assert await ids_of(feed, paging={"kind": "page"}) == IDS
+
+
 @pytest.mark.parametrize("rows", [ROWS, ROWS[:2]])
 async def test_list_that_counts_from_zero_is_not_read_from_one(rows: list[Any]) -> None:
     """Its first page would be missed, which may be all there is; the one before is asked once."""
