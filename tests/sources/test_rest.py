@@ -805,9 +805,6 @@ FAILURES: list[dict[str, Any]] = [
     {"_shards": {"total": 5, "failed": 2}},
     {"partial": True},
     {"is_partial_result": True},
-    {"status": "pending"},
-    {"state": "In progress"},
-    {"jobStatus": "x", "status": "QUEUED"},
 ]
 NO_FAILURES: list[dict[str, Any]] = [
     {"ok": True, "success": "true", "status": "ok", "code": 200, "statusCode": "200"},
@@ -846,6 +843,8 @@ async def test_word_of_success_is_no_failure(sign: dict[str, Any]) -> None:
     "said",
     [
         {"message": "API rate limit exceeded"},
+        {"state": "In progress"},
+        {"status": "PROCESSING"},
         {"msg": "Quota reached"},
         {"warnings": [{"code": 7, "message": "Shard 3: access denied"}]},
         {"reason": "Service temporarily unavailable"},

@@ -150,7 +150,7 @@ NO_SIGNS: list[dict[str, Any]] = [
     {"total": {"value": 5, "relation": "gte"}},
     {"recordsTotal": 330, "recordsFiltered": 7},
     {"total": 330, "numberMatched": 7},
-    {"total_score": 330, "total_users": 9, "moretolove": True},
+    {"total_score": 330, "total_users": 9, "total_data": 9, "moretolove": True},
     {"continue": False, "remainingItemCount": 0, "remaining": 57},
     {"offset": "0", "limit": 100},
     {"offset": 0, "page": 1, "per_page": 100},

@@ -13,7 +13,7 @@ from ladon_storage.sources.rest.names import names
 
 _NOUN = (
     r"(?:items?|results?|records?|elements?|hits?|rows?|entries|docs?|documents?|objects?|"
-    r"match(?:es)?|data)"
+    r"match(?:es)?)"
 )
 
 
@@ -36,7 +36,9 @@ MORE = Vocabulary(
     "morepages hasmorepages hasnext hasnextpage hasnextlink istruncated truncated resultstruncated "
     "incompleteresults limitreached limitexceeded limithit overlimit exceededtransferlimit "
     "moreitemsincollection maxresultsreached",
-    r"(?:is|are|has|have|there(?:is|are))?more" + _NOUN + r"?(?:available|remaining|left|exists?)?",
+    r"(?:is|are|has|have|there(?:is|are))?more(?:data|"
+    + _NOUN
+    + r")?(?:available|remaining|left|exists?)?",
 )
 LAST = Vocabulary(
     "islast islastpage last lastpage final isfinal end isend eof iseof endofstream endoflist "
