@@ -52,7 +52,7 @@ class PageTrail:
             known = self.id_parameter if self.filled > 1 else min(by_id, default=None)
             self.id_parameter = known if known in by_id else None
         self.filled += 1
-        self._last_id = page.ids[-1]
+        self._last_id = page.last_id
 
     @property
     def ends_as_lists_do(self) -> bool:
@@ -66,7 +66,7 @@ def page_behind(paging: Pagination, last: ListPage, trail: PageTrail) -> PageReq
     if request.is_once:
         return None
     if trail.id_parameter is not None and last.keys:
-        return _replaced(paging, request, trail.id_parameter, last.ids[-1])
+        return _replaced(paging, request, trail.id_parameter, last.last_id)
     found = _position(paging, request, len(last.keys) or trail.first)
     if found is None:
         return None
