@@ -137,6 +137,11 @@ class ListPage:
         return [key.partition(KEY_END)[0] for key in self.keys]
 
     @property
+    def last_id(self) -> str:
+        """The key of its last item without the version."""
+        return self.keys[-1].partition(KEY_END)[0]
+
+    @property
     def begins_where_asked(self) -> bool:
         """Return whether its first id is the one it was requested by, so that it did not shift."""
         place = str(self.request.number)

@@ -65,6 +65,7 @@ class ApiRequests:
     Args:
         is_single: Whether the single answer is all that the API has.
         known: The content that the sink has of it.
+        has_settings: Whether the source has the settings of a JSON API, which an error may name.
 
     Attributes:
         document: The digest of that answer.
@@ -76,6 +77,7 @@ class ApiRequests:
     bounds: Mapping[Location, dict[str, Any]]
     is_single: bool = False
     known: KnownContent | None = None
+    has_settings: bool = True
     document: str | None = None
     is_known: bool = False
     _size: int = 0
@@ -127,7 +129,7 @@ class ApiRequests:
                 return PageResponse(answer, None, nothing)
             raise self.error(
                 f"answered {answer.status} without a body",
-                "set records_optional if that means that there are no records",
+                self._setting("set records_optional if that means that there are no records"),
             )
         if self.is_single:
             self.document = await off_loop(len(answer.body), document_digest, self.api, answer.body)
@@ -218,10 +220,15 @@ class ApiRequests:
         """Return the error for an answer whose status does not allow reading to continue."""
         return SourceError(
             f"Source {self.source_id!r} answered {got.answer.status} from "
-            f"{self.http.redact_url(got.answer.url)} after earlier pages. Check what it "
-            "requires, or add the status to end_status if it means that no pages follow.",
+            f"{self.http.redact_url(got.answer.url)} after earlier pages. Check what it requires"
+            + self._setting(", or add the status to end_status if it means that no pages follow")
+            + ".",
             self.source_id,
         )
+
+    def _setting(self, step: str) -> str:
+        """Return a step that names a setting, if the source has it."""
+        return step if self.has_settings else ""
 
     def error(self, problem: str, step: str = "", *, transient: bool = False) -> SourceError:
         """Return the error for a problem of the API, with the next step if it is a special one."""
@@ -239,7 +246,7 @@ class ApiRequests:
             raise self.error(
                 f"leads to a next page on another host, {self.http.redact_url(step.url)}, which "
                 "was not requested",
-                "set keep_host if that is the same service behind a gateway",
+                self._setting("set keep_host if that is the same service behind a gateway"),
             )
         # An address from the API itself has all the parameters.
         query = {**api.params, **self.bounds["query"], **step.query} if step.url is None else {}
@@ -303,7 +310,7 @@ class ApiRequests:
             raise self.error(
                 f"has {self.http.quoted(value)} at {place!r}, which looks like a "
                 f"failure{self.http.said(envelope)}",
-                "declare it in expected_values if it is right",
+                self._setting("declare it in expected_values if it is right"),
             )
 
     def _refuse_other_list(self, envelope: object) -> None:

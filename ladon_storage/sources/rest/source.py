@@ -144,7 +144,8 @@ class RestApi(RestSettings):
         self, http: SourceHttp, start: datetime | None, until: datetime | None
     ) -> PageFetcher:
         """Return a page fetcher for a range of an API whose pagination is known, not declared."""
-        return PageFetcher(ApiRequests(self, http, self.bounds_of(start, until)), is_known=True)
+        bounds = self.bounds_of(start, until)
+        return PageFetcher(ApiRequests(self, http, bounds, has_settings=False), is_known=True)
 
     async def fetch(self, http: SourceHttp, step: PageRequest) -> PageResponse:
         """Return one page of the API, without judging it as a part of a list.
