@@ -113,7 +113,7 @@ def test_each_variable_of_the_job_template_is_used_and_declared() -> None:
     assert "{{" not in yaml.safe_dump(job())
 
 
-def test_run_finds_its_file_where_it_is_mounted() -> None:
+def test_run_finds_the_service_and_its_file() -> None:
     """The worker and the runs have the same files, by the name that is generated."""
     generated = {each["name"]: each for each in kustomization()["configMapGenerator"]}
     assert kustomization()["generatorOptions"]["disableNameSuffixHash"]
@@ -123,9 +123,11 @@ def test_run_finds_its_file_where_it_is_mounted() -> None:
         volumes = [each.get("configMap") for each in PODS[name]["volumes"]]
         assert {"name": "ladon-files"} in volumes
     [container] = PODS["job"]["containers"]
-    assert {"name": "LADON_FILE", "value": "/etc/ladon/ladon.toml"} in container["env"]
     project = Project.load(KUBERNETES / "ladon.toml")
-    assert project.storage.url == "http://storage:8080"
+    assert {"name": "STORAGE_SERVICE_URL", "value": project.storage.url} in container["env"]
+    service = BY_KIND["Service", "storage"]
+    port = service["spec"]["ports"][0]["port"]
+    assert project.storage.url == f"http://{service['metadata']['name']}:{port}"
     project.sink("records")
     [image] = kustomization()["images"]
     assert container["image"] == f"{image['newName']}:{image['newTag']}"
