@@ -113,15 +113,13 @@ def test_each_variable_of_the_job_template_is_used_and_declared() -> None:
     assert "{{" not in yaml.safe_dump(job())
 
 
-def test_run_finds_the_service_and_its_file() -> None:
-    """The worker and the runs have the same files, by the name that is generated."""
+def test_worker_and_runs_find_what_they_name() -> None:
+    """The worker has the template of the runs' jobs by the name that is generated."""
     generated = {each["name"]: each for each in kustomization()["configMapGenerator"]}
     assert kustomization()["generatorOptions"]["disableNameSuffixHash"]
     for name in generated["ladon-files"]["files"]:
         assert (KUBERNETES / name).is_file()
-    for name in ("worker", "job"):
-        volumes = [each.get("configMap") for each in PODS[name]["volumes"]]
-        assert {"name": "ladon-files"} in volumes
+    assert {"name": "ladon-files"} in [each.get("configMap") for each in PODS["worker"]["volumes"]]
     [container] = PODS["job"]["containers"]
     project = Project.load(KUBERNETES / "ladon.toml")
     assert {"name": "STORAGE_SERVICE_URL", "value": project.storage.url} in container["env"]
