@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from tests.mariadb import mariadb
 from tests.postgres import postgres
 from tests.redis_server import _redis_server, redis_server
 from tests.s3_server import s3
+from tests.service_databases import empty_postgres, migrated_postgres, service_database
 
 FLOWS = "tests/flows/"
 S3 = "tests/sinks/test_delta_s3"
@@ -21,7 +23,16 @@ S3 = "tests/sinks/test_delta_s3"
 for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
     del os.environ[_name]
 
-__all__ = ["_redis_server", "mariadb", "postgres", "redis_server", "s3"]
+__all__ = [
+    "_redis_server",
+    "empty_postgres",
+    "mariadb",
+    "migrated_postgres",
+    "postgres",
+    "redis_server",
+    "s3",
+    "service_database",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +42,12 @@ def _handlers() -> Iterator[None]:
     before = list(handlers)
     yield
     handlers[:] = before
+
+
+def pytest_collection_finish() -> None:
+    """Leave the half a million objects of the collected tests out of each look for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
