@@ -6,6 +6,7 @@ Only addresses differ: each service has a free port of loopback in place of a ho
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -22,7 +23,7 @@ import pytest
 from ladon_storage.cli.local import free_port
 from tests.deploy.files import DEPLOY, ROOT, compose
 from tests.postgres import PASSWORD, PostgresServer
-from tests.service import calling, path, success
+from tests.service import calling, path, service_process, success
 
 SERVICES = compose()["services"]
 TOKEN = "token-of-the-compose-file-0123456789"
@@ -131,6 +132,7 @@ async def two_services(host: Host) -> AsyncIterator[list[asyncio.subprocess.Proc
             await asyncio.wait_for(each.wait(), SECONDS)
 
 
+@pytest.mark.slow
 async def test_services_of_the_compose_file_share_one_database(host: Host) -> None:
     """What one stored, the other one has, and a version is refused by both; both are healthy."""
     async with (
@@ -158,6 +160,7 @@ async def test_services_of_the_compose_file_share_one_database(host: Host) -> No
     assert (await asyncio.to_thread(host.run, "migrate")).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(NGINX is None, reason="nginx is Debian's nginx-light")
 async def test_balancer_refuses_no_write_while_a_service_is_replaced(host: Host) -> None:
     """One ends in order and comes again, as in an update; then the other one is killed."""
@@ -204,6 +207,57 @@ async def _answers(host: Host, address: str) -> None:
                 pass
             await asyncio.sleep(0.05)
     raise AssertionError("nginx does not answer")
+
+
+@pytest.mark.slow
+async def test_watermarks_of_a_file_move_to_the_services(host: Host) -> None:
+    """As the guide says it: what the service over SQLite had, both services have, and no less."""
+    host.environment["STORAGE_SERVICE_TOKEN"] = TOKEN
+    token = {"STORAGE_SERVICE_TOKEN": TOKEN}
+    async with service_process(host.folder / "storage.db", environment=token) as old:
+        async with calling(old.address, TOKEN) as call:
+            for number in range(30):
+                body = success(f"2024-01-01T00:{number:02}:00.000001Z", records_collected=number)
+                await call("PUT", path(f"s {number}/ä"), body)
+            failed = {
+                "timestamp": "2024-01-02T00:00:00Z",
+                "status": "failed",
+                "error_message": "no",
+            }
+            await call("PUT", path("s 1/ä"), failed)
+            await call("PUT", path("never"), failed)
+        exported = await _ladon(host, "watermarks", "export", "--storage", old.address)
+        document = host.folder / "watermarks.json"
+        document.write_text(exported)
+        async with two_services(host):
+            move = ("watermarks", "import", str(document), "--reason", "PostgreSQL", "--storage")
+            await _ladon(host, *move, host.address("storage-1"))
+            there = await _ladon(
+                host, "watermarks", "export", "--storage", host.address("storage-2")
+            )
+            # Again, as after a connection that was lost in the middle: it changes nothing.
+            await _ladon(host, *move, host.address("storage-2"))
+            again = await _ladon(
+                host, "watermarks", "export", "--storage", host.address("storage-1")
+            )
+    assert len(_times(exported)) == 31
+    assert _times(there) == _times(again) == _times(exported)
+
+
+async def _ladon(host: Host, *words: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "ladon_storage.cli", *words), env=host.environment,
+        cwd=host.folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    printed, said = await asyncio.wait_for(process.communicate(), SECONDS)
+    assert process.returncode == 0, said.decode()
+    return printed.decode()
+
+
+def _times(exported: str) -> dict[str, str | None]:
+    """Return how far each source was collected, by an export."""
+    document = json.loads(exported)
+    return {each["source_id"]: each["last_successful_timestamp"] for each in document["watermarks"]}
 
 
 @pytest.mark.skipif(NGINX is None, reason="nginx is Debian's nginx-light")
