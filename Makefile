@@ -67,6 +67,7 @@ check: $(CHECK_STAMP)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/python -m tests.deploy.schemas
 
 # Writes what is generated: parts of docs/reference, and the JSON schema of ladon.toml.
 docs: $(STAMP)
@@ -148,6 +149,8 @@ lock:
 	$(COMPILE) --upgrade pyproject.toml --all-extras --group test --output-file requirements.lock
 	$(ADDED) --group check --output-file .ci/check.lock
 	$(ADDED) --group install --output-file .ci/uv.lock
+	$(ADDED) pyproject.toml deploy/image.in --extra postgresql --extra delta --extra redis --output-file deploy/image.lock
+	$(ADDED) deploy/build.in --output-file deploy/build.lock
 	$(ADDED) benchmarks/requirements.in --output-file benchmarks/requirements.lock
 	$(COMPILE) --upgrade benchmarks/airbyte.in --output-file benchmarks/airbyte.lock
 	$(ADDED) tests/e2e/requirements.in --output-file tests/e2e/requirements.lock
