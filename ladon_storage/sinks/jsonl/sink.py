@@ -79,7 +79,9 @@ class JsonlStore:
         return self._of(source_id).count_records(after, before, limit)
 
     def close(self, *, is_clean: bool) -> None:
-        """Forget the files; each of them is closed already."""
+        """Add what is new to the indexes, also after a failure: it is durable."""
+        for each in self._files.values():
+            each.close()
         self._files.clear()
 
     def _of(self, source_id: str) -> SourceFiles:
