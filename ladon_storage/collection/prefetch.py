@@ -15,7 +15,7 @@ from typing import Self
 
 from ladon_storage.collection.records import Page
 
-MAX_PREFETCH_CHARS = 2**20
+MAX_PREFETCH_CHARS = 2**24
 """The characters of waiting pages at which the source must wait for the sink."""
 
 _HANDOVER_SECONDS = 1e-6

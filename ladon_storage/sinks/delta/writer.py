@@ -188,7 +188,7 @@ class DeltaWriter:
         return work()
 
     def _store(
-        self, source_id: str, records: list[Record], position: Position | None
+        self, source_id: str, records: Sequence[Record], position: Position | None
     ) -> WriteResult:
         known = self._commits.known_of(source_id)
         numbers = None
@@ -214,7 +214,7 @@ class DeltaWriter:
             self._behind |= {_hash(each) for each in plan.superseded if id(each) in fresh}
         return result
 
-    def _plan(self, source_id: str, known: SourceIndex, records: list[Record]) -> Plan:
+    def _plan(self, source_id: str, known: SourceIndex, records: Sequence[Record]) -> Plan:
         ids = list({each.record_id: None for each in records})
         stored, deleted = known.find(ids), self._history.deleted(source_id, ids)
         if self._keep == "latest":

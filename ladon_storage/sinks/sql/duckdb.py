@@ -162,7 +162,7 @@ class Duckdb:
         self,
         connection: Connection,
         source_id: str,
-        records: list[Record],
+        records: Sequence[Record],
         *,
         are_replaced: bool,
     ) -> Compared:
@@ -197,7 +197,7 @@ class Duckdb:
         self,
         connection: Connection,
         source_id: str,
-        records: list[Record],
+        records: Sequence[Record],
         now: datetime,
         rule: Rule = "newer",
     ) -> int:
@@ -229,7 +229,7 @@ class Duckdb:
         return connection.exec_driver_sql(marking, (removed_at, source_id, ids)).rowcount
 
 
-def _columns(records: list[Record]) -> tuple[str, str, str, str]:
+def _columns(records: Sequence[Record]) -> tuple[str, str, str, str]:
     """Return ids, versions, times in microseconds, and payloads; no text of a record has a NUL."""
     return (
         "\0".join([each.record_id for each in records]),

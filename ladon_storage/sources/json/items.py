@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, partial
@@ -20,6 +20,7 @@ from typing import Any
 
 from ladon_storage.collection.json_values import Number
 from ladon_storage.collection.records import Item, Record, Reject, joined_id, versioned
+from ladon_storage.sources.json.columns import columns_of
 from ladon_storage.sources.timestamps import TimestampParser
 
 _INDEX = re.compile(r"-?[0-9]{1,9}")
@@ -93,6 +94,24 @@ class ItemReader:
         """Yield a record of each item, or a reject if it is unusable."""
         # A generator would hold the item while its record is used, and the next one is parsed.
         return map(self._one, items, repeat(None))
+
+    def read_all(
+        self, items: Sequence[object]
+    ) -> tuple[MutableSequence[Record], MutableSequence[Reject]]:
+        """Return the records and the rejects of some items, as `read` yields them, at less cost."""
+        if self._get_id is not None and not self.no_time:
+            getters = [get for _, get in self._times]
+            columns = columns_of(items, self._get_id, getters, self.parser, self.unversioned)
+            if columns is not None:
+                return columns, []
+        records: list[Record] = []
+        rejects: list[Reject] = []
+        for item in self.read(items):
+            if isinstance(item, Record):
+                records.append(item)
+            else:
+                rejects.append(item)
+        return records, rejects
 
     def read_keyed(self, items: Mapping[str, object]) -> Iterator[Item]:
         """Yield as `read`, from an object whose keys are the ids; a list of one is its item."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Protocol
 
 from ladon_storage.errors import SourceError
@@ -83,8 +84,14 @@ class SeenRecords:
 
     def add(self, keys: Iterable[str]) -> None:
         """Add what was delivered, by its keys."""
-        for key in keys:
-            record, version = hash(key.partition(KEY_END)[0]), hash(key)
+        keys = list(keys)
+        records = [hash(key.partition(KEY_END)[0]) for key in keys]
+        if len(set(records)) == len(keys) and self._versions.keys().isdisjoint(records):
+            room = self._most - len(self._versions)
+            self.is_exact = self.is_exact and len(keys) <= room
+            self._versions.update(islice(zip(records, map(hash, keys), strict=True), max(room, 0)))
+            return
+        for record, version in zip(records, map(hash, keys), strict=True):
             if record in self._versions:
                 self.has_repeated = True
                 if self._versions[record] == version:

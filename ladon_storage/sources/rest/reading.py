@@ -186,8 +186,7 @@ class Reading(ABC):
         self._digests.add(digest)
         self._largest = max(self._largest, page.response.count)
         self._end.note(page)
-        for key in page.keys[: KNOWN_KEYS - len(self._known)]:
-            self._known.add(hash(key))
+        self._known.update(map(hash, page.keys[: max(KNOWN_KEYS - len(self._known), 0)]))
         return page
 
     def _repair(self) -> None:

@@ -10,7 +10,7 @@ import copy
 import json
 import logging
 from collections import deque
-from collections.abc import Collection, Mapping, Sized
+from collections.abc import Collection, Iterable, Mapping, Sized
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from hashlib import blake2b
@@ -169,17 +169,21 @@ class ApiRequests:
             return [items.digest().hex()]
         if api.records_keyed_by_id:
             return [f"{key}{KEY_END}{_values(item, api.timestamps)}" for key, item in items.items()]
-        reader = api.reader()
         # The id itself, too, which may be a number or a text.
         told = (*([api.id] if isinstance(api.id, str) else api.id), *api.timestamps)
         getters = [getter(path) for path in told]
-        has_own = isinstance(api.id, str)
-        found = list[str]()
+        if isinstance(api.id, str) and items and set(map(type, items)) == {dict}:
+            ids = list(map(getters[0], items))
+            if set(map(type, ids)) == {str} and all(ids):
+                columns = [_texts(map(get, items)) for get in getters[1:]]
+                return list(map(KEY_END.join, zip(ids, *columns, strict=True)))
+        reader, found = api.reader(), list[str]()
         for item in items:
-            if type(item) is dict:
-                values = [get(item) for get in getters]
-                if has_own and type(values[0]) is str and values[0]:
-                    found.append(f"{values[0]}{KEY_END}{values!r}")
+            if type(item) is dict and isinstance(api.id, str):
+                record_id = getters[0](item)
+                if type(record_id) is str and record_id:
+                    times = _texts(get(item) for get in getters[1:])
+                    found.append(KEY_END.join((record_id, *times)))
                     continue
             record_id = reader.record_id(item)
             if record_id is None:
@@ -305,6 +309,11 @@ class ApiRequests:
                 f"does not have a list at {self.api.records!r}, and has one at "
                 f"{self.http.quoted(place, 200)}"
             )
+
+
+def _texts(values: Iterable[Any]) -> list[str]:
+    """Return values as texts, a text as it is and any other value with a mark of its own."""
+    return [each if type(each) is str else f"{KEY_END}{each!r}" for each in values]
 
 
 def _values(item: object, paths: tuple[str, ...]) -> str:

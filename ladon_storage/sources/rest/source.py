@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -21,7 +21,7 @@ from pydantic import ConfigDict
 
 from ladon_storage.collection.credentials import resolve_secret
 from ladon_storage.collection.protocols import KnownContent
-from ladon_storage.collection.records import Page, paged
+from ladon_storage.collection.records import PAGE_CHARACTERS, PAGE_RECORDS, Page, paged
 from ladon_storage.sources.fields import SETTINGS
 from ladon_storage.sources.http.client import Credentials, SourceHttp, source_http
 from ladon_storage.sources.json.documents import in_turns
@@ -98,8 +98,12 @@ class RestApi(RestSettings):
                 if problem := check(got.document):
                     raise fetcher.error(http.masked(problem)[:_LONGEST_PROBLEM])
                 is_said = fetcher.completeness is not None
-                items = got.items if kinds is None else map(kinds.note, got.items)
-                made = paged(shared.seen(self.read(items)), **_marks(http, fetcher))
+                marks = _marks(http, fetcher)
+                if isinstance(got.items, list) and len(got.answer.body) < PAGE_CHARACTERS:
+                    made = self._made_together(got.items, kinds, shared, marks)
+                else:
+                    items = got.items if kinds is None else map(kinds.note, got.items)
+                    made = paged(shared.seen(self.read(items)), **marks)
                 async for page in in_turns(made, len(got.answer.body)):
                     yield page
                 if shared.problem:
@@ -118,6 +122,19 @@ class RestApi(RestSettings):
             )
         if not is_said:
             yield Page(**_marks(http, fetcher))
+
+    def _made_together(
+        self, items: list[Any], kinds: IdKinds | None, shared: SharedIds, marks: dict[str, Any]
+    ) -> Iterator[Page]:
+        """Yield the pages of a list, which make their records together."""
+        reader = self.reader()
+        for first in range(0, max(len(items), 1), PAGE_RECORDS):
+            some = items if len(items) <= PAGE_RECORDS else items[first : first + PAGE_RECORDS]
+            if kinds is not None:
+                kinds.note_all(some)
+            page = Page(*reader.read_all(some), **marks)
+            shared.note_all(page.records)
+            yield page
 
     @asynccontextmanager
     async def http(self) -> AsyncIterator[SourceHttp]:
