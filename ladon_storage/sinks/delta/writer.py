@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from ladon_storage.collection.protocols import Position, WriteResult
-from ladon_storage.collection.records import Page, Record
+from ladon_storage.collection.records import Columns, Page, Record
 from ladon_storage.errors import SinkError
 from ladon_storage.sinks.delta.commits import SourceCommits
 from ladon_storage.sinks.delta.counting import count_between
@@ -43,6 +43,7 @@ from ladon_storage.sinks.delta.versions import (
     Plan,
     plan_all,
     plan_latest,
+    plan_of_new,
     plan_of_versions,
     plan_return_all,
     plan_return_latest,
@@ -203,8 +204,8 @@ class DeltaWriter:
         # Whatever its version, a record in a page exists.
         back: set[str] = set()
         if records and known.marked:
-            back = known.marked.intersection(each.record_id for each in records)
-        result = WriteResult(tuple(plan.new), tuple(plan.changed), tuple(plan.superseded))
+            back = known.marked.intersection(Columns.of(records).ids)
+        result = WriteResult(plan.new, tuple(plan.changed), tuple(plan.superseded))
         if not plan.changes_rows and numbers is None and not back:
             return result
         self._put(source_id, plan, back=back, position=numbers)
@@ -215,8 +216,10 @@ class DeltaWriter:
         return result
 
     def _plan(self, source_id: str, known: SourceIndex, records: Sequence[Record]) -> Plan:
-        ids = list({each.record_id: None for each in records})
+        ids = list(dict.fromkeys(Columns.of(records).ids))
         stored, deleted = known.find(ids), self._history.deleted(source_id, ids)
+        if (quick := plan_of_new(records, stored, deleted)) is not None:
+            return quick
         if self._keep == "latest":
             return plan_latest(records, stored, deleted)
         plan = plan_of_versions(records, stored, deleted)
@@ -239,7 +242,7 @@ class DeltaWriter:
         if (plan.back is not None or any(plan.returned)) and not table.has_column(RETURNED.name):
             table.add_column(RETURNED.name)
         rows = record_rows(plan.fresh, plan.arrived, plan.returned)
-        added = dict(by_day(rows, [each.timestamp for each in plan.fresh]))
+        added = dict(by_day(rows, Columns.of(plan.fresh).timestamps))
         rewrite = Rewrite(table, source_id)
         if plan.replaced or plan.back is not None or back:
             self._rewrite(source_id, rewrite, plan, back, added)
