@@ -40,7 +40,7 @@ class Rows:
         self._tables = tables
         self._connection = connection
         self._keeps_all = tables.keep == "all"
-        self._was_all_new = False
+        self._was_all_new: bool | None = None
         self._clock = RunClock()
         self._history = History(database, tables, connection, self._clock)
         self._deletions = Deletions(tables, connection)
@@ -55,6 +55,8 @@ class Rows:
         if not self._keeps_all and not (isinstance(records, Columns) and records.are_distinct):
             records = latest(records)
         beside = _Unwritten(source_id, page.rejects, run_id, position)
+        if self._was_all_new is None:
+            self._was_all_new = not self._has_any(source_id)
         if records and self._was_all_new and self._write_new(records, beside):
             return WriteResult(new=records)
         result = None
@@ -285,6 +287,12 @@ class Rows:
                 missing.add(record_id)
         refuse_implausible_removal(source_id, len(missing), unmarked, most)
         return missing, back
+
+    def _has_any(self, source_id: str) -> bool:
+        """Return whether a source has a row: the first page of one that has none is all new."""
+        with self._connection.begin():
+            asked = {"source_id": source_id}
+            return bool(self._connection.execute(self._tables.has_any, asked).scalar_one())
 
     def _conditions(self, source_id: str) -> Sequence[bool]:
         """Return whether any row of a source is marked, was deleted, or is replaced."""

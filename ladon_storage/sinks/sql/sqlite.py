@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -250,14 +251,12 @@ class Sqlite:
         """
         insert, written = self._inserts[rule], 0
         columns = Columns.of(records)
-        places = sorted(range(len(columns)), key=columns.ids.__getitem__)
-        values: list[Any] = [None] * (_COLUMNS * len(places))
-        for first, column in enumerate(
-            (columns.ids, columns.versions, columns.instants, columns.payloads)
-        ):
-            values[first::_COLUMNS] = [column[place] for place in places]
+        rows = sorted(
+            zip(*(columns.ids, columns.versions, columns.instants, columns.payloads), strict=True)
+        )
+        values = list(chain.from_iterable(rows))
         beside = [source_id, instant_text(now)]
-        for first, last in _statements(columns, places):
+        for first, last in _statements([len(row[-1]) for row in rows]):
             asked = insert.replace("{rows}", _rows(last - first))
             some = (*beside, *values[_COLUMNS * first : _COLUMNS * last])
             written += connection.exec_driver_sql(asked, some).rowcount
@@ -272,22 +271,16 @@ class Sqlite:
         return connection.exec_driver_sql(marking, (at, source_id, json.dumps(ids))).rowcount
 
 
-def _statements(columns: Columns, places: list[int]) -> Iterator[tuple[int, int]]:
-    """Yield the first place of the rows of each statement, and the one after its last."""
-    count = len(places)
-    sizes = list(map(len, columns.payloads))
-    if sum(sizes) <= _INSERTED_CHARACTERS * count // _INSERTED_ROWS // 4:  # as of most feeds
-        for first in range(0, count, _INSERTED_ROWS):
-            yield first, min(first + _INSERTED_ROWS, count)
-        return
+def _statements(sizes: list[int]) -> Iterator[tuple[int, int]]:
+    """Yield the first row of each statement and the one after its last, for payloads of sizes."""
     first, characters = 0, 0
-    for after, place in enumerate(places, 1):
-        characters += sizes[place]
+    for after, size in enumerate(sizes, 1):
+        characters += size
         if characters >= _INSERTED_CHARACTERS or after - first == _INSERTED_ROWS:
             yield first, after
             first, characters = after, 0
-    if first < count:
-        yield first, count
+    if first < len(sizes):
+        yield first, len(sizes)
 
 
 @lru_cache(_INSERTED_ROWS)

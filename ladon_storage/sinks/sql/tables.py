@@ -139,6 +139,11 @@ class Tables:
         )
 
     @cached_property
+    def has_any(self) -> Select[Any]:
+        """Whether a ``source_id`` has a row."""
+        return select(exists().where(self.records.c.source_id == bindparam("source_id")))
+
+    @cached_property
     def conditions(self) -> Select[*tuple[Any, ...]]:
         """Whether a ``source_id`` has marked, deleted and replaced rows."""
         records, deleted = self.records.c, self.deleted.c

@@ -96,10 +96,10 @@ def _times(values: list[Any], parser: TimestampParser) -> tuple[list[datetime], 
     read = read_many(parser, [each for each in values if each is not None])
     if read is None:
         return None
-    moments, texts = map(iter, read)
+    moments, instants = iter(read[0]), iter(read[1])
     return (
         [_NEVER if each is None else next(moments) for each in values],
-        ["" if each is None else next(texts) for each in values],
+        ["" if each is None else next(instants) for each in values],
     )
 
 

@@ -1,14 +1,15 @@
 """The quick parser of a page, for documents of which it loses nothing.
 
-- ``orjson`` keeps no digits beyond a float's, and drops the first of two equal keys. A document that
-  it writes back byte for byte has lost neither: its digits are all there, and no key came twice.
-- Exponents are the exception: ``orjson`` and ``json`` write them differently, and hashes are of the
-  text of ``json``. A document with a number that has one is left to the exact parser, and so is
-  any other: with spaces or escapes of its own, with nested records that gain nothing, or invalid.
+- ``orjson`` keeps no digits beyond a float's, and drops the first of two equal keys. A document
+  that it writes back byte for byte has lost neither: all digits are there, and no key came twice.
+- Exponents are the exception: ``orjson`` and ``json`` write them differently, and hashes are of
+  the text of ``json``. A document with one is left to the exact parser, and so is any other: with
+  spaces or escapes of its own, with nested records, which gain nothing, or invalid.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
@@ -16,7 +17,7 @@ import orjson
 
 from ladon_storage.collection.garbage import uncollected
 
-_LOOKED_AT = 2**12
+_LOOKED_AT = 2**13
 """The bytes by which a document with spaces or escapes is recognised before it is parsed."""
 
 _FOREIGN = (b'": ', b"\\u", b"\\/", b"\n")
@@ -34,7 +35,7 @@ def parse_compact(body: bytes) -> Any:
     (None, None, None)
     """
     begin = body[:_LOOKED_AT].rstrip()
-    if any(each in begin for each in _FOREIGN) or body.count(b"{") > 2 * body.count(b"},{") + 8:
+    if any(each in begin for each in _FOREIGN) or begin.count(b"{") > 2 * begin.count(b"},{") + 8:
         return None
     try:
         with uncollected():
@@ -58,9 +59,13 @@ def _has_exponent(document: object) -> bool:
                 return True
         if kinds.isdisjoint((dict, list)):
             return False
-        inner = [
-            each.values() if type(each) is dict else each
-            for each in values
-            if type(each) is dict or type(each) is list
-        ]
+        inner: Iterable[Iterable[Any]] = (
+            map(dict.values, values)
+            if kinds == {dict}
+            else [
+                each.values() if type(each) is dict else each
+                for each in values
+                if type(each) is dict or type(each) is list
+            ]
+        )
         values = list(chain.from_iterable(inner))

@@ -95,9 +95,7 @@ class ItemReader:
         # A generator would hold the item while its record is used, and the next one is parsed.
         return map(self._one, items, repeat(None))
 
-    def read_all(
-        self, items: Sequence[object]
-    ) -> tuple[MutableSequence[Record], MutableSequence[Reject]]:
+    def read_all(self, items: Sequence[object]) -> tuple[MutableSequence[Record], list[Reject]]:
         """Return the records and the rejects of some items, as `read` yields them, at less cost."""
         if self._get_id is not None and not self.no_time:
             getters = [get for _, get in self._times]

@@ -68,7 +68,9 @@ class IdKinds:
             return False
         is_number = kinds == {int}
         texts: list[str] = list(map(str, values)) if is_number else values
-        digits = [each for each in texts if each.removeprefix("-").isdecimal()]
+        digits = list(filter(str.isdecimal, texts))
+        if "\n-" in "\n".join(["", *texts]):
+            digits += [each for each in texts if each[:1] == "-" and each[1:].isdecimal()]
         if not digits:
             return True
         if self._kinds | {is_number} != {is_number}:
