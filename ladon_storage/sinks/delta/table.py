@@ -39,6 +39,7 @@ from ladon_storage.sinks.delta.files import (
     as_schema,
     batches,
     files_of,
+    has_any,
     opened,
 )
 from ladon_storage.sinks.delta.opening import (
@@ -156,6 +157,9 @@ class ManagedTable:
         schema = self.schema_of(columns)
         for file in files:
             with opened(self._files, file.path, is_remote=self._folder is None) as found:
+                # Most files have none of the ids: their other columns are the larger part.
+                if wanted is not None and not has_any(found, self._key, wanted):
+                    continue
                 for batch in batches(found, file, schema):
                     if wanted is not None:
                         batch = batch.filter(pc.is_in(batch[self._key], wanted))

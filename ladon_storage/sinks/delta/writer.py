@@ -55,7 +55,7 @@ T = TypeVar("T")
 ATTEMPTS = 10
 """The number of attempts for a page when other runs of its source commit in between."""
 
-COMPACTED_FILES = 128
+COMPACTED_FILES = 32
 """The number of small files of one day that are merged into one."""
 
 MANY_IDS = 10_000
