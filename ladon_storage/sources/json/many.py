@@ -8,7 +8,7 @@ from itertools import islice
 from operator import itemgetter
 from typing import Any, overload
 
-from ladon_storage.sources.json.reader import Reader, items_of
+from ladon_storage.sources.json.reader import Reader, Run, items_of, runs_of
 
 
 class Many:
@@ -32,6 +32,10 @@ class Many:
     def digest(self) -> bytes:
         """Return the digest of these records, as they were sent."""
         return blake2b(self._sent(), digest_size=16).digest()
+
+    def runs(self) -> Iterator[Run]:
+        """Yield the items and their keys, some at a time, of a few hundred KiB or one by itself."""
+        return runs_of(Reader(self._body, self._start))
 
     def _sent(self) -> memoryview:
         return memoryview(self._body)[self._start : self._end]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import repeat
 from typing import Any
 
 from ladon_storage.sources.json import bounds
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.json.many import ManyItems, ManyKeyed
-from ladon_storage.sources.json.reader import Reader, items_of
+from ladon_storage.sources.json.reader import Reader, runs_of
 from ladon_storage.sources.json.unique_keys import DuplicateKeyError, KeySet, parse_around
 
 
@@ -126,14 +127,14 @@ class Scan:
             return self._found
         start, count, kept = self._reader.offset, 0, list[tuple[str, Any]]()
         keys = KeySet()
-        for pair in items_of(self._reader):
-            count += 1
+        for names, items in runs_of(self._reader):
+            count += len(items)
             if count > bounds.MAX_ITEMS:
                 raise bounds.TooMuchError(f"it has over {bounds.MAX_ITEMS} records")
-            if opened == "{":
-                keys.add(pair[0])
+            for name in names:
+                keys.add(name)
             if self._keeps:
-                kept.append(pair)
+                kept += zip(names or repeat(""), items, strict=False)
             self._go_on()
         if self._keeps:
             self._found = [item for _, item in kept] if opened == "[" else dict(kept)
