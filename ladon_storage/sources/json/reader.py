@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from ladon_storage.collection.json_values import json_decoder
 from ladon_storage.sources.json import bounds
 from ladon_storage.sources.json.exact import parse_compact
+from ladon_storage.sources.json.releasing import ReleasingBody
 
 _WINDOW_BYTES = 2**18
 _NEAR = 16
@@ -35,7 +36,7 @@ Run = tuple[list[str], list[Any]]
 class Reader:
     """A position in a document, and the values that can be read there."""
 
-    def __init__(self, body: bytes, start: int) -> None:
+    def __init__(self, body: bytes | ReleasingBody, start: int) -> None:
         self._body = body
         self._next = start
         self._text = ""

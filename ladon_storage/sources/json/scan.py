@@ -10,6 +10,7 @@ from ladon_storage.sources.json import bounds
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.json.many import ManyItems, ManyKeyed
 from ladon_storage.sources.json.reader import Reader, runs_of
+from ladon_storage.sources.json.releasing import ReleasingBody
 from ladon_storage.sources.json.unique_keys import DuplicateKeyError, KeySet, parse_around
 
 
@@ -24,7 +25,7 @@ class Scan:
         is_wanted: Whether anything waits for it.
     """
 
-    def __init__(self, body: bytes, start: int) -> None:
+    def __init__(self, body: bytes | ReleasingBody, start: int) -> None:
         self._body = body
         self._reader = Reader(body, start)
         self._found: Any = None
@@ -39,7 +40,7 @@ class Scan:
         self._keeps = size <= 2 * bounds.MAX_ITEM_BYTES and self._has_few_values()
         if self._keeps and size <= min(bounds.IN_THREAD_BYTES, bounds.MAX_ITEM_BYTES):
             try:
-                document = parse_around(self._body, path)
+                document = parse_around(bytes(self._body), path)
             except DuplicateKeyError:
                 raise
             except (ValueError, RecursionError):  # which is found again, with its place

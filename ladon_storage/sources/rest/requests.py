@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 import logging
@@ -14,12 +15,13 @@ from collections.abc import Collection, Iterable, Mapping, Sized
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from hashlib import blake2b
-from typing import Any
+from typing import Any, cast
 
 from ladon_storage.collection.protocols import KnownContent, utc_now
 from ladon_storage.errors import SourceError
 from ladon_storage.sources.http.client import OK, HttpResponse, SourceHttp
 from ladon_storage.sources.http.urls import is_same_host
+from ladon_storage.sources.json.bounds import IN_THREAD_BYTES
 from ladon_storage.sources.json.documents import (
     Document,
     document_digest,
@@ -29,6 +31,7 @@ from ladon_storage.sources.json.documents import (
 )
 from ladon_storage.sources.json.items import getter, value_at
 from ladon_storage.sources.json.many import ManyItems, ManyKeyed
+from ladon_storage.sources.json.releasing import ReleasingBody
 from ladon_storage.sources.rest.failures import failure, other_list
 from ladon_storage.sources.rest.listing import KEY_END
 from ladon_storage.sources.rest.names import names, plain
@@ -126,6 +129,10 @@ class ApiRequests:
             if each.answer.body == answer.body and each.answer.status == answer.status:
                 self._size = len(answer.body)
                 return replace(each, answer=answer)
+        if isinstance(self.api.paging, SinglePage) and len(answer.body) > IN_THREAD_BYTES:
+            # Nothing but its records is read of it, once. It stands in for bytes until then.
+            body = await asyncio.to_thread(ReleasingBody.of, answer.body)
+            answer = replace(answer, body=cast(bytes, body))
         document = await self.http.document(answer, self.api.records)
         items = self._items(document)
         # The envelope of a large document is without its records.
