@@ -157,6 +157,8 @@ def _settings(port: int) -> list[str]:
         "fsync": "off",
         "full_page_writes": "off",
         "autovacuum": "off",
+        # Of a server that is ended at once nothing is left where all programs share memory.
+        "dynamic_shared_memory_type": "mmap",
         # Statements of tests that fail on purpose would fill the log.
         "log_min_messages": "fatal",
     }

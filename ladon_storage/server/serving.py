@@ -46,7 +46,7 @@ LINGERING_SECONDS = 2.0
 
 @asynccontextmanager
 async def serving(
-    database: Path,
+    database: Path | str,
     host: str = "127.0.0.1",
     port: int = 0,
     *,
@@ -64,7 +64,7 @@ async def serving(
     On exit, requests in flight are finished, and all acknowledged changes are in the file.
 
     Args:
-        database: The file; created if it does not exist.
+        database: The file, created if it does not exist, or the address of one in PostgreSQL.
         host: The address to listen on.
         port: The port; 0 lets the system choose one.
         token: The operator's bearer token; optional on a loopback address, and where the database
@@ -84,7 +84,8 @@ async def serving(
         ConfigurationError: The database, the address or the missing token.
     """
     needs_token = token is None and not is_loopback(host)
-    if needs_token and not await asyncio.to_thread(database.exists):
+    is_file = isinstance(database, Path)
+    if needs_token and is_file and not await asyncio.to_thread(Path(database).exists):
         raise _no_token(host)
     store = await WatermarkDatabase.open(database, now)
     store.limits = limits or {}

@@ -43,7 +43,7 @@ async def test_short_page_in_the_middle_is_no_end() -> None:
 
     def filtered(asked: Asked) -> Answer:
         number = int(asked.query["page"])
-        return answer(pages[number - 1] if number <= len(pages) else [])
+        return answer(pages[number - 1] if 0 < number <= len(pages) else [])
 
     async with FeedServer(play=filtered) as feed:
         assert await ids_of(feed, paging={"kind": "page", "end": "short", "page_size": 2}) == IDS
@@ -733,3 +733,92 @@ async def test_number_of_each_page_is_not_that_of_all() -> None:
         play=lambda asked: answer(cut(asked, 3), pages=int(asked.query["page"]))
     ) as feed:
         assert await ids_of(feed, paging={"kind": "page"}) == IDS
+
+
+# Pages that a filter left empty, and pages that are smaller than requested.
+
+
+@pytest.mark.parametrize("empty", [1, 2, 3])
+@pytest.mark.parametrize("size", [2, 3])
+async def test_empty_pages_in_the_middle_are_no_end(empty: int, size: int) -> None:
+    """Behind a full page, or pages of any size, up to three pages may have nothing."""
+    pages = [ROWS[:2], ROWS[2 : 2 + size], *[[]] * empty, ROWS[2 + size :]]
+
+    def filtered(asked: Asked) -> Answer:
+        number = int(asked.query["page"])
+        return answer(pages[number - 1] if 0 < number <= len(pages) else [])
+
+    async with FeedServer(play=filtered) as feed:
+        message = await refused(feed, paging={"kind": "page"})
+
+    assert f"has records on page {3 + empty}, and none on the page before it" in message
+
+
+@pytest.mark.parametrize("empty", [{1}, {1, 2}, {3}, {2, 3, 4, 5}])
+@pytest.mark.parametrize("sign", ["more", "pages"])
+async def test_empty_page_that_says_that_others_follow_is_passed(
+    empty: set[int], sign: str
+) -> None:
+    """A filter left nothing of it; what is behind it is read as well."""
+    filled = iter((ROWS[:3], ROWS[3:6], ROWS[6:]))
+    pages = [[] if number in empty else next(filled) for number in range(1, len(empty) + 4)]
+
+    def filtered(asked: Asked) -> Answer:
+        number = int(asked.query["page"])
+        rows = pages[number - 1] if 0 < number <= len(pages) else []
+        more = {"has_more": number < len(pages)} if sign == "more" else {"pages": len(pages)}
+        return answer(rows, **more)
+
+    if sign == "pages" and 1 in empty:
+        pages = pages[len(empty) :]  # a first page without a record that states pages is rare
+    async with FeedServer(play=filtered) as feed:
+        assert await ids_of(feed, paging={"kind": "page"}) == IDS
+
+
+async def test_pages_that_always_say_that_others_follow_are_not_read_for_ever() -> None:
+    """A flag that never goes away contradicts the end after a few pages."""
+    async with FeedServer(play=lambda asked: answer(cut(asked, 3), has_more=True)) as feed:
+        assert "says at 'has_more' that there are more" in await refused(
+            feed, paging={"kind": "page"}
+        )
+        assert len(feed.requests) < 20
+
+
+async def test_short_page_behind_full_ones_costs_no_more_requests() -> None:
+    """It is what the end of a list looks like: one page behind the empty one is asked."""
+    numbers = set[str]()
+
+    def short(asked: Asked) -> Answer:
+        numbers.add(asked.query["page"])
+        return answer(cut(asked, 3))
+
+    async with FeedServer(play=short) as feed:
+        assert await ids_of(feed, paging={"kind": "page"}) == IDS
+
+    assert numbers == {"0", "1", "2", "3", "4", "5"}
+
+
+def _capped(asked: Asked, *, skips_requested: bool) -> Answer:
+    number, size = int(asked.query["page"]), int(asked.query["size"])
+    step = size if skips_requested else min(size, 2)
+    first = (number - 1) * step
+    return answer(ROWS[first : first + min(size, 2)])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"paging": {"kind": "page", "size_parameter": "size", "page_size": 3}},
+        {"paging": {"kind": "page"}, "params": {"size": 3}},
+    ],
+)
+async def test_page_that_is_capped_and_skips_what_was_requested_is_refused(
+    settings: dict[str, Any],
+) -> None:
+    """Each page lacks its last items; where the server counts by its own size, nothing is lost."""
+    async with FeedServer(play=lambda asked: _capped(asked, skips_requested=True)) as feed:
+        message = await refused(feed, **settings)
+    async with FeedServer(play=lambda asked: _capped(asked, skips_requested=False)) as feed:
+        assert await ids_of(feed, **settings) == IDS
+
+    assert "passed over others to the next page. Request 2 items for a page" in message

@@ -42,6 +42,7 @@ from ladon_storage.sinks.delta.files import (
     has_any,
     opened,
 )
+from ladon_storage.sinks.delta.object_store import Location
 from ladon_storage.sinks.delta.opening import (
     CHECKPOINT_COMMITS,
     PARTITIONS,
@@ -60,7 +61,7 @@ class ManagedTable:
     Its owner may add columns; those of a rewritten file keep their values.
 
     Args:
-        address: Its folder, absolute, or its address on an object storage.
+        location: Its folder, absolute, or its address on an object storage.
         schema: Its columns, the two of the partition first.
         key: The column whose bounds are kept for each file.
         kind: Its purpose. A table with another purpose, or of another program, is refused.
@@ -70,7 +71,7 @@ class ManagedTable:
 
     def __init__(
         self,
-        address: str,
+        location: Location,
         schema: pa.Schema,
         key: str,
         kind: str,
@@ -78,15 +79,16 @@ class ManagedTable:
         mark: str | None = None,
         later: Sequence[str] = (),
     ) -> None:
-        self.address = address
+        self.address = location.address
         self.columns = pa.schema([])
         """The columns of the files, as the table has them now."""
         self._schema = schema
         self._key = key
         self._mark = mark
         self._kind = kind
-        opener = TableOpener(address, schema, kind, later)
+        opener = TableOpener(location, schema, kind, later)
         self._folder, self._uri = opener.folder, opener.uri
+        self._options = location.storage_options
         self._folders: set[str] = set()
         self._listed: tuple[str, int, list[File]] | None = None
         self._log = opener.open()
@@ -94,7 +96,7 @@ class ManagedTable:
         self._files: pafs.FileSystem = (
             pafs.SubTreeFileSystem(str(self._folder), pafs.LocalFileSystem())
             if self._folder
-            else pafs.PyFileSystem(DeltaStorageHandler(self._uri))
+            else pafs.PyFileSystem(DeltaStorageHandler(self._uri, self._options))
         )
 
     @property
@@ -122,7 +124,8 @@ class ManagedTable:
         Raises:
             DeltaError: The log does not reach back to it.
         """
-        return DeltaTable(self._uri, version=version).transaction_version
+        log = DeltaTable(self._uri, version=version, storage_options=self._options)
+        return log.transaction_version
 
     def commit_text(self, version: int) -> str | None:
         """Return the log's text of a commit; ``None``: it was cleaned up."""

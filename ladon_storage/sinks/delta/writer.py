@@ -23,6 +23,7 @@ from ladon_storage.sinks.delta.commits import SourceCommits
 from ladon_storage.sinks.delta.counting import count_between
 from ladon_storage.sinks.delta.history import History
 from ladon_storage.sinks.delta.index import ORDER, SourceIndex
+from ladon_storage.sinks.delta.object_store import Location
 from ladon_storage.sinks.delta.positions import changed, numbers_of
 from ladon_storage.sinks.delta.quarantine import Quarantine
 from ladon_storage.sinks.delta.rewrite import (
@@ -68,25 +69,27 @@ class DeltaWriter:
     """The open tables of a sink, for one thread at a time.
 
     Args:
-        root: The folder or the address of the tables.
+        root: The location of the tables.
         name: The table of records; its quarantine and its deletions are tables next to it.
         keep: One row for each record, or for each version.
     """
 
-    def __init__(self, root: str, name: str, keep: str) -> None:
+    def __init__(self, root: Location, name: str, keep: str) -> None:
         self._keep = keep
         schema = RECORDS if keep == "latest" else RECORDS.append(RETURNED)
         self._records = ManagedTable(
-            f"{root}/{name}",
+            root.below(name),
             schema,
             "record_id",
             f"keep={keep!r}",
             mark="removed_at",
             later=[RETURNED.name],
         )
-        self._history = History(self._records, f"{root}/{name}_deleted", keeps_all=keep == "all")
+        self._history = History(
+            self._records, root.below(f"{name}_deleted"), keeps_all=keep == "all"
+        )
         self._commits = SourceCommits(self._records, self._history)
-        self._quarantine = Quarantine(f"{root}/{name}_quarantine")
+        self._quarantine = Quarantine(root.below(f"{name}_quarantine"))
         self._is_new = True  # nothing was done since it was opened, so it is up to date
         self._has_looked = False
         self._added: dict[tuple[str, str], int] = {}

@@ -33,6 +33,16 @@ class PagedApi(Protocol):
         """The path of the items."""
         ...
 
+    @property
+    def timestamps(self) -> Sequence[str]:
+        """The paths of an item's times."""
+        ...
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """The parameters of each request that limit the items of a page, with their values."""
+        ...
+
     async def page(
         self, step: PageRequest, *, accept: Collection[int], may_be_empty: bool
     ) -> PageResponse:

@@ -34,7 +34,7 @@ from ladon_storage.sources.json.many import ManyItems, ManyKeyed
 from ladon_storage.sources.json.releasing import ReleasingBody
 from ladon_storage.sources.rest.failures import failure, other_list
 from ladon_storage.sources.rest.listing import KEY_END
-from ladon_storage.sources.rest.names import names, plain
+from ladon_storage.sources.rest.names import count_in, names, plain
 from ladon_storage.sources.rest.page import PageRequest, PageResponse
 from ladon_storage.sources.rest.page_metadata import MOST_NAMES, crowded
 from ladon_storage.sources.rest.pagination import (
@@ -102,6 +102,18 @@ class ApiRequests:
     def records(self) -> str:
         """The path of the items."""
         return self.api.records
+
+    @property
+    def timestamps(self) -> tuple[str, ...]:
+        """The paths of an item's times."""
+        return self.api.timestamps
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The parameters of each request that limit the items of a page, with their values."""
+        params = self.api.params.items()
+        limits = {name: count_in(value) for name, value in params if plain(name) in _LIMITS}
+        return {name: limit for name, limit in limits.items() if limit is not None}
 
     async def page(
         self, step: PageRequest, *, accept: Collection[int], may_be_empty: bool
@@ -202,9 +214,7 @@ class ApiRequests:
 
     def is_round(self, count: int) -> bool:
         """Return whether a page has exactly as many items as a parameter requests at most."""
-        params = self.api.params.items()
-        limits = [str(value) for name, value in params if plain(name) in _LIMITS]
-        is_round = count > 0 and str(count) in limits
+        is_round = count > 0 and count in self.limits.values()
         if is_round:
             logger.warning(
                 "Source %r returned exactly the %d records that its parameters request at "

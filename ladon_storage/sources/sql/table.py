@@ -146,6 +146,11 @@ class TableReader:
         """The number of pages with the same rows as the remembered one."""
         self._pages = 0
 
+    @property
+    def is_untyped(self) -> bool:
+        """Whether one column may have values of several types."""
+        return self._dialect == "sqlite"
+
     def open(self) -> None:
         """Read the table's columns.
 
