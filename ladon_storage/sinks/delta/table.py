@@ -15,7 +15,6 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -291,16 +290,12 @@ class ManagedTable:
         }
 
 
-def by_day(rows: pa.Table, times: Sequence[datetime]) -> Iterator[tuple[str, pa.Table]]:
-    """Yield the rows of each day, with the day's name as the partition's value."""
-    if not times:
+def by_day(rows: pa.Table, times: pa.ChunkedArray) -> Iterator[tuple[str, pa.Table]]:
+    """Yield the rows of each day of their times, with the day as the partition is named."""
+    days = times.cast(pa.date32())
+    found = days.unique()
+    if len(found) < 2:
+        yield from ((day.isoformat(), rows) for day in found.to_pylist())
         return
-    first = min(times).date()
-    if max(times).date() == first:
-        yield first.isoformat(), rows
-        return
-    numbers: dict[date, list[int]] = {}
-    for number, moment in enumerate(times):
-        numbers.setdefault(moment.date(), []).append(number)
-    for day, those in sorted(numbers.items()):
-        yield day.isoformat(), rows.take(those)
+    for day in found.sort():
+        yield day.as_py().isoformat(), rows.filter(pc.equal(days, day))

@@ -86,17 +86,12 @@ class Plan:
         return dict(zip(pairs, _numbers(self.back["returned_at"]), strict=True))
 
 
-def plan_of_new(
-    records: Sequence[Record], stored: pa.Table, deleted: pa.Table | None
-) -> Plan | None:
-    """Return the plan for a page of which each record is new, or known in the same version.
+def plan_of_new(columns: Columns, stored: pa.Table, deleted: pa.Table | None) -> Plan | None:
+    """Return the plan for records of distinct ids, each new, or known in the same version.
 
     Such a page is the usual one, and none of its records becomes an object. ``None``: it is
     another.
     """
-    columns = Columns.of(records)
-    if not columns.are_distinct:
-        return None
     known: dict[str, str] = {}
     count = 0
     for rows in (stored, deleted):
@@ -105,7 +100,7 @@ def plan_of_new(
             known.update(zip(ids, versions, strict=True))
             count += rows.num_rows
     if not known:
-        return _plan_of_unknown(columns)
+        return _plan_of_distinct(columns)
     if len(known) < count:
         return None
     places = []
@@ -115,7 +110,7 @@ def plan_of_new(
             places.append(place)
         elif version != columns.versions[place]:
             return None
-    return _plan_of_unknown(_taken(columns, places))
+    return _plan_of_distinct(_taken(columns, places))
 
 
 def _taken(columns: Columns, places: Sequence[int]) -> Columns:
@@ -273,14 +268,17 @@ def _latest_of_versions(records: Iterable[Record]) -> dict[tuple[str, str], Reco
     return latest
 
 
-def _plan_of_unknown(fresh: MutableSequence[Record]) -> Plan:
+def _plan_of_distinct(fresh: MutableSequence[Record]) -> Plan:
     now = now_in_microseconds()
-    plan = Plan(fresh, [now] * len(fresh), [None] * len(fresh))
-    plan.new = fresh
-    if not Columns.of(fresh).are_distinct:
+    return Plan(fresh, [now] * len(fresh), [None] * len(fresh), fresh)
+
+
+def _plan_of_unknown(fresh: MutableSequence[Record]) -> Plan:
+    plan = _plan_of_distinct(fresh)
+    if len({each.record_id for each in fresh}) < len(fresh):
         plan.new = list(latest_by_id(fresh).values())
         plan.fresh = sorted(fresh, key=lambda each: each.timestamp)
-        plan.arrived = _one_after_another(plan.fresh, now)
+        plan.arrived = _one_after_another(plan.fresh, now_in_microseconds())
     return plan
 
 

@@ -219,10 +219,13 @@ class DeltaWriter:
         return result
 
     def _plan(self, source_id: str, known: SourceIndex, records: Sequence[Record]) -> Plan:
-        ids = list(dict.fromkeys(Columns.of(records).ids))
+        columns = Columns.of(records)
+        ids = list(dict.fromkeys(columns.ids))
         stored, deleted = known.find(ids), self._history.deleted(source_id, ids)
-        if (quick := plan_of_new(records, stored, deleted)) is not None:
-            return quick
+        if len(ids) == len(columns):
+            quick = plan_of_new(columns, stored, deleted)
+            if quick is not None:
+                return quick
         if self._keep == "latest":
             return plan_latest(records, stored, deleted)
         plan = plan_of_versions(records, stored, deleted)
@@ -245,7 +248,7 @@ class DeltaWriter:
         if (plan.back is not None or any(plan.returned)) and not table.has_column(RETURNED.name):
             table.add_column(RETURNED.name)
         rows = record_rows(plan.fresh, plan.arrived, plan.returned)
-        added = dict(by_day(rows, Columns.of(plan.fresh).timestamps))
+        added = dict(by_day(rows, rows["record_timestamp"]))
         rewrite = Rewrite(table, source_id)
         if plan.replaced or plan.back is not None or back:
             self._rewrite(source_id, rewrite, plan, back, added)
