@@ -61,8 +61,10 @@ def metadata(
     for prefix, each in [("", document)] + [(above, value_at(document, above))] * bool(above):
         yield from _within(prefix, each, items, _DEPTH)
     for header in _PAGING_HEADERS:
+        if header not in answer.headers:
+            continue
         try:
-            yield from _within(header, json.loads(answer.headers.get(header, "")), items, 1)
+            yield from _within(header, json.loads(answer.headers[header]), items, 1)
         except ValueError:
             continue
 

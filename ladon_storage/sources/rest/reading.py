@@ -167,7 +167,7 @@ class Reading(ABC):
         self._asked.add(page.request.place)
         if page.keys and len(page.keys) != page.response.count:
             self._tally.is_exact = False  # it is too large to be held
-        self._tally.add(page.keys)
+        hashes = self._tally.add(page.keys)
         self._sequence = hash((self._sequence, *page.keys))
         if not page.keys:
             self._end.note(page)
@@ -189,8 +189,7 @@ class Reading(ABC):
         self._largest = max(self._largest, page.response.count)
         self._trail.add(page)
         self._end.note(page)
-        for key in page.keys[: KNOWN_KEYS - len(self._known)]:
-            self._known.add(hash(key))
+        self._known.update(hashes[: max(KNOWN_KEYS - len(self._known), 0)])
         return page
 
     def _repair(self) -> None:

@@ -6,20 +6,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 import logging
 from collections import deque
-from collections.abc import Collection, Mapping, Sized
+from collections.abc import Collection, Iterable, Mapping, Sized
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from hashlib import blake2b
-from typing import Any
+from typing import Any, cast
 
 from ladon_storage.collection.protocols import KnownContent, utc_now
 from ladon_storage.errors import SourceError
 from ladon_storage.sources.http.client import OK, HttpResponse, SourceHttp
 from ladon_storage.sources.http.urls import is_same_host
+from ladon_storage.sources.json.bounds import IN_THREAD_BYTES
 from ladon_storage.sources.json.documents import (
     Document,
     document_digest,
@@ -29,6 +31,7 @@ from ladon_storage.sources.json.documents import (
 )
 from ladon_storage.sources.json.items import getter, value_at
 from ladon_storage.sources.json.many import ManyItems, ManyKeyed
+from ladon_storage.sources.json.releasing import ReleasingBody
 from ladon_storage.sources.rest.failures import failure, other_list
 from ladon_storage.sources.rest.listing import KEY_END
 from ladon_storage.sources.rest.names import count_in, names, plain
@@ -140,6 +143,10 @@ class ApiRequests:
             if each.answer.body == answer.body and each.answer.status == answer.status:
                 self._size = len(answer.body)
                 return replace(each, answer=answer)
+        if isinstance(self.api.paging, SinglePage) and len(answer.body) > IN_THREAD_BYTES:
+            # Nothing but its records is read of it, once. It stands in for bytes until then.
+            body = await asyncio.to_thread(ReleasingBody.of, answer.body)
+            answer = replace(answer, body=cast(bytes, body))
         document = await self.http.document(answer, self.api.records)
         items = self._items(document)
         # The envelope of a large document is without its records.
@@ -183,17 +190,21 @@ class ApiRequests:
             return [items.digest().hex()]
         if api.records_keyed_by_id:
             return [f"{key}{KEY_END}{_values(item, api.timestamps)}" for key, item in items.items()]
-        reader = api.reader()
         # The id itself, too, which may be a number or a text.
         told = (*([api.id] if isinstance(api.id, str) else api.id), *api.timestamps)
         getters = [getter(path) for path in told]
-        has_own = isinstance(api.id, str)
-        found = list[str]()
+        if isinstance(api.id, str) and items and set(map(type, items)) == {dict}:
+            ids = list(map(getters[0], items))
+            if set(map(type, ids)) == {str} and all(ids):
+                columns = [_texts(map(get, items)) for get in getters[1:]]
+                return list(map(KEY_END.join, zip(ids, *columns, strict=True)))
+        reader, found = api.reader(), list[str]()
         for item in items:
-            if type(item) is dict:
-                values = [get(item) for get in getters]
-                if has_own and type(values[0]) is str and values[0]:
-                    found.append(f"{values[0]}{KEY_END}{values!r}")
+            if type(item) is dict and isinstance(api.id, str):
+                record_id = getters[0](item)
+                if type(record_id) is str and record_id:
+                    times = _texts(get(item) for get in getters[1:])
+                    found.append(KEY_END.join((record_id, *times)))
                     continue
             record_id = reader.record_id(item)
             if record_id is None:
@@ -322,6 +333,11 @@ class ApiRequests:
                 f"does not have a list at {self.api.records!r}, and has one at "
                 f"{self.http.quoted(place, 200)}"
             )
+
+
+def _texts(values: Iterable[Any]) -> list[str]:
+    """Return values as texts, a text as it is and any other value with a mark of its own."""
+    return [each if type(each) is str else f"{KEY_END}{each!r}" for each in values]
 
 
 def _values(item: object, paths: tuple[str, ...]) -> str:
