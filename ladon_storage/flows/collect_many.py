@@ -22,7 +22,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from prefect import runtime
@@ -43,10 +43,11 @@ from ladon_storage.collection.protocols import (
 )
 from ladon_storage.collection.run import Report, run
 from ladon_storage.collection.sharing import CheckedStorage, SharedSink
+from ladon_storage.collection.standby import Holder, WhenBusy
 from ladon_storage.collection.summaries import code, instant_or_never, one_line, summary
 from ladon_storage.connect import shared_client
 from ladon_storage.errors import CollectionError, ConfigurationError, LadonStorageError
-from ladon_storage.events import FAILED, GAP, emit_of_source
+from ladon_storage.events import FAILED, GAP, SKIPPED, emit_of_source
 from ladon_storage.flows import naming
 from ladon_storage.flows.artifacts import COUNTS, PROGRESS_SECONDS, best_effort, completed
 from ladon_storage.flows.ending import Ending, signals_noted
@@ -74,6 +75,7 @@ class ManyReport(Counts):
 
     sources: int
     failed: int
+    skipped: int = 0
     gaps: int
     seconds: float
 
@@ -86,6 +88,7 @@ async def collect_many(
     storage: StorageService | StorageSettings | str | None = None,
     concurrency: int = 10,
     limits: Limits = Limits(),  # noqa: B008 - frozen
+    when_busy: WhenBusy | None = None,
 ) -> ManyReport:
     """Collect many sources into one sink, each from where its durable data ends.
 
@@ -100,6 +103,8 @@ async def collect_many(
         concurrency: How many sources are collected at once.
         limits: Where a first collection starts, and what makes a source fail; the sources of a
             ``ladon.toml`` have their own.
+        when_busy: What happens while another run collects a source: fail, wait until it is free, or
+            skip, which is no failure; empty for what a ``ladon.toml`` says, or else fail.
     """
     refuse_unchosen_block()
     if concurrency < 1:
@@ -107,10 +112,13 @@ async def collect_many(
     project = _project(sources, file)
     opening: SinkLike = sink
     if project is None:
-        told = [(each, limits) for each in _sources(sources, file)]
+        told = [Collected(each, limits, when_busy or "fail") for each in _sources(sources, file)]
     else:
-        told = [(_fields_of(project, name), project.limits_of(name)) for name in project.sources]
-        _check_names([fields for fields, _ in told])
+        told = [
+            Collected(_fields_of(project, name), table.limits, when_busy or table.when_busy)
+            for name, table in project.sources.items()
+        ]
+        _check_names([each.fields for each in told])
         opening = _only_sink(project) if opening is None else opening
         if storage is None:
             with secret_lookup(secret_block):
@@ -127,6 +135,14 @@ async def collect_many(
         return await many.finish()
 
 
+class Collected(NamedTuple):
+    """One of many sources: its fields, its limits, and its behaviour where another run holds it."""
+
+    fields: SourceFields
+    limits: Limits
+    when_busy: WhenBusy
+
+
 class _Fleet:
     def __init__(self, sink: Any, storage: WatermarkStore, run_id: str, count: int) -> None:
         self._sink = sink
@@ -139,18 +155,16 @@ class _Fleet:
         self._reasons: Counter[str] = Counter()
         self._failures: list[str] = []
         # The most telling rows; the number keeps equal ones from being compared further.
-        self._rows: list[tuple[bool, int, int, dict[str, Any], SourceFacts]] = []
+        self._rows: list[tuple[bool, int, int, dict[str, Any], SourceFacts | None]] = []
         self._numbers = itertools.count()
 
-    async def collect(
-        self, sources: Iterable[tuple[SourceFields, Limits]], concurrency: int
-    ) -> None:
+    async def collect(self, sources: Iterable[Collected], concurrency: int) -> None:
         """Collect all sources, with bounded concurrency."""
         left = enumerate(sources)
 
         async def work() -> None:
-            for number, (fields, limits) in left:
-                await self._collect_one(number, fields, limits)
+            for number, each in left:
+                await self._collect_one(number, each)
 
         watching = asyncio.create_task(self._watch())
         try:
@@ -161,14 +175,20 @@ class _Fleet:
             watching.cancel()
             await asyncio.wait({watching})
 
-    async def _collect_one(self, number: int, fields: SourceFields, limits: Limits) -> None:
+    async def _collect_one(self, number: int, each: Collected) -> None:
+        fields = each.fields
         name = str(fields.get("source_id") or fields.get("kind") or f"number {number + 1}")
         began = time.monotonic()
         try:
             source = source_from(fields)
             name = source.source_id
             report = await run(
-                source, self._sink, self._storage, run_id=self._run_id, limits=limits
+                source,
+                self._sink,
+                self._storage,
+                run_id=self._run_id,
+                limits=each.limits,
+                when_busy=each.when_busy,
             )
         except Exception as error:
             self._failed(name, error, time.monotonic() - began)
@@ -187,7 +207,15 @@ class _Fleet:
         facts = SourceFacts.of_failure(name, text, 0)
         self._keep_row(True, 0, _row(name, "failed", seconds, error=code(text)), facts)
 
+    def _skipped(self, source_id: str, holder: Holder, seconds: float) -> None:
+        self._sums["skipped"] += 1
+        emit_of_source(SKIPPED, source_id, holder.model_dump(mode="json"))
+        self._keep_row(False, 0, _row(source_id, "skipped", seconds, error=code(str(holder))), None)
+
     def _completed(self, report: Report) -> None:
+        if report.skipped is not None:
+            self._skipped(report.source_id, report.skipped, report.seconds)
+            return
         self._counts += report
         self._reasons.update(report.reasons)
         count_collected(report.source_id, report.model_dump(include=COUNTS), report.reasons)
@@ -206,7 +234,7 @@ class _Fleet:
         )  # fmt: skip
 
     def _keep_row(
-        self, has_failed: bool, written: int, row: dict[str, Any], facts: SourceFacts
+        self, has_failed: bool, written: int, row: dict[str, Any], facts: SourceFacts | None
     ) -> None:
         entry = (has_failed, written, -next(self._numbers), row, facts)
         if len(self._rows) < MAX_ROWS:
@@ -247,7 +275,7 @@ class _Fleet:
                 description=f"{shown} sources: those that failed, then those with the most news.",
             )
         async with best_effort("update the overview"):
-            await update_overview([facts for *_, facts in kept])
+            await update_overview([facts for *_, facts in kept if facts is not None])
         if sums["failed"]:
             more = sums["failed"] - len(self._failures)
             raise CollectionError(
@@ -258,11 +286,13 @@ class _Fleet:
         report = ManyReport(
             sources=self._count,
             failed=0,
+            skipped=sums["skipped"],
             gaps=sums["gaps"],
             seconds=time.monotonic() - self._began,
             **dict(self._counts),
         )
-        return completed(report, f"{self._count:,} sources: {self._summary()}")
+        skipped = f", {sums['skipped']:,} of them skipped" if sums["skipped"] else ""
+        return completed(report, f"{self._count:,} sources{skipped}: {self._summary()}")
 
     def _summary(self) -> str:
         reasons = dict(self._reasons.most_common())

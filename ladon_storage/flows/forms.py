@@ -36,6 +36,7 @@ TITLES = {
     "window_hours": "Window (hours)",
     "concurrency": "Sources at once",
     "limits": "Limits",
+    "when_busy": "While another run collects it",
 }
 """The titles of parameters; Prefect's own are the names."""
 

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from ladon_storage.collection.credentials import SecretName
 from ladon_storage.collection.durations import Seconds
 from ladon_storage.collection.protocols import Limits
+from ladon_storage.collection.standby import WhenBusy
 from ladon_storage.sources.timestamps import ZoneName
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -125,6 +126,11 @@ class Defaults(BaseModel):
     schedule: Schedule | None = Field(None, description="When the source's deployment runs.")
     limits: Limits = Field(
         Limits(), description="Where a first collection starts, and what makes a run fail."
+    )
+    when_busy: WhenBusy = Field(
+        "fail",
+        description="What a run does while another run collects the source: `fail`, `wait` until "
+        "it is free, or `skip`, which completes without a collection.",
     )
     freshness: Freshness | None = Field(None, description="How old the source's watermark may be.")
     reconcile: Reconciling | None = Field(
