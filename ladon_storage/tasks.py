@@ -44,6 +44,7 @@ from ladon_storage.connect import (
     check_health,
     on_circuit_change,
     settings_by_hand,
+    share_hosts_of,
     shared_client,
 )
 from ladon_storage.errors import ConfigurationError, StorageError
@@ -134,7 +135,10 @@ async def resolve_storage(storage: StorageLike = None) -> StorageSettings:
         settings = await _block(StorageService, storage)
     else:
         settings = storage
-    return settings.with_shared_circuit() if _is_in_a_run() else settings
+    if not _is_in_a_run():
+        return settings
+    share_hosts_of(settings)
+    return settings.with_shared_circuit()
 
 
 async def _default_settings() -> StorageSettings:
