@@ -35,6 +35,8 @@ TITLES = {
     "last_days": "Last days",
     "window_hours": "Window (hours)",
     "concurrency": "Sources at once",
+    "workers": "Windows at once",
+    "first_collection": "First collection",
     "limits": "Limits",
     "when_busy": "While another run collects it",
 }

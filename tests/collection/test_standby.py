@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import selectors
 from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from functools import partial
@@ -26,35 +25,9 @@ from ladon_storage.errors import (
 )
 from ladon_storage.models import WatermarkStatus
 from ladon_storage.testing.doubles import MemorySink, ScriptedSource, ScriptedStorage, at, record
+from tests.collection.simulated import SimulatedLoop
 
 LEASE = 60.0
-
-
-class SimulatedLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time passes at once: it never waits, and goes on to the next timer."""
-
-    def __init__(self) -> None:
-        super().__init__(_Impatient(self))
-        self.seconds = 0.0
-
-    def time(self) -> float:
-        return self.seconds
-
-    def now(self) -> datetime:
-        """Return the simulated time as an instant."""
-        return at(0) + timedelta(seconds=self.seconds)
-
-
-class _Impatient(selectors.SelectSelector):
-    def __init__(self, loop: SimulatedLoop) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def select(self, timeout: float | None = None) -> Any:
-        found = super().select(0)
-        if not found and timeout:
-            self._loop.seconds += timeout
-        return found
 
 
 @pytest.fixture
