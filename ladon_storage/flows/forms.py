@@ -35,6 +35,8 @@ TITLES = {
     "last_days": "Last days",
     "window_hours": "Window (hours)",
     "concurrency": "Sources at once",
+    "spread": "Workers",
+    "part": "Part",
     "workers": "Windows at once",
     "first_collection": "First collection",
     "limits": "Limits",

@@ -232,7 +232,7 @@ def _with_titles(message: str, schema: Mapping[str, Any]) -> str:
 
 _WRONG = re.compile(r"^ - ([\w.\[\]-]+): (.*)$", re.MULTILINE)
 
-_LATER = {"when_busy", "spread", "workers", "first_collection"}
+_LATER = {"when_busy", "spread", "part", "workers", "first_collection"}
 """Parameters that a form which was registered by an older release does not have."""
 
 _PREFECTS = {"return_state", "wait_for"}

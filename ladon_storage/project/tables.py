@@ -184,6 +184,18 @@ class SinkTable(BaseModel):
         return self.model_dump(exclude_unset=True)
 
 
+class CollectManyTable(BaseModel):
+    """The flow run that collects all sources of the file."""
+
+    model_config = _STRICT
+
+    spread: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        None,
+        description="Number of workers that share the sources: of the flow's task runner, or runs "
+        "on the work pool of its deployment.",
+    )
+
+
 class StorageTable(BaseModel):
     """The storage of watermarks. Without a `url`, the environment names it."""
 

@@ -273,7 +273,7 @@ async def test_backfill_by_workers_asks_prefect_for_no_window(
 ) -> None:
     """Windows are read at once, progress is shown, and a first collection is handed over."""
     begin = datetime(2024, 1, 1, tzinfo=UTC)
-    runs = [[[record(str(number), begin + number * DAY)]] for number in range(8)]
+    runs: list[Any] = [[[record(str(number), begin + number * DAY)]] for number in range(8)]
     source = ScriptedSource(*runs, source_id="years")
     state: Any = await backfill(
         source,
