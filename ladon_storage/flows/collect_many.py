@@ -50,7 +50,6 @@ from ladon_storage.flows.fleet import (
     Group,
     SourceFields,
     Tally,
-    collect_group,
 )
 from ladon_storage.flows.overview import update_overview
 from ladon_storage.flows.parameters import checked_flow, refuse_unchosen_block
@@ -192,7 +191,7 @@ async def _collect_by_groups(
             fleet.tally.failed(each, each.name, outcome, 0.0)
 
     async with fleet.watched():
-        await by_task_runner(collect_group, groups, workers, done)
+        await by_task_runner(Group.submit, groups, workers, done)
 
 
 def _family() -> str:

@@ -18,10 +18,12 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 from uuid import uuid4
 
+import cloudpickle
 from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
 from prefect.tasks import Task
 
 from ladon_storage.client.metrics import count_collected
@@ -260,8 +262,22 @@ class Group:
     concurrency: int
     folder: Path | None = None
 
+    @property
+    def label(self) -> str:
+        """The name of the group's task run."""
+        return f"{len(self.sources):,} sources from {source_label(self.sources[0].name)}"
 
-async def _collect_group(group: Group) -> Tally:
+    def submit(self) -> PrefectFuture[Tally]:
+        """Give the group to a worker of the flow's task runner.
+
+        It goes as bytes: the libraries of task runners look for futures in what they are given, and
+        each of them changes another kind of values.
+        """
+        return collect_group.submit(self.label, cloudpickle.dumps(self))
+
+
+async def _collect_group(_label: str, pickled: bytes) -> Tally:
+    group: Group = cloudpickle.loads(pickled)
     if group.folder is not None:
         add_to_path(group.folder)
     share_hosts_of(group.storage)
@@ -274,17 +290,12 @@ async def _collect_group(group: Group) -> Tally:
     return tally
 
 
-def _named(parameters: dict[str, Any]) -> str:
-    sources: list[Collected] = parameters["group"].sources
-    return f"Collect {len(sources):,} sources from {source_label(sources[0].name)}"
-
-
 collect_group = Task(
     _collect_group,
     name="Collect group",
     description="Collect a part of many sources.",
-    task_run_name=cast(Any, _named),
+    task_run_name="Collect {_label}",
     tags=["ladon-storage"],
     cache_policy=NO_CACHE,
 )
-"""The task in which a worker collects a group."""
+"""The task in which a worker collects a group, by its label and its bytes."""

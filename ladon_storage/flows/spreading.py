@@ -33,8 +33,6 @@ from prefect.context import FlowRunContext
 from prefect.deployments.flow_runs import arun_deployment
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
-from prefect.tasks import Task
-from prefect.utilities.annotations import quote
 
 from ladon_storage.collection.summaries import one_line
 from ladon_storage.errors import CollectionError, ConfigurationError
@@ -88,7 +86,7 @@ def parted(items: Sequence[T], count: int) -> list[Sequence[T]]:
 
 
 async def by_task_runner(
-    task: Task[Any, Any],
+    submit: Callable[[G], PrefectFuture[Any]],
     groups: Sequence[G],
     workers: int,
     done: Callable[[G, Any], None],
@@ -96,8 +94,8 @@ async def by_task_runner(
     """Run a task for each group on the workers of the flow's task runner.
 
     Args:
-        task: The task; it raises only where its worker died, or is wrong.
-        groups: Its arguments.
+        submit: Submits the task of a group. It raises only where its worker died, or is wrong.
+        groups: The groups.
         workers: The number of groups that are in flight.
         done: Called with each group and its result, or with the error of its last attempt.
     """
@@ -108,7 +106,7 @@ async def by_task_runner(
         while left:
             group = left.popleft()
             for attempt in range(1, ATTEMPTS + 1):
-                future = task.submit(quote(group))
+                future = submit(group)
                 context = contextvars.copy_context()
                 outcome = await loop.run_in_executor(threads, context.run, _outcome, future)
                 if not isinstance(outcome, BaseException):
