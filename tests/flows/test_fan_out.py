@@ -50,7 +50,7 @@ CLUSTERS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def runner(name: str) -> Any:
-    """Return a task runner with a cluster of its own, or skip the test where it is not installed."""
+    """Return a task runner with its own cluster, or skip the test where it is not installed."""
     module, kind, options = CLUSTERS[name]
     pytest.importorskip(module, reason=f"{module.replace('_', '-')} is not installed")
     return getattr(importlib.import_module(module), kind)(**options)
@@ -59,9 +59,8 @@ def runner(name: str) -> Any:
 @pytest.fixture(autouse=True)
 def workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the processes of a cluster find the modules of the tests, and the same circuits."""
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
-    )
+    path = [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
 
 
 def sources(folder: Path, count: int = SOURCES, **options: Any) -> list[dict[str, Any]]:
