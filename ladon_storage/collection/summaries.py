@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from ladon_storage.collection.credentials import holds_secret
 from ladon_storage.collection.ledger import Ledger, SinkBehind
+from ladon_storage.collection.standby import Holder
 from ladon_storage.models import meant
 
 _REASONS = 3
@@ -55,6 +56,15 @@ def refilled(behind: SinkBehind) -> str:
         f"the sink had {had}, and the watermark was at {instant_text(behind.end)}: it was filled "
         "again"
     )
+
+
+def outcome(ledger: Ledger, skipped: Holder | None = None) -> str:
+    """Return the outcome of a run in one line, which may be that it was skipped.
+
+    >>> outcome(Ledger(), Holder(run_id="run-1"))
+    "skipped: run 'run-1' is collecting the source"
+    """
+    return summary(ledger) if skipped is None else f"skipped: {skipped}"
 
 
 def most_frequent(reasons: Mapping[str, int]) -> str:

@@ -190,7 +190,7 @@ class Pages:
     def _run_url(self, run_id: str | None) -> str | None:
         """Return the page of a run in Prefect's UI; ``None``: it has none."""
         try:
-            run = UUID(run_id or "")
+            run = UUID((run_id or "").partition("/")[0])  # of an execution of it
         except ValueError:
             return None
         return f"{self._prefect_url}/runs/flow-run/{run}" if self._prefect_url else None
