@@ -161,6 +161,7 @@ class Extraction:
             start=start.instant,
             until=self._run.asked.end,
             gap=start.gap,
+            sink_behind=start.sink_behind,
             candidate=None if candidate == EMPTY_WATERMARK else candidate,
             **counts.as_fields(),
         )

@@ -129,7 +129,7 @@ class RequestSender:
             watching.asking(request.method, self._transport.masked(with_query(request.url)), body)
         await wait_for_rate_limit(request.url, self._rate)
         try:
-            admission = Admission.to(request.url)
+            admission = await Admission.to(request.url)
         except CircuitOpenError as error:
             raise SourceError(
                 f"Source {self._source_id!r} was not requested: the circuit of "

@@ -26,8 +26,12 @@ _SMALLEST, _GREATEST = 1e-4, 1e16
 """Between these, numbers are written without an exponent."""
 
 
-def parse_compact(body: bytes) -> Any:
+def parse_compact(body: bytes, between: bytes = b"},{") -> Any:
     """Return a JSON document; ``None``: it is left to the exact parser.
+
+    Args:
+        body: The document.
+        between: What is between its records.
 
     >>> parse_compact(b'{"a":[{"b":1.5}]}'), parse_compact(b'{"a":[{"b":1.50}]}')
     ({'a': [{'b': 1.5}]}, None)
@@ -35,7 +39,7 @@ def parse_compact(body: bytes) -> Any:
     (None, None, None)
     """
     begin = body[:_LOOKED_AT].rstrip()
-    if any(each in begin for each in _FOREIGN) or begin.count(b"{") > 2 * begin.count(b"},{") + 8:
+    if any(each in begin for each in _FOREIGN) or begin.count(b"{") > 2 * begin.count(between) + 8:
         return None
     try:
         with uncollected():

@@ -102,14 +102,19 @@ class ItemReader:
             columns = columns_of(items, self._get_id, getters, self.parser, self.unversioned)
             if columns is not None:
                 return columns, []
-        records: list[Record] = []
-        rejects: list[Reject] = []
-        for item in self.read(items):
-            if isinstance(item, Record):
-                records.append(item)
-            else:
-                rejects.append(item)
-        return records, rejects
+        return _parted(self.read(items))
+
+    def read_all_keyed(
+        self, keys: Sequence[str], items: Sequence[object]
+    ) -> tuple[MutableSequence[Record], list[Reject]]:
+        """Return the same from items of an object and their keys, as `read_keyed` yields them."""
+        items = [each[0] if isinstance(each, list) and len(each) == 1 else each for each in items]
+        if not self.no_time:
+            getters, ids = [get for _, get in self._times], iter(keys)
+            columns = columns_of(items, lambda _: next(ids), getters, self.parser, self.unversioned)
+            if columns is not None:
+                return columns, []
+        return _parted(map(self._one, items, keys))
 
     def read_keyed(self, items: Mapping[str, object]) -> Iterator[Item]:
         """Yield as `read`, from an object whose keys are the ids; a list of one is its item."""
@@ -191,6 +196,17 @@ class ItemReader:
         if isinstance(self.id, tuple):
             return " and ".join(self.id)
         return self.id or "its key"
+
+
+def _parted(items: Iterable[Item]) -> tuple[list[Record], list[Reject]]:
+    records: list[Record] = []
+    rejects: list[Reject] = []
+    for item in items:
+        if isinstance(item, Record):
+            records.append(item)
+        else:
+            rejects.append(item)
+    return records, rejects
 
 
 def _id_of(value: object) -> str | None:

@@ -33,6 +33,16 @@ class PagedApi(Protocol):
         """The path of the items."""
         ...
 
+    @property
+    def timestamps(self) -> Sequence[str]:
+        """The paths of an item's times."""
+        ...
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """The parameters of each request that limit the items of a page, with their values."""
+        ...
+
     async def page(
         self, step: PageRequest, *, accept: Collection[int], may_be_empty: bool
     ) -> PageResponse:
@@ -134,6 +144,11 @@ class ListPage:
     def ids(self) -> list[str]:
         """The keys of its items without their versions."""
         return [key.partition(KEY_END)[0] for key in self.keys]
+
+    @property
+    def last_id(self) -> str:
+        """The key of its last item without the version."""
+        return self.keys[-1].partition(KEY_END)[0]
 
     @property
     def begins_where_asked(self) -> bool:

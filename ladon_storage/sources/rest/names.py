@@ -28,7 +28,7 @@ def plain(name: str) -> str:
     return "" if len(name) > LONGEST_SIGN else _plain(name)
 
 
-@lru_cache(1_000)  # each page has the same few
+@lru_cache(maxsize=4096)
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z]", "", re.split(r"[.:]", name)[-1].lower())
 
