@@ -28,7 +28,7 @@ define environment
 @$(1)/bin/python -m pip $(PIP_OPTIONS) install --no-deps --no-build-isolation --editable .
 endef
 
-.PHONY: setup test test-quick test-slow check docs demo up up-test oldest e2e contract pictures chaos bench lock clean
+.PHONY: setup test test-quick test-slow check docs demo up up-test oldest e2e contract pictures chaos chaos-replicas bench lock clean
 
 setup: $(STAMP)
 	@:
@@ -51,11 +51,13 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 test: $(STAMP)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow"
 
-# While you write: no flows, and nothing of Delta tables, of servers of databases, or of many processes.
+# While you write: no flows and no commands, and nothing of Delta tables, of DuckDB, of servers of
+# databases, or of many processes.
 test-quick: $(STAMP)
-	@$(BIN)/python -m pytest -n auto -m "not slow" --ignore tests/flows \
-	  -k "not (postgres or mariadb or delta or process or killed or judge or benchmark or packaging \
-	  or known_faults or hostile or schedule or durability)"
+	@$(BIN)/python -m pytest -n auto -m "not slow" \
+	  --ignore tests/flows --ignore tests/cli --ignore tests/testing \
+	  -k "not (postgres or mariadb or duckdb or delta or process or killed or benchmark or packaging \
+	  or public_names or known_faults or hostile or schedule or durability or retention)"
 
 # Kills processes, loses Prefect under runs, and replays whole recordings.
 test-slow: $(STAMP)
@@ -65,6 +67,7 @@ check: $(CHECK_STAMP)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/python -m tests.deploy.schemas
 
 # Writes what is generated: parts of docs/reference, and the JSON schema of ladon.toml.
 docs: $(STAMP)
@@ -121,6 +124,14 @@ SECONDS ?= 60
 chaos: $(STAMP)
 	@$(BIN)/python -m chaos --seed $(SEED) $(if $(KILLS),--kills $(KILLS),--seconds $(SECONDS))
 
+# The same with replicas of the service over one PostgreSQL, behind nginx, one of them killed every five
+# seconds besides: make chaos-replicas SECONDS=600
+REPLICAS ?= 3
+chaos-replicas: $(STAMP)
+	@PATH="$$PATH:/usr/sbin" command -v nginx > /dev/null || { \
+	  echo "make chaos-replicas needs nginx: install it (apt-get install nginx-light)" >&2; exit 1; }
+	@$(BIN)/python -m chaos --replicas $(REPLICAS) --seed $(SEED) --seconds $(SECONDS)
+
 # The peers that figures are taken beside are no part of the project, and are installed only here;
 # Airbyte's CDK in an environment of its own. Figures and chart of benchmarks/README.md are written anew.
 # Some scripts alone: make bench SCRIPTS="feed growth"
@@ -138,6 +149,8 @@ lock:
 	$(COMPILE) --upgrade pyproject.toml --all-extras --group test --output-file requirements.lock
 	$(ADDED) --group check --output-file .ci/check.lock
 	$(ADDED) --group install --output-file .ci/uv.lock
+	$(ADDED) pyproject.toml deploy/image.in --extra postgresql --extra delta --extra redis --output-file deploy/image.lock
+	$(ADDED) deploy/build.in --output-file deploy/build.lock
 	$(ADDED) benchmarks/requirements.in --output-file benchmarks/requirements.lock
 	$(COMPILE) --upgrade benchmarks/airbyte.in --output-file benchmarks/airbyte.lock
 	$(ADDED) tests/e2e/requirements.in --output-file tests/e2e/requirements.lock

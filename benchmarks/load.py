@@ -1,7 +1,8 @@
 """Ask one server as fast as it answers, over many connections, in a process of its own.
 
 Each connection has a source of its own and writes its watermark, reads it, or does both in turn,
-the next request when the answer has arrived. It speaks just enough HTTP for that, so that it costs
+the next request when the answer has arrived. A write is conditional where it is asked for as
+``CAS``: at the version of the answer before. It speaks just enough HTTP for that, so that it costs
 far less than the server which it loads. Anything but a success ends it with a fault.
 """
 
@@ -11,33 +12,41 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime
 from itertools import cycle
 
 WARM_UP_SECONDS = 0.2
 
 
-def request(method: str, path: str, fields: dict[str, object] | None = None) -> bytes:
+Requests = Generator[bytes, str]
+"""Requests, each of which may depend on the version tag of the answer before."""
+
+
+def request(
+    method: str, path: str, fields: dict[str, object] | None = None, if_match: str = ""
+) -> bytes:
     """Return a request on the wire, with ``fields`` as JSON if there are any."""
     body = b"" if fields is None else json.dumps(fields).encode()
     head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: */*\r\n"
+    if if_match:
+        head += f"If-Match: {if_match}\r\n"
     if body:
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     return f"{head}\r\n".encode() + body
 
 
-def watermarks(number: int, methods: Sequence[str]) -> Iterator[bytes]:
+def watermarks(number: int, methods: Sequence[str]) -> Requests:
     """Write a watermark of the Storage Service's, and then ask for it by these methods in turn."""
     path = f"/api/v1/watermarks/source-{number}"
     read = request("GET", path)
 
-    def write() -> bytes:
-        return request("PUT", path, {"timestamp": now(), "status": "success"})
+    def write(if_match: str = "") -> bytes:
+        return request("PUT", path, {"timestamp": now(), "status": "success"}, if_match)
 
-    yield write()
+    etag = yield write()
     for method in cycle(methods):
-        yield read if method == "GET" else write()
+        etag = yield read if method == "GET" else write(etag if method == "CAS" else "")
 
 
 def cpu_seconds(process_id: int) -> float:
@@ -54,8 +63,10 @@ def now() -> str:
 class Connection(asyncio.Protocol):
     """Send one request after another, and count the answers."""
 
-    def __init__(self, requests: Iterator[bytes], fault: Callable[[str], None]) -> None:
+    def __init__(self, requests: Requests, fault: Callable[[str], None]) -> None:
         self.answers = 0
+        self.seconds: list[float] = []
+        self._sent = 0.0
         self._requests = requests
         self._fault = fault
         self._received = b""
@@ -65,6 +76,7 @@ class Connection(asyncio.Protocol):
         """Send the first request."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._sent = time.perf_counter()
         transport.write(next(self._requests))
 
     def data_received(self, data: bytes) -> None:
@@ -81,8 +93,10 @@ class Connection(asyncio.Protocol):
             return
         self._received = b""
         self.answers += 1
+        self.seconds.append(time.perf_counter() - self._sent)
         assert self._transport
-        self._transport.write(next(self._requests))
+        self._sent = time.perf_counter()
+        self._transport.write(self._requests.send(_etag(head)))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Be a fault: the server should keep it."""
@@ -95,14 +109,17 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
 
+def _etag(head: bytes) -> str:
+    _, name, rest = head.partition(b"\r\nETag: ")
+    return rest.partition(b"\r\n")[0].decode() if name else ""
+
+
 def _content_length(head: bytes) -> int | None:
     _, name, rest = head.lower().partition(b"content-length:")
     return int(rest.partition(b"\r\n")[0]) if name else None
 
 
-async def connection(
-    port: int, requests: Iterator[bytes], fault: Callable[[str], None]
-) -> Connection:
+async def connection(port: int, requests: Requests, fault: Callable[[str], None]) -> Connection:
     """Return a connection that is asking already."""
     made = Connection(requests, fault)
     await asyncio.get_running_loop().create_connection(lambda: made, "127.0.0.1", port)
@@ -110,7 +127,7 @@ async def connection(
 
 
 async def main(
-    port: int,
+    ports: Sequence[int],
     connections: int,
     seconds: float,
     methods: Sequence[str] = ("GET", "PUT"),
@@ -119,7 +136,7 @@ async def main(
     """Load the server for a while, and print what it did as JSON.
 
     Args:
-        port: The server's port on loopback.
+        ports: The ports of servers on loopback, which share the connections.
         connections: How many ask at once.
         seconds: How long.
         methods: What each connection asks in turn.
@@ -132,7 +149,8 @@ async def main(
             faulted.set_exception(RuntimeError(text))
 
     made = [
-        await connection(port, watermarks(number, methods), fault) for number in range(connections)
+        await connection(ports[number % len(ports)], watermarks(number, methods), fault)
+        for number in range(connections)
     ]
 
     async def wait(bound: float) -> None:
@@ -142,12 +160,19 @@ async def main(
 
     await wait(WARM_UP_SECONDS)
     answers = sum(each.answers for each in made)
+    for each in made:
+        each.seconds.clear()
     cpu, started = time.process_time(), time.perf_counter()
     of_server = 0.0 if server is None else cpu_seconds(server)
     await wait(seconds)
     lasted = time.perf_counter() - started
     answers = sum(each.answers for each in made) - answers
-    found = {"per_second": answers / lasted, "own_cpu": (time.process_time() - cpu) / lasted}
+    slow = sorted(seconds for each in made for seconds in each.seconds)
+    found = {
+        "per_second": answers / lasted,
+        "own_cpu": (time.process_time() - cpu) / lasted,
+        "p99_milliseconds": slow[len(slow) * 99 // 100] * 1000 if slow else 0.0,
+    }
     if server is not None:
         found["server_cpu_microseconds"] = (cpu_seconds(server) - of_server) / answers * 1e6
     print(json.dumps(found))
@@ -156,6 +181,8 @@ async def main(
 
 
 if __name__ == "__main__":
-    port, connections, seconds, *more = sys.argv[1:]
-    methods, server = (more[0].split(","), int(more[1])) if more else (("GET", "PUT"), None)
-    asyncio.run(main(int(port), int(connections), float(seconds), methods, server))
+    ports, connections, seconds, *more = sys.argv[1:]
+    methods = more[0].split(",") if more else ("GET", "PUT")
+    server = int(more[1]) if len(more) > 1 else None
+    listening = [int(each) for each in ports.split(",")]
+    asyncio.run(main(listening, int(connections), float(seconds), methods, server))

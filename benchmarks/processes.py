@@ -67,6 +67,16 @@ async def storage_server(folder: Path) -> AsyncIterator[Server]:
 
 
 @asynccontextmanager
+async def postgresql_service(folder: Path, url: str) -> AsyncIterator[Server]:
+    """Run ``ladon-storage serve`` over PostgreSQL."""
+    serve = ("ladon_storage.cli", "serve", "--port", "0")
+    variables = {"STORAGE_SERVICE_DATABASE": url}
+    with (folder / "storage-service.log").open("ab") as log:
+        async with _started(*serve, log=log, environment=environment(folder, **variables)) as made:
+            yield made
+
+
+@asynccontextmanager
 async def bare_server() -> AsyncIterator[Server]:
     """Run the floor."""
     async with _started("benchmarks.processes") as server:

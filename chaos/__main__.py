@@ -10,9 +10,11 @@ import shutil
 import sys
 import tempfile
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from chaos.collection import FAULTS
+from chaos.services import Replicas, replicas
 from chaos.world import CYCLES, Tally, ViolationError, World
 from ladon_storage.testing.processes import Nursery
 
@@ -28,10 +30,10 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(dir=PLACE))
     print(f"Seed {options.seed}: killing until {_goal(options)}.", flush=True)
     try:
-        with Nursery() as nursery:
+        with Nursery() as nursery, _services(options, folder, nursery) as service:
             number = 0
             while not _is_enough(options, tally, began):
-                _play(options, folder, number, nursery, tally, began)
+                _play(options, folder, number, nursery, tally, began, service)
                 number += 1
     except ViolationError as violation:
         print(f"VIOLATION: {violation}")
@@ -51,10 +53,13 @@ def _play(
     nursery: Nursery,
     tally: Tally,
     began: float,
+    service: Replicas | None,
 ) -> None:
     place = folder / str(number)
     place.mkdir()
-    world = World(place, f"{options.seed}/{number}", nursery, tally, options.fault)
+    if service is not None:
+        service.renew()
+    world = World(place, f"{options.seed}/{number}", nursery, tally, options.fault, service)
     try:
         for _ in range(CYCLES):
             world.cycle()
@@ -63,9 +68,19 @@ def _play(
         world.end()
     finally:
         world.close()
+    if service is not None:
+        tally.kills["replica"] = service.kills
     shutil.rmtree(place)
     seconds = time.monotonic() - began
     print(f"{seconds:6.0f} s: {tally.killed} kills, {tally.runs} runs, no violation", flush=True)
+
+
+def _services(
+    options: argparse.Namespace, folder: Path, nursery: Nursery
+) -> AbstractContextManager[Replicas | None]:
+    if not options.replicas:
+        return nullcontext()
+    return replicas(folder, nursery, options.replicas, options.seed)
 
 
 def _is_enough(options: argparse.Namespace, tally: Tally, began: float) -> bool:
@@ -104,6 +119,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="end after so long; default: 60")
     parser.add_argument(
         "--fault", choices=FAULTS, help="what the sink, or the source, does wrong on purpose"
+    )
+    parser.add_argument(
+        "--replicas",
+        type=int,
+        default=0,
+        metavar="N",
+        help="services over one PostgreSQL, behind nginx, in place of one over a file",
     )
     options = parser.parse_args()
     if options.kills is None and options.seconds is None:

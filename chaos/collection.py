@@ -1,6 +1,6 @@
-"""What is killed: a collection that tells each of its steps, and a service that counts its writes.
+"""A collection that is killed, and tells each of its steps.
 
-Both are the real ones. Around the collection's storage, source and sink lie wrappers that tell the
+It is the real one. Around the collection's storage, source and sink lie wrappers that tell the
 harness what was done and what is next, and that kill their own process where the plan says so.
 """
 
@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import mmap
 import os
 import signal
-import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import aclosing
@@ -23,14 +21,13 @@ from typing import Any, Self
 import stamina
 
 from chaos.feed import PAGE, Manner
-from ladon_storage import StorageServiceClient, Watermark, cli
+from ladon_storage import StorageServiceClient, Watermark
 from ladon_storage.collection import extraction as passage
 from ladon_storage.collection.protocols import KnownContent, Limits, Position, WriteResult, utc_now
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.collection.run import run
 from ladon_storage.errors import LadonStorageError
 from ladon_storage.models import UNCONDITIONAL, Precondition, WatermarkUpdate
-from ladon_storage.server.store import WatermarkDatabase
 from ladon_storage.sinks import SqlSink
 from ladon_storage.sources.http.client import source_http
 from ladon_storage.sources.rest.pagination import (
@@ -317,38 +314,3 @@ async def _collect(job: Job, teller: Teller) -> None:
             teller.say(end=type(error).__name__, text=str(error))
         else:
             teller.say(end="success")
-
-
-class Fuse:
-    """Kill the service at the ``nth`` of its writes from now, before or after it is durable."""
-
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 16)
-
-    def set(self, nth: int, when: str) -> None:
-        """Light it; ``nth`` counts from 1, and 0 puts it out."""
-        self._memory[:16] = struct.pack("qq", nth, when == "after")
-
-    def burn(self, when: str) -> None:
-        """Count a write before it is made, and end the process where that is due."""
-        left, after = struct.unpack("qq", self._memory[:16])
-        if left == 1 and bool(after) == (when == "after"):
-            self.set(0, "")
-            os.kill(os.getpid(), signal.SIGKILL)
-        if left and when == "after":
-            self.set(left - 1, "after" if after else "before")
-
-
-def serve(database: Path, port: int, fuse: Fuse, pipe: int) -> None:
-    """Run ``ladon-storage serve``, which prints its address into ``pipe``."""
-    os.dup2(pipe, 1)
-    put = WatermarkDatabase.put
-
-    async def counted(self: WatermarkDatabase, *arguments: Any, **options: Any) -> Any:
-        fuse.burn("before")
-        answer = await put(self, *arguments, **options)
-        fuse.burn("after")
-        return answer
-
-    WatermarkDatabase.put = counted  # type: ignore[method-assign]
-    cli.main(["serve", "--database", str(database), "--port", str(port)])

@@ -24,8 +24,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from chaos.collection import LEASE, SOURCE, Fuse, Job, Moment, collect, serve
+from chaos.collection import LEASE, SOURCE, Job, Moment, collect
 from chaos.feed import Manner, serve_feed
+from chaos.services import OneService, Service
 from ladon_storage.testing.judging.ticking_feed import FUTURE, TickingFeed, Ticks, Version
 from ladon_storage.testing.processes import Child, Nursery, heard
 
@@ -118,10 +119,17 @@ class World:
         nursery: Where processes come from.
         tally: Where it counts.
         fault: What the sink does wrong on purpose.
+        service: The service, empty; ``None``: one of its own over a file.
     """
 
     def __init__(
-        self, folder: Path, seed: str, nursery: Nursery, tally: Tally, fault: str | None = None
+        self,
+        folder: Path,
+        seed: str,
+        nursery: Nursery,
+        tally: Tally,
+        fault: str | None = None,
+        service: Service | None = None,
     ) -> None:
         self._seed = seed
         self._draw = random.Random(seed)
@@ -136,8 +144,6 @@ class World:
         self._checkpoints = self._draw.random() < 0.5
         self._feed = TickingFeed(seed, has_old=self._manner.delivers_all)
         self._ticks = Ticks()
-        self._fuse = Fuse()
-        self._port = 0
         self._run = 0
         self._cycle = 0
         self._rows: set[Version] = set()
@@ -149,12 +155,12 @@ class World:
         serve_it = partial(_serve_feed, self._feed, self._ticks, self._manner)
         self._feeding = nursery.fork(serve_it, folder / "feed.log")
         self._feed_port = int(self._feeding.line())
-        self._service = self._started()
+        self._service = service or OneService(folder, nursery)
         tally.worlds += 1
 
     def close(self) -> None:
         """End its processes."""
-        self._service.kill()
+        self._service.close()
         self._feeding.kill()
 
     def cycle(self) -> None:
@@ -204,26 +210,11 @@ class World:
 
     # Processes
 
-    def _started(self) -> Child:
-        work = partial(serve, self._folder / "service.db", self._port, self._fuse)
-        return self._nursery.fork(work, self._folder / "service.log")
-
-    def _await_service(self) -> None:
-        if not self._port:
-            self._port = int(self._service.line().rpartition(":")[2])
-
     def _restart_service(self, draw: random.Random) -> None:
         """Kill the service if it lives, sometimes again while it starts, and wait for it."""
-        self._fuse.set(0, "")
-        self._await_service()
-        self._service.kill()
-        if self._plan is not None and draw.random() < 0.3:
-            service = self._started()
-            time.sleep(draw.random() * 0.02)
-            service.kill()
+        self._service.fuse.set(0, "")
+        if self._service.restart(draw if self._plan is not None else None):
             self._count("service", "starting")
-        self._service = self._started()
-        self._service.line()
 
     @property
     def _is_pinned(self) -> bool:
@@ -240,10 +231,9 @@ class World:
     def _collecting(
         self, run_id: str = "", end: Moment | None = None, ahead: timedelta = timedelta(0)
     ) -> Child:
-        self._await_service()
         job = Job(
             run_id or f"run-{self._run}",
-            self._port,
+            self._service.port,
             self._feed_port,
             self._folder / "records.db",
             self._keep,
@@ -260,7 +250,7 @@ class World:
         """Run the plan's collections until they end; tell whether the service was killed."""
         exact = plan.moment if plan.milliseconds == 0 and "collection" in plan.victims else None
         if plan.write:
-            self._fuse.set(plan.write, plan.moment.when if plan.moment else "before")
+            self._service.fuse.set(plan.write, plan.moment.when if plan.moment else "before")
         began = self._ticks.now
         child = self._collecting(end=exact, ahead=plan.ahead)
         children = [child]
@@ -270,7 +260,7 @@ class World:
         if child.signalled and exact is not None and "collection" not in self._hit:
             self._count("collection", _phase(child))
         hit = self._service_died(plan)
-        self._fuse.set(0, "")
+        self._service.fuse.set(0, "")
         for each in children:
             killed = each.signalled != 0
             if killed:
@@ -280,18 +270,10 @@ class World:
         return hit
 
     def _service_died(self, plan: Plan) -> bool:
-        if plan.write and not self._service.hear(time.monotonic()) and self._is_gone():
-            self._service.wait()
+        if plan.write and self._service.has_burnt():
             self._count("service", f"write {plan.write}")
             return True
         return "service" in self._hit
-
-    def _is_gone(self) -> bool:
-        try:
-            self._watermark_now()
-        except OSError:
-            return True
-        return False
 
     def _hear(self, children: list[Child], child: Child, plan: Plan | None, seconds: float) -> None:
         """Listen to the runs until they end, and kill at the plan's moment."""
@@ -339,8 +321,7 @@ class World:
             self._service.kill()
             self._count("service", phase)
             if plan.restart:
-                self._service = self._started()
-                self._service.line()
+                self._service.start()
 
     def _count(self, victim: str, phase: str) -> None:
         self._hit.add(victim)
@@ -399,12 +380,7 @@ class World:
         self._look_at_history(watermark)
 
     def _look_at_history(self, watermark: datetime | None) -> None:
-        with closing(sqlite3.connect(self._folder / "service.db")) as database:
-            lines = database.execute(
-                "SELECT version, from_timestamp, to_timestamp FROM history "
-                "WHERE source_id = ? ORDER BY version",
-                (SOURCE,),
-            ).fetchall()
+        lines = self._service.history()
         last = None
         for version, before, after in lines:
             self._demand(before == last, f"version {version} does not go on from the one before")
@@ -441,14 +417,23 @@ class World:
         return datetime.fromisoformat(found) if found else None
 
     def _told(self) -> dict[str, Any] | None:
-        """Return what the service has of the source."""
-        self._await_service()
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=RUN_SECONDS)
+        """Return what the service has of the source, as soon as it answers for itself."""
+        deadline = time.monotonic() + RUN_SECONDS
+        while True:
+            status, body = self._asked_service()
+            if status in (200, 404):
+                return None if status == 404 else dict(json.loads(body))
+            if time.monotonic() > deadline:
+                raise self._violation(f"the service answers {status}: {body!r}")
+            time.sleep(0.05)
+
+    def _asked_service(self) -> tuple[int, bytes]:
+        port = self._service.port
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=RUN_SECONDS)
         with closing(connection):
             connection.request("GET", f"/api/v1/watermarks/{SOURCE}")
             answer = connection.getresponse()
-            body = answer.read()
-        return None if answer.status == 404 else dict(json.loads(body))
+            return answer.status, answer.read()
 
     def _demand(self, holds: bool, what: str) -> None:
         if not holds:

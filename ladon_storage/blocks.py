@@ -13,6 +13,7 @@ import os
 from typing import Literal
 
 from prefect.blocks.core import Block
+from prefect.types import SecretDict
 from pydantic import Field, HttpUrl, SecretStr, ValidationError
 
 from ladon_storage.collection.protocols import Sink
@@ -97,6 +98,11 @@ class RecordSink(Block):
         default="latest",
         description="Keep the latest version of each record (latest), or every version (all).",
     )
+    options: SecretDict = Field(
+        default=SecretDict({}),
+        description="Settings of an object storage by the names of its variables, such as "
+        "AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+    )
 
     def get_sink(self) -> Sink:
         """Return the sink at this address.
@@ -105,5 +111,6 @@ class RecordSink(Block):
             ConfigurationError: There is no sink for this address.
         """
         return sink_from(
-            {"url": self.url.get_secret_value(), "table": self.table, "keep": self.keep}
+            {"url": self.url.get_secret_value(), "table": self.table, "keep": self.keep},
+            credentials=self.options.get_secret_value(),
         )

@@ -165,11 +165,7 @@ class EmbeddedStorage(KeywordUpdate):
             StorageError: The file could not be read.
         """
         check_source_id(source_id)
-
-        async def get(store: WatermarkDatabase) -> Watermark | None:
-            return store.get(source_id)
-
-        stored = await self._call(get)
+        stored = await self._call(lambda store: store.get(source_id))
         return None if stored is None else stored.as_answered(self._clock())
 
     async def watermark_history(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -12,14 +14,34 @@ import pytest
 from tests.mariadb import mariadb
 from tests.postgres import postgres
 from tests.redis_server import _redis_server, redis_server
+from tests.s3_server import s3
+from tests.service_databases import empty_postgres, migrated_postgres, service_database
 
 FLOWS = "tests/flows/"
+S3 = "tests/sinks/test_delta_s3"
+
+LIMIT_SECONDS = 60.0
+SLOW_SECONDS = 1200.0
+FOLDER_SECONDS = {"flows": 300.0, "contract": SLOW_SECONDS, "e2e": SLOW_SECONDS, "up": SLOW_SECONDS}
+"""For a whole test: what waits for something that a fault keeps away fails, and does not hang.
+
+Prefect's server stalls for minutes on a machine that is busy.
+"""
 
 # Every server of these tests is on loopback: no test goes by the proxies of whoever runs it.
 for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
     del os.environ[_name]
 
-__all__ = ["_redis_server", "mariadb", "postgres", "redis_server"]
+__all__ = [
+    "_redis_server",
+    "empty_postgres",
+    "mariadb",
+    "migrated_postgres",
+    "postgres",
+    "redis_server",
+    "s3",
+    "service_database",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -31,9 +53,44 @@ def _handlers() -> Iterator[None]:
     handlers[:] = before
 
 
+@pytest.fixture
+def small_heap() -> Iterator[None]:
+    """Leave what was there before a test out of its look for garbage, which takes a second else."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """End a test that waits for ever, also where it waits in a thread, a pipe or a process."""
+    seconds = FOLDER_SECONDS.get(item.path.parent.name, LIMIT_SECONDS)
+    if item.get_closest_marker("slow"):
+        seconds = SLOW_SECONDS
+
+    def end(*_: object) -> None:
+        pytest.fail(f"The test did not end in {seconds:g} s.")
+
+    before = signal.signal(signal.SIGALRM, end)
+    # Once more and more often: the first may end a task of an event loop that goes on.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    """Look for what tests left behind once; pytest does five times, through all that is."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep the tests of flows in one process, and so at one Prefect server.
+    """Keep the tests of flows in one process, and so at one Prefect server, and those of S3, too.
 
     xdist 3.8 loses the groups of its marks with pytest 9.2 (pytest-xdist#1386).
     """
@@ -42,5 +99,5 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     if config.getvalue("dist") != "loadgroup":
         return None
     scheduler = LoadScopeScheduling(config, log)
-    scheduler._split_scope = lambda nodeid: "flows" if nodeid.startswith(FLOWS) else nodeid
+    scheduler._split_scope = lambda nodeid: next(filter(nodeid.startswith, (FLOWS, S3)), nodeid)
     return scheduler

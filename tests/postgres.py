@@ -36,8 +36,9 @@ _START_SECONDS = 30
 class PostgresServer:
     """Be a server that runs, and make databases in it."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, programs: Path) -> None:
         self.port = port
+        self.programs = programs
         self._names = itertools.count()
 
     def url(self, database: str = "postgres", driver: str = "") -> str:
@@ -64,12 +65,17 @@ class PostgresServer:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """Run a PostgreSQL for the whole session, or skip the tests that need it and say why."""
-    with _running() as server:
+    with running() as server:
         yield server
 
 
 @contextmanager
-def _running() -> Iterator[PostgresServer]:
+def running(**settings: str) -> Iterator[PostgresServer]:
+    """Run a PostgreSQL, which is ended and forgotten with the context.
+
+    Args:
+        settings: What is set otherwise than for tests, such as ``fsync="on"``.
+    """
     folder = Path(tempfile.mkdtemp(prefix="ladon-postgres-"))
     try:
         user = _user()
@@ -77,7 +83,7 @@ def _running() -> Iterator[PostgresServer]:
             shutil.chown(folder, user)
         programs = _programs(folder, user)
         _run([programs / "initdb", *_initdb_arguments(folder)], user, folder)
-        process, server = _started(programs / "postgres", folder, user)
+        process, server = _started(programs / "postgres", folder, user, settings)
         try:
             yield server
         finally:
@@ -123,17 +129,19 @@ def _initdb_arguments(folder: Path) -> list[str]:
     return [
         *("--pgdata", str(folder / "data"), "--username", USER, "--pwfile", str(secret)),
         *("--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C", "--no-sync"),
+        # Each connection derives its key from the password: slow, so that passwords are not guessed.
+        *("--set", "scram_iterations=1"),
     ]
 
 
 def _started(
-    program: Path, folder: Path, user: str | None
+    program: Path, folder: Path, user: str | None, settings: dict[str, str]
 ) -> tuple[subprocess.Popen[bytes], PostgresServer]:
     for _ in range(_STARTS):
         port = _free_port()
         with (folder / "log").open("ab") as log:
             process = subprocess.Popen(
-                [program, "-D", folder / "data", *_settings(port)],
+                [program, "-D", folder / "data", *_settings(port, settings)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -141,14 +149,14 @@ def _started(
                 user=user,
             )
         if _answers(process, folder / "data" / "postmaster.pid"):
-            return process, PostgresServer(port)
+            return process, PostgresServer(port, program.parent)
         process.kill()
         process.wait()
     pytest.fail("PostgreSQL did not start: " + (folder / "log").read_text(errors="replace")[-2000:])
 
 
-def _settings(port: int) -> list[str]:
-    settings = {
+def _settings(port: int, given: dict[str, str]) -> list[str]:
+    settings: dict[str, object] = {
         "listen_addresses": "127.0.0.1",
         "port": port,
         "unix_socket_directories": "",
@@ -157,8 +165,11 @@ def _settings(port: int) -> list[str]:
         "fsync": "off",
         "full_page_writes": "off",
         "autovacuum": "off",
+        # Of a server that is ended at once nothing is left where all programs share memory.
+        "dynamic_shared_memory_type": "mmap",
         # Statements of tests that fail on purpose would fill the log.
         "log_min_messages": "fatal",
+        **given,
     }
     return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
 

@@ -27,7 +27,7 @@ START_SECONDS = 30.0
 
 @asynccontextmanager
 async def embedded_service(
-    database: Path,
+    database: Path | str,
     *,
     token: str | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -35,7 +35,8 @@ async def embedded_service(
     """Run the service in this process, on a free port of loopback.
 
     Args:
-        database: The file; a service that is started on it again knows what it knew.
+        database: The file, or the address of PostgreSQL; a service that is started on it again
+            knows what it knew.
         token: What requests must carry.
         now: The service's clock, in UTC.
 

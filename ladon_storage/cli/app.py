@@ -135,16 +135,24 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
     ),
     (
         app, "serve", "serve", _OPERATE,
-        "Run the Storage Service over one SQLite file."
+        "Run the Storage Service over one SQLite file, or over PostgreSQL."
         "\n\nIt prints its address on standard output when it answers, logs to standard error, and "
         "ends on SIGTERM, SIGINT or SIGHUP when the requests in flight are finished. Its token is "
         "in STORAGE_SERVICE_TOKEN or a file; only a loopback address needs none.",
     ),
     (
+        app, "migrate", "migrate", _OPERATE,
+        "Bring the schema of the Storage Service's database up to date."
+        "\n\nA service does so when it starts. This is for a role that may change a schema, where "
+        "that of the service may not. With --from it moves a service to another database, with its "
+        "history, versions and tokens.",
+    ),
+    (
         app, "backup", "backup", _OPERATE,
         "Copy the Storage Service's database while it runs."
         "\n\nThe copy is one state of the database, checked, and readable by its owner alone. To "
-        "restore it, end the service, delete its file with -wal and -shm, and move the copy there.",
+        "restore it, end the service, delete its file with -wal and -shm, and move the copy there. "
+        "PostgreSQL has tools of its own: pg_dump, and point-in-time recovery.",
     ),
     (
         tokens, "add", "tokens:add", None,
@@ -208,6 +216,12 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
         "Take over the watermarks of an export."
         "\n\nA watermark that is there moves forward only, unless it is forced. An import that "
         "failed in part may be repeated.",
+    ),
+    (
+        app, "health", "health", _OPERATE,
+        "Ask a Storage Service whether it is healthy."
+        "\n\nThe exit code is 1 where it is not. It is the health check of a container: without a "
+        "token, in a third of a second.",
     ),
     (
         app, "doctor", "doctor", _OPERATE,

@@ -208,7 +208,7 @@ def _tell(outcomes: Sequence[Outcome], *, as_json: bool) -> int:
         )
     for each in outcomes:
         report = each.report
-        if report is not None and (report.records_quarantined or report.gap is not None):
+        if report is not None and (report.records_quarantined or report.gap or report.sink_behind):
             note(f"{each.name}: {summary(report)}")
     for each in outcomes:
         if each.report is not None and each.report.skipped is not None:

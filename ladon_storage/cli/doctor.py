@@ -46,10 +46,10 @@ _FORGET = "Delete it: circuits are closed until the service fails again."
 def doctor(
     *,
     database: Annotated[
-        tuple[Path, ...],
+        tuple[str, ...],
         Parameter(
-            help="The file of a Storage Service on this host, which may be running, or another "
-            "SQLite file; repeatable."
+            help="The file of a Storage Service on this host, which may be running, another "
+            "SQLite file, or a service's database in PostgreSQL; repeatable."
         ),
     ] = (),
     file: File = None,
@@ -105,12 +105,37 @@ def _file(project: Project | None) -> Check:
     return Check("file", "ok", f"{project.path}: {counted(len(project.sources), 'source')}")
 
 
-def _named(path: Path) -> Check:
+def _named(given: str) -> Check:
+    from ladon_storage.cli.databases import database_of
     from ladon_storage.cli.integrity import integrity
+    from ladon_storage.errors import ConfigurationError
 
+    try:
+        path = database_of(given)
+        if isinstance(path, str):
+            return _postgresql(path)
+    except ConfigurationError as error:
+        return Check("database", "failed", str(error))
     if not path.exists():
         return Check("database", "failed", f"there is no {path}", "Name the file of the service.")
     return integrity("database", path, _RESTORE)
+
+
+def _postgresql(url: str) -> Check:
+    """Return the check of a database in PostgreSQL, which is neither made nor migrated."""
+    from ladon_storage.server.postgresql_schema import address_of, inspected, migrations
+
+    address = address_of(url)
+    found = inspected(address)
+    latest = len(migrations())
+    text = f"{address.shown}: PostgreSQL {found.server}, schema version {found.version}"
+    if found.version < latest:
+        step = "`ladon-storage migrate`, or start the service."
+        return Check("database", "warning", f"{text} of {latest}", step)
+    if found.loses:
+        step = f"Set {found.loses} to on: an acknowledged write may be lost."
+        return Check("database", "warning", f"{text}, {found.loses} is off", step)
+    return Check("database", "ok", text)
 
 
 async def _asked(project: Project | None) -> list[Check]:

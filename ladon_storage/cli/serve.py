@@ -1,4 +1,4 @@
-"""``ladon-storage serve``: the Storage Service over one SQLite file, until a signal ends it."""
+"""``ladon-storage serve``: the Storage Service over its database, until a signal ends it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from ladon_storage.cli.databases import Database, database_of
 from ladon_storage.cli.output import print_text
 from ladon_storage.errors import ConfigurationError
 
@@ -26,7 +27,7 @@ TOKEN_VARIABLE = "STORAGE_SERVICE_TOKEN"  # noqa: S105 - the name of a variable,
 
 def serve(
     *,
-    database: Annotated[Path, Parameter(help="The file; created if it does not exist.")],
+    database: Database = None,
     host: Annotated[str, Parameter(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, Parameter(help="Port to listen at; 0 chooses a free one.")] = 8080,
     token_file: Annotated[
@@ -58,7 +59,7 @@ def serve(
         Literal["text", "json"], Parameter(help="A line for each record, or a JSON object.")
     ] = "text",
 ) -> None:
-    """Run the Storage Service over one SQLite file."""
+    """Run the Storage Service over one SQLite file, or over PostgreSQL."""
     from ladon_storage.server.logs import set_up_logging
 
     set_up_logging(log_format)
@@ -85,7 +86,7 @@ def serve(
 
         watched = LimitsFile(file)
         options |= {"limits": watched.limits, "renewed_limits": watched.renewed}
-    asyncio.run(_serve(database, host, port, options))
+    asyncio.run(_serve(database_of(database), host, port, options))
 
 
 def token_from(file: Path | None) -> str | None:
@@ -113,7 +114,7 @@ def token_from(file: Path | None) -> str | None:
     return check_token(token.strip(), origin)
 
 
-async def _serve(database: Path, host: str, port: int, options: dict[str, Any]) -> None:
+async def _serve(database: Path | str, host: str, port: int, options: dict[str, Any]) -> None:
     from ladon_storage.server.serving import serving
 
     stop = asyncio.Event()

@@ -99,9 +99,12 @@ async def _sink(project: Project, name: str) -> Check:
 
     project.sink(name)
     table = project.sinks[name]
-    if table.url_secret:
-        await named_secret(table.url_secret, f"of the sink {name!r}")
-        return Check(f"sink {name}", "ok", "its secret is set")
+    secrets = [*filter(None, [table.url_secret]), *(table.secrets or {}).values()]
+    for each in secrets:
+        await named_secret(each, f"of the sink {name!r}")
+    if secrets:
+        text = "its secret is set" if len(secrets) == 1 else "its secrets are set"
+        return Check(f"sink {name}", "ok", text)
     return Check(f"sink {name}", "ok", table.url or table.kind or "")
 
 

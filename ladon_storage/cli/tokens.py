@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from ladon_storage.cli.databases import Database, database_of
 from ladon_storage.cli.output import Json, note, print_json, print_table, print_text
 from ladon_storage.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    import sqlite3
+    from ladon_storage.server.dialect import Connection
 
 Name = Annotated[str, Parameter(help="Name of the token, as the history shows it.")]
-Database = Annotated[Path, Parameter(help="The service's file; it may be running.")]
 
 
 def add(
     name: Name,
     /,
     *,
-    database: Database,
+    database: Database = None,
     read_only: Annotated[bool, Parameter(help="It changes nothing.")] = False,
     prefix: Annotated[str, Parameter(help="It is for sources that begin with this alone.")] = "",
 ) -> None:
@@ -38,7 +38,7 @@ def add(
     print_text(token)
 
 
-def listed(*, database: Database, json: Json = False) -> None:
+def listed(*, database: Database = None, json: Json = False) -> None:
     """List the tokens of a service by name."""
     from ladon_storage.server.access import stored_tokens
 
@@ -59,7 +59,7 @@ def listed(*, database: Database, json: Json = False) -> None:
     print_table(("name", "may", "sources", "made (UTC)"), rows)
 
 
-def revoke(name: Name, /, *, database: Database) -> int:
+def revoke(name: Name, /, *, database: Database = None) -> int:
     """Delete a token."""
     from ladon_storage.server.access import revoke_token
 
@@ -71,13 +71,20 @@ def revoke(name: Name, /, *, database: Database) -> int:
 
 
 @contextmanager
-def _opened(database: Path, *, make: bool = False) -> Iterator[sqlite3.Connection]:
-    from ladon_storage.server.database import open_database
+def _opened(database: str | None, *, make: bool = False) -> Iterator[Connection]:
+    found = database_of(database)
+    if isinstance(found, Path):
+        from ladon_storage.server.database import open_database
 
-    if not make and not database.is_file():
-        raise ConfigurationError(f"There is no database {str(database)!r}; name the service's.")
-    connection = open_database(database)
-    try:
-        yield connection
-    finally:
-        connection.close()
+        if not make and not found.is_file():
+            raise ConfigurationError(f"There is no database {str(found)!r}; name the service's.")
+        connection = open_database(found)
+        try:
+            yield connection
+        finally:
+            connection.close()
+    else:
+        from ladon_storage.server.postgresql_schema import opened
+
+        with opened(found) as adapted:
+            yield adapted

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -33,6 +34,9 @@ from ladon_storage.models import (
     collected_up_to,
 )
 from ladon_storage.values import SourceId
+
+_AT_ONCE = 16
+"""The watermarks that are imported at the same time: each takes three requests."""
 
 
 class Exported(BaseModel):
@@ -146,8 +150,14 @@ def _read(document: Path) -> list[Watermark]:
 async def _import(
     file: Path | None, storage: str | None, given: list[Watermark], why: str, *, force: bool
 ) -> list[Moved]:
+    at_once = asyncio.Semaphore(_AT_ONCE)
     async with await opened(file, storage) as client:
-        return [await _import_one(client, each, why, force=force) for each in given]
+
+        async def moved(each: Watermark) -> Moved:
+            async with at_once:
+                return await _import_one(client, each, why, force=force)
+
+        return await asyncio.gather(*map(moved, given))
 
 
 async def _import_one(client: Storage, given: Watermark, why: str, *, force: bool) -> Moved:

@@ -70,6 +70,16 @@ SECRET_FIELD = re.compile(
 )
 """The names of fields that may hold a secret."""
 
+
+def is_secret_option(name: object) -> bool:
+    """Return whether a setting of an object storage, by its variable's name, is a secret.
+
+    >>> is_secret_option("AWS_SECRET_ACCESS_KEY"), is_secret_option("AWS_REGION")
+    (True, False)
+    """
+    return isinstance(name, str) and name.isupper() and SECRET_FIELD.search(name) is not None
+
+
 # In options of a database names stand after a blank or another equals sign.
 _QUERY_NAME = re.compile(r"(?<=[?&;=\s])([^=&;#\s]+)=")
 

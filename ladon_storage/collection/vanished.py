@@ -1,4 +1,4 @@
-"""The refusal of a reading without items where the source delivered some before.
+"""The refusal of a reading without items, and the warning of one with few, after one with more.
 
 - A listing that had items is not suddenly empty, however few they were.
 - A source that is asked for a range delivers again what it delivered from there before: the sink's
@@ -6,6 +6,7 @@
 - A source may exclude the start of its range, or deliver only what is newer than the watermark
   (an overlap of 0): nothing is expected from there. Nor is what its ``retention`` lets it forget,
   and of a range with an end it may have changed everything since.
+- Few items after many are only warned of: feeds have quiet days, and exports that keep a day.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ladon_storage.collection.lease import SourceLease
 from ladon_storage.collection.protocols import Run, Sink, Source, SupportsCount, SupportsPosition
 from ladon_storage.collection.resume import ResumePoint, back, latest
 from ladon_storage.errors import SourceError
-from ladon_storage.models import EMPTY_WATERMARK
+from ladon_storage.models import EMPTY_WATERMARK, WatermarkStatus
 
 MAX_DELETED = 10
 """Up to this many records of a range may be gone at once without failing the run."""
@@ -60,13 +61,16 @@ class Vanished:
         Raises:
             SourceError: A listing had items, or more than a few records of the range are gone.
         """
-        if counts.seen or counts.is_unchanged or self._run.limits.removed_share >= 1:
+        if counts.is_unchanged or self._run.limits.removed_share >= 1:
+            return
+        if counts.seen:
+            await self._warn_of_few(counts.seen, horizon)
             return
         if self._lease is not None and self._ignores_range:
             if self._had_some(self._lease):
                 raise self._error("lists nothing, and had records before")
             return
-        count = await self._count(horizon)
+        count = await self._count(horizon, MAX_DELETED + 1)
         start = self._start.instant
         since = "" if start is None else f" from {start.isoformat()} on"
         if count > MAX_DELETED and self._run.asked.end is None:
@@ -83,6 +87,40 @@ class Vanished:
                 f"{more} of its records from there. Check whether they were removed at the source.",
             )
 
+    async def _warn_of_few(self, seen: int, horizon: datetime) -> None:
+        """Warn of a reading with far fewer items than the one before it.
+
+        A range may have few of them: it is compared with the records of the sink from there.
+        """
+        stored = self._lease.stored if self._lease is not None else None
+        if stored is None or stored.status != WatermarkStatus.SUCCESS or self._run.asked.end:
+            return
+        if getattr(self._source, "full_snapshot", self._source.overlap is None):
+            # It has a rule of its own.
+            return
+        before = (stored.ledger or {}).get("records_delivered")
+        if not isinstance(before, int) or not self._are_few(seen, before):
+            return
+        where = f", and {before} in the run before"
+        if not self._ignores_range:
+            most = int(seen / (1 - self._run.limits.removed_share)) + MAX_DELETED + 1
+            count = await self._count(horizon, most)
+            if not self._are_few(seen, count):
+                return
+            start = self._start.instant
+            since = "" if start is None else f" from {start.isoformat()} on"
+            where = f"{since}, and the sink has {'more than ' * (count == most)}{count} from there"
+        tell(
+            logging.WARNING,
+            self._source,
+            f"Source {self._source.source_id!r} delivered {seen} record{'s' * (seen > 1)}{where}. "
+            "Check whether its answer is complete, or the others were removed at the source.",
+        )
+
+    def _are_few(self, seen: int, before: int) -> bool:
+        share = self._run.limits.removed_share
+        return before - seen > MAX_DELETED and seen < (1 - share) * before
+
     @property
     def _ignores_range(self) -> bool:
         return bool(getattr(self._source, "ignores_range", self._source.overlap is None))
@@ -97,8 +135,8 @@ class Vanished:
         is_moved = lease.before not in (None, EMPTY_WATERMARK)
         return is_moved and (self._run.limits.initial_lookback is None or bool(stored))
 
-    async def _count(self, horizon: datetime) -> int:
-        """Return how many records of the range the sink has, up to one more than a few."""
+    async def _count(self, horizon: datetime, most: int) -> int:
+        """Return how many records of the range the sink has, up to a limit."""
         start, end = self._start.instant, self._run.asked.end
         if not isinstance(self._sink, SupportsCount):
             return 0
@@ -109,9 +147,7 @@ class Vanished:
         before = horizon if end is None else min(end, horizon)
         if after is not None and after >= before:
             return 0
-        return await self._sink.count_records(
-            self._source.source_id, after, before, MAX_DELETED + 1
-        )
+        return await self._sink.count_records(self._source.source_id, after, before, most)
 
     def _error(self, problem: str) -> SourceError:
         return SourceError(

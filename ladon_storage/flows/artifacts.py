@@ -37,6 +37,7 @@ from ladon_storage.collection.summaries import (
     instant_or_never,
     instant_text,
     one_line,
+    refilled,
     source_label,
     span_text,
     summary,
@@ -322,6 +323,8 @@ def ledger_facts(ledger: Ledger) -> list[tuple[str, str]]:
         ("removed at the source", f"{ledger.records_removed:,}"),
         ("from the future, only stored", f"{ledger.records_in_future:,}"),
     ]
+    if ledger.sink_behind is not None:
+        facts.append(("**sink**", refilled(ledger.sink_behind)))
     gap = ledger.gap
     if gap is None:
         return [*facts, ("gap", "none is known")]

@@ -21,7 +21,12 @@ from prefect.flows import Flow
 from prefect.utilities.callables import ParameterSchema, get_call_parameters, parameter_schema
 from pydantic import BaseModel
 
-from ladon_storage.collection.credentials import SECRET_FIELD, check_name, holds_secret
+from ladon_storage.collection.credentials import (
+    SECRET_FIELD,
+    check_name,
+    holds_secret,
+    is_secret_option,
+)
 from ladon_storage.collection.protocols import Sink, Source
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.ending import note_signals
@@ -62,6 +67,13 @@ def refuse_secrets(parameters: Mapping[str, Any], form_of: type | None = None) -
         raise ConfigurationError(
             "A sink as a text is the name of a Record Sink block, not an address. Write an "
             "address as {'url': …}."
+        )
+    options = sink.get("options") if isinstance(sink, Mapping) else None
+    if isinstance(options, Mapping) and any(map(is_secret_option, options)):
+        raise ConfigurationError(
+            "An option of the sink holds a secret, and Prefect stores and shows the parameters of "
+            "a run. Save it in a Record Sink block, and name the block; or name its secret under "
+            "secrets."
         )
     if isinstance(sink, Mapping) and _own_may_hold_secret(sink):
         raise ConfigurationError(

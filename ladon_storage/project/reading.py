@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ladon_storage.collection.credentials import holds_secret
+from ladon_storage.collection.credentials import holds_secret, is_secret_option
 from ladon_storage.collection.protocols import Limits
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.project.tables import (
@@ -157,6 +157,10 @@ def _refuse_passwords(file: Path, place: str, value: object, key: str = "") -> N
         # Sources judge the queries of their addresses themselves: a page token is no secret.
         if _USERINFO.search(value) or (table in ("sinks", "storage") and holds_secret(value)):
             raise error_at(file, place, Problem(key, f"holds a password. {_WHERE_TO[table]}"))
+        option = key.removeprefix("options.")
+        if table == "sinks" and option != key and is_secret_option(option):
+            where = f"Keep it in {_SECRET}, and set secrets.{option} to its name"
+            raise error_at(file, place, Problem(key, f"holds a secret. {where}"))
 
 
 _SECRET = "a Prefect Secret block or an environment variable"  # noqa: S105 - where secrets are

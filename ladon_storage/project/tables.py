@@ -172,6 +172,16 @@ class SinkTable(BaseModel):
     keep: Literal["latest", "all"] | None = Field(
         None, description="Whether the latest version of each record is kept, or every one."
     )
+    options: dict[str, Any] | None = Field(
+        None,
+        description="Settings of an object storage by the names of its variables, such as "
+        '`{ AWS_ENDPOINT_URL = "https://minio.example:9000" }`; none of them a secret.',
+    )
+    secrets: dict[str, SecretName] | None = Field(
+        None,
+        description="Names of the secrets that hold the other settings, such as "
+        '`{ AWS_ACCESS_KEY_ID = "lake-key-id", AWS_SECRET_ACCESS_KEY = "lake-key" }`.',
+    )
     kind: str | None = Field(
         None,
         description="Name of an entry point in the group `ladon_storage.sinks`, or a class as "

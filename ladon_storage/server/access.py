@@ -15,7 +15,6 @@ import hmac
 import ipaddress
 import logging
 import secrets
-import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -25,6 +24,7 @@ from urllib.parse import urlsplit
 from aiohttp import hdrs
 
 from ladon_storage.errors import ConfigurationError, RequestError
+from ladon_storage.server.dialect import Connection
 from ladon_storage.server.rows import from_microseconds, to_microseconds
 
 if TYPE_CHECKING:  # a store in a file of one's own needs no server
@@ -251,7 +251,7 @@ def check_token(token: str, origin: str) -> str:
 
 
 def add_token(
-    connection: sqlite3.Connection, name: str, now: datetime, *, read_only: bool, prefix: str
+    connection: Connection, name: str, now: datetime, *, read_only: bool, prefix: str
 ) -> str:
     """Store a new token, and return its secret, which is kept nowhere.
 
@@ -261,22 +261,25 @@ def add_token(
     if name == OPERATOR:
         raise ConfigurationError(f"{name!r} is the service's own token; choose another name.")
     secret = "ladon_" + secrets.token_urlsafe(32)
-    row = (name, digest(secret.encode()), read_only, prefix, to_microseconds(now))
-    try:
-        connection.execute("INSERT INTO tokens VALUES (?, ?, ?, ?, ?)", row)
-    except sqlite3.IntegrityError:
+    row = (name, digest(secret.encode()), int(read_only), prefix, to_microseconds(now))
+    added = connection.execute(
+        "INSERT INTO tokens (name, digest, read_only, prefix, created_at) "
+        "VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING",
+        row,
+    )
+    if added.rowcount != 1:
         raise ConfigurationError(
             f"There is a token {name!r} already. Revoke it first, or choose another name."
-        ) from None
+        )
     return secret
 
 
-def revoke_token(connection: sqlite3.Connection, name: str) -> bool:
+def revoke_token(connection: Connection, name: str) -> bool:
     """Delete a token; return whether there was one."""
     return connection.execute("DELETE FROM tokens WHERE name = ?", (name,)).rowcount == 1
 
 
-def stored_tokens(connection: sqlite3.Connection) -> list[StoredToken]:
+def stored_tokens(connection: Connection) -> list[StoredToken]:
     """Return all stored tokens by name."""
     rows = connection.execute(
         "SELECT name, read_only, prefix, created_at FROM tokens ORDER BY name"

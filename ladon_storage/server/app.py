@@ -118,7 +118,7 @@ class Routes:
     async def get(self, request: web.Request) -> web.Response:
         """Read a watermark."""
         source_id = requests.source_id(request)
-        found = self._store.read(source_id)
+        found = await self._store.read(source_id)
         if found is None:
             return _never_collected(source_id)
         body, etag = found
@@ -133,7 +133,7 @@ class Routes:
                 source_id, update, precondition, actor=_actor(request)
             )
         except WatermarkConflictError:
-            if self._store.get(source_id) is not None:
+            if await self._store.get(source_id) is not None:
                 self._metrics.conflict(source_id)
             raise
         return answer(stored, 201 if created else 200, etag=stored.etag)

@@ -6,9 +6,8 @@ reasons) is read for the sources of the page alone.
 
 from __future__ import annotations
 
-import sqlite3
-import unicodedata
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -16,7 +15,8 @@ from typing import Any, NamedTuple
 from pydantic_core import from_json
 
 from ladon_storage.models import EMPTY_WATERMARK, HONEST_SKEW, RUN_LEASE, WatermarkStatus
-from ladon_storage.server.rows import from_microseconds, to_length, to_microseconds
+from ladon_storage.server.dialect import Connection, Dialect
+from ladon_storage.server.rows import folded, from_microseconds, to_length, to_microseconds
 
 LAST_RUNS = 20
 """The runs of a source that a page shows."""
@@ -31,6 +31,7 @@ class State(StrEnum):
     HELD = "held by a dead run"
     FAILED = "failed"
     STALE = "stale"
+    REFILLED = "sink refilled"
     NEVER = "never collected"
     RUNNING = "running"
     OK = "ok"
@@ -151,12 +152,13 @@ _STATES = tuple(State)
 _FOUND = """
     WITH found AS (
         SELECT source_id, last_run_timestamp, status, age,
-            ifnull(lease_microseconds, :lease) AS lease,
+            ledger LIKE :refilled AS is_refilled,
+            coalesce(lease_microseconds, :lease) AS lease,
             nullif(last_successful_timestamp, :empty) AS success
-        FROM watermarks LEFT JOIN temp.limits USING (source_id)
+        FROM watermarks LEFT JOIN {limits} USING (source_id)
         WHERE source_id > :after
             AND (:prefix = '' OR substr(source_id, 1, length(:prefix)) = :prefix)
-            AND (:search = '' OR instr(folded(source_id), :search))
+            AND (:search = '' OR {matches})
     ), judged AS (
         SELECT source_id, success, last_run_timestamp, status, lease, age,
             CASE
@@ -164,30 +166,32 @@ _FOUND = """
                 WHEN status = 'running' AND last_run_timestamp + lease < :now THEN 1
                 WHEN status = 'failed' THEN 2
                 WHEN :now - success > age THEN 3
-                WHEN status = 'running' THEN 5
-                WHEN success IS NULL THEN 4
-                ELSE 6
+                WHEN status = 'running' THEN 6
+                WHEN success IS NULL THEN 5
+                WHEN is_refilled THEN 4
+                ELSE 7
             END AS state
         FROM found
     )
 """
 """Each source with its state, as the number of it; the numbers are those of `State`."""
 
-_NUMBERS = f"{_FOUND} SELECT state, count(*) FROM judged GROUP BY state"  # noqa: S608 - constants
+_NUMBERS = "SELECT state, count(*) FROM judged GROUP BY state"
 _PAGES = {
-    order: f"{_FOUND} SELECT * FROM judged WHERE :state IS NULL OR state = :state "  # noqa: S608
-    f"ORDER BY {columns} LIMIT :limit OFFSET :offset"
+    order: f"SELECT * FROM judged WHERE :state = -1 OR state = :state ORDER BY {columns} "  # noqa: S608
+    "LIMIT :limit OFFSET :offset"
     for order, columns in {
-        Order.WORST: "state, success, source_id",
+        Order.WORST: "state, success NULLS FIRST, source_id",
         Order.NAME: "source_id",
-        Order.OLDEST: "success, source_id",
+        Order.OLDEST: "success NULLS FIRST, source_id",
         Order.LATEST_RUN: "last_run_timestamp DESC, source_id",
     }.items()
 }
 
 
 def overview(
-    connection: sqlite3.Connection,
+    connection: Connection,
+    dialect: Dialect,
     now: datetime,
     limits: Mapping[str, timedelta],
     listing: Listing,
@@ -196,28 +200,29 @@ def overview(
 
     Args:
         connection: A connection to the database, which keeps the limits.
+        dialect: What the database says differently.
         now: The service's time.
         limits: The greatest age of a source that is no fault, by its name.
         listing: Which sources the page has.
     """
-    _keep_limits(connection, limits)
-    # SQLite's own lower() knows the letters of ASCII.
-    connection.create_function("folded", 1, _folded, deterministic=True)
+    found = _FOUND.format(limits=dialect.limits, matches=dialect.matches)
     values: dict[str, Any] = {
         "now": to_microseconds(now),
         "skew": to_length(HONEST_SKEW),
         "lease": to_length(RUN_LEASE),
         "empty": to_microseconds(EMPTY_WATERMARK),
-        "search": _folded(listing.search),
+        "refilled": '%"sink_behind":{%',
+        "search": folded(listing.search),
         "prefix": listing.prefix,
         "after": listing.after,
-        "state": None if listing.state is None else _STATES.index(listing.state),
+        "state": -1 if listing.state is None else _STATES.index(listing.state),
         "limit": listing.limit,
         "offset": listing.offset,
+        **dialect.keep_limits(connection, limits),
     }
-    counted = dict(connection.execute(_NUMBERS, values).fetchall())
+    counted = dict(connection.execute(found + _NUMBERS, values).fetchall())
     numbers = {state: counted.get(number, 0) for number, state in enumerate(_STATES)}
-    rows = connection.execute(_PAGES[listing.order], values).fetchall()
+    rows = connection.execute(found + _PAGES[listing.order], values).fetchall()
     sources = [_source(*row) for row in rows]
     return Overview(
         numbers,
@@ -227,34 +232,16 @@ def overview(
 
 
 def source_state(
-    connection: sqlite3.Connection,
+    connection: Connection,
+    dialect: Dialect,
     now: datetime,
     limits: Mapping[str, timedelta],
     source_id: str,
 ) -> tuple[SourceState, Details] | None:
     """Return one source with its state; ``None``: never collected."""
-    found = overview(connection, now, limits, Listing(1, prefix=source_id, order=Order.NAME))
+    listing = Listing(1, prefix=source_id, order=Order.NAME)
+    found = overview(connection, dialect, now, limits, listing)
     return next((each for each in found.sources if each[0].source_id == source_id), None)
-
-
-def _folded(text: str) -> str:
-    """Return a text as it is searched for, in any case and any form of its accents.
-
-    >>> _folded("STRASSE") == _folded("straße"), _folded("E\u0301") == _folded("é")
-    (True, True)
-    """
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
-
-
-def _keep_limits(connection: sqlite3.Connection, limits: Mapping[str, timedelta]) -> None:
-    connection.execute(
-        "CREATE TEMP TABLE IF NOT EXISTS limits (source_id TEXT PRIMARY KEY, age INTEGER)"
-    )
-    connection.execute("DELETE FROM temp.limits")
-    connection.executemany(
-        "INSERT INTO temp.limits VALUES (?, ?)",
-        [(source_id, to_length(limit)) for source_id, limit in limits.items()],
-    )
 
 
 def _source(
@@ -277,7 +264,7 @@ def _source(
     )
 
 
-def details(connection: sqlite3.Connection, source_id: str) -> Details:
+def details(connection: Connection, source_id: str) -> Details:
     """Return what a page shows of one source; empty where it was deleted meanwhile."""
     row = connection.execute(
         "SELECT status, error_message, records_collected, run_id, ledger FROM watermarks "
@@ -302,21 +289,25 @@ def details(connection: sqlite3.Connection, source_id: str) -> Details:
     )
 
 
-def _runs(connection: sqlite3.Connection, source_id: str) -> tuple[list[RunRecord], dict[str, int]]:
+def _runs(connection: Connection, source_id: str) -> tuple[list[RunRecord], dict[str, int]]:
     """Return the last ended runs, the latest first, and when each run began."""
     began: dict[str, int] = {}
     ended: dict[str, tuple[int, str, int]] = {}
-    rows = connection.execute(
-        "SELECT at, status, ifnull(records_collected, 0), ifnull(run_id, '#' || version) "
+    lines = connection.execute(
+        "SELECT at, status, coalesce(records_collected, 0), coalesce(run_id, '#' || version) "
         "FROM history WHERE source_id = ? AND action = 'put' ORDER BY version DESC LIMIT ?",
         (source_id, _LINES),
-    ).fetchall()
-    for at, status, records, run in rows:
-        if status == WatermarkStatus.RUNNING:
-            began[run] = at
-        else:
-            # The latest write of a run is its outcome; the ones before it are checkpoints.
-            ended.setdefault(run, (at, status, records))
+    )
+    # Closed before its end, or its snapshot would be held.
+    with closing(lines):
+        for at, status, records, run in lines:
+            if status == WatermarkStatus.RUNNING:
+                began[run] = at
+            else:
+                # The latest write of a run is its outcome; the ones before it are checkpoints.
+                ended.setdefault(run, (at, status, records))
+            if len(ended) > LAST_RUNS:
+                break
     runs = [
         RunRecord(
             from_microseconds(at),

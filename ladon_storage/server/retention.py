@@ -11,13 +11,12 @@
 
 from __future__ import annotations
 
-import json
-import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple
 
+from ladon_storage.server.dialect import Connection
 from ladon_storage.server.rows import to_microseconds
 
 BATCH = 1000
@@ -40,7 +39,7 @@ class Retention(NamedTuple):
     changes: int = 1000
 
 
-Rule = Callable[[sqlite3.Connection, int], list[int]]
+Rule = Callable[[Connection, int], list[int]]
 """A rule that returns a batch of lines to delete, by their numbers, after a number; empty: none."""
 
 
@@ -56,16 +55,17 @@ def rules(retention: Retention, now: datetime) -> tuple[Rule, ...]:
     )
 
 
-def delete_lines(connection: sqlite3.Connection, versions: Sequence[int]) -> None:
+def delete_lines(connection: Connection, versions: Sequence[int]) -> None:
     """Delete lines by their numbers, but none that has become the stored watermark's."""
+    chosen = ", ".join(str(int(version)) for version in versions)
     connection.execute(
-        "DELETE FROM history WHERE version IN (SELECT value FROM json_each(?)) "
-        "AND version NOT IN (SELECT version FROM watermarks)",
-        (json.dumps(list(versions)),),
+        f"DELETE FROM history WHERE version IN ({chosen}) "  # noqa: S608 - numbers
+        "AND NOT EXISTS (SELECT 1 FROM watermarks WHERE watermarks.source_id = history.source_id "
+        "AND watermarks.version = history.version)"
     )
 
 
-def _renewals(connection: sqlite3.Connection, after: int, *, before: datetime) -> list[int]:
+def _renewals(connection: Connection, after: int, *, before: datetime) -> list[int]:
     return _chosen(
         connection,
         "version > ? AND at < ? AND status = 'running' AND (run_id, 'running') = ("
@@ -76,7 +76,7 @@ def _renewals(connection: sqlite3.Connection, after: int, *, before: datetime) -
     )
 
 
-def _old(connection: sqlite3.Connection, after: int, *, before: datetime) -> list[int]:
+def _old(connection: Connection, after: int, *, before: datetime) -> list[int]:
     # By the number: lines are written in the order of time, so only old ones are read.
     first = connection.execute(
         "SELECT version FROM history WHERE at >= ? ORDER BY version LIMIT 1",
@@ -87,7 +87,7 @@ def _old(connection: sqlite3.Connection, after: int, *, before: datetime) -> lis
     )
 
 
-def _many(connection: sqlite3.Connection, _: int, *, kept: int) -> list[int]:
+def _many(connection: Connection, _: int, *, kept: int) -> list[int]:
     found: list[int] = []
     for (source_id,) in connection.execute(
         "SELECT source_id FROM history GROUP BY source_id HAVING count(*) > ?", (kept,)
@@ -104,11 +104,11 @@ def _many(connection: sqlite3.Connection, _: int, *, kept: int) -> list[int]:
     return found[:BATCH]
 
 
-def _chosen(connection: sqlite3.Connection, where: str, values: tuple[object, ...]) -> list[int]:
+def _chosen(connection: Connection, where: str, values: tuple[object, ...]) -> list[int]:
     query = (
         f"SELECT version FROM history WHERE {where} "  # noqa: S608 - constants
-        "AND action = 'put' AND version IS NOT ("
-        "SELECT version FROM watermarks WHERE watermarks.source_id = history.source_id) "
+        "AND action = 'put' AND version <> coalesce(("
+        "SELECT version FROM watermarks WHERE watermarks.source_id = history.source_id), 0) "
         "ORDER BY version LIMIT ?"
     )
-    return [version for (version,) in connection.execute(query, (*values, BATCH))]
+    return [version for (version,) in connection.execute(query, (*values, BATCH)).fetchall()]

@@ -1,24 +1,24 @@
-"""Rows of the database as models, and models as rows.
+"""Rows of the database as models, models as rows, and the statements that both databases share.
 
 Timestamps are integer microseconds since 1970-01-01 UTC, converted without a float.
 """
 
 from __future__ import annotations
 
-import sqlite3
+import unicodedata
 from datetime import datetime, timedelta
 from typing import Any, overload
 
 from pydantic_core import from_json, to_json
 
 from ladon_storage.models import (
-    ChangeAction,
     Watermark,
     WatermarkChange,
     WatermarkStatus,
     given,
     meant,
 )
+from ladon_storage.server.changes import Line
 from ladon_storage.values import EPOCH
 
 COLUMNS = (
@@ -29,15 +29,13 @@ HISTORY_COLUMNS = (
     "version, source_id, at, action, actor, run_id, status, timestamp, from_timestamp, "
     "to_timestamp, records_collected, error_message, reason, ledger"
 )
-_SELECT = f"SELECT {COLUMNS} FROM watermarks WHERE source_id = ?"  # noqa: S608 - a constant
-_REPLACE = (
-    f"REPLACE INTO watermarks ({COLUMNS}) "  # noqa: S608 - a constant
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+LINE = "SELECT run_id, status, timestamp FROM history WHERE version = ?"
+"""What tells a repeated write from another one, in the line of the stored version."""
+SET_CHECKED = (
+    "INSERT INTO health (id, checked_at) VALUES (1, ?) "
+    "ON CONFLICT (id) DO UPDATE SET checked_at = excluded.checked_at"
 )
-_RECORD = (
-    f"INSERT INTO history ({HISTORY_COLUMNS}) "  # noqa: S608 - a constant
-    "VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
+"""A write that leaves nothing behind, for the health check."""
 
 _STATUSES = {str(status): status for status in WatermarkStatus}
 _MICROSECOND = timedelta(microseconds=1)
@@ -86,10 +84,8 @@ def to_watermark(row: tuple[Any, ...]) -> Watermark:
         error_message=error,
         records_collected=records,
         run_id=run_id,
-        **given(
-            lease_seconds=None if lease is None else lease / 1_000_000,
-            ledger=None if ledger is None else from_json(ledger),
-        ),
+        lease_seconds=None if lease is None else lease / 1_000_000,
+        ledger=None if ledger is None else from_json(ledger),
     )
 
 
@@ -130,24 +126,9 @@ def to_change(row: tuple[Any, ...]) -> WatermarkChange:
     return WatermarkChange(**fields, **given(ledger=None if ledger is None else from_json(ledger)))
 
 
-def select(connection: sqlite3.Connection, source_id: str) -> Watermark | None:
-    """Read one watermark by its key."""
-    # fetchall, not fetchone: a statement that is not at its end holds its snapshot of the file.
-    rows = connection.execute(_SELECT, (source_id,)).fetchall()
-    return to_watermark(rows[0]) if rows else None
-
-
-def select_answer(connection: sqlite3.Connection, source_id: str) -> tuple[bytes, str] | None:
-    """Read one watermark by its key as JSON, with its version tag."""
-    rows = connection.execute(_SELECT, (source_id,)).fetchall()
-    return to_answer(rows[0]) if rows else None
-
-
-def replace(connection: sqlite3.Connection, new: Watermark, version: int) -> Watermark:
-    """Store a watermark at a version, and return it with its tag."""
-    row = (
-        new.source_id,
-        version,
+def from_watermark(new: Watermark) -> tuple[Any, ...]:
+    """Return the row of ``COLUMNS`` of a watermark, without its name and its version."""
+    return (
         to_microseconds(new.last_successful_timestamp),
         to_microseconds(new.last_run_timestamp),
         str(new.status),
@@ -157,41 +138,40 @@ def replace(connection: sqlite3.Connection, new: Watermark, version: int) -> Wat
         None if new.lease_seconds is None else round(new.lease_seconds * 1_000_000),
         _to_text(new.ledger),
     )
-    connection.execute(_REPLACE, row)
-    return new.with_etag(f'"{version}"')
 
 
-def record(
-    connection: sqlite3.Connection,
-    source_id: str,
-    action: ChangeAction,
-    at: datetime,
-    before: Watermark | None,
-    after: Watermark | None,
-    *,
-    actor: str | None = None,
-    run_id: str | None = None,
-    timestamp: datetime | None = None,
-    reason: str | None = None,
-    ledger: dict[str, Any] | None = None,
-) -> int:
-    """Write a line of history, and return its number: the version of the watermark after it."""
-    row = (
+def from_line(source_id: str, before: Watermark | None, line: Line) -> tuple[Any, ...]:
+    """Return the row of ``HISTORY_COLUMNS`` of a change, without its number."""
+    after = line.after
+    return (
         source_id,
-        to_microseconds(at),
-        str(action),
-        actor,
-        run_id,
+        to_microseconds(line.at),
+        str(line.action),
+        line.actor,
+        line.run_id,
         str(after.status) if after else None,
-        to_microseconds(timestamp),
+        to_microseconds(line.timestamp),
         to_microseconds(before.last_successful_timestamp) if before else None,
         to_microseconds(after.last_successful_timestamp) if after else None,
         after.records_collected if after else None,
         after.error_message if after else None,
-        reason,
-        _to_text(ledger),
+        line.reason,
+        _to_text(line.ledger),
     )
-    return connection.execute(_RECORD, row).lastrowid or 0
+
+
+def version_of(stored: Watermark) -> int:
+    """Return the version in a stored watermark's tag."""
+    return int((stored.etag or "").strip('"'))
+
+
+def folded(text: str) -> str:
+    """Return a text as it is searched for, in any case and any form of its accents.
+
+    >>> folded("STRASSE") == folded("straße"), folded("E\u0301") == folded("é")
+    (True, True)
+    """
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
 
 
 def _to_text(ledger: dict[str, Any] | None) -> str | None:

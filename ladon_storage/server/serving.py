@@ -46,7 +46,7 @@ LINGERING_SECONDS = 2.0
 
 @asynccontextmanager
 async def serving(
-    database: Path,
+    database: Path | str,
     host: str = "127.0.0.1",
     port: int = 0,
     *,
@@ -64,7 +64,7 @@ async def serving(
     On exit, requests in flight are finished, and all acknowledged changes are in the file.
 
     Args:
-        database: The file; created if it does not exist.
+        database: The file, created if it does not exist, or the address of one in PostgreSQL.
         host: The address to listen on.
         port: The port; 0 lets the system choose one.
         token: The operator's bearer token; optional on a loopback address, and where the database
@@ -84,7 +84,8 @@ async def serving(
         ConfigurationError: The database, the address or the missing token.
     """
     needs_token = token is None and not is_loopback(host)
-    if needs_token and not await asyncio.to_thread(database.exists):
+    is_file = isinstance(database, Path)
+    if needs_token and is_file and not await asyncio.to_thread(Path(database).exists):
         raise _no_token(host)
     store = await WatermarkDatabase.open(database, now)
     store.limits = limits or {}
@@ -176,21 +177,25 @@ async def _every(
     seconds: float, chore: Callable[..., object], *arguments: object
 ) -> AsyncIterator[None]:
     """Do a chore now and then while the context lasts; one that fails is logged."""
+    is_over = False
 
     async def repeat() -> None:
-        while True:
+        # Before Python 3.12 a wait within a chore that has just ended swallows a cancellation.
+        while not is_over:
             try:
                 outcome = chore(*arguments)
                 if isinstance(outcome, Awaitable):
                     await outcome
             except Exception:
                 logger.exception("A chore of the service failed; it is tried again")
-            await asyncio.sleep(seconds)
+            if not is_over:
+                await asyncio.sleep(seconds)
 
     repeating = asyncio.create_task(repeat())
     try:
         yield
     finally:
+        is_over = True
         repeating.cancel()
         with suppress(asyncio.CancelledError):
             await repeating

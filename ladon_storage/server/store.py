@@ -1,29 +1,23 @@
-"""Watermarks and their history in the database: SQL, and nothing of HTTP.
+"""Watermarks and their history: the rules of each change, and nothing of HTTP.
 
 - A change and its line of history are one transaction, and ``models.apply_update`` is the one rule
   of every write. The version of a watermark is the number of that line.
-- A watermark is read in the thread of the event loop: a point read by primary key takes
-  microseconds and, in WAL, waits for no writer. Reads that grow with the number of rows run in a
-  separate thread.
 - Every change is one line in the log, written after the change is stored and before the response.
-  The lines of one commit are written together: a line between two responses takes twice as long.
 - A write whose response was lost may come again. If its precondition fails only because it is
   stored already (same run, same status, same timestamp), the response is the stored watermark.
+- The database is a `Backend`: a SQLite file, or PostgreSQL for services on several hosts.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ladon_storage.errors import DatabaseError, WatermarkConflictError
+from ladon_storage.errors import ConfigurationError
 from ladon_storage.models import (
     HONEST_SKEW,
     RUN_LEASE,
@@ -42,7 +36,9 @@ from ladon_storage.models import (
     meant,
 )
 from ladon_storage.server.access import Token
-from ladon_storage.server.database import GroupCommit, connect, open_database
+from ladon_storage.server.backend import Backend
+from ladon_storage.server.changes import Line, Write, Written
+from ladon_storage.server.dialect import Connection
 from ladon_storage.server.overview import (
     Details,
     Listing,
@@ -51,14 +47,11 @@ from ladon_storage.server.overview import (
     overview,
     source_state,
 )
-from ladon_storage.server.retention import Retention, Rule, delete_lines, rules
+from ladon_storage.server.retention import Retention, Rule, rules
 from ladon_storage.server.rows import (
     COLUMNS,
     HISTORY_COLUMNS,
-    record,
-    replace,
-    select,
-    select_answer,
+    to_answer,
     to_change,
     to_length,
     to_microseconds,
@@ -67,7 +60,9 @@ from ladon_storage.server.rows import (
 
 logger = logging.getLogger(__name__)
 
-_READ_TIMEOUT_SECONDS = 1.0
+_MOVED = (
+    "AND (from_timestamp <> to_timestamp OR (from_timestamp IS NULL) <> (to_timestamp IS NULL)) "
+)
 
 
 class StoredWatermark(NamedTuple):
@@ -78,59 +73,57 @@ class StoredWatermark(NamedTuple):
 
 
 class WatermarkDatabase:
-    """The watermarks in one SQLite file; made by ``open``, for one event loop.
+    """The watermarks in one database; made by ``open``, for one event loop.
 
-    Every method raises ``DatabaseError`` when the database fails; then nothing was stored.
+    Every method raises ``DatabaseError`` when the database fails. Then nothing was stored, unless
+    the error says that this is not known.
     """
 
-    def __init__(
-        self, path: Path, connection: sqlite3.Connection, now: Callable[[], datetime]
-    ) -> None:
+    def __init__(self, backend: Backend, now: Callable[[], datetime]) -> None:
         self.now = now
         """The service's clock."""
         self.limits: Mapping[str, timedelta] = {}
         """The greatest age of each source that is no fault, by its name."""
-        self._writer = GroupCommit(connection, path)
-        self._reader = connect(path, _READ_TIMEOUT_SECONDS)
-        self._scanner = connect(path)
-        self._scans = ThreadPoolExecutor(1, thread_name_prefix="storage-scan")
+        self._backend = backend
 
     @classmethod
     async def open(
-        cls, path: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        cls, database: Path | str, now: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> WatermarkDatabase:
         """Open the database; create and migrate it if necessary.
 
         Args:
-            path: The file.
+            database: The file, or the address of a database in PostgreSQL.
             now: The service's clock, in UTC.
 
         Raises:
-            ConfigurationError: The file cannot be this program's database.
+            ConfigurationError: It cannot be this program's database.
         """
-        return cls(path, await asyncio.to_thread(open_database, path), now)
+        if isinstance(database, Path):
+            from ladon_storage.server.sqlite import SqliteBackend
+
+            return cls(await SqliteBackend.open(database), now)
+        try:
+            from ladon_storage.server.postgresql import PostgresqlBackend
+        except ImportError as error:
+            raise ConfigurationError(
+                "A service over PostgreSQL requires psycopg. Install ladon-storage[postgresql]."
+            ) from error
+        return cls(await PostgresqlBackend.open(database), now)
 
     async def close(self) -> None:
-        """Finish the writes that wait, and close the file."""
-        await self._writer.close()
-        # In this thread: while the interpreter ends, no other takes work.
-        self._scans.shutdown()
-        self._reader.close()
-        self._scanner.close()
+        """Finish the writes that wait, and close the database."""
+        await self._backend.close()
 
-    def get(self, source_id: str) -> Watermark | None:
+    async def get(self, source_id: str) -> Watermark | None:
         """Return the watermark with its version tag, or ``None``: never collected."""
-        try:
-            return select(self._reader, source_id)
-        except sqlite3.Error as error:
-            raise _unread(error) from error
+        row = await self._backend.read(source_id)
+        return None if row is None else to_watermark(row)
 
-    def read(self, source_id: str) -> tuple[bytes, str] | None:
+    async def read(self, source_id: str) -> tuple[bytes, str] | None:
         """Return the watermark as JSON with its version tag, or ``None``: never collected."""
-        try:
-            return select_answer(self._reader, source_id)
-        except sqlite3.Error as error:
-            raise _unread(error) from error
+        row = await self._backend.read(source_id)
+        return None if row is None else to_answer(row)
 
     async def put(
         self,
@@ -153,37 +146,31 @@ class WatermarkDatabase:
             WatermarkInFutureError: The update is too far ahead of the clock.
         """
 
-        def change(connection: sqlite3.Connection) -> StoredWatermark:
-            stored = select(connection, source_id)
+        def judge(stored: Watermark | None) -> Line:
             now = self.now()
-            try:
-                new = apply_update(stored, source_id, update, now, precondition)
-            except WatermarkConflictError as conflict:
-                if conflict.status == 412 and stored and _is_replay(connection, stored, update):
-                    return StoredWatermark(stored, created=False)
-                raise
-            version = record(
-                connection,
-                source_id,
+            new = apply_update(stored, source_id, update, now, precondition)
+            return Line(
                 ChangeAction.PUT,
                 now,
-                stored,
                 new,
-                actor=actor,
-                run_id=update.run_id,
-                timestamp=update.timestamp,
+                actor,
+                update.run_id,
+                update.timestamp,
                 ledger=update.ledger,
             )
-            return StoredWatermark(replace(connection, new, version), created=stored is None)
 
-        def note(outcome: StoredWatermark) -> None:
+        def note(written: Written) -> None:
             logger.info(
                 "Watermark %r: run %r from %s reported %s at %s; version %s",
                 source_id, update.run_id, actor, update.status, update.timestamp.isoformat(),
-                outcome.watermark.etag, extra={"source_id": source_id, "run_id": update.run_id},
+                written.after and written.after.etag,
+                extra={"source_id": source_id, "run_id": update.run_id},
             )  # fmt: skip
 
-        return await self._writer.apply(change, note)
+        is_repeated = None if update.run_id is None else partial(_is_of, update)
+        before, after = await self._backend.write(Write(source_id, judge, is_repeated), note)
+        assert after is not None  # noqa: S101 - a put leaves a watermark
+        return StoredWatermark(after, created=before is None)
 
     async def reset(
         self,
@@ -205,8 +192,7 @@ class WatermarkDatabase:
             WatermarkInFutureError: The timestamp is far in the future, as with a mistyped year.
         """
 
-        def change(connection: sqlite3.Connection) -> Watermark | None:
-            stored = select(connection, source_id)
+        def judge(stored: Watermark | None) -> Line | None:
             check_precondition(stored, source_id, precondition)
             now = self.now()
             if stored is not None:
@@ -219,28 +205,24 @@ class WatermarkDatabase:
             else:
                 return None
             check_not_in_future(source_id, reset.timestamp, now)
-            version = record(
-                connection,
-                source_id,
+            return Line(
                 ChangeAction.RESET,
                 now,
-                stored,
                 new,
-                actor=reset.actor or actor,
+                reset.actor or actor,
                 timestamp=reset.timestamp,
                 reason=reset.reason,
             )
-            return replace(connection, new, version)
 
-        def note(watermark: Watermark | None) -> None:
-            if watermark is not None:
+        def note(written: Written) -> None:
+            if written.after is not None:
                 logger.info(
                     "Watermark %r: %r from %s reset it to %s; version %s",
-                    source_id, reset.actor, actor, reset.timestamp.isoformat(), watermark.etag,
+                    source_id, reset.actor, actor, reset.timestamp.isoformat(), written.after.etag,
                     extra={"source_id": source_id},
                 )  # fmt: skip
 
-        return await self._writer.apply(change, note)
+        return (await self._backend.write(Write(source_id, judge), note)).after
 
     async def delete(
         self,
@@ -252,31 +234,19 @@ class WatermarkDatabase:
     ) -> bool:
         """Delete a watermark, and keep its history; return whether there was one."""
 
-        def change(connection: sqlite3.Connection) -> bool:
-            stored = select(connection, source_id)
+        def judge(stored: Watermark | None) -> Line | None:
             check_precondition(stored, source_id, precondition)
             if stored is None:
-                return False
-            record(
-                connection,
-                source_id,
-                ChangeAction.DELETE,
-                self.now(),
-                stored,
-                None,
-                actor=actor,
-                reason=reason,
-            )
-            connection.execute("DELETE FROM watermarks WHERE source_id = ?", (source_id,))
-            return True
+                return None
+            return Line(ChangeAction.DELETE, self.now(), None, actor, reason=reason)
 
-        def note(was_there: bool) -> None:
-            if was_there:
+        def note(written: Written) -> None:
+            if written.before is not None:
                 logger.info(
                     "Watermark %r: %s deleted it", source_id, actor, extra={"source_id": source_id}
                 )
 
-        return await self._writer.apply(change, note)
+        return (await self._backend.write(Write(source_id, judge), note)).before is not None
 
     async def page(
         self,
@@ -302,19 +272,22 @@ class WatermarkDatabase:
         where: list[str] = ["source_id > ?"]
         values: list[Any] = [after]
         if prefix:
-            where.append("substr(source_id, 1, ?) = ? AND source_id >= ?")
-            values += [len(prefix), prefix, prefix]
+            where.append("substr(source_id, 1, length(CAST(? AS TEXT))) = ? AND source_id >= ?")
+            values += [prefix] * 3
         if status is not None:
             where.append("status = ?")
             values.append(status.value)
         if older_than_seconds is not None:
-            where.append("ifnull(last_successful_timestamp NOT BETWEEN ? AND ?, 1)")
+            where.append(
+                "(last_successful_timestamp IS NULL "
+                "OR last_successful_timestamp NOT BETWEEN ? AND ?)"
+            )
             now = to_microseconds(self.now())
             values += [now - older_than_seconds * 1_000_000, now + to_length(HONEST_SKEW)]
         if stale is not None:
             where.append(
                 f"{'' if stale else 'NOT '}(status = 'running' AND "
-                "last_run_timestamp + ifnull(lease_microseconds, ?) < ?)"
+                "last_run_timestamp + coalesce(lease_microseconds, ?) < ?)"
             )
             values += [to_length(RUN_LEASE), to_microseconds(self.now())]
         query = (
@@ -347,7 +320,7 @@ class WatermarkDatabase:
         query = (
             f"SELECT {HISTORY_COLUMNS} FROM history "  # noqa: S608 - constants
             "WHERE source_id = ? AND version < ? "
-            f"{'AND from_timestamp IS NOT to_timestamp ' if moved else ''}"
+            f"{_MOVED if moved else ''}"
             "ORDER BY version DESC LIMIT ?"
         )
         latest = 2**63 - 1 if before is None else before
@@ -357,31 +330,29 @@ class WatermarkDatabase:
 
     async def overview(self, listing: Listing) -> Overview:
         """Return a page of sources with their states."""
-        found: Overview = await self._scan(
-            lambda connection: overview(connection, self.now(), self.limits, listing)
+        dialect = self._backend.dialect
+        return await self._backend.scan(
+            lambda connection: overview(connection, dialect, self.now(), self.limits, listing)
         )
-        return found
 
     async def source_state(self, source_id: str) -> tuple[SourceState, Details] | None:
         """Return one source with its state; ``None``: never collected."""
-        found: tuple[SourceState, Details] | None = await self._scan(
-            lambda connection: source_state(connection, self.now(), self.limits, source_id)
+        dialect = self._backend.dialect
+        return await self._backend.scan(
+            lambda connection: source_state(connection, dialect, self.now(), self.limits, source_id)
         )
-        return found
 
     def find_token(self, digest: bytes) -> Token | None:
         """Return the stored token of a digest, if there is one."""
-        row = self._read("SELECT name, read_only, prefix FROM tokens WHERE digest = ?", digest)
-        return Token(row[0], bool(row[1]), row[2]) if row else None
+        return self._backend.find_token(digest)
 
     def token_digest(self, name: str) -> bytes | None:
         """Return the digest of a token's name, if there is one."""
-        row = self._read("SELECT digest FROM tokens WHERE name = ?", name)
-        return bytes(row[0]) if row else None
+        return self._backend.token_digest(name)
 
     def has_tokens(self) -> bool:
         """Return whether any token is stored."""
-        return self._read("SELECT 1 FROM tokens LIMIT 1") is not None
+        return self._backend.has_tokens()
 
     async def prune(
         self,
@@ -398,8 +369,10 @@ class WatermarkDatabase:
         total, left = 0, batches
         for rule in rules(retention, self.now()):
             last = 0
-            while left != 0 and (versions := await self._scan(partial(_batch, rule, last))):
-                await self._writer.apply(partial(delete_lines, versions=versions))
+            while left != 0 and (
+                versions := await self._backend.scan(partial(_batch, rule, last), prunes=True)
+            ):
+                await self._backend.delete_lines(versions)
                 total, last = total + len(versions), versions[-1]
                 left = None if left is None else left - 1
         return total
@@ -410,36 +383,15 @@ class WatermarkDatabase:
         Raises:
             DatabaseError: One of the two failed.
         """
-        self.get("")
-        checked_at = to_microseconds(self.now())
-        await self._writer.apply(
-            lambda connection: connection.execute(
-                "INSERT OR REPLACE INTO health (id, checked_at) VALUES (1, ?)", (checked_at,)
-            )
-        )
-
-    def _read(self, query: str, *arguments: Any) -> Any:
-        try:
-            rows = self._reader.execute(query, arguments).fetchall()
-        except sqlite3.Error as error:
-            raise _unread(error) from error
-        return rows[0] if rows else None
+        await self._backend.check(to_microseconds(self.now()))
 
     async def _rows(self, query: str, arguments: Sequence[Any]) -> list[Any]:
-        rows: list[Any] = await self._scan(
+        return await self._backend.scan(
             lambda connection: connection.execute(query, arguments).fetchall()
         )
-        return rows
-
-    async def _scan(self, read: Callable[[sqlite3.Connection], Any]) -> Any:
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._scans, read, self._scanner)
-        except sqlite3.Error as error:
-            raise _unread(error) from error
 
 
-def _batch(rule: Rule, after: int, connection: sqlite3.Connection) -> list[int]:
+def _batch(rule: Rule, after: int, connection: Connection) -> list[int]:
     return rule(connection, after)
 
 
@@ -451,15 +403,6 @@ def _for_people(watermark: Watermark) -> Watermark:
     return watermark.model_copy(update={"last_successful_timestamp": None})
 
 
-def _unread(error: sqlite3.Error) -> DatabaseError:
-    return DatabaseError(f"The database could not be read ({error}); try again later.")
-
-
-def _is_replay(connection: sqlite3.Connection, stored: Watermark, update: WatermarkUpdate) -> bool:
-    if update.run_id is None or stored.etag is None:
-        return False
-    row = connection.execute(
-        "SELECT run_id, status, timestamp FROM history WHERE version = ?",
-        (int(stored.etag.strip('"')),),
-    ).fetchone()
-    return bool(row == (update.run_id, update.status.value, to_microseconds(update.timestamp)))
+def _is_of(update: WatermarkUpdate, line: tuple[Any, ...]) -> bool:
+    """Return whether a line's run, status and timestamp are those of an update."""
+    return line == (update.run_id, update.status.value, to_microseconds(update.timestamp))

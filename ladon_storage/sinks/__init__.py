@@ -40,7 +40,7 @@ _BY_SCHEME = {
     "delta": _DELTA,
     **dict.fromkeys(("s3", "s3a", "gs", "az", "abfs", "abfss"), _DELTA),
 }
-_EXTRAS = {"deltalake": "delta", "pyarrow": "delta"}
+_EXTRAS = {"deltalake": "delta", "obstore": "delta", "pyarrow": "delta"}
 """The extras that bring the optional packages of a sink."""
 
 SINKS = Registry(
@@ -48,7 +48,7 @@ SINKS = Registry(
 )
 """The sinks by the schemes of their URLs."""
 
-_FIELDS = ("url", "table", "keep")
+_FIELDS = ("url", "table", "keep", "options", "secrets")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,30}")
 
 
@@ -61,13 +61,19 @@ def __getattr__(name: str) -> Any:
     return found
 
 
-def sink_from(value: object) -> Sink:
+def sink_from(value: object, *, credentials: Mapping[str, str] | None = None) -> Sink:
     """Return a sink as it is, or the one that a dictionary describes.
 
     The dictionary has the ``url``, ``table`` and ``keep`` of a sink of this package, or the
     ``kind`` of a user's own class with its fields. Instead of ``url`` it may have ``url_secret``,
-    the name of the secret that holds the whole URL; the secret is looked up when the sink is
-    opened.
+    the name of the secret that holds the whole URL. A sink on an object storage may have
+    ``options``, its settings, and ``secrets``, the names of the secrets that hold the others.
+    Secrets are looked up when the sink is opened.
+
+    Args:
+        value: The sink or the dictionary.
+        credentials: Settings of an object storage with secrets among them. They go before
+            ``options``.
 
     Raises:
         ConfigurationError: The description names no sink, or one whose extra is not installed. The
@@ -84,7 +90,7 @@ def sink_from(value: object) -> Sink:
             f"{type(value).__name__}."
         )
     fields: dict[str, Any] = dict(value)
-    if "url_secret" in fields:
+    if "url_secret" in fields or ("kind" not in fields and fields.get("secrets")):
         from ladon_storage.sinks.secret_address import SecretAddressSink
 
         return SecretAddressSink(fields, sink_from)
@@ -98,8 +104,24 @@ def sink_from(value: object) -> Sink:
         raise ConfigurationError(
             f"A sink has no field {unknown[0]!r}. Its fields are {', '.join(_FIELDS)}{hint or '.'}"
         )
+    fields.pop("secrets", None)
+    if options := _options(fields, credentials):
+        fields["options"] = options
     sink: Sink = _class(scheme)(fields.pop("url"), **fields)
     return sink
+
+
+def _options(fields: dict[str, Any], credentials: Mapping[str, str] | None) -> dict[str, str]:
+    """Take the settings of an object storage from the fields, and add those with secrets."""
+    url, given = fields["url"], fields.pop("options", None)
+    if not given and not credentials:
+        return {}
+    _class("delta")  # with its extra
+    from ladon_storage.sinks.delta.object_store import check_options
+
+    plain = check_options(url, given) if given else {}
+    secret = check_options(url, credentials, may_hold_secrets=True) if credentials else {}
+    return {**plain, **secret}
 
 
 def _scheme(fields: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -204,3 +205,60 @@ async def test_record_that_moved_on_is_not_expected_where_it_was() -> None:
     await world.collect(overlap=timedelta(0))
     with pytest.raises(SourceError, match="delivers nothing"):
         await world.collect()
+
+
+# Few records where there were many.
+
+LATE = [record(str(minute), minute) for minute in range(100, 200)]
+"""All of them but the first one are behind the start of the next range."""
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        (10, "delivered 10 records from .*, and the sink has more than 31 from there"),
+        (49, "delivered 49 records from .*, and the sink has 99 from there"),
+        (51, None),
+    ],
+)
+async def test_range_with_few_of_its_records_is_warned_of(
+    kept: int, said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An overlap has what was delivered before; a list that was cut has the beginning of it."""
+    world = World()
+    await world.collect(LATE, overlap=2 * HOUR)
+    await world.collect(LATE[-kept:], overlap=timedelta(minutes=99))
+    if said is None:
+        assert not caplog.records
+    else:
+        assert re.search(said, caplog.text)
+
+
+async def test_range_of_a_quiet_time_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """The first run had all there is, and the range of the second one only a few of them."""
+    world = World()
+    await world.collect(LATE)
+    await world.collect(LATE[-11:], overlap=timedelta(minutes=10))
+    assert not caplog.records
+
+
+async def test_listing_with_few_of_the_records_before_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One that is no full snapshot has no other rule; a listing that stays small is said once."""
+    world = World()
+    for page in (LATE, LATE[:10], LATE[:10]):
+        await world.collect(page, ignores_range=True)
+    [one] = caplog.records
+    assert "delivered 10 records, and 100 in the run before" in one.getMessage()
+
+
+async def test_few_records_can_be_allowed(caplog: pytest.LogCaptureFixture) -> None:
+    """By the setting that allows all of them to disappear, and by being few in any case."""
+    world = World()
+    await world.collect(LATE, ignores_range=True)
+    await world.collect(LATE[:1], ignores_range=True, limits=Limits(removed_share=1))
+    small = World()
+    await small.collect(LATE[:11], ignores_range=True)
+    await small.collect(LATE[:1], ignores_range=True)
+    assert not caplog.records

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_HOME
+from prefect.types import SecretDict
 from pydantic import SecretStr
 
 from ladon_storage import cli
 from ladon_storage.blocks import RecordSink
 from ladon_storage.collection.credentials import holds_secret
-from ladon_storage.errors import ConfigurationError, LadonStorageError
+from ladon_storage.errors import ConfigurationError, LadonStorageError, SinkError
 from ladon_storage.flows import backfill, collect, collect_kev, collect_many
 from ladon_storage.flows.parameters import refuse_secrets
 from ladon_storage.settings import StorageSettings
@@ -85,6 +86,30 @@ async def test_sink_with_a_password_is_refused_before_there_is_a_run(
         with pytest.raises(ConfigurationError, match="save the address in a Record Sink block"):
             await begin()
     assert PASSWORD.encode() not in stored_in_prefect()
+
+
+async def test_secret_among_the_options_of_a_sink_is_refused_before_there_is_a_run(
+    storage: StorageSettings,
+) -> None:
+    """Whatever it looks like: a secret is in a block, or named under ``secrets``."""
+    for value in (PASSWORD, "lake-key"):
+        sink = {"url": "s3://bucket/lake", "options": {"AWS_SECRET_ACCESS_KEY": value}}
+        with pytest.raises(ConfigurationError, match="Save it in a Record Sink block"):
+            await collect({"kind": "kev"}, sink, storage)
+    assert PASSWORD.encode() not in stored_in_prefect()
+    refuse_secrets({"sink": {"url": "s3://bucket/lake", "secrets": {"AWS_REGION": "lake-key"}}})
+
+
+async def test_options_of_a_block_reach_the_sink_and_are_not_shown(tmp_path: Path) -> None:
+    """The block hands them to the sink; where it is printed or saved in the clear, they are not."""
+    options = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_SECRET_ACCESS_KEY": PASSWORD}
+    block = RecordSink(url=SecretStr("s3://bucket/lake"), options=SecretDict(options))
+    sink = block.get_sink()
+    with pytest.raises(SinkError, match=r"endpoint http://127\.0\.0\.1:9\)") as caught:
+        await sink.__aenter__()
+    assert PASSWORD not in f"{block!r}{block.model_dump_json()}{sink!r}{caught.value}"
+    records = RecordSink(url=SecretStr(f"sqlite:///{tmp_path}/records.db")).get_sink()
+    assert "SqlSink" in repr(records)
 
 
 REST = {"kind": "rest", "source_id": "r", "url": "https://127.0.0.1/", "timestamps": ["at"]}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from ladon_storage.testing.judging.ticking_feed import FUTURE, OVERLAP, TickingF
 
 pytestmark = pytest.mark.slow
 
+NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -43,6 +46,17 @@ def test_killed_collections_and_services_lose_nothing() -> None:
     assert kills == collections + services >= 60
     assert min(collections, services) >= 10
     assert versions > 100
+
+
+@pytest.mark.skipif(NGINX is None, reason="there is no nginx, which stands before the replicas")
+def test_killed_replicas_lose_nothing() -> None:
+    """Services over one database die behind a balancer, and no run that was let alone fails."""
+    ended = chaos("--replicas", "3", "--seconds", "20", "--seed", "2")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    last = ended.stdout.splitlines()[-1]
+    found = re.search(r"(\d+) of a replica.* (\d+) versions, 0 violations", last)
+    assert found, last
+    assert min(map(int, found.groups())) >= 1
 
 
 @pytest.mark.parametrize("fault", FAULTS)

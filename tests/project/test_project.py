@@ -292,6 +292,10 @@ def test_mistake_is_one_sentence_with_its_place(tmp_path: Path, text: str, sente
     [
         ('[sinks.a]\nurl = "postgresql://me:SECRET@db/x"', "set url_secret to its name"),
         ('[sinks.a]\nurl = "postgresql://db/x?password=SECRET"', "set url_secret to its name"),
+        (
+            '[sinks.a]\nurl = "s3://b/l"\noptions = { AWS_SESSION_TOKEN = "SECRET" }',
+            "set secrets.AWS_SESSION_TOKEN to its name",
+        ),
         ('[sinks.a]\nurl_secret = "postgresql://me:SECRET@db/x"', "set url_secret to its name"),
         ('[sinks.a]\nkind = "x:Y"\nplace = ["amqp://me:SECRET@q"]', "[sinks.a] place: holds"),
         ('[storage]\nurl = "https://me:SECRET@storage"', "set password, token or circuit_url_s"),

@@ -22,8 +22,8 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-async def call(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Caller]:
-    service = embedded_service(tmp_path / "watermarks.db", now=clock.now)
+async def call(service_database: Path | str, clock: FakeClock) -> AsyncIterator[Caller]:
+    service = embedded_service(service_database, now=clock.now)
     async with service as address, calling(address) as caller:
         yield caller
 

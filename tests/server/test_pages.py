@@ -22,6 +22,7 @@ from ladon_storage.server.serving import serving
 from ladon_storage.server.store import WatermarkDatabase
 from ladon_storage.testing.clock import FakeClock
 from tests.service import Answer, Caller, calling, path, success
+from tests.service_databases import of_a_file
 
 TOKEN = "correct-horse-battery"
 RUN = "11111111-2222-3333-4444-555555555555"
@@ -62,11 +63,11 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-async def call(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Caller]:
+async def call(service_database: Path | str, clock: FakeClock) -> AsyncIterator[Caller]:
     """Call a service without a token, which knows the limit of one source."""
     async with (
         serving(
-            tmp_path / "w.db",
+            service_database,
             now=clock.now,
             limits={"nvd": timedelta(hours=1)},
             prefect_url="http://127.0.0.1:4200/",
@@ -124,6 +125,22 @@ async def test_page_of_a_source_has_its_ledger_and_history(call: Caller, clock: 
     assert moved.text.count("2025-01-01 00:00:00") == 2  # where it is, and the reset
 
 
+async def test_page_says_that_the_sink_was_behind_after_the_next_run_too(call: Caller) -> None:
+    """A sink that was restored is a state of its own, and stays in the history."""
+    behind = {"start": "2024-01-01T00:00:00Z", "end": "2024-01-03T00:00:00Z"}
+    await call("PUT", path("kev"), success("2026-01-01T00:00:00Z", ledger={"sink_behind": behind}))
+    await call("PUT", path("nvd"), success("2026-01-01T00:00:00Z", ledger={"pages": 1}))
+    assert (await page(call, f"/?state={quote('sink refilled')}")).rows() == ["/sources/kev"]
+    found = "the sink had records up to 2024-01-01T00:00:00Z"
+    shown = await page(call, "/sources/kev")
+    assert "sink refilled" in shown.text
+    assert "ladon-storage reconcile kev" in shown.text
+    assert found in shown.text
+    await call("PUT", path("kev"), success("2026-01-01T00:00:00Z", ledger={"pages": 1}))
+    again = await page(call, "/sources/kev")
+    assert ("reconcile" in again.text, found in again.text) == (False, True)
+
+
 async def test_unknown_source_is_404(call: Caller) -> None:
     """A page that is none says so; a deleted source keeps its history."""
     unknown = await call("GET", "/sources/unknown")
@@ -163,9 +180,11 @@ async def test_text_of_feeds_stays_text(call: Caller) -> None:
         ("a%b_c", "%b_"),
     ],
 )
-async def test_search_finds_a_name_in_any_case(tmp_path: Path, source_id: str, search: str) -> None:
+async def test_search_finds_a_name_in_any_case(
+    service_database: Path | str, source_id: str, search: str
+) -> None:
     """A name is found in any case and any script, and no sign is a wildcard."""
-    async with serving(tmp_path / "w.db") as address, calling(address) as call:
+    async with serving(service_database) as address, calling(address) as call:
         await call("PUT", path(source_id), success("2024-01-01T00:00:00Z"))
         await call("PUT", path("other"), success("2024-01-01T00:00:00Z"))
         found = (await page(call, f"/?search={quote(search)}")).rows()
@@ -337,10 +356,11 @@ async def test_token_of_a_prefix_shows_its_sources_alone(tmp_path: Path) -> None
         assert (await call("GET", "/sources/a%2F1", headers=session)).status == 200
 
 
+@of_a_file
 async def test_pages_leave_the_database_as_it_is(call: Caller, tmp_path: Path) -> None:
     """Looking at pages writes no history."""
     await call("PUT", path("kev"), success("2025-01-01T00:00:00Z"))
     for where in ("/", "/sources/kev", "/?state=ok"):
         await page(call, where)
-    with closing(sqlite3.connect(tmp_path / "w.db")) as connection:
+    with closing(sqlite3.connect(tmp_path / "watermarks.db")) as connection:
         assert connection.execute("SELECT count(*) FROM history").fetchone() == (1,)

@@ -22,6 +22,7 @@ from ladon_storage.server.retention import Retention
 from ladon_storage.server.store import WatermarkDatabase
 from ladon_storage.testing.clock import FakeClock
 from tests.documents import ROOT
+from tests.service_databases import of_a_file
 
 DAY = 86_400
 OPERATE = ROOT / "docs" / "how-to" / "operate.md"
@@ -34,9 +35,9 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-async def store(tmp_path: Path, clock: FakeClock) -> AsyncIterator[WatermarkDatabase]:
+async def store(service_database: Path | str, clock: FakeClock) -> AsyncIterator[WatermarkDatabase]:
     """A store whose clock is the test's."""
-    opened = await WatermarkDatabase.open(tmp_path / "w.db", clock.now)
+    opened = await WatermarkDatabase.open(service_database, clock.now)
     yield opened
     await opened.close()
 
@@ -63,7 +64,7 @@ async def test_each_source_keeps_its_latest_changes(
     assert await store.prune(Retention(changes=20)) == 30
     assert (await lines(store, "busy"), await lines(store, "calm")) == (20, 5)
     newest = (await store.history("busy")).changes[0]
-    watermark = store.get("busy")
+    watermark = await store.get("busy")
     assert watermark is not None
     assert f'"{newest.version}"' == watermark.etag
     assert await store.prune(Retention(changes=20)) == 0
@@ -77,9 +78,9 @@ async def test_old_changes_go_and_the_stored_watermark_stays(
     await written(store, clock, "kev", 10)
     assert await store.prune(Retention(age=timedelta(days=4))) == 7
     assert (await lines(store, "gone"), await lines(store, "kev")) == (1, 5)
-    assert store.get("gone") is not None
+    assert await store.get("gone") is not None
     # A conditional write still finds its version.
-    watermark = store.get("gone")
+    watermark = await store.get("gone")
     assert watermark is not None
     assert watermark.etag is not None
     precondition = Precondition(watermark.etag)
@@ -99,13 +100,14 @@ async def test_acts_of_operators_are_kept(store: WatermarkDatabase, clock: FakeC
     assert actions == ["put", "delete", "reset"]
 
 
+@of_a_file
 async def test_space_of_deleted_history_is_used_again(
     store: WatermarkDatabase, clock: FakeClock, tmp_path: Path
 ) -> None:
     """Where history is bounded, the file stops growing."""
 
     def pages() -> int:
-        with sqlite3.connect(tmp_path / "w.db") as connection:
+        with sqlite3.connect(tmp_path / "watermarks.db") as connection:
             found: int = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.close()
         return found
@@ -135,6 +137,7 @@ async def test_renewals_of_a_lease_are_not_kept(store: WatermarkDatabase, clock:
     assert len(details.runs) == 2
 
 
+@of_a_file
 async def test_search_for_lines_grows_with_their_number_alone(
     store: WatermarkDatabase, clock: FakeClock, tmp_path: Path
 ) -> None:
@@ -150,7 +153,7 @@ async def test_search_for_lines_grows_with_their_number_alone(
             counted += 1
             return 0
 
-        with closing(sqlite3.connect(tmp_path / "w.db")) as connection:
+        with closing(sqlite3.connect(tmp_path / "watermarks.db")) as connection:
             connection.set_progress_handler(count, 100)
             connection.execute("BEGIN")
             for rule in retention.rules(Retention(changes=8), clock.now()):

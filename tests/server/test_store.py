@@ -16,7 +16,8 @@ import pytest
 from ladon_storage.errors import ConfigurationError, DatabaseError, WatermarkConflictError
 from ladon_storage.models import Precondition, Watermark, WatermarkStatus, WatermarkUpdate
 from ladon_storage.server import database
-from ladon_storage.server.database import migrate, migrations, open_database
+from ladon_storage.server.database import GroupCommit, migrate, migrations, open_database
+from ladon_storage.server.sqlite import SqliteBackend
 from ladon_storage.server.store import WatermarkDatabase
 from tests.service import calling, embedded_service, path, success
 
@@ -37,9 +38,14 @@ def update(day: int, **more: Any) -> WatermarkUpdate:
     return WatermarkUpdate(timestamp=datetime(2024, 1, day, tzinfo=UTC), **more)
 
 
+def writer_of(store: WatermarkDatabase) -> GroupCommit:
+    assert isinstance(store._backend, SqliteBackend)
+    return store._backend.writer
+
+
 def connection_of(store: WatermarkDatabase) -> sqlite3.Connection:
     """Return the connection that writes, to hold it, fill it, or take its tables."""
-    return store._writer._connection
+    return writer_of(store)._connection
 
 
 def commits(store: WatermarkDatabase) -> list[str]:
@@ -79,7 +85,7 @@ async def test_change_that_fails_halfway_takes_back_what_it_wrote(store: Waterma
 
     await store.put("a", update(1))
     results = await asyncio.gather(
-        store._writer.apply(halfway), store.put("b", update(1)), return_exceptions=True
+        writer_of(store).apply(halfway), store.put("b", update(1)), return_exceptions=True
     )
     assert isinstance(results[0], ZeroDivisionError)
     assert [watermark.source_id for watermark in (await store.page()).watermarks] == ["a", "b"]
@@ -99,6 +105,37 @@ async def test_failed_commit_acknowledges_nothing(
     await store.check()
     assert (await store.page()).watermarks == []
     assert "attempt to write a readonly database" in caplog.text
+
+
+async def test_write_after_a_failed_commit_is_judged_by_what_is_stored(
+    store: WatermarkDatabase,
+) -> None:
+    """A version that was never durable is no version: the one before it is written over."""
+    first = (await store.put("a", update(1))).watermark
+    connection_of(store).set_authorizer(
+        lambda action, what, *_: int(action == sqlite3.SQLITE_TRANSACTION and what == "COMMIT")
+    )
+    with pytest.raises(DatabaseError):
+        await store.put("a", update(2))
+    connection_of(store).set_authorizer(None)
+    second = await store.put("a", update(3), Precondition(first.etag))
+    assert second.watermark.last_successful_timestamp == update(3).timestamp
+
+
+async def test_write_is_judged_by_what_another_service_stored(file: Path) -> None:
+    """Two services on one file write in turn: neither overwrites what it did not see."""
+    one, other = await WatermarkDatabase.open(file), await WatermarkDatabase.open(file)
+    try:
+        first = (await one.put("a", update(1))).watermark
+        second = (await other.put("a", update(2), Precondition(first.etag))).watermark
+        with pytest.raises(WatermarkConflictError):
+            await one.put("a", update(3), Precondition(first.etag))
+        await one.put("a", update(3), Precondition(second.etag))
+        await other.delete("a")
+        assert (await one.put("a", update(4))).created
+    finally:
+        await one.close()
+        await other.close()
 
 
 async def test_cancelled_writer_does_not_stop_the_others(store: WatermarkDatabase) -> None:
@@ -122,6 +159,27 @@ async def test_close_finishes_what_waits_and_refuses_what_follows(file: Path) ->
     with pytest.raises(DatabaseError, match="closed"):
         await store.put("late", update(1))
     assert count(file) == 150
+
+
+async def test_close_gives_up_the_scans_that_wait(file: Path) -> None:
+    """A service ends in bounded time, however many pages were asked for."""
+    store = await WatermarkDatabase.open(file)
+    began = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def endless(connection: Any) -> None:
+        loop.call_soon_threadsafe(began.set)
+        connection.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+        ).fetchall()
+
+    scans = [asyncio.create_task(store._backend.scan(endless)) for _ in range(5)]
+    async with asyncio.timeout(30):
+        await began.wait()
+        await store.close()
+        outcomes = await asyncio.gather(*scans, return_exceptions=True)
+    assert isinstance(outcomes[0], DatabaseError)
+    assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes[1:])
 
 
 def count(file: Path) -> int:
@@ -149,7 +207,7 @@ async def test_instants_are_stored_exactly(store: WatermarkDatabase) -> None:
     for text in ("0001-01-01T00:00:00", "1969-12-31T23:59:59.999999", "9999-12-31T23:59:59.999999"):
         instant = datetime.fromisoformat(text).replace(tzinfo=UTC)
         await store.put(text, WatermarkUpdate(timestamp=instant))
-        read = store.get(text)
+        read = await store.get(text)
         assert read is not None
         assert read.last_successful_timestamp == instant
 
@@ -179,7 +237,7 @@ async def test_watermarks_of_an_earlier_schema_are_kept(file: Path) -> None:
     )
     connection.close()
     store = await WatermarkDatabase.open(file)
-    read = store.get("kev")
+    read = await store.get("kev")
     assert read is not None
     assert dict(read) == {
         "source_id": "kev", "last_successful_timestamp": "1970-01-01T00:00:00.000005+00:00",
@@ -191,7 +249,7 @@ async def test_watermarks_of_an_earlier_schema_are_kept(file: Path) -> None:
     assert (change.version, change.ledger) == (7, None)
     assert len((await store.page(stale=True)).watermarks) == 1
     written = await store.put("kev", update(1, lease_seconds=0.000001, ledger={"pages": 2}))
-    assert store.get("kev") == written.watermark
+    assert await store.get("kev") == written.watermark
     await store.close()
 
 
@@ -267,7 +325,7 @@ async def test_short_lock_is_waited_for(file: Path, store: WatermarkDatabase) ->
     write = asyncio.create_task(store.put("kev", update(1)))
     for _ in range(50):
         await asyncio.sleep(0)  # The loop is free: reads are answered meanwhile.
-        assert store.get("kev") is None
+        assert await store.get("kev") is None
     assert not write.done()
     other.execute("ROLLBACK")
     other.close()
@@ -283,7 +341,7 @@ async def test_full_disk_is_503_and_passes(file: Path) -> None:
     big = update(1, status=WatermarkStatus.FAILED, error_message="x" * 16_000)
     with pytest.raises(DatabaseError, match="full"):
         await store.put("kev", big)
-    assert store.get("kev") is None
+    assert await store.get("kev") is None
     connection.execute("PRAGMA max_page_count = 100000")
     assert (await store.put("kev", big)).created
     await store.close()
@@ -366,7 +424,7 @@ async def test_damaged_database_is_503(store: WatermarkDatabase) -> None:
     """A table that cannot be read is an outage: never a missing watermark."""
     connection_of(store).execute("DROP TABLE watermarks")
     with pytest.raises(DatabaseError, match="could not be read"):
-        store.get("kev")
+        await store.get("kev")
     with pytest.raises(DatabaseError, match="could not be read"):
         await store.page()
     with pytest.raises(DatabaseError):
@@ -378,7 +436,6 @@ async def test_commits_are_synced(store: WatermarkDatabase) -> None:
     connection = connection_of(store)
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
-    assert connection.execute("PRAGMA foreign_keys").fetchone() == (1,)
 
 
 def foreign(file: Path) -> None:
@@ -440,7 +497,7 @@ def test_read_only_file_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) 
 async def test_store_answers_with_the_models_of_the_contract(store: WatermarkDatabase) -> None:
     """A read watermark is the written one, tag and all."""
     stored = await store.put("kev", update(1, run_id="r", records_collected=2), actor="x")
-    read = store.get("kev")
+    read = await store.get("kev")
     assert isinstance(read, Watermark)
     assert read == stored.watermark
     assert read.etag == stored.watermark.etag == '"1"'
@@ -448,9 +505,9 @@ async def test_store_answers_with_the_models_of_the_contract(store: WatermarkDat
 
 async def test_writer_that_died_is_an_outage(store: WatermarkDatabase) -> None:
     """Where nothing applies changes any more, they fail at once, and so does the health check."""
-    store._writer._task.cancel()
-    await asyncio.wait([store._writer._task])
+    writer_of(store)._task.cancel()
+    await asyncio.wait([writer_of(store)._task])
     for write in (store.put("kev", update(1)), store.check()):
         with pytest.raises(DatabaseError, match="closed"):
             await asyncio.wait_for(write, 5)
-    store._writer._task = asyncio.create_task(store._writer._work())
+    writer_of(store)._task = asyncio.create_task(writer_of(store)._work())

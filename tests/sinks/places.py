@@ -52,7 +52,9 @@ def place(name: str, folder: Path, request: pytest.FixtureRequest) -> SinkPlace:
         return _duckdb(folder / "records.duckdb", keep)
     if kind == "postgresql":
         return _postgresql(request.getfixturevalue("postgres"), keep)
-    return _jsonl(folder / "files") if kind == "jsonl" else _delta(folder / "lake", keep)
+    if kind == "jsonl":
+        return _jsonl(folder / "files")
+    return delta(f"delta://{folder / 'lake'}", keep)
 
 
 def _described(
@@ -72,7 +74,7 @@ def _described(
         keep,
         quarantine,
         description,
-        can_fork=not description["url"].startswith("delta:"),
+        can_fork=not description["url"].startswith(("delta:", "s3:")),
         is_one_transaction=is_one_transaction,
     )
 
@@ -197,13 +199,16 @@ def _order(line: dict[str, Any]) -> tuple[str, str]:
     return line.get("returned_at", ""), line["record_timestamp"]
 
 
-def _delta(folder: Path, keep: str) -> SinkPlace:
+def delta(url: str, keep: str) -> SinkPlace:
+    """Return a place in Delta tables, in a folder or on an object storage."""
+
     def ask(table: str, columns: list[str]) -> list[dict[str, Any]]:
         from deltalake import DeltaTable
 
-        if not (folder / table / "_delta_log").is_dir():
+        address = f"{url}/{table}".removeprefix("delta://")
+        if not DeltaTable.is_deltatable(address):
             return []
-        opened = DeltaTable(folder / table)
+        opened = DeltaTable(address)
         there = [field.name for field in opened.schema().fields]
         found: Any = opened.to_pyarrow_table(columns=[each for each in columns if each in there])
         rows: list[dict[str, Any]] = found.to_pylist()
@@ -236,8 +241,7 @@ def _delta(folder: Path, keep: str) -> SinkPlace:
         found = ask("records_quarantine", names)
         return sorted((each["source_id"], each["run_id"], each["reason"]) for each in found)
 
-    description = {"url": f"delta://{folder}", "keep": keep}
-    return _described(description, read, quarantine, is_one_transaction=False)
+    return _described({"url": url, "keep": keep}, read, quarantine, is_one_transaction=False)
 
 
 def _delta_order(row: dict[str, Any]) -> tuple[datetime, datetime, datetime]:

@@ -804,6 +804,7 @@ FAILURES: list[dict[str, Any]] = [
     {"timed_out": True},
     {"_shards": {"total": 5, "failed": 2}},
     {"partial": True},
+    {"is_partial_result": True},
 ]
 NO_FAILURES: list[dict[str, Any]] = [
     {"ok": True, "success": "true", "status": "ok", "code": 200, "statusCode": "200"},
@@ -842,8 +843,10 @@ async def test_word_of_success_is_no_failure(sign: dict[str, Any]) -> None:
     "said",
     [
         {"message": "API rate limit exceeded"},
+        {"state": "In progress"},
+        {"status": "PROCESSING"},
         {"msg": "Quota reached"},
-        {"warnings": ["Shard 3: timed out"]},
+        {"warnings": [{"code": 7, "message": "Shard 3: access denied"}]},
         {"reason": "Service temporarily unavailable"},
         {"message": "Invalid API key"},
         {"Message": "Too many requests"},
@@ -856,6 +859,41 @@ async def test_message_that_refuses_is_a_failure_where_there_are_no_records(
     async with FeedServer(Answer.of({"rows": [], **said})) as feed:
         with pytest.raises(SourceError, match="looks like a failure"):
             _ = [page async for page in api(feed).pages(None, None)]
+    async with FeedServer(Answer.of({"rows": [row(1)], **said})) as feed:
+        assert [page async for page in api(feed).pages(None, None)]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"warnings": ["Shard 3: timed out"]},
+        {"warnings": [{"code": "TIMEOUT", "message": "shard 3 timed out"}]},
+        {"message": "Results were truncated to 1"},
+        {"notice": "The result set is incomplete"},
+        {"message": "Partial response"},
+        {"message": "Only the first 1,000 are shown."},
+        {"message": "Limited to 1,000 records"},
+        {"message": "More results are available"},
+    ],
+)
+async def test_message_that_records_are_missing_is_a_failure(said: dict[str, Any]) -> None:
+    """Next to a list it says that there is more; `expected_values` declares it as right."""
+    async with FeedServer(Answer.of({"rows": [row(1)], **said})) as feed:
+        with pytest.raises(SourceError, match="looks like a failure"):
+            _ = [page async for page in api(feed).pages(None, None)]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"message": "Limited to 100 requests a day"},
+        {"message": "1 result. Records before 2020 may be incomplete."},
+        {"warnings": ["The field 'cut' is deprecated", {"text": None}]},
+        {"notice": "No partial matches, no timeouts"},
+    ],
+)
+async def test_message_of_something_else_is_none_next_to_records(said: dict[str, Any]) -> None:
+    """What it says is not of the list."""
     async with FeedServer(Answer.of({"rows": [row(1)], **said})) as feed:
         assert [page async for page in api(feed).pages(None, None)]
 

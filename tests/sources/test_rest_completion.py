@@ -90,6 +90,36 @@ SIGNS: list[dict[str, Any]] = [
     {"total": "over 10000"},
     {"total": "7+"},
     {"total": {"count": 330}},
+    {"total": "8 rows"},
+    {"metadata": {"continue": "eyJ2IjoibWV0YSJ9"}},
+    {"continue": {"rowcontinue": "8", "continue": "-||"}},
+    {"metadata": {"remainingItemCount": 1}},
+    {"offset": "itrX/rec7"},
+    {"nextForwardToken": "f/8"},
+    {"resumption_token": "abc"},
+    {"isMoreDataAvailable": "Y"},
+    {"thereAreMoreRecords": True},
+    {"overLimit": True},
+    {"jobComplete": False},
+    {"completed": "no"},
+    {"more_url": "/feed.json?page=2"},
+    {"links": [{"rel": "NEXT", "href": "/feed.json?page=2"}]},
+    {"_links": [{"rel": ["collection", "next"], "href": "/feed.json?page=2"}]},
+    {"links": {"last": "/feed.json?page=2"}},
+    {"links": {"last": {"href": "/feed.json?page[number]=2"}}},
+    {"links": [{"rel": "last", "href": "/feed.json?page=2"}]},
+    {"last_page_url": "/feed.json?offset=20"},
+    {"page": "1/2"},
+    {"page": "Page 1 of 2"},
+    {"message": "Showing 1-7 of 8 rows"},
+    {"pagination": "1 to 7 of 1,330"},
+    {"numberMatched": 8, "numberReturned": 7},
+    {"recordsFiltered": 8},
+    {"row_count": 8},
+    {"total_rows_count": 8},
+    {"offset": 50, "limit": 100},
+    {"page": 2, "per_page": 100},
+    {"meta": {"currentPage": 3, "pageSize": 100}},
 ]
 NO_SIGNS: list[dict[str, Any]] = [
     {"next": None},
@@ -118,6 +148,18 @@ NO_SIGNS: list[dict[str, Any]] = [
     {"total": -1},
     {"total": {"count": 7}},
     {"total": {"value": 5, "relation": "gte"}},
+    {"recordsTotal": 330, "recordsFiltered": 7},
+    {"total": 330, "numberMatched": 7},
+    {"total_score": 330, "total_users": 9, "total_data": 9, "moretolove": True},
+    {"continue": False, "remainingItemCount": 0, "remaining": 57},
+    {"offset": "0", "limit": 100},
+    {"offset": 0, "page": 1, "per_page": 100},
+    {"offset": 7, "limit": 100},
+    {"page": 2},
+    {"links": {"first": "/feed.json?page=1", "last": "/feed.json?page=1"}},
+    {"links": {"last": "/feed.json?offset=0"}},
+    {"message": "Chapters 1-7 of the book", "page": "1/1"},
+    {"title": "Rows 1-7 of 8"},
 ]
 HEADERS = [
     {"Link": "</feed.json?page=2>; rel='next'"},
@@ -145,6 +187,17 @@ HEADERS = [
     {"X-Total-Count": "1,330"},
     {"X-Total-Count": "7+"},
     {"Next-Range": "id 7..; max=7"},
+    {"X-Cursor": "abc"},
+    {"X-Truncated": "true"},
+    {"X-Is-Last-Page": "false"},
+    {"X-Items-Total": "8"},
+    {"X-Total-Rows": "1,330"},
+    {"Link": '</feed.json?page=2>; rel="last"'},
+    {"Link": '</feed.json?page=2>; rel="next"; anchor="/feed.json"'},
+    {"Link": '</feed.json?page=2>; rel="next"; anchor="#rows"'},
+    {"Link": '</feed.json?page=2>; rel="next"; anchor="http://backend.invalid/v1/feed.json?a=1"'},
+    {"Content-Range": "items 7-13/14"},
+    {"Content-Range": "items 7-13/*"},
 ]
 NO_HEADERS = [
     {"Link": '</feed.json?page=1>; rel="first", </feed.json>; rel="next"'},
@@ -152,6 +205,19 @@ NO_HEADERS = [
     {"X-Next-Page": ""},
     {"Content-Range": "items 0-6/7"},
     {"Content-Range": "items 0-6/*"},
+    {"X-Prev-Cursor": "abc"},
+    {"X-Complete": "true", "X-Total-Time": "330", "X-More": "https://example.org/about"},
+    {"Link": '</other?page=2>; rel="next"; anchor="/other"'},
+    {"Link": '</feed.json?page=1>; rel="last"'},
+]
+
+UNKNOWN: list[tuple[dict[str, Any], dict[str, str]]] = [
+    ({"limit": 7, "offset": 0}, {}),
+    ({"meta": {"per_page": "7"}}, {}),
+    ({"_scroll_id": "abc"}, {}),
+    ({"pageInfo": {"endCursor": "abc"}}, {}),
+    ({}, {"X-Per-Page": "7"}),
+    ({}, {"Content-Range": "items 0-6/*"}),
 ]
 
 
@@ -188,6 +254,19 @@ async def test_header_that_says_no_more_is_heard(headers: dict[str, str]) -> Non
         assert await ids_of(feed, records="") == IDS
 
 
+@pytest.mark.parametrize(("sign", "headers"), UNKNOWN, ids=json.dumps)
+async def test_document_that_may_be_a_page_is_only_declared(
+    sign: dict[str, Any], headers: dict[str, str]
+) -> None:
+    """A limit that is just met, or a cursor that a last page has, too, proves no end."""
+    async with FeedServer(play=lambda _: answer(ROWS, headers, **sign)) as feed:
+        [page] = await pages_of(feed)
+    async with FeedServer(play=lambda _: answer(ROWS, headers, total=7, **sign)) as feed:
+        [proven] = await pages_of(feed)
+
+    assert (page.completeness, proven.completeness) == ("declared", "whole document")
+
+
 async def test_total_is_found_beside_the_records() -> None:
     """Where the list is, and not only at the top."""
     document = {"data": {"rows": ROWS, "total": 8}}
@@ -200,6 +279,16 @@ async def test_keys_of_keyed_records_are_no_signs() -> None:
     document = {"next": {"at": "2024-01-01"}, "total": {"at": "2024-01-01"}}
     async with FeedServer(play=lambda _: Answer.of(document)) as feed:
         assert await ids_of(feed, records="", records_keyed_by_id=True) == ["next", "total"]
+
+
+@pytest.mark.parametrize(
+    "sign", [{"next_page": "/feed.json?page=2"}, {"total": 8}, {"has_more": True}]
+)
+async def test_sign_among_keyed_records_is_none_of_them(sign: dict[str, Any]) -> None:
+    """A value that is no object stands next to records, which may have no place of their own."""
+    document = {"a": {"at": "2024-01-01"}, "b": {"at": "2024-01-01"}, **sign}
+    async with FeedServer(play=lambda _: Answer.of(document)) as feed:
+        await refused(feed, records="", records_keyed_by_id=True)
 
 
 @pytest.mark.parametrize(("limit", "completeness"), [(7, "declared"), (8, "whole document")])

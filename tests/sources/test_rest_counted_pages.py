@@ -43,7 +43,7 @@ async def test_short_page_in_the_middle_is_no_end() -> None:
 
     def filtered(asked: Asked) -> Answer:
         number = int(asked.query["page"])
-        return answer(pages[number - 1] if number <= len(pages) else [])
+        return answer(pages[number - 1] if 0 < number <= len(pages) else [])
 
     async with FeedServer(play=filtered) as feed:
         assert await ids_of(feed, paging={"kind": "page", "end": "short", "page_size": 2}) == IDS
@@ -471,6 +471,20 @@ async def test_first_page_that_is_not_the_first_fails(sign: dict[str, Any]) -> N
         assert "is not its first" in await refused(feed, paging={"kind": "page"})
 
 
+async def test_page_behind_an_empty_first_one_is_not_taken_for_the_first() -> None:
+    """It states its own number, and that there are pages before it."""
+
+    def late(asked: Asked) -> Answer:
+        number = int(asked.query["page"])
+        rows = ROWS if number == 3 else []
+        return answer(
+            rows, page=number, per_page=9, has_previous=number > 1, has_more=0 < number < 3
+        )
+
+    async with FeedServer(play=late) as feed:
+        assert await ids_of(feed, paging={"kind": "page"}) == IDS
+
+
 @pytest.mark.parametrize("rows", [ROWS, ROWS[:2]])
 async def test_list_that_counts_from_zero_is_not_read_from_one(rows: list[Any]) -> None:
     """Its first page would be missed, which may be all there is; the one before is asked once."""
@@ -733,3 +747,110 @@ async def test_number_of_each_page_is_not_that_of_all() -> None:
         play=lambda asked: answer(cut(asked, 3), pages=int(asked.query["page"]))
     ) as feed:
         assert await ids_of(feed, paging={"kind": "page"}) == IDS
+
+
+# Pages that a filter left empty, and pages that are smaller than requested.
+
+
+@pytest.mark.parametrize("empty", [1, 2, 3])
+@pytest.mark.parametrize("size", [2, 3])
+async def test_empty_pages_in_the_middle_are_no_end(empty: int, size: int) -> None:
+    """Behind a full page, or pages of any size, up to three pages may have nothing."""
+    pages = [ROWS[:2], ROWS[2 : 2 + size], *[[]] * empty, ROWS[2 + size :]]
+
+    def filtered(asked: Asked) -> Answer:
+        number = int(asked.query["page"])
+        return answer(pages[number - 1] if 0 < number <= len(pages) else [])
+
+    async with FeedServer(play=filtered) as feed:
+        message = await refused(feed, paging={"kind": "page"})
+
+    assert f"has records on page {3 + empty}, and none on the page before it" in message
+
+
+@pytest.mark.parametrize("hole", [range(3, 3), range(2, 4), range(2, 6)])
+async def test_hole_of_an_offset_list_is_no_end(hole: range) -> None:
+    """A filter left nothing of a page or two; behind a full page, a few offsets are requested."""
+
+    def filtered(asked: Asked) -> Answer:
+        offset, limit = int(asked.query["offset"]), int(asked.query["limit"])
+        rows = ROWS[offset : offset + limit]
+        return answer([each for each in rows if each["id"] not in hole])
+
+    paging = {"kind": "offset", "page_size": 2}
+    async with FeedServer(play=filtered) as feed:
+        if hole:
+            told = await refused(feed, paging=paging)
+            assert "and none at 2" in told or "changed in each" in told
+        else:
+            assert await ids_of(feed, paging=paging) == IDS
+
+
+@pytest.mark.parametrize("empty", [{1}, {1, 2}, {3}, {2, 3, 4, 5}])
+@pytest.mark.parametrize("sign", ["more", "pages"])
+async def test_empty_page_that_says_that_others_follow_is_passed(
+    empty: set[int], sign: str
+) -> None:
+    """A filter left nothing of it; what is behind it is read as well."""
+    filled = iter((ROWS[:3], ROWS[3:6], ROWS[6:]))
+    pages = [[] if number in empty else next(filled) for number in range(1, len(empty) + 4)]
+
+    def filtered(asked: Asked) -> Answer:
+        number = int(asked.query["page"])
+        rows = pages[number - 1] if 0 < number <= len(pages) else []
+        more = {"has_more": number < len(pages)} if sign == "more" else {"pages": len(pages)}
+        return answer(rows, **more)
+
+    if sign == "pages" and 1 in empty:
+        pages = pages[len(empty) :]  # a first page without a record that states pages is rare
+    async with FeedServer(play=filtered) as feed:
+        assert await ids_of(feed, paging={"kind": "page"}) == IDS
+
+
+async def test_pages_that_always_say_that_others_follow_are_not_read_for_ever() -> None:
+    """A flag that never goes away contradicts the end after a few pages."""
+    async with FeedServer(play=lambda asked: answer(cut(asked, 3), has_more=True)) as feed:
+        assert "says at 'has_more' that there are more" in await refused(
+            feed, paging={"kind": "page"}
+        )
+        assert len(feed.requests) < 20
+
+
+async def test_short_page_behind_full_ones_costs_no_more_requests() -> None:
+    """It is what the end of a list looks like: one page behind the empty one is asked."""
+    numbers = set[str]()
+
+    def short(asked: Asked) -> Answer:
+        numbers.add(asked.query["page"])
+        return answer(cut(asked, 3))
+
+    async with FeedServer(play=short) as feed:
+        assert await ids_of(feed, paging={"kind": "page"}) == IDS
+
+    assert numbers == {"0", "1", "2", "3", "4", "5"}
+
+
+def _capped(asked: Asked, *, skips_requested: bool) -> Answer:
+    number, size = int(asked.query["page"]), int(asked.query["size"])
+    step = size if skips_requested else min(size, 2)
+    first = (number - 1) * step
+    return answer(ROWS[first : first + min(size, 2)])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"paging": {"kind": "page", "size_parameter": "size", "page_size": 3}},
+        {"paging": {"kind": "page"}, "params": {"size": 3}},
+    ],
+)
+async def test_page_that_is_capped_and_skips_what_was_requested_is_refused(
+    settings: dict[str, Any],
+) -> None:
+    """Each page lacks its last items; where the server counts by its own size, nothing is lost."""
+    async with FeedServer(play=lambda asked: _capped(asked, skips_requested=True)) as feed:
+        message = await refused(feed, **settings)
+    async with FeedServer(play=lambda asked: _capped(asked, skips_requested=False)) as feed:
+        assert await ids_of(feed, **settings) == IDS
+
+    assert "passed over others to the next page. Request 2 items for a page" in message

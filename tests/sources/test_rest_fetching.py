@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from hashlib import sha256
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -66,6 +66,9 @@ class Listing:
         self._size = size
         self._total = total
         self._next = 1_000
+
+    limits: ClassVar[dict[str, int]] = {}
+    timestamps: ClassVar[tuple[str, ...]] = ()
 
     async def page(
         self, step: PageRequest, *, accept: Collection[int], may_be_empty: bool

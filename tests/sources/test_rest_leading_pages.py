@@ -327,3 +327,250 @@ async def test_key_in_a_next_link_is_not_shown(monkeypatch: pytest.MonkeyPatch) 
 
     assert "another host" in message
     assert "s3cret" not in message
+
+
+# Links that are not there.
+
+
+def _chain(pages: list[list[Any]], ends: set[int], sign: str) -> Callable[[Asked], Answer]:
+    """Return a feed whose pages lead on, but for those with the numbers of ``ends``."""
+
+    def play(asked: Asked) -> Answer:
+        number = int(asked.query.get("page", asked.query.get("cursor", 1)))
+        if number > len(pages):
+            return answer([]) if sign != "link" else Answer(b"{}", 404)
+        is_end = number in ends
+        more: dict[str, Any] = {"next": None if is_end else f"/feed.json?page={number + 1}"}
+        headers = {} if is_end else {"Link": f'</feed.json?page={number + 1}>; rel="next"'}
+        if sign == "cursor":
+            more = {"cursor": None if is_end else number + 1}
+        return answer(pages[number - 1], headers if sign == "link" else {}, **more)
+
+    return play
+
+
+CHAINS: dict[str, dict[str, Any]] = {
+    "next": {"kind": "next"},
+    "link": {"kind": "link"},
+    "cursor": {"kind": "cursor", "path": "cursor", "parameter": "page"},
+}
+
+
+@pytest.mark.parametrize("sign", CHAINS)
+async def test_page_that_never_links_to_the_next_one_is_no_end(sign: str) -> None:
+    """A full page without a link is followed by the page behind it, which must have nothing."""
+    pages = [ROWS[0:2], ROWS[2:4], ROWS[4:6], ROWS[6:7]]
+    async with FeedServer(play=_chain(pages, {2, 4}, sign)) as feed:
+        told = await refused(feed, paging=CHAINS[sign])
+
+    assert "has no next link on a page, and has other records on the page behind it" in told
+
+
+@pytest.mark.parametrize(
+    "paging",
+    [
+        {"kind": "next", "path": "next.url"},
+        {"kind": "cursor", "path": "next.cursor", "parameter": "after"},
+    ],
+)
+@pytest.mark.parametrize("gap", [False, True])
+async def test_page_that_never_leads_on_from_its_last_id_is_no_end(
+    paging: dict[str, Any], gap: bool
+) -> None:
+    """Where each page was found by the last id before it, so is the page behind the last one."""
+
+    def by_id(asked: Asked) -> Answer:
+        after = asked.query.get("after")
+        rows = [each for each in ROWS if after is None or each["id"] > int(after)][:2]
+        last = rows[-1]["id"] if rows and not (gap and rows[-1]["id"] == 3) else None
+        following = None if last is None else {"url": f"/feed.json?after={last}", "cursor": last}
+        return answer(rows, next=following)
+
+    async with FeedServer(play=by_id) as feed:
+        if gap:
+            assert "has other records on the page behind it" in await refused(feed, paging=paging)
+        else:
+            assert await ids_of(feed, paging=paging) == IDS
+
+
+@pytest.mark.parametrize("place", ["page", "offset"])
+async def test_empty_page_that_never_links_to_the_next_one_is_no_end(place: str) -> None:
+    """A filter left nothing of it, and the page behind it has other records."""
+
+    def holed(asked: Asked) -> Answer:
+        number = int(asked.query.get(place, 0))
+        first = number * (2 if place == "page" else 1)
+        rows = [] if first == 4 else ROWS[first : first + 2]
+        following = number + (1 if place == "page" else 2)
+        return answer(rows, next=f"/feed.json?{place}={following}" if first != 4 else None)
+
+    async with FeedServer(play=holed) as feed:
+        assert "has other records on the page behind it" in await refused(
+            feed, paging={"kind": "next"}
+        )
+
+
+@pytest.mark.parametrize("sign", CHAINS)
+async def test_last_page_that_is_full_is_an_end_where_nothing_is_behind_it(sign: str) -> None:
+    """Where the last page is short, the page behind it is not even asked for."""
+    for pages, extra in (([ROWS[0:2], ROWS[2:4]], 1), ([ROWS[0:2], ROWS[2:3]], 0)):
+        async with FeedServer(play=_chain(pages, {2}, sign)) as feed:
+            [*_, last] = await pages_of(feed, paging=CHAINS[sign])
+            asked = [each for each in feed.requests if "page=3" in str(each)]
+
+        assert last.completeness == "last page"
+        assert len(asked) == extra
+
+
+async def test_list_that_grows_behind_its_last_page_is_read_again() -> None:
+    """A record that arrived meanwhile is no contradiction."""
+    asked_for: list[str] = []
+
+    def growing(asked: Asked) -> Answer:
+        number = int(asked.query.get("page", 1))
+        asked_for.append(str(number))
+        rows = ROWS if "3" in asked_for else ROWS[:4]
+        here = rows[number * 2 - 2 : number * 2]
+        link = f"/feed.json?page={number + 1}" if number * 2 < len(rows) else None
+        return answer(here, next=link)
+
+    async with FeedServer(play=growing) as feed:
+        found = await ids_of(feed, paging={"kind": "next"})
+
+    assert {*found} == {*IDS}
+
+
+async def test_link_with_another_page_size_passes_nothing_over() -> None:
+    """The second page by a larger size begins behind more than the first page had."""
+
+    def paged(asked: Asked) -> Answer:
+        number, size = int(asked.query.get("page", 1)), int(asked.query.get("size", default))
+        rows = ROWS[(number - 1) * size : number * size]
+        link = f"/feed.json?page={number + 1}&size=3" if number * size < len(ROWS) else None
+        return answer(rows, next=link)
+
+    default = 2
+    async with FeedServer(play=paged) as feed:
+        assert "passed over others to the next page" in await refused(feed, paging={"kind": "next"})
+    default = 3
+    async with FeedServer(play=paged) as feed:
+        assert await ids_of(feed, paging={"kind": "next"}) == IDS
+
+
+async def test_links_of_a_list_of_which_a_filter_leaves_little_are_read() -> None:
+    """Its first page is short of its size as well, and passes nothing over."""
+
+    def filtered(asked: Asked) -> Answer:
+        number, size = int(asked.query.get("page", 1)), int(asked.query.get("size", 3))
+        rows = [each for each in ROWS[(number - 1) * size : number * size] if each["id"] % 2]
+        link = f"/feed.json?page={number + 1}&size={size}" if number * size < len(ROWS) else None
+        return answer(rows, next=link)
+
+    async with FeedServer(play=filtered) as feed:
+        assert await ids_of(feed, paging={"kind": "next"}) == ["1", "3", "5"]
+
+
+@pytest.mark.parametrize("last", ["/feed.json?page=4", "/feed.json?page=4&a=b"])
+async def test_link_to_the_last_page_binds(last: str) -> None:
+    """A list that ends before the page that it calls its last one is no whole list."""
+    pages = [ROWS[0:2], ROWS[2:3], ROWS[3:5], ROWS[5:7]]
+
+    def linked(asked: Asked) -> Answer:
+        number = int(asked.query.get("page", 1))
+        links = {"last": last}
+        if number != ends:
+            links["next"] = f"/feed.json?page={number + 1}"
+        return answer(pages[number - 1], links=links)
+
+    paging = {"kind": "next", "path": "links.next"}
+    ends = 2
+    async with FeedServer(play=linked) as feed:
+        assert "states 4 pages, and returned 2" in await refused(feed, paging=paging)
+    ends = 4
+    async with FeedServer(play=linked) as feed:
+        assert await ids_of(feed, paging=paging) == IDS
+
+
+# Cursors that are values of items, which several items share.
+
+
+def _behind(rows: list[Any], size: int, *, inclusive: bool = False) -> Callable[[Asked], Answer]:
+    """Return a feed in which pages go on behind the value of the last item, whatever its case."""
+
+    def play(asked: Asked) -> Answer:
+        after = asked.query.get("after", "").casefold()
+        values = [str(each["rank"]).casefold() for each in rows]
+        pairs = zip(values, rows, strict=True)
+        return answer(
+            [row for at, row in pairs if at > after or (inclusive and at == after)][:size]
+        )
+
+    return play
+
+
+def _ranked(ranks: str) -> list[Any]:
+    return [{**row(number), "rank": rank} for number, rank in enumerate(ranks)]
+
+
+BY_RANK = {"kind": "cursor", "path": "rows.-1.rank", "parameter": "after"}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "problem"),
+    [
+        ("abbbc", "passes over items that share the cursor of the last item of a page"),
+        ("abBbc", "passes over items that share the cursor of the last item of a page"),
+        ("aaaabc", "goes on behind a page whose 3 items all have one value at 'rank'"),
+    ],
+)
+async def test_items_that_share_the_cursor_of_a_last_one_are_not_passed_over(
+    ranks: str, problem: str
+) -> None:
+    """What is behind a page's last value is requested from the value before it on."""
+    async with FeedServer(play=_behind(_ranked(ranks), 3)) as feed:
+        assert problem in await refused(feed, paging=BY_RANK)
+    async with FeedServer(play=_behind(_ranked(ranks), 5, inclusive=True)) as feed:
+        assert len({*await ids_of(feed, paging=BY_RANK)}) == len(ranks)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "path", "completeness"),
+    [
+        ("abcdefg", "rows.-1.rank", "last page"),
+        ("abbcdef", "rows.-1.rank", "declared"),
+        ("abcdefg", "rows.-1.at", "declared"),
+    ],
+)
+async def test_cursor_that_is_not_unique_is_only_declared(
+    ranks: str, path: str, completeness: str
+) -> None:
+    """Items that share it, and all times, may hide others between two pages."""
+
+    def play(asked: Asked) -> Answer:
+        after = asked.query.get("after", "")
+        name = path.rpartition(".")[2]
+        return answer([each for each in _ranked(ranks) if each[name] > after][:4])
+
+    async with FeedServer(play=play) as feed:
+        pages = await pages_of(feed, paging={**BY_RANK, "path": path})
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert pages[-1].completeness == completeness
+
+
+async def test_cursor_that_begins_with_its_own_item_has_no_gap() -> None:
+    """Each page repeats the last item before it, so items with one value follow."""
+    async with FeedServer(play=_behind(_ranked("abbcdef"), 4, inclusive=True)) as feed:
+        [*_, last] = await pages_of(feed, paging=BY_RANK)
+
+    assert last.completeness == "last page"
+
+
+async def test_last_item_without_a_cursor_is_no_end() -> None:
+    """An API that puts those without a value first goes on behind none of them."""
+    rows = [{**row(number), "rank": None if number < 4 else str(number)} for number in range(7)]
+
+    async with FeedServer(play=lambda asked: answer(rows[:3])) as feed:
+        told = await refused(feed, paging=BY_RANK)
+
+    assert "has a last item without a value at 'rows.-1.rank'" in told

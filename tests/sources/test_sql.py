@@ -112,6 +112,30 @@ async def test_two_rows_with_one_key_fail_loudly(file: File) -> None:
         await read(file.source(page_size=1))
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "kinds"),
+    [(1, "1", "int in one row and str"), (b"1", "31", "bytes in one row and str")],
+)
+async def test_ids_of_two_types_that_are_one_id_fail(
+    file: File, one: object, other: object, kinds: str
+) -> None:
+    """A column of SQLite may have both, and a sink keeps one of them."""
+    file.fill((one, "2024-01-01 00:01:00", "a"), (other, "2024-01-01 00:02:00", "b"))
+
+    with pytest.raises(SourceError, match=rf"'id' '\d+' is of the type {kinds} in another"):
+        await read(file.source(page_size=1))
+    found = await records(file.source(id_column=["id", "note"]))
+
+    assert len(set(ids(found))) == 2
+
+
+async def test_ids_of_two_types_that_are_other_ids_are_read(file: File) -> None:
+    """A column may have numbers and texts, and an id its versions."""
+    file.fill((1, "2024-01-01 00:01:00"), ("a", "2024-01-01 00:02:00"), (1, "2024-01-01 00:03:00"))
+
+    assert ids(await records(file.source(page_size=1))) == ["1", "a", "1"]
+
+
 async def test_versions_of_one_id_are_all_read(file: File) -> None:
     """A history table has an id many times, at different instants."""
     file.fill((1, "2024-01-01 00:01:00", "a"), (1, "2024-01-01 00:02:00", "b"))

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from ladon_storage.sinks.delta.files import File, as_schema
 from ladon_storage.sinks.delta.index import INDEX_COLUMNS, VERSION_KEYS, SourceIndex
+from ladon_storage.sinks.delta.object_store import Location
 from ladon_storage.sinks.delta.rows import (
     DELETED,
     INSTANT,
@@ -33,14 +34,14 @@ class Deletions:
 
     Args:
         table: The table of records.
-        address: The table of the notes, which is created when needed.
+        location: The table of the notes, which is created when needed.
         keeps_all: Whether the records have a row for each version.
     """
 
-    def __init__(self, table: ManagedTable, address: str, *, keeps_all: bool) -> None:
+    def __init__(self, table: ManagedTable, location: Location, *, keeps_all: bool) -> None:
         self._keeps_all = keeps_all
         self._table = table
-        self._address = address
+        self._location = location
         self._deleted: ManagedTable | None = None
         self._known: dict[str, SourceIndex] = {}
 
@@ -108,7 +109,7 @@ class Deletions:
 
     def _deleted_table(self) -> ManagedTable:
         if self._deleted is None:
-            self._deleted = ManagedTable(self._address, DELETED, "record_id", "deletions")
+            self._deleted = ManagedTable(self._location, DELETED, "record_id", "deletions")
         return self._deleted
 
     def _known_of(self, source_id: str) -> SourceIndex:

@@ -27,6 +27,7 @@ from deltalake.exceptions import DeltaError
 
 from ladon_storage.sinks.delta.deletions import Deletions
 from ladon_storage.sinks.delta.files import File
+from ladon_storage.sinks.delta.object_store import Location
 from ladon_storage.sinks.delta.rows import NEVER
 from ladon_storage.sinks.delta.table import ManagedTable
 
@@ -64,13 +65,13 @@ class History:
 
     Args:
         table: The table of records.
-        address: The table of deliberate deletions, which is created when needed.
+        location: The table of deliberate deletions, which is created when needed.
         keeps_all: Whether the records have a row for each version.
     """
 
-    def __init__(self, table: ManagedTable, address: str, *, keeps_all: bool) -> None:
+    def __init__(self, table: ManagedTable, location: Location, *, keeps_all: bool) -> None:
         self._table = table
-        self._deletions = Deletions(table, address, keeps_all=keeps_all)
+        self._deletions = Deletions(table, location, keeps_all=keeps_all)
         self._seen: int | None = None
         self._has_deleted = self._has_restored = False
         self.is_cut = False

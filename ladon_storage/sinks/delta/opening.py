@@ -15,6 +15,7 @@ from deltalake.exceptions import CommitFailedError
 
 from ladon_storage.errors import SinkError
 from ladon_storage.sinks.delta import disk
+from ladon_storage.sinks.delta.object_store import Location
 
 PARTITIONS = ("source_id", "day")
 CHECKPOINT_COMMITS = 10
@@ -29,16 +30,21 @@ class TableOpener:
     """The way to one table.
 
     Args:
-        address: Its folder, absolute, or its address on an object storage.
+        location: Its folder, absolute, or its address on an object storage.
         schema: Its columns, the two of the partition first.
         kind: Its purpose. A table with another purpose, or of another program, is refused.
         later: Columns of the schema that an older table may lack.
     """
 
-    address: str
+    location: Location
     schema: pa.Schema
     kind: str
     later: Sequence[str] = ()
+
+    @property
+    def address(self) -> str:
+        """Its folder, or its address."""
+        return self.location.address
 
     @property
     def folder(self) -> Path | None:
@@ -57,14 +63,17 @@ class TableOpener:
             SinkError: It is another program's, or one that the sink cannot write.
         """
         try:
-            log = DeltaTable(self.uri) if self._exists() else self._create()
+            log = self._load() if self._exists() else self._create()
         except CommitFailedError:  # another run just created it
-            log = DeltaTable(self.uri)
+            log = self._load()
         self._check(log)
         return log
 
+    def _load(self) -> DeltaTable:
+        return DeltaTable(self.uri, storage_options=self.location.storage_options)
+
     def _exists(self) -> bool:
-        if DeltaTable.is_deltatable(self.uri):
+        if DeltaTable.is_deltatable(self.uri, self.location.storage_options):
             return True
         if self.folder and self.folder.exists():
             others = [path for path in self.folder.iterdir() if path.name != "_delta_log"]
@@ -85,6 +94,7 @@ class TableOpener:
             partition_by=list(PARTITIONS),
             description=_MADE_BY + self.kind,
             configuration={"delta.checkpointInterval": str(CHECKPOINT_COMMITS)},
+            storage_options=self.location.storage_options,
             commit_properties=naming({kind_name(self.kind): 1}),
         )
         if self.folder:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from ladon_storage.collection.records import Reject
 from ladon_storage.sinks.delta.commits import page_name
+from ladon_storage.sinks.delta.object_store import Location
 from ladon_storage.sinks.delta.rows import (
     REJECTS,
     former_reject_id_of,
@@ -19,11 +20,11 @@ class Quarantine:
     """The rejects of all sources.
 
     Args:
-        address: The table, which is created when needed.
+        location: The table, which is created when needed.
     """
 
-    def __init__(self, address: str) -> None:
-        self._address = address
+    def __init__(self, location: Location) -> None:
+        self._location = location
         self._table: ManagedTable | None = None
 
     def refresh(self) -> None:
@@ -34,7 +35,7 @@ class Quarantine:
     def store(self, source_id: str, rejects: list[Reject], run_id: str) -> None:
         """Store the rejects that are not stored yet, as one commit."""
         if self._table is None:
-            self._table = ManagedTable(self._address, REJECTS, "reject_id", "a quarantine")
+            self._table = ManagedTable(self._location, REJECTS, "reject_id", "a quarantine")
         table = self._table
         new = {reject_id_of(each): each for each in reversed(rejects)}
         former = {former_reject_id_of(each): reject_id_of(each) for each in rejects}

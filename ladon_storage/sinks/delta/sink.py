@@ -11,13 +11,13 @@
   a reject is stored once.
 - ``keep="latest"``: an older version never replaces a newer one; at equal times the later arrival
   wins. A replaced row is removed with its file, whose other rows are written again.
-- No credentials are configured here: the storage's own environment variables are read.
+- The settings of an object storage are given, or are in its own environment variables.
 """
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -25,13 +25,13 @@ import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
 from ladon_storage.errors import ConfigurationError
+from ladon_storage.sinks.delta.object_errors import described, harmless
+from ladon_storage.sinks.delta.object_store import Location, check_options
 from ladon_storage.sinks.delta.writer import DeltaWriter
 from ladon_storage.sinks.threaded import ThreadedSink
 
 SCHEMES = ("delta", "s3", "s3a", "gs", "az", "abfs", "abfss")
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}", re.IGNORECASE)
-_SECRET = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|SAS|CREDENTIAL", re.IGNORECASE)
-_SHORTEST_SECRET = 5
 
 
 class DeltaSink(ThreadedSink[DeltaWriter]):
@@ -59,6 +59,9 @@ class DeltaSink(ThreadedSink[DeltaWriter]):
             working directory; or an address on an object storage, ``s3://bucket/lake``.
         table: The name of the table, a folder there.
         keep: ``latest`` for one row per record, ``all`` for one row per version.
+        options: Settings of the object storage, such as ``AWS_ENDPOINT_URL`` and
+            ``AWS_SECRET_ACCESS_KEY``. They go before the environment's variables of these names,
+            and are never shown.
 
     Raises:
         ConfigurationError: An argument is invalid.
@@ -69,17 +72,33 @@ class DeltaSink(ThreadedSink[DeltaWriter]):
     _failures = (DeltaError, OSError, UnicodeError, pa.ArrowException)
 
     def __init__(
-        self, url: str, table: str = "records", keep: Literal["latest", "all"] = "latest"
+        self,
+        url: str,
+        table: str = "records",
+        keep: Literal["latest", "all"] = "latest",
+        *,
+        options: Mapping[str, str] | None = None,
     ) -> None:
         self._root = _checked_root(url)
+        self._options = check_options(url, options, may_hold_secrets=True) if options else {}
         super().__init__(url, table, keep)
 
+    @property
+    def _location(self) -> Location:
+        return Location(self._root, self._options)
+
     def _open(self) -> DeltaWriter:
-        return DeltaWriter(self._root, self._table, self._keep)
+        location = self._location
+        location.check()
+        return DeltaWriter(location, self._table, self._keep)
 
     def _described(self, error: Exception) -> tuple[str, str, Exception | None]:
         # Not chained: a storage's error may contain the signature of a request.
-        said = f"{type(error).__name__}: {_harmless(str(error))}"
+        location, text = self._location, str(error)
+        if location.is_remote:
+            said, step = described(text, location.secrets)
+            return f"{said}{location.at_endpoint}", step, None
+        said = f"{type(error).__name__}: {harmless(text)}"
         return said, "Repair the storage, and run again", None
 
 
@@ -95,15 +114,6 @@ def _checked_root(url: str) -> str:
     if wrong or not host or any(mark in rest for mark in "?#"):
         raise ConfigurationError(
             "The sink's address cannot be used. Write it as delta:///var/lib/ladon or "
-            "s3://bucket/lake, with credentials in the environment."
+            "s3://bucket/lake, with credentials in the environment, a block or secrets."
         )
     return url.rstrip("/")
-
-
-def _harmless(text: str) -> str:
-    """Return a storage's error text, without the signature of a request or a key."""
-    text = re.sub(r"\?[^\s'\"]*", "?…", text.partition("\n")[0])
-    for name, value in os.environ.items():
-        if _SECRET.search(name) and len(value) > _SHORTEST_SECRET:
-            text = text.replace(value, "…")
-    return text

@@ -15,7 +15,6 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -39,8 +38,10 @@ from ladon_storage.sinks.delta.files import (
     as_schema,
     batches,
     files_of,
+    has_any,
     opened,
 )
+from ladon_storage.sinks.delta.object_store import Location
 from ladon_storage.sinks.delta.opening import (
     CHECKPOINT_COMMITS,
     PARTITIONS,
@@ -59,7 +60,7 @@ class ManagedTable:
     Its owner may add columns; those of a rewritten file keep their values.
 
     Args:
-        address: Its folder, absolute, or its address on an object storage.
+        location: Its folder, absolute, or its address on an object storage.
         schema: Its columns, the two of the partition first.
         key: The column whose bounds are kept for each file.
         kind: Its purpose. A table with another purpose, or of another program, is refused.
@@ -69,7 +70,7 @@ class ManagedTable:
 
     def __init__(
         self,
-        address: str,
+        location: Location,
         schema: pa.Schema,
         key: str,
         kind: str,
@@ -77,15 +78,16 @@ class ManagedTable:
         mark: str | None = None,
         later: Sequence[str] = (),
     ) -> None:
-        self.address = address
+        self.address = location.address
         self.columns = pa.schema([])
         """The columns of the files, as the table has them now."""
         self._schema = schema
         self._key = key
         self._mark = mark
         self._kind = kind
-        opener = TableOpener(address, schema, kind, later)
+        opener = TableOpener(location, schema, kind, later)
         self._folder, self._uri = opener.folder, opener.uri
+        self._options = location.storage_options
         self._folders: set[str] = set()
         self._listed: tuple[str, int, list[File]] | None = None
         self._log = opener.open()
@@ -93,7 +95,7 @@ class ManagedTable:
         self._files: pafs.FileSystem = (
             pafs.SubTreeFileSystem(str(self._folder), pafs.LocalFileSystem())
             if self._folder
-            else pafs.PyFileSystem(DeltaStorageHandler(self._uri))
+            else pafs.PyFileSystem(DeltaStorageHandler(self._uri, self._options))
         )
 
     @property
@@ -121,7 +123,8 @@ class ManagedTable:
         Raises:
             DeltaError: The log does not reach back to it.
         """
-        return DeltaTable(self._uri, version=version).transaction_version
+        log = DeltaTable(self._uri, version=version, storage_options=self._options)
+        return log.transaction_version
 
     def commit_text(self, version: int) -> str | None:
         """Return the log's text of a commit; ``None``: it was cleaned up."""
@@ -156,6 +159,9 @@ class ManagedTable:
         schema = self.schema_of(columns)
         for file in files:
             with opened(self._files, file.path, is_remote=self._folder is None) as found:
+                # Most files have none of the ids: their other columns are the larger part.
+                if wanted is not None and not has_any(found, self._key, wanted):
+                    continue
                 for batch in batches(found, file, schema):
                     if wanted is not None:
                         batch = batch.filter(pc.is_in(batch[self._key], wanted))
@@ -284,16 +290,12 @@ class ManagedTable:
         }
 
 
-def by_day(rows: pa.Table, times: Sequence[datetime]) -> Iterator[tuple[str, pa.Table]]:
-    """Yield the rows of each day, with the day's name as the partition's value."""
-    if not times:
+def by_day(rows: pa.Table, times: pa.ChunkedArray) -> Iterator[tuple[str, pa.Table]]:
+    """Yield the rows of each day of their times, with the day as the partition is named."""
+    days = times.cast(pa.date32())
+    found = days.unique()
+    if len(found) < 2:
+        yield from ((day.isoformat(), rows) for day in found.to_pylist())
         return
-    first = min(times).date()
-    if max(times).date() == first:
-        yield first.isoformat(), rows
-        return
-    numbers: dict[date, list[int]] = {}
-    for number, moment in enumerate(times):
-        numbers.setdefault(moment.date(), []).append(number)
-    for day, those in sorted(numbers.items()):
-        yield day.isoformat(), rows.take(those)
+    for day in found.sort():
+        yield day.as_py().isoformat(), rows.filter(pc.equal(days, day))

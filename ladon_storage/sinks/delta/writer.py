@@ -17,12 +17,13 @@ import pyarrow.compute as pc
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from ladon_storage.collection.protocols import Position, WriteResult
-from ladon_storage.collection.records import Page, Record
+from ladon_storage.collection.records import Columns, Page, Record
 from ladon_storage.errors import SinkError
 from ladon_storage.sinks.delta.commits import SourceCommits
 from ladon_storage.sinks.delta.counting import count_between
 from ladon_storage.sinks.delta.history import History
 from ladon_storage.sinks.delta.index import ORDER, SourceIndex
+from ladon_storage.sinks.delta.object_store import Location
 from ladon_storage.sinks.delta.positions import changed, numbers_of
 from ladon_storage.sinks.delta.quarantine import Quarantine
 from ladon_storage.sinks.delta.rewrite import (
@@ -43,6 +44,7 @@ from ladon_storage.sinks.delta.versions import (
     Plan,
     plan_all,
     plan_latest,
+    plan_of_new,
     plan_of_versions,
     plan_return_all,
     plan_return_latest,
@@ -54,7 +56,7 @@ T = TypeVar("T")
 ATTEMPTS = 10
 """The number of attempts for a page when other runs of its source commit in between."""
 
-COMPACTED_FILES = 128
+COMPACTED_FILES = 32
 """The number of small files of one day that are merged into one."""
 
 MANY_IDS = 10_000
@@ -67,25 +69,27 @@ class DeltaWriter:
     """The open tables of a sink, for one thread at a time.
 
     Args:
-        root: The folder or the address of the tables.
+        root: The location of the tables.
         name: The table of records; its quarantine and its deletions are tables next to it.
         keep: One row for each record, or for each version.
     """
 
-    def __init__(self, root: str, name: str, keep: str) -> None:
+    def __init__(self, root: Location, name: str, keep: str) -> None:
         self._keep = keep
         schema = RECORDS if keep == "latest" else RECORDS.append(RETURNED)
         self._records = ManagedTable(
-            f"{root}/{name}",
+            root.below(name),
             schema,
             "record_id",
             f"keep={keep!r}",
             mark="removed_at",
             later=[RETURNED.name],
         )
-        self._history = History(self._records, f"{root}/{name}_deleted", keeps_all=keep == "all")
+        self._history = History(
+            self._records, root.below(f"{name}_deleted"), keeps_all=keep == "all"
+        )
         self._commits = SourceCommits(self._records, self._history)
-        self._quarantine = Quarantine(f"{root}/{name}_quarantine")
+        self._quarantine = Quarantine(root.below(f"{name}_quarantine"))
         self._is_new = True  # nothing was done since it was opened, so it is up to date
         self._has_looked = False
         self._added: dict[tuple[str, str], int] = {}
@@ -188,7 +192,7 @@ class DeltaWriter:
         return work()
 
     def _store(
-        self, source_id: str, records: list[Record], position: Position | None
+        self, source_id: str, records: Sequence[Record], position: Position | None
     ) -> WriteResult:
         known = self._commits.known_of(source_id)
         numbers = None
@@ -203,8 +207,8 @@ class DeltaWriter:
         # Whatever its version, a record in a page exists.
         back: set[str] = set()
         if records and known.marked:
-            back = known.marked.intersection(each.record_id for each in records)
-        result = WriteResult(tuple(plan.new), tuple(plan.changed), tuple(plan.superseded))
+            back = known.marked.intersection(Columns.of(records).ids)
+        result = WriteResult(plan.new, tuple(plan.changed), tuple(plan.superseded))
         if not plan.changes_rows and numbers is None and not back:
             return result
         self._put(source_id, plan, back=back, position=numbers)
@@ -214,9 +218,14 @@ class DeltaWriter:
             self._behind |= {_hash(each) for each in plan.superseded if id(each) in fresh}
         return result
 
-    def _plan(self, source_id: str, known: SourceIndex, records: list[Record]) -> Plan:
-        ids = list({each.record_id: None for each in records})
+    def _plan(self, source_id: str, known: SourceIndex, records: Sequence[Record]) -> Plan:
+        columns = Columns.of(records)
+        ids = list(dict.fromkeys(columns.ids))
         stored, deleted = known.find(ids), self._history.deleted(source_id, ids)
+        if len(ids) == len(columns):
+            quick = plan_of_new(columns, stored, deleted)
+            if quick is not None:
+                return quick
         if self._keep == "latest":
             return plan_latest(records, stored, deleted)
         plan = plan_of_versions(records, stored, deleted)
@@ -239,7 +248,7 @@ class DeltaWriter:
         if (plan.back is not None or any(plan.returned)) and not table.has_column(RETURNED.name):
             table.add_column(RETURNED.name)
         rows = record_rows(plan.fresh, plan.arrived, plan.returned)
-        added = dict(by_day(rows, [each.timestamp for each in plan.fresh]))
+        added = dict(by_day(rows, rows["record_timestamp"]))
         rewrite = Rewrite(table, source_id)
         if plan.replaced or plan.back is not None or back:
             self._rewrite(source_id, rewrite, plan, back, added)

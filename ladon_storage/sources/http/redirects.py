@@ -39,8 +39,14 @@ def redirected(transport: HttpTransport, request: Request, location: str, origin
         target = None
     if target is not None and target.raw_user is not None:
         target = target.with_user(None)  # the source's own credentials are the only ones
-    if target is None or request.method != "GET":
+    if target is None:
         raise transport.error(request.url, "redirects nowhere", "check the address")
+    if request.method != "GET":
+        raise transport.error(
+            request.url,
+            f"redirects a {request.method} to {transport.redact_url(target)}, and was not followed",
+            "set the address to the target if that is right",
+        )
     if request.url.scheme == "https" and target.scheme == "http":
         raise transport.error(
             request.url,

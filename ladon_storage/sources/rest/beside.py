@@ -32,17 +32,15 @@ class Beside:
         return not all(map(self._tally.has, await self._keys(step)))
 
     async def page_of_others(
-        self, paging: PageNumberPagination, last: ListPage, *, is_silent: bool
+        self, paging: PageNumberPagination, last: ListPage, *, behind: int
     ) -> int | None:
         """Return the number of an unread page that has other records, if there is one.
 
-        The page before the first one is checked, or the page after an empty last one that states
-        nothing else. A page with any record that came already is a page that was read, under
-        another number.
+        The page before the first one is checked, and so many behind the last one. A page with any
+        record that came already is a page that was read, under another number.
         """
         beside = [paging.first_number - 1] if paging.first_number else []
-        if is_silent:
-            beside.append(last.request.number + 1)
+        beside += [last.request.number + distance for distance in range(1, behind + 1)]
         for number in beside:
             there = await self._keys(paging.numbered(number))
             if not there or any(map(self._tally.has, there)):

@@ -11,15 +11,15 @@ from __future__ import annotations
 from ladon_storage.collection.records import Completeness
 from ladon_storage.sources.http.client import OK, HttpResponse
 from ladon_storage.sources.json.items import value_at
-from ladon_storage.sources.rest.links import (
-    next_in,
-)
+from ladon_storage.sources.rest.item_cursors import ItemCursors
+from ladon_storage.sources.rest.links import next_in
 from ladon_storage.sources.rest.listing import ListPage, PagedApi, SeenRecords
 from ladon_storage.sources.rest.names import LONGEST_SIGN
 from ladon_storage.sources.rest.page_metadata import (
     flags,
     is_over,
     is_sign,
+    may_be_cut,
     misses_front,
     promise,
     promised_at,
@@ -45,6 +45,7 @@ class Completion:
 
     Attributes:
         numbers: The totals that the API states, beside what came.
+        cursors: The values of items by which pages lead on.
         led_on: Whether a page led to another one.
     """
 
@@ -53,19 +54,23 @@ class Completion:
         self._paging = api.paging
         self._tally = tally
         self.numbers = StatedNumbers(api, tally)
+        self.cursors = ItemCursors(api)
         self._last: HttpResponse | None = None
         self._around: set[str] | None = None
         self._lost: list[str] = []
         self._led: str | None = None
+        self._is_first = True
         self._flagged = self._flagged_before = False
         self.led_on = False
 
     def note(self, page: ListPage) -> None:
         """Add a page that is read, also one without an item."""
         self._note_envelope(page)
-        if page.keys and not self.numbers.filled:
+        if page.keys and self._is_first:
             self._check_front(page)
+        self._is_first = False
         self.numbers.note(page)
+        self.cursors.note(page)
         if not page.keys:
             return
         self._last = page.response.answer
@@ -76,7 +81,8 @@ class Completion:
         got = page.response
         place = None
         if not self._paging.only_declared:
-            place = misses_front(got.answer, got.document, got.items, self._api.records)
+            first = getattr(self._paging, "first_number", 0)
+            place = misses_front(got.answer, got.document, got.items, self._api.records, first)
         if place is not None:
             raise self._api.error(f"says at {place!r} that the first page is not its first")
 
@@ -132,11 +138,18 @@ class Completion:
             MovedError: A total contradicts it, perhaps because the list moved.
         """
         self.numbers.note_last(page)
+        self.cursors.note(page)
         if problem := self.numbers.shortage(position, has_moved=has_moved):
             return problem
         if promised := self.promised(page, position):
             return f"{promised}, and the reading ends{by_declaration(self._paging)}"
         return self.numbers.missing_pages(has_moved=has_moved)
+
+    def goes_on(self, page: ListPage) -> bool:
+        """Return whether an empty page says that other pages follow."""
+        if self._paging.only_declared:
+            return False
+        return self._says_more(page) is True or self.numbers.has_more_pages
 
     def _says_more(self, page: ListPage) -> bool | None:
         """Return whether a page says that there are more; ``None``: it does not say."""
@@ -175,7 +188,9 @@ class Completion:
             )
         if not self.is_silent(page) or led is None:
             return None
-        is_linked = self._last is not None and next_in(self._last.headers.getall("Link", []))
+        is_linked = self._last is not None and next_in(
+            self._last.headers.getall("Link", []), self._last.url
+        )
         if self._flagged or got.document is None or (is_linked and not leads_on(self._paging)):
             return f"{led}, and then ends without records and without a sign of the end"
         return None
@@ -242,12 +257,16 @@ class Completion:
         if paging.only_declared or getattr(paging, "stable", False):
             return "declared"
         if isinstance(paging, SinglePage):
-            if self.numbers.total is None and self._api.is_round(position):
+            got = page.response
+            told = (got.answer, got.document, got.items, self._api.records)
+            if self.numbers.total is None and (self._api.is_round(position) or may_be_cut(*told)):
                 return "declared"
             return "whole document"
         total = self.numbers.total
         if total is not None and (total == self.numbers.came(position) or self.numbers.has_shrunk):
             return "total" if self._tally.is_exact else "declared"
+        if self.cursors.may_have_gaps:
+            return "declared"
         if page.keys:  # some APIs omit a flag that is false
             is_left_out = self._flagged_before and self._says_more(page) is None
             return "declared" if is_left_out else "last page"

@@ -3,24 +3,26 @@
 - A list next to an error is what the API had before it failed. A run that took it for all records
   would be green with fewer.
 - Only plain signs count: a flag that says no, an error status, a reason in a place for reasons. A
-  message next to an empty list counts by its words. A value that `expected_values` declares as
-  normal is not examined.
+  message counts by its words: next to an empty list those that refuse, else those that say that
+  records are missing. A value that `expected_values` declares as normal is not examined.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sized
+from itertools import islice
 from typing import Any
 
 from ladon_storage.collection.json_values import Number
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.names import LONGEST_SIGN, names, truth
+from ladon_storage.sources.rest.vocabulary import Vocabulary
 
 _GOOD = names("ok success succeeded successful issuccess")
-_BAD = names(
-    "iserror haserror haserrors timedout partial ispartial partialresults partialresult "
-    "partialfailure incomplete isincomplete"
+_BAD = Vocabulary(
+    "iserror haserror haserrors timedout incomplete isincomplete",
+    r"(?:is|has)?partial(?:results?|data|response|failure)?",
 )
 _STATES = names("status result state outcome statuscode code httpstatus httpcode")
 _REASONS = names(
@@ -30,6 +32,7 @@ _FAILED = names(
     "error err errors fail failed failure failing exception fault unauthorized forbidden denied "
     "timeout timedout nok ko aborted partial incomplete throttled ratelimited"
 )
+_UNFINISHED = names("processing inprogress")
 _NOTHING = names("null none no n/a ok success successful false noerror")
 _MESSAGES = names("message messages msg reason notice warning warnings")
 _REFUSES = re.compile(
@@ -40,6 +43,17 @@ _REFUSES = re.compile(
     re.IGNORECASE,
 )
 """The words of a message that refuses, where no list would contradict it."""
+
+_LIST = r"(?:results?|records?|items?|rows?|entries|hits|events|data|list|output|response|answer)"
+_CUTS = re.compile(
+    rf"\b(?:{_LIST} (?:sets? )?(?:was|were|is|are|has been|have been) "
+    r"(?:truncated|cut|incomplete|partial|limited)|truncated (?:to|at|after|because)|"
+    r"partial (?:results?|response|failure|content)|timed out|only (?:the )?first \d|"
+    rf"limited to (?:the first )?\d[\d,]* {_LIST}|more {_LIST} (?:are |is )?available|"
+    rf"too many {_LIST})",
+    re.IGNORECASE,
+)
+"""The words of a message next to records by which others are missing."""
 
 _MOST_PLACES = 1_000
 _LONGEST_NUMBER = 100
@@ -69,11 +83,11 @@ def failure(
         if (
             (name in _GOOD and flag is False)
             or (name in _BAD and flag)
-            or (name in _STATES and _is_failed(value))
+            or (name in _STATES and _is_failed(value, is_empty=not items))
             or (name in _REASONS and _says(value))
             or (name == "shards" and _says(value_at(value, "failed")))
             or (name == "detail" and not items and isinstance(value, str) and value.strip())
-            or (name in _MESSAGES and not items and _refuses(value))
+            or (name in _MESSAGES and _speaks(value, _CUTS if items else _REFUSES))
         ):
             return place, value
     return None
@@ -114,9 +128,10 @@ def _squeezed(text: str) -> str:
     return "".join(each for each in text.lower() if each.isalnum() or each == "/")
 
 
-def _is_failed(value: object) -> bool:
+def _is_failed(value: object, *, is_empty: bool) -> bool:
     if isinstance(value, str) and not value.strip().isdecimal():
-        return _squeezed(value) in _FAILED
+        state = _squeezed(value)
+        return state in _FAILED or (is_empty and state in _UNFINISHED)
     return 400 <= _number(value) < 600
 
 
@@ -147,11 +162,16 @@ def _says(value: object) -> bool:
     return False
 
 
-def _refuses(value: object) -> bool:
-    texts = value if isinstance(value, list) else [value]
-    return any(
-        isinstance(each, str) and _REFUSES.search(each[:LONGEST_SIGN]) for each in texts[:10]
-    )
+def _speaks(value: object, words: re.Pattern[str]) -> bool:
+    """Return whether a message, or one of the first of several, has some of the words."""
+    for each in (value if isinstance(value, list) else [value])[:10]:
+        texts = each.values() if isinstance(each, Mapping) else [each]
+        if any(
+            isinstance(text, str) and words.search(text[:LONGEST_SIGN])
+            for text in islice(texts, 10)
+        ):
+            return True
+    return False
 
 
 def _is_reason(value: object) -> bool:

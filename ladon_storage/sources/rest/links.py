@@ -10,52 +10,69 @@ import re
 from yarl import URL
 
 from ladon_storage.sources.http.client import HttpResponse
-from ladon_storage.sources.http.urls import check_url
-from ladon_storage.sources.rest.names import count_in
+from ladon_storage.sources.http.urls import LONGEST_ADDRESS, check_url
 
 _VALUE = r"(?:\"[^\"]*\"|'[^']*'|[^\"';,\s]*)"
 _PARAMETER = re.compile(rf";\s*([^\s=;,]+)\s*(?:=\s*({_VALUE}))?")
 _LINK = re.compile(rf"<([^>]*)>((?:\s*;\s*[^\s=;,]+\s*(?:=\s*{_VALUE})?)*)")
 
 
-def next_in(headers: list[str]) -> str | None:
+def next_in(headers: list[str], page: URL | None = None) -> str | None:
     """Return the address of the next page in the values of `Link` headers."""
-    return linked(headers, "next")
+    return linked(headers, "next", page)
 
 
-def linked(headers: list[str], relation: str) -> str | None:
+def linked(headers: list[str], relation: str, page: URL | None = None) -> str | None:
     """Return the address of the page with a relation to this one, by the `Link` headers' values.
+
+    A link with an anchor belongs to the document that this names. It counts if that is this page,
+    and no link without an anchor has the relation.
 
     >>> linked(['<http://example.org/?page=1>; rel="prev", </?page=3>; title="a, b"; rel=next'],
     ...        "next")
     '/?page=3'
     """
+    anchored = None
     for value in headers:
         for target, parameters in _LINK.findall(value):
             attributes = {
-                name.lower(): value.strip("\"'").lower()
+                name.lower(): value.strip("\"'")
                 for name, value in reversed(_PARAMETER.findall(parameters))
             }
-            if "anchor" in attributes:
-                continue  # it is of another document
-            if (
-                relation in attributes.get("rel", "").split()
-                and attributes.get("results") != "false"
-            ):
+            if relation not in attributes.get("rel", "").lower().split():
+                continue
+            if attributes.get("results", "").lower() == "false":
+                continue
+            if "anchor" not in attributes:
                 return str(target)
-    return None
+            if anchored is None and page is not None and _is_of(page, attributes["anchor"]):
+                anchored = str(target)
+    return anchored
 
 
-def number_in(link: str, parameter: str) -> int | None:
-    """Return the number in a parameter of a link.
-
-    >>> number_in("/x?page=5", "page"), number_in("/x?page=five", "page")
-    (5, None)
-    """
+def _is_of(page: URL, anchor: str) -> bool:
+    """Return whether an anchor is this page, also as a backend behind a gateway names it."""
     try:
-        return count_in(URL(link).query.get(parameter))
+        path = page.join(URL(anchor)).path
     except ValueError:
-        return None
+        return False
+    return path.endswith(page.path) or page.path.endswith(path)
+
+
+def parameters_of(page: URL, link: object) -> list[tuple[str, str]]:
+    """Return the query parameters of a link on a page; none if it is no link.
+
+    >>> parameters_of(URL("http://example.org/"), {"href": "/x?page=5"})
+    [('page', '5')]
+    """
+    if isinstance(link, dict):
+        link = link.get("href")
+    try:
+        if isinstance(link, str) and "?" in link and len(link) <= LONGEST_ADDRESS:
+            return list(page.join(URL(link)).query.items())
+    except ValueError:
+        pass
+    return []
 
 
 def link_target(answer: HttpResponse, link: object, *, keep_host: bool = False) -> URL:

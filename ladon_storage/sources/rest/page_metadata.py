@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from typing import Any
 
 from yarl import URL
@@ -19,34 +19,22 @@ from ladon_storage.sources.http.client import HttpResponse
 from ladon_storage.sources.http.urls import LONGEST_ADDRESS
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.links import next_in
-from ladon_storage.sources.rest.names import names, plain, truth
+from ladon_storage.sources.rest.names import count_in, names, plain, truth
+from ladon_storage.sources.rest.vocabulary import (
+    BEFORE,
+    CURSORS,
+    FIRST,
+    INNER,
+    LAST,
+    LINKS,
+    MORE,
+    OFFSETS,
+    PAGE_NUMBERS,
+    REMAINING,
+    SIZES,
+    WEAK,
+)
 
-_MORE = names(
-    "hasmore more morepages hasnext hasnextpage moreavailable moreresults istruncated "
-    "truncated incompleteresults ismore hasmoreitems hasmoreresults hasmorepages hasmorerecords "
-    "hasmoredata moreitems morerecords moredata moredataavailable ismoreavailable limitreached "
-    "resultstruncated hasnextlink moreitemsincollection exceededtransferlimit"
-)
-_LAST = names(
-    "islast islastpage last lastpage done isdone final isfinal end isend eof iseof complete "
-    "iscomplete finished isfinished endofstream endoflist endofresults exhausted"
-)
-_FIRST = names("first isfirst firstpage isfirstpage")
-_BEFORE = names("hasprevious hasprev hasprevpage haspreviouspage")
-_LINKS = names(
-    "next nextlink nextpage nexturl nexthref nexturi nextpageurl nextpagelink "
-    "nextrecordsurl nextresults nexturlpath afterurl"
-)
-_CURSORS = names(
-    "cursor nextcursor nexttoken nextpagetoken nextpagecursor nextoffset nextmarker nextkey "
-    "nextpagekey continuation continuationtoken nextcontinuationtoken aftercursor lastevaluatedkey "
-    "cursorsafter"
-)
-_INNER = names(
-    "meta metadata pagination paging page pager pageinfo paginginfo links responsemetadata "
-    "responseheader cursors hits response responsecontext searchmetadata info resultinfo view "
-    "paginator searchresult properties"
-)
 _DEPTH = 4
 MOST_NAMES = 5_000
 """Names next to the items that are examined; no API has so many."""
@@ -58,6 +46,11 @@ _CURSOR_HEADER = re.compile(
 _PAGING_HEADERS = ("X-Pagination", "Pagination", "X-Paging")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ].*)?")
 _SKIPPING = names("offset start startindex startat skip from")
+_CONTENT_RANGE = re.compile(r"\s*(?:[a-z-]+[\s=]\s*)?(\d{1,18})-\d", re.IGNORECASE)
+_ALONE_HEADER = re.compile(r"x-(?:.+-)?cursor")
+_MOST_LINKS = 50
+_MOST_RELATIONS = 10
+_BEHIND = ("prev", "before", "start")
 
 
 def metadata(
@@ -68,8 +61,10 @@ def metadata(
     for prefix, each in [("", document)] + [(above, value_at(document, above))] * bool(above):
         yield from _within(prefix, each, items, _DEPTH)
     for header in _PAGING_HEADERS:
+        if header not in answer.headers:
+            continue
         try:
-            yield from _within(header, json.loads(answer.headers.get(header, "")), items, 1)
+            yield from _within(header, json.loads(answer.headers[header]), items, 1)
         except ValueError:
             continue
 
@@ -88,7 +83,7 @@ def crowded(document: object, items: object, records: str) -> str | None:
         left += [
             (f"{place}.{key}" if place else key, value)
             for key, value in there.items()
-            if isinstance(value, dict) and plain(key) in _INNER
+            if isinstance(value, dict) and plain(key) in INNER
         ]
     return None
 
@@ -96,13 +91,15 @@ def crowded(document: object, items: object, records: str) -> str | None:
 def _within(
     prefix: str, there: object, items: object, depth: int
 ) -> Iterator[tuple[str, str, Any]]:
-    if not isinstance(there, dict) or there is items:
+    if not isinstance(there, dict) or (there is items and len(there) > MOST_NAMES):
         return
     for key, value in there.items():
+        if there is items and isinstance(value, dict | list):
+            continue  # a record, whatever its id
         place, name = f"{prefix}.{key}" if prefix else key, plain(key)
         is_after = name == "after" and plain(prefix) == "cursors"
         yield place, "cursorsafter" if is_after else name, value
-        if depth > 1 and name in _INNER and isinstance(value, dict):
+        if depth > 1 and name in INNER and isinstance(value, dict):
             yield from _within(place, value, items, depth - 1)
 
 
@@ -132,24 +129,26 @@ def promise(
     for place, name, value in said:
         if _is_more(name, value):
             return f"says at {place!r} that there are more"
-    if truth(answer.headers.get("X-Has-More")):
-        return "says in its header X-Has-More that there are more"
+    for header, name in own_headers(answer):
+        if _is_more(name, answer.headers[header]):
+            return f"says in its header {header} that there are more"
     if not heeds_next or _is_over(said):
         return None
-    link = next_in(answer.headers.getall("Link", []))
+    link = next_in(answer.headers.getall("Link", []), answer.url)
     if link is not None and not _leads_nowhere(answer, link, position):
         return "has a next link in its header Link"
-    for header in _cursor_headers(answer):
+    for header in _cursor_headers(answer, is_alone=is_alone):
         if _leads_on(answer.headers[header].strip()):
             return f"has a next page in its header {header}"
     for place, name, value in said:
-        is_link = name in _LINKS and not (isinstance(value, str) and _DATE.fullmatch(value))
+        is_link = name in LINKS and not (isinstance(value, str) and _DATE.fullmatch(value))
         if is_link and _leads_on(value) and not _leads_nowhere(answer, value, position):
             return f"has a next page at {place!r}"
-        listed = _next_of(value) if name in ("link", "links") else None
+        listed = related(value, "next") if name in ("link", "links") else None
         if listed is not None and not _leads_nowhere(answer, listed, position):
             return f"has a next page at {place!r}"
-        if name in _CURSORS and _leads_on(value) and (is_alone or name != "cursorsafter"):
+        is_cursor = name in CURSORS and (is_alone or name != "cursorsafter")
+        if (is_cursor or (is_alone and _is_token(name, value))) and _leads_on(value):
             return f"has a cursor at {place!r}"
     return None
 
@@ -165,27 +164,79 @@ def flags(answer: HttpResponse, document: object, items: object, records: str) -
     usual = ("Link", "X-Has-More", *_cursor_headers(answer))
     said = metadata(answer, document, items, records)
     return any(header in answer.headers for header in usual) or any(
-        is_sign(name) and name not in _INNER for _, name, _ in said
+        is_sign(name) and name not in INNER for _, name, _ in said
     )
 
 
-def _cursor_headers(answer: HttpResponse) -> list[str]:
-    """Return the headers whose names are those of a cursor or a next page."""
-    return [each for each in answer.headers if _CURSOR_HEADER.fullmatch(each.lower())]
+def own_headers(answer: HttpResponse) -> Iterator[tuple[str, str]]:
+    """Yield the headers that only this service has, with their plain names."""
+    for header in answer.headers:
+        if header[:2].lower() == "x-":
+            yield header, plain(header[2:])
+
+
+def _cursor_headers(answer: HttpResponse, *, is_alone: bool = False) -> list[str]:
+    """Return the headers whose names are those of a cursor or a next page.
+
+    A plain ``X-Cursor`` is that of the next page only if no page was requested by one.
+    """
+    found = {each: each.lower() for each in answer.headers}
+    return [
+        each
+        for each, name in found.items()
+        if _CURSOR_HEADER.fullmatch(name)
+        or (is_alone and _ALONE_HEADER.fullmatch(name) and not any(at in name for at in _BEHIND))
+    ]
+
+
+def _is_token(name: str, value: object) -> bool:
+    """Return whether an offset is the text that requests the next page, as in Airtable."""
+    return name == "offset" and isinstance(value, str) and count_in(value) is None
 
 
 def is_sign(name: str) -> bool:
     """Return whether a name is that of a flag of more, a next link, a cursor or their place."""
     squeezed = plain(name)
-    return any(squeezed in each for each in (_MORE, _LAST, _LINKS, _CURSORS, _INNER))
+    return any(squeezed in each for each in (MORE, LAST, LINKS, CURSORS, REMAINING, INNER))
 
 
-def misses_front(answer: HttpResponse, document: object, items: object, records: str) -> str | None:
+def misses_front(
+    answer: HttpResponse, document: object, items: Sized, records: str, first_number: int
+) -> str | None:
     """Return where the page requested as the first says that it is not the first."""
-    for place, name, value in metadata(answer, document, items, records):
-        if (name in _FIRST and value is False) or (name in _BEFORE and value is True):
+    said = list(metadata(answer, document, items, records))
+    sized = {place.rpartition(".")[0] for place, name, _ in said if name in SIZES}
+    for place, name, value in said:
+        if (name in FIRST and value is False) or (name in BEFORE and value is True):
             return place
-    return None
+        # Next to a size, a position is that of this page, unless it is that of the next one.
+        number = count_in(value) if place.rpartition(".")[0] in sized else None
+        if number is None:
+            continue
+        if name in OFFSETS and number > 1 and number != len(items):
+            return place
+        # The pages of a list that counts from 0 may be named from 1.
+        if name in PAGE_NUMBERS and number > first_number + 1:
+            return place
+    ranged = _CONTENT_RANGE.match(answer.headers.get("Content-Range", ""))
+    return "Content-Range" if ranged and int(ranged[1]) > 1 else None
+
+
+def may_be_cut(answer: HttpResponse, document: object, items: Sized, records: str) -> bool:
+    """Return whether an answer has what a page of a list has, and says nothing of the others.
+
+    It has as many items as its own limit, a range of an unknown total, or a cursor that a last page
+    has, too.
+    """
+    if answer.headers.get("Content-Range", "").rstrip().endswith("/*"):
+        return True
+    if len(items) and count_in(answer.headers.get("X-Per-Page")) == len(items):
+        return True
+    return any(
+        (name in WEAK and _leads_on(value))
+        or (name in SIZES and len(items) > 0 and count_in(value) == len(items))
+        for _, name, value in metadata(answer, document, items, records)
+    )
 
 
 def promised_at(document: object, path: str) -> bool | None:
@@ -195,24 +246,25 @@ def promised_at(document: object, path: str) -> bool | None:
     (False, True)
     """
     flag = truth(value_at(document, path))
-    return not flag if flag is not None and plain(path) in _LAST else flag
+    return not flag if flag is not None and plain(path) in LAST else flag
 
 
 def _is_more(name: str, value: object) -> bool:
-    return bool(name in _MORE and truth(value)) or _is_last(name, value) is False
+    if name in REMAINING:
+        return bool(count_in(value))
+    return bool(name in MORE and truth(value)) or _is_last(name, value) is False
 
 
 def _is_over(said: list[tuple[str, str, Any]]) -> bool:
     return any(
-        (name in _MORE and truth(value) is False) or _is_last(name, value)
-        for _, name, value in said
+        (name in MORE and truth(value) is False) or _is_last(name, value) for _, name, value in said
     )
 
 
 def _is_last(name: str, value: object) -> bool | None:
     # A number there is the number of the last page.
     is_flag = isinstance(value, bool) or (isinstance(value, str) and not value.strip().isdecimal())
-    return truth(value) if name in _LAST and is_flag else None
+    return truth(value) if name in LAST and is_flag else None
 
 
 def _leads_on(value: object) -> bool:
@@ -229,11 +281,14 @@ def _leads_on(value: object) -> bool:
     return False
 
 
-def _next_of(links: object) -> object:
-    """Return the next link among links that each state their relation, as in FHIR."""
-    for link in links if isinstance(links, list) else ():
-        if isinstance(link, dict) and "next" in (link.get("rel"), link.get("relation")):
-            return link.get("href") or link.get("url")
+def related(links: object, relation: str) -> object:
+    """Return the link with a relation, among links that each state theirs, as in FHIR."""
+    for link in links[:_MOST_LINKS] if isinstance(links, list) else ():
+        for name in ("rel", "relation") if isinstance(link, dict) else ():
+            stated = link.get(name)
+            stated = stated[:_MOST_RELATIONS] if isinstance(stated, list) else [stated]
+            if relation in [each.lower() for each in stated if isinstance(each, str)]:
+                return link.get("href") or link.get("url")
     return None
 
 

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
@@ -228,6 +229,10 @@ def _followed(document: object, path: str, more: str) -> Any:
     if isinstance(following, dict) and "href" in following and not following["href"]:
         following = None
     is_of_item = "-1" in path.split(".")
+    if is_of_item and following is None and _has_item(document, path):
+        raise ValueError(
+            f"has a last item without a value at {path!r}, so nothing leads on from it"
+        )
     # Position 0 is a list's beginning, not its continuation; an item may well have a 0.
     ends = ("",) if is_of_item else ("", "0", 0)
     if following in ([], {}) or following is False or following in ends:
@@ -240,6 +245,13 @@ def _followed(document: object, path: str, more: str) -> Any:
     if promised and following is None:
         raise ValueError(f"says at {more!r} that there are more, and nothing at {path!r}")
     return following
+
+
+def _has_item(document: object, path: str) -> bool:
+    """Return whether a page has an item at the part of a path up to ``-1``."""
+    names = path.split(".")
+    above = ".".join(names[: names.index("-1") + 1])
+    return value_at(document, above) is not None
 
 
 def _is_too_long(following: object) -> bool:
@@ -317,7 +329,7 @@ class LinkHeaderPagination(_LinkedPagination):
     )
 
     def _link(self, got: PageResponse) -> object:
-        return next_in(got.answer.headers.getall("Link", []))
+        return next_in(got.answer.headers.getall("Link", []), got.answer.url)
 
 
 class CursorPagination(_ShiftingPagination):
@@ -360,11 +372,20 @@ class CursorPagination(_ShiftingPagination):
         cursor = _followed(got.document, self.path, self.more)
         if cursor is None:
             return None
-        cursor = _in_query(cursor, self.path) if self.location == "query" else _in_body(cursor)
+        request = self.requesting(cursor)
+        sent = {**request.query, **request.body}[self.parameter]
         number, index = step.number + got.count, step.index + 1
-        is_counted = not self.stable and counts(self.parameter, cursor, number, index)
-        placed = _placed(self.location, **{self.parameter: cursor})
-        return PageRequest(**placed, number=number, index=index, is_counted=is_counted)
+        is_counted = not self.stable and counts(self.parameter, sent, number, index)
+        return replace(request, number=number, index=index, is_counted=is_counted)
+
+    def requesting(self, cursor: object) -> PageRequest:
+        """Return the request for the page behind a cursor.
+
+        Raises:
+            ValueError: It is no cursor.
+        """
+        value = _in_query(cursor, self.path) if self.location == "query" else _in_body(cursor)
+        return PageRequest(**_placed(self.location, **{self.parameter: value}))
 
 
 def _in_query(cursor: object, path: str) -> str | int:

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 
 from ladon_storage.collection.records import Completeness
 from ladon_storage.errors import SourceError
-from ladon_storage.sources.http.client import OK
 from ladon_storage.sources.rest.beside import Beside
 from ladon_storage.sources.rest.completion import Completion
 from ladon_storage.sources.rest.listing import ListPage, MovedError, PagedApi, SeenRecords
 from ladon_storage.sources.rest.page import PageRequest, PageResponse
 from ladon_storage.sources.rest.pagination import OffsetPagination, PageNumberPagination
+from ladon_storage.sources.rest.positions import PageTrail
+from ladon_storage.sources.rest.unread import Unread
 
 REPAIRS = 1_000
 """The limit on returns to the page before, to resume from a known record, in one reading."""
@@ -90,6 +91,7 @@ class Reading(ABC):
         self._beside = Beside(self._api, self._tally)
         self._sequence = 0
         self._largest = 0
+        self._trail = PageTrail()
         self._empty = 0
         self._repairs = 0
         self._is_pushed = False
@@ -165,7 +167,7 @@ class Reading(ABC):
         self._asked.add(page.request.place)
         if page.keys and len(page.keys) != page.response.count:
             self._tally.is_exact = False  # it is too large to be held
-        self._tally.add(page.keys)
+        hashes = self._tally.add(page.keys)
         self._sequence = hash((self._sequence, *page.keys))
         if not page.keys:
             self._end.note(page)
@@ -185,9 +187,9 @@ class Reading(ABC):
             )
         self._digests.add(digest)
         self._largest = max(self._largest, page.response.count)
+        self._trail.add(page)
         self._end.note(page)
-        for key in page.keys[: KNOWN_KEYS - len(self._known)]:
-            self._known.add(hash(key))
+        self._known.update(hashes[: max(KNOWN_KEYS - len(self._known), 0)])
         return page
 
     def _repair(self) -> None:
@@ -285,31 +287,23 @@ class Reading(ABC):
         if silent is not None:
             return self._api.error(silent)
         completeness = end.completeness(page, position)
-        missed = None if completeness in ("total", "declared") else await self._missed(first, page)
-        if missed is not None:
-            return self._api.error(missed)
+        unread = Unread(self._api, end, self._trail, self._beside, self._get)
+        if completeness != "total" and (passed := await unread.sharing_a_cursor()):
+            return self._api.error(*passed)
+        if completeness not in ("total", "declared"):
+            missed = None
+            if not self._learned.is_known:
+                missed = await unread.beside(first, page) or await unread.between(page)
+            if missed is not None:
+                return self._api.error(*missed)
+            if await unread.is_behind(page):
+                if before != self._sequence:
+                    raise MovedError("has other records behind a page without a next link")
+                return self._api.error(
+                    "has no next link on a page, and has other records on the page behind it"
+                )
         self._learned.total, self._learned.completeness = self._numbers.total, completeness
         return None
-
-    async def _missed(self, first: ListPage, last: ListPage) -> str | None:
-        """Return the sign that an unread page has other records."""
-        paging = self._paging
-        if not isinstance(paging, PageNumberPagination) or self._learned.is_known:
-            return None
-        is_silent = last.response.answer.status in OK and self._end.is_silent(last)
-        number = await self._beside.page_of_others(paging, last, is_silent=is_silent)
-        if number is None:
-            return None
-        is_before = number < paging.first_number
-        asked = first if is_before else last
-        if (await self._get(asked.request)).keys != asked.keys:
-            raise MovedError
-        if is_before:
-            begin = paging.first_number
-            return (
-                f"has records on page {number} that are on no page from the first one, {begin}, on"
-            )
-        return f"has records on page {number}, and none on the page before it"
 
     def _refuse_the_same(
         self,

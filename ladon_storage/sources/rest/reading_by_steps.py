@@ -23,6 +23,10 @@ from ladon_storage.sources.rest.pagination import (
 )
 from ladon_storage.sources.rest.reading import Reading
 
+EMPTY_NUMBERS = 5
+"""Consecutive numbered pages without a record, each of which says that there are more, that are
+read."""
+
 
 class ReadingBySteps(Reading):
     """A reading in which each page says which one is next, or its number does."""
@@ -125,6 +129,9 @@ class ReadingBySteps(Reading):
     def _following(self, page: ListPage, position: int) -> PageRequest | None:
         """Return the request for the next page; ``None`` at the end."""
         paging, problem = self._paging, ""
+        if isinstance(paging, PageNumberPagination) and not page.keys and self._end.goes_on(page):
+            is_tried = self._empty < EMPTY_NUMBERS
+            return paging.numbered(page.request.number + 1) if is_tried else None
         if isinstance(paging, PageNumberPagination | OffsetPagination):
             if not page.keys or self._end.is_reached(page, position, self._learned.limit):
                 return None

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from ladon_storage.sources.rest.links import linked, number_in
 from ladon_storage.sources.rest.listing import ListPage, MovedError, PagedApi, SeenRecords
 from ladon_storage.sources.rest.pagination import (
     OffsetPagination,
@@ -16,7 +15,13 @@ from ladon_storage.sources.rest.pagination import (
     SinglePage,
     leads_on,
 )
-from ladon_storage.sources.rest.totals import Total, declared_total, stated_pages, usual_total
+from ladon_storage.sources.rest.totals import (
+    Total,
+    declared_total,
+    last_number,
+    stated_pages,
+    usual_total,
+)
 
 
 class StatedNumbers:
@@ -43,7 +48,7 @@ class StatedNumbers:
         """Whether each page states its own number alone, which looks like that of all pages."""
         self._counts_others = False
         """Whether the total is that of another list, such as of all times."""
-        self._asked = 0
+        self._asked = self._asked_when_filled = 0
         self._largest = self._first = 0
         self.filled = 0
         self.has_shrunk = False
@@ -56,6 +61,7 @@ class StatedNumbers:
         if not self.filled:
             self._first = page.response.count
         self.filled += 1
+        self._asked_when_filled = self._asked
         self._largest = max(self._largest, page.response.count)
         self._heed(page)
 
@@ -102,12 +108,12 @@ class StatedNumbers:
             or self._counts_others
         ):
             return 0
-        got, paging, last = page.response, self._paging, 0
-        if isinstance(paging, PageNumberPagination):
-            link = linked(got.answer.headers.getall("Link", []), "last")
-            number = number_in(link, paging.parameter) if link is not None else None
-            last = 0 if number is None else number - paging.first_number + 1
-        return max(stated_pages(got.answer, got.document, got.items, self._api.records), last)
+        got, paging = page.response, self._paging
+        told = (got.answer, got.document, got.items, self._api.records)
+        last = last_number(*told)
+        if last and isinstance(paging, PageNumberPagination):
+            last -= paging.first_number - 1
+        return max(stated_pages(*told), last)
 
     def came(self, position: int) -> int:
         """Return how many records came; each counts once where records can be distinguished."""
@@ -148,7 +154,7 @@ class StatedNumbers:
         total, tally = self._most, self._tally
         if total is not None:
             return total.is_sure and tally.is_exact and total.count == tally.versions
-        return 0 < self._pages == self.filled
+        return 0 < self._pages == self._asked_when_filled
 
     def is_whole(self, position: int) -> bool:
         """Return whether exactly the stated total came, where the total counts no page's items."""
@@ -196,8 +202,13 @@ class StatedNumbers:
         return problem
 
     @property
+    def has_more_pages(self) -> bool:
+        """Whether more pages are stated than were requested."""
+        return self._pages > self._asked and not self._is_numbered
+
+    @property
     def _came_pages(self) -> int:
-        return max(self._asked if leads_on(self._paging) else self.filled, 1)
+        return max(self._asked if leads_on(self._paging) else self._asked_when_filled, 1)
 
     def is_short(self, position: int) -> bool:
         """Return whether fewer came than an undeclared total or number of pages states."""

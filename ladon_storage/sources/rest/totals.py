@@ -13,16 +13,19 @@ from dataclasses import dataclass, replace
 
 from ladon_storage.sources.http.client import HttpResponse
 from ladon_storage.sources.json.items import value_at
-from ladon_storage.sources.rest.names import LONGEST_SIGN, count_in, names
-from ladon_storage.sources.rest.page_metadata import metadata
-
-_TOTALS = names(
-    "total totalcount totalresults totalitems totalrecords totalelements totalhits "
-    "totalrows totalentries totalsize recordstotal numfound nbhits itemcount resultstotal "
-    "ntotal totalfound totalmatches totaldocs"
+from ladon_storage.sources.rest.links import linked, parameters_of
+from ladon_storage.sources.rest.names import LONGEST_SIGN, count_in, names, plain
+from ladon_storage.sources.rest.page_metadata import metadata, own_headers, related
+from ladon_storage.sources.rest.vocabulary import (
+    FILTERED_TOTALS,
+    LAST_LINKS,
+    OFFSETS,
+    PAGE_NUMBERS,
+    PAGE_TOTALS,
+    TOTALS,
+    UNSURE_TOTALS,
 )
-_UNSURE_TOTALS = names("count resultcount recordcount found totalavailable")
-_PAGE_TOTALS = names("totalpages pagecount lastpage numpages pagestotal pages totalpage pagetotal")
+
 _TOTAL_HEADERS = (
     "X-Total-Count",
     "X-Total",
@@ -39,6 +42,19 @@ _UNSURE_HEADERS = ("X-Result-Count", "X-Count")
 _PAGE_HEADERS = ("X-Total-Pages", "X-WP-TotalPages", "X-Page-Count", "X-Pagination-Page-Count")
 _CONTENT_RANGE = re.compile(r"\s*(?:[a-z-]+[\s=]\s*)?(?:\d+-\d+|\*)/(\d+)\s*", re.IGNORECASE)
 _BOUND = re.compile(r"(?:>=?|≥|over|more than)\s*(\S.*)|(.*\S)\s*\+", re.IGNORECASE)
+_WITH_NOUN = re.compile(r"(\S.*\S|\S)\s+[a-z]+", re.IGNORECASE)
+_SHOWN = names(
+    "message showing shown range display displaying displayed summary info text results pagination "
+    "paging page"
+)
+_PART = re.compile(
+    r"(?:[a-z]+:?\s+){0,2}\d[\d,.]*\s*(?:-|\u2013|to|\.\.)\s*\d[\d,.]*\s+of\s+(\d[\d,.]*)(?:\s+\w+)?\.?",
+    re.IGNORECASE,
+)
+_OF_PAGES = re.compile(r"(?:page\s+)?\d{1,9}\s*(?:/|of)\s*(\d{1,9})", re.IGNORECASE)
+_LONGEST_SENTENCE = 100
+_MOST_LINKS = 10
+_PAGES = names("page p pg pagenumber pageno pageindex pagenum currentpage")
 _COUNTS = ("value", "count", "total")
 
 
@@ -76,27 +92,81 @@ def declared_total(answer: HttpResponse, document: object, path: str) -> Total |
 def usual_total(
     answer: HttpResponse, document: object, items: object, records: str
 ) -> Total | None:
-    """Return the largest total that stands where APIs usually put it."""
-    found = list(_totals_of_headers(answer))
+    """Return the largest total that stands where APIs usually put it.
+
+    A total of the requested items precedes one next to it, which may be of all there are.
+    """
+    found, filtered = list(_totals_of_headers(answer)), list[Total]()
+    named, counted = _own_names(records)
     for place, name, value in metadata(answer, document, items, records):
-        if name in _TOTALS:
+        is_filtered = name in FILTERED_TOTALS
+        if is_filtered or name in TOTALS or name in named:
             total = _bounded(value, place) if isinstance(value, dict) else _exact(value, place)
             if total is not None:
-                found.append(total)
-        elif name in _UNSURE_TOTALS and (count := count_in(value)) is not None:
-            found.append(Total(count, place, is_sure=False))
-    return max(found, key=lambda total: (total.count, total.is_sure), default=None)
+                (filtered if is_filtered else found).append(total)
+        elif name in UNSURE_TOTALS or name in counted:
+            if (count := count_in(value)) is not None:
+                found.append(Total(count, place, is_sure=False))
+        elif name in _SHOWN and (count := _of_text(_PART, value)):
+            found.append(Total(count, place))
+    found += [
+        Total(number, place, is_sure=False)
+        for place, name, number in _last_positions(answer, document, items, records)
+        if name in OFFSETS
+    ]
+    return max(filtered or found, key=lambda total: (total.count, total.is_sure), default=None)
 
 
 def stated_pages(answer: HttpResponse, document: object, items: object, records: str) -> int:
     """Return the number of pages that an API states; 0 where it states none."""
     found = [count_in(answer.headers.get(header)) for header in _PAGE_HEADERS]
-    found += [
-        count_in(value)
-        for _, name, value in metadata(answer, document, items, records)
-        if name in _PAGE_TOTALS
-    ]
+    for _, name, value in metadata(answer, document, items, records):
+        if name in PAGE_TOTALS:
+            found.append(count_in(value))
+        if name in PAGE_NUMBERS:
+            found.append(_of_text(_OF_PAGES, value))
     return max((each for each in found if each is not None), default=0)
+
+
+def last_number(answer: HttpResponse, document: object, items: object, records: str) -> int:
+    """Return the number of the last page, by the link to it; 0 where there is none."""
+    positions = _last_positions(answer, document, items, records)
+    return max((number for _, name, number in positions if name in _PAGES), default=0)
+
+
+def _last_positions(
+    answer: HttpResponse, document: object, items: object, records: str
+) -> Iterator[tuple[str, str, int]]:
+    """Yield the numbers in the links to the last page, each with its place and its name."""
+    links: list[tuple[str, object]] = [
+        ("Link", linked(answer.headers.getall("Link", []), "last", answer.url))
+    ]
+    for place, name, value in metadata(answer, document, items, records):
+        if name in LAST_LINKS:
+            links.append((place, value))
+        elif name in ("link", "links"):
+            links.append((place, related(value, "last")))
+    for place, link in links[:_MOST_LINKS]:
+        for parameter, value in parameters_of(answer.url, link):
+            if (number := count_in(value)) is not None:
+                yield place, plain(parameter), number
+
+
+def _own_names(records: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of a total and of a count that have the name of the records."""
+    many = plain(records.rpartition(".")[2])
+    one = many.removesuffix("s")
+    if not many:
+        return (), ()
+    return (f"total{many}", f"{many}total", f"total{one}count"), (f"{many}count", f"{one}count")
+
+
+def _of_text(pattern: re.Pattern[str], value: object) -> int | None:
+    """Return the number that a text such as ``1-10 of 23`` ends with."""
+    if not isinstance(value, str) or len(value) > _LONGEST_SENTENCE:
+        return None
+    found = pattern.fullmatch(value.strip())
+    return count_in(found[1].rstrip(".,")) if found else None
 
 
 def _totals_of_headers(answer: HttpResponse) -> Iterator[Total]:
@@ -105,6 +175,11 @@ def _totals_of_headers(answer: HttpResponse) -> Iterator[Total]:
             total = _exact(answer.headers.get(header), header)
             if total is not None:
                 yield replace(total, is_sure=is_sure and total.is_sure)
+    for header, name in own_headers(answer):
+        if name in TOTALS and header not in _TOTAL_HEADERS:
+            total = _exact(answer.headers[header], header)
+            if total is not None:
+                yield total
     ranged = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
     if ranged and (count := count_in(ranged[1])) is not None:
         yield Total(count, "Content-Range")
@@ -115,6 +190,9 @@ def _exact(value: object, place: str) -> Total | None:
     if isinstance(value, str) and len(value) > LONGEST_SIGN:
         return None
     bound = _BOUND.fullmatch(value.strip()) if isinstance(value, str) else None
+    if isinstance(value, str) and count_in(value) is None and bound is None:
+        named = _WITH_NOUN.fullmatch(value.strip())
+        value = named[1] if named else value
     count = count_in(value if bound is None else bound[1] or bound[2])
     if count is None:
         return None

@@ -16,17 +16,32 @@ from ladon_storage.sources.sql.values import (
     row_timestamp,
 )
 
+MOST_IDS = 100_000
+"""The number of ids whose types are remembered, where a column may have values of any type."""
+
+_LONGEST_ID = 40
+
 
 @dataclass
 class TableRows:
-    """The rules by which records are made of rows."""
+    """The rules by which records are made of rows.
+
+    Args:
+        layout: The table, and the way it is read.
+        names: The columns.
+        zone: The zone of timestamps without an offset.
+        must_ascend: Whether rows that go back in time are refused.
+        is_untyped: Whether one column may have a number 1 and a text '1', as in SQLite.
+    """
 
     layout: Layout
     names: tuple[str, ...]
     zone: tzinfo
     must_ascend: bool
+    is_untyped: bool = False
 
     def __post_init__(self) -> None:
+        self._types: dict[int, type] = {}
         self._moment = row_timestamp(self.layout.timestamp_format, self.zone)
         self._highest: datetime | None = None
 
@@ -53,8 +68,30 @@ class TableRows:
             if value is None:
                 raise ValueError(f"{name}: missing")
         if len(row.ids) == 1:
-            return id_text(row.ids[0])
+            text = id_text(row.ids[0])
+            if self.is_untyped:
+                self._check_type(text, row.ids[0])
+            return text
         return joined_id([json_value(each) for each in row.ids])
+
+    def _check_type(self, text: str, value: object) -> None:
+        """Refuse an id that another row has as a value of another type.
+
+        Raises:
+            SourceError: The two rows would be one record.
+        """
+        place, found = hash(text), type(value)
+        if len(self._types) >= MOST_IDS and place not in self._types:
+            return
+        if (known := self._types.setdefault(place, found)) is not found:
+            name = self.layout.id_columns[0]
+            raise SourceError(
+                f"Source {self.layout.source_id!r} cannot read the table {self.layout.table!r}: "
+                f"its {name!r} {text[:_LONGEST_ID]!r} is of the type {known.__name__} in one row "
+                f"and {found.__name__} in another, which are one id. Set id_column to several "
+                "columns, whose values keep their types.",
+                self.layout.source_id,
+            )
 
     def _moment_of(self, row: Row) -> datetime:
         name = self.layout.timestamp_column

@@ -179,7 +179,10 @@ class SqlTable(BaseModel):
         self._warn_of_what_is_not_tested(url)
         async with _opened(layout, url) as (reader, thread):
             marks: dict[str, Any] = {"asked_at": await thread.do(reader.now)}
-            rows = TableRows(layout, reader.names, reader.zone, self.ordered and reader.is_text)
+            must_ascend = self.ordered and reader.is_text
+            rows = TableRows(
+                layout, reader.names, reader.zone, must_ascend, is_untyped=reader.is_untyped
+            )
             lost = await self._unreachable(reader, thread, rows, start)
             after: Key | None = None
             more = True

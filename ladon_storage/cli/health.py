@@ -1,0 +1,64 @@
+"""``ladon-storage health``: whether a Storage Service is healthy, for the probe of a container.
+
+It imports nothing but the standard library, since a probe runs every few seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from cyclopts import Parameter
+
+from ladon_storage.cli.output import note, print_text
+from ladon_storage.errors import ConfigurationError
+
+_DEFAULT = "http://127.0.0.1:8080"
+_LONGEST = 65536
+
+
+def health(
+    address: Annotated[
+        str | None,
+        Parameter(help=f"The service; by default STORAGE_SERVICE_URL, or {_DEFAULT}."),
+    ] = None,
+    /,
+    *,
+    timeout: Annotated[float, Parameter(help="Seconds within which it should answer.")] = 4,
+) -> int:
+    """Ask a Storage Service whether it is healthy."""
+    address = address or os.environ.get("STORAGE_SERVICE_URL") or _DEFAULT
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+        raise ConfigurationError(
+            "The address of the Storage Service cannot be used; write it as https://host:8080, "
+            "without a user."
+        )
+    problem = _problem(f"{address.rstrip('/')}/health", timeout)
+    if problem:
+        note(f"The Storage Service at {address} is not healthy: {problem}.")
+        return 1
+    print_text("healthy")
+    return 0
+
+
+def _problem(url: str, timeout: float) -> str | None:
+    # Without the proxies of the environment: a probe asks its own host.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=timeout) as answer:
+            found = json.loads(answer.read(_LONGEST))
+    except urllib.error.HTTPError as error:
+        return f"it answers {error.code}"
+    except (OSError, HTTPException) as error:
+        return f"it cannot be reached ({getattr(error, 'reason', error)})"
+    except ValueError:
+        return "its answer is no JSON"
+    if not isinstance(found, dict) or found.get("status") != "healthy":
+        return "it says so itself"
+    return None

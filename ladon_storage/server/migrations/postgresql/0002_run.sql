@@ -1,0 +1,1 @@
+ALTER TABLE watermarks ADD COLUMN run_id TEXT;

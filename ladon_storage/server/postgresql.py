@@ -1,0 +1,377 @@
+"""The store's database in PostgreSQL, which any number of services share.
+
+- Services hold no lock between two statements, and share nothing but the database.
+- Each statement ends in bounded time. At its end the socket is shut down rather than the statement
+  cancelled: a server that hangs answers no cancellation, and a commit must not be cancelled while
+  it waits for a standby.
+- A read whose connection was lost is made again over another one. A write is not: it may be stored.
+  Its caller sends it again, and the store recognises it.
+- Tokens are kept in memory, and read again every second: each request needs them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import select
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from functools import partial
+from threading import Timer
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+import psycopg
+import psycopg_pool
+from psycopg_pool import AsyncConnectionPool
+
+from ladon_storage.errors import DatabaseError, WatermarkConflictError
+from ladon_storage.models import Watermark
+from ladon_storage.server import retention
+from ladon_storage.server.access import Token
+from ladon_storage.server.backend import Row
+from ladon_storage.server.changes import Line, Note, Write, Written
+from ladon_storage.server.dialect import Dialect, statement
+from ladon_storage.server.postgresql_reads import GatheredReads
+from ladon_storage.server.postgresql_schema import (
+    Address,
+    PostgresqlConnection,
+    adapt,
+    address_of,
+    connect,
+    migrate,
+    prepared,
+    unusable,
+)
+from ladon_storage.server.postgresql_writes import (
+    SELECT,
+    SELECT_LINE,
+    Connection,
+    fetched,
+    stored,
+    unread,
+    unstored,
+)
+from ladon_storage.server.rows import SET_CHECKED, to_length, to_watermark, version_of
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SECONDS = 5.0
+"""The longest time for one read or write, from its call to its end."""
+SCAN_SECONDS = 20.0
+"""The longest time for a read that grows with the number of rows."""
+PRUNE_SECONDS = 600.0
+"""The longest time for one look for lines that are beyond the bounds."""
+TOKENS_SECONDS = 1.0
+"""The time between two reads of the tokens: how long a revoked one still holds."""
+TOKENS_AGE_SECONDS = 15.0
+"""The age at which tokens that could not be read again admit no request."""
+LEAST_CONNECTIONS, MOST_CONNECTIONS = 2, 10
+"""The connections of one service, besides at most two that scan."""
+
+_SET_CHECKED = statement(SET_CHECKED)
+_TOKENS = "SELECT digest, name, read_only, prefix FROM tokens"
+
+
+def _keep_limits(_: object, limits: Mapping[str, timedelta]) -> dict[str, Any]:
+    ages = {source_id: to_length(limit) for source_id, limit in limits.items()}
+    return {"limits": json.dumps(ages)}
+
+
+class PostgresqlBackend:
+    """The watermarks in a database of PostgreSQL; made by ``open``, for one event loop."""
+
+    dialect = Dialect(
+        "(SELECT key AS source_id, CAST(value AS BIGINT) AS age "
+        "FROM json_each_text(CAST(:limits AS json))) AS limits",
+        _keep_limits,
+        "strpos(folded, :search) > 0",
+    )
+
+    def __init__(self, address: Address, pool: AsyncConnectionPool[Connection]) -> None:
+        self._address = address
+        self._pool = pool
+        self._loop = asyncio.get_running_loop()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._writing: set[asyncio.Task[Written]] = set()
+        self._reads = GatheredReads(lambda names: self._fetch(SELECT, (names,)))
+        self._closed = False
+        self._idle: list[PostgresqlConnection] = []
+        self._scanning: set[PostgresqlConnection] = set()
+        self._scans = ThreadPoolExecutor(2, thread_name_prefix="storage-scan")
+        self._tokens: dict[bytes, Token] = {}
+        self._tokens_read = self._loop.time()
+        self._renewing = asyncio.create_task(self._renew_tokens())
+
+    @classmethod
+    async def open(cls, url: str) -> PostgresqlBackend:
+        """Open the database; migrate it if necessary.
+
+        Raises:
+            ConfigurationError: It cannot be this program's database.
+        """
+        address = address_of(url)
+        await asyncio.to_thread(migrate, address)
+        # Each lending would be a line of its log, and each failed attempt one beside ours.
+        logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+        pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            address.conninfo,
+            kwargs={"autocommit": True},
+            min_size=LEAST_CONNECTIONS,
+            max_size=MOST_CONNECTIONS,
+            open=False,
+            configure=_configure,
+            # Its pauses double; a new request begins with the shortest again.
+            reconnect_timeout=2.0,
+            name="ladon-storage",
+        )
+        await pool.open()
+        backend = cls(address, pool)
+        try:
+            await backend._read_tokens()
+        except DatabaseError as error:
+            await backend.close()
+            raise unusable(address, error) from error
+        return backend
+
+    async def close(self) -> None:
+        """Finish the writes that wait, and close the connections."""
+        self._closed = True
+        if self._writing:
+            await asyncio.wait(self._writing)
+        self._renewing.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._renewing
+        await self._pool.close()
+        for each in list(self._scanning):  # no caller waits for them any more
+            _hang_up(each.inner)
+        self._scans.shutdown(cancel_futures=True)
+        while self._idle:
+            self._idle.pop().inner.close()
+
+    async def read(self, source_id: str) -> Row | None:
+        """Return the row of a source's watermark."""
+        return await self._reads.read(source_id)
+
+    async def write(self, write: Write, note: Note) -> Written:
+        """Store a change durably, or raise the rule's refusal."""
+        if self._closed:
+            raise DatabaseError("The database is closed; start the service again.")
+        # In a task of its own: a caller that is cancelled does not cancel the statement.
+        task = asyncio.create_task(self._write(write, note))
+        self._writing.add(task)
+        task.add_done_callback(self._end)
+        return await asyncio.shield(task)
+
+    async def scan(self, read: Callable[[Any], T], *, prunes: bool = False) -> T:
+        """Return what a function reads, in another thread."""
+        seconds = PRUNE_SECONDS if prunes else SCAN_SECONDS
+        work = partial(self._scan, read, seconds, keep=not prunes)
+        scanning = self._loop.run_in_executor(self._scans, work)
+        try:
+            async with asyncio.timeout(seconds + SECONDS):
+                return await asyncio.shield(scanning)
+        except TimeoutError:
+            scanning.add_done_callback(_forget)
+            raise DatabaseError("The database is busy; try again later.") from None
+        except psycopg.Error as error:
+            raise unread(error) from error
+
+    async def delete_lines(self, versions: Sequence[int]) -> None:
+        """Delete lines of history by their numbers."""
+        await self.scan(partial(retention.delete_lines, versions=versions))
+
+    async def check(self, at: int) -> None:
+        """Read, and make a write durable."""
+        await self.read("")
+        try:
+            async with self._lent(self._loop.time() + SECONDS) as connection:
+                await connection.execute(_SET_CHECKED, (at,), prepare=True)
+        except psycopg.Error as error:
+            raise unstored(error) from error
+
+    def find_token(self, digest: bytes) -> Token | None:
+        """Return the stored token of a digest, if there is one."""
+        return self._known_tokens().get(digest)
+
+    def token_digest(self, name: str) -> bytes | None:
+        """Return the digest of a token's name, if there is one."""
+        known = self._known_tokens()
+        return next((digest for digest, token in known.items() if token.name == name), None)
+
+    def has_tokens(self) -> bool:
+        """Return whether any token is stored."""
+        return bool(self._known_tokens())
+
+    async def _write(self, write: Write, note: Note) -> Written:
+        deadline = self._loop.time() + SECONDS
+        written = None
+        async with self._turn(write.source_id, deadline):
+            while written is None:
+                row = await self.read(write.source_id)
+                before = None if row is None else to_watermark(row)
+                line = await self._judged(write, before)
+                if line is None:
+                    written = Written(before, before)
+                    break
+                async with self._lent(deadline) as connection:
+                    written = await stored(connection, write.source_id, before, line)
+                if written is None and self._loop.time() >= deadline:
+                    raise DatabaseError(
+                        "The database did not store the change: other writes of its source were "
+                        "faster; try again later."
+                    )
+        note(written)
+        return written
+
+    async def _judged(self, write: Write, before: Watermark | None) -> Line | None:
+        try:
+            return write.judge(before)
+        except WatermarkConflictError as conflict:
+            if conflict.status == 412 and before is not None and write.is_repeated is not None:
+                lines = await self._fetch(SELECT_LINE, (version_of(before),))
+                if lines and write.is_repeated(lines[0]):
+                    return None
+            raise
+
+    def _end(self, task: asyncio.Task[Written]) -> None:
+        self._writing.discard(task)
+        if not task.cancelled():
+            task.exception()  # of a caller that does not wait any more
+
+    @asynccontextmanager
+    async def _turn(self, source_id: str, deadline: float) -> AsyncIterator[None]:
+        """Let one write of this process at a time be judged: the others would be judged again."""
+        lock = self._turns.get(source_id)
+        if lock is None:
+            lock = self._turns[source_id] = asyncio.Lock()
+        if lock.locked():
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await lock.acquire()
+            except TimeoutError:
+                raise DatabaseError(
+                    "The database did not store the change: other writes of its source wait for "
+                    "it, too; try again later."
+                ) from None
+        else:
+            await lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @asynccontextmanager
+    async def _lent(self, deadline: float) -> AsyncIterator[Connection]:
+        """Lend a connection until a deadline, at which its socket is shut down."""
+        while True:
+            try:
+                connection = await self._pool.getconn(max(0.0, deadline - self._loop.time()))
+            except (psycopg_pool.PoolTimeout, psycopg_pool.PoolClosed) as error:
+                raise DatabaseError(
+                    f"The database gave no connection in {SECONDS:g} s; try again later."
+                ) from error
+            if not _was_lost(connection):
+                break
+            await connection.close()
+            await self._pool.putconn(connection)
+        timer = self._loop.call_at(deadline, _hang_up, connection)
+        try:
+            yield connection
+        except psycopg.errors.ReadOnlySqlTransaction:
+            await connection.close()  # the next one may lead to the server that writes
+            raise
+        finally:
+            timer.cancel()
+            await self._pool.putconn(connection)
+
+    async def _fetch(self, query: str, values: Sequence[Any] = ()) -> list[Row]:
+        deadline = self._loop.time() + SECONDS
+        while True:
+            try:
+                async with self._lent(deadline) as connection:
+                    return await fetched(connection, query, values)
+            except psycopg.Error as error:
+                if not connection.closed or self._loop.time() >= deadline:
+                    raise unread(error) from error
+
+    async def _renew_tokens(self) -> None:
+        # Not for ever: before Python 3.12 a wait that has just ended swallows a cancellation.
+        while not self._closed:
+            await asyncio.sleep(TOKENS_SECONDS)
+            with suppress(DatabaseError):  # after a while no request is admitted
+                await self._read_tokens()
+
+    async def _read_tokens(self) -> None:
+        asked = self._loop.time()
+        rows = await self._fetch(_TOKENS)
+        self._tokens = {
+            bytes(digest): Token(name, bool(read_only), prefix)
+            for digest, name, read_only, prefix in rows
+        }
+        self._tokens_read = asked
+
+    def _known_tokens(self) -> dict[bytes, Token]:
+        age = self._loop.time() - self._tokens_read
+        if age > TOKENS_AGE_SECONDS:
+            raise DatabaseError(
+                f"The database could not be read: its tokens are {age:.0f} s old; try again later."
+            )
+        return self._tokens
+
+    def _scan(self, read: Callable[[PostgresqlConnection], T], seconds: float, *, keep: bool) -> T:
+        while True:
+            is_new = not keep or not self._idle
+            connection = connect(self._address, seconds) if is_new else self._idle.pop()
+            timer = Timer(seconds, _hang_up, (connection.inner,))
+            timer.daemon = True
+            timer.start()
+            self._scanning.add(connection)
+            try:
+                if self._closed:  # before it could be seen among those that scan
+                    raise DatabaseError("The database is closed; start the service again.")
+                return read(connection)
+            except psycopg.OperationalError:
+                if is_new or not connection.inner.closed:
+                    raise
+            finally:
+                timer.cancel()
+                self._scanning.discard(connection)
+                if keep and not self._closed and not connection.inner.closed:
+                    self._idle.append(connection)
+                else:
+                    connection.inner.close()
+
+
+async def _configure(connection: Connection) -> None:
+    adapt(connection)
+    await connection.execute(*prepared(SECONDS))
+    # A plan that is kept from when there were few sources must do for many.
+    await connection.execute("SET enable_seqscan = off")
+
+
+def _was_lost(connection: Connection) -> bool:
+    """Return whether the other side has ended an idle connection: it has something to say."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _hang_up(connection: psycopg.Connection[Any] | Connection) -> None:
+    """Shut the socket of a connection down: what waits for it fails at once."""
+    with suppress(OSError, psycopg.Error):
+        copy = socket.socket(fileno=os.dup(connection.fileno()))
+        with copy:
+            copy.shutdown(socket.SHUT_RDWR)
+
+
+def _forget(scanning: asyncio.Future[Any]) -> None:
+    if not scanning.cancelled():
+        scanning.exception()

@@ -1,0 +1,138 @@
+"""Records that are on no page of a list: in front of it, behind it, or between two pages.
+
+- Only records that did not come are evidence, and a list that moved meanwhile is read again.
+- Nothing is requested where a total or the shape of the pages proves the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from ladon_storage.sources.http.client import OK
+from ladon_storage.sources.rest.beside import Beside
+from ladon_storage.sources.rest.completion import Completion
+from ladon_storage.sources.rest.listing import ListPage, MovedError, PagedApi
+from ladon_storage.sources.rest.page import PageRequest
+from ladon_storage.sources.rest.pagination import (
+    OffsetPagination,
+    PageNumberPagination,
+    leads_on,
+)
+from ladon_storage.sources.rest.positions import PageTrail, page_behind, smaller_pages
+
+BEHIND_PAGES = 3
+"""The limit on pages that are requested behind an empty one."""
+
+Problem = tuple[str] | tuple[str, str]
+"""The words of an error: the problem, and the next step if it is a special one."""
+
+
+class Unread:
+    """The search for records that no page of one reading has.
+
+    Args:
+        api: The source.
+        end: The evidence about the end of the list.
+        trail: The sizes of its pages, and the way from one to the next.
+        beside: The requests that are no part of the list.
+        get: The request for a page of the list.
+    """
+
+    def __init__(
+        self,
+        api: PagedApi,
+        end: Completion,
+        trail: PageTrail,
+        beside: Beside,
+        get: Callable[[PageRequest], Awaitable[ListPage]],
+    ) -> None:
+        self._api = api
+        self._paging = api.paging
+        self._end = end
+        self._trail = trail
+        self._beside = beside
+        self._get = get
+
+    async def beside(self, first: ListPage, last: ListPage) -> Problem | None:
+        """Return the sign that a page in front of or behind numbered pages has other records.
+
+        Raises:
+            MovedError: The list moved meanwhile.
+        """
+        paging = self._paging
+        if isinstance(paging, OffsetPagination):
+            return await self._behind_offsets(paging, last)
+        if not isinstance(paging, PageNumberPagination):
+            return None
+        behind = 0
+        if last.response.answer.status in OK and self._end.is_silent(last):
+            behind = self._doubtful_pages(paging)
+        number = await self._beside.page_of_others(paging, last, behind=behind)
+        if number is None:
+            return None
+        is_before = number < paging.first_number
+        asked = first if is_before else last
+        if (await self._get(asked.request)).keys != asked.keys:
+            raise MovedError
+        if is_before:
+            begin = paging.first_number
+            return (
+                f"has records on page {number} that are on no page from the first one, {begin}, on",
+            )
+        return (f"has records on page {number}, and none on the page before it",)
+
+    async def _behind_offsets(self, paging: OffsetPagination, last: ListPage) -> Problem | None:
+        """Return the sign that there are records behind an end without any."""
+        pages = self._doubtful_pages(paging)
+        if pages == 1 or last.response.answer.status not in OK or not self._end.is_silent(last):
+            return None
+        for distance in range(1, pages + 1):
+            offset = last.request.number + distance * paging.page_size
+            if await self._beside.has_others(paging.skipping(offset, paging.page_size)):
+                if (await self._get(last.request)).keys:
+                    raise MovedError
+                return (f"has records from offset {offset} on, and none at {last.request.number}",)
+        return None
+
+    def _doubtful_pages(self, paging: PageNumberPagination | OffsetPagination) -> int:
+        """Return how many pages behind an empty one are requested.
+
+        A short page behind full ones ends a list. If its pages have any size, or the last one is
+        full, they may be what a filter left of them, and it may leave nothing of some.
+        """
+        trail = self._trail
+        if trail.filled > 1:
+            return 1 if trail.ends_as_lists_do else BEHIND_PAGES
+        return 1 if trail.first < (paging.page_size or 0) else BEHIND_PAGES - 1
+
+    async def between(self, last: ListPage) -> Problem | None:
+        """Return the sign that a page begins behind more items than the page before it had."""
+        size = self._trail.first
+        if self._trail.filled < 2:
+            return None
+        step = smaller_pages(self._paging, last, size, self._api.limits)
+        if step is None or not await self._beside.has_others(step):
+            return None
+        return (
+            f"returned {size} items on its first page, fewer than requested for a page, and passed "
+            "over others to the next page",
+            f"request {size} items for a page",
+        )
+
+    async def sharing_a_cursor(self) -> Problem | None:
+        """Return the sign that items were passed over, which share the cursor of a last one."""
+        cursors = self._end.cursors
+        for step in cursors.checks:
+            if await self._beside.has_others(step):
+                problem = "passes over items that share the cursor of the last item of a page"
+                break
+        else:
+            problem = cursors.problem or ""
+        return (problem, "set the path of a cursor that is unique") if problem else None
+
+    async def is_behind(self, last: ListPage) -> bool:
+        """Return whether a page without a next link is followed by others, by its position."""
+        if not leads_on(self._paging) or self._trail.ends_as_lists_do:
+            return False
+        step = page_behind(self._paging, last, self._trail)
+        return step is not None and await self._beside.has_others(step)

@@ -1,0 +1,69 @@
+"""``ladon-storage health``: the probe of a container."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.called import Command
+from tests.raw_server import RawServer, http
+from tests.service import embedded_service
+
+
+async def test_health_of_a_running_service_is_asked_without_a_token(
+    ladon: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A probe knows no token, and a proxy of the environment is not on its way."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    async with embedded_service(tmp_path / "w.db", token="t0ken-of-the-service") as address:
+        made = await ladon.later("health", address)
+        monkeypatch.setenv("STORAGE_SERVICE_URL", f"{address}/")
+        named = await ladon.later("health")
+    assert (made.code, made.out) == (named.code, named.out) == (0, "healthy\n")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said_of_it"),
+    [
+        ((b'{"status": "unhealthy"}', 503), "it answers 503"),
+        ((b'{"status": "unhealthy"}', 200), "it says so itself"),
+        ((b"<html>welcome</html>", 200), "its answer is no JSON"),
+        ((b"[]", 200), "it says so itself"),
+    ],
+)
+async def test_anything_but_healthy_fails(
+    ladon: Command, answer: tuple[bytes, int], said_of_it: str
+) -> None:
+    """Another server's page in its place, too."""
+    body, status = answer
+    async with RawServer(http(status, body)) as server:
+        made = await ladon.later("health", server.url)
+    assert made.code == 1
+    assert said_of_it in made.sentence
+
+
+def test_service_that_is_not_there_fails(ladon: Command) -> None:
+    """In one sentence."""
+    made = ladon("health", "http://127.0.0.1:9")
+    assert (made.code, "cannot be reached" in made.sentence) == (1, True)
+
+
+@pytest.mark.parametrize("address", ["storage:8080", "http://me:S3CRET@storage", "file:///etc/x"])
+def test_address_that_is_none_is_refused_and_not_shown(ladon: Command, address: str) -> None:
+    """It may have a password in it."""
+    made = ladon("health", address)
+    assert made.code == 2
+    assert "S3CRET" not in made.err
+
+
+def test_probe_imports_neither_prefect_nor_a_client() -> None:
+    """It runs every few seconds."""
+    code = (
+        "import sys; from ladon_storage.cli.health import health; "
+        "print(any(each in sys.modules for each in ('prefect', 'aiohttp', 'pydantic')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

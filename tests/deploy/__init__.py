@@ -1,0 +1,1 @@
+"""What is deployed: the image, the compose file and the Kubernetes manifests."""

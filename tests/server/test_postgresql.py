@@ -1,0 +1,411 @@
+"""The service over a PostgreSQL that fails: answers in bounded time, and never a wrong one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+
+import pytest
+
+from ladon_storage.errors import ConfigurationError, DatabaseError
+from ladon_storage.models import Precondition, WatermarkUpdate
+from ladon_storage.server import postgresql, postgresql_schema
+from ladon_storage.server.access import add_token, revoke_token
+from ladon_storage.server.database import migrations as sqlite_migrations
+from ladon_storage.server.postgresql_schema import address_of, migrate, migrations, opened
+from ladon_storage.server.store import WatermarkDatabase
+from tests.cut_proxy import CutProxy
+from tests.postgres import PostgresServer
+from tests.service import calling, embedded_service, path, success
+
+JANUARY, FEBRUARY = "2024-01-01T00:00:00+00:00", "2024-02-01T00:00:00+00:00"
+SECONDS = 1.0
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bound each statement by one second, and look at tokens all the time."""
+    monkeypatch.setattr(postgresql, "SECONDS", SECONDS)
+    monkeypatch.setattr(postgresql, "SCAN_SECONDS", SECONDS)
+    monkeypatch.setattr(postgresql, "TOKENS_SECONDS", 0.05)
+
+
+@pytest.fixture
+async def proxy(empty_postgres: str) -> AsyncIterator[CutProxy]:
+    """The network between a service and its database."""
+    async with CutProxy(empty_postgres) as made:
+        yield made
+
+
+def update(day: int, run_id: str | None = None) -> WatermarkUpdate:
+    return WatermarkUpdate(timestamp=datetime(2024, 1, day, tzinfo=UTC), run_id=run_id)
+
+
+async def until_healthy(store: WatermarkDatabase) -> None:
+    """Return when the store reads and writes."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await store.check()
+            except DatabaseError:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+
+def test_schema_versions_are_those_of_sqlite() -> None:
+    """A version of the schema means the same in both databases."""
+    assert len(migrations()) == len(sqlite_migrations())
+
+
+async def test_services_that_start_together_migrate_once(postgres: PostgresServer) -> None:
+    """One migrates, the others wait, and all of them serve."""
+    url = postgres.url(postgres.database())
+    applied = await asyncio.gather(*(asyncio.to_thread(migrate, address_of(url)) for _ in range(5)))
+    assert sum(applied) == len(migrations())
+    assert postgresql_schema.inspected(address_of(url)).version == len(migrations())
+
+
+@pytest.mark.parametrize("version", range(1, len(migrations())))
+async def test_earlier_schema_is_migrated(postgres: PostgresServer, version: int) -> None:
+    """A database of each earlier version is brought up to date by the service that opens it."""
+    url = postgres.url(postgres.database())
+    assert migrate(address_of(url), to=version) == version
+    store = await WatermarkDatabase.open(url)
+    assert (await store.put("kev", update(1))).created
+    await store.close()
+
+
+def test_database_that_cannot_be_ours_is_refused_without_its_password(
+    postgres: PostgresServer,
+) -> None:
+    """A later schema, another program's schema, and an address that is none are named as such."""
+    name = postgres.database()
+    url = postgres.url(name)
+    migrate(address_of(url))
+    postgres.execute("UPDATE ladon_storage.schema_version SET version = 99", name)
+    with pytest.raises(ConfigurationError, match=r"schema version 99.*upgrade"):
+        migrate(address_of(url))
+    other = postgres.database()
+    postgres.execute("CREATE SCHEMA ladon_storage CREATE TABLE theirs (a int)", other)
+    with pytest.raises(ConfigurationError, match="another program"):
+        migrate(address_of(postgres.url(other)))
+    for wrong in ("postgresql://u:s3cr%zzet@h/db", "postgresql://u:s3cret@h", "postgresql://"):
+        with pytest.raises(ConfigurationError) as caught:
+            address_of(wrong)
+        assert "s3cr" not in str(caught.value)
+        assert caught.value.__context__ is None
+    with pytest.raises(ConfigurationError, match="cannot be used") as caught:
+        migrate(address_of("postgresql://ladon:s3cret@127.0.0.1:1/db"))
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_commits_are_synced_whatever_the_role_says(
+    postgres: PostgresServer, empty_postgres: str
+) -> None:
+    """A role that does not wait for the disk by default waits for it here."""
+    name = empty_postgres.rpartition("/")[2]
+    postgres.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    try:
+        store = await WatermarkDatabase.open(empty_postgres)
+        backend = store._backend
+        assert isinstance(backend, postgresql.PostgresqlBackend)
+        assert await backend._fetch("SHOW synchronous_commit") == [("on",)]
+        await store.close()
+    finally:
+        postgres.execute(f"ALTER DATABASE {name} RESET synchronous_commit")
+
+
+async def test_two_services_share_a_database(empty_postgres: str) -> None:
+    """Each sees at once what the other acknowledged, and one version has one winner of both."""
+    one, two = embedded_service(empty_postgres), embedded_service(empty_postgres)
+    async with one as a, two as b, calling(a) as call_a, calling(b) as call_b:
+        etag = (await call_a("PUT", path("kev"), success(JANUARY))).etag
+        for _ in range(5):
+            assert (await call_b("GET", path("kev"))).etag == etag
+            answers = await asyncio.gather(
+                *(
+                    call("PUT", path("kev"), success(FEBRUARY), headers={"If-Match": etag})
+                    for call in (call_a, call_b)
+                    for _ in range(4)
+                )
+            )
+            assert sorted(answer.status for answer in answers) == [200] + [412] * 7
+            etag = next(answer.etag for answer in answers if answer.status == 200)
+        history = await call_a("GET", path("kev", "/history"))
+        assert len(history.json["changes"]) == 6
+
+
+async def test_first_writes_of_one_source_have_one_winner(empty_postgres: str) -> None:
+    """Of services that make a source at the same time one does, and the others learn of it."""
+    async with AsyncExitStack() as stack:
+        stores = [await WatermarkDatabase.open(empty_postgres) for _ in range(3)]
+        for each in stores:
+            stack.push_async_callback(each.close)
+        for number in range(10):
+            outcomes = await asyncio.gather(
+                *(
+                    each.put(f"s{number}", update(1, f"r{turn}"), Precondition(if_none_match=True))
+                    for turn, each in enumerate(stores * 2)
+                ),
+                return_exceptions=True,
+            )
+            assert sum(not isinstance(each, Exception) for each in outcomes) == 1
+            assert len((await stores[0].history(f"s{number}")).changes) == 1
+
+
+async def test_unconditional_writes_of_many_are_all_in_the_history(empty_postgres: str) -> None:
+    """Writers of one source over several services wait for each other, and lose nothing."""
+    async with AsyncExitStack() as stack:
+        stores = [await WatermarkDatabase.open(empty_postgres) for _ in range(3)]
+        for each in stores:
+            stack.push_async_callback(each.close)
+        await asyncio.gather(
+            *(each.put("kev", update(1, f"r{turn}")) for turn, each in enumerate(stores * 10))
+        )
+        changes = (await stores[0].history("kev")).changes
+        assert {each.run_id for each in changes} == {f"r{turn}" for turn in range(30)}
+        stored = await stores[1].get("kev")
+        assert stored is not None
+        assert stored.etag == f'"{changes[0].version}"'
+
+
+@pytest.mark.parametrize("left", [0, 1, 40, 10_000])
+async def test_write_whose_answer_is_lost_is_503_and_recognised_when_repeated(
+    proxy: CutProxy, left: int
+) -> None:
+    """A network that fails in the middle of a commit: stored once, and never reported as refused.
+
+    Whatever part of the database's answer arrives, the service does not take it for the whole.
+    """
+    async with embedded_service(proxy.url) as address, calling(address) as call:
+        etag = (await call("PUT", path("kev"), success(JANUARY))).etag
+        headers = {"If-Match": etag}
+        proxy.left, proxy.cut_at = left, b"run-1"
+        body = success(FEBRUARY, run_id="run-1")
+        lost = await call("PUT", path("kev"), body, headers=headers)
+        assert lost.status == (200 if left == 10_000 else 503), lost.text
+        if lost.status == 503:
+            assert "may be stored" in lost.json["error"]
+        again = await call("PUT", path("kev"), body, headers=headers)
+        assert (again.status, again.json["last_successful_timestamp"]) == (200, FEBRUARY)
+        other = await call("PUT", path("kev"), success(FEBRUARY, run_id="run-2"), headers=headers)
+        assert other.status == 412
+        history = await call("GET", path("kev", "/history"))
+        assert [each["run_id"] for each in history.json["changes"]] == ["run-1", None]
+
+
+async def test_connections_that_were_lost_cost_no_request(proxy: CutProxy) -> None:
+    """After a restart of the database, or of what is before it, the next requests are answered."""
+    async with embedded_service(proxy.url) as address, calling(address) as call:
+        etag = (await call("PUT", path("kev"), success(JANUARY))).etag
+        for _ in range(3):
+            proxy.cut()
+            assert (await call("GET", path("kev"))).status == 200
+            proxy.cut()
+            put = await call("PUT", path("kev"), success(FEBRUARY), headers={"If-Match": etag})
+            assert put.status == 200
+            etag = put.etag
+            proxy.cut()
+            assert (await call("GET", "/api/v1/watermarks")).status == 200
+
+
+async def test_database_that_hangs_is_503_in_bounded_time(proxy: CutProxy) -> None:
+    """Where nothing answers, each request ends with 503 and health is unhealthy, until it heals."""
+    async with embedded_service(proxy.url) as address, calling(address) as call:
+        etag = (await call("PUT", path("kev"), success(JANUARY))).etag
+        assert (await call("GET", "/api/v1/watermarks")).status == 200
+        proxy.hold()
+        async with asyncio.timeout(10 * SECONDS):
+            answers = await asyncio.gather(
+                call("GET", path("kev")),
+                call("PUT", path("kev"), success(FEBRUARY), headers={"If-Match": etag}),
+                call("PUT", path("kev"), success(FEBRUARY), headers={"If-Match": etag}),
+                call("GET", "/health"),
+                call("GET", "/api/v1/watermarks"),
+                call("GET", "/metrics"),
+            )
+        assert [each.status for each in answers] == [503] * 6
+        assert answers[3].json == {"status": "unhealthy"}
+        proxy.release()
+        async with asyncio.timeout(20):
+            while (await call("GET", "/health")).status != 200:
+                await asyncio.sleep(0.05)
+        put = await call("PUT", path("kev"), success(FEBRUARY), headers={"If-Match": etag})
+        assert put.status == 200
+
+
+async def test_database_that_is_stopped_and_killed_loses_no_acknowledged_write(
+    postgres: PostgresServer, empty_postgres: str
+) -> None:
+    """Its backends are ended in the middle of writes; what was acknowledged is there."""
+    store = await WatermarkDatabase.open(empty_postgres)
+    acknowledged: list[int] = []
+    unknown = 0
+
+    async def write(source: int) -> None:
+        nonlocal unknown
+        for number in range(30):
+            try:
+                stored = await store.put(f"s{source}", update(1, f"{source}/{number}"))
+            except DatabaseError:
+                unknown += 1
+            else:
+                acknowledged.append(int((stored.watermark.etag or "").strip('"')))
+
+    async def end() -> None:
+        for _ in range(6):
+            await asyncio.sleep(0.02)
+            await asyncio.to_thread(
+                postgres.execute,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                f"WHERE datname = '{empty_postgres.rpartition('/')[2]}'",
+            )
+
+    await asyncio.gather(end(), *(write(each) for each in range(8)))
+    rows = postgres.execute(
+        "SELECT version, run_id FROM ladon_storage.history", empty_postgres.rpartition("/")[2]
+    )
+    await store.close()
+    assert set(acknowledged) <= {row[0] for row in rows}
+    assert len(acknowledged) + unknown == 240
+    assert len(rows) <= 240
+    assert len({row[1] for row in rows}) == len(rows)
+
+
+async def test_read_only_database_is_unhealthy_and_reads(
+    postgres: PostgresServer, empty_postgres: str
+) -> None:
+    """On a standby, or a disk that is full, writes are 503, reads go on, and it passes."""
+    name = empty_postgres.rpartition("/")[2]
+    async with embedded_service(empty_postgres) as address, calling(address) as call:
+        etag = (await call("PUT", path("kev"), success(JANUARY))).etag
+        postgres.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        try:
+            _end_backends(postgres, name)
+            put = await call("PUT", path("kev"), success(FEBRUARY), headers={"If-Match": etag})
+            assert put.status == 503
+            assert "read-only" in put.json["error"]
+            assert (await call("GET", "/health")).status == 503
+            assert (await call("GET", path("kev"))).status == 200
+            assert (await call("GET", "/metrics")).status == 200
+            assert (await call("GET", "/api/v1/watermarks")).status == 200
+        finally:
+            postgres.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        _end_backends(postgres, name)
+        put = await call("PUT", path("kev"), success(FEBRUARY), headers={"If-Match": etag})
+        assert put.status == 200
+        assert (await call("GET", "/health")).status == 200
+
+
+def _end_backends(postgres: PostgresServer, name: str) -> None:
+    postgres.execute(
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+    )
+
+
+async def test_server_without_free_connections_is_503_in_bounded_time(
+    postgres: PostgresServer, empty_postgres: str
+) -> None:
+    """A service that gets no connection says so within its bound, and serves when it gets one."""
+    name = empty_postgres.rpartition("/")[2]
+    store = await WatermarkDatabase.open(empty_postgres)
+    await store.put("kev", update(1))
+    postgres.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    try:
+        _end_backends(postgres, name)
+        async with asyncio.timeout(5 * SECONDS):
+            for call in (store.get("kev"), store.put("kev", update(2)), store.check()):
+                with pytest.raises(DatabaseError):
+                    await call
+    finally:
+        postgres.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    await until_healthy(store)
+    assert not (await store.put("kev", update(2))).created
+    await store.close()
+
+
+async def test_token_holds_from_the_next_look_on(empty_postgres: str) -> None:
+    """A token is asked for, and refused, soon after it was stored, and deleted, by any program."""
+    now = datetime.now(UTC)
+    store = await WatermarkDatabase.open(empty_postgres)
+    assert not store.has_tokens()
+    with opened(empty_postgres) as connection:
+        add_token(connection, "team", now, read_only=True, prefix="a/")
+        with pytest.raises(ConfigurationError, match="already"):
+            add_token(connection, "team", now, read_only=True, prefix="a/")
+        async with asyncio.timeout(10):
+            while not store.has_tokens():
+                await asyncio.sleep(0.01)
+        assert store.token_digest("team") is not None
+        assert revoke_token(connection, "team")
+    async with asyncio.timeout(10):
+        while store.has_tokens():
+            await asyncio.sleep(0.01)
+    await store.close()
+
+
+async def test_tokens_that_cannot_be_read_any_more_admit_no_request(
+    proxy: CutProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that lost its database does not go on with the tokens of before."""
+    monkeypatch.setattr(postgresql, "TOKENS_AGE_SECONDS", 1.0)
+    async with (
+        embedded_service(proxy.url, token="operator-token") as address,
+        calling(address, "operator-token") as call,
+    ):
+        assert (await call("GET", path("kev"))).status == 404
+        proxy.refuses = True
+        proxy.cut()
+        async with asyncio.timeout(10):
+            while (answer := await call("GET", path("kev"))).status != 503:
+                await asyncio.sleep(0.05)
+        assert "operator" not in answer.text
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\0"])
+async def test_text_that_postgresql_cannot_keep_is_stored_with_a_mark(
+    empty_postgres: str, text: str
+) -> None:
+    """The outcome of a run does not go unrecorded because of U+0000 in its error."""
+    async with embedded_service(empty_postgres) as address, calling(address) as call:
+        failed = {"timestamp": JANUARY, "status": "failed", "error_message": text}
+        put = await call("PUT", path("kev"), failed | {"ledger": {"text": text}})
+        assert put.status == 201
+        read = await call("GET", path("kev"))
+        assert read.json == put.json
+        assert read.json["error_message"] == text.replace("\0", "\ufffd")
+        assert read.json["ledger"] == {"text": text}
+        assert (await call("GET", "/api/v1/watermarks?prefix=%00")).json["watermarks"] == []
+        assert (await call("GET", "/?search=%00")).status == 200
+
+
+async def test_cancelled_caller_cancels_no_write(empty_postgres: str) -> None:
+    """A client that gives up leaves the whole change with its history, or nothing."""
+    store = await WatermarkDatabase.open(empty_postgres)
+    for number in range(20):
+        put = asyncio.create_task(store.put(f"s{number}", update(1)))
+        for _ in range(number):
+            await asyncio.sleep(0)
+        put.cancel()
+        await asyncio.wait([put])
+    await store.close()
+    again = await WatermarkDatabase.open(empty_postgres)
+    kept = {each.source_id for each in (await again.page()).watermarks}
+    for number in range(20):
+        name = f"s{number}"
+        assert len((await again.history(name)).changes) == (name in kept)
+    await again.close()
+
+
+async def test_closed_database_takes_no_write(empty_postgres: str) -> None:
+    """Every write that was accepted is stored when the database is closed, and none after."""
+    store = await WatermarkDatabase.open(empty_postgres)
+    writes = [asyncio.create_task(store.put(f"s{n}", update(1))) for n in range(40)]
+    await asyncio.sleep(0)
+    await store.close()
+    assert all([(await write).created for write in writes])
+    with pytest.raises(DatabaseError, match="closed"):
+        await store.put("late", update(1))
