@@ -51,11 +51,13 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 test: $(STAMP)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow"
 
-# While you write: no flows, and nothing of Delta tables, of servers of databases, or of many processes.
+# While you write: no flows and no commands, and nothing of Delta tables, of DuckDB, of servers of
+# databases, or of many processes.
 test-quick: $(STAMP)
-	@$(BIN)/python -m pytest -n auto -m "not slow" --ignore tests/flows \
-	  -k "not (postgres or mariadb or delta or process or killed or judge or benchmark or packaging \
-	  or known_faults or hostile or schedule or durability)"
+	@$(BIN)/python -m pytest -n auto -m "not slow" \
+	  --ignore tests/flows --ignore tests/cli --ignore tests/testing \
+	  -k "not (postgres or mariadb or duckdb or delta or process or killed or benchmark or packaging \
+	  or public_names or known_faults or hostile or schedule or durability or retention)"
 
 # Kills processes, loses Prefect under runs, and replays whole recordings.
 test-slow: $(STAMP)
@@ -65,6 +67,7 @@ check: $(CHECK_STAMP)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/python -m tests.deploy.schemas
 
 # Writes what is generated: parts of docs/reference, and the JSON schema of ladon.toml.
 docs: $(STAMP)
@@ -146,6 +149,8 @@ lock:
 	$(COMPILE) --upgrade pyproject.toml --all-extras --group test --output-file requirements.lock
 	$(ADDED) --group check --output-file .ci/check.lock
 	$(ADDED) --group install --output-file .ci/uv.lock
+	$(ADDED) pyproject.toml deploy/image.in --extra postgresql --extra delta --extra redis --output-file deploy/image.lock
+	$(ADDED) deploy/build.in --output-file deploy/build.lock
 	$(ADDED) benchmarks/requirements.in --output-file benchmarks/requirements.lock
 	$(COMPILE) --upgrade benchmarks/airbyte.in --output-file benchmarks/airbyte.lock
 	$(ADDED) tests/e2e/requirements.in --output-file tests/e2e/requirements.lock

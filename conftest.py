@@ -10,8 +10,8 @@ from pathlib import Path
 
 import certifi
 
-# Thousands of small folders and databases, in memory where a machine has enough of it: tests end processes
-# and never the power, and a disk that is waited for takes a third of their time.
+# Thousands of small folders and databases, in memory where a machine has enough of it: tests end
+# processes and never the power, and to wait for a disk takes a third of their time.
 _MEMORY = "/dev/shm"  # noqa: S108
 if (
     "TMPDIR" not in os.environ

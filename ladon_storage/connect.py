@@ -19,12 +19,13 @@ from pydantic import ValidationError
 from yarl import URL
 
 from ladon_storage.circuit.breaker import CircuitChange
-from ladon_storage.circuit.urls import SharedCircuit, circuit_of
+from ladon_storage.circuit.urls import CIRCUIT_URL_VARIABLE, SharedCircuit, circuit_of, default_url
 from ladon_storage.client.client import StorageServiceClient
 from ladon_storage.client.mock import MockStorageClient
 from ladon_storage.embedded import SCHEME, EmbeddedStorage, file_of
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.settings import VARIABLES, StorageSettings
+from ladon_storage.sources.http.sharing import share_hosts
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +118,26 @@ def _circuit(settings: StorageSettings) -> SharedCircuit | None:
     for listener in _listeners:
         circuit.add_listener(partial(listener, circuit.key))
     return circuit
+
+
+def share_hosts_of(settings: StorageSettings) -> None:
+    """Share the circuits and rates of sources' hosts in the store of the service's circuit.
+
+    Settings without a store share them in the file of this host's flow runs.
+
+    Raises:
+        ConfigurationError: There is no such store.
+    """
+    try:
+        url = settings.circuit_url.get_secret_value() if settings.circuit_url else default_url()
+    except RuntimeError:  # of a user without a home
+        logger.warning(
+            "The circuits and rates of sources' hosts are this process's own, because there is no "
+            "home directory for their file; set %s.",
+            CIRCUIT_URL_VARIABLE,
+        )
+        return
+    share_hosts(url)
 
 
 _listeners: list[Callable[[str, CircuitChange], object]] = []

@@ -56,8 +56,9 @@ def emit_where_prefect_is(service: str, change: CircuitChange) -> None:
         emit_change(service, change)
 
 
-COLLECTED, FAILED, GAP, MISSED, STALE = (
+COLLECTED, SKIPPED, FAILED, GAP, MISSED, STALE = (
     "ladon.collection.completed",
+    "ladon.collection.skipped",
     "ladon.collection.failed",
     "ladon.collection.gap",
     "ladon.collection.missed",

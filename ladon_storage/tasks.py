@@ -44,6 +44,7 @@ from ladon_storage.connect import (
     check_health,
     on_circuit_change,
     settings_by_hand,
+    share_hosts_of,
     shared_client,
 )
 from ladon_storage.errors import ConfigurationError, StorageError
@@ -134,7 +135,10 @@ async def resolve_storage(storage: StorageLike = None) -> StorageSettings:
         settings = await _block(StorageService, storage)
     else:
         settings = storage
-    return settings.with_shared_circuit() if _is_in_a_run() else settings
+    if not _is_in_a_run():
+        return settings
+    share_hosts_of(settings)
+    return settings.with_shared_circuit()
 
 
 async def _default_settings() -> StorageSettings:
@@ -423,6 +427,7 @@ class TaskStorage:
         self._storage = storage
         self._named = named
         self._has_begun = False
+        self._has_read: set[str] = set()
 
     async def health_check(self) -> bool:
         """Run `check_storage_health`."""
@@ -430,7 +435,11 @@ class TaskStorage:
         return is_healthy
 
     async def get_watermark(self, source_id: str) -> Watermark | None:
-        """Run `read_watermark`."""
+        """Run `read_watermark`; a run that waits for its source reads again without a task run."""
+        if source_id in self._has_read:
+            with suppress(StorageError):  # the task run repeats it
+                return await shared_client(self._storage).get_watermark(source_id)
+        self._has_read.add(source_id)
         stored: Watermark | None = await _by_task(read_watermark, source_id, self._storage)
         return stored
 

@@ -49,6 +49,17 @@ def to_utc(value: datetime) -> datetime:
         raise ValueError("the timestamp lies outside the years 1 to 9999 in UTC") from None
 
 
+def instant_text(instant: datetime) -> str:
+    """Return an instant as a text of fixed width in UTC, which sorts correctly.
+
+    >>> instant_text(datetime(1, 1, 1, tzinfo=UTC))
+    '0001-01-01T00:00:00.000000+00:00'
+    """
+    if instant.tzinfo is not UTC:  # as a record's is
+        instant = instant.astimezone(UTC)
+    return instant.isoformat("T", "microseconds")
+
+
 def parse_timestamp(value: object) -> datetime:
     """Return an ISO 8601 text, or a datetime, as an aware UTC datetime.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +19,14 @@ from tests.service_databases import empty_postgres, migrated_postgres, service_d
 
 FLOWS = "tests/flows/"
 S3 = "tests/sinks/test_delta_s3"
+
+LIMIT_SECONDS = 60.0
+SLOW_SECONDS = 1200.0
+FOLDER_SECONDS = {"flows": 300.0, "contract": SLOW_SECONDS, "e2e": SLOW_SECONDS, "up": SLOW_SECONDS}
+"""For a whole test: what waits for something that a fault keeps away fails, and does not hang.
+
+Prefect's server stalls for minutes on a machine that is busy.
+"""
 
 # Every server of these tests is on loopback: no test goes by the proxies of whoever runs it.
 for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
@@ -44,8 +53,37 @@ def _handlers() -> Iterator[None]:
     handlers[:] = before
 
 
-def pytest_collection_finish() -> None:
-    """Leave the half a million objects of the collected tests out of each look for garbage."""
+@pytest.fixture
+def small_heap() -> Iterator[None]:
+    """Leave what was there before a test out of its look for garbage, which takes a second else."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """End a test that waits for ever, also where it waits in a thread, a pipe or a process."""
+    seconds = FOLDER_SECONDS.get(item.path.parent.name, LIMIT_SECONDS)
+    if item.get_closest_marker("slow"):
+        seconds = SLOW_SECONDS
+
+    def end(*_: object) -> None:
+        pytest.fail(f"The test did not end in {seconds:g} s.")
+
+    before = signal.signal(signal.SIGALRM, end)
+    # Once more and more often: the first may end a task of an event loop that goes on.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    """Look for what tests left behind once; pytest does five times, through all that is."""
     gc.collect()
     gc.freeze()
 

@@ -143,6 +143,7 @@ async def test_close_leaves_one_whole_file(tmp_path: Path) -> None:
     assert file not in {path for _, path, _ in embedded._stores}
 
 
+@pytest.mark.usefixtures("small_heap")
 async def test_forgotten_client_lets_its_file_go(tmp_path: Path) -> None:
     """A client that is dropped without a close keeps no file open."""
     client = EmbeddedStorage(tmp_path / "ladon.db")

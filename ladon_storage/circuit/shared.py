@@ -77,7 +77,8 @@ class SharedCircuit(CircuitBreaker):
     `CircuitUndecidedError`; ``call``, ``async with`` and `admit` wait instead.
 
     Args:
-        store: The store of the record; no other circuit may use the same object.
+        store: The store of the record. No other circuit may use the same object, unless it is a
+            `GuardedStore`.
         key: The service that the circuit protects, by its URL.
         failure_threshold: As of a `CircuitBreaker`; processes should agree on it.
         timeout_seconds: The same.
@@ -86,6 +87,7 @@ class SharedCircuit(CircuitBreaker):
         ignored: Exceptions that say nothing about the service.
         listeners: Called with each `CircuitChange` that this process made.
         name: The service that the circuit protects, as messages name it.
+        limits_unproven: Whether no more calls of an untrusted circuit are in flight than may fail.
 
     Raises:
         ValueError: A limit makes no sense.
@@ -110,6 +112,7 @@ class SharedCircuit(CircuitBreaker):
         ignored: tuple[type[Exception], ...] = (),
         listeners: tuple[Listener, ...] = (),
         name: str | None = None,
+        limits_unproven: bool = True,
     ) -> None:
         super().__init__(
             failure_threshold,
@@ -122,6 +125,7 @@ class SharedCircuit(CircuitBreaker):
         )
         self.key = key
         self.store = store
+        self.limits_unproven = limits_unproven
         self._deciding = threading.Lock()
         self._simulation = _Simulation(self)
         self._last = SharedRecord()
@@ -272,7 +276,8 @@ class SharedCircuit(CircuitBreaker):
         self._fresh_until, self._trusted_until = now + FRESH_SECONDS, now + record.trusted
         if self.store_error:
             self.store_error = None
-            logger.info("The circuit store %s answers again.", self.store.place)
+            if not getattr(self.store, "logs_errors", False):
+                logger.info("The circuit store %s answers again.", self.store.place)
 
     def _lose(self, error: CircuitStoreError) -> None:
         """Use this process's own circuit for a while, and log that the first time."""
@@ -280,7 +285,7 @@ class SharedCircuit(CircuitBreaker):
             listener()
         now = self._clock()
         self._retry_at, self._fresh_until, self._trusted_until = now + RETRY_SECONDS, now, now
-        if not self.store_error:
+        if not self.store_error and not getattr(self.store, "logs_errors", False):
             logger.warning(
                 "%s Meanwhile the circuit of %s is each process's own.", error, self.name
             )
@@ -295,7 +300,7 @@ class _Simulation(CircuitBreaker):
     is closed; here it is then the time at which the last of those calls is given up.
     """
 
-    def __init__(self, circuit: CircuitBreaker) -> None:
+    def __init__(self, circuit: SharedCircuit) -> None:
         super().__init__(
             circuit.failure_threshold,
             circuit.timeout_seconds,
@@ -303,6 +308,7 @@ class _Simulation(CircuitBreaker):
             probe_lease_seconds=circuit.probe_lease_seconds,
             name=circuit.name,
         )
+        self._limits_unproven = circuit.limits_unproven
         self._in_flight = 0
         self._trusted = 0.0
         self._reason = self._since = ""
@@ -333,7 +339,8 @@ class _Simulation(CircuitBreaker):
         if self._state is CircuitState.CLOSED and (self._failures or not self._trusted):
             if not self._next_probe:
                 self._in_flight = 0
-            if self._in_flight + self._failures >= self.failure_threshold:
+            unproven = self._in_flight + self._failures
+            if self._limits_unproven and unproven >= self.failure_threshold:
                 raise CircuitUndecidedError(self.name, self._next_probe)
             self._in_flight += 1
             self._next_probe = self.probe_lease_seconds

@@ -20,7 +20,7 @@ from yarl import URL
 
 from ladon_storage.circuit.shared import SharedCircuit
 from ladon_storage.circuit.stores import CircuitStore, MemoryStore
-from ladon_storage.circuit.stores.redis import RedisStore
+from ladon_storage.circuit.stores.redis import WAIT_SECONDS, RedisStore
 from ladon_storage.circuit.stores.sqlite import BUSY_SECONDS, SqliteStore
 from ladon_storage.errors import ConfigurationError
 
@@ -48,23 +48,27 @@ def circuit_of(service: str, url: str) -> SharedCircuit:
     return SharedCircuit(store_at(url), key, name=f"the Storage Service at {key}")
 
 
-def store_at(url: str) -> CircuitStore:
+def store_at(url: str, seconds: float | None = None) -> CircuitStore:
     """Return the store that ``url`` names; it is not asked yet.
+
+    Args:
+        url: The URL, which may say how long an answer is waited for.
+        seconds: The same where it does not; ``None``: a circuit's short time.
 
     Raises:
         ConfigurationError: There is no such store, or its extra is not installed.
     """
     scheme, separator, rest = url.strip().partition("://")
     if separator and scheme in ("redis", "rediss", "unix"):
-        return RedisStore(url.strip())
+        return RedisStore(url.strip(), seconds or WAIT_SECONDS)
     if separator and scheme == "sqlite" and rest.startswith("/"):
         path, _, query = rest[1:].partition("?")
         try:
-            seconds = float(parse_qs(query).get("timeout", [str(BUSY_SECONDS)])[0])
+            busy = float(parse_qs(query).get("timeout", [str(seconds or BUSY_SECONDS)])[0])
         except ValueError:
             path = ""
         if path:
-            return SqliteStore(Path(unquote(path)), seconds)
+            return SqliteStore(Path(unquote(path)), busy)
     if url.strip() == "memory://":
         return _memory
     raise ConfigurationError(

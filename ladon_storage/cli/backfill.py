@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -27,6 +28,14 @@ def backfill(
     window_hours: Annotated[
         float, Parameter(help="Hours of the part that is repeated after a failure.")
     ] = 24,
+    workers: Annotated[int, Parameter(help="Windows that are read at once.")] = 1,
+    first_collection: Annotated[
+        bool,
+        Parameter(
+            negative=(),
+            help="The regular runs go on from its end. The source must never have been collected.",
+        ),
+    ] = False,
     limits: LimitsText = None,
     file: File = None,
     prefect: Prefect = None,
@@ -34,18 +43,37 @@ def backfill(
 ) -> None:
     """Read a past range of a source again."""
     from ladon_storage.cli import choosing, running, single
+    from ladon_storage.collection.backfill import MAX_WORKERS
 
     log_to_notes()
     if not 0 < window_hours < 1e6:
         raise ConfigurationError(f"--window-hours is {window_hours:g}. Set it to more than 0.")
+    if not 1 <= workers <= MAX_WORKERS:
+        raise ConfigurationError(f"--workers is {workers}. Set it to 1 to {MAX_WORKERS}.")
     begin, end = choosing.instant(since, "SINCE"), choosing.instant(until, "UNTIL")
     job = single.single(source, sink, limits, file, prefect)
     if job.with_prefect:
-        report = _by_flow(job, begin, end, window_hours)
+        report = _by_flow(
+            job,
+            begin,
+            end,
+            window_hours=window_hours,
+            workers=workers,
+            first_collection=first_collection,
+        )
     else:
         signals = running.Signals()
         report = running.run(
-            _by_engine(job, begin, end, timedelta(hours=window_hours), signals), signals
+            _by_engine(
+                job,
+                begin,
+                end,
+                signals,
+                window=timedelta(hours=window_hours),
+                workers=workers,
+                first_collection=first_collection,
+            ),
+            signals,
         )
     if json:
         print_json(report.model_dump(mode="json"))
@@ -64,29 +92,32 @@ def backfill(
 
 
 async def _by_engine(
-    job: Single, since: datetime, until: datetime, window: timedelta, signals: Signals
+    job: Single, since: datetime, until: datetime, signals: Signals, **options: Any
 ) -> BackfillReport:
     from uuid import uuid4
 
     from ladon_storage.cli.progress import display
     from ladon_storage.cli.storing import checked_storage
     from ladon_storage.collection.backfill import backfill as run
+    from ladon_storage.sources.http.client import shared_connections
 
-    with display() as shown:
+    async with AsyncExitStack() as opened:
+        shown = opened.enter_context(display())
+        await opened.enter_async_context(shared_connections())
         return await run(
             job.source.make(),
             job.sink.make(),
             await checked_storage(job.project, signals.named),
             since,
             until,
-            window=window,
+            **options,
             run_id=str(uuid4()),
             limits=job.limits,
             windows=shown.windows(job.source.name),
         )
 
 
-def _by_flow(job: Single, since: datetime, until: datetime, window_hours: float) -> BackfillReport:
+def _by_flow(job: Single, since: datetime, until: datetime, **options: Any) -> BackfillReport:
     from ladon_storage.cli.choosing import file_settings
     from ladon_storage.cli.with_prefect import run_flows
     from ladon_storage.flows.backfill import backfill as flow
@@ -98,7 +129,7 @@ def _by_flow(job: Single, since: datetime, until: datetime, window_hours: float)
             until,
             job.sink.described,
             await file_settings(job.project),
-            window_hours=window_hours,
+            **options,
             limits=job.limits,
         )
         return report

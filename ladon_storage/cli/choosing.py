@@ -19,6 +19,7 @@ from typing import Any
 
 from ladon_storage.collection.credentials import holds_secret
 from ladon_storage.collection.protocols import Limits, Sink, Source
+from ladon_storage.collection.standby import WhenBusy
 from ladon_storage.connect import settings_by_hand
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.project.project import FILE_NAME, FILE_VARIABLE, Project
@@ -43,6 +44,7 @@ class SourceChoice:
         make: Returns the source.
         fields: Returns the dictionary that describes it.
         limits: The limits of its runs.
+        when_busy: The behaviour of its runs where another run holds it.
         sink: The name of its sink in the file; ``None``: the file has none for it.
     """
 
@@ -50,6 +52,7 @@ class SourceChoice:
     make: Callable[[], Source]
     fields: Callable[[], dict[str, Any]]
     limits: Limits = field(default_factory=Limits)
+    when_busy: WhenBusy = "fail"
     sink: str | None = None
 
 
@@ -151,6 +154,7 @@ def _of_file(project: Project, name: str) -> SourceChoice:
         make=lambda: project.source(name),
         fields=lambda: project.source_fields(name),
         limits=project.limits_of(name),
+        when_busy=project.sources[name].when_busy,
         sink=project.sink_of(name) if project.sinks else None,
     )
 

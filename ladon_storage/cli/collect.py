@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from ladon_storage.cli import DONE, FAILED, USAGE
-from ladon_storage.cli.options import SOURCE_HELP, File, LimitsText, Prefect, SinkText
+from ladon_storage.cli.options import (
+    SOURCE_HELP,
+    File,
+    LimitsText,
+    Prefect,
+    SinkText,
+    WhenBusyOption,
+)
 from ladon_storage.cli.output import Json, log_to_notes, note, print_json, print_table
 from ladon_storage.errors import ConfigurationError
 
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
     from ladon_storage.cli.progress import Display
     from ladon_storage.cli.running import Signals
     from ladon_storage.collection.run import Report
+    from ladon_storage.collection.standby import WhenBusy
     from ladon_storage.project.project import Project
 
 
@@ -34,6 +42,7 @@ def collect(
     sink: SinkText = None,
     limits: LimitsText = None,
     concurrency: Annotated[int, Parameter(help="Sources that are collected at once.")] = 4,
+    when_busy: WhenBusyOption = None,
     file: File = None,
     prefect: Prefect = None,
     json: Json = False,
@@ -52,6 +61,7 @@ def collect(
             each,
             choosing.choose_sink(project, each, sink, with_prefect=with_prefect),
             choosing.with_limits(each.limits, limits),
+            when_busy or each.when_busy,
         )
         for each in chosen
     ]
@@ -65,11 +75,12 @@ def collect(
 
 @dataclass(frozen=True)
 class Job:
-    """One source, its sink and its limits."""
+    """One source, its sink, its limits, and its behaviour where another run holds it."""
 
     source: SourceChoice
     sink: SinkChoice
     limits: Any
+    when_busy: WhenBusy
 
 
 @dataclass(frozen=True)
@@ -112,6 +123,7 @@ async def _by_engine(
                     run_id=str(uuid4()),
                     limits=job.limits,
                     on_progress=shown.follow(source.source_id),
+                    when_busy=job.when_busy,
                 )
             finally:
                 await running.push_metrics(source.source_id)
@@ -135,6 +147,7 @@ def _by_flows(jobs: Sequence[Job], project: Project | None, concurrency: int) ->
             job.sink.described,
             await file_settings(project),
             limits=job.limits,
+            when_busy=job.when_busy,
         )
         return report
 
@@ -195,8 +208,11 @@ def _tell(outcomes: Sequence[Outcome], *, as_json: bool) -> int:
         )
     for each in outcomes:
         report = each.report
-        if report is not None and (report.records_quarantined or report.gap is not None):
+        if report is not None and (report.records_quarantined or report.gap or report.sink_behind):
             note(f"{each.name}: {summary(report)}")
+    for each in outcomes:
+        if each.report is not None and each.report.skipped is not None:
+            note(f"{each.name} is skipped: {each.report.skipped}.")
     for each in failed:
         note(f"{each.name} failed: {each.error}")
     if not failed:
@@ -211,6 +227,9 @@ def _row(outcome: Outcome) -> tuple[object, ...]:
     seconds = f"{outcome.seconds:.1f}"
     if report is None:
         return (outcome.name, "failed", None, None, None, None, None, seconds)
+    if report.skipped is not None:
+        watermark = instant_or_never(report.watermark_after)
+        return (outcome.name, "skipped", None, None, None, None, watermark, seconds)
     return (
         outcome.name,
         "done",
@@ -226,5 +245,7 @@ def _row(outcome: Outcome) -> tuple[object, ...]:
 def _fields(outcome: Outcome) -> dict[str, Any]:
     told = {"name": outcome.name, "outcome": "failed" if outcome.error else "done"}
     if outcome.report is not None:
+        if outcome.report.skipped is not None:
+            told["outcome"] = "skipped"
         return {**told, **outcome.report.model_dump(mode="json")}
     return {**told, "error": outcome.error, "seconds": outcome.seconds}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from ladon_storage.cli.options import SinkText
+from ladon_storage.cli.options import SinkText, WhenBusyOption
 from ladon_storage.cli.output import Json, log_to_notes, print_facts, print_json
 from ladon_storage.errors import ConfigurationError
 
@@ -23,6 +23,7 @@ def collect_many(
     *,
     sink: SinkText = None,
     concurrency: Annotated[int, Parameter(help="Sources that are collected at once.")] = 10,
+    when_busy: WhenBusyOption = None,
     json: Json = False,
 ) -> None:
     """Collect the sources of a list in one flow run."""
@@ -36,7 +37,9 @@ def collect_many(
     described = None if sink is None else choose_sink_text(None, sink, with_prefect=True).described
 
     async def run() -> ManyReport:
-        report: ManyReport = await flow(file=str(sources), sink=described, concurrency=concurrency)
+        report: ManyReport = await flow(
+            file=str(sources), sink=described, concurrency=concurrency, when_busy=when_busy
+        )
         return report
 
     report = run_flows(run)

@@ -113,6 +113,8 @@ def _collection(project: Project, name: str) -> RunnerDeployment:
     parameters: dict[str, Any] = {"source": project.source_fields(name), "sink": sink}
     if limits := project.limits_of(name).model_dump(mode="json", exclude_unset=True):
         parameters["limits"] = limits
+    if table.when_busy != "fail":
+        parameters["when_busy"] = table.when_busy
     return _deployed(
         project,
         flow,

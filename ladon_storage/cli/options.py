@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -42,6 +42,14 @@ LimitsText = Annotated[
     Parameter(
         name="--limits",
         help='Where a first run starts and what makes it fail, as JSON: {"initial_lookback": 30}.',
+    ),
+]
+WhenBusyOption = Annotated[
+    Literal["fail", "wait", "skip"] | None,
+    Parameter(
+        name="--when-busy",
+        help="What happens while another run collects a source: fail, wait until it is free, or "
+        "skip, which is no failure; by default what the file says, or fail.",
     ),
 ]
 Prefect = Annotated[

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from ladon_storage.cli.choosing import settings_of
 from ladon_storage.collection.sharing import CheckedStorage
-from ladon_storage.connect import check_health, shared_client
+from ladon_storage.connect import check_health, share_hosts_of, shared_client
 from ladon_storage.project.project import Project
 
 
@@ -24,5 +24,6 @@ async def checked_storage(
         StorageUnhealthyError: It is unhealthy, in production.
     """
     settings = await settings_of(project)
+    share_hosts_of(settings)
     await check_health(settings)
     return CheckedStorage(shared_client(settings), named)

@@ -126,7 +126,7 @@ class StorageServiceClient(KeywordUpdate, OperatorRequests):
         self.circuit_breaker = circuit_breaker or CircuitBreaker()
         self._watermarks = f"{self.base_url}/{API_PATH}/"
         # None before the first response that could show it.
-        self._extended: bool | None = None
+        self._supports_extensions: bool | None = None
         # Whether any response ever showed it: then a 404 of another form is not the service's.
         self._has_shown_more = False
         if not verify_ssl:
@@ -220,7 +220,7 @@ class StorageServiceClient(KeywordUpdate, OperatorRequests):
             StorageError: The service did not answer, or not with a history.
         """
         url = _url(self._watermarks, check_source_id(source_id))
-        if not self._extended:
+        if not self._supports_extensions:
             return None
         query = {"limit": str(limit)}
         query |= {"moved": "true"} if moved else {}
@@ -245,7 +245,9 @@ class StorageServiceClient(KeywordUpdate, OperatorRequests):
         """
         if_match = precondition.if_match
         # Before the first response, a tag can only be one that the service gave to another client.
-        extended = if_match is not None if self._extended is None else self._extended
+        extended = (
+            if_match is not None if self._supports_extensions is None else self._supports_extensions
+        )
         body = update.model_dump_json(
             exclude_none=True, exclude=None if extended else set(_ADDITIONS)
         )
@@ -321,8 +323,8 @@ class StorageServiceClient(KeywordUpdate, OperatorRequests):
             method, source_id, url, self._read_watermark, body, headers
         )
         if watermark is not None:
-            self._extended = watermark.etag is not None
-            self._has_shown_more |= self._extended
+            self._supports_extensions = watermark.etag is not None
+            self._has_shown_more |= self._supports_extensions
         return watermark
 
     async def _read_watermark(
@@ -349,7 +351,7 @@ class StorageServiceClient(KeywordUpdate, OperatorRequests):
         """
         fields = object_of(answer.body)
         if is_own(fields, answer.etag):
-            self._extended = self._has_shown_more = True
+            self._supports_extensions = self._has_shown_more = True
             return
         if self._has_shown_more:
             problem = "not in the service's own words"

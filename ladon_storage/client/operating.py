@@ -40,14 +40,14 @@ class OperatorRequests:
     if TYPE_CHECKING:
         base_url: str
         _watermarks: str
-        _extended: bool | None
+        _supports_extensions: bool | None
         _has_shown_more: bool
         _transport: Transport
 
     @property
     def has_additions(self) -> bool:
         """Whether a response of the service has shown the additions to the base contract."""
-        return bool(self._extended or self._has_shown_more)
+        return bool(self._supports_extensions or self._has_shown_more)
 
     async def list_watermarks(
         self,

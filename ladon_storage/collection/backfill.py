@@ -1,25 +1,56 @@
-"""A backfill of a past range, read window by window, and resumed after an interruption.
+"""A backfill of a past range, read window by window or several at once, and resumed.
 
-The watermark of the source is left alone. A backfill's progress is in a watermark of its own, whose
-name has the range. So the same backfill resumes after its last complete window.
+- The watermark of the source is left alone. A backfill's progress is in a watermark of its own, so
+  the same backfill reads only what earlier runs of it have not finished.
+- Several windows are read at once by *workers* of one process. A window that fails does not end the
+  others, and is read once more, alone, when they have ended: a source may only have been overrun.
+- The first collection of a source may be a backfill. It holds the source, and hands over to the
+  regular runs when all windows are finished: the sink's position first, and then the watermark.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 
+from ladon_storage.collection.lease import SourceLease
 from ladon_storage.collection.ledger import Counts
-from ladon_storage.collection.protocols import Limits, Run, Sink, Source, WatermarkStore
+from ladon_storage.collection.protocols import (
+    Limits,
+    Position,
+    Run,
+    Sink,
+    Source,
+    SupportsPosition,
+    WatermarkStore,
+)
 from ladon_storage.collection.ranges import TimeRange
+from ladon_storage.collection.records import Page
+from ladon_storage.collection.resume import latest
 from ladon_storage.collection.run import ExtractCallable, extract
+from ladon_storage.collection.sharing import SharedSink
 from ladon_storage.collection.stores import watermark_store
-from ladon_storage.errors import ConfigurationError
-from ladon_storage.models import Precondition, WatermarkStatus, WatermarkUpdate
+from ladon_storage.collection.summaries import one_line
+from ladon_storage.collection.windows import StoredProgress
+from ladon_storage.errors import (
+    CollectionError,
+    ConfigurationError,
+    WatermarkConflictError,
+)
 from ladon_storage.values import to_utc
+
+logger = logging.getLogger(__name__)
 
 Windows = Callable[[int, int], Awaitable[None]]
 """A function that is called with the number of finished windows, and of all windows."""
+
+MAX_WORKERS = 64
+_NAMED = 3
 
 
 class BackfillReport(Counts):
@@ -44,12 +75,14 @@ async def backfill(
     limits: Limits = Limits(),  # noqa: B008 - frozen
     collect: ExtractCallable = extract,
     windows: Windows | None = None,
+    workers: int = 1,
+    first_collection: bool = False,
 ) -> BackfillReport:
     """Read a past range again, window by window; resume where the same backfill broke off.
 
     Args:
         source: The source.
-        sink: The sink; entered and left for each window.
+        sink: The sink; entered and left for each window, or for all where several are read at once.
         storage: The storage of the backfill's progress.
         since: The first timestamp; naive is UTC.
         until: The timestamp before which it ends; naive is UTC.
@@ -58,51 +91,192 @@ async def backfill(
         limits: The limits beyond which a window fails.
         collect: The function that reads and writes the pages: `run.extract`, or a wrapper of it.
         windows: Called after each window.
+        workers: The number of windows that are read at once. With one, the first failure ends it.
+        first_collection: Whether the regular runs go on from its end. The source must never have
+            been collected, and is held meanwhile.
 
     Raises:
-        ConfigurationError: The range or the window is empty.
+        ConfigurationError: The range or the window is empty, or the source has a watermark already.
+        SourceBusyError: Another run holds the source of a first collection.
+        CollectionError: A window failed twice; the others are finished.
         LadonStorageError: The storage, the source or the sink failed.
     """
-    since, until = to_utc(since), to_utc(until)
-    asked = TimeRange(since, until)
+    asked = TimeRange(to_utc(since), to_utc(until))
     if window <= timedelta(0):
         raise ConfigurationError(f"The window of a backfill is {window}. Set it to more than 0.")
+    if not 1 <= workers <= MAX_WORKERS:
+        raise ConfigurationError(
+            f"The workers of a backfill are {workers}. Set them to 1 to {MAX_WORKERS}."
+        )
     every = list(asked.windows(window))
     await storage.health_check()
-    name = _name(source.source_id, asked)
-    store = watermark_store(storage)
-    stored = await store.get_watermark(name)
-    reached = stored.last_successful_timestamp if stored else None
-    left = [each for each in every if reached is None or _end(each) > reached]
-    done, counts = len(every) - len(left), Counts()
-    if windows is not None:
-        await windows(done, len(every))
-    for number, each in enumerate(left, start=done + 1):
-        rest = each if reached is None or reached not in each else TimeRange(reached, each.end)
-        counts += await collect(source, sink, Run(run_id, limits, asked=rest))
-        update = WatermarkUpdate.of(
-            _end(each),
-            WatermarkStatus.SUCCESS,
-            records_collected=counts.records_written,
-            run_id=run_id,
-        )
-        stored = await store.put_watermark(name, update, Precondition.unchanged(stored))
-        if windows is not None:
-            await windows(number, len(every))
+    progress = StoredProgress(watermark_store(storage), source.source_id, asked, run_id)
+    run = Run(run_id, limits)
+    async with AsyncExitStack() as held:
+        lease = None
+        if first_collection:
+            lease = await held.enter_async_context(_held(source, storage, run))
+        await progress.read()
+        if workers > 1 and not isinstance(sink, SharedSink):
+            sink = SharedSink(sink)
+            held.push_async_callback(sink.close)
+        job = _Backfill(source, sink, run, progress, collect, windows, every)
+        done = job.done
+        await job.read(workers)
+        if lease is not None:
+            await _hand_over(source, sink, lease, progress, job.counts)
     return BackfillReport(
         source_id=source.source_id,
-        since=since,
-        until=until,
+        since=progress.start,
+        until=to_utc(until),
         windows=len(every),
         windows_done_before=done,
-        **dict(counts),
+        **dict(job.counts),
     )
 
 
-def _end(window: TimeRange) -> datetime:
-    assert window.end is not None  # noqa: S101 - a window has both ends
-    return window.end
+class _Backfill:
+    """The windows of one backfill, and what became of them."""
+
+    def __init__(
+        self,
+        source: Source,
+        sink: Sink,
+        run: Run,
+        progress: StoredProgress,
+        collect: ExtractCallable,
+        windows: Windows | None,
+        every: list[TimeRange],
+    ) -> None:
+        self.counts = Counts()
+        self._source = source
+        self._sink = sink
+        self._run = run
+        self._progress = progress
+        self._collect = collect
+        self._windows = windows
+        self._count = len(every)
+        self._left = deque(each for each in every if any(progress.left_of(each)))
+        self.done = self._count - len(self._left)
+        self._failed: list[tuple[TimeRange, Exception]] = []
+        self._failures_in_a_row = 0
+
+    async def read(self, workers: int) -> None:
+        """Read all windows that are left.
+
+        Raises:
+            CollectionError: Some failed, and again when each was read alone.
+        """
+        await self._tell()
+        if workers == 1:
+            while self._left:
+                await self._read(self._left.popleft())
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(workers, len(self._left))):
+                    group.create_task(self._work(workers))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        failed, self._failed = self._failed, []
+        if self._left:  # all workers failed one after another: the source is down
+            raise self._error(failed)
+        for number, (window, _) in enumerate(failed):
+            try:
+                await self._read(window)
+            except WatermarkConflictError:
+                raise
+            except Exception as error:
+                raise self._error([(window, error), *failed[number + 1 :]]) from error
+
+    async def _work(self, workers: int) -> None:
+        while self._left and self._failures_in_a_row < workers:
+            window = self._left.popleft()
+            try:
+                await self._read(window)
+            except WatermarkConflictError:
+                raise
+            except Exception as error:  # of a source of one's own, too
+                self._failures_in_a_row += 1
+                self._failed.append((window, error))
+                logger.warning(
+                    "The window %s of source %r failed: %s",
+                    _named(window),
+                    self._source.source_id,
+                    one_line(error),
+                    extra={"source_id": self._source.source_id},
+                )
+            else:
+                self._failures_in_a_row = 0
+
+    async def _read(self, window: TimeRange) -> None:
+        for part in self._progress.left_of(window):
+            run = replace(self._run, asked=part)
+            collected = await self._collect(self._source, self._sink, run)
+            self.counts += collected
+            await self._progress.finished(part, collected.candidate, self.counts.records_written)
+        self.done += 1
+        await self._tell()
+
+    async def _tell(self) -> None:
+        if self._windows is not None:
+            await self._windows(self.done, self._count)
+
+    def _error(self, failed: list[tuple[TimeRange, Exception]]) -> CollectionError:
+        named = "; ".join(
+            f"{_named(window)} ({one_line(error)})" for window, error in failed[:_NAMED]
+        )
+        more = f"; and {len(failed) - _NAMED:,} more" if len(failed) > _NAMED else ""
+        unread = f" {len(self._left):,} were not begun." if self._left else ""
+        return CollectionError(
+            f"{len(failed):,} of {self._count:,} windows of source {self._source.source_id!r} "
+            f"failed: {named}{more}.{unread} Run the same backfill again: it reads only what is "
+            "not finished.",
+            self._source.source_id,
+        )
 
 
-def _name(source_id: str, asked: TimeRange) -> str:
-    return f"{source_id}/backfill/{asked.start:%Y%m%dT%H%M%S.%fZ}/{asked.end:%Y%m%dT%H%M%S.%fZ}"
+@asynccontextmanager
+async def _held(source: Source, storage: WatermarkStore, run: Run) -> AsyncIterator[SourceLease]:
+    """Hold a source that was never collected; write `failed` if the block fails."""
+    if source.overlap is None:
+        raise ConfigurationError(
+            f"Source {source.source_id!r} is read whole by each run, so its first collection has "
+            "no windows. Collect it."
+        )
+    lease = SourceLease(storage, source.source_id, run)
+    await lease.read()
+    if lease.before is not None:
+        raise ConfigurationError(
+            f"Source {source.source_id!r} is collected already, up to {lease.before.isoformat()}, "
+            "so this range is not its first collection. Run the backfill without that."
+        )
+    try:
+        await lease.begin()
+        async with lease.renewed():
+            yield lease
+    except BaseException as error:
+        if not isinstance(error, WatermarkConflictError | GeneratorExit):
+            await lease.abort(error)
+        raise
+
+
+async def _hand_over(
+    source: Source, sink: Sink, lease: SourceLease, progress: StoredProgress, counts: Counts
+) -> None:
+    """Let the regular runs go on from the end of a complete first collection.
+
+    A source may deliver more than it was asked for, which proves nothing beyond the range.
+    """
+    candidate, run_id = min(latest(progress.candidate), progress.reached), lease.run_id
+    async with sink:
+        if isinstance(sink, SupportsPosition):
+            position = Position(timestamp=candidate, origin=progress.start, run_id=run_id)
+            await sink.write(source.source_id, Page(), run_id=run_id, position=position)
+    await lease.commit(candidate, counts.records_written)
+
+
+def _named(window: TimeRange) -> str:
+    assert window.start is not None  # noqa: S101
+    assert window.end is not None  # noqa: S101
+    return f"{window.start.isoformat()} to {window.end.isoformat()}"

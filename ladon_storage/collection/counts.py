@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ladon_storage.collection.lateness import Lateness
-from ladon_storage.collection.records import Completeness, Page
+from ladon_storage.collection.records import Columns, Completeness, Page
 
 REASONS = 5
 """The number of reasons in a ledger, the most frequent ones."""
@@ -85,7 +85,7 @@ class ExtractionCounts:
             full = len(self._reasons) >= _DISTINCT_REASONS and reject.reason not in self._reasons
             self._reasons[_OTHER_REASONS if full else reject.reason] += 1
         if keeps_ids:
-            self.present.update(record.record_id for record in page.records)
+            self.present.update(Columns.of(page.records).ids)
             self.present.update(page.listed)
             for reject in page.rejects:
                 if reject.record_id is None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Set
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -44,7 +44,7 @@ from ladon_storage.collection.protocols import (
     SupportsRemoval,
     WriteResult,
 )
-from ladon_storage.collection.records import Page
+from ladon_storage.collection.records import Columns, Page, Record
 from ladon_storage.collection.resume import ResumePoint, latest
 from ladon_storage.collection.reversions import Reversions
 from ladon_storage.collection.vanished import Vanished
@@ -161,6 +161,7 @@ class Extraction:
             start=start.instant,
             until=self._run.asked.end,
             gap=start.gap,
+            sink_behind=start.sink_behind,
             candidate=None if candidate == EMPTY_WATERMARK else candidate,
             **counts.as_fields(),
         )
@@ -210,7 +211,7 @@ class Extraction:
             counts.skipped += len(page.records) - len(stored)
             page = replace(page, records=stored)
         dated = [] if page.undated else stored
-        times = [each.timestamp for each in dated]
+        times = _times_of(dated)
         last = max(times, default=None)
         if last is not None and last > self._horizon:
             times = [each for each in times if each <= self._horizon]
@@ -229,7 +230,7 @@ class Extraction:
             # Read for each page: a record that appears during a long run is not from the future.
             counts.is_ahead = True
             future = max(self._run.clock(), self._horizon) + self._limits.future_skew
-            counts.in_future += sum(each.timestamp > future for each in stored)
+            counts.in_future += sum(each > future for each in _times_of(stored))
         return page
 
     async def _write(self, page: Page, promoted: datetime | None, *, is_last: bool = False) -> None:
@@ -302,7 +303,7 @@ class Extraction:
         if counts.is_first or self._lease is None:
             return
         now = self._horizon + (self._run.clock() - self._began)
-        times = [each.timestamp for each in (*result.new, *result.changed)]
+        times = [*_times_of(result.new), *_times_of(result.changed)]
         counts.delays += [now - each for each in times]
         durable = self._start.durable
         if durable is not None and times:
@@ -354,6 +355,12 @@ class Extraction:
         counts.removed = await self._sink.mark_removed(
             self._source.source_id, counts.present, self._limits.removed_share
         )
+
+
+def _times_of(records: Sequence[Record]) -> list[datetime]:
+    if isinstance(records, Columns):
+        return records.timestamps
+    return [each.timestamp for each in records]
 
 
 @dataclass(frozen=True)

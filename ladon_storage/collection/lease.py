@@ -23,6 +23,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ladon_storage.collection.protocols import Run, SupportsHistory, WatermarkStore
+from ladon_storage.collection.standby import Holder, Standby
 from ladon_storage.collection.stores import watermark_store
 from ladon_storage.collection.summaries import one_line
 from ladon_storage.errors import (
@@ -46,6 +47,9 @@ FAILURE_SECONDS = 30.0
 """The longest time in which a failed or cancelled run may write its failure."""
 
 RENEWALS_PER_LEASE = 3
+
+MAX_RACES = 10
+"""The number of times that other runs may be faster, until that is a fault of the service."""
 
 HISTORY_PAGES, CHANGES_PER_PAGE = 20, 25
 """The depth of the search for a plausible watermark. A change has a ledger and an error message,
@@ -81,10 +85,15 @@ class SourceLease:
         """The watermark as the run found it."""
         self.before: datetime | None = None
         """Its last success; `EMPTY_WATERMARK` where that found nothing."""
+        self.holder: Holder | None = None
+        """The run that holds the source, where this run skips it."""
         self._storage = watermark_store(storage)
         self._monotonic = monotonic
+        self._when_busy = run.when_busy
+        self._standby = Standby(source_id, monotonic)
+        self._is_standing_by = False
         self._heard: tuple[datetime, float] | None = None
-        self._source_id = source_id
+        self.source_id = source_id
         self._lease = run.limits.lease
         self._clock = run.clock
         self._etag: str | None = None
@@ -92,16 +101,41 @@ class SourceLease:
         self._conflict: WatermarkConflictError | None = None
         self._unanswered: WatermarkStatus | None = None
 
-    async def read(self) -> None:
-        """Read the watermark.
+    async def read(self) -> bool:
+        """Read the watermark, and return whether the source is free for this run.
+
+        A run that waits returns when it is. A run that skips gets ``False``, and `holder`.
 
         Raises:
-            SourceBusyError: Another run holds it.
+            SourceBusyError: Another run holds it, and this run does not wait, or not longer.
             InvalidResponseError: It has the status success, but no timestamp.
             StorageError: It could not be read, which is not the same as *never collected*.
         """
-        self.stored = stored = await self._storage.get_watermark(self._source_id)
+        self._is_standing_by = True
+        while True:
+            try:
+                await self._read()
+            except SourceBusyError as busy:
+                if self._when_busy == "skip":
+                    self.holder = Holder.of(busy)
+                    return False
+                if self._when_busy != "wait":
+                    raise
+                await self._standby.wait(busy, self.now())
+            except StorageError as error:
+                if not (error.transient and self._standby.is_waiting):
+                    raise
+                logger.warning("The wait for source %r goes on: %s", self.source_id, error)
+                await self._standby.pause()
+            else:
+                self._standby.ended()
+                self._is_standing_by = False
+                return True
+
+    async def _read(self) -> None:
+        self.stored = stored = await self._storage.get_watermark(self.source_id)
         if stored is None:
+            self.before = self._etag = None
             return
         self._hear(stored)
         self._refuse_if_held(stored)
@@ -110,7 +144,7 @@ class SourceLease:
         if self.before is None and stored.status == WatermarkStatus.SUCCESS:
             # Taken for "never collected", it would be overwritten without a trace of the mistake.
             raise InvalidResponseError(
-                f"Watermark {self._source_id!r} says success and has no last_successful_timestamp; "
+                f"Watermark {self.source_id!r} says success and has no last_successful_timestamp; "
                 "repair or delete it before collecting, since without it everything is collected "
                 "again."
             )
@@ -141,7 +175,7 @@ class SourceLease:
         for _ in range(HISTORY_PAGES):
             try:
                 page = await self._storage.watermark_history(
-                    self._source_id, moved=True, limit=CHANGES_PER_PAGE, before=before
+                    self.source_id, moved=True, limit=CHANGES_PER_PAGE, before=before
                 )
             except StorageResponseError as error:
                 if error.status not in (400, 405):  # a service without this parameter
@@ -174,12 +208,35 @@ class SourceLease:
             return
         named = "another run" if holder is None else f"run {holder!r}"
         raise SourceBusyError(
-            f"Source {self._source_id!r} is being collected by {named}, last heard of at "
+            f"Source {self.source_id!r} is being collected by {named}, last heard of at "
             f"{written.isoformat()}; wait until it ends, or until {until.isoformat()} if it died.",
-            self._source_id,
+            self.source_id,
             holder,
             until,
         )
+
+    async def begin(self) -> bool:
+        """Acquire the source, and return whether this run has it.
+
+        Where another run was faster, one that waits or skips reads again, as at its beginning.
+
+        Raises:
+            SourceBusyError: Another run holds it, and this run does not wait longer.
+            WatermarkConflictError: Another run was faster, and this run does not wait or skip.
+            StorageError: It could not be read or written.
+        """
+        for _ in range(MAX_RACES):
+            try:
+                await self.acquire()
+            except WatermarkConflictError:
+                if self._when_busy == "fail":
+                    raise
+            else:
+                return True
+            if not await self.read():
+                return False
+        await self.acquire()
+        return True
 
     async def acquire(self) -> None:
         """Write `running`: from now on the source is held."""
@@ -202,7 +259,7 @@ class SourceLease:
         """
         owner = asyncio.current_task()
         assert owner is not None  # noqa: S101 - a coroutine runs in a task
-        beating = asyncio.create_task(self._renew(owner), name=f"lease of {self._source_id}")
+        beating = asyncio.create_task(self._renew(owner), name=f"lease of {self.source_id}")
         try:
             yield
         except GeneratorExit:  # a coroutine that is being closed cannot await
@@ -232,9 +289,9 @@ class SourceLease:
                 # The run goes on: whether it still holds the source shows at its next write.
                 logger.warning(
                     "The lease of source %r could not be renewed: %s",
-                    self._source_id,
+                    self.source_id,
                     error,
-                    extra={"source_id": self._source_id},
+                    extra={"source_id": self.source_id},
                 )
 
     async def checkpoint(self, timestamp: datetime, records: int) -> None:
@@ -253,8 +310,11 @@ class SourceLease:
     async def abort(self, error: BaseException, ledger: Mapping[str, Any] | None = None) -> None:
         """Write `failed` within `FAILURE_SECONDS`; a failure to do so is a note on ``error``.
 
-        The write is in a separate task, which a second cancellation does not reach.
+        The write is in a separate task, which a second cancellation does not reach. A run that
+        stands by for its source writes nothing: another run holds it.
         """
+        if self._is_standing_by:
+            return
         message = one_line(error, _LONGEST_ERROR)
         writing = asyncio.ensure_future(
             self._write(WatermarkStatus.FAILED, self.now(), error_message=message, ledger=ledger)
@@ -277,11 +337,11 @@ class SourceLease:
         error.add_note(note)
         logger.error(
             "Source %r: %s (the run failed with %s)",
-            self._source_id,
+            self.source_id,
             note,
             message,
             exc_info=problem,
-            extra={"source_id": self._source_id},
+            extra={"source_id": self.source_id},
         )
 
     async def _write(
@@ -292,7 +352,7 @@ class SourceLease:
         async def put() -> Watermark:
             never_written = self.stored is None and self._etag is None
             condition = Precondition(self._etag, if_none_match=never_written)
-            return await self._storage.put_watermark(self._source_id, update, condition)
+            return await self._storage.put_watermark(self.source_id, update, condition)
 
         async with self._writing:
             try:
@@ -322,7 +382,7 @@ class SourceLease:
         is_other = answer.status in (WatermarkStatus.FAILED, WatermarkStatus.RUNNING)
         if is_other or abs(stored - timestamp) >= _CLOCK_RESOLUTION:  # it may keep seconds
             raise InvalidResponseError(
-                f"Watermark {self._source_id!r} was written as success at {timestamp.isoformat()}, "
+                f"Watermark {self.source_id!r} was written as success at {timestamp.isoformat()}, "
                 f"and the service answers that it is {answer.status} at {stored.isoformat()}: it "
                 "did not store that. Look at the service, and run again."
             )
@@ -334,7 +394,7 @@ class SourceLease:
         """
         if self._unanswered is None:
             return False
-        stored = await self._storage.get_watermark(self._source_id)
+        stored = await self._storage.get_watermark(self.source_id)
         written = (self.run_id, self._unanswered)
         if stored is None or (stored.run_id, stored.status) != written:
             return False

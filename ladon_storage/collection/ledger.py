@@ -21,6 +21,20 @@ class Gap(BaseModel):
     end: datetime
 
 
+class SinkBehind(BaseModel):
+    """The range that the watermark covers and the sink did not have.
+
+    Args:
+        start: The position of the sink; ``None``: it had nothing of the source.
+        end: The watermark.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    start: datetime | None = None
+    end: datetime
+
+
 class Counts(BaseModel):
     """The numbers of one run, or of several together.
 
@@ -81,6 +95,7 @@ class Ledger(Counts):
         completeness: The evidence of a complete reading; ``None``: the source gives none.
         total: The number of items that the source states.
         gap: The records that the source no longer had.
+        sink_behind: The range that a restored, dropped or new sink did not have at the beginning.
         lateness: The time from the records' timestamps to their first sight.
     """
 
@@ -90,6 +105,7 @@ class Ledger(Counts):
     completeness: Completeness | None = None
     total: int | None = None
     gap: Gap | None = None
+    sink_behind: SinkBehind | None = None
     lateness: Lateness = Lateness()
 
     def as_fields(self) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Prefetch pages while the sink is writing, and write all pages that arrived since as one batch.
 
-- A slow sink makes fewer, larger commits. A fast sink gets each page when it arrives: a single page
-  is written at once.
+- A slow sink makes fewer, larger commits. Pages that come quickly one after another wait a moment
+  for those that follow: a commit costs as much as hundreds of records, and the rewriting of an
+  index whose keys come in no order even more. A page of a slow source is written at once.
 - Prefetching stops at `MAX_PREFETCH_CHARS`: memory does not grow with the number of records.
 """
 
@@ -9,14 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator
 from typing import Self
 
 from ladon_storage.collection.records import Page
 
-MAX_PREFETCH_CHARS = 2**20
+MAX_PREFETCH_CHARS = 12 * 2**20
 """The characters of waiting pages at which the source must wait for the sink."""
+
+GATHER_SECONDS = 0.25
+"""The longest time that a page waits for those that follow it."""
+
+_QUICK_SECONDS = 0.05
+"""The time between two pages below which more are expected."""
 
 _HANDOVER_SECONDS = 1e-6
 """A pause that is long enough to release the GIL to the sink's thread.
@@ -51,6 +59,11 @@ class _Prefetch:
         self._waiting: list[Page] = []
         self._characters = 0
         self._end: BaseException | None = None
+        self._arrived = -math.inf
+        """The time at which the last page arrived."""
+        self._since = 0.0
+        """The time at which the first waiting page arrived."""
+        self._are_quick = False
         self._changed = asyncio.Event()
         self._taken = asyncio.Event()
         self._closing = False
@@ -65,9 +78,28 @@ class _Prefetch:
                 raise self._end
             self._changed.clear()
             await self._changed.wait()
+        await self._gather()
         pages, self._waiting, self._characters = self._waiting, [], 0
         self._taken.set()
         return pages
+
+    async def _gather(self) -> None:
+        """Wait while pages come quickly, until there are enough for one commit."""
+        until = self._since + GATHER_SECONDS
+        while self._are_quick and self._end is None and self._characters < MAX_PREFETCH_CHARS:
+            left = until - time.monotonic()
+            if left <= 0:
+                break
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._changed.wait()
+
+    def _note_arrival(self) -> None:
+        now = time.monotonic()
+        self._are_quick, self._arrived = now - self._arrived < _QUICK_SECONDS, now
+        if not self._waiting:
+            self._since = now
 
     def cancel(self) -> None:
         """End the fetching."""
@@ -83,6 +115,7 @@ class _Prefetch:
         try:
             try:
                 async for page in self._pages:
+                    self._note_arrival()
                     self._waiting.append(page)
                     self._characters += page.characters
                     self._changed.set()

@@ -18,6 +18,7 @@ from ladon_storage.collection.durations import Days, Seconds, duration
 from ladon_storage.collection.ledger import OnProgress
 from ladon_storage.collection.ranges import ALL_TIME, TimeRange
 from ladon_storage.collection.records import Page, Record
+from ladon_storage.collection.standby import WhenBusy
 from ladon_storage.models import RUN_LEASE, HistoryPage, Precondition, Watermark, WatermarkUpdate
 
 Clock = Callable[[], datetime]
@@ -340,6 +341,7 @@ class Run:
         on_progress: Called after each page.
         asked: The range that the source is asked for, in a run that does not hold the watermark.
         stored: The range of records that such a run stores; it counts the others as skipped.
+        when_busy: The behaviour where another run holds the source.
     """
 
     run_id: str = ""
@@ -348,3 +350,4 @@ class Run:
     on_progress: OnProgress | None = None
     asked: TimeRange = ALL_TIME
     stored: TimeRange = ALL_TIME
+    when_busy: WhenBusy = "fail"

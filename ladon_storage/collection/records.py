@@ -3,15 +3,18 @@
 - A record's ``payload`` keeps the order of keys and the values that the source gave; ``version`` is
   a hash of the content alone: a feed that shuffles its keys has not changed.
 - A record can be stored anywhere: its texts are valid UTF-8 without NUL, its JSON has no ``NaN``.
+- A source with many records at once gives them as `Columns`: an object and several calls for each
+  record would cost more than all else that is done with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Any, Literal, Self
+from itertools import chain
+from typing import Any, Literal, Self, overload
 
 from ladon_storage.collection.json_values import (
     Number,
@@ -20,7 +23,7 @@ from ladon_storage.collection.json_values import (
     payload_text,
     without,
 )
-from ladon_storage.values import to_utc
+from ladon_storage.values import instant_text, to_utc
 
 PAGE_RECORDS = 1_000
 """The records of a page that a source cuts itself: one transaction of a few hundred KiB."""
@@ -154,6 +157,136 @@ def _check_text(value: str) -> None:
         raise ValueError("the id of a record should have no lone surrogates") from None
 
 
+class Columns(MutableSequence[Record]):
+    """The records of a page as columns, which become `Record` objects only when they are read.
+
+    It is a sequence of records like any other. A sink that knows it takes the columns, which are
+    lists of the same length, and must not change them.
+
+    Args:
+        ids: The ids, checked as those of a `Record`.
+        timestamps: The timestamps, in UTC.
+        payloads: The JSON texts.
+        versions: The hashes of the contents.
+        instants: The timestamps as `instant_text` writes them, where they are at hand.
+
+    >>> moment = datetime(2024, 1, 1, tzinfo=UTC)
+    >>> one = Columns.of([Record("7", moment, "{}", "a"), Record("8", moment, "{}", "b")])
+    >>> one.ids, one[1].version, one.instants[0]
+    (['7', '8'], 'b', '2024-01-01T00:00:00.000000+00:00')
+    """
+
+    __slots__ = ("_instants", "_records", "ids", "payloads", "timestamps", "versions")
+
+    def __init__(
+        self,
+        ids: list[str],
+        timestamps: list[datetime],
+        payloads: list[str],
+        versions: list[str],
+        instants: list[str] | None = None,
+    ) -> None:
+        self.ids = ids
+        self.timestamps = timestamps
+        self.payloads = payloads
+        self.versions = versions
+        self._instants = instants
+        self._records: list[Record] | None = None
+
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> Columns:
+        """Return the columns of records, which are themselves where they are columns already."""
+        if isinstance(records, Columns):
+            return records
+        found = cls(
+            [each.record_id for each in records],
+            [each.timestamp for each in records],
+            [each.payload for each in records],
+            [each.version for each in records],
+        )
+        found._records = list(records)
+        return found
+
+    @classmethod
+    def joined(cls, several: Sequence[Columns]) -> Columns:
+        """Return the records of several columns in their order."""
+        made = cls(
+            list(chain.from_iterable(each.ids for each in several)),
+            list(chain.from_iterable(each.timestamps for each in several)),
+            list(chain.from_iterable(each.payloads for each in several)),
+            list(chain.from_iterable(each.versions for each in several)),
+        )
+        if all(each._instants is not None for each in several):  # noqa: SLF001 - its own
+            made._instants = list(chain.from_iterable(each.instants for each in several))
+        # Objects that were made are distinguished by their identity.
+        if any(each._records is not None for each in several):  # noqa: SLF001 - its own
+            made._records = list(chain.from_iterable(several))
+        return made
+
+    @property
+    def instants(self) -> list[str]:
+        """The timestamps as `instant_text` writes them."""
+        if self._instants is None:
+            self._instants = list(map(instant_text, self.timestamps))
+        return self._instants
+
+    @property
+    def are_distinct(self) -> bool:
+        """Whether no id occurs twice."""
+        return len(set(self.ids)) == len(self.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> MutableSequence[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | MutableSequence[Record]:
+        return self._made()[index]
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._made())
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or len(other) != len(self):
+            return NotImplemented if not isinstance(other, Sequence) else False
+        return all(map(Record.__eq__, self, other))
+
+    def __repr__(self) -> str:
+        return repr(self._made())
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        records = self._made()
+        records[index] = value
+        self._become(records)
+
+    def __delitem__(self, index: int | slice) -> None:
+        records = self._made()
+        del records[index]
+        self._become(records)
+
+    def insert(self, index: int, value: Record) -> None:
+        """Insert a record before an index."""
+        records = self._made()
+        records.insert(index, value)
+        self._become(records)
+
+    def _made(self) -> list[Record]:
+        """Return the records, each of which is one object for as long as the columns exist."""
+        if self._records is None:
+            self._records = list(
+                map(Record, self.ids, self.timestamps, self.payloads, self.versions)
+            )
+        return self._records
+
+    def _become(self, records: list[Record]) -> None:
+        other = Columns.of(records)
+        self.ids, self.timestamps = other.ids, other.timestamps
+        self.payloads, self.versions = other.payloads, other.versions
+        self._records, self._instants = records, None
+
+
 @dataclass(frozen=True, slots=True)
 class Reject:
     """One item that cannot be used, on its way to the quarantine.
@@ -207,7 +340,7 @@ class Page:
             move no watermark, and are in no order.
     """
 
-    records: list[Record] = field(default_factory=list)
+    records: MutableSequence[Record] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     listed: list[str] = field(default_factory=list)
     asked_at: datetime | None = None
@@ -223,7 +356,11 @@ class Page:
     @property
     def characters(self) -> int:
         """The approximate size of its text, which bounds its memory."""
-        texts = sum(map(len, [each.payload for each in self.records]))
+        records = self.records
+        payloads = (
+            records.payloads if isinstance(records, Columns) else [each.payload for each in records]
+        )
+        texts = sum(map(len, payloads))
         texts += sum(map(len, [each.raw for each in self.rejects]))
         return texts + _ITEM_CHARACTERS * (len(self) + len(self.listed))
 
@@ -232,8 +369,12 @@ class Page:
         """Return several pages as the one page that a sink stores, in their order."""
         if len(pages) == 1:
             return pages[0]
+        filled = [page.records for page in pages if len(page.records)]
+        columns = [each for each in filled if isinstance(each, Columns)]
         return cls(
-            [record for page in pages for record in page.records],
+            Columns.joined(columns)
+            if columns and len(columns) == len(filled)
+            else list(chain.from_iterable(filled)),
             [reject for page in pages for reject in page.rejects],
             [listed for page in pages for listed in page.listed],
         )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ladon_storage.collection.lease import SourceLease
-from ladon_storage.collection.ledger import Gap
+from ladon_storage.collection.ledger import Gap, SinkBehind
 from ladon_storage.collection.protocols import (
     Limits,
     Position,
@@ -49,6 +49,7 @@ class ResumePoint:
             records are left out.
         gap: The records that the source no longer has.
         document: The digest of the document whose records are all in the sink; ``None``: read it.
+        sink_behind: The range that the watermark covers and the sink does not have.
     """
 
     instant: datetime | None
@@ -57,6 +58,7 @@ class ResumePoint:
     origin: datetime | None = None
     gap: Gap | None = None
     document: str | None = None
+    sink_behind: SinkBehind | None = None
 
 
 async def plan_resume(source: Source, sink: Sink, lease: SourceLease, run: Run) -> ResumePoint:
@@ -72,12 +74,13 @@ async def plan_resume(source: Source, sink: Sink, lease: SourceLease, run: Run) 
         lease.before = await _last_sane(source, lease, position, limit, limits)
     if isinstance(sink, SupportsPosition):
         durable = _durable(source, lease, position, limit)
+        behind = _behind(position, lease.before)
     else:
-        durable = lease.before
+        durable, behind = lease.before, None
     if durable is None or durable == EMPTY_WATERMARK:
         origin = _origin(source, lease, limits, now)
         # A later run resumes here if there is nothing yet: its own lookback would begin later.
-        return ResumePoint(origin, origin or durable, position, origin)
+        return ResumePoint(origin, origin or durable, position, origin, sink_behind=behind)
     asked = back(durable, source.overlap)
     origin = position.origin if position else None
     if origin is not None and durable < origin:  # an operator went back behind it
@@ -91,7 +94,19 @@ async def plan_resume(source: Source, sink: Sink, lease: SourceLease, run: Run) 
         origin,
         _gap(source, durable, now),
         position.document if position and is_continued else None,
+        behind,
     )
+
+
+def _behind(position: Position | None, watermark: datetime | None) -> SinkBehind | None:
+    """Return what a sink lacks of what the watermark covers; ``None``: nothing."""
+    if watermark is None or watermark == EMPTY_WATERMARK:
+        return None
+    if position is None:
+        return SinkBehind(end=watermark)
+    if position.timestamp < watermark:
+        return SinkBehind(start=meant(position.timestamp), end=watermark)
+    return None
 
 
 async def _last_sane(

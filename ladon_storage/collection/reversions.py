@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from operator import attrgetter
 
 from ladon_storage.collection.protocols import Sink, SupportsReversion
-from ladon_storage.collection.records import Record
+from ladon_storage.collection.records import Columns, Record
 
 MAX_IDS = 2**18
 """The most ids of one run that are remembered; a later id never counts as a reversion."""
 
 MAX_REVERSIONS = 10_000
 """The most records of one run that wait for its end; the following runs handle the others."""
-
-_id_of = attrgetter("record_id")
 
 
 class Reversions:
@@ -89,7 +86,7 @@ class Reversions:
                 self._wait(record, is_full=is_full)
 
     def _remember(self, delivered: Sequence[Record]) -> None:
-        hashes = map(hash, map(_id_of, delivered))
+        hashes = map(hash, Columns.of(delivered).ids)
         if self._delivered is None:
             self._hashes.extend(hashes)
             if len(self._hashes) >= MAX_IDS:  # of which some may be the same

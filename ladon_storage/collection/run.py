@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -40,15 +41,19 @@ from ladon_storage.collection.protocols import (
 )
 from ladon_storage.collection.ranges import ALL_TIME, TimeRange
 from ladon_storage.collection.resume import ResumePoint, latest, plan_resume
+from ladon_storage.collection.standby import Holder, WhenBusy
 from ladon_storage.errors import ConfigurationError, WatermarkConflictError
 from ladon_storage.models import meant
+
+logger = logging.getLogger(__name__)
 
 
 class Report(Ledger):
     """The result of one run: its ledger, and its watermark.
 
     The watermark is ``None`` for a backfill, which neither reads nor writes it, and for a source of
-    which nothing was ever collected.
+    which nothing was ever collected. ``skipped`` is the run that held the source, where this one
+    collected nothing for that reason.
     """
 
     source_id: str
@@ -57,6 +62,7 @@ class Report(Ledger):
     watermark_before: datetime | None
     watermark_after: datetime | None
     seconds: float
+    skipped: Holder | None = None
 
 
 class ExtractCallable(Protocol):
@@ -110,6 +116,7 @@ async def run(
     on_progress: OnProgress | None = None,
     extract: ExtractCallable = extract,
     clock: Clock = utc_now,
+    when_busy: WhenBusy = "fail",
 ) -> Report:
     """Collect a source from where durable data ends, and write the outcome back.
 
@@ -131,23 +138,26 @@ async def run(
         on_progress: Called after each page.
         extract: The function that reads and writes the pages: `extract`, or a wrapper of it.
         clock: The time, as an aware datetime.
+        when_busy: The behaviour where another run holds the source; a backfill holds none.
 
     Raises:
         ConfigurationError: The range of the backfill is empty.
-        SourceBusyError: Another run holds the source; nothing was touched.
+        SourceBusyError: Another run holds the source; nothing was touched. With ``wait``, it still
+            did after an hour.
         WatermarkConflictError: Another run was faster; its watermark was left as it is.
         LadonStorageError: The storage, the source or the sink failed.
     """
     began = time.monotonic()
     asked = TimeRange(since, until)
-    this = Run(run_id, limits, clock, on_progress)
+    this = Run(run_id, limits, clock, on_progress, when_busy=when_busy)
     _check_source(source)
     await storage.health_check()
     if asked.is_bounded:
         collected = await extract(source, sink, replace(this, asked=asked, stored=asked))
         return _report(source, run_id, collected, began, backfill=True)
     lease = SourceLease(storage, source.source_id, this)
-    await lease.read()
+    if not await lease.read():
+        return _skipped(lease, began)
     so_far = ExtractionResult()
 
     async def noted(collected: ExtractionResult) -> None:
@@ -157,7 +167,8 @@ async def run(
             await on_progress(collected)
 
     try:
-        await lease.acquire()
+        if not await lease.begin():
+            return _skipped(lease, began)
         async with lease.renewed():
             collected = await extract(source, sink, replace(this, on_progress=noted), lease)
         collected = _with_lateness(collected, lease)
@@ -203,6 +214,20 @@ def _kept(collected: ExtractionResult, source: Source) -> dict[str, Any]:
         **({} if late is None else {"lateness_p99_seconds": late.total_seconds()}),
         **({"overlap_seconds": source.overlap.total_seconds()} if source.overlap else {}),
     }
+
+
+def _skipped(lease: SourceLease, began: float) -> Report:
+    before = meant(lease.stored.last_successful_timestamp) if lease.stored else None
+    logger.info("Source %r is skipped: %s.", lease.source_id, lease.holder)
+    return Report(
+        source_id=lease.source_id,
+        run_id=lease.run_id,
+        backfill=False,
+        watermark_before=before,
+        watermark_after=before,
+        seconds=time.monotonic() - began,
+        skipped=lease.holder,
+    )
 
 
 def _report(

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from ladon_storage.collection.credentials import holds_secret
-from ladon_storage.collection.ledger import Ledger
+from ladon_storage.collection.ledger import Ledger, SinkBehind
+from ladon_storage.collection.standby import Holder
 from ladon_storage.models import meant
 
 _REASONS = 3
@@ -35,11 +36,35 @@ def summary(ledger: Ledger) -> str:
         text += f", {ledger.records_removed:,} removed at the source"
     if ledger.records_quarantined:
         text += f"; {ledger.records_quarantined:,} quarantined: {most_frequent(ledger.reasons)}"
+    if ledger.sink_behind is not None:
+        text += f"; {refilled(ledger.sink_behind)}"
     if ledger.gap is not None:
         text += (
             f"; a gap: {instant_text(ledger.gap.start)} to {instant_text(ledger.gap.end)} is lost"
         )
     return text
+
+
+def refilled(behind: SinkBehind) -> str:
+    """Return in words what a sink lacked, and where the run began in its place.
+
+    >>> refilled(SinkBehind(end=datetime(2024, 1, 2, tzinfo=UTC)))
+    'the sink had nothing, and the watermark was at 2024-01-02 00:00:00 UTC: it was filled again'
+    """
+    had = "nothing" if behind.start is None else f"records up to {instant_text(behind.start)}"
+    return (
+        f"the sink had {had}, and the watermark was at {instant_text(behind.end)}: it was filled "
+        "again"
+    )
+
+
+def outcome(ledger: Ledger, skipped: Holder | None = None) -> str:
+    """Return the outcome of a run in one line, which may be that it was skipped.
+
+    >>> outcome(Ledger(), Holder(run_id="run-1"))
+    "skipped: run 'run-1' is collecting the source"
+    """
+    return summary(ledger) if skipped is None else f"skipped: {skipped}"
 
 
 def most_frequent(reasons: Mapping[str, int]) -> str:

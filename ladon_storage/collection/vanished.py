@@ -113,8 +113,8 @@ class Vanished:
         tell(
             logging.WARNING,
             self._source,
-            f"Source {self._source.source_id!r} delivered {seen} records{where}. Check whether its "
-            "answer is complete, or the others were removed at the source.",
+            f"Source {self._source.source_id!r} delivered {seen} record{'s' * (seen > 1)}{where}. "
+            "Check whether its answer is complete, or the others were removed at the source.",
         )
 
     def _are_few(self, seen: int, before: int) -> bool:

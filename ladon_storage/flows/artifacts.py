@@ -37,11 +37,12 @@ from ladon_storage.collection.summaries import (
     instant_or_never,
     instant_text,
     one_line,
+    refilled,
     source_label,
     span_text,
     summary,
 )
-from ladon_storage.events import COLLECTED, FAILED, GAP, emit_of_source
+from ladon_storage.events import COLLECTED, FAILED, GAP, SKIPPED, emit_of_source
 from ladon_storage.flows.ending import Ending, finished
 from ladon_storage.flows.overview import SourceFacts, update_overview
 from ladon_storage.models import meant
@@ -59,6 +60,7 @@ TOLD_SECONDS = 30.0
 
 LAST_RUNS = 20
 _BARS = "▁▂▃▄▅▆▇█"
+_MARKS = {"failed": "✗", "skipped": "·"}
 _RUN = re.compile(r"^\| \d{4}-.*\|$", re.MULTILINE)
 _REASONS = 3
 COUNTS = {
@@ -180,10 +182,13 @@ class RunReporter:
             if why:
                 written = self.so_far.records_written
                 await update_overview([SourceFacts.of_failure(self.source_id, why, written)])
-            elif self.report is not None:
+            elif self.report is not None and self.report.skipped is None:
                 await update_overview([SourceFacts.of_report(self.report)])
 
     def _completed(self, report: Report) -> None:
+        if report.skipped is not None:  # logged by the run
+            emit_of_source(SKIPPED, self.source_id, report.skipped.model_dump(mode="json"))
+            return
         count_collected(report.source_id, report.model_dump(include=COUNTS), report.reasons)
         logger.info(
             "Source %r is collected: %s; watermark %s.",
@@ -205,14 +210,15 @@ class RunReporter:
     def _page(self, why: str, runs_before: list[str]) -> str:
         now, counts, report = utc_now(), self.so_far, self.report
         seconds = (now - self.began).total_seconds()
-        ended = "failed" if why else "completed"
+        skipped = None if report is None else report.skipped
+        ended = "failed" if why else "skipped" if skipped else "completed"
         run = (
             f"| {self.began:%Y-%m-%d %H:%M:%S} | {ended} | {counts.records_read:,} "
             f"| {counts.records_written:,} | {seconds:.1f} |"
         )
         runs = [run, *runs_before][:LAST_RUNS]
-        facts = ledger_facts(report or counts)
-        facts += _lateness_facts(report or counts, self.overlap)
+        facts = [] if skipped else ledger_facts(report or counts)
+        facts += [] if skipped else _lateness_facts(report or counts, self.overlap)
         if report is not None and not report.backfill:
             facts += [
                 ("watermark before", instant_or_never(report.watermark_before)),
@@ -226,6 +232,8 @@ class RunReporter:
         lines = [f"# {self.source_id}: {ended}", ""]
         if why:
             lines += [f"> {code(why)}", "", _GOES_ON, ""]
+        if skipped:
+            lines += [f"> {code(str(skipped))}", ""]
         lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts), ""]
         lines += [
             "## Last runs",
@@ -274,12 +282,12 @@ def _share(so_far: ExtractionResult, now: datetime) -> float:
 
 
 def _sparkline(runs: list[str]) -> str:
-    """Return a bar for each run, the oldest first; a failed one is a cross."""
+    """Return a bar for each run, the oldest first; a failed one is a cross, a skipped one a dot."""
     cells = [[cell.strip() for cell in run.strip("|").split("|")] for run in reversed(runs)]
     written = [int(each[3].replace(",", "")) for each in cells]
     most = max([*written, 1])
     return "".join(
-        "✗" if each[1] == "failed" else _BARS[round(number / most * (len(_BARS) - 1))]
+        _MARKS.get(each[1]) or _BARS[round(number / most * (len(_BARS) - 1))]
         for each, number in zip(cells, written, strict=True)
     )
 
@@ -315,6 +323,8 @@ def ledger_facts(ledger: Ledger) -> list[tuple[str, str]]:
         ("removed at the source", f"{ledger.records_removed:,}"),
         ("from the future, only stored", f"{ledger.records_in_future:,}"),
     ]
+    if ledger.sink_behind is not None:
+        facts.append(("**sink**", refilled(ledger.sink_behind)))
     gap = ledger.gap
     if gap is None:
         return [*facts, ("gap", "none is known")]

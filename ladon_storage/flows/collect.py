@@ -16,7 +16,8 @@ from pydantic import AwareDatetime
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.protocols import Limits, Sink, Source
 from ladon_storage.collection.run import Report, run
-from ladon_storage.collection.summaries import summary
+from ladon_storage.collection.standby import WhenBusy
+from ladon_storage.collection.summaries import outcome
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows import naming
 from ladon_storage.flows.artifacts import completed, report_run
@@ -37,6 +38,7 @@ async def collect(
     since: AwareDatetime | None = None,
     until: AwareDatetime | None = None,
     limits: Limits = Limits(),  # noqa: B008 - frozen
+    when_busy: WhenBusy = "fail",
 ) -> Report:
     """Collect one source from where durable data ends, and write the outcome to its watermark.
 
@@ -48,6 +50,8 @@ async def collect(
         since: First instant of a backfill, with its zone. A backfill leaves the watermark alone.
         until: Instant before which a backfill ends, with its zone.
         limits: Where a first collection starts, and what makes a run fail.
+        when_busy: What the run does while another run collects the source: fail, wait until it is
+            free, or skip, which completes without a collection.
     """
     refuse_unchosen_block()
     collected = source_from(source)
@@ -55,7 +59,7 @@ async def collect(
         ending = Ending()
         is_backfill = since is not None or until is not None
         reported = report_run(collected, ending, is_backfill=is_backfill)
-        async with reported as reporter, source_slot(collected.source_id):
+        async with reported as reporter, source_slot(collected.source_id, when_busy=when_busy):
             reporter.report = await run(
                 collected,
                 _resolved(sink),
@@ -66,8 +70,9 @@ async def collect(
                 limits=limits,
                 on_progress=reporter.progress,
                 extract=collect_in_task,
+                when_busy=when_busy,
             )
-    return completed(reporter.report, summary(reporter.report))
+    return completed(reporter.report, outcome(reporter.report, reporter.report.skipped))
 
 
 def _resolved(sink: Any) -> Any:
@@ -112,8 +117,9 @@ def flow_of(source: type[Any]) -> CheckedFlow[..., Any]:
         since=None,
         until=None,
         limits=Limits(),  # noqa: B008 - frozen
+        when_busy="fail",
     ):
-        return await collect.fn(source, sink, storage, since, until, limits)
+        return await collect.fn(source, sink, storage, since, until, limits, when_busy)
 
     kind = fields.get("kind") if fields else None
     name = kind.default if kind and isinstance(kind.default, str) else source.__name__.lower()
@@ -134,6 +140,7 @@ def flow_of(source: type[Any]) -> CheckedFlow[..., Any]:
         "since": AwareDatetime | None,
         "until": AwareDatetime | None,
         "limits": Limits,
+        "when_busy": WhenBusy,
         "return": Report,
     }
     return checked_flow(f"collect-{name}", naming.collection)(collect_kind)

@@ -1,6 +1,7 @@
 """Many sources in one run, independent of each other, with bounded concurrency and one table.
 
-- A source is no task run: a thousand task runs would cost Prefect more than the collections. The
+- A source is no task run: a thousand task runs would cost Prefect more than the collections. Where
+  several workers share the sources, a group of them is one. The
   outcome of each source is in its watermark and in the run's table. A failed source also has a line
   in the log and an event.
 - All sources share one client pool, the connections to a host and one open sink, and there is one
@@ -13,14 +14,13 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
+import dataclasses
 import json
-import logging
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -33,32 +33,40 @@ from prefect.artifacts import (
 )
 
 from ladon_storage.blocks import RecordSink, StorageService
-from ladon_storage.client.metrics import count_collected
 from ladon_storage.collection.credentials import secret_lookup
 from ladon_storage.collection.ledger import Counts, Ledger
-from ladon_storage.collection.protocols import (
-    Limits,
-    Sink,
-    WatermarkStore,
-)
-from ladon_storage.collection.run import Report, run
-from ladon_storage.collection.sharing import CheckedStorage, SharedSink
-from ladon_storage.collection.summaries import code, instant_or_never, one_line, summary
+from ladon_storage.collection.protocols import Limits
+from ladon_storage.collection.sharing import CheckedStorage
+from ladon_storage.collection.standby import WhenBusy
+from ladon_storage.collection.summaries import summary
 from ladon_storage.connect import shared_client
-from ladon_storage.errors import CollectionError, ConfigurationError, LadonStorageError
-from ladon_storage.events import FAILED, GAP, emit_of_source
+from ladon_storage.errors import CollectionError, ConfigurationError
 from ladon_storage.flows import naming
-from ladon_storage.flows.artifacts import COUNTS, PROGRESS_SECONDS, best_effort, completed
+from ladon_storage.flows.artifacts import PROGRESS_SECONDS, best_effort, completed
 from ladon_storage.flows.ending import Ending, signals_noted
-from ladon_storage.flows.overview import MAX_ROWS, SourceFacts, update_overview
+from ladon_storage.flows.fleet import (
+    Collected,
+    Collector,
+    Group,
+    SourceFields,
+    Tally,
+)
+from ladon_storage.flows.overview import update_overview
 from ladon_storage.flows.parameters import checked_flow, refuse_unchosen_block
+from ladon_storage.flows.spreading import (
+    GROUPS_PER_WORKER,
+    by_flow_runs,
+    by_task_runner,
+    is_local,
+    parted,
+    publish_part,
+    spread_of,
+    work_pool,
+)
 from ladon_storage.project import Project
 from ladon_storage.settings import StorageSettings
-from ladon_storage.sources import source_from
 from ladon_storage.sources.http.client import shared_connections
 from ladon_storage.tasks import SinkLike, TaskStorage, resolve_sink, resolve_storage, secret_block
-
-logger = logging.getLogger("ladon_storage.flows")
 
 TABLE_ROWS = 100
 """The rows of a run's table: failed sources first, then those with the most new records."""
@@ -66,14 +74,13 @@ TABLE_ROWS = 100
 NAMED_FAILURES = 10
 """The number of failed sources that the run's state names."""
 
-SourceFields = dict[str, Any]
-
 
 class ManyReport(Counts):
     """The result of a run over many sources."""
 
     sources: int
     failed: int
+    skipped: int = 0
     gaps: int
     seconds: float
 
@@ -86,6 +93,9 @@ async def collect_many(
     storage: StorageService | StorageSettings | str | None = None,
     concurrency: int = 10,
     limits: Limits = Limits(),  # noqa: B008 - frozen
+    when_busy: WhenBusy | None = None,
+    spread: int | None = None,
+    part: str | None = None,
 ) -> ManyReport:
     """Collect many sources into one sink, each from where its durable data ends.
 
@@ -100,6 +110,11 @@ async def collect_many(
         concurrency: How many sources are collected at once.
         limits: Where a first collection starts, and what makes a source fail; the sources of a
             ``ladon.toml`` have their own.
+        when_busy: What happens while another run collects a source: fail, wait until it is free, or
+            skip, which is no failure; empty for what a ``ladon.toml`` says, or else fail.
+        spread: How many workers share the sources: of the task runner, or runs on the work pool of
+            the deployment; empty for what the file says, or else one.
+        part: The part of the sources that this run collects, such as 2/8; empty for all.
     """
     refuse_unchosen_block()
     if concurrency < 1:
@@ -107,124 +122,130 @@ async def collect_many(
     project = _project(sources, file)
     opening: SinkLike = sink
     if project is None:
-        told = [(each, limits) for each in _sources(sources, file)]
+        listed, asked = _sources(sources, file)
+        told = [
+            Collected(number, each, limits, when_busy or "fail")
+            for number, each in enumerate(listed)
+        ]
     else:
-        told = [(_fields_of(project, name), project.limits_of(name)) for name in project.sources]
-        _check_names([fields for fields, _ in told])
+        asked = project.collect_many.spread
+        told = [
+            Collected(number, _fields_of(project, name), table.limits, when_busy or table.when_busy)
+            for number, (name, table) in enumerate(project.sources.items())
+        ]
+        _check_names([each.fields for each in told])
         opening = _only_sink(project) if opening is None else opening
         if storage is None:
             with secret_lookup(secret_block):
                 storage = await project.storage_settings()
+    told = _part_of(told, part)
+    workers = spread_of(asked if spread is None else spread)
     settings = await resolve_storage(storage)
+    fleet = _Fleet(len(told))
     with signals_noted():
         await TaskStorage(settings).health_check()
-        checked = CheckedStorage(shared_client(settings), Ending().named)
-        async with await resolve_sink(opening) as opened, shared_connections():
-            shared = SharedSink(opened, is_open=True)
-            many = _Fleet(shared, checked, str(runtime.flow_run.id or uuid4()), len(told))
-            with secret_lookup(secret_block):
-                await many.collect(told, concurrency)
-        return await many.finish()
+        if workers == 1:
+            await _collect_here(fleet, told, opening, settings, concurrency)
+        elif part is None and is_local() and await work_pool():
+            runs = await by_flow_runs(min(workers, len(told)))
+            return fleet.of_parts([report for _, report in runs])
+        else:
+            folder = project.path.absolute().parent if project else Path.cwd()
+            group = Group([], opening, settings, _family(), concurrency, folder)
+            await _collect_by_groups(fleet, told, group, workers)
+        report = await fleet.finish()
+        if part is not None:
+            async with best_effort("leave the report of the part"):
+                await publish_part(_report_in(report).model_dump(mode="json"))
+        return report
+
+
+async def _collect_here(
+    fleet: _Fleet,
+    sources: list[Collected],
+    sink: SinkLike,
+    settings: StorageSettings,
+    concurrency: int,
+) -> None:
+    checked = CheckedStorage(shared_client(settings), Ending().named)
+    run_id, family = str(runtime.flow_run.id or uuid4()), _family()
+    if family != run_id:  # a part, which may be the second execution of it
+        run_id = f"{family}/{run_id}"
+    with secret_lookup(secret_block):
+        async with await resolve_sink(sink) as opened, shared_connections(), fleet.watched():
+            collector = Collector(opened, checked, run_id, family, fleet.tally)
+            await collector.collect(sources, concurrency)
+
+
+async def _collect_by_groups(
+    fleet: _Fleet, sources: list[Collected], empty: Group, workers: int
+) -> None:
+    parts = parted(sources, workers * GROUPS_PER_WORKER)
+    groups = [dataclasses.replace(empty, sources=list(part)) for part in parts]
+
+    def done(group: Group, outcome: Any) -> None:
+        if isinstance(outcome, Tally):
+            fleet.tally.add(outcome)
+            return
+        for each in group.sources:
+            fleet.tally.failed(each, each.name, outcome, 0.0)
+
+    async with fleet.watched():
+        await by_task_runner(Group.submit, groups, workers, done)
+
+
+def _family() -> str:
+    """Return the flow run to which all executions of parts of the sources belong."""
+    parent = runtime.flow_run.parent_flow_run_id if runtime.flow_run.id else None
+    return str(parent or runtime.flow_run.id or uuid4())
+
+
+def _report_in(report: Any) -> ManyReport:
+    """Return the report in the state with which a flow completes."""
+    found: ManyReport = getattr(report, "data", report)
+    return found
+
+
+def _part_of(sources: list[Collected], part: str | None) -> list[Collected]:
+    """Return one part of the sources, such as the second of eight.
+
+    Raises:
+        ConfigurationError: There is no such part.
+    """
+    if part is None:
+        return sources
+    number, _, count = part.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ConfigurationError(f"The part {part[:50]!r} is none; write it as 2/8.")
+    return sources[int(number) - 1 :: int(count)]
 
 
 class _Fleet:
-    def __init__(self, sink: Any, storage: WatermarkStore, run_id: str, count: int) -> None:
-        self._sink = sink
-        self._storage = storage
-        self._run_id = run_id
+    """A run over many sources, as Prefect shows it."""
+
+    def __init__(self, count: int) -> None:
+        self.tally = Tally()
         self._count = count
         self._began = time.monotonic()
-        self._sums: Counter[str] = Counter()
-        self._counts = Counts()
-        self._reasons: Counter[str] = Counter()
-        self._failures: list[str] = []
-        # The most telling rows; the number keeps equal ones from being compared further.
-        self._rows: list[tuple[bool, int, int, dict[str, Any], SourceFacts]] = []
-        self._numbers = itertools.count()
 
-    async def collect(
-        self, sources: Iterable[tuple[SourceFields, Limits]], concurrency: int
-    ) -> None:
-        """Collect all sources, with bounded concurrency."""
-        left = enumerate(sources)
-
-        async def work() -> None:
-            for number, (fields, limits) in left:
-                await self._collect_one(number, fields, limits)
-
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Publish the number of finished sources meanwhile."""
         watching = asyncio.create_task(self._watch())
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(concurrency):
-                    group.create_task(work())
+            yield
         finally:
             watching.cancel()
             await asyncio.wait({watching})
 
-    async def _collect_one(self, number: int, fields: SourceFields, limits: Limits) -> None:
-        name = str(fields.get("source_id") or fields.get("kind") or f"number {number + 1}")
-        began = time.monotonic()
-        try:
-            source = source_from(fields)
-            name = source.source_id
-            report = await run(
-                source, self._sink, self._storage, run_id=self._run_id, limits=limits
-            )
-        except Exception as error:
-            self._failed(name, error, time.monotonic() - began)
-        else:
-            self._completed(report)
-        self._sums["ended"] += 1
-
-    def _failed(self, name: str, error: Exception, seconds: float) -> None:
-        self._sums["failed"] += 1
-        text = one_line(error)
-        if len(self._failures) < NAMED_FAILURES:
-            self._failures.append(f"{name} ({text})")
-        ours = isinstance(error, LadonStorageError)
-        logger.error("Source %r failed: %s", name, text, exc_info=None if ours else error)
-        emit_of_source(FAILED, name, {"error": text})
-        facts = SourceFacts.of_failure(name, text, 0)
-        self._keep_row(True, 0, _row(name, "failed", seconds, error=code(text)), facts)
-
-    def _completed(self, report: Report) -> None:
-        self._counts += report
-        self._reasons.update(report.reasons)
-        count_collected(report.source_id, report.model_dump(include=COUNTS), report.reasons)
-        if report.gap is not None:
-            self._sums["gaps"] += 1
-            emit_of_source(GAP, report.source_id, report.gap.model_dump(mode="json"))
-        self._keep_row(
-            False,
-            report.records_written,
-            _row(
-                report.source_id, "completed", report.seconds, read=report.records_read,
-                written=report.records_written, quarantined=report.records_quarantined,
-                watermark=instant_or_never(report.watermark_after), gap=report.gap is not None,
-            ),
-            SourceFacts.of_report(report),
-        )  # fmt: skip
-
-    def _keep_row(
-        self, has_failed: bool, written: int, row: dict[str, Any], facts: SourceFacts
-    ) -> None:
-        entry = (has_failed, written, -next(self._numbers), row, facts)
-        if len(self._rows) < MAX_ROWS:
-            heapq.heappush(self._rows, entry)
-        else:
-            heapq.heappushpop(self._rows, entry)
-
     async def _watch(self) -> None:
         """Publish the number of finished sources every two seconds."""
-        artifact = None
+        artifact, sums = None, self.tally.sums
         async with best_effort("show the progress"):
             while True:
                 await asyncio.sleep(PROGRESS_SECONDS)
-                share = 100 * self._sums["ended"] / max(self._count, 1)
-                text = (
-                    f"{self._sums['ended']:,} of {self._count:,} sources, "
-                    f"{self._sums['failed']:,} failed"
-                )
+                share = 100 * sums["ended"] / max(self._count, 1)
+                text = f"{sums['ended']:,} of {self._count:,} sources, {sums['failed']:,} failed"
                 if artifact is None:
                     artifact = await acreate_progress_artifact(share, description=text)
                 else:
@@ -236,9 +257,9 @@ class _Fleet:
         Raises:
             CollectionError: A source failed.
         """
-        sums = self._sums
-        kept = sorted(self._rows, key=lambda entry: entry[:3], reverse=True)
-        rows = [row for *_, row, _ in kept[:TABLE_ROWS]]
+        tally, sums = self.tally, self.tally.sums
+        kept = tally.sorted_rows()
+        rows = [row.cells for row in kept[:TABLE_ROWS]]
         shown = f"{len(rows)} of {self._count:,}" if self._count > len(rows) else f"{len(rows)}"
         async with best_effort("write the table"):
             await acreate_table_artifact(
@@ -247,51 +268,46 @@ class _Fleet:
                 description=f"{shown} sources: those that failed, then those with the most news.",
             )
         async with best_effort("update the overview"):
-            await update_overview([facts for *_, facts in kept])
+            await update_overview([row.facts for row in kept if row.facts is not None])
         if sums["failed"]:
-            more = sums["failed"] - len(self._failures)
+            named = tally.failures[:NAMED_FAILURES]
+            more = sums["failed"] - len(named)
             raise CollectionError(
                 f"{sums['failed']:,} of {self._count:,} sources failed: "
-                f"{'; '.join(self._failures)}{f'; and {more:,} more' if more else ''}. "
+                f"{'; '.join(named)}{f'; and {more:,} more' if more else ''}. "
                 "The others are collected; see the run's table and log."
             )
         report = ManyReport(
             sources=self._count,
             failed=0,
+            skipped=sums["skipped"],
             gaps=sums["gaps"],
             seconds=time.monotonic() - self._began,
-            **dict(self._counts),
+            **dict(tally.counts),
         )
-        return completed(report, f"{self._count:,} sources: {self._summary()}")
+        return self._completed(report)
 
-    def _summary(self) -> str:
-        reasons = dict(self._reasons.most_common())
-        return summary(Ledger(**dict(self._counts), reasons=reasons))
+    def of_parts(self, reports: list[dict[str, Any]]) -> ManyReport:
+        """Return the report of a run whose parts were runs of their own."""
+        told = [ManyReport.model_validate(each) for each in reports if each]
+        for each in told:
+            self.tally.counts += each
+        self.tally.sums["skipped"] = sum(each.skipped for each in told)
+        report = ManyReport(
+            sources=self._count,
+            failed=0,
+            skipped=self.tally.sums["skipped"],
+            gaps=sum(each.gaps for each in told),
+            seconds=time.monotonic() - self._began,
+            **dict(self.tally.counts),
+        )
+        return self._completed(report)
 
-
-def _row(
-    name: str,
-    ended: str,
-    seconds: float,
-    *,
-    read: int = 0,
-    written: int = 0,
-    quarantined: int = 0,
-    watermark: str = "",
-    gap: bool = False,
-    error: str = "",
-) -> dict[str, Any]:
-    return {
-        "source": name,
-        "ended": ended,
-        "records read": read,
-        "new or changed": written,
-        "quarantined": quarantined,
-        "watermark": watermark,
-        "gap": "yes" if gap else "",
-        "seconds": round(seconds, 2),
-        "error": error,
-    }
+    def _completed(self, report: ManyReport) -> ManyReport:
+        skipped = f", {report.skipped:,} of them skipped" if report.skipped else ""
+        reasons = dict(self.tally.reasons.most_common())
+        told = summary(Ledger(**dict(self.tally.counts), reasons=reasons))
+        return completed(report, f"{self._count:,} sources{skipped}: {told}")
 
 
 def _project(sources: list[SourceFields] | None, file: str | None) -> Project | None:
@@ -309,28 +325,32 @@ def _fields_of(project: Project, name: str) -> SourceFields:
         return {"source_id": name, **project.sources[name].fields}
 
 
-def _only_sink(project: Project) -> Sink:
-    """Return the sink to which all sources of a project go."""
+def _only_sink(project: Project) -> dict[str, Any]:
+    """Return the fields of the sink to which all sources of a project go."""
     names = sorted({project.sink_of(name) for name in project.sources})
     if len(names) > 1:
         raise ConfigurationError(
             f"The sources of {str(project.path)!r} go to several sinks, {', '.join(names)}, and "
             "one run has one. Name a sink, or collect them by their own deployments."
         )
-    return project.sink(names[0])
+    project.sink(names[0])  # refuses a wrong one
+    return dict(project.sinks[names[0]].fields)
 
 
-def _sources(sources: list[SourceFields] | None, file: str | None) -> list[SourceFields]:
+def _sources(
+    sources: list[SourceFields] | None, file: str | None
+) -> tuple[list[SourceFields], int | None]:
+    """Return the sources, and the number of workers that their file says."""
     if bool(sources) == bool(file):
         raise ConfigurationError("Give either sources or a file that lists them, and one of both.")
-    told = sources if sources else _from_file(Path(str(file)))
+    told, spread = (sources, None) if sources else _from_file(Path(str(file)))
     _check_names(told)
     if wrong := [each for each in told if not isinstance(each, dict)]:
         raise ConfigurationError(
             "A source must be a table of fields, such as its kind, not a "
             f"{type(wrong[0]).__name__}."
         )
-    return told
+    return told, spread
 
 
 def _check_names(told: list[SourceFields]) -> None:
@@ -345,11 +365,14 @@ def _check_names(told: list[SourceFields]) -> None:
         )
 
 
-def _from_file(path: Path) -> list[SourceFields]:
-    listed = _document(path).get("sources")
+def _from_file(path: Path) -> tuple[list[SourceFields], int | None]:
+    document = _document(path)
+    listed, spread = document.get("sources"), document.get("spread")
     if not isinstance(listed, list) or not listed:
         raise ConfigurationError(f"The file {str(path)!r} has no list of sources; add [[sources]].")
-    return listed
+    if spread is not None and type(spread) is not int:
+        raise ConfigurationError(f"The file {str(path)!r}: spread should be a number of workers.")
+    return listed, spread
 
 
 def _document(path: Path) -> dict[str, Any]:

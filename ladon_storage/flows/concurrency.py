@@ -19,6 +19,7 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
+from ladon_storage.collection.standby import WhenBusy
 from ladon_storage.errors import SourceBusyError
 from ladon_storage.flows.artifacts import artifact_key
 
@@ -37,13 +38,17 @@ def limit_name(source_id: str) -> str:
 
 
 @asynccontextmanager
-async def source_slot(source_id: str, seconds: float = WAIT_SECONDS) -> AsyncIterator[None]:
+async def source_slot(
+    source_id: str, seconds: float = WAIT_SECONDS, *, when_busy: WhenBusy = "fail"
+) -> AsyncIterator[None]:
     """Hold the source's slot if the queue is on, after waiting for other runs of the source.
+
+    A run that waits for the lease, or skips the source, needs no slot.
 
     Raises:
         SourceBusyError: The slot was not free within ``seconds``.
     """
-    if os.environ.get(CONCURRENCY_VARIABLE) != "queue":
+    if os.environ.get(CONCURRENCY_VARIABLE) != "queue" or when_busy != "fail":
         yield
         return
     name = limit_name(source_id)

@@ -35,7 +35,12 @@ TITLES = {
     "last_days": "Last days",
     "window_hours": "Window (hours)",
     "concurrency": "Sources at once",
+    "spread": "Workers",
+    "part": "Part",
+    "workers": "Windows at once",
+    "first_collection": "First collection",
     "limits": "Limits",
+    "when_busy": "While another run collects it",
 }
 """The titles of parameters; Prefect's own are the names."""
 

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Self
 
 from prefect import get_client, runtime
@@ -36,6 +37,7 @@ from ladon_storage.collection.summaries import (
     instant_or_never,
     instant_text,
     most_frequent,
+    refilled,
     source_label,
     span_text,
 )
@@ -92,6 +94,8 @@ class SourceFacts:
         if report.records_quarantined:
             reasons = most_frequent(report.reasons)
             remarks.append(f"{report.records_quarantined:,} quarantined: {reasons}")
+        if report.sink_behind is not None:
+            remarks.append(refilled(report.sink_behind))
         if report.gap is not None:
             remarks.append("a gap: records are lost")
         return cls(
@@ -284,7 +288,11 @@ async def _delete_old(client: PrefectClient) -> None:
 
 def _link() -> str:
     """Return the link to the present run, which one of Prefect's two UIs shows as such."""
-    run_id, name = runtime.flow_run.id, runtime.flow_run.name
+    return _link_to(runtime.flow_run.id, runtime.flow_run.name)
+
+
+@lru_cache(maxsize=16)  # a run over many sources has one row for each
+def _link_to(run_id: str | None, name: str | None) -> str:
     address = url_for("flow-run", obj_id=run_id) if run_id else None
     return f"[{_LINK_TEXT.sub(' ', name or 'run')}]({address})" if address else ""
 

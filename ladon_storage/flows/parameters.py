@@ -224,7 +224,7 @@ def refuse_unchosen_block() -> None:
         # In a form by `prefect deploy`, an empty tab of a block is the deployment's own sink.
         logger.info("Records go to %s, which is the sink of the run's parameters.", sink["url"])
     missing = [name for name in BLOCKS if name in fields and name not in given]
-    if missing and len(given) > 1 and fields.keys() <= {*given, *missing}:
+    if missing and len(given) > 1 and fields.keys() - _LATER <= {*given, *missing}:
         raise ConfigurationError(
             f"The tab Block of {' and of '.join(BLOCKS[name] for name in missing)} has no block; "
             "choose one there, or the tab Default."
@@ -243,6 +243,9 @@ def _with_titles(message: str, schema: Mapping[str, Any]) -> str:
 
 
 _WRONG = re.compile(r"^ - ([\w.\[\]-]+): (.*)$", re.MULTILINE)
+
+_LATER = {"when_busy", "spread", "part", "workers", "first_collection"}
+"""Parameters that a form which was registered by an older release does not have."""
 
 _PREFECTS = {"return_state", "wait_for"}
 

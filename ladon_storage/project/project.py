@@ -22,7 +22,13 @@ from ladon_storage.collection.credentials import named_secret
 from ladon_storage.collection.protocols import Limits, Sink, Source
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.project.reading import SETTINGS, error_at, placed, read, table_place
-from ladon_storage.project.tables import Defaults, SinkTable, SourceTable, StorageTable
+from ladon_storage.project.tables import (
+    CollectManyTable,
+    Defaults,
+    SinkTable,
+    SourceTable,
+    StorageTable,
+)
 from ladon_storage.registry import Problem, add_to_path, nearest, sentence
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sinks import sink_from
@@ -48,6 +54,7 @@ class Project(BaseModel):
     storage: StorageTable = StorageTable()
     sinks: dict[str, SinkTable] = {}
     defaults: Defaults = Defaults()
+    collect_many: CollectManyTable = CollectManyTable()
     sources: dict[str, SourceTable] = {}
 
     @classmethod

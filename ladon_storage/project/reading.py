@@ -18,6 +18,7 @@ from ladon_storage.collection.credentials import holds_secret, is_secret_option
 from ladon_storage.collection.protocols import Limits
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.project.tables import (
+    CollectManyTable,
     Defaults,
     Freshness,
     Reconciling,
@@ -32,6 +33,7 @@ _TABLES: dict[str, type[BaseModel]] = {
     "storage": StorageTable,
     "sinks": SinkTable,
     "defaults": Defaults,
+    "collect_many": CollectManyTable,
     "sources": SourceTable,
 }
 SETTINGS = tuple(name for name in SourceTable.model_fields if name != "kind")
@@ -86,7 +88,7 @@ def read(file: Path) -> dict[str, Any]:
             )
     tables: dict[str, Any] = {"path": file}
     folder = file.absolute().parent
-    for name in ("storage", "defaults"):
+    for name in ("storage", "defaults", "collect_many"):
         tables[name] = _table_of(file, name, document.get(name, {}), folder)
     defaults = document.get("defaults", {})
     for name in ("sinks", "sources"):

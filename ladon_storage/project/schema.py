@@ -14,7 +14,13 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from ladon_storage.project.tables import Defaults, SinkTable, SourceTable, StorageTable
+from ladon_storage.project.tables import (
+    CollectManyTable,
+    Defaults,
+    SinkTable,
+    SourceTable,
+    StorageTable,
+)
 from ladon_storage.sources import KINDS
 
 SCHEMA_FILE = Path(__file__).with_name("ladon.schema.json")
@@ -26,7 +32,14 @@ _NO_DEFAULT = ("default", None)
 
 def schema() -> dict[str, Any]:
     """Return the schema of the file, with a table for each kind of source."""
-    tables: list[type[BaseModel]] = [StorageTable, SinkTable, Defaults, SourceTable, *KINDS]
+    tables: list[type[BaseModel]] = [
+        StorageTable,
+        SinkTable,
+        Defaults,
+        CollectManyTable,
+        SourceTable,
+        *KINDS,
+    ]
     names, document = models_json_schema(
         [(each, "validation") for each in tables], ref_template="#/definitions/{model}"
     )
@@ -66,6 +79,7 @@ def schema() -> dict[str, Any]:
                     "additionalProperties": {"$ref": f"#/definitions/{place[SinkTable]}"},
                 },
                 "defaults": {"$ref": f"#/definitions/{place[Defaults]}"},
+                "collect_many": {"$ref": f"#/definitions/{place[CollectManyTable]}"},
                 "sources": {"type": "object", "additionalProperties": {"anyOf": [*kinds, own]}},
             },
             "definitions": definitions,

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from ladon_storage.collection.credentials import SecretName
 from ladon_storage.collection.durations import Seconds
 from ladon_storage.collection.protocols import Limits
+from ladon_storage.collection.standby import WhenBusy
 from ladon_storage.sources.timestamps import ZoneName
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -126,6 +127,11 @@ class Defaults(BaseModel):
     limits: Limits = Field(
         Limits(), description="Where a first collection starts, and what makes a run fail."
     )
+    when_busy: WhenBusy = Field(
+        "fail",
+        description="What a run does while another run collects the source: `fail`, `wait` until "
+        "it is free, or `skip`, which completes without a collection.",
+    )
     freshness: Freshness | None = Field(None, description="How old the source's watermark may be.")
     reconcile: Reconciling | None = Field(
         None,
@@ -186,6 +192,18 @@ class SinkTable(BaseModel):
     def fields(self) -> dict[str, Any]:
         """What the table says, as `sink_from` takes it."""
         return self.model_dump(exclude_unset=True)
+
+
+class CollectManyTable(BaseModel):
+    """The flow run that collects all sources of the file."""
+
+    model_config = _STRICT
+
+    spread: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        None,
+        description="Number of workers that share the sources: of the flow's task runner, or runs "
+        "on the work pool of its deployment.",
+    )
 
 
 class StorageTable(BaseModel):

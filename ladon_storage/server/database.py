@@ -93,7 +93,9 @@ def connect(path: Path, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> sqlite
     )
     # FULL syncs the log at each commit; WAL's default, NORMAL, may lose commits with the power.
     connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
+    # A line is written before the watermark that names it, and stays as long. A check of that would
+    # look through all watermarks for each line that is deleted.
+    connection.execute("PRAGMA foreign_keys = OFF")
     return connection
 
 
@@ -261,12 +263,22 @@ class GroupCommit:
     Args:
         connection: The connection to write with; closed by ``close``.
         path: Its file.
+        forget: Called when the last changes that were applied are not what is stored now: another
+            program wrote since, or a commit failed.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        path: Path,
+        forget: Callable[[], object] = lambda: None,
+    ) -> None:
         self._connection = connection
         self._connection.execute("PRAGMA busy_timeout = 0")
-        self._files = DatabaseFiles(path)
+        self.files = DatabaseFiles(path)
+        """Its file with the log and the log's index."""
+        self._forget = forget
+        self._others = -1  # a number that changes with each commit of another connection
         self._waiting: list[tuple[Change, Note, asyncio.Future[Any]]] = []
         self._awake = asyncio.Event()
         self._closed = False
@@ -323,7 +335,7 @@ class GroupCommit:
             outcomes = [self._attempt(change) for change, _, _ in group]
             self._check_files()
             await self._thread.commit()
-            self._files.settle()  # it may have started the log again, or copied it to the database
+            self.files.settle()  # it may have started the log again, or copied it to the database
         except Exception as error:
             logger.exception("A commit of %d changes failed", len(group))
             if group is self._waiting:
@@ -331,6 +343,7 @@ class GroupCommit:
             with suppress(sqlite3.Error):
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
+            self._forget()
             message = f"The database did not store the change ({error}); try again later."
             outcomes = [(None, DatabaseError(message)) for _ in group]
         for (_, note, _), (result, refusal) in zip(group, outcomes, strict=True):
@@ -360,9 +373,13 @@ class GroupCommit:
                 if not busy or time.monotonic() > deadline:
                     raise
             await asyncio.sleep(BUSY_PAUSE_SECONDS)
+        [(others,)] = self._connection.execute("PRAGMA data_version").fetchall()
+        if others != self._others:
+            self._forget()
+            self._others = others
 
     def _check_files(self) -> None:
-        if fault := self._files.fault():
+        if fault := self.files.fault():
             raise sqlite3.OperationalError(f"{fault}; stop the service before you touch its files")
 
     def _end(self) -> None:

@@ -18,6 +18,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+_INDEX_HEADER = 48
+"""The bytes of the index's header, all of which are of the last commit of any process."""
 _LOG_HEADER = 32
 """The bytes of the log's header: among them the salts, which change when the log starts again."""
 _BACKFILLED = slice(96, 100)
@@ -65,6 +67,13 @@ class DatabaseFiles:
         # The descriptors were those of the files right before.
         self._checkpoint = self._checkpoint_marks(are_known=True)
         self._written = self._last_write()
+
+    def last_commit(self) -> bytes | None:
+        """Return what every commit changes, of this process or another; ``None``: not known."""
+        known = self._descriptors.get(self._index)
+        if known is None:
+            return self._start_of(self._index, _INDEX_HEADER, is_known=True)
+        return os.pread(known, _INDEX_HEADER, 0)
 
     def _last_write(self) -> tuple[int, int] | None:
         with suppress(OSError):

@@ -215,6 +215,14 @@ def _ledger(name: str) -> Callable[[Scraped, datetime], float | None]:
     return value
 
 
+def _has(name: str) -> Callable[[Scraped, datetime], float | None]:
+    def value(each: Scraped, _: datetime) -> float | None:
+        ledger = each.details.ledger
+        return float(bool(ledger.get(name))) if ledger else None
+
+    return value
+
+
 def _ahead_seconds(each: Scraped, now: datetime) -> float:
     age = each.state.age(now)
     return 0.0 if age is None else max(0.0, -age.total_seconds())
@@ -294,9 +302,12 @@ _GAUGES: tuple[tuple[str, str, Callable[[Scraped, datetime], float | None]], ...
     (
         "last_run_gap",
         "1 where a source no longer had records that its last run asked for.",
-        lambda each, _: (
-            float(bool(each.details.ledger.get("gap"))) if each.details.ledger else None
-        ),
+        _has("gap"),
+    ),
+    (
+        "last_run_sink_behind",
+        "1 where the sink lacked records that the watermark covers when a source's last run began.",
+        _has("sink_behind"),
     ),
     (
         "lateness_seconds",

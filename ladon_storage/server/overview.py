@@ -31,6 +31,7 @@ class State(StrEnum):
     HELD = "held by a dead run"
     FAILED = "failed"
     STALE = "stale"
+    REFILLED = "sink refilled"
     NEVER = "never collected"
     RUNNING = "running"
     OK = "ok"
@@ -151,6 +152,7 @@ _STATES = tuple(State)
 _FOUND = """
     WITH found AS (
         SELECT source_id, last_run_timestamp, status, age,
+            ledger LIKE :refilled AS is_refilled,
             coalesce(lease_microseconds, :lease) AS lease,
             nullif(last_successful_timestamp, :empty) AS success
         FROM watermarks LEFT JOIN {limits} USING (source_id)
@@ -164,9 +166,10 @@ _FOUND = """
                 WHEN status = 'running' AND last_run_timestamp + lease < :now THEN 1
                 WHEN status = 'failed' THEN 2
                 WHEN :now - success > age THEN 3
-                WHEN status = 'running' THEN 5
-                WHEN success IS NULL THEN 4
-                ELSE 6
+                WHEN status = 'running' THEN 6
+                WHEN success IS NULL THEN 5
+                WHEN is_refilled THEN 4
+                ELSE 7
             END AS state
         FROM found
     )
@@ -208,6 +211,7 @@ def overview(
         "skew": to_length(HONEST_SKEW),
         "lease": to_length(RUN_LEASE),
         "empty": to_microseconds(EMPTY_WATERMARK),
+        "refilled": '%"sink_behind":{%',
         "search": folded(listing.search),
         "prefix": listing.prefix,
         "after": listing.after,

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ladon_storage.errors import DatabaseError
 from ladon_storage.server import requests
 from ladon_storage.server.access import COOKIE, SESSION_SECONDS, Access
-from ladon_storage.server.next_steps import next_step
+from ladon_storage.server.next_steps import finding, next_steps
 from ladon_storage.server.overview import Listing, Order, RunRecord, State
 from ladon_storage.server.store import WatermarkDatabase
 
@@ -127,7 +127,7 @@ class Pages:
             source_id=source_id,
             found=found,
             ledger=_facts(found[1].ledger) if found else [],
-            step=next_step(found[0].state, source_id) if found else None,
+            steps=next_steps(found[0].state, source_id, found[1].ledger) if found else [],
             history=history,
             query=query,
             fault=await self._fault(),
@@ -190,7 +190,7 @@ class Pages:
     def _run_url(self, run_id: str | None) -> str | None:
         """Return the page of a run in Prefect's UI; ``None``: it has none."""
         try:
-            run = UUID(run_id or "")
+            run = UUID((run_id or "").partition("/")[0])  # of an execution of it
         except ValueError:
             return None
         return f"{self._prefect_url}/runs/flow-run/{run}" if self._prefect_url else None
@@ -230,7 +230,7 @@ def _environment() -> jinja2.Environment:
         "plain": _plain,
         "path": lambda text: quote(text, safe=""),
     }
-    environment.globals |= {"bars": bars}
+    environment.globals |= {"bars": bars, "finding": finding}
     return environment
 
 

@@ -175,7 +175,8 @@ class PostgresqlBackend:
         work = partial(self._scan, read, seconds, keep=not prunes)
         scanning = self._loop.run_in_executor(self._scans, work)
         try:
-            return await asyncio.wait_for(asyncio.shield(scanning), seconds + SECONDS)
+            async with asyncio.timeout(seconds + SECONDS):
+                return await asyncio.shield(scanning)
         except TimeoutError:
             scanning.add_done_callback(_forget)
             raise DatabaseError("The database is busy; try again later.") from None

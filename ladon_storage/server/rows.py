@@ -84,10 +84,8 @@ def to_watermark(row: tuple[Any, ...]) -> Watermark:
         error_message=error,
         records_collected=records,
         run_id=run_id,
-        **given(
-            lease_seconds=None if lease is None else lease / 1_000_000,
-            ledger=None if ledger is None else from_json(ledger),
-        ),
+        lease_seconds=None if lease is None else lease / 1_000_000,
+        ledger=None if ledger is None else from_json(ledger),
     )
 
 

@@ -177,21 +177,25 @@ async def _every(
     seconds: float, chore: Callable[..., object], *arguments: object
 ) -> AsyncIterator[None]:
     """Do a chore now and then while the context lasts; one that fails is logged."""
+    is_over = False
 
     async def repeat() -> None:
-        while True:
+        # Before Python 3.12 a wait within a chore that has just ended swallows a cancellation.
+        while not is_over:
             try:
                 outcome = chore(*arguments)
                 if isinstance(outcome, Awaitable):
                     await outcome
             except Exception:
                 logger.exception("A chore of the service failed; it is tried again")
-            await asyncio.sleep(seconds)
+            if not is_over:
+                await asyncio.sleep(seconds)
 
     repeating = asyncio.create_task(repeat())
     try:
         yield
     finally:
+        is_over = True
         repeating.cancel()
         with suppress(asyncio.CancelledError):
             await repeating

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Annotated
@@ -129,6 +130,9 @@ def _text_parser(
 ) -> TimestampParser:
     is_utc = zone is UTC
 
+    def read_texts(texts: list[str]) -> tuple[list[datetime], list[str]] | None:
+        return _read_alike(texts, is_utc=is_utc)
+
     def read(value: object) -> datetime:
         # Nearly all are written like this, and a faster parser recognises nothing else reliably.
         if (
@@ -167,7 +171,53 @@ def _text_parser(
         except ValueError:
             return parse_timestamp(None)  # its message states the expected value
 
+    setattr(read, _MANY, read_texts)
     return read
+
+
+_MANY = "read_many"
+_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
+_ALIKE = re.compile(rb"0000-00-00[T ]00:00:00(\.000(?:000)?)?(Z|\+00:00)?")
+
+
+def read_many(
+    parser: TimestampParser, values: Sequence[object]
+) -> tuple[list[datetime], list[str]] | None:
+    """Return the instants of texts of one usual form, also as texts, at less cost.
+
+    ``None``: the parser has to read each of them.
+
+    >>> read_many(any_timestamps(), ["2024-08-27 12:00:00"])[1]
+    ['2024-08-27T12:00:00.000000+00:00']
+    """
+    read = getattr(parser, _MANY, None)
+    if read is None or set(map(type, values)) != {str}:
+        return None
+    found: tuple[list[datetime], list[str]] | None = read(values)
+    return found
+
+
+def _read_alike(texts: list[str], *, is_utc: bool) -> tuple[list[datetime], list[str]] | None:
+    """Return the instants of texts in UTC that differ in nothing but their digits."""
+    together, count = "\n".join(texts), len(texts)
+    if not together.isascii():
+        return None
+    form = texts[0].encode().translate(_ZEROS)
+    found = _ALIKE.fullmatch(form)
+    if found is None or together.encode().translate(_ZEROS) != b"\n".join([form] * count):
+        return None
+    if found[2] is None and not is_utc:
+        return None
+    if found[2] == b"+00:00" and together.count("+00:00") != count:
+        return None
+    end = len("2024-01-02T03:04:05") + len(found[1] or b"")
+    rest = (".000000" if found[1] is None else "0" * (7 - len(found[1]))) + "+00:00"
+    plain = together.replace(" ", "T").split("\n")
+    instants = [each[:end] + rest for each in plain]
+    try:
+        return list(map(datetime.fromisoformat, instants)), instants
+    except ValueError:  # second 60, hour 24 or an invalid date
+        return None
 
 
 def unix_timestamps(per_second: int = 1) -> TimestampParser:

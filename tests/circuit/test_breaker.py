@@ -18,6 +18,7 @@ import pytest
 from ladon_storage.circuit.breaker import CircuitBreaker, CircuitChange, CircuitState, _entered
 from ladon_storage.errors import CircuitOpenError, LadonStorageError
 from ladon_storage.testing.clock import FakeClock
+from tests.waiting import reached
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
 
@@ -179,7 +180,7 @@ async def test_cancelled_probe_frees_the_slot(
         return "never"
 
     probe = asyncio.ensure_future(breaker.call(hang))
-    await started.wait()
+    await reached(started, probe)
     probe.cancel()
     with pytest.raises(asyncio.CancelledError):
         await probe
@@ -334,6 +335,7 @@ def test_limits_that_make_no_sense_are_refused(limits: dict[str, Any]) -> None:
         CircuitBreaker(**limits)
 
 
+@pytest.mark.usefixtures("small_heap")
 async def test_rejections_cost_no_memory_and_no_traceback_depth(breaker: CircuitBreaker) -> None:
     """After 30,000 rejections memory is flat, and a traceback as short as the first."""
     breaker.trip()
@@ -448,7 +450,7 @@ async def test_async_with_keeps_tasks_apart(breaker: CircuitBreaker, clock: Fake
             await leave.wait()
 
     early = asyncio.ensure_future(slow())
-    await entered.wait()
+    await reached(entered, early)
     await failures(breaker, 3)
     clock.advance(60)
     async with breaker:

@@ -88,6 +88,24 @@ def test_collection_imports_nothing_of_what_it_does_not_use(tmp_path: Path) -> N
     assert not imported & (unused | {"rich.progress"})
 
 
+def test_process_that_ends_searches_no_garbage() -> None:
+    """The objects of a whole process are set aside before it ends; those of a caller are not."""
+    program = (
+        "import gc, atexit, sys\n"
+        "atexit.register(lambda: print(gc.get_freeze_count()))\n"
+        "from ladon_storage.cli import main\n"
+        "main({})\n"
+    )
+    for arguments, sets_aside in (("", True), ("['--version']", False)):
+        ran = subprocess.run(
+            [sys.executable, "-c", program.format(arguments), "--version"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert (int(ran.stdout.split()[-1]) > 0) == sets_aside
+
+
 def test_help_is_at_once(tmp_path: Path) -> None:
     """The whole process takes little time of the processor."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

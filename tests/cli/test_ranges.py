@@ -9,7 +9,7 @@ import pytest
 from ladon_storage.embedded import EmbeddedStorage
 from ladon_storage.models import WatermarkStatus
 from ladon_storage.testing.doubles import at
-from ladon_storage.testing.feed_server import FeedServer
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.cli.called import Command
 from tests.cli.feeds import catalogue, project
 
@@ -29,9 +29,41 @@ async def test_backfill_resumes_after_its_last_window(ladon: Command) -> None:
     assert (await ladon.later("watermarks", "show", "kev")).code == 3
 
 
+async def test_first_collection_by_windows_goes_over_into_collect(ladon: Command) -> None:
+    """Several windows are read at once, and the regular command goes on where they end."""
+    source = (
+        '[storage]\nurl = "sqlite:///ladon.db"\n[sinks.records]\nurl = "sqlite:///records.db"\n'
+        '[sources.log]\nkind = "rest"\nurl = "{url}"\nrecords = "items"\nid = "id"\n'
+        'timestamps = ["at"]\noverlap = 1\nsince.parameter = "since"\nuntil.parameter = "until"\n'
+    )
+
+    def play(asked: Asked) -> Answer:
+        since, until = (asked.query.get(each, "2024-01-30")[:10] for each in ("since", "until"))
+        days = [f"2024-01-{number:02}" for number in range(1, 20)]
+        items = [{"id": each, "at": f"{each}T12:00:00Z"} for each in days if since <= each < until]
+        return Answer.of({"items": items})
+
+    async with FeedServer(play=play) as feed:
+        ladon.write("ladon.toml", source.format(url=feed.url))
+        past = ("log", "2024-01-01", "2024-01-13", "--workers", "4")
+        first = await ladon.later("backfill", *past, "--first-collection", "--json")
+        again = await ladon.later("backfill", *past, "--first-collection")
+        after = await ladon.later("collect", "log", "--json")
+        plain = await ladon.later("backfill", *past)
+    assert first.code == 0, first.err
+    assert (first.json["windows"], first.json["records_new"]) == (12, 12)
+    assert again.code == 2
+    assert "is collected already" in again.sentence
+    [report] = after.json
+    assert report["watermark_before"] == "2024-01-12T12:00:00Z"
+    assert (report["records_new"], report["watermark_after"]) == (7, "2024-01-19T12:00:00Z")
+    assert re.search(r"windows +12, 12 of them by an earlier backfill", plain.out)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        (["2024-01-01", "2024-01-02", "--workers", "0"], "--workers is 0. Set it to 1 to 64"),
         (["2024-01-02", "2024-01-01"], "is empty"),
         (["2024-01-01", "later"], "UNTIL is no time"),
         (["2024-01-01T00:00:00", "2024-01-02"], "SINCE has no UTC offset"),

@@ -302,6 +302,16 @@ async def in_future(world: World) -> None:
     world.offset = timedelta(0)
 
 
+async def restored(world: World) -> None:
+    """Put a backup in the place of the sink, and let a run find that."""
+    await world.type("ladon-storage collect kev", [])
+    shutil.copy("records.db", "records-backup.db")
+    world.publish("2024-01-01", "2024-01-02", "2024-01-03", world.now() - timedelta(days=1))
+    await world.type("ladon-storage collect kev", [])
+    shutil.copy("records-backup.db", "records.db")
+    await world.type("ladon-storage collect kev", ["sink was restored from a backup"])
+
+
 def reported(**ledger: object) -> Callable[[World], Awaitable[None]]:
     """Return the fault of a source whose last run wrote this ledger."""
 
@@ -431,6 +441,7 @@ FAULTS = {
         reported(gap={"start": "2024-01-01T00:00:00Z", "end": "2024-01-02T00:00:00Z"}),
         metric("last_run_gap"),
     ),
+    "StorageSinkBehind": Fault(restored, metric("last_run_sink_behind")),
     "StorageSourceQuarantine": Fault(unusable, is_mostly_unusable, corrected),
     "StorageSourceLate": Fault(
         reported(lateness_p99_seconds=3500.0, overlap_seconds=3600.0), is_late
@@ -507,6 +518,10 @@ async def test_section_leads_from_a_restored_sink_to_all_records(world: World) -
         "StorageServiceRunStale",
         "StorageSourceHeldLong",
         "StorageServiceWatermarkInFuture",
+        "StorageSourceGap",
+        "StorageSinkBehind",
+        "StorageSourceQuarantine",
+        "StorageSourceLate",
     ],
 )
 async def test_page_of_the_source_names_the_commands_of_the_runbook(
@@ -560,6 +575,7 @@ async def state_and_commands(world: World) -> tuple[str, list[str]]:
         ("StorageServiceRunStale", "held by a dead run", ["collect"]),
         ("StorageSourceHeldLong", "running", ["watermarks release", "source check", "collect"]),
         ("StorageServiceWatermarkInFuture", "in the future", ["collect"]),
+        ("StorageSinkBehind", "sink refilled", ["watermarks show", "reconcile", "collect"]),
     ],
 )
 async def test_page_alone_leads_to_a_source_that_is_well(

@@ -257,6 +257,7 @@ async def test_loops_at_once_have_a_pool_each() -> None:
         await client.close()
 
 
+@pytest.mark.usefixtures("small_heap")
 async def test_forgotten_client_closes_its_connections() -> None:
     """A forgotten client leaves no connection behind in a loop that goes on, and no warning."""
     async with RawServer(watermark()) as server:

@@ -215,6 +215,7 @@ async def test_each_change_of_the_circuit_is_logged_and_counted_once(
     assert other.circuit_breaker is circuit
 
 
+@pytest.mark.usefixtures("small_heap")
 async def test_state_is_the_worst_of_the_circuits_that_live() -> None:
     """One open circuit shows, until it closes or its client is gone."""
     clients = [StorageServiceClient(f"http://storage-{each}.example") for each in range(2)]

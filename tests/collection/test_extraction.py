@@ -15,7 +15,7 @@ import pytest
 from ladon_storage.collection import extraction as passage
 from ladon_storage.collection import prefetch as ahead
 from ladon_storage.collection import resume
-from ladon_storage.collection.ledger import Gap
+from ladon_storage.collection.ledger import Gap, SinkBehind
 from ladon_storage.collection.protocols import Limits, Position
 from ladon_storage.collection.records import Page, Reject
 from ladon_storage.collection.run import Report, run
@@ -161,6 +161,7 @@ async def test_dropped_sink_is_filled_from_the_beginning(caplog: pytest.LogCaptu
     report = await world.run([record("1", 10), record("2", 20)])
     assert world.asked_from is None
     assert "has nothing of source 'feed'" in caplog.text
+    assert report.sink_behind == SinkBehind(end=at(10))
     assert (world.sink.ids, report.watermark_after) == (["1", "2"], at(20))
 
 
@@ -178,8 +179,9 @@ async def test_restored_sink_is_filled_from_its_own_position(
     assert world.asked_from == at(9)
     assert "restored from a backup" in caplog.text
     assert report.watermark_after == at(20)
-    await world.run()
-    assert world.asked_from == at(20)
+    assert report.sink_behind == SinkBehind(start=at(10), end=at(20))
+    report = await world.run()
+    assert (world.asked_from, report.sink_behind) == (at(20), None)
 
 
 async def test_filling_a_restored_sink_may_take_several_runs() -> None:

@@ -36,6 +36,7 @@ from ladon_storage.testing.doubles import BEGIN, ScriptedSource, Step, at, recor
 from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.flaky import Flaky, flaky_service
 from tests.sinks.places import OURS, place
+from tests.waiting import reached
 
 
 @dataclass
@@ -326,9 +327,10 @@ async def test_ordered_source_goes_on_after_a_crash(world: World) -> None:
     first = ScriptedSource([*pages[:3], die], overlap=timedelta(0))
     first.ordered = first.order_guaranteed = True  # type: ignore[attr-defined]
     running = asyncio.ensure_future(w.run(first, run_id="killed"))
-    await dead.wait()
-    while len(w.rows) < 30 and not running.done():
-        await asyncio.sleep(0.001)
+    await reached(dead, running)
+    async with asyncio.timeout(5):
+        while len(w.rows) < 30 and not running.done():
+            await asyncio.sleep(0.001)
     w.service.fail(503, "GET", "PUT")
     running.cancel()
     with pytest.raises((asyncio.CancelledError, StorageResponseError)):

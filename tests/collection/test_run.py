@@ -109,6 +109,7 @@ async def test_report_says_what_the_run_did() -> None:
         "source_id": "feed",
         "run_id": "run-1",
         "backfill": False,
+        "skipped": None,
         "start": at(5),
         "until": None,
         "pages": 3,

@@ -109,6 +109,9 @@ def test_file_of_the_worker_is_one_that_can_be_used() -> None:
     """Its storage is the balancer, and its secrets are those that the worker has."""
     project = Project.load(DEPLOY / "ladon.toml")
     assert project.storage.url == "http://balancer:8080"
+    # A run has both from the variables of its worker.
+    assert SERVICES["worker"]["environment"]["STORAGE_SERVICE_URL"] == project.storage.url
+    assert project.storage.token == "STORAGE_SERVICE_TOKEN"
     assert project.storage.token in SERVICES["worker"]["secrets"]
     project.sink("records")
     project.source("kev")

@@ -38,6 +38,7 @@ from tests.flaky import Flaky
 from tests.forks import Forks
 from tests.service import embedded_service
 from tests.tables import table
+from tests.waiting import reached
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CATALOGUE = {
@@ -287,7 +288,7 @@ async def test_cancelled_run_records_its_failure(storage: StorageSettings, tmp_p
     run = asyncio.ensure_future(
         collect(ScriptedSource([[record("1", 1)], hang]), sink(tmp_path), storage)
     )
-    await started.wait()
+    await reached(started, run)
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
         await run

@@ -27,6 +27,7 @@ from ladon_storage.testing.doubles import ScriptedSource, record
 from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.flaky import Flaky
 from tests.forks import Forks
+from tests.waiting import reached
 
 SECONDS = 180
 """How long a run in a process may take on a machine on which Prefect's own server stalls."""
@@ -138,7 +139,7 @@ async def test_cancellation_in_prefect_is_named(storage: StorageSettings, tmp_pa
     run = asyncio.ensure_future(
         collect(hanging_source(started), {"url": f"sqlite:///{tmp_path}/r.db"}, storage)
     )
-    await started.wait()
+    await reached(started, run)
     async with new_client(storage) as client, get_client() as prefect:
         stored = await client.get_watermark("feed")
         assert stored
@@ -158,7 +159,7 @@ async def test_each_source_of_many_says_who_ended_it(
         run = asyncio.ensure_future(
             collect_many(sources, sink={"url": f"sqlite:///{tmp_path}/r.db"}, storage=storage)
         )
-        await feed.asked.wait()
+        await reached(feed.asked, run)
         run.cancel()
         with pytest.raises(asyncio.CancelledError):
             await run

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from prefect import get_client
 from prefect.artifacts import Artifact
 
 from ladon_storage.collection.freshness import Freshness, StaleWatermarkError
@@ -265,6 +266,36 @@ async def test_backfill_goes_window_by_window_and_resumes(
         assert await client.get_watermark("archive") is None
     again = await backfill(source, sink=sink(tmp_path), storage=storage, **past)
     assert (again.windows_done_before, again.records_read) == (4, 0)
+
+
+async def test_backfill_by_workers_asks_prefect_for_no_window(
+    storage: StorageSettings, service: Flaky, tmp_path: Path
+) -> None:
+    """Windows are read at once, progress is shown, and a first collection is handed over."""
+    begin = datetime(2024, 1, 1, tzinfo=UTC)
+    runs: list[Any] = [[[record(str(number), begin + number * DAY)]] for number in range(8)]
+    source = ScriptedSource(*runs, source_id="years")
+    state: Any = await backfill(
+        source,
+        begin,
+        begin + 8 * DAY,
+        sink=sink(tmp_path),
+        storage=storage,
+        workers=4,
+        first_collection=True,
+        return_state=True,
+    )
+    report = await state.result()
+    assert (report.windows, report.records_new) == (8, 8)
+    assert service.calls.count("HEALTH") == 1
+    async with get_client() as client:
+        tasks = await client.read_task_runs()
+    mine = [each for each in tasks if each.flow_run_id == state.state_details.flow_run_id]
+    assert len(mine) <= 1
+    async with new_client(storage) as client:
+        stored = await client.get_watermark("years")
+    assert stored
+    assert (stored.status, stored.last_successful_timestamp) == ("success", begin + 7 * DAY)
 
 
 async def test_windows_of_another_length_read_what_is_left(

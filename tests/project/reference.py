@@ -32,6 +32,7 @@ import ladon_storage.client.metrics  # registers what it counts with
 from ladon_storage import StorageServiceClient, WatermarkConflictError, errors
 from ladon_storage.cli.reference import reference as commands
 from ladon_storage.project import SinkTable, SourceTable, StorageTable
+from ladon_storage.project.tables import CollectManyTable
 from ladon_storage.server.openapi import document
 from ladon_storage.sources import KINDS, RestApi
 from tests.documents import ROOT
@@ -58,6 +59,7 @@ PARTS_OF_REST = parts_of(RestApi)
 MODELS: dict[str, type[BaseModel]] = {
     "storage": StorageTable,
     "sinks": SinkTable,
+    "collect_many": CollectManyTable,
     "source": SourceTable,
     **{name: models[0] for name, models in parts_of(SourceTable).items()},
     "connection": PARTS_OF_REST["connection"][0],

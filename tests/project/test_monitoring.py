@@ -65,6 +65,10 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {f"storage_service_last_run_gap{OF_KEV}": "1x40"},
         {f"storage_service_last_run_gap{OF_KEV}": "0x40"},
     ),
+    "StorageSinkBehind": (
+        {f"storage_service_last_run_sink_behind{OF_KEV}": "1x40"},
+        {f"storage_service_last_run_sink_behind{OF_KEV}": "0x40"},
+    ),
     "StorageSourceQuarantine": (
         {
             f"storage_service_last_run_quarantined{OF_KEV}": "6x40",

@@ -23,6 +23,8 @@ LOCKS = [
     ".ci/uv.lock",
     "benchmarks/airbyte.lock",
     "benchmarks/requirements.lock",
+    "deploy/build.lock",
+    "deploy/image.lock",
     "tests/e2e/requirements.lock",
     "tests/flows/oldest.lock",
 ]

@@ -9,13 +9,14 @@ import random
 import signal
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from ladon_storage.server import requests
+from ladon_storage.server import requests, serving
 from tests.service import (
     START_SECONDS,
     Caller,
@@ -182,3 +183,17 @@ async def test_write_of_a_client_that_went_away_may_be_stored_but_never_half(
         page = (await call("GET", "/api/v1/watermarks")).json["watermarks"]
     kept = {f"{watermark['source_id']} 2024-01-01T00:00:00+00:00" for watermark in page}
     assert {change for _, change in history(file)} == kept
+
+
+async def test_chore_that_loses_a_cancellation_ends_with_the_service() -> None:
+    """The end of a service waits for no chore, also where the chore took the cancellation."""
+    began = asyncio.Event()
+
+    async def chore() -> None:
+        began.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    async with asyncio.timeout(10) as bound, serving._every(3600.0, chore):
+        await began.wait()
+    assert not bound.expired()

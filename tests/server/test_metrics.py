@@ -146,7 +146,7 @@ async def test_sources_are_counted_by_state(call: Caller, clock: FakeClock) -> N
     await call("PUT", path("running"), {"timestamp": "2026-01-01", "status": "running"})
     assert await samples(call, "storage_service_sources") == {
         ("in the future",): 1.0, ("held by a dead run",): 1.0, ("failed",): 1.0, ("stale",): 0.0,
-        ("never collected",): 1.0, ("running",): 1.0, ("ok",): 1.0,
+        ("sink refilled",): 0.0, ("never collected",): 1.0, ("running",): 1.0, ("ok",): 1.0,
     }  # fmt: skip
     states = await samples(call, "storage_service_source_state")
     assert ("held", "held by a dead run") in states
@@ -172,8 +172,8 @@ async def test_last_run_is_measured(call: Caller, clock: FakeClock) -> None:
     await call("PUT", path("kev"), ended)
     for name, value in {
         "last_run_records": 17.0, "last_run_seconds": 12.5, "last_run_delivered": 20.0,
-        "last_run_quarantined": 3.0, "last_run_gap": 1.0, "lateness_seconds": 90.5,
-        "overlap_seconds": 3600.0, "failures_in_a_row": 0.0,
+        "last_run_quarantined": 3.0, "last_run_gap": 1.0, "last_run_sink_behind": 0.0,
+        "lateness_seconds": 90.5, "overlap_seconds": 3600.0, "failures_in_a_row": 0.0,
     }.items():  # fmt: skip
         assert await samples(call, f"storage_service_{name}") == {("kev",): value}, name
     for number in range(3):

@@ -125,6 +125,22 @@ async def test_page_of_a_source_has_its_ledger_and_history(call: Caller, clock: 
     assert moved.text.count("2025-01-01 00:00:00") == 2  # where it is, and the reset
 
 
+async def test_page_says_that_the_sink_was_behind_after_the_next_run_too(call: Caller) -> None:
+    """A sink that was restored is a state of its own, and stays in the history."""
+    behind = {"start": "2024-01-01T00:00:00Z", "end": "2024-01-03T00:00:00Z"}
+    await call("PUT", path("kev"), success("2026-01-01T00:00:00Z", ledger={"sink_behind": behind}))
+    await call("PUT", path("nvd"), success("2026-01-01T00:00:00Z", ledger={"pages": 1}))
+    assert (await page(call, f"/?state={quote('sink refilled')}")).rows() == ["/sources/kev"]
+    found = "the sink had records up to 2024-01-01T00:00:00Z"
+    shown = await page(call, "/sources/kev")
+    assert "sink refilled" in shown.text
+    assert "ladon-storage reconcile kev" in shown.text
+    assert found in shown.text
+    await call("PUT", path("kev"), success("2026-01-01T00:00:00Z", ledger={"pages": 1}))
+    again = await page(call, "/sources/kev")
+    assert ("reconcile" in again.text, found in again.text) == (False, True)
+
+
 async def test_unknown_source_is_404(call: Caller) -> None:
     """A page that is none says so; a deleted source keeps its history."""
     unknown = await call("GET", "/sources/unknown")

@@ -34,8 +34,10 @@ from ladon_storage.sources.json.documents import (
     parse,
     read_document,
 )
+from ladon_storage.sources.json.exact import parse_compact
 from ladon_storage.sources.json.items import ItemReader, value_at
 from ladon_storage.sources.json.many import ManyItems, ManyKeyed
+from ladon_storage.sources.json.releasing import ReleasingBody
 from ladon_storage.sources.json.scan import Scan
 from ladon_storage.sources.json.unique_keys import DuplicateKeyError
 from ladon_storage.sources.timestamps import any_timestamps
@@ -212,6 +214,64 @@ async def test_key_that_is_there_twice_is_found_in_one_step(
     monkeypatch.setattr(bounds, "AT_ONCE_BYTES", 1)
     with pytest.raises(DuplicateKeyError, match="occurs twice"):
         await read_document(body.encode(), "a")
+
+
+def outcome(body: bytes) -> str:
+    """Return the items of a large document, or what is wrong with it."""
+    try:
+        _, items = Scan(body, 0).read("a")
+        return repr(list(items.items()) if is_keyed(items) else list(items))
+    except (ValueError, RecursionError) as error:
+        return str(error)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("seed", range(20))
+def test_items_are_the_same_in_runs_and_one_by_one(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guessed end of an item is never a wrong one, and a fault has the same place."""
+    chance = random.Random(seed)
+    monkeypatch.setattr(Scan, "_has_few_values", lambda _: False)
+    tricky = ["},{", '"},"', "]}", "é", "\ud800", 0.10, 1e22, {"b": [{}, {}]}, [{"c": 1}, {"c": 2}]]
+    items = [{"n": n, "t": chance.choice([*tricky, *range(40)])} for n in range(80)]
+    keyed = {str(n) + "},{": each for n, each in enumerate(items)}
+    runs: list[object] = []
+
+    def parsed(*sent: Any) -> Any:
+        runs.append(found := parse_compact(*sent))
+        return found
+
+    for content in (items, keyed):
+        body = json.dumps({"a": content, "z": 1}, separators=(",", ":")).encode()
+        place = chance.randrange(len(body))
+        broken = body[:place] + chance.choice([b"}", b"]", b",", b'"', b""]) + body[place + 1 :]
+        for sent in (body, broken, body.replace(b'"n":7', b'"n":7.50')):
+            monkeypatch.setattr(reader, "_WINDOW_BYTES", chance.choice([60, 200, 1_000]))
+            monkeypatch.setattr(reader, "parse_compact", parsed)
+            found = outcome(sent)
+            monkeypatch.setattr(reader, "parse_compact", lambda *_: None)
+            assert found == outcome(sent)
+    assert any(runs)
+
+
+async def test_memory_of_a_document_is_released_while_its_records_are_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was read is gone, and is never taken for records again."""
+    monkeypatch.setattr(bounds, "MAX_VALUES", 0)
+    items = [{"n": n, "text": "x" * 1_000} for n in range(9_000)]
+    sent = json.dumps(items, separators=(",", ":")).encode()
+    body = ReleasingBody.of(sent)
+    assert (len(body), body[:9], bytes(body)) == (len(sent), sent[:9], sent)
+    found = (await read_document(body, "")).items
+    assert isinstance(found, ManyItems)
+
+    assert [each for _, run in found.runs() for each in run] == items
+    assert body[: 2**20] == bytes(2**20)
+    for again in (found.runs, found.__iter__, found.digest):
+        with pytest.raises(RuntimeError, match="were read, and are not kept"):
+            next(iter(again()))
 
 
 @pytest.mark.usefixtures("small")

@@ -804,6 +804,7 @@ FAILURES: list[dict[str, Any]] = [
     {"timed_out": True},
     {"_shards": {"total": 5, "failed": 2}},
     {"partial": True},
+    {"is_partial_result": True},
 ]
 NO_FAILURES: list[dict[str, Any]] = [
     {"ok": True, "success": "true", "status": "ok", "code": 200, "statusCode": "200"},
@@ -842,6 +843,8 @@ async def test_word_of_success_is_no_failure(sign: dict[str, Any]) -> None:
     "said",
     [
         {"message": "API rate limit exceeded"},
+        {"state": "In progress"},
+        {"status": "PROCESSING"},
         {"msg": "Quota reached"},
         {"warnings": [{"code": 7, "message": "Shard 3: access denied"}]},
         {"reason": "Service temporarily unavailable"},

@@ -100,6 +100,8 @@ SIGNS: list[dict[str, Any]] = [
     {"isMoreDataAvailable": "Y"},
     {"thereAreMoreRecords": True},
     {"overLimit": True},
+    {"jobComplete": False},
+    {"completed": "no"},
     {"more_url": "/feed.json?page=2"},
     {"links": [{"rel": "NEXT", "href": "/feed.json?page=2"}]},
     {"_links": [{"rel": ["collection", "next"], "href": "/feed.json?page=2"}]},
@@ -148,7 +150,7 @@ NO_SIGNS: list[dict[str, Any]] = [
     {"total": {"value": 5, "relation": "gte"}},
     {"recordsTotal": 330, "recordsFiltered": 7},
     {"total": 330, "numberMatched": 7},
-    {"total_score": 330, "total_users": 9, "moretolove": True},
+    {"total_score": 330, "total_users": 9, "total_data": 9, "moretolove": True},
     {"continue": False, "remainingItemCount": 0, "remaining": 57},
     {"offset": "0", "limit": 100},
     {"offset": 0, "page": 1, "per_page": 100},
@@ -186,6 +188,10 @@ HEADERS = [
     {"X-Total-Count": "7+"},
     {"Next-Range": "id 7..; max=7"},
     {"X-Cursor": "abc"},
+    {"X-Truncated": "true"},
+    {"X-Is-Last-Page": "false"},
+    {"X-Items-Total": "8"},
+    {"X-Total-Rows": "1,330"},
     {"Link": '</feed.json?page=2>; rel="last"'},
     {"Link": '</feed.json?page=2>; rel="next"; anchor="/feed.json"'},
     {"Link": '</feed.json?page=2>; rel="next"; anchor="#rows"'},
@@ -200,6 +206,7 @@ NO_HEADERS = [
     {"Content-Range": "items 0-6/7"},
     {"Content-Range": "items 0-6/*"},
     {"X-Prev-Cursor": "abc"},
+    {"X-Complete": "true", "X-Total-Time": "330", "X-More": "https://example.org/about"},
     {"Link": '</other?page=2>; rel="next"; anchor="/other"'},
     {"Link": '</feed.json?page=1>; rel="last"'},
 ]
@@ -272,6 +279,16 @@ async def test_keys_of_keyed_records_are_no_signs() -> None:
     document = {"next": {"at": "2024-01-01"}, "total": {"at": "2024-01-01"}}
     async with FeedServer(play=lambda _: Answer.of(document)) as feed:
         assert await ids_of(feed, records="", records_keyed_by_id=True) == ["next", "total"]
+
+
+@pytest.mark.parametrize(
+    "sign", [{"next_page": "/feed.json?page=2"}, {"total": 8}, {"has_more": True}]
+)
+async def test_sign_among_keyed_records_is_none_of_them(sign: dict[str, Any]) -> None:
+    """A value that is no object stands next to records, which may have no place of their own."""
+    document = {"a": {"at": "2024-01-01"}, "b": {"at": "2024-01-01"}, **sign}
+    async with FeedServer(play=lambda _: Answer.of(document)) as feed:
+        await refused(feed, records="", records_keyed_by_id=True)
 
 
 @pytest.mark.parametrize(("limit", "completeness"), [(7, "declared"), (8, "whole document")])

@@ -471,6 +471,20 @@ async def test_first_page_that_is_not_the_first_fails(sign: dict[str, Any]) -> N
         assert "is not its first" in await refused(feed, paging={"kind": "page"})
 
 
+async def test_page_behind_an_empty_first_one_is_not_taken_for_the_first() -> None:
+    """It states its own number, and that there are pages before it."""
+
+    def late(asked: Asked) -> Answer:
+        number = int(asked.query["page"])
+        rows = ROWS if number == 3 else []
+        return answer(
+            rows, page=number, per_page=9, has_previous=number > 1, has_more=0 < number < 3
+        )
+
+    async with FeedServer(play=late) as feed:
+        assert await ids_of(feed, paging={"kind": "page"}) == IDS
+
+
 @pytest.mark.parametrize("rows", [ROWS, ROWS[:2]])
 async def test_list_that_counts_from_zero_is_not_read_from_one(rows: list[Any]) -> None:
     """Its first page would be missed, which may be all there is; the one before is asked once."""
@@ -752,6 +766,24 @@ async def test_empty_pages_in_the_middle_are_no_end(empty: int, size: int) -> No
         message = await refused(feed, paging={"kind": "page"})
 
     assert f"has records on page {3 + empty}, and none on the page before it" in message
+
+
+@pytest.mark.parametrize("hole", [range(3, 3), range(2, 4), range(2, 6)])
+async def test_hole_of_an_offset_list_is_no_end(hole: range) -> None:
+    """A filter left nothing of a page or two; behind a full page, a few offsets are requested."""
+
+    def filtered(asked: Asked) -> Answer:
+        offset, limit = int(asked.query["offset"]), int(asked.query["limit"])
+        rows = ROWS[offset : offset + limit]
+        return answer([each for each in rows if each["id"] not in hole])
+
+    paging = {"kind": "offset", "page_size": 2}
+    async with FeedServer(play=filtered) as feed:
+        if hole:
+            told = await refused(feed, paging=paging)
+            assert "and none at 2" in told or "changed in each" in told
+        else:
+            assert await ids_of(feed, paging=paging) == IDS
 
 
 @pytest.mark.parametrize("empty", [{1}, {1, 2}, {3}, {2, 3, 4, 5}])

@@ -85,3 +85,19 @@ async def test_refusal_inside_of_a_success_fails_the_run_and_says_why(
     if with_key or "key" in settings:
         shown = str(caught.value) + caplog.text + repr(storage.updates)
         assert KEY not in shown
+
+
+@pytest.mark.parametrize("kind", ["nvd", "otx"])
+async def test_source_without_settings_of_an_api_names_none(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next step of an error is one that its reader can take."""
+    monkeypatch.setenv("FEED_KEY", KEY)
+    document = {"results": [], "vulnerabilities": [], "totalResults": 0, "error": "shard 3 is down"}
+    async with FeedServer(Answer.of(document)) as feed:
+        source = source_from({"kind": kind, "key": "FEED_KEY", "url": feed.at("v1")})
+        with pytest.raises(SourceError, match="shard 3 is down") as caught:
+            await run(source, MemorySink(), ScriptedStorage(), run_id="1")
+
+    assert "expected_values" not in str(caught.value)
+    assert "Check whether the API has changed" in str(caught.value)

@@ -366,6 +366,50 @@ async def test_page_that_never_links_to_the_next_one_is_no_end(sign: str) -> Non
     assert "has no next link on a page, and has other records on the page behind it" in told
 
 
+@pytest.mark.parametrize(
+    "paging",
+    [
+        {"kind": "next", "path": "next.url"},
+        {"kind": "cursor", "path": "next.cursor", "parameter": "after"},
+    ],
+)
+@pytest.mark.parametrize("gap", [False, True])
+async def test_page_that_never_leads_on_from_its_last_id_is_no_end(
+    paging: dict[str, Any], gap: bool
+) -> None:
+    """Where each page was found by the last id before it, so is the page behind the last one."""
+
+    def by_id(asked: Asked) -> Answer:
+        after = asked.query.get("after")
+        rows = [each for each in ROWS if after is None or each["id"] > int(after)][:2]
+        last = rows[-1]["id"] if rows and not (gap and rows[-1]["id"] == 3) else None
+        following = None if last is None else {"url": f"/feed.json?after={last}", "cursor": last}
+        return answer(rows, next=following)
+
+    async with FeedServer(play=by_id) as feed:
+        if gap:
+            assert "has other records on the page behind it" in await refused(feed, paging=paging)
+        else:
+            assert await ids_of(feed, paging=paging) == IDS
+
+
+@pytest.mark.parametrize("place", ["page", "offset"])
+async def test_empty_page_that_never_links_to_the_next_one_is_no_end(place: str) -> None:
+    """A filter left nothing of it, and the page behind it has other records."""
+
+    def holed(asked: Asked) -> Answer:
+        number = int(asked.query.get(place, 0))
+        first = number * (2 if place == "page" else 1)
+        rows = [] if first == 4 else ROWS[first : first + 2]
+        following = number + (1 if place == "page" else 2)
+        return answer(rows, next=f"/feed.json?{place}={following}" if first != 4 else None)
+
+    async with FeedServer(play=holed) as feed:
+        assert "has other records on the page behind it" in await refused(
+            feed, paging={"kind": "next"}
+        )
+
+
 @pytest.mark.parametrize("sign", CHAINS)
 async def test_last_page_that_is_full_is_an_end_where_nothing_is_behind_it(sign: str) -> None:
     """Where the last page is short, the page behind it is not even asked for."""

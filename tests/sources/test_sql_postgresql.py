@@ -317,10 +317,15 @@ async def test_event_loop_goes_on_and_no_thread_remains(base: Base) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-@pytest.mark.parametrize("kind", ["citext", 'text COLLATE "POSIX"', "real", "float8", "colour"])
+@pytest.mark.parametrize(
+    "kind",
+    ["citext", 'text COLLATE "POSIX"', "real", "float8", "colour", "jsonb", "interval"],
+)
 async def test_ids_that_compare_oddly_are_all_read(base: Base, kind: str, size: int) -> None:
     """Texts that are equal without being the same, single precision, an enumeration's order."""
     values = {"real": "0.1 0.7 0.3 16777216", "float8": "0.1 0.7 1e300", "colour": "'z' 'y' 'a'"}
+    values["jsonb"] = """'"10"' '"9"' '3' '20' '"x"'"""
+    values["interval"] = "'1mon' '31d' '29d' '1y'"
     told = values.get(kind, "'a' 'A' 'b' 'B'").split(" ")
     base.run("CREATE TYPE colour AS ENUM ('z', 'y', 'a')")
     if kind == "citext":
@@ -330,6 +335,15 @@ async def test_ids_that_compare_oddly_are_all_read(base: Base, kind: str, size: 
         base.run(f"INSERT INTO events VALUES ({each}, '2024-01-01')")
 
     assert len(set(ids(await records(base.source(page_size=size))))) == len(told)
+
+
+async def test_ids_of_json_that_are_one_id_fail(base: Base) -> None:
+    """A number and a text of JSON are two ids, and one in a sink."""
+    base.run("CREATE TABLE events (id jsonb, updated_at timestamptz)")
+    base.run("""INSERT INTO events VALUES ('1', '2024-01-01Z'), ('"1"', '2024-01-01Z')""")
+
+    with pytest.raises(SourceError, match="'id' '1' is of the type"):
+        await records(base.source(page_size=1))
 
 
 async def test_types_that_json_has_no_kind_for_are_texts(base: Base) -> None:

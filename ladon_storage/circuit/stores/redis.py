@@ -45,13 +45,14 @@ class RedisStore:
 
     Args:
         url: Address as redis-py takes it: ``redis://``, ``rediss://`` or ``unix://``, with
-            ``?socket_timeout=0.2`` to wait longer than 20 ms.
+            ``?socket_timeout=0.2`` to wait longer.
+        seconds: The longest wait for an answer, unless the address says another.
 
     Raises:
         ConfigurationError: redis-py is not installed, or does not understand the address.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, seconds: float = WAIT_SECONDS) -> None:
         try:
             import redis
         except ModuleNotFoundError:
@@ -60,7 +61,7 @@ class RedisStore:
             ) from None
         try:
             parsed = URL(url)
-            self._seconds = float(parsed.query.get("socket_timeout", WAIT_SECONDS))
+            self._seconds = float(parsed.query.get("socket_timeout", seconds))
             bare = parsed.with_user(None).with_query(None) if parsed.host else parsed.with_query({})
             redis.ConnectionPool.from_url(url)
         except (ValueError, TypeError):

@@ -133,6 +133,14 @@ def opened(files: pafs.FileSystem, path: str, *, is_remote: bool) -> Iterator[pq
         yield found
 
 
+def has_any(found: pq.ParquetFile, key: str, wanted: pa.Array) -> bool:
+    """Return whether a file, deleted rows included, has one of some keys."""
+    return any(
+        pc.any(pc.is_in(_cast(batch[key], wanted.type), wanted)).as_py()
+        for batch in found.iter_batches(columns=[key], use_threads=False)
+    )
+
+
 def batches(found: pq.ParquetFile, file: File, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Yield the remaining rows of a file, in the columns of a schema."""
     there = set(found.schema_arrow.names)

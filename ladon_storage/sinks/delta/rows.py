@@ -15,7 +15,7 @@ from hashlib import blake2b
 
 import pyarrow as pa
 
-from ladon_storage.collection.records import Record, Reject
+from ladon_storage.collection.records import Columns, Record, Reject
 from ladon_storage.values import EPOCH
 
 INSTANT = pa.timestamp("us", "UTC")
@@ -66,13 +66,13 @@ def record_rows(
     records: Sequence[Record], arrived: Sequence[int], returned: Sequence[int | None]
 ) -> pa.Table:
     """Return the rows of records, which arrive and return at instants in microseconds."""
-    count = len(records)
+    count, those = len(records), Columns.of(records)
     # As arrays: the library would first have to infer the types of lists.
     columns = [
-        pa.array([each.record_id for each in records], pa.string()),
-        pa.array([each.version for each in records], pa.string()),
-        pa.array([each.timestamp for each in records], INSTANT),
-        pa.array([each.payload for each in records], pa.string()),
+        pa.array(those.ids, pa.string()),
+        pa.array(those.versions, pa.string()),
+        pa.array(those.timestamps, INSTANT),
+        pa.array(those.payloads, pa.string()),
         pa.array(arrived, INSTANT),
         pa.nulls(count, INSTANT),
         pa.array(returned, INSTANT),

@@ -15,7 +15,6 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -39,6 +38,7 @@ from ladon_storage.sinks.delta.files import (
     as_schema,
     batches,
     files_of,
+    has_any,
     opened,
 )
 from ladon_storage.sinks.delta.object_store import Location
@@ -159,6 +159,9 @@ class ManagedTable:
         schema = self.schema_of(columns)
         for file in files:
             with opened(self._files, file.path, is_remote=self._folder is None) as found:
+                # Most files have none of the ids: their other columns are the larger part.
+                if wanted is not None and not has_any(found, self._key, wanted):
+                    continue
                 for batch in batches(found, file, schema):
                     if wanted is not None:
                         batch = batch.filter(pc.is_in(batch[self._key], wanted))
@@ -287,16 +290,12 @@ class ManagedTable:
         }
 
 
-def by_day(rows: pa.Table, times: Sequence[datetime]) -> Iterator[tuple[str, pa.Table]]:
-    """Yield the rows of each day, with the day's name as the partition's value."""
-    if not times:
+def by_day(rows: pa.Table, times: pa.ChunkedArray) -> Iterator[tuple[str, pa.Table]]:
+    """Yield the rows of each day of their times, with the day as the partition is named."""
+    days = times.cast(pa.date32())
+    found = days.unique()
+    if len(found) < 2:
+        yield from ((day.isoformat(), rows) for day in found.to_pylist())
         return
-    first = min(times).date()
-    if max(times).date() == first:
-        yield first.isoformat(), rows
-        return
-    numbers: dict[date, list[int]] = {}
-    for number, moment in enumerate(times):
-        numbers.setdefault(moment.date(), []).append(number)
-    for day, those in sorted(numbers.items()):
-        yield day.isoformat(), rows.take(those)
+    for day in found.sort():
+        yield day.as_py().isoformat(), rows.filter(pc.equal(days, day))

@@ -10,13 +10,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ladon_storage.collection.records import Record
+from ladon_storage.collection.records import Columns, Record
 from ladon_storage.sinks.delta.index import ORDER
 from ladon_storage.sinks.delta.rewrite import set_column
 from ladon_storage.sinks.delta.rows import (
@@ -47,10 +47,10 @@ class Plan:
         again: The known records that become current, and were not.
     """
 
-    fresh: list[Record] = field(default_factory=list)
+    fresh: MutableSequence[Record] = field(default_factory=list)
     arrived: list[int] = field(default_factory=list)
     returned: list[int | None] = field(default_factory=list)
-    new: list[Record] = field(default_factory=list)
+    new: MutableSequence[Record] = field(default_factory=list)
     superseded: list[Record] = field(default_factory=list)
     replaced: dict[str, int] = field(default_factory=dict)
     back: pa.Table | None = None
@@ -59,7 +59,7 @@ class Plan:
     @property
     def changes_rows(self) -> bool:
         """Whether rows are added, or become current again."""
-        return bool(self.fresh) or self.back is not None
+        return len(self.fresh) > 0 or self.back is not None
 
     @property
     def changed(self) -> list[Record]:
@@ -84,6 +84,43 @@ class Plan:
         ids, versions = (self.back[name].to_pylist() for name in ("record_id", "version"))
         pairs = zip(ids, versions, strict=True)
         return dict(zip(pairs, _numbers(self.back["returned_at"]), strict=True))
+
+
+def plan_of_new(columns: Columns, stored: pa.Table, deleted: pa.Table | None) -> Plan | None:
+    """Return the plan for records of distinct ids, each new, or known in the same version.
+
+    Such a page is the usual one, and none of its records becomes an object. ``None``: it is
+    another.
+    """
+    known: dict[str, str] = {}
+    count = 0
+    for rows in (stored, deleted):
+        if rows is not None and rows.num_rows:
+            ids, versions = rows["record_id"].to_pylist(), rows["version"].to_pylist()
+            known.update(zip(ids, versions, strict=True))
+            count += rows.num_rows
+    if not known:
+        return _plan_of_distinct(columns)
+    if len(known) < count:
+        return None
+    places = []
+    for place, record_id in enumerate(columns.ids):
+        version = known.get(record_id)
+        if version is None:
+            places.append(place)
+        elif version != columns.versions[place]:
+            return None
+    return _plan_of_distinct(_taken(columns, places))
+
+
+def _taken(columns: Columns, places: Sequence[int]) -> Columns:
+    """Return the records at some places."""
+    return Columns(
+        [columns.ids[place] for place in places],
+        [columns.timestamps[place] for place in places],
+        [columns.payloads[place] for place in places],
+        [columns.versions[place] for place in places],
+    )
 
 
 def plan_latest(records: Sequence[Record], stored: pa.Table, deleted: pa.Table | None) -> Plan:
@@ -231,14 +268,17 @@ def _latest_of_versions(records: Iterable[Record]) -> dict[tuple[str, str], Reco
     return latest
 
 
-def _plan_of_unknown(fresh: list[Record]) -> Plan:
+def _plan_of_distinct(fresh: MutableSequence[Record]) -> Plan:
     now = now_in_microseconds()
-    plan = Plan(fresh, [now] * len(fresh), [None] * len(fresh))
-    plan.new = fresh
+    return Plan(fresh, [now] * len(fresh), [None] * len(fresh), fresh)
+
+
+def _plan_of_unknown(fresh: MutableSequence[Record]) -> Plan:
+    plan = _plan_of_distinct(fresh)
     if len({each.record_id for each in fresh}) < len(fresh):
         plan.new = list(latest_by_id(fresh).values())
         plan.fresh = sorted(fresh, key=lambda each: each.timestamp)
-        plan.arrived = _one_after_another(plan.fresh, now)
+        plan.arrived = _one_after_another(plan.fresh, now_in_microseconds())
     return plan
 
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from ladon_storage.collection.protocols import Position, WriteResult
-from ladon_storage.collection.records import Page, Record
+from ladon_storage.collection.records import Columns, Page, Record
 from ladon_storage.errors import SinkError
 from ladon_storage.sinks.delta.commits import SourceCommits
 from ladon_storage.sinks.delta.counting import count_between
@@ -44,6 +44,7 @@ from ladon_storage.sinks.delta.versions import (
     Plan,
     plan_all,
     plan_latest,
+    plan_of_new,
     plan_of_versions,
     plan_return_all,
     plan_return_latest,
@@ -55,7 +56,7 @@ T = TypeVar("T")
 ATTEMPTS = 10
 """The number of attempts for a page when other runs of its source commit in between."""
 
-COMPACTED_FILES = 128
+COMPACTED_FILES = 32
 """The number of small files of one day that are merged into one."""
 
 MANY_IDS = 10_000
@@ -191,7 +192,7 @@ class DeltaWriter:
         return work()
 
     def _store(
-        self, source_id: str, records: list[Record], position: Position | None
+        self, source_id: str, records: Sequence[Record], position: Position | None
     ) -> WriteResult:
         known = self._commits.known_of(source_id)
         numbers = None
@@ -206,8 +207,8 @@ class DeltaWriter:
         # Whatever its version, a record in a page exists.
         back: set[str] = set()
         if records and known.marked:
-            back = known.marked.intersection(each.record_id for each in records)
-        result = WriteResult(tuple(plan.new), tuple(plan.changed), tuple(plan.superseded))
+            back = known.marked.intersection(Columns.of(records).ids)
+        result = WriteResult(plan.new, tuple(plan.changed), tuple(plan.superseded))
         if not plan.changes_rows and numbers is None and not back:
             return result
         self._put(source_id, plan, back=back, position=numbers)
@@ -217,9 +218,14 @@ class DeltaWriter:
             self._behind |= {_hash(each) for each in plan.superseded if id(each) in fresh}
         return result
 
-    def _plan(self, source_id: str, known: SourceIndex, records: list[Record]) -> Plan:
-        ids = list({each.record_id: None for each in records})
+    def _plan(self, source_id: str, known: SourceIndex, records: Sequence[Record]) -> Plan:
+        columns = Columns.of(records)
+        ids = list(dict.fromkeys(columns.ids))
         stored, deleted = known.find(ids), self._history.deleted(source_id, ids)
+        if len(ids) == len(columns):
+            quick = plan_of_new(columns, stored, deleted)
+            if quick is not None:
+                return quick
         if self._keep == "latest":
             return plan_latest(records, stored, deleted)
         plan = plan_of_versions(records, stored, deleted)
@@ -242,7 +248,7 @@ class DeltaWriter:
         if (plan.back is not None or any(plan.returned)) and not table.has_column(RETURNED.name):
             table.add_column(RETURNED.name)
         rows = record_rows(plan.fresh, plan.arrived, plan.returned)
-        added = dict(by_day(rows, [each.timestamp for each in plan.fresh]))
+        added = dict(by_day(rows, rows["record_timestamp"]))
         rewrite = Rewrite(table, source_id)
         if plan.replaced or plan.back is not None or back:
             self._rewrite(source_id, rewrite, plan, back, added)

@@ -16,7 +16,7 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
@@ -28,7 +28,7 @@ import orjson
 from ladon_storage.collection.protocols import Position, WriteResult, run_digest, utc_now
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.errors import SinkError
-from ladon_storage.sinks.jsonl.current import Current, digest, record_key
+from ladon_storage.sinks.jsonl.current import Current, Rejects, digest, record_key
 from ladon_storage.sinks.jsonl.lines import (
     AtomicReplace,
     Extent,
@@ -96,10 +96,8 @@ class SourceFiles:
         self._older: set[bytes] = set()
         self._found: Extent | None = None
         """The extent for which a position was accepted, until the files are read."""
-        self._records = LineFiles(self._folder, self._current.learn, self._current.forget)
-        self._rejects = LineFiles(
-            folder / f"{table}_quarantine" / name, lambda line: digest(line["raw"])
-        )
+        self._records = LineFiles(self._folder, self._current)
+        self._rejects = LineFiles(folder / f"{table}_quarantine" / name, Rejects())
         self._removed_path = folder / f"{table}_removed" / f"{name}.jsonl"
         self._position_path = self._folder / "position.json"
 
@@ -115,11 +113,10 @@ class SourceFiles:
             key = record_key(each.record_id, each.version)
             records.pop(key, None)  # repeated lines become the last ones
             records[key] = each
+        ids = {key: each.record_id for key, each in records.items()}
         with self._locked(), AtomicReplace() as moves:
-            new_rejects = self._rejects.missing(rejects)
-            self._rejects.add(
-                "", {k: self._rejected(rejects[k], run_id) for k in new_rejects}, moves
-            )
+            self._add_rejects(rejects, run_id, moves)
+            self._records.load(ids.values())
             added = {key: records[key] for key in self._records.missing(records)}
             returned, older = self._current.placed(added)
             new = [each for each in added.values() if each.record_id not in self._current]
@@ -136,13 +133,12 @@ class SourceFiles:
             if placed:
                 lines = {key: self._line(placed[key], returned.get(key)) for key in placed}
                 salt = returned[next(iter(again))] if again else ""
-                files = self._records.add(_prefix(placed.values()), lines, moves, salt)
+                files = self._records.add(_prefix(placed.values()), lines, ids, moves, salt)
             self._restore({record.record_id for record in page.records}, moves)
             if position is not None and not superseded:
                 noted = _NotedPosition(**dict(position), extent=self._records.extent(files))
                 moves.add(self._position_path, [_position_text(noted).encode()])
-        for key, record in placed.items():
-            self._current.see(record, key, returned.get(key))
+            moves.then(lambda: self._see(placed, returned))
         self._older |= older.keys()
         by_time = {each.record_id: each for each in new}
         if len(by_time) < len(new):
@@ -155,6 +151,7 @@ class SourceFiles:
     def revert(self, records: Sequence[Record]) -> int:
         """Add versions again, as the current ones; return how many of older runs were not."""
         with self._locked(), AtomicReplace() as moves:
+            self._records.load(each.record_id for each in records)
             back = {
                 record_key(each.record_id, each.version): each
                 for each in latest(records)
@@ -164,20 +161,25 @@ class SourceFiles:
             if back:
                 lines = {key: self._line(back[key], returned[key]) for key in back}
                 salt = max(returned.values())
-                self._records.add(_prefix(back.values()), lines, moves, salt)
-        for key, record in back.items():
-            self._current.see(record, key, returned[key])
+                ids = {key: each.record_id for key, each in back.items()}
+                self._records.add(_prefix(back.values()), lines, ids, moves, salt)
+            moves.then(lambda: self._see(back, returned))
         return len(back.keys() - self._older)
 
     def lacking(self, listed: Mapping[str, datetime]) -> set[str]:
         """Return the ids whose current line is older, or that have none."""
         with self._locked():
+            self._records.load(listed)
             return {each for each, at in listed.items() if self._current.is_before(each, at)}
 
     def count_records(self, after: datetime | None, before: datetime, limit: int) -> int:
         """Return how many unmarked records have a current line between two times."""
         with self._locked():
-            return min(limit, self._current.count(after, before, self._marked()))
+            marked = self._marked()
+            counted = self._records.through_index(
+                lambda lines: self._current.count(lines, after, before, marked)
+            )
+        return min(limit, counted)
 
     def position(self) -> Position | None:
         """Return the last position that was written; ``None`` if files lost content since."""
@@ -213,7 +215,8 @@ class SourceFiles:
         """List the records that are not in ``listed_ids`` as removed, and no others."""
         with self._locked(), AtomicReplace() as moves:
             marked = self._marked()
-            ids = set(self._records.read(lambda line: line["record_id"]))
+            ids = self._records.through_index(lambda lines: {line.id for line in lines})
+            ids |= self._records.held_ids()
             known = ids - marked.keys()
             missing = known - listed_ids
             refuse_implausible_removal(self._source_id, len(missing), len(known), max_share)
@@ -226,6 +229,29 @@ class SourceFiles:
                     ).encode()
                 moves.add(self._removed_path, kept.values())
         return len(missing)
+
+    def close(self) -> None:
+        """Let the next run find the lines without reading the files."""
+        if self._records.is_worth_indexing or self._rejects.is_worth_indexing:
+            with suppress(SinkError, OSError), self._locked():
+                self._records.put_into_index()
+                self._rejects.put_into_index()
+        self._records.close()
+        self._rejects.close()
+
+    def _see(self, placed: Mapping[bytes, Record], returned: Mapping[bytes, str]) -> None:
+        for key, record in placed.items():
+            self._current.see(record, key, returned.get(key))
+        if self._records.is_full:
+            self._records.put_into_index()
+
+    def _add_rejects(
+        self, rejects: Mapping[bytes, Reject], run_id: str, moves: AtomicReplace
+    ) -> None:
+        ids = {key: key.hex() for key in rejects}
+        self._rejects.load(ids.values())
+        lines = {k: self._rejected(rejects[k], run_id) for k in self._rejects.missing(rejects)}
+        self._rejects.add("", lines, {key: ids[key] for key in lines}, moves)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -247,12 +273,12 @@ class SourceFiles:
             try:
                 are_there = self._records.refresh()
                 self._rejects.refresh()
+                found, self._found = self._found, None
+                if not are_there or (found and not self._records.extent({}).holds(found)):
+                    self._refuse_lost_files()
+                yield
             except TornFileError as torn:
                 self._mend(torn)
-            found, self._found = self._found, None
-            if not are_there or (found and not self._records.extent({}).holds(found)):
-                self._refuse_lost_files()
-            yield
 
     def _refuse_lost_files(self) -> NoReturn:
         self._forget_position()

@@ -11,15 +11,25 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import orjson
 
 from ladon_storage.errors import SinkError
+from ladon_storage.sinks.jsonl.index import Line, LineIndex, Stamp
+
+T = TypeVar("T")
+
+INDEXED_LINES, INDEXED_FILES = 1_000, 100
+"""The lines, and the files, outside of the index from which the end of a run adds them to it."""
+
+HELD_LINES = 2**20
+"""The most lines in memory: more are added to the index during a run, and then found there."""
 
 
 class AtomicReplace:
@@ -49,15 +59,15 @@ class AtomicReplace:
             for written, _ in self._moves:
                 written.unlink(missing_ok=True)
 
-    def add(
-        self, place: Path, lines: Iterable[bytes], after: Callable[[], None] | None = None
-    ) -> None:
-        """Write a file, to be moved to its place; ``after`` is called when all files are."""
+    def then(self, work: Callable[[], None]) -> None:
+        """Do work after all files are moved."""
+        self._after.append(work)
+
+    def add(self, place: Path, lines: Iterable[bytes]) -> None:
+        """Write a file, to be moved to its place."""
         make_folder(place.parent)
         written = place.with_name(f".{place.name}.tmp")
         self._moves.append((written, place))
-        if after is not None:
-            self._after.append(after)
         with written.open("wb") as file:
             file.writelines(line + b"\n" for line in lines)
             file.flush()
@@ -94,29 +104,50 @@ class TornFileError(Exception):
         self.number = number
 
 
+class Learner(Protocol):
+    """What is known of lines, besides their keys."""
+
+    def learn(self, line: dict[str, Any]) -> tuple[str, bytes]:
+        """Add a parsed line, and return the id and the key by which it is found."""
+        ...
+
+    def restore(self, line: Line) -> None:
+        """Add a line from the index."""
+        ...
+
+    def rank(self, record_id: str, key: bytes) -> bytes:
+        """Return the sort key of a line, if it is the current one; else nothing."""
+        ...
+
+    def forget(self) -> None:
+        """Forget all lines."""
+        ...
+
+
 class LineFiles:
     """The lines of a folder's files, by their keys.
 
     Args:
         folder: The folder, which need not be there.
-        learn: A function that takes a line, and returns its key.
-        forget: A function that is called before all lines are read again.
+        learner: What else is to be known of them.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        learn: Callable[[dict[str, Any]], bytes],
-        forget: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, folder: Path, learner: Learner) -> None:
         self._folder = folder
-        self._learn = learn
-        self._forget = forget
-        self._read: dict[str, int] | None = None  # the bytes of each file
-        self._known: set[bytes] = set()
+        self._learner = learner
+        self._index = LineIndex(folder)
+        self._read: dict[str, Stamp] | None = None
+        self._indexed = 0
+        """The number of the files that are in the index."""
+        self._held: dict[bytes, str] = {}
+        """The ids of the lines outside of the index, by their keys."""
+        self._found: set[bytes] = set()
+        """The keys that were found in the index."""
+        self._asked: set[str] = set()
+        """The ids that were looked up there."""
 
     def refresh(self) -> bool:
-        """Read the files that appeared since; all files again, if one no longer exists.
+        """Read the files that appeared since; all that are not indexed, if one no longer exists.
 
         Returns:
             Whether all known files exist.
@@ -125,46 +156,108 @@ class LineFiles:
             TornFileError: One of them ends in the middle of a line.
             SinkError: One of them has a line that no sink wrote.
         """
-        names = self._names()
-        are_there = self._read is None or self._read.keys() <= names
+        files = self._files()
+        are_there = self._read is None or self._read.keys() <= files.keys()
         if self._read is None or not are_there:
             for left in self._folder.glob(".*.tmp"):  # of a process that was killed
                 left.unlink()
-            self._read, self._known = {}, set()
-            self._forget()
-        for name in sorted(names - self._read.keys()):
-            size = (self._folder / name).stat().st_size
-            self._known.update(self._lines(name, self._learn))
-            self._read[name] = size
+            self._forget_lines()
+            self._read = self._index.open({name: _stamp(each) for name, each in files.items()})
+            self._indexed = len(self._read)
+        for name in sorted(files.keys() - self._read.keys()):
+            stamp = _stamp(files[name])
+            for record_id, key in self._lines(name, self._learner.learn):
+                self._held[key] = record_id
+            self._read[name] = stamp
         return are_there
 
     def forget(self) -> None:
         """Read all files again at the next reading."""
         self._read = None
 
-    def read(self, what: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
-        """Yield the results of a function for each line of all files."""
-        for name in sorted(self._names()):
-            yield from self._lines(name, what)
+    def load(self, ids: Iterable[str]) -> None:
+        """Look ids up in the index, before `missing` and the learner are asked for them."""
+        if not self._index.is_open:
+            return
+        if len(self._asked) + len(self._found) > HELD_LINES:
+            self._forget_found()
+        asked = set(ids) - self._asked
+        try:
+            for line in self._index.find(asked):
+                self._found.add(line.key)
+                self._learner.restore(line)
+        except sqlite3.Error:
+            self._do_without_index()
+        else:
+            self._asked |= asked
+
+    def through_index(self, work: Callable[[Iterator[Line]], T]) -> T:
+        """Return the result of a function of all lines in the index, those of an id together.
+
+        What is known outside of it about these ids is complete then.
+        """
+        self.load(self._held.values())
+        try:
+            return work(self._index.lines())
+        except sqlite3.Error:
+            self._do_without_index()
+            return work(iter(()))
+
+    def held_ids(self) -> set[str]:
+        """Return the ids of the lines outside of the index."""
+        return set(self._held.values())
 
     def missing(self, keys: Iterable[bytes]) -> list[bytes]:
         """Return the keys that no line has."""
-        return [key for key in keys if key not in self._known]
+        return [key for key in keys if key not in self._held and key not in self._found]
+
+    @property
+    def is_worth_indexing(self) -> bool:
+        """Whether lines outside of the index would take the next run longer than the index does."""
+        are_many = len(self._read or ()) - self._indexed >= INDEXED_FILES
+        return are_many or len(self._held) >= INDEXED_LINES
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so many lines are outside of the index that it should take them."""
+        return len(self._held) >= HELD_LINES
+
+    def put_into_index(self) -> None:
+        """Add the lines to the index that are not in it."""
+        if self._read is not None and self._index.add(self._lines_held(), self._read):
+            self._forget_lines()
+            self._indexed = len(self._read)
+
+    def close(self) -> None:
+        """Close the index."""
+        self._index.close()
 
     def extent(self, added: Mapping[str, int]) -> Extent:
         """Return the extent of the files read and added here, and of files to be added."""
-        sizes = {**(self._read or {}), **added}
+        sizes = {**{name: stamp.size for name, stamp in (self._read or {}).items()}, **added}
         return Extent(len(sizes), sum(sizes.values()))
 
     def found(self) -> Extent:
         """Return the extent of the existing files, which are not read."""
-        sizes = [(self._folder / name).stat().st_size for name in self._names()]
+        sizes = [each.stat().st_size for each in self._files().values()]
         return Extent(len(sizes), sum(sizes))
 
     def add(
-        self, prefix: str, lines: Mapping[bytes, bytes], moves: AtomicReplace, salt: str = ""
+        self,
+        prefix: str,
+        lines: Mapping[bytes, bytes],
+        ids: Mapping[bytes, str],
+        moves: AtomicReplace,
+        salt: str = "",
     ) -> dict[str, int]:
         """Add a file with these lines, if there are any; its name is derived from all of this.
+
+        Args:
+            prefix: The beginning of its name.
+            lines: The lines by their keys.
+            ids: The ids by which they are found, by their keys.
+            moves: The writing to which this belongs.
+            salt: What distinguishes the file from one with the same lines.
 
         Returns:
             The file's name and its bytes.
@@ -173,23 +266,44 @@ class LineFiles:
             return {}
         digest = blake2b(b"".join(sorted(lines)) + salt.encode(), digest_size=8).hexdigest()
         name = f"{prefix}{digest}.jsonl"
-
-        added = {name: sum(len(line) + 1 for line in lines.values())}
+        path = self._folder / name
 
         def know() -> None:
-            self._known.update(lines)
+            self._held.update({key: ids[key] for key in lines})
             if self._read is not None:
-                self._read |= added
+                self._read[name] = Stamp.of(path.stat())
 
-        moves.add(self._folder / name, lines.values(), know)
-        return added
+        moves.add(path, lines.values())
+        moves.then(know)
+        return {name: sum(len(line) + 1 for line in lines.values())}
 
-    def _names(self) -> set[str]:
+    def _files(self) -> dict[str, os.DirEntry[str]]:
         try:
             with os.scandir(self._folder) as entries:
-                return {each.name for each in entries if each.name.endswith(".jsonl")}
+                return {each.name: each for each in entries if each.name.endswith(".jsonl")}
         except FileNotFoundError:
-            return set()
+            return {}
+
+    def _lines_held(self) -> Iterator[Line]:
+        for key, record_id in self._held.items():
+            yield Line(record_id, key, self._learner.rank(record_id, key))
+
+    def _forget_lines(self) -> None:
+        self._held, self._found, self._asked = {}, set(), set()
+        self._learner.forget()
+
+    def _forget_found(self) -> None:
+        """Forget what was found in the index; it is looked up again."""
+        held = list(self._lines_held())
+        self._found, self._asked = set(), set()
+        self._learner.forget()
+        for line in held:
+            self._learner.restore(line)
+
+    def _do_without_index(self) -> None:
+        self._index.discard()
+        self._read = None
+        self.refresh()
 
     def _lines(self, name: str, what: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
         path = self._folder / name
@@ -207,6 +321,10 @@ class LineFiles:
                         "elsewhere, delete position.json next to the records, and run again: the "
                         "source is collected from its beginning."
                     ) from error
+
+
+def _stamp(file: os.DirEntry[str]) -> Stamp:
+    return Stamp.of(file.stat())
 
 
 def parsed(line: bytes) -> Any:

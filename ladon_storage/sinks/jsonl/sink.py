@@ -4,9 +4,8 @@
   position is a file that is moved last, so that it never covers more than the existing records.
 - An existing file is never changed. Hence every version is kept, and there is no other choice. If
   another program removes, shortens or edits a file, its source is collected from its beginning.
-- It suits up to about a million versions of a source: the digests of all are kept in memory, about
-  300 bytes for a record and 100 for each further version, and are read again by every run. Use a
-  database for larger sources.
+- The known lines are found in an index beside the files, which may be deleted at any time: a run
+  reads only files that appeared since. Up to a million lines are in memory, about 400 bytes each.
 """
 
 from __future__ import annotations
@@ -79,7 +78,9 @@ class JsonlStore:
         return self._of(source_id).count_records(after, before, limit)
 
     def close(self, *, is_clean: bool) -> None:
-        """Forget the files; each of them is closed already."""
+        """Add what is new to the indexes, also after a failure: it is durable."""
+        for each in self._files.values():
+            each.close()
         self._files.clear()
 
     def _of(self, source_id: str) -> SourceFiles:

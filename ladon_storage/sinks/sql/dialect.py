@@ -93,7 +93,7 @@ class Dialect(Protocol):
         self,
         connection: Connection,
         source_id: str,
-        records: list[Record],
+        records: Sequence[Record],
         *,
         are_replaced: bool,
     ) -> Compared:
@@ -114,7 +114,7 @@ class Dialect(Protocol):
         self,
         connection: Connection,
         source_id: str,
-        records: list[Record],
+        records: Sequence[Record],
         now: datetime,
         rule: Rule = "newer",
     ) -> int:
@@ -151,7 +151,7 @@ def statement(template: str, table: str, keep: Keep, rule: Rule = "newer") -> st
     return template.replace("{on_conflict}", on_conflict).replace("{table}", f'"{table}"')
 
 
-def by_id(records: list[Record]) -> list[Record]:
+def by_id(records: Sequence[Record]) -> list[Record]:
     """Return records in the order in which every sink writes them."""
     return sorted(records, key=attrgetter("record_id"))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import NullPool
 
-from ladon_storage.collection.records import Record
+from ladon_storage.collection.records import Columns, Record
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.sinks.sql.dialect import Compared, Rule, split
 from ladon_storage.sinks.sql.files import check_folder, checked_path, place_of
 from ladon_storage.sinks.sql.tables import Keep
+from ladon_storage.values import EPOCH
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 _FOUND = """
@@ -162,14 +162,14 @@ class Duckdb:
         self,
         connection: Connection,
         source_id: str,
-        records: list[Record],
+        records: Sequence[Record],
         *,
         are_replaced: bool,
     ) -> Compared:
         """Join the page with the table once."""
         if not records:
             return Compared()
-        *keys, _ = _columns(records)
+        *keys, _ = _texts(records)
         kinds: tuple[list[Record], ...] = ([], [], [])
         asked = (*keys, len(records), source_id)
         for number, kind in connection.exec_driver_sql(self._compared, asked):
@@ -197,14 +197,14 @@ class Duckdb:
         self,
         connection: Connection,
         source_id: str,
-        records: list[Record],
+        records: Sequence[Record],
         now: datetime,
         rule: Rule = "newer",
     ) -> int:
         """Pass a page's columns; new rows and changed rows are statements of their own."""
         if not records:
             return 0
-        columns = _columns(records)
+        columns = _texts(records)
         if rule == "new":
             try:
                 values = (source_id, now, *columns)
@@ -229,14 +229,13 @@ class Duckdb:
         return connection.exec_driver_sql(marking, (removed_at, source_id, ids)).rowcount
 
 
-def _columns(records: list[Record]) -> tuple[str, str, str, str]:
+def _texts(records: Sequence[Record]) -> tuple[str, str, str, str]:
     """Return ids, versions, times in microseconds, and payloads; no text of a record has a NUL."""
-    return (
-        "\0".join([each.record_id for each in records]),
-        "\0".join([each.version for each in records]),
-        ",".join([str((each.timestamp - _EPOCH) // _MICROSECOND) for each in records]),
-        "\0".join([each.payload for each in records]),
-    )
+    columns = Columns.of(records)
+    times = [str((each - EPOCH) // _MICROSECOND) for each in columns.timestamps]
+    texts = (columns.ids, columns.versions, columns.payloads)
+    ids, versions, payloads = ("\0".join(each) for each in texts)
+    return ids, versions, ",".join(times), payloads
 
 
 @lru_cache  # it holds no connection, only compiled statements

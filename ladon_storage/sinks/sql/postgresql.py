@@ -174,7 +174,7 @@ class Postgresql:
         self,
         connection: Connection,
         source_id: str,
-        records: list[Record],
+        records: Sequence[Record],
         *,
         are_replaced: bool,
     ) -> Compared:
@@ -219,7 +219,7 @@ class Postgresql:
         self,
         connection: Connection,
         source_id: str,
-        records: list[Record],
+        records: Sequence[Record],
         now: datetime,
         rule: Rule = "newer",
     ) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from ladon_storage.collection.protocols import Position, WriteResult, run_digest
-from ladon_storage.collection.records import Page, Record, Reject
+from ladon_storage.collection.records import Columns, Page, Record, Reject
 from ladon_storage.errors import SinkError
 from ladon_storage.sinks.removal import refuse_implausible_removal
 from ladon_storage.sinks.sql.deletions import Deleted, Deletions, Gone
@@ -40,7 +40,7 @@ class Rows:
         self._tables = tables
         self._connection = connection
         self._keeps_all = tables.keep == "all"
-        self._was_all_new = False
+        self._was_all_new: bool | None = None
         self._clock = RunClock()
         self._history = History(database, tables, connection, self._clock)
         self._deletions = Deletions(tables, connection)
@@ -51,8 +51,12 @@ class Rows:
         """Make a page durable."""
         if not len(page) and position is None:
             return WriteResult()
-        records = page.records if self._keeps_all else latest(page.records)
+        records: Sequence[Record] = page.records
+        if not self._keeps_all and not (isinstance(records, Columns) and records.are_distinct):
+            records = latest(records)
         beside = _Unwritten(source_id, page.rejects, run_id, position)
+        if self._was_all_new is None:
+            self._was_all_new = not self._has_any(source_id)
         if records and self._was_all_new and self._write_new(records, beside):
             return WriteResult(new=records)
         result = None
@@ -65,13 +69,13 @@ class Rows:
             self._was_all_new = len(result.new) == len(records)
         return result
 
-    def _write_new(self, records: list[Record], beside: _Unwritten) -> bool:
+    def _write_new(self, records: Sequence[Record], beside: _Unwritten) -> bool:
         """Write records without looking them up; return whether they were all new.
 
         Otherwise nothing is written.
         """
         database, connection, source_id = self._database, self._connection, beside.source_id
-        ids = [each.record_id for each in records]
+        ids = Columns.of(records).ids
         if self._keeps_all and len(set(ids)) < len(ids):
             return False
         with connection.begin() as transaction:
@@ -92,7 +96,7 @@ class Rows:
         return True
 
     def _write_compared(
-        self, records: list[Record], beside: _Unwritten, *, is_last: bool
+        self, records: Sequence[Record], beside: _Unwritten, *, is_last: bool
     ) -> WriteResult | None:
         """Write the changes that a comparison shows; ``None``: another writer was faster."""
         database, connection, source_id = self._database, self._connection, beside.source_id
@@ -152,7 +156,7 @@ class Rows:
         return WriteResult(new, [*changed, *again][: max(written - len(new), 0)], superseded)
 
     def _without(
-        self, source_id: str, records: list[Record], compared: Compared, gone: Gone
+        self, source_id: str, records: Sequence[Record], compared: Compared, gone: Gone
     ) -> Compared:
         """Return unknown records without deleted ones, unless the source delivers a change."""
         if not gone:
@@ -225,7 +229,7 @@ class Rows:
                             lacking.discard(record_id)
         return lacking
 
-    def _lacking(self, source_id: str, records: list[Record]) -> list[str]:
+    def _lacking(self, source_id: str, records: Sequence[Record]) -> list[str]:
         """Return the ids of records without any row."""
         first = datetime.min.replace(tzinfo=UTC)
         listed = {each.record_id: first for each in records}
@@ -283,6 +287,12 @@ class Rows:
                 missing.add(record_id)
         refuse_implausible_removal(source_id, len(missing), unmarked, most)
         return missing, back
+
+    def _has_any(self, source_id: str) -> bool:
+        """Return whether a source has a row: the first page of one that has none is all new."""
+        with self._connection.begin():
+            asked = {"source_id": source_id}
+            return bool(self._connection.execute(self._tables.has_any, asked).scalar_one())
 
     def _conditions(self, source_id: str) -> Sequence[bool]:
         """Return whether any row of a source is marked, was deleted, or is replaced."""
@@ -349,7 +359,7 @@ def _remembering(tables: Tables, insert: Callable[..., Any]) -> Any:
     )
 
 
-def _distinct(records: list[Record]) -> list[Record]:
+def _distinct(records: Sequence[Record]) -> list[Record]:
     """Return one record for each version of an id, in their order."""
     return list({(each.record_id, each.version): each for each in records}.values())
 

@@ -29,23 +29,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
+from ladon_storage.values import instant_text
+
 Keep = Literal["latest", "all"]
 
 PRIMARY_KEYS: dict[Keep, tuple[str, ...]] = {
     "latest": ("source_id", "record_id"),
     "all": ("source_id", "record_id", "version"),
 }
-
-
-def instant_text(instant: datetime) -> str:
-    """Return an instant in SQLite's form: a text of fixed width in UTC, which sorts correctly.
-
-    >>> instant_text(datetime(1, 1, 1, tzinfo=UTC))
-    '0001-01-01T00:00:00.000000+00:00'
-    """
-    if instant.tzinfo is not UTC:  # as a record's is
-        instant = instant.astimezone(UTC)
-    return instant.isoformat("T", "microseconds")
 
 
 class Instant(TypeDecorator[datetime]):
@@ -146,6 +137,11 @@ class Tables:
             positions.table_name == self.records.name,
             positions.source_id == bindparam("source_id"),
         )
+
+    @cached_property
+    def has_any(self) -> Select[Any]:
+        """Whether a ``source_id`` has a row."""
+        return select(exists().where(self.records.c.source_id == bindparam("source_id")))
 
     @cached_property
     def conditions(self) -> Select[*tuple[Any, ...]]:

@@ -1,9 +1,11 @@
-"""The state of hosts that all sources of a process share: circuits and rate limiters.
+"""The state of hosts that all sources share: circuits and rate limiters.
 
 - A circuit outlives a run: the next run does not begin where the last one gave up.
 - A host has a circuit for being reachable at all. Each of its paths has a circuit for everything
   after that: a failure status, no answer in time, an answer that is cut off. So one failing feed
   does not block the others, and every source notices a host that is down.
+- The circuits and the rates of hosts are shared by all processes of a store, where a run has one.
+  A store that fails is replaced by the process's own. Circuits of paths are always its own.
 - Paths hold ids, and a feed of files has thousands: the circuits of paths are bounded, and the
   least recently used is forgotten.
 - A limiter belongs to one event loop, and is shared by the sources that declare the same rate. It
@@ -17,14 +19,19 @@ import asyncio
 import logging
 import threading
 from dataclasses import dataclass
+from itertools import chain
 from typing import Self
 
 from aiolimiter import AsyncLimiter
 from yarl import URL
 
 from ladon_storage.circuit.breaker import CircuitBreaker, CircuitChange, CircuitState
-from ladon_storage.errors import CircuitOpenError
+from ladon_storage.circuit.rates import SharedRate
+from ladon_storage.circuit.shared import SharedCircuit
+from ladon_storage.circuit.stores import CircuitStore
+from ladon_storage.errors import CircuitOpenError, CircuitStoreError
 from ladon_storage.sources.fields import Rate
+from ladon_storage.sources.http.sharing import host_store
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +45,7 @@ MAX_CIRCUITS = 1_000
 
 _circuits: dict[str, CircuitBreaker] = {}
 _lock = threading.Lock()
-_limiters: dict[asyncio.AbstractEventLoop, dict[tuple[str, Rate], AsyncLimiter]] = {}
+_limiters: dict[asyncio.AbstractEventLoop, dict[tuple[str, Rate], _Limiter]] = {}
 
 
 def host_of(url: URL) -> str:
@@ -52,34 +59,55 @@ def circuit_of(url: URL) -> CircuitBreaker:
 
 
 def host_circuit_of(url: URL) -> CircuitBreaker:
-    """Return the one circuit of an address's host in this process."""
-    return _circuit(host_of(url))
+    """Return the one circuit of an address's host, which processes may share."""
+    store = host_store()
+    return _circuit(host_of(url), None if store is None else store.circuits)
 
 
-def _circuit(name: str) -> CircuitBreaker:
+def _circuit(name: str, store: CircuitStore | None = None) -> CircuitBreaker:
+    key = name if store is None else f"{store.place} {name}"
     # Threads share them: the first one created is used by all.
     with _lock:
-        circuit = _circuits.pop(name, None)
+        circuit = _circuits.pop(key, None)
         if circuit is None:
-            # A path may hold a key, so that only its host is named.
-            shown, slash, _ = name.partition("/")
-            circuit = CircuitBreaker(
-                CIRCUIT_FAILURES,
-                CIRCUIT_SECONDS,
-                listeners=(_tell,),
-                name=f"a path of {shown}" if slash else shown,
-            )
-        _circuits[name] = circuit
+            circuit = _new_circuit(name, store)
+        _circuits[key] = circuit
         if len(_circuits) > MAX_CIRCUITS:
-            _forget_one(name)
+            _forget_one(key)
         return circuit
+
+
+def _new_circuit(name: str, store: CircuitStore | None) -> CircuitBreaker:
+    if store is not None:
+        return SharedCircuit(
+            store,
+            f"host {name}",
+            CIRCUIT_FAILURES,
+            CIRCUIT_SECONDS,
+            listeners=(_tell,),
+            name=name,
+            # An answer may take minutes, and many may be awaited.
+            limits_unproven=False,
+        )
+    # A path may hold a key, so that only its host is named.
+    shown, slash, _ = name.partition("/")
+    return CircuitBreaker(
+        CIRCUIT_FAILURES,
+        CIRCUIT_SECONDS,
+        listeners=(_tell,),
+        name=f"a path of {shown}" if slash else shown,
+    )
 
 
 def _forget_one(kept: str) -> None:
     """Forget the least recently used circuit, a closed one if there is any."""
-    others = [name for name in _circuits if name != kept]
-    closed = (name for name in others if _circuits[name].state is CircuitState.CLOSED)
-    del _circuits[next(closed, others[0])]
+    # The first is the least recently used one, and nearly always closed: no need to look at all.
+    others = (name for name in _circuits if name != kept)
+    first = next(others)
+    closed = (
+        name for name in chain((first,), others) if _circuits[name].state is CircuitState.CLOSED
+    )
+    del _circuits[next(closed, first)]
 
 
 @dataclass(frozen=True)
@@ -91,14 +119,14 @@ class Admission:
     permits: tuple[int, int]
 
     @classmethod
-    def to(cls, url: URL) -> Self:
+    async def to(cls, url: URL) -> Self:
         """Admit one request.
 
         Raises:
             CircuitOpenError: The circuit of the host or of the path is open.
         """
         host, path = host_circuit_of(url), circuit_of(url)
-        permit = host.acquire()
+        permit = await host.admit()
         try:
             return cls(host, path, (permit, path.acquire()))
         except CircuitOpenError:
@@ -131,6 +159,31 @@ class Admission:
         self.path.release(self.permits[1])
 
 
+class _Limiter:
+    """The rate of one host in one event loop: shared with other processes, or its own.
+
+    One request of a loop waits at a time for the store, and the others behind it.
+    """
+
+    def __init__(self, host: str, rate: Rate) -> None:
+        self._own = AsyncLimiter(1, rate.seconds / rate.requests)
+        self._key = f"{host} {rate.requests}/{rate.seconds:g}"
+        self._interval = rate.seconds / rate.requests
+        self._waiting = asyncio.Lock()
+
+    async def acquire(self) -> None:
+        store = host_store()
+        if store is not None:
+            async with self._waiting:
+                try:
+                    await SharedRate(store.rates, self._key, self._interval).wait()
+                except CircuitStoreError:  # logged by the store
+                    pass
+                else:
+                    return
+        await self._own.acquire()
+
+
 async def wait_for_rate_limit(url: URL, rate: Rate | None) -> None:
     """Wait until one more request to the host keeps the rate."""
     if rate is None:
@@ -138,12 +191,11 @@ async def wait_for_rate_limit(url: URL, rate: Rate | None) -> None:
     limiters = _limiters_of(asyncio.get_running_loop())
     limiter = limiters.get((host_of(url), rate))
     if limiter is None:
-        limiter = AsyncLimiter(1, rate.seconds / rate.requests)
-        limiters[host_of(url), rate] = limiter
+        limiter = limiters[host_of(url), rate] = _Limiter(host_of(url), rate)
     await limiter.acquire()
 
 
-def _limiters_of(loop: asyncio.AbstractEventLoop) -> dict[tuple[str, Rate], AsyncLimiter]:
+def _limiters_of(loop: asyncio.AbstractEventLoop) -> dict[tuple[str, Rate], _Limiter]:
     if loop not in _limiters:
         # A limiter keeps its loop alive, so a weak reference would never be cleared.
         for closed in [each for each in list(_limiters) if each.is_closed()]:

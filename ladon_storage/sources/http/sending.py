@@ -74,6 +74,11 @@ class RequestSender:
         Raises:
             SourceError: It did not arrive, or has none of the statuses that the request accepts.
         """
+        failed: SourceError | None = None
+        try:
+            return await self._send_following_redirects(request)
+        except SourceError as error:
+            failed = error
         attempts = ATTEMPTS if idempotent and observer() is None else 1
         async for attempt in stamina.retry_context(
             on=_wait_before_retry,
@@ -85,8 +90,11 @@ class RequestSender:
         ):
             with attempt:
                 try:
+                    if failed is not None:  # the first attempt, which was made without retries
+                        raise failed
                     return await self._send_following_redirects(request)
                 except SourceError as error:
+                    failed = None
                     if error.transient and observer() is None:
                         logger.warning(
                             "%s (attempt %d of %d)",
@@ -121,7 +129,7 @@ class RequestSender:
             watching.asking(request.method, self._transport.masked(with_query(request.url)), body)
         await wait_for_rate_limit(request.url, self._rate)
         try:
-            admission = Admission.to(request.url)
+            admission = await Admission.to(request.url)
         except CircuitOpenError as error:
             raise SourceError(
                 f"Source {self._source_id!r} was not requested: the circuit of "

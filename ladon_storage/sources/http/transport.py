@@ -163,6 +163,7 @@ class HttpTransport:
         self._max_bytes = max_bytes
         self._credentials = credentials
         self.route = route or Route()
+        self._proxies: dict[URL, URL | None] = {}
         proxy = self.route.proxy
         of_proxy = [] if proxy is None or proxy.password is None else [proxy.password]
         self._mask = Redactor([*(credentials or _NO_CREDENTIALS).secrets, *of_proxy, *passwords()])
@@ -217,7 +218,7 @@ class HttpTransport:
             if self._credentials is not None and self._is_home(request.url)
             else _NO_CREDENTIALS
         )
-        proxy = self.route.proxy_to(request.url)
+        proxy = self._proxy_to(request.url)
         began = time.monotonic()
         try:
             async with self._session.request(
@@ -239,6 +240,13 @@ class HttpTransport:
             hides = self._mask or proxy is not None or redact_url(request.url) != str(request.url)
             cause = None if hides else error
         raise failure from cause
+
+    def _proxy_to(self, url: URL) -> URL | None:
+        """Return the proxy to an address: once for a host, since the environment is large."""
+        site = url.origin()
+        if site not in self._proxies:
+            self._proxies[site] = self.route.proxy_to(url)
+        return self._proxies[site]
 
     def _note_clock(self, response: aiohttp.ClientResponse, seconds: float) -> None:
         """Keep the source's own time of its first request: a `Date` is that of the answer."""

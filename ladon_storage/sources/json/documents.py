@@ -22,6 +22,7 @@ from ladon_storage.collection.protocols import KnownContent
 from ladon_storage.sources.json import bounds
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.json.many import ManyItems, ManyKeyed
+from ladon_storage.sources.json.releasing import ReleasingBody
 from ladon_storage.sources.json.scan import Scan
 from ladon_storage.sources.json.unique_keys import parse_around
 
@@ -60,7 +61,7 @@ def parse(text: bytes | str, path: str = "") -> Any:
     return parse_around(text, path)
 
 
-async def read_document(body: bytes, path: str) -> Document:
+async def read_document(body: bytes | ReleasingBody, path: str) -> Document:
     """Return a document whose records are at a dotted path, without blocking the event loop.
 
     Raises:
@@ -68,7 +69,7 @@ async def read_document(body: bytes, path: str) -> Document:
         RecursionError: It is nested too deeply.
     """
     if len(body) <= bounds.AT_ONCE_BYTES:
-        document = parse(body, path)
+        document = parse(bytes(body), path)
         return Document(document, value_at(document, path))
     encoding = json.detect_encoding(body[:4])
     if encoding not in _UTF_8:
@@ -76,7 +77,7 @@ async def read_document(body: bytes, path: str) -> Document:
             raise bounds.TooMuchError(
                 f"it is larger than {bounds.MAX_ITEM_BYTES} bytes, and not UTF-8"
             )
-        body = body.decode(encoding).encode("utf-8", "surrogatepass")
+        body = bytes(body).decode(encoding).encode("utf-8", "surrogatepass")
     scan = Scan(body, len("\ufeff".encode()) if encoding == "utf-8-sig" else 0)
     try:
         return Document(*await asyncio.to_thread(scan.read, path))

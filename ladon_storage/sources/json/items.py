@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, partial
@@ -20,6 +20,7 @@ from typing import Any
 
 from ladon_storage.collection.json_values import Number
 from ladon_storage.collection.records import Item, Record, Reject, joined_id, versioned
+from ladon_storage.sources.json.columns import columns_of
 from ladon_storage.sources.timestamps import TimestampParser
 
 _INDEX = re.compile(r"-?[0-9]{1,9}")
@@ -93,6 +94,27 @@ class ItemReader:
         """Yield a record of each item, or a reject if it is unusable."""
         # A generator would hold the item while its record is used, and the next one is parsed.
         return map(self._one, items, repeat(None))
+
+    def read_all(self, items: Sequence[object]) -> tuple[MutableSequence[Record], list[Reject]]:
+        """Return the records and the rejects of some items, as `read` yields them, at less cost."""
+        if self._get_id is not None and not self.no_time:
+            getters = [get for _, get in self._times]
+            columns = columns_of(items, self._get_id, getters, self.parser, self.unversioned)
+            if columns is not None:
+                return columns, []
+        return _parted(self.read(items))
+
+    def read_all_keyed(
+        self, keys: Sequence[str], items: Sequence[object]
+    ) -> tuple[MutableSequence[Record], list[Reject]]:
+        """Return the same from items of an object and their keys, as `read_keyed` yields them."""
+        items = [each[0] if isinstance(each, list) and len(each) == 1 else each for each in items]
+        if not self.no_time:
+            getters, ids = [get for _, get in self._times], iter(keys)
+            columns = columns_of(items, lambda _: next(ids), getters, self.parser, self.unversioned)
+            if columns is not None:
+                return columns, []
+        return _parted(map(self._one, items, keys))
 
     def read_keyed(self, items: Mapping[str, object]) -> Iterator[Item]:
         """Yield as `read`, from an object whose keys are the ids; a list of one is its item."""
@@ -174,6 +196,17 @@ class ItemReader:
         if isinstance(self.id, tuple):
             return " and ".join(self.id)
         return self.id or "its key"
+
+
+def _parted(items: Iterable[Item]) -> tuple[list[Record], list[Reject]]:
+    records: list[Record] = []
+    rejects: list[Reject] = []
+    for item in items:
+        if isinstance(item, Record):
+            records.append(item)
+        else:
+            rejects.append(item)
+    return records, rejects
 
 
 def _id_of(value: object) -> str | None:

@@ -1,7 +1,10 @@
 """A position in a JSON document, from which values are read one by one.
 
-A text with a single character beyond 65,535 takes four bytes for each of its characters, so only a
-window of the document is ever decoded.
+- A text with a single character beyond 65,535 takes four bytes for each of its characters, so only
+  a window of the document is ever decoded.
+- Items are read in runs: a part of the document, from the beginning of an item to a guessed end of
+  another, is parsed at once. If it is JSON as a list of its own, the guess was right. Otherwise the
+  items are read one by one.
 """
 
 from __future__ import annotations
@@ -13,18 +16,27 @@ from typing import Any, NoReturn
 
 from ladon_storage.collection.json_values import json_decoder
 from ladon_storage.sources.json import bounds
+from ladon_storage.sources.json.exact import parse_compact
+from ladon_storage.sources.json.releasing import ReleasingBody
 
 _WINDOW_BYTES = 2**18
 _NEAR = 16
 """The distance from its end within which a window may cut a number, a word or an escape."""
 
+_FEWEST, _MOST = 16, 4_096
+"""The items that are read one by one before the next guess, which may be as wrong as the last."""
+
 _BLANK = re.compile(r"[ \t\n\r]*")
+
+
+Run = tuple[list[str], list[Any]]
+"""Keys and items; items of a list have no keys."""
 
 
 class Reader:
     """A position in a document, and the values that can be read there."""
 
-    def __init__(self, body: bytes, start: int) -> None:
+    def __init__(self, body: bytes | ReleasingBody, start: int) -> None:
         self._body = body
         self._next = start
         self._text = ""
@@ -94,6 +106,23 @@ class Reader:
             if place < len(self._text) - _NEAR or not self._grow():
                 self.fail(problem)
 
+    def run(self, *, are_keyed: bool) -> Run | None:
+        """Consume and return the items to the last end of one in the window, and its comma.
+
+        ``None``: the end is not found this way, or the items are left to the exact parser.
+        """
+        first = self.offset
+        sent = self._body[first : first + _WINDOW_BYTES]
+        between = b'},"' if are_keyed else b"},{"
+        end = sent.rfind(between) + 1
+        if end <= 0:
+            return None
+        found = parse_compact((b"{%b}" if are_keyed else b"[%b]") % sent[:end], between)
+        if not found:
+            return None
+        self._text, self._at, self._next = "", 0, first + end + 1
+        return (list(found), list(found.values())) if are_keyed else ([], found)
+
     def _grow(self) -> bool:
         """Make the window twice as long, because a value does not end in it."""
         held = len(self._text) - self._at
@@ -124,15 +153,37 @@ class Reader:
         raise ValueError(f"{problem or 'it breaks off'}, at byte {self.offset}")
 
 
-def items_of(reader: Reader) -> Iterator[tuple[str, Any]]:
-    """Yield the keys and items of the next list or object; items of a list have no key."""
+def runs_of(reader: Reader) -> Iterator[Run]:
+    """Yield the items of the next list or object, some at a time; a long item comes alone."""
     opened = reader.take("[{")
-    closing = "]" if opened == "[" else "}"
+    closing, are_keyed = "]" if opened == "[" else "}", opened == "{"
     if reader.peek() == closing:
         reader.take(closing)
         return
-    while True:
-        key = "" if opened == "[" else reader.key()
-        yield key, reader.value()
-        if reader.take("," + closing) == closing:
-            return
+    following, slowly = ",", _FEWEST
+    while following == ",":
+        reader.peek()
+        run = reader.run(are_keyed=are_keyed)
+        if run is not None:
+            slowly = _FEWEST
+        else:
+            run, begin = ([], []), reader.place
+            while following == "," and len(run[1]) < slowly:
+                if are_keyed:
+                    run[0].append(reader.key())
+                run[1].append(reader.value())
+                following = reader.take("," + closing)
+                if reader.place - begin > _WINDOW_BYTES:
+                    break
+            slowly = min(2 * slowly, _MOST)
+        yield run
+        del run  # it is not held while the next one is made
+
+
+def items_of(reader: Reader) -> Iterator[tuple[str, Any]]:
+    """Yield the keys and items of the next list or object; items of a list have no key."""
+    for keys, items in runs_of(reader):
+        keys.reverse()
+        items.reverse()
+        while items:  # which are not held while they are used
+            yield keys.pop() if keys else "", items.pop()

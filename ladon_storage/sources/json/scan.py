@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import repeat
 from typing import Any
 
 from ladon_storage.sources.json import bounds
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.json.many import ManyItems, ManyKeyed
-from ladon_storage.sources.json.reader import Reader, items_of
+from ladon_storage.sources.json.reader import Reader, runs_of
+from ladon_storage.sources.json.releasing import ReleasingBody
 from ladon_storage.sources.json.unique_keys import DuplicateKeyError, KeySet, parse_around
 
 
@@ -23,7 +25,7 @@ class Scan:
         is_wanted: Whether anything waits for it.
     """
 
-    def __init__(self, body: bytes, start: int) -> None:
+    def __init__(self, body: bytes | ReleasingBody, start: int) -> None:
         self._body = body
         self._reader = Reader(body, start)
         self._found: Any = None
@@ -38,7 +40,7 @@ class Scan:
         self._keeps = size <= 2 * bounds.MAX_ITEM_BYTES and self._has_few_values()
         if self._keeps and size <= min(bounds.IN_THREAD_BYTES, bounds.MAX_ITEM_BYTES):
             try:
-                document = parse_around(self._body, path)
+                document = parse_around(bytes(self._body), path)
             except DuplicateKeyError:
                 raise
             except (ValueError, RecursionError):  # which is found again, with its place
@@ -126,14 +128,14 @@ class Scan:
             return self._found
         start, count, kept = self._reader.offset, 0, list[tuple[str, Any]]()
         keys = KeySet()
-        for pair in items_of(self._reader):
-            count += 1
+        for names, items in runs_of(self._reader):
+            count += len(items)
             if count > bounds.MAX_ITEMS:
                 raise bounds.TooMuchError(f"it has over {bounds.MAX_ITEMS} records")
-            if opened == "{":
-                keys.add(pair[0])
+            for name in names:
+                keys.add(name)
             if self._keeps:
-                kept.append(pair)
+                kept += zip(names or repeat(""), items, strict=False)
             self._go_on()
         if self._keeps:
             self._found = [item for _, item in kept] if opened == "[" else dict(kept)

@@ -14,6 +14,7 @@ from typing import Any
 
 from ladon_storage.collection.garbage import uncollected
 from ladon_storage.collection.json_values import json_decoder, parse_json
+from ladon_storage.sources.json.exact import parse_compact
 
 MOST_KEYS = 2**20
 """Keys of one object that are remembered; a duplicate beyond them is not found."""
@@ -65,6 +66,8 @@ def parse_around(sent: str | bytes, path: str) -> Any:
         ValueError: It is no JSON.
         RecursionError: It is nested too deeply.
     """
+    if isinstance(sent, bytes) and (compact := parse_compact(sent)) is not None:
+        return compact
     text = (
         sent if isinstance(sent, str) else sent.decode(json.detect_encoding(sent), "surrogatepass")
     )

@@ -59,14 +59,16 @@ class Completion:
         self._around: set[str] | None = None
         self._lost: list[str] = []
         self._led: str | None = None
+        self._is_first = True
         self._flagged = self._flagged_before = False
         self.led_on = False
 
     def note(self, page: ListPage) -> None:
         """Add a page that is read, also one without an item."""
         self._note_envelope(page)
-        if page.keys and not self.numbers.filled:
+        if page.keys and self._is_first:
             self._check_front(page)
+        self._is_first = False
         self.numbers.note(page)
         self.cursors.note(page)
         if not page.keys:

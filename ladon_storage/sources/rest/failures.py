@@ -17,11 +17,12 @@ from typing import Any
 from ladon_storage.collection.json_values import Number
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.names import LONGEST_SIGN, names, truth
+from ladon_storage.sources.rest.vocabulary import Vocabulary
 
 _GOOD = names("ok success succeeded successful issuccess")
-_BAD = names(
-    "iserror haserror haserrors timedout partial ispartial partialresults partialresult "
-    "partialfailure incomplete isincomplete"
+_BAD = Vocabulary(
+    "iserror haserror haserrors timedout incomplete isincomplete",
+    r"(?:is|has)?partial(?:results?|data|response|failure)?",
 )
 _STATES = names("status result state outcome statuscode code httpstatus httpcode")
 _REASONS = names(
@@ -31,6 +32,7 @@ _FAILED = names(
     "error err errors fail failed failure failing exception fault unauthorized forbidden denied "
     "timeout timedout nok ko aborted partial incomplete throttled ratelimited"
 )
+_UNFINISHED = names("processing inprogress")
 _NOTHING = names("null none no n/a ok success successful false noerror")
 _MESSAGES = names("message messages msg reason notice warning warnings")
 _REFUSES = re.compile(
@@ -81,7 +83,7 @@ def failure(
         if (
             (name in _GOOD and flag is False)
             or (name in _BAD and flag)
-            or (name in _STATES and _is_failed(value))
+            or (name in _STATES and _is_failed(value, is_empty=not items))
             or (name in _REASONS and _says(value))
             or (name == "shards" and _says(value_at(value, "failed")))
             or (name == "detail" and not items and isinstance(value, str) and value.strip())
@@ -126,9 +128,10 @@ def _squeezed(text: str) -> str:
     return "".join(each for each in text.lower() if each.isalnum() or each == "/")
 
 
-def _is_failed(value: object) -> bool:
+def _is_failed(value: object, *, is_empty: bool) -> bool:
     if isinstance(value, str) and not value.strip().isdecimal():
-        return _squeezed(value) in _FAILED
+        state = _squeezed(value)
+        return state in _FAILED or (is_empty and state in _UNFINISHED)
     return 400 <= _number(value) < 600
 
 

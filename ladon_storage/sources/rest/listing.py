@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Protocol
 
 from ladon_storage.errors import SourceError
@@ -91,10 +92,17 @@ class SeenRecords:
         self.is_exact = True
         self.has_repeated = False
 
-    def add(self, keys: Iterable[str]) -> None:
-        """Add what was delivered, by its keys."""
-        for key in keys:
-            record, version = hash(key.partition(KEY_END)[0]), hash(key)
+    def add(self, keys: Iterable[str]) -> list[int]:
+        """Add what was delivered, by its keys, and return their hashes."""
+        keys = list(keys)
+        hashes = list(map(hash, keys))
+        records = [hash(key.partition(KEY_END)[0]) for key in keys]
+        if len(set(records)) == len(keys) and self._versions.keys().isdisjoint(records):
+            room = self._most - len(self._versions)
+            self.is_exact = self.is_exact and len(keys) <= room
+            self._versions.update(islice(zip(records, hashes, strict=True), max(room, 0)))
+            return hashes
+        for record, version in zip(records, hashes, strict=True):
             if record in self._versions:
                 self.has_repeated = True
                 if self._versions[record] == version:
@@ -107,6 +115,7 @@ class SeenRecords:
                 self._versions[record] = version
             else:
                 self.is_exact = False
+        return hashes
 
     def has(self, key: str) -> bool:
         """Return whether a record came, at any version, among the ids that are held."""
@@ -135,6 +144,11 @@ class ListPage:
     def ids(self) -> list[str]:
         """The keys of its items without their versions."""
         return [key.partition(KEY_END)[0] for key in self.keys]
+
+    @property
+    def last_id(self) -> str:
+        """The key of its last item without the version."""
+        return self.keys[-1].partition(KEY_END)[0]
 
     @property
     def begins_where_asked(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 LONGEST_SIGN = 1_000
 """Characters of the longest name or value that is read as a sign, a number or a state."""
@@ -24,8 +25,11 @@ def plain(name: str) -> str:
     >>> plain("@odata.nextLink"), plain("total_count"), plain("hydra:next")
     ('nextlink', 'totalcount', 'next')
     """
-    if len(name) > LONGEST_SIGN:
-        return ""
+    return "" if len(name) > LONGEST_SIGN else _plain(name)
+
+
+@lru_cache(maxsize=4096)
+def _plain(name: str) -> str:
     return re.sub(r"[^a-z]", "", re.split(r"[.:]", name)[-1].lower())
 
 

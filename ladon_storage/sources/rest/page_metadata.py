@@ -48,6 +48,8 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ].*)?")
 _SKIPPING = names("offset start startindex startat skip from")
 _CONTENT_RANGE = re.compile(r"\s*(?:[a-z-]+[\s=]\s*)?(\d{1,18})-\d", re.IGNORECASE)
 _ALONE_HEADER = re.compile(r"x-(?:.+-)?cursor")
+_MOST_LINKS = 50
+_MOST_RELATIONS = 10
 _BEHIND = ("prev", "before", "start")
 
 
@@ -59,8 +61,10 @@ def metadata(
     for prefix, each in [("", document)] + [(above, value_at(document, above))] * bool(above):
         yield from _within(prefix, each, items, _DEPTH)
     for header in _PAGING_HEADERS:
+        if header not in answer.headers:
+            continue
         try:
-            yield from _within(header, json.loads(answer.headers.get(header, "")), items, 1)
+            yield from _within(header, json.loads(answer.headers[header]), items, 1)
         except ValueError:
             continue
 
@@ -87,9 +91,11 @@ def crowded(document: object, items: object, records: str) -> str | None:
 def _within(
     prefix: str, there: object, items: object, depth: int
 ) -> Iterator[tuple[str, str, Any]]:
-    if not isinstance(there, dict) or there is items:
+    if not isinstance(there, dict) or (there is items and len(there) > MOST_NAMES):
         return
     for key, value in there.items():
+        if there is items and isinstance(value, dict | list):
+            continue  # a record, whatever its id
         place, name = f"{prefix}.{key}" if prefix else key, plain(key)
         is_after = name == "after" and plain(prefix) == "cursors"
         yield place, "cursorsafter" if is_after else name, value
@@ -123,8 +129,9 @@ def promise(
     for place, name, value in said:
         if _is_more(name, value):
             return f"says at {place!r} that there are more"
-    if truth(answer.headers.get("X-Has-More")):
-        return "says in its header X-Has-More that there are more"
+    for header, name in own_headers(answer):
+        if _is_more(name, answer.headers[header]):
+            return f"says in its header {header} that there are more"
     if not heeds_next or _is_over(said):
         return None
     link = next_in(answer.headers.getall("Link", []), answer.url)
@@ -159,6 +166,13 @@ def flags(answer: HttpResponse, document: object, items: object, records: str) -
     return any(header in answer.headers for header in usual) or any(
         is_sign(name) and name not in INNER for _, name, _ in said
     )
+
+
+def own_headers(answer: HttpResponse) -> Iterator[tuple[str, str]]:
+    """Yield the headers that only this service has, with their plain names."""
+    for header in answer.headers:
+        if header[:2].lower() == "x-":
+            yield header, plain(header[2:])
 
 
 def _cursor_headers(answer: HttpResponse, *, is_alone: bool = False) -> list[str]:
@@ -269,10 +283,10 @@ def _leads_on(value: object) -> bool:
 
 def related(links: object, relation: str) -> object:
     """Return the link with a relation, among links that each state theirs, as in FHIR."""
-    for link in links if isinstance(links, list) else ():
+    for link in links[:_MOST_LINKS] if isinstance(links, list) else ():
         for name in ("rel", "relation") if isinstance(link, dict) else ():
             stated = link.get(name)
-            stated = stated if isinstance(stated, list) else [stated]
+            stated = stated[:_MOST_RELATIONS] if isinstance(stated, list) else [stated]
             if relation in [each.lower() for each in stated if isinstance(each, str)]:
                 return link.get("href") or link.get("url")
     return None

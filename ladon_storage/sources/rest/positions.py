@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from yarl import URL
-
 from ladon_storage.sources.rest.listing import ListPage
 from ladon_storage.sources.rest.names import count_in, names, plain
 from ladon_storage.sources.rest.page import PageRequest
@@ -27,12 +25,11 @@ _PAGES = names("page p pg pagenumber pageno pageindex pagenum")
 
 
 @dataclass
-class PageSizes:
-    """The sizes of the pages of one reading.
+class PageTrail:
+    """The sizes of the pages of one reading, and the parameter that leads on by ids.
 
-    >>> sizes = PageSizes()
-    >>> for size in (5, 5, 2): sizes.add(size)
-    >>> sizes.end_as_lists_do
+    >>> trail = PageTrail(first=5, last=2, filled=3)
+    >>> trail.ends_as_lists_do
     True
     """
 
@@ -41,37 +38,56 @@ class PageSizes:
     filled: int = 0
     is_uneven: bool = False
     """Whether a page before the last one has another size than the first one."""
+    id_parameter: str | None = None
+    """The parameter that has the id of the last item before each page."""
+    _last_id: str = ""
 
-    def add(self, size: int) -> None:
-        """Add the number of items of the next page that has any."""
+    def add(self, page: ListPage) -> None:
+        """Add the next page that has items."""
+        size = page.response.count
         self.is_uneven |= self.filled > 0 and self.last != self.first
         self.first, self.last = self.first or size, size
+        if self.filled:
+            by_id = {name for name, value in _values(page.request) if value == self._last_id}
+            known = self.id_parameter if self.filled > 1 else min(by_id, default=None)
+            self.id_parameter = known if known in by_id else None
         self.filled += 1
+        self._last_id = page.last_id
 
     @property
-    def end_as_lists_do(self) -> bool:
+    def ends_as_lists_do(self) -> bool:
         """Whether a short page comes after full ones, as at the end of a list."""
         return self.filled > 1 and not self.is_uneven and self.last < self.first
 
 
-def page_behind(paging: Pagination, last: ListPage) -> PageRequest | None:
+def page_behind(paging: Pagination, last: ListPage, trail: PageTrail) -> PageRequest | None:
     """Return the request for the page behind one that was found by a counting link or cursor."""
-    request, count = last.request, len(last.keys)
-    if isinstance(paging, CursorPagination):
-        values = request.query or request.body
-        number = count_in(values.get(paging.parameter))
-        step = _step(paging.parameter, count)
-        if number is None or not step or request.is_once:
-            return None
-        return _with(request, paging.location, {paging.parameter: number + step})
-    if request.url is None:
+    request = last.request
+    if request.is_once:
         return None
-    found = _position(request.url)
+    if trail.id_parameter is not None and last.keys:
+        return _replaced(paging, request, trail.id_parameter, last.last_id)
+    found = _position(paging, request, len(last.keys) or trail.first)
     if found is None:
         return None
-    name, number = found
-    url = request.url.update_query({name: str(number + _step(name, count))})
-    return replace(request, url=url)
+    name, number, step = found
+    return _replaced(paging, request, name, str(number + step))
+
+
+def _values(request: PageRequest) -> list[tuple[str, str]]:
+    """Return the parameters by which a page was found, as texts."""
+    if request.url is not None:
+        return list(request.url.query.items())
+    return [(name, str(value)) for name, value in {**request.query, **request.body}.items()]
+
+
+def _replaced(paging: Pagination, request: PageRequest, name: str, value: str) -> PageRequest:
+    """Return a request with another value of a parameter."""
+    if request.url is not None:
+        return replace(request, url=request.url.update_query({name: value}))
+    is_number = isinstance({**request.query, **request.body}[name], int)
+    sent = int(value) if is_number and value.isdecimal() else value
+    return _with(request, getattr(paging, "location", "query"), {name: sent})
 
 
 def smaller_pages(
@@ -94,7 +110,7 @@ def smaller_pages(
         location = paging.location if paging.size_parameter else "query"
         return _with(paging.numbered(paging.first_number + 1), location, asked)
     url = last.request.url
-    found = _position(url) if url is not None else None
+    found = _position(paging, last.request, 0)
     if url is None or found is None or plain(found[0]) not in _PAGES:
         return None
     sizes = [count_in(value) or 0 for name, value in url.query.items() if plain(name) in SIZES]
@@ -103,23 +119,26 @@ def smaller_pages(
     return replace(last.request, url=url.update_query({found[0]: "1"})) if is_larger else None
 
 
-def _with(request: PageRequest, location: Location, values: Mapping[str, int]) -> PageRequest:
+def _with(request: PageRequest, location: Location, values: Mapping[str, int | str]) -> PageRequest:
     if location == "query":
         return replace(request, query={**request.query, **values})
     return replace(request, body={**request.body, **values})
 
 
-def _step(name: str, count: int) -> int:
-    """Return how far a parameter moves from a page to the next one; 0: it is no position."""
-    name = plain(name)
-    return 1 if name in _PAGES else count if name in OFFSETS else 0
+def _position(paging: Pagination, request: PageRequest, count: int) -> tuple[str, int, int] | None:
+    """Return the only parameter of a request that is a position, its value, and its next step.
 
-
-def _position(url: URL) -> tuple[str, int] | None:
-    """Return the only parameter of an address that is a position."""
-    found = [
-        (name, number)
-        for name, value in url.query.items()
-        if _step(name, 1) and (number := count_in(value)) is not None
-    ]
+    A cursor is one by its name, or because it is as great as the number of items or pages before.
+    """
+    found = []
+    for name, value in _values(request):
+        if (number := count_in(value)) is None:
+            continue
+        if plain(name) in _PAGES:
+            found.append((name, number, 1))
+        elif plain(name) in OFFSETS:
+            found.append((name, number, count))
+        elif isinstance(paging, CursorPagination) and request.is_counted:
+            is_page = number in (request.index, request.index + 1)
+            found.append((name, number, 1 if is_page else count))
     return found[0] if len(found) == 1 else None

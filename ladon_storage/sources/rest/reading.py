@@ -21,7 +21,7 @@ from ladon_storage.sources.rest.completion import Completion
 from ladon_storage.sources.rest.listing import ListPage, MovedError, PagedApi, SeenRecords
 from ladon_storage.sources.rest.page import PageRequest, PageResponse
 from ladon_storage.sources.rest.pagination import OffsetPagination, PageNumberPagination
-from ladon_storage.sources.rest.positions import PageSizes
+from ladon_storage.sources.rest.positions import PageTrail
 from ladon_storage.sources.rest.unread import Unread
 
 REPAIRS = 1_000
@@ -91,7 +91,7 @@ class Reading(ABC):
         self._beside = Beside(self._api, self._tally)
         self._sequence = 0
         self._largest = 0
-        self._sizes = PageSizes()
+        self._trail = PageTrail()
         self._empty = 0
         self._repairs = 0
         self._is_pushed = False
@@ -167,7 +167,7 @@ class Reading(ABC):
         self._asked.add(page.request.place)
         if page.keys and len(page.keys) != page.response.count:
             self._tally.is_exact = False  # it is too large to be held
-        self._tally.add(page.keys)
+        hashes = self._tally.add(page.keys)
         self._sequence = hash((self._sequence, *page.keys))
         if not page.keys:
             self._end.note(page)
@@ -187,10 +187,9 @@ class Reading(ABC):
             )
         self._digests.add(digest)
         self._largest = max(self._largest, page.response.count)
-        self._sizes.add(page.response.count)
+        self._trail.add(page)
         self._end.note(page)
-        for key in page.keys[: KNOWN_KEYS - len(self._known)]:
-            self._known.add(hash(key))
+        self._known.update(hashes[: max(KNOWN_KEYS - len(self._known), 0)])
         return page
 
     def _repair(self) -> None:
@@ -288,7 +287,7 @@ class Reading(ABC):
         if silent is not None:
             return self._api.error(silent)
         completeness = end.completeness(page, position)
-        unread = Unread(self._api, end, self._sizes, self._beside, self._get)
+        unread = Unread(self._api, end, self._trail, self._beside, self._get)
         if completeness != "total" and (passed := await unread.sharing_a_cursor()):
             return self._api.error(*passed)
         if completeness not in ("total", "declared"):

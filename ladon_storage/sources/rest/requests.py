@@ -6,20 +6,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 import logging
 from collections import deque
-from collections.abc import Collection, Mapping, Sized
+from collections.abc import Collection, Iterable, Mapping, Sized
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from hashlib import blake2b
-from typing import Any
+from typing import Any, cast
 
 from ladon_storage.collection.protocols import KnownContent, utc_now
 from ladon_storage.errors import SourceError
 from ladon_storage.sources.http.client import OK, HttpResponse, SourceHttp
 from ladon_storage.sources.http.urls import is_same_host
+from ladon_storage.sources.json.bounds import IN_THREAD_BYTES
 from ladon_storage.sources.json.documents import (
     Document,
     document_digest,
@@ -29,6 +31,7 @@ from ladon_storage.sources.json.documents import (
 )
 from ladon_storage.sources.json.items import getter, value_at
 from ladon_storage.sources.json.many import ManyItems, ManyKeyed
+from ladon_storage.sources.json.releasing import ReleasingBody
 from ladon_storage.sources.rest.failures import failure, other_list
 from ladon_storage.sources.rest.listing import KEY_END
 from ladon_storage.sources.rest.names import count_in, names, plain
@@ -65,6 +68,7 @@ class ApiRequests:
     Args:
         is_single: Whether the single answer is all that the API has.
         known: The content that the sink has of it.
+        has_settings: Whether the source has the settings of a JSON API, which an error may name.
 
     Attributes:
         document: The digest of that answer.
@@ -76,6 +80,7 @@ class ApiRequests:
     bounds: Mapping[Location, dict[str, Any]]
     is_single: bool = False
     known: KnownContent | None = None
+    has_settings: bool = True
     document: str | None = None
     is_known: bool = False
     _size: int = 0
@@ -127,7 +132,7 @@ class ApiRequests:
                 return PageResponse(answer, None, nothing)
             raise self.error(
                 f"answered {answer.status} without a body",
-                "set records_optional if that means that there are no records",
+                self._setting("set records_optional if that means that there are no records"),
             )
         if self.is_single:
             self.document = await off_loop(len(answer.body), document_digest, self.api, answer.body)
@@ -138,6 +143,10 @@ class ApiRequests:
             if each.answer.body == answer.body and each.answer.status == answer.status:
                 self._size = len(answer.body)
                 return replace(each, answer=answer)
+        if isinstance(self.api.paging, SinglePage) and len(answer.body) > IN_THREAD_BYTES:
+            # Nothing but its records is read of it, once. It stands in for bytes until then.
+            body = await asyncio.to_thread(ReleasingBody.of, answer.body)
+            answer = replace(answer, body=cast(bytes, body))
         document = await self.http.document(answer, self.api.records)
         items = self._items(document)
         # The envelope of a large document is without its records.
@@ -181,17 +190,21 @@ class ApiRequests:
             return [items.digest().hex()]
         if api.records_keyed_by_id:
             return [f"{key}{KEY_END}{_values(item, api.timestamps)}" for key, item in items.items()]
-        reader = api.reader()
         # The id itself, too, which may be a number or a text.
         told = (*([api.id] if isinstance(api.id, str) else api.id), *api.timestamps)
         getters = [getter(path) for path in told]
-        has_own = isinstance(api.id, str)
-        found = list[str]()
+        if isinstance(api.id, str) and items and set(map(type, items)) == {dict}:
+            ids = list(map(getters[0], items))
+            if set(map(type, ids)) == {str} and all(ids):
+                columns = [_texts(map(get, items)) for get in getters[1:]]
+                return list(map(KEY_END.join, zip(ids, *columns, strict=True)))
+        reader, found = api.reader(), list[str]()
         for item in items:
-            if type(item) is dict:
-                values = [get(item) for get in getters]
-                if has_own and type(values[0]) is str and values[0]:
-                    found.append(f"{values[0]}{KEY_END}{values!r}")
+            if type(item) is dict and isinstance(api.id, str):
+                record_id = getters[0](item)
+                if type(record_id) is str and record_id:
+                    times = _texts(get(item) for get in getters[1:])
+                    found.append(KEY_END.join((record_id, *times)))
                     continue
             record_id = reader.record_id(item)
             if record_id is None:
@@ -218,10 +231,15 @@ class ApiRequests:
         """Return the error for an answer whose status does not allow reading to continue."""
         return SourceError(
             f"Source {self.source_id!r} answered {got.answer.status} from "
-            f"{self.http.redact_url(got.answer.url)} after earlier pages. Check what it "
-            "requires, or add the status to end_status if it means that no pages follow.",
+            f"{self.http.redact_url(got.answer.url)} after earlier pages. Check what it requires"
+            + self._setting(", or add the status to end_status if it means that no pages follow")
+            + ".",
             self.source_id,
         )
+
+    def _setting(self, step: str) -> str:
+        """Return a step that names a setting, if the source has it."""
+        return step if self.has_settings else ""
 
     def error(self, problem: str, step: str = "", *, transient: bool = False) -> SourceError:
         """Return the error for a problem of the API, with the next step if it is a special one."""
@@ -239,7 +257,7 @@ class ApiRequests:
             raise self.error(
                 f"leads to a next page on another host, {self.http.redact_url(step.url)}, which "
                 "was not requested",
-                "set keep_host if that is the same service behind a gateway",
+                self._setting("set keep_host if that is the same service behind a gateway"),
             )
         # An address from the API itself has all the parameters.
         query = {**api.params, **self.bounds["query"], **step.query} if step.url is None else {}
@@ -303,7 +321,7 @@ class ApiRequests:
             raise self.error(
                 f"has {self.http.quoted(value)} at {place!r}, which looks like a "
                 f"failure{self.http.said(envelope)}",
-                "declare it in expected_values if it is right",
+                self._setting("declare it in expected_values if it is right"),
             )
 
     def _refuse_other_list(self, envelope: object) -> None:
@@ -315,6 +333,11 @@ class ApiRequests:
                 f"does not have a list at {self.api.records!r}, and has one at "
                 f"{self.http.quoted(place, 200)}"
             )
+
+
+def _texts(values: Iterable[Any]) -> list[str]:
+    """Return values as texts, a text as it is and any other value with a mark of its own."""
+    return [each if type(each) is str else f"{KEY_END}{each!r}" for each in values]
 
 
 def _values(item: object, paths: tuple[str, ...]) -> str:

@@ -9,11 +9,11 @@ check counts the contents of one id at one time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from ladon_storage.collection.json_values import Number
-from ladon_storage.collection.records import Item, Record
+from ladon_storage.collection.records import Columns, Item, Record
 from ladon_storage.sources.json.items import getter, value_at
 
 _LONGEST_ID = 40
@@ -41,6 +41,7 @@ class IdKinds:
         self._path = path
         self._get = getter(path)
         self._are_numbers: dict[int, bool] = {}
+        self._kinds: set[bool] = set()
         self.problem: str | None = None
 
     def note(self, item: object) -> object:
@@ -50,6 +51,35 @@ class IdKinds:
             return item if not value[0].isdecimal() else self._note(item, value)
         return self._note(item, value)
 
+    def note_all(self, items: Sequence[object]) -> None:
+        """Note the ids of items, those that are all texts or all numbers at once."""
+        if self._note_alike(items):
+            return
+        for item in items:
+            self.note(item)
+
+    def _note_alike(self, items: Sequence[object]) -> bool:
+        """Return whether the ids are noted: all are of the only kind that came so far."""
+        if set(map(type, items)) != {dict}:
+            return False
+        values = list(map(self._get, items))
+        kinds = set(map(type, values))
+        if len(kinds) != 1 or not kinds <= {str, int}:
+            return False
+        is_number = kinds == {int}
+        texts: list[str] = list(map(str, values)) if is_number else values
+        digits = list(filter(str.isdecimal, texts))
+        if "\n-" in "\n".join(["", *texts]):
+            digits += [each for each in texts if each[:1] == "-" and each[1:].isdecimal()]
+        if not digits:
+            return True
+        if self._kinds | {is_number} != {is_number}:
+            return False
+        self._kinds.add(is_number)
+        room = max(MOST_DIGITS - len(self._are_numbers), 0)
+        self._are_numbers.update(dict.fromkeys(map(hash, digits[:room]), is_number))
+        return True
+
     def _note(self, item: object, value: object) -> object:
         if isinstance(value, bool) or not isinstance(value, int | str | Number):
             return item
@@ -57,6 +87,7 @@ class IdKinds:
         if not text.removeprefix("-").isdecimal():
             return item
         place, is_number = hash(text), not isinstance(value, str)
+        self._kinds.add(is_number)
         if len(self._are_numbers) < MOST_DIGITS:
             was_number = self._are_numbers.setdefault(place, is_number)
         else:
@@ -100,6 +131,14 @@ class SharedIds:
                 if len(self._contents) >= MOST:
                     break
         yield from remaining
+
+    def note_all(self, records: Sequence[Record]) -> None:
+        """Note the records of a page together."""
+        if len(self._contents) < MOST and len(records):
+            columns = Columns.of(records)
+            self._ids.update(columns.ids)
+            self._places.update(zip(columns.ids, columns.timestamps, strict=True))
+            self._contents.update(columns.versions)
 
     @property
     def problem(self) -> str | None:

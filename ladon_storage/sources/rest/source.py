@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -21,10 +21,11 @@ from pydantic import ConfigDict
 
 from ladon_storage.collection.credentials import resolve_secret
 from ladon_storage.collection.protocols import KnownContent
-from ladon_storage.collection.records import Page, paged
+from ladon_storage.collection.records import PAGE_CHARACTERS, PAGE_RECORDS, Page, paged
 from ladon_storage.sources.fields import SETTINGS
 from ladon_storage.sources.http.client import Credentials, SourceHttp, source_http
 from ladon_storage.sources.json.documents import in_turns
+from ladon_storage.sources.json.many import ManyItems, ManyKeyed
 from ladon_storage.sources.rest.fetching import PageFetcher
 from ladon_storage.sources.rest.page import PageRequest, PageResponse
 from ladon_storage.sources.rest.pagination import SinglePage
@@ -98,8 +99,14 @@ class RestApi(RestSettings):
                 if problem := check(got.document):
                     raise fetcher.error(http.masked(problem)[:_LONGEST_PROBLEM])
                 is_said = fetcher.completeness is not None
-                items = got.items if kinds is None else map(kinds.note, got.items)
-                made = paged(shared.seen(self.read(items)), **_marks(http, fetcher))
+                marks = _marks(http, fetcher)
+                if isinstance(got.items, list) and len(got.answer.body) < PAGE_CHARACTERS:
+                    made = self._made_together(got.items, kinds, shared, marks)
+                elif isinstance(got.items, ManyItems | ManyKeyed):
+                    made = self._made_in_runs(got.items, kinds, shared, marks)
+                else:
+                    items = got.items if kinds is None else map(kinds.note, got.items)
+                    made = paged(shared.seen(self.read(items)), **marks)
                 async for page in in_turns(made, len(got.answer.body)):
                     yield page
                 if shared.problem:
@@ -118,6 +125,45 @@ class RestApi(RestSettings):
             )
         if not is_said:
             yield Page(**_marks(http, fetcher))
+
+    def _made_together(
+        self, items: list[Any], kinds: IdKinds | None, shared: SharedIds, marks: dict[str, Any]
+    ) -> Iterator[Page]:
+        """Yield the pages of a list, which make their records together."""
+        reader = self.reader()
+        for first in range(0, max(len(items), 1), PAGE_RECORDS):
+            some = items if len(items) <= PAGE_RECORDS else items[first : first + PAGE_RECORDS]
+            if kinds is not None:
+                kinds.note_all(some)
+            page = Page(*reader.read_all(some), **marks)
+            shared.note_all(page.records)
+            yield page
+
+    def _made_in_runs(
+        self,
+        items: ManyItems | ManyKeyed,
+        kinds: IdKinds | None,
+        shared: SharedIds,
+        marks: dict[str, Any],
+    ) -> Iterator[Page]:
+        """Yield the pages of a large document, which is read a part at a time."""
+        reader, parts, room, characters = self.reader(), list[Page](), PAGE_RECORDS, 0
+        for keys, run in items.runs():
+            first = 0
+            while first < len(run):
+                some, names = run[first : first + room], keys[first : first + room]
+                if kinds is not None:
+                    kinds.note_all(some)
+                made = reader.read_all_keyed(names, some) if keys else reader.read_all(some)
+                parts.append(Page(*made))
+                first, room = first + len(some), room - len(some)
+                characters += parts[-1].characters
+                if not room or characters >= PAGE_CHARACTERS:
+                    yield _joined(parts, shared, marks)
+                    parts, room, characters = [], PAGE_RECORDS, 0
+            del keys, run, some  # they are not held while the next ones are read
+        if parts:
+            yield _joined(parts, shared, marks)
 
     @asynccontextmanager
     async def http(self) -> AsyncIterator[SourceHttp]:
@@ -144,7 +190,8 @@ class RestApi(RestSettings):
         self, http: SourceHttp, start: datetime | None, until: datetime | None
     ) -> PageFetcher:
         """Return a page fetcher for a range of an API whose pagination is known, not declared."""
-        return PageFetcher(ApiRequests(self, http, self.bounds_of(start, until)), is_known=True)
+        bounds = self.bounds_of(start, until)
+        return PageFetcher(ApiRequests(self, http, bounds, has_settings=False), is_known=True)
 
     async def fetch(self, http: SourceHttp, step: PageRequest) -> PageResponse:
         """Return one page of the API, without judging it as a part of a list.
@@ -162,3 +209,10 @@ def _marks(http: SourceHttp, fetcher: PageFetcher) -> dict[str, Any]:
         "completeness": fetcher.completeness,
         "total": fetcher.total,
     }
+
+
+def _joined(parts: Sequence[Page], shared: SharedIds, marks: dict[str, Any]) -> Page:
+    """Return the page of several parts, with its marks."""
+    page = Page.of(parts)
+    shared.note_all(page.records)
+    return replace(page, **marks)

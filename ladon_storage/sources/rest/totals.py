@@ -15,7 +15,7 @@ from ladon_storage.sources.http.client import HttpResponse
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.links import linked, parameters_of
 from ladon_storage.sources.rest.names import LONGEST_SIGN, count_in, names, plain
-from ladon_storage.sources.rest.page_metadata import metadata, related
+from ladon_storage.sources.rest.page_metadata import metadata, own_headers, related
 from ladon_storage.sources.rest.vocabulary import (
     FILTERED_TOTALS,
     LAST_LINKS,
@@ -53,6 +53,7 @@ _PART = re.compile(
 )
 _OF_PAGES = re.compile(r"(?:page\s+)?\d{1,9}\s*(?:/|of)\s*(\d{1,9})", re.IGNORECASE)
 _LONGEST_SENTENCE = 100
+_MOST_LINKS = 10
 _PAGES = names("page p pg pagenumber pageno pageindex pagenum currentpage")
 _COUNTS = ("value", "count", "total")
 
@@ -145,7 +146,7 @@ def _last_positions(
             links.append((place, value))
         elif name in ("link", "links"):
             links.append((place, related(value, "last")))
-    for place, link in links:
+    for place, link in links[:_MOST_LINKS]:
         for parameter, value in parameters_of(answer.url, link):
             if (number := count_in(value)) is not None:
                 yield place, plain(parameter), number
@@ -174,6 +175,11 @@ def _totals_of_headers(answer: HttpResponse) -> Iterator[Total]:
             total = _exact(answer.headers.get(header), header)
             if total is not None:
                 yield replace(total, is_sure=is_sure and total.is_sure)
+    for header, name in own_headers(answer):
+        if name in TOTALS and header not in _TOTAL_HEADERS:
+            total = _exact(answer.headers[header], header)
+            if total is not None:
+                yield total
     ranged = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
     if ranged and (count := count_in(ranged[1])) is not None:
         yield Total(count, "Content-Range")

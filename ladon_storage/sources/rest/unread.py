@@ -13,8 +13,12 @@ from ladon_storage.sources.rest.beside import Beside
 from ladon_storage.sources.rest.completion import Completion
 from ladon_storage.sources.rest.listing import ListPage, MovedError, PagedApi
 from ladon_storage.sources.rest.page import PageRequest
-from ladon_storage.sources.rest.pagination import PageNumberPagination, leads_on
-from ladon_storage.sources.rest.positions import PageSizes, page_behind, smaller_pages
+from ladon_storage.sources.rest.pagination import (
+    OffsetPagination,
+    PageNumberPagination,
+    leads_on,
+)
+from ladon_storage.sources.rest.positions import PageTrail, page_behind, smaller_pages
 
 BEHIND_PAGES = 3
 """The limit on pages that are requested behind an empty one."""
@@ -29,7 +33,7 @@ class Unread:
     Args:
         api: The source.
         end: The evidence about the end of the list.
-        sizes: The sizes of its pages.
+        trail: The sizes of its pages, and the way from one to the next.
         beside: The requests that are no part of the list.
         get: The request for a page of the list.
     """
@@ -38,14 +42,14 @@ class Unread:
         self,
         api: PagedApi,
         end: Completion,
-        sizes: PageSizes,
+        trail: PageTrail,
         beside: Beside,
         get: Callable[[PageRequest], Awaitable[ListPage]],
     ) -> None:
         self._api = api
         self._paging = api.paging
         self._end = end
-        self._sizes = sizes
+        self._trail = trail
         self._beside = beside
         self._get = get
 
@@ -56,6 +60,8 @@ class Unread:
             MovedError: The list moved meanwhile.
         """
         paging = self._paging
+        if isinstance(paging, OffsetPagination):
+            return await self._behind_offsets(paging, last)
         if not isinstance(paging, PageNumberPagination):
             return None
         behind = 0
@@ -75,21 +81,34 @@ class Unread:
             )
         return (f"has records on page {number}, and none on the page before it",)
 
-    def _doubtful_pages(self, paging: PageNumberPagination) -> int:
+    async def _behind_offsets(self, paging: OffsetPagination, last: ListPage) -> Problem | None:
+        """Return the sign that there are records behind an end without any."""
+        pages = self._doubtful_pages(paging)
+        if pages == 1 or last.response.answer.status not in OK or not self._end.is_silent(last):
+            return None
+        for distance in range(1, pages + 1):
+            offset = last.request.number + distance * paging.page_size
+            if await self._beside.has_others(paging.skipping(offset, paging.page_size)):
+                if (await self._get(last.request)).keys:
+                    raise MovedError
+                return (f"has records from offset {offset} on, and none at {last.request.number}",)
+        return None
+
+    def _doubtful_pages(self, paging: PageNumberPagination | OffsetPagination) -> int:
         """Return how many pages behind an empty one are requested.
 
         A short page behind full ones ends a list. If its pages have any size, or the last one is
         full, they may be what a filter left of them, and it may leave nothing of some.
         """
-        sizes = self._sizes
-        if sizes.filled > 1:
-            return 1 if sizes.end_as_lists_do else BEHIND_PAGES
-        return 1 if sizes.first < (paging.page_size or 0) else BEHIND_PAGES - 1
+        trail = self._trail
+        if trail.filled > 1:
+            return 1 if trail.ends_as_lists_do else BEHIND_PAGES
+        return 1 if trail.first < (paging.page_size or 0) else BEHIND_PAGES - 1
 
     async def between(self, last: ListPage) -> Problem | None:
         """Return the sign that a page begins behind more items than the page before it had."""
-        size = self._sizes.first
-        if self._sizes.filled < 2:
+        size = self._trail.first
+        if self._trail.filled < 2:
             return None
         step = smaller_pages(self._paging, last, size, self._api.limits)
         if step is None or not await self._beside.has_others(step):
@@ -113,7 +132,7 @@ class Unread:
 
     async def is_behind(self, last: ListPage) -> bool:
         """Return whether a page without a next link is followed by others, by its position."""
-        if not leads_on(self._paging) or not last.keys or self._sizes.end_as_lists_do:
+        if not leads_on(self._paging) or self._trail.ends_as_lists_do:
             return False
-        step = page_behind(self._paging, last)
+        step = page_behind(self._paging, last, self._trail)
         return step is not None and await self._beside.has_others(step)

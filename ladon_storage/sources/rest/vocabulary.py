@@ -13,12 +13,12 @@ from ladon_storage.sources.rest.names import names
 
 _NOUN = (
     r"(?:items?|results?|records?|elements?|hits?|rows?|entries|docs?|documents?|objects?|"
-    r"match(?:es)?|data)"
+    r"match(?:es)?)"
 )
 
 
 class Vocabulary:
-    """Names with one meaning.
+    """A set of names with one meaning.
 
     >>> "hasmoreitems" in MORE, "moretolove" in MORE
     (True, False)
@@ -36,11 +36,14 @@ MORE = Vocabulary(
     "morepages hasmorepages hasnext hasnextpage hasnextlink istruncated truncated resultstruncated "
     "incompleteresults limitreached limitexceeded limithit overlimit exceededtransferlimit "
     "moreitemsincollection maxresultsreached",
-    r"(?:is|are|has|have|there(?:is|are))?more" + _NOUN + r"?(?:available|remaining|left|exists?)?",
+    r"(?:is|are|has|have|there(?:is|are))?more(?:data|"
+    + _NOUN
+    + r")?(?:available|remaining|left|exists?)?",
 )
-LAST = names(
-    "islast islastpage last lastpage done isdone final isfinal end isend eof iseof complete "
-    "iscomplete finished isfinished endofstream endoflist endofresults exhausted"
+LAST = Vocabulary(
+    "islast islastpage last lastpage final isfinal end isend eof iseof endofstream endoflist "
+    "endofresults exhausted",
+    r"(?:is|job|query|search|export)?(?:completed?|finished|done)",
 )
 FIRST = names("first isfirst firstpage isfirstpage")
 BEFORE = names("hasprevious hasprev hasprevpage haspreviouspage")

@@ -7,6 +7,7 @@ a value that compares differently than it is printed, would be lost there:
   except in MySQL if a unique index excludes two such rows.
 - MySQL orders an ENUM by its number and compares it by its text.
 - A number of single precision is printed with fewer digits than it is compared with.
+- The text "1" in JSON is handed back as the number 1, and a month as 30 days.
 """
 
 from __future__ import annotations
@@ -30,9 +31,12 @@ from sqlalchemy import (
     types,
 )
 from sqlalchemy.dialects import mysql
-from sqlalchemy.dialects.postgresql import CITEXT, DOMAIN
+from sqlalchemy.dialects.postgresql import CITEXT, DOMAIN, INTERVAL
 
 from ladon_storage.sources.sql.sessions import MYSQL
+
+_UNLIKE = (types.JSON, types.ARRAY, types.Interval, INTERVAL, types.NullType)
+"""Types of PostgreSQL whose values are other ones when a driver hands them back."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class KeyColumn:
                 compared = cast(plain, Text).collate("C")
             elif isinstance(kind, types.REAL):
                 compared = cast(plain, types.DOUBLE_PRECISION)
+            elif isinstance(kind, _UNLIKE):
+                compared = cast(plain, Text).collate("C")
         elif dialect in MYSQL:
             if isinstance(kind, types.Enum | mysql.SET | mysql.TIME) or (
                 by_bytes and isinstance(kind, types.String)

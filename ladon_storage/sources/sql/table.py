@@ -126,6 +126,9 @@ class TableReader:
     is_text = False
     """Whether the database orders the timestamps as texts."""
 
+    is_untyped = False
+    """Whether the id may have values of several types."""
+
     zone: tzinfo = UTC
     """The zone of timestamps that come without an offset."""
 
@@ -145,11 +148,6 @@ class TableReader:
         self._same_pages = 0
         """The number of pages with the same rows as the remembered one."""
         self._pages = 0
-
-    @property
-    def is_untyped(self) -> bool:
-        """Whether one column may have values of several types."""
-        return self._dialect == "sqlite"
 
     def open(self) -> None:
         """Read the table's columns.
@@ -191,6 +189,8 @@ class TableReader:
             for name in keys
         ]
         self._keys[0] = self._comparable(self._keys[0])
+        kinds = [base_type(known[name]["type"]) for name in layout.id_columns]
+        self.is_untyped = self._dialect == "sqlite" or isinstance(kinds[0], types.JSON)
         if self._dialect in MYSQL:
             named = [*self.names, layout.timestamp_column, *layout.id_columns]
             single = [isinstance(known[name]["type"], mysql.FLOAT) for name in named]
