@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import json
+import os
 import random
 import threading
 import time
@@ -23,7 +25,7 @@ from ladon_storage.collection.records import Page, Reject
 from ladon_storage.errors import SourceError
 from ladon_storage.sources import Kev, RestApi, ThreatFox, UrlHaus, urlhaus
 from ladon_storage.sources.http.client import source_http
-from ladon_storage.sources.json import bounds, reader
+from ladon_storage.sources.json import bounds, reader, spooled
 from ladon_storage.sources.json.bounds import TooMuchError
 from ladon_storage.sources.json.documents import (
     Document,
@@ -37,8 +39,8 @@ from ladon_storage.sources.json.documents import (
 from ladon_storage.sources.json.exact import parse_compact
 from ladon_storage.sources.json.items import ItemReader, value_at
 from ladon_storage.sources.json.many import ManyItems, ManyKeyed
-from ladon_storage.sources.json.releasing import ReleasingBody
 from ladon_storage.sources.json.scan import Scan
+from ladon_storage.sources.json.spooled import SpooledBody
 from ladon_storage.sources.json.unique_keys import DuplicateKeyError
 from ladon_storage.sources.timestamps import any_timestamps
 from ladon_storage.testing.doubles import record
@@ -255,23 +257,38 @@ def test_items_are_the_same_in_runs_and_one_by_one(
     assert any(runs)
 
 
-async def test_memory_of_a_document_is_released_while_its_records_are_read(
+async def test_large_document_in_a_file_is_read_as_one_in_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What was read is gone, and is never taken for records again."""
-    monkeypatch.setattr(bounds, "MAX_VALUES", 0)
-    items = [{"n": n, "text": "x" * 1_000} for n in range(9_000)]
+    """It is read a part at a time, as often as needed; a file that lost bytes is an error."""
+    monkeypatch.setattr(Scan, "_has_few_values", lambda _: False)
+    items = [{"n": n, "text": "x" * 1_000} for n in range(2_000)]
     sent = json.dumps(items, separators=(",", ":")).encode()
-    body = ReleasingBody.of(sent)
-    assert (len(body), body[:9], bytes(body)) == (len(sent), sent[:9], sent)
-    found = (await read_document(body, "")).items
+    body = SpooledBody.of(sent)
+    assert isinstance(body, SpooledBody)
+    assert (len(body), body[:9], body[5], bytes(body)) == (len(sent), sent[:9], sent[5], sent)
+    found, other = [(await read_document(each, "")).items for each in (body, sent)]
     assert isinstance(found, ManyItems)
 
-    assert [each for _, run in found.runs() for each in run] == items
-    assert body[: 2**20] == bytes(2**20)
-    for again in (found.runs, found.__iter__, found.digest):
-        with pytest.raises(RuntimeError, match="were read, and are not kept"):
-            next(iter(again()))
+    for _ in range(2):
+        assert [each for _, run in found.runs() for each in run] == items
+    assert found == other
+    assert found.digest() == other.digest()
+    os.truncate(body._file.fileno(), 9)
+    with pytest.raises(OSError, match="lost bytes"):
+        body[:]
+
+
+def test_document_stays_in_memory_where_no_file_can_be_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A full disk, or a container without one, costs memory and nothing else."""
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(spooled, "TemporaryFile", full)
+    assert SpooledBody.of(b"[1]") == b"[1]"
 
 
 @pytest.mark.usefixtures("small")

@@ -22,6 +22,9 @@ from ladon_storage.values import EPOCH
 
 _MICROSECOND = timedelta(microseconds=1)
 
+_ROWS = 16_384
+"""The rows of one statement, of whose texts several copies are in memory."""
+
 _FOUND = """
 SELECT c.table_name, c.column_name, coalesce(list_contains(k.names, c.column_name), false)
 FROM duckdb_columns() AS c LEFT JOIN (
@@ -201,9 +204,16 @@ class Duckdb:
         now: datetime,
         rule: Rule = "newer",
     ) -> int:
-        """Pass a page's columns; new rows and changed rows are statements of their own."""
-        if not records:
-            return 0
+        """Pass columns of many rows; new rows and changed rows are statements of their own."""
+        columns = Columns.of(records)
+        parts = range(0, len(columns), _ROWS)
+        return sum(
+            self._store(connection, source_id, _part(columns, at), now, rule) for at in parts
+        )
+
+    def _store(
+        self, connection: Connection, source_id: str, records: Columns, now: datetime, rule: Rule
+    ) -> int:
         columns = _texts(records)
         if rule == "new":
             try:
@@ -227,6 +237,14 @@ class Duckdb:
         """Pass the ids as a list."""
         marking = self._unmark if removed_at is None else self._mark
         return connection.exec_driver_sql(marking, (removed_at, source_id, ids)).rowcount
+
+
+def _part(columns: Columns, first: int) -> Columns:
+    """Return the records of one statement, from a place on."""
+    some = slice(first, first + _ROWS)
+    return Columns(
+        columns.ids[some], columns.timestamps[some], columns.payloads[some], columns.versions[some]
+    )
 
 
 def _texts(records: Sequence[Record]) -> tuple[str, str, str, str]:

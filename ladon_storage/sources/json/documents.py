@@ -22,8 +22,8 @@ from ladon_storage.collection.protocols import KnownContent
 from ladon_storage.sources.json import bounds
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.json.many import ManyItems, ManyKeyed
-from ladon_storage.sources.json.releasing import ReleasingBody
 from ladon_storage.sources.json.scan import Scan
+from ladon_storage.sources.json.spooled import SpooledBody
 from ladon_storage.sources.json.unique_keys import parse_around
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ def parse(text: bytes | str, path: str = "") -> Any:
     return parse_around(text, path)
 
 
-async def read_document(body: bytes | ReleasingBody, path: str) -> Document:
+async def read_document(body: bytes | SpooledBody, path: str) -> Document:
     """Return a document whose records are at a dotted path, without blocking the event loop.
 
     Raises:

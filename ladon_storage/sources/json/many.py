@@ -9,13 +9,13 @@ from operator import itemgetter
 from typing import Any, overload
 
 from ladon_storage.sources.json.reader import Reader, Run, items_of, runs_of
-from ladon_storage.sources.json.releasing import ReleasingBody
+from ladon_storage.sources.json.spooled import SpooledBody
 
 
 class Many:
     """Records that are parsed at each reading; two are equal if their bytes are."""
 
-    def __init__(self, body: bytes | ReleasingBody, start: int, end: int, count: int) -> None:
+    def __init__(self, body: bytes | SpooledBody, start: int, end: int, count: int) -> None:
         self._body = body
         self._start = start
         self._end = end
@@ -35,28 +35,15 @@ class Many:
         return blake2b(self._sent(), digest_size=16).digest()
 
     def runs(self) -> Iterator[Run]:
-        """Yield the items and their keys, some at a time, of a few hundred KiB or one by itself.
+        """Yield the items and their keys, some at a time, of a few hundred KiB or one by itself."""
+        return runs_of(Reader(self._body, self._start))
 
-        A `ReleasingBody` is released behind them.
-        """
-        body, reader = self._body, Reader(self._body, self._start)
-        if not isinstance(body, ReleasingBody):
-            yield from runs_of(reader)
-            return
-        body.check(self._start)
-        for run in runs_of(reader):
-            yield run
-            del run  # it is not held while the next one is made
-            body.release(reader.offset)
-
-    def _sent(self) -> memoryview:
-        if isinstance(self._body, ReleasingBody):
-            self._body.check(self._start)
+    def _sent(self) -> memoryview | bytes:
+        if isinstance(self._body, SpooledBody):
+            return self._body[self._start : self._end]
         return memoryview(self._body)[self._start : self._end]
 
     def _pairs(self) -> Iterator[tuple[str, Any]]:
-        if isinstance(self._body, ReleasingBody):
-            self._body.check(self._start)
         return items_of(Reader(self._body, self._start))
 
 

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from ladon_storage.collection.json_values import json_decoder
 from ladon_storage.sources.json import bounds
 from ladon_storage.sources.json.exact import parse_compact
-from ladon_storage.sources.json.releasing import ReleasingBody
+from ladon_storage.sources.json.spooled import SpooledBody
 
 _WINDOW_BYTES = 2**18
 _NEAR = 16
@@ -36,7 +36,7 @@ Run = tuple[list[str], list[Any]]
 class Reader:
     """A position in a document, and the values that can be read there."""
 
-    def __init__(self, body: bytes | ReleasingBody, start: int) -> None:
+    def __init__(self, body: bytes | SpooledBody, start: int) -> None:
         self._body = body
         self._next = start
         self._text = ""
@@ -120,7 +120,8 @@ class Reader:
         found = parse_compact((b"{%b}" if are_keyed else b"[%b]") % sent[:end], between)
         if not found:
             return None
-        self._text, self._at, self._next = "", 0, first + end + 1
+        self._text, self._at = "", 0
+        self._next = first + end + 1
         return (list(found), list(found.values())) if are_keyed else ([], found)
 
     def _grow(self) -> bool:
@@ -144,8 +145,8 @@ class Reader:
             if end < len(self._body) and self._body[end] & 0xC0 == 0x80:
                 end -= 1
         added = self._body[self._next : end].decode("utf-8", "surrogatepass")
-        self._text = self._text[self._at :] + added
-        self._at, self._next = 0, end
+        self._text, self._at = self._text[self._at :] + added, 0
+        self._next = end
         return True
 
     def fail(self, problem: str) -> NoReturn:

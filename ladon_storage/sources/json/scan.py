@@ -10,7 +10,7 @@ from ladon_storage.sources.json import bounds
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.json.many import ManyItems, ManyKeyed
 from ladon_storage.sources.json.reader import Reader, runs_of
-from ladon_storage.sources.json.releasing import ReleasingBody
+from ladon_storage.sources.json.spooled import SpooledBody
 from ladon_storage.sources.json.unique_keys import DuplicateKeyError, KeySet, parse_around
 
 
@@ -25,7 +25,7 @@ class Scan:
         is_wanted: Whether anything waits for it.
     """
 
-    def __init__(self, body: bytes | ReleasingBody, start: int) -> None:
+    def __init__(self, body: bytes | SpooledBody, start: int) -> None:
         self._body = body
         self._reader = Reader(body, start)
         self._found: Any = None

@@ -31,7 +31,7 @@ from ladon_storage.sources.json.documents import (
 )
 from ladon_storage.sources.json.items import getter, value_at
 from ladon_storage.sources.json.many import ManyItems, ManyKeyed
-from ladon_storage.sources.json.releasing import ReleasingBody
+from ladon_storage.sources.json.spooled import SpooledBody
 from ladon_storage.sources.rest.failures import failure, other_list
 from ladon_storage.sources.rest.listing import KEY_END
 from ladon_storage.sources.rest.names import count_in, names, plain
@@ -144,9 +144,10 @@ class ApiRequests:
                 self._size = len(answer.body)
                 return replace(each, answer=answer)
         if isinstance(self.api.paging, SinglePage) and len(answer.body) > IN_THREAD_BYTES:
-            # Nothing but its records is read of it, once. It stands in for bytes until then.
-            body = await asyncio.to_thread(ReleasingBody.of, answer.body)
+            # It stands in for bytes: all that follows reads it a part at a time.
+            body = await asyncio.to_thread(SpooledBody.of, answer.body)
             answer = replace(answer, body=cast(bytes, body))
+            del body
         document = await self.http.document(answer, self.api.records)
         items = self._items(document)
         # The envelope of a large document is without its records.
