@@ -72,7 +72,7 @@ TOKENS_SECONDS = 1.0
 """The time between two reads of the tokens: how long a revoked one still holds."""
 TOKENS_AGE_SECONDS = 15.0
 """The age at which tokens that could not be read again admit no request."""
-LEAST_CONNECTIONS, MOST_CONNECTIONS = 2, 10
+LEAST_CONNECTIONS, MOST_CONNECTIONS = 2, 20
 """The connections of one service, besides at most two that scan."""
 
 _SET_CHECKED = statement(SET_CHECKED)
