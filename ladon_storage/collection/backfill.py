@@ -2,8 +2,9 @@
 
 - The watermark of the source is left alone. A backfill's progress is in a watermark of its own, so
   the same backfill reads only what earlier runs of it have not finished.
-- Several windows are read at once by *workers* of one process. A window that fails does not end the
-  others, and is read once more, alone, when they have ended: a source may only have been overrun.
+- Several windows are read at once by *workers*: of this process, or of another. A window that fails
+  does not end the others, and is read once more, alone, when they have ended: a source may only
+  have been overrun.
 - The first collection of a source may be a backfill. It holds the source, and hands over to the
   regular runs when all windows are finished: the sink's position first, and then the watermark.
 """
@@ -19,7 +20,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from ladon_storage.collection.lease import SourceLease
-from ladon_storage.collection.ledger import Counts
+from ladon_storage.collection.ledger import Counts, ExtractionResult
 from ladon_storage.collection.protocols import (
     Limits,
     Position,
@@ -49,7 +50,11 @@ logger = logging.getLogger(__name__)
 Windows = Callable[[int, int], Awaitable[None]]
 """A function that is called with the number of finished windows, and of all windows."""
 
+CollectBatch = Callable[[list[TimeRange]], Awaitable[list[ExtractionResult | Exception]]]
+"""A function that reads parts of the range elsewhere, and returns the outcome of each."""
+
 MAX_WORKERS = 64
+BATCHES_PER_WORKER = 4
 _NAMED = 3
 
 
@@ -77,6 +82,7 @@ async def backfill(
     windows: Windows | None = None,
     workers: int = 1,
     first_collection: bool = False,
+    collect_batch: CollectBatch | None = None,
 ) -> BackfillReport:
     """Read a past range again, window by window; resume where the same backfill broke off.
 
@@ -94,6 +100,8 @@ async def backfill(
         workers: The number of windows that are read at once. With one, the first failure ends it.
         first_collection: Whether the regular runs go on from its end. The source must never have
             been collected, and is held meanwhile.
+        collect_batch: Reads several windows for a worker that is elsewhere; ``None``: ``collect``
+            reads each here.
 
     Raises:
         ConfigurationError: The range or the window is empty, or the source has a watermark already.
@@ -121,7 +129,7 @@ async def backfill(
             sink = SharedSink(sink)
             held.push_async_callback(sink.close)
         job = _Backfill(source, sink, run, progress, collect, windows, every)
-        done = job.done
+        job.collect_batch, done = collect_batch, job.done
         await job.read(workers)
         if lease is not None:
             await _hand_over(source, sink, lease, progress, job.counts)
@@ -149,6 +157,7 @@ class _Backfill:
         every: list[TimeRange],
     ) -> None:
         self.counts = Counts()
+        self.collect_batch: CollectBatch | None = None
         self._source = source
         self._sink = sink
         self._run = run
@@ -190,33 +199,56 @@ class _Backfill:
                 raise self._error([(window, error), *failed[number + 1 :]]) from error
 
     async def _work(self, workers: int) -> None:
+        size = 1
+        if self.collect_batch is not None:
+            size = max(1, len(self._left) // (workers * BATCHES_PER_WORKER))
         while self._left and self._failures_in_a_row < workers:
-            window = self._left.popleft()
+            batch = [self._left.popleft() for _ in range(min(size, len(self._left)))]
             try:
-                await self._read(window)
+                await self._read(*batch)
             except WatermarkConflictError:
                 raise
             except Exception as error:  # of a source of one's own, too
                 self._failures_in_a_row += 1
-                self._failed.append((window, error))
-                logger.warning(
-                    "The window %s of source %r failed: %s",
-                    _named(window),
-                    self._source.source_id,
-                    one_line(error),
-                    extra={"source_id": self._source.source_id},
-                )
+                for window in batch:
+                    if any(self._progress.left_of(window)):
+                        self._note_failure(window, error)
             else:
                 self._failures_in_a_row = 0
 
-    async def _read(self, window: TimeRange) -> None:
-        for part in self._progress.left_of(window):
-            run = replace(self._run, asked=part)
-            collected = await self._collect(self._source, self._sink, run)
-            self.counts += collected
-            await self._progress.finished(part, collected.candidate, self.counts.records_written)
-        self.done += 1
+    def _note_failure(self, window: TimeRange, error: Exception) -> None:
+        self._failed.append((window, error))
+        logger.warning(
+            "The window %s of source %r failed: %s",
+            _named(window),
+            self._source.source_id,
+            one_line(error),
+            extra={"source_id": self._source.source_id},
+        )
+
+    async def _read(self, *windows: TimeRange) -> None:
+        """Read windows; the first error is raised when all are read that could be."""
+        first: Exception | None = None
+        parts = [(window, list(self._progress.left_of(window))) for window in windows]
+        flat = [part for _, each in parts for part in each]
+        if self.collect_batch is None:
+            for part in flat:
+                run = replace(self._run, asked=part)
+                await self._note(part, await self._collect(self._source, self._sink, run))
+        else:
+            for part, outcome in zip(flat, await self.collect_batch(flat), strict=True):
+                if isinstance(outcome, Exception):
+                    first = first or outcome
+                else:
+                    await self._note(part, outcome)
+        self.done += sum(not any(self._progress.left_of(window)) for window in windows)
         await self._tell()
+        if first is not None:
+            raise first
+
+    async def _note(self, part: TimeRange, collected: ExtractionResult) -> None:
+        self.counts += collected
+        await self._progress.finished(part, collected.candidate, self.counts.records_written)
 
     async def _tell(self) -> None:
         if self._windows is not None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+import pickle
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -21,7 +22,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-import cloudpickle
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.tasks import Task
@@ -35,7 +35,7 @@ from ladon_storage.collection.sharing import CheckedStorage, SharedSink
 from ladon_storage.collection.standby import Holder, WhenBusy
 from ladon_storage.collection.summaries import code, instant_or_never, one_line, source_label
 from ladon_storage.connect import share_hosts_of, shared_client
-from ladon_storage.errors import LadonStorageError, SourceBusyError
+from ladon_storage.errors import ConfigurationError, LadonStorageError, SourceBusyError
 from ladon_storage.events import FAILED, GAP, SKIPPED, emit_of_source
 from ladon_storage.flows.artifacts import COUNTS
 from ladon_storage.flows.ending import Ending
@@ -242,6 +242,25 @@ class Collector:
         return holder is not None and holder.startswith(f"{self._family}/")
 
 
+def pickled(value: object, what: str) -> bytes:
+    """Return a value as bytes for another process.
+
+    Args:
+        value: The value.
+        what: The part of it that a user may have made.
+
+    Raises:
+        ConfigurationError: It cannot leave this process.
+    """
+    try:
+        return pickle.dumps(value)
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise ConfigurationError(
+            f"The {what} cannot be sent to another process ({one_line(error)}). Describe it by its "
+            "kind and fields instead of an object."
+        ) from error
+
+
 @dataclass(frozen=True)
 class Group:
     """A part of the sources of a flow run, by values that another process can have.
@@ -273,11 +292,12 @@ class Group:
         It goes as bytes: the libraries of task runners look for futures in what they are given, and
         each of them changes another kind of values.
         """
-        return collect_group.submit(self.label, cloudpickle.dumps(self))
+        future: PrefectFuture[Any] = collect_group.submit(self.label, pickled(self, "sink"))
+        return future
 
 
-async def _collect_group(_label: str, pickled: bytes) -> Tally:
-    group: Group = cloudpickle.loads(pickled)
+async def _collect_group(_label: str, given: bytes) -> Tally:
+    group: Group = pickle.loads(given)  # noqa: S301 - of the flow that submits it
     if group.folder is not None:
         add_to_path(group.folder)
     share_hosts_of(group.storage)

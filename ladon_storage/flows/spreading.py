@@ -120,9 +120,12 @@ async def by_task_runner(
             done(group, outcome)
 
     with ThreadPoolExecutor(workers, "ladon-groups") as threads:
-        async with asyncio.TaskGroup() as lanes:
-            for _ in range(min(workers, len(groups))):
-                lanes.create_task(work(threads))
+        try:
+            async with asyncio.TaskGroup() as lanes:
+                for _ in range(min(workers, len(groups))):
+                    lanes.create_task(work(threads))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
 
 
 def _outcome(future: PrefectFuture[Any]) -> Any:

@@ -13,7 +13,7 @@ import signal
 import sqlite3
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import pytest
 
 from ladon_storage.collection.protocols import Limits
 from ladon_storage.connect import new_client
+from ladon_storage.flows.backfill import backfill
 from ladon_storage.flows.collect_many import collect_many
 from ladon_storage.settings import StorageSettings
 
@@ -160,3 +161,26 @@ def test_group_of_a_killed_worker_is_taken_over(
         return {str(each.status) for each in found if each}
 
     assert asyncio.run(statuses()) == {"success"}
+
+
+@pytest.mark.filterwarnings("default")  # theirs
+@pytest.mark.parametrize("name", ["dask", "ray"])
+def test_windows_of_a_killed_worker_are_read_again(
+    name: str, storage: StorageSettings, tmp_path: Path
+) -> None:
+    """A backfill by workers of a cluster finishes every window, whichever worker dies."""
+    flow = backfill.with_options(task_runner=runner(name))
+    begin = datetime(2024, 1, 1, tzinfo=UTC)
+    [source] = sources(tmp_path, 1, seconds=0.3)
+    options: dict[str, Any] = {
+        "storage": storage,
+        "sink": {"url": f"sqlite:///{tmp_path}/records.db?timeout=60"},
+        "workers": 2,
+    }
+    with killed_when(tmp_path, 5) as dead:
+        report = asyncio.run(flow(source, begin, begin + timedelta(days=16), **options))
+    assert dead
+    assert (report.windows, report.windows_done_before) == (16, 0)
+    assert len(read_by(tmp_path)["noted-000"]) >= 16
+    again = asyncio.run(backfill(source, begin, begin + timedelta(days=16), **options))
+    assert (again.windows_done_before, again.records_read) == (16, 0)
