@@ -1,8 +1,9 @@
 """How many conditional writes a service over PostgreSQL makes durable, beside pgbench.
 
-pgbench runs the same transaction on the same server in the same repetition: it reads a watermark,
-and writes it with its line of history if the version is still the one that it read. What a service
-does besides is HTTP, JSON, the rule, and the log.
+pgbench runs the same transaction on the same server in the same repetition, over as many
+connections to the database as a service has. It reads a watermark, and writes it with its line of
+history if the version is still the one that it read. What a service does besides is HTTP, JSON, the
+rule, and the log.
 
 The sources of a large service are in both databases: what a list and a scrape take over them, and
 how long it takes to copy one into the other.
@@ -36,6 +37,7 @@ from benchmarks.processes import Server, outcome, postgresql_service, storage_se
 from benchmarks.service import fsync_milliseconds
 from ladon_storage.server.copying import copy_content
 from ladon_storage.server.database import open_database
+from ladon_storage.server.postgresql import MOST_CONNECTIONS
 from ladon_storage.server.postgresql_schema import address_of, migrate
 from ladon_storage.server.postgresql_writes import REPLACE, SELECT
 from tests.postgres import PASSWORD, USER, PostgresServer, running
@@ -110,7 +112,7 @@ class Bench:
         script.write_text(pgbench_script(), encoding="utf-8")
         process = await asyncio.create_subprocess_exec(
             *(self._server.programs / "pgbench", "--no-vacuum", "--protocol=prepared"),
-            *(f"--client={CONNECTIONS}", "--jobs=1", f"--time={max(1, round(self._seconds))}"),
+            *(f"--client={MOST_CONNECTIONS}", "--jobs=1", f"--time={max(1, round(self._seconds))}"),
             *(f"--file={script}", "--host=127.0.0.1", f"--port={self._server.port}"),
             *(f"--username={USER}", self.name),
             stdout=asyncio.subprocess.PIPE,

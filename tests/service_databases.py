@@ -23,10 +23,9 @@ def migrated_postgres(postgres: PostgresServer) -> str:
     return url
 
 
-@pytest.fixture
-def empty_postgres(postgres: PostgresServer, migrated_postgres: str) -> str:
-    """The address of an empty database of a service in PostgreSQL."""
-    name = migrated_postgres.rpartition("/")[2]
+def emptied(postgres: PostgresServer, url: str) -> str:
+    """Take everything out of a migrated database, and return its address."""
+    name = url.rpartition("/")[2]
     # What a test left behind in the server may hold a table for some moments.
     postgres.execute(
         f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'"
@@ -36,7 +35,13 @@ def empty_postgres(postgres: PostgresServer, migrated_postgres: str) -> str:
         "ladon_storage.tokens; ALTER SEQUENCE ladon_storage.history_version RESTART",
         name,
     )
-    return migrated_postgres
+    return url
+
+
+@pytest.fixture
+def empty_postgres(postgres: PostgresServer, migrated_postgres: str) -> str:
+    """The address of an empty database of a service in PostgreSQL."""
+    return emptied(postgres, migrated_postgres)
 
 
 @pytest.fixture(params=KINDS)

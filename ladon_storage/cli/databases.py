@@ -31,7 +31,9 @@ def database_of(given: str | None) -> Path | str:
 
     text = (os.environ.get(VARIABLE, "") if given is None else given).strip()
     if not text:
-        raise ConfigurationError(f"There is no database; set --database or {VARIABLE}.")
+        raise ConfigurationError(
+            f'There is no database; set --database or {VARIABLE}. See "ladon-storage --help".'
+        )
     scheme, mark, _ = text.partition("://")
     if not mark or "/" in scheme:
         return Path(text)

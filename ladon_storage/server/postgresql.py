@@ -72,7 +72,7 @@ TOKENS_SECONDS = 1.0
 """The time between two reads of the tokens: how long a revoked one still holds."""
 TOKENS_AGE_SECONDS = 15.0
 """The age at which tokens that could not be read again admit no request."""
-LEAST_CONNECTIONS, MOST_CONNECTIONS = 2, 10
+LEAST_CONNECTIONS, MOST_CONNECTIONS = 2, 20
 """The connections of one service, besides at most two that scan."""
 
 _SET_CHECKED = statement(SET_CHECKED)
@@ -174,11 +174,11 @@ class PostgresqlBackend:
         seconds = PRUNE_SECONDS if prunes else SCAN_SECONDS
         work = partial(self._scan, read, seconds, keep=not prunes)
         scanning = self._loop.run_in_executor(self._scans, work)
+        scanning.add_done_callback(_forget)  # its caller may be cancelled meanwhile
         try:
             async with asyncio.timeout(seconds + SECONDS):
                 return await asyncio.shield(scanning)
         except TimeoutError:
-            scanning.add_done_callback(_forget)
             raise DatabaseError("The database is busy; try again later.") from None
         except psycopg.Error as error:
             raise unread(error) from error

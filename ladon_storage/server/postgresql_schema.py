@@ -41,6 +41,7 @@ _OPTIONS = databases.POSTGRESQL | {
     "connect_timeout": CONNECT_SECONDS,
     "tcp_user_timeout": SILENT_SECONDS * 1000,
 }
+_VERSION = f"SELECT version FROM {SCHEMA}.schema_version"  # noqa: S608 - a constant
 # An acknowledged commit is durable, even if the role's default is otherwise.
 _PREPARE = """
 SELECT set_config('search_path', %s, false), set_config('statement_timeout', %s, false),
@@ -200,8 +201,8 @@ def migrate(address: Address, to: int | None = None) -> int:
             return _migrate(connection, address, migrations()[:to])
     except psycopg.errors.InsufficientPrivilege as error:
         raise ConfigurationError(
-            f"Database {address.shown} is not up to date, and this role may not change it "
-            f"({_first(error)}); run `ladon-storage migrate` as a role that may."
+            f"Database {address.shown} denies this role what it needs ({_first(error)}); grant it, "
+            "or run `ladon-storage migrate` as a role that may change the schema."
         ) from error
     except psycopg.Error as error:
         raise unusable(address, error) from error
@@ -247,7 +248,7 @@ def _version(connection: psycopg.Connection[Any], address: Address) -> int:
             f"Schema {SCHEMA} of database {address.shown} belongs to another program; choose "
             "another database."
         )
-    [(version,)] = connection.execute("SELECT version FROM schema_version").fetchall()
+    [(version,)] = connection.execute(_VERSION).fetchall()
     if version > (latest := len(sqlite_migrations())):
         raise ConfigurationError(
             f"Database {address.shown} has schema version {version}, and this program knows "

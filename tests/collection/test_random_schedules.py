@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -30,6 +31,8 @@ from tests.collection.schedules.steps import (
     Tick,
 )
 from tests.collection.schedules.world import World, played
+from tests.postgres import PostgresServer
+from tests.service_databases import emptied
 
 EXAMPLES = int(os.environ.get("RANDOM_EXAMPLES", "0"))
 
@@ -124,19 +127,38 @@ def test_any_schedule_loses_nothing_in_a_sink_that_does_not(number: int) -> None
     check()
 
 
-@pytest.mark.parametrize("keep", ["latest", "all"])
-@pytest.mark.parametrize("kind", ["sqlite", pytest.param("duckdb", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("kind", "keep", "service"),
+    [
+        ("sqlite", "latest", "sqlite"),
+        ("sqlite", "all", "sqlite"),
+        ("sqlite", "all", "postgresql"),
+        pytest.param("duckdb", "latest", "sqlite", marks=pytest.mark.slow),
+        pytest.param("duckdb", "all", "sqlite", marks=pytest.mark.slow),
+    ],
+)
 def test_any_schedule_loses_nothing_between_real_service_and_table(
-    kind: str, keep: str, tmp_path_factory: pytest.TempPathFactory
+    kind: str,
+    keep: str,
+    service: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
 ) -> None:
     """What holds in memory holds where a request and a transaction can fail in the middle."""
 
+    def database(folder: Path) -> Path | str:
+        if service == "sqlite":
+            return folder / "service.db"
+        found: PostgresServer = request.getfixturevalue("postgres")
+        return emptied(found, request.getfixturevalue("migrated_postgres"))
+
     async def play(feed: Feed, schedule: list[Step]) -> None:
         world = World(feed)
-        async with real_parts(world, tmp_path_factory.mktemp("world"), kind, keep):
+        folder = tmp_path_factory.mktemp("world")
+        async with real_parts(world, folder, kind, keep, database(folder)):
             await played(world, schedule)
 
-    @examples(6 if kind == "sqlite" else 2)
+    @examples(6 if (kind, service) == ("sqlite", "sqlite") else 2)
     @example(Feed(page=1), CUT_OFF)
     @example(Feed(overlap=0), [*COLLECTED, Lose(0), Reset("ahead"), Run()])
     @example(Feed(overlap=0), [*COLLECTED, Reset("ahead"), Lose(6), Run()])

@@ -102,6 +102,25 @@ def test_database_that_cannot_be_ours_is_refused_without_its_password(
     assert "s3cret" not in str(caught.value)
 
 
+def test_role_that_may_not_change_the_schema_needs_only_its_use(postgres: PostgresServer) -> None:
+    """It is told what it lacks; granted what the documents name, it serves and migrates nothing."""
+    name = postgres.database()
+    postgres.execute("DROP ROLE IF EXISTS app; CREATE ROLE app LOGIN PASSWORD 'app'")
+    app = address_of(f"postgresql://app:app@127.0.0.1:{postgres.port}/{name}")
+    with pytest.raises(ConfigurationError, match=r"denies this role.*ladon-storage migrate"):
+        migrate(app)
+    migrate(address_of(postgres.url(name)))
+    with pytest.raises(ConfigurationError, match=r"denies this role.*schema ladon_storage"):
+        migrate(app)
+    postgres.execute(
+        "GRANT USAGE ON SCHEMA ladon_storage TO app; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL "
+        "TABLES IN SCHEMA ladon_storage TO app; "
+        "GRANT USAGE ON SEQUENCE ladon_storage.history_version TO app",
+        name,
+    )
+    assert migrate(app) == 0
+
+
 async def test_commits_are_synced_whatever_the_role_says(
     postgres: PostgresServer, empty_postgres: str
 ) -> None:

@@ -34,6 +34,14 @@ async def store(file: Path) -> AsyncIterator[WatermarkDatabase]:
     await opened.close()
 
 
+@pytest.fixture
+async def any_store(service_database: Path | str) -> AsyncIterator[WatermarkDatabase]:
+    """A store over either database."""
+    opened = await WatermarkDatabase.open(service_database)
+    yield opened
+    await opened.close()
+
+
 def update(day: int, **more: Any) -> WatermarkUpdate:
     return WatermarkUpdate(timestamp=datetime(2024, 1, day, tzinfo=UTC), **more)
 
@@ -138,15 +146,15 @@ async def test_write_is_judged_by_what_another_service_stored(file: Path) -> Non
         await other.close()
 
 
-async def test_cancelled_writer_does_not_stop_the_others(store: WatermarkDatabase) -> None:
+async def test_cancelled_writer_does_not_stop_the_others(any_store: WatermarkDatabase) -> None:
     """A request that is given up changes nothing for the requests that wait with it."""
-    tasks = [asyncio.create_task(store.put(name, update(1))) for name in "abc"]
+    tasks = [asyncio.create_task(any_store.put(name, update(1))) for name in "abc"]
     await asyncio.sleep(0)
     tasks[1].cancel()
     await asyncio.wait(tasks)
     assert tasks[0].result().created
     assert tasks[2].result().created
-    assert (await store.put("d", update(1))).created
+    assert (await any_store.put("d", update(1))).created
 
 
 async def test_close_finishes_what_waits_and_refuses_what_follows(file: Path) -> None:
@@ -190,24 +198,24 @@ def count(file: Path) -> int:
         connection.close()
 
 
-async def test_watermark_outlives_the_service(file: Path) -> None:
+async def test_watermark_outlives_the_service(service_database: Path | str) -> None:
     """A service that is started again on a file knows the watermarks and their versions."""
     stored = []
     for _ in range(2):
-        async with embedded_service(file) as address, calling(address) as call:
+        async with embedded_service(service_database) as address, calling(address) as call:
             put = await call("PUT", path("kev"), success("2024-01-01T00:00:00Z"))
             stored.append(put.etag)
             assert (await call("GET", path("kev"))).etag == put.etag
     assert stored[0] != stored[1]
 
 
-async def test_instants_are_stored_exactly(store: WatermarkDatabase) -> None:
+async def test_instants_are_stored_exactly(any_store: WatermarkDatabase) -> None:
     """The first and the last microsecond that exist come back as they went in."""
-    store.now = lambda: datetime.max.replace(tzinfo=UTC)
+    any_store.now = lambda: datetime.max.replace(tzinfo=UTC)
     for text in ("0001-01-01T00:00:00", "1969-12-31T23:59:59.999999", "9999-12-31T23:59:59.999999"):
         instant = datetime.fromisoformat(text).replace(tzinfo=UTC)
-        await store.put(text, WatermarkUpdate(timestamp=instant))
-        read = await store.get(text)
+        await any_store.put(text, WatermarkUpdate(timestamp=instant))
+        read = await any_store.get(text)
         assert read is not None
         assert read.last_successful_timestamp == instant
 
@@ -494,10 +502,10 @@ def test_read_only_file_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) 
         open_database(file)
 
 
-async def test_store_answers_with_the_models_of_the_contract(store: WatermarkDatabase) -> None:
+async def test_store_answers_with_the_models_of_the_contract(any_store: WatermarkDatabase) -> None:
     """A read watermark is the written one, tag and all."""
-    stored = await store.put("kev", update(1, run_id="r", records_collected=2), actor="x")
-    read = await store.get("kev")
+    stored = await any_store.put("kev", update(1, run_id="r", records_collected=2), actor="x")
+    read = await any_store.get("kev")
     assert isinstance(read, Watermark)
     assert read == stored.watermark
     assert read.etag == stored.watermark.etag == '"1"'

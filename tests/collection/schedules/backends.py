@@ -195,10 +195,12 @@ class Real:
 
 
 @contextlib.asynccontextmanager
-async def real_parts(world: Oracle, folder: Path, kind: str, keep: str) -> AsyncIterator[None]:
+async def real_parts(
+    world: Oracle, folder: Path, kind: str, keep: str, database: Path | str
+) -> AsyncIterator[None]:
     """Let the world have a real service and a real sink."""
     async with (
-        embedded_service(folder / "service.db", now=lambda: world.now) as address,
+        embedded_service(database, now=lambda: world.now) as address,
         calling(address) as caller,
         StorageServiceClient(address) as client,
     ):
