@@ -17,6 +17,7 @@ MINUTES = {
     "circuit": 0.5,
     "client": 1,
     "service": 2.5,
+    "postgresql_service": 4,
     "feed": 15,
     "growth": 8,
     "document": 4,

@@ -109,11 +109,14 @@ class _Guarded:
         if path.startswith("/ignoring"):
             environment.pop("HTTP_IF_NONE_MATCH", None)
         is_commit = method == "PUT" and "_delta_log" in path and "HTTP_IF_NONE_MATCH" in environment
+        begun: list[Any] = []
         with self._lock:
-            answer = b"".join(self._application(environment, start))
-            if is_commit and self._lost:
-                self._lost -= 1
-                return _answer(start, "500 Internal Server Error", _LOST)
+            answer = b"".join(self._application(environment, lambda *head: begun.append(head)))
+            is_lost = is_commit and self._lost > 0
+            self._lost -= is_lost
+        if is_lost:
+            return _answer(start, "500 Internal Server Error", _LOST)
+        start(*begun[-1])
         return [answer]
 
 

@@ -17,13 +17,13 @@ from typing import Self
 
 from ladon_storage.collection.records import Page
 
-MAX_PREFETCH_CHARS = 12 * 2**20
+MAX_PREFETCH_CHARS = 2**24
 """The characters of waiting pages at which the source must wait for the sink."""
 
-GATHER_SECONDS = 0.25
-"""The longest time that a page waits for those that follow it."""
+GATHER_SECONDS = 2.0
+"""The longest time that a page waits for those that follow it: random keys need large commits."""
 
-_QUICK_SECONDS = 0.05
+_QUICK_SECONDS = 0.25
 """The time between two pages below which more are expected."""
 
 _HANDOVER_SECONDS = 1e-6

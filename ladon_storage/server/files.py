@@ -73,7 +73,10 @@ class DatabaseFiles:
         known = self._descriptors.get(self._index)
         if known is None:
             return self._start_of(self._index, _INDEX_HEADER, is_known=True)
-        return os.pread(known, _INDEX_HEADER, 0)
+        try:
+            return os.pread(known, _INDEX_HEADER, 0)
+        except OSError:  # closed
+            return None
 
     def _last_write(self) -> tuple[int, int] | None:
         with suppress(OSError):

@@ -14,15 +14,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import select
-import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
-from threading import Timer
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -43,7 +40,9 @@ from ladon_storage.server.postgresql_schema import (
     PostgresqlConnection,
     adapt,
     address_of,
+    bounded,
     connect,
+    hang_up,
     migrate,
     prepared,
     unusable,
@@ -151,8 +150,8 @@ class PostgresqlBackend:
             await self._renewing
         await self._pool.close()
         for each in list(self._scanning):  # no caller waits for them any more
-            _hang_up(each.inner)
-        self._scans.shutdown(cancel_futures=True)
+            hang_up(each.inner)
+        await asyncio.to_thread(self._scans.shutdown, cancel_futures=True)
         while self._idle:
             self._idle.pop().inner.close()
 
@@ -282,7 +281,7 @@ class PostgresqlBackend:
                 break
             await connection.close()
             await self._pool.putconn(connection)
-        timer = self._loop.call_at(deadline, _hang_up, connection)
+        timer = self._loop.call_at(deadline, hang_up, connection)
         try:
             yield connection
         except psycopg.errors.ReadOnlySqlTransaction:
@@ -330,19 +329,16 @@ class PostgresqlBackend:
         while True:
             is_new = not keep or not self._idle
             connection = connect(self._address, seconds) if is_new else self._idle.pop()
-            timer = Timer(seconds, _hang_up, (connection.inner,))
-            timer.daemon = True
-            timer.start()
             self._scanning.add(connection)
             try:
                 if self._closed:  # before it could be seen among those that scan
                     raise DatabaseError("The database is closed; start the service again.")
-                return read(connection)
+                with bounded(connection.inner, seconds):
+                    return read(connection)
             except psycopg.OperationalError:
                 if is_new or not connection.inner.closed:
                     raise
             finally:
-                timer.cancel()
                 self._scanning.discard(connection)
                 if keep and not self._closed and not connection.inner.closed:
                     self._idle.append(connection)
@@ -352,9 +348,13 @@ class PostgresqlBackend:
 
 async def _configure(connection: Connection) -> None:
     adapt(connection)
-    await connection.execute(*prepared(SECONDS))
-    # A plan that is kept from when there were few sources must do for many.
-    await connection.execute("SET enable_seqscan = off")
+    timer = asyncio.get_running_loop().call_later(SECONDS, hang_up, connection)
+    try:
+        await connection.execute(*prepared(SECONDS))
+        # A plan that is kept from when there were few sources must do for many.
+        await connection.execute("SET enable_seqscan = off")
+    finally:
+        timer.cancel()
 
 
 def _was_lost(connection: Connection) -> bool:
@@ -362,14 +362,6 @@ def _was_lost(connection: Connection) -> bool:
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     return bool(poll.poll(0))
-
-
-def _hang_up(connection: psycopg.Connection[Any] | Connection) -> None:
-    """Shut the socket of a connection down: what waits for it fails at once."""
-    with suppress(OSError, psycopg.Error):
-        copy = socket.socket(fileno=os.dup(connection.fileno()))
-        with copy:
-            copy.shutdown(socket.SHUT_RDWR)
 
 
 def _forget(scanning: asyncio.Future[Any]) -> None:

@@ -9,9 +9,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
+from threading import Timer
 from typing import Any, NamedTuple
 
 import psycopg
@@ -127,12 +130,33 @@ def storable(value: Any) -> Any:
     return value
 
 
+def hang_up(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+    """Shut the socket of a connection down: what waits for it fails at once."""
+    with suppress(OSError, psycopg.Error):
+        copy = socket.socket(fileno=os.dup(connection.fileno()))
+        with copy:
+            copy.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def bounded(connection: psycopg.Connection[Any], seconds: float) -> Iterator[None]:
+    """Hang up where the server does not answer in time."""
+    timer = Timer(seconds, hang_up, (connection,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def connect(address: Address, timeout_seconds: float) -> PostgresqlConnection:
     """Return a connection in autocommit mode, for one thread at a time."""
     connection = psycopg.connect(address.conninfo, autocommit=True)
     try:
         adapt(connection)
-        connection.execute(*prepared(timeout_seconds))
+        with bounded(connection, CONNECT_SECONDS):
+            connection.execute(*prepared(timeout_seconds))
     except BaseException:
         connection.close()
         raise

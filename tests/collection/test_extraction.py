@@ -87,6 +87,7 @@ class World:
 @pytest.fixture
 def every_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a sink that remembers be checkpointed after each page, as one that does not is."""
+    monkeypatch.setattr(ahead, "GATHER_SECONDS", 0.0)
     monkeypatch.setattr(passage, "CHECKPOINT_SECONDS", 0.0)
 
 

@@ -19,6 +19,7 @@ import pytest
 
 from ladon_storage import StorageServiceClient, Watermark
 from ladon_storage.collection import extraction as passage
+from ladon_storage.collection import prefetch as ahead
 from ladon_storage.collection.ledger import Gap
 from ladon_storage.collection.protocols import Limits, Source
 from ladon_storage.collection.records import Page, Reject
@@ -96,6 +97,7 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 @pytest.fixture
 def every_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a run be checkpointed after each page."""
+    monkeypatch.setattr(ahead, "GATHER_SECONDS", 0.0)
     monkeypatch.setattr(passage, "CHECKPOINT_SECONDS", 0.0)
 
 

@@ -159,6 +159,16 @@ async def test_load_that_meets_a_refusal_gives_no_figure(
     assert not capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_service_over_postgresql_is_measured_beside_pgbench() -> None:
+    """Writes of one and of two processes, pgbench's, and the requests over many sources."""
+    ran = quick("postgresql_service")
+    found = rows(ran.stdout)
+    assert {"one process", "two processes", "pgbench", "metrics", "search"} <= set(found)
+    assert "and the same" in ran.stdout
+    assert ran.stdout.count(" at least ") == 3
+
+
 async def loaded(answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> None:
     """Run the load against a server in this process, with two connections."""
     app = web.Application()
@@ -167,7 +177,7 @@ async def loaded(answer: Callable[[web.Request], Awaitable[web.StreamResponse]])
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        await load.main(runner.addresses[0][1], connections=2, seconds=0.1)
+        await load.main([runner.addresses[0][1]], connections=2, seconds=0.1)
     finally:
         await runner.cleanup()
 

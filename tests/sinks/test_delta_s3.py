@@ -21,7 +21,7 @@ from deltalake import DeltaTable
 
 from ladon_storage import ConfigurationError, SinkError
 from ladon_storage.collection.credentials import secret_lookup
-from ladon_storage.collection.protocols import Position
+from ladon_storage.collection.protocols import Position, WriteResult
 from ladon_storage.collection.records import Page
 from ladon_storage.sinks import sink_from
 from ladon_storage.sinks.delta import object_store
@@ -138,11 +138,18 @@ def test_writers_of_one_source_that_are_killed_store_each_record_once(lake: str)
 
 
 async def test_commit_whose_answer_was_lost_is_there_once(s3: S3Server, lake: str) -> None:
-    """The storage kept it, and said that it failed: the library repeats it, and nothing doubles."""
+    """The storage kept it, and said that it failed: nothing doubles, and the run counts it."""
     async with sink_from({"url": lake}) as sink:
         await sink.write("feed", page(0))
         s3.lose_answers(1)
-        await sink.write("feed", page(1), position=Position(timestamp=at(1)))
+        lost = await sink.write("feed", page(1), position=Position(timestamp=at(1)))
+        assert isinstance(lost, WriteResult)
+        assert len(lost.new) == 10
+        changed = Page([record("1-0", 3, "b"), record("2-0", 3)])
+        s3.lose_answers(1)
+        found = await sink.write("feed", changed)
+        assert isinstance(found, WriteResult)
+        assert (len(found.new), len(found.changed)) == (1, 1)
         await sink.write("feed", page(2))
         position = await sink.position("feed")  # type: ignore[attr-defined]
     assert position is not None

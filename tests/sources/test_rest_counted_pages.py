@@ -841,6 +841,7 @@ def _capped(asked: Asked, *, skips_requested: bool) -> Answer:
     "settings",
     [
         {"paging": {"kind": "page", "size_parameter": "size", "page_size": 3}},
+        {"paging": {"kind": "page", "size_parameter": "size", "page_size": 100}},
         {"paging": {"kind": "page"}, "params": {"size": 3}},
     ],
 )

@@ -357,6 +357,15 @@ CHAINS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("sign", CHAINS)
+async def test_number_of_a_page_that_is_also_an_id_is_a_number(sign: str) -> None:
+    """The second page begins behind the id 2: what is behind it is sought by both."""
+    rows = [row(number) for number in range(1, 8)]
+    pages = [rows[0:2], rows[2:4], rows[4:6], rows[6:7]]
+    async with FeedServer(play=_chain(pages, {2, 4}, sign)) as feed:
+        assert "on the page behind it" in await refused(feed, paging=CHAINS[sign])
+
+
+@pytest.mark.parametrize("sign", CHAINS)
 async def test_page_that_never_links_to_the_next_one_is_no_end(sign: str) -> None:
     """A full page without a link is followed by the page behind it, which must have nothing."""
     pages = [ROWS[0:2], ROWS[2:4], ROWS[4:6], ROWS[6:7]]
@@ -455,6 +464,23 @@ async def test_link_with_another_page_size_passes_nothing_over() -> None:
     default = 3
     async with FeedServer(play=paged) as feed:
         assert await ids_of(feed, paging={"kind": "next"}) == IDS
+
+
+@pytest.mark.parametrize("cap", [2, 3])
+async def test_link_to_a_later_offset_than_came_passes_nothing_over(cap: int) -> None:
+    """A server that caps its pages may link as if it had delivered all that were requested."""
+
+    def capped(asked: Asked) -> Answer:
+        offset = int(asked.query.get("offset", 0))
+        link = f"/feed.json?offset={offset + 3}" if offset + 3 < len(ROWS) else None
+        return answer(ROWS[offset : offset + cap], next=link)
+
+    async with FeedServer(play=capped) as feed:
+        if cap < 3:
+            told = await refused(feed, paging={"kind": "next"})
+            assert "returned 2 items on its first page" in told
+        else:
+            assert await ids_of(feed, paging={"kind": "next"}) == IDS
 
 
 async def test_links_of_a_list_of_which_a_filter_leaves_little_are_read() -> None:

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from deltalake.exceptions import CommitFailedError
+from deltalake.transaction import AddAction
+
 from ladon_storage.collection.protocols import Position
 from ladon_storage.sinks.delta.history import History, rows_name
 from ladon_storage.sinks.delta.index import SourceIndex
@@ -53,7 +56,11 @@ class SourceCommits:
         number = names[page_name(source_id)] = self._history.numbered(before)
         if known.is_read:
             names[rows_name(source_id)] = known.count + added
-        table.commit(actions, names)
+        try:
+            table.commit(actions, names)
+        except CommitFailedError:
+            if not self._is_there(source_id, actions):
+                raise
         known.number, known.count = number, known.count + added
         if position is not None:
             known.position = position_of(numbers.get, source_id)
@@ -61,6 +68,15 @@ class SourceCommits:
         if table.version == before + 1:  # else another writer may have committed since
             known.seen_at = table.version
             self._history.skip()
+
+    def _is_there(self, source_id: str, actions: Sequence[Action]) -> bool:
+        """Return whether the commit that refused this one is itself, repeated by the library.
+
+        An object storage may keep a commit and lose its answer.
+        """
+        self._records.refresh()
+        written = {each.path for each in actions if isinstance(each, AddAction)}
+        return any(each.path in written for each in self._records.files(source_id))
 
     def known_of(self, source_id: str) -> SourceIndex:
         """Return what is known of a source, read again if it may be outdated."""

@@ -27,29 +27,23 @@ FILTER_AFTER = 4
 """The number of pages looked up in the files before a filter is worth reading all ids."""
 
 _BATCHES = 256
-_BITS, _MOST_BITS = 2**26, 2**28
-_MANY_ROWS = 2_000_000
-"""The number of rows from which a filter has the most bits."""
+_BITS = 2**28
 _PROBES = 4
 
 
 class BloomFilter:
-    """A Bloom filter of 8 MiB: a text may have been added, or certainly was not.
+    """A Bloom filter of 32 MiB: a text may have been added, or certainly was not.
 
-    With a million texts it is wrong about one new text in 80,000; one of 32 MiB is wrong about one
-    in 3,000 with ten million. Errors cost only a look into the files.
-
-    Args:
-        bits: The number of bits, a power of 2.
+    With a million texts it is wrong about one new text in 20 millions, with ten million about one
+    in 2,700. Each error costs only a look into the files.
     """
 
-    def __init__(self, bits: int = _BITS) -> None:
-        self._bits = bytearray(bits // 8)
-        self._mask = bits - 1
+    def __init__(self) -> None:
+        self._bits = bytearray(_BITS // 8)
 
     def add(self, texts: Iterable[str]) -> None:
         """Add texts."""
-        bits, mask = self._bits, self._mask
+        bits, mask = self._bits, _BITS - 1
         for text in texts:
             place = hash(text)
             step = (place >> 32) | 1
@@ -60,7 +54,7 @@ class BloomFilter:
 
     def maybe(self, texts: Iterable[str]) -> list[str]:
         """Return the texts that may have been added."""
-        bits, mask = self._bits, self._mask
+        bits, mask = self._bits, _BITS - 1
         found = []
         for text in texts:
             place = hash(text)
@@ -136,7 +130,7 @@ class SourceIndex:
             return held.filter(pc.is_in(held["record_id"], pa.array(ids, pa.string())))
         self._pages += 1
         if self._filter is None and self._pages > FILTER_AFTER:
-            self._filter = BloomFilter(_BITS if self._rows < _MANY_ROWS else _MOST_BITS)
+            self._filter = BloomFilter()
             for batch in self._table.read(self._table.files(self._source_id), INDEX_COLUMNS[:1]):
                 self._filter.add(batch["record_id"].to_pylist())
         asked = sorted(self._filter.maybe(ids) if self._filter else ids)
@@ -164,8 +158,6 @@ class SourceIndex:
         if self._rows is None:
             return
         keys = rows.select(self._keys)
-        if self._rows < _MANY_ROWS <= self._rows + keys.num_rows:
-            self._filter = None  # a larger one is filled at the next look-up
         self._rows += keys.num_rows
         if self._held is not None:
             self._held += keys.to_batches()

@@ -60,18 +60,22 @@ class PageTrail:
         return self.filled > 1 and not self.is_uneven and self.last < self.first
 
 
-def page_behind(paging: Pagination, last: ListPage, trail: PageTrail) -> PageRequest | None:
-    """Return the request for the page behind one that was found by a counting link or cursor."""
+def pages_behind(paging: Pagination, last: ListPage, trail: PageTrail) -> list[PageRequest]:
+    """Return the requests that find the page behind one without a next link or cursor.
+
+    What counts the pages so far may as well be the last id of each.
+    """
     request = last.request
     if request.is_once:
-        return None
-    if trail.id_parameter is not None and last.keys:
-        return _replaced(paging, request, trail.id_parameter, last.last_id)
+        return []
+    steps = []
     found = _position(paging, request, len(last.keys) or trail.first)
-    if found is None:
-        return None
-    name, number, step = found
-    return _replaced(paging, request, name, str(number + step))
+    if found is not None:
+        name, number, step = found
+        steps.append(_replaced(paging, request, name, str(number + step)))
+    if trail.id_parameter is not None and last.keys:
+        steps.append(_replaced(paging, request, trail.id_parameter, last.last_id))
+    return steps
 
 
 def _values(request: PageRequest) -> list[tuple[str, str]]:
@@ -111,12 +115,16 @@ def smaller_pages(
         return _with(paging.numbered(paging.first_number + 1), location, asked)
     url = last.request.url
     found = _position(paging, last.request, 0)
-    if url is None or found is None or plain(found[0]) not in _PAGES:
+    if url is None or found is None:
         return None
+    name, number, _ = found
+    if plain(name) in OFFSETS:
+        # The page behind as many items as the first one had is on the way there.
+        return _replaced(paging, last.request, name, str(size)) if number > size else None
     sizes = [count_in(value) or 0 for name, value in url.query.items() if plain(name) in SIZES]
     # The first page had fewer items than the linked ones: by their size, it is another one.
     is_larger = any(each > size for each in sizes)
-    return replace(last.request, url=url.update_query({found[0]: "1"})) if is_larger else None
+    return _replaced(paging, last.request, name, "1") if is_larger else None
 
 
 def _with(request: PageRequest, location: Location, values: Mapping[str, int | str]) -> PageRequest:
@@ -138,7 +146,8 @@ def _position(paging: Pagination, request: PageRequest, count: int) -> tuple[str
             found.append((name, number, 1))
         elif plain(name) in OFFSETS:
             found.append((name, number, count))
+        elif isinstance(paging, CursorPagination) and number in (request.index, request.index + 1):
+            found.append((name, number, 1))
         elif isinstance(paging, CursorPagination) and request.is_counted:
-            is_page = number in (request.index, request.index + 1)
-            found.append((name, number, 1 if is_page else count))
+            found.append((name, number, count))
     return found[0] if len(found) == 1 else None

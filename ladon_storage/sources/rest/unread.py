@@ -18,7 +18,7 @@ from ladon_storage.sources.rest.pagination import (
     PageNumberPagination,
     leads_on,
 )
-from ladon_storage.sources.rest.positions import PageTrail, page_behind, smaller_pages
+from ladon_storage.sources.rest.positions import PageTrail, pages_behind, smaller_pages
 
 BEHIND_PAGES = 3
 """The limit on pages that are requested behind an empty one."""
@@ -108,7 +108,7 @@ class Unread:
     async def between(self, last: ListPage) -> Problem | None:
         """Return the sign that a page begins behind more items than the page before it had."""
         size = self._trail.first
-        if self._trail.filled < 2:
+        if not size:
             return None
         step = smaller_pages(self._paging, last, size, self._api.limits)
         if step is None or not await self._beside.has_others(step):
@@ -134,5 +134,7 @@ class Unread:
         """Return whether a page without a next link is followed by others, by its position."""
         if not leads_on(self._paging) or self._trail.ends_as_lists_do:
             return False
-        step = page_behind(self._paging, last, self._trail)
-        return step is not None and await self._beside.has_others(step)
+        for step in pages_behind(self._paging, last, self._trail):
+            if await self._beside.has_others(step):
+                return True
+        return False
