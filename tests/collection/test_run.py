@@ -110,6 +110,7 @@ async def test_report_says_what_the_run_did() -> None:
         "run_id": "run-1",
         "backfill": False,
         "skipped": None,
+        "sink_behind": None,
         "start": at(5),
         "until": None,
         "pages": 3,
