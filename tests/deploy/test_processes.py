@@ -264,7 +264,7 @@ async def _old_service(host: Host) -> AsyncIterator[ServiceProcess]:
 
 async def _ladon(host: Host, *words: str) -> str:
     process = await asyncio.create_subprocess_exec(
-        *(DEPLOY / "entrypoint", sys.executable, "-m", "ladon_storage.cli", *words),
+        *(str(DEPLOY / "entrypoint"), sys.executable, "-m", "ladon_storage.cli", *words),
         env=host.environment, cwd=host.folder,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
