@@ -23,7 +23,7 @@ import pytest
 from ladon_storage.cli.local import free_port
 from tests.deploy.files import DEPLOY, ROOT, compose
 from tests.postgres import PASSWORD, PostgresServer
-from tests.service import calling, path, service_process, success
+from tests.service import ServiceProcess, calling, path, service_process, success
 
 SERVICES = compose()["services"]
 TOKEN = "token-of-the-compose-file-0123456789"
@@ -211,43 +211,62 @@ async def _answers(host: Host, address: str) -> None:
 
 @pytest.mark.slow
 async def test_watermarks_of_a_file_move_to_the_services(host: Host) -> None:
-    """As the guide says it: what the service over SQLite had, both services have, and no less."""
-    host.environment["STORAGE_SERVICE_TOKEN"] = TOKEN
+    """As the guide says it, by a copy: both services have what the one over SQLite had."""
+    async with _old_service(host) as old:
+        exported = await _ladon(host, "watermarks", "export", "--storage", old.address)
+        await old.end()
+    await _ladon(host, "backup", "old.db", "--database", "storage.db")
+    database = host.command("migrate")[-1]
+    await _ladon(host, "migrate", "--database", database, "--from", "old.db")
+    async with two_services(host):
+        there = [
+            await _ladon(host, "watermarks", "export", "--storage", host.address(name))
+            for name in ("storage-1", "storage-2")
+        ]
+        history = await _ladon(
+            host, "watermarks", "history", "s 1/ä", "--json", "--storage", host.address("storage-1")
+        )
+    assert len(_times(exported)) == 31
+    assert [_times(each) for each in there] == [_times(exported)] * 2
+    assert history.count("failed")
+
+
+@pytest.mark.slow
+async def test_exported_watermarks_are_imported_by_the_services(host: Host) -> None:
+    """From a service that goes on; an import that is repeated changes nothing."""
+    async with _old_service(host) as old:
+        exported = await _ladon(host, "watermarks", "export", "--storage", old.address)
+        (host.folder / "watermarks.json").write_text(exported)
+        move = ("watermarks", "import", "watermarks.json", "--reason", "moved", "--storage")
+        async with two_services(host):
+            there = []
+            for name in ("storage-1", "storage-2"):
+                await _ladon(host, *move, host.address(name))
+                address = host.address("storage-2")
+                there.append(await _ladon(host, "watermarks", "export", "--storage", address))
+    assert [_times(each) for each in there] == [_times(exported)] * 2
+
+
+@asynccontextmanager
+async def _old_service(host: Host) -> AsyncIterator[ServiceProcess]:
+    """Run a service over a file, with thirty collected sources and one that never succeeded."""
     token = {"STORAGE_SERVICE_TOKEN": TOKEN}
     async with service_process(host.folder / "storage.db", environment=token) as old:
         async with calling(old.address, TOKEN) as call:
             for number in range(30):
                 body = success(f"2024-01-01T00:{number:02}:00.000001Z", records_collected=number)
                 await call("PUT", path(f"s {number}/ä"), body)
-            failed = {
-                "timestamp": "2024-01-02T00:00:00Z",
-                "status": "failed",
-                "error_message": "no",
-            }
+            failed = {"timestamp": "2024-01-02T00:00:00Z", "status": "failed", "error_message": "-"}
             await call("PUT", path("s 1/ä"), failed)
             await call("PUT", path("never"), failed)
-        exported = await _ladon(host, "watermarks", "export", "--storage", old.address)
-        document = host.folder / "watermarks.json"
-        document.write_text(exported)
-        async with two_services(host):
-            move = ("watermarks", "import", str(document), "--reason", "PostgreSQL", "--storage")
-            await _ladon(host, *move, host.address("storage-1"))
-            there = await _ladon(
-                host, "watermarks", "export", "--storage", host.address("storage-2")
-            )
-            # Again, as after a connection that was lost in the middle: it changes nothing.
-            await _ladon(host, *move, host.address("storage-2"))
-            again = await _ladon(
-                host, "watermarks", "export", "--storage", host.address("storage-1")
-            )
-    assert len(_times(exported)) == 31
-    assert _times(there) == _times(again) == _times(exported)
+        yield old
 
 
 async def _ladon(host: Host, *words: str) -> str:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "ladon_storage.cli", *words), env=host.environment,
-        cwd=host.folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        *(str(DEPLOY / "entrypoint"), sys.executable, "-m", "ladon_storage.cli", *words),
+        env=host.environment, cwd=host.folder,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     printed, said = await asyncio.wait_for(process.communicate(), SECONDS)
     assert process.returncode == 0, said.decode()
