@@ -129,7 +129,7 @@ def _initdb_arguments(folder: Path) -> list[str]:
     return [
         *("--pgdata", str(folder / "data"), "--username", USER, "--pwfile", str(secret)),
         *("--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C", "--no-sync"),
-        # Each connection derives its key from the password: slow, so that passwords are not guessed.
+        # Each connection derives its key from the password: slow, against guessing.
         *("--set", "scram_iterations=1"),
     ]
 

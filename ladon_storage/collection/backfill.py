@@ -2,8 +2,9 @@
 
 - The watermark of the source is left alone. A backfill's progress is in a watermark of its own, so
   the same backfill reads only what earlier runs of it have not finished.
-- Several windows are read at once by *workers*: of this process, or of another. A window that fails does not end the
-  others, and is read once more, alone, when they have ended: a source may only have been overrun.
+- Several windows are read at once by *workers*: of this process, or of another. A window that fails
+  does not end the others, and is read once more, alone, when they have ended: a source may only
+  have been overrun.
 - The first collection of a source may be a backfill. It holds the source, and hands over to the
   regular runs when all windows are finished: the sink's position first, and then the watermark.
 """

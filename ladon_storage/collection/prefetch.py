@@ -21,7 +21,7 @@ MAX_PREFETCH_CHARS = 2**24
 """The characters of waiting pages at which the source must wait for the sink."""
 
 GATHER_SECONDS = 2.0
-"""The longest time that a page waits for those that follow it: a million keys in no order need it."""
+"""The longest time that a page waits for those that follow it: random keys need large commits."""
 
 _QUICK_SECONDS = 0.25
 """The time between two pages below which more are expected."""

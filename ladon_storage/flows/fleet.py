@@ -292,7 +292,7 @@ class Group:
         It goes as bytes: the libraries of task runners look for futures in what they are given, and
         each of them changes another kind of values.
         """
-        future: Any = collect_group.submit(self.label, pickled(self, "sink"))
+        future: PrefectFuture[Any] = collect_group.submit(self.label, pickled(self, "sink"))
         return future
 
 

@@ -9,7 +9,7 @@ import json
 import random
 import sqlite3
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableSequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import product
@@ -59,7 +59,7 @@ def owned(lake: Path, name: str = "records") -> DeltaTable:
 async def write(
     lake: Path,
     keep: str,
-    *pages: list[Record],
+    *pages: MutableSequence[Record],
     source_id: str = "feed",
     position: Position | None = None,
 ) -> list[WriteResult]:

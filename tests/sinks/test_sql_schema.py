@@ -21,8 +21,8 @@ from ladon_storage.sinks.sql.dialect import Compared
 from ladon_storage.sinks.sql.duckdb import Duckdb
 from ladon_storage.sinks.sql.postgresql import Postgresql
 from ladon_storage.sinks.sql.sqlite import Sqlite
-from ladon_storage.sinks.sql.tables import instant_text
 from ladon_storage.testing.doubles import at, record
+from ladon_storage.values import instant_text
 from tests.postgres import PostgresServer
 
 Execute = Callable[[str], list[Any]]

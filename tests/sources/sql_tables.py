@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +34,7 @@ async def records(
     return [each for page in await read(source, start, until) for each in page.records]
 
 
-def ids(found: list[Record]) -> list[str]:
+def ids(found: Sequence[Record]) -> list[str]:
     return [each.record_id for each in found]
 
 
