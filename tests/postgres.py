@@ -93,6 +93,10 @@ def running(**settings: str) -> Iterator[PostgresServer]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+_running = running
+"""The name by which programs outside of the tests start one."""
+
+
 def _user() -> str | None:
     """Return as whom to run: PostgreSQL refuses root."""
     if os.geteuid() != 0:
