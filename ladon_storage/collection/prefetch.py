@@ -21,9 +21,9 @@ MAX_PREFETCH_CHARS = 2**24
 """The characters of waiting pages at which the source must wait for the sink."""
 
 GATHER_SECONDS = 2.0
-"""The longest time that a page waits for those that follow it: random keys need large commits."""
+"""The longest time that a page waits for those that follow it."""
 
-_QUICK_SECONDS = 0.25
+QUICK_SECONDS = 0.25
 """The time between two pages below which more are expected."""
 
 _HANDOVER_SECONDS = 1e-6
@@ -97,7 +97,7 @@ class _Prefetch:
 
     def _note_arrival(self) -> None:
         now = time.monotonic()
-        self._are_quick, self._arrived = now - self._arrived < _QUICK_SECONDS, now
+        self._are_quick, self._arrived = now - self._arrived < QUICK_SECONDS, now
         if not self._waiting:
             self._since = now
 

@@ -396,12 +396,21 @@ async def test_what_comes_while_the_sink_writes_is_written_at_once() -> None:
     assert sink.sizes == [1, 3]
 
 
-async def test_nothing_waits_for_company() -> None:
-    """A sink that is faster than its source gets each page as it comes."""
+async def test_page_of_a_slow_source_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No page waits for another one that may come much later."""
+    monkeypatch.setattr(ahead, "QUICK_SECONDS", 0.0)
     sink = RememberingSink()
-    world = World(sink)
-    await world.run([record("1", 1)], [record("2", 2)], [record("3", 3)])
+    await World(sink).run([record("1", 1)], [record("2", 2)], [record("3", 3)])
     assert sink.sizes == [1, 1, 1]
+
+
+async def test_pages_that_come_quickly_are_one_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit costs as much as hundreds of records; the end of the source ends the wait."""
+    monkeypatch.setattr(ahead, "QUICK_SECONDS", 60.0)
+    monkeypatch.setattr(ahead, "GATHER_SECONDS", 60.0)
+    sink = RememberingSink()
+    await World(sink).run([record("1", 1)], [record("2", 2)], [record("3", 3)])
+    assert sink.sizes == [1, 2]
 
 
 async def test_source_waits_when_enough_is_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
