@@ -11,12 +11,10 @@ import logging
 import random
 import re
 import sys
-from asyncio import _get_running_loop
-from contextlib import nullcontext
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 from ladon_storage.errors import escaped
 
@@ -41,44 +39,12 @@ def request_id_of(header: str | None) -> str:
 
 def set_up_logging(log_format: LogFormat) -> None:
     """Write the process's log to its standard error, each record in this format."""
-    handler = Lines(sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     # Each change is logged; what no format asks for is not looked up for each.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None  # noqa: SLF001 - as its manual says
-
-
-class Lines(logging.StreamHandler[TextIO]):
-    """The records of one pass of the event loop, written together.
-
-    They are written before the responses that they are about, as these take another pass. Writing
-    each by itself would cost as much as making it.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream)
-        self._lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Take a record, and see that it is written."""
-        try:
-            self._lines.append(f"{self.format(record)}{self.terminator}")
-            loop = _get_running_loop()
-            if loop is None:
-                self.flush()
-            elif len(self._lines) == 1:
-                loop.call_soon(self.flush)
-        except Exception:
-            self.handleError(record)
-
-    def flush(self) -> None:
-        """Write what was taken; also called when the process ends."""
-        with self.lock or nullcontext():
-            lines, self._lines = self._lines, []
-            if lines:
-                self.stream.write("".join(lines))
-            super().flush()
 
 
 class TextLines(logging.Formatter):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import io
 import json
 import logging
 import re
@@ -20,7 +18,7 @@ from ladon_storage import (
     WatermarkConflictError,
 )
 from ladon_storage.errors import escaped
-from ladon_storage.server.logs import JsonLines, Lines, TextLines
+from ladon_storage.server.logs import JsonLines, TextLines
 from tests.service import calling, embedded_service, path, service_process, success
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -47,38 +45,6 @@ def test_text_line_shows_control_characters_and_obeys_none() -> None:
     line = TextLines().format(record("Source %s", HOSTILE))
     assert line.isprintable()
     assert r"a\x1b[2Jb\r\n2026-01-01 INFO forged \u202e\u2028" in line
-
-
-class Written(io.StringIO):
-    """A stream that keeps each text that is written to it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-
-    def write(self, text: str) -> int:
-        """Keep the text."""
-        self.texts.append(text)
-        return len(text)
-
-
-async def test_lines_of_one_pass_are_written_together_before_the_next() -> None:
-    """What is logged before a response is made is written before it is sent."""
-    stream = Written()
-    lines = Lines(stream)
-    for number in range(3):
-        lines.emit(record("line %s", number))
-    asked = asyncio.get_running_loop().create_future()
-    asked.get_loop().call_soon(asked.set_result, None)
-    await asked
-    assert stream.texts == ["line 0\nline 1\nline 2\n"]
-
-
-def test_line_without_an_event_loop_is_written_at_once() -> None:
-    """A thread, and a process that ends, lose no line."""
-    stream = Written()
-    Lines(stream).emit(record("line"))
-    assert stream.texts == ["line\n"]
 
 
 def test_traceback_of_a_hostile_text_forges_no_line() -> None:
