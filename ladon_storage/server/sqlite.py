@@ -39,6 +39,8 @@ from ladon_storage.server.rows import (
 T = TypeVar("T")
 
 _READ_TIMEOUT_SECONDS = 1.0
+_STEPS = 100_000
+"""The steps of SQLite after which a scan looks whether it should end: about a millisecond."""
 _MOST_IN_MIND = 1_000
 """The most watermarks that are kept in mind after a write."""
 _SELECT = f"SELECT {COLUMNS} FROM watermarks WHERE source_id = ?"  # noqa: S608 - a constant
@@ -81,6 +83,9 @@ class SqliteBackend:
         self._reader = connect(path, _READ_TIMEOUT_SECONDS)
         self._scanner = connect(path)
         self._scanner.create_function("folded", 1, folded, deterministic=True)
+        # Rather than interrupt(), which does nothing between two statements.
+        self._scanner.set_progress_handler(lambda: self._is_closed, _STEPS)
+        self._is_closed = False
         self._has_tokens = False
         self._asked_after: bytes | None = None
         self._scans = ThreadPoolExecutor(1, thread_name_prefix="storage-scan")
@@ -98,13 +103,11 @@ class SqliteBackend:
         """Finish the writes that wait, and close the file."""
         await self.writer.close()
         # No request waits for a scan any more: they are finished, or were given up.
-        self._scans.shutdown(wait=False, cancel_futures=True)
-        self._scanner.interrupt()
+        self._is_closed = True
         # In this thread: while the interpreter ends, no other takes work.
-        self._scans.shutdown()
-        # First: the last one copies the log into the file, which an interrupted one does not.
-        self._scanner.close()
+        self._scans.shutdown(cancel_futures=True)
         self._reader.close()
+        self._scanner.close()
 
     async def read(self, source_id: str) -> Row | None:
         """Return the row of a source's watermark."""

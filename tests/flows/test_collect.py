@@ -349,7 +349,7 @@ def test_form_of_each_kind_is_exact(kind: type[BaseModel]) -> None:
     each = getattr(flows, f"collect_{name}")
     assert each.name == f"collect-{name}"
     schema = each.parameters.model_dump()
-    fields = ["source", "sink", "storage", "since", "until", "limits"]
+    fields = ["source", "sink", "storage", "since", "until", "limits", "when_busy"]
     assert list(schema["properties"]) == fields
     assert schema["required"] == ["source"]
     fields = schema["definitions"][kind.__name__]["properties"]
