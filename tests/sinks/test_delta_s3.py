@@ -121,7 +121,7 @@ def test_writers_of_one_source_that_are_killed_store_each_record_once(lake: str)
                 env=environment,
                 stdout=subprocess.DEVNULL,
             )
-            patience = chance.uniform(0.5, 4) if kills < 12 else 60
+            patience = chance.uniform(0.5, 1.5) if kills < 12 else 60
             running.append((process, time.monotonic() + patience))
         for each in list(running):
             process, end = each
