@@ -1,7 +1,7 @@
 """The engine against random schedules: whatever happens, no version is lost and nothing promised.
 
-``RANDOM_EXAMPLES=5000 pytest tests/collection/test_random_schedules.py`` looks for
-new ones; without it the schedules are the same each time. One that fails is told line by line, with
+``RANDOM_EXAMPLES=2000 pytest tests/collection/test_random_schedules.py`` looks for
+new ones, in minutes; without it the schedules are the same each time. One that fails is told line by line, with
 what each run said.
 """
 
@@ -35,6 +35,7 @@ from tests.postgres import PostgresServer
 from tests.service_databases import emptied
 
 EXAMPLES = int(os.environ.get("RANDOM_EXAMPLES", "0"))
+pytestmark = [pytest.mark.slow] if EXAMPLES else []
 
 
 def examples(number: int) -> settings:
