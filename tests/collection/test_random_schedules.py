@@ -1,7 +1,7 @@
 """The engine against random schedules: whatever happens, no version is lost and nothing promised.
 
-``RANDOM_EXAMPLES=2000 pytest tests/collection/test_random_schedules.py`` looks for
-new ones, in minutes; without it the schedules are the same each time. One that fails is told line by line, with
+``RANDOM_EXAMPLES=2000 pytest tests/collection/test_random_schedules.py`` looks for new ones, in
+minutes; without it the schedules are the same each time. One that fails is told line by line, with
 what each run said.
 """
 
@@ -57,6 +57,11 @@ def _every_page(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+# What is older than a watermark is not promised either while that one is in the future.
+LATE_AND_AHEAD = [
+    *(Run(), Publish("late", 2, 6), Run(), Reset("ahead")),
+    *(Publish("late", 2, 6), Reset("again", 6)),
+]
 # Found by many more schedules than a test has time for.
 AFTER_BREAK = Run((Fault("write", 1, "after", "kill"),))
 THREE = [Publish("new", 0), Tick(1), Publish("new", 1), Tick(1), Publish("new", 2)]
@@ -119,6 +124,7 @@ def test_any_schedule_loses_nothing_in_a_sink_that_does_not(number: int) -> None
 
     @examples(number)
     @example(Feed(overlap=0), JUMPED)
+    @example(Feed(overlap=0, lookback=30), LATE_AND_AHEAD)
     @given(feeds, schedules)
     def check(feed: Feed, schedule: list[Step]) -> None:
         world = World(feed)

@@ -53,6 +53,8 @@ class Oracle:
         self.shown_rejects: list[Reject] = []
         self.stormy = False
         self.last_success: datetime | None = None
+        self.last_promise: datetime | None = None
+        """The last success that was not in the future when it was written."""
         self.version = 0
         """The version of the watermark that has it."""
         self.went_from: datetime | None = None
@@ -76,7 +78,8 @@ class Oracle:
         """Return the latest time that any run may have promoted by now."""
         present = max(self.now, self.horizon)
         times = [i.at for each in self.history.values() for i in each if i.at <= present]
-        success = self.last_success
+        # A watermark in the future promises nothing: the one before it does.
+        success = self.last_promise
         if success is not None and EMPTY_WATERMARK < success <= present:
             times.append(success)
         return max(times, default=None)
@@ -204,6 +207,8 @@ class Oracle:
         version = int(etag.strip('"'))
         if version >= self.version:
             self.version, self.last_success = version, success
+            if success is None or success <= max(self.now, self.horizon):
+                self.last_promise = success
 
     async def _look_at_changes(self) -> None:
         """Look in the service's history for a run's write that moved the watermark back.

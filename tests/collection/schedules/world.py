@@ -161,7 +161,7 @@ class World(Oracle):
         if step.how == "delete":
             await self.backend.delete()
             self.changes += 1
-            self.last_success = None
+            self.last_success = self.last_promise = None
             back_to = None
         else:
             current = self.last_success
