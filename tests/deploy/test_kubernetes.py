@@ -130,7 +130,7 @@ def test_worker_and_runs_find_what_they_name() -> None:
     assert container["image"] == f"{image['newName']}:{image['newTag']}"
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is no package of Debian")
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl")
 def test_kustomization_builds() -> None:
     """With the same objects, in its namespace, and the image that it names."""
     done = subprocess.run(
