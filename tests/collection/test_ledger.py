@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from ladon_storage.collection.lateness import BOUNDS, Lateness
-from ladon_storage.collection.ledger import Ledger
 from ladon_storage.collection.protocols import KnownContent, Limits, WriteResult
 from ladon_storage.collection.records import Page, Reject
 from ladon_storage.collection.run import Report, run
@@ -23,6 +22,7 @@ from ladon_storage.testing.doubles import (
     at,
     record,
 )
+from tests.collection.schedules.oracle import assert_adds_up
 
 NOW = at(24 * 60)
 
@@ -57,19 +57,6 @@ class World:
     @property
     def watermark(self) -> datetime | None:
         return self.storage.stored["feed"].last_successful_timestamp
-
-
-def assert_adds_up(ledger: Ledger) -> None:
-    """Each delivered item is in exactly one of the ledger's numbers."""
-    parts = (
-        ledger.records_new,
-        ledger.records_changed,
-        ledger.records_known,
-        ledger.records_quarantined,
-        ledger.records_skipped,
-    )
-    assert min(parts) >= 0
-    assert ledger.records_delivered == sum(parts)
 
 
 # What is stored

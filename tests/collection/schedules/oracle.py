@@ -6,6 +6,7 @@ from collections.abc import Mapping, Set
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from ladon_storage.collection.ledger import Ledger
 from ladon_storage.collection.protocols import Position
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.collection.run import Report
@@ -31,6 +32,19 @@ from tests.collection.schedules.steps import (
 
 if TYPE_CHECKING:
     from tests.collection.schedules.lives import Life
+
+
+def assert_adds_up(ledger: Ledger) -> None:
+    """Each delivered item is in exactly one of the ledger's numbers."""
+    parts = (
+        ledger.records_new,
+        ledger.records_changed,
+        ledger.records_known,
+        ledger.records_quarantined,
+        ledger.records_skipped,
+    )
+    assert min(parts) >= 0
+    assert ledger.records_delivered == sum(parts)
 
 
 class Oracle:
@@ -100,6 +114,7 @@ class Oracle:
     ) -> None:
         if report is not None:
             assert not life.had_to_fail, self.told(f"{life.run_id} swallowed {life.fired}")
+            assert_adds_up(report)
             assert life.all_durable
             assert not self.stormy, self.told("a changed feed was collected")
             return
