@@ -59,7 +59,10 @@ _NAMED = 3
 
 
 class BackfillReport(Counts):
-    """The result of a backfill; windows that an earlier one had finished are not read again."""
+    """The result of a backfill; windows that an earlier one had finished are not read again.
+
+    ``until`` is the end of what was read, which is never in the future.
+    """
 
     source_id: str
     since: datetime
@@ -116,10 +119,11 @@ async def backfill(
         raise ConfigurationError(
             f"The workers of a backfill are {workers}. Set them to 1 to {MAX_WORKERS}."
         )
-    every = list(asked.windows(window))
+    run = Run(run_id, limits)
+    elapsed = _elapsed(source, asked, run.clock())
+    every = list(elapsed.windows(window))
     await storage.health_check()
     progress = StoredProgress(watermark_store(storage), source.source_id, asked, run_id)
-    run = Run(run_id, limits)
     async with AsyncExitStack() as held:
         lease = None
         if first_collection:
@@ -136,11 +140,35 @@ async def backfill(
     return BackfillReport(
         source_id=source.source_id,
         since=progress.start,
-        until=to_utc(until),
+        until=every[-1].end,
         windows=len(every),
         windows_done_before=done,
         **dict(job.counts),
     )
+
+
+def _elapsed(source: Source, asked: TimeRange, now: datetime) -> TimeRange:
+    """Return the part of a range that is over; what is still to come must not count as finished.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    assert asked.start is not None  # noqa: S101
+    assert asked.end is not None  # noqa: S101
+    if asked.start >= now:
+        raise ConfigurationError(
+            f"The range of a backfill begins in the future, at {asked.start.isoformat()}. Set "
+            "since to an earlier time."
+        )
+    if asked.end > now:
+        logger.warning(
+            "The backfill of source %r ends in the future, at %s. It reads up to now; the same "
+            "backfill reads the rest later.",
+            source.source_id,
+            asked.end.isoformat(),
+            extra={"source_id": source.source_id},
+        )
+    return TimeRange(asked.start, min(asked.end, now))
 
 
 class _Backfill:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 
 from ladon_storage.collection.backfill import BackfillReport, backfill
-from ladon_storage.collection.protocols import Limits
+from ladon_storage.collection.protocols import Limits, Run
 from ladon_storage.collection.ranges import TimeRange
 from ladon_storage.collection.records import Page
 from ladon_storage.collection.run import run
@@ -157,6 +159,28 @@ async def test_source_that_is_down_is_not_asked_for_every_window() -> None:
         await read(source, storage, workers=3)
     assert len(source.asked) <= 6
     assert NAME not in storage.stored
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+async def test_what_is_still_to_come_is_read_by_a_later_run(
+    workers: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A range that ends in the future is finished up to now, and no further."""
+    source, sink, storage = Archive(), MemorySink(), kept()
+    now = [START + 3.75 * DAY]
+    module = sys.modules[backfill.__module__]
+    monkeypatch.setattr(module, "Run", partial(Run, clock=lambda: now[0]))
+    report = await read(source, storage, sink, workers=workers)
+    assert (report.until, report.windows, report.records_new) == (now[0], 4, 4)
+    assert "ends in the future" in caplog.text
+    assert storage.stored[NAME].last_successful_timestamp == now[0]
+    now[0] = START + 9 * DAY
+    report = await read(source, storage, sink, workers=workers)
+    assert (report.windows_done_before, report.records_new) == (3, 5)
+    assert report.until == START + 9 * DAY
+    now[0] = START
+    with pytest.raises(ConfigurationError, match="begins in the future"):
+        await read(source, storage, sink, workers=workers)
 
 
 async def test_first_failure_of_one_worker_ends_it() -> None:
