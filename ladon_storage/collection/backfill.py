@@ -41,6 +41,7 @@ from ladon_storage.collection.windows import StoredProgress
 from ladon_storage.errors import (
     CollectionError,
     ConfigurationError,
+    SourceError,
     WatermarkConflictError,
 )
 from ladon_storage.values import to_utc
@@ -55,6 +56,9 @@ CollectBatch = Callable[[list[TimeRange]], Awaitable[list[ExtractionResult | Exc
 
 MAX_WORKERS = 64
 BATCHES_PER_WORKER = 4
+MAX_PAUSE_SECONDS = 120.0
+"""The longest wait for a source that says when it is to be asked again."""
+
 _NAMED = 3
 
 
@@ -220,7 +224,7 @@ class _Backfill:
             raise self._error(failed)
         for number, (window, _) in enumerate(failed):
             try:
-                await self._read(window)
+                await self._read_alone(window)
             except WatermarkConflictError:
                 raise
             except Exception as error:
@@ -243,6 +247,21 @@ class _Backfill:
                         self._note_failure(window, error)
             else:
                 self._failures_in_a_row = 0
+
+    async def _read_alone(self, window: TimeRange) -> None:
+        """Read a failed window again, and once more when the source is to be asked again.
+
+        The failures of several windows may have opened its circuit, which rejects the reading
+        without a request.
+        """
+        try:
+            await self._read(window)
+        except SourceError as error:
+            pause = error.retry_after
+            if pause is None or pause > MAX_PAUSE_SECONDS:
+                raise
+            await asyncio.sleep(pause)
+            await self._read(window)
 
     def _note_failure(self, window: TimeRange, error: Exception) -> None:
         self._failed.append((window, error))

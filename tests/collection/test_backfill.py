@@ -59,6 +59,7 @@ class Archive:
         """The day of each window that was asked for."""
         self.failing: dict[int, int] = {}
         """The number of times that a day fails; -1: always."""
+        self.retry_after: float | None = None
         self.active = self.most = 0
 
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
@@ -72,7 +73,7 @@ class Archive:
             await asyncio.sleep(self.seconds)
             if self.failing.get(day):
                 self.failing[day] -= 1
-                raise SourceError(f"day {day} is down", "feed")
+                raise SourceError(f"day {day} is down", "feed", retry_after=self.retry_after)
             noons = (START + number * DAY + DAY / 2 for number in range(-1, 120))
             yield Page([record(f"{each:%j}", each) for each in noons if start <= each < until])
         finally:
@@ -128,6 +129,22 @@ def test_failed_window_is_read_again_alone() -> None:
         assert parts(storage) == (9, [])
 
     simulate(play)
+
+
+def test_open_circuit_is_waited_for_when_a_window_is_read_alone() -> None:
+    """The failures of the others may have opened it; a source that is away for long is not."""
+
+    async def play(loop: SimulatedLoop, retry_after: float) -> float:
+        source, storage = Archive(0.1), kept()
+        source.failing, source.retry_after = {5: 2}, retry_after
+        began = loop.time()
+        report = await read(source, storage, workers=4)
+        assert (report.records_new, source.asked[-3:].count(5)) == (9, 2)
+        return loop.time() - began
+
+    assert 59 < simulate(lambda loop: play(loop, 59)) < 62
+    with pytest.raises(CollectionError, match="1 of 9 windows"):
+        simulate(lambda loop: play(loop, 3600))
 
 
 async def test_window_that_stays_down_leaves_a_gap_that_is_remembered() -> None:
