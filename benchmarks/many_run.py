@@ -75,9 +75,7 @@ async def measured_tasks(tasks: Callable[[int], Awaitable[str]], count: int) -> 
     return {"seconds": seconds, "recorded": time.perf_counter() - started}
 
 
-async def measured_sources(
-    count: int, feed: str, database: str, service: int
-) -> dict[str, float]:
+async def measured_sources(count: int, feed: str, database: str, service: int) -> dict[str, float]:
     """Return how long a run took, its CPU time, and how many records it found new.
 
     Args:
