@@ -11,7 +11,8 @@ from ladon_storage.collection.run import run
 from ladon_storage.errors import SourceError
 from ladon_storage.sources import source_from
 from ladon_storage.testing.doubles import MemorySink, ScriptedStorage
-from ladon_storage.testing.feed_server import Answer, FeedServer
+from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
+from tests.sources.rest_lists import ROWS, answer, cut, ids_of, refused
 
 KEY = "SECRET-KEY"
 
@@ -101,3 +102,42 @@ async def test_source_without_settings_of_an_api_names_none(
 
     assert "expected_values" not in str(caught.value)
     assert "Check whether the API has changed" in str(caught.value)
+
+
+FAILURES: list[dict[str, Any]] = [
+    {"error": "timeout"},
+    {"error": {"code": 1}},
+    {"errors": [{"message": "backend 3 is down"}]},
+    {"message": "rate limit", "code": 429},
+    {"status": "error"},
+]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=json.dumps)
+@pytest.mark.parametrize("is_keyed", [True, False])
+async def test_failure_in_place_of_records_is_no_page(
+    failure: dict[str, Any], is_keyed: bool
+) -> None:
+    """One unusable item among many would be in the quarantine, and its page missing."""
+
+    def failing(asked: Asked) -> Answer:
+        rows = cut(asked, 3)
+        is_second = asked.query["page"] == "2"
+        if not is_keyed:
+            return answer([failure] if is_second else rows)
+        keyed = {str(each["id"]): each for each in rows}
+        return Answer.of(failure if is_second else keyed)
+
+    settings = {"records": "", "records_keyed_by_id": True} if is_keyed else {}
+    async with FeedServer(play=failing) as feed:
+        assert "which looks like a failure" in await refused(
+            feed, paging={"kind": "page"}, **settings
+        )
+
+
+async def test_item_with_an_id_is_no_failure() -> None:
+    """A record may well be about an error, and one without a time is an unusable item."""
+    rows = [{"id": "x", "error": "boom", "status": 500}, *ROWS[:2]]
+    for items in (rows, rows[:1]):
+        async with FeedServer(play=lambda _, items=items: answer(items)) as feed:  # type: ignore[misc]
+            assert await ids_of(feed) == [str(each["id"]) for each in items[1:]]
