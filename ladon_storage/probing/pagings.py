@@ -99,9 +99,7 @@ def _by_link(seen: Evidence) -> Iterator[Proposal]:
     for place, name, value in beside(seen.document, seen.records):
         if name in ("links", "link") and isinstance(value, list):
             yield from _by_listed_link(seen, place, value)
-        if not (name in _LINKS or name in LINKS) or (
-            isinstance(value, str) and not _is_link(value) and value
-        ):
+        if name not in LINKS or (isinstance(value, str) and not _is_link(value) and value):
             continue
         target = value.get("href") if isinstance(value, dict) else value
         path = f"{place}.href" if isinstance(value, dict) and "href" in value else place
