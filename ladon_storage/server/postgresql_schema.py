@@ -65,14 +65,15 @@ class Address(NamedTuple):
 
     def rotated(self) -> Address:
         """Return the address with its first server after the others."""
-        found = conninfo_to_dict(self.conninfo)
+        found: dict[str, Any] = conninfo_to_dict(self.conninfo)
         lists = {
             name: str(found[name]).split(",")
             for name in ("host", "hostaddr", "port")
             if "," in str(found.get(name) or "")
         }
-        turned = {name: ",".join([*each[1:], each[0]]) for name, each in lists.items()}
-        return self._replace(conninfo=make_conninfo(**{**found, **turned}))
+        for name, each in lists.items():
+            found[name] = ",".join([*each[1:], each[0]])
+        return self._replace(conninfo=make_conninfo(**found))
 
 
 def address_of(url: str) -> Address:
