@@ -28,7 +28,7 @@ _NAMED = 5
 
 
 def deploy(
-    *names: Annotated[str, Parameter(help="Names of the file; by default all.")],
+    *names: Annotated[str, Parameter(help="Names of sources in the file; by default all.")],
     serve: Annotated[
         bool, Parameter(show_default=False, help="Run what is due in this process, until a signal.")
     ] = False,

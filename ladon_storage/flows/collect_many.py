@@ -39,7 +39,7 @@ from ladon_storage.collection.protocols import Limits
 from ladon_storage.collection.sharing import CheckedStorage
 from ladon_storage.collection.standby import WhenBusy
 from ladon_storage.collection.summaries import summary
-from ladon_storage.connect import shared_client
+from ladon_storage.connect import batched, shared_client
 from ladon_storage.errors import CollectionError, ConfigurationError
 from ladon_storage.flows import naming
 from ladon_storage.flows.artifacts import PROGRESS_SECONDS, best_effort, completed
@@ -173,7 +173,7 @@ async def _collect_here(
     settings: StorageSettings,
     concurrency: int,
 ) -> None:
-    checked = CheckedStorage(shared_client(settings), Ending().named)
+    checked = CheckedStorage(batched(shared_client(settings)), Ending().named)
     run_id, family = str(runtime.flow_run.id or uuid4()), _family()
     if family != run_id:  # a part, which may be the second execution of it
         run_id = f"{family}/{run_id}"

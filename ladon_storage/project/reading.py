@@ -202,7 +202,7 @@ _TWICE = re.compile(r"Cannot declare \(([^)]*)\) twice")
 
 def _table_twice(found: re.Match[str]) -> str:
     name = ".".join(re.findall(r"'([^']*)'", found[1]))
-    return f"the table [{name}] stands twice; remove or rename one of them"
+    return f"the table [{name}] is defined twice; remove or rename one of them"
 
 
 def placed(problem: Problem) -> Problem:
@@ -212,7 +212,7 @@ def placed(problem: Problem) -> Problem:
         if key in _BELOW:
             return Problem(key, f"There is no such key here. Write it as {_BELOW[key]}.{key}")
         if key == "limits.overlap":
-            return Problem(key, "There is no such key here. Write overlap beside the source's kind")
+            return Problem(key, "There is no such key here. Write overlap next to its kind")
     if problem.text.startswith("Input should be a valid dictionary") and key in _EXAMPLES:
         return Problem(key, f"should be a table. Write {key}.{_EXAMPLES[key]}")
     return problem
@@ -222,7 +222,7 @@ def error_at(file: Path, table: str, problem: Problem) -> ConfigurationError:
     """Return the error of a problem, with the file, the table and the key."""
     *below, key = problem.field.split(".") if problem.field else [""]
     place = ".".join(filter(None, (table, *below)))
-    text = problem.text.removeprefix("Value error, ").replace("no such field", "no such key")
+    text = problem.text.replace("no such field", "no such key")
     where = " ".join(filter(None, (f"[{place}]" if place else "", key)))
     return ConfigurationError(sentence(f"{file}: {where}: {text}"))
 

@@ -292,7 +292,7 @@ async def test_prefect_server_has_a_database_of_its_own(tmp_path: Path) -> None:
     )
     with running() as server:
         server.execute("CREATE DATABASE storage")
-        made = [server.programs / "psql", "--set", "ON_ERROR_STOP=1", "--file", script]
+        made = [str(server.programs / "psql"), "--set", "ON_ERROR_STOP=1", "--file", str(script)]
         await asyncio.to_thread(
             subprocess.run, [*made, server.url()], check=True, capture_output=True
         )

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 from prefect import flow, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Completed, Crashed, Running
 
 from ladon_storage.errors import CollectionError, ConfigurationError
@@ -160,7 +160,7 @@ async def test_part_whose_worker_is_gone_is_started_again(
     started: list[UUID] = []
 
     async def run(_deployment: UUID, **_: Any) -> FlowRun:
-        state = Running() if not started else Completed()
+        state: State = Running() if not started else Completed()
         async with get_client() as client:
             found = await client.create_flow_run(collect_many, state=state)
             started.append(found.id)
