@@ -136,7 +136,9 @@ class Schedulers:
     async def kill(self) -> None:
         """Kill one of them every few seconds: mostly the one that holds the source."""
         while time.monotonic() < self._end - 5 * LEASE_SECONDS:
-            await asyncio.sleep(3 + self._draw.random() * 4)
+            await asyncio.sleep(1 + self._draw.random() * 3)
+            if self.kills and not (self.collected and self.collected[-1] > self.kills[-1]):
+                continue  # the other one has not taken over yet
             wants_holder = self._draw.random() < 0.8
             for _ in range(500):
                 for name, (life, folder) in list(self._alive.items()):

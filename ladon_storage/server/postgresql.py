@@ -34,7 +34,7 @@ from ladon_storage.server.access import Token
 from ladon_storage.server.backend import Row
 from ladon_storage.server.changes import Line, Note, Write, Written
 from ladon_storage.server.dialect import Dialect, statement
-from ladon_storage.server.postgresql_reads import GatheredReads
+from ladon_storage.server.postgresql_gathered import GatheredReads, GatheredWrites, Outcome
 from ladon_storage.server.postgresql_schema import (
     PostgresqlConnection,
     address_of,
@@ -48,8 +48,10 @@ from ladon_storage.server.postgresql_servers import MOST_ABANDONED, Servers, Ser
 from ladon_storage.server.postgresql_writes import (
     SELECT,
     SELECT_LINE,
+    Change,
     fetched,
     stored,
+    stored_together,
     unread,
     unstored,
 )
@@ -105,6 +107,7 @@ class PostgresqlBackend:
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._writing: set[asyncio.Task[Written]] = set()
         self._reads = GatheredReads(lambda names: self._fetch(SELECT, (names,)))
+        self._writes = GatheredWrites(self._store)
         self._closed = False
         self._idle: list[PostgresqlConnection] = []
         self._scanning: set[PostgresqlConnection] = set()
@@ -230,8 +233,12 @@ class PostgresqlBackend:
                 if line is None:
                     written = Written(before, before)
                     break
-                async with self._lent(deadline, writes=True) as connection:
-                    written = await stored(connection, write.source_id, before, line)
+                change = Change(write.source_id, before, line)
+                if change.replaces:
+                    written = await self._writes.write(change, deadline)
+                else:
+                    async with self._lent(deadline, writes=True) as connection:
+                        written = await stored(connection, change)
                 if written is None and self._loop.time() >= deadline:
                     raise DatabaseError(
                         "The database did not store the change: other writes of its source were "
@@ -241,6 +248,10 @@ class PostgresqlBackend:
         if written.after is not None:
             self._servers.acknowledge(version_of(written.after))
         return written
+
+    async def _store(self, changes: Sequence[Change], deadline: float) -> Sequence[Outcome]:
+        async with self._lent(deadline, writes=True) as connection:
+            return await stored_together(connection, changes)
 
     async def _judged(self, write: Write, before: Watermark | None) -> Line | None:
         try:
