@@ -65,7 +65,7 @@ class Address(NamedTuple):
 
     def rotated(self) -> Address:
         """Return the address with its first server after the others."""
-        found = conninfo_to_dict(self.conninfo)
+        found: dict[str, Any] = conninfo_to_dict(self.conninfo)
         lists = {
             name: str(found[name]).split(",")
             for name in ("host", "hostaddr", "port")

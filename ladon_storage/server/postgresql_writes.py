@@ -165,7 +165,7 @@ async def stored_together(
         except (psycopg.Error, ValueError):
             pass  # one of them cannot be stored: it is found out below
         else:
-            versions = dict(rows)
+            versions: dict[str, int] = dict(rows)
             return [_written(each, versions.get(each.source_id)) for each in changes]
     outcomes: list[Written | DatabaseError | None] = []
     for each in changes:
