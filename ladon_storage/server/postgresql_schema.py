@@ -71,8 +71,9 @@ class Address(NamedTuple):
             for name in ("host", "hostaddr", "port")
             if "," in str(found.get(name) or "")
         }
-        turned = {name: ",".join([*each[1:], each[0]]) for name, each in lists.items()}
-        return self._replace(conninfo=make_conninfo(**{**found, **turned}))
+        for name, each in lists.items():
+            found[name] = ",".join([*each[1:], each[0]])
+        return self._replace(conninfo=make_conninfo(**found))
 
 
 def address_of(url: str) -> Address:
