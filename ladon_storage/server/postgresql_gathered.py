@@ -16,7 +16,7 @@ from ladon_storage.server.postgresql_writes import Change
 
 MOST_READERS, MOST_READ = 2, 100
 """The reads at one time, and the watermarks of one read."""
-MOST_WRITERS, MOST_WRITTEN = 3, 50
+MOST_WRITERS, MOST_WRITTEN = 3, 100
 """The statements at one time that replace watermarks, and the watermarks of one."""
 
 Outcome = Written | DatabaseError | None
