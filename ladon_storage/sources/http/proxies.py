@@ -17,7 +17,6 @@ from yarl import URL
 
 from ladon_storage.errors import ConfigurationError
 
-
 _kept: ContextVar[dict[str, str] | None] = ContextVar("_kept", default=None)
 
 
