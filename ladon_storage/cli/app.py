@@ -120,8 +120,8 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
     (
         app, "deploy", "deploy", _OPERATE,
         f"Make or update Prefect deployments from the file.\n\n{_FILE} Besides a collection of "
-        "each source, there is a weekly second reading of those whose kinds allow it, and a check of "
-        "freshness. A deployment that is no longer in the file is reported, and stays.",
+        "each source, there is a weekly second reading of those whose kinds allow it, and a check "
+        "of freshness. A deployment that is no longer in the file is reported, and stays.",
     ),
     (
         app, "up", "up", _OPERATE,
