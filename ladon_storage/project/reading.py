@@ -89,7 +89,8 @@ def read(file: Path) -> dict[str, Any]:
     tables: dict[str, Any] = {"path": file}
     folder = file.absolute().parent
     for name in ("storage", "defaults", "collect_many"):
-        tables[name] = _table_of(file, name, document.get(name, {}), folder)
+        if name in document:
+            tables[name] = _table_of(file, name, document[name], folder)
     defaults = document.get("defaults", {})
     for name in ("sinks", "sources"):
         tables[name] = {}
@@ -108,7 +109,7 @@ def read(file: Path) -> dict[str, Any]:
 def _check_sinks(file: Path, tables: dict[str, Any]) -> None:
     """Refuse a name of a sink of which there is no table."""
     sinks: dict[str, SinkTable] = tables["sinks"]
-    named: dict[str, Defaults] = {"defaults": tables["defaults"]}
+    named: dict[str, Defaults] = {"defaults": tables.get("defaults", Defaults())}
     named |= {table_place("sources", name): each for name, each in tables["sources"].items()}
     for place, table in named.items():
         if table.sink is not None and table.sink not in sinks:
@@ -169,6 +170,7 @@ _WHERE_TO = {
     "sinks": f"Keep the whole address in {_SECRET}, and set url_secret to its name",
     "sources": f"Keep it in {_SECRET}, and set the source's key or url_secret to its name",
     "defaults": f"Keep it in {_SECRET}",
+    "collect_many": f"Keep it in {_SECRET}",
 }
 
 
