@@ -213,7 +213,7 @@ async def _service(
             return
         database = file_of(anchored_address(url, described.folder))
     note("Starting the Storage Service …")
-    options = ("--prefect-url", prefect_url)
+    options: tuple[str, ...] = ("--prefect-url", prefect_url)
     if described.arguments[0] == "--file":
         options += described.arguments
     service = LocalService(folder, port_near(port, "the Storage Service"), database, options)
