@@ -12,8 +12,10 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
+from itertools import compress
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ladon_storage.collection.records import Columns, Record, Reject
 from ladon_storage.values import EPOCH
@@ -57,27 +59,72 @@ REJECTS = pa.schema(
         pa.field("quarantined_at", INSTANT, nullable=False),
     ]
 )
+_KEYS = pa.schema(
+    [
+        field
+        for field in (*RECORDS, RETURNED)
+        if field not in _PARTITIONS and field.name != "payload"
+    ]
+)
+_PAYLOADS = 1_024
+"""The payloads of one array: it grows by copying itself."""
+
 _MICROSECOND = timedelta(microseconds=1)
 NEVER = -(2**63)
 """The number for ``None`` in a position: before any instant."""
 
 
-def record_rows(
-    records: Sequence[Record], arrived: Sequence[int], returned: Sequence[int | None]
-) -> pa.Table:
-    """Return the rows of records, which arrive and return at instants in microseconds."""
-    count, those = len(records), Columns.of(records)
-    # As arrays: the library would first have to infer the types of lists.
-    columns = [
-        pa.array(those.ids, pa.string()),
-        pa.array(those.versions, pa.string()),
-        pa.array(those.timestamps, INSTANT),
-        pa.array(those.payloads, pa.string()),
-        pa.array(arrived, INSTANT),
-        pa.nulls(count, INSTANT),
-        pa.array(returned, INSTANT),
-    ]
-    return pa.Table.from_arrays(columns, schema=without_partitions(RECORDS).append(RETURNED))
+class FreshRows:
+    """The rows of records, whose payloads are a column only while they are written.
+
+    The payloads are the largest part of a page, and a column is a copy of them.
+
+    Args:
+        keys: Their other columns.
+        payloads: Their payloads.
+    """
+
+    def __init__(self, keys: pa.Table, payloads: Sequence[str]) -> None:
+        self.keys = keys
+        self._payloads = payloads
+
+    @classmethod
+    def of(
+        cls, records: Sequence[Record], arrived: Sequence[int], returned: Sequence[int | None]
+    ) -> FreshRows:
+        """Return the rows of records, which arrive and return at instants in microseconds."""
+        those = Columns.of(records)
+        # As arrays: the library would first have to infer the types of lists.
+        columns = [
+            pa.array(those.ids, pa.string()),
+            pa.array(those.versions, pa.string()),
+            pa.array(those.timestamps, INSTANT),
+            pa.array(arrived, INSTANT),
+            pa.nulls(len(those), INSTANT),
+            pa.array(returned, INSTANT),
+        ]
+        return cls(pa.Table.from_arrays(columns, schema=_KEYS), those.payloads)
+
+    def by_day(self) -> dict[str, FreshRows]:
+        """Return the rows of each day of their times, with the day as the partition is named."""
+        days = self.keys["record_timestamp"].cast(pa.date32())
+        found = days.unique()
+        if len(found) < 2:
+            return {day.isoformat(): self for day in found.to_pylist()}
+        return {day.as_py().isoformat(): self._where(pc.equal(days, day)) for day in found.sort()}
+
+    def _where(self, mask: pa.ChunkedArray) -> FreshRows:
+        payloads = list(compress(self._payloads, mask.to_pylist()))
+        return FreshRows(self.keys.filter(mask), payloads)
+
+    def whole(self) -> pa.Table:
+        """Return the rows with their payloads."""
+        field, texts = RECORDS.field("payload"), self._payloads
+        parts = range(0, len(texts), _PAYLOADS)
+        column = pa.chunked_array(
+            [pa.array(texts[at : at + _PAYLOADS], pa.string()) for at in parts], pa.string()
+        )
+        return self.keys.append_column(field, column)
 
 
 def microseconds(instant: datetime) -> int:
