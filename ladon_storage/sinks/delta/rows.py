@@ -9,10 +9,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 from hashlib import blake2b
-from itertools import compress
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -108,14 +107,18 @@ class FreshRows:
     def by_day(self) -> dict[str, FreshRows]:
         """Return the rows of each day of their times, with the day as the partition is named."""
         days = self.keys["record_timestamp"].cast(pa.date32())
-        found = days.unique()
-        if len(found) < 2:
-            return {day.isoformat(): self for day in found.to_pylist()}
-        return {day.as_py().isoformat(): self._where(pc.equal(days, day)) for day in found.sort()}
-
-    def _where(self, mask: pa.ChunkedArray) -> FreshRows:
-        payloads = list(compress(self._payloads, mask.to_pylist()))
-        return FreshRows(self.keys.filter(mask), payloads)
+        if len(days.unique()) == 1:
+            return {days[0].as_py().isoformat(): self}
+        # Sorted once, and cut: a page of an old feed has rows of a thousand days.
+        order = pc.sort_indices(days)
+        keys = self.keys.take(order)
+        payloads = [self._payloads[place] for place in order.to_pylist()]
+        found, first = {}, 0
+        for day, count in _counts(days.take(order)):
+            part = slice(first, first + count)
+            found[day.isoformat()] = FreshRows(keys.slice(first, count), payloads[part])
+            first += count
+        return found
 
     def whole(self) -> pa.Table:
         """Return the rows with their payloads."""
@@ -125,6 +128,12 @@ class FreshRows:
             [pa.array(texts[at : at + _PAYLOADS], pa.string()) for at in parts], pa.string()
         )
         return self.keys.append_column(field, column)
+
+
+def _counts(days: pa.ChunkedArray) -> Iterator[tuple[date, int]]:
+    """Yield each of some values, in the order in which they come, and how often it does."""
+    for each in days.value_counts():
+        yield each["values"].as_py(), each["counts"].as_py()
 
 
 def microseconds(instant: datetime) -> int:
