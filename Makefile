@@ -28,7 +28,7 @@ define environment
 @$(1)/bin/python -m pip $(PIP_OPTIONS) install --no-deps --no-build-isolation --editable .
 endef
 
-.PHONY: setup test test-quick test-slow check docs demo up up-test oldest e2e contract pictures chaos chaos-replicas bench lock clean
+.PHONY: setup test test-quick test-slow check docs demo up up-test oldest e2e contract pictures chaos chaos-replicas chaos-schedulers bench lock clean
 
 setup: $(STAMP)
 	@:
@@ -131,6 +131,10 @@ chaos-replicas: $(STAMP)
 	@PATH="$$PATH:/usr/sbin" command -v nginx > /dev/null || { \
 	  echo "make chaos-replicas needs nginx: install it (apt-get install nginx-light)" >&2; exit 1; }
 	@$(BIN)/python -m chaos --replicas $(REPLICAS) --seed $(SEED) --seconds $(SECONDS)
+
+# Two schedulers with `when_busy = "skip"`, killed with their runs: make chaos-schedulers SECONDS=600
+chaos-schedulers: $(STAMP)
+	@$(BIN)/python -m chaos.schedulers --seed $(SEED) --seconds $(SECONDS)
 
 # The peers that figures are taken beside are no part of the project, and are installed only here;
 # Airbyte's CDK in an environment of its own. Figures and chart of benchmarks/README.md are written anew.

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 
 def collect_many(
     sources: Annotated[
-        Path, Parameter(help="A TOML or JSON file with a list of sources, each with its kind.")
+        Path,
+        Parameter(help="A ladon.toml, or a TOML or JSON file with a list of sources."),
     ],
     /,
     *,
     sink: SinkText = None,
-    concurrency: Annotated[int, Parameter(help="Sources that are collected at once.")] = 10,
+    concurrency: Annotated[
+        int | None,
+        Parameter(help="Sources that are collected at once; by default as the file says, or 10."),
+    ] = None,
     when_busy: WhenBusyOption = None,
     json: Json = False,
 ) -> None:
@@ -32,7 +36,7 @@ def collect_many(
     from ladon_storage.flows.collect_many import collect_many as flow
 
     log_to_notes()
-    if concurrency < 1:
+    if concurrency is not None and concurrency < 1:
         raise ConfigurationError(f"--concurrency is {concurrency}. Set it to 1 or more.")
     described = None if sink is None else choose_sink_text(None, sink, with_prefect=True).described
 

@@ -17,9 +17,9 @@ def source_guess(
     /,
     *,
     sample: Annotated[
-        Path | None, Parameter(help="A file with an answer; then nothing is asked.")
+        Path | None, Parameter(help="A file with an answer of the API, which is then not asked.")
     ] = None,
-    name: Annotated[str, Parameter(help="Name of the source; by default by the address.")] = "",
+    name: Annotated[str, Parameter(help="Name of the source; by default from the address.")] = "",
     body: Annotated[str | None, Parameter(help="JSON object to POST, without secrets.")] = None,
     header: Annotated[
         tuple[str, ...], Parameter(help="A header, as 'Accept: application/json'; repeatable.")
@@ -28,7 +28,7 @@ def source_guess(
         str, Parameter(help="Name of the environment variable that holds the API's key.")
     ] = "",
     key_header: Annotated[str, Parameter(help="Header of the key.")] = "",
-    auth_prefix: Annotated[str, Parameter(help="What stands before the key, as 'Bearer '.")] = "",
+    auth_prefix: Annotated[str, Parameter(help="Text before the key, as 'Bearer '.")] = "",
     key_param: Annotated[str, Parameter(help="Query parameter of the key.")] = "",
     json: Json = False,
 ) -> int:

@@ -19,6 +19,7 @@ from ladon_storage.server.backend import Row
 from ladon_storage.server.changes import Line, Written
 from ladon_storage.server.dialect import statement
 from ladon_storage.server.postgresql_schema import storable
+from ladon_storage.server.postgresql_servers import ServiceConnection
 from ladon_storage.server.rows import (
     COLUMNS,
     HISTORY_COLUMNS,
@@ -28,8 +29,6 @@ from ladon_storage.server.rows import (
     from_watermark,
     version_of,
 )
-
-Connection = psycopg.AsyncConnection[Any]
 
 _NEXT_VERSION = "nextval('history_version')"
 _LOCK = 1_418_742_214
@@ -75,14 +74,14 @@ _DELETE = (
 )
 
 
-async def fetched(connection: Connection, query: str, values: Sequence[Any]) -> list[Row]:
+async def fetched(connection: ServiceConnection, query: str, values: Sequence[Any]) -> list[Row]:
     """Return the rows of a statement, which is prepared at its first use."""
     cursor = await connection.execute(query.encode(), values, prepare=True)
     return await cursor.fetchall()
 
 
 async def stored(
-    connection: Connection, source_id: str, before: Watermark | None, line: Line
+    connection: ServiceConnection, source_id: str, before: Watermark | None, line: Line
 ) -> Written | None:
     """Store a change that was admitted; ``None``: another write was faster.
 
@@ -91,6 +90,7 @@ async def stored(
     """
     line = _kept(line)
     query, values = _change(source_id, before, line)
+    connection.warning = ""
     try:
         rows = await fetched(connection, query, values)
     except psycopg.errors.ReadOnlySqlTransaction as error:
@@ -100,6 +100,10 @@ async def stored(
         if connection.closed:
             raise _unanswered(error) from error
         raise unstored(error) from error
+    if connection.warning:
+        # The wait for a standby was cancelled: the change is stored here, and perhaps nowhere else.
+        await connection.close()
+        raise _unanswered(psycopg.OperationalError(connection.warning))
     if not rows:
         return None
     after = line.after

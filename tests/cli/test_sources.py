@@ -127,6 +127,29 @@ async def test_check_gives_each_thing_a_verdict(
     assert "not asked" in offline.json[-1]["finding"]
 
 
+@pytest.mark.parametrize(
+    ("address", "finding"),
+    [
+        ("sqlite:///absent/records.db", "does not exist"),
+        ("duckdb:///there", "is a folder"),
+        ("postgresql://ann@127.0.0.1:9/records", "cannot be reached"),
+    ],
+)
+def test_check_tries_the_place_of_a_sink(ladon: Command, address: str, finding: str) -> None:
+    """A place where no run could write is found, nothing is made there, and offline none asked."""
+    (ladon.folder / "there").mkdir()
+    text = f'[sinks.records]\nurl = "{address}"\n[sources.kev]\nkind = "kev"\n'
+    file = ladon.write("ladon.toml", text)
+    called = ladon("source", "check", "--json")
+    verdicts = {each["what"]: each for each in called.json}
+    assert verdicts["sink records"]["verdict"] == "failed"
+    assert finding in verdicts["sink records"]["finding"]
+    offline = ladon("source", "check", "--offline", "--json")
+    assert offline.code == 0
+    assert {file.name, "there"} <= {each.name for each in ladon.folder.iterdir()}
+    assert not (ladon.folder / "absent").exists()
+
+
 def test_check_without_a_file_says_how_to_write_one(ladon: Command) -> None:
     """The first step has a next step."""
     called = ladon("source", "check")
