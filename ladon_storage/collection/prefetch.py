@@ -17,7 +17,7 @@ from typing import Self
 
 from ladon_storage.collection.records import Page
 
-MAX_PREFETCH_CHARS = 2**24
+MAX_PREFETCH_CHARS = 2**23
 """The characters of waiting pages at which the source must wait for the sink."""
 
 GATHER_SECONDS = 2.0
