@@ -45,9 +45,18 @@ async def test_cursor_of_an_item_may_be_zero() -> None:
         assert await ids_of(feed, paging=paging) == IDS
 
 
-async def test_link_with_a_title_in_another_charset_is_followed() -> None:
-    """A parameter may be written by RFC 8187, in front of the relation."""
-    link = "</feed.json?p=2>; title*=UTF-8'de'n%C3%A4chste%20Seite; rel=next"
+LINKS = [
+    "</feed.json?p=2>; title*=UTF-8'de'n%C3%A4chste%20Seite; rel=next",
+    '</feed.json?p=2>; title="a \\"b\\"; c, d"; rel="next"',
+    '</feed.json?p=2>; crossorigin; rel="prefetch next"',
+    '</feed.json?p=2>; rel="next-page"',
+    '</feed.json?p=2>; rel="http://example.org/rels/next"',
+]
+
+
+@pytest.mark.parametrize("link", LINKS)
+async def test_link_with_other_parameters_is_followed(link: str) -> None:
+    """A parameter in front of the relation has any form that the standards have."""
 
     def titled(asked: Asked) -> Answer:
         is_first = "p" not in asked.query
@@ -56,6 +65,15 @@ async def test_link_with_a_title_in_another_charset_is_followed() -> None:
 
     async with FeedServer(play=titled) as feed:
         assert await ids_of(feed, paging={"kind": "link"}) == IDS
+
+
+@pytest.mark.parametrize(
+    "link", ['/feed.json?p=2; rel="next"', "<a>; rel=x, http://a/?p=2; rel=next"]
+)
+async def test_link_that_cannot_be_read_is_no_end(link: str) -> None:
+    """A header that names a next page, in a form that is no link, does not end a list."""
+    async with FeedServer(play=lambda _: answer(ROWS[:4], {"Link": link})) as feed:
+        assert "has a next page in its header Link" in await refused(feed, paging={"kind": "link"})
 
 
 async def test_link_past_a_page_is_not_followed_in_silence() -> None:
