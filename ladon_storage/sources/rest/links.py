@@ -16,7 +16,8 @@ _QUOTED = r"\"(?:[^\"\\]|\\.)*\""
 # The last but one is that of RFC 8187, with a charset: UTF-8''a%20title.
 _VALUE = rf"(?:{_QUOTED}|'[^']*'|[\w-]+'[^';,\s]*'[^\"';,\s]*|[^\"';,\s]*)"
 _PARAMETER = re.compile(rf";\s*([^\s=;,]+)\s*(?:=\s*({_VALUE}))?")
-_LINK = re.compile(rf"<([^>]*)>((?:\s*;\s*[^\s=;,]+\s*(?:=\s*{_VALUE})?)*)")
+# Nor has an address a "<": without that rule, many of them would take seconds.
+_LINK = re.compile(rf"<([^<>]*)>((?:\s*;\s*[^\s=;,]+\s*(?:=\s*{_VALUE})?)*)")
 
 
 _MOST_RELATIONS = 10
