@@ -18,9 +18,13 @@ from tests.s3_server import s3
 from tests.service_databases import empty_postgres, migrated_postgres, service_database
 
 TOGETHER = (
+    "tests/circuit/test_rates",
     "tests/flows/",
     "tests/project/test_packaging",
+    "tests/project/test_public_names",
     "tests/sinks/test_delta_s3",
+    "tests/sources/test_json_documents",
+    "tests/sources/test_taxii",
     "tests/testing/test_judge",
 )
 """Tests that share what takes seconds to start or to make."""
