@@ -166,7 +166,7 @@ def test_service_over_postgresql_is_measured_beside_pgbench() -> None:
     ran = quick("postgresql_service")
     found = rows(ran.stdout)
     assert {"one process", "two processes", "pgbench", "metrics", "search"} <= set(found)
-    assert "and the same" in ran.stdout
+    assert "Back, with every field the same" in ran.stdout
     assert ran.stdout.count(" at least ") == 3
 
 
