@@ -79,9 +79,9 @@ def test_objects_of_a_program_that_froze_some_are_left_alone() -> None:
 
 def test_cycles_that_are_set_aside_are_collected_in_a_long_run() -> None:
     """A run of many pages does not grow by what each leaves behind."""
-    cycles = WeakSet[Cycle]()
+    cycles, documents = WeakSet[Cycle](), garbage._INTERVAL // garbage._MANY
     with objects_set_aside():
-        for _ in range(2 * garbage._INTERVAL):
+        for _ in range(2 * documents):
             cycles.add(Cycle())
             made()
-        assert len(cycles) <= garbage._INTERVAL
+        assert len(cycles) <= documents
