@@ -29,6 +29,7 @@ _SMALLEST, _GREATEST = 1e-4, 1e16
 _ALIKE = bytes.maketrans(b"[,}]E", b"::::e")
 _IN_NUMBERS = b"0123456789.+-"
 _EXPONENT, _TINY = b":e:", b"0.0000"
+_WITHOUT_EXPONENT = frozenset({str, int, bool, type(None)})
 
 
 def parse_compact(body: bytes, between: bytes | None = None) -> Any:
@@ -80,13 +81,16 @@ def _has_exponent(document: object) -> bool:
                 return True
         if kinds.isdisjoint((dict, list)):
             return False
-        inner: Iterable[Iterable[Any]] = (
-            map(dict.values, values)
-            if kinds == {dict}
-            else [
+        if kinds == {dict}:
+            if _WITHOUT_EXPONENT.issuperset(
+                map(type, chain.from_iterable(map(dict.values, values)))
+            ):
+                return False  # as most records have no float
+            inner: Iterable[Iterable[Any]] = map(dict.values, values)
+        else:
+            inner = [
                 each.values() if type(each) is dict else each
                 for each in values
                 if type(each) is dict or type(each) is list
             ]
-        )
         values = list(chain.from_iterable(inner))
