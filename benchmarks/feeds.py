@@ -12,7 +12,6 @@ import asyncio
 import itertools
 import json
 import tarfile
-from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
@@ -246,11 +245,11 @@ _kept = lru_cache(maxsize=200)(page_of)
 
 def _cursor_of(done: int) -> str:
     """Return the cursor behind so many records, which does not show that it counts."""
-    return b64encode(f"after:{done}".encode()).decode()
+    return f"after:{done}".encode().hex()
 
 
 def _place_of(cursor: str) -> int:
-    return int(b64decode(cursor).removeprefix(b"after:") or 0)
+    return int(bytes.fromhex(cursor).removeprefix(b"after:") or 0)
 
 
 async def _serve() -> None:
@@ -261,10 +260,12 @@ async def _serve() -> None:
     async def answer(request: web.Request) -> web.Response:
         name, query = request.match_info["name"], request.query
         first, count = int(query.get("first", 0)), int(query["count"])
-        done = _place_of(query.get("cursor", ""))
+        does_count = "offset" in query
+        done = int(query["offset"]) if does_count else _place_of(query.get("cursor", ""))
         records = _kept(name, first + done, min(PAGE, count - done))
         done += PAGE
-        following = {"first": str(first), "count": str(count), "cursor": _cursor_of(done)}
+        place = {"offset": str(done)} if does_count else {"cursor": _cursor_of(done)}
+        following = {"first": str(first), "count": str(count), **place}
         link = json.dumps(str(request.url.with_query(following)) if done < count else None)
         body = b'{"next":' + link.encode() + b',"data":' + records + b"}"
         return web.Response(body=body, content_type="application/json")

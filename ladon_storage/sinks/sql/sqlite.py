@@ -36,7 +36,7 @@ _POLL_SECONDS = 0.005
 _CACHE_KIB = 2**16
 """The memory for pages of the file, where SQLite's own limit is 2 MiB."""
 
-_LOG_PAGES = 20_000
+_LOG_PAGES = 40_000
 """Pages of 4 KiB in the write-ahead log that are copied into the file together."""
 
 _FOUND = """
