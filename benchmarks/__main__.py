@@ -23,6 +23,7 @@ MINUTES = {
     "document": 4,
     "nothing_new": 1,
     "many": 6,
+    "windows": 2,
     "startup": 3,
 }
 LONG = {"ten_million": 20}

@@ -15,6 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import StateType
 from prefect.runtime import flow_run
 
+from benchmarks.load import cpu_seconds
 from ladon_storage.flows.collect_many import collect_many
 
 
@@ -74,8 +75,15 @@ async def measured_tasks(tasks: Callable[[int], Awaitable[str]], count: int) -> 
     return {"seconds": seconds, "recorded": time.perf_counter() - started}
 
 
-async def measured_sources(count: int, feed: str, database: str) -> dict[str, float]:
-    """Return how long a run took, and how many records it found new."""
+async def measured_sources(count: int, feed: str, database: str, service: int) -> dict[str, float]:
+    """Return how long a run took, its CPU time, and how many records it found new.
+
+    Args:
+        count: The number of sources.
+        feed: The address of their catalogues.
+        database: The file of the sink.
+        service: The process of the Storage Service.
+    """
     sources = [
         {"kind": "kev", "url": f"{feed}/{number}", "source_id": f"source-{number}"}
         for number in range(count)
@@ -86,16 +94,25 @@ async def measured_sources(count: int, feed: str, database: str) -> dict[str, fl
     sink = {"url": f"sqlite:///{database}"}
     before = peak()
     await collect_many(sources[:1], sink=sink)
-    started = time.perf_counter()
+    began = time.process_time()
+    await collect_many(sources[:1], sink=sink)
+    of_one = time.process_time() - began
+    started, began, began_there = time.perf_counter(), time.process_time(), cpu_seconds(service)
     report = await collect_many(file=str(file), sink=sink)
-    seconds = time.perf_counter() - started
-    return {"seconds": seconds, "mebibytes": peak() - before, "new": report.records_written}
+    return {
+        "seconds": time.perf_counter() - started,
+        "cpu": time.process_time() - began,
+        "cpu_of_one": of_one,
+        "service_cpu": cpu_seconds(service) - began_there,
+        "mebibytes": peak() - before,
+        "new": report.records_written,
+    }
 
 
 if __name__ == "__main__":
-    kind, number, feed_url, path = sys.argv[1:]
+    kind, number, feed_url, path, process_id = sys.argv[1:]
     if kind == "sources":
-        found = asyncio.run(measured_sources(int(number), feed_url, path))
+        found = asyncio.run(measured_sources(int(number), feed_url, path, int(process_id)))
     else:
         tasks = {"awaited": awaited, "mapped": mapped}[kind]
         found = asyncio.run(measured_tasks(tasks, int(number)))

@@ -5,8 +5,11 @@ connections to the database as a service has. It reads a watermark, and writes i
 history if the version is still the one that it read. What a service does besides is HTTP, JSON, the
 rule, and the log.
 
+Two processes share the machine's cores with PostgreSQL and with what loads them. Their floor is two
+of pgbench, each over as many connections to the database as a service has.
+
 The sources of a large service are in both databases: what a list and a scrape take over them, and
-how long it takes to copy one into the other.
+how long it takes to copy one into the other by ``ladon-storage migrate --from``.
 """
 
 from __future__ import annotations
@@ -15,9 +18,12 @@ import asyncio
 import os
 import re
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, closing
+from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -35,7 +41,7 @@ from benchmarks.measuring import (
 )
 from benchmarks.processes import Server, outcome, postgresql_service, storage_server
 from benchmarks.service import fsync_milliseconds
-from ladon_storage.server.copying import copy_content
+from demo.stage import environment
 from ladon_storage.server.database import open_database
 from ladon_storage.server.postgresql import MOST_CONNECTIONS
 from ladon_storage.server.postgresql_schema import address_of, migrate
@@ -45,7 +51,7 @@ from tests.postgres import PASSWORD, USER, PostgresServer, running
 CONNECTIONS, MANY_CONNECTIONS = 32, 200
 LEAST_A_SECOND, LEAST_OF_TWO, LEAST_OF_PGBENCH = 800, 1.15, 0.5
 SOURCES, LINES = 100_000, 10
-ONE, TWO, PGBENCH = "one process", "two processes", "pgbench"
+ONE, TWO, PGBENCH, TWO_PGBENCH = "one process", "two processes", "pgbench", "two of pgbench"
 SETTINGS = {
     "fsync": "on",
     "full_page_writes": "on",
@@ -56,7 +62,7 @@ SETTINGS = {
 
 # The values of a success, in the order of the statement's places.
 _MOMENT = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-_NAME = "'bench-' || :client_id::text"
+_NAME = "'bench-' || (:client_id::int + :first::int)::text"
 _VALUES = [
     *(_MOMENT, _MOMENT, "'success'", "NULL", "0", "NULL", "NULL", "NULL", _NAME, ":version"),
     *(_NAME, _MOMENT, "'put'", "'127.0.0.1'", "NULL", "'success'", _MOMENT, _MOMENT, _MOMENT),
@@ -83,7 +89,9 @@ class Bench:
         self.name = server.database()
         self.url = server.url(self.name)
         migrate(address_of(self.url))
-        for client in range(CONNECTIONS):
+        self._script = folder / "write.sql"
+        self._script.write_text(pgbench_script(), encoding="utf-8")
+        for client in range(2 * MOST_CONNECTIONS):
             server.execute(
                 "INSERT INTO ladon_storage.watermarks (source_id, folded, version, "
                 f"last_run_timestamp, status, records_collected) SELECT 'bench-{client}', '', "
@@ -106,14 +114,25 @@ class Bench:
 
         return a_second
 
-    async def pgbench(self) -> float:
-        """Return the transactions a second of PostgreSQL's own program."""
-        script = self._folder / "write.sql"
-        script.write_text(pgbench_script(), encoding="utf-8")
+    async def two_of_pgbench(self) -> float:
+        """Return the transactions a second of two of them."""
+        return sum(await asyncio.gather(self.pgbench(), self.pgbench(MOST_CONNECTIONS)))
+
+    async def pgbench(self, first: int = 0) -> float:
+        """Return the transactions a second of PostgreSQL's own program.
+
+        Args:
+            first: The first of the sources that its connections write, one each.
+        """
         process = await asyncio.create_subprocess_exec(
             *(self._server.programs / "pgbench", "--no-vacuum", "--protocol=prepared"),
             *(f"--client={MOST_CONNECTIONS}", "--jobs=1", f"--time={max(1, round(self._seconds))}"),
-            *(f"--file={script}", "--host=127.0.0.1", f"--port={self._server.port}"),
+            *(
+                f"--define=first={first}",
+                f"--file={self._script}",
+                "--host=127.0.0.1",
+                f"--port={self._server.port}",
+            ),
             *(f"--username={USER}", self.name),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -139,6 +158,7 @@ async def compare_writes(bench: Bench, folder: Path, repetitions: int) -> None:
             ONE: bench.writes(ONE, [one]),
             TWO: bench.writes(TWO, [one, two]),
             PGBENCH: bench.pgbench,
+            TWO_PGBENCH: bench.two_of_pgbench,
         }
         figures = await alternating("conditional writes", contenders, repetitions)
         many = f"{ONE}, {MANY_CONNECTIONS} connections"
@@ -158,6 +178,8 @@ async def compare_writes(bench: Bench, folder: Path, repetitions: int) -> None:
             at_most=False, digits=0)  # fmt: skip
     beside = ratios(figures[TWO], figures[ONE])
     verdict("Two processes beside one", beside, LEAST_OF_TWO, at_most=False)
+    floor = ratios(figures[TWO_PGBENCH], figures[PGBENCH])
+    tables.print(f"Two of pgbench beside one: {shown(floor, 2)}")
     beside = ratios(figures[ONE], figures[PGBENCH])
     verdict("One process beside pgbench", beside, LEAST_OF_PGBENCH, at_most=False)
 
@@ -168,19 +190,53 @@ def fill(file: Path, sources: int) -> None:
     with closing(open_database(file)) as connection:
         connection.execute("BEGIN")
         connection.executemany(
-            "INSERT INTO history (source_id, at, action, status, to_timestamp, records_collected, "
-            "ledger) VALUES (?, ?, 'put', 'success', ?, ?, ?)",
+            "INSERT INTO history (source_id, at, action, run_id, status, to_timestamp, "
+            "records_collected, ledger) VALUES (?, ?, 'put', ?, ?, ?, ?, ?)",
             (
-                (f"provider.example/feed-{number % sources:06}", row[0], row[1], row[3], row[4])
+                (f"provider.example/feed-{number % sources:06}", row[0], f"run-{number}", row[2],
+                 row[1] + number, row[3], row[4])
                 for number in range(sources * LINES)
             ),
-        )
+        )  # fmt: skip
         connection.execute(
-            "INSERT INTO watermarks SELECT source_id, max(version), ?, ?, ?, NULL, ?, NULL, NULL, "
-            "? FROM history GROUP BY source_id",
-            row,
+            "INSERT INTO watermarks (source_id, version, last_successful_timestamp, "
+            "last_run_timestamp, status, records_collected, run_id, ledger) SELECT source_id, "
+            "version, to_timestamp, at, status, records_collected, run_id, ledger FROM history "
+            "WHERE version > ?",
+            (sources * (LINES - 1),),
         )
         connection.execute("COMMIT")
+
+
+def copied(folder: Path, source: str, target: str) -> str:
+    """Copy a database into another one by the command, and return what it took."""
+    variables = {"STORAGE_SERVICE_DATABASE": target, "PGPASSWORD": PASSWORD}
+    command = [sys.executable, "-m", "ladon_storage.cli", "migrate", "--from", source]
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        command, stderr=subprocess.DEVNULL, env=environment(folder, **variables)
+    )
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"`migrate --from` exited with {process.returncode}")
+    seconds = time.perf_counter() - began
+    cpu = used.ru_utime + used.ru_stime
+    return f"{seconds:.0f} s ({cpu:.0f} s of CPU, {used.ru_maxrss / 1024:.0f} MiB)"
+
+
+def check_same(one: Path, other: Path) -> None:
+    """Compare every field of two files.
+
+    Raises:
+        RuntimeError: They differ.
+    """
+    with closing(sqlite3.connect(one)) as first, closing(sqlite3.connect(other)) as second:
+        for name in ("watermarks", "history", "sqlite_sequence"):
+            query = f"SELECT * FROM {name} ORDER BY 1"
+            rows = zip_longest(first.execute(query), second.execute(query))
+            if any(here != there for here, there in rows):
+                raise RuntimeError(f"What came back differs from what went: {name}")
 
 
 async def compare_size(folder: Path, server: PostgresServer, *, quick: bool) -> None:
@@ -188,21 +244,15 @@ async def compare_size(folder: Path, server: PostgresServer, *, quick: bool) -> 
     sources = 2_000 if quick else SOURCES
     file, back = folder / "storage.db", folder / "back.db"
     fill(file, sources)
-    url = server.url(server.database())
-    seconds = []
-    for source, target in ((file, url), (url, back)):
-        began = time.perf_counter()
-        copied = await asyncio.to_thread(copy_content, source, target)
-        seconds.append(time.perf_counter() - began)
-        if copied.watermarks != sources or copied.changes != sources * LINES:
-            raise RuntimeError(f"Not everything was copied: {copied}")
-    with closing(sqlite3.connect(file)) as one, closing(sqlite3.connect(back)) as other:
-        for query in ("SELECT * FROM watermarks ORDER BY 1", "SELECT * FROM history ORDER BY 1"):
-            if one.execute(query).fetchall() != other.execute(query).fetchall():
-                raise RuntimeError("What came back differs from what went.")
+    name = server.database()
+    url = server.url(name)
+    there = await asyncio.to_thread(copied, folder, str(file), url)
+    without_password = f"postgresql://{USER}@127.0.0.1:{server.port}/{name}"
+    again = await asyncio.to_thread(copied, folder, without_password, str(back))
+    check_same(file, back)
     tables.print(
-        f"{sources:,} sources with {sources * LINES:,} changes: {seconds[0]:.1f} s from SQLite to "
-        f"PostgreSQL, {seconds[1]:.1f} s back, and the same"
+        f"{sources:,} sources with {sources * LINES:,} changes: {there} from SQLite to PostgreSQL, "
+        f"{again} back, and every field the same"
     )
     shows = table("Over these sources, ms", ("request",), ("SQLite", "PostgreSQL"))
     async with storage_server(folder) as ours, postgresql_service(folder, url) as theirs:
@@ -236,7 +286,7 @@ async def main(*, quick: bool) -> None:
     with TemporaryDirectory() as name, running(**SETTINGS) as server:
         folder = Path(name)
         tables.print(f"fsync of 4 KiB: {shown(fsync_milliseconds(folder), 2)} ms")
-        bench = Bench(folder, server, 1 if quick else 5)
+        bench = Bench(folder, server, 2 if quick else 4)
         await compare_writes(bench, folder, 1 if quick else 5)
         await compare_size(folder, server, quick=quick)
 

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 
 from chaos.collection import SOURCE
 from ladon_storage import cli
-from ladon_storage.cli.databases import VARIABLE
+from ladon_storage.cli.databases import DATABASE_VARIABLE
 from ladon_storage.server.store import WatermarkDatabase
 from ladon_storage.testing.processes import START_SECONDS, Child, Nursery
 
@@ -200,7 +200,7 @@ class Replicas:
         self.kills = 0
         """The kills that no plan named."""
         self._url = url
-        os.environ[VARIABLE] = url
+        os.environ[DATABASE_VARIABLE] = url
         self._nursery = nursery
         self._ports = [_free_port() for _ in range(count)]
         self.port = _free_port()

@@ -20,6 +20,7 @@ from yarl import URL
 
 from ladon_storage.circuit.breaker import CircuitChange
 from ladon_storage.circuit.urls import CIRCUIT_URL_VARIABLE, SharedCircuit, circuit_of, default_url
+from ladon_storage.client.batches import BatchedStorage
 from ladon_storage.client.client import StorageServiceClient
 from ladon_storage.client.mock import MockStorageClient
 from ladon_storage.embedded import SCHEME, EmbeddedStorage, file_of
@@ -171,6 +172,11 @@ def shared_client(settings: StorageSettings) -> StorageClient:
         if key not in _clients:
             _clients[key] = new_client(key)
         return _fallbacks.get(key) or _clients[key]
+
+
+def batched(client: StorageClient) -> StorageClient | BatchedStorage:
+    """Return a storage for many calls at once, which share requests where there are any."""
+    return BatchedStorage(client) if isinstance(client, StorageServiceClient) else client
 
 
 async def check_health(settings: StorageSettings) -> bool:

@@ -234,6 +234,9 @@ SERVICE_TIME = "X-Storage-Time"
 REQUEST_ID = "X-Request-ID"
 """The header with the id of a request, which is in the logs of both sides."""
 
+BATCH = "X-Storage-Batch"
+"""The header in which the embedded service sends how many requests one batch may have."""
+
 _ANSWERED_AT, _FOUND_NOTHING = "_answered_at", "_found_nothing"
 
 

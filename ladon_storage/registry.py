@@ -351,7 +351,7 @@ def _problem(detail: ErrorDetails, written: Sequence[str]) -> Problem:
         return Problem(".".join((*written, context["discriminator"].strip("'"))), text)
     if kind == "union_tag_not_found":
         return Problem(".".join((*written, context["discriminator"].strip("'"))), MISSING)
-    text = _TEXTS.get(kind) or detail["msg"].removeprefix("Assertion failed, ")
+    text = _TEXTS.get(kind) or re.sub(r"^(Assertion failed|Value error), ", "", detail["msg"])
     return Problem(".".join(written), _TIMEDELTA.sub(_duration, text))
 
 

@@ -183,7 +183,7 @@ def _answers(process: subprocess.Popen[bytes], status: Path) -> bool:
     deadline = time.monotonic() + _START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            if status.read_text(encoding="utf-8").rstrip().endswith("ready"):
+            if status.read_text(encoding="utf-8").rstrip().endswith(("ready", "standby")):
                 return True
         except OSError:
             pass

@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from ladon_storage.cli.app import app
     from ladon_storage.cli.ended import Ended
 
+    if sys.stdout is None:  # closed by the caller, who wants no output
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the end
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what a locale cannot print is escaped
             with suppress(OSError):  # a stream that Python cannot place, such as a reopened pipe
@@ -93,6 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _plain(error: CycloptsError) -> str:
     """Return what a wrong call is, in one line and without Python's lists."""
     unused = getattr(error, "unused_tokens", None)
+    if unused and unused[0].startswith("--"):
+        return f"Unknown option: {unused[0].partition('=')[0][:100]}."
     if unused:
         return f"There is no place for the argument {unused[0][:100]!r}."
     return " ".join(str(error).split())

@@ -12,7 +12,7 @@ _RUNS = (
     "once. "
 )
 _WATERMARK_CODES = (
-    "\n\nExit codes besides those of every verb: 3 there is no such watermark; 4 refused, because "
+    "\n\nFurther exit codes: 3 there is no such watermark; 4 refused, because "
     "a run holds the source, another writer was faster, or it would go back; 5 the service does "
     "not offer it."
 )
@@ -85,14 +85,14 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
     (
         app, "collect-many", "collect_many", _COLLECT,
         "Collect the sources of a list in one flow run."
-        "\n\nIt is for hundreds of sources, of which each would be a flow run otherwise. One that "
+        "\n\nIt is for hundreds of sources, each of which would otherwise be a flow run. One that "
         "fails leaves the others alone.",
     ),
     (
         app, "freshness", "freshness", _COLLECT,
         "Fail where watermarks are too old."
         f"{_RUNS}Limits come from the file, or follow the names: kev=48 for 48 hours. The "
-        "exit code is 1 where a source is stale, was never collected, or is ahead of the time.",
+        "exit code is 1 where a source is stale, was never collected, or is in the future.",
     ),
     (app, "init", "init", _SOURCES, "Write a ladon.toml with commented examples."),
     (
@@ -119,9 +119,9 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
     ),
     (
         app, "deploy", "deploy", _OPERATE,
-        f"Make or update Prefect deployments of the file.\n\n{_FILE} Besides the collection of "
-        "each source it has a weekly second reading of those whose kinds allow it, and a check of "
-        "freshness. A deployment that the file lost is reported, and stays.",
+        f"Make or update Prefect deployments from the file.\n\n{_FILE} Besides a collection of "
+        "each source, there is a weekly second reading of those whose kinds allow it, and a check "
+        "of freshness. A deployment that is no longer in the file is reported, and stays.",
     ),
     (
         app, "up", "up", _OPERATE,
@@ -156,13 +156,13 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
     ),
     (
         tokens, "add", "tokens:add", None,
-        "Make a token and print it; it is kept nowhere else, and stored as its digest.",
+        "Make a token and print it, once: the database has only its digest.",
     ),
     (tokens, "list", "tokens:listed", None, "List the tokens of a service by name."),
     (tokens, "revoke", "tokens:revoke", None, "Delete a token; the next request with it fails."),
     (
         circuit, "show", "circuit:show", None,
-        f"Show its state, with the time and the reason of the last change.{_CIRCUIT_PLACE}",
+        f"Show its state, and the time and reason of the last change.{_CIRCUIT_PLACE}",
     ),
     (
         circuit, "trip", "circuit:trip", None,

@@ -1,6 +1,6 @@
 """From the command line to sources and sinks: by their names in the file, or ad hoc.
 
-- A name of the file goes before a kind. A JSON object, or a file that holds one, is a separate
+- A name in the file goes before a kind. A JSON object, or a file that holds one, is a separate
   source.
 - No address on a command line has a password: every user of the host sees the list of processes,
   and Prefect stores the parameters of a run.
@@ -100,7 +100,7 @@ def choose_sources(
         )
     if not names and not (all_ and there):
         listed = f" {FILE_NAME} has {', '.join(there)}." if there else ""
-        raise ConfigurationError(f"Name a source, or give --all for those of the file.{listed}")
+        raise ConfigurationError(f"Name a source, or give --all for every one in the file.{listed}")
     if twice := [each for each in names if list(names).count(each) > 1]:
         raise ConfigurationError(f"The source {twice[0][:100]!r} is named twice; name it once.")
     return [choose_source(project, each) for each in (there if all_ else names)]
@@ -233,7 +233,7 @@ def choose_sink(
 def choose_sink_text(
     project: Project | None, given: str, *, with_prefect: bool = False
 ) -> SinkChoice:
-    """Return the sink of a text: an address, a JSON object, a name of the file, or a block's.
+    """Return the sink of a text: an address, a JSON object, a name in the file, or a block's.
 
     Raises:
         ConfigurationError: There is none, or its address has a password in it.

@@ -77,7 +77,7 @@ def _address(service: str | None) -> str:
     address = service or os.environ.get(SERVICE_VARIABLE) or _address_in_file() or ""
     if not address:
         raise ConfigurationError(
-            f"There is no service; set {SERVICE_VARIABLE} or --service, or call it where a "
+            f"There is no service; set {SERVICE_VARIABLE} or --service, or run it where a "
             "ladon.toml names one."
         )
     return address

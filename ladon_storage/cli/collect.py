@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 def collect(
     *names: Annotated[str, Parameter(help=f"Each a {SOURCE_HELP}")],
     all_: Annotated[
-        bool, Parameter(name="--all", show_default=False, help="Collect every source of the file.")
+        bool, Parameter(name="--all", show_default=False, help="Collect every source in the file.")
     ] = False,
     sink: SinkText = None,
     limits: LimitsText = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -10,13 +11,13 @@ from cyclopts import Parameter
 
 from ladon_storage.errors import ConfigurationError
 
-VARIABLE = "STORAGE_SERVICE_DATABASE"
+DATABASE_VARIABLE = "STORAGE_SERVICE_DATABASE"
 
 Database = Annotated[
     str | None,
     Parameter(
         help="The service's file, or its database in PostgreSQL as postgresql://user@host/name; "
-        f"goes before {VARIABLE}."
+        f"goes before {DATABASE_VARIABLE}."
     ),
 ]
 
@@ -25,14 +26,16 @@ def database_of(given: str | None) -> Path | str:
     """Return the file, or the address in PostgreSQL, of a flag or of the environment.
 
     Raises:
-        ConfigurationError: There is none, it is neither, or a flag has a password in it.
+        ConfigurationError: There is none, it is neither, its driver is not installed, or a flag
+            has a password in it.
     """
     from ladon_storage.collection.credentials import holds_secret
 
-    text = (os.environ.get(VARIABLE, "") if given is None else given).strip()
+    text = (os.environ.get(DATABASE_VARIABLE, "") if given is None else given).strip()
     if not text:
         raise ConfigurationError(
-            f'There is no database; set --database or {VARIABLE}. See "ladon-storage --help".'
+            f"There is no database; set --database or {DATABASE_VARIABLE}. "
+            'See "ladon-storage --help".'
         )
     scheme, mark, _ = text.partition("://")
     if not mark or "/" in scheme:
@@ -40,11 +43,15 @@ def database_of(given: str | None) -> Path | str:
     if given is not None and holds_secret(text):
         raise ConfigurationError(
             "The database's address has a password in it, and a command line is in every list of "
-            f"processes; put the address into {VARIABLE}, or the password into PGPASSWORD or "
-            "PostgreSQL's password file."
+            f"processes; put the address into {DATABASE_VARIABLE}, or the password into PGPASSWORD "
+            "or PostgreSQL's password file."
         )
     kind = scheme.lower().partition("+")[0]
     if kind in ("postgresql", "postgres"):
+        if find_spec("psycopg") is None:
+            raise ConfigurationError(
+                "A database in PostgreSQL requires psycopg. Install ladon-storage[postgresql]."
+            )
         return text
     if kind == "sqlite":
         from ladon_storage.embedded import file_of

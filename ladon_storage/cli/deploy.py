@@ -2,6 +2,8 @@
 
 - Each source has one that collects it. One that is scheduled is read again weekly where its kind
   allows that, and one check watches the freshness of all sources that have a limit.
+- ``[collect_many]`` is one that collects all sources in one run. Where it has a schedule, only the
+  sources with schedules of their own have deployments of their own.
 - Without a work pool, ``--serve`` runs them in this process; with ``--pool`` workers do.
 - A deployment that a user paused or resumed in the UI stays so: the file gives the first state.
 - No secret is a parameter of a deployment: the file's names of secrets are.
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
     from ladon_storage.cli.deployments import Change
 
 
+_NAMED = 5
+
+
 def deploy(
-    *names: Annotated[str, Parameter(help="Names of the file; by default all.")],
+    *names: Annotated[str, Parameter(help="Names of sources in the file; by default all.")],
     serve: Annotated[
         bool, Parameter(show_default=False, help="Run what is due in this process, until a signal.")
     ] = False,
@@ -64,10 +69,20 @@ def deploy(
     from ladon_storage.cli import deployments
     from ladon_storage.cli.with_prefect import run_flows
 
-    chosen = list(names or project.sources)
-    made = deployments.deployments(project, chosen)
+    made = deployments.deployments(project, names or deployments.own(project))
     if not names:
-        made += deployments.freshness(project)
+        made += deployments.collect_many(project, pool=pool) + deployments.freshness(project)
+        if twice := deployments.collected_twice(project):
+            count = (
+                "1 source has a schedule of its own"
+                if len(twice) == 1
+                else (f"{len(twice):,} sources have schedules of their own")
+            )
+            more = ", …" if len(twice) > _NAMED else ""
+            note(
+                f"{count} beside [collect_many], which collects all: "
+                f"{', '.join(twice[:_NAMED])}{more}."
+            )
     ours = None if names else project.path.name
     place = deployments.ANYWHERE if dry_run and not (pool or serve) else pool
     changes = run_flows(lambda: deployments.changes(made, pool=place, file=ours))

@@ -27,6 +27,7 @@ from pydantic_core import to_jsonable_python
 
 from ladon_storage import flows
 from ladon_storage.errors import ConfigurationError
+from ladon_storage.flows.collect_many import only_sink
 from ladon_storage.flows.deployed import fit_form, form_of
 from ladon_storage.flows.serve import keep_switches, serve_deployments
 from ladon_storage.project.project import Project
@@ -104,6 +105,62 @@ def freshness(project: Project) -> list[RunnerDeployment]:
     ]
 
 
+def own(project: Project) -> list[str]:
+    """Return the sources that have deployments of their own, unless their names are given."""
+    if not _collects_many(project):
+        return list(project.sources)
+    return [name for name, table in project.sources.items() if table.schedule is not None]
+
+
+def collected_twice(project: Project) -> list[str]:
+    """Return the sources whose own schedules run beside that of ``[collect_many]``."""
+    if not _collects_many(project):
+        return []
+    return [
+        name for name, table in project.sources.items() if table.schedule and table.schedule.active
+    ]
+
+
+def _collects_many(project: Project) -> bool:
+    many = project.collect_many
+    return bool(many and many.schedule and many.schedule.active)
+
+
+def collect_many(project: Project, *, pool: str | None = None) -> list[RunnerDeployment]:
+    """Return the deployment of ``[collect_many]``, if the file has that table.
+
+    Args:
+        project: The file.
+        pool: The work pool; ``None``: the runs are of this process.
+
+    Raises:
+        ConfigurationError: The sources have no sink in common.
+    """
+    table = project.collect_many
+    if table is None:
+        return []
+    try:
+        only_sink(project)
+    except ConfigurationError as error:
+        problem = f"{project.path}: [collect_many] cannot be deployed. {error}"
+        raise ConfigurationError(problem) from None
+    # It reads the file when it runs, so a change of a source needs no further deployment.
+    parameters: dict[str, Any] = {"file": str(project.path.absolute())}
+    parameters |= table.model_dump(include={"spread", "concurrency"}, exclude_none=True)
+    made = _made(
+        project,
+        flows.collect_many,
+        project.path.stem,
+        f"Collects all sources of {project.path.name} in one run.",
+        parameters,
+        table.schedule.prefect() if table.schedule else None,
+    )
+    if pool is not None and (table.spread or 1) > 1:
+        # Its parts are runs of the same deployment, and would wait for the one that starts them.
+        made.concurrency_limit = made.concurrency_options = None
+    return [made]
+
+
 def _collection(project: Project, name: str) -> RunnerDeployment:
     table = project.sources[name]
     sink_name = project.sink_of(name)
@@ -179,6 +236,17 @@ def _deployed(
         given = storage.model_dump(mode="json", exclude_unset=True, exclude={"circuit_url_secret"})
         folder = project.path.absolute().parent
         parameters["storage"] = {**given, "url": anchored_address(storage.url, folder)}
+    return _made(project, flow, name, description, parameters, schedule)
+
+
+def _made(
+    project: Project,
+    flow: Flow[..., Any],
+    name: str,
+    description: str,
+    parameters: dict[str, Any],
+    schedule: dict[str, Any] | None,
+) -> RunnerDeployment:
     made = RunnerDeployment.from_flow(
         flow,
         name=name,

@@ -6,7 +6,9 @@ It asks Prefect's API itself: importing Prefect takes two seconds, and fails whe
 from __future__ import annotations
 
 import logging
+import os
 import platform
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -18,7 +20,7 @@ from cyclopts import Parameter
 
 from ladon_storage.cli.checks import Check, attempted, tell
 from ladon_storage.cli.options import File
-from ladon_storage.cli.output import Json, counted
+from ladon_storage.cli.output import Json, counted, log_to_notes
 
 if TYPE_CHECKING:
     import aiohttp
@@ -35,6 +37,7 @@ _BLOCKS = (
     ("ladon-record-sink", "Record Sink"),
 )
 _SECONDS = 5.0
+_PASSWORD = re.compile(r"//[^/]*@")
 _SAVE = "Register with `prefect block register -m ladon_storage.blocks`, and save it in the UI."
 _RESTORE = (
     "Stop the programs that use it, keep it aside, and move the last backup there; the next runs "
@@ -60,6 +63,7 @@ def doctor(
     from ladon_storage.cli.choosing import load_project
     from ladon_storage.errors import ConfigurationError
 
+    log_to_notes()
     checks = [_versions(), _prefect_version()]
     project = None
     try:
@@ -161,6 +165,9 @@ def _storage_file(settings: StorageSettings) -> list[Check]:
         return []
     path = file_of(settings.url)
     if not path.exists() and path.parent.is_dir():
+        if not os.access(path.parent, os.W_OK):
+            step = "Let this user write there, or set another storage."
+            return [Check("storage", "failed", f"{path.parent} cannot be written", step)]
         return [Check("storage", "ok", f"{path} is not there yet; the first run makes it")]
     if not path.exists():
         return []
@@ -229,21 +236,22 @@ async def _prefect() -> list[Check]:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     auth = aiohttp.BasicAuth(*login.split(":", 1)) if login and ":" in login else None
     timeout = aiohttp.ClientTimeout(total=_SECONDS)
+    shown = _PASSWORD.sub("//", address)
     try:
         async with aiohttp.ClientSession(headers=headers, auth=auth, timeout=timeout) as session:
-            return await _api(session, address)
+            return await _api(session, address, shown)
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        text = f"{address} does not answer ({type(error).__name__})"
+        text = f"{shown} does not answer ({type(error).__name__})"
         return [Check("Prefect API", "failed", text, "Start it, or correct PREFECT_API_URL.")]
 
 
-async def _api(session: aiohttp.ClientSession, address: str) -> list[Check]:
+async def _api(session: aiohttp.ClientSession, address: str, shown: str) -> list[Check]:
     async with session.get(f"{address}/health") as answer:
         if answer.status != 200:
             step = "Correct PREFECT_API_URL, which ends with /api, and PREFECT_API_KEY."
-            return [Check("Prefect API", "failed", f"{address} answers {answer.status}", step)]
+            return [Check("Prefect API", "failed", f"{shown} answers {answer.status}", step)]
         date = answer.headers.get("Date")
-    checks = [Check("Prefect API", "ok", address)]
+    checks = [Check("Prefect API", "ok", shown)]
     async with session.get(f"{address}/admin/version") as answer:
         if answer.status == 200:
             checks.append(_server(str(await answer.json())))

@@ -20,8 +20,8 @@ def freshness(
     *names: Annotated[
         str,
         Parameter(
-            help="Names of the file, or of watermarks with their limits in hours, as kev=48; by "
-            "default every source of the file that has a limit."
+            help="Names of sources in the file, or of watermarks with their limits in hours, as "
+            "kev=48; by default every source in the file that has a limit."
         ),
     ],
     file: File = None,

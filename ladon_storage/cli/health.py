@@ -9,9 +9,11 @@ import json
 import os
 import urllib.error
 import urllib.request
+from base64 import b64encode
+from collections.abc import Mapping
 from http.client import HTTPException
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from cyclopts import Parameter
 
@@ -32,14 +34,24 @@ def health(
     timeout: Annotated[float, Parameter(help="Seconds within which it should answer.")] = 4,
 ) -> int:
     """Ask a Storage Service whether it is healthy."""
+    is_given = address is not None
     address = address or os.environ.get("STORAGE_SERVICE_URL") or _DEFAULT
     parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+    has_user = parts.username is not None
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.query
+        or parts.fragment
+        or (is_given and has_user)
+    ):
         raise ConfigurationError(
             "The address of the Storage Service cannot be used; write it as https://host:8080, "
-            "without a user."
+            "without a user and a query."
         )
-    problem = _problem(f"{address.rstrip('/')}/health", timeout)
+    headers = {"Authorization": _basic(parts.username or "", parts.password or "")}
+    address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+    problem = _problem(f"{address}/health", headers if has_user else {}, timeout)
     if problem:
         note(f"The Storage Service at {address} is not healthy: {problem}.")
         return 1
@@ -47,11 +59,17 @@ def health(
     return 0
 
 
-def _problem(url: str, timeout: float) -> str | None:
+def _basic(user: str, password: str) -> str:
+    pair = f"{unquote(user)}:{unquote(password)}"
+    return f"Basic {b64encode(pair.encode()).decode()}"
+
+
+def _problem(url: str, headers: Mapping[str, str], timeout: float) -> str | None:
     # Without the proxies of the environment: a probe asks its own host.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(url, timeout=timeout) as answer:
+        request = urllib.request.Request(url, headers=headers)  # noqa: S310 - checked above
+        with opener.open(request, timeout=timeout) as answer:
             found = json.loads(answer.read(_LONGEST))
     except urllib.error.HTTPError as error:
         return f"it answers {error.code}"

@@ -25,7 +25,11 @@ def migrate(
     ] = None,
 ) -> None:
     """Bring the schema of the Storage Service's database up to date."""
-    found = database_of(database)
+    found, origin = database_of(database), None
+    if from_ is not None:  # before anything is made
+        origin = database_of(from_)
+        if isinstance(origin, Path) and not origin.is_file():
+            raise ConfigurationError(f"There is no database {str(origin)!r}; name the service's.")
     if isinstance(found, Path):
         from ladon_storage.server.database import migrations, open_database
 
@@ -33,10 +37,10 @@ def migrate(
         note(f"{found}: schema version {len(migrations())}")
     else:
         _migrate_server(found)
-    if from_ is not None:
+    if origin is not None:
         from ladon_storage.server.copying import copy_content
 
-        copied = copy_content(database_of(from_), found)
+        copied = copy_content(origin, found)
         note(
             f"copied: {counted(copied.watermarks, 'watermark')}, "
             f"{counted(copied.changes, 'change')}, {counted(copied.tokens, 'token')}"
@@ -44,12 +48,8 @@ def migrate(
 
 
 def _migrate_server(url: str) -> None:
-    try:
-        from ladon_storage.server import postgresql_schema
-    except ImportError as error:
-        raise ConfigurationError(
-            "A database in PostgreSQL requires psycopg. Install ladon-storage[postgresql]."
-        ) from error
+    from ladon_storage.server import postgresql_schema
+
     address = postgresql_schema.address_of(url)
     applied = postgresql_schema.migrate(address)
     version = len(postgresql_schema.migrations())

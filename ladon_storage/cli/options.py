@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 SOURCE_HELP = (
-    "name of the file; or a kind such as kev, package.module:Class, a JSON object with a kind, or "
+    "name in the file; or a kind such as kev, package.module:Class, a JSON object with a kind, or "
     "a file that holds one."
 )
 """The help text for the name of a source."""
@@ -33,7 +33,7 @@ SinkText = Annotated[
     str | None,
     Parameter(
         name="--sink",
-        help="Where records go, instead of what the file says: a name of the file, an address "
+        help="Where records go, instead of what the file says: a name in the file, an address "
         "without a password, or a JSON object; with Prefect also a Record Sink block.",
     ),
 ]

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from ladon_storage.cli.checks import Check, attempted, tell
 from ladon_storage.cli.options import File
-from ladon_storage.cli.output import Json, counted
+from ladon_storage.cli.output import Json, counted, log_to_notes
 from ladon_storage.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def source_check(
-    *names: Annotated[str, Parameter(help="Names of the file; by default all.")],
+    *names: Annotated[str, Parameter(help="Names of sources in the file; by default all.")],
     offline: Annotated[
-        bool, Parameter(show_default=False, help="Ask neither the storage nor a source.")
+        bool, Parameter(show_default=False, help="Ask neither the storage nor a sink nor a source.")
     ] = False,
     file: File = None,
     json: Json = False,
@@ -31,6 +31,7 @@ def source_check(
     from ladon_storage.cli.choosing import name_of
     from ladon_storage.project.project import Project
 
+    log_to_notes()
     project = Project.load(file, check_sources=False)
     chosen = [name_of(project, each) or each for each in names]
     for name in chosen:
@@ -43,7 +44,9 @@ async def _checks(project: Project, names: Sequence[str], *, offline: bool) -> l
     checks = [_file(project)]
     checks.append(await attempted("storage", _storage(project, offline=offline)))
     sinks = project.sinks if not names else {project.sink_of(name) for name in names}
-    checks += [await attempted(f"sink {each}", _sink(project, each)) for each in sinks]
+    checks += [
+        await attempted(f"sink {each}", _sink(project, each, offline=offline)) for each in sinks
+    ]
     slots = asyncio.Semaphore(4)
 
     async def check(name: str) -> Check:
@@ -94,14 +97,17 @@ async def _storage(project: Project, *, offline: bool) -> Check:
     return Check("storage", "ok", f"{settings.url} is healthy")
 
 
-async def _sink(project: Project, name: str) -> Check:
+async def _sink(project: Project, name: str, *, offline: bool) -> Check:
+    from ladon_storage.cli.sink_check import check_place
     from ladon_storage.collection.credentials import named_secret
 
     project.sink(name)
     table = project.sinks[name]
     secrets = [*filter(None, [table.url_secret]), *(table.secrets or {}).values()]
-    for each in secrets:
-        await named_secret(each, f"of the sink {name!r}")
+    values = {each: await named_secret(each, f"of the sink {name!r}") for each in secrets}
+    address = values[table.url_secret] if table.url_secret else table.url
+    if address and not offline:
+        await check_place(address, project.path.absolute().parent)
     if secrets:
         text = "its secret is set" if len(secrets) == 1 else "its secrets are set"
         return Check(f"sink {name}", "ok", text)

@@ -25,8 +25,8 @@ def add(
     /,
     *,
     database: Database = None,
-    read_only: Annotated[bool, Parameter(help="It changes nothing.")] = False,
-    prefix: Annotated[str, Parameter(help="It is for sources that begin with this alone.")] = "",
+    read_only: Annotated[bool, Parameter(help="It may only read.")] = False,
+    prefix: Annotated[str, Parameter(help="It is for sources whose names begin with this.")] = "",
 ) -> None:
     """Make a token and print it."""
     from ladon_storage.server.access import add_token

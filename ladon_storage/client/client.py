@@ -20,6 +20,7 @@ from yarl import URL
 
 from ladon_storage.circuit.breaker import CircuitBreaker, CircuitChange, CircuitState
 from ladon_storage.client import metrics
+from ladon_storage.client.batches import BatchRequests
 from ladon_storage.client.failures import log_fields
 from ladon_storage.client.keywords import KeywordUpdate
 from ladon_storage.client.operating import OperatorRequests
@@ -60,7 +61,7 @@ logger = logging.getLogger(__name__)
 _ADDITIONS = frozenset(WatermarkUpdate.model_fields) - BASE_FIELDS
 
 
-class StorageServiceClient(KeywordUpdate, OperatorRequests):
+class StorageServiceClient(KeywordUpdate, OperatorRequests, BatchRequests):
     """A client that reads and writes watermarks, and stops calling a service that keeps failing.
 
     Any number of tasks, event loops and threads may share one client. Each loop gets its own pool,
@@ -283,6 +284,7 @@ class StorageServiceClient(KeywordUpdate, OperatorRequests):
             )
             status = answer.status
             problem = unhealthy(answer)
+            self._note_batches(answer)
             if problem is None and answer.etag == NO_VERSION:
                 self._has_shown_more = True
         except Exception as error:
@@ -330,6 +332,7 @@ class StorageServiceClient(KeywordUpdate, OperatorRequests):
     async def _read_watermark(
         self, answer: Response, source_id: str, pool: Pool
     ) -> Watermark | None:
+        self._note_batches(answer)
         if answer.status == 404:
             await self._believe(answer, source_id, pool)
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,10 +39,10 @@ def is_failure(error: BaseException) -> bool:
 
 
 def refusal(
-    address: Address, response: aiohttp.ClientResponse, method: str, body: bytes
+    address: Address, status: int, headers: Mapping[str, str], method: str, body: bytes
 ) -> StorageError:
     """Return the error of a refusal, with the service's own sentence in it."""
-    status, said = response.status, address.excerpt(body)
+    said = address.excerpt(body)
     if status in (409, 412):
         return WatermarkConflictError(
             said or f"The {method} was refused: another run was faster; read it again.", status
@@ -49,13 +50,13 @@ def refusal(
     if status == 422 and said and (object_of(body) or {}).get("field") == "timestamp":
         # Of a PUT's timestamp nothing else can be wrong: it was checked before it was sent.
         return WatermarkInFutureError(said, status)
-    location = response.headers.get(hdrs.LOCATION)
+    location = headers.get(hdrs.LOCATION)
     if status < 400 and location is not None:
         place = address.redact(redact_url(location))
         said = f"it redirects to {place}; set that address."
     # By the clock that sent the timestamp.
-    now = instant_of(response.headers.get(hdrs.DATE)) or datetime.now(UTC)
-    retry_after = wait_of(response.headers.get(hdrs.RETRY_AFTER), now, MAX_RETRY_AFTER_SECONDS)
+    now = instant_of(headers.get(hdrs.DATE)) or datetime.now(UTC)
+    retry_after = wait_of(headers.get(hdrs.RETRY_AFTER), now, MAX_RETRY_AFTER_SECONDS)
     return StorageResponseError(
         f"{address.place} answered {status} to {method}: {said or _next_step(status)}",
         status,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -34,6 +35,7 @@ _NOT_FOUND = (
 )
 _ABOUT_IT = re.compile(r"watermark|collected|\bsources?(\b|_id)")
 _ROUTE = re.compile(r"\S*/?watermarks/\S*")
+_TAG = re.compile('(?:W/)?"[!#-~]*"')
 _BESIDE = re.compile("path|instance|type|timestamp|method|ur[il]|.*id")
 """The fields of a JSON error that do not describe the fault."""
 
@@ -45,6 +47,7 @@ class Response(NamedTuple):
     etag: str | None
     body: bytes
     date: str | None
+    batch: str | None = None
 
 
 def watermark_of(answer: Response, source_id: str) -> Watermark:
@@ -107,6 +110,39 @@ def history_of(answer: Response, source_id: str) -> HistoryPage:
         "is none; see what answers at its address.",
         answer.status,
     )
+
+
+def answers_of(answer: Response, source_ids: Sequence[str]) -> list[Response]:
+    """Return the answer to each request of a batch.
+
+    Raises:
+        InvalidResponseError: They are not one for each request, in the order of the requests.
+    """
+    told = (object_of(answer.body) or {}).get("answers")
+    if (
+        answer.status == 200
+        and isinstance(told, list)
+        and all(map(_is_answer, told))
+        and [each["source_id"] for each in told] == list(source_ids)
+    ):
+        return [
+            Response(each["status"], each.get("etag"), to_json(each.get("body")), answer.date)
+            for each in told
+        ]
+    raise InvalidResponseError(
+        f"The Storage Service's answer {answer.status} to a batch of {len(source_ids)} requests "
+        "does not answer each of them in its place; see what answers at its address.",
+        answer.status,
+    )
+
+
+def _is_answer(told: object) -> bool:
+    if not isinstance(told, dict) or type(told.get("status")) is not int:
+        return False
+    etag = told.get("etag")
+    # It goes into a header again.
+    is_tag = etag is None or (isinstance(etag, str) and _TAG.fullmatch(etag) is not None)
+    return is_tag and "source_id" in told
 
 
 def object_of(body: bytes) -> dict[str, Any] | None:

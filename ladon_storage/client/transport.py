@@ -32,7 +32,7 @@ from ladon_storage.errors import (
     StorageError,
     StorageTimeoutError,
 )
-from ladon_storage.models import REQUEST_ID, SERVICE_TIME
+from ladon_storage.models import BATCH, REQUEST_ID, SERVICE_TIME
 
 logger = logging.getLogger("ladon_storage.client.client")  # one name for what a client logs
 
@@ -84,7 +84,11 @@ class Transport:
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
     ) -> T:
-        """Make one request when the pool and the circuit admit it, and note its outcome."""
+        """Make one request when the pool and the circuit admit it, and note its outcome.
+
+        Where ``read`` returns a list, that is of the outcomes of a batch: a failure in it counts
+        as the failure of a request does.
+        """
         breaker, request_id = self._circuit_breaker, None
         try:
             pool = self._pools.take_free()
@@ -107,11 +111,15 @@ class Transport:
                     else:
                         breaker.release(permit)
                     raise
-                breaker.success(permit)
+                failed = sum(map(is_failure, result)) if isinstance(result, list) else 0
+                for _ in range(failed):
+                    breaker.failure(permit)
+                if not failed:
+                    breaker.success(permit)
             finally:
                 pool.give()
         except Exception as error:
-            self._note_failure(method, source_id, request_id, error)
+            self.note_failure(method, source_id, request_id, error)
             raise
         metrics.count_request(method, answer.status)
         return result
@@ -175,17 +183,17 @@ class Transport:
             )
             pool.has_answered()
             try:
-                status = response.status
+                status, told = response.status, response.headers
                 if 200 <= status < 300:
                     content = await self._read(response, self._max_response_bytes)
                 elif status == 404 and method == "GET":
                     content = await self._read_soon(response)
                 else:
-                    raise refusal(self._address, response, method, await self._error_text(response))
-                told = response.headers
+                    said = await self._error_text(response)
+                    raise refusal(self._address, status, told, method, said)
                 # A gateway may write a `Date` of its own, by a clock that is wrong.
                 date = told.get(SERVICE_TIME) or told.get(hdrs.DATE)
-                return Response(status, told.get(hdrs.ETAG), content, date)
+                return Response(status, told.get(hdrs.ETAG), content, date, told.get(BATCH))
             finally:
                 response.release()
         except (aiohttp.ClientError, OSError) as error:
@@ -245,9 +253,10 @@ class Transport:
             pass
         return body
 
-    def _note_failure(
+    def note_failure(
         self, method: str, source_id: str, request_id: str | None, error: Exception
     ) -> None:
+        """Count and log a failed request, or one of a batch."""
         status = getattr(error, "status", None)
         label = error_type(error)
         metrics.count_request(method, status, label)

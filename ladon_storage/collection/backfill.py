@@ -41,6 +41,7 @@ from ladon_storage.collection.windows import StoredProgress
 from ladon_storage.errors import (
     CollectionError,
     ConfigurationError,
+    SourceError,
     WatermarkConflictError,
 )
 from ladon_storage.values import to_utc
@@ -55,11 +56,17 @@ CollectBatch = Callable[[list[TimeRange]], Awaitable[list[ExtractionResult | Exc
 
 MAX_WORKERS = 64
 BATCHES_PER_WORKER = 4
+MAX_PAUSE_SECONDS = 120.0
+"""The longest wait for a source that says when it is to be asked again."""
+
 _NAMED = 3
 
 
 class BackfillReport(Counts):
-    """The result of a backfill; windows that an earlier one had finished are not read again."""
+    """The result of a backfill; windows that an earlier one had finished are not read again.
+
+    ``until`` is the end of what was read, which is never in the future.
+    """
 
     source_id: str
     since: datetime
@@ -116,10 +123,11 @@ async def backfill(
         raise ConfigurationError(
             f"The workers of a backfill are {workers}. Set them to 1 to {MAX_WORKERS}."
         )
-    every = list(asked.windows(window))
+    run = Run(run_id, limits)
+    elapsed = _elapsed(source, asked, run.clock())
+    every = list(elapsed.windows(window))
     await storage.health_check()
     progress = StoredProgress(watermark_store(storage), source.source_id, asked, run_id)
-    run = Run(run_id, limits)
     async with AsyncExitStack() as held:
         lease = None
         if first_collection:
@@ -136,11 +144,35 @@ async def backfill(
     return BackfillReport(
         source_id=source.source_id,
         since=progress.start,
-        until=to_utc(until),
+        until=every[-1].end,
         windows=len(every),
         windows_done_before=done,
         **dict(job.counts),
     )
+
+
+def _elapsed(source: Source, asked: TimeRange, now: datetime) -> TimeRange:
+    """Return the part of a range that is over; what is still to come must not count as finished.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    assert asked.start is not None  # noqa: S101
+    assert asked.end is not None  # noqa: S101
+    if asked.start >= now:
+        raise ConfigurationError(
+            f"The range of a backfill begins in the future, at {asked.start.isoformat()}. Set "
+            "since to an earlier time."
+        )
+    if asked.end > now:
+        logger.warning(
+            "The backfill of source %r ends in the future, at %s. It reads up to now; the same "
+            "backfill reads the rest later.",
+            source.source_id,
+            asked.end.isoformat(),
+            extra={"source_id": source.source_id},
+        )
+    return TimeRange(asked.start, min(asked.end, now))
 
 
 class _Backfill:
@@ -192,7 +224,7 @@ class _Backfill:
             raise self._error(failed)
         for number, (window, _) in enumerate(failed):
             try:
-                await self._read(window)
+                await self._read_alone(window)
             except WatermarkConflictError:
                 raise
             except Exception as error:
@@ -215,6 +247,21 @@ class _Backfill:
                         self._note_failure(window, error)
             else:
                 self._failures_in_a_row = 0
+
+    async def _read_alone(self, window: TimeRange) -> None:
+        """Read a failed window again, and once more when the source is to be asked again.
+
+        The failures of several windows may have opened its circuit, which rejects the reading
+        without a request.
+        """
+        try:
+            await self._read(window)
+        except SourceError as error:
+            pause = error.retry_after
+            if pause is None or pause > MAX_PAUSE_SECONDS:
+                raise
+            await asyncio.sleep(pause)
+            await self._read(window)
 
     def _note_failure(self, window: TimeRange, error: Exception) -> None:
         self._failed.append((window, error))

@@ -117,6 +117,7 @@ class Extraction:
         async with prefetch(self._pages()) as pages:
             async for group in pages:
                 await self._take(group)
+                group.clear()  # its memory is that of the next one
                 if self._run.on_progress is not None:
                     await self._run.on_progress(self._collected())
         refuse_changed_feed(self._source, counts, self._limits)

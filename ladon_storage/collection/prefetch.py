@@ -17,7 +17,7 @@ from typing import Self
 
 from ladon_storage.collection.records import Page
 
-MAX_PREFETCH_CHARS = 2**24
+MAX_PREFETCH_CHARS = 2**23
 """The characters of waiting pages at which the source must wait for the sink."""
 
 GATHER_SECONDS = 2.0
@@ -121,7 +121,8 @@ class _Prefetch:
                     self._changed.set()
                     if self._characters < MAX_PREFETCH_CHARS:
                         await asyncio.sleep(0)  # lets the sink run, if it has nothing to do
-                        time.sleep(_HANDOVER_SECONDS)  # noqa: ASYNC251 - its thread's, if it has
+                        if self._are_quick:  # one page alone starves nothing
+                            time.sleep(_HANDOVER_SECONDS)  # noqa: ASYNC251 - its thread's
                     else:
                         self._taken.clear()
                         await self._taken.wait()

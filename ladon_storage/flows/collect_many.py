@@ -39,7 +39,7 @@ from ladon_storage.collection.protocols import Limits
 from ladon_storage.collection.sharing import CheckedStorage
 from ladon_storage.collection.standby import WhenBusy
 from ladon_storage.collection.summaries import summary
-from ladon_storage.connect import shared_client
+from ladon_storage.connect import batched, shared_client
 from ladon_storage.errors import CollectionError, ConfigurationError
 from ladon_storage.flows import naming
 from ladon_storage.flows.artifacts import PROGRESS_SECONDS, best_effort, completed
@@ -64,12 +64,16 @@ from ladon_storage.flows.spreading import (
     work_pool,
 )
 from ladon_storage.project import Project
+from ladon_storage.project.tables import CollectManyTable
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sources.http.client import shared_connections
 from ladon_storage.tasks import SinkLike, TaskStorage, resolve_sink, resolve_storage, secret_block
 
 TABLE_ROWS = 100
 """The rows of a run's table: failed sources first, then those with the most new records."""
+
+CONCURRENCY = 10
+"""The number of sources that are collected at once, unless a run or its file says another."""
 
 NAMED_FAILURES = 10
 """The number of failed sources that the run's state names."""
@@ -91,7 +95,7 @@ async def collect_many(
     file: str | None = None,
     sink: RecordSink | dict[str, Any] | str | None = None,
     storage: StorageService | StorageSettings | str | None = None,
-    concurrency: int = 10,
+    concurrency: int | None = None,
     limits: Limits = Limits(),  # noqa: B008 - frozen
     when_busy: WhenBusy | None = None,
     spread: int | None = None,
@@ -107,7 +111,8 @@ async def collect_many(
             or else the one called default.
         storage: Where the watermarks are: a Storage Service block; empty for what a ``ladon.toml``
             says, for the environment of the worker, or else the block called default.
-        concurrency: How many sources are collected at once.
+        concurrency: How many sources are collected at once; empty for what a ``ladon.toml`` says,
+            or else ten.
         limits: Where a first collection starts, and what makes a source fail; the sources of a
             ``ladon.toml`` have their own.
         when_busy: What happens while another run collects a source: fail, wait until it is free, or
@@ -117,7 +122,7 @@ async def collect_many(
         part: The part of the sources that this run collects, such as 2/8; empty for all.
     """
     refuse_unchosen_block()
-    if concurrency < 1:
+    if concurrency is not None and concurrency < 1:
         raise ConfigurationError(f"concurrency should be 1 or more, not {concurrency}.")
     project = _project(sources, file)
     opening: SinkLike = sink
@@ -128,17 +133,18 @@ async def collect_many(
             for number, each in enumerate(listed)
         ]
     else:
-        asked = project.collect_many.spread
+        table = project.collect_many or CollectManyTable()
+        asked, concurrency = table.spread, concurrency or table.concurrency
         told = [
-            Collected(number, _fields_of(project, name), table.limits, when_busy or table.when_busy)
-            for number, (name, table) in enumerate(project.sources.items())
+            Collected(number, _fields_of(project, name), each.limits, when_busy or each.when_busy)
+            for number, (name, each) in enumerate(project.sources.items())
         ]
         _check_names([each.fields for each in told])
-        opening = _only_sink(project) if opening is None else opening
+        opening = only_sink(project) if opening is None else opening
         if storage is None:
             with secret_lookup(secret_block):
                 storage = await project.storage_settings()
-    told = _part_of(told, part)
+    told, concurrency = _part_of(told, part), concurrency or CONCURRENCY
     workers = spread_of(asked if spread is None else spread)
     settings = await resolve_storage(storage)
     fleet = _Fleet(len(told))
@@ -167,7 +173,7 @@ async def _collect_here(
     settings: StorageSettings,
     concurrency: int,
 ) -> None:
-    checked = CheckedStorage(shared_client(settings), Ending().named)
+    checked = CheckedStorage(batched(shared_client(settings)), Ending().named)
     run_id, family = str(runtime.flow_run.id or uuid4()), _family()
     if family != run_id:  # a part, which may be the second execution of it
         run_id = f"{family}/{run_id}"
@@ -301,10 +307,12 @@ class _Fleet:
             seconds=time.monotonic() - self._began,
             **dict(self.tally.counts),
         )
-        return self._completed(report)
+        return self._completed(report, len(reports) - len(told))
 
-    def _completed(self, report: ManyReport) -> ManyReport:
+    def _completed(self, report: ManyReport, unknown: int = 0) -> ManyReport:
         skipped = f", {report.skipped:,} of them skipped" if report.skipped else ""
+        if unknown:  # of parts that could not leave their reports
+            skipped += f", without the counts of {unknown:,} part{'s' * (unknown != 1)}"
         reasons = dict(self.tally.reasons.most_common())
         told = summary(Ledger(**dict(self.tally.counts), reasons=reasons))
         return completed(report, f"{self._count:,} sources{skipped}: {told}")
@@ -317,6 +325,16 @@ def _project(sources: list[SourceFields] | None, file: str | None) -> Project | 
     return Project.load(file, check_sources=False)
 
 
+def checked_file(file: Path) -> None:
+    """Refuse a file that lists no sources.
+
+    Raises:
+        ConfigurationError: It cannot be read, or has none.
+    """
+    if _project(None, str(file)) is None:
+        _sources(None, str(file))
+
+
 def _fields_of(project: Project, name: str) -> SourceFields:
     """Return a source's fields, or the error with which its run fails."""
     try:
@@ -325,9 +343,17 @@ def _fields_of(project: Project, name: str) -> SourceFields:
         return {"source_id": name, **project.sources[name].fields}
 
 
-def _only_sink(project: Project) -> dict[str, Any]:
-    """Return the fields of the sink to which all sources of a project go."""
+def only_sink(project: Project) -> dict[str, Any]:
+    """Return the fields of the sink to which all sources of a project go.
+
+    Raises:
+        ConfigurationError: They go to several, or it is wrong.
+    """
     names = sorted({project.sink_of(name) for name in project.sources})
+    if not names:
+        raise ConfigurationError(
+            f"The file {str(project.path)!r} has no source; add a table [sources.NAME]."
+        )
     if len(names) > 1:
         raise ConfigurationError(
             f"The sources of {str(project.path)!r} go to several sinks, {', '.join(names)}, and "

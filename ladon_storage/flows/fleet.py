@@ -34,7 +34,7 @@ from ladon_storage.collection.run import Report, run
 from ladon_storage.collection.sharing import CheckedStorage, SharedSink
 from ladon_storage.collection.standby import Holder, WhenBusy
 from ladon_storage.collection.summaries import code, instant_or_never, one_line, source_label
-from ladon_storage.connect import share_hosts_of, shared_client
+from ladon_storage.connect import batched, share_hosts_of, shared_client
 from ladon_storage.errors import ConfigurationError, LadonStorageError, SourceBusyError
 from ladon_storage.events import FAILED, GAP, SKIPPED, emit_of_source
 from ladon_storage.flows.artifacts import COUNTS
@@ -301,7 +301,7 @@ async def _collect_group(_label: str, given: bytes) -> Tally:
     if group.folder is not None:
         add_to_path(group.folder)
     share_hosts_of(group.storage)
-    checked = CheckedStorage(shared_client(group.storage), Ending().named)
+    checked = CheckedStorage(batched(shared_client(group.storage)), Ending().named)
     run_id, tally = f"{group.family}/{uuid4().hex[:12]}", Tally()
     with secret_lookup(secret_block):
         async with await resolve_sink(group.sink) as opened, shared_connections():

@@ -36,6 +36,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from ladon_storage.collection.summaries import one_line
 from ladon_storage.errors import CollectionError, ConfigurationError
+from ladon_storage.flows.zombies import frequency, keep_sweeping
 
 logger = logging.getLogger("ladon_storage.flows")
 
@@ -169,7 +170,8 @@ async def work_pool() -> str | None:
 async def by_flow_runs(count: int) -> list[tuple[FlowRun, dict[str, Any]]]:
     """Run this deployment once for each part, on its work pool, and return the runs' reports.
 
-    A run that crashed is started again: its process is gone.
+    A run that crashed is started again: its process is gone. Where its worker is gone, too, its
+    missing heartbeats show that, and it is marked as crashed.
 
     Raises:
         CollectionError: A part did not complete; the others did.
@@ -180,12 +182,14 @@ async def by_flow_runs(count: int) -> list[tuple[FlowRun, dict[str, Any]]]:
     deployment, given = context.flow_run.deployment_id, dict(context.flow_run.parameters)
     assert deployment is not None  # noqa: S101
 
+    started: set[UUID] = set()
+
     async def one(number: int) -> FlowRun:
         parameters = {**given, "spread": 1, "part": f"{number}/{count}"}
         for attempt in range(1, ATTEMPTS + 1):
-            found: FlowRun = await arun_deployment(
-                deployment, parameters=parameters, poll_interval=_POLL_SECONDS
-            )
+            begun: FlowRun = await arun_deployment(deployment, parameters=parameters, timeout=0)
+            started.add(begun.id)
+            found = await _ended(begun)
             if found.state is None or found.state.type is not StateType.CRASHED:
                 break
             logger.warning(
@@ -194,7 +198,12 @@ async def by_flow_runs(count: int) -> list[tuple[FlowRun, dict[str, Any]]]:
             )  # fmt: skip
         return found
 
-    runs = await asyncio.gather(*(one(number) for number in range(1, count + 1)))
+    sweeping = asyncio.create_task(keep_sweeping(frequency(), started))
+    try:
+        runs = await asyncio.gather(*(one(number) for number in range(1, count + 1)))
+    finally:
+        sweeping.cancel()
+        await asyncio.wait({sweeping})
     failed = [
         f"{run.name} ({run.state.message if run.state else 'no state'})"
         for run in runs
@@ -206,6 +215,15 @@ async def by_flow_runs(count: int) -> list[tuple[FlowRun, dict[str, Any]]]:
             "collected."
         )
     return [(run, await _report_of(run.id)) for run in runs]
+
+
+async def _ended(run: FlowRun) -> FlowRun:
+    """Return a flow run when it has ended."""
+    async with get_client() as client:
+        while run.state is None or not run.state.is_final():
+            await asyncio.sleep(_POLL_SECONDS)
+            run = await client.read_flow_run(run.id)
+    return run
 
 
 async def publish_part(report: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -55,9 +56,16 @@ class Sweeper:
     Args:
         heartbeat: The interval of heartbeats.
         clock: The time.
+        only: The runs to look at, which may grow; ``None``: all.
     """
 
-    def __init__(self, heartbeat: timedelta, clock: Clock = utc_now) -> None:
+    def __init__(
+        self,
+        heartbeat: timedelta,
+        clock: Clock = utc_now,
+        only: Collection[UUID] | None = None,
+    ) -> None:
+        self._only = only
         self.silence = MISSED * heartbeat
         self.confirmation = CONFIRMED * heartbeat
         self._clock = clock
@@ -70,6 +78,7 @@ class Sweeper:
             self._suspects = {
                 run.id: before[run.id] if before.get(run.id) == suspect else suspect
                 for run in await _running(client)
+                if self._only is None or run.id in self._only
                 if (suspect := await self._suspect(client, run, now)) is not None
             }
             due = [
@@ -149,9 +158,14 @@ async def remove_automation() -> None:
             await client.delete_automation(before.id)
 
 
-async def keep_sweeping(heartbeat: timedelta) -> None:
-    """Sweep once per heartbeat until cancelled; errors are only logged."""
-    sweeper = Sweeper(heartbeat)
+async def keep_sweeping(heartbeat: timedelta, only: Collection[UUID] | None = None) -> None:
+    """Sweep once per heartbeat until cancelled; errors are only logged.
+
+    Args:
+        heartbeat: The interval of heartbeats.
+        only: The runs to look at, which may grow; ``None``: all.
+    """
+    sweeper = Sweeper(heartbeat, only=only)
     while True:
         try:
             await sweeper.sweep()

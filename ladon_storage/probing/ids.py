@@ -26,7 +26,7 @@ _NAMES: tuple[tuple[str, int], ...] = (
     (r"id", 100),
     (r"_id|uuid|guid", 95),
     (r"uid|objectid|recordid|itemid|eventid|nodeid|rowid|pk", 90),
-    (r".*(uuid|guid)", 85),
+    (r".*(uuid|guid)|unique(id|identifier|qualifier|key)", 85),
     (r".*id", 80),
     (r"sha512(hash)?|sha256(hash)?|sha1(hash)?|md5(hash)?|hash|digest|fingerprint|checksum", 60),
     (r".*(key|code|slug|number|accession|iid|ref|reference|identifier|handle)", 52),

@@ -78,7 +78,7 @@ async def access_of(
         return Access(bare, {}, plain_headers, notes=_of_path(bare))
     places, value, where = found[0]
     secret_name = proposed_name(name, places)
-    note = f"store the key of {where} as the secret {secret_name}, and not in a file"
+    note = f"Store the key of {where} as the secret {secret_name}, and not in a file"
     problem = None
     if len(found) > 1:
         problem = "the request has several keys, and a source sends one"
@@ -87,6 +87,23 @@ async def access_of(
     return Access(
         bare, chosen, plain_headers, keys, url.user or "", (note, *_of_path(bare)), problem
     )
+
+
+def options_for_secret(url: URL, headers: Mapping[str, str]) -> str:
+    """Return the options of a command that name the key in a request; empty: there is none.
+
+    >>> options_for_secret(URL("https://example.org/list?api_key=0123456789abcdef&page=2"), {})
+    '--key NAME --key-param api_key'
+    """
+    for key, value in url.query.items():
+        if _holds_key(key, value):
+            return f"--key NAME --key-param {key}"
+    for places, _, _ in (*_in_headers(headers), *_in_user(url)):
+        more = [
+            f"--{option.replace('_', '-')} {text!r}" for option, text in places.items()
+        ]  # the scheme and the header, never the key
+        return " ".join(("--key NAME", *more))
+    return ""
 
 
 def proposed_name(name: str, places: Mapping[str, Any]) -> str:

@@ -20,11 +20,8 @@ from ladon_storage.probing.signs import SIZES, Evidence, Proposal, beside, total
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.links import next_in
 from ladon_storage.sources.rest.names import names, plain
+from ladon_storage.sources.rest.vocabulary import CURSORS, LAST, LINKS
 
-_LINKS = names(
-    "next nextlink nextpage nexturl nexthref nexturi nextpageurl nextpagelink nextrecordsurl "
-    "nextresults"
-)
 _CURSORS = names(
     "cursor nextcursor nexttoken nextpagetoken nextpagecursor nextoffset nextmarker nextkey "
     "continuation continuationtoken nextcontinuationtoken aftercursor lastevaluatedkey endcursor "
@@ -36,7 +33,11 @@ _MORE = names(
     "hasmoreresults hasmorepages islast islastpage last"
 )
 
-_IS_LAST = names("islast islastpage last")
+# Parameters of a size, and what an API of the same style calls the records to skip.
+_SIZE = re.compile(r"(?P<prefix>.*?)(?P<size>limit|top|take|rows|maxresults)", re.IGNORECASE)
+_SKIPS = {
+    "limit": "offset", "top": "skip", "take": "skip", "rows": "start", "maxresults": "startAt",
+}  # fmt: skip
 
 # The name under which a cursor is sent back, by its name in the answer.
 _SENT_AS = {
@@ -47,7 +48,7 @@ _SENT_AS = {
     "continuationtoken": ("continuationToken", "continuation_token"),
     "nextcontinuationtoken": ("continuation-token", "continuationToken"),
     "endcursor": ("after", "cursor"),
-    "aftercursor": ("after",),
+    "aftercursor": ("cursor", "after"),
     "startingafter": ("starting_after",),
     "nextmarker": ("marker",),
     "nextkey": ("key", "nextKey"),
@@ -98,7 +99,7 @@ def _by_link(seen: Evidence) -> Iterator[Proposal]:
     for place, name, value in beside(seen.document, seen.records):
         if name in ("links", "link") and isinstance(value, list):
             yield from _by_listed_link(seen, place, value)
-        if name not in _LINKS or (isinstance(value, str) and not _is_link(value) and value):
+        if name not in LINKS or (isinstance(value, str) and not _is_link(value) and value):
             continue
         target = value.get("href") if isinstance(value, dict) else value
         path = f"{place}.href" if isinstance(value, dict) and "href" in value else place
@@ -178,7 +179,7 @@ def _by_search(seen: Evidence) -> Iterator[Proposal]:
 def _by_cursor(seen: Evidence) -> Iterator[Proposal]:
     empty: list[Proposal] = []
     for place, name, value in beside(seen.document, seen.records):
-        if name not in _CURSORS or isinstance(value, bool | dict | list):
+        if not _is_cursor(name) or isinstance(value, bool | dict | list):
             continue
         if name in ("after", "offset", "cursor") and isinstance(value, int):
             continue  # the offset of this page
@@ -203,6 +204,15 @@ def _by_cursor(seen: Evidence) -> Iterator[Proposal]:
     yield from empty
 
 
+def _is_cursor(name: str) -> bool:
+    # One that is called after its parameter, such as MediaWiki's rccontinue.
+    return name in _CURSORS or name in CURSORS or name.endswith("continue")
+
+
+def _is_last(name: str) -> bool:
+    return name in ("islastpage", "last") or name in LAST
+
+
 def _sent_as(place: str, name: str) -> list[str]:
     """Return the names under which a cursor may be sent back, the most likely first."""
     last = place.rpartition(".")[2]
@@ -221,7 +231,7 @@ def _sent_as(place: str, name: str) -> list[str]:
 def _by_last_id(seen: Evidence) -> Iterator[Proposal]:
     """Yield cursors from the last record's id, where only a flag says that more follow."""
     more = _more_of(seen)
-    if not more or plain(more["more"]) in _IS_LAST:
+    if not more or _is_last(plain(more["more"])):
         return
     if seen.id is None or not isinstance(seen.items, list):
         return
@@ -286,6 +296,10 @@ def _by_convention(seen: Evidence) -> Iterator[Proposal]:
         yield _offset(seen, "start", {"rows": seen.count}, "Solr skips records by start and rows")
     if seen.records == "value" and any("odata" in key.lower() for key in document):
         yield _offset(seen, "$skip", {"$top": seen.count}, "OData skips records by $skip and $top")
+    for name, size in _numbers(seen.query):
+        if size >= seen.count > 0 and (parts := _SIZE.fullmatch(name)):
+            skip = f"{parts['prefix']}{_SKIPS[parts['size'].lower()]}"
+            yield _offset(seen, skip, {name: size}, f"APIs with {name} mostly skip by {skip}")
     yield _page(seen, "page", 1, {}, "most APIs that count take a page")
     yield _offset(seen, "offset", {}, "most APIs that skip take an offset")
     yield _offset(seen, "skip", {}, "some APIs that skip call it skip")
@@ -329,14 +343,14 @@ def _numbers(said: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
 
 def _more_of(seen: Evidence) -> dict[str, str]:
     for place, name, value in beside(seen.document, seen.records):
-        if name in _MORE and isinstance(value, bool):
+        if (name in _MORE or _is_last(name)) and isinstance(value, bool):
             return {"more": place}
     return {}
 
 
 def _says_no_more(seen: Evidence, path: str) -> bool:
     value = value_at(seen.document, path)
-    return bool(value) if plain(path) in _IS_LAST else not value
+    return bool(value) if _is_last(plain(path)) else not value
 
 
 def _keeping(seen: Evidence, link: str) -> dict[str, bool]:

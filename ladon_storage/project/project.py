@@ -54,7 +54,7 @@ class Project(BaseModel):
     storage: StorageTable = StorageTable()
     sinks: dict[str, SinkTable] = {}
     defaults: Defaults = Defaults()
-    collect_many: CollectManyTable = CollectManyTable()
+    collect_many: CollectManyTable | None = None
     sources: dict[str, SourceTable] = {}
 
     @classmethod

@@ -89,7 +89,8 @@ def read(file: Path) -> dict[str, Any]:
     tables: dict[str, Any] = {"path": file}
     folder = file.absolute().parent
     for name in ("storage", "defaults", "collect_many"):
-        tables[name] = _table_of(file, name, document.get(name, {}), folder)
+        if name in document:
+            tables[name] = _table_of(file, name, document[name], folder)
     defaults = document.get("defaults", {})
     for name in ("sinks", "sources"):
         tables[name] = {}
@@ -108,7 +109,7 @@ def read(file: Path) -> dict[str, Any]:
 def _check_sinks(file: Path, tables: dict[str, Any]) -> None:
     """Refuse a name of a sink of which there is no table."""
     sinks: dict[str, SinkTable] = tables["sinks"]
-    named: dict[str, Defaults] = {"defaults": tables["defaults"]}
+    named: dict[str, Defaults] = {"defaults": tables.get("defaults", Defaults())}
     named |= {table_place("sources", name): each for name, each in tables["sources"].items()}
     for place, table in named.items():
         if table.sink is not None and table.sink not in sinks:
@@ -169,6 +170,7 @@ _WHERE_TO = {
     "sinks": f"Keep the whole address in {_SECRET}, and set url_secret to its name",
     "sources": f"Keep it in {_SECRET}, and set the source's key or url_secret to its name",
     "defaults": f"Keep it in {_SECRET}",
+    "collect_many": f"Keep it in {_SECRET}",
 }
 
 
@@ -200,7 +202,7 @@ _TWICE = re.compile(r"Cannot declare \(([^)]*)\) twice")
 
 def _table_twice(found: re.Match[str]) -> str:
     name = ".".join(re.findall(r"'([^']*)'", found[1]))
-    return f"the table [{name}] stands twice; remove or rename one of them"
+    return f"the table [{name}] is defined twice; remove or rename one of them"
 
 
 def placed(problem: Problem) -> Problem:
@@ -210,7 +212,7 @@ def placed(problem: Problem) -> Problem:
         if key in _BELOW:
             return Problem(key, f"There is no such key here. Write it as {_BELOW[key]}.{key}")
         if key == "limits.overlap":
-            return Problem(key, "There is no such key here. Write overlap beside the source's kind")
+            return Problem(key, "There is no such key here. Write overlap next to its kind")
     if problem.text.startswith("Input should be a valid dictionary") and key in _EXAMPLES:
         return Problem(key, f"should be a table. Write {key}.{_EXAMPLES[key]}")
     return problem
@@ -220,7 +222,7 @@ def error_at(file: Path, table: str, problem: Problem) -> ConfigurationError:
     """Return the error of a problem, with the file, the table and the key."""
     *below, key = problem.field.split(".") if problem.field else [""]
     place = ".".join(filter(None, (table, *below)))
-    text = problem.text.removeprefix("Value error, ").replace("no such field", "no such key")
+    text = problem.text.replace("no such field", "no such key")
     where = " ".join(filter(None, (f"[{place}]" if place else "", key)))
     return ConfigurationError(sentence(f"{file}: {where}: {text}"))
 

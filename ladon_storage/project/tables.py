@@ -195,10 +195,18 @@ class SinkTable(BaseModel):
 
 
 class CollectManyTable(BaseModel):
-    """The flow run that collects all sources of the file."""
+    """The deployment that collects all sources of the file in one flow run."""
 
     model_config = _STRICT
 
+    schedule: Schedule | None = Field(
+        None,
+        description="When it runs. A source without a schedule of its own is then collected by it "
+        "alone.",
+    )
+    concurrency: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Number of sources that a worker collects at once; `10`."
+    )
     spread: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         None,
         description="Number of workers that share the sources: of the flow's task runner, or runs "

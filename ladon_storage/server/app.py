@@ -28,6 +28,7 @@ from ladon_storage.errors import (
     WatermarkInFutureError,
 )
 from ladon_storage.models import (
+    BATCH,
     REQUEST_ID,
     SERVICE_TIME,
     Precondition,
@@ -37,12 +38,13 @@ from ladon_storage.models import (
 )
 from ladon_storage.server import requests
 from ladon_storage.server.access import Access, Token, check_allowed
+from ladon_storage.server.batches import MAX_REQUESTS, Batch, BatchRequest
 from ladon_storage.server.logs import request_id, request_id_of
 from ladon_storage.server.metrics import MAX_SOURCES, ServiceMetrics
 from ladon_storage.server.openapi import document
 from ladon_storage.server.overview import Listing, Order
 from ladon_storage.server.pages import PAGES, SIGN_IN, SIGN_OUT, SOURCES, STYLE, Pages, to_sign_in
-from ladon_storage.server.responses import Health, answer, json_answer, problem
+from ladon_storage.server.responses import Health, Reply, answer, problem
 from ladon_storage.server.store import WatermarkDatabase
 
 logger = logging.getLogger(__name__)
@@ -55,6 +57,9 @@ _SIGN_IN_ROUTES = frozenset({SIGN_IN, SIGN_OUT})
 # Says that there are versions, so that a client knows before its first write that it may send
 # If-None-Match, and that a 404 without it is not this service's. No version is 0.
 _NO_VERSION = '"0"'
+
+# Says that there are batches; on what a client reads, before it writes.
+_HAS_BATCHES = {BATCH: str(MAX_REQUESTS)}
 
 _LOGO = Path(__file__).with_name("logo.svg").read_bytes()
 
@@ -92,6 +97,7 @@ class Routes:
             web.put(WATERMARK, self.put),
             web.delete(WATERMARK, self.delete),
             web.get(WATERMARKS, self.page),
+            web.post(WATERMARKS, self.batch),
             web.post(WATERMARK + "/reset", self.reset),
             web.post(WATERMARK + "/delete", self.delete_with_reason),
             web.get(WATERMARK + "/history", self.history),
@@ -117,26 +123,55 @@ class Routes:
 
     async def get(self, request: web.Request) -> web.Response:
         """Read a watermark."""
-        source_id = requests.source_id(request)
-        found = await self._store.read(source_id)
-        if found is None:
-            return _never_collected(source_id)
-        body, etag = found
-        return json_answer(body, etag=etag)
+        reply = await self._read(requests.source_id(request))
+        return reply.response(_HAS_BATCHES)
 
     async def put(self, request: web.Request) -> web.Response:
         """Store the outcome of a run."""
         source_id, precondition = requests.source_id(request), requests.precondition(request)
         update = await requests.body(request, WatermarkUpdate)
+        return (await self._write(source_id, update, precondition, _actor(request))).response()
+
+    async def batch(self, request: web.Request) -> web.Response:
+        """Read and write several watermarks, each with an answer of its own."""
+        batch = await requests.body(request, Batch)
+        answers = await asyncio.gather(*(self._one(request, each) for each in batch.requests))
+        return Reply(b'{"answers":[%b]}' % b",".join(answers)).response()
+
+    async def _one(self, request: web.Request, asked: BatchRequest) -> bytes:
+        source_id = asked.source_id
         try:
-            stored, created = await self._store.put(
-                source_id, update, precondition, actor=_actor(request)
-            )
+            check_allowed(_token.get(), asked.method, source_id)
+            if asked.update is None:
+                reply = await self._read(source_id)
+            else:
+                actor, precondition = _actor(request), asked.precondition
+                reply = await self._write(source_id, asked.update, precondition, actor)
+        except Exception as error:
+            reply = _refusal(request, error, source_id)
+        return reply.in_batch(source_id)
+
+    async def _read(self, source_id: str) -> Reply:
+        found = await self._store.read(source_id)
+        if found is None:
+            return _never_collected(source_id)
+        body, etag = found
+        return Reply(body, etag=etag)
+
+    async def _write(
+        self,
+        source_id: str,
+        update: WatermarkUpdate,
+        precondition: Precondition,
+        actor: str | None,
+    ) -> Reply:
+        try:
+            stored, created = await self._store.put(source_id, update, precondition, actor=actor)
         except WatermarkConflictError:
             if await self._store.get(source_id) is not None:
                 self._metrics.conflict(source_id)
             raise
-        return answer(stored, 201 if created else 200, etag=stored.etag)
+        return Reply.of(stored, 201 if created else 200, stored.etag)
 
     async def reset(self, request: web.Request) -> web.Response:
         """Move a watermark to any timestamp, or make one with ``If-None-Match: *``."""
@@ -144,7 +179,7 @@ class Routes:
         reset = await requests.body(request, WatermarkReset)
         watermark = await self._store.reset(source_id, reset, precondition, actor=_actor(request))
         if watermark is None:
-            return _never_collected(source_id)
+            return _never_collected(source_id).response()
         return answer(watermark, etag=watermark.etag)
 
     async def delete(self, request: web.Request) -> web.Response:
@@ -152,7 +187,7 @@ class Routes:
         source_id = requests.source_id(request)
         precondition = Precondition(requests.if_match(request))
         if not await self._store.delete(source_id, precondition, actor=_actor(request)):
-            return _never_collected(source_id)
+            return _never_collected(source_id).response()
         return web.Response(status=204)
 
     async def delete_with_reason(self, request: web.Request) -> web.Response:
@@ -166,7 +201,9 @@ class Routes:
             actor=deletion.actor or request.remote,
             reason=deletion.reason,
         )
-        return web.Response(status=204) if was_there else _never_collected(source_id)
+        if not was_there:
+            return _never_collected(source_id).response()
+        return web.Response(status=204)
 
     async def history(self, request: web.Request) -> web.Response:
         """List the changes of a watermark, a page at a time."""
@@ -185,7 +222,7 @@ class Routes:
         except DatabaseError as error:
             logger.error("Unhealthy: %s", error)  # noqa: TRY400 - the database logged its fault
             return answer(Health(status="unhealthy"), 503)
-        return answer(Health(status="healthy"), etag=_NO_VERSION)
+        return Reply.of(Health(status="healthy"), etag=_NO_VERSION).response(_HAS_BATCHES)
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Show the metrics."""
@@ -270,7 +307,7 @@ def create_service(
     routes = Routes(store, metrics, access)
     app.add_routes(routes.table())
     app.add_routes(Pages(store, access, prefect_url).table())
-    return Service(app, answering, {"GET": routes.get, "PUT": routes.put})
+    return Service(app, answering, {"GET": routes.get, "PUT": routes.put}, routes.batch)
 
 
 AnyHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -283,11 +320,13 @@ class Service(NamedTuple):
         app: The application, which answers every request.
         answering: What surrounds each handler.
         handlers: The handlers of a watermark, by their methods.
+        batch: The handler of a batch of them.
     """
 
     app: web.Application
     answering: Answering
     handlers: Mapping[str, Handler]
+    batch: Handler
 
     def straight(self, otherwise: AnyHandler) -> AnyHandler:
         """Return a handler of all requests, in which watermarks have no need of the router.
@@ -298,18 +337,17 @@ class Service(NamedTuple):
         Args:
             otherwise: The application's own handler.
         """
-        answering, handlers = self.answering, self.handlers
+        answering, handlers, batch = self.answering, self.handlers, self.batch
 
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
             assert isinstance(request, web.Request)  # noqa: S101 - the application makes no others
             path = request.rel_url.raw_path
             handler = handlers.get(request.method)
-            if (
-                handler is None
-                or not path.startswith(_BELOW)
-                or "/" in path[len(_BELOW) :]
-                or hdrs.EXPECT in request.headers
-            ):
+            if hdrs.EXPECT in request.headers:
+                return await otherwise(request)
+            if handler is None and path == WATERMARKS and request.method == "POST":
+                return await answering(request, batch, WATERMARKS)
+            if handler is None or not path.startswith(_BELOW) or "/" in path[len(_BELOW) :]:
                 return await otherwise(request)
             return await answering(request, handler, _CANONICAL)
 
@@ -355,7 +393,7 @@ def _answering(
                 except web.HTTPException:
                     raise
                 except Exception as error:
-                    response = _refusal(request, error)
+                    response = _refusal(request, error).response()
             status = response.status
             # By the clock that dates watermarks, so that a client can compare the two.
             present = now()
@@ -374,37 +412,32 @@ def _answering(
     return answering
 
 
-def _refusal(request: web.Request, error: Exception) -> web.Response:
-    """Return the response to a request that failed, and log what its sender did not cause."""
+def _refusal(request: web.Request, error: Exception, source_id: str | None = None) -> Reply:
+    """Return the reply to a request that failed, and log what its sender did not cause."""
+    about = {"source_id": source_id or _source_of(request)}
     match error:
         case RequestError():
-            return problem(error.message, error.status, error.field)
+            return Reply.refusing(error.message, error.status, error.field)
         case WatermarkConflictError():
-            _log_refused(request, error)
+            logger.info("%s refused: %s", request.method, error, extra=about)
             field = "timestamp" if error.status == 409 else "If-Match"
-            return problem(error.message, error.status, field)
+            return Reply.refusing(error.message, error.status, field)
         case WatermarkInFutureError():
-            _log_refused(request, error)
-            return problem(error.message, error.status, "timestamp")
+            logger.info("%s refused: %s", request.method, error, extra=about)
+            return Reply.refusing(error.message, error.status, "timestamp")
         case DatabaseError():
-            logger.error("%s %r: %s", request.method, request.path, error, extra=_about(request))
-            return problem(str(error), 503)
-    logger.error(
-        "%s %r failed", request.method, request.path, exc_info=error, extra=_about(request)
-    )
-    return problem("The service failed, and logged why.", 500)
+            logger.error("%s %r: %s", request.method, request.path, error, extra=about)
+            return Reply.refusing(str(error), 503)
+    logger.error("%s %r failed", request.method, request.path, exc_info=error, extra=about)
+    return Reply.refusing("The service failed, and logged why.", 500)
 
 
-def _log_refused(request: web.Request, error: Exception) -> None:
-    logger.info("%s refused: %s", request.method, error, extra=_about(request))
-
-
-def _about(request: web.Request) -> dict[str, str | None]:
+def _source_of(request: web.Request) -> str | None:
     place = 4 if request.path.startswith(WATERMARKS) else 2
     try:
-        return {"source_id": requests.source_id(request, place)}
+        return requests.source_id(request, place)
     except (RequestError, IndexError):
-        return {"source_id": None}
+        return None
 
 
 def _dates() -> Callable[[datetime], str]:
@@ -422,6 +455,8 @@ def _dates() -> Callable[[datetime], str]:
 
 def _check_allowed(request: web.Request, route: str, token: Token) -> None:
     """Check that a limited token may ask for this; a list of its prefix is about its sources."""
+    if route == WATERMARKS and request.method == "POST":
+        return  # each request of a batch is checked
     if "{source_id}" in route:
         place = 4 if route.startswith(WATERMARKS) else 2
         check_allowed(token, request.method, requests.source_id(request, place))
@@ -435,7 +470,6 @@ def _actor(request: web.Request) -> str | None:
     return f"{name} {request.remote}" if name else request.remote
 
 
-def _never_collected(source_id: str) -> web.Response:
-    answer = problem(f"Source {source_id!r} was never collected.", 404, "source_id")
-    answer.headers[hdrs.ETAG] = _NO_VERSION
-    return answer
+def _never_collected(source_id: str) -> Reply:
+    reply = Reply.refusing(f"Source {source_id!r} was never collected.", 404, "source_id")
+    return reply._replace(etag=_NO_VERSION)

@@ -80,8 +80,8 @@ def open_database(path: Path) -> sqlite3.Connection:
         if isinstance(error, ConfigurationError):
             raise
         raise ConfigurationError(
-            f"Database {str(path)!r} cannot be used ({error}); choose a file that is a database "
-            "of this service, or does not exist yet, where it may write."
+            f"Database {str(path)!r} cannot be used ({error}); choose a database of this service, "
+            "or a new file in a folder that it may write to."
         ) from error
     return connection
 
@@ -108,10 +108,13 @@ def copy_database(path: Path, to: Path) -> int:
         ConfigurationError: The file is no database of this program, or the copy cannot be made.
     """
     draft = to.with_name(f".{to.name}.tmp")
+    if not to.parent.is_dir():
+        raise ConfigurationError(
+            f"The folder of the copy {str(to)!r} does not exist; create it, or name another file."
+        )
     try:
         os.close(os.open(draft, os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o600))
-        with closing(connect(path)) as source, closing(sqlite3.connect(draft)) as copy:
-            _check_ours(source, path)
+        with closing(_opened(path)) as source, closing(sqlite3.connect(draft)) as copy:
             source.backup(copy)
             copy.execute("PRAGMA journal_mode = DELETE")
             if faults := check_integrity(copy):
@@ -128,6 +131,21 @@ def copy_database(path: Path, to: Path) -> int:
     finally:
         draft.unlink(missing_ok=True)
     return int(count)
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    try:
+        connection = connect(path)
+        try:
+            _check_ours(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
+        raise ConfigurationError(
+            f"Database {str(path)!r} cannot be read ({error}); name the service's."
+        ) from error
+    return connection
 
 
 def check_integrity(connection: sqlite3.Connection) -> str:

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from ladon_storage.models import (
+    BATCH,
     REQUEST_ID,
     SERVICE_TIME,
     HistoryPage,
@@ -20,6 +21,7 @@ from ladon_storage.models import (
     WatermarkReset,
     WatermarkUpdate,
 )
+from ladon_storage.server.batches import Batch, BatchAnswers
 from ladon_storage.server.requests import TAGS, HistoryQuery, ListQuery, MetricsQuery
 from ladon_storage.server.responses import Health, Problem
 from ladon_storage.values import MAX_SOURCE_ID_LENGTH
@@ -171,6 +173,12 @@ def _paths() -> Schema:
         *(400, 401, 503),
         parameters=_query(ListQuery),
     )
+    batch = _operation(
+        "Read and write several watermarks, each with an answer of its own.",
+        {200: BatchAnswers},
+        *(400, 401, 503, *_OF_BODIES),
+        body=Batch,
+    )
     history = _operation(
         "List the changes of a watermark, the latest first; also of a deleted one.",
         {200: HistoryPage},
@@ -178,6 +186,11 @@ def _paths() -> Schema:
         parameters=_query(HistoryQuery),
     )
     health = _operation("Say whether the database reads and writes.", {200: Health, 503: Health})
+    for read in (watermark["get"], health):
+        read["responses"]["200"]["headers"][BATCH] = {
+            "description": "The most requests of a batch.",
+            "schema": {"type": "integer"},
+        }
     metrics = _operation(
         "Show the metrics, for Prometheus.",
         {200: "text/plain"},
@@ -187,7 +200,7 @@ def _paths() -> Schema:
     this = _operation("Show this document.", {200: "application/json"})
     logo = _operation("Show the logo of the blocks in Prefect's UI.", {200: "image/svg+xml"})
     return {
-        "/api/v1/watermarks": {"get": page},
+        "/api/v1/watermarks": {"get": page, "post": batch},
         "/api/v1/watermarks/{source_id}": {"parameters": [source_id], **watermark},
         "/api/v1/watermarks/{source_id}/reset": {"parameters": [source_id], "post": reset},
         "/api/v1/watermarks/{source_id}/delete": {"parameters": [source_id], "post": deletion},
@@ -255,13 +268,14 @@ def _query(model: type[BaseModel]) -> list[Schema]:
 
 
 def _schemas() -> Schema:
-    answers = (Watermark, WatermarkPage, HistoryPage, Health, Problem)
+    answers = (Watermark, WatermarkPage, HistoryPage, BatchAnswers, Health, Problem)
     _, schema = models_json_schema(
         [
             *((model, "serialization") for model in answers),
             (WatermarkUpdate, "validation"),
             (WatermarkReset, "validation"),
             (WatermarkDelete, "validation"),
+            (Batch, "validation"),
         ],
         ref_template=_REFERENCE,
     )

@@ -16,9 +16,8 @@ import json
 import logging
 import select
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -34,29 +33,31 @@ from ladon_storage.server.access import Token
 from ladon_storage.server.backend import Row
 from ladon_storage.server.changes import Line, Note, Write, Written
 from ladon_storage.server.dialect import Dialect, statement
-from ladon_storage.server.postgresql_reads import GatheredReads
+from ladon_storage.server.postgresql_gathered import GatheredReads, GatheredWrites, Outcome
+from ladon_storage.server.postgresql_scans import Scans
 from ladon_storage.server.postgresql_schema import (
-    Address,
-    PostgresqlConnection,
-    adapt,
     address_of,
-    bounded,
-    connect,
-    hang_up,
     migrate,
-    prepared,
     unusable,
 )
+from ladon_storage.server.postgresql_servers import MOST_ABANDONED, Servers, ServiceConnection
 from ladon_storage.server.postgresql_writes import (
     SELECT,
     SELECT_LINE,
-    Connection,
+    Change,
     fetched,
     stored,
+    stored_together,
     unread,
     unstored,
 )
-from ladon_storage.server.rows import SET_CHECKED, to_length, to_watermark, version_of
+from ladon_storage.server.rows import (
+    SET_CHECKED,
+    to_length,
+    to_microseconds,
+    to_watermark,
+    version_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -94,17 +95,17 @@ class PostgresqlBackend:
         "strpos(folded, :search) > 0",
     )
 
-    def __init__(self, address: Address, pool: AsyncConnectionPool[Connection]) -> None:
-        self._address = address
+    def __init__(self, servers: Servers, pool: AsyncConnectionPool[ServiceConnection]) -> None:
+        self._servers = servers
         self._pool = pool
+        self._draining: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._writing: set[asyncio.Task[Written]] = set()
         self._reads = GatheredReads(lambda names: self._fetch(SELECT, (names,)))
+        self._writes = GatheredWrites(self._store)
         self._closed = False
-        self._idle: list[PostgresqlConnection] = []
-        self._scanning: set[PostgresqlConnection] = set()
-        self._scans = ThreadPoolExecutor(2, thread_name_prefix="storage-scan")
+        self._scans = Scans(servers.connect)
         self._tokens: dict[bytes, Token] = {}
         self._tokens_read = self._loop.time()
         self._renewing = asyncio.create_task(self._renew_tokens())
@@ -120,19 +121,19 @@ class PostgresqlBackend:
         await asyncio.to_thread(migrate, address)
         # Each lending would be a line of its log, and each failed attempt one beside ours.
         logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
-        pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-            address.conninfo,
-            kwargs={"autocommit": True},
+        servers = Servers(address, SECONDS)
+        pool = AsyncConnectionPool(
+            connection_class=ServiceConnection,
+            kwargs={"autocommit": True, "servers": servers},
             min_size=LEAST_CONNECTIONS,
             max_size=MOST_CONNECTIONS,
             open=False,
-            configure=_configure,
             # Its pauses double; a new request begins with the shortest again.
             reconnect_timeout=2.0,
             name="ladon-storage",
         )
         await pool.open()
-        backend = cls(address, pool)
+        backend = cls(servers, pool)
         try:
             await backend._read_tokens()
         except DatabaseError as error:
@@ -145,15 +146,13 @@ class PostgresqlBackend:
         self._closed = True
         if self._writing:
             await asyncio.wait(self._writing)
+        if self._draining is not None:
+            await self._draining
         self._renewing.cancel()
         with suppress(asyncio.CancelledError):
             await self._renewing
         await self._pool.close()
-        for each in list(self._scanning):  # no caller waits for them any more
-            hang_up(each.inner)
-        await asyncio.to_thread(self._scans.shutdown, cancel_futures=True)
-        while self._idle:
-            self._idle.pop().inner.close()
+        await self._scans.close()
 
     async def read(self, source_id: str) -> Row | None:
         """Return the row of a source's watermark."""
@@ -172,12 +171,9 @@ class PostgresqlBackend:
     async def scan(self, read: Callable[[Any], T], *, prunes: bool = False) -> T:
         """Return what a function reads, in another thread."""
         seconds = PRUNE_SECONDS if prunes else SCAN_SECONDS
-        work = partial(self._scan, read, seconds, keep=not prunes)
-        scanning = self._loop.run_in_executor(self._scans, work)
-        scanning.add_done_callback(_forget)  # its caller may be cancelled meanwhile
         try:
             async with asyncio.timeout(seconds + SECONDS):
-                return await asyncio.shield(scanning)
+                return await self._scans.run(read, seconds, keep=not prunes)
         except TimeoutError:
             raise DatabaseError("The database is busy; try again later.") from None
         except psycopg.Error as error:
@@ -190,11 +186,7 @@ class PostgresqlBackend:
     async def check(self, at: int) -> None:
         """Read, and make a write durable."""
         await self.read("")
-        try:
-            async with self._lent(self._loop.time() + SECONDS) as connection:
-                await connection.execute(_SET_CHECKED, (at,), prepare=True)
-        except psycopg.Error as error:
-            raise unstored(error) from error
+        await self._make_durable(at)
 
     def find_token(self, digest: bytes) -> Token | None:
         """Return the stored token of a digest, if there is one."""
@@ -209,6 +201,14 @@ class PostgresqlBackend:
         """Return whether any token is stored."""
         return bool(self._known_tokens())
 
+    async def _make_durable(self, at: int) -> None:
+        """Wait until all that was stored before is durable, at the standbys too."""
+        try:
+            async with self._lent(self._loop.time() + SECONDS, writes=True) as connection:
+                await connection.execute(_SET_CHECKED, (at,), prepare=True)
+        except psycopg.Error as error:
+            raise unstored(error) from error
+
     async def _write(self, write: Write, note: Note) -> Written:
         deadline = self._loop.time() + SECONDS
         written = None
@@ -220,15 +220,25 @@ class PostgresqlBackend:
                 if line is None:
                     written = Written(before, before)
                     break
-                async with self._lent(deadline) as connection:
-                    written = await stored(connection, write.source_id, before, line)
+                change = Change(write.source_id, before, line)
+                if change.replaces:
+                    written = await self._writes.write(change, deadline)
+                else:
+                    async with self._lent(deadline, writes=True) as connection:
+                        written = await stored(connection, change)
                 if written is None and self._loop.time() >= deadline:
                     raise DatabaseError(
                         "The database did not store the change: other writes of its source were "
                         "faster; try again later."
                     )
         note(written)
+        if written.after is not None:
+            self._servers.acknowledge(version_of(written.after))
         return written
+
+    async def _store(self, changes: Sequence[Change], deadline: float) -> Sequence[Outcome]:
+        async with self._lent(deadline, writes=True) as connection:
+            return await stored_together(connection, changes)
 
     async def _judged(self, write: Write, before: Watermark | None) -> Line | None:
         try:
@@ -237,6 +247,8 @@ class PostgresqlBackend:
             if conflict.status == 412 and before is not None and write.is_repeated is not None:
                 lines = await self._fetch(SELECT_LINE, (version_of(before),))
                 if lines and write.is_repeated(lines[0]):
+                    # A restart shows a change that had not yet arrived at a standby.
+                    await self._make_durable(to_microseconds(datetime.now(UTC)))
                     return None
             raise
 
@@ -268,21 +280,26 @@ class PostgresqlBackend:
             lock.release()
 
     @asynccontextmanager
-    async def _lent(self, deadline: float) -> AsyncIterator[Connection]:
+    async def _lent(
+        self, deadline: float, *, writes: bool = False
+    ) -> AsyncIterator[ServiceConnection]:
         """Lend a connection until a deadline, at which its socket is shut down."""
         while True:
             try:
                 connection = await self._pool.getconn(max(0.0, deadline - self._loop.time()))
             except (psycopg_pool.PoolTimeout, psycopg_pool.PoolClosed) as error:
+                why = f" ({self._servers.failure})" if self._servers.failure else ""
                 raise DatabaseError(
-                    f"The database gave no connection in {SECONDS:g} s; try again later."
+                    f"The database gave no connection in {SECONDS:g} s{why}; try again later."
                 ) from error
             if not _was_lost(connection):
                 break
             await connection.close()
             await self._pool.putconn(connection)
-        timer = self._loop.call_at(deadline, hang_up, connection)
+        timer = self._loop.call_at(deadline, self._give_up, connection, self._loop.time())
         try:
+            if writes and len(self._servers.abandoned) >= MOST_ABANDONED:
+                await self._servers.check_abandoned(connection)
             yield connection
         except psycopg.errors.ReadOnlySqlTransaction:
             await connection.close()  # the next one may lead to the server that writes
@@ -290,6 +307,14 @@ class PostgresqlBackend:
         finally:
             timer.cancel()
             await self._pool.putconn(connection)
+
+    def _give_up(self, connection: ServiceConnection, lent_at: float) -> None:
+        self._servers.abandon(connection)
+        # A server that hangs answers none of the others either, and each would cost a request.
+        has_waited = self._loop.time() - lent_at > SECONDS / 2
+        if has_waited and (self._draining is None or self._draining.done()):
+            self._scans.drop_idle()
+            self._draining = asyncio.create_task(self._pool.drain())
 
     async def _fetch(self, query: str, values: Sequence[Any] = ()) -> list[Row]:
         deadline = self._loop.time() + SECONDS
@@ -325,45 +350,9 @@ class PostgresqlBackend:
             )
         return self._tokens
 
-    def _scan(self, read: Callable[[PostgresqlConnection], T], seconds: float, *, keep: bool) -> T:
-        while True:
-            is_new = not keep or not self._idle
-            connection = connect(self._address, seconds) if is_new else self._idle.pop()
-            self._scanning.add(connection)
-            try:
-                if self._closed:  # before it could be seen among those that scan
-                    raise DatabaseError("The database is closed; start the service again.")
-                with bounded(connection.inner, seconds):
-                    return read(connection)
-            except psycopg.OperationalError:
-                if is_new or not connection.inner.closed:
-                    raise
-            finally:
-                self._scanning.discard(connection)
-                if keep and not self._closed and not connection.inner.closed:
-                    self._idle.append(connection)
-                else:
-                    connection.inner.close()
 
-
-async def _configure(connection: Connection) -> None:
-    adapt(connection)
-    timer = asyncio.get_running_loop().call_later(SECONDS, hang_up, connection)
-    try:
-        await connection.execute(*prepared(SECONDS))
-        # A plan that is kept from when there were few sources must do for many.
-        await connection.execute("SET enable_seqscan = off")
-    finally:
-        timer.cancel()
-
-
-def _was_lost(connection: Connection) -> bool:
+def _was_lost(connection: ServiceConnection) -> bool:
     """Return whether the other side has ended an idle connection: it has something to say."""
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     return bool(poll.poll(0))
-
-
-def _forget(scanning: asyncio.Future[Any]) -> None:
-    if not scanning.cancelled():
-        scanning.exception()

@@ -63,6 +63,18 @@ class Address(NamedTuple):
     conninfo: str
     shown: str
 
+    def rotated(self) -> Address:
+        """Return the address with its first server after the others."""
+        found: dict[str, Any] = conninfo_to_dict(self.conninfo)
+        lists = {
+            name: str(found[name]).split(",")
+            for name in ("host", "hostaddr", "port")
+            if "," in str(found.get(name) or "")
+        }
+        for name, each in lists.items():
+            found[name] = ",".join([*each[1:], each[0]])
+        return self._replace(conninfo=make_conninfo(**found))
+
 
 def address_of(url: str) -> Address:
     """Return the address in a text such as ``postgresql://user@host/database``.
@@ -80,11 +92,23 @@ def address_of(url: str) -> Address:
         # Outside of the handler, and not repeated: the text may contain a password.
         raise ConfigurationError(
             "The address of the database cannot be read, or names no database. Write it as "
-            "postgresql://user@host/database."
+            "postgresql://user@host/database, or with several hosts that have a comma between "
+            "them."
         )
     shown = f"postgresql://{found.get('host') or ''}/{found.get('dbname') or ''}"
-    missing = databases.arguments_beside(found, _OPTIONS)
+    missing = databases.arguments_beside(found, _options(found))
     return Address(make_conninfo(**{**missing, **found}), shown)
+
+
+def _options(found: Mapping[str, Any]) -> dict[str, Any]:
+    named = found.get("hostaddr") or found.get("host") or os.environ.get("PGHOST", "")
+    if (servers := str(named).count(",") + 1) == 1:
+        return _OPTIONS
+    # All of them are tried within the time of one request, and only one of them writes.
+    options = _OPTIONS | {"connect_timeout": max(2, CONNECT_SECONDS // servers)}
+    if "PGTARGETSESSIONATTRS" in os.environ:
+        return options
+    return options | {"target_session_attrs": "read-write"}
 
 
 def prepared(timeout_seconds: float) -> tuple[str, tuple[str, ...]]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 from aiohttp import hdrs, web
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 from ladon_storage.models import REQUEST_ID
 from ladon_storage.server.connections import Connections, Wait
@@ -22,6 +24,7 @@ from ladon_storage.server.requests import MAX_BODY_BYTES
 logger = logging.getLogger(__name__)
 
 _JSON = "application/json"
+_NO_HEADERS: Mapping[str, str] = {}
 
 _SENTENCES = {
     404: "There is no such route; GET /openapi.json lists all of them.",
@@ -45,26 +48,47 @@ class Health(BaseModel):
     status: Literal["healthy", "unhealthy"]
 
 
+class Reply(NamedTuple):
+    """The JSON of a response with its status, and its version tag if any."""
+
+    body: bytes
+    status: int = 200
+    etag: str | None = None
+
+    @classmethod
+    def of(cls, model: BaseModel, status: int = 200, etag: str | None = None) -> Reply:
+        """Return the set fields of a model."""
+        # `model_dump_json` calls this and makes a text of it: all set fields, null or not.
+        body = model.__pydantic_serializer__.to_json(model, exclude_unset=True)
+        return cls(body, status, etag)
+
+    @classmethod
+    def refusing(cls, sentence: str, status: int, field: str | None = None) -> Reply:
+        """Return a `Problem`."""
+        # Not the model's own encoder: a name that a client chose may hold lone surrogates.
+        return cls(json.dumps({"error": sentence, "field": field}).encode(), status)
+
+    def response(self, more: Mapping[str, str] = _NO_HEADERS) -> web.Response:
+        """Return it as a response of its own, with more headers."""
+        headers = {hdrs.CONTENT_TYPE: _JSON, **more}
+        if self.etag is not None:
+            headers[hdrs.ETAG] = self.etag
+        return web.Response(body=self.body, status=self.status, headers=headers)
+
+    def in_batch(self, source_id: str) -> bytes:
+        """Return it as one of the answers to a batch."""
+        head = to_json({"source_id": source_id, "status": self.status, "etag": self.etag})
+        return b'%b,"body":%b}' % (head[:-1], self.body)
+
+
 def answer(model: BaseModel, status: int = 200, *, etag: str | None = None) -> web.Response:
     """Return a response with the set fields of a model as JSON, and its version tag if any."""
-    # `model_dump_json` calls this and makes a text of it: all set fields, null or not.
-    body = model.__pydantic_serializer__.to_json(model, exclude_unset=True)
-    return json_answer(body, status, etag=etag)
-
-
-def json_answer(body: bytes, status: int = 200, *, etag: str | None = None) -> web.Response:
-    """Return a response with JSON, and its version tag if any."""
-    headers = {hdrs.CONTENT_TYPE: _JSON}
-    if etag is not None:
-        headers[hdrs.ETAG] = etag
-    return web.Response(body=body, status=status, headers=headers)
+    return Reply.of(model, status, etag).response()
 
 
 def problem(sentence: str, status: int, field: str | None = None) -> web.Response:
     """Return an error response."""
-    # Not the model's own encoder: a name that a client chose may hold lone surrogates.
-    body = json.dumps({"error": sentence, "field": field}).encode()
-    return web.Response(body=body, status=status, headers={hdrs.CONTENT_TYPE: _JSON})
+    return Reply.refusing(sentence, status, field).response()
 
 
 class Protocol(web.RequestHandler):

@@ -39,7 +39,9 @@ def test_copy_overwrites_nothing(ladon: Command) -> None:
     assert (exists.code, "exists already" in exists.sentence) == (2, True)
     no_database = ladon("backup", "copy.db", "--database", "other.db")
     assert no_database.code == 2
-    assert "other.db" in no_database.sentence
+    assert "'other.db' cannot be read (file is not a database)" in no_database.sentence
+    no_folder = ladon("backup", "absent/copy.db", "--database", "other.db")
+    assert (no_folder.code, "folder of the copy" in no_folder.sentence) == (2, True)
     missing = ladon("backup", "copy.db", "--database", "absent.db")
     assert (missing.code, "absent.db" in missing.sentence) == (2, True)
     assert not Path("copy.db").exists()

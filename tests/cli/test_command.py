@@ -128,6 +128,7 @@ def test_version_is_the_packages(ladon: Command) -> None:
         ["unknown"],
         ["circuit", "shwo"],
         ["collect", "--al"],
+        ["collect", "kev", "--jsn"],
         ["init", "x"],
     ],
 )
@@ -230,6 +231,20 @@ def test_output_fits_whatever_prints_it(
             assert "\x1b[3" not in text, verb
     assert "1 source" in " ".join(said["source check --offline"].split())
     assert "1 sources" not in " ".join(said["source check --offline"].split())
+
+
+def test_closed_output_is_no_fault(tmp_path: Path) -> None:
+    """A caller that closes standard output wants none."""
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m ladon_storage.cli watermarks list >&-"],
+        cwd=tmp_path,
+        env={**os.environ, "STORAGE_SERVICE_URL": f"sqlite:///{tmp_path}/w.db"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_reader_that_goes_away_ends_the_command_without_a_traceback(tmp_path: Path) -> None:

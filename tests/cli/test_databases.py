@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ladon_storage.cli import databases
 from tests.cli.called import Command
 from tests.postgres import PASSWORD, PostgresServer
 from tests.service import calling, path, service_process, success
@@ -43,6 +44,26 @@ def test_missing_database_is_named_with_its_variable(ladon: Command) -> None:
     """A flag that was forgotten is named together with what stands for it."""
     called = ladon("serve")
     assert (called.code, VARIABLE in called.sentence) == (2, True)
+
+
+@pytest.mark.parametrize("verb", [["serve"], ["migrate"], ["tokens", "list"], ["doctor"]])
+def test_missing_driver_is_named_with_its_extra(
+    ladon: Command, verb: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package without the extra says what to install, whichever verb is asked."""
+    monkeypatch.setattr(databases, "find_spec", lambda name: None)
+    called = ladon(*verb, "--database", "postgresql://ann@db.example/ladon")
+    assert called.code == (1 if verb == ["doctor"] else 2)
+    assert "Install ladon-storage[postgresql]" in called.out + called.err
+
+
+@pytest.mark.parametrize("origin", ["absent.db", "postgresql://ann:hunter2@db/ladon"])
+def test_database_that_cannot_be_moved_leaves_nothing_behind(ladon: Command, origin: str) -> None:
+    """What is moved is checked before the other database is made."""
+    called = ladon("migrate", "--database", "new.db", "--from", origin)
+    assert called.code == 2
+    assert "hunter2" not in called.sentence
+    assert not Path("new.db").exists()
 
 
 def test_schema_is_migrated_apart(

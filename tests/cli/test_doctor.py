@@ -87,6 +87,30 @@ def test_file_that_is_no_database_is_damage(ladon: Command, content: bytes) -> N
     assert (ladon.folder / "storage.db").read_bytes() == content
 
 
+async def test_what_does_not_answer_is_a_verdict_without_its_password(
+    ladon: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Addresses of the environment may have one; a failure is a line, and no traceback."""
+    monkeypatch.setenv("STORAGE_SERVICE_URL", "http://ann:hunter2@127.0.0.1:9")
+    monkeypatch.setenv("PREFECT_API_URL", "http://ann:hunter2@127.0.0.1:9/api")
+    called = await ladon.later("doctor", "--json")
+    found = checks(called)
+    assert (found["storage"]["verdict"], found["Prefect API"]["verdict"]) == ("failed", "failed")
+    assert "http://127.0.0.1:9/api does not answer" in found["Prefect API"]["finding"]
+    assert "hunter2" not in called.out + called.err
+    assert "Traceback" not in called.err
+
+
+def test_folder_that_takes_no_file_is_found(
+    ladon: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first run could not make its watermarks there."""
+    ladon.write("ladon.toml", FILE)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    found = checks(ladon("doctor", "--json"))["storage"]
+    assert (found["verdict"], "cannot be written" in found["finding"]) == ("failed", True)
+
+
 def test_missing_file_is_not_made(ladon: Command) -> None:
     """A file that is not there yet is no fault of a new place; a named one is."""
     ladon.write("ladon.toml", FILE)

@@ -51,7 +51,26 @@ def test_service_that_is_not_there_fails(ladon: Command) -> None:
     assert (made.code, "cannot be reached" in made.sentence) == (1, True)
 
 
-@pytest.mark.parametrize("address", ["storage:8080", "http://me:S3CRET@storage", "file:///etc/x"])
+async def test_user_of_the_variable_signs_in_and_is_not_shown(
+    ladon: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy before the service may want one; the command line has none."""
+    async with RawServer(http(200, b'{"status": "healthy"}'), http(401, b"no")) as server:
+        host = server.url.removeprefix("http://")
+        monkeypatch.setenv("STORAGE_SERVICE_URL", f"http://me:S3%40CRET@{host}")
+        made = await ladon.later("health")
+        refused = await ladon.later("health")
+    assert (made.code, made.out) == (0, "healthy\n")
+    assert b"Authorization: Basic bWU6UzNAQ1JFVA==" in server.requests[0]
+    assert refused.code == 1
+    assert "it answers 401" in refused.sentence
+    assert "CRET" not in refused.err
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["storage:8080", "http://me:S3CRET@storage", "http://storage/?token=S3CRET", "file:///etc/x"],
+)
 def test_address_that_is_none_is_refused_and_not_shown(ladon: Command, address: str) -> None:
     """It may have a password in it."""
     made = ladon("health", address)

@@ -98,6 +98,37 @@ def test_guess_that_finds_nothing_says_so(ladon: Command) -> None:
     assert "--header" in ladon("source", "guess", "http://x.example", "--header", "k3y").sentence
 
 
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        (["http://ann:s3cr3t-key@127.0.0.1:9/x"], "--key NAME --auth-prefix 'Basic '."),
+        (["http://127.0.0.1:9/x?api_key=s3cr3t-key"], "--key NAME --key-param api_key."),
+        (
+            ["http://127.0.0.1:9/x", "--header", "Authorization: Bearer s3cr3t-key"],
+            "--key NAME --auth-prefix 'Bearer '.",
+        ),
+        (
+            ["http://127.0.0.1:9/x", "--header", "X-Api-Key: s3cr3t-key"],
+            "--key NAME --key-header 'X-Api-Key'.",
+        ),
+    ],
+)
+def test_guess_takes_no_key_from_the_command_line(
+    ladon: Command, arguments: list[str], options: str
+) -> None:
+    """Every user of the host sees it; the sentence names the options that take its name."""
+    called = ladon("source", "guess", *arguments)
+    assert (called.code, called.out) == (2, "")
+    assert called.sentence.endswith(options)
+    assert "s3cr3t-key" not in called.err
+
+
+def test_guess_takes_a_cursor_for_no_key(ladon: Command) -> None:
+    """A page of a list has an address of its own, which may have a token in it."""
+    called = ladon("source", "guess", "http://127.0.0.1:9/x?page_token=abcdefgh12345678")
+    assert (called.code, "could not be reached" in called.err) == (1, True)
+
+
 async def test_check_gives_each_thing_a_verdict(
     ladon: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +156,29 @@ async def test_check_gives_each_thing_a_verdict(
     assert "[sources.odd]" in verdicts["source odd"]["finding"]
     assert offline.code == 0
     assert "not asked" in offline.json[-1]["finding"]
+
+
+@pytest.mark.parametrize(
+    ("address", "finding"),
+    [
+        ("sqlite:///absent/records.db", "does not exist"),
+        ("duckdb:///there", "is a folder"),
+        ("postgresql://ann@127.0.0.1:9/records", "cannot be reached"),
+    ],
+)
+def test_check_tries_the_place_of_a_sink(ladon: Command, address: str, finding: str) -> None:
+    """A place where no run could write is found, nothing is made there, and offline none asked."""
+    (ladon.folder / "there").mkdir()
+    text = f'[sinks.records]\nurl = "{address}"\n[sources.kev]\nkind = "kev"\n'
+    file = ladon.write("ladon.toml", text)
+    called = ladon("source", "check", "--json")
+    verdicts = {each["what"]: each for each in called.json}
+    assert verdicts["sink records"]["verdict"] == "failed"
+    assert finding in verdicts["sink records"]["finding"]
+    offline = ladon("source", "check", "--offline", "--json")
+    assert offline.code == 0
+    assert {file.name, "there"} <= {each.name for each in ladon.folder.iterdir()}
+    assert not (ladon.folder / "absent").exists()
 
 
 def test_check_without_a_file_says_how_to_write_one(ladon: Command) -> None:

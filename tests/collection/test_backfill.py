@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 
 from ladon_storage.collection.backfill import BackfillReport, backfill
-from ladon_storage.collection.protocols import Limits
+from ladon_storage.collection.protocols import Limits, Run
 from ladon_storage.collection.ranges import TimeRange
 from ladon_storage.collection.records import Page
 from ladon_storage.collection.run import run
@@ -57,6 +59,7 @@ class Archive:
         """The day of each window that was asked for."""
         self.failing: dict[int, int] = {}
         """The number of times that a day fails; -1: always."""
+        self.retry_after: float | None = None
         self.active = self.most = 0
 
     async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
@@ -70,7 +73,7 @@ class Archive:
             await asyncio.sleep(self.seconds)
             if self.failing.get(day):
                 self.failing[day] -= 1
-                raise SourceError(f"day {day} is down", "feed")
+                raise SourceError(f"day {day} is down", "feed", retry_after=self.retry_after)
             noons = (START + number * DAY + DAY / 2 for number in range(-1, 120))
             yield Page([record(f"{each:%j}", each) for each in noons if start <= each < until])
         finally:
@@ -128,6 +131,22 @@ def test_failed_window_is_read_again_alone() -> None:
     simulate(play)
 
 
+def test_open_circuit_is_waited_for_when_a_window_is_read_alone() -> None:
+    """The failures of the others may have opened it; a source that is away for long is not."""
+
+    async def play(loop: SimulatedLoop, retry_after: float) -> float:
+        source, storage = Archive(0.1), kept()
+        source.failing, source.retry_after = {5: 2}, retry_after
+        began = loop.time()
+        report = await read(source, storage, workers=4)
+        assert (report.records_new, source.asked[-3:].count(5)) == (9, 2)
+        return loop.time() - began
+
+    assert 59 < simulate(lambda loop: play(loop, 59)) < 62
+    with pytest.raises(CollectionError, match="1 of 9 windows"):
+        simulate(lambda loop: play(loop, 3600))
+
+
 async def test_window_that_stays_down_leaves_a_gap_that_is_remembered() -> None:
     """The watermark stops before it, the rest is durable, and the next run reads only it."""
     source, storage, sink = Archive(), kept(), MemorySink()
@@ -157,6 +176,28 @@ async def test_source_that_is_down_is_not_asked_for_every_window() -> None:
         await read(source, storage, workers=3)
     assert len(source.asked) <= 6
     assert NAME not in storage.stored
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+async def test_what_is_still_to_come_is_read_by_a_later_run(
+    workers: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A range that ends in the future is finished up to now, and no further."""
+    source, sink, storage = Archive(), MemorySink(), kept()
+    now = [START + 3.75 * DAY]
+    module = sys.modules[backfill.__module__]
+    monkeypatch.setattr(module, "Run", partial(Run, clock=lambda: now[0]))
+    report = await read(source, storage, sink, workers=workers)
+    assert (report.until, report.windows, report.records_new) == (now[0], 4, 4)
+    assert "ends in the future" in caplog.text
+    assert storage.stored[NAME].last_successful_timestamp == now[0]
+    now[0] = START + 9 * DAY
+    report = await read(source, storage, sink, workers=workers)
+    assert (report.windows_done_before, report.records_new) == (3, 5)
+    assert report.until == START + 9 * DAY
+    now[0] = START
+    with pytest.raises(ConfigurationError, match="begins in the future"):
+        await read(source, storage, sink, workers=workers)
 
 
 async def test_first_failure_of_one_worker_ends_it() -> None:

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect.settings import Settings
+from prefect.settings.legacy import _get_settings_fields
 
 from ladon_storage.collection.credentials import SECRET_FIELD, holds_secret
 from ladon_storage.project.project import Project
@@ -94,6 +96,26 @@ def test_own_service_has_a_folder_that_it_may_write(name: str) -> None:
     given = [each.split(":")[0] for each in service["tmpfs"] if "uid=10001,gid=10001" in each]
     assert "/var/lib/ladon" in [*volumes, *given]
     assert "/tmp" in service["tmpfs"]
+
+
+def test_database_of_prefect_is_in_postgresql() -> None:
+    """Its SQLite would be locked; the role that the first start makes is the one that it uses."""
+    prefect = SERVICES["prefect"]
+    environment = prefect["environment"]
+    name = environment["PREFECT_SERVER_DATABASE_NAME"]
+    user = environment["PREFECT_SERVER_DATABASE_USER"]
+    assert environment["PREFECT_SERVER_DATABASE_DRIVER"] == "postgresql+asyncpg"
+    assert environment["PREFECT_SERVER_DATABASE_HOST"] in prefect["depends_on"]
+    made = (DEPLOY / "databases.sql").read_text()
+    assert f"CREATE DATABASE {name} OWNER {user};" in made
+    [secret] = prefect["secrets"]
+    assert f"`cat /run/secrets/{secret}`" in made
+    assert secret in SERVICES["postgres"]["secrets"]
+    assert (
+        "./databases.sql:/docker-entrypoint-initdb.d/databases.sql:ro"
+        in (SERVICES["postgres"]["volumes"])
+    )
+    assert set(environment) <= {each.upper() for each in _get_settings_fields(Settings)}
 
 
 def test_database_and_services_have_no_way_out() -> None:

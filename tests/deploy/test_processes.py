@@ -18,11 +18,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
+import psycopg
 import pytest
 
-from ladon_storage.cli.local import free_port
+from ladon_storage.cli.local import free_port, prefect_server
 from tests.deploy.files import DEPLOY, ROOT, compose
-from tests.postgres import PASSWORD, PostgresServer
+from tests.postgres import PASSWORD, PostgresServer, running
 from tests.service import ServiceProcess, calling, path, service_process, success
 
 SERVICES = compose()["services"]
@@ -277,6 +278,42 @@ def _times(exported: str) -> dict[str, str | None]:
     """Return how far each source was collected, by an export."""
     document = json.loads(exported)
     return {each["source_id"]: each["last_successful_timestamp"] for each in document["watermarks"]}
+
+
+@pytest.mark.slow
+async def test_prefect_server_has_a_database_of_its_own(tmp_path: Path) -> None:
+    """It starts over the one that the first start of PostgreSQL makes, and opens no other one."""
+    secret = tmp_path / "secrets" / "PREFECT_SERVER_DATABASE_PASSWORD"
+    secret.parent.mkdir()
+    secret.write_text("prefect's own\n")
+    script = tmp_path / "databases.sql"
+    script.write_text(
+        (DEPLOY / "databases.sql").read_text().replace("/run/secrets", str(secret.parent))
+    )
+    with running() as server:
+        server.execute("CREATE DATABASE storage")
+        made = [str(server.programs / "psql"), "--set", "ON_ERROR_STOP=1", "--file", str(script)]
+        await asyncio.to_thread(
+            subprocess.run, [*made, server.url()], check=True, capture_output=True
+        )
+        given = {
+            **SERVICES["prefect"]["environment"],
+            "PREFECT_SERVER_DATABASE_HOST": "127.0.0.1",
+            "PREFECT_SERVER_DATABASE_PORT": str(server.port),
+            secret.name: secret.read_text().strip(),
+        }
+        async with (
+            prefect_server(tmp_path, **given) as api,
+            aiohttp.ClientSession() as session,
+            session.post(f"{api}/flows/count", json={}) as answer,
+        ):
+            assert (answer.status, await answer.json()) == (200, 0)
+        assert server.execute("SELECT count(*) FROM flow_run", "prefect") == [(0,)]
+        assert not (tmp_path / "prefect" / "prefect.db").exists()
+        for database in ("storage", "records"):
+            address = f"host=127.0.0.1 port={server.port} user=prefect dbname={database}"
+            with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+                psycopg.connect(address, password=given[secret.name])
 
 
 @pytest.mark.skipif(NGINX is None, reason="nginx is Debian's nginx-light")

@@ -15,6 +15,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
 from prefect.settings.legacy import _get_settings_fields
 
+from ladon_storage import flows
+from ladon_storage.cli.deployments import collect_many as made_of_many
 from ladon_storage.cli.deployments import deployments as made_of
 from ladon_storage.cli.up import RUNS, SERVER
 from ladon_storage.flows.serve import DEPLOYMENTS_FILE
@@ -201,6 +203,93 @@ async def test_deploy_makes_a_check_and_weekly_second_readings(ladon: Command) -
     assert changes["collect-kev/kev3"] == changes["reconcile/kev3"] == "create"
     assert changes["collect-kev/kev2"] == changes["reconcile/kev2"] == "removed"
     assert changes["check-freshness/feeds"] == "update"
+
+
+FLEET = """
+    [storage]
+    url = "sqlite:///ladon.db"
+    [sinks.records]
+    url = "sqlite:///records.db"
+    [collect_many]
+    schedule.cron = "20 * * * *"
+    spread = 3
+    concurrency = 2
+    [sources.one]
+    kind = "kev"
+    url = "URL"
+    [sources.two]
+    kind = "kev"
+    url = "URL"
+    schedule.cron = "0 6 * * *"
+"""
+
+
+@pytest.mark.usefixtures("nothing_deployed")
+async def test_deploy_makes_one_deployment_of_many_sources(ladon: Command) -> None:
+    """It has the schedule and the workers of its table, and collects what no other one does."""
+    pool = "of-the-fleet"
+    async with FeedServer(play=lambda asked: catalogue(1)) as feed, get_client() as client:
+        await client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+        alone = FLEET.replace("URL", feed.url).replace("spread = 3", "")
+        ladon.write("fleet.toml", alone)
+        more = ("--file", "fleet.toml", "--pool", pool)
+        first = await ladon.later("deploy", *more, "--json")
+        made = await client.read_deployment_by_name("collect-many/fleet")
+        assert made.global_concurrency_limit
+        assert made.global_concurrency_limit.limit == 1
+        again = await ladon.later("deploy", *more, "--json")
+        ladon.write("fleet.toml", FLEET.replace("URL", feed.url))
+        shared = await ladon.later("deploy", *more)
+        made = await client.read_deployment_by_name("collect-many/fleet")
+        report = await flows.collect_many(**made.parameters)
+    [weekly] = [each["schedule"] for each in first.json if each["deployment"] == "reconcile/two"]
+    assert {each["deployment"]: each["schedule"] for each in first.json} == {
+        "collect-many/fleet": "20 * * * *",
+        "collect-kev/two": "0 6 * * *",
+        "reconcile/two": weekly,
+    }
+    assert "1 source has a schedule of its own beside [collect_many]" in first.err
+    assert {each["change"] for each in again.json} == {"keep"}
+    assert "collect-many/fleet" in shared.out
+    assert made.entrypoint == "ladon_storage.flows.collect_many.collect_many"
+    file = str(ladon.folder / "fleet.toml")
+    assert made.parameters == {"file": file, "spread": 3, "concurrency": 2}
+    # Its parts are runs of its own, which a limit of one would keep waiting.
+    assert made.global_concurrency_limit is None
+    assert (report.sources, report.records_written) == (2, 2)
+
+
+@pytest.mark.usefixtures("nothing_deployed")
+@pytest.mark.parametrize("table", ["[collect_many]", "[collect_many]\nschedule.active = false"])
+async def test_deployment_of_many_sources_needs_no_schedule(ladon: Command, table: str) -> None:
+    """It is then started by hand, and each source keeps a deployment of its own."""
+    ladon.write(
+        "ladon.toml",
+        f'{table}\n[sinks.r]\nurl = "sqlite:///r.db"\n'
+        '[sources.kev]\nkind = "kev"\nschedule.cron = "0 6 * * *"\n[sources.nvd]\nkind = "nvd"\n',
+    )
+    planned = await ladon.later("deploy", "--dry-run", "--json")
+    schedules = {each["deployment"]: each["schedule"] for each in planned.json}
+    assert schedules["collect-many/ladon"] == schedules["collect-nvd/nvd"] == "none"
+    assert schedules["collect-kev/kev"] == "0 6 * * *"
+    assert "beside [collect_many]" not in planned.err
+    named = await ladon.later("deploy", "kev", "--dry-run", "--json")
+    assert "collect-many/ladon" not in {each["deployment"] for each in named.json}
+
+
+async def test_many_sources_without_one_sink_are_not_deployed(ladon: Command) -> None:
+    """The run would fail each time; a file without the table has no such deployment."""
+    file = (
+        '[sinks.r]\nurl = "sqlite:///r.db"\n[sinks.s]\nurl = "sqlite:///s.db"\n'
+        '[sources.kev]\nkind = "kev"\nsink = "r"\n[sources.nvd]\nkind = "nvd"\nsink = "s"\n'
+    )
+    ladon.write("ladon.toml", file)
+    assert not made_of_many(Project.load(ladon.folder / "ladon.toml"))
+    ladon.write("ladon.toml", f"[collect_many]\n{file}")
+    called = await ladon.later("deploy", "--dry-run")
+    assert called.code == 2
+    assert "[collect_many] cannot be deployed" in called.err
+    assert "several sinks, r, s" in called.err
 
 
 def test_weekly_readings_of_a_file_are_those_of_prefect_yaml(tmp_path: Path) -> None:

@@ -180,6 +180,21 @@ async def test_run_that_is_heard_of_no_more_is_crashed() -> None:
     ]
 
 
+async def test_sweep_for_some_runs_leaves_the_others_alone() -> None:
+    """What waits for its own parts crashes no run of another."""
+    (ours, one), (other, two) = [await running_flow() for _ in range(2)]
+    began = max(one, two)
+    await beat(ours, began)
+    await beat(other, began)
+    now = [began]
+    sweeper = zombies.Sweeper(timedelta(seconds=30), clock=lambda: now[0], only={ours})
+    for seconds in (100, 200):
+        now[0] = began + timedelta(seconds=seconds)
+        found = await sweeper.sweep()
+    assert found == [ours]
+    assert await state_of(other) == "RUNNING"
+
+
 @pytest.mark.slow
 async def test_run_that_was_not_heard_while_the_server_was_away_lives() -> None:
     """A heartbeat that arrives when the server is back clears a run that was suspected."""

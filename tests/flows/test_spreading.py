@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,8 +12,8 @@ from uuid import UUID, uuid4
 import pytest
 from prefect import flow, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import FlowRun
-from prefect.states import Completed, Crashed
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.states import Completed, Crashed, Running
 
 from ladon_storage.errors import CollectionError, ConfigurationError
 from ladon_storage.flows import spreading
@@ -147,6 +149,35 @@ async def test_crashed_run_of_a_part_is_started_again(
     end = Crashed(message="no memory")
     with pytest.raises(CollectionError, match=r"3 of 3 parts failed: 1/3 \(no memory\)"):
         await spreading.by_flow_runs(3)
+
+
+async def test_part_whose_worker_is_gone_is_started_again(
+    monkeypatch: pytest.MonkeyPatch, deployment: UUID
+) -> None:
+    """Nobody says that it ended; what looks for heartbeats is asked about the parts alone."""
+    present(monkeypatch, deployment, {})
+    monkeypatch.setattr(spreading, "_POLL_SECONDS", 0.01)
+    started: list[UUID] = []
+
+    async def run(_deployment: UUID, **_: Any) -> FlowRun:
+        state: State = Running() if not started else Completed()
+        async with get_client() as client:
+            found = await client.create_flow_run(collect_many, state=state)
+            started.append(found.id)
+            return await client.read_flow_run(found.id)
+
+    async def sweep(_heartbeat: timedelta, only: Collection[UUID]) -> None:
+        while not only:
+            await asyncio.sleep(0.01)
+        assert list(only) == started[:1]
+        async with get_client() as client:
+            await client.set_flow_run_state(started[0], Crashed(), force=True)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(spreading, "arun_deployment", run)
+    monkeypatch.setattr(spreading, "keep_sweeping", sweep)
+    [(found, _)] = await spreading.by_flow_runs(1)
+    assert [found.id] == started[1:]
 
 
 async def test_pool_that_runs_one_at_a_time_is_refused(

@@ -204,20 +204,60 @@ def _hits_from(_: str, asked: Asked) -> Answer:
     return answer({"hits": {"total": {"value": COUNT}, "hits": found}})
 
 
+def _named_after_its_parameter(_: str, asked: Asked) -> Answer:
+    begin, end = _from("rccontinue")(asked)
+    following = {"continue": {"rccontinue": f"{end}", "continue": "-||"}} if end < COUNT else {}
+    return answer({"query": {"recentchanges": ROWS[begin:end]}, **following})
+
+
+def _continue(_: str, asked: Asked) -> Answer:
+    begin, end = _from("continue")(asked)
+    following = {"continue": f"{end}", "remainingItemCount": COUNT - end} if end < COUNT else {}
+    return answer({"kind": "EventList", "metadata": following, "items": ROWS[begin:end]})
+
+
+def _end_of_stream(base: str, asked: Asked) -> Answer:
+    begin, end = _from("cursor")(asked)
+    end = min(end, COUNT)
+    following = {"after_url": f"{base}items?cursor={end}", "after_cursor": f"{end}"}
+    return answer({"tickets": ROWS[begin:end], **following, "end_of_stream": end == COUNT})
+
+
 def _silent(_: str, asked: Asked) -> Answer:
     page = int(asked.query.get("page", 1)) - 1
     return answer({"items": ROWS[page * 7 : page * 7 + 7]})
 
 
 @pytest.mark.parametrize(
-    "play", [_next_results, _start_cursor, _starting_after, _couch, _hits_from, _silent]
-)
+    "play",
+    [
+        _next_results, _start_cursor, _starting_after, _couch, _hits_from,
+        _named_after_its_parameter, _continue, _end_of_stream, _silent,
+    ],
+)  # fmt: skip
 async def test_paging_of_other_names_collects_all(play: Play) -> None:
     """Other names of cursors and links, and pages of an odd size without any sign of more."""
     async with served(play) as feed:
         found = await guess(feed.at("items"))
         assert found.problem is None, found.problem
         assert len(await collected(found.source())) == COUNT
+
+
+@pytest.mark.parametrize(
+    ("size", "skip"),
+    [("$limit", "$offset"), ("$top", "$skip"), ("sysparm_limit", "sysparm_offset")],
+)
+async def test_offset_is_called_as_the_size_in_the_address(size: str, skip: str) -> None:
+    """An API of its own style names both parameters in it, and may say nothing of further pages."""
+
+    def play(_: str, asked: Asked) -> Answer:
+        begin, end = _from(skip, size=int(asked.query.get(size, 10)))(asked)
+        return answer(ROWS[begin:end])
+
+    async with served(play) as feed:
+        found = await guess(feed.at(f"items?{size}=5"))
+        assert found.settings["paging"]["parameter"] == skip
+        assert await collected(found.source()) == NUMBERS
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,10 @@ IDS: dict[str, tuple[list[dict[str, Any]], str | list[str]]] = {
         rows(user=lambda n: f"U{n % 4}", ts=lambda n: f"{1_700_000_000 + n}.000100"),
         "ts",
     ),
+    "the unique part of an id": (
+        rows(id=lambda n: {"time": iso(n), "uniqueQualifier": f"{n}"}, actor={"profileId": 1}),
+        "id.uniqueQualifier",
+    ),
     "nothing": (rows(at=iso(1), value=lambda n: [n]), []),
 }
 

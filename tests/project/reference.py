@@ -73,6 +73,8 @@ SCHEMAS = (
     "WatermarkUpdate",
     "WatermarkReset",
     "WatermarkPage",
+    "BatchRequest",
+    "BatchAnswer",
     "WatermarkChange",
     "HistoryPage",
     "Health",

@@ -169,6 +169,14 @@ def test_service_over_postgresql_is_measured_beside_pgbench() -> None:
     assert ran.stdout.count(" at least ") == 3
 
 
+@pytest.mark.slow
+def test_backfill_is_measured_with_one_worker_and_with_eight() -> None:
+    """Both read all windows, and the ratio of their times has its target."""
+    printed = quick("windows").stdout
+    assert set(rows(printed)) == {"1", "8"}
+    assert "at most 0.17" in printed
+
+
 async def loaded(answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> None:
     """Run the load against a server in this process, with two connections."""
     app = web.Application()

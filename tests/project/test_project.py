@@ -318,7 +318,7 @@ def test_secret_in_the_file_is_refused_unshown(tmp_path: Path, text: str, place:
     ("content", "sentence"),
     [
         (b"x = ", "is not TOML: Invalid value"),
-        (b"[sources.kev]\n[sources.kev]\n", "the table [sources.kev] stands twice"),
+        (b"[sources.kev]\n[sources.kev]\n", "the table [sources.kev] is defined twice"),
         (b'x = "\xff"', "is not UTF-8. Save it as UTF-8."),
     ],
 )

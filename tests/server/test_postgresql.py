@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
-from ladon_storage.errors import ConfigurationError, DatabaseError
+from ladon_storage.errors import ConfigurationError, DatabaseError, WatermarkConflictError
 from ladon_storage.models import Precondition, WatermarkUpdate
 from ladon_storage.server import postgresql, postgresql_schema
 from ladon_storage.server.access import add_token, revoke_token
 from ladon_storage.server.database import migrations as sqlite_migrations
 from ladon_storage.server.postgresql_schema import address_of, migrate, migrations, opened
+from ladon_storage.server.postgresql_servers import MOST_ABANDONED, Servers
 from ladon_storage.server.store import WatermarkDatabase
 from tests.cut_proxy import CutProxy
 from tests.postgres import PostgresServer
@@ -191,6 +194,83 @@ async def test_unconditional_writes_of_many_are_all_in_the_history(empty_postgre
         assert stored.etag == f'"{changes[0].version}"'
 
 
+async def test_changes_that_share_a_statement_have_outcomes_of_their_own(
+    postgres: PostgresServer, empty_postgres: str
+) -> None:
+    """Of many at once those that can be stored are, each as it was given, and only those."""
+    name = empty_postgres.rpartition("/")[2]
+    store = await WatermarkDatabase.open(empty_postgres)
+    texts = ["a\0b", "\\u0000 \\N \t\"'%s", "größe\n", "", None]
+    first = [await store.put(f"s{each}", update(1)) for each in range(40)]
+    updates = [
+        WatermarkUpdate(
+            timestamp=datetime(2024, 1, 2, 3, 4, 5, each, tzinfo=UTC),
+            status=("success", "failed", "running")[each % 3],
+            run_id=f"run-{each}",
+            error_message=texts[each % 5] if each % 3 == 1 else None,
+            records_collected=2**53 - each if each % 4 else None,
+            lease_seconds=90.5 if each % 3 == 2 else None,
+            ledger={"text": texts[each % 5], "number": 0.1, "null": None} if each % 2 else None,
+        )
+        for each in range(40)
+    ]
+    await store.put("s7", update(2))  # another writer is faster
+    postgres.execute(
+        "ALTER TABLE ladon_storage.watermarks ADD CONSTRAINT refused "
+        "CHECK (source_id <> 's11' OR run_id IS NULL)",
+        name,
+    )
+    try:
+        outcomes = await asyncio.gather(
+            *(
+                store.put(f"s{each}", updates[each], Precondition.unchanged(before.watermark))
+                for each, before in enumerate(first)
+            ),
+            return_exceptions=True,
+        )
+    finally:
+        postgres.execute("ALTER TABLE ladon_storage.watermarks DROP CONSTRAINT refused", name)
+    for each, outcome in enumerate(outcomes):
+        assert (await store.history(f"s{each}")).changes
+        if each == 7:
+            assert isinstance(outcome, WatermarkConflictError)
+        elif each == 11:
+            assert isinstance(outcome, DatabaseError)
+            assert "refused" in str(outcome)
+        else:
+            assert not isinstance(outcome, BaseException), outcome
+            assert outcome.watermark == await store.get(f"s{each}")
+            [line, _] = (await store.history(f"s{each}")).changes
+            assert (line.run_id, line.timestamp) == (f"run-{each}", updates[each].timestamp)
+            assert line.ledger == outcome.watermark.ledger
+            assert f'"{line.version}"' == outcome.watermark.etag
+    await store.close()
+
+
+async def test_services_that_write_the_same_sources_do_not_block_each_other(
+    empty_postgres: str,
+) -> None:
+    """Statements that share rows in any order wait for each other, and never in a circle."""
+    async with AsyncExitStack() as stack:
+        stores = [await WatermarkDatabase.open(empty_postgres) for _ in range(3)]
+        for each in stores:
+            stack.push_async_callback(each.close)
+        names = [f"s{each}" for each in range(25)]
+        for name in names:
+            await stores[0].put(name, update(1))
+        for turn in range(3):
+            await asyncio.gather(
+                *(
+                    store.put(name, update(1, f"{turn}/{number}"))
+                    for number, store in enumerate(stores)
+                    for name in (names if number % 2 else reversed(names))
+                )
+            )
+        for name in names:
+            runs = [each.run_id for each in (await stores[0].history(name)).changes]
+            assert len(runs) == len(set(runs)) == 10
+
+
 @pytest.mark.parametrize("left", [0, 1, 40, 10_000])
 async def test_write_whose_answer_is_lost_is_503_and_recognised_when_repeated(
     proxy: CutProxy, left: int
@@ -323,6 +403,186 @@ def _end_backends(postgres: PostgresServer, name: str) -> None:
     postgres.execute(
         f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
     )
+
+
+def servers_of(store: WatermarkDatabase) -> Servers:
+    """Return what a store knows of the servers of its address."""
+    assert isinstance(store._backend, postgresql.PostgresqlBackend)
+    return store._backend._servers
+
+
+def several(*urls: str, query: str = "") -> str:
+    """Return one address of several servers."""
+    origin = urlsplit(urls[0])
+    hosts = ",".join(urlsplit(each).netloc.rpartition("@")[2] for each in urls)
+    return f"postgresql://{origin.netloc.rpartition('@')[0]}@{hosts}{origin.path}{query}"
+
+
+async def test_address_of_several_servers_leads_to_the_one_that_writes(
+    empty_postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one that accepts writes serves, unless the address says that another one may."""
+    gone = "postgresql://u@127.0.0.1:1/x"
+    url = several(empty_postgres, gone)
+    found = conninfo_to_dict(address_of(url).conninfo)
+    assert found["target_session_attrs"] == "read-write"
+    rotated = address_of(url).rotated()
+    assert "port=1," in rotated.conninfo
+    assert conninfo_to_dict(rotated.rotated().conninfo) == found
+    chosen = conninfo_to_dict(address_of(f"{url}?target_session_attrs=any").conninfo)
+    assert chosen["target_session_attrs"] == "any"
+    assert "target_session_attrs" not in conninfo_to_dict(address_of(empty_postgres).conninfo)
+    monkeypatch.setenv("PGTARGETSESSIONATTRS", "primary")
+    assert "target_session_attrs" not in conninfo_to_dict(address_of(url).conninfo)
+    monkeypatch.delenv("PGTARGETSESSIONATTRS")
+    for_last = empty_postgres.replace("@127.0.0.1", "@127.0.0.1:1,127.0.0.1")
+    async with embedded_service(for_last) as address, calling(address) as call:
+        assert (await call("PUT", path("kev"), success(JANUARY))).status == 201
+        assert (await call("GET", "/api/v1/watermarks")).json["watermarks"]
+
+
+async def test_servers_that_all_refuse_writes_are_named_as_the_reason(
+    postgres: PostgresServer, empty_postgres: str
+) -> None:
+    """A service that is left with standbys answers 503 in bounded time, and says that they are."""
+    name = empty_postgres.rpartition("/")[2]
+    url = several(empty_postgres, empty_postgres)
+    async with embedded_service(url) as address, calling(address) as call:
+        postgres.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        try:
+            _end_backends(postgres, name)
+            put = await call("PUT", path("kev"), success(JANUARY))
+            assert put.status == 503
+            assert "gave no connection in 1 s (session is read-only)" in put.json["error"]
+            assert (await call("GET", "/health")).status == 503
+        finally:
+            postgres.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        async with asyncio.timeout(20):
+            while (await call("PUT", path("kev"), success(JANUARY))).status == 503:
+                pass
+
+
+async def test_server_that_hangs_costs_no_request_for_each_connection(
+    proxy: CutProxy, empty_postgres: str
+) -> None:
+    """After the first request without an answer, no other connection of its server is lent."""
+    url = several(proxy.url, empty_postgres)
+    async with embedded_service(url) as address, calling(address) as call:
+        puts = (call("PUT", path(f"s{each}"), success(JANUARY)) for each in range(30))
+        assert {each.status for each in await asyncio.gather(*puts)} == {201}
+        proxy.hold()
+        failed = 0
+        while (await call("GET", path("s1"))).status == 503:
+            failed += 1
+        assert 1 <= failed <= 5
+        gets = (call("GET", path(f"s{each}")) for each in range(30))
+        assert {each.status for each in await asyncio.gather(*gets)} == {200}
+
+
+async def test_earlier_primary_is_refused(postgres: PostgresServer, empty_postgres: str) -> None:
+    """A server that accepts writes, but that another one has replaced, gets none of them."""
+    store = await WatermarkDatabase.open(empty_postgres)
+    await store.put("kev", update(1))
+    servers = servers_of(store)
+    assert servers._timeline > 0
+    servers._timeline += 1  # of the server that was promoted, and is not there
+    _end_backends(postgres, empty_postgres.rpartition("/")[2])
+    for call in (store.get("kev"), store.put("kev", update(2)), store.check()):
+        with pytest.raises(DatabaseError, match=r"was replaced by another one: its timeline is 1"):
+            await call
+    servers._timeline -= 1
+    await until_healthy(store)
+    await store.close()
+
+
+async def test_database_older_than_its_acknowledged_changes_is_logged(
+    postgres: PostgresServer, empty_postgres: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a failover lost is said, once, and no version is given out for another change."""
+    name = empty_postgres.rpartition("/")[2]
+    store = await WatermarkDatabase.open(empty_postgres)
+    lost = [(await store.put("kev", update(day))).watermark.etag for day in range(1, 10)]
+    postgres.execute("DELETE FROM ladon_storage.history WHERE version > 2", name)
+    postgres.execute("DELETE FROM ladon_storage.watermarks", name)
+    postgres.execute("ALTER SEQUENCE ladon_storage.history_version RESTART WITH 3", name)
+    _end_backends(postgres, name)
+    stored = await store.put("kev", update(1))
+    assert stored.created
+    assert stored.watermark.etag not in lost
+    _end_backends(postgres, name)
+    await store.put("kev", update(2))
+    await store.close()
+    [said] = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert "lacks 7 of the last 9 acknowledged changes, such as version 3" in said.getMessage()
+
+
+@pytest.fixture
+def standby_is_missing(postgres: PostgresServer) -> Iterator[None]:
+    """Let commits wait for a standby that is not there."""
+    postgres.execute("ALTER SYSTEM SET synchronous_standby_names = 'missing'")
+    postgres.execute("SELECT pg_reload_conf()")
+    yield
+    postgres.execute("ALTER SYSTEM RESET synchronous_standby_names")
+    postgres.execute("SELECT pg_reload_conf()")
+
+
+WAITING = "SELECT {what} FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = '{name}'"
+
+
+async def test_change_that_is_at_no_standby_is_not_acknowledged(
+    postgres: PostgresServer, empty_postgres: str, request: pytest.FixtureRequest
+) -> None:
+    """A wait for a standby that is cancelled is no answer, nor is a repetition before the standby.
+
+    PostgreSQL answers a cancelled wait with success and a warning, and shows the change.
+    """
+    name = empty_postgres.rpartition("/")[2]
+    store = await WatermarkDatabase.open(empty_postgres)
+    before = await store.put("kev", update(1))
+    request.getfixturevalue("standby_is_missing")
+    unchanged = Precondition(if_match=before.watermark.etag)
+    put = asyncio.create_task(store.put("kev", update(2, "run-2"), unchanged))
+    async with asyncio.timeout(10):
+        while not put.done():
+            await asyncio.to_thread(
+                postgres.execute, WAITING.format(what="pg_cancel_backend(pid)", name=name)
+            )
+    with pytest.raises(DatabaseError, match=r"canceling wait.*may be stored"):
+        await put
+    assert (await store.get("kev")) != before.watermark
+    with pytest.raises(DatabaseError):
+        await store.put("kev", update(2, "run-2"), unchanged)
+    postgres.execute("ALTER SYSTEM RESET synchronous_standby_names")
+    postgres.execute("SELECT pg_reload_conf()")
+    again = await store.put("kev", update(2, "run-2"), unchanged)
+    assert again.watermark == await store.get("kev")
+    assert [each.run_id for each in (await store.history("kev")).changes] == ["run-2", None]
+    await store.close()
+
+
+async def test_commits_that_wait_for_a_standby_leave_connections(
+    postgres: PostgresServer, empty_postgres: str, request: pytest.FixtureRequest
+) -> None:
+    """They keep their backends, so few are left behind; further changes are refused at once."""
+    name = empty_postgres.rpartition("/")[2]
+    store = await WatermarkDatabase.open(empty_postgres)
+    await store.put("kev", update(1))
+    request.getfixturevalue("standby_is_missing")
+    reasons = set()
+    for turn in range(4):
+        puts = (store.put(f"{turn}/{each}", update(1)) for each in range(30))
+        outcomes = await asyncio.gather(*puts, return_exceptions=True)
+        assert all(isinstance(each, DatabaseError) for each in outcomes)
+        reasons |= {str(each) for each in outcomes}
+        assert await store.get("kev")
+    assert any("wait for a standby" in each for each in reasons), reasons
+    [(waiting,)] = postgres.execute(WAITING.format(what="count(*)", name=name))
+    assert int(str(waiting)) <= postgresql.MOST_CONNECTIONS + MOST_ABANDONED
+    postgres.execute("ALTER SYSTEM RESET synchronous_standby_names")
+    postgres.execute("SELECT pg_reload_conf()")
+    await until_healthy(store)
+    assert (await store.put("later", update(1))).created
+    await store.close()
 
 
 async def test_server_without_free_connections_is_503_in_bounded_time(

@@ -174,6 +174,25 @@ async def test_commit_that_fails_stores_nothing_and_the_sink_goes_on(
         assert (await target.write("feed", Page([record("1", 1), record("2", 2)]))).written == 1
 
 
+async def test_disk_that_is_full_at_a_commit_is_the_next_step(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DuckDB reports it as a failed transaction, and no other program was in the way."""
+    end = duckdb_file.DuckdbFile.end
+
+    def fail(self: Any, statement: str) -> None:
+        end(self, "ROLLBACK")
+        if statement == "COMMIT":
+            raise duckdb.TransactionException(
+                "TransactionContext Error: Failed to commit: Could not write file "
+                '"records.duckdb.wal": No space left on device'
+            )
+
+    monkeypatch.setattr(duckdb_file.DuckdbFile, "end", fail)
+    with pytest.raises(SinkError, match="Free some disk space, and run again"):
+        await write(sink(path), record("1", 1))
+
+
 @pytest.mark.parametrize("how", ["writer", "reader"])
 async def test_file_that_another_process_holds_for_too_long_is_a_clear_error(
     path: Path, how: str, monkeypatch: pytest.MonkeyPatch
@@ -419,3 +438,31 @@ async def test_rejects_and_replacements_of_a_page_are_a_statement_each(
     assert (statements.count("INSERT"), statements.count("UPDATE")) == (2, 1)
     assert ask(path, "SELECT count(*) FROM records WHERE replaced_at IS NULL") == [(50,)]
     assert ask(path, "SELECT count(*) FROM records_quarantine") == [(25,)]
+
+
+async def test_file_of_an_older_format_is_refused(path: Path) -> None:
+    """A file that DuckDB 1 made can have no triggers: the error says so, and nothing is added."""
+    with duckdb.connect() as connection:
+        connection.execute(f"ATTACH '{path}' AS made (STORAGE_VERSION 'v1.2.0')")
+        connection.execute("CREATE TABLE made.other (a INTEGER)")
+    with pytest.raises(SinkError, match=r"format v1\.2\.0\+ of DuckDB.* COPY FROM DATABASE"):
+        await write(sink(path), record("1", 1))
+
+    assert ask(path, "SELECT table_name FROM duckdb_tables()") == [("other",)]
+
+
+async def test_first_page_is_seen_by_the_triggers_of_the_owner(path: Path) -> None:
+    """Appended rows are inserted rows: triggers, defaults and constraints hold for them."""
+    async with sink(path):
+        pass
+    ask(path, "CREATE TABLE seen (id VARCHAR)")
+    ask(path, "ALTER TABLE records ADD COLUMN team VARCHAR DEFAULT 'blue'")
+    ask(
+        path,
+        "CREATE TRIGGER note AFTER INSERT ON records REFERENCING NEW TABLE AS fresh "
+        "FOR EACH STATEMENT INSERT INTO seen SELECT record_id FROM fresh",
+    )
+    assert await write(sink(path), record("1", 1), record("2", 2)) == 2
+
+    assert ask(path, "FROM seen ORDER BY id") == [("1",), ("2",)]
+    assert ask(path, "SELECT DISTINCT team FROM records") == [("blue",)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import gzip
 import json
 import os
@@ -257,6 +258,24 @@ def test_items_are_the_same_in_runs_and_one_by_one(
     assert any(runs)
 
 
+@pytest.mark.usefixtures("small")
+def test_items_that_are_read_one_by_one_are_no_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists within lists are not searched again and again while they are made."""
+    collects: list[bool] = []
+    value = reader.Reader.value
+
+    def noted(self: reader.Reader) -> Any:
+        collects.append(gc.isenabled())
+        return value(self)
+
+    monkeypatch.setattr(reader.Reader, "value", noted)
+    for body in (b"[[[]], [[]]]", b'{"1": [[]], "2": [[]]}'):
+        list(reader.runs_of(reader.Reader(body, 0)))
+
+    assert set(collects) == {False}
+    assert gc.isenabled()
+
+
 async def test_large_document_in_a_file_is_read_as_one_in_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -422,6 +441,7 @@ HOSTILE = {
 
 MEASURED = """
 import asyncio, sys, time
+from ladon_storage.collection.garbage import objects_set_aside
 from ladon_storage.sources.json import bounds, documents
 
 unit, size = {unit}, {size}
@@ -448,7 +468,8 @@ async def main():
         pass
     beating.cancel()
 
-asyncio.run(main())
+with objects_set_aside():  # as in a run
+    asyncio.run(main())
 # Of this program alone: what getrusage tells begins with what its parent had.
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(longest, int(peak.split()[1]) // 1024)
@@ -478,7 +499,7 @@ async def test_hostile_document_takes_little_and_holds_nothing(
 
     Processor time is measured: how long a machine that is busy takes for it says nothing.
     """
-    size = 24 * 2**20
+    size = bounds.IN_THREAD_BYTES + 2**20
     script = MEASURED.format(unit=HOSTILE[name], size=size)
     async with parsing.run(script, folder=tmp_path) as process:
         output, log = await asyncio.wait_for(process.communicate(), 100)

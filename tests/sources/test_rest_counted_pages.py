@@ -109,6 +109,30 @@ async def test_page_may_call_itself_a_part() -> None:
     assert "answered 206" in message
 
 
+async def test_page_that_calls_itself_a_part_alone_is_refused() -> None:
+    """A list whose first page is all that was asked for has no parts later on."""
+
+    def cut_off(asked: Asked) -> Answer:
+        is_second = asked.query["page"] == "2"
+        return answer(cut(asked, 3)[: 1 if is_second else 3], status=206 if is_second else 200)
+
+    async with FeedServer(play=cut_off) as feed:
+        assert "answered 206, a part, for a page" in await refused(feed, paging={"kind": "page"})
+
+
+async def test_pages_that_share_records_prove_no_end() -> None:
+    """Pages that are sorted each in its own way repeat some records, and leave others out."""
+
+    def mixed(asked: Asked) -> Answer:
+        is_even = int(asked.query["page"]) % 2 == 0
+        return answer(cut(asked, 3, ROWS[::-1] if is_even else ROWS))
+
+    async with FeedServer(play=mixed) as feed:
+        pages = await pages_of(feed, paging={"kind": "page"})
+
+    assert pages[-1].completeness == "declared"
+
+
 async def test_total_may_be_in_a_header() -> None:
     """Declared by the header's name."""
     async with FeedServer(

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from deltalake.transaction import AddAction, RemoveAction
 
 from ladon_storage.sinks.delta.files import File, as_schema
-from ladon_storage.sinks.delta.rows import INSTANT
+from ladon_storage.sinks.delta.rows import INSTANT, FreshRows
 from ladon_storage.sinks.delta.table import ManagedTable
 
 Action = AddAction | RemoveAction
@@ -46,7 +46,7 @@ class Rewrite:
         files: Collection[File],
         ids: Collection[str],
         change: Change,
-        added: dict[str, pa.Table] | None = None,
+        added: dict[str, FreshRows] | None = None,
     ) -> set[str]:
         """Rewrite the files that contain rows of some ids, and return the ids that were found.
 
@@ -68,7 +68,7 @@ class Rewrite:
                     continue
                 found |= there
                 if added and day in added:
-                    pending.append(self._whole(added.pop(day)))
+                    pending.append(self._whole(added.pop(day).whole()))
                 pending.append(change(self._load([file])))
                 self._done.add(file.path)
                 self.actions.append(self._table.remove(self._source_id, file))

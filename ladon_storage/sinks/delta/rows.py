@@ -9,11 +9,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 from hashlib import blake2b
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ladon_storage.collection.records import Columns, Record, Reject
 from ladon_storage.values import EPOCH
@@ -57,27 +58,82 @@ REJECTS = pa.schema(
         pa.field("quarantined_at", INSTANT, nullable=False),
     ]
 )
+_KEYS = pa.schema(
+    [
+        field
+        for field in (*RECORDS, RETURNED)
+        if field not in _PARTITIONS and field.name != "payload"
+    ]
+)
+_PAYLOADS = 1_024
+"""The payloads of one array: it grows by copying itself."""
+
 _MICROSECOND = timedelta(microseconds=1)
 NEVER = -(2**63)
 """The number for ``None`` in a position: before any instant."""
 
 
-def record_rows(
-    records: Sequence[Record], arrived: Sequence[int], returned: Sequence[int | None]
-) -> pa.Table:
-    """Return the rows of records, which arrive and return at instants in microseconds."""
-    count, those = len(records), Columns.of(records)
-    # As arrays: the library would first have to infer the types of lists.
-    columns = [
-        pa.array(those.ids, pa.string()),
-        pa.array(those.versions, pa.string()),
-        pa.array(those.timestamps, INSTANT),
-        pa.array(those.payloads, pa.string()),
-        pa.array(arrived, INSTANT),
-        pa.nulls(count, INSTANT),
-        pa.array(returned, INSTANT),
-    ]
-    return pa.Table.from_arrays(columns, schema=without_partitions(RECORDS).append(RETURNED))
+class FreshRows:
+    """The rows of records, whose payloads are a column only while they are written.
+
+    The payloads are the largest part of a page, and a column is a copy of them.
+
+    Args:
+        keys: Their other columns.
+        payloads: Their payloads.
+    """
+
+    def __init__(self, keys: pa.Table, payloads: Sequence[str]) -> None:
+        self.keys = keys
+        self._payloads = payloads
+
+    @classmethod
+    def of(
+        cls, records: Sequence[Record], arrived: Sequence[int], returned: Sequence[int | None]
+    ) -> FreshRows:
+        """Return the rows of records, which arrive and return at instants in microseconds."""
+        those = Columns.of(records)
+        # As arrays: the library would first have to infer the types of lists.
+        columns = [
+            pa.array(those.ids, pa.string()),
+            pa.array(those.versions, pa.string()),
+            pa.array(those.timestamps, INSTANT),
+            pa.array(arrived, INSTANT),
+            pa.nulls(len(those), INSTANT),
+            pa.array(returned, INSTANT),
+        ]
+        return cls(pa.Table.from_arrays(columns, schema=_KEYS), those.payloads)
+
+    def by_day(self) -> dict[str, FreshRows]:
+        """Return the rows of each day of their times, with the day as the partition is named."""
+        days = self.keys["record_timestamp"].cast(pa.date32())
+        if len(days.unique()) == 1:
+            return {days[0].as_py().isoformat(): self}
+        # Sorted once, and cut: a page of an old feed has rows of a thousand days.
+        order = pc.sort_indices(days)
+        keys = self.keys.take(order)
+        payloads = [self._payloads[place] for place in order.to_pylist()]
+        found, first = {}, 0
+        for day, count in _counts(days.take(order)):
+            part = slice(first, first + count)
+            found[day.isoformat()] = FreshRows(keys.slice(first, count), payloads[part])
+            first += count
+        return found
+
+    def whole(self) -> pa.Table:
+        """Return the rows with their payloads."""
+        field, texts = RECORDS.field("payload"), self._payloads
+        parts = range(0, len(texts), _PAYLOADS)
+        column = pa.chunked_array(
+            [pa.array(texts[at : at + _PAYLOADS], pa.string()) for at in parts], pa.string()
+        )
+        return self.keys.append_column(field, column)
+
+
+def _counts(days: pa.ChunkedArray) -> Iterator[tuple[date, int]]:
+    """Yield each of some values, in the order in which they come, and how often it does."""
+    for each in days.value_counts():
+        yield each["values"].as_py(), each["counts"].as_py()
 
 
 def microseconds(instant: datetime) -> int:

@@ -208,6 +208,8 @@ class ManagedTable:
         rows = as_schema(rows, self._stored(rows))
         with self._files.open_output_stream(path) as stream:
             pq.write_table(rows, stream, compression="zstd", use_dictionary=["collected_at"])
+        # A third of a run's memory would be what the pool keeps for the next file.
+        pa.default_memory_pool().release_unused()
         size = self._files.get_file_info(path).size
         if self._folder:
             upward = disk.up_to(self._folder, self._folder / path)
@@ -288,14 +290,3 @@ class ManagedTable:
             "maxValues": {self._key: bounds["max"]},
             "nullCount": nulls,
         }
-
-
-def by_day(rows: pa.Table, times: pa.ChunkedArray) -> Iterator[tuple[str, pa.Table]]:
-    """Yield the rows of each day of their times, with the day as the partition is named."""
-    days = times.cast(pa.date32())
-    found = days.unique()
-    if len(found) < 2:
-        yield from ((day.isoformat(), rows) for day in found.to_pylist())
-        return
-    for day in found.sort():
-        yield day.as_py().isoformat(), rows.filter(pc.equal(days, day))

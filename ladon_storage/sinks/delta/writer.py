@@ -36,10 +36,10 @@ from ladon_storage.sinks.delta.rewrite import (
 from ladon_storage.sinks.delta.rows import (
     RECORDS,
     RETURNED,
+    FreshRows,
     microseconds,
-    record_rows,
 )
-from ladon_storage.sinks.delta.table import ManagedTable, by_day
+from ladon_storage.sinks.delta.table import ManagedTable
 from ladon_storage.sinks.delta.versions import (
     Plan,
     plan_all,
@@ -247,19 +247,19 @@ class DeltaWriter:
         table, known = self._records, self._commits.known_of(source_id)
         if (plan.back is not None or any(plan.returned)) and not table.has_column(RETURNED.name):
             table.add_column(RETURNED.name)
-        rows = record_rows(plan.fresh, plan.arrived, plan.returned)
-        added = dict(by_day(rows, rows["record_timestamp"]))
+        rows = FreshRows.of(plan.fresh, plan.arrived, plan.returned)
+        added = rows.by_day()
         rewrite = Rewrite(table, source_id)
         if plan.replaced or plan.back is not None or back:
             self._rewrite(source_id, rewrite, plan, back, added)
         for day, those in added.items():
-            rewrite.add(day, those)
+            rewrite.add(day, those.whole())
         self._note_added(source_id, rewrite)
         count = len(plan.fresh) - len(plan.replaced)
         self._commits.commit(source_id, rewrite.actions, position, added=count)
-        for those in (rows, plan.back):
-            if those is not None and those.num_rows:
-                known.add(those)
+        for keys in (rows.keys, plan.back):
+            if keys is not None and keys.num_rows:
+                known.add(keys)
 
     def _rewrite(
         self,
@@ -267,7 +267,7 @@ class DeltaWriter:
         rewrite: Rewrite,
         plan: Plan,
         back: Set[str],
-        added: dict[str, pa.Table],
+        added: dict[str, FreshRows],
     ) -> None:
         """Rewrite the files with rows that a plan replaces, brings back, or unmarks."""
         gone, here = (pa.array(list(each), pa.string()) for each in (plan.replaced, back))

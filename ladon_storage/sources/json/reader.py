@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
+from ladon_storage.collection.garbage import uncollected
 from ladon_storage.collection.json_values import json_decoder
 from ladon_storage.sources.json import bounds
 from ladon_storage.sources.json.exact import parse_compact
@@ -168,17 +169,24 @@ def runs_of(reader: Reader) -> Iterator[Run]:
         if run is not None:
             slowly = _FEWEST
         else:
-            run, begin = ([], []), reader.place
-            while following == "," and len(run[1]) < slowly:
-                if are_keyed:
-                    run[0].append(reader.key())
-                run[1].append(reader.value())
-                following = reader.take("," + closing)
-                if reader.place - begin > _WINDOW_BYTES:
-                    break
+            run, following = _exact_run(reader, closing, slowly)
             slowly = min(2 * slowly, _MOST)
         yield run
         del run  # it is not held while the next one is made
+
+
+def _exact_run(reader: Reader, closing: str, most: int) -> tuple[Run, str]:
+    """Consume and return the next items, read one by one, and the character after the last."""
+    are_keyed = closing == "}"
+    run: Run = ([], [])
+    begin, following = reader.place, ","
+    with uncollected():
+        while following == "," and len(run[1]) < most and reader.place - begin <= _WINDOW_BYTES:
+            if are_keyed:
+                run[0].append(reader.key())
+            run[1].append(reader.value())
+            following = reader.take("," + closing)
+    return run, following
 
 
 def items_of(reader: Reader) -> Iterator[tuple[str, Any]]:

@@ -244,6 +244,16 @@ class Completion:
         return "returned some records twice"
 
     @property
+    def _repeats_in_place(self) -> bool:
+        """Whether pages of a list that did not move share records, perhaps in place of others.
+
+        Pages without a common order do: each is the same when it is requested again.
+        """
+        if isinstance(self._paging, OffsetPagination) or self.goes_by_items:
+            return False
+        return self._tally.has_repeated
+
+    @property
     def goes_by_items(self) -> bool:
         """Whether a cursor is a value of the last item, so that a list that moves skips nothing."""
         paging, records = self._paging, self._api.records
@@ -251,7 +261,7 @@ class Completion:
             f"{records}." if records else "-1"
         )
 
-    def completeness(self, page: ListPage, position: int) -> Completeness:
+    def completeness(self, page: ListPage, position: int, *, has_moved: bool) -> Completeness:
         """Return the proof of the end after ``page``, if nothing contradicts it."""
         paging = self._paging
         if paging.only_declared or getattr(paging, "stable", False):
@@ -265,7 +275,7 @@ class Completion:
         total = self.numbers.total
         if total is not None and (total == self.numbers.came(position) or self.numbers.has_shrunk):
             return "total" if self._tally.is_exact else "declared"
-        if self.cursors.may_have_gaps:
+        if self.cursors.may_have_gaps or (not has_moved and self._repeats_in_place):
             return "declared"
         if page.keys:  # some APIs omit a flag that is false
             is_left_out = self._flagged_before and self._says_more(page) is None

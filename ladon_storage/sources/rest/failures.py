@@ -16,44 +16,51 @@ from typing import Any
 
 from ladon_storage.collection.json_values import Number
 from ladon_storage.sources.json.items import value_at
+from ladon_storage.sources.rest.message_words import CUTS, PARTS, REFUSES
 from ladon_storage.sources.rest.names import LONGEST_SIGN, names, truth
 from ladon_storage.sources.rest.vocabulary import Vocabulary
 
-_GOOD = names("ok success succeeded successful issuccess")
+_GOOD = names(
+    "ok success succeeded successful issuccess authenticated isauthenticated authorized "
+    "isauthorized loggedin isloggedin"
+)
 _BAD = Vocabulary(
-    "iserror haserror haserrors timedout incomplete isincomplete",
+    "iserror haserror haserrors timedout incomplete isincomplete failed isfailed fail "
+    "terminatedearly unauthorized ratelimited isratelimited throttled isthrottled degraded "
+    "isdegraded accessdenied maintenance maintenancemode",
     r"(?:is|has)?partial(?:results?|data|response|failure)?",
 )
-_STATES = names("status result state outcome statuscode code httpstatus httpcode")
-_REASONS = names(
-    "error errors fault faults exception errormessage errormsg errorcode errno errordescription"
+_STATES = names(
+    "status result state outcome stat statuscode statustext code httpstatus httpcode "
+    "httpstatuscode resultcode returncode responsecode responsestatus resultstatus"
 )
-_FAILED = names(
-    "error err errors fail failed failure failing exception fault unauthorized forbidden denied "
-    "timeout timedout nok ko aborted partial incomplete throttled ratelimited"
+_REASONS = Vocabulary(
+    "err errs errno errmsg errcode retcode rc fault faults faultstring faultcode "
+    "exception exceptions exceptionmessage exceptiontype problem problems failures stacktrace "
+    "traceback partialfailureerror fehler fehlermeldung fehlercode erreur erreurs errore errori",
+    r"(?:odata)?errors?(?:message|msg|code|description|details?|info|list|text|reason|type)?|"
+    rf"(?:failed|missing|unavailable|unreachable){PARTS}",
+)
+_FAILED = re.compile(
+    r"(?!no(?:error|fail))(?:(?:error|failed|failing|failure)\w*|"
+    r"\w*(?:errors?|failed|failure|fault|denied|forbidden|unauthori[sz]ed|unauthenticated|exceeded|"
+    r"exhausted|unavailable|timeout|timedout|aborted|ratelimited|throttled)|"
+    r"err|fail|exception|nok|ko|partial|incomplete|dataloss|cancell?ed)"
 )
 _UNFINISHED = names("processing inprogress")
 _NOTHING = names("null none no n/a ok success successful false noerror")
-_MESSAGES = names("message messages msg reason notice warning warnings")
-_REFUSES = re.compile(
-    r"(?<!no )(?<!0 )\b(?:error|fail(?:ed|ure)|denied|unauthori[sz]ed|forbidden|expired|"
-    r"exceed(?:ed|s)?|quota|rate.?limit|throttl\w+|too many|time[d -]{0,2}out|unavailable|"
-    r"maintenance|overload\w*|"
-    r"(?:invalid|missing|bad|wrong) (?:api.?)?(?:key|token|credential)s?)\b",
-    re.IGNORECASE,
+_MESSAGES = names(
+    "message messages msg reason notice warning warnings statusmessage statusmsg "
+    "statusdescription responsemessage resultmessage resultmsg alert alerts"
 )
-"""The words of a message that refuses, where no list would contradict it."""
+_AROUND = names(
+    "meta metadata header headers responseheader responsemetadata responsestatus info response "
+    "result status envelope extensions"
+)
+"""The places next to the records that have signs of their own."""
 
-_LIST = r"(?:results?|records?|items?|rows?|entries|hits|events|data|list|output|response|answer)"
-_CUTS = re.compile(
-    rf"\b(?:{_LIST} (?:sets? )?(?:was|were|is|are|has been|have been) "
-    r"(?:truncated|cut|incomplete|partial|limited)|truncated (?:to|at|after|because)|"
-    r"partial (?:results?|response|failure|content)|timed out|only (?:the )?first \d|"
-    rf"limited to (?:the first )?\d[\d,]* {_LIST}|more {_LIST} (?:are |is )?available|"
-    rf"too many {_LIST})",
-    re.IGNORECASE,
-)
-"""The words of a message next to records by which others are missing."""
+_LEVELS = names("level severity")
+_GRAVE = names("error fatal critical")
 
 _MOST_PLACES = 1_000
 _LONGEST_NUMBER = 100
@@ -87,7 +94,7 @@ def failure(
             or (name in _REASONS and _says(value))
             or (name == "shards" and _says(value_at(value, "failed")))
             or (name == "detail" and not items and isinstance(value, str) and value.strip())
-            or (name in _MESSAGES and _speaks(value, _CUTS if items else _REFUSES))
+            or (name in _MESSAGES and _speaks(value, (CUTS,) if items else (CUTS, REFUSES)))
         ):
             return place, value
     return None
@@ -118,8 +125,13 @@ def _beside(document: object, records: str) -> Iterator[tuple[str, str, Any]]:
         if isinstance(there, Mapping):
             for key, value in there.items():
                 place = f"{prefix}.{key}" if prefix else str(key)
-                if place != records:
-                    yield place, _squeezed(str(key)), value
+                if place == records:
+                    continue
+                yield place, (name := _squeezed(str(key))), value
+                if name in _AROUND and isinstance(value, Mapping):
+                    for inner, each in islice(value.items(), _MOST_PLACES):
+                        if f"{place}.{inner}" != records:
+                            yield f"{place}.{inner}", _squeezed(str(inner)), each
 
 
 def _squeezed(text: str) -> str:
@@ -131,8 +143,8 @@ def _squeezed(text: str) -> str:
 def _is_failed(value: object, *, is_empty: bool) -> bool:
     if isinstance(value, str) and not value.strip().isdecimal():
         state = _squeezed(value)
-        return state in _FAILED or (is_empty and state in _UNFINISHED)
-    return 400 <= _number(value) < 600
+        return bool(_FAILED.fullmatch(state)) or (is_empty and state in _UNFINISHED)
+    return 400 <= _number(value) < 600 or (type(value) is int and value < 0)
 
 
 def _number(value: object) -> int:
@@ -162,16 +174,27 @@ def _says(value: object) -> bool:
     return False
 
 
-def _speaks(value: object, words: re.Pattern[str]) -> bool:
+def _speaks(value: object, words: Collection[re.Pattern[str]]) -> bool:
     """Return whether a message, or one of the first of several, has some of the words."""
     for each in (value if isinstance(value, list) else [value])[:10]:
         texts = each.values() if isinstance(each, Mapping) else [each]
+        if isinstance(each, Mapping) and _is_grave(each):
+            return True
         if any(
-            isinstance(text, str) and words.search(text[:LONGEST_SIGN])
+            isinstance(text, str) and any(each.search(text[:LONGEST_SIGN]) for each in words)
             for text in islice(texts, 10)
         ):
             return True
     return False
+
+
+def _is_grave(message: Mapping[Any, Any]) -> bool:
+    """Return whether a message states the level of an error."""
+    return any(
+        isinstance(level, str) and _squeezed(level) in _GRAVE
+        for name, level in islice(message.items(), 10)
+        if _squeezed(str(name)) in _LEVELS
+    )
 
 
 def _is_reason(value: object) -> bool:

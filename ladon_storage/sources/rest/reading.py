@@ -38,6 +38,8 @@ KNOWN_KEYS = 100_000
 
 SMALLEST_PAGE = 100
 
+_PARTIAL = 206
+
 _BEYOND = 416
 """HTTP's own status for a range beyond the end."""
 
@@ -89,6 +91,7 @@ class Reading(ABC):
         self._end = Completion(self._api, self._tally)
         self._numbers = self._end.numbers
         self._beside = Beside(self._api, self._tally)
+        self._first_status: int | None = None
         self._sequence = 0
         self._largest = 0
         self._trail = PageTrail()
@@ -166,6 +169,7 @@ class Reading(ABC):
             SourceError: It was there before, or is one of too many without a record.
         """
         self._asked.add(page.request.place)
+        self._refuse_a_part(page)
         if page.keys and len(page.keys) != page.response.count:
             self._tally.is_exact = False  # it is too large to be held
         hashes = self._tally.add(page.keys, page.ids)
@@ -192,6 +196,16 @@ class Reading(ABC):
         self._end.note(page)
         self._known.update(hashes[: max(KNOWN_KEYS - len(self._known), 0)])
         return page
+
+    def _refuse_a_part(self, page: ListPage) -> None:
+        """Refuse a page that calls itself a part, in a list whose first page does not."""
+        status = page.response.answer.status
+        if self._first_status is None:
+            self._first_status = status
+        elif status == _PARTIAL != self._first_status:
+            raise self._api.error(
+                f"answered {status}, a part, for a page, and {self._first_status} for the first one"
+            )
 
     def _repair(self) -> None:
         self._repairs += 1
@@ -287,7 +301,7 @@ class Reading(ABC):
             raise MovedError(silent or doubt)
         if silent is not None:
             return self._api.error(silent)
-        completeness = end.completeness(page, position)
+        completeness = end.completeness(page, position, has_moved=has_moved)
         unread = Unread(self._api, end, self._trail, self._beside, self._get)
         if completeness != "total" and (passed := await unread.sharing_a_cursor()):
             return self._api.error(*passed)

@@ -11,10 +11,11 @@ import copy
 import json
 import logging
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sized
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from hashlib import blake2b
+from itertools import islice
 from typing import Any, cast
 
 from ladon_storage.collection.protocols import KnownContent, utc_now
@@ -49,6 +50,9 @@ logger = logging.getLogger(__name__)
 
 _MOST_KEYS = 100_000
 """Items of a page that are distinguished."""
+
+_MOST_FAILURES = 10
+"""Items without an id or a time that are examined for the failure that they may report."""
 
 _REPEATED = 2
 """Pages that are recognised when they come again: a page, and the one that follows it."""
@@ -313,18 +317,37 @@ class ApiRequests:
             where = f"next to its records, at {self.http.quoted(place)}" if place else "around them"
             raise self.error(f"has more than {MOST_NAMES} names that are no records, {where}")
 
-    def _refuse_failure(self, envelope: object, items: Sized | None) -> None:
-        """Refuse an answer that says next to its records that it failed, or is a part."""
+    def _refuse_failure(self, envelope: object, items: Any) -> None:
+        """Refuse an answer that says that it failed, or is a part: next to records, or in place."""
         api = self.api
-        if not api.records and api.records_keyed_by_id:
-            return  # these are records
-        if sign := failure(envelope, items, api.records, api.expected_values):
-            place, value = sign
-            raise self.error(
-                f"has {self.http.quoted(value)} at {place!r}, which looks like a "
-                f"failure{self.http.said(envelope)}",
-                self._setting("declare it in expected_values if it is right"),
+        if api.records or not api.records_keyed_by_id:
+            self._refuse_sign(failure(envelope, items, api.records, api.expected_values), envelope)
+        if not isinstance(items, list | dict) or self._has_records(items):
+            return  # a large document is no message
+        for each in [items] if api.records_keyed_by_id else islice(items, _MOST_FAILURES):
+            self._refuse_sign(failure(each, None, "", api.expected_values), each)
+
+    def _refuse_sign(self, sign: tuple[str, Any] | None, said: object) -> None:
+        if sign is None:
+            return
+        place, value = sign
+        raise self.error(
+            f"has {self.http.quoted(value)} at {place!r}, which looks like a "
+            f"failure{self.http.said(said)}",
+            self._setting("declare it in expected_values if it is right"),
+        )
+
+    def _has_records(self, items: Any) -> bool:
+        """Return whether any item has a time, or an id of its own."""
+        api, paths = self.api, [*self.api.timestamps]
+        if api.records_keyed_by_id:
+            items = (
+                each[0] if isinstance(each, list) and len(each) == 1 else each
+                for each in items.values()
             )
+        else:
+            paths += [api.id] if isinstance(api.id, str) else api.id
+        return any(value_at(item, path) is not None for item in items for path in paths)
 
     def _refuse_other_list(self, envelope: object) -> None:
         """Refuse an answer that lacks the list, and has a list of such records elsewhere."""

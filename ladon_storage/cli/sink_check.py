@@ -1,0 +1,82 @@
+"""The place of a sink as ``source check`` sees it: nothing is made there, and nothing written."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ladon_storage.errors import ConfigurationError, SinkError
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+SECONDS = 5
+"""The longest time for a database to accept a connection."""
+
+_FILES = ("sqlite", "duckdb")
+
+
+async def check_place(address: str, folder: Path) -> bool:
+    """Refuse a database that cannot be reached; return whether there was one to ask.
+
+    Args:
+        address: The sink's address.
+        folder: Where relative addresses start.
+
+    Raises:
+        SinkError: The database does not accept a connection, or its file cannot be written.
+    """
+    from ladon_storage.project.reading import anchored_address
+
+    scheme = address.partition(":")[0].lower()
+    if scheme not in (*_FILES, "postgresql"):
+        return False  # an object storage is tried by a run, which writes there
+    from sqlalchemy.engine import make_url
+
+    url = make_url(anchored_address(address, folder))
+    if scheme in _FILES:
+        _check_file(Path(url.database or ""))
+    else:
+        await asyncio.to_thread(_check_server, url)
+    return True
+
+
+def _check_file(file: Path) -> None:
+    parent = file.absolute().parent
+    if not parent.is_dir():
+        raise SinkError(f"The folder {str(parent)!r} of the sink does not exist. Make it.")
+    if file.is_dir():
+        raise SinkError(f"The sink {str(file)!r} is a folder. Name a file.")
+    if not os.access(file if file.exists() else parent, os.W_OK):
+        raise SinkError(f"The sink {str(file)!r} cannot be written. Give this user the right.")
+
+
+def _check_server(url: URL) -> None:
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.pool import NullPool
+
+    from ladon_storage import databases
+    from ladon_storage.sinks.sql.errors import describe
+
+    try:
+        import psycopg  # noqa: F401 - an extra
+    except ImportError as error:
+        raise ConfigurationError(
+            "A sink in PostgreSQL requires psycopg. Install ladon-storage[postgresql]."
+        ) from error
+    arguments = databases.arguments_beside(url.query, databases.POSTGRESQL)
+    engine = create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        poolclass=NullPool,
+        hide_parameters=True,
+        connect_args={**arguments, "connect_timeout": SECONDS},
+    )
+    try:
+        engine.connect().close()
+    except SQLAlchemyError as error:
+        problem, step, cause = describe(error)
+        shown = url.render_as_string(hide_password=True)
+        raise SinkError(f"The sink {shown} cannot be reached: {problem}. {step}.") from cause
