@@ -77,9 +77,13 @@ def test_objects_of_a_program_that_froze_some_are_left_alone() -> None:
     assert gc.get_freeze_count() <= before < before + len(kept)
 
 
-def test_cycles_that_are_set_aside_are_collected_in_a_long_run() -> None:
+def test_cycles_that_are_set_aside_are_collected_in_a_long_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A run of many pages does not grow by what each leaves behind."""
-    cycles, documents = WeakSet[Cycle](), garbage._INTERVAL // garbage._MANY
+    documents = 20
+    monkeypatch.setattr(garbage, "_INTERVAL", documents * garbage._MANY)
+    cycles = WeakSet[Cycle]()
     with objects_set_aside():
         for _ in range(2 * documents):
             cycles.add(Cycle())

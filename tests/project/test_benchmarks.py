@@ -74,6 +74,7 @@ def test_startup_times_whole_processes() -> None:
     assert "CPU above an empty flow's" in printed
 
 
+@pytest.mark.usefixtures("small_heap")
 async def test_breaker_that_admits_is_not_measured_as_rejecting() -> None:
     """What should be open and lets a call through is a fault, not a cheap rejection."""
     never_open = breaker.Contender("asyncio", "await func()", breaker.BARE.make)

@@ -105,7 +105,7 @@ async def test_source_without_settings_of_an_api_names_none(
     assert "Check whether the API has changed" in str(caught.value)
 
 
-FAILURES: list[dict[str, Any]] = [
+IN_PLACE: list[dict[str, Any]] = [
     {"error": "timeout"},
     {"error": {"code": 1}},
     {"errors": [{"message": "backend 3 is down"}]},
@@ -114,7 +114,7 @@ FAILURES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("failure", FAILURES, ids=json.dumps)
+@pytest.mark.parametrize("failure", IN_PLACE, ids=json.dumps)
 @pytest.mark.parametrize("is_keyed", [True, False])
 async def test_failure_in_place_of_records_is_no_page(
     failure: dict[str, Any], is_keyed: bool
