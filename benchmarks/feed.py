@@ -13,6 +13,7 @@ import itertools
 import shutil
 from functools import partial
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -79,10 +80,9 @@ def new_folder(path: Path) -> Path:
 
 
 async def compare(
-    folder: Path, server: str, name: str, records: int, names: list[str], repetitions: int
+    folder: Path, url: str, name: str, records: int, names: list[str], repetitions: int
 ) -> Figures:
     """Collect one feed with every contender in turn, and return their figures."""
-    url = f"{server}/{name}?count={records}"
     taken: Figures = {who: {} for who in names}
     numbers = itertools.count()
 
@@ -130,22 +130,49 @@ def show(name: str, records: int, taken: Figures) -> None:
                 verdict(title, beside, most, at_most=True, of=FEEDS[name].title(records))
 
 
-async def show_floors(folder: Path, server: str, sizes: dict[str, int], repetitions: int) -> None:
-    """Print what the network, the parser, the hash and the disk take alone."""
+async def show_counting_links(folder: Path, server: str, records: int, repetitions: int) -> None:
+    """Print what a feed costs whose links count, so that ours requests each page twice."""
+    url = f"{server}/six?count={records}&offset=0"
+    taken = await compare(folder, url, "six", records, [SCRIPT, SQLITE], repetitions)
+    beside = ratios(taken[SQLITE]["cpu"], taken[SCRIPT]["cpu"])
+    shows = table("Links that count", ("feed",), (f"{SQLITE} / {SCRIPT}: CPU",))
+    shows.add_row(FEEDS["six"].title(records), shown(beside, 2))
+    tables.print(shows)
+
+
+STEPS = {
+    "http": "aiohttp",
+    "orjson": "orjson.loads",
+    "texts": "texts",
+    "hash": "blake2b",
+    "times": "times",
+    "sqlite": "SQLite",
+}
+
+
+async def show_floors(
+    folder: Path, server: str, sizes: dict[str, int], repetitions: int, script: dict[str, float]
+) -> None:
+    """Print what each step takes alone, and all of them beside the ``script``, CPU seconds."""
+    beside = ("json.loads", "write and fsync", "its wall")
     shows = table(
-        "Floors, CPU µs a record",
-        ("feed",),
-        ("aiohttp", "json.loads", "orjson.loads", "blake2b", "write and fsync", "its wall"),
+        "Floors, CPU µs a record", ("feed",), (*STEPS.values(), "together / script", *beside)
     )
     for name, records in sizes.items():
         found: dict[str, list[float]] = {}
         for _ in range(repetitions):
             url = f"{server}/{name}?count={records}"
-            each = await outcome(folder, "floors", url, str(folder))
+            each = await outcome(folder, "floors", url, FEEDS[name].times[0], str(folder))
             for what, seconds in each.items():
                 found.setdefault(what, []).append(1e6 * seconds / records)
-        kinds = ("http", "json", "orjson", "hash", "disk", "disk seconds")
-        shows.add_row(FEEDS[name].title(records), *(shown(found[kind], 2) for kind in kinds))
+        together = [sum(each) for each in zip(*(found[kind] for kind in STEPS), strict=True)]
+        alone = 1e6 * script[name] / records
+        shows.add_row(
+            FEEDS[name].title(records),
+            *(shown(found[kind], 2) for kind in STEPS),
+            shown([each / alone for each in together], 2),
+            *(shown(found[kind], 2) for kind in ("json", "disk", "disk seconds")),
+        )
     tables.print(shows)
 
 
@@ -163,10 +190,13 @@ async def main(*, quick: bool) -> None:
         async with feeds() as server:
             for name, records in sizes.items():
                 # What builds the pages, and opens the files of the recordings.
-                await outcome(Path(folder), "floors", f"{server}/{name}?count={records}", folder)
-                found[name] = await compare(Path(folder), server, name, records, names, repetitions)
+                url = f"{server}/{name}?count={records}"
+                await outcome(Path(folder), "floors", url, FEEDS[name].times[0], folder)
+                found[name] = await compare(Path(folder), url, name, records, names, repetitions)
                 show(name, records, found[name])
-            await show_floors(Path(folder), server, sizes, repetitions)
+            await show_counting_links(Path(folder), server, sizes["six"], repetitions)
+            script = {name: median(each[SCRIPT]["cpu"]) for name, each in found.items()}
+            await show_floors(Path(folder), server, sizes, repetitions, script)
     tables.record_of_script.figures = {
         name: {who: [1e6 * cpu / sizes[name] for cpu in each["cpu"]] for who, each in taken.items()}
         for name, taken in found.items()

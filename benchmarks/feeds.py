@@ -243,6 +243,15 @@ def document_of(shape: str, megabytes: int) -> bytes:
 _kept = lru_cache(maxsize=200)(page_of)
 
 
+def _cursor_of(done: int) -> str:
+    """Return the cursor behind so many records, which does not show that it counts."""
+    return f"after:{done}".encode().hex()
+
+
+def _place_of(cursor: str) -> int:
+    return int(bytes.fromhex(cursor).removeprefix(b"after:") or 0)
+
+
 async def _serve() -> None:
     from aiohttp import web
 
@@ -251,10 +260,12 @@ async def _serve() -> None:
     async def answer(request: web.Request) -> web.Response:
         name, query = request.match_info["name"], request.query
         first, count = int(query.get("first", 0)), int(query["count"])
-        done = int(query.get("done", 0))
+        does_count = "offset" in query
+        done = int(query["offset"]) if does_count else _place_of(query.get("cursor", ""))
         records = _kept(name, first + done, min(PAGE, count - done))
         done += PAGE
-        following = {"first": str(first), "count": str(count), "done": str(done)}
+        place = {"offset": str(done)} if does_count else {"cursor": _cursor_of(done)}
+        following = {"first": str(first), "count": str(count), **place}
         link = json.dumps(str(request.url.with_query(following)) if done < count else None)
         body = b'{"next":' + link.encode() + b',"data":' + records + b"}"
         return web.Response(body=body, content_type="application/json")

@@ -13,11 +13,14 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_MANY = 10_000
+_MANY = 500
 """The new objects of one document that are worth being passed over."""
 
-_INTERVAL = 100
-"""The number of times that objects are passed over until all are searched."""
+_INTERVAL = 1_000_000
+"""The number of objects that are passed over until all are searched."""
+
+_MOST = 10_000
+"""The objects of one document that count: an interval has at least a hundred documents."""
 
 _are_set_aside = False
 _passed_over = 0
@@ -57,15 +60,16 @@ def uncollected() -> Iterator[None]:
         yield
     finally:
         if collects:
-            if _are_set_aside and gc.get_count()[0] >= _MANY:
-                _set_more_aside()
+            if _are_set_aside and (count := gc.get_count()[0]) >= _MANY:
+                _set_more_aside(count)
             gc.enable()
 
 
-def _set_more_aside() -> None:
+def _set_more_aside(count: int) -> None:
     global _passed_over
-    _passed_over += 1
-    if _passed_over % _INTERVAL == 0:
+    _passed_over += min(count, _MOST)
+    if _passed_over >= _INTERVAL:
+        _passed_over = 0
         gc.unfreeze()
         gc.collect()
     gc.freeze()

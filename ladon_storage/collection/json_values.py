@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from secrets import token_hex
@@ -188,6 +188,42 @@ def payload_text(content: object) -> str:
     except UnicodeEncodeError:  # of the half only the escape can be stored
         return _as_ascii(content)
     return payload
+
+
+def payload_texts(contents: Iterable[object]) -> list[str]:
+    """Return the text of `payload_text` of each value.
+
+    Raises:
+        TypeError: One of them takes more than ``orjson``.
+    """
+    dumps = orjson.dumps
+    return [dumps(each, _fragment).decode() for each in contents]
+
+
+def canonical_texts(contents: Iterable[object], payloads: Iterable[str]) -> Iterator[bytes]:
+    """Yield the text of `canonical_text` of each value that `parse_json` made.
+
+    Args:
+        contents: The values.
+        payloads: Their texts by `payload_texts`.
+
+    Raises:
+        TypeError: One of them takes more than ``orjson``.
+    """
+    dumps, in_order = orjson.dumps, orjson.OPT_SORT_KEYS
+    if _is_escaped_alike("".join(payloads)):
+        return (dumps(each, _canonical_fragment, in_order) for each in contents)
+    return (
+        dumps(each, _canonical_fragment, in_order)
+        if _is_escaped_alike(payload)
+        else canonical_text(each, is_parsed=True)
+        for each, payload in zip(contents, payloads, strict=True)
+    )
+
+
+def _is_escaped_alike(text: str) -> bool:
+    """Return whether ``json`` and ``orjson`` escape the same characters of a text."""
+    return text.isascii() and "\x7f" not in text
 
 
 def canonical_text(content: object, *, is_parsed: bool = False) -> bytes:

@@ -81,10 +81,11 @@ def test_cycles_that_are_set_aside_are_collected_in_a_long_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A run of many pages does not grow by what each leaves behind."""
-    monkeypatch.setattr(garbage, "_INTERVAL", 10)
+    documents = 20
+    monkeypatch.setattr(garbage, "_INTERVAL", documents * garbage._MANY)
     cycles = WeakSet[Cycle]()
     with objects_set_aside():
-        for _ in range(2 * garbage._INTERVAL):
+        for _ in range(2 * documents):
             cycles.add(Cycle())
             made()
-        assert len(cycles) <= garbage._INTERVAL
+        assert len(cycles) <= documents

@@ -83,6 +83,9 @@ def test_document_parsed_at_once_is_the_one_parsed_exactly(items: list[Any]) -> 
         *(b'[{"a":0.10}]', b'[{"a":1e5}]', b'[{"a":1E5}]', b'[{"a":-0}]', b'[{"a":1.5}'),
         *(b'[{"a":123456789012345678901}]', b'[{"a":0.00001}]', b'[{"a":1e16}]'),
         b'[{"a":1,"a":2}]',
+        *(b'[{"a":[1e22]}]', b'[{"a":[{"b":1e-7}]}]', b'[{"a":{"b":-1e22}}]', b"[[1.5e300,2]]"),
+        *(b'[{"a":[1,1.5e-9,2]}]', b'{"a":-1.25e25,"data":[]}', b"1e22", b"[0.00001,1]"),
+        b'[{"a":[{"b":{"c":1,"c":2}},{},{},{},{},{},{},{},{},{}]}]',
         *(b'{"data":[],"data":[{"a":1}]}', b'[{"a":"\\u00e9"}]', b'[{"a":"\\/"}]', b"[NaN]"),
         *(b'[{"a": 1}]', b"\xef\xbb\xbf[]", b'["\\ud800"]', b"[1,]", b"", b'["\xff"]', b"[01]"),
         b"[" * 300 + b"]" * 300,
@@ -97,6 +100,15 @@ def test_compact_document_is_parsed_at_once() -> None:
     """The usual page of an API does not take the slower way."""
     content = {"next": None, "data": [{"id": "7", "score": 9.8, "n": 2**53, "ok": True}] * 3}
     assert parse_compact(orjson.dumps(content) + b"\n") == content
+
+
+@pytest.mark.parametrize(
+    "text", ["a:1e5,b", ",1e5}", "[2.5E-7]", "0.00001", ":e:", "e", "cpe:2.3:e:"]
+)
+def test_text_that_looks_like_an_exponent_is_a_text(text: str) -> None:
+    """Nested records with hashes and versions in texts do not take the slower way."""
+    content = [{"id": "7", "in": [{"a": {"b": [{}, {}, {text: text}]}}] * 9, "n": [0.5, -7]}]
+    assert parse_compact(orjson.dumps(content)) == content
 
 
 VERSIONS = {

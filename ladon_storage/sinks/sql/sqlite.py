@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ _POLL_SECONDS = 0.005
 _CACHE_KIB = 2**16
 """The memory for pages of the file, where SQLite's own limit is 2 MiB."""
 
-_LOG_PAGES = 20_000
+_LOG_PAGES = 40_000
 """Pages of 4 KiB in the write-ahead log that are copied into the file together."""
 
 _FOUND = """
@@ -251,12 +251,14 @@ class Sqlite:
         """
         insert, written = self._inserts[rule], 0
         columns = Columns.of(records)
-        rows = sorted(
-            zip(*(columns.ids, columns.versions, columns.instants, columns.payloads), strict=True)
-        )
-        values = list(chain.from_iterable(rows))
+        order = sorted(range(len(columns)), key=columns.ids.__getitem__)
+        is_sorted = order == list(range(len(order)))
+        parts = (columns.ids, columns.versions, columns.instants, columns.payloads)
+        values: list[Any] = [None] * (_COLUMNS * len(order))
+        for place, part in enumerate(parts):
+            values[place::_COLUMNS] = part if is_sorted else itemgetter(*order)(part)
         beside = [source_id, instant_text(now)]
-        for first, last in _statements([len(row[-1]) for row in rows]):
+        for first, last in _statements(list(map(len, values[_COLUMNS - 1 :: _COLUMNS]))):
             asked = insert.replace("{rows}", _rows(last - first))
             some = (*beside, *values[_COLUMNS * first : _COLUMNS * last])
             written += connection.exec_driver_sql(asked, some).rowcount

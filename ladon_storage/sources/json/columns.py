@@ -8,17 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from hashlib import blake2b
-from itertools import chain
 from typing import Any
 
-import orjson
-
-from ladon_storage.collection.json_values import canonical_text
-from ladon_storage.collection.records import Columns, versioned
+from ladon_storage.collection.records import Columns, payloads_and_versions, versioned
 from ladon_storage.sources.timestamps import TimestampParser, read_many
 
-_SCALARS = frozenset({str, int, bool, type(None)})
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 Getter = Callable[[Any], Any]
@@ -105,27 +99,10 @@ def _times(values: list[Any], parser: TimestampParser) -> tuple[list[datetime], 
 
 def _contents(items: Sequence[Any], unversioned: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the payloads and the versions of items."""
-    values = map(dict.values, items)
-    if unversioned or not _SCALARS.issuperset(map(type, chain.from_iterable(values))):
-        pairs = [versioned(each, unversioned, is_parsed=True) for each in items]
-        return [payload for _, payload in pairs], [version for version, _ in pairs]
-    dumps, in_order = orjson.dumps, orjson.OPT_SORT_KEYS
-    payloads = [dumps(each).decode() for each in items]
-    if _is_plain("".join(payloads)):
-        return payloads, [
-            blake2b(dumps(each, None, in_order), digest_size=16).hexdigest() for each in items
-        ]
-    return payloads, [
-        blake2b(
-            dumps(each, None, in_order)
-            if _is_plain(payload)
-            else canonical_text(each, is_parsed=True),
-            digest_size=16,
-        ).hexdigest()
-        for each, payload in zip(items, payloads, strict=True)
-    ]
-
-
-def _is_plain(text: str) -> bool:
-    """Return whether ``json`` and ``orjson`` escape the same characters of a text."""
-    return text.isascii() and "\x7f" not in text
+    if not unversioned:
+        try:
+            return payloads_and_versions(items)
+        except TypeError:  # of one item, perhaps
+            pass
+    pairs = [versioned(each, unversioned, is_parsed=True) for each in items]
+    return [payload for _, payload in pairs], [version for version, _ in pairs]

@@ -4,7 +4,7 @@
   that it writes back byte for byte has lost neither: all digits are there, and no key came twice.
 - Exponents are the exception: ``orjson`` and ``json`` write them differently, and hashes are of
   the text of ``json``. A document with one is left to the exact parser, and so is any other: with
-  spaces or escapes of its own, with nested records, which gain nothing, or invalid.
+  spaces or escapes of its own, or invalid.
 """
 
 from __future__ import annotations
@@ -25,13 +25,20 @@ _FOREIGN = (b'": ', b"\\u", b"\\/", b"\n")
 _SMALLEST, _GREATEST = 1e-4, 1e16
 """Between these, numbers are written without an exponent."""
 
+# Without the digits of its number, an exponent stands alone between two of these signs.
+_ALIKE = bytes.maketrans(b"[,}]E", b"::::e")
+_IN_NUMBERS = b"0123456789.+-"
+_EXPONENT, _TINY = b":e:", b"0.0000"
+_WITHOUT_EXPONENT = frozenset({str, int, bool, type(None)})
 
-def parse_compact(body: bytes, between: bytes = b"},{") -> Any:
+
+def parse_compact(body: bytes, between: bytes | None = None) -> Any:
     """Return a JSON document; ``None``: it is left to the exact parser.
 
     Args:
         body: The document.
-        between: What is between its records.
+        between: What is between its records, if it ends at a guess: among nested objects that is
+            nearly always wrong.
 
     >>> parse_compact(b'{"a":[{"b":1.5}]}'), parse_compact(b'{"a":[{"b":1.50}]}')
     ({'a': [{'b': 1.5}]}, None)
@@ -39,17 +46,28 @@ def parse_compact(body: bytes, between: bytes = b"},{") -> Any:
     (None, None, None)
     """
     begin = body[:_LOOKED_AT].rstrip()
-    if any(each in begin for each in _FOREIGN) or begin.count(b"{") > 2 * begin.count(between) + 8:
+    if any(each in begin for each in _FOREIGN):
+        return None
+    is_nested = begin.count(b"{") > 2 * begin.count(between or b"},{") + 8
+    if is_nested and between is not None:
         return None
     try:
         with uncollected():
             document = orjson.loads(body)
         # Its limit of nesting is lower than that of its parser.
-        if orjson.dumps(document) == body.strip() and not _has_exponent(document):
-            return document
+        if orjson.dumps(document) == body.strip():
+            # Among nested records the text is searched more quickly than the values.
+            is_likely = not is_nested or _may_have_exponent(body)
+            return None if is_likely and _has_exponent(document) else document
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         pass
     return None
+
+
+def _may_have_exponent(body: bytes) -> bool:
+    """Return whether a number of a document, or one of its texts, looks like an exponent."""
+    signs = body.translate(_ALIKE, _IN_NUMBERS)
+    return _EXPONENT in signs or _TINY in body or not body.lstrip().startswith((b"{", b"["))
 
 
 def _has_exponent(document: object) -> bool:
@@ -63,13 +81,16 @@ def _has_exponent(document: object) -> bool:
                 return True
         if kinds.isdisjoint((dict, list)):
             return False
-        inner: Iterable[Iterable[Any]] = (
-            map(dict.values, values)
-            if kinds == {dict}
-            else [
+        if kinds == {dict}:
+            if _WITHOUT_EXPONENT.issuperset(
+                map(type, chain.from_iterable(map(dict.values, values)))
+            ):
+                return False  # as most records have no float
+            inner: Iterable[Iterable[Any]] = map(dict.values, values)
+        else:
+            inner = [
                 each.values() if type(each) is dict else each
                 for each in values
                 if type(each) is dict or type(each) is list
             ]
-        )
         values = list(chain.from_iterable(inner))

@@ -70,6 +70,19 @@ class PagedApi(Protocol):
         ...
 
 
+class Keys(list[str]):
+    """The keys of a page's items, with their ids where these are at hand.
+
+    Args:
+        keys: The keys.
+        ids: What is before `KEY_END` in each of them.
+    """
+
+    def __init__(self, keys: Iterable[str], ids: list[str] | None = None) -> None:
+        super().__init__(keys)
+        self.ids = ids
+
+
 class MovedError(Exception):
     """Raised when a list changed so that records may have been skipped; the text says how."""
 
@@ -92,11 +105,14 @@ class SeenRecords:
         self.is_exact = True
         self.has_repeated = False
 
-    def add(self, keys: Iterable[str]) -> list[int]:
-        """Add what was delivered, by its keys, and return their hashes."""
+    def add(self, keys: Iterable[str], ids: Iterable[str] | None = None) -> list[int]:
+        """Add what was delivered, by its keys, and return their hashes.
+
+        ``ids`` is what is before `KEY_END` in each key, where it is at hand.
+        """
         keys = list(keys)
         hashes = list(map(hash, keys))
-        records = [hash(key.partition(KEY_END)[0]) for key in keys]
+        records = list(map(hash, _ids_of(keys) if ids is None else ids))
         if len(set(records)) == len(keys) and self._versions.keys().isdisjoint(records):
             room = self._most - len(self._versions)
             self.is_exact = self.is_exact and len(keys) <= room
@@ -134,16 +150,17 @@ class SeenRecords:
 
 @dataclass(frozen=True)
 class ListPage:
-    """A page, its request, and the keys of its items."""
+    """A page, its request, the keys of its items, and their ids where these are at hand."""
 
     request: PageRequest
     response: PageResponse
     keys: Sequence[str]
+    known_ids: list[str] | None = None
 
     @property
     def ids(self) -> list[str]:
         """The keys of its items without their versions."""
-        return [key.partition(KEY_END)[0] for key in self.keys]
+        return _ids_of(self.keys) if self.known_ids is None else self.known_ids
 
     @property
     def last_id(self) -> str:
@@ -180,3 +197,7 @@ class ListPage:
         """Return whether it still has its items, except those that ``ahead`` pushed off it."""
         ids = set(self.ids)
         return all(each in ids for each in first.ids[: max(len(self.keys) - ahead, 0)])
+
+
+def _ids_of(keys: Iterable[str]) -> list[str]:
+    return [key.partition(KEY_END)[0] for key in keys]

@@ -135,13 +135,14 @@ class Reading(ABC):
                 continue
             if status in _DENIALS and not self._means_the_end(got):
                 raise self._api.refusal(got)
-            keys = tuple(await self._api.keys(got.items))
+            found = await self._api.keys(got.items)
+            keys, ids = tuple(found), getattr(found, "ids", None)
             if step.is_counted and len(keys) != got.count:
                 raise self._api.error(
                     f"has {got.count} items on a page, too many to be compared with other pages",
                     "request smaller pages",
                 )
-            return ListPage(step, got, keys)
+            return ListPage(step, got, keys, ids)
 
     def _means_the_end(self, got: PageResponse) -> bool:
         """Return whether a refusal means that a page lies beyond the end.
@@ -171,7 +172,7 @@ class Reading(ABC):
         self._refuse_a_part(page)
         if page.keys and len(page.keys) != page.response.count:
             self._tally.is_exact = False  # it is too large to be held
-        hashes = self._tally.add(page.keys)
+        hashes = self._tally.add(page.keys, page.ids)
         self._sequence = hash((self._sequence, *page.keys))
         if not page.keys:
             self._end.note(page)

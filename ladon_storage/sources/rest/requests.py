@@ -34,7 +34,7 @@ from ladon_storage.sources.json.items import getter, value_at
 from ladon_storage.sources.json.many import ManyItems, ManyKeyed
 from ladon_storage.sources.json.spooled import SpooledBody
 from ladon_storage.sources.rest.failures import failure, other_list
-from ladon_storage.sources.rest.listing import KEY_END
+from ladon_storage.sources.rest.listing import KEY_END, Keys
 from ladon_storage.sources.rest.names import count_in, names, plain
 from ladon_storage.sources.rest.page import PageRequest, PageResponse
 from ladon_storage.sources.rest.page_metadata import MOST_NAMES, crowded
@@ -202,7 +202,8 @@ class ApiRequests:
             ids = list(map(getters[0], items))
             if set(map(type, ids)) == {str} and all(ids):
                 columns = [_texts(map(get, items)) for get in getters[1:]]
-                return list(map(KEY_END.join, zip(ids, *columns, strict=True)))
+                keys = map(KEY_END.join, zip(ids, *columns, strict=True))
+                return Keys(keys, None if KEY_END in "".join(ids) else ids)
         reader, found = api.reader(), list[str]()
         for item in items:
             if type(item) is dict and isinstance(api.id, str):

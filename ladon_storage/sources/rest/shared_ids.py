@@ -41,6 +41,9 @@ class IdKinds:
         self._path = path
         self._get = getter(path)
         self._are_numbers: dict[int, bool] = {}
+        self._alike: list[list[str]] = []
+        """The ids of digits of pages until another kind comes: most runs look none of them up."""
+        self._count = 0
         self._kinds: set[bool] = set()
         self.problem: str | None = None
 
@@ -76,8 +79,12 @@ class IdKinds:
         if self._kinds | {is_number} != {is_number}:
             return False
         self._kinds.add(is_number)
-        room = max(MOST_DIGITS - len(self._are_numbers), 0)
-        self._are_numbers.update(dict.fromkeys(map(hash, digits[:room]), is_number))
+        if self._count >= MOST_DIGITS and self._alike:
+            self._look_up()  # of which some may be the same
+        room = MOST_DIGITS - self._count
+        if room > 0:
+            self._alike.append(digits[:room])
+            self._count += min(len(digits), room)
         return True
 
     def _note(self, item: object, value: object) -> object:
@@ -87,6 +94,7 @@ class IdKinds:
         if not text.removeprefix("-").isdecimal():
             return item
         place, is_number = hash(text), not isinstance(value, str)
+        self._look_up()
         self._kinds.add(is_number)
         if len(self._are_numbers) < MOST_DIGITS:
             was_number = self._are_numbers.setdefault(place, is_number)
@@ -98,6 +106,13 @@ class IdKinds:
                 f"has an id at {self._path!r} as the number {number} and as the text {number!r}"
             )
         return item
+
+    def _look_up(self) -> None:
+        """Let the ids of earlier pages be found, which are all of the one kind that came."""
+        for digits in self._alike:
+            self._are_numbers.update(dict.fromkeys(map(hash, digits), *self._kinds))
+        self._alike.clear()
+        self._count = len(self._are_numbers)
 
 
 class SharedIds:
@@ -116,6 +131,9 @@ class SharedIds:
         self._ids: set[str] = set()
         self._places: set[tuple[str, datetime]] = set()
         self._contents: set[str] = set()
+        self._pages: list[tuple[list[str], list[datetime], list[str]]] = []
+        """Pages that are read only if their ids are few: those of most sources are not."""
+        self._unread = 0
 
     def seen(self, items: Iterable[Item]) -> Iterator[Item]:
         """Note each record, and yield it."""
@@ -134,11 +152,13 @@ class SharedIds:
 
     def note_all(self, records: Sequence[Record]) -> None:
         """Note the records of a page together."""
-        if len(self._contents) < MOST and len(records):
+        if len(self._contents) + self._unread >= MOST:
+            self._read()  # of which some may be the same
+        if len(self._contents) + self._unread < MOST and len(records):
             columns = Columns.of(records)
             self._ids.update(columns.ids)
-            self._places.update(zip(columns.ids, columns.timestamps, strict=True))
-            self._contents.update(columns.versions)
+            self._pages.append((columns.ids, columns.timestamps, columns.versions))
+            self._unread += len(columns)
 
     @property
     def problem(self) -> str | None:
@@ -157,5 +177,16 @@ class SharedIds:
 
     @property
     def _share_places(self) -> bool:
+        if 2 * len(self._ids) >= len(self._contents) + self._unread:
+            return False  # there are no fewer places, and no more contents
+        self._read()
         contents = len(self._contents)
         return contents >= FEWEST and 2 * len(self._places) < contents
+
+    def _read(self) -> None:
+        """Add the places and the contents of the pages."""
+        for ids, times, versions in self._pages:
+            self._places.update(zip(ids, times, strict=True))
+            self._contents.update(versions)
+        self._pages.clear()
+        self._unread = 0
