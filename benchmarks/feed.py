@@ -52,6 +52,7 @@ TARGETS = [
     (DUCKDB, ARROW, 0.6, ("cpu", "seconds")),
     (SQLITE, ARROW, 1.0, ("mebibytes",)),
     (DELTA, DLT_DELTA, 1.0, ("mebibytes",)),
+    (DUCKDB, ARROW, 1.0, ("mebibytes",)),
 ]
 NAMED = {"cpu": "CPU", "seconds": "wall", "mebibytes": "peak memory"}
 Figures = dict[str, dict[str, list[float]]]
@@ -131,11 +132,14 @@ def show(name: str, records: int, taken: Figures) -> None:
 
 
 async def show_floors(folder: Path, server: str, sizes: dict[str, int], repetitions: int) -> None:
-    """Print what the network, the parser, the hash and the disk take alone."""
+    """Print what the network, the parser, the hash, the disk and the two kinds of files take."""
     shows = table(
         "Floors, CPU µs a record",
         ("feed",),
-        ("aiohttp", "json.loads", "orjson.loads", "blake2b", "write and fsync", "its wall"),
+        (
+            *("aiohttp", "json.loads", "orjson.loads", "blake2b", "write and fsync", "its wall"),
+            *("Arrow and parquet", "DuckDB"),
+        ),
     )
     for name, records in sizes.items():
         found: dict[str, list[float]] = {}
@@ -144,7 +148,7 @@ async def show_floors(folder: Path, server: str, sizes: dict[str, int], repetiti
             each = await outcome(folder, "floors", url, str(folder))
             for what, seconds in each.items():
                 found.setdefault(what, []).append(1e6 * seconds / records)
-        kinds = ("http", "json", "orjson", "hash", "disk", "disk seconds")
+        kinds = ("http", "json", "orjson", "hash", "disk", "disk seconds", "parquet", "duckdb")
         shows.add_row(FEEDS[name].title(records), *(shown(found[kind], 2) for kind in kinds))
     tables.print(shows)
 
