@@ -87,11 +87,11 @@ def main() -> None:
     found["disk seconds"] = time.perf_counter() - began
     found["disk"] = time.process_time() - cpu
     for name, store in (("parquet", _in_parquet), ("duckdb", _in_duckdb)):
-        file = Path(folder) / f"floor.{name}"
+        path = Path(folder) / f"floor.{name}"
         began = time.process_time()
-        store(columns, file)
+        store(columns, path)
         found[name] = time.process_time() - began
-        file.unlink()
+        path.unlink()
     print(json.dumps(found))
 
 

@@ -302,7 +302,7 @@ class DuckdbTables(PGDDLCompiler):
 
     def get_column_specification(self, column: Any, **settings: Any) -> str:
         """Return the definition of a column with its compression."""
-        specification = super().get_column_specification(column, **settings)
+        specification: str = super().get_column_specification(column, **settings)  # type: ignore[no-untyped-call]
         if compression := _COMPRESSIONS.get(column.name):
             return f"{specification} USING COMPRESSION {compression}"
         return specification
