@@ -8,7 +8,7 @@ CHECK_STAMP := .venv/.check-complete
 # of a machine's own settings is not. Python compiles what is imported, and not all that is installed.
 PIP_OPTIONS := -qq --disable-pip-version-check --no-cache-dir
 LOCKED := --no-deps --require-hashes --requirement
-# Bytecode is kept in .venv, also where a machine has Python write none beside its sources: each process
+# Bytecode is kept in .venv, even where a machine has Python write none next to its sources: each process
 # would compile Prefect again, and takes half as long when it does not.
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/bytecode
@@ -118,7 +118,7 @@ pictures: e2e
 	@cp $(foreach page,form-v1 form-v2 run-v2 artifact-v2 failed-v2 overview-v1,.e2e/screenshots/$(page).png) docs/images/
 	@$(BIN)/python -m tests.project.dashboard_picture
 
-# Kills collections and services for as long as it is told to: make chaos SECONDS=600 SEED=7, or KILLS=1000.
+# Kills collections and services for as long as you like: make chaos SECONDS=600 SEED=7, or KILLS=1000.
 SEED ?= 1
 SECONDS ?= 60
 chaos: $(STAMP)
@@ -137,7 +137,7 @@ chaos-schedulers: $(STAMP)
 	@$(BIN)/python -m chaos.schedulers --seed $(SEED) --seconds $(SECONDS)
 
 # The peers that figures are taken beside are no part of the project, and are installed only here;
-# Airbyte's CDK in an environment of its own. Figures and chart of benchmarks/README.md are written anew.
+# Airbyte's CDK in an environment of its own. Figures and chart of benchmarks/README.md are written again.
 # Some scripts alone: make bench SCRIPTS="feed growth"
 bench: $(STAMP)
 	@$(PIP) install $(LOCKED) benchmarks/requirements.lock
@@ -146,7 +146,7 @@ bench: $(STAMP)
 	@$(BIN)/python -m benchmarks $(SCRIPTS)
 	@$(BIN)/python -m benchmarks.page
 
-# For maintainers: resolve anew. Needs uv; no registry's host is written. What a target adds has the versions of requirements.lock.
+# For maintainers: resolve again. Needs uv; no registry's host is written. What a target adds has the versions of requirements.lock.
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 ADDED := $(COMPILE) --constraints requirements.lock
 lock:

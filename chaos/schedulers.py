@@ -108,11 +108,11 @@ class Schedulers:
                 self._killed.discard(name)
                 await asyncio.sleep(self._draw.random() * 2 * LEASE_SECONDS)
 
-    async def run(self, name: str, folder: Path) -> None:
-        """Run the command once, and note what came of it."""
+    async def run(self, name: str, folder: Path, *more: str) -> None:
+        """Run the command once, with more of its arguments, and note what came of it."""
         folder.mkdir()  # noqa: ASYNC240 - at once
         file, began = self._folder / "ladon.toml", datetime.now(UTC)
-        arguments = ("collect", "ticks", "--no-prefect", "--json")
+        arguments = ("collect", "ticks", "--no-prefect", "--json", *more)
         options = {"LADON_FILE": str(file), "PYTHONPATH": str(self._folder)}
         async with self._forks.run(COMMAND, *arguments, folder=folder, **options) as life:
             self._alive[name] = life, folder
@@ -136,7 +136,9 @@ class Schedulers:
     async def kill(self) -> None:
         """Kill one of them every few seconds: mostly the one that holds the source."""
         while time.monotonic() < self._end - 5 * LEASE_SECONDS:
-            await asyncio.sleep(3 + self._draw.random() * 4)
+            await asyncio.sleep(1 + self._draw.random() * 3)
+            if self.kills and not (self.collected and self.collected[-1] > self.kills[-1]):
+                continue  # the other one has not taken over yet
             wants_holder = self._draw.random() < 0.8
             for _ in range(500):
                 for name, (life, folder) in list(self._alive.items()):
@@ -189,7 +191,7 @@ async def _play(folder: Path, forks: Forks, seconds: float, seed: str) -> str:
         await asyncio.gather(made.schedule("a"), made.schedule("b"))
     finally:
         killing.cancel()
-    await made.run("last", folder / "last")
+    await made.run("last", folder / "last", "--when-busy", "wait")
     records = _look(folder)
     takeovers = made.takeovers()
     ends = ", ".join(f"{number} {outcome}" for outcome, number in made.outcomes.most_common())

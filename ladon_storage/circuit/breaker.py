@@ -17,20 +17,20 @@ A state machine without I/O. It knows no event loop, and takes its clock as an a
     half_open  the probe succeeds                 closed     the count of failures becomes 0
     half_open  the probe fails                    open       the deadline is now + timeout
     half_open  the probe is released unjudged     half_open  the next acquire is the probe
-    any        a verdict from an earlier era      the same   none
+    any        a verdict of an earlier generation the same   none
     any        trip                               open       the deadline is now + timeout
     any        reset                              closed     the count of failures becomes 0
 
-- A *permit* is the number of the era in which it was given. Every change of state and every probe
-  begins an era. So the verdict of a slow call from before an outage, or of a probe whose lease ran
-  out, changes nothing; and admitting a call allocates nothing.
+- A *permit* is the number of the generation in which it was given. Every change of state and
+  every probe begins a generation. So the verdict of a slow call from before an outage, or of a
+  probe whose lease ran out, changes nothing; and admitting a call allocates nothing.
 - Only an ``Exception`` is a failure. ``CancelledError``, ``KeyboardInterrupt`` and their kind say
   nothing about the service: they give the permit back. Breakers that treat a cancelled probe as a
   success or a failure close or reopen on a user's Ctrl-C.
 - A ``threading.Lock`` guards the transitions, and is never held across an ``await``: one breaker
   serves any number of loops and threads. Reading skips it. A call is admitted while closed with an
-  era that is read before the state: its permit can only be too old. A call is rejected by a next
-  probe that is read after the state: it was written for a circuit that is not closed.
+  generation that is read before the state: its permit can only be too old. A call is rejected by
+  a next probe that is read after the state: it was written for a circuit that is not closed.
 - Listeners run outside the lock, in the order of the changes; one that raises is logged.
 """
 
@@ -208,20 +208,20 @@ class CircuitBreaker:
             CircuitOpenError: The call was rejected; ``func`` was not called.
             TypeError: ``func`` is no async callable without arguments; that counts as nothing.
         """
-        era = self._generation
+        generation = self._generation
         if self._state is not _CLOSED:
             # `check`, without its frame: a rejection must cost next to nothing.
             wait = self._next_probe - self._clock()
             if wait > 0:
                 raise CircuitOpenError(self.name, wait)
-            era = self.acquire()
+            generation = self.acquire()
         try:
             result = await func()
         except BaseException as error:
-            self._judge_call(era, error)
+            self._judge_call(generation, error)
             raise
         if self._failures:
-            self.success(era)
+            self.success(generation)
         return result
 
     async def __aenter__(self) -> CircuitBreaker:

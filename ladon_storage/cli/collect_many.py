@@ -33,11 +33,16 @@ def collect_many(
     """Collect the sources of a list in one flow run."""
     from ladon_storage.cli.choosing import choose_sink_text
     from ladon_storage.cli.with_prefect import run_flows
-    from ladon_storage.flows.collect_many import collect_many as flow
 
     log_to_notes()
     if concurrency is not None and concurrency < 1:
         raise ConfigurationError(f"--concurrency is {concurrency}. Set it to 1 or more.")
+    if not sources.is_file():
+        raise ConfigurationError(f"There is no file {str(sources)!r} of sources; name another.")
+    from ladon_storage.flows.collect_many import checked_file
+    from ladon_storage.flows.collect_many import collect_many as flow
+
+    checked_file(sources)  # before Prefect starts a server for a run that would fail
     described = None if sink is None else choose_sink_text(None, sink, with_prefect=True).described
 
     async def run() -> ManyReport:

@@ -6,6 +6,7 @@ It asks Prefect's API itself: importing Prefect takes two seconds, and fails whe
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import re
 from dataclasses import replace
@@ -164,6 +165,9 @@ def _storage_file(settings: StorageSettings) -> list[Check]:
         return []
     path = file_of(settings.url)
     if not path.exists() and path.parent.is_dir():
+        if not os.access(path.parent, os.W_OK):
+            step = "Let this user write there, or set another storage."
+            return [Check("storage", "failed", f"{path.parent} cannot be written", step)]
         return [Check("storage", "ok", f"{path} is not there yet; the first run makes it")]
     if not path.exists():
         return []

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -107,12 +107,26 @@ async def prefect_server(
 
 
 class LocalService:
-    """An embedded Storage Service in a process of its own, on the same port each time."""
+    """An embedded Storage Service in a process of its own, on the same port each time.
 
-    def __init__(self, folder: Path, port: int = 0, database: Path | None = None) -> None:
+    Args:
+        folder: The folder of its log, and of its database unless that is given.
+        port: Its port; a free one unless given.
+        database: Its database.
+        options: Further options of ``ladon-storage serve``.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        port: int = 0,
+        database: Path | None = None,
+        options: Sequence[str] = (),
+    ) -> None:
         self._folder = folder
         self._database = database or folder / "storage.db"
         self._port = port
+        self._options = options
         self._process: Process | None = None
 
     @property
@@ -126,6 +140,7 @@ class LocalService:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "ladon_storage.cli", "serve",
                 "--database", str(self._database), "--port", str(self._port),
+                *self._options,
                 env=environment(self._folder), stdin=DEVNULL, stdout=PIPE, stderr=log,
                 start_new_session=True,
             )  # fmt: skip

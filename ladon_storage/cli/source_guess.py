@@ -38,6 +38,8 @@ def source_guess(
 
     if not url and sample is None:
         raise ConfigurationError("Give the address of an API, or an answer of it as --sample FILE.")
+    headers = dict(map(_header, header))
+    _refuse_secrets(url, headers)
     found = running.run(
         guess(
             url,
@@ -46,7 +48,7 @@ def source_guess(
             body=None
             if body is None
             else choosing.json_object(body, "The value of --body", '{"limit": 100}'),
-            headers=dict(map(_header, header)),
+            headers=headers,
             key=key,
             key_header=key_header,
             auth_prefix=auth_prefix,
@@ -65,6 +67,22 @@ def source_guess(
     if not json:
         note(f"{_place_of(found.name)} Requests made: {found.requests}.")
     return 0
+
+
+def _refuse_secrets(url: str, headers: dict[str, str]) -> None:
+    from yarl import URL
+
+    from ladon_storage.probing.keys import options_for_secret
+
+    options = ""
+    with suppress(ValueError):  # an address that is none is refused with the reason
+        options = options_for_secret(URL(url), headers)
+    if options:
+        raise ConfigurationError(
+            "The request has a password or a key in it, and every user of this host sees a "
+            "command line. Store it in an environment variable, leave it out, and give the "
+            f"variable's name: {options}."
+        )
 
 
 def _place_of(name: str) -> str:

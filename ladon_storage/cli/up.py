@@ -128,7 +128,9 @@ async def _up(described: Described, folder: Path, prefect_port: int, storage_por
         port = port_near(prefect_port, "Prefect")
         note("Starting Prefect (15 to 30 s the first time) …")
         api = await parts.enter_async_context(prefect_server(folder, port, **SERVER))
-        service = await parts.enter_async_context(_service(described, folder, storage_port))
+        service = await parts.enter_async_context(
+            _service(described, folder, storage_port, api.removesuffix("/api"))
+        )
         note("Starting the deployments …")
         log = folder / "runner.log"
         log.unlink(missing_ok=True)
@@ -192,8 +194,13 @@ def port_near(wanted: int, name: str) -> int:
 
 
 @contextlib.asynccontextmanager
-async def _service(described: Described, folder: Path, port: int) -> AsyncIterator[str]:
-    """Yield the URL of the storage, served by this command where it is a file."""
+async def _service(
+    described: Described, folder: Path, port: int, prefect_url: str
+) -> AsyncIterator[str]:
+    """Yield the URL of the storage, served by this command where it is a file.
+
+    Its status page has the limits of freshness, and links to the runs.
+    """
     from ladon_storage.cli.local import LocalService
     from ladon_storage.embedded import SCHEME, file_of
     from ladon_storage.project.reading import anchored_address
@@ -206,7 +213,10 @@ async def _service(described: Described, folder: Path, port: int) -> AsyncIterat
             return
         database = file_of(anchored_address(url, described.folder))
     note("Starting the Storage Service …")
-    service = LocalService(folder, port_near(port, "the Storage Service"), database)
+    options: tuple[str, ...] = ("--prefect-url", prefect_url)
+    if described.arguments[0] == "--file":
+        options += described.arguments
+    service = LocalService(folder, port_near(port, "the Storage Service"), database, options)
     await service.start()
     try:
         yield service.url

@@ -122,7 +122,8 @@ class _Prefetch:
                     self._changed.set()
                     if self._characters < MAX_PREFETCH_CHARS:
                         await asyncio.sleep(0)  # lets the sink run, if it has nothing to do
-                        time.sleep(_HANDOVER_SECONDS)  # noqa: ASYNC251 - its thread's, if it has
+                        if self._are_quick:  # one page alone starves nothing
+                            time.sleep(_HANDOVER_SECONDS)  # noqa: ASYNC251 - its thread's
                     else:
                         self._taken.clear()
                         await self._taken.wait()

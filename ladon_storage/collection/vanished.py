@@ -6,7 +6,8 @@
 - A source may exclude the start of its range, or deliver only what is newer than the watermark
   (an overlap of 0): nothing is expected from there. Nor is what its ``retention`` lets it forget,
   and of a range with an end it may have changed everything since.
-- Few items after many are only warned of: feeds have quiet days, and exports that keep a day.
+- Few items after many are only warned of: feeds have quiet days, and exports that keep a day. So
+  are new items alone: a source that delivers only its latest ones has a gap before them.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Vanished:
             return
         if counts.seen:
             await self._warn_of_few(counts.seen, horizon)
+            await self._warn_of_a_gap(counts, horizon)
             return
         if self._lease is not None and self._ignores_range:
             if self._had_some(self._lease):
@@ -115,6 +117,34 @@ class Vanished:
             self._source,
             f"Source {self._source.source_id!r} delivered {seen} record{'s' * (seen > 1)}{where}. "
             "Check whether its answer is complete, or the others were removed at the source.",
+        )
+
+    async def _warn_of_a_gap(self, counts: ExtractionCounts, horizon: datetime) -> None:
+        """Warn of a reading with new records alone, where the sink has others of its range.
+
+        A source that keeps or delivers only its latest records lost those in between.
+        """
+        are_all_new = counts.new == counts.delivered - counts.quarantined - counts.skipped > 0
+        if (
+            self._lease is None
+            or counts.is_first
+            or counts.listed
+            or not are_all_new
+            or getattr(self._source, "full_snapshot", self._source.overlap is None)
+        ):
+            return
+        most = counts.new + MAX_DELETED + 1
+        if await self._count(horizon, most) < most:
+            return
+        start = self._start.instant
+        since = "" if start is None else f" from {start.isoformat()} on"
+        tell(
+            logging.WARNING,
+            self._source,
+            f"Source {self._source.source_id!r} delivered {counts.new} new records{since}, and "
+            f"none of the more than {MAX_DELETED} that the sink has from there. Records in between "
+            "may be missing. Check whether it delivers only its latest ones, and collect it more "
+            "often.",
         )
 
     def _are_few(self, seen: int, before: int) -> bool:

@@ -325,6 +325,16 @@ def _project(sources: list[SourceFields] | None, file: str | None) -> Project | 
     return Project.load(file, check_sources=False)
 
 
+def checked_file(file: Path) -> None:
+    """Refuse a file that lists no sources.
+
+    Raises:
+        ConfigurationError: It cannot be read, or has none.
+    """
+    if _project(None, str(file)) is None:
+        _sources(None, str(file))
+
+
 def _fields_of(project: Project, name: str) -> SourceFields:
     """Return a source's fields, or the error with which its run fails."""
     try:

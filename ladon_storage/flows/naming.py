@@ -72,11 +72,15 @@ def reconciliation(parameters: Mapping[str, Any], time: str) -> str:
 
 
 def many(parameters: Mapping[str, Any], time: str) -> str:
-    """Return the name of a run over many sources, such as ``12 sources 06:00``."""
-    sources = parameters.get("sources")
+    """Return the name of a run over many sources, such as ``12 sources 06:00``.
+
+    That of a part is such as ``part 2/8 of 12 sources 06:00``.
+    """
+    sources, part = parameters.get("sources"), parameters.get("part")
+    prefix = f"part {part} of " if part else ""
     if sources:
-        return f"{len(sources):,} source{'s' * (len(sources) != 1)} {time}"
-    return f"sources of {Path(str(parameters.get('file'))).name} {time}"
+        return f"{prefix}{len(sources):,} source{'s' * (len(sources) != 1)} {time}"
+    return f"{prefix}sources of {Path(str(parameters.get('file'))).name} {time}"
 
 
 def freshness(_parameters: Mapping[str, Any], time: str) -> str:

@@ -32,10 +32,13 @@ from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.ending import note_signals
 from ladon_storage.flows.forms import BLOCKS, form_signature, titles_of
 from ladon_storage.flows.naming import NameOf, named_run
+from ladon_storage.flows.run_logs import say_settings_in_sentences
 from ladon_storage.sources import SOURCES, source_from
 from ladon_storage.sources.http.urls import secret_in
 
 logger = logging.getLogger("ladon_storage.flows")
+
+say_settings_in_sentences()
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -89,6 +89,23 @@ async def access_of(
     )
 
 
+def options_for_secret(url: URL, headers: Mapping[str, str]) -> str:
+    """Return the options of a command that name the key in a request; empty: there is none.
+
+    >>> options_for_secret(URL("https://example.org/list?api_key=0123456789abcdef&page=2"), {})
+    '--key NAME --key-param api_key'
+    """
+    for key, value in url.query.items():
+        if _holds_key(key, value):
+            return f"--key NAME --key-param {key}"
+    for places, _, _ in (*_in_headers(headers), *_in_user(url)):
+        more = [
+            f"--{option.replace('_', '-')} {text!r}" for option, text in places.items()
+        ]  # the scheme and the header, never the key
+        return " ".join(("--key NAME", *more))
+    return ""
+
+
 def proposed_name(name: str, places: Mapping[str, Any]) -> str:
     """Return the name of a secret for a source.
 

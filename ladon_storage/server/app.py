@@ -307,7 +307,7 @@ def create_service(
     routes = Routes(store, metrics, access)
     app.add_routes(routes.table())
     app.add_routes(Pages(store, access, prefect_url).table())
-    return Service(app, answering, {"GET": routes.get, "PUT": routes.put})
+    return Service(app, answering, {"GET": routes.get, "PUT": routes.put}, routes.batch)
 
 
 AnyHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -320,11 +320,13 @@ class Service(NamedTuple):
         app: The application, which answers every request.
         answering: What surrounds each handler.
         handlers: The handlers of a watermark, by their methods.
+        batch: The handler of a batch of them.
     """
 
     app: web.Application
     answering: Answering
     handlers: Mapping[str, Handler]
+    batch: Handler
 
     def straight(self, otherwise: AnyHandler) -> AnyHandler:
         """Return a handler of all requests, in which watermarks have no need of the router.
@@ -335,18 +337,17 @@ class Service(NamedTuple):
         Args:
             otherwise: The application's own handler.
         """
-        answering, handlers = self.answering, self.handlers
+        answering, handlers, batch = self.answering, self.handlers, self.batch
 
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
             assert isinstance(request, web.Request)  # noqa: S101 - the application makes no others
             path = request.rel_url.raw_path
             handler = handlers.get(request.method)
-            if (
-                handler is None
-                or not path.startswith(_BELOW)
-                or "/" in path[len(_BELOW) :]
-                or hdrs.EXPECT in request.headers
-            ):
+            if hdrs.EXPECT in request.headers:
+                return await otherwise(request)
+            if handler is None and path == WATERMARKS and request.method == "POST":
+                return await answering(request, batch, WATERMARKS)
+            if handler is None or not path.startswith(_BELOW) or "/" in path[len(_BELOW) :]:
                 return await otherwise(request)
             return await answering(request, handler, _CANONICAL)
 

@@ -80,8 +80,8 @@ def open_database(path: Path) -> sqlite3.Connection:
         if isinstance(error, ConfigurationError):
             raise
         raise ConfigurationError(
-            f"Database {str(path)!r} cannot be used ({error}); choose a file that is a database "
-            "of this service, or does not exist yet, where it may write."
+            f"Database {str(path)!r} cannot be used ({error}); choose a database of this service, "
+            "or a new file in a folder that it may write to."
         ) from error
     return connection
 

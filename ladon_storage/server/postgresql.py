@@ -16,7 +16,6 @@ import json
 import logging
 import select
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -34,13 +33,10 @@ from ladon_storage.server.access import Token
 from ladon_storage.server.backend import Row
 from ladon_storage.server.changes import Line, Note, Write, Written
 from ladon_storage.server.dialect import Dialect, statement
-from ladon_storage.server.postgresql_reads import GatheredReads
+from ladon_storage.server.postgresql_gathered import GatheredReads, GatheredWrites, Outcome
+from ladon_storage.server.postgresql_scans import Scans
 from ladon_storage.server.postgresql_schema import (
-    PostgresqlConnection,
     address_of,
-    bounded,
-    connect,
-    hang_up,
     migrate,
     unusable,
 )
@@ -48,8 +44,10 @@ from ladon_storage.server.postgresql_servers import MOST_ABANDONED, Servers, Ser
 from ladon_storage.server.postgresql_writes import (
     SELECT,
     SELECT_LINE,
+    Change,
     fetched,
     stored,
+    stored_together,
     unread,
     unstored,
 )
@@ -105,10 +103,9 @@ class PostgresqlBackend:
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._writing: set[asyncio.Task[Written]] = set()
         self._reads = GatheredReads(lambda names: self._fetch(SELECT, (names,)))
+        self._writes = GatheredWrites(self._store)
         self._closed = False
-        self._idle: list[PostgresqlConnection] = []
-        self._scanning: set[PostgresqlConnection] = set()
-        self._scans = ThreadPoolExecutor(2, thread_name_prefix="storage-scan")
+        self._scans = Scans(servers.connect)
         self._tokens: dict[bytes, Token] = {}
         self._tokens_read = self._loop.time()
         self._renewing = asyncio.create_task(self._renew_tokens())
@@ -155,11 +152,7 @@ class PostgresqlBackend:
         with suppress(asyncio.CancelledError):
             await self._renewing
         await self._pool.close()
-        for each in list(self._scanning):  # no caller waits for them any more
-            hang_up(each.inner)
-        await asyncio.to_thread(self._scans.shutdown, cancel_futures=True)
-        while self._idle:
-            self._idle.pop().inner.close()
+        await self._scans.close()
 
     async def read(self, source_id: str) -> Row | None:
         """Return the row of a source's watermark."""
@@ -178,12 +171,9 @@ class PostgresqlBackend:
     async def scan(self, read: Callable[[Any], T], *, prunes: bool = False) -> T:
         """Return what a function reads, in another thread."""
         seconds = PRUNE_SECONDS if prunes else SCAN_SECONDS
-        work = partial(self._scan, read, seconds, keep=not prunes)
-        scanning = self._loop.run_in_executor(self._scans, work)
-        scanning.add_done_callback(_forget)  # its caller may be cancelled meanwhile
         try:
             async with asyncio.timeout(seconds + SECONDS):
-                return await asyncio.shield(scanning)
+                return await self._scans.run(read, seconds, keep=not prunes)
         except TimeoutError:
             raise DatabaseError("The database is busy; try again later.") from None
         except psycopg.Error as error:
@@ -230,8 +220,12 @@ class PostgresqlBackend:
                 if line is None:
                     written = Written(before, before)
                     break
-                async with self._lent(deadline, writes=True) as connection:
-                    written = await stored(connection, write.source_id, before, line)
+                change = Change(write.source_id, before, line)
+                if change.replaces:
+                    written = await self._writes.write(change, deadline)
+                else:
+                    async with self._lent(deadline, writes=True) as connection:
+                        written = await stored(connection, change)
                 if written is None and self._loop.time() >= deadline:
                     raise DatabaseError(
                         "The database did not store the change: other writes of its source were "
@@ -241,6 +235,10 @@ class PostgresqlBackend:
         if written.after is not None:
             self._servers.acknowledge(version_of(written.after))
         return written
+
+    async def _store(self, changes: Sequence[Change], deadline: float) -> Sequence[Outcome]:
+        async with self._lent(deadline, writes=True) as connection:
+            return await stored_together(connection, changes)
 
     async def _judged(self, write: Write, before: Watermark | None) -> Line | None:
         try:
@@ -315,6 +313,7 @@ class PostgresqlBackend:
         # A server that hangs answers none of the others either, and each would cost a request.
         has_waited = self._loop.time() - lent_at > SECONDS / 2
         if has_waited and (self._draining is None or self._draining.done()):
+            self._scans.drop_idle()
             self._draining = asyncio.create_task(self._pool.drain())
 
     async def _fetch(self, query: str, values: Sequence[Any] = ()) -> list[Row]:
@@ -351,34 +350,9 @@ class PostgresqlBackend:
             )
         return self._tokens
 
-    def _scan(self, read: Callable[[PostgresqlConnection], T], seconds: float, *, keep: bool) -> T:
-        while True:
-            is_new = not keep or not self._idle
-            connection = connect(self._servers.address, seconds) if is_new else self._idle.pop()
-            self._scanning.add(connection)
-            try:
-                if self._closed:  # before it could be seen among those that scan
-                    raise DatabaseError("The database is closed; start the service again.")
-                with bounded(connection.inner, seconds):
-                    return read(connection)
-            except psycopg.OperationalError:
-                if is_new or not connection.inner.closed:
-                    raise
-            finally:
-                self._scanning.discard(connection)
-                if keep and not self._closed and not connection.inner.closed:
-                    self._idle.append(connection)
-                else:
-                    connection.inner.close()
-
 
 def _was_lost(connection: ServiceConnection) -> bool:
     """Return whether the other side has ended an idle connection: it has something to say."""
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     return bool(poll.poll(0))
-
-
-def _forget(scanning: asyncio.Future[Any]) -> None:
-    if not scanning.cancelled():
-        scanning.exception()

@@ -19,7 +19,15 @@ import psycopg
 
 from ladon_storage import databases
 from ladon_storage.errors import DatabaseError
-from ladon_storage.server.postgresql_schema import Address, adapt, hang_up, prepared
+from ladon_storage.server.postgresql_schema import (
+    Address,
+    PostgresqlConnection,
+    adapt,
+    bounded,
+    connect,
+    hang_up,
+    prepared,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +156,31 @@ class Servers:
                 f"of which {waiting} wait for a standby; try again later."
             )
 
+    def connect(self, seconds: float) -> PostgresqlConnection:
+        """Return a connection for another thread.
+
+        Args:
+            seconds: How long one statement may take.
+
+        Raises:
+            psycopg.Error: None of the servers accepts it, or writes.
+        """
+        for is_last in (False, True):
+            connection = connect(self.address, seconds)
+            try:
+                with bounded(connection.inner, self._seconds):
+                    self._check(connection.inner.execute(_TIMELINE).fetchall(), connection.inner)
+            except EarlierPrimaryError:
+                connection.inner.close()
+                if is_last:
+                    raise
+                continue
+            except psycopg.Error:
+                if connection.inner.closed:
+                    raise
+            break
+        return connection
+
     async def _admit(self, connection: psycopg.AsyncConnection[Any]) -> None:
         """Refuse a primary that is no longer the one."""
         try:
@@ -156,6 +189,13 @@ class Servers:
             if connection.closed:
                 raise
             return  # a service of another provider may not answer this
+        self._check(rows, connection)
+
+    def _check(
+        self,
+        rows: list[tuple[int, int]],
+        connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any],
+    ) -> None:
         for system, timeline in rows:
             if system == self._system and timeline < self._timeline:
                 info = connection.info

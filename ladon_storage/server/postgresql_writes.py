@@ -1,16 +1,20 @@
-"""A write in PostgreSQL, stored by one statement after the store's rule has judged it.
+"""Writes in PostgreSQL, stored by one statement after the store's rule has judged them.
 
-The statement stores the watermark and its line of history if the version is still the one that was
-judged. It is a transaction of its own, with the row's lock. No service holds a lock while it judges
-a write, so none can leave one behind.
+- The statement stores a watermark and its line of history if the version is still the one that was
+  judged. It is a transaction of its own, with the row's lock. No service holds a lock while it
+  judges a write, so none can leave one behind.
+- Writes of several sources that are made at the same time share one, as they share a disk's flush:
+  each is stored or refused by itself. Rows are locked in the order of their names, so services do
+  not wait for each other in a circle.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
+from pydantic_core import to_json
 
 from ladon_storage import databases
 from ladon_storage.errors import DatabaseError
@@ -38,17 +42,17 @@ SELECT = f"SELECT {COLUMNS} FROM watermarks WHERE source_id = ANY(%s)"  # noqa: 
 SELECT_LINE = statement(LINE)
 
 _FIELDS = COLUMNS.split(", ")[2:]
+_LINE_FIELDS = HISTORY_COLUMNS.split(", ")[1:]
+_TEXTS = {"source_id", "action", "actor", "run_id", "status", "error_message", "reason", "ledger"}
+
+
+def _type_of(name: str) -> str:
+    return "text" if name in _TEXTS else "bigint"
+
+
 _SET = ", ".join(f"{name} = %s" for name in _FIELDS)
-_LINE_TYPES = [
-    "text" if name in ("source_id", "action", "actor", "run_id", "status", "error_message",
-                       "reason", "ledger") else "bigint"
-    for name in HISTORY_COLUMNS.split(", ")[1:]
-]  # fmt: skip
-_VALUES = ", ".join(f"%s::{each}" for each in _LINE_TYPES)
-_FIELD_VALUES = ", ".join(
-    f"%s::{'text' if name in ('status', 'error_message', 'run_id', 'ledger') else 'bigint'}"
-    for name in _FIELDS
-)
+_VALUES = ", ".join(f"%s::{_type_of(name)}" for name in _LINE_FIELDS)
+_FIELD_VALUES = ", ".join(f"%s::{_type_of(name)}" for name in _FIELDS)
 _RECORD = (
     f"INSERT INTO history ({HISTORY_COLUMNS}) "  # noqa: S608 - constants
     f"SELECT written.version, {_VALUES} "
@@ -73,6 +77,50 @@ _DELETE = (
     f"written AS (SELECT {_NEXT_VERSION} AS version FROM gone) {_RECORD}"
 )
 
+_GIVEN = ", ".join(
+    [
+        "source_id text, before bigint",
+        *(f"w_{name} {_type_of(name)}" for name in _FIELDS),
+        *(f"h_{name} {_type_of(name)}" for name in _LINE_FIELDS),
+    ]
+)
+_REPLACE_ALL = (
+    f"WITH given AS (SELECT * FROM json_to_recordset(%s::json) AS given({_GIVEN})), "  # noqa: S608
+    "held AS MATERIALIZED (SELECT given.* FROM given JOIN watermarks USING (source_id) "
+    "WHERE watermarks.version = given.before ORDER BY source_id FOR UPDATE OF watermarks), "
+    f"written AS (UPDATE watermarks SET version = {_NEXT_VERSION}, "
+    f"{', '.join(f'{name} = held.w_{name}' for name in _FIELDS)} FROM held "
+    "WHERE watermarks.source_id = held.source_id AND watermarks.version = held.before "
+    "RETURNING watermarks.source_id, watermarks.version) "
+    f"INSERT INTO history ({HISTORY_COLUMNS}) SELECT written.version, "
+    f"{', '.join(f'h_{name}' for name in _LINE_FIELDS)} "
+    "FROM written JOIN held USING (source_id) RETURNING source_id, version"
+)
+_KEYS = [
+    *("source_id", "before"),
+    *(f"w_{name}" for name in _FIELDS),
+    *(f"h_{name}" for name in _LINE_FIELDS),
+]
+
+
+class Change(NamedTuple):
+    """A change that was admitted.
+
+    Args:
+        source_id: The source.
+        before: The watermark that was judged.
+        line: The change.
+    """
+
+    source_id: str
+    before: Watermark | None
+    line: Line
+
+    @property
+    def replaces(self) -> bool:
+        """Whether there is a watermark before and after it."""
+        return self.before is not None and self.line.after is not None
+
 
 async def fetched(connection: ServiceConnection, query: str, values: Sequence[Any]) -> list[Row]:
     """Return the rows of a statement, which is prepared at its first use."""
@@ -80,16 +128,67 @@ async def fetched(connection: ServiceConnection, query: str, values: Sequence[An
     return await cursor.fetchall()
 
 
-async def stored(
-    connection: ServiceConnection, source_id: str, before: Watermark | None, line: Line
-) -> Written | None:
-    """Store a change that was admitted; ``None``: another write was faster.
+async def stored(connection: ServiceConnection, change: Change) -> Written | None:
+    """Store a change; ``None``: another write was faster.
 
     Raises:
         DatabaseError: It is not stored, or its error says that this is not known.
     """
-    line = _kept(line)
-    query, values = _change(source_id, before, line)
+    source_id, before, line = change
+    change = Change(source_id, before, line := _kept(line))
+    try:
+        rows = await _answered(connection, *_single(change))
+    except psycopg.Error as error:
+        raise unstored(error) from error
+    if not rows:
+        return None
+    after = line.after
+    return Written(before, None if after is None else after.with_etag(f'"{rows[0][0]}"'))
+
+
+async def stored_together(
+    connection: ServiceConnection, changes: Sequence[Change]
+) -> list[Written | DatabaseError | None]:
+    """Store changes of different sources, each of which replaces a watermark.
+
+    Returns:
+        What `stored` returns or raises, of each of them.
+
+    Raises:
+        DatabaseError: It is not known whether they are stored.
+    """
+    if len(changes) > 1:
+        changes = [each._replace(line=_kept(each.line)) for each in changes]
+        try:
+            document = to_json([_fields(each) for each in changes]).decode()
+            rows = await _answered(connection, _REPLACE_ALL, (document,))
+        except (psycopg.Error, ValueError):
+            pass  # one of them cannot be stored: it is found out below
+        else:
+            versions: dict[str, int] = dict(rows)
+            return [_written(each, versions.get(each.source_id)) for each in changes]
+    outcomes: list[Written | DatabaseError | None] = []
+    for each in changes:
+        try:
+            outcomes.append(await stored(connection, each))
+        except DatabaseError as error:
+            outcomes.append(error)
+    return outcomes
+
+
+def _written(change: Change, version: int | None) -> Written | None:
+    after = change.line.after
+    assert after is not None  # noqa: S101 - it replaces a watermark
+    return None if version is None else Written(change.before, after.with_etag(f'"{version}"'))
+
+
+async def _answered(connection: ServiceConnection, query: str, values: Sequence[Any]) -> list[Row]:
+    """Return the rows of a statement that changes something.
+
+    Raises:
+        psycopg.Error: It has changed nothing.
+        DatabaseError: It cannot change anything here, or this is not known.
+    """
     connection.warning = ""
     try:
         rows = await fetched(connection, query, values)
@@ -99,18 +198,27 @@ async def stored(
     except psycopg.Error as error:
         if connection.closed:
             raise _unanswered(error) from error
-        raise unstored(error) from error
+        raise
     if connection.warning:
         # The wait for a standby was cancelled: the change is stored here, and perhaps nowhere else.
         await connection.close()
         raise _unanswered(psycopg.OperationalError(connection.warning))
-    if not rows:
-        return None
-    after = line.after
-    return Written(before, None if after is None else after.with_etag(f'"{rows[0][0]}"'))
+    return rows
 
 
-def _change(source_id: str, before: Watermark | None, line: Line) -> tuple[str, tuple[Any, ...]]:
+def _fields(change: Change) -> dict[str, Any]:
+    source_id, before, line = change
+    assert before is not None and line.after is not None  # noqa: S101, PT018
+    values = (
+        *(source_id, version_of(before)),
+        *from_watermark(line.after),
+        *from_line(source_id, before, line),
+    )
+    return dict(zip(_KEYS, values, strict=True))
+
+
+def _single(change: Change) -> tuple[str, tuple[Any, ...]]:
+    source_id, before, line = change
     recorded = from_line(source_id, before, line)
     if line.after is None:
         assert before is not None  # noqa: S101 - nothing is deleted that is not there

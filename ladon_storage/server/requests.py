@@ -298,4 +298,5 @@ def _refused(error: ValidationError, status: int, kind: str) -> RequestError:
 def _reason(error: ValidationError) -> str:
     """Return pydantic's reason as the end of a sentence, without the client's text."""
     reason = error.errors()[0]["msg"].removeprefix("Value error, ").removeprefix("Invalid JSON: ")
-    return reason[:1].lower() + reason[1:]
+    is_word = reason[1:2].islower()  # and not EOF
+    return reason[:1].lower() + reason[1:] if is_word else reason

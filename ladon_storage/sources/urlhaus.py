@@ -48,6 +48,7 @@ from ladon_storage.sources.json.documents import (
 )
 from ladon_storage.sources.json.items import ItemReader, value_at
 from ladon_storage.sources.problems import published_error
+from ladon_storage.sources.rest.message_words import CUTS, REFUSES
 from ladon_storage.sources.timestamps import any_timestamps
 from ladon_storage.values import SourceId
 
@@ -68,6 +69,9 @@ _HEADER_LINE = re.compile(r"[^\n]*\n")
 _ROW_BEGINS = re.compile(rb'\n(?="?\d+"?,)')
 _BLOCK_BYTES = 2**24
 """Bytes of a dump after which the next row begins another text."""
+
+_LONGEST_SAID = 200
+"""Characters of a comment that are read and quoted."""
 
 _LONGEST_RAW = 2**20
 """Characters that are kept of an invalid row."""
@@ -233,13 +237,25 @@ class UrlHaus(BaseModel):
             raise self._error(f"was cut off: it has {count} entries and states {stated[1]}")
         if not count:
             raise self._error("is empty")
-        if isinstance(row, BrokenRow) and not _last_line(body).startswith(b"#"):
-            raise self._error(f"was cut off: its last line {row.reason}")
+        self._refuse_tail(_last_line(body), row)
         if stated and len(ids) < rows:
             raise self._error(
                 f"states {count} entries, and has {len(ids)} ids in {rows} of them: others are "
                 "missing"
             )
+
+    def _refuse_tail(self, last: bytes, row: list[str] | BrokenRow) -> None:
+        """Refuse a dump whose last line is a part of a row, or the message of a failure."""
+        if not last.startswith(b"#"):
+            if isinstance(row, BrokenRow):
+                raise self._error(f"was cut off: its last line {row.reason}")
+            return
+        if isinstance(row, BrokenRow) or not any(
+            "\n" in cell for cell in row
+        ):  # which may begin with that, too
+            said = last[:_LONGEST_SAID].decode(errors="replace")
+            if REFUSES.search(said) or CUTS.search(said):
+                raise self._error(f"was cut off: it ends with {said!r}")
 
     def _cells(
         self, head: str, blocks: Iterator[str], place: int, width: int

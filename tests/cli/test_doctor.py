@@ -101,6 +101,16 @@ async def test_what_does_not_answer_is_a_verdict_without_its_password(
     assert "Traceback" not in called.err
 
 
+def test_folder_that_takes_no_file_is_found(
+    ladon: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first run could not make its watermarks there."""
+    ladon.write("ladon.toml", FILE)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    found = checks(ladon("doctor", "--json"))["storage"]
+    assert (found["verdict"], "cannot be written" in found["finding"]) == ("failed", True)
+
+
 def test_missing_file_is_not_made(ladon: Command) -> None:
     """A file that is not there yet is no fault of a new place; a named one is."""
     ladon.write("ladon.toml", FILE)

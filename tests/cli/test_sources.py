@@ -98,6 +98,37 @@ def test_guess_that_finds_nothing_says_so(ladon: Command) -> None:
     assert "--header" in ladon("source", "guess", "http://x.example", "--header", "k3y").sentence
 
 
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        (["http://ann:s3cr3t-key@127.0.0.1:9/x"], "--key NAME --auth-prefix 'Basic '."),
+        (["http://127.0.0.1:9/x?api_key=s3cr3t-key"], "--key NAME --key-param api_key."),
+        (
+            ["http://127.0.0.1:9/x", "--header", "Authorization: Bearer s3cr3t-key"],
+            "--key NAME --auth-prefix 'Bearer '.",
+        ),
+        (
+            ["http://127.0.0.1:9/x", "--header", "X-Api-Key: s3cr3t-key"],
+            "--key NAME --key-header 'X-Api-Key'.",
+        ),
+    ],
+)
+def test_guess_takes_no_key_from_the_command_line(
+    ladon: Command, arguments: list[str], options: str
+) -> None:
+    """Every user of the host sees it; the sentence names the options that take its name."""
+    called = ladon("source", "guess", *arguments)
+    assert (called.code, called.out) == (2, "")
+    assert called.sentence.endswith(options)
+    assert "s3cr3t-key" not in called.err
+
+
+def test_guess_takes_a_cursor_for_no_key(ladon: Command) -> None:
+    """A page of a list has an address of its own, which may have a token in it."""
+    called = ladon("source", "guess", "http://127.0.0.1:9/x?page_token=abcdefgh12345678")
+    assert (called.code, "could not be reached" in called.err) == (1, True)
+
+
 async def test_check_gives_each_thing_a_verdict(
     ladon: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -262,3 +262,30 @@ async def test_few_records_can_be_allowed(caplog: pytest.LogCaptureFixture) -> N
     await small.collect(LATE[:11], ignores_range=True)
     await small.collect(LATE[:1], ignores_range=True)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+@pytest.mark.parametrize("ignores_range", [True, False])
+async def test_new_records_alone_are_warned_of(
+    is_known: bool, ignores_range: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A source with only its latest records lost those before them, and says nothing of it."""
+    world = World()
+    await world.collect(MANY, ignores_range=ignores_range)
+    new = [record(f"new {minute}", minute) for minute in range(400, 400 + len(MANY))]
+    await world.collect([*MANY[-1:], *new] if is_known else new, ignores_range=ignores_range)
+
+    assert ("Records in between may be missing" in caplog.text) is not is_known
+
+
+async def test_new_records_alone_are_right_where_few_are_expected(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Few records may have been deleted; none is delivered again without an overlap."""
+    for known, overlap in ((MANY[:MAX_DELETED], HOUR), (MANY, timedelta(0))):
+        world = World()
+        await world.collect(known, overlap=overlap)
+        new = [record(f"new {minute}", minute) for minute in range(400, 400 + len(MANY))]
+        await world.collect(new, overlap=overlap)
+
+    assert "Records in between" not in caplog.text

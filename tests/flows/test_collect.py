@@ -135,6 +135,22 @@ async def test_blocks_called_default_are_used_where_nothing_is_said(
         await StorageService.adelete("default")
 
 
+async def test_wrong_setting_is_a_sentence_in_the_log_of_a_run(
+    storage: StorageSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Prefect's traceback of it would lead to the code; that of any other error stays."""
+    with pytest.raises(ConfigurationError):
+        await collect({"kind": "otx", "key": "NO_SUCH_KEY"}, sink(tmp_path), storage)
+    errors = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert {each.name for each in errors} >= {"prefect.flow_runs", "prefect.task_runs"}
+    assert any(each.getMessage().startswith("The secret 'NO_SUCH_KEY'") for each in errors)
+    assert all(each.exc_info is None for each in errors)
+    caplog.clear()
+    with pytest.raises(OSError, match="away"):
+        await collect(ScriptedSource([OSError("away")]), sink(tmp_path), storage)
+    assert any(each.exc_info for each in caplog.records)
+
+
 @pytest.mark.parametrize(
     "variable", ["ENVIRONMENT", "PREFECT__RUNTIME__DEPLOYMENT__ID"], ids=["production", "deployed"]
 )

@@ -89,6 +89,8 @@ async def test_runs_over_many_sources_are_told_apart(
     state = await check_freshness([{"source_id": "kev"}], storage, return_state=True)
     assert re.fullmatch(r"freshness \d\d:\d\d", (await run_of(state)).name)
     assert naming.many({"file": "/etc/ladon.toml"}, "06:00") == "sources of ladon.toml 06:00"
+    parted = {"file": "/etc/ladon.toml", "part": "2/8"}
+    assert naming.many(parted, "06:00") == "part 2/8 of sources of ladon.toml 06:00"
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,7 @@ async def test_thousands_of_sources_have_pages_and_search(tmp_path: Path) -> Non
         assert (await page(call, "/?search=feed-123")).rows() == [
             f"/sources/Feed-123{digit}" for digit in range(10)
         ]
-        assert "No source is as asked" in (await page(call, "/?state=failed")).text
+        assert "No source matches" in (await page(call, "/?state=failed")).text
         assert (await call("GET", "/?page=0")).status == 400
 
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from ladon_storage.errors import ConfigurationError, DatabaseError
+from ladon_storage.errors import ConfigurationError, DatabaseError, WatermarkConflictError
 from ladon_storage.models import Precondition, WatermarkUpdate
 from ladon_storage.server import postgresql, postgresql_schema
 from ladon_storage.server.access import add_token, revoke_token
@@ -192,6 +192,83 @@ async def test_unconditional_writes_of_many_are_all_in_the_history(empty_postgre
         stored = await stores[1].get("kev")
         assert stored is not None
         assert stored.etag == f'"{changes[0].version}"'
+
+
+async def test_changes_that_share_a_statement_have_outcomes_of_their_own(
+    postgres: PostgresServer, empty_postgres: str
+) -> None:
+    """Of many at once those that can be stored are, each as it was given, and only those."""
+    name = empty_postgres.rpartition("/")[2]
+    store = await WatermarkDatabase.open(empty_postgres)
+    texts = ["a\0b", "\\u0000 \\N \t\"'%s", "größe\n", "", None]
+    first = [await store.put(f"s{each}", update(1)) for each in range(40)]
+    updates = [
+        WatermarkUpdate(
+            timestamp=datetime(2024, 1, 2, 3, 4, 5, each, tzinfo=UTC),
+            status=("success", "failed", "running")[each % 3],
+            run_id=f"run-{each}",
+            error_message=texts[each % 5] if each % 3 == 1 else None,
+            records_collected=2**53 - each if each % 4 else None,
+            lease_seconds=90.5 if each % 3 == 2 else None,
+            ledger={"text": texts[each % 5], "number": 0.1, "null": None} if each % 2 else None,
+        )
+        for each in range(40)
+    ]
+    await store.put("s7", update(2))  # another writer is faster
+    postgres.execute(
+        "ALTER TABLE ladon_storage.watermarks ADD CONSTRAINT refused "
+        "CHECK (source_id <> 's11' OR run_id IS NULL)",
+        name,
+    )
+    try:
+        outcomes = await asyncio.gather(
+            *(
+                store.put(f"s{each}", updates[each], Precondition.unchanged(before.watermark))
+                for each, before in enumerate(first)
+            ),
+            return_exceptions=True,
+        )
+    finally:
+        postgres.execute("ALTER TABLE ladon_storage.watermarks DROP CONSTRAINT refused", name)
+    for each, outcome in enumerate(outcomes):
+        assert (await store.history(f"s{each}")).changes
+        if each == 7:
+            assert isinstance(outcome, WatermarkConflictError)
+        elif each == 11:
+            assert isinstance(outcome, DatabaseError)
+            assert "refused" in str(outcome)
+        else:
+            assert not isinstance(outcome, BaseException), outcome
+            assert outcome.watermark == await store.get(f"s{each}")
+            [line, _] = (await store.history(f"s{each}")).changes
+            assert (line.run_id, line.timestamp) == (f"run-{each}", updates[each].timestamp)
+            assert line.ledger == outcome.watermark.ledger
+            assert f'"{line.version}"' == outcome.watermark.etag
+    await store.close()
+
+
+async def test_services_that_write_the_same_sources_do_not_block_each_other(
+    empty_postgres: str,
+) -> None:
+    """Statements that share rows in any order wait for each other, and never in a circle."""
+    async with AsyncExitStack() as stack:
+        stores = [await WatermarkDatabase.open(empty_postgres) for _ in range(3)]
+        for each in stores:
+            stack.push_async_callback(each.close)
+        names = [f"s{each}" for each in range(25)]
+        for name in names:
+            await stores[0].put(name, update(1))
+        for turn in range(3):
+            await asyncio.gather(
+                *(
+                    store.put(name, update(1, f"{turn}/{number}"))
+                    for number, store in enumerate(stores)
+                    for name in (names if number % 2 else reversed(names))
+                )
+            )
+        for name in names:
+            runs = [each.run_id for each in (await stores[0].history(name)).changes]
+            assert len(runs) == len(set(runs)) == 10
 
 
 @pytest.mark.parametrize("left", [0, 1, 40, 10_000])

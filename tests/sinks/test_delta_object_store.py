@@ -115,6 +115,15 @@ class Own:
         ("<Code>AccessDenied</Code>", "does not permit it"),
         ("<Code>PermanentRedirect</Code>", "in another region"),
         ("invalid peer certificate: UnknownIssuer", "certificate of its endpoint"),
+        (
+            "performing PUT http://x/a in 1s - status code 500 Internal Server Error",
+            "by itself",
+        ),
+        ("performing PUT http://x/lake/a in 1s - status code: 404 Not Found", "no object storage"),
+        (
+            "performing PUT http://x/a - status: 404 Not Found <Code>NoSuchUpload",
+            "NoSuchUpload",
+        ),
         ("<Code>RequestTimeTooSkewed</Code> 403 Forbidden", "the clock of this host"),
     ],
 )

@@ -98,6 +98,10 @@ DAMAGES: dict[str, tuple[Callable[[Path, Path], object], set[str]]] = {
     "index emptied": (lambda folder, file: file.write_bytes(b""), set()),
     "index replaced": (lambda folder, file: file.write_bytes(b"{}" * 999), set()),
     "index cut": (lambda folder, file: os.truncate(file, 5_000), set()),
+    "index cut within a page": (
+        lambda folder, file: os.truncate(file, file.stat().st_size - 200),
+        set(),
+    ),
     "index overwritten": (_damaged, set()),
     "index doubled": (lambda folder, file: os.link(file, file.with_name(".index-0.db")), set()),
     "file edited at the same size and time": (_edited, {"2"}),

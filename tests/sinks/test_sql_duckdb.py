@@ -174,6 +174,25 @@ async def test_commit_that_fails_stores_nothing_and_the_sink_goes_on(
         assert (await target.write("feed", Page([record("1", 1), record("2", 2)]))).written == 1
 
 
+async def test_disk_that_is_full_at_a_commit_is_the_next_step(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DuckDB reports it as a failed transaction, and no other program was in the way."""
+    end = duckdb_file.DuckdbFile.end
+
+    def fail(self: Any, statement: str) -> None:
+        end(self, "ROLLBACK")
+        if statement == "COMMIT":
+            raise duckdb.TransactionException(
+                "TransactionContext Error: Failed to commit: Could not write file "
+                '"records.duckdb.wal": No space left on device'
+            )
+
+    monkeypatch.setattr(duckdb_file.DuckdbFile, "end", fail)
+    with pytest.raises(SinkError, match="Free some disk space, and run again"):
+        await write(sink(path), record("1", 1))
+
+
 @pytest.mark.parametrize("how", ["writer", "reader"])
 async def test_file_that_another_process_holds_for_too_long_is_a_clear_error(
     path: Path, how: str, monkeypatch: pytest.MonkeyPatch

@@ -267,6 +267,63 @@ async def test_document_that_may_be_a_page_is_only_declared(
     assert (page.completeness, proven.completeness) == ("declared", "whole document")
 
 
+FAMILIES: list[dict[str, Any]] = [
+    *({"no_more": False}, {"noMoreResults": "false"}, {"all_loaded": False}, {"isEnd": 0}),
+    *({"is_end_of_list": False}, {"lastBatch": False}, {"resultsComplete": False}),
+    *({"loadMore": True}, {"hasNextBatch": True}, {"nextPageExists": True}, {"existsMore": True}),
+    *({"truncatedResults": True}, {"capped": True}, {"sampled": True}, {"tooManyResults": True}),
+    *({"maxResultsExceeded": True}, {"rowLimitReached": True}, {"reachedLimit": True}),
+    *({"nextPageStart": 25}, {"nextRecordPosition": 8}, {"NextKeyMarker": "k"}, {"moreToken": "x"}),
+    *({"nextPartitionKey": "k"}, {"cursorNext": "x"}, {"continuationUri": "/x"}),
+    *({"list": {"next": "/x"}}, {"pages": {"next": {"page": 2}}}, {"load_more_url": "/x"}),
+    *({"paginationInfo": {"hasMore": True}}, {"nbPages": 2}, {"totalPageCount": 2}),
+    *({"hitCount": 8}, {"num_results": 8}, {"fullCount": 8}, {"numberOfRecords": 8}),
+    *(
+        {"rows_before_limit_at_least": 8},
+        {"resultSize": 8},
+        {"metadata": {"resultset": {"count": 8}}},
+    ),
+    *({"total": "7 of 8"}, {"total": "8.0"}, {"range": "0-6/8"}, {"rowsRemaining": 1}),
+    {"links": [{"rel": "http://example.org/rels/next", "href": "/x"}]},
+]
+FAMILIES_OF_HEADERS: list[dict[str, str]] = [
+    *({"X-Pages": "2"}, {"X-Page-Total": "2"}, {"X-Paging-PageCount": "2"}),
+    *({"X-Pagination-TotalPages": "2"}, {"X-Paging-TotalRecordCount": "8"}, {"X-Hits": "8"}),
+    *({"Total-Results": "8"}, {"Records-Total": "8"}, {"X-Number-Of-Records": "8"}),
+    *({"X-Query-Total": "8"}, {"X-Partial": "true"}, {"X-Content-Truncated": "1"}),
+    *({"X-Paging-Headers": '{"totalCount": 8}'}, {"Pagination-Info": '{"next": "/x"}'}),
+    *({"X-Next-Page-Url": "/x"}, {"Warning": '199 - "result truncated"'}),
+    {"Link": "</feed.json?page=2>; title*=UTF-8''next%20page; rel=next"},
+]
+POSSIBLE: list[dict[str, Any]] = [
+    *({"bookmark": "abc"}, {"nextCursorMark": "AoE"}, {"next_batch": "s72"}, {"next_id": 8}),
+    *({"NextShardIterator": "x"}, {"scrollToken": "x"}),
+]
+NONE_OF_THEM: list[dict[str, Any]] = [
+    *({"next_update": "2030-01-01"}, {"next_run": "2030-01-01T00:00:00Z"}, {"nextPoll": 3600}),
+    *({"nextSyncToken": "x"}, {"@odata.deltaLink": "/x"}, {"last_id": 6}, {"truncated": False}),
+    *({"hitCount": 7}, {"nbPages": 1}, {"no_more": True}, {"isEnd": 1}, {"total": "7 of 7"}),
+    *({"capped": 0}, {"rowsRemaining": 0}, {"range": "0-6/7"}, {"bookmark": None}),
+]
+
+
+async def test_sign_of_any_family_is_heard() -> None:
+    """APIs have more names than a list of words, and fewer meanings."""
+    made = [Answer()]
+    async with FeedServer(play=lambda _: made[0]) as feed:
+        for sign in FAMILIES:
+            made[0] = Answer.of({"rows": ROWS, **sign})
+            assert "and " in await refused(feed), sign
+        for headers in FAMILIES_OF_HEADERS:
+            made[0] = Answer(json.dumps(ROWS).encode(), 200, headers)
+            assert "and " in await refused(feed, records=""), headers
+        for signs, completeness in ((POSSIBLE, "declared"), (NONE_OF_THEM, "whole document")):
+            for sign in signs:
+                made[0] = Answer.of({"rows": ROWS, **sign})
+                [page] = await pages_of(feed)
+                assert page.completeness == completeness, sign
+
+
 async def test_total_is_found_beside_the_records() -> None:
     """Where the list is, and not only at the top."""
     document = {"data": {"rows": ROWS, "total": 8}}

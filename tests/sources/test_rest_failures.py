@@ -13,6 +13,7 @@ from ladon_storage.sources import source_from
 from ladon_storage.testing.doubles import MemorySink, ScriptedStorage
 from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.sources.rest_lists import ROWS, answer, cut, ids_of, refused
+from tests.sources.test_rest import api, row
 
 KEY = "SECRET-KEY"
 
@@ -104,7 +105,7 @@ async def test_source_without_settings_of_an_api_names_none(
     assert "Check whether the API has changed" in str(caught.value)
 
 
-FAILURES: list[dict[str, Any]] = [
+IN_PLACE: list[dict[str, Any]] = [
     {"error": "timeout"},
     {"error": {"code": 1}},
     {"errors": [{"message": "backend 3 is down"}]},
@@ -113,7 +114,7 @@ FAILURES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("failure", FAILURES, ids=json.dumps)
+@pytest.mark.parametrize("failure", IN_PLACE, ids=json.dumps)
 @pytest.mark.parametrize("is_keyed", [True, False])
 async def test_failure_in_place_of_records_is_no_page(
     failure: dict[str, Any], is_keyed: bool
@@ -211,3 +212,159 @@ async def test_answer_that_says_that_all_is_well_is_read() -> None:
             for rows in ([], ROWS):
                 made[0] = Answer.of({"rows": rows, **sign})
                 assert len(await ids_of(feed)) == len(rows), sign
+
+
+FAILURES: list[dict[str, Any]] = [
+    {"ok": False},
+    {"success": False},
+    {"success": "false"},
+    {"status": "error"},
+    {"status": "Failed"},
+    {"status": 500},
+    {"code": 401},
+    {"statusCode": "503"},
+    {"result": "failure"},
+    {"state": "failed"},
+    {"error": "busy"},
+    {"error": {"code": 401}},
+    {"errors": ["a shard is down"]},
+    {"errors": [{}]},
+    {"fault": {"x": 1}},
+    {"exception": "x"},
+    {"is_error": True},
+    {"error_code": 12},
+    {"errorMessage": "busy"},
+    {"timed_out": True},
+    {"_shards": {"total": 5, "failed": 2}},
+    {"partial": True},
+    {"is_partial_result": True},
+]
+NO_FAILURES: list[dict[str, Any]] = [
+    {"ok": True, "success": "true", "status": "ok", "code": 200, "statusCode": "200"},
+    {"error": None, "errors": [], "error_code": 0, "error_message": ""},
+    {"error": False, "errors": 0, "fault": {}, "errno": "0"},
+    {"error": {"code": 0, "message": ""}, "status": "success", "code": 1000},
+    {"error": "none", "partial": False, "timed_out": False, "message": "done"},
+    {"_shards": {"total": 5, "failed": 0}, "state": "active", "detail": "seven rows"},
+]
+
+
+@pytest.mark.parametrize("records_optional", [False, True])
+@pytest.mark.parametrize("sign", FAILURES)
+async def test_failure_beside_the_records_fails_the_run(
+    sign: dict[str, Any], records_optional: bool
+) -> None:
+    """Whatever the status, and whether or not there is a list: what came may be a part."""
+    records: list[dict[str, Any]] = [{"rows": [row(1)]}, {"rows": []}, {}]
+    for rows in records:
+        async with FeedServer(Answer.of({**rows, **sign})) as feed:
+            with pytest.raises(SourceError):
+                _ = [
+                    page
+                    async for page in api(feed, records_optional=records_optional).pages(None, None)
+                ]
+
+
+@pytest.mark.parametrize("sign", NO_FAILURES)
+async def test_word_of_success_is_no_failure(sign: dict[str, Any]) -> None:
+    """What many answers have that are all right."""
+    async with FeedServer(Answer.of({"rows": [row(1)], **sign})) as feed:
+        assert [page async for page in api(feed).pages(None, None)]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"message": "API rate limit exceeded"},
+        {"state": "In progress"},
+        {"status": "PROCESSING"},
+        {"msg": "Quota reached"},
+        {"warnings": [{"code": 7, "message": "Shard 3: access denied"}]},
+        {"reason": "Service temporarily unavailable"},
+        {"message": "Invalid API key"},
+        {"Message": "Too many requests"},
+    ],
+)
+async def test_message_that_refuses_is_a_failure_where_there_are_no_records(
+    said: dict[str, Any],
+) -> None:
+    """A refusal with status 200 and an empty list is no list without records."""
+    async with FeedServer(Answer.of({"rows": [], **said})) as feed:
+        with pytest.raises(SourceError, match="looks like a failure"):
+            _ = [page async for page in api(feed).pages(None, None)]
+    async with FeedServer(Answer.of({"rows": [row(1)], **said})) as feed:
+        assert [page async for page in api(feed).pages(None, None)]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"warnings": ["Shard 3: timed out"]},
+        {"warnings": [{"code": "TIMEOUT", "message": "shard 3 timed out"}]},
+        {"message": "Results were truncated to 1"},
+        {"notice": "The result set is incomplete"},
+        {"message": "Partial response"},
+        {"message": "Only the first 1,000 are shown."},
+        {"message": "Limited to 1,000 records"},
+        {"message": "More results are available"},
+    ],
+)
+async def test_message_that_records_are_missing_is_a_failure(said: dict[str, Any]) -> None:
+    """Next to a list it says that there is more; `expected_values` declares it as right."""
+    async with FeedServer(Answer.of({"rows": [row(1)], **said})) as feed:
+        with pytest.raises(SourceError, match="looks like a failure"):
+            _ = [page async for page in api(feed).pages(None, None)]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"message": "Limited to 100 requests a day"},
+        {"message": "1 result. Records before 2020 may be incomplete."},
+        {"warnings": ["The field 'cut' is deprecated", {"text": None}]},
+        {"notice": "No partial matches, no timeouts"},
+    ],
+)
+async def test_message_of_something_else_is_none_next_to_records(said: dict[str, Any]) -> None:
+    """What it says is not of the list."""
+    async with FeedServer(Answer.of({"rows": [row(1)], **said})) as feed:
+        assert [page async for page in api(feed).pages(None, None)]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"message": "No results found"},
+        {"message": "OK"},
+        {"message": "0 errors"},
+        {"info": {"message": "no error", "limit": 10}},
+        {"description": "Domains whose registration expired, and failed logins"},
+        {"note": None, "warning": ""},
+    ],
+)
+async def test_message_without_a_refusal_is_none(said: dict[str, Any]) -> None:
+    """Many answers say in words that there is nothing."""
+    async with FeedServer(Answer.of({"rows": [], **said})) as feed:
+        assert [page async for page in api(feed).pages(None, None)]
+
+
+async def test_failure_that_is_declared_as_right_is_none() -> None:
+    """What an API always says is expected of it."""
+    async with FeedServer(Answer.of({"rows": [row(1)], "code": 500})) as feed:
+        source = api(feed, expected_values={"code": [500]})
+        assert [page async for page in source.pages(None, None)]
+
+
+async def test_list_that_is_elsewhere_is_not_lacking() -> None:
+    """A wrong path of the records is no answer without a list."""
+    async with FeedServer(Answer.of({"data": {"items": [row(1)]}})) as feed:
+        with pytest.raises(SourceError, match=r"at 'rows', and has one at 'data\.items'"):
+            _ = [page async for page in api(feed, records_optional=True).pages(None, None)]
+
+
+async def test_answer_without_a_list_has_no_records_where_declared() -> None:
+    """Other lists, and a sentence, are no records."""
+    document = {"message": "no results", "links": [{"rel": "self"}], "tags": ["a"]}
+    async with FeedServer(Answer.of(document)) as feed:
+        pages = [page async for page in api(feed, records_optional=True).pages(None, None)]
+    assert not any(page.records for page in pages)

@@ -45,6 +45,31 @@ async def test_cursor_of_an_item_may_be_zero() -> None:
         assert await ids_of(feed, paging=paging) == IDS
 
 
+async def test_link_with_a_title_in_another_charset_is_followed() -> None:
+    """A parameter may be written by RFC 8187, in front of the relation."""
+    link = "</feed.json?p=2>; title*=UTF-8'de'n%C3%A4chste%20Seite; rel=next"
+
+    def titled(asked: Asked) -> Answer:
+        is_first = "p" not in asked.query
+        last = {"Link": '</feed.json>; rel="first"'}
+        return answer(ROWS[:4] if is_first else ROWS[4:], {"Link": link} if is_first else last)
+
+    async with FeedServer(play=titled) as feed:
+        assert await ids_of(feed, paging={"kind": "link"}) == IDS
+
+
+async def test_link_past_a_page_is_not_followed_in_silence() -> None:
+    """The page between two linked ones has a number of its own."""
+
+    def skipping(asked: Asked) -> Answer:
+        number = int(asked.query.get("page", 1))
+        following = f"/feed.json?page={number + 2}" if number < 4 else None
+        return answer(ROWS[2 * number - 2 : 2 * number], next=following)
+
+    async with FeedServer(play=skipping) as feed:
+        assert "passes over others between them" in await refused(feed, paging={"kind": "next"})
+
+
 async def test_link_of_another_document_is_not_followed() -> None:
     """A Link with an anchor says what follows something else."""
     link = '<http://other.invalid/>; rel="next"; anchor="#chapter2", </feed.json?p=2>; rel="next"'

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from datetime import timedelta
+from multiprocessing import get_context
 from pathlib import Path
 from uuid import uuid4
 
@@ -24,10 +27,19 @@ from ladon_storage.testing import Verdict, judge
 from ladon_storage.testing.judging.trials import TRIALS, Trial
 from tests.testing import loops
 
+Judge = Callable[..., Verdict]
 
-def test_right_loop_passes_every_trial() -> None:
+
+@pytest.fixture(scope="module")
+def judged() -> Iterator[Judge]:
+    """Judge in a process that has imported little: a fork of it takes a third of the time."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+        yield lambda *collector, **options: processes.submit(judge, *collector, **options).result()
+
+
+def test_right_loop_passes_every_trial(judged: Judge) -> None:
     """Whatever the feed does, and whatever ends a run."""
-    verdict = judge(loops.Loop(), schedules=1)
+    verdict = judged(loops.Loop(), schedules=1)
     assert verdict.passed, str(verdict)
     assert verdict.trials == list(TRIALS)
     assert verdict.runs >= 10 * len(TRIALS)
@@ -51,7 +63,8 @@ class Ours:
         sink = SqlSink(f"sqlite:///{folder}/records.db")
         limits = Limits(lease=timedelta(milliseconds=200))
         async with EmbeddedStorage(folder / "ladon.db") as storage:
-            await run(source, sink, storage, run_id=uuid4().hex, limits=limits)
+            with stamina.set_testing(True, attempts=2):
+                await run(source, sink, storage, run_id=uuid4().hex, limits=limits)
 
     def rows(self, folder: Path) -> list[tuple[str, str]]:
         with closing(sqlite3.connect(folder / "records.db")) as database:
@@ -68,10 +81,9 @@ class Ours:
         pytest.param("rivals", marks=pytest.mark.slow),
     ],
 )
-def test_engine_of_this_package_passes(trial: Trial) -> None:
+def test_engine_of_this_package_passes(trial: Trial, judged: Judge) -> None:
     """What a loop by hand is judged by, the engine is judged by as well."""
-    with stamina.set_testing(True, attempts=2):
-        verdict = judge(Ours(), trials=[trial], schedules=1, patience=10)
+    verdict = judged(Ours(), trials=[trial], schedules=1, patience=10)
     assert verdict.passed, str(verdict)
 
 
@@ -94,18 +106,18 @@ def test_engine_of_this_package_passes(trial: Trial) -> None:
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_mistake_is_found_and_its_seed_shows_it_again(
-    collector: loops.Loop, trial: Trial, kind: str
+    collector: loops.Loop, trial: Trial, kind: str, judged: Judge
 ) -> None:
     """The first records that are concerned are named, and the schedule up to there is printed."""
     # Two processes must meet, which the machine decides: it gets as many chances as it needs.
     is_race = trial == "rivals"
-    verdict = judge(collector, trials=[trial], schedules=100 if is_race else 5)
+    verdict = judged(collector, trials=[trial], schedules=100 if is_race else 5)
     [finding] = verdict.findings
     assert (finding.trial, finding.kind) == (trial, kind)
     assert bool(finding.records) == (kind != "failed")
     assert "tick" in finding.story
     if not is_race:
-        [again] = judge(collector, trials=[trial], seed=finding.seed, schedules=1).findings
+        [again] = judged(collector, trials=[trial], seed=finding.seed, schedules=1).findings
         assert (again.kind, again.seed) == (finding.kind, finding.seed)
     assert f"{trial}: {kind}" in str(verdict)
 
@@ -118,9 +130,9 @@ class Sleeper(loops.Loop):
             pass
 
 
-def test_run_that_does_not_end_is_killed_and_found() -> None:
+def test_run_that_does_not_end_is_killed_and_found(judged: Judge) -> None:
     """A judge does not wait for ever."""
-    verdict = judge(Sleeper(), trials=["ties"], timeout=0.2)
+    verdict = judged(Sleeper(), trials=["ties"], timeout=0.2)
     [finding] = verdict.findings
     assert (finding.kind, verdict.runs) == ("failed", 1)
     assert "did not end" in finding.story
@@ -133,9 +145,9 @@ class Inventor(loops.Loop):
         return [*super().rows(folder), ("r0", "v0")]
 
 
-def test_row_that_the_feed_never_showed_is_found() -> None:
+def test_row_that_the_feed_never_showed_is_found(judged: Judge) -> None:
     """A torn record is none of the feed's."""
-    [finding] = judge(Inventor(), trials=["ties"]).findings
+    [finding] = judged(Inventor(), trials=["ties"]).findings
     assert (finding.kind, list(finding.records)) == ("invented", [("r0", "v0")])
 
 
@@ -146,9 +158,9 @@ class Coroutine(loops.Loop):
         await asyncio.to_thread(super().collect, url, folder)
 
 
-def test_collector_may_be_a_coroutine() -> None:
+def test_collector_may_be_a_coroutine(judged: Judge) -> None:
     """Each run has an event loop of its own."""
-    assert judge(Coroutine(), trials=["ties"], schedules=1).passed
+    assert judged(Coroutine(), trials=["ties"], schedules=1).passed
 
 
 def test_unknown_trial_is_refused() -> None:

@@ -10,16 +10,27 @@ import sys
 from asyncio.subprocess import PIPE, STDOUT
 from pathlib import Path
 
+import aiohttp
+
 from ladon_storage.testing.feed_server import FeedServer
 from tests.cli.feeds import catalogue, project
 from tests.tables import table
 from tests.up.prefect_api import STEP_SECONDS, PrefectApi
 
 
+async def read(address: str) -> str:
+    """Return a page of the service."""
+    async with aiohttp.ClientSession() as session, session.get(address) as answer:
+        return await answer.text()
+
+
 async def test_up_runs_what_the_file_says_and_ends_on_a_signal(tmp_path: Path) -> None:
-    """A deployment of the file completes a run, and a signal ends every process with 0."""
+    """A deployment of the file completes a run, and a signal ends every process with 0.
+
+    The status page of its service knows the limits of the file, and leads to the run.
+    """
     async with FeedServer(play=lambda asked: catalogue(1, 2)) as feed:
-        (tmp_path / "ladon.toml").write_text(project(feed))
+        (tmp_path / "ladon.toml").write_text(project(feed, "freshness.max_age_hours = 48\n"))
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "ladon_storage.cli", "up",
             "--prefect-port", "0", "--storage-port", "0",
@@ -38,6 +49,11 @@ async def test_up_runs_what_the_file_says_and_ends_on_a_signal(tmp_path: Path) -
             api = PrefectApi(f"{prefect[1]}/api")
             run = await api.run(await api.trigger("collect-kev/kev"))
             assert run["state_type"] == "COMPLETED", run["state"]["message"]
+            service = re.search(r"Storage Service +(http://127\.0\.0\.1:\d+)\n", printed)
+            assert service, printed
+            page = await read(f"{service[1]}/sources/kev")
+            assert " of 2 d</dd>" in page  # its limit
+            assert f'href="{prefect[1]}/runs/flow-run/{run["id"]}"' in page
             process.send_signal(signal.SIGINT)
             assert await asyncio.wait_for(process.wait(), STEP_SECONDS) == 0
         finally:

@@ -79,6 +79,16 @@ _KNOWN = [
         "the storage refuses so many requests",
         "Run again later",
     ),
+    (
+        r"InternalError|50[024] (Internal Server Error|Bad Gateway|Gateway Time-?out)",
+        "the storage failed by itself",
+        "See what its log says, and run again",
+    ),
+    (
+        r"performing PUT .* 40[45] (?!.*NoSuch)",
+        "its endpoint is no object storage",
+        "Correct AWS_ENDPOINT_URL",
+    ),
 ]
 _PATTERNS = [(re.compile(pattern), said, step) for pattern, said, step in _KNOWN]
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")

@@ -99,6 +99,9 @@ class LineIndex:
         try:
             self._database = sqlite3.connect(paths[0], isolation_level=None)
             [version] = self._database.execute("PRAGMA user_version").fetchone()
+            [page] = self._database.execute("PRAGMA page_size").fetchone()
+            if paths[0].stat().st_size % page:  # SQLite takes what is missing of a page for zeros
+                raise sqlite3.DatabaseError("torn")
             rows = self._database.execute("SELECT * FROM files") if version == _VERSION else ()
             covered = {name: Stamp(size, changed) for name, size, changed in rows}
         except sqlite3.Error:

@@ -6,6 +6,10 @@ from ladon_storage.databases import driver_error
 
 _REACH = "Check that the server can be reached at this address, and run again"
 _REPAIR = "Repair the database, and run again"
+_FREE = "Free some disk space, and run again"
+_FULL = "no space left on device"
+"""The text of a full disk, which DuckDB reports as a failed transaction."""
+
 _NEXT = {
     # PostgreSQL's classes of errors, and the codes with another next step than their class.
     "08": _REACH,
@@ -18,7 +22,7 @@ _NEXT = {
     "IOException": "Check the file, its folder and the space on the disk, and run again",
     "TransactionException": "Run again, as another program was in the way",
     "SQLITE_BUSY": "Stop the program that holds the file, and run again",
-    "SQLITE_FULL": "Free some disk space, and run again",
+    "SQLITE_FULL": _FREE,
     "SQLITE_READONLY": "Let the run write to the file and its folder, and run again",
 }
 
@@ -38,4 +42,6 @@ def describe(error: Exception) -> tuple[str, str, Exception]:
         step = _NEXT.get(name) or (_REACH if name == "OperationalError" else _REPAIR)
     else:
         step = _NEXT.get(str(code)) or _NEXT.get(str(code)[:2]) or _REPAIR
+    if _FULL in said.lower():
+        step = _FREE
     return said, step, type(original)(said)

@@ -13,6 +13,7 @@ from ladon_storage.client.pool import tls_context
 from ladon_storage.collection.credentials import resolve_secret
 from ladon_storage.sources.fields import Connection
 from ladon_storage.sources.http.decompression import ACCEPTED
+from ladon_storage.sources.http.proxies import proxies_kept
 from ladon_storage.sources.http.transport import Route
 
 MAX_HEADER_BYTES = 2**16
@@ -33,7 +34,8 @@ async def shared_connections() -> AsyncIterator[None]:
     async with aiohttp.TCPConnector() as connector:
         token = _shared.set(connector)
         try:
-            yield
+            with proxies_kept():
+                yield
         finally:
             _shared.reset(token)
 

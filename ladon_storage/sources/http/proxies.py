@@ -8,12 +8,31 @@
 from __future__ import annotations
 
 import ipaddress
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from urllib.request import getproxies_environment
 
 from yarl import URL
 
 from ladon_storage.errors import ConfigurationError
+
+_kept: ContextVar[dict[str, str] | None] = ContextVar("_kept", default=None)
+
+
+@contextmanager
+def proxies_kept() -> Iterator[None]:
+    """Read the environment once for all runs in this context, since it may be large."""
+    token = _kept.set(getproxies_environment())
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+def _proxies() -> dict[str, str]:
+    kept = _kept.get()
+    return getproxies_environment() if kept is None else kept
 
 
 def proxy_of(url: URL) -> URL | None:
@@ -22,7 +41,7 @@ def proxy_of(url: URL) -> URL | None:
     Raises:
         ConfigurationError: The environment names an invalid proxy address.
     """
-    proxies = getproxies_environment()
+    proxies = _proxies()
     proxy = proxies.get(url.scheme) or proxies.get("all")
     if not proxy or _is_direct(url, proxies.get("no", "")):
         return None
@@ -72,7 +91,7 @@ def _matches(host: str, port: int | None, exception: str) -> bool:
 def passwords() -> list[str]:
     """Return the passwords of the environment's proxies, which must never be shown."""
     found = []
-    for text in getproxies_environment().values():
+    for text in _proxies().values():
         with suppress(ValueError):
             found.append(URL(text if "://" in text else f"http://{text}").password)
     return [each for each in found if each]

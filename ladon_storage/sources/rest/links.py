@@ -12,7 +12,8 @@ from yarl import URL
 from ladon_storage.sources.http.client import HttpResponse
 from ladon_storage.sources.http.urls import LONGEST_ADDRESS, check_url
 
-_VALUE = r"(?:\"[^\"]*\"|'[^']*'|[^\"';,\s]*)"
+# The last but one is that of RFC 8187, with a charset: UTF-8''a%20title.
+_VALUE = r"(?:\"[^\"]*\"|'[^']*'|[\w-]+'[^';,\s]*'[^\"';,\s]*|[^\"';,\s]*)"
 _PARAMETER = re.compile(rf";\s*([^\s=;,]+)\s*(?:=\s*({_VALUE}))?")
 _LINK = re.compile(rf"<([^>]*)>((?:\s*;\s*[^\s=;,]+\s*(?:=\s*{_VALUE})?)*)")
 

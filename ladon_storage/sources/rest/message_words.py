@@ -50,7 +50,7 @@ PARTS = (
 """The parts of a service of which each has some of the records."""
 
 CUTS = re.compile(
-    rf"{_DENIED}(?:\b(?:{_LIST} (?:sets? )?(?:was|were|is|are|has been|have been) "
+    rf"{_DENIED}(?:\b(?:{_LIST} (?:sets? )?(?:was |were |is |are |has been |have been )?"
     r"(?:truncated|cut|incomplete|partial|limited)|truncated (?:to|at|after|because)|"
     r"partial (?:results?|response|failure|content)|timed out|only (?:the )?first \d|"
     rf"limited to (?:the first )?\d[\d,]* {_LIST}|more {_LIST} (?:are |is )?available|"

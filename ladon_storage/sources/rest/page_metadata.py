@@ -19,7 +19,8 @@ from ladon_storage.sources.http.client import HttpResponse
 from ladon_storage.sources.http.urls import LONGEST_ADDRESS
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.links import next_in
-from ladon_storage.sources.rest.names import count_in, names, plain, truth
+from ladon_storage.sources.rest.message_words import CUTS
+from ladon_storage.sources.rest.names import LONGEST_SIGN, count_in, names, plain, truth
 from ladon_storage.sources.rest.vocabulary import (
     BEFORE,
     CURSORS,
@@ -41,9 +42,17 @@ MOST_NAMES = 5_000
 
 _CURSOR_HEADER = re.compile(
     r".*continuation.*"
-    r"|(x-)?(.+-)?next-?(page|cursor|token|marker|range|link|url|offset|key|page-?token)?"
+    r"|(x-)?(.+-)?next(-?(page|cursor|token|marker|range|link|url|uri|offset|key|start))*"
 )
-_PAGING_HEADERS = ("X-Pagination", "Pagination", "X-Paging")
+_PAGING_HEADERS = tuple(
+    f"{prefix}{name}{suffix}"
+    for name in ("Pagination", "Paging")
+    for prefix in ("X-", "")
+    for suffix in ("", "-Info", "-Headers")
+)
+_OWN = re.compile(r"(?:x-)?(?:(?:pagination|paging|meta)-?)?(.+)", re.IGNORECASE)
+_OWN_BEGINS = ("x-", "total", "paging", "pagination", "record", "result")
+_WARNINGS = ("Warning", "X-Warning", "X-Notice")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ].*)?")
 _SKIPPING = names("offset start startindex startat skip from")
 _CONTENT_RANGE = re.compile(r"\s*(?:[a-z-]+[\s=]\s*)?(\d{1,18})-\d", re.IGNORECASE)
@@ -132,6 +141,9 @@ def promise(
     for header, name in own_headers(answer):
         if _is_more(name, answer.headers[header]):
             return f"says in its header {header} that there are more"
+    for header in _WARNINGS:
+        if CUTS.search(answer.headers.get(header, "")[:LONGEST_SIGN]):
+            return f"says in its header {header} that records are missing"
     if not heeds_next or _is_over(said):
         return None
     link = next_in(answer.headers.getall("Link", []), answer.url)
@@ -171,8 +183,8 @@ def flags(answer: HttpResponse, document: object, items: object, records: str) -
 def own_headers(answer: HttpResponse) -> Iterator[tuple[str, str]]:
     """Yield the headers that only this service has, with their plain names."""
     for header in answer.headers:
-        if header[:2].lower() == "x-":
-            yield header, plain(header[2:])
+        if header.lower().startswith(_OWN_BEGINS) and (found := _OWN.fullmatch(header)):
+            yield header, plain(found[1])
 
 
 def _cursor_headers(answer: HttpResponse, *, is_alone: bool = False) -> list[str]:
@@ -264,6 +276,7 @@ def _is_over(said: list[tuple[str, str, Any]]) -> bool:
 def _is_last(name: str, value: object) -> bool | None:
     # A number there is the number of the last page.
     is_flag = isinstance(value, bool) or (isinstance(value, str) and not value.strip().isdecimal())
+    is_flag = is_flag or name.startswith(("is", "no", "all"))
     return truth(value) if name in LAST and is_flag else None
 
 
@@ -287,9 +300,14 @@ def related(links: object, relation: str) -> object:
         for name in ("rel", "relation") if isinstance(link, dict) else ():
             stated = link.get(name)
             stated = stated[:_MOST_RELATIONS] if isinstance(stated, list) else [stated]
-            if relation in [each.lower() for each in stated if isinstance(each, str)]:
+            if relation in [_relation(each) for each in stated if isinstance(each, str)]:
                 return link.get("href") or link.get("url")
     return None
+
+
+def _relation(stated: str) -> str:
+    """Return the name of a relation, which may be an address that ends in it."""
+    return stated[-LONGEST_SIGN:].lower().rpartition("/")[2].rpartition("#")[2]
 
 
 def _leads_nowhere(answer: HttpResponse, link: object, position: int | None) -> bool:

@@ -40,10 +40,14 @@ class PageTrail:
     """Whether a page before the last one has another size than the first one."""
     id_parameter: str | None = None
     """The parameter that has the id of the last item before each page."""
+    passed_over: PageRequest | None = None
+    """The request for a page whose number is between those of two linked pages."""
     _last_id: str = ""
+    _number: int = 1
 
     def add(self, page: ListPage) -> None:
         """Add the next page that has items."""
+        self._add_number(page.request)
         size = page.response.count
         self.is_uneven |= self.filled > 0 and self.last != self.first
         self.first, self.last = self.first or size, size
@@ -53,6 +57,20 @@ class PageTrail:
             self.id_parameter = known if known in by_id else None
         self.filled += 1
         self._last_id = page.last_id
+
+    def _add_number(self, request: PageRequest) -> None:
+        numbers = [
+            (name, number)
+            for name, value in (_values(request) if request.url is not None else ())
+            if plain(name) in _PAGES and (number := count_in(value)) is not None
+        ]
+        if len(numbers) != 1 or request.url is None:
+            return
+        [(name, number)] = numbers
+        if number > self._number + 1 and self.passed_over is None:
+            url = request.url.update_query({name: str(number - 1)})
+            self.passed_over = replace(request, url=url)
+        self._number = number
 
     @property
     def ends_as_lists_do(self) -> bool:

@@ -39,16 +39,17 @@ _TOTAL_HEADERS = (
     "Pagination-Count",
 )
 _UNSURE_HEADERS = ("X-Result-Count", "X-Count")
-_PAGE_HEADERS = ("X-Total-Pages", "X-WP-TotalPages", "X-Page-Count", "X-Pagination-Page-Count")
+_PAGE_HEADERS = ("X-WP-TotalPages", "X-Last-Page")
 _CONTENT_RANGE = re.compile(r"\s*(?:[a-z-]+[\s=]\s*)?(?:\d+-\d+|\*)/(\d+)\s*", re.IGNORECASE)
 _BOUND = re.compile(r"(?:>=?|≥|over|more than)\s*(\S.*)|(.*\S)\s*\+", re.IGNORECASE)
+_OF_ALL = re.compile(r"(?:\d[\d,.]*\s*(?:/|(?:out )?of)\s*)?(\d[\d,.]*?)(?:\.0+)?", re.IGNORECASE)
 _WITH_NOUN = re.compile(r"(\S.*\S|\S)\s+[a-z]+", re.IGNORECASE)
 _SHOWN = names(
     "message showing shown range display displaying displayed summary info text results pagination "
     "paging page"
 )
 _PART = re.compile(
-    r"(?:[a-z]+:?\s+){0,2}\d[\d,.]*\s*(?:-|\u2013|to|\.\.)\s*\d[\d,.]*\s+of\s+(\d[\d,.]*)(?:\s+\w+)?\.?",
+    r"(?:[a-z]+:?\s+){0,2}\d[\d,.]*\s*(?:-|\u2013|to|\.\.)\s*\d[\d,.]*(?:\s+of\s+|\s*/\s*)(\d[\d,.]*)(?:\s+\w+)?\.?",
     re.IGNORECASE,
 )
 _OF_PAGES = re.compile(r"(?:page\s+)?\d{1,9}\s*(?:/|of)\s*(\d{1,9})", re.IGNORECASE)
@@ -120,6 +121,11 @@ def usual_total(
 def stated_pages(answer: HttpResponse, document: object, items: object, records: str) -> int:
     """Return the number of pages that an API states; 0 where it states none."""
     found = [count_in(answer.headers.get(header)) for header in _PAGE_HEADERS]
+    found += [
+        count_in(answer.headers[header])
+        for header, name in own_headers(answer)
+        if name in PAGE_TOTALS and name != "lastpage"
+    ]
     for _, name, value in metadata(answer, document, items, records):
         if name in PAGE_TOTALS:
             found.append(count_in(value))
@@ -176,10 +182,12 @@ def _totals_of_headers(answer: HttpResponse) -> Iterator[Total]:
             if total is not None:
                 yield replace(total, is_sure=is_sure and total.is_sure)
     for header, name in own_headers(answer):
-        if name in TOTALS and header not in _TOTAL_HEADERS:
+        if header in (*_TOTAL_HEADERS, *_UNSURE_HEADERS):
+            continue
+        if name in TOTALS or name in UNSURE_TOTALS:
             total = _exact(answer.headers[header], header)
             if total is not None:
-                yield total
+                yield replace(total, is_sure=total.is_sure and name in TOTALS)
     ranged = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
     if ranged and (count := count_in(ranged[1])) is not None:
         yield Total(count, "Content-Range")
@@ -191,7 +199,7 @@ def _exact(value: object, place: str) -> Total | None:
         return None
     bound = _BOUND.fullmatch(value.strip()) if isinstance(value, str) else None
     if isinstance(value, str) and count_in(value) is None and bound is None:
-        named = _WITH_NOUN.fullmatch(value.strip())
+        named = _OF_ALL.fullmatch(value.strip()) or _WITH_NOUN.fullmatch(value.strip())
         value = named[1] if named else value
     count = count_in(value if bound is None else bound[1] or bound[2])
     if count is None:

@@ -107,6 +107,11 @@ class Unread:
 
     async def between(self, last: ListPage) -> Problem | None:
         """Return the sign that a page begins behind more items than the page before it had."""
+        passed_over = self._trail.passed_over
+        if passed_over is not None and await self._beside.has_others(passed_over):
+            return (
+                "links from a page to one behind the next, and passes over others between them",
+            )
         size = self._trail.first
         if not size:
             return None

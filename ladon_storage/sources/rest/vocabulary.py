@@ -32,42 +32,57 @@ class Vocabulary:
         return name in self._words or self._pattern.fullmatch(name) is not None
 
 
+_CUT = rf"(?:data|content|output|response|list|{_NOUN})?"
 MORE = Vocabulary(
-    "morepages hasmorepages hasnext hasnextpage hasnextlink istruncated truncated resultstruncated "
-    "incompleteresults limitreached limitexceeded limithit overlimit exceededtransferlimit "
-    "moreitemsincollection maxresultsreached",
-    r"(?:is|are|has|have|there(?:is|are))?more(?:data|"
+    "morepages hasmorepages truncation incompleteresults partial ispartial overlimit capped "
+    "iscapped sampled issampled overflow exceededtransferlimit moreitemsincollection "
+    "hascontinuation existsmore",
+    r"(?:is|are|has|have|there(?:is|are)|load|query)?more(?:data|batch|"
     + _NOUN
-    + r")?(?:available|remaining|left|exists?)?",
+    + r")?(?:available|remaining|left|exists?)?"
+    rf"|(?:is|was|were)?{_CUT}truncated{_CUT}"
+    rf"|has(?:a)?next(?:page|link|batch|set|{_NOUN})?|next(?:page|batch)(?:exists|available)"
+    rf"|(?:max|page|{_NOUN})?limit(?:was|is)?(?:reached|exceeded|hit)"
+    rf"|max{_NOUN}(?:reached|exceeded)|(?:reached|hit|exceeded|exceeds)(?:the)?limit"
+    rf"|toomany{_NOUN}",
 )
 LAST = Vocabulary(
-    "islast islastpage last lastpage final isfinal end isend eof iseof endofstream endoflist "
-    "endofresults exhausted",
-    r"(?:is|job|query|search|export)?(?:completed?|finished|done)",
+    "islast last lastpage final isfinal end isend eof iseof exhausted fullyloaded isfullyloaded",
+    rf"(?:is|job|query|search|export|{_NOUN})?(?:completed?|finished|done)"
+    rf"|(?:is)?(?:end|last|final)(?:of)?(?:page|list|batch|stream|data|set|{_NOUN})"
+    rf"|nomore(?:data|pages?|{_NOUN})?|all(?:data|{_NOUN})?(?:loaded|returned|retrieved|fetched)",
 )
 FIRST = names("first isfirst firstpage isfirstpage")
 BEFORE = names("hasprevious hasprev hasprevpage haspreviouspage")
 LINKS = Vocabulary(
     "next nextlink nextpage nexturl nexthref nexturi nextpageurl nextpagelink nextrecordsurl "
     "nextresults nexturlpath afterurl afterlink",
-    rf"(?:next|more)(?:page|{_NOUN})?(?:url|uri|href|link)",
+    rf"(?:next|(?:load)?more|continuation)(?:page|{_NOUN})?(?:url|uri|href|link)",
 )
 CURSORS = Vocabulary(
     "cursor nextoffset nextkey nextpagekey continuation continue resumptiontoken paginationtoken "
-    "aftercursor afterkey lastevaluatedkey skiptoken cursorsafter",
-    r"(?:next|continu(?:e|ation)|resume)(?:page|forward|scroll|batch|continuation)?"
-    r"(?:token|cursor|marker)",
+    "aftercursor afterkey lastevaluatedkey skiptoken cursorsafter cursornext "
+    "pagingtoken pagingstate nextstart nextpagestart nextrecordposition nextmaxid nextminid "
+    "nextpageid nextpageparams",
+    r"(?:next|more|continu(?:e|ation)|resume)"
+    rf"(?:page|paging|forward|scroll|batch|continuation|key|version|partition|{_NOUN})?"
+    r"(?:token|cursor|marker|key|state)",
 )
-REMAINING = Vocabulary("", rf"remaining{_NOUN}(?:count)?")
+REMAINING = Vocabulary("", rf"remaining{_NOUN}(?:count)?|{_NOUN}(?:remaining|left)")
 """The number of items that are still to come."""
 
-WEAK = names("scrollid endcursor")
+WEAK = names(
+    "scrollid scrolltoken endcursor bookmark nextbookmark searchafter nextid nextfrom nextsince "
+    "nextafter nextbatch nextstreamposition nextsequencetoken nextsharditerator nextcursormark "
+    "pagestate querylocator"
+)
 """Cursors that the last page has, too."""
 
 INNER = names(
     "meta metadata pagination paging page pager pageinfo paginginfo links responsemetadata "
     "responseheader cursors hits response responsecontext searchmetadata info resultinfo view "
-    "paginator searchresult properties"
+    "paginator searchresult properties paginationinfo paginationmeta pagingmetadata list pages "
+    "resultset opensearch"
 )
 
 TOTALS = Vocabulary(
@@ -80,8 +95,15 @@ FILTERED_TOTALS = Vocabulary(
 )
 """Totals of what a request asked for, next to which another one may count all there is."""
 
-UNSURE_TOTALS = names("count resultcount recordcount found totalavailable")
-PAGE_TOTALS = names("totalpages pagecount lastpage numpages pagestotal pages totalpage pagetotal")
+UNSURE_TOTALS = Vocabulary(
+    "count found hits matches totals totalavailable counttotal rowsbeforelimitatleast",
+    rf"(?:collection|list|query|filter|resource|hit|item|edges|{_NOUN})(?:count|size|found|total)"
+    rf"|(?:num(?:ber)?|nb|n)(?:of)?{_NOUN}|(?:full|grand|overall|estimated|approximate)(?:count|total)",
+)
+PAGE_TOTALS = names(
+    "totalpages pagecount lastpage lastpagenumber numpages nbpages npages numberofpages pagestotal "
+    "pages pagescount totalpage totalpagecount pagetotal"
+)
 PAGE_NUMBERS = names("page currentpage pagenumber pageno pages")
 LAST_LINKS = names("last lastlink lastpage lasturl lasthref lastpageurl lastpagelink")
 OFFSETS = names("offset skip startindex startat")
