@@ -251,9 +251,9 @@ async def compare_size(folder: Path, server: PostgresServer, *, quick: bool) -> 
     again = await asyncio.to_thread(copied, folder, without_password, str(back))
     check_same(file, back)
     tables.print(
-        f"{sources:,} sources with {sources * LINES:,} changes: {there} from SQLite to PostgreSQL, "
-        f"{again} back, and every field the same"
+        f"{sources:,} sources with {sources * LINES:,} changes from SQLite to PostgreSQL: {there}"
     )
+    tables.print(f"Back, with every field the same: {again}")
     shows = table("Over these sources, ms", ("request",), ("SQLite", "PostgreSQL"))
     async with storage_server(folder) as ours, postgresql_service(folder, url) as theirs:
         for name, path in (

@@ -17,8 +17,17 @@ from tests.redis_server import _redis_server, redis_server
 from tests.s3_server import s3
 from tests.service_databases import empty_postgres, migrated_postgres, service_database
 
-FLOWS = "tests/flows/"
-S3 = "tests/sinks/test_delta_s3"
+TOGETHER = (
+    "tests/circuit/test_rates",
+    "tests/flows/",
+    "tests/project/test_packaging",
+    "tests/project/test_public_names",
+    "tests/sinks/test_delta_s3",
+    "tests/sources/test_json_documents",
+    "tests/sources/test_taxii",
+    "tests/testing/test_judge",
+)
+"""Tests that share what takes seconds to start or to make."""
 
 LIMIT_SECONDS = 180.0
 SLOW_SECONDS = 1200.0
@@ -90,14 +99,24 @@ def pytest_sessionfinish() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep the tests of flows in one process, and so at one Prefect server, and those of S3, too.
+    """Keep in one process what has one server, one wheel or one fork for all of its tests.
 
-    xdist 3.8 loses the groups of its marks with pytest 9.2 (pytest-xdist#1386).
+    xdist 3.8 loses the groups of its marks with pytest 9.2 (pytest-xdist#1386). It also counts what
+    is left of all that a worker was ever given whenever a test ends: of two or three tests here.
     """
     from xdist.scheduler import LoadScopeScheduling
 
     if config.getvalue("dist") != "loadgroup":
         return None
-    scheduler = LoadScopeScheduling(config, log)
-    scheduler._split_scope = lambda nodeid: next(filter(nodeid.startswith, (FLOWS, S3)), nodeid)
-    return scheduler
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return next(filter(nodeid.startswith, TOGETHER), nodeid)
+
+        def mark_test_complete(self, node: Any, item_index: int, duration: float = 0) -> None:
+            scope = self._split_scope(self.registered_collections[node][item_index])
+            super().mark_test_complete(node, item_index, duration)
+            if all(self.assigned_work[node][scope].values()):
+                del self.assigned_work[node][scope]
+
+    return Scheduling(config, log)

@@ -74,6 +74,13 @@ def automate(
 
 
 def _address(service: str | None) -> str:
+    from ladon_storage.collection.credentials import holds_secret
+
+    if service is not None and holds_secret(service):
+        raise ConfigurationError(
+            "The service's address has a password or a token in it, and every user of this host "
+            f"sees a command line. Leave it out, or set {SERVICE_VARIABLE}."
+        )
     address = service or os.environ.get(SERVICE_VARIABLE) or _address_in_file() or ""
     if not address:
         raise ConfigurationError(

@@ -39,6 +39,9 @@ KEEP, REMOVED = "keep", "removed"
 ANYWHERE = "*"
 """In place of a work pool's name, any one and none."""
 
+_FORBIDDEN = "/%&<>"
+"""The characters that the name of a deployment must not have."""
+
 _ANCHOR = datetime(2020, 1, 1, tzinfo=UTC)
 _FRESHNESS_CRON = "53 * * * *"
 _WEEKLY: dict[tuple[str, str | None], float | None] = {
@@ -247,6 +250,7 @@ def _made(
     parameters: dict[str, Any],
     schedule: dict[str, Any] | None,
 ) -> RunnerDeployment:
+    _check_name(project, name)
     made = RunnerDeployment.from_flow(
         flow,
         name=name,
@@ -260,6 +264,20 @@ def _made(
     )
     fit_form(made, flow)
     return made
+
+
+def _check_name(project: Project, name: str) -> None:
+    """Refuse a name that Prefect refuses, before the first deployment is made."""
+    found = next((each for each in name if each in _FORBIDDEN), None)
+    if found is None:
+        return
+    if name in project.sources:
+        step = f"Rename the source, and set its source_id to {name!r} to keep its watermark."
+    else:
+        step = "Rename the file."
+    raise ConfigurationError(
+        f"{project.path}: Prefect takes no deployment called {name!r}, because of {found!r}. {step}"
+    )
 
 
 def _sink(project: Project, name: str) -> dict[str, Any]:

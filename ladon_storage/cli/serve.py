@@ -60,11 +60,17 @@ def serve(
     ] = "text",
 ) -> None:
     """Run the Storage Service over one SQLite file, or over PostgreSQL."""
+    from ladon_storage.collection.credentials import holds_secret
     from ladon_storage.server.logs import set_up_logging
 
     set_up_logging(log_format)
     if tls_key is not None and tls_certificate is None:
         raise ConfigurationError("--tls-key needs --tls-certificate; name the certificate, too.")
+    if prefect_url is not None and holds_secret(prefect_url):
+        raise ConfigurationError(
+            "--prefect-url has a password in it, and the status page would show it in its links. "
+            "Leave it out; each reader signs in to Prefect."
+        )
     certificate = None
     if tls_certificate is not None:
         from ladon_storage.server.tls import Certificate

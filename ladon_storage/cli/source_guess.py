@@ -60,7 +60,7 @@ def source_guess(
     elif found.toml:
         print_text(found.toml.rstrip("\n"))
     for each in found.notes:
-        note(each)
+        note(f"{each[:1].upper()}{each[1:]}.")
     if found.problem is not None:
         note(f"ladon-storage: {found.problem}")
         return 1

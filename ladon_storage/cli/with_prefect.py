@@ -75,7 +75,8 @@ async def _reached(begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
         if problem:
             raise ConfigurationError(
                 f"Prefect's API at {URL(address).with_user(None)} does not answer as one "
-                f"({problem}); start it, correct PREFECT_API_URL, or give --no-prefect."
+                f"({problem}). Start it, or correct PREFECT_API_URL; what collects runs without "
+                "it by --no-prefect."
             )
     with secret_lookup(secret_block):
         return await begin()

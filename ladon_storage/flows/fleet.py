@@ -123,6 +123,8 @@ class Tally:
         if report.gap is not None:
             self.sums["gaps"] += 1
             emit_of_source(GAP, report.source_id, report.gap.model_dump(mode="json"))
+        if not self._keeps((False, report.records_written, -each.number)):
+            return  # as for nearly all of very many sources
         cells = _cells(
             report.source_id, "completed", report.seconds, read=report.records_read,
             written=report.records_written, quarantined=report.records_quarantined,
@@ -136,6 +138,9 @@ class Tally:
         emit_of_source(SKIPPED, report.source_id, holder.model_dump(mode="json"))
         cells = _cells(report.source_id, "skipped", report.seconds, error=code(str(holder)))
         self._keep(Row(False, 0, -each.number, cells, None))
+
+    def _keeps(self, place: tuple[bool, int, int]) -> bool:
+        return len(self.rows) < MAX_ROWS or place > self.rows[0][:3]
 
     def _keep(self, row: Row) -> None:
         if len(self.rows) < MAX_ROWS:

@@ -291,14 +291,14 @@ def _finished(
     own = _own_kind(question, first)
     notes = list(question.access.notes)
     if is_placeholder:
-        notes.append("Set url to the address of the API.")
+        notes.append("set url to the address of the API")
     if own is not None:
         kind, settings, service = own
         reason = f"the answer is that of {service}, which this kind knows"
         if "{key}" in settings.get("url", ""):
-            notes = [f"Store the key of the path as the secret {settings['key']}"]
+            notes = [f"store the key of the path as the secret {settings['key']}"]
         if settings.get("user"):
-            notes = [f"Store the password as the secret {settings['key']}, and not in a file"]
+            notes = [f"store the password as the secret {settings['key']}, and not in a file"]
         found = Finding(field="kind", value=kind, reason=reason)
         return _guess(question, settings, (found,), (), notes, None, requests)
     if draft is None:

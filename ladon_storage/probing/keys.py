@@ -78,7 +78,7 @@ async def access_of(
         return Access(bare, {}, plain_headers, notes=_of_path(bare))
     places, value, where = found[0]
     secret_name = proposed_name(name, places)
-    note = f"Store the key of {where} as the secret {secret_name}, and not in a file"
+    note = f"store the key of {where} as the secret {secret_name}, and not in a file"
     problem = None
     if len(found) > 1:
         problem = "the request has several keys, and a source sends one"

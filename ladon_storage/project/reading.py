@@ -222,7 +222,7 @@ def error_at(file: Path, table: str, problem: Problem) -> ConfigurationError:
     """Return the error of a problem, with the file, the table and the key."""
     *below, key = problem.field.split(".") if problem.field else [""]
     place = ".".join(filter(None, (table, *below)))
-    text = problem.text.replace("no such field", "no such key")
+    text = problem.text.replace("no such field", "no such key").removeprefix(f"{key} ")
     where = " ".join(filter(None, (f"[{place}]" if place else "", key)))
     return ConfigurationError(sentence(f"{file}: {where}: {text}"))
 

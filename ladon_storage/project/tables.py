@@ -204,10 +204,10 @@ class CollectManyTable(BaseModel):
         description="When it runs. A source without a schedule of its own is then collected by it "
         "alone.",
     )
-    concurrency: Annotated[int, Field(ge=1)] | None = Field(
+    concurrency: Annotated[int, Field(strict=True, ge=1)] | None = Field(
         None, description="Number of sources that a worker collects at once; `10`."
     )
-    spread: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+    spread: Annotated[int, Field(strict=True, ge=1, le=1000)] | None = Field(
         None,
         description="Number of workers that share the sources: of the flow's task runner, or runs "
         "on the work pool of its deployment.",

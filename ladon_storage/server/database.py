@@ -33,6 +33,7 @@ from typing import Any, TypeVar
 
 from ladon_storage.errors import ConfigurationError, DatabaseError
 from ladon_storage.server.files import DatabaseFiles
+from ladon_storage.server.logs import in_one_write
 
 T = TypeVar("T")
 Change = Callable[[sqlite3.Connection], Any]
@@ -364,9 +365,10 @@ class GroupCommit:
             self._forget()
             message = f"The database did not store the change ({error}); try again later."
             outcomes = [(None, DatabaseError(message)) for _ in group]
-        for (_, note, _), (result, refusal) in zip(group, outcomes, strict=True):
-            if refusal is None:
-                note(result)
+        with in_one_write():
+            for (_, note, _), (result, refusal) in zip(group, outcomes, strict=True):
+                if refusal is None:
+                    note(result)
         for (_, _, future), (result, refusal) in zip(group, outcomes, strict=True):
             if future.done():  # Its caller was cancelled.
                 continue

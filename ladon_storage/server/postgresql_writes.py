@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import psycopg
@@ -77,6 +77,8 @@ _DELETE = (
     f"written AS (SELECT {_NEXT_VERSION} AS version FROM gone) {_RECORD}"
 )
 
+_MOST_BYTES = 1 << 20
+"""The length of the changes that share a statement, unless one alone is longer."""
 _GIVEN = ", ".join(
     [
         "source_id text, before bigint",
@@ -138,7 +140,7 @@ async def stored(connection: ServiceConnection, change: Change) -> Written | Non
     change = Change(source_id, before, line := _kept(line))
     try:
         rows = await _answered(connection, *_single(change))
-    except psycopg.Error as error:
+    except (psycopg.Error, ValueError) as error:  # or a text that is none
         raise unstored(error) from error
     if not rows:
         return None
@@ -153,27 +155,53 @@ async def stored_together(
 
     Returns:
         What `stored` returns or raises, of each of them.
-
-    Raises:
-        DatabaseError: It is not known whether they are stored.
     """
-    if len(changes) > 1:
-        changes = [each._replace(line=_kept(each.line)) for each in changes]
-        try:
-            document = to_json([_fields(each) for each in changes]).decode()
-            rows = await _answered(connection, _REPLACE_ALL, (document,))
-        except (psycopg.Error, ValueError):
-            pass  # one of them cannot be stored: it is found out below
-        else:
-            versions: dict[str, int] = dict(rows)
-            return [_written(each, versions.get(each.source_id)) for each in changes]
     outcomes: list[Written | DatabaseError | None] = []
-    for each in changes:
+    if len(changes) > 1:
         try:
-            outcomes.append(await stored(connection, each))
-        except DatabaseError as error:
-            outcomes.append(error)
-    return outcomes
+            changes = [each._replace(line=_kept(each.line)) for each in changes]
+            texts = [to_json(_fields(each)) for each in changes]
+        except ValueError:
+            pass  # one of them is no text: it is found out below
+        else:
+            for size in _sizes(texts):
+                first = len(outcomes)
+                outcomes += await _replaced(
+                    connection, changes[first : first + size], texts[first : first + size]
+                )
+    return outcomes or [await _outcome(connection, each) for each in changes]
+
+
+def _sizes(texts: list[bytes]) -> Iterator[int]:
+    """Yield how many of the texts go together, none of which is left out."""
+    size = length = 0
+    for text in texts:
+        if size and length + len(text) > _MOST_BYTES:
+            yield size
+            size = length = 0
+        size, length = size + 1, length + len(text)
+    yield size
+
+
+async def _replaced(
+    connection: ServiceConnection, changes: Sequence[Change], texts: list[bytes]
+) -> list[Written | DatabaseError | None]:
+    document = b"[%b]" % b",".join(texts)
+    try:
+        rows = await _answered(connection, _REPLACE_ALL, (document.decode(),))
+    except psycopg.Error:
+        return [await _outcome(connection, each) for each in changes]  # one of them is refused
+    except DatabaseError as error:
+        return [error] * len(changes)
+    versions: dict[str, int] = dict(rows)
+    return [_written(each, versions.get(each.source_id)) for each in changes]
+
+
+async def _outcome(connection: ServiceConnection, change: Change) -> Written | DatabaseError | None:
+    try:
+        return await stored(connection, change)
+    except DatabaseError as error:
+        return error
 
 
 def _written(change: Change, version: int | None) -> Written | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -137,6 +138,40 @@ def test_wrong_usage_is_one_sentence_and_exits_with_2(ladon: Command, arguments:
     called = ladon(*arguments)
     assert (called.code, called.out) == (2, "")
     assert re.fullmatch(r'ladon-storage: .+ See "ladon-storage.* --help"\.', called.sentence)
+
+
+HTTP, SQL = "http://ann:s3cr3t@127.0.0.1:9", "postgresql://ann:s3cr3t@127.0.0.1:9/db"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["collect", "kev", "--sink", SQL],
+        ["collect", "kev", "--sink", json.dumps({"url": SQL})],
+        ["backfill", "kev", "2024-01-01", "2024-01-02", "--sink", SQL],
+        ["reconcile", "kev", "--sink", SQL],
+        ["source", "try", json.dumps({"kind": "kev", "url": HTTP})],
+        ["source", "guess", HTTP],
+        ["watermarks", "list", "--storage", HTTP],
+        ["watermarks", "export", "--storage", f"{HTTP}/?token=s3cr3t"],
+        ["circuit", "show", "--service", HTTP],
+        ["circuit", "trip", "--service", "http://127.0.0.1:9/?token=s3cr3t"],
+        ["health", HTTP],
+        ["serve", "--database", SQL],
+        ["serve", "--database", "w.db", "--prefect-url", HTTP],
+        ["migrate", "--database", "w.db", "--from", SQL],
+        ["tokens", "list", "--database", SQL],
+    ],
+    ids=lambda arguments: " ".join(each for each in arguments if "s3cr3t" not in each),
+)
+def test_address_with_a_password_is_refused_and_not_shown(
+    ladon: Command, arguments: list[str]
+) -> None:
+    """Every user of the host sees a command line; nothing is asked or made before that."""
+    called = ladon(*arguments)
+    assert (called.code, called.out) == (2, "")
+    assert "s3cr3t" not in called.sentence
+    assert not list(ladon.folder.glob("*.db"))
 
 
 def test_call_without_a_verb_prints_the_help_and_exits_with_2(ladon: Command) -> None:

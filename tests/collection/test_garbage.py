@@ -77,8 +77,11 @@ def test_objects_of_a_program_that_froze_some_are_left_alone() -> None:
     assert gc.get_freeze_count() <= before < before + len(kept)
 
 
-def test_cycles_that_are_set_aside_are_collected_in_a_long_run() -> None:
+def test_cycles_that_are_set_aside_are_collected_in_a_long_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A run of many pages does not grow by what each leaves behind."""
+    monkeypatch.setattr(garbage, "_INTERVAL", 10)
     cycles = WeakSet[Cycle]()
     with objects_set_aside():
         for _ in range(2 * garbage._INTERVAL):

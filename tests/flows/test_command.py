@@ -19,6 +19,7 @@ from ladon_storage import flows
 from ladon_storage.cli.deployments import collect_many as made_of_many
 from ladon_storage.cli.deployments import deployments as made_of
 from ladon_storage.cli.up import RUNS, SERVER
+from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.serve import DEPLOYMENTS_FILE
 from ladon_storage.project import Project
 from ladon_storage.testing.feed_server import FeedServer
@@ -290,6 +291,28 @@ async def test_many_sources_without_one_sink_are_not_deployed(ladon: Command) ->
     assert called.code == 2
     assert "[collect_many] cannot be deployed" in called.err
     assert "several sinks, r, s" in called.err
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "step"),
+    [
+        ("ladon.toml", "a/b", "Rename the source, and set its source_id to 'a/b'"),
+        ("ladon.toml", "50%", "Rename the source, and set its source_id to '50%'"),
+        ("this&that.toml", "kev", "Rename the file."),
+    ],
+)
+def test_name_that_prefect_refuses_is_named_before_anything_is_made(
+    tmp_path: Path, file: str, source: str, step: str
+) -> None:
+    """Otherwise some deployments would be made, and one would fail with an error of Prefect's."""
+    path = tmp_path / file
+    path.write_text(
+        f'[collect_many]\n[sinks.r]\nurl = "sqlite:///r.db"\n[sources."{source}"]\nkind = "kev"\n'
+    )
+    project = Project.load(path)
+    with pytest.raises(ConfigurationError, match="Prefect takes no deployment called") as caught:
+        made_of(project, list(project.sources)) + made_of_many(project)
+    assert step in str(caught.value)
 
 
 def test_weekly_readings_of_a_file_are_those_of_prefect_yaml(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 import sys
 from asyncio.subprocess import PIPE, STDOUT
 from datetime import datetime, timedelta
@@ -28,6 +27,7 @@ from ladon_storage.flows import zombies
 from ladon_storage.flows.concurrency import CONCURRENCY_VARIABLE, limit_name, source_slot
 from ladon_storage.flows.serve import DEPLOYMENTS_FILE, deployments
 from ladon_storage.sources import KINDS, source_from
+from tests.forks import Forks
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -250,18 +250,18 @@ async def test_turns_are_off_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -
         pass
 
 
-def test_logo_is_where_the_service_is() -> None:
+async def test_logo_is_where_the_service_is(tmp_path: Path, forks: Forks) -> None:
     """Blocks that are registered show the logo of the service, whose password stays out of it."""
-    code = "from ladon_storage.blocks import RecordSink; print(RecordSink._logo_url)"
-    printed = subprocess.run(
-        [sys.executable, "-c", code],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=os.environ | {"STORAGE_SERVICE_URL": "http://me:s3cret@storage.example:8000"},
+    code = (
+        "from importlib import reload\n"
+        "from ladon_storage import blocks\n"
+        "print(reload(blocks).RecordSink._logo_url)\n"
     )
-    assert printed.stdout.strip() == "http://storage.example:8000/logo.svg"
+    url = "http://me:s3cret@storage.example:8000"
+    async with forks.run(code, folder=tmp_path, STORAGE_SERVICE_URL=url) as process:
+        printed, log = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, log
+    assert printed.strip() == "http://storage.example:8000/logo.svg"
 
 
 @pytest.mark.parametrize("service", ["", "ftp://x"])

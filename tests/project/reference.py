@@ -251,15 +251,14 @@ def routes() -> str:
 
 def parameters() -> str:
     """Return the parameters of the service's routes."""
-    found = {}
+    found: dict[tuple[str, str], dict[str, None]] = {}
     for path, operations in json.loads(document())["paths"].items():
         for method, each in operations.items():
             for given in each.get("parameters", ()) if method != "parameters" else ():
-                if given["in"] == "header":
-                    found[given["name"]] = ("header", given["description"])
-                else:
-                    found[given["name"]] = (f"query of `{path}`", given.get("description"))
-    rows = [(f"`{name}`", where, cell(text)) for name, (where, text) in found.items()]
+                place = "header" if given["in"] == "header" else f"query of `{path}`"
+                places = found.setdefault((given["name"], given.get("description", "")), {})
+                places[place] = None
+    rows = [(f"`{name}`", ", ".join(where), cell(text)) for (name, text), where in found.items()]
     return table("parameter", "in", "meaning", rows=rows)
 
 

@@ -74,6 +74,7 @@ def test_startup_times_whole_processes() -> None:
     assert "CPU above an empty flow's" in printed
 
 
+@pytest.mark.usefixtures("small_heap")
 async def test_breaker_that_admits_is_not_measured_as_rejecting() -> None:
     """What should be open and lets a call through is a fault, not a cheap rejection."""
     never_open = breaker.Contender("asyncio", "await func()", breaker.BARE.make)
@@ -165,7 +166,7 @@ def test_service_over_postgresql_is_measured_beside_pgbench() -> None:
     ran = quick("postgresql_service")
     found = rows(ran.stdout)
     assert {"one process", "two processes", "pgbench", "metrics", "search"} <= set(found)
-    assert "and the same" in ran.stdout
+    assert "Back, with every field the same" in ran.stdout
     assert ran.stdout.count(" at least ") == 3
 
 

@@ -277,7 +277,7 @@ REST = '[sources.r]\nkind = "rest"\nurl = "https://x.example"\ntimestamps = ["at
         (SINK + 'keep = "al"', "[sinks.records] keep: Input should be 'latest' or 'all'."),
         ('[sinks.a]\nurl = "mysql://x/y"', "[sinks.a] There is no sink for an address of the sch"),
         ('[sources."a b"]\nkind = "kev"\nulr = 1', '[sources."a b"] ulr: There is no such key'),
-        ('[sources.""]\nkind = "kev"', '[sources.""] source_id: source_id should have 1 to 255'),
+        ('[sources.""]\nkind = "kev"', '[sources.""] source_id: should have 1 to 255'),
         ('[sources.a]\nkind = "kev"\n[sources.b]\nkind = "kev"\nsource_id = "a"',
          "[sources.b] source_id: is 'a', as that of [sources.a]."),
     ],

@@ -7,13 +7,14 @@ import asyncio
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from tests.forks import forking
+from tests.forks import Forks, forking
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECTIONS = re.findall(
@@ -95,7 +96,16 @@ def test_name_that_is_imported_before_its_module_is_the_function(package: str, n
     assert getattr(found, name) is getattr(module, name)
 
 
-async def test_name_that_is_imported_after_its_module_is_the_function(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def prefects() -> Iterator[Forks]:
+    """Import Prefect once for the processes that import something of this package."""
+    with forking("prefect") as forks:
+        yield forks
+
+
+async def test_name_that_is_imported_after_its_module_is_the_function(
+    prefects: Forks, tmp_path: Path
+) -> None:
     """A process that has imported nothing but a module gets the function of its name."""
     code = (
         "import sys; package, name = sys.argv[1:]\n"
@@ -105,11 +115,10 @@ async def test_name_that_is_imported_after_its_module_is_the_function(tmp_path: 
         "exec(f'from {package}.{name} import {name} as same')\n"
         "assert found is same, found\n"
     )
-    with forking("prefect") as forks:
-        for package, name in SHARED:
-            async with forks.run(code, package, name, folder=tmp_path) as process:
-                _, log = await asyncio.wait_for(process.communicate(), 60)
-            assert process.returncode == 0, log
+    for package, name in SHARED:
+        async with prefects.run(code, package, name, folder=tmp_path) as process:
+            _, log = await asyncio.wait_for(process.communicate(), 60)
+        assert process.returncode == 0, log
 
 
 def test_importing_packages_costs_no_prefect_and_no_client() -> None:
@@ -123,7 +132,7 @@ def test_importing_packages_costs_no_prefect_and_no_client() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
 
 
-def test_flow_of_one_kind_costs_no_other_kind(tmp_path: Path) -> None:
+async def test_flow_of_one_kind_costs_no_other_kind(prefects: Forks, tmp_path: Path) -> None:
     """A process that runs a flow imports its kind alone, and makes no form."""
     code = (
         "import sys\n"
@@ -133,4 +142,6 @@ def test_flow_of_one_kind_costs_no_other_kind(tmp_path: Path) -> None:
         "assert 'parameters' not in vars(collect_kev)\n"
         "assert collect_kev.parameters.properties['source']\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=60)
+    async with prefects.run(code, folder=tmp_path) as process:
+        _, log = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, log

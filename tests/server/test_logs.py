@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
@@ -18,6 +19,7 @@ from ladon_storage import (
     WatermarkConflictError,
 )
 from ladon_storage.errors import escaped
+from ladon_storage.server import logs
 from ladon_storage.server.logs import JsonLines, TextLines
 from tests.service import calling, embedded_service, path, service_process, success
 
@@ -65,6 +67,38 @@ def test_json_line_is_one_ascii_object() -> None:
     assert HOSTILE in said["traceback"]
     assert (said["level"], said["logger"]) == ("ERROR", "ladon")
     assert datetime.fromisoformat(said["time"]).tzinfo is not None
+
+
+def test_records_of_a_group_are_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are written whole and in order; one that comes later is written at once."""
+    written: list[str] = []
+    log = io.StringIO()
+    log.write = written.append  # type: ignore[method-assign,assignment]
+    monkeypatch.setattr(sys, "stderr", log)
+    handler = logs._Handler(log)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    with logs.in_one_write():
+        handler.handle(record("first"))
+        handler.handle(record("second"))
+        assert written == []
+    handler.handle(record("third"))
+    assert written == ["first\nsecond\n", "third\n"]
+
+
+@pytest.mark.parametrize("fault", [OSError, ValueError])
+def test_log_that_cannot_be_written_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch, fault: type[Exception]
+) -> None:
+    """As with each record alone: a full disk below the log fails no write."""
+
+    def write(_: str) -> int:
+        raise fault
+
+    log = io.StringIO()
+    monkeypatch.setattr(log, "write", write)
+    monkeypatch.setattr(sys, "stderr", log)
+    with logs.in_one_write():
+        logs._Handler(log).handle(record("first"))
 
 
 @pytest.mark.parametrize("text", ["", "kev", "Ünïcode 漢字", "two words"])

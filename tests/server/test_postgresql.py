@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -13,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from ladon_storage.errors import ConfigurationError, DatabaseError, WatermarkConflictError
 from ladon_storage.models import Precondition, WatermarkUpdate
-from ladon_storage.server import postgresql, postgresql_schema
+from ladon_storage.server import postgresql, postgresql_schema, postgresql_writes
 from ladon_storage.server.access import add_token, revoke_token
 from ladon_storage.server.database import migrations as sqlite_migrations
 from ladon_storage.server.postgresql_schema import address_of, migrate, migrations, opened
@@ -244,6 +245,30 @@ async def test_changes_that_share_a_statement_have_outcomes_of_their_own(
             assert (line.run_id, line.timestamp) == (f"run-{each}", updates[each].timestamp)
             assert line.ledger == outcome.watermark.ledger
             assert f'"{line.version}"' == outcome.watermark.etag
+    await store.close()
+
+
+async def test_changes_that_are_long_together_share_no_statement(
+    empty_postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the ledgers are, each change is stored, and no statement has all of them."""
+    monkeypatch.setattr(postgresql_writes, "_MOST_BYTES", 5_000)
+    statements: list[int] = []
+    answered = postgresql_writes._answered
+
+    async def counted(*given: Any) -> Any:
+        statements.append(len(str(given[2])))
+        return await answered(*given)
+
+    store = await WatermarkDatabase.open(empty_postgres)
+    await asyncio.gather(*(store.put(f"s{each}", update(1)) for each in range(30)))
+    monkeypatch.setattr(postgresql_writes, "_answered", counted)
+    long = [update(2).model_copy(update={"ledger": {"a": "x" * 70 * each}}) for each in range(30)]
+    stored = await asyncio.gather(*(store.put(f"s{n}", each) for n, each in enumerate(long)))
+    assert [each.watermark.ledger for each in stored] == [each.ledger for each in long]
+    assert [await store.get(f"s{n}") for n in range(30)] == [each.watermark for each in stored]
+    assert 10 < len(statements) < 30
+    assert max(statements) < 10_000
     await store.close()
 
 

@@ -518,6 +518,7 @@ async def test_server_that_lets_nobody_in_is_a_clear_error(
         (psycopg.errors.AdminShutdown, "Check that the server can be reached"),
         (psycopg.errors.ConnectionFailure, "Check that the server can be reached"),
         (psycopg.errors.InsufficientPrivilege, "Grant that to the sink's user"),
+        (psycopg.errors.ProgramLimitExceeded, "Set id to a shorter field"),
         (psycopg.errors.LockNotAvailable, "Stop the program that holds"),
         (psycopg.OperationalError, "Check that the server can be reached"),
         (psycopg.errors.UndefinedTable, "Repair the database"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from ladon_storage.sources.rest import reading
+from ladon_storage.sources.rest.counting import counts
+from ladon_storage.sources.rest.links import hides_next, next_in
 from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.sources.rest_lists import IDS, ROWS, answer, ids_of, pages_of, refused
 from tests.sources.test_rest import row
@@ -45,9 +48,18 @@ async def test_cursor_of_an_item_may_be_zero() -> None:
         assert await ids_of(feed, paging=paging) == IDS
 
 
-async def test_link_with_a_title_in_another_charset_is_followed() -> None:
-    """A parameter may be written by RFC 8187, in front of the relation."""
-    link = "</feed.json?p=2>; title*=UTF-8'de'n%C3%A4chste%20Seite; rel=next"
+LINKS = [
+    "</feed.json?p=2>; title*=UTF-8'de'n%C3%A4chste%20Seite; rel=next",
+    '</feed.json?p=2>; title="a \\"b\\"; c, d"; rel="next"',
+    '</feed.json?p=2>; crossorigin; rel="prefetch next"',
+    '</feed.json?p=2>; rel="next-page"',
+    '</feed.json?p=2>; rel="http://example.org/rels/next"',
+]
+
+
+@pytest.mark.parametrize("link", LINKS)
+async def test_link_with_other_parameters_is_followed(link: str) -> None:
+    """A parameter in front of the relation has any form that the standards have."""
 
     def titled(asked: Asked) -> Answer:
         is_first = "p" not in asked.query
@@ -56,6 +68,32 @@ async def test_link_with_a_title_in_another_charset_is_followed() -> None:
 
     async with FeedServer(play=titled) as feed:
         assert await ids_of(feed, paging={"kind": "link"}) == IDS
+
+
+@pytest.mark.parametrize(
+    "link", ['/feed.json?p=2; rel="next"', "<a>; rel=x, http://a/?p=2; rel=next"]
+)
+async def test_link_that_cannot_be_read_is_no_end(link: str) -> None:
+    """A header that names a next page, in a form that is no link, does not end a list."""
+    async with FeedServer(play=lambda _: answer(ROWS[:4], {"Link": link})) as feed:
+        assert "has a next page in its header Link" in await refused(feed, paging={"kind": "link"})
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda: next_in(["<" * 60_000]),
+        lambda: next_in(['<a>;a="' * 8_000]),
+        lambda: hides_next(["rel=a " * 10_000]),
+        lambda: counts("cursor", "a" * 60_000, 20, 1),
+        lambda: counts("cursor", "a-" * 30_000, 20, 1),
+    ],
+)
+def test_long_header_or_cursor_does_not_hold_the_event_loop(look: Callable[[], object]) -> None:
+    """A feed may be hostile: what it sends as a link or a cursor is read once, and not squared."""
+    began = time.process_time()
+    assert not look()
+    assert time.process_time() - began < 1
 
 
 async def test_link_past_a_page_is_not_followed_in_silence() -> None:

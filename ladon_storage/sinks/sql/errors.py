@@ -16,6 +16,7 @@ _NEXT = {
     "40": "Run again, as another program was in the way",
     "42501": "Grant that to the sink's user, and run again",
     "53": "Free resources of the server, such as disk space or connections, and run again",
+    "54": "Set id to a shorter field, as an index of PostgreSQL takes 2,700 bytes, and run again",
     "55P03": "Stop the program that holds the table, and run again",
     "57": _REACH,
     # Classes of DuckDB's errors, which have no codes.

@@ -17,7 +17,8 @@ _BY_ITEM = names(
     "after afterid sinceid minid maxid lastid startingafter startafter before beforeid"
 )
 _NUMBER = re.compile(r"(?<!\d)\d{1,18}(?!\d)")
-_NAMED_NUMBER = re.compile(r"([A-Za-z][A-Za-z_-]*)[\"']?\s*[:=]\s*[\"']?\d{1,18}(?!\w)")
+# A name is tried from its first letter alone: from each of them, a long one would take minutes.
+_NAMED_NUMBER = re.compile(r"(?<![A-Za-z_-])([A-Za-z_-]+)[\"']?\s*[:=]\s*[\"']?\d{1,18}(?!\w)")
 
 
 def counts(name: str, cursor: object, number: int, index: int) -> bool:

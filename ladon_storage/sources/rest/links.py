@@ -12,10 +12,26 @@ from yarl import URL
 from ladon_storage.sources.http.client import HttpResponse
 from ladon_storage.sources.http.urls import LONGEST_ADDRESS, check_url
 
+_QUOTED = r"\"(?:[^\"\\]|\\.)*\""
 # The last but one is that of RFC 8187, with a charset: UTF-8''a%20title.
-_VALUE = r"(?:\"[^\"]*\"|'[^']*'|[\w-]+'[^';,\s]*'[^\"';,\s]*|[^\"';,\s]*)"
+_VALUE = rf"(?:{_QUOTED}|'[^']*'|[\w-]+'[^';,\s]*'[^\"';,\s]*|[^\"';,\s]*)"
 _PARAMETER = re.compile(rf";\s*([^\s=;,]+)\s*(?:=\s*({_VALUE}))?")
-_LINK = re.compile(rf"<([^>]*)>((?:\s*;\s*[^\s=;,]+\s*(?:=\s*{_VALUE})?)*)")
+# Nor has an address a "<": without that rule, many of them would take seconds.
+_LINK = re.compile(rf"<([^<>]*)>((?:\s*;\s*[^\s=;,]+\s*(?:=\s*{_VALUE})?)*)")
+
+
+_MOST_RELATIONS = 10
+_NEXT = re.compile(r"(?:.*[/#:])?next(?:[-_]?page)?")
+_UNREAD = re.compile(r"\brel\s*=\s*[\"']?(?:[\w-]+\s+)*next\b", re.IGNORECASE)
+
+
+def hides_next(headers: list[str]) -> bool:
+    """Return whether `Link` headers name a next page in a form that is none of a link.
+
+    >>> hides_next(['</?page=2>; rel="next"']), hides_next(['/?page=2; rel="next"'])
+    (False, True)
+    """
+    return any(_UNREAD.search(_LINK.sub("", value)) for value in headers)
 
 
 def next_in(headers: list[str], page: URL | None = None) -> str | None:
@@ -40,7 +56,10 @@ def linked(headers: list[str], relation: str, page: URL | None = None) -> str | 
                 name.lower(): value.strip("\"'")
                 for name, value in reversed(_PARAMETER.findall(parameters))
             }
-            if relation not in attributes.get("rel", "").lower().split():
+            stated = attributes.get("rel", "").lower().split()
+            if relation not in [
+                "next" if _NEXT.fullmatch(each) else each for each in stated[:_MOST_RELATIONS]
+            ]:
                 continue
             if attributes.get("results", "").lower() == "false":
                 continue

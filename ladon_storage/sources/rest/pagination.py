@@ -20,7 +20,7 @@ from ladon_storage.sources.fields import SETTINGS
 from ladon_storage.sources.http.urls import LONGEST_ADDRESS
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.counting import counts
-from ladon_storage.sources.rest.links import link_target, next_in
+from ladon_storage.sources.rest.links import hides_next, link_target, next_in
 from ladon_storage.sources.rest.page import PageRequest, PageResponse
 from ladon_storage.sources.rest.page_metadata import promised_at
 
@@ -329,7 +329,11 @@ class LinkHeaderPagination(_LinkedPagination):
     )
 
     def _link(self, got: PageResponse) -> object:
-        return next_in(got.answer.headers.getall("Link", []), got.answer.url)
+        headers = got.answer.headers.getall("Link", [])
+        link = next_in(headers, got.answer.url)
+        if link is None and hides_next(headers):
+            raise ValueError("has a next page in its header Link, and not as an address in <>")
+        return link
 
 
 class CursorPagination(_ShiftingPagination):
