@@ -53,6 +53,7 @@ TARGETS = [
     (DUCKDB, ARROW, 0.6, ("cpu", "seconds")),
     (SQLITE, ARROW, 1.0, ("mebibytes",)),
     (DELTA, DLT_DELTA, 1.0, ("mebibytes",)),
+    (DUCKDB, ARROW, 1.0, ("mebibytes",)),
 ]
 NAMED = {"cpu": "CPU", "seconds": "wall", "mebibytes": "peak memory"}
 Figures = dict[str, dict[str, list[float]]]
@@ -154,7 +155,7 @@ async def show_floors(
     folder: Path, server: str, sizes: dict[str, int], repetitions: int, script: dict[str, float]
 ) -> None:
     """Print what each step takes alone, and all of them beside the ``script``, CPU seconds."""
-    beside = ("json.loads", "write and fsync", "its wall")
+    beside = ("json.loads", "write and fsync", "its wall", "Arrow and parquet", "DuckDB")
     shows = table(
         "Floors, CPU µs a record", ("feed",), (*STEPS.values(), "together / script", *beside)
     )
@@ -171,7 +172,10 @@ async def show_floors(
             FEEDS[name].title(records),
             *(shown(found[kind], 2) for kind in STEPS),
             shown([each / alone for each in together], 2),
-            *(shown(found[kind], 2) for kind in ("json", "disk", "disk seconds")),
+            *(
+                shown(found[kind], 2)
+                for kind in ("json", "disk", "disk seconds", "parquet", "duckdb")
+            ),
         )
     tables.print(shows)
 

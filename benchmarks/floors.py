@@ -6,7 +6,8 @@ In a process of its own, over all pages of a feed, in CPU seconds and for the di
   16 bytes; the check of its times;
 - SQLite: the rows of our table, ``VALUES`` of hundreds in the order of their ids, in transactions
   of many pages;
-- the disk alone: each page is written and synchronized by itself, as a durable page is.
+- the disk alone: each page is written and synchronized by itself, as a durable page is;
+- other sinks: the same records in one file of parquet, and in one transaction of DuckDB under a key.
 """
 
 from __future__ import annotations
@@ -26,7 +27,15 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import duckdb
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_DUCKDB_TABLE = """
+CREATE TABLE records (id VARCHAR PRIMARY KEY, version VARCHAR USING COMPRESSION uncompressed,
+                      payload VARCHAR USING COMPRESSION zstd)
+"""
 
 
 async def _fetched(url: str | None, *, are_kept: bool) -> list[bytes]:
@@ -40,7 +49,7 @@ async def _fetched(url: str | None, *, are_kept: bool) -> list[bytes]:
     return bodies
 
 
-_TABLE = """
+_SQLITE_TABLE = """
 CREATE TABLE records (source_id TEXT NOT NULL, record_id TEXT NOT NULL, version TEXT NOT NULL,
 record_timestamp TEXT NOT NULL, payload TEXT NOT NULL, collected_at TEXT NOT NULL, removed_at TEXT,
 PRIMARY KEY (source_id, record_id))
@@ -56,7 +65,7 @@ def inserted(rows: list[Row], folder: Path) -> float:
     with closing(sqlite3.connect(folder / "floor.db", isolation_level=None)) as database:
         for setting in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -65536"):
             database.execute(f"PRAGMA {setting}")
-        database.execute(_TABLE)
+        database.execute(_SQLITE_TABLE)
         began = time.process_time()
         for first in range(0, len(rows), _GROUP):
             group = sorted(rows[first : first + _GROUP])
@@ -70,6 +79,21 @@ def inserted(rows: list[Row], folder: Path) -> float:
                 )
             database.execute("COMMIT")
         return time.process_time() - began
+
+
+def _in_parquet(columns: list[list[str]], file: Path) -> None:
+    arrays = [pa.array(each, pa.string()) for each in columns]
+    rows = pa.table(arrays, names=["id", "version", "payload"])
+    pq.write_table(rows, file, compression="zstd", use_dictionary=False)
+
+
+def _in_duckdb(columns: list[list[str]], file: Path) -> None:
+    with duckdb.connect(str(file)) as connection:
+        connection.execute(_DUCKDB_TABLE)
+        connection.execute("BEGIN")
+        with connection.appender("records") as appender:
+            appender.append_rows(zip(*columns, strict=True))
+        connection.execute("COMMIT")
 
 
 def main() -> None:
@@ -104,8 +128,8 @@ def main() -> None:
         ):
             found[name] += seconds
         texts.append(b"\n".join(records))
-        ids = [each["id"] for each in pages]
-        rows += zip(ids, versions, times, payloads, strict=True)
+        keys = [str(each["id"]) for each in pages]
+        rows += zip(keys, versions, times, payloads, strict=True)
     found["sqlite"] = inserted(rows, Path(folder))
     (Path(folder) / "floor.db").unlink()
     began, cpu = time.perf_counter(), time.process_time()
@@ -115,6 +139,14 @@ def main() -> None:
             os.fsync(file.fileno())
     found["disk seconds"] = time.perf_counter() - began
     found["disk"] = time.process_time() - cpu
+    ids, versions, _, payloads = zip(*rows, strict=True)
+    columns = [list(each) for each in (ids, versions, payloads)]
+    for name, store in (("parquet", _in_parquet), ("duckdb", _in_duckdb)):
+        path = Path(folder) / f"floor.{name}"
+        began = time.process_time()
+        store(columns, path)
+        found[name] = time.process_time() - began
+        path.unlink()
     print(json.dumps(found))
 
 

@@ -118,6 +118,7 @@ class _Prefetch:
                     self._note_arrival()
                     self._waiting.append(page)
                     self._characters += page.characters
+                    del page  # it is the sink's alone, and goes when it is stored
                     self._changed.set()
                     if self._characters < MAX_PREFETCH_CHARS:
                         await asyncio.sleep(0)  # lets the sink run, if it has nothing to do

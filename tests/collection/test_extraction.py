@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 import time
+import weakref
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -429,6 +430,35 @@ async def test_source_waits_when_enough_is_read_ahead(monkeypatch: pytest.Monkey
     await World(sink).run(*steps)
     assert len(fetched) == 10
     assert max(sink.sizes) == 3
+
+
+async def test_page_that_is_stored_is_not_held_while_the_next_one_is_awaited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is durable leaves its memory to what follows: a run holds one group, not two."""
+    monkeypatch.setattr(ahead, "QUICK_SECONDS", 0.0)
+    held: list[bool] = []
+    sink = RememberingSink()
+
+    class Page1(list[Any]):
+        """A list that can be referred to weakly."""
+
+    class Watching(ScriptedSource):
+        """A source that looks, before its last page, whether its first one still exists."""
+
+        async def pages(self, start: Any, until: Any) -> Any:
+            first = Page1([record("1", 1)])
+            reference = weakref.ref(first)
+            yield Page(first)
+            del first
+            for _ in range(100):
+                await asyncio.sleep(0)
+            held.append(reference() is not None)
+            assert sink.ids == ["1"]
+            yield Page([record("2", 2)])
+
+    await World(sink).run(kind=Watching)
+    assert (held, sink.ids) == ([False], ["1", "2"])
 
 
 async def test_source_that_never_waits_leaves_the_thread_of_the_sink_its_turn() -> None:
