@@ -149,16 +149,21 @@ STEPS = {
     "times": "times",
     "sqlite": "SQLite",
 }
+BESIDE = {
+    "json": "json.loads",
+    "disk": "write and fsync",
+    "disk seconds": "its wall",
+    "parquet": "Arrow and parquet",
+    "duckdb": "DuckDB",
+}
 
 
 async def show_floors(
     folder: Path, server: str, sizes: dict[str, int], repetitions: int, script: dict[str, float]
 ) -> None:
     """Print what each step takes alone, and all of them beside the ``script``, CPU seconds."""
-    beside = ("json.loads", "write and fsync", "its wall", "Arrow and parquet", "DuckDB")
-    shows = table(
-        "Floors, CPU µs a record", ("feed",), (*STEPS.values(), "together / script", *beside)
-    )
+    of_sqlite = table("Floors, CPU µs a record", ("feed",), (*STEPS.values(), "together / script"))
+    of_others = table("Other floors, CPU µs a record", ("feed",), tuple(BESIDE.values()))
     for name, records in sizes.items():
         found: dict[str, list[float]] = {}
         for _ in range(repetitions):
@@ -166,18 +171,17 @@ async def show_floors(
             each = await outcome(folder, "floors", url, FEEDS[name].times[0], str(folder))
             for what, seconds in each.items():
                 found.setdefault(what, []).append(1e6 * seconds / records)
+        title = FEEDS[name].title(records)
         together = [sum(each) for each in zip(*(found[kind] for kind in STEPS), strict=True)]
         alone = 1e6 * script[name] / records
-        shows.add_row(
-            FEEDS[name].title(records),
+        of_sqlite.add_row(
+            title,
             *(shown(found[kind], 2) for kind in STEPS),
             shown([each / alone for each in together], 2),
-            *(
-                shown(found[kind], 2)
-                for kind in ("json", "disk", "disk seconds", "parquet", "duckdb")
-            ),
         )
-    tables.print(shows)
+        of_others.add_row(title, *(shown(found[kind], 2) for kind in BESIDE))
+    tables.print(of_sqlite)
+    tables.print(of_others)
 
 
 async def main(*, quick: bool) -> None:
