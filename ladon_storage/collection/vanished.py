@@ -122,13 +122,15 @@ class Vanished:
     async def _warn_of_a_gap(self, counts: ExtractionCounts, horizon: datetime) -> None:
         """Warn of a reading with new records alone, where the sink has others of its range.
 
-        A source that keeps or delivers only its latest records lost those in between.
+        A source that keeps or delivers only its latest records lost those in between. It is warned
+        of once: counting them takes a sink of many records long.
         """
         are_all_new = counts.new == counts.delivered - counts.quarantined - counts.skipped > 0
         if (
             self._lease is None
             or counts.is_first
             or counts.listed
+            or not _had_known(self._lease)
             or not are_all_new
             or getattr(self._source, "full_snapshot", self._source.overlap is None)
         ):
@@ -185,3 +187,10 @@ class Vanished:
             "removed. Look at the source, and set removed_share to 1 if that is right.",
             self._source.source_id,
         )
+
+
+def _had_known(lease: SourceLease) -> bool:
+    """Return whether the run before was delivered known records too, or was the first one."""
+    ledger = (lease.stored.ledger if lease.stored else None) or {}
+    is_first = "records_delivered" in ledger and ledger.get("start") is None
+    return is_first or bool(ledger.get("records_known"))

@@ -288,7 +288,7 @@ def most_in_a_window(arrived: list[float], seconds: float) -> int:
     return most
 
 
-@pytest.mark.parametrize("store", ["file", "redis"])
+@pytest.mark.parametrize("store", ["file", pytest.param("redis", marks=pytest.mark.slow)])
 async def test_processes_keep_a_rate_together(
     commands: Forks, tmp_path: Path, redis_server: RedisServer, store: str
 ) -> None:

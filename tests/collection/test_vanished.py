@@ -278,6 +278,17 @@ async def test_new_records_alone_are_warned_of(
     assert ("Records in between may be missing" in caplog.text) is not is_known
 
 
+async def test_new_records_alone_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Counting takes long where there are many, and a source of few latest ones goes on so."""
+    world = World()
+    await world.collect(MANY)
+    for first in (400, 800):
+        new = [record(f"new {minute}", minute) for minute in range(first, first + len(MANY))]
+        await world.collect(new, overlap=12 * HOUR)
+
+    assert caplog.text.count("Records in between may be missing") == 1
+
+
 async def test_new_records_alone_are_right_where_few_are_expected(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

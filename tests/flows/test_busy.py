@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from prefect import get_client
 from prefect.artifacts import Artifact
 
@@ -80,6 +81,7 @@ async def test_waiting_run_asks_prefect_once(
     assert sum(each.name.startswith("Read watermark") for each in mine) <= 1
 
 
+@pytest.mark.slow
 async def test_skipped_sources_of_many_are_counted(
     storage: StorageSettings, tmp_path: Path
 ) -> None:

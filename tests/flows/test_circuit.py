@@ -124,6 +124,7 @@ async def test_collections_are_paused_while_the_circuit_is_open(
     await until(are_told)
 
 
+@pytest.mark.slow
 async def test_events_of_a_run_that_ends_at_once_arrive(
     storage: StorageSettings, service: Flaky, tmp_path: Path, forks: Forks
 ) -> None:
@@ -152,6 +153,7 @@ async def test_events_of_a_run_that_ends_at_once_arrive(
     await until(is_told)
 
 
+@pytest.mark.slow
 async def test_what_an_operator_does_is_an_event_too(
     storage: StorageSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

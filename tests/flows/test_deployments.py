@@ -180,6 +180,7 @@ async def test_run_that_is_heard_of_no_more_is_crashed() -> None:
     ]
 
 
+@pytest.mark.slow
 async def test_sweep_for_some_runs_leaves_the_others_alone() -> None:
     """What waits for its own parts crashes no run of another."""
     (ours, one), (other, two) = [await running_flow() for _ in range(2)]

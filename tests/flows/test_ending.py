@@ -59,7 +59,14 @@ async def reason(storage: StorageSettings, source_id: str = "feed") -> str | Non
     return stored.error_message
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
 async def test_signal_ends_a_run_and_is_named(
     number: signal.Signals,
     storage: StorageSettings,
@@ -84,6 +91,7 @@ async def test_signal_ends_a_run_and_is_named(
     assert await reason(storage, "kev") == f"ended by {number.name}", log
 
 
+@pytest.mark.slow
 async def test_hangup_that_is_ignored_ends_no_run(
     storage: StorageSettings, service: Flaky, tmp_path: Path, forks: Forks
 ) -> None:
@@ -245,8 +253,8 @@ STRUCK += [("protocol", signal.SIGHUP), ("protocol", signal.SIGINT), ("stuck", s
 @pytest.mark.parametrize(
     ("place", "number"),
     [
-        pytest.param(place, number, marks=() if place == "protocol" else pytest.mark.slow)
-        for place, number in STRUCK
+        STRUCK[0],
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in STRUCK[1:]),
     ],
 )
 async def test_signal_is_lost_nowhere(

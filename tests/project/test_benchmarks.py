@@ -113,6 +113,7 @@ def test_client_is_measured_beside_bare_aiohttp() -> None:
     }
 
 
+@pytest.mark.slow
 def test_service_is_measured_beside_the_bare_handler() -> None:
     """Both answer real requests from a process of its own, at a rate and at a cost in CPU time."""
     found = rows(quick("service").stdout)

@@ -123,6 +123,7 @@ async def test_sighting_alone_may_make_no_version(unversioned: list[str], versio
 
 
 @pytest.mark.recordings
+@pytest.mark.slow
 def test_recorded_sightings_are_nearly_all_versions() -> None:
     """What the description of the setting says that it saves is so."""
     versions: dict[tuple[str, ...], set[tuple[str, str]]] = {(): set(), ("last_seen_utc",): set()}
