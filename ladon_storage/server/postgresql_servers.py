@@ -213,8 +213,9 @@ class Servers:
         [(is_standby, last, found)] = await cursor.fetchall()
         if is_standby:
             return
-        missing = set(versions).difference(found)
-        if missing and self._acknowledged:  # no other connection has found it out meanwhile
+        # Without those that another connection has found out meanwhile.
+        missing = set(versions).difference(found).intersection(self._acknowledged)
+        if missing:
             self._acknowledged.clear()
             logger.error(
                 "Database %s lacks %d of the last %d acknowledged changes, such as version %d: it "

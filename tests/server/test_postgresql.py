@@ -541,14 +541,21 @@ async def test_database_older_than_its_acknowledged_changes_is_logged(
     assert "lacks 7 of the last 9 acknowledged changes, such as version 3" in said.getMessage()
 
 
+def _expect_standby(postgres: PostgresServer, name: str) -> None:
+    """Set the standby that commits wait for, and return when they do."""
+    postgres.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
+    postgres.execute("SELECT pg_reload_conf()")
+    while postgres.execute("SHOW synchronous_standby_names") != [(name,)]:
+        pass
+    postgres.execute("CHECKPOINT")  # the process that makes it tells the others of the setting
+
+
 @pytest.fixture
 def standby_is_missing(postgres: PostgresServer) -> Iterator[None]:
     """Let commits wait for a standby that is not there."""
-    postgres.execute("ALTER SYSTEM SET synchronous_standby_names = 'missing'")
-    postgres.execute("SELECT pg_reload_conf()")
+    _expect_standby(postgres, "missing")
     yield
-    postgres.execute("ALTER SYSTEM RESET synchronous_standby_names")
-    postgres.execute("SELECT pg_reload_conf()")
+    _expect_standby(postgres, "")
 
 
 WAITING = "SELECT {what} FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = '{name}'"
@@ -577,8 +584,7 @@ async def test_change_that_is_at_no_standby_is_not_acknowledged(
     assert (await store.get("kev")) != before.watermark
     with pytest.raises(DatabaseError):
         await store.put("kev", update(2, "run-2"), unchanged)
-    postgres.execute("ALTER SYSTEM RESET synchronous_standby_names")
-    postgres.execute("SELECT pg_reload_conf()")
+    _expect_standby(postgres, "")
     again = await store.put("kev", update(2, "run-2"), unchanged)
     assert again.watermark == await store.get("kev")
     assert [each.run_id for each in (await store.history("kev")).changes] == ["run-2", None]
@@ -603,8 +609,7 @@ async def test_commits_that_wait_for_a_standby_leave_connections(
     assert any("wait for a standby" in each for each in reasons), reasons
     [(waiting,)] = postgres.execute(WAITING.format(what="count(*)", name=name))
     assert int(str(waiting)) <= postgresql.MOST_CONNECTIONS + MOST_ABANDONED
-    postgres.execute("ALTER SYSTEM RESET synchronous_standby_names")
-    postgres.execute("SELECT pg_reload_conf()")
+    _expect_standby(postgres, "")
     await until_healthy(store)
     assert (await store.put("later", update(1))).created
     await store.close()
