@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -330,13 +331,24 @@ BASE_FIELDS = frozenset({"timestamp", "status", "error_message"})
 """The fields of a `WatermarkUpdate` that every service knows."""
 
 
+def _stripped(text: str) -> str:
+    """Return a text without blanks around it; its length was that of what was sent."""
+    if stripped := text.strip():
+        return stripped
+    raise ValueError("it is blank")
+
+
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(_stripped)]
+"""An operator's reason."""
+
+
 class WatermarkReset(BaseModel):
     """The body of a reset: an operator moves a watermark to any timestamp, and says why."""
 
     model_config = ConfigDict(frozen=True)
 
     timestamp: Timestamp
-    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1024)]
+    reason: Reason
     actor: ShortText | None = None
 
 
@@ -345,7 +357,7 @@ class WatermarkDelete(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1024)]
+    reason: Reason
     actor: ShortText | None = None
 
 

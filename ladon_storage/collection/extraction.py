@@ -114,7 +114,8 @@ class Extraction:
         if self._remembers and self._must_say_where_it_starts():
             self._position = None
             await self._write(Page(), latest(start.durable))
-        async with prefetch(self._pages()) as pages:
+        most = getattr(self._sink, "batch_characters", None)
+        async with prefetch(self._pages(), most) as pages:
             async for group in pages:
                 await self._take(group)
                 group.clear()  # its memory is that of the next one

@@ -3,7 +3,7 @@
 - A slow sink makes fewer, larger commits. Pages that come quickly one after another wait a moment
   for those that follow: a commit costs as much as hundreds of records, and the rewriting of an
   index whose keys come in no order even more. A page of a slow source is written at once.
-- Prefetching stops at `MAX_PREFETCH_CHARS`: memory does not grow with the number of records.
+- Prefetching stops at a number of characters: memory does not grow with the number of records.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Self
 from ladon_storage.collection.records import Page
 
 MAX_PREFETCH_CHARS = 2**23
-"""The characters of waiting pages at which the source must wait for the sink."""
+"""The characters of waiting pages at which the source must wait for most sinks."""
 
 GATHER_SECONDS = 2.0
 """The longest time that a page waits for those that follow it."""
@@ -35,13 +35,20 @@ a page releases it each time, takes it back before the thread wakes up, and so s
 
 
 @contextlib.asynccontextmanager
-async def prefetch(pages: AsyncIterator[Page]) -> AsyncIterator[AsyncIterator[list[Page]]]:
+async def prefetch(
+    pages: AsyncIterator[Page], most: int | None = None
+) -> AsyncIterator[AsyncIterator[list[Page]]]:
     """Iterate ``pages`` in a separate task, yield the waiting pages, and close it at the end.
 
     One task runs the whole iterator, because the timeouts inside it need that. Its error is raised
     in place of its next page, after the pages before it.
+
+    Args:
+        pages: The pages.
+        most: The characters of waiting pages at which the source must wait, for a sink of which one
+            large commit costs less than two.
     """
-    ahead = _Prefetch(pages)
+    ahead = _Prefetch(pages, most or MAX_PREFETCH_CHARS)
     try:
         yield ahead
     except GeneratorExit:  # a coroutine that is being closed cannot await
@@ -54,8 +61,9 @@ async def prefetch(pages: AsyncIterator[Page]) -> AsyncIterator[AsyncIterator[li
 
 
 class _Prefetch:
-    def __init__(self, pages: AsyncIterator[Page]) -> None:
+    def __init__(self, pages: AsyncIterator[Page], most: int) -> None:
         self._pages = pages
+        self._most = most
         self._waiting: list[Page] = []
         self._characters = 0
         self._end: BaseException | None = None
@@ -86,7 +94,7 @@ class _Prefetch:
     async def _gather(self) -> None:
         """Wait while pages come quickly, until there are enough for one commit."""
         until = self._since + GATHER_SECONDS
-        while self._are_quick and self._end is None and self._characters < MAX_PREFETCH_CHARS:
+        while self._are_quick and self._end is None and self._characters < self._most:
             left = until - time.monotonic()
             if left <= 0:
                 break
@@ -120,7 +128,7 @@ class _Prefetch:
                     self._characters += page.characters
                     del page  # it is the sink's alone, and goes when it is stored
                     self._changed.set()
-                    if self._characters < MAX_PREFETCH_CHARS:
+                    if self._characters < self._most:
                         await asyncio.sleep(0)  # lets the sink run, if it has nothing to do
                         if self._are_quick:  # one page alone starves nothing
                             time.sleep(_HANDOVER_SECONDS)  # noqa: ASYNC251 - its thread's

@@ -201,7 +201,8 @@ class Sink(Protocol):
     """A sink that makes records durable, entered before its first page and left after its last.
 
     It may support more: `SupportsPosition`, `SupportsRemoval`, `SupportsReversion`,
-    `SupportsLookup`, `SupportsCount`.
+    `SupportsLookup`, `SupportsCount`. One whose large commits cost less than small ones may have
+    ``batch_characters``, the characters of waiting pages that it takes at once.
     """
 
     async def __aenter__(self) -> Self: ...

@@ -432,6 +432,18 @@ async def test_source_waits_when_enough_is_read_ahead(monkeypatch: pytest.Monkey
     assert max(sink.sizes) == 3
 
 
+async def test_sink_has_as_much_at_once_as_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One large commit into an index costs less than two of half its size."""
+    for name in ("QUICK_SECONDS", "GATHER_SECONDS"):
+        monkeypatch.setattr(ahead, name, 60.0)
+    monkeypatch.setattr(ahead, "MAX_PREFETCH_CHARS", 3_000)
+    pages = [[record(str(number), number, value="x" * 1_000)] for number in range(11)]
+    sink = RememberingSink()
+    sink.batch_characters = 5_000  # type: ignore[attr-defined]
+    await World(sink).run(*pages)
+    assert sink.sizes == [1, 5, 5]
+
+
 async def test_page_that_is_stored_is_not_held_while_the_next_one_is_awaited(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

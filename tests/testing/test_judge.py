@@ -101,7 +101,7 @@ def test_engine_of_this_package_passes(trial: Trial, judged: Judge) -> None:
         (loops.FirstWordLoop(), "updates", "stale"),
         (loops.FirstWordLoop(), "returns", "stale"),
         (loops.ClockLoop(), "ties", "lost"),
-        (loops.TieLoop(), "mixed", "stale"),
+        (loops.TieLoop(), "mixed", "lost"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )

@@ -65,6 +65,7 @@ class SqlSink(ThreadedSink[SqlStore]):
         super().__init__(parsed.render_as_string(hide_password=True), table, keep)
         self._tables = Tables.of(table, keep)
         self._database = _database(parsed.drivername)(parsed, table, keep)
+        self.batch_characters: int | None = getattr(self._database, "batch_characters", None)
 
     def _open(self) -> SqlStore:
         return SqlStore(self._database, self._tables, self._shown)

@@ -135,6 +135,8 @@ class Sqlite:
 
     example = "sqlite:///records.db"
     insert = staticmethod(insert)
+    batch_characters = 2**24
+    """A page of the index whose ids come in no order is written once more with each commit."""
 
     def __init__(self, url: URL, table: str, keep: Keep) -> None:
         self._path = checked_path(url, self.example)

@@ -96,16 +96,17 @@ class TickingFeed:
                 self._newest = max(self._newest, at)
 
     def _version(self, state: State, kind: str, now: datetime) -> tuple[str, datetime, str]:
-        draw, reach = self._random, self._newest - OVERLAP
+        # Not before the newest one: a run that began since may have seen a later one meanwhile.
+        draw, reach = self._random, now - OVERLAP
         new, value = f"r{self._values}", f"v{self._values}"
         known = [each for each, (at, _) in state.shown.items() if at >= reach]
         changed = draw.choice(known) if known else new
         at, _ = state.shown.get(changed, (now, ""))
         earlier = [each for each in self._history.get(changed, []) if each[0] >= reach]
         if kind == "tie":
-            return new, self._newest, value
+            return new, max(self._newest, reach), value
         if kind == "late":
-            return new, self._newest - OVERLAP * draw.random(), value
+            return new, max(self._newest - OVERLAP * draw.random(), reach), value
         if kind == "future" and draw.random() < 0.2:
             return new, FUTURE, value
         if kind == "old" and self._has_old:
