@@ -67,6 +67,7 @@ def set_clock(storage: StorageSettings, seconds: float) -> None:
     found._fresh_until = 0.0
 
 
+@pytest.mark.slow
 async def test_collections_are_paused_while_the_circuit_is_open(
     storage: StorageSettings, service: Flaky
 ) -> None:

@@ -175,6 +175,7 @@ async def test_call_may_be_bounded_in_batches(
     assert await store.prune(Retention(changes=20), batches=9) == 16
 
 
+@pytest.mark.slow
 async def test_year_of_many_sources_stays_under_the_size_that_the_documents_state(
     tmp_path: Path, clock: FakeClock
 ) -> None:
