@@ -116,6 +116,20 @@ def test_help_is_at_once(tmp_path: Path) -> None:
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < HELP_CPU_SECONDS
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_installed_for_the_shell(
+    ladon: Command, shell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The script that the shell reads has the verbs and the options."""
+    monkeypatch.setenv("HOME", str(ladon.folder))
+    monkeypatch.setenv("SHELL", f"/bin/{shell}")
+    assert ladon("--install-completion").code == 0
+    installed = [each for each in ladon.folder.rglob("*ladon-storage*") if each.is_file()]
+    [script] = [each.read_text("utf-8") for each in installed]
+    for word in ("watermarks", "release", "--reason"):
+        assert word.lstrip("-") in script
+
+
 def test_version_is_the_packages(ladon: Command) -> None:
     """``--version`` prints the version and nothing else."""
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", ladon("--version").out)
