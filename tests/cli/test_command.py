@@ -154,6 +154,27 @@ def test_wrong_usage_is_one_sentence_and_exits_with_2(ladon: Command, arguments:
     assert re.fullmatch(r'ladon-storage: .+ See "ladon-storage.* --help"\.', called.sentence)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["collect", "--al"], "Unknown option: --al. Did you mean --all?"),
+        (["collect", "kev", "nvd", "--jsn"], "Unknown option: --jsn. Did you mean --json?"),
+        (["freshness", "kev=1", "--flie=s3cret"], "Unknown option: --flie. Did you mean --file?"),
+        (["watermarks", "list", "--prefx", "a"], "Unknown option: --prefx. Did you mean --prefix?"),
+        (["collect", "kev", "--quite-else", "3"], "Unknown option: --quite-else. See"),
+        (["collect", "kev", "-x"], "Unknown option: -x. See"),
+    ],
+)
+def test_misspelt_option_is_named_with_the_nearest(
+    ladon: Command, arguments: list[str], said: str
+) -> None:
+    """The option is named, and no source before it; what may be a secret is not repeated."""
+    called = ladon(*arguments)
+    assert called.code == 2
+    assert called.sentence.startswith(f"ladon-storage: {said}")
+    assert "s3cret" not in called.sentence
+
+
 HTTP, SQL = "http://ann:s3cr3t@127.0.0.1:9", "postgresql://ann:s3cr3t@127.0.0.1:9/db"
 
 
