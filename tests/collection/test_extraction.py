@@ -9,7 +9,7 @@ import time
 import weakref
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -444,7 +444,7 @@ async def test_sink_has_as_much_at_once_as_it_asks_for(
     pages = [[record(str(number), number, value="x" * 1_000)] for number in range(11)]
     sink = RememberingSink()
     sink.batch_characters = 5_000  # type: ignore[attr-defined]
-    await World(SharedSink(sink) if is_shared else sink).run(*pages)
+    await World(cast(MemorySink, SharedSink(sink)) if is_shared else sink).run(*pages)
     assert sink.sizes == [1, 5, 5]
 
 

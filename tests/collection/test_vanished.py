@@ -295,11 +295,11 @@ async def test_new_records_alone_are_warned_of_after_a_failure(
     """A source that broke off for a while no longer has what came meanwhile."""
 
     def break_off() -> None:
-        raise OSError
+        raise OSError("broke off")
 
     world = World()
     await world.collect(MANY)
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="broke off"):
         await world.collect([record("first", 399)], break_off, overlap=12 * HOUR)
     assert (world.storage.stored["feed"].ledger or {})["records_new"] == 1
     new = [record(f"new {minute}", minute) for minute in range(400, 400 + len(MANY))]
