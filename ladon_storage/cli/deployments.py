@@ -102,7 +102,7 @@ def freshness(project: Project) -> list[RunnerDeployment]:
             flows.check_freshness,
             project.path.stem,
             f"Fails where a watermark is older than {project.path.name} allows.",
-            {"sources": limits},
+            {"sources": limits, **_storage(project)},
             {"cron": _FRESHNESS_CRON, "timezone": "UTC"},
         )
     ]
@@ -150,7 +150,7 @@ def collect_many(project: Project, *, pool: str | None = None) -> list[RunnerDep
     # It reads the file when it runs, so a change of a source needs no further deployment.
     parameters: dict[str, Any] = {"file": str(project.path.absolute())}
     parameters |= table.model_dump(include={"spread", "concurrency"}, exclude_none=True)
-    made = _made(
+    made = _deployed(
         project,
         flows.collect_many,
         project.path.stem,
@@ -170,7 +170,7 @@ def _collection(project: Project, name: str) -> RunnerDeployment:
     sink = _sink(project, name)
     has_form = table.kind in SOURCES.shipped and sink.keys() <= _FORM_FIELDS
     flow: Flow[..., Any] = getattr(flows, f"collect_{table.kind}") if has_form else flows.collect
-    parameters: dict[str, Any] = {"source": project.source_fields(name), "sink": sink}
+    parameters = {"source": project.source_fields(name), "sink": sink, **_storage(project)}
     if limits := project.limits_of(name).model_dump(mode="json", exclude_unset=True):
         parameters["limits"] = limits
     if table.when_busy != "fail":
@@ -202,6 +202,7 @@ def _reconciliation(project: Project, name: str) -> list[RunnerDeployment]:
     parameters: dict[str, Any] = {
         "source": project.source_fields(name),
         "sink": _sink(project, name),
+        **_storage(project),
     }
     if days is not None:
         parameters["last_days"] = days
@@ -234,22 +235,6 @@ def _deployed(
     parameters: dict[str, Any],
     schedule: dict[str, Any] | None,
 ) -> RunnerDeployment:
-    storage = project.storage
-    if storage.url is not None and not (storage.token or storage.password):
-        given = storage.model_dump(mode="json", exclude_unset=True, exclude={"circuit_url_secret"})
-        folder = project.path.absolute().parent
-        parameters["storage"] = {**given, "url": anchored_address(storage.url, folder)}
-    return _made(project, flow, name, description, parameters, schedule)
-
-
-def _made(
-    project: Project,
-    flow: Flow[..., Any],
-    name: str,
-    description: str,
-    parameters: dict[str, Any],
-    schedule: dict[str, Any] | None,
-) -> RunnerDeployment:
     _check_name(project, name)
     made = RunnerDeployment.from_flow(
         flow,
@@ -264,6 +249,16 @@ def _made(
     )
     fit_form(made, flow)
     return made
+
+
+def _storage(project: Project) -> dict[str, Any]:
+    """Return the parameter with the file's storage, unless a run has to read its secrets."""
+    storage = project.storage
+    if storage.url is None or storage.token or storage.password:
+        return {}
+    given = storage.model_dump(mode="json", exclude_unset=True, exclude={"circuit_url_secret"})
+    folder = project.path.absolute().parent
+    return {"storage": {**given, "url": anchored_address(storage.url, folder)}}
 
 
 def _check_name(project: Project, name: str) -> None:
