@@ -3,7 +3,7 @@
 - Each source has one that collects it. One that is scheduled is read again weekly where its kind
   allows that, and one check watches the freshness of all sources that have a limit.
 - ``[collect_many]`` is one that collects all sources in one run. Where it has a schedule, only the
-  sources with schedules of their own have deployments of their own.
+  sources with schedules of their own have deployments that collect them.
 - Without a work pool, ``--serve`` runs them in this process; with ``--pool`` workers do.
 - A deployment that a user paused or resumed in the UI stays so: the file gives the first state.
 - No secret is a parameter of a deployment: the file's names of secrets are.
@@ -71,6 +71,7 @@ def deploy(
 
     made = deployments.deployments(project, names or deployments.own(project))
     if not names:
+        made += deployments.read_again(project)
         made += deployments.collect_many(project, pool=pool) + deployments.freshness(project)
         if twice := deployments.collected_twice(project):
             count = (

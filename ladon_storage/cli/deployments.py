@@ -115,6 +115,16 @@ def own(project: Project) -> list[str]:
     return [name for name, table in project.sources.items() if table.schedule is not None]
 
 
+def read_again(project: Project) -> list[RunnerDeployment]:
+    """Return the second readings that the file sets for sources that ``[collect_many]`` collects.
+
+    Raises:
+        ConfigurationError: A source has no sink, or is wrong.
+    """
+    others = project.sources.keys() - set(own(project))
+    return [each for name in sorted(others) for each in _reconciliation(project, name)]
+
+
 def collected_twice(project: Project) -> list[str]:
     """Return the sources whose own schedules run beside that of ``[collect_many]``."""
     if not _collects_many(project):
@@ -354,7 +364,11 @@ def _differences(
             existing.work_pool_name,
         ),
     }
-    return [name for name, (wanted, there) in pairs.items() if wanted != there]
+    found = [name for name, (wanted, there) in pairs.items() if wanted != there]
+    file = existing.parameters.get("file")
+    if file is not None and file != each.parameters.get("file"):
+        found.append(f"it collected the sources of {file}")
+    return found
 
 
 def _schedules(each: RunnerDeployment) -> str:
