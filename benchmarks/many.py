@@ -28,7 +28,7 @@ from benchmarks.measuring import (
     tables,
     verdict,
 )
-from benchmarks.processes import outcome, storage_server
+from benchmarks.processes import outcome, served, storage_server
 from demo.stage import PROJECT, prefect_server
 
 TASKS = {
@@ -56,13 +56,8 @@ async def catalogues() -> AsyncIterator[str]:
 
     app = web.Application()
     app.router.add_get("/{name}", answer)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with served(app) as url:
+        yield url
 
 
 async def main(*, quick: bool) -> None:

@@ -136,14 +136,23 @@ async def _write(request: web.Request) -> web.Response:
     return await _read(request)
 
 
-async def serve(app: web.Application) -> None:
-    """Serve an application on a free port of loopback, and print its address."""
+@asynccontextmanager
+async def served(app: web.Application) -> AsyncIterator[str]:
+    """Serve an application on a free port of loopback, and yield its address."""
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0][:2]
-    print(f"http://{host}:{port}", flush=True)
-    await asyncio.Event().wait()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def serve(app: web.Application) -> None:
+    """Serve an application, and print its address."""
+    async with served(app) as url:
+        print(url, flush=True)
+        await asyncio.Event().wait()
 
 
 def _floor() -> web.Application:

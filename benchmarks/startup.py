@@ -25,6 +25,7 @@ from tempfile import TemporaryDirectory
 from aiohttp import web
 
 from benchmarks.measuring import alternating, describe, is_quick, shown, table, tables, verdict
+from benchmarks.processes import served
 from demo.stage import prefect_server
 
 REPETITIONS = 15
@@ -118,13 +119,8 @@ async def _feed(asked: list[Runs]) -> AsyncIterator[str]:
 
     application = web.Application()
     application.router.add_get("/", answer)
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
-    finally:
-        await runner.cleanup()
+    async with served(application) as url:
+        yield f"{url}/"
 
 
 async def main(*, quick: bool) -> None:

@@ -28,7 +28,7 @@ from benchmarks.measuring import (
     tables,
     verdict,
 )
-from benchmarks.processes import storage_service
+from benchmarks.processes import served, storage_service
 from ladon_storage import StorageServiceClient
 from ladon_storage.collection.backfill import backfill
 from ladon_storage.sinks import sink_from
@@ -51,13 +51,8 @@ async def days() -> AsyncIterator[str]:
 
     app = web.Application()
     app.router.add_get("/days", answer)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/days"
-    finally:
-        await runner.cleanup()
+    async with served(app) as url:
+        yield f"{url}/days"
 
 
 async def once(folder: Path, service: str, url: str, count: int, workers: int) -> float:

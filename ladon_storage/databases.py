@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
 
 CONNECT_SECONDS = 10
 """The time in which a server must accept a connection."""
@@ -18,6 +21,11 @@ POSTGRESQL = {
     "application_name": "ladon-storage",
 }
 """The arguments of psycopg."""
+
+
+def shown_address(url: URL) -> str:
+    """Return an address without its password, which may also be a parameter of its query."""
+    return url.render_as_string(hide_password=True).partition("?")[0]
 
 
 def arguments_beside(query: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 - Each source has one that collects it. One that is scheduled is read again weekly where its kind
   allows that, and one check watches the freshness of all sources that have a limit.
 - ``[collect_many]`` is one that collects all sources in one run. Where it has a schedule, only the
-  sources with schedules of their own have deployments of their own.
+  sources with schedules of their own have deployments that collect them.
 - Without a work pool, ``--serve`` runs them in this process; with ``--pool`` workers do.
 - A deployment that a user paused or resumed in the UI stays so: the file gives the first state.
 - No secret is a parameter of a deployment: the file's names of secrets are.
@@ -21,7 +21,7 @@ from ladon_storage.cli.output import Json, log_to_notes, note, print_json, print
 from ladon_storage.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from ladon_storage.cli.deployments import Change
+    from ladon_storage.cli.registering import Change
 
 
 _NAMED = 5
@@ -66,11 +66,13 @@ def deploy(
     for name in names:
         project.limits_of(name)  # refuses a name that is not there
     refuse_without_prefect()
-    from ladon_storage.cli import deployments
+    from ladon_storage.cli import deployments, registering
     from ladon_storage.cli.with_prefect import run_flows
+    from ladon_storage.flows.serve import serve_deployments
 
     made = deployments.deployments(project, names or deployments.own(project))
     if not names:
+        made += deployments.read_again(project)
         made += deployments.collect_many(project, pool=pool) + deployments.freshness(project)
         if twice := deployments.collected_twice(project):
             count = (
@@ -84,8 +86,8 @@ def deploy(
                 f"{', '.join(twice[:_NAMED])}{more}."
             )
     ours = None if names else project.path.name
-    place = deployments.ANYWHERE if dry_run and not (pool or serve) else pool
-    changes = run_flows(lambda: deployments.changes(made, pool=place, file=ours))
+    place = registering.ANYWHERE if dry_run and not (pool or serve) else pool
+    changes = run_flows(lambda: registering.changes(made, pool=place, file=ours))
     if json:
         print_json([each._asdict() for each in changes])
     else:
@@ -99,12 +101,12 @@ def deploy(
     if dry_run:
         return
     if pool:
-        differing = {each.deployment for each in changes if each.change != deployments.KEEP}
+        differing = {each.deployment for each in changes if each.change != registering.KEEP}
         run_flows(
-            lambda: deployments.apply([each for each in made if each.full_name in differing], pool)
+            lambda: registering.apply([each for each in made if each.full_name in differing], pool)
         )
     else:
-        run_flows(lambda: deployments.serve(made))
+        run_flows(lambda: serve_deployments(made))
 
 
 def _serve_table(table: Path) -> None:

@@ -1,43 +1,28 @@
-"""The Prefect deployments that a ``ladon.toml`` describes, compared with the existing ones.
-
-A deployment that the file describes no more is reported and stays: its runs and its logs are
-deleted with it.
-"""
+"""The Prefect deployments that a ``ladon.toml`` describes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
-from uuid import UUID
+from typing import Any
 from zlib import crc32
 
-from prefect import get_client
-from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate
-from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
-from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.deployments.runner import RunnerDeployment
-from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
 from prefect.types.entrypoint import EntrypointType
-from pydantic_core import to_jsonable_python
 
 from ladon_storage import flows
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.collect_many import only_sink
-from ladon_storage.flows.deployed import fit_form, form_of
-from ladon_storage.flows.serve import keep_switches, serve_deployments
+from ladon_storage.flows.deployed import fit_form
 from ladon_storage.project.project import Project
 from ladon_storage.project.reading import anchored_address
 from ladon_storage.sources import SOURCES
 
 TAG = "ladon"
-KEEP, REMOVED = "keep", "removed"
-ANYWHERE = "*"
-"""In place of a work pool's name, any one and none."""
 
 _FORBIDDEN = "/%&<>"
 """The characters that the name of a deployment must not have."""
@@ -60,15 +45,6 @@ _WEEKLY: dict[tuple[str, str | None], float | None] = {
 
 _FORM_FIELDS = {"url", "table", "keep"}
 """The fields of a sink in the form of a shipped kind."""
-
-
-class Change(NamedTuple):
-    """The change of one deployment."""
-
-    deployment: str
-    change: str
-    schedule: str
-    because: str
 
 
 def deployments(project: Project, names: Sequence[str]) -> list[RunnerDeployment]:
@@ -102,7 +78,7 @@ def freshness(project: Project) -> list[RunnerDeployment]:
             flows.check_freshness,
             project.path.stem,
             f"Fails where a watermark is older than {project.path.name} allows.",
-            {"sources": limits},
+            {"sources": limits, **_storage(project)},
             {"cron": _FRESHNESS_CRON, "timezone": "UTC"},
         )
     ]
@@ -113,6 +89,16 @@ def own(project: Project) -> list[str]:
     if not _collects_many(project):
         return list(project.sources)
     return [name for name, table in project.sources.items() if table.schedule is not None]
+
+
+def read_again(project: Project) -> list[RunnerDeployment]:
+    """Return the second readings that the file sets for sources that ``[collect_many]`` collects.
+
+    Raises:
+        ConfigurationError: A source has no sink, or is wrong.
+    """
+    others = project.sources.keys() - set(own(project))
+    return [each for name in sorted(others) for each in _reconciliation(project, name)]
 
 
 def collected_twice(project: Project) -> list[str]:
@@ -150,7 +136,7 @@ def collect_many(project: Project, *, pool: str | None = None) -> list[RunnerDep
     # It reads the file when it runs, so a change of a source needs no further deployment.
     parameters: dict[str, Any] = {"file": str(project.path.absolute())}
     parameters |= table.model_dump(include={"spread", "concurrency"}, exclude_none=True)
-    made = _made(
+    made = _deployed(
         project,
         flows.collect_many,
         project.path.stem,
@@ -170,7 +156,7 @@ def _collection(project: Project, name: str) -> RunnerDeployment:
     sink = _sink(project, name)
     has_form = table.kind in SOURCES.shipped and sink.keys() <= _FORM_FIELDS
     flow: Flow[..., Any] = getattr(flows, f"collect_{table.kind}") if has_form else flows.collect
-    parameters: dict[str, Any] = {"source": project.source_fields(name), "sink": sink}
+    parameters = {"source": project.source_fields(name), "sink": sink, **_storage(project)}
     if limits := project.limits_of(name).model_dump(mode="json", exclude_unset=True):
         parameters["limits"] = limits
     if table.when_busy != "fail":
@@ -202,6 +188,7 @@ def _reconciliation(project: Project, name: str) -> list[RunnerDeployment]:
     parameters: dict[str, Any] = {
         "source": project.source_fields(name),
         "sink": _sink(project, name),
+        **_storage(project),
     }
     if days is not None:
         parameters["last_days"] = days
@@ -234,22 +221,6 @@ def _deployed(
     parameters: dict[str, Any],
     schedule: dict[str, Any] | None,
 ) -> RunnerDeployment:
-    storage = project.storage
-    if storage.url is not None and not (storage.token or storage.password):
-        given = storage.model_dump(mode="json", exclude_unset=True, exclude={"circuit_url_secret"})
-        folder = project.path.absolute().parent
-        parameters["storage"] = {**given, "url": anchored_address(storage.url, folder)}
-    return _made(project, flow, name, description, parameters, schedule)
-
-
-def _made(
-    project: Project,
-    flow: Flow[..., Any],
-    name: str,
-    description: str,
-    parameters: dict[str, Any],
-    schedule: dict[str, Any] | None,
-) -> RunnerDeployment:
     _check_name(project, name)
     made = RunnerDeployment.from_flow(
         flow,
@@ -264,6 +235,16 @@ def _made(
     )
     fit_form(made, flow)
     return made
+
+
+def _storage(project: Project) -> dict[str, Any]:
+    """Return the parameter with the file's storage, unless a run has to read its secrets."""
+    storage = project.storage
+    if storage.url is None or storage.token or storage.password:
+        return {}
+    given = storage.model_dump(mode="json", exclude_unset=True, exclude={"circuit_url_secret"})
+    folder = project.path.absolute().parent
+    return {"storage": {**given, "url": anchored_address(storage.url, folder)}}
 
 
 def _check_name(project: Project, name: str) -> None:
@@ -296,99 +277,3 @@ def _schedule(described: dict[str, Any], name: str) -> DeploymentScheduleCreate:
         seconds = crc32(name.encode()) % max(1, int(described["interval"]))
         described["anchor_date"] = _ANCHOR + timedelta(seconds=seconds)
     return DeploymentScheduleCreate(schedule=kind(**described), active=active)
-
-
-async def changes(
-    made: Sequence[RunnerDeployment], *, pool: str | None = None, file: str | None = None
-) -> list[Change]:
-    """Return the changes by registering deployments; keep which of them are paused.
-
-    Args:
-        made: The deployments.
-        pool: The work pool that runs them; ``None``: this process does; or `ANYWHERE`.
-        file: The name of their file, whose other deployments are reported as removed.
-    """
-    found = []
-    async with get_client() as client:
-        for each in made:
-            try:
-                existing = await client.read_deployment_by_name(each.full_name)
-            except ObjectNotFound:
-                found.append(Change(each.full_name, "create", _schedules(each), "it is not there"))
-                continue
-            differences = _differences(each, existing, pool)
-            keep_switches(each, existing)
-            change = "update" if differences else KEEP
-            found.append(Change(each.full_name, change, _schedules(each), ", ".join(differences)))
-        if file is not None:
-            found += await _removed(client, file, {each.full_name for each in made})
-    return found
-
-
-async def _removed(client: PrefectClient, file: str, wanted: set[str]) -> list[Change]:
-    """Return the deployments of a file that it describes no more."""
-    of_file = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG, file]))
-    names: dict[UUID, str] = {}
-    found: list[Change] = []
-    while page := await client.read_deployments(deployment_filter=of_file, offset=len(found)):
-        for each in page:
-            if each.flow_id not in names:
-                names[each.flow_id] = (await client.read_flow(each.flow_id)).name
-            full_name = f"{names[each.flow_id]}/{each.name}"
-            because = f"not in the file; it stays until `prefect deployment delete {full_name}`"
-            found.append(Change(full_name, REMOVED, "", because))
-    return [each for each in found if each.deployment not in wanted]
-
-
-def _differences(
-    each: RunnerDeployment, existing: DeploymentResponse, pool: str | None
-) -> list[str]:
-    schedules = sorted(str(one.schedule) for one in each.schedules or [])
-    pairs = {
-        "parameters": (
-            to_jsonable_python(each.parameters),
-            to_jsonable_python(existing.parameters),
-        ),
-        "schedule": (schedules, sorted(str(one.schedule) for one in existing.schedules)),
-        "description": (each.description, existing.description),
-        "tags": (sorted(each.tags), sorted(existing.tags)),
-        "form": (to_jsonable_python(form_of(each)), existing.parameter_openapi_schema),
-        "entrypoint": (each.entrypoint, existing.entrypoint),
-        "work pool": (
-            existing.work_pool_name if pool == ANYWHERE else pool,
-            existing.work_pool_name,
-        ),
-    }
-    return [name for name, (wanted, there) in pairs.items() if wanted != there]
-
-
-def _schedules(each: RunnerDeployment) -> str:
-    schedules = [one.schedule for one in each.schedules or []]
-    texts = [
-        one.cron if isinstance(one, CronSchedule) else f"every {getattr(one, 'interval', '')}"
-        for one in schedules
-    ]
-    return ", ".join(texts) or "none"
-
-
-async def apply(made: Sequence[RunnerDeployment], pool: str) -> None:
-    """Register deployments with a work pool.
-
-    Raises:
-        ConfigurationError: There is no such pool.
-    """
-    async with get_client() as client:
-        try:
-            await client.read_work_pool(pool)
-        except ObjectNotFound:
-            raise ConfigurationError(
-                f"There is no work pool {pool!r}; create it with "
-                f"`prefect work-pool create {pool} --type process`."
-            ) from None
-    for each in made:
-        await each.aapply(work_pool_name=pool)
-
-
-async def serve(made: list[RunnerDeployment]) -> None:
-    """Register deployments, and run the due ones until a signal."""
-    await serve_deployments(made)

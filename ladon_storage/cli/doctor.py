@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -37,7 +36,6 @@ _BLOCKS = (
     ("ladon-record-sink", "Record Sink"),
 )
 _SECONDS = 5.0
-_PASSWORD = re.compile(r"//[^/]*@")
 _SAVE = "Register with `prefect block register -m ladon_storage.blocks`, and save it in the UI."
 _RESTORE = (
     "Stop the programs that use it, keep it aside, and move the last backup there; the next runs "
@@ -222,6 +220,7 @@ async def _prefect() -> list[Check]:
     import aiohttp
 
     from ladon_storage.cli.running import prefect_setting
+    from ladon_storage.sources.http.urls import redact_url
 
     address = (prefect_setting("PREFECT_API_URL") or "").rstrip("/")
     if not address:
@@ -236,7 +235,10 @@ async def _prefect() -> list[Check]:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     auth = aiohttp.BasicAuth(*login.split(":", 1)) if login and ":" in login else None
     timeout = aiohttp.ClientTimeout(total=_SECONDS)
-    shown = _PASSWORD.sub("//", address)
+    try:
+        shown = redact_url(address)
+    except ValueError:  # its text may have a password in it
+        return [Check("Prefect API", "failed", "PREFECT_API_URL is no address", "Correct it.")]
     try:
         async with aiohttp.ClientSession(headers=headers, auth=auth, timeout=timeout) as session:
             return await _api(session, address, shown)

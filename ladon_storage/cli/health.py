@@ -36,7 +36,10 @@ def health(
     """Ask a Storage Service whether it is healthy."""
     is_given = address is not None
     address = address or os.environ.get("STORAGE_SERVICE_URL") or _DEFAULT
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # a bracket without its other one
+        parts = urlsplit("")
     has_user = parts.username is not None
     if (
         parts.scheme not in ("http", "https")
@@ -68,7 +71,9 @@ def _problem(url: str, headers: Mapping[str, str], timeout: float) -> str | None
     # Without the proxies of the environment: a probe asks its own host.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        request = urllib.request.Request(url, headers=headers)  # noqa: S310 - checked above
+        request = urllib.request.Request(url)  # noqa: S310 - checked above
+        for name, value in headers.items():  # which another host, after a redirect, does not get
+            request.add_unredirected_header(name, value)
         with opener.open(request, timeout=timeout) as answer:
             found = json.loads(answer.read(_LONGEST))
     except urllib.error.HTTPError as error:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ladon_storage.errors import ConfigurationError, SinkError
+from ladon_storage.errors import SinkError
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
@@ -26,16 +26,20 @@ async def check_place(address: str, folder: Path) -> bool:
         folder: Where relative addresses start.
 
     Raises:
+        ConfigurationError: The address is none of a sink.
         SinkError: The database does not accept a connection, or its file cannot be written.
     """
     from ladon_storage.project.reading import anchored_address
+    from ladon_storage.sinks import sink_from
 
     scheme = address.partition(":")[0].lower()
     if scheme not in (*_FILES, "postgresql"):
         return False  # an object storage is tried by a run, which writes there
     from sqlalchemy.engine import make_url
 
-    url = make_url(anchored_address(address, folder))
+    anchored = anchored_address(address, folder)
+    sink_from({"url": anchored})  # one that a secret holds was not looked at before
+    url = make_url(anchored)
     if scheme in _FILES:
         _check_file(Path(url.database or ""))
     else:
@@ -61,22 +65,16 @@ def _check_server(url: URL) -> None:
     from ladon_storage import databases
     from ladon_storage.sinks.sql.errors import describe
 
-    try:
-        import psycopg  # noqa: F401 - an extra
-    except ImportError as error:
-        raise ConfigurationError(
-            "A sink in PostgreSQL requires psycopg. Install ladon-storage[postgresql]."
-        ) from error
     arguments = databases.arguments_beside(url.query, databases.POSTGRESQL)
-    engine = create_engine(
-        url.set(drivername="postgresql+psycopg"),
-        poolclass=NullPool,
-        hide_parameters=True,
-        connect_args={**arguments, "connect_timeout": SECONDS},
-    )
     try:
+        engine = create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            poolclass=NullPool,
+            hide_parameters=True,
+            connect_args={**arguments, "connect_timeout": SECONDS},
+        )
         engine.connect().close()
     except SQLAlchemyError as error:
         problem, step, cause = describe(error)
-        shown = url.render_as_string(hide_password=True)
+        shown = databases.shown_address(url)
         raise SinkError(f"The sink {shown} cannot be reached: {problem}. {step}.") from cause

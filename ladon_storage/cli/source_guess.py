@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -39,15 +39,18 @@ def source_guess(
     if not url and sample is None:
         raise ConfigurationError("Give the address of an API, or an answer of it as --sample FILE.")
     headers = dict(map(_header, header))
-    _refuse_secrets(url, headers)
+    fields = (
+        None
+        if body is None
+        else choosing.json_object(body, "The value of --body", '{"limit": 100}')
+    )
+    _refuse_secrets(url, headers, fields)
     found = running.run(
         guess(
             url,
             sample=sample,
             name=name,
-            body=None
-            if body is None
-            else choosing.json_object(body, "The value of --body", '{"limit": 100}'),
+            body=fields,
             headers=headers,
             key=key,
             key_header=key_header,
@@ -69,14 +72,17 @@ def source_guess(
     return 0
 
 
-def _refuse_secrets(url: str, headers: dict[str, str]) -> None:
+def _refuse_secrets(url: str, headers: dict[str, str], body: dict[str, Any] | None) -> None:
     from yarl import URL
 
     from ladon_storage.probing.keys import options_for_secret
+    from ladon_storage.sources.http.urls import secret_in
 
     options = ""
     with suppress(ValueError):  # an address that is none is refused with the reason
         options = options_for_secret(URL(url), headers)
+    if not options and (found := secret_in("", body)) is not None:
+        options = f"--key NAME --key-param {found}"
     if options:
         raise ConfigurationError(
             "The request has a password or a key in it, and every user of this host sees a "

@@ -15,13 +15,13 @@ from prefect.settings import (
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     temporary_settings,
 )
-from yarl import URL
 
 from ladon_storage.cli.ended import Ended
 from ladon_storage.collection.credentials import secret_lookup
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.ending import signal_noted
 from ladon_storage.flows.home import check_home
+from ladon_storage.sources.http.urls import redact_url
 from ladon_storage.tasks import secret_block
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ async def _reached(begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
             problem = ""
         if problem:
             raise ConfigurationError(
-                f"Prefect's API at {URL(address).with_user(None)} does not answer as one "
+                f"Prefect's API at {redact_url(address)} does not answer as one "
                 f"({problem}). Start it, or correct PREFECT_API_URL; what collects runs without "
                 "it by --no-prefect."
             )

@@ -101,6 +101,24 @@ async def test_what_does_not_answer_is_a_verdict_without_its_password(
     assert "Traceback" not in called.err
 
 
+@pytest.mark.parametrize(
+    ("address", "finding"),
+    [
+        ("http://ann:hunt/er2@127.0.0.1:9/api", "is no address"),
+        ("http://127.0.0.1:9/api?token=hunt/er2", "http://127.0.0.1:9/api does not answer"),
+    ],
+)
+def test_address_of_prefect_is_shown_without_its_secrets(
+    ladon: Command, monkeypatch: pytest.MonkeyPatch, address: str, finding: str
+) -> None:
+    """A password that makes an address none is a password still."""
+    monkeypatch.setenv("PREFECT_API_URL", address)
+    called = ladon("doctor", "--json")
+    found = checks(called)["Prefect API"]
+    assert (found["verdict"], finding in found["finding"]) == ("failed", True)
+    assert "er2" not in called.out + called.err
+
+
 def test_folder_that_takes_no_file_is_found(
     ladon: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,9 +67,30 @@ async def test_user_of_the_variable_signs_in_and_is_not_shown(
     assert "CRET" not in refused.err
 
 
+async def test_user_of_the_variable_stays_with_its_host(
+    ladon: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that leads elsewhere gives its password to no other server."""
+    async with RawServer(http(200, b'{"status": "healthy"}')) as other:
+        moved = http(302, b"", f"Location: {other.url}/health")
+        async with RawServer(moved) as server:
+            host = server.url.removeprefix("http://")
+            monkeypatch.setenv("STORAGE_SERVICE_URL", f"http://me:S3CRET@{host}")
+            made = await ladon.later("health")
+    assert (made.code, made.out) == (0, "healthy\n")
+    assert b"Authorization" in server.requests[0]
+    assert b"Authorization" not in other.requests[0]
+
+
 @pytest.mark.parametrize(
     "address",
-    ["storage:8080", "http://me:S3CRET@storage", "http://storage/?token=S3CRET", "file:///etc/x"],
+    [
+        "storage:8080",
+        "http://me:S3CRET@storage",
+        "http://storage/?token=S3CRET",
+        "http://[S3CRET",
+        "file:///etc/x",
+    ],
 )
 def test_address_that_is_none_is_refused_and_not_shown(ladon: Command, address: str) -> None:
     """It may have a password in it."""

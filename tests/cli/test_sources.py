@@ -111,6 +111,10 @@ def test_guess_that_finds_nothing_says_so(ladon: Command) -> None:
             ["http://127.0.0.1:9/x", "--header", "X-Api-Key: s3cr3t-key"],
             "--key NAME --key-header 'X-Api-Key'.",
         ),
+        (
+            ["http://127.0.0.1:9/x", "--body", '{"auth": {"api_key": "s3cr3t-key"}}'],
+            "--key NAME --key-param api_key.",
+        ),
     ],
 )
 def test_guess_takes_no_key_from_the_command_line(
@@ -179,6 +183,30 @@ def test_check_tries_the_place_of_a_sink(ladon: Command, address: str, finding: 
     assert offline.code == 0
     assert {file.name, "there"} <= {each.name for each in ladon.folder.iterdir()}
     assert not (ladon.folder / "absent").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "finding"),
+    [
+        ("postgresql://ann:s3cr3t@db:port/records", "The sink's address cannot be used."),
+        ("postgresql:s3cr3t", "address without a scheme"),
+        ("sqlite://ann:s3cr3t@db/records.db", "The sink's address cannot be used."),
+        ("sqlite://", "is not a file"),
+        ("postgresql://ann@127.0.0.1:9/r?password=s3cr3t", "ann@127.0.0.1:9/r cannot be reached"),
+    ],
+)
+def test_check_reads_the_address_that_a_secret_holds(
+    ladon: Command, monkeypatch: pytest.MonkeyPatch, address: str, finding: str
+) -> None:
+    """It is refused as a run refuses it, and nothing of it that is secret is shown."""
+    monkeypatch.setenv("RECORDS_URL", address)
+    ladon.write(
+        "ladon.toml", '[sinks.records]\nurl_secret = "RECORDS_URL"\n[sources.kev]\nkind = "kev"\n'
+    )
+    called = ladon("source", "check", "--json")
+    found = next(each for each in called.json if each["what"] == "sink records")
+    assert (found["verdict"], finding in found["finding"]) == ("failed", True), found
+    assert "s3cr3t" not in called.out + called.err
 
 
 def test_check_without_a_file_says_how_to_write_one(ladon: Command) -> None:

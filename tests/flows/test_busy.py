@@ -10,7 +10,11 @@ import pytest
 from prefect import get_client
 from prefect.artifacts import Artifact
 
+from ladon_storage.collection.protocols import Limits
+from ladon_storage.collection.run import Report
+from ladon_storage.collection.standby import Holder
 from ladon_storage.connect import new_client
+from ladon_storage.flows import fleet
 from ladon_storage.flows.collect import collect
 from ladon_storage.flows.collect_many import collect_many
 from ladon_storage.models import WatermarkStatus, WatermarkUpdate
@@ -79,6 +83,23 @@ async def test_waiting_run_asks_prefect_once(
         runs = await client.read_task_runs()
     mine = [each for each in runs if each.flow_run_id == state.state_details.flow_run_id]
     assert sum(each.name.startswith("Read watermark") for each in mine) <= 1
+
+
+def test_skipped_source_of_many_is_a_row_and_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its event has the holder; what was collected does not count it."""
+    emitted: list[tuple[str, str, Any]] = []
+    monkeypatch.setattr(fleet, "emit_of_source", lambda *given: emitted.append(given))
+    tally, each = fleet.Tally(), fleet.Collected(0, {"source_id": "taken"}, Limits(), "skip")
+    report = Report(
+        source_id="taken", run_id="mine", backfill=False, watermark_before=None,
+        watermark_after=None, seconds=0.1, skipped=Holder(run_id="other"),
+    )  # fmt: skip
+    tally.completed(each, report)
+    assert tally.sums == {"ended": 1, "skipped": 1}
+    assert (tally.failures, [row.cells["ended"] for row in tally.rows]) == ([], ["skipped"])
+    [(event, name, holder)] = emitted
+    assert (event, name) == ("ladon.collection.skipped", "taken")
+    assert holder["run_id"] == "other"
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from prefect import flow, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import WorkPoolStatus
 
-from ladon_storage import cli, tasks
+from ladon_storage import cli, events, tasks
 from ladon_storage.circuit.stores.sqlite import SqliteStore
 from ladon_storage.circuit.urls import SharedCircuit
 from ladon_storage.connect import shared_client
@@ -123,6 +123,32 @@ async def test_collections_are_paused_while_the_circuit_is_open(
         return await circuit_events(storage) == ["opened", "half-opened", "closed"]
 
     await until(are_told)
+
+
+async def test_each_change_of_a_circuit_is_emitted(
+    storage: StorageSettings, service: Flaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calls of a run that open it are an event, and so is what an operator does."""
+    assert storage.url
+    emitted: list[tuple[str, str, str]] = []
+
+    def emit(event: str, resource: dict[str, str], payload: dict[str, str]) -> None:
+        emitted.append((event, resource["prefect.resource.id"], payload["after"]))
+
+    monkeypatch.setattr(events, "emit_event", emit)
+    monkeypatch.setenv("STORAGE_SERVICE_URL", storage.url)
+    for name in ("logThreads", "logProcesses", "logMultiprocessing"):
+        monkeypatch.setattr(logging, name, getattr(logging, name))
+    service.fail(503, "GET")
+    read = tasks.read_watermark.with_options(retries=0)
+    await asyncio.gather(*(read(name, storage) for name in "abcde"), return_exceptions=True)
+    for act in ("reset", "trip"):
+        assert await asyncio.to_thread(cli.main, ["circuit", act]) == 0
+    ours = resource_id(storage.url)
+    assert emitted == [
+        (f"ladon.circuit.{name}", ours, after)
+        for name, after in (("opened", "open"), ("closed", "closed"), ("opened", "open"))
+    ]
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from prefect.settings.legacy import _get_settings_fields
 from ladon_storage import flows
 from ladon_storage.cli.deployments import collect_many as made_of_many
 from ladon_storage.cli.deployments import deployments as made_of
+from ladon_storage.cli.deployments import read_again
 from ladon_storage.cli.up import RUNS, SERVER
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.serve import DEPLOYMENTS_FILE
@@ -277,6 +278,38 @@ async def test_deployment_of_many_sources_needs_no_schedule(ladon: Command, tabl
     assert "beside [collect_many]" not in planned.err
     named = await ladon.later("deploy", "kev", "--dry-run", "--json")
     assert "collect-many/ladon" not in {each["deployment"] for each in named.json}
+
+
+def test_second_reading_that_the_file_sets_needs_no_schedule_of_its_source(tmp_path: Path) -> None:
+    """It reads again what ``[collect_many]`` collects; one that is not set is not made."""
+    path = tmp_path / "ladon.toml"
+    text = '[sinks.r]\nurl = "sqlite:///r.db"\n[sources.kev]\nkind = "kev"\n'
+    path.write_text(f'[collect_many]\nschedule.cron = "20 * * * *"\n{text}')
+    assert not read_again(Project.load(path))
+    path.write_text(f"{path.read_text()}reconcile.last_days = 7\n")
+    [made] = read_again(Project.load(path))
+    assert (made.full_name, made.parameters["last_days"]) == ("reconcile/kev", 7)
+    path.write_text(f"{text}reconcile.last_days = 7\n")
+    assert not read_again(Project.load(path))  # it has deployments of its own
+
+
+@pytest.mark.usefixtures("nothing_deployed")
+async def test_deployment_of_another_file_of_the_same_name_is_said_to_be_replaced(
+    ladon: Command,
+) -> None:
+    """Deployments are named by their files, and the sources of the first file are then left out."""
+    text = '[collect_many]\n[sinks.r]\nurl = "sqlite:///r.db"\n[sources.kev]\nkind = "kev"\n'
+    async with get_client() as client:
+        await client.create_work_pool(WorkPoolCreate(name="of-two", type="process"))
+    for folder in ("a", "b"):
+        (ladon.folder / folder).mkdir()
+        file = ladon.write(f"{folder}/ladon.toml", text)
+        called = await ladon.later("deploy", "--file", str(file), "--pool", "of-two", "--json")
+    [many] = [each for each in called.json if each["deployment"] == "collect-many/ladon"]
+    first = ladon.folder / "a" / "ladon.toml"
+    assert (many["change"], f"it collected the sources of {first}" in many["because"]) == (
+        "update", True
+    )  # fmt: skip
 
 
 async def test_many_sources_without_one_sink_are_not_deployed(ladon: Command) -> None:

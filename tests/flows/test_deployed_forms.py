@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from prefect import get_client
 
-from ladon_storage.cli.deployments import changes, deployments
+from ladon_storage.cli.deployments import deployments
+from ladon_storage.cli.registering import changes
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows import collect
 from ladon_storage.flows.deployed import form_of, require_own_places

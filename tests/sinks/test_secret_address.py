@@ -80,3 +80,13 @@ async def test_wrong_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(ConfigurationError) as caught:
         await sink.__aenter__()
     assert "SECRET" not in str(caught.value) + repr(sink)
+
+
+async def test_password_in_the_query_of_an_address_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PostgreSQL takes it there too, and an error of a run names the address."""
+    monkeypatch.setenv("RECORDS_URL", "postgresql://me@127.0.0.1:9/db?password=SECRET")
+    with pytest.raises(SinkError, match=r"me@127\.0\.0\.1:9/db") as caught:
+        await sink_from({"url_secret": "RECORDS_URL"}).__aenter__()
+    assert "SECRET" not in str(caught.value)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL
 
+from ladon_storage.databases import shown_address
 from ladon_storage.errors import ConfigurationError, SinkError
 
 _NO_FILES = (":memory:", "file:", "md:", "motherduck:")
@@ -21,7 +22,7 @@ def checked_path(url: URL, example: str) -> Path:
         raise ConfigurationError(f"The sink's address cannot be used. Write it as {example}.")
     if not url.database or url.database.startswith(_NO_FILES):
         raise ConfigurationError(
-            f"The sink {url.render_as_string(hide_password=True)} is not a file, so it is "
+            f"The sink {shown_address(url)} is not a file, so it is "
             f"not durable. Write its address as {example}."
         )
     return Path(url.database)

@@ -133,7 +133,7 @@ class Postgresql:
             ) from error
         if not url.database:
             raise ConfigurationError(
-                f"The sink {url.render_as_string(hide_password=True)} names no database. Write "
+                f"The sink {databases.shown_address(url)} names no database. Write "
                 f"its address as {self.example}."
             )
         self._url = url.set(drivername="postgresql+psycopg")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from ladon_storage.databases import shown_address
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.sinks.sql.errors import describe
 from ladon_storage.sinks.sql.sqlite import Sqlite
@@ -62,7 +63,7 @@ class SqlSink(ThreadedSink[SqlStore]):
 
     def __init__(self, url: str, table: str = "records", keep: Keep = "latest") -> None:
         parsed = _parsed(url)
-        super().__init__(parsed.render_as_string(hide_password=True), table, keep)
+        super().__init__(shown_address(parsed), table, keep)
         self._tables = Tables.of(table, keep)
         self._database = _database(parsed.drivername)(parsed, table, keep)
         self.batch_characters: int | None = getattr(self._database, "batch_characters", None)

@@ -19,7 +19,7 @@ import stamina
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
-from ladon_storage.databases import driver_error
+from ladon_storage.databases import driver_error, shown_address
 from ladon_storage.errors import SourceError
 from ladon_storage.sources.problems import with_step
 
@@ -54,7 +54,7 @@ class DatabaseThread:
 
     def __init__(self, source_id: str, url: URL) -> None:
         self._source_id = source_id
-        self._shown = url.render_as_string(hide_password=True).partition("?")[0]
+        self._shown = shown_address(url)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ladon-source")
 
     async def do(self, work: Callable[[], T]) -> T:

@@ -1,0 +1,133 @@
+"""The registration of deployments with Prefect, and what that changes of the existing ones.
+
+A deployment that the file describes no more is reported and stays: its runs and its logs are
+deleted with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from prefect import get_client
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import ObjectNotFound
+from pydantic_core import to_jsonable_python
+
+from ladon_storage.cli.deployments import TAG
+from ladon_storage.errors import ConfigurationError
+from ladon_storage.flows.deployed import form_of
+from ladon_storage.flows.serve import keep_switches
+
+KEEP, REMOVED = "keep", "removed"
+ANYWHERE = "*"
+"""In place of a work pool's name, any one and none."""
+
+
+class Change(NamedTuple):
+    """The change of one deployment."""
+
+    deployment: str
+    change: str
+    schedule: str
+    because: str
+
+
+async def changes(
+    made: Sequence[RunnerDeployment], *, pool: str | None = None, file: str | None = None
+) -> list[Change]:
+    """Return the changes by registering deployments; keep which of them are paused.
+
+    Args:
+        made: The deployments.
+        pool: The work pool that runs them; ``None``: this process does; or `ANYWHERE`.
+        file: The name of their file, whose other deployments are reported as removed.
+    """
+    found = []
+    async with get_client() as client:
+        for each in made:
+            try:
+                existing = await client.read_deployment_by_name(each.full_name)
+            except ObjectNotFound:
+                found.append(Change(each.full_name, "create", _schedules(each), "it is not there"))
+                continue
+            differences = _differences(each, existing, pool)
+            keep_switches(each, existing)
+            change = "update" if differences else KEEP
+            found.append(Change(each.full_name, change, _schedules(each), ", ".join(differences)))
+        if file is not None:
+            found += await _removed(client, file, {each.full_name for each in made})
+    return found
+
+
+async def _removed(client: PrefectClient, file: str, wanted: set[str]) -> list[Change]:
+    """Return the deployments of a file that it describes no more."""
+    of_file = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG, file]))
+    names: dict[UUID, str] = {}
+    found: list[Change] = []
+    while page := await client.read_deployments(deployment_filter=of_file, offset=len(found)):
+        for each in page:
+            if each.flow_id not in names:
+                names[each.flow_id] = (await client.read_flow(each.flow_id)).name
+            full_name = f"{names[each.flow_id]}/{each.name}"
+            because = f"not in the file; it stays until `prefect deployment delete {full_name}`"
+            found.append(Change(full_name, REMOVED, "", because))
+    return [each for each in found if each.deployment not in wanted]
+
+
+def _differences(
+    each: RunnerDeployment, existing: DeploymentResponse, pool: str | None
+) -> list[str]:
+    schedules = sorted(str(one.schedule) for one in each.schedules or [])
+    pairs = {
+        "parameters": (
+            to_jsonable_python(each.parameters),
+            to_jsonable_python(existing.parameters),
+        ),
+        "schedule": (schedules, sorted(str(one.schedule) for one in existing.schedules)),
+        "description": (each.description, existing.description),
+        "tags": (sorted(each.tags), sorted(existing.tags)),
+        "form": (to_jsonable_python(form_of(each)), existing.parameter_openapi_schema),
+        "entrypoint": (each.entrypoint, existing.entrypoint),
+        "work pool": (
+            existing.work_pool_name if pool == ANYWHERE else pool,
+            existing.work_pool_name,
+        ),
+    }
+    found = [name for name, (wanted, there) in pairs.items() if wanted != there]
+    file = existing.parameters.get("file")
+    if file is not None and file != each.parameters.get("file"):
+        found.append(f"it collected the sources of {file}")
+    return found
+
+
+def _schedules(each: RunnerDeployment) -> str:
+    schedules = [one.schedule for one in each.schedules or []]
+    texts = [
+        one.cron if isinstance(one, CronSchedule) else f"every {getattr(one, 'interval', '')}"
+        for one in schedules
+    ]
+    return ", ".join(texts) or "none"
+
+
+async def apply(made: Sequence[RunnerDeployment], pool: str) -> None:
+    """Register deployments with a work pool.
+
+    Raises:
+        ConfigurationError: There is no such pool.
+    """
+    async with get_client() as client:
+        try:
+            await client.read_work_pool(pool)
+        except ObjectNotFound:
+            raise ConfigurationError(
+                f"There is no work pool {pool!r}; create it with "
+                f"`prefect work-pool create {pool} --type process`."
+            ) from None
+    for each in made:
+        await each.aapply(work_pool_name=pool)
