@@ -23,8 +23,11 @@ from ladon_storage.models import (
     WatermarkUpdate,
 )
 
-_OPTIONAL = ("position", "mark_removed", "revert", "lacking", "count_records")
-"""The methods that not every sink has; an open sink shows which."""
+_OPTIONAL = (
+    *("position", "mark_removed", "revert", "lacking", "count_records"),
+    "batch_characters",
+)
+"""The methods and values that not every sink has; an open sink shows which."""
 
 
 class CheckedStorage:

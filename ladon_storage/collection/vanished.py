@@ -190,7 +190,11 @@ class Vanished:
 
 
 def _had_known(lease: SourceLease) -> bool:
-    """Return whether the run before was delivered known records too, or was the first one."""
-    ledger = (lease.stored.ledger if lease.stored else None) or {}
-    is_first = "records_delivered" in ledger and ledger.get("start") is None
-    return is_first or bool(ledger.get("records_known"))
+    """Return whether the run before was delivered known records too, or does not say so.
+
+    The first run could not be, and one that failed or left no ledger is no evidence.
+    """
+    stored = lease.stored
+    if stored is None or stored.status != WatermarkStatus.SUCCESS or not stored.ledger:
+        return True
+    return stored.ledger.get("start") is None or bool(stored.ledger.get("records_known"))

@@ -9,7 +9,7 @@ import time
 import weakref
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -20,6 +20,7 @@ from ladon_storage.collection.ledger import Gap, SinkBehind
 from ladon_storage.collection.protocols import Limits, Position
 from ladon_storage.collection.records import Page, Reject
 from ladon_storage.collection.run import Report, run
+from ladon_storage.collection.sharing import SharedSink
 from ladon_storage.errors import SinkError, SourceError, StorageConnectionError
 from ladon_storage.models import EMPTY_WATERMARK
 from ladon_storage.sinks.worker import WorkerThread
@@ -432,7 +433,10 @@ async def test_source_waits_when_enough_is_read_ahead(monkeypatch: pytest.Monkey
     assert max(sink.sizes) == 3
 
 
-async def test_sink_has_as_much_at_once_as_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_shared", [False, True])
+async def test_sink_has_as_much_at_once_as_it_asks_for(
+    is_shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One large commit into an index costs less than two of half its size."""
     for name in ("QUICK_SECONDS", "GATHER_SECONDS"):
         monkeypatch.setattr(ahead, name, 60.0)
@@ -440,7 +444,7 @@ async def test_sink_has_as_much_at_once_as_it_asks_for(monkeypatch: pytest.Monke
     pages = [[record(str(number), number, value="x" * 1_000)] for number in range(11)]
     sink = RememberingSink()
     sink.batch_characters = 5_000  # type: ignore[attr-defined]
-    await World(sink).run(*pages)
+    await World(cast(MemorySink, SharedSink(sink)) if is_shared else sink).run(*pages)
     assert sink.sizes == [1, 5, 5]
 
 

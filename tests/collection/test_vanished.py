@@ -289,6 +289,38 @@ async def test_new_records_alone_are_warned_of_once(caplog: pytest.LogCaptureFix
     assert caplog.text.count("Records in between may be missing") == 1
 
 
+async def test_new_records_alone_are_warned_of_after_a_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A source that broke off for a while no longer has what came meanwhile."""
+
+    def break_off() -> None:
+        raise OSError("broke off")
+
+    world = World()
+    await world.collect(MANY)
+    with pytest.raises(OSError, match="broke off"):
+        await world.collect([record("first", 399)], break_off, overlap=12 * HOUR)
+    assert (world.storage.stored["feed"].ledger or {})["records_new"] == 1
+    new = [record(f"new {minute}", minute) for minute in range(400, 400 + len(MANY))]
+    await world.collect(new, overlap=12 * HOUR)
+
+    assert "Records in between may be missing" in caplog.text
+
+
+async def test_new_records_alone_are_warned_of_without_a_ledger(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A service that keeps no ledger does not say what the run before was delivered."""
+    world = World()
+    await world.collect(MANY)
+    world.storage.stored["feed"] = world.storage.stored["feed"].model_copy(update={"ledger": None})
+    new = [record(f"new {minute}", minute) for minute in range(400, 400 + len(MANY))]
+    await world.collect(new, overlap=12 * HOUR)
+
+    assert "Records in between may be missing" in caplog.text
+
+
 async def test_new_records_alone_are_right_where_few_are_expected(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

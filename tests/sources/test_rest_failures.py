@@ -238,6 +238,13 @@ FAILURES: list[dict[str, Any]] = [
     {"_shards": {"total": 5, "failed": 2}},
     {"partial": True},
     {"is_partial_result": True},
+    {"status": "10 errors"},
+    {"status": "Partial failure, without errors"},
+    {"status": "Failed: no error"},
+    {"status": "Timed out, no errors"},
+    {"errmsg": "request not ok"},
+    {"errmsg": "unsuccessful"},
+    {"errmsg": "partial success"},
 ]
 NO_FAILURES: list[dict[str, Any]] = [
     {"ok": True, "success": "true", "status": "ok", "code": 200, "statusCode": "200"},
@@ -246,6 +253,9 @@ NO_FAILURES: list[dict[str, Any]] = [
     {"error": {"code": 0, "message": ""}, "status": "success", "code": 1000},
     {"error": "none", "partial": False, "timed_out": False, "message": "done"},
     {"_shards": {"total": 5, "failed": 0}, "state": "active", "detail": "seven rows"},
+    {"status": "Completed without errors", "state": "0 errors", "statusText": "OK - no errors"},
+    {"errors": "No errors", "errmsg": "成功", "errorMessage": "Request processed successfully"},
+    {"errmsg": "operation successful", "errorCode": "SUCCESS", "error_text": "Request OK"},
 ]
 
 

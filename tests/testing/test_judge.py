@@ -102,6 +102,7 @@ def test_engine_of_this_package_passes(trial: Trial, judged: Judge) -> None:
         (loops.FirstWordLoop(), "returns", "stale"),
         (loops.ClockLoop(), "ties", "lost"),
         (loops.TieLoop(), "mixed", "lost"),
+        (loops.FirstWordLoop(), "mixed", "stale"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )

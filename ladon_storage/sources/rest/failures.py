@@ -42,13 +42,21 @@ _REASONS = Vocabulary(
     rf"(?:failed|missing|unavailable|unreachable){PARTS}",
 )
 _FAILED = re.compile(
-    r"(?!no(?:error|fail))(?:(?:error|failed|failing|failure)\w*|"
+    # A state without errors is right, unless it has another word of a failure before that.
+    r"(?!no(?:error|fail))"
+    r"(?!(?:(?!error|fail|fault|partial|incompl|denied|forbid|unauth|exce|exhaust|unavail|time|abort|"
+    r"limit|thrott|cancel|loss|nok)\w)*(?:no|without|(?<!\d)0)errors?$)"
+    r"(?:(?:error|failed|failing|failure)\w*|"
     r"\w*(?:errors?|failed|failure|fault|denied|forbidden|unauthori[sz]ed|unauthenticated|exceeded|"
     r"exhausted|unavailable|timeout|timedout|aborted|ratelimited|throttled)|"
     r"err|fail|exception|nok|ko|partial|incomplete|dataloss|cancell?ed)"
 )
 _UNFINISHED = names("processing inprogress")
-_NOTHING = names("null none no n/a ok success successful false noerror")
+_NOTHING = Vocabulary(
+    "null none no n/a ok false noerror noerrors 成功 操作成功 请求成功 正常",
+    r"(?:(?:request|operation|query|call)(?:was|is)?)?(?:(?:completed|processed|executed)?"
+    r"success(?:ful|fully)?|ok)",
+)
 _MESSAGES = names(
     "message messages msg reason notice warning warnings statusmessage statusmsg "
     "statusdescription responsemessage resultmessage resultmsg alert alerts"

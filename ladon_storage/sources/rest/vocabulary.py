@@ -98,7 +98,7 @@ FILTERED_TOTALS = Vocabulary(
 UNSURE_TOTALS = Vocabulary(
     "count found hits matches totals totalavailable counttotal rowsbeforelimitatleast",
     rf"(?:collection|list|query|filter|resource|hit|item|edges|{_NOUN})(?:count|size|found|total)"
-    rf"|(?:num(?:ber)?|nb|n)(?:of)?{_NOUN}|(?:full|grand|overall|estimated|approximate)(?:count|total)",
+    rf"|(?!numofrows)(?:num(?:ber)?|nb|n)(?:of)?{_NOUN}|(?:full|grand|overall|estimated|approximate)(?:count|total)",
 )
 PAGE_TOTALS = names(
     "totalpages pagecount lastpage lastpagenumber numpages nbpages npages numberofpages pagestotal "
@@ -107,4 +107,4 @@ PAGE_TOTALS = names(
 PAGE_NUMBERS = names("page currentpage pagenumber pageno pages")
 LAST_LINKS = names("last lastlink lastpage lasturl lasthref lastpageurl lastpagelink")
 OFFSETS = names("offset skip startindex startat")
-SIZES = names("limit perpage pagesize size itemsperpage maxresults resultsperpage max")
+SIZES = names("limit perpage pagesize size itemsperpage maxresults resultsperpage max numofrows")

@@ -96,7 +96,7 @@ class TickingFeed:
                 self._newest = max(self._newest, at)
 
     def _version(self, state: State, kind: str, now: datetime) -> tuple[str, datetime, str]:
-        # Not before the newest one: a run that began since may have seen a later one meanwhile.
+        # From now, not from the newest one: a run that reads meanwhile may see others of this tick.
         draw, reach = self._random, now - OVERLAP
         new, value = f"r{self._values}", f"v{self._values}"
         known = [each for each, (at, _) in state.shown.items() if at >= reach]
