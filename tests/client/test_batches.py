@@ -48,7 +48,10 @@ class Foreign:
     url: str = ""
     answers: Answers = lambda right: web.json_response({"answers": right})
     refuses: int | None = None
+    held: asyncio.Event | None = None
     requests: list[str] = field(default_factory=list)
+    at_once: int = 0
+    most_at_once: int = 0
     store: MockStorageClient = field(
         default_factory=lambda: MockStorageClient(clock=FakeClock().now)
     )
@@ -56,7 +59,12 @@ class Foreign:
     async def read(self, request: web.Request) -> web.Response:
         """Answer a read, and show that there are batches."""
         self.requests.append("GET")
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        for _ in range(25):  # the others arrive meanwhile
+            await asyncio.sleep(0)
         status, etag, body = await self._read(request.match_info["name"])
+        self.at_once -= 1
         headers = {"ETag": etag, BATCH: "50"}
         return web.json_response(body, status=status, headers=headers)
 
@@ -73,6 +81,8 @@ class Foreign:
     async def batch(self, request: web.Request) -> web.StreamResponse:
         """Do what a batch asks for, and answer it in the service's own way."""
         self.requests.append("POST")
+        if self.held is not None:
+            await self.held.wait()
         if self.refuses is not None:
             return web.Response(status=self.refuses, headers={"Location": "/"})
         right = []
@@ -369,6 +379,31 @@ async def test_cancelled_call_leaves_the_others_of_its_batch_alone() -> None:
         assert isinstance(done.pop(1), asyncio.CancelledError)
         assert states(done) == ["success"] * 3
         assert await service.store.get_watermark(NAMES[1]) is None
+
+
+async def test_call_given_up_during_a_refused_batch_is_not_made_alone() -> None:
+    """A write that its caller has given up must not come after what the caller does next."""
+    async with foreign() as (service, client):
+        service.refuses, storage = 405, BatchedStorage(client)
+        service.held = asyncio.Event()
+        calls = [asyncio.create_task(storage.put_watermark(name, SUCCESS)) for name in NAMES]
+        while not service.requests:
+            await asyncio.sleep(0)
+        calls[1].cancel()
+        service.held.set()
+        done = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(done.pop(1), asyncio.CancelledError)
+        assert states(done) == ["success"] * 3
+        assert service.requests == ["POST", *["PUT"] * 3]
+
+
+async def test_calls_behind_a_refused_batch_do_not_wait_for_each_other() -> None:
+    """Once there are no batches, all that wait are made at once, as calls alone are."""
+    async with foreign() as (service, client):
+        service.refuses, storage = 405, BatchedStorage(client)
+        await asyncio.gather(*(storage.get_watermark(f"{number}") for number in range(25)))
+        assert service.requests == ["POST", *["GET"] * 25]
+        assert service.most_at_once > MOST_CALLS
 
 
 async def test_batch_has_a_bounded_number_of_calls() -> None:
