@@ -68,6 +68,10 @@ class Foreign:
         headers = {"ETag": etag, BATCH: "50"}
         return web.json_response(body, status=status, headers=headers)
 
+    async def history(self, _: web.Request) -> web.Response:
+        """Answer with a history that has nothing in it any more."""
+        return web.json_response({"changes": [], "next": None})
+
     async def write(self, request: web.Request) -> web.Response:
         """Answer a write."""
         self.requests.append("PUT")
@@ -126,6 +130,7 @@ async def foreign() -> AsyncIterator[tuple[Foreign, StorageServiceClient]]:
     application.router.add_post(path, service.batch)
     application.router.add_get(path + "/{name}", service.read)
     application.router.add_put(path + "/{name}", service.write)
+    application.router.add_get(path + "/{name}/history", service.history)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     try:
@@ -404,6 +409,21 @@ async def test_calls_behind_a_refused_batch_do_not_wait_for_each_other() -> None
         await asyncio.gather(*(storage.get_watermark(f"{number}") for number in range(25)))
         assert service.requests == ["POST", *["GET"] * 25]
         assert service.most_at_once > MOST_CALLS
+
+
+async def test_watermarks_of_a_batch_show_the_additions_of_the_service() -> None:
+    """A client that has read in batches alone asks for the history, as one that read alone does."""
+    async with foreign() as (service, knowing):
+        for name in NAMES:
+            await knowing.put_watermark(name, SUCCESS)
+        async with StorageServiceClient(service.url) as client:
+            client.most_calls = MOST_CALLS  # the health check has shown it
+            service.requests.clear()
+            assert states(await reads(BatchedStorage(client))) == ["success"] * 4
+            assert service.requests == ["POST"]
+            page = await client.watermark_history(NAMES[0])
+            assert page is not None
+            assert page.changes == []
 
 
 async def test_batch_has_a_bounded_number_of_calls() -> None:
