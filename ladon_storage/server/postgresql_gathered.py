@@ -65,7 +65,7 @@ class GatheredReads:
         try:
             rows = await self._fetch([source_id for source_id, _ in wanted])
             found = {row[0]: row for row in rows}
-        except DatabaseError as error:
+        except Exception as error:  # each of them must be answered
             # Those that waited for this read meanwhile have waited long enough.
             failure, wanted, self._wanted = str(error), wanted + self._wanted, []
         for source_id, future in wanted:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from ladon_storage.errors import DatabaseError
 from ladon_storage.models import ChangeAction, Watermark
 from ladon_storage.server.backend import Row
 from ladon_storage.server.changes import Line, Written
@@ -51,6 +52,19 @@ async def test_read_that_arrives_as_all_readers_end_is_answered() -> None:
     async with asyncio.timeout(2):
         assert await first == [("0",), ("again",)]
         assert await asyncio.gather(*others) == [(f"{n}",) for n in range(1, MOST_READERS)]
+
+
+async def test_read_that_fails_in_another_way_is_answered() -> None:
+    """A name that the driver cannot send leaves none of the reads beside it without an answer."""
+
+    async def fetch(names: list[str]) -> list[Row]:
+        return [(name.encode(),) for name in names]
+
+    reads = GatheredReads(fetch)
+    async with asyncio.timeout(2):
+        made = (reads.read(name) for name in ("kev", "\ud800"))
+        failed = await asyncio.gather(*made, return_exceptions=True)
+    assert [type(each) for each in failed] == [DatabaseError] * 2
 
 
 async def test_write_that_arrives_as_all_writers_end_is_answered() -> None:
