@@ -206,7 +206,9 @@ async def main(*, quick: bool) -> None:
             script = {name: median(each[SCRIPT]["cpu"]) for name, each in found.items()}
             await show_floors(Path(folder), server, sizes, repetitions, script)
     tables.record_of_script.figures = {
-        name: {who: [1e6 * cpu / sizes[name] for cpu in each["cpu"]] for who, each in taken.items()}
+        FEEDS[name].title(sizes[name]): {
+            who: [1e6 * cpu / sizes[name] for cpu in each["cpu"]] for who, each in taken.items()
+        }
         for name, taken in found.items()
     }
 

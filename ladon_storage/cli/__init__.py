@@ -94,9 +94,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _plain(error: CycloptsError) -> str:
     """Return what a wrong call is, in one line and without Python's lists."""
+    from difflib import get_close_matches
+
+    from cyclopts import UnknownOptionError
+
     unused = getattr(error, "unused_tokens", None)
-    if unused and unused[0].startswith("--"):
-        return f"Unknown option: {unused[0].partition('=')[0][:100]}."
+    if unused and isinstance(error, UnknownOptionError):
+        # With a verb that takes names, the names before it are unused as well.
+        option = error.token.value.partition("=")[0][:100]
+        known = [name for each in error.argument_collection for name in each.names]
+        near = get_close_matches(option, known, n=1)
+        return f"Unknown option: {option}.{f' Did you mean {near[0]}?' if near else ''}"
     if unused:
         return f"There is no place for the argument {unused[0][:100]!r}."
     return " ".join(str(error).split())

@@ -7,6 +7,7 @@ import os
 import random
 import socket
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -154,6 +155,15 @@ def test_file_appears_whole(tmp_path: Path) -> None:
     for each in stores:
         each.close()
     assert [each.name for each in tmp_path.iterdir()] == [file.name]
+
+
+def test_file_is_the_owners_alone(tmp_path: Path) -> None:
+    """No other user of the host reads or changes a circuit, its log or its index."""
+    store = SqliteStore(tmp_path / "circuits.db")
+    assert store.compare_and_set("a", NO_TAG, "closed")
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
+    store.close()
+    assert modes == dict.fromkeys(("circuits.db", "circuits.db-wal", "circuits.db-shm"), 0o600)
 
 
 def test_damaged_file_is_an_error_and_left_as_it_is(tmp_path: Path) -> None:

@@ -116,6 +116,20 @@ def test_help_is_at_once(tmp_path: Path) -> None:
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < HELP_CPU_SECONDS
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_installed_for_the_shell(
+    ladon: Command, shell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The script that the shell reads has the verbs and the options."""
+    monkeypatch.setenv("HOME", str(ladon.folder))
+    monkeypatch.setenv("SHELL", f"/bin/{shell}")
+    assert ladon("--install-completion").code == 0
+    installed = [each for each in ladon.folder.rglob("*ladon-storage*") if each.is_file()]
+    [script] = [each.read_text("utf-8") for each in installed]
+    for word in ("watermarks", "release", "--reason"):
+        assert word.lstrip("-") in script
+
+
 def test_version_is_the_packages(ladon: Command) -> None:
     """``--version`` prints the version and nothing else."""
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", ladon("--version").out)
@@ -138,6 +152,27 @@ def test_wrong_usage_is_one_sentence_and_exits_with_2(ladon: Command, arguments:
     called = ladon(*arguments)
     assert (called.code, called.out) == (2, "")
     assert re.fullmatch(r'ladon-storage: .+ See "ladon-storage.* --help"\.', called.sentence)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["collect", "--al"], "Unknown option: --al. Did you mean --all?"),
+        (["collect", "kev", "nvd", "--jsn"], "Unknown option: --jsn. Did you mean --json?"),
+        (["freshness", "kev=1", "--flie=s3cret"], "Unknown option: --flie. Did you mean --file?"),
+        (["watermarks", "list", "--prefx", "a"], "Unknown option: --prefx. Did you mean --prefix?"),
+        (["collect", "kev", "--quite-else", "3"], "Unknown option: --quite-else. See"),
+        (["collect", "kev", "-x"], "Unknown option: -x. See"),
+    ],
+)
+def test_misspelt_option_is_named_with_the_nearest(
+    ladon: Command, arguments: list[str], said: str
+) -> None:
+    """The option is named, and no source before it; what may be a secret is not repeated."""
+    called = ladon(*arguments)
+    assert called.code == 2
+    assert called.sentence.startswith(f"ladon-storage: {said}")
+    assert "s3cret" not in called.sentence
 
 
 HTTP, SQL = "http://ann:s3cr3t@127.0.0.1:9", "postgresql://ann:s3cr3t@127.0.0.1:9/db"

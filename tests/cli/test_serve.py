@@ -96,6 +96,23 @@ def test_token_file_goes_before_the_environment(
     assert token_from(None) is None
 
 
+def test_token_file_that_others_can_read_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The warning has the file and the remedy, and not the token."""
+    token = tmp_path / "token"
+    token.write_text("correct-horse-battery")
+    token.chmod(0o640)
+    assert token_from(token) == "correct-horse-battery"
+    [warning] = caplog.messages
+    assert f"{token} can be read by other users; `chmod 600` it" in warning
+    assert "horse" not in warning
+    caplog.clear()
+    token.chmod(0o600)
+    assert token_from(token)
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize("token", ["", " \n", "two words", "tökén", "line\nline", "nul\x00"])
 def test_token_that_no_header_carries_is_refused(
     file: Path, tmp_path: Path, token: str, capsys: pytest.CaptureFixture[str]

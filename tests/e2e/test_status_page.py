@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+import aiohttp
 import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, expect
@@ -71,6 +72,29 @@ async def test_page_meets_the_rules_of_screen_readers(
                 assert wide <= width, (path, width, wide)
                 assert await page.title() != "broken"
             await page.screenshot(path=SCREENSHOTS / f"status-{scheme}-{count}.png")
+        await context.close()
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_service_that_takes_no_writes_says_so_to_each_reader(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """The fault stands above the sources, within the same rules and the width of a phone."""
+    file = tmp_path / "w.db"
+    await filled(file, 3)
+    async with serving(file) as address, aiohttp.ClientSession() as session:
+        written = {"timestamp": "2025-01-01T00:00:00Z", "status": "success"}
+        async with session.put(f"{address}/api/v1/watermarks/new", json=written) as answer:
+            assert answer.status == 201
+        (tmp_path / "w.db-wal").unlink()
+        context = await browser.new_context(bypass_csp=True, viewport={"width": 360, "height": 900})
+        page = await context.new_page()
+        await page.goto(address)
+        await expect(page.get_by_text("takes no writes")).to_be_visible()
+        await expect(page.get_by_role("link", name="kev")).to_be_visible()
+        found: Any = await Axe().run(page, options={"runOnly": RULES})
+        assert not [each["id"] for each in found.response["violations"]]
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 360
         await context.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -383,6 +384,13 @@ async def test_doctor_asks_prefect_and_the_storage(
     assert well.code == 0
     for name in ("versions", "Prefect", "file", "storage", "Prefect API", "Prefect server"):
         assert verdicts[name] == "ok", name
+    assert verdicts["clock"] == verdicts["log"] == "ok"
+    assert {"block Storage Service", "block Record Sink"} <= set(verdicts)
+    with monkeypatch.context() as patch:
+        patch.setattr("ladon_storage.cli.doctor.MAX_SKEW", timedelta(days=-1))
+        skewed = await ladon.later("doctor", "--json")
+    [clock] = [each for each in skewed.json if each["what"] == "clock"]
+    assert (clock["verdict"], "Synchronise" in clock["next_step"]) == ("warning", True)
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "ERROR")
     ladon.write("ladon.toml", '[storage]\nurl = "http://127.0.0.1:9"\n')

@@ -10,6 +10,7 @@ from prefect import get_client
 
 from ladon_storage.cli.deployments import changes, deployments
 from ladon_storage.errors import ConfigurationError
+from ladon_storage.flows import collect
 from ladon_storage.flows.deployed import form_of, require_own_places
 from ladon_storage.flows.serve import deployments as of_table
 from ladon_storage.project.project import Project
@@ -129,6 +130,25 @@ deployments:
     assert "sink" in form_of(deployment)["required"]
     require_own_places(deployment)
     assert form_of(deployment)["required"].count("sink") == 1
+
+
+async def test_table_of_deployments_collects_a_class_of_ones_own(tmp_path: Path) -> None:
+    """A prefect.yaml names it by module and class, as the file does."""
+    table = tmp_path / "prefect.yaml"
+    table.write_text(
+        f"""
+deployments:
+  - name: own
+    entrypoint: ladon_storage.flows.collect.collect
+    parameters:
+      source: {{ kind: "tests.own_classes:Tickets", source_id: own, project: P }}
+      sink: {{ url: "sqlite:///{tmp_path}/records.db" }}
+      storage: {{ url: "sqlite:///{tmp_path}/ladon.db" }}
+"""
+    )
+    [deployment] = of_table(table)
+    report = await collect(**deployment.parameters)
+    assert (report.source_id, report.records_written) == ("own", 2)
 
 
 KEV = "ladon_storage.flows.collect.collect_kev"

@@ -72,6 +72,13 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     assert sorted(set(linked)) == sorted(pages)
 
 
+def test_readme_fits_on_two_screens_before_its_guarantees() -> None:
+    """Fifty lines of 130 characters are a screen; longer lines are folded."""
+    start, table, _ = (ROOT / "README.md").read_text("utf-8").partition("## What is guaranteed")
+    assert table
+    assert sum(max(1, -(-len(line) // 130)) for line in start.splitlines()) <= 100
+
+
 def test_code_names_only_pages_that_exist() -> None:
     """A message, a comment or a setting that names a page names one that is there."""
     files = [

@@ -107,6 +107,33 @@ async def test_worst_source_comes_first_with_its_reason(call: Caller, clock: Fak
     assert f"http://127.0.0.1:4200/runs/flow-run/{RUN}" in shown.links()
 
 
+async def test_list_has_the_last_runs_as_a_picture_and_what_the_ledger_says(
+    call: Caller, clock: FakeClock
+) -> None:
+    """Records, duration, lateness against its overlap, quarantine, and the run in Prefect."""
+    ledger = {
+        "records_quarantined": 41, "lateness_p99_seconds": 90.0, "overlap_seconds": 86_400.0,
+    }  # fmt: skip
+    running = {"timestamp": "2026-01-01", "status": "running", "run_id": RUN}
+    await call("PUT", path("kev"), {**running, "lease_seconds": 600})
+    clock.advance(7)
+    failed = {"timestamp": "2026-01-01", "status": "failed", "error_message": "503", "run_id": RUN}
+    await call("PUT", path("kev"), failed)
+    await call("PUT", path("kev"), {**running, "run_id": "two", "lease_seconds": 600})
+    clock.advance(12)
+    done = success("2026-01-01T00:00:00Z", run_id="two", records_collected=1234, ledger=ledger)
+    assert (await call("PUT", path("kev"), done)).status == 200
+    shown = await page(call)
+    for text in ("1,234", "took 12", "1 min 30 s of 1 d", " 41", "2 runs, 1 failed, at most 1,234"):
+        assert text in shown.text, text
+    drawn = [tag for tag, values in shown.tags if tag == "rect" or values.get("class") == "failed"]
+    assert drawn.count("rect") == 1
+    assert drawn.count("path") == 1
+    assert (
+        f"http://127.0.0.1:4200/runs/flow-run/{RUN}" in (await page(call, "/sources/kev")).links()
+    )
+
+
 async def test_page_of_a_source_has_its_ledger_and_history(call: Caller, clock: FakeClock) -> None:
     """Each number of the ledger, each change with its author, and the way to older ones."""
     ledger = {"records_delivered": 20, "reasons": {"no time": 3}, "gap": None}
