@@ -197,10 +197,14 @@ class BatchedStorage:
                 self._waiting.popleft().answered.cancel()
 
     def _next(self) -> list[_Waiting]:
-        """Return the next calls: each of another source, and none that its caller gave up."""
+        """Return the next calls: each of another source, and none that its caller gave up.
+
+        Without batches they are all that wait, as they would be if they had never waited.
+        """
         batch: dict[str, _Waiting] = {}
         later = []
-        while self._waiting and len(batch) < self._client.most_calls:
+        most = self._client.most_calls
+        while self._waiting and (most == 1 or len(batch) < most):
             each = self._waiting.popleft()
             if each.call.source_id in batch:
                 later.append(each)
@@ -210,16 +214,18 @@ class BatchedStorage:
         return list(batch.values())
 
     async def _make(self, batch: list[_Waiting]) -> None:
-        if len(batch) == 1:
+        if len(batch) == 1 or self._client.most_calls == 1:
             await self._make_alone(batch)
             return
         try:
             outcomes = await self._client.call_in_batch([each.call for each in batch])
         except Exception as error:
-            again = [each for each in batch if _may_be_repeated(each.call, error)]
+            again = []
             for each in batch:
-                if each not in again:
+                if not _may_be_repeated(each.call, error):
                     _settle(each, _copied(error))
+                elif not each.answered.done():  # its caller may have given it up meanwhile
+                    again.append(each)
             await self._make_alone(again)
         except BaseException:
             for each in batch:

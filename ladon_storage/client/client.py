@@ -320,23 +320,22 @@ class StorageServiceClient(KeywordUpdate, OperatorRequests, BatchRequests):
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
     ) -> Watermark | None:
-        """Read or write a watermark, and note whether the service has the additions."""
-        watermark = await self._transport.call(
+        return await self._transport.call(
             method, source_id, url, self._read_watermark, body, headers
         )
-        if watermark is not None:
-            self._supports_extensions = watermark.etag is not None
-            self._has_shown_more |= self._supports_extensions
-        return watermark
 
     async def _read_watermark(
         self, answer: Response, source_id: str, pool: Pool
     ) -> Watermark | None:
+        """Return the watermark of a response, and note whether the service has the additions."""
         self._note_batches(answer)
         if answer.status == 404:
             await self._believe(answer, source_id, pool)
             return None
-        return watermark_of(answer, source_id)
+        watermark = watermark_of(answer, source_id)
+        self._supports_extensions = watermark.etag is not None
+        self._has_shown_more |= self._supports_extensions
+        return watermark
 
     async def _read_history(
         self, answer: Response, source_id: str, pool: Pool

@@ -47,15 +47,17 @@ class GatheredReads:
         if len(self._readers) < MOST_READERS:
             reader = asyncio.create_task(self._work())
             self._readers.add(reader)
-            reader.add_done_callback(self._readers.discard)
         return await future
 
     async def _work(self) -> None:
-        while self._wanted:
-            await asyncio.sleep(0)  # what has arrived already is read with it
-            wanted, self._wanted = self._wanted[:MOST_READ], self._wanted[MOST_READ:]
-            if wanted:
-                await self._answer(wanted)
+        try:
+            while self._wanted:
+                await asyncio.sleep(0)  # what has arrived already is read with it
+                wanted, self._wanted = self._wanted[:MOST_READ], self._wanted[MOST_READ:]
+                if wanted:
+                    await self._answer(wanted)
+        finally:
+            _leave(self._readers)
 
     async def _answer(self, wanted: list[_Wanted]) -> None:
         found: dict[str, Row] = {}
@@ -63,7 +65,7 @@ class GatheredReads:
         try:
             rows = await self._fetch([source_id for source_id, _ in wanted])
             found = {row[0]: row for row in rows}
-        except DatabaseError as error:
+        except Exception as error:  # each of them must be answered
             # Those that waited for this read meanwhile have waited long enough.
             failure, wanted, self._wanted = str(error), wanted + self._wanted, []
         for source_id, future in wanted:
@@ -100,15 +102,17 @@ class GatheredWrites:
         if len(self._writers) < MOST_WRITERS:
             writer = asyncio.create_task(self._work())
             self._writers.add(writer)
-            writer.add_done_callback(self._writers.discard)
         return await future
 
     async def _work(self) -> None:
-        while self._waiting:
-            await asyncio.sleep(0)  # what has arrived already is written with it
-            waiting, self._waiting = self._waiting[:MOST_WRITTEN], self._waiting[MOST_WRITTEN:]
-            if waiting:
-                await self._answer(waiting)
+        try:
+            while self._waiting:
+                await asyncio.sleep(0)  # what has arrived already is written with it
+                waiting, self._waiting = self._waiting[:MOST_WRITTEN], self._waiting[MOST_WRITTEN:]
+                if waiting:
+                    await self._answer(waiting)
+        finally:
+            _leave(self._writers)
 
     async def _answer(self, waiting: list[_Waiting]) -> None:
         changes = [change for change, _, _ in waiting]
@@ -123,3 +127,14 @@ class GatheredWrites:
                 future.set_exception(DatabaseError(str(outcome)))
             else:
                 future.set_result(outcome)
+
+
+def _leave(workers: set[asyncio.Task[None]]) -> None:
+    """Take the running task out, in the step in which it has found nothing more to do.
+
+    A callback of its end would come later: what arrives in between would wait for a task that has
+    ended.
+    """
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - it runs in one
+    workers.discard(task)

@@ -48,7 +48,10 @@ class Foreign:
     url: str = ""
     answers: Answers = lambda right: web.json_response({"answers": right})
     refuses: int | None = None
+    held: asyncio.Event | None = None
     requests: list[str] = field(default_factory=list)
+    at_once: int = 0
+    most_at_once: int = 0
     store: MockStorageClient = field(
         default_factory=lambda: MockStorageClient(clock=FakeClock().now)
     )
@@ -56,9 +59,18 @@ class Foreign:
     async def read(self, request: web.Request) -> web.Response:
         """Answer a read, and show that there are batches."""
         self.requests.append("GET")
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        for _ in range(25):  # the others arrive meanwhile
+            await asyncio.sleep(0)
         status, etag, body = await self._read(request.match_info["name"])
+        self.at_once -= 1
         headers = {"ETag": etag, BATCH: "50"}
         return web.json_response(body, status=status, headers=headers)
+
+    async def history(self, _: web.Request) -> web.Response:
+        """Answer with a history that has nothing in it any more."""
+        return web.json_response({"changes": [], "next": None})
 
     async def write(self, request: web.Request) -> web.Response:
         """Answer a write."""
@@ -73,6 +85,8 @@ class Foreign:
     async def batch(self, request: web.Request) -> web.StreamResponse:
         """Do what a batch asks for, and answer it in the service's own way."""
         self.requests.append("POST")
+        if self.held is not None:
+            await self.held.wait()
         if self.refuses is not None:
             return web.Response(status=self.refuses, headers={"Location": "/"})
         right = []
@@ -116,6 +130,7 @@ async def foreign() -> AsyncIterator[tuple[Foreign, StorageServiceClient]]:
     application.router.add_post(path, service.batch)
     application.router.add_get(path + "/{name}", service.read)
     application.router.add_put(path + "/{name}", service.write)
+    application.router.add_get(path + "/{name}/history", service.history)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     try:
@@ -369,6 +384,46 @@ async def test_cancelled_call_leaves_the_others_of_its_batch_alone() -> None:
         assert isinstance(done.pop(1), asyncio.CancelledError)
         assert states(done) == ["success"] * 3
         assert await service.store.get_watermark(NAMES[1]) is None
+
+
+async def test_call_given_up_during_a_refused_batch_is_not_made_alone() -> None:
+    """A write that its caller has given up must not come after what the caller does next."""
+    async with foreign() as (service, client):
+        service.refuses, storage = 405, BatchedStorage(client)
+        service.held = asyncio.Event()
+        calls = [asyncio.create_task(storage.put_watermark(name, SUCCESS)) for name in NAMES]
+        while not service.requests:
+            await asyncio.sleep(0)
+        calls[1].cancel()
+        service.held.set()
+        done = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(done.pop(1), asyncio.CancelledError)
+        assert states(done) == ["success"] * 3
+        assert service.requests == ["POST", *["PUT"] * 3]
+
+
+async def test_calls_behind_a_refused_batch_do_not_wait_for_each_other() -> None:
+    """Once there are no batches, all that wait are made at once, as calls alone are."""
+    async with foreign() as (service, client):
+        service.refuses, storage = 405, BatchedStorage(client)
+        await asyncio.gather(*(storage.get_watermark(f"{number}") for number in range(25)))
+        assert service.requests == ["POST", *["GET"] * 25]
+        assert service.most_at_once > MOST_CALLS
+
+
+async def test_watermarks_of_a_batch_show_the_additions_of_the_service() -> None:
+    """A client that has read in batches alone asks for the history, as one that read alone does."""
+    async with foreign() as (service, knowing):
+        for name in NAMES:
+            await knowing.put_watermark(name, SUCCESS)
+        async with StorageServiceClient(service.url) as client:
+            client.most_calls = MOST_CALLS  # the health check has shown it
+            service.requests.clear()
+            assert states(await reads(BatchedStorage(client))) == ["success"] * 4
+            assert service.requests == ["POST"]
+            page = await client.watermark_history(NAMES[0])
+            assert page is not None
+            assert page.changes == []
 
 
 async def test_batch_has_a_bounded_number_of_calls() -> None:
