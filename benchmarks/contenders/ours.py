@@ -14,7 +14,9 @@ from typing import Any
 
 from benchmarks.feeds import Feed
 from ladon_storage import MockStorageClient
+from ladon_storage.collection.ledger import Ledger
 from ladon_storage.collection.run import run
+from ladon_storage.models import WatermarkStatus, WatermarkUpdate
 from ladon_storage.sinks import SINKS, sink_from
 from ladon_storage.sources import source_from
 from ladon_storage.sources.rest.source import RestApi as RestApi  # imported before the clock starts
@@ -64,8 +66,11 @@ class Ours:
         return await run(source, self._sink, self.storage, run_id="run")
 
     async def knows(self, watermark: datetime) -> None:
-        """Let the next run begin where an earlier process ended."""
-        await self.storage.update_watermark("feed", watermark)
+        """Let the next run begin where an earlier process ended, which had new records alone."""
+        ledger = Ledger(start=watermark, records_delivered=1, records_new=1).model_dump(mode="json")
+        await self.storage.put_watermark(
+            "feed", WatermarkUpdate.of(watermark, WatermarkStatus.SUCCESS, ledger=ledger)
+        )
 
     def count(self) -> int:
         """Return the number of different records, as another reader of the sink finds them."""
