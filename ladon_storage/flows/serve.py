@@ -3,6 +3,7 @@
 - ``prefect.yaml`` is the one table of deployments, for this command and for ``prefect deploy``.
   Where the package is installed without a checkout, it is the working directory's.
 - A deployment that a user paused or resumed in the UI stays so: the file gives the first state.
+- A deployment that was on a work pool leaves it: its workers would run it too.
 - Meanwhile, runs whose process is gone are marked as crashed.
 - Missed runs are not made up: the next one collects all new records, and ten at once would only
   request them from the source ten times.
@@ -21,7 +22,7 @@ from typing import Any
 import yaml
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
 from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterId,
@@ -174,6 +175,8 @@ async def serve_deployments(served: list[RunnerDeployment]) -> None:
                 continue
             keep_switches(each, existing)
             await _forget_missed(client, existing)
+            if existing.work_pool_name is not None:  # registering without one would keep it
+                await client.update_deployment(existing.id, DeploymentUpdate(work_pool_name=None))
     await remove_automation()
     # Paused at the end, a deployment would stay paused until an operator resumes it.
     runner = Runner(pause_on_shutdown=False)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prefect import get_client
 from prefect.client import base
 from prefect.settings import PREFECT_API_URL
 from prefect.tasks import Task
@@ -49,6 +50,14 @@ def forks(prefect_server: None) -> Iterator[Forks]:
     """Import the flows once for the processes that run them at this server."""
     with forking(PREFECT_API_URL=str(PREFECT_API_URL.value())) as made:
         yield made
+
+
+@pytest.fixture
+async def nothing_deployed() -> None:
+    """Take away the deployments of other tests: all of them have one Prefect server."""
+    async with get_client() as client:
+        for each in await client.read_deployments():
+            await client.delete_deployment(each.id)
 
 
 @pytest.fixture(autouse=True)

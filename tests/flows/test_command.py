@@ -90,14 +90,6 @@ async def test_backfill_and_reconciliation_run_as_flows(ladon: Command) -> None:
     assert (compared.code, compared.json["missed"]) == (0, 0)
 
 
-@pytest.fixture
-async def nothing_deployed() -> None:
-    """Take away the deployments of other tests: all of them have one Prefect server."""
-    async with get_client() as client:
-        for each in await client.read_deployments():
-            await client.delete_deployment(each.id)
-
-
 @pytest.mark.usefixtures("nothing_deployed")
 async def test_deploy_says_what_it_changes_and_keeps_what_a_person_switched(
     ladon: Command,

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from prefect import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 
 from ladon_storage.cli.deployments import deployments
 from ladon_storage.cli.registering import changes
 from ladon_storage.errors import ConfigurationError
-from ladon_storage.flows import collect
+from ladon_storage.flows import collect, serve
 from ladon_storage.flows.deployed import form_of, require_own_places
 from ladon_storage.flows.serve import deployments as of_table
 from ladon_storage.project.project import Project
@@ -76,6 +77,7 @@ async def test_form_without_the_sink_of_its_deployment_is_refused(project: Proje
         assert [each["property"] for each in said["errors"]] == [name]
 
 
+@pytest.mark.usefixtures("nothing_deployed")
 async def test_run_by_schedule_needs_no_sink_of_its_own(project: Project) -> None:
     """A run without parameters has those of its deployment."""
     deployment = deployments(project, ["kev"])[0]
@@ -83,6 +85,27 @@ async def test_run_by_schedule_needs_no_sink_of_its_own(project: Project) -> Non
     async with get_client() as client:
         run = await client.create_flow_run_from_deployment(created)
         assert run.parameters["sink"] == (deployment.parameters or {})["sink"]
+    assert [each.change for each in await changes([deployment])] == ["keep"]
+
+
+@pytest.mark.usefixtures("nothing_deployed")
+async def test_served_deployment_leaves_its_work_pool(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool's workers would go on to run it; the next look at the file finds no change."""
+
+    async def until_signalled(_: object) -> None: ...
+
+    monkeypatch.setattr(serve, "_until_signalled", until_signalled)
+    deployment = deployments(project, ["kev"])[0]
+    async with get_client() as client:
+        await client.create_work_pool(WorkPoolCreate(name="left", type="process"))
+        await deployment.aapply(work_pool_name="left")
+        before = await client.read_deployment_by_name(deployment.full_name)
+        assert before.work_pool_name == "left"
+        await serve.serve_deployments([deployment])
+        after = await client.read_deployment_by_name(deployment.full_name)
+    assert (after.id, after.work_pool_name, after.work_queue_name) == (before.id, None, None)
     assert [each.change for each in await changes([deployment])] == ["keep"]
 
 
@@ -104,6 +127,7 @@ def test_deployed_choice_has_all_fields_of_its_kind(project: Project) -> None:
     assert {"stable", "keep_host"} <= paging.keys()
 
 
+@pytest.mark.usefixtures("nothing_deployed")
 async def test_changed_form_updates_a_deployment(project: Project) -> None:
     """A newer package with other fields is seen."""
     deployment = deployments(project, ["kev"])[0]
