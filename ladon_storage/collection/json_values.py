@@ -256,12 +256,18 @@ def canonical_text(content: object, *, is_parsed: bool = False) -> bytes:
 
 def _escaped(text: bytes) -> bytes | None:
     """Return JSON with its characters escaped as ``json`` does it; ``None``: not done here."""
-    escaped = text.decode().encode("ascii", "backslashreplace")
-    # Python has other escapes for characters below 256, and for those beyond 65,535. The first
-    # look like the text of a backslash and an x.
-    if b"\\U" in escaped or b"\\\\x" in escaped:
+    # Python has other escapes for characters beyond 65,535, which these bytes begin.
+    for each in _BEYOND:  # a generator would take longer than the search
+        if each in text:
+            return None
+    parts = text.decode().encode("ascii", "backslashreplace").split(b"\\x")
+    # It has others below 256, too. They look like the text of a backslash and an x.
+    if b"\\" in text and any(each.endswith(b"\\") for each in parts):
         return None
-    return escaped.replace(b"\\x", b"\\u00")
+    return b"\\u00".join(parts)
+
+
+_BEYOND = (b"\xf0", b"\xf1", b"\xf2", b"\xf3", b"\xf4")
 
 
 def _is_plain(content: object) -> bool:
