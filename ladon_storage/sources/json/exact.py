@@ -21,6 +21,8 @@ _LOOKED_AT = 2**13
 """The bytes by which a document with spaces or escapes is recognised before it is parsed."""
 
 _FOREIGN = (b'": ', b"\\u", b"\\/", b"\n")
+_OWN_ESCAPES = (b"\\\\", b'\\"')
+"""What ``orjson`` writes, too, and must not be taken for a part of another sign."""
 
 _SMALLEST, _GREATEST = 1e-4, 1e16
 """Between these, numbers are written without an exponent."""
@@ -46,6 +48,8 @@ def parse_compact(body: bytes, between: bytes | None = None) -> Any:
     (None, None, None)
     """
     begin = body[:_LOOKED_AT].rstrip()
+    for each in _OWN_ESCAPES:
+        begin = begin.replace(each, b"-")
     if any(each in begin for each in _FOREIGN):
         return None
     is_nested = begin.count(b"{") > 2 * begin.count(between or b"},{") + 8
