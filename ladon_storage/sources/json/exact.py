@@ -31,6 +31,9 @@ _SMALLEST, _GREATEST = 1e-4, 1e16
 _ALIKE = bytes.maketrans(b"[,}]E", b"::::e")
 _IN_NUMBERS = b"0123456789.+-"
 _EXPONENT, _TINY = b":e:", b"0.0000"
+_PART, _LONGEST = 2**17, 2**6
+"""The bytes of a document that are searched at a time, and more than a float has with its signs."""
+
 _WITHOUT_EXPONENT = frozenset({str, int, bool, type(None)})
 
 
@@ -70,8 +73,13 @@ def parse_compact(body: bytes, between: bytes | None = None) -> Any:
 
 def _may_have_exponent(body: bytes) -> bool:
     """Return whether a number of a document, or one of its texts, looks like an exponent."""
-    signs = body.translate(_ALIKE, _IN_NUMBERS)
-    return _EXPONENT in signs or _TINY in body or not body.lstrip().startswith((b"{", b"["))
+    if _TINY in body or not body.lstrip().startswith((b"{", b"[")):
+        return True
+    # What is taken of a part at a time stays in the processor's cache.
+    parts = range(0, len(body), _PART)
+    return any(
+        _EXPONENT in body[at : at + _PART + _LONGEST].translate(_ALIKE, _IN_NUMBERS) for at in parts
+    )
 
 
 def _has_exponent(document: object) -> bool:
