@@ -211,7 +211,8 @@ def canonical_texts(contents: Iterable[object], payloads: Iterable[str]) -> Iter
         TypeError: One of them takes more than ``orjson``.
     """
     dumps, in_order = orjson.dumps, orjson.OPT_SORT_KEYS
-    if _is_escaped_alike("".join(payloads)):
+    # Whether a text is of ASCII is known without a look at it.
+    if all(map(str.isascii, payloads)) and _is_escaped_alike("".join(payloads)):
         return (dumps(each, _canonical_fragment, in_order) for each in contents)
     return (
         dumps(each, _canonical_fragment, in_order)
