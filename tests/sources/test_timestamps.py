@@ -493,6 +493,10 @@ def reader(**fields: Any) -> ItemReader:
     [
         *(None, "", " ", "-", "None", "null", "NULL", "N/A", "never", "Never", False, [], {}),
         *("0000-00-00", "0000-00-00 00:00:00", "0000-00-00T00:00:00Z", "undefined"),
+        *(0, "0", 0.0, "0.0", parse_json("0.0"), "00000000000000", "0000/00/00", "00.00.0000"),
+        *("00:00:00", "\u2014", "?", "--------", "NaT", "NaN", "(null)", "\\N", "#N/A", "Unknown"),
+        *("Invalid date", "infinity", "-0001-11-30T00:00:00+00:00", "0000-01-01T00:00:00Z"),
+        *("1/1/0001 12:00:00 AM", "01.01.0001 00:00:00"),
     ],
 )
 def test_value_that_says_no_time_is_none(none: Any) -> None:
@@ -512,9 +516,10 @@ def test_declared_value_that_says_no_time_is_none(none: Any) -> None:
     assert found == MOMENT
 
 
-def test_value_that_is_no_time_rejects_its_item() -> None:
+@pytest.mark.parametrize("last", ["soon", "yesterday", "1", 7, "00:07", "04/05/2025", "01/02/0001"])
+def test_value_that_is_no_time_rejects_its_item(last: Any) -> None:
     """Nobody knows how new it is."""
-    item = {"id": 1, "first": "2024-08-27", "last": "soon"}
+    item = {"id": 1, "first": "2024-08-27", "last": last}
 
     [found] = reader().read([item])
 
