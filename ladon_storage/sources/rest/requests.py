@@ -25,6 +25,7 @@ from ladon_storage.sources.http.urls import is_same_host
 from ladon_storage.sources.json.bounds import IN_THREAD_BYTES
 from ladon_storage.sources.json.documents import (
     Document,
+    beside_keyed,
     document_digest,
     is_keyed,
     is_list,
@@ -322,6 +323,9 @@ class ApiRequests:
         api = self.api
         if api.records or not api.records_keyed_by_id:
             self._refuse_sign(failure(envelope, items, api.records, api.expected_values), envelope)
+        if api.records_keyed_by_id:
+            among = beside_keyed(items)
+            self._refuse_sign(failure(among, items, "", api.expected_values), among)
         if not isinstance(items, list | dict) or self._has_records(items):
             return  # a large document is no message
         for each in [items] if api.records_keyed_by_id else islice(items, _MOST_FAILURES):
