@@ -20,7 +20,7 @@ from ladon_storage.sources.http.urls import LONGEST_ADDRESS
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.links import next_in
 from ladon_storage.sources.rest.message_words import CUTS
-from ladon_storage.sources.rest.names import LONGEST_SIGN, count_in, names, plain, truth
+from ladon_storage.sources.rest.names import LONGEST_SIGN, count_in, is_nothing, names, plain, truth
 from ladon_storage.sources.rest.vocabulary import (
     BEFORE,
     CURSORS,
@@ -287,7 +287,7 @@ def _leads_on(value: object) -> bool:
         if isinstance(each, dict):
             left += each.values()
         elif isinstance(each, str):
-            if each.strip() not in ("", "null", "0", "-1"):
+            if not is_nothing(each) and each.strip() not in ("0", "-1"):
                 return True
         elif each and each != -1:
             return True

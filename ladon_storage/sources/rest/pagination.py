@@ -21,6 +21,7 @@ from ladon_storage.sources.http.urls import LONGEST_ADDRESS
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.counting import counts
 from ladon_storage.sources.rest.links import hides_next, link_target, next_in
+from ladon_storage.sources.rest.names import is_nothing
 from ladon_storage.sources.rest.page import PageRequest, PageResponse
 from ladon_storage.sources.rest.page_metadata import promised_at
 
@@ -226,9 +227,10 @@ def _followed(document: object, path: str, more: str) -> Any:
         ValueError: The page says that there are more, but not where.
     """
     following: Any = value_at(document, path)
-    if isinstance(following, dict) and "href" in following and not following["href"]:
-        following = None
     is_of_item = "-1" in path.split(".")
+    stated = following.get("href", following) if isinstance(following, dict) else following
+    if not is_of_item and (not stated or is_nothing(stated)):
+        following = None
     if is_of_item and following is None and _has_item(document, path):
         raise ValueError(
             f"has a last item without a value at {path!r}, so nothing leads on from it"
