@@ -161,7 +161,30 @@ SIGNS: list[dict[str, Any]] = [
     *({"failedShards": 1}, {"failed_sources": ["x"]}, {"missing_partitions": [3]}),
     *({"messages": [{"severity": "ERROR", "text": "x"}]}, {"httpStatusCode": 503}),
     *({"warnings": ["1 of 5 shards failed"]}, {"warning": "Some data sources are unavailable"}),
+    *({"error": {"error": "x", "success": "no"}}, {"messages": {"error": "x"}}),
     *({"message": "Die Liste ist unvollständig"}, {"notice": "results may be incomplete"}),
+    *({"messages": [{"type": "FATAL", "text": "x"}]}, {"messages": {"error": ["x"]}}),
+    *({"outcome": {"issue": [{"severity": "error"}]}}, {"issue": [{"severity": "fatal"}]}),
+    *({"quota": {"exceeded": True}}, {"quotaExceeded": "true"}, {"preview": True}),
+    *({"unreachable": ["us-east1"]}, {"UnprocessedKeys": {"table": {"Keys": [1]}}}),
+    *(
+        {"failedAccounts": [{"accountId": "1", "errorCode": "DENIED"}]},
+        {"_clusters": {"skipped": 1}},
+    ),
+    *({"status": "3 ok, 2 failed"}, {"status": "success: 3, failed: 2"}),
+    # Without an id and a time of their own, or as errors, they may be about the answer.
+    *({"alerts": [{"severity": "critical", "message": "x"}]}, {"problems": [{"title": "x"}]}),
+    *({"alerts": [{"id": 1, "level": "error", "message": "x"}]}, {"alerts": [{"level": "fatal"}]}),
+    *({"errors": [{"id": 1, "title": "x"}]}, {"errors": [{"id": 1, "time": 1e9, "message": "x"}]}),
+    *(
+        {"failures": [{"id": "", "at": "2024-01-01"}]},
+        {"problems": [{"id": 1, "at": "2024-01-01"}, {}]},
+    ),
+    *(
+        {"passed": "yes", "failed": 2},
+        {"errors": {"count": 1}},
+        {"errors": {"total": 0, "x": ["y"]}},
+    ),
 ]
 REFUSALS = [
     *("Please log in", "You must sign in", "Account suspended", "Access blocked", "Not authorized"),
@@ -171,6 +194,10 @@ REFUSALS = [
     *("Zugriff verweigert", "Interner Fehler", "Une erreur est survenue", "Acceso denegado"),
     *("Errore interno", "Erro interno", "Błąd serwera", "Внутренняя ошибка", "内部错误"),
     *("エラーが発生しました", "서버 오류", "Interne fout"),
+    *("No access: permission denied", "No results: the backend timed out", "Error: no results"),
+    *("No data, an error occurred", "0 results (error)", "No results because a backend failed"),
+    *("No error handler found: request failed", "Loaded 0, 10 failed", "Could not log in"),
+    *("No results and rate limit exceeded", "No data available temporarily", "failed: 0 results"),
 ]
 FINE: list[dict[str, Any]] = [
     *({"message": "No records found"}, {"message": "no errors"}, {"message": "Keine Fehler"}),
@@ -181,6 +208,26 @@ FINE: list[dict[str, Any]] = [
     *({"failed": 0}, {"failedShards": 0}, {"messages": [{"level": "info", "text": "x"}]}),
     *({"status": {"error_code": 0, "error_message": None}}, {"description": "Feed of errors"}),
     *({"status": "failover"}, {"warnings": []}, {"message": "All servers are online"}),
+    *({"alerts": {"critical": 3}}, {"messages": {"error": "Fehler", "empty": "Keine Treffer"}}),
+    *({"alerts": [{"id": 1, "severity": "critical", "title": "Host timed out"}]}, {"alerts": 3}),
+    *({"messages": [{"id": 1, "type": "error", "text": "x", "time": "2024-01-01T00:00:00Z"}]},),
+    *({"problems": [{"eventid": "1", "clock": "1700000000", "name": "CPU"}]}, {"problems": 0}),
+    *({"failed_jobs": [{"id": 1, "error": "x", "finished_at": "2024-01-01 10:00"}]},),
+    *({"exceptions": [{"id": "x", "rule": "allow"}]}, {"errors": {"total": 0, "limit": 100}}),
+    *({"failed": 2, "passed": 7}, {"summary": {"failed": 2}}, {"error": "-"}, {"unreachable": []}),
+    *({"outcome": {"issue": [{"severity": "information"}]}}, {"issue": {"title": "Build failed"}}),
+    *({"quota": {"exceeded": False, "remaining": 0}}, {"_clusters": {"failed": 0, "skipped": 0}}),
+    *({"status": each} for each in ("not failed", "3 ok, 0 failed", "none failed", "error-free")),
+    *({"status": each} for each in ("no timeout", "done without failure", "success: 3, failed: 0")),
+    *(
+        {"message": each}
+        for each in ("0 results, none failed", "Processed 0, failed: 0", "error-free")
+    ),
+    *({"message": each} for each in ("No failed login events found", "Nothing is blocked")),
+    *({"message": each} for each in ("No results for query 'failed login'", "0 shards timed out")),
+    *({"message": each} for each in ("No new alerts since your last sign-in", "오류 없음")),
+    *({"message": each} for each in ("No expired or blocked keys", "エラーはありません")),
+    *({"message": each} for each in ("This is not a partial result", "Results truncated: false")),
 ]
 
 

@@ -142,7 +142,7 @@ def promise(
         if _is_more(name, answer.headers[header]):
             return f"says in its header {header} that there are more"
     for header in _WARNINGS:
-        if CUTS.search(answer.headers.get(header, "")[:LONGEST_SIGN]):
+        if CUTS.are_in(answer.headers.get(header, "")[:LONGEST_SIGN]):
             return f"says in its header {header} that records are missing"
     if not heeds_next or _is_over(said):
         return None
