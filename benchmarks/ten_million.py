@@ -1,8 +1,4 @@
-"""Ten million records into Delta beside a million: whether memory stays flat.
-
-It takes half an hour, and so it is no part of `make bench` unless it is named:
-``make bench SCRIPTS=ten_million``.
-"""
+"""Ten million records into Delta beside a million: whether memory stays flat."""
 
 from __future__ import annotations
 

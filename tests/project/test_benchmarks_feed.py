@@ -127,10 +127,10 @@ def test_provisional_figures_are_marked() -> None:
 
 def test_page_has_a_part_for_each_script() -> None:
     """The one command finds a place for all that it takes."""
-    from benchmarks.__main__ import LONG, MINUTES
+    from benchmarks.__main__ import MINUTES
 
     text = page.README.read_text()
-    for name in (*MINUTES, *LONG, "slower"):
+    for name in (*MINUTES, "slower"):
         assert text.count(f"<!-- {name} -->") == text.count(f"<!-- /{name} -->") == 1
 
 
