@@ -29,6 +29,7 @@ from ladon_storage.sources.rest.vocabulary import (
     LAST,
     LINKS,
     MORE,
+    NOWHERE,
     OFFSETS,
     PAGE_NUMBERS,
     REMAINING,
@@ -287,7 +288,7 @@ def _leads_on(value: object) -> bool:
         if isinstance(each, dict):
             left += each.values()
         elif isinstance(each, str):
-            if each.strip() not in ("", "null", "0", "-1"):
+            if each.strip() not in ("", "0") and each.strip().lower() not in NOWHERE:
                 return True
         elif each and each != -1:
             return True
