@@ -412,6 +412,28 @@ async def test_failure_that_is_declared_as_right_is_none() -> None:
         assert [page async for page in source.pages(None, None)]
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"alerts": [{"severity": "critical", "message": "Malware on a host"}]},
+        {"failed": 2, "succeeded": 10},
+        {"errors": {"4xx": 10, "5xx": 2}},
+        {"message": "12 of 500 queries of your quota are used"},
+        {"authenticated": False},
+        {},
+    ],
+)
+async def test_place_where_any_value_is_declared_as_right_is_not_examined(
+    said: dict[str, Any],
+) -> None:
+    """A list, an object or a text that changes cannot be declared by its value."""
+    async with FeedServer(Answer.of({"rows": [], **said}), Answer.of({"rows": [], **said})) as feed:
+        declared: dict[str, list[Any]] = {name: [] for name in said or ["errors"]}
+        assert await ids_of(feed, expected_values=declared) == []
+        if said:
+            assert "in expected_values if it is right, with [] for any" in await refused(feed)
+
+
 async def test_list_that_is_elsewhere_is_not_lacking() -> None:
     """A wrong path of the records is no answer without a list."""
     async with FeedServer(Answer.of({"data": {"items": [row(1)]}})) as feed:

@@ -4,7 +4,7 @@
   would be green with fewer.
 - Only plain signs count: a flag that says no, an error status, a reason in a place for reasons. A
   message counts by its words: next to an empty list those that refuse, else those that say that
-  records are missing. A value that `expected_values` declares as normal is not examined.
+  records are missing. What `expected_values` declares as normal is not examined.
 - Content of the service, such as a list of alerts with ids and times, is no sign.
 """
 
