@@ -197,6 +197,7 @@ REFUSALS = [
     *("No access: permission denied", "No results: the backend timed out", "Error: no results"),
     *("No data, an error occurred", "0 results (error)", "No results because a backend failed"),
     *("No error handler found: request failed", "Loaded 0, 10 failed", "Could not log in"),
+    *("errors: 12", "3 failures", "Error: none of the backends responded", "Failed: 3"),
     *("No results and rate limit exceeded", "No data available temporarily", "failed: 0 results"),
 ]
 FINE: list[dict[str, Any]] = [
@@ -227,6 +228,14 @@ FINE: list[dict[str, Any]] = [
     *({"message": each} for each in ("No results for query 'failed login'", "0 shards timed out")),
     *({"message": each} for each in ("No new alerts since your last sign-in", "오류 없음")),
     *({"message": each} for each in ("No expired or blocked keys", "エラーはありません")),
+    *({"status": each} for each in ("default", "errors: 0", "failed=0", "Errors: none")),
+    *({"status": each} for each in ("not rate limited", "never failed", "not unavailable")),
+    *({"error": each} for each in ("No errors found", "Not an error", "None found", "0 errors")),
+    *(
+        {"error_code": each}
+        for each in ("0x00000000", "0.0", "ERR_NONE", "ERR_OK", "NO_ERR", "nil")
+    ),
+    *({"message": each} for each in ("failed (0)", "error count: 0", "Failed logins: none")),
     *({"message": each} for each in ("This is not a partial result", "Results truncated: false")),
 ]
 

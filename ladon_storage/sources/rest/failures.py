@@ -53,18 +53,22 @@ _UNREAD = Vocabulary(
 _WITHOUT = re.compile(r"(?:failed|unprocessed|skipped|rejected)[a-z]*")
 _FAILED = re.compile(
     # A state without errors is right, unless it has another word of a failure before that.
-    r"(?!(?:no|not|none)(?:error|fail|fault|timeout)|errorfree$)"
+    r"(?!(?:no|not|none|never)(?:error|fail|fault|timeout|throttled|ratelimited|unavailable))"
+    r"(?!(?:errors?|failed|failures?)(?:free|none|0+)$)"
     r"(?!(?:(?!error|fail|fault|partial|incompl|denied|forbid|unauth|exce|exhaust|unavail|time|abort|"
-    r"limit|thrott|cancel|loss|nok)\w)*(?:no|not|none|without|(?<!\d)0)(?:errors?|fail(?:ed|ures?)|faults?|timeouts?)$)"
+    r"limit|thrott|cancel|loss|nok)\w)*(?:no|not|none|without|(?<!\d)0)"
+    r"(?:errors?|fail(?:ed|ures?)|(?<!de)faults?|timeouts?)$)"
     r"(?:(?:error|failed|failing|failure)\w*|"
-    r"\w*(?:errors?|failed|failure|fault|denied|forbidden|unauthori[sz]ed|unauthenticated|exceeded|"
+    r"\w*(?:errors?|failed|failure|(?<!de)fault|denied|forbidden|unauthori[sz]ed|unauthenticated|exceeded|"
     r"exhausted|unavailable|timeout|timedout|aborted|ratelimited|throttled)|"
     r"\w*(?:failed|errors?|failures?)[1-9]\d*|"
     r"err|fail|exception|nok|ko|partial|incomplete|dataloss|cancell?ed)"
 )
 _UNFINISHED = names("processing inprogress")
 _NOTHING = Vocabulary(
-    "null none no n/a ok false noerror noerrors 成功 操作成功 请求成功 正常",
+    "null nil none no n/a ok false 成功 操作成功 请求成功 正常",
+    r"(?:no|none|0|not?an)(?:err|errors?|failures?|faults?|problems?|exceptions?)?"
+    r"(?:found|occurred|detected|reported)?|err(?:or)?s?(?:none|ok|0+)|0+|0x0+|"
     r"(?:(?:request|operation|query|call)(?:was|is)?)?(?:(?:completed|processed|executed)?"
     r"success(?:ful|fully)?|ok)",
 )

@@ -31,7 +31,8 @@ _DENIED = "".join(
     )
 )
 _COUNTED = (
-    r"(?!\w*\s*[:=]\s*(?:0|no|none|false|null)\s*(?:$|[,;.)\]}|]))(?!-free\b)"
+    r"(?!\w*(?: (?:count|total|\w+s))?\s*[:=(]\s*(?:0|no|none|false|null)\s*(?:$|[,;.)\]}|]))"
+    r"(?!-free\b)"
     r"(?!\s*[はが]?\s*(?:ありません|なし|無し)|\s*[이가은는]?\s*없)"
 )
 """The count or the flag behind a word by which a message denies it."""
@@ -76,7 +77,8 @@ class Words:
 
 
 _ENGLISH = (
-    r"error|fail(?:ed|ure)|exception|denied|unauthori[sz]ed|forbidden|expired|"
+    r"error|errors\s*[:=]\s*[1-9]\d*|[1-9]\d* (?:errors|failures)|fail(?:ed|ure)|exception|"
+    r"denied|unauthori[sz]ed|forbidden|expired|"
     r"exceed(?:ed|s)?|quota|rate.?limit|throttl\w+|too many|time[d -]{0,2}out|unavailable|"
     r"maintenance|overload\w*|temporarily|try again|bad request|captcha|"
     r"(?<!last )(?<!previous )(?:(?:could|can|did) ?not )?(?:log|sign)[ -]?in|suspended|blocked|"
