@@ -161,6 +161,10 @@ SIGNS: list[dict[str, Any]] = [
     *({"failedShards": 1}, {"failed_sources": ["x"]}, {"missing_partitions": [3]}),
     *({"messages": [{"severity": "ERROR", "text": "x"}]}, {"httpStatusCode": 503}),
     *({"warnings": ["1 of 5 shards failed"]}, {"warning": "Some data sources are unavailable"}),
+    *(
+        {"errors": [{"key": "x", "count": 1, "message": "x"}]},
+        {"errors": {"buckets": [{"message": "x"}]}},
+    ),
     *({"error": {"error": "x", "success": "no"}}, {"messages": {"error": "x"}}),
     *({"message": "Die Liste ist unvollständig"}, {"notice": "results may be incomplete"}),
     *({"messages": [{"type": "FATAL", "text": "x"}]}, {"messages": {"error": ["x"]}}),
@@ -197,6 +201,7 @@ REFUSALS = [
     *("No access: permission denied", "No results: the backend timed out", "Error: no results"),
     *("No data, an error occurred", "0 results (error)", "No results because a backend failed"),
     *("No error handler found: request failed", "Loaded 0, 10 failed", "Could not log in"),
+    *("API v1 is deprecated", "The endpoint is deprecated and no longer answers"),
     *("errors: 12", "3 failures", "Error: none of the backends responded", "Failed: 3"),
     *("No results and rate limit exceeded", "No data available temporarily", "failed: 0 results"),
 ]
@@ -236,6 +241,11 @@ FINE: list[dict[str, Any]] = [
         for each in ("0x00000000", "0.0", "ERR_NONE", "ERR_OK", "NO_ERR", "nil")
     ),
     *({"message": each} for each in ("failed (0)", "error count: 0", "Failed logins: none")),
+    *(
+        {"warnings": ["Parameter 'x' is deprecated"]},
+        {"faults": [{"dn": "x", "severity": "major"}]},
+    ),
+    *({"errors": [{"key": "timeout", "doc_count": 3}]}, {"failures": {"buckets": []}}),
     *({"message": each} for each in ("This is not a partial result", "Results truncated: false")),
 ]
 

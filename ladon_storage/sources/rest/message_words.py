@@ -54,6 +54,14 @@ _NOT_FOUND = re.compile(
 """A clause that names what was not found, up to where it ends or gives a reason."""
 
 
+_OF_PARAMETER = re.compile(
+    r"\b(?:param(?:eter)?|field|option|argument|attribute|property|header|column|filter)s?"
+    r" \S+ (?:is|are|was|were|has been|have been|will be) deprecated",
+    re.IGNORECASE,
+)
+"""A notice about a part of a request or a record, which leaves the answer as it is."""
+
+
 class Words:
     """The words of messages with one meaning, unless a message denies them.
 
@@ -73,7 +81,8 @@ class Words:
         """Return whether a message has one of the words."""
         if self._elsewhere.search(text):
             return True
-        return self._english.search(_NOT_FOUND.sub(" ", text)) is not None
+        text = _OF_PARAMETER.sub(" ", _NOT_FOUND.sub(" ", text))
+        return self._english.search(text) is not None
 
 
 _ENGLISH = (

@@ -2,6 +2,7 @@
 
 - An API of alerts, problems or jobs has lists of them beside its records. They have ids and times,
   as records have, and state nothing about the answer.
+- The terms of a facet have their numbers.
 - In doubt it is no content: a failure that passed for content would leave a run green.
 """
 
@@ -17,7 +18,7 @@ from ladon_storage.sources.rest.names import count_in, names, plain
 _MOST_ITEMS = 10
 _MOST_MEMBERS = 100
 
-_IDS = names("id uuid guid eventid")
+_IDS = names("id uuid guid eventid sysid dn")
 _ERRORS = re.compile(r"(?:odata)?err\w*|exceptions?|fehler|erreurs?|errore|errori|issue")
 """The names of lists whose items are errors, even with an id and a time of their own."""
 
@@ -32,6 +33,9 @@ _EARLIEST = 10**8
 
 _ERROR_TEXTS = names("error errors failed failure")
 _OTHER_TEXTS = names("success empty loading noresults nodata")
+
+_TERMS = names("key value term")
+_BUCKETS = names("doccount count")
 
 _COUNTS = names("failed fail failures errors problems faults exceptions incomplete")
 _OTHER_COUNTS = names("passed open closed resolved")
@@ -52,9 +56,11 @@ def is_content(name: str, value: object, around: Mapping[Any, Any]) -> bool:
     """
     if isinstance(value, list):
         some = value[:_MOST_ITEMS]
-        return bool(some) and all(_is_item(name, each) for each in some)
+        return bool(some) and all(_is_item(name, each) or _is_bucket(each) for each in some)
     if isinstance(value, Mapping):
-        return name == "messages" and _is_catalogue(value)
+        buckets = value.get("buckets")
+        is_facet = isinstance(buckets, list) and all(map(_is_bucket, buckets[:_MOST_ITEMS]))
+        return is_facet or (name == "messages" and _is_catalogue(value))
     return name in _COUNTS and _is_count(value) and _has_other_counts(around)
 
 
@@ -78,6 +84,17 @@ def _is_item(name: str, item: object) -> bool:
         return not any(each in _ACCOUNTS or each in _TITLES for each in members)
     has_time = any(_is_time(member, each) for member, each in members.items())
     return has_time or not any(each in _ACCOUNTS for each in members)
+
+
+def _is_bucket(item: object) -> bool:
+    """Return whether an item is a term of a facet, with the number of its records."""
+    if not isinstance(item, Mapping):
+        return False
+    members = {plain(str(key)): each for key, each in islice(item.items(), _MOST_MEMBERS)}
+    is_term = any(name in _TERMS for name in members) and not any(
+        name in _ACCOUNTS for name in members
+    )
+    return is_term and any(name in _BUCKETS and _is_count(each) for name, each in members.items())
 
 
 def _is_time(name: str, value: object) -> bool:
