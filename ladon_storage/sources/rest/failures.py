@@ -18,7 +18,7 @@ from typing import Any
 from ladon_storage.collection.json_values import Number
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.message_words import CUTS, PARTS, REFUSES, Words
-from ladon_storage.sources.rest.names import LONGEST_SIGN, count_in, names, plain, truth
+from ladon_storage.sources.rest.names import LONGEST_SIGN, count_in, levels, names, plain, truth
 from ladon_storage.sources.rest.own_content import is_content
 from ladon_storage.sources.rest.vocabulary import Vocabulary
 
@@ -153,14 +153,13 @@ def other_list(document: object, wanted: str) -> str | None:
 
 
 def _beside(document: object, records: str) -> Iterator[tuple[str, str, Any, Mapping[Any, Any]]]:
-    above = records.rpartition(".")[0]
-    for prefix in ("", above) if above else ("",):
+    for prefix in levels(records):
         there = value_at(document, prefix)
         if isinstance(there, Mapping):
             for key, value in there.items():
                 place = f"{prefix}.{key}" if prefix else str(key)
-                if place == records:
-                    continue
+                if place == records or records.startswith(f"{place}."):
+                    continue  # what is around the records has its own turn
                 yield place, (name := _squeezed(str(key))), value, there
                 if name in _AROUND and isinstance(value, Mapping):
                     for inner, each in islice(value.items(), _MOST_PLACES):

@@ -20,7 +20,7 @@ from ladon_storage.sources.http.urls import LONGEST_ADDRESS
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.links import next_in
 from ladon_storage.sources.rest.message_words import CUTS
-from ladon_storage.sources.rest.names import LONGEST_SIGN, count_in, names, plain, truth
+from ladon_storage.sources.rest.names import LONGEST_SIGN, count_in, levels, names, plain, truth
 from ladon_storage.sources.rest.vocabulary import (
     BEFORE,
     CURSORS,
@@ -136,7 +136,12 @@ def promise(
         is_alone: Whether no paging is declared, so that any cursor counts.
     """
     said = list(metadata(answer, document, items, records))
-    for place, name, value in said:
+    between = [
+        each
+        for prefix in levels(records)[1:-1]
+        for each in _within(prefix, value_at(document, prefix), items, 1)
+    ]
+    for place, name, value in said + between:
         if _is_more(name, value):
             return f"says at {place!r} that there are more"
     for header, name in own_headers(answer):
@@ -153,7 +158,7 @@ def promise(
     for header in _cursor_headers(answer, is_alone=is_alone):
         if _leads_on(answer.headers[header].strip()):
             return f"has a next page in its header {header}"
-    for place, name, value in said:
+    for place, name, value in said + between:
         is_link = name in LINKS and not (isinstance(value, str) and _DATE.fullmatch(value))
         if is_link and _leads_on(value) and not _leads_nowhere(answer, value, position):
             return f"has a next page at {place!r}"
