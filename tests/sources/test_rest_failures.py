@@ -280,7 +280,7 @@ async def test_answer_that_says_that_all_is_well_is_read() -> None:
                 assert len(await ids_of(feed)) == len(rows), sign
 
 
-@pytest.mark.parametrize("name", ["failed", "hasMore", "next"])
+@pytest.mark.parametrize("name", ["failed", "hasMore", "next", "total"])
 async def test_sign_counts_at_each_level_around_the_records(name: str) -> None:
     """An answer may state it next to them, at its top, or anywhere between."""
     made = [Answer()]
@@ -288,7 +288,7 @@ async def test_sign_counts_at_each_level_around_the_records(name: str) -> None:
         for level in range(-1, 4):
             inner: dict[str, Any] = {"rows": []}
             for depth, key in enumerate(("problems", "b", "a", "")):
-                inner |= {name: "true"} if depth == level else {}
+                inner |= {name: 1 if name == "total" else "true"} if depth == level else {}
                 inner = {key: inner} if key else inner
             made[0] = Answer.of(inner)
             if level < 0:  # problems that are the records are no sign of one

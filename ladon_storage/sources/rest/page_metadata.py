@@ -79,6 +79,14 @@ def metadata(
             continue
 
 
+def metadata_between(
+    document: object, items: object, records: str
+) -> Iterator[tuple[str, str, Any]]:
+    """Yield the same of the levels between the top and the items, which may be of other lists."""
+    for prefix in levels(records)[1:-1]:
+        yield from _within(prefix, value_at(document, prefix), items, 1)
+
+
 def crowded(document: object, items: object, records: str) -> str | None:
     """Return the place next to the items with more names than are examined."""
     above, count = records.rpartition(".")[0], 0
@@ -136,11 +144,7 @@ def promise(
         is_alone: Whether no paging is declared, so that any cursor counts.
     """
     said = list(metadata(answer, document, items, records))
-    between = [
-        each
-        for prefix in levels(records)[1:-1]
-        for each in _within(prefix, value_at(document, prefix), items, 1)
-    ]
+    between = list(metadata_between(document, items, records))
     for place, name, value in said + between:
         if _is_more(name, value):
             return f"says at {place!r} that there are more"
