@@ -175,6 +175,8 @@ SIGNS: list[dict[str, Any]] = [
         {"failedAccounts": [{"accountId": "1", "errorCode": "DENIED"}]},
         {"_clusters": {"skipped": 1}},
     ),
+    *({"fail": [{"errors": [{"code": "x"}]}]}, {"state": "GATHERING RESULTS"}),
+    *({"status": "No timeout, failed"}, {"status": "not throttled: access denied"}),
     *({"status": "3 ok, 2 failed"}, {"status": "success: 3, failed: 2"}),
     # Without an id and a time of their own, or as errors, they may be about the answer.
     *({"alerts": [{"severity": "critical", "message": "x"}]}, {"problems": [{"title": "x"}]}),
@@ -220,6 +222,7 @@ FINE: list[dict[str, Any]] = [
     *({"problems": [{"eventid": "1", "clock": "1700000000", "name": "CPU"}]}, {"problems": 0}),
     *({"failed_jobs": [{"id": 1, "error": "x", "finished_at": "2024-01-01 10:00"}]},),
     *({"exceptions": [{"id": "x", "rule": "allow"}]}, {"errors": {"total": 0, "limit": 100}}),
+    *({"fail": []}, {"state": "DONE GATHERING RESULTS"}, {"skipped": [{"path": "x"}]}),
     *({"failed": 2, "passed": 7}, {"summary": {"failed": 2}}, {"error": "-"}, {"unreachable": []}),
     *({"outcome": {"issue": [{"severity": "information"}]}}, {"issue": {"title": "Build failed"}}),
     *({"quota": {"exceeded": False, "remaining": 0}}, {"_clusters": {"failed": 0, "skipped": 0}}),

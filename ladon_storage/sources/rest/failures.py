@@ -50,10 +50,14 @@ _UNREAD = Vocabulary(
 )
 """The names of lists of what was not read."""
 
-_WITHOUT = re.compile(r"(?:failed|unprocessed|skipped|rejected)[a-z]*")
+_WITHOUT = re.compile(r"(?:fail|unprocessed|skipped|rejected)[a-z]*")
+"""The names of lists of what an answer is without, if an item states why."""
+
 _FAILED = re.compile(
-    # A state without errors is right, unless it has another word of a failure before that.
-    r"(?!(?:no|not|none|never)(?:error|fail|fault|timeout|throttled|ratelimited|unavailable))"
+    # A state without errors is right, unless it has another word of a failure next to that.
+    r"(?!no(?:error|fail))"
+    r"(?!(?:no|not|none|never)(?:error|fail|fault|timeout|throttled|ratelimited|unavailable)"
+    r"(?!\w*(?:error|fail|fault|denied|exce|unavail|time)))"
     r"(?!(?:errors?|failed|failures?)(?:free|none|0+)$)"
     r"(?!(?:(?!error|fail|fault|partial|incompl|denied|forbid|unauth|exce|exhaust|unavail|time|abort|"
     r"limit|thrott|cancel|loss|nok)\w)*(?:no|not|none|without|(?<!\d)0)"
@@ -62,7 +66,7 @@ _FAILED = re.compile(
     r"\w*(?:errors?|failed|failure|(?<!de)fault|denied|forbidden|unauthori[sz]ed|unauthenticated|exceeded|"
     r"exhausted|unavailable|timeout|timedout|aborted|ratelimited|throttled)|"
     r"\w*(?:failed|errors?|failures?)[1-9]\d*|"
-    r"err|fail|exception|nok|ko|partial|incomplete|dataloss|cancell?ed)"
+    r"err|fail|exception|nok|ko|partial|incomplete|gatheringresults|dataloss|cancell?ed)"
 )
 _UNFINISHED = names("processing inprogress")
 _NOTHING = Vocabulary(
