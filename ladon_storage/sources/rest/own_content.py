@@ -15,7 +15,7 @@ from typing import Any
 
 from ladon_storage.sources.rest.names import count_in, names, plain
 
-_MOST_ITEMS = 10
+_MOST_ITEMS = 1_000
 _MOST_MEMBERS = 100
 
 _IDS = names("id uuid guid eventid sysid dn")
@@ -24,7 +24,7 @@ _ERRORS = re.compile(r"(?:odata)?err\w*|exceptions?|fehler|erreurs?|errore|error
 
 _ACCOUNTS = names("message msg text detail details reason error errors errorcode errormessage code")
 _TITLES = names("title status type description")
-"""The members by which an item tells what happened; an alert has some of the second, too."""
+"""The members by which an item says what happened; an alert has some of the second, too."""
 
 _DAY = re.compile(r"\d{4}-\d\d-\d\d(?:[T ].*)?", re.DOTALL)
 _TIMES = re.compile(r".*(?:time|timestamp|date|clock|seen|created|updated)|at|.*[a-z]{3}edat")
