@@ -19,6 +19,16 @@ def names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+def levels(path: str) -> list[str]:
+    """Return the paths of all that is around the value at a path, the outermost first.
+
+    >>> levels("a.b.rows"), levels("rows"), levels("")
+    (['', 'a', 'a.b'], [''], [''])
+    """
+    parts = path.split(".")[:-1]
+    return [".".join(parts[:length]) for length in range(len(parts) + 1)]
+
+
 def plain(name: str) -> str:
     """Return a name without its case, its separators and its prefix up to a dot or a colon.
 
@@ -41,15 +51,6 @@ def truth(value: object) -> bool | None:
     return bool(value) if isinstance(value, bool | int) else None
 
 
-def is_nothing(value: object) -> bool:
-    """Return whether a text stands for no value, as programs without a null write it.
-
-    >>> is_nothing("None"), is_nothing("nonesuch"), is_nothing(None)
-    (True, False, False)
-    """
-    return isinstance(value, str) and len(value) <= LONGEST_SIGN and value.strip().lower() in _NONE
-
-
 def count_in(value: object) -> int | None:
     """Return a number of items, also one that is a text such as 1,330; ``None``: it is none."""
     if isinstance(value, str) and len(value) > _LONGEST_COUNT:
@@ -65,4 +66,3 @@ def count_in(value: object) -> int | None:
 
 _YES = names("true 1 yes y t on")
 _NO = names("false 0 no n f off")
-_NONE = names("false n/a nil none null undefined") | {""}
