@@ -152,6 +152,25 @@ async def test_page_of_a_source_has_its_ledger_and_history(call: Caller, clock: 
     assert moved.text.count("2025-01-01 00:00:00") == 2  # where it is, and the reset
 
 
+@pytest.mark.parametrize("number", [10**400, -(10**400), 1e308, True, "many", [1], {"a": 1}])
+async def test_ledger_without_sense_leaves_the_pages_and_metrics_of_all(
+    call: Caller, number: object
+) -> None:
+    """One writer's number that nothing can show hides neither its source nor the others."""
+    names = (
+        "records_delivered", "records_quarantined", "lateness_p99_seconds", "overlap_seconds",
+        "gap", "sink_behind", "reasons",
+    )  # fmt: skip
+    ledger = dict.fromkeys(names, number)
+    assert (await call("PUT", path("odd"), success("2026-01-01", ledger=ledger))).status == 201
+    await call("PUT", path("kev"), success("2026-01-01", ledger={"records_delivered": 20}))
+    assert "kev" in (await page(call)).text
+    assert "records delivered" in (await page(call, "/sources/odd")).text
+    metrics = (await call("GET", "/metrics")).text
+    assert 'storage_service_last_run_delivered{source_id="kev"} 20.0' in metrics
+    assert 'storage_service_last_run_delivered{source_id="odd"}' not in metrics
+
+
 async def test_page_says_that_the_sink_was_behind_after_the_next_run_too(call: Caller) -> None:
     """A sink that was restored is a state of its own, and stays in the history."""
     behind = {"start": "2024-01-01T00:00:00Z", "end": "2024-01-03T00:00:00Z"}
