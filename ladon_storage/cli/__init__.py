@@ -59,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     if tokens[:1] == ["--json"]:  # a verb's option, wherever it stands
         tokens = [*tokens[1:], "--json"]
+    if "-" in tokens and "--" not in tokens:  # standard input, and no option with no name
+        tokens = [*(each for each in tokens if each != "-"), "--", "-"]
     try:
         outcome = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()  # here, where a reader that has gone is no surprise

@@ -154,6 +154,27 @@ def test_wrong_usage_is_one_sentence_and_exits_with_2(ladon: Command, arguments:
     assert re.fullmatch(r'ladon-storage: .+ See "ladon-storage.* --help"\.', called.sentence)
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "0", "1e300"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["serve", "--database", "storage.db", "--port", "0", "--history-days"],
+        ["health", "http://127.0.0.1:1", "--timeout"],
+        ["reconcile", "kev", "--sink", "sqlite:///records.db", "--last-days"],
+        ["backfill", "kev", "2024-01-01", "2024-01-02", "--window-hours"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_length_that_does_not_exist_is_refused(
+    ladon: Command, arguments: list[str], value: str
+) -> None:
+    """No clock and no calendar has it; the sentence names the option and what it takes."""
+    called = ladon(*arguments, value)
+    assert (called.code, called.out) == (2, "")
+    assert f"{arguments[-1]} is " in called.sentence
+    assert "more than 0 and less than 1,000,000" in called.sentence
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
