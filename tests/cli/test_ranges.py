@@ -124,7 +124,7 @@ async def test_freshness_takes_limits_from_the_file_and_says_why_the_last_run_fa
     assert (await ladon.later("freshness", "kev=1e9")).code == 0
 
 
-@pytest.mark.parametrize("name", ["kev", "kev=", "kev=soon", "=3", "kev=-1", "kev=nan"])
+@pytest.mark.parametrize("name", ["kev", "kev=", "kev=soon", "=3", "kev=-1", "kev=nan", "kev=inf"])
 def test_freshness_without_a_limit_is_refused(ladon: Command, name: str) -> None:
     """A check that checks nothing must not be green."""
     called = ladon("freshness", name)
