@@ -338,6 +338,27 @@ def test_closed_output_is_no_fault(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("where", "code", "expected"),
+    [("2>/dev/full", 0, "source"), (">/dev/full", 1, "The output cannot be written")],
+)
+def test_full_disk_below_the_output_is_no_fault_of_the_work(
+    tmp_path: Path, where: str, code: int, expected: str
+) -> None:
+    """A note that cannot be written ends no run, and data that cannot be is one sentence."""
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m ladon_storage.cli watermarks list {where}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code
+    assert expected in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_reader_that_goes_away_ends_the_command_without_a_traceback(tmp_path: Path) -> None:
     """Piped into ``head``, the command ends in silence."""
     done = subprocess.run(
