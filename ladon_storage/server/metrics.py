@@ -311,6 +311,11 @@ _GAUGES: tuple[tuple[str, str, Callable[[Scraped, datetime], float | None]], ...
         _ledger("lateness_p99_seconds"),
     ),
     (
+        "last_run_behind_seconds",
+        "Distance of the oldest new record of a source's last run behind the watermark.",
+        _ledger("behind_seconds"),
+    ),
+    (
         "overlap_seconds",
         "Time before the watermark that a source's runs read again.",
         _ledger("overlap_seconds"),

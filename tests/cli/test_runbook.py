@@ -394,7 +394,7 @@ async def is_mostly_unusable(world: World) -> bool:
 async def is_late(world: World) -> bool:
     """Return whether records are nearly as late as the overlap reaches."""
     overlap = await world.of_source("overlap_seconds")
-    return overlap > 0 and await world.of_source("lateness_seconds") > 0.8 * overlap
+    return overlap > 0 and await world.of_source("last_run_behind_seconds") > 0.8 * overlap
 
 
 async def is_down(world: World) -> bool:
@@ -444,7 +444,7 @@ FAULTS = {
     "StorageSinkBehind": Fault(restored, metric("last_run_sink_behind")),
     "StorageSourceQuarantine": Fault(unusable, is_mostly_unusable, corrected),
     "StorageSourceLate": Fault(
-        reported(lateness_p99_seconds=3500.0, overlap_seconds=3600.0), is_late
+        reported(behind_seconds=3500.0, overlap_seconds=3600.0), is_late
     ),
     "StorageSourceConflicts": Fault(overtaken, has_conflicts),
     "StorageClientCircuitBreakerOpen": Fault(open_circuit, is_open),

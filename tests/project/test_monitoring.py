@@ -83,11 +83,13 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     ),
     "StorageSourceLate": (
         {
-            f"storage_service_lateness_seconds{OF_KEV}": "3000x40",
+            f"storage_service_last_run_behind_seconds{OF_KEV}": "3000 0x39",
             f"storage_service_overlap_seconds{OF_KEV}": "3600x40",
         },
         {
-            f"storage_service_lateness_seconds{OF_KEV}": "2800x40",
+            f"storage_service_last_run_behind_seconds{OF_KEV}": "2800x40",
+            # Of a source that is collected once a day: no record is behind the watermark.
+            f"storage_service_lateness_seconds{OF_KEV}": "86400x40",
             f"storage_service_overlap_seconds{OF_KEV}": "3600x40",
         },
     ),
