@@ -63,7 +63,7 @@ class PartRun:
     async def cancel(self, message: str) -> bool:
         """Cancel the run if it is silent still, and return whether its part is to be taken over.
 
-        A run that somebody else was cancelling is cancelled, and its part is not taken over.
+        A run that was being cancelled is cancelled, and its part is not taken over.
         """
         async with get_client() as client:
             await self._look(client)
