@@ -160,6 +160,11 @@ class PostgresqlBackend:
         await self._pool.close()
         await self._scans.close()
 
+    @property
+    def lost_changes(self) -> int:
+        """The acknowledged changes that a server was found to lack, since the service began."""
+        return self._servers.lost
+
     async def read(self, source_id: str) -> Row | None:
         """Return the row of a source's watermark."""
         return await self._reads.read(source_id)

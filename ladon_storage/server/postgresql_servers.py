@@ -132,6 +132,8 @@ class Servers:
         """The reason for which the last connection was not made; empty: it was made."""
         self.abandoned: set[int] = set()
         """The backends whose answer was not waited for."""
+        self.lost = 0
+        """The acknowledged changes that a server was found to lack."""
         self._seconds = seconds
         self._system: int | None = None
         self._timeline = 0
@@ -258,6 +260,7 @@ class Servers:
         missing = set(versions).difference(found).intersection(self._acknowledged)
         if missing:
             self._acknowledged.clear()
+            self.lost += len(missing)
             logger.error(
                 "Database %s lacks %d of the last %d acknowledged changes, such as version %d: it "
                 "is older than they are, as after a failover to an asynchronous standby. The next "

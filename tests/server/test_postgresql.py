@@ -572,6 +572,7 @@ async def test_database_older_than_its_acknowledged_changes_is_logged(
     assert stored.watermark.etag not in lost
     _end_backends(postgres, name)
     await store.put("kev", update(2))
+    assert store.lost_changes == 7
     await store.close()
     [said] = [each for each in caplog.records if each.levelname == "ERROR"]
     assert "lacks 7 of the last 9 acknowledged changes, such as version 3" in said.getMessage()
