@@ -123,6 +123,8 @@ async def collect_many(
         part: The part of the sources that this run collects, such as 2/8; empty for all.
     """
     refuse_unchosen_block()
+    if part is not None and (why := await _taken_over()):
+        return completed(ManyReport(sources=0, failed=0, gaps=0, seconds=0.0), f"skipped: {why}")
     if concurrency is not None and concurrency < 1:
         raise ConfigurationError(f"concurrency should be 1 or more, not {concurrency}.")
     project = _project(sources, file)
@@ -149,8 +151,6 @@ async def collect_many(
     workers = spread_of(asked if spread is None else spread)
     settings = await resolve_storage(storage)
     fleet = _Fleet(len(told))
-    if part is not None and (why := await _taken_over()):
-        return completed(ManyReport(sources=0, failed=0, gaps=0, seconds=0.0), f"skipped: {why}")
     with signals_noted():
         await TaskStorage(settings).health_check()
         if workers == 1:

@@ -223,10 +223,14 @@ async def by_flow_runs(
 
     sweeping = asyncio.create_task(keep_sweeping(frequency(), started))
     try:
-        runs = await asyncio.gather(*(one(number) for number in range(1, count + 1)))
+        async with asyncio.TaskGroup() as parts:
+            watching = [parts.create_task(one(number)) for number in range(1, count + 1)]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
     finally:
         sweeping.cancel()
         await asyncio.wait({sweeping})
+    runs = [each.result() for each in watching]
     failures = [(run.name, taken.get(run.id, _failure(run))) for run in runs]
     failed = [f"{name} ({failure})" for name, failure in failures if failure]
     if failed:

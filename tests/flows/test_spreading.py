@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
 from prefect import flow, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -39,6 +41,7 @@ from ladon_storage.flows.spreading import by_task_runner, parted
 from ladon_storage.settings import StorageSettings
 from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.flaky import Flaky
+from tests.flows.test_busy import hold
 from tests.flows.test_deployments import beat
 from tests.tables import table
 
@@ -220,9 +223,16 @@ async def state_of(run_id: UUID) -> State[Any]:
 
 
 async def test_parts_that_no_worker_begins_are_collected_by_the_first_run(
-    deployment: UUID, impatient: None, service: Flaky, tmp_path: Path
+    deployment: UUID,
+    impatient: None,
+    service: Flaky,
+    storage: StorageSettings,
+    tmp_path: Path,
 ) -> None:
-    """They are cancelled; one that begins late all the same is completed, and collects nothing."""
+    """They are cancelled; one that begins late all the same is completed, and collects nothing.
+
+    The source that a part held when its host died is collected when its lease has ended.
+    """
     async with FeedServer(play=lambda _: CATALOGUE) as feed:
         file = tmp_path / "ladon.toml"
         tables = "".join(
@@ -235,6 +245,7 @@ async def test_parts_that_no_worker_begins_are_collected_by_the_first_run(
         given = {"file": str(file), "spread": 2}
         async with get_client() as client:
             first = await client.create_flow_run_from_deployment(deployment, parameters=given)
+        await hold(storage, "p3", 1, run_id=f"{first.id}/{uuid4()}")
         running: Any = run_flow(collect_many, first, given, return_type="state")
         state = await running
         assert state.is_completed(), state.message
@@ -387,6 +398,46 @@ async def test_run_that_has_sent_a_heartbeat_is_left_to_the_sweep(deployment: UU
     async with get_client() as client:
         await client.set_flow_run_state(run.id, Completed(), force=True)
     assert await ending
+
+
+async def test_part_that_cannot_be_started_ends_the_watch_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, deployment: UUID, impatient: None
+) -> None:
+    """The run fails at once, and takes no part over after that."""
+    present(monkeypatch, deployment, {})
+    before = asyncio.all_tasks()
+
+    async def run(_deployment: UUID, *, parameters: dict[str, Any], **_: Any) -> FlowRun:
+        if parameters["part"] == "2/2":
+            raise httpx.ReadTimeout("no answer")
+        async with get_client() as client:
+            return await client.create_flow_run(collect_many, state=Pending())
+
+    monkeypatch.setattr(spreading, "arun_deployment", run)
+    with pytest.raises(httpx.ReadTimeout):
+        await spreading.by_flow_runs(2, refused)
+    assert asyncio.all_tasks() == before
+
+
+async def test_run_goes_on_watching_while_prefect_is_away(
+    monkeypatch: pytest.MonkeyPatch, deployment: UUID
+) -> None:
+    """A look without an answer is no sign of an end, and no error of the run that waits."""
+    async with get_client() as client:
+        run = await client.create_flow_run(collect_many, state=Running())
+        await client.set_flow_run_state(run.id, Completed(), force=True)
+    read, looks = PrefectClient.read_flow_run, []
+
+    async def away(self: PrefectClient, run_id: UUID) -> FlowRun:
+        looks.append(run_id)
+        if len(looks) < 3:
+            raise httpx.ConnectError("refused")
+        return await read(self, run_id)
+
+    monkeypatch.setattr(PrefectClient, "read_flow_run", away)
+    part = PartRun(run, timedelta(minutes=1), 0.01)
+    assert await part.has_ended()
+    assert len(looks) == 3
 
 
 async def test_sources_that_fail_here_fail_the_whole(
