@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from ladon_storage.cli import doctor
 from ladon_storage.errors import ConfigurationError, DatabaseError, WatermarkConflictError
 from ladon_storage.models import Precondition, WatermarkUpdate
 from ladon_storage.server import postgresql, postgresql_schema, postgresql_writes
@@ -540,6 +541,8 @@ async def test_server_of_another_system_is_refused(
     url = several(proxy.url, second)
     with pytest.raises(ConfigurationError, match=r"no copies of each other: 127.* and 127.*Name"):
         await WatermarkDatabase.open(url)
+    check = doctor._named(url)
+    assert (check.verdict, "no copies of each other" in check.finding) == ("failed", True)
     other.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")  # as one that is not there
     store = await WatermarkDatabase.open(url)
     other.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
