@@ -542,7 +542,7 @@ async def test_server_of_another_system_is_refused(
     with pytest.raises(ConfigurationError, match=r"no copies of each other: 127.* and 127.*Name"):
         await WatermarkDatabase.open(url)
     with pytest.raises(ConfigurationError, match="no copies of each other"):
-        doctor._postgresql(url)
+        await asyncio.to_thread(doctor._postgresql, url)
     other.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")  # as one that is not there
     store = await WatermarkDatabase.open(url)
     other.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
