@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import quote
 
 import aiohttp
@@ -33,6 +34,7 @@ from ladon_storage.client import StorageServiceClient
 from ladon_storage.connect import new_client
 from ladon_storage.errors import WatermarkConflictError
 from ladon_storage.server.serving import serving
+from ladon_storage.server.sqlite import SqliteBackend
 from ladon_storage.settings import StorageSettings
 from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.cli.called import Command
@@ -361,6 +363,18 @@ async def missed(world: World) -> None:
     await world.type("ladon-storage reconcile kev", ["missed 1 of"])
 
 
+async def lost(world: World) -> None:
+    """Let the service's database lack acknowledged changes, as PostgreSQL after a failover."""
+    world.stack.enter_context(patch.object(SqliteBackend, "lost_changes", 7))
+
+
+async def restarted(world: World) -> None:
+    """Start the service again, which knows of no loss from then on."""
+    await world.stop()
+    world.stack.enter_context(patch.object(SqliteBackend, "lost_changes", 0))
+    await world.start()
+
+
 @dataclass(frozen=True)
 class Fault:
     """A fault: how it is made, what is mended besides commands, and the sign that an alert sees."""
@@ -407,6 +421,11 @@ async def has_errors(world: World) -> bool:
     return (await world.get("/health"))[0] >= 500
 
 
+async def has_lost(world: World) -> bool:
+    """Return whether the database lacks acknowledged changes."""
+    return "storage_service_lost_changes_total 0.0" not in (await world.get("/metrics"))[1]
+
+
 async def is_open(world: World) -> bool:
     """Return whether the shared circuit is open."""
     return str(world.circuit().shared_record().circuit[0]) == "open"
@@ -432,6 +451,7 @@ async def started(world: World) -> None:
 FAULTS = {
     "StorageServiceDown": Fault(down, is_down),
     "StorageServiceErrors": Fault(touched, has_errors, down),
+    "StorageServiceChangesLost": Fault(lost, has_lost, restarted),
     "StorageSourceStale": Fault(stale, is_too_old),
     "StorageSourceFailing": Fault(failing, metric("failures_in_a_row", 3), allowed),
     "StorageServiceRunStale": Fault(killed, metric("run_stale")),

@@ -34,6 +34,10 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {'storage_service_requests_total{status="503"}': "0+10x40"},
         {'storage_service_requests_total{status="200"}': "0+100x40"},
     ),
+    "StorageServiceChangesLost": (
+        {"storage_service_lost_changes_total": "0x20 7x20"},
+        {"storage_service_lost_changes_total": "7x40"},
+    ),
     "StorageSourceStale": (
         {
             f"storage_service_watermark_age_seconds{OF_KEV}": NEVER,
