@@ -176,7 +176,7 @@ class Sqlite:
         """Query all tables of the file at once."""
         found: dict[str, dict[str, bool]] = {}
         rows = connection.exec_driver_sql(_FOUND, (json.dumps(names),))
-        for table, column, is_key in rows.all():  # one at a time they take twice as long
+        for table, column, is_key in rows.all():
             found.setdefault(table, {})[column] = bool(is_key)
         return found
 
