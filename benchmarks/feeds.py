@@ -265,7 +265,7 @@ async def _serve() -> None:
         records = _kept(name, first + done, min(PAGE, count - done))
         done += PAGE
         place = {"offset": str(done)} if does_count else {"cursor": _cursor_of(done)}
-        following = {"first": str(first), "count": str(count), **place}
+        following = {**query, **place}
         link = json.dumps(str(request.url.with_query(following)) if done < count else None)
         body = b'{"next":' + link.encode() + b',"data":' + records + b"}"
         return web.Response(body=body, content_type="application/json")

@@ -18,7 +18,16 @@ from benchmarks.measuring import RESULTS, ratios, shown
 README = RESULTS.parent / "README.md"
 CHART = RESULTS.parent / "feed.svg"
 # The tables of the others have a row for each peer; their targets say what is in them.
-WITH_TABLES = ("feed", "growth", "document", "nothing_new", "startup", "many", "ten_million")
+WITH_TABLES = (
+    "feed",
+    "growth",
+    "document",
+    "nothing_new",
+    "startup",
+    "ten_million",
+    "postgresql_service",
+    "many",
+)
 OURS, SCRIPT, PEER = "#0f766e", "#475569", "#cbd5e1"
 STYLE = {
     "svg.fonttype": "none",

@@ -6,7 +6,8 @@ history if the version is still the one that it read. What a service does beside
 rule, and the log.
 
 Two processes share the machine's cores with PostgreSQL and with what loads them. Their floor is two
-of pgbench, each over as many connections to the database as a service has.
+of pgbench, each over as many connections to the database as a service has. What HTTP alone takes of
+the two cores is a bare handler, under the same load.
 
 The sources of a large service are in both databases: what a list and a scrape take over them, and
 how long it takes to copy one into the other by ``ladon-storage migrate --from``.
@@ -39,7 +40,13 @@ from benchmarks.measuring import (
     tables,
     verdict,
 )
-from benchmarks.processes import Server, outcome, postgresql_service, storage_server
+from benchmarks.processes import (
+    Server,
+    bare_server,
+    outcome,
+    postgresql_service,
+    storage_server,
+)
 from benchmarks.service import fsync_milliseconds
 from demo.stage import environment
 from ladon_storage.server.database import open_database
@@ -52,6 +59,7 @@ CONNECTIONS, MANY_CONNECTIONS = 32, 200
 LEAST_A_SECOND, LEAST_OF_TWO, LEAST_OF_PGBENCH = 800, 1.15, 0.5
 SOURCES, LINES = 100_000, 10
 ONE, TWO, PGBENCH, TWO_PGBENCH = "one process", "two processes", "pgbench", "two of pgbench"
+BARE = "a bare handler, which stores nothing"
 SETTINGS = {
     "fsync": "on",
     "full_page_writes": "on",
@@ -154,17 +162,23 @@ async def compare_writes(bench: Bench, folder: Path, repetitions: int) -> None:
     async with AsyncExitStack() as stack:
         one = await stack.enter_async_context(postgresql_service(folder, bench.url))
         two = await stack.enter_async_context(postgresql_service(folder, bench.url))
+        bare = await stack.enter_async_context(bare_server())
         contenders: dict[str, Callable[[], Awaitable[float]]] = {
             ONE: bench.writes(ONE, [one]),
             TWO: bench.writes(TWO, [one, two]),
             PGBENCH: bench.pgbench,
             TWO_PGBENCH: bench.two_of_pgbench,
+            BARE: bench.writes(BARE, [bare]),
         }
         figures = await alternating("conditional writes", contenders, repetitions)
         many = f"{ONE}, {MANY_CONNECTIONS} connections"
         figures[many] = [
             await bench.writes(many, [one], MANY_CONNECTIONS)() for _ in range(repetitions)
         ]
+    figures["the bare handler and pgbench, one after the other"] = [
+        1 / (1 / http + 1 / stored)
+        for http, stored in zip(figures[BARE], figures[PGBENCH], strict=True)
+    ]
     shows = table(
         f"Durable conditional writes a second, {CONNECTIONS} connections unless it says else",
         ("what writes",),

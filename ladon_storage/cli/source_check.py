@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -75,11 +76,16 @@ def _file(project: Project) -> Check:
 def _of_one_id(project: Project) -> Iterator[tuple[str, str]]:
     """Yield the pairs of sources that share a watermark."""
     names: dict[str, str] = {}
+    for name, source_id in _ids(project):
+        if (first := names.setdefault(source_id, name)) != name:
+            yield first, name
+
+
+def _ids(project: Project) -> Iterator[tuple[str, str]]:
+    """Yield the name and the id of each source that is right."""
     for name in project.sources:
         with suppress(ConfigurationError):  # reported as the source's own
-            source_id = project.source(name).source_id
-            if (first := names.setdefault(source_id, name)) != name:
-                yield first, name
+            yield name, project.source(name).source_id
 
 
 async def _storage(project: Project, *, offline: bool) -> Check:
@@ -94,6 +100,8 @@ async def _storage(project: Project, *, offline: bool) -> Check:
         return Check("storage", "ok", f"{settings.url}, not asked")
     async with new_client(settings.model_copy(update={"environment": "production"})) as client:
         await client.health_check()
+        for _, source_id in islice(_ids(project), 1):
+            await client.get_watermark(source_id)  # health asks for no token
     return Check("storage", "ok", f"{settings.url} is healthy")
 
 

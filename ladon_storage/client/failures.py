@@ -28,6 +28,11 @@ from ladon_storage.values import instant_of
 
 MAX_RETRY_AFTER_SECONDS = 300.0
 
+_PLACES = (
+    "The token is that of STORAGE_SERVICE_TOKEN or, beside a url in ladon.toml, the one that token "
+    "under [storage] names."
+)
+
 _DISTRUST = (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch, ssl.SSLError)
 
 
@@ -54,6 +59,8 @@ def refusal(
     if status < 400 and location is not None:
         place = address.redact(redact_url(location))
         said = f"it redirects to {place}; set that address."
+    if status == 401:  # the service cannot know where this client has its token from
+        said = f"{said.rstrip('.')}. {_PLACES}" if said else _PLACES
     # By the clock that sent the timestamp.
     now = instant_of(headers.get(hdrs.DATE)) or datetime.now(UTC)
     retry_after = wait_of(headers.get(hdrs.RETRY_AFTER), now, MAX_RETRY_AFTER_SECONDS)
@@ -96,7 +103,7 @@ def translated(
 
 
 def _next_step(status: int) -> str:
-    if status in (401, 403):
+    if status == 403:
         return "check the token."
     return "try again later." if status >= 500 or status == 429 else "check its address."
 

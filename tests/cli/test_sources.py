@@ -14,6 +14,7 @@ import pytest
 from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.cli.called import Command
 from tests.cli.feeds import OWN, catalogue, kev, project
+from tests.raw_server import RawServer, http
 from tests.service import START_SECONDS
 
 
@@ -207,6 +208,21 @@ def test_check_reads_the_address_that_a_secret_holds(
     found = next(each for each in called.json if each["what"] == "sink records")
     assert (found["verdict"], finding in found["finding"]) == ("failed", True), found
     assert "s3cr3t" not in called.out + called.err
+
+
+async def test_check_finds_that_the_storage_refuses_its_token(ladon: Command) -> None:
+    """Its health needs none, and would hide what ends each run; the sentence names the places."""
+    async with (
+        FeedServer(catalogue(1)) as feed,
+        RawServer(http(200, b'{"status": "healthy"}'), http(401, b'{"detail": "No."}')) as storage,
+    ):
+        ladon.write("ladon.toml", project(feed).replace("sqlite:///ladon.db", storage.url))
+        called = await ladon.later("source", "check", "--json")
+    found = next(each for each in called.json if each["what"] == "storage")
+    assert (called.code, found["verdict"]) == (1, "failed")
+    assert "answered 401 to GET" in found["finding"]
+    assert "STORAGE_SERVICE_TOKEN or" in found["finding"]
+    assert "token under [storage]" in found["finding"]
 
 
 def test_check_without_a_file_says_how_to_write_one(ladon: Command) -> None:

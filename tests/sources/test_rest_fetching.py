@@ -338,6 +338,29 @@ async def test_list_with_cursors_is_not_asked_twice(apart: int) -> None:
     assert listing.asked == list(range(0, 95 * apart, 10 * apart))
 
 
+@pytest.mark.parametrize("sized", ["first=10", "start=0&rows=10", "limit=10&page=1"])
+async def test_link_with_a_number_that_stays_is_not_asked_twice(sized: str) -> None:
+    """The size of a page in each link is no position, though it is as many as came."""
+
+    class Keyset(Listing):
+        async def page(
+            self, step: PageRequest, *, accept: Collection[int], may_be_empty: bool
+        ) -> PageResponse:
+            url = step.url or URL(f"http://a/?{sized}")
+            first = int(url.query.get("after", "k0").removeprefix("k")) // 7
+            self.asked.append(first)
+            items = [{"id": each, "v": 0} for each in range(first, min(first + 10, 45))]
+            link = f"?{sized}&after=k{(first + 10) * 7}" if first < 40 else None
+            document = {"rows": items, "next": link}
+            answer = HttpResponse(url, 200, CIMultiDictProxy(CIMultiDict()), b".")
+            return PageResponse(answer, document, items)
+
+    listing = Keyset(NextLinkPagination(), 45, 10)
+
+    assert await read(listing) == list(range(45))
+    assert listing.asked == [0, 10, 20, 30, 40]
+
+
 async def test_walk_holds_no_more_for_a_longer_list(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is known again at its front is bounded."""
     monkeypatch.setattr(reading, "KNOWN_KEYS", 50)

@@ -289,7 +289,9 @@ class _LinkedPagination(_ShiftingPagination, ABC):
             return None
         target = link_target(got.answer, link, keep_host=self.keep_host)
         number, index = step.number + got.count, step.index + 1
-        is_counted = any(counts(*each, number, index) for each in target.query.items())
+        # A parameter that each link has alike, such as the size of a page, is no position.
+        moved = target.query.items() - got.answer.url.query.items()
+        is_counted = any(counts(*each, number, index) for each in moved)
         return PageRequest(
             url=target, number=number, index=index, is_counted=is_counted and not self.stable
         )
