@@ -307,7 +307,8 @@ class Extraction:
             return
         now = self._horizon + (self._run.clock() - self._began)
         times = [*_times_of(result.new), *_times_of(result.changed)]
-        counts.delays += [now - each for each in times]
+        refilled = self._start.sink_behind  # an earlier run saw those records first
+        counts.delays += [now - each for each in times if not refilled or each > refilled.end]
         durable = self._start.durable
         if durable is not None and times:
             counts.behind = max(counts.behind, durable - min(times))

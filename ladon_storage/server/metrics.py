@@ -28,7 +28,7 @@ from prometheus_client.registry import Collector
 
 from ladon_storage.models import age_seconds
 from ladon_storage.server.connections import Reason
-from ladon_storage.server.overview import Details, Overview, SourceState, State
+from ladon_storage.server.overview import Details, Overview, SourceState, State, amount
 
 MAX_SOURCES = 400
 """The most sources of one scrape."""
@@ -208,11 +208,7 @@ def _is_in(state: State) -> Callable[[Scraped, datetime], float]:
 
 
 def _ledger(name: str) -> Callable[[Scraped, datetime], float | None]:
-    def value(each: Scraped, _: datetime) -> float | None:
-        found = each.details.ledger.get(name)
-        return float(found) if isinstance(found, int | float) else None
-
-    return value
+    return lambda each, _: amount(each.details.ledger, name)
 
 
 def _has(name: str) -> Callable[[Scraped, datetime], float | None]:

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ladon_storage.server.overview import State
+from ladon_storage.server.overview import State, amount
 
 _SHOW, _COLLECT = "watermarks show {}", "collect {}"
 _RECONCILE = "reconcile {}"
@@ -126,8 +126,7 @@ def finding(ledger: Mapping[str, Any] | None) -> str:
 
 
 def _number(ledger: Mapping[str, Any], name: str, otherwise: float = 0.0) -> float:
-    value = ledger.get(name)
-    return float(value) if isinstance(value, int | float) and value else otherwise
+    return amount(ledger, name) or otherwise
 
 
 def _with_source(command: str, source_id: str) -> str:

@@ -24,7 +24,7 @@ from ladon_storage.errors import DatabaseError
 from ladon_storage.server import requests
 from ladon_storage.server.access import COOKIE, SESSION_SECONDS, Access
 from ladon_storage.server.next_steps import finding, next_steps
-from ladon_storage.server.overview import Listing, Order, RunRecord, State
+from ladon_storage.server.overview import Listing, Order, RunRecord, State, amount
 from ladon_storage.server.store import WatermarkDatabase
 
 SOURCES, SOURCE = "/", "/sources/{source_id:[^/]*}"
@@ -230,7 +230,7 @@ def _environment() -> jinja2.Environment:
         "plain": _plain,
         "path": lambda text: quote(text, safe=""),
     }
-    environment.globals |= {"bars": bars, "finding": finding}
+    environment.globals |= {"amount": amount, "bars": bars, "finding": finding}
     return environment
 
 

@@ -505,7 +505,7 @@ async def test_section_leads_from_a_restored_sink_to_all_records(world: World) -
     shutil.copy("records.db", "records-backup.db")
     world.publish("2024-01-01", "2024-01-02", "2024-01-03", "2024-01-04", "2024-01-05")
     await world.type("ladon-storage collect kev", [])
-    assert await follow(world, sections(OPERATE)["restore-a-sink"], nothing) == 3
+    assert await follow(world, sections(OPERATE)["restore-a-sink"], nothing) == 4
     with closing(sqlite3.connect("records.db")) as records:
         assert records.execute("SELECT count(*) FROM records").fetchone() == (5,)
 

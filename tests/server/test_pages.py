@@ -120,6 +120,7 @@ async def test_list_has_the_last_runs_as_a_picture_and_what_the_ledger_says(
     failed = {"timestamp": "2026-01-01", "status": "failed", "error_message": "503", "run_id": RUN}
     await call("PUT", path("kev"), failed)
     await call("PUT", path("kev"), {**running, "run_id": "two", "lease_seconds": 600})
+    assert "took" not in (await page(call)).text  # the run before did
     clock.advance(12)
     done = success("2026-01-01T00:00:00Z", run_id="two", records_collected=1234, ledger=ledger)
     assert (await call("PUT", path("kev"), done)).status == 200
@@ -150,6 +151,25 @@ async def test_page_of_a_source_has_its_ledger_and_history(call: Caller, clock: 
     assert "success" in (await page(call, f"/sources/a%2Fb{older}")).text
     moved = await page(call, "/sources/a%2Fb?moved=true")
     assert moved.text.count("2025-01-01 00:00:00") == 2  # where it is, and the reset
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), 1e308, True, "many", [1], {"a": 1}])
+async def test_ledger_without_sense_leaves_the_pages_and_metrics_of_all(
+    call: Caller, number: object
+) -> None:
+    """One writer's number that nothing can show hides neither its source nor the others."""
+    names = (
+        "records_delivered", "records_quarantined", "lateness_p99_seconds", "overlap_seconds",
+        "gap", "sink_behind", "reasons",
+    )  # fmt: skip
+    ledger = dict.fromkeys(names, number)
+    assert (await call("PUT", path("odd"), success("2026-01-01", ledger=ledger))).status == 201
+    await call("PUT", path("kev"), success("2026-01-01", ledger={"records_delivered": 20}))
+    assert "kev" in (await page(call)).text
+    assert "records delivered" in (await page(call, "/sources/odd")).text
+    metrics = (await call("GET", "/metrics")).text
+    assert 'storage_service_last_run_delivered{source_id="kev"} 20.0' in metrics
+    assert 'storage_service_last_run_delivered{source_id="odd"}' not in metrics
 
 
 async def test_page_says_that_the_sink_was_behind_after_the_next_run_too(call: Caller) -> None:

@@ -294,7 +294,8 @@ class ApiRequests:
         self._refuse_a_crowd(envelope, items)
         for path, values in api.expected_values.items():
             found = value_at(envelope, path)
-            if not any(type(each) is type(found) and each == found for each in values):
+            is_right = any(type(each) is type(found) and each == found for each in values)
+            if values and not is_right:
                 raise self.error(
                     f"has {self.http.quoted(found)} at {path!r} instead of {values!r}"
                     f"{self.http.said(envelope)}"
@@ -334,7 +335,7 @@ class ApiRequests:
         raise self.error(
             f"has {self.http.quoted(value)} at {place!r}, which looks like a "
             f"failure{self.http.said(said)}",
-            self._setting("declare it in expected_values if it is right"),
+            self._setting("declare it in expected_values if it is right, with [] for any value"),
         )
 
     def _has_records(self, items: Any) -> bool:

@@ -136,7 +136,8 @@ class RestSettings(BaseModel):
     expected_values: dict[str, list[str | int | bool]] = Field(
         {},
         title="Expected values",
-        description="Paths that each answer must have, and their allowed values.",
+        description="Paths that each answer must have, and their allowed values. An empty list "
+        "allows any value, and none.",
     )
     records: str = Field(
         "",
