@@ -463,9 +463,7 @@ FAULTS = {
     ),
     "StorageSinkBehind": Fault(restored, metric("last_run_sink_behind")),
     "StorageSourceQuarantine": Fault(unusable, is_mostly_unusable, corrected),
-    "StorageSourceLate": Fault(
-        reported(behind_seconds=3500.0, overlap_seconds=3600.0), is_late
-    ),
+    "StorageSourceLate": Fault(reported(behind_seconds=3500.0, overlap_seconds=3600.0), is_late),
     "StorageSourceConflicts": Fault(overtaken, has_conflicts),
     "StorageClientCircuitBreakerOpen": Fault(open_circuit, is_open),
     "StorageClientHighErrorRate": Fault(down, is_down, started),
