@@ -84,15 +84,17 @@ class ServiceMetrics:
         """Count a write of a stored source that was refused: another run was faster."""
         self._conflicts[source_id] += 1
 
-    def text(self, overview: Overview, now: datetime) -> bytes:
+    def text(self, overview: Overview, now: datetime, lost_changes: int = 0) -> bytes:
         """Return everything in Prometheus's text format.
 
         Args:
             overview: The numbers of sources, and the sources that are listed one by one.
             now: The timestamp that ages are counted to.
+            lost_changes: The acknowledged changes that the database was found to lack.
         """
         sources = CollectorRegistry()
         sources.register(_Sources(overview, self._conflicts, now))
+        sources.register(_Lost(lost_changes))
         return generate_latest(self._registry) + generate_latest(sources)
 
 
@@ -189,6 +191,18 @@ class _Sources(Collector):
                 outcome_of.add_metric([source_id, each.details.runs[0].outcome], 1)
             conflicts.add_metric([source_id], self._conflicts[source_id])
         yield from (state_of, outcome_of, conflicts)
+
+
+class _Lost(Collector):
+    def __init__(self, changes: int) -> None:
+        self._changes = changes
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        yield CounterMetricFamily(
+            "storage_service_lost_changes",
+            "Acknowledged changes that the database was found to lack, as after a failover.",
+            value=self._changes,
+        )
 
 
 def _fitting(sources: Iterable[Scraped]) -> list[Scraped]:
@@ -309,6 +323,11 @@ _GAUGES: tuple[tuple[str, str, Callable[[Scraped, datetime], float | None]], ...
         "lateness_seconds",
         "Time within which 99 % of a source's records are seen after their own time.",
         _ledger("lateness_p99_seconds"),
+    ),
+    (
+        "last_run_behind_seconds",
+        "Distance of the oldest new record of a source's last run behind the watermark.",
+        _ledger("behind_seconds"),
     ),
     (
         "overlap_seconds",

@@ -64,8 +64,8 @@ _UNUSABLE = (
     ("source try {}", _RECONCILE, _COLLECT),
 )
 _LATE = (
-    "Records come nearly as late as the overlap reaches. Set the overlap to twice the lateness, "
-    "and store what was missed.",
+    "News of the last run was nearly as far behind the watermark as the overlap reaches. Set the "
+    "overlap to twice that distance, `behind_seconds`, and store what was missed.",
     (_SHOW, _RECONCILE, _COLLECT),
 )
 
@@ -97,7 +97,7 @@ def next_steps(state: State, source_id: str, ledger: Mapping[str, Any]) -> list[
         found.append(_LOST)
     if _number(ledger, "records_quarantined") > 0.05 * _number(ledger, "records_delivered"):
         found.append(_UNUSABLE)
-    if _number(ledger, "lateness_p99_seconds") > 0.8 * _number(ledger, "overlap_seconds", math.inf):
+    if _number(ledger, "behind_seconds") > 0.8 * _number(ledger, "overlap_seconds", math.inf):
         found.append(_LATE)
     return [
         NextStep(

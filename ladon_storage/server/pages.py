@@ -108,6 +108,7 @@ class Pages:
             orders=list(Order),
             pages=max(1, -(-found.found // PAGE_SIZE)),
             fault=await self._fault(),
+            lost=self._store.lost_changes,
             link=lambda **changed: _link(query, **changed),
         )
 
@@ -131,6 +132,7 @@ class Pages:
             history=history,
             query=query,
             fault=await self._fault(),
+            lost=self._store.lost_changes,
         )
 
     async def sign_in_form(self, request: web.Request) -> web.Response:

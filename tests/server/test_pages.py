@@ -19,6 +19,7 @@ from ladon_storage.models import WatermarkUpdate
 from ladon_storage.server.access import COOKIE, SESSION_SECONDS, add_token, revoke_token
 from ladon_storage.server.database import open_database
 from ladon_storage.server.serving import serving
+from ladon_storage.server.sqlite import SqliteBackend
 from ladon_storage.server.store import WatermarkDatabase
 from ladon_storage.testing.clock import FakeClock
 from tests.service import Answer, Caller, calling, path, success
@@ -276,6 +277,20 @@ async def test_service_that_takes_no_writes_says_so(tmp_path: Path) -> None:
         assert "takes no writes" in shown.text
         assert "was deleted" in shown.text
         assert shown.rows() == ["/sources/kev"]
+
+
+async def test_service_that_lost_acknowledged_changes_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failover its pages and its metrics have their number; before it they have none."""
+    async with serving(tmp_path / "w.db") as address, calling(address) as call:
+        assert "were lost" not in (await page(call)).text
+        assert "storage_service_lost_changes_total 0.0" in (await call("GET", "/metrics")).text
+        monkeypatch.setattr(SqliteBackend, "lost_changes", 1_234)
+        assert "lacked 1,234 of them" in (await page(call)).text
+        assert "lacked 1,234 of them" in (await call("GET", "/sources/kev")).text
+        assert "were lost" not in (await call("GET", "/sign-in")).text
+        assert "storage_service_lost_changes_total 1234.0" in (await call("GET", "/metrics")).text
 
 
 def signed_in(file: Path, **limits: object) -> str:
