@@ -361,6 +361,52 @@ async def test_failure_beside_the_records_fails_the_run(
                 ]
 
 
+@pytest.mark.parametrize(
+    "sign",
+    [
+        {"error": "backend timed out"},
+        {"errors": ["shard 3 failed"]},
+        {"success": False},
+        {"message": "results were truncated"},
+    ],
+)
+async def test_failure_among_keyed_records_fails_the_run(sign: dict[str, Any]) -> None:
+    """A value that can be no record is a sign, where records have their ids as names."""
+    keyed = {"7": {"at": "2024-01-01", "first_seen_utc": "2024-01-01"}, **sign}
+    listed = {"7a4e2f52-0000-4000-8000-000000000000": {"timestamp": 1_700_000_000}, **sign}
+    settings: list[tuple[dict[str, Any], Any]] = [
+        ({"records": "rows", "records_keyed_by_id": True}, {"rows": keyed}),
+        ({"records": "", "records_keyed_by_id": True}, keyed),
+        ({"kind": "threatfox"}, keyed),
+        ({"kind": "misp", "via": "feed"}, listed),
+    ]
+    for fields, document in settings:
+        async with FeedServer(*[Answer.of(document)] * 2) as feed:
+            source = source_from({"url": feed.at(""), **fields}) if "kind" in fields else None
+            with pytest.raises(SourceError, match="at '"):
+                _ = [page async for page in (source or api(feed, **fields)).pages(None, None)]
+
+
+async def test_sign_among_keyed_records_may_be_declared_as_right() -> None:
+    """By the path that the error names."""
+    document = {"rows": {"7": {"at": "2024-01-01"}, "error": "old"}}
+    settings = {"records": "rows", "records_keyed_by_id": True}
+    async with FeedServer(Answer.of(document), Answer.of(document)) as feed:
+        assert "at 'rows.error'" in await refused(feed, **settings)
+        expected = {"rows.error": ["old"]}
+        assert await ids_of(feed, **settings, expected_values=expected) == ["7"]
+
+
+async def test_record_whose_id_is_a_sign_is_a_record() -> None:
+    """An object is no message, whatever its id; nor is a state that is well."""
+    document = {"error": {"at": "2024-01-01"}, "failed": [{"at": "2024-01-01"}], "status": "ok"}
+    async with FeedServer(Answer.of(document)) as feed:
+        source = api(feed, records="", records_keyed_by_id=True)
+        [page] = [page async for page in source.pages(None, None)]
+
+    assert [each.record_id for each in page.records] == ["error", "failed"]
+
+
 @pytest.mark.parametrize("sign", NO_FAILURES)
 async def test_word_of_success_is_no_failure(sign: dict[str, Any]) -> None:
     """What many answers have that are all right."""

@@ -181,6 +181,23 @@ async def test_next_link_without_an_address_is_none() -> None:
                 assert await ids_of(feed, paging={"kind": kind}) == IDS
 
 
+@pytest.mark.parametrize("end", ["null", "None", "undefined", "N/A", "false", {"href": "null"}])
+@pytest.mark.parametrize("kind", ["next", "cursor", "page", "none"])
+async def test_text_that_stands_for_no_value_leads_nowhere(kind: str, end: Any) -> None:
+    """Programs without a null write one as a text, which is neither an address nor a cursor."""
+    name = "next_cursor" if kind == "cursor" else "next"
+
+    def paged(asked: Asked) -> Answer:
+        number = int(asked.query.get("page", asked.query.get("cursor", 1)))
+        following: Any = {"next": "/feed.json?page=2", "next_cursor": "2"}[name]
+        rows = ROWS if kind == "none" else ROWS[number * 4 - 4 : number * 4]
+        stated: dict[str, Any] = {name: following if number == 1 and kind != "none" else end}
+        return answer(rows, **stated)
+
+    async with FeedServer(play=paged) as feed:
+        assert await ids_of(feed, paging={"kind": kind}) == IDS
+
+
 async def test_next_link_in_a_header_may_say_that_it_has_no_results() -> None:
     """As Sentry's does on the last page; another sort of quotes is understood as well."""
 

@@ -228,8 +228,9 @@ def _followed(document: object, path: str, more: str) -> Any:
         ValueError: The page says that there are more, but not where.
     """
     following: Any = value_at(document, path)
-    if isinstance(following, dict) and "href" in following and not following["href"]:
-        following = None
+    if isinstance(following, dict) and "href" in following:
+        is_none = not following["href"] or _is_nowhere(following["href"])
+        following = None if is_none else following
     is_of_item = "-1" in path.split(".")
     if is_of_item and following is None and _has_item(document, path):
         raise ValueError(
